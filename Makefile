@@ -1,0 +1,50 @@
+# Everything runs in .venv; nothing is installed elsewhere.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet
+LVR := $(VENV)/bin/lvr
+OUT ?= .demo
+
+# Deployment machines may forbid byte-code; Airflow starts twice as fast with it.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup demo ui test check lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+setup: $(VENV)/.run ## Install what building needs: the pipeline, Airflow, the embedded models
+demo: $(VENV)/.run ## Build a dataset from sample films, under a real Airflow
+	$(LVR) demo --out $(OUT)
+
+ui: $(VENV)/.run ## Keep Airflow up on 127.0.0.1, with the demo's data
+	$(LVR) ui --out $(OUT)
+
+test: $(VENV)/.dev ## Run the tests
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: $(VENV)/.dev ## Lint, formatting and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+lock: ## Resolve the lock files in requirements/ again (needs uv)
+	bash requirements/lock.sh
+
+clean: ## Remove what the demo and Airflow wrote; the environment stays
+	rm -rf $(OUT) .airflow
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) --no-deps -r requirements/run.txt
+	$(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt requirements/torch.txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) --no-deps -r requirements/dev.txt
+	$(PIP) -r requirements/torch.txt
+	$(PIP) --no-deps -e .
+	@touch $@ $(VENV)/.run

@@ -1,0 +1,62 @@
+"""Airflow DAG: bring a published dataset up to date."""
+
+from datetime import datetime
+
+from airflow.sdk import Param, dag
+
+from operators.airflow_lanes import DEFAULT_ARGS, build_tasks
+from operators.airflow_operators import StaleOperator
+
+DOC = """
+### What changed since the last published build, and only that
+
+Every day `find_stale` takes the newest published build (or the one that **out** and **name** say) and compares what it holds
+with what its configuration asks for today: new, changed or vanished videos, other prompts, other models, newer code.
+Nothing stale: the run ends there, skipped, and its log says so. Otherwise the stale part is built, and a new version published
+if its content differs.
+
+New installations have this DAG paused: unpause it to let it run by itself.
+"""
+
+
+@dag(
+    dag_id="regenerate_dataset",
+    dag_display_name="Regenerate a dataset",
+    description="Build and publish again what sources, prompts, models or code have changed.",
+    schedule="@daily",
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    tags=["longvideo", "regenerate"],
+    default_args=DEFAULT_ARGS,
+    params={
+        "out": Param(
+            None,
+            type=["null", "string"],
+            title="Out",
+            description_md="Where the build published. Empty: the newest published build.",
+        ),
+        "name": Param(
+            None,
+            type=["null", "string"],
+            title="Name",
+            description_md="The dataset's name. Empty: that of the newest published build.",
+        ),
+        "overrides": Param(
+            [],
+            type="array",
+            items={"type": "string", "pattern": "^[a-z_.]+=.*$"},
+            title="Overrides",
+            description_md="Settings that differ from that build's, one per line, such as `verify.blind_trials=8`.",
+        ),
+    },
+    doc_md=DOC,
+    max_active_tasks=64,
+    max_active_runs=1,
+    is_paused_upon_creation=True,
+)
+def regenerate_dataset() -> None:
+    stale = StaleOperator(task_id="find_stale")
+    stale >> build_tasks(build_config=stale.output["config"])
+
+
+regenerate_dataset()

@@ -1,0 +1,78 @@
+"""Airflow Connections of the model roles, as the environment variables that the pipeline reads.
+
+`lvr_captioner`, `lvr_reasoner`, `lvr_judge` and `lvr_target`: host (a name, or a whole URL), port and schema, the API key
+as password, and the extra `{"model": "...", "vision": true}`. A role without a Connection keeps what the worker's own
+environment says. Keys travel in the child's environment only: never on a command line, never in a log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow.sdk import Connection
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from operators.settings import ConfigError
+from schemas.config import Role
+
+if TYPE_CHECKING:
+    from operators.models.endpoints import Endpoint
+
+
+def command_environment() -> dict[str, str]:
+    """The environment of a pipeline command: the worker's own, less Airflow's settings and secrets, plus the models'.
+
+    Raises:
+        ConfigError: a Connection that cannot be an OpenAI-compatible endpoint.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW__", "AIRFLOW_CONN_"))}
+    return kept | model_environment()
+
+
+def model_environment() -> dict[str, str]:
+    """The variables of every role that has a Connection."""
+    from operators.models.endpoints import environment  # heavy: not at DAG parse
+
+    found: dict[str, str] = {}
+    for role in Role:
+        try:
+            connection = Connection.get(f"lvr_{role.value}")
+        except AirflowNotFoundException:
+            continue
+        found |= environment(role, endpoint_of(role, connection))
+    return found
+
+
+def endpoint_of(role: Role, connection: Any) -> Endpoint:
+    """The endpoint that a Connection describes.
+
+    Raises:
+        ConfigError: no host, or an extra of the wrong kind.
+    """
+    from operators.models.endpoints import SIGHTED, Endpoint
+
+    conn_id = f"lvr_{role.value}"
+    extra: Mapping[str, Any] = connection.extra_dejson
+    model, vision = extra.get("model", ""), extra.get("vision", role in SIGHTED)
+    if not connection.host:
+        raise ConfigError(f"connection {conn_id}: has no host; give the server's name, or a URL such as http://host:8000/v1")
+    if not isinstance(model, str) or not isinstance(vision, bool):
+        raise ConfigError(
+            f'connection {conn_id}: its extra must look like {{"model": "name", "vision": true}}, '
+            f"got model {model!r} and vision {vision!r}"
+        )
+    return Endpoint(base_url=_base_url(connection), model=model, api_key=connection.password or "", vision=vision)
+
+
+def _base_url(connection: Any) -> str:
+    """`host` may be a name, a name with a path, or a URL; an address without a path gets the protocol's usual `/v1`."""
+    host: str = connection.host.strip().rstrip("/")
+    if "://" not in host:
+        host = f"{connection.schema or 'http'}://{host}"
+    parts = urlsplit(host)
+    if connection.port and parts.port is None:
+        parts = parts._replace(netloc=f"{parts.netloc}:{connection.port}")
+    return (parts if parts.path else parts._replace(path="/v1")).geturl()

@@ -1,0 +1,121 @@
+"""The trigger form and REST parameters of the DAGs, made from `BuildConfig`, and the way back.
+
+A field of a section is one parameter, named as `lvr build --set` names it: `split.clip_seconds`. Labels, help texts,
+limits and choices come from the schema, so that the form cannot drift from what a build accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from airflow.sdk import Param
+
+from operators.settings import ConfigError, validate_config
+from schemas.config import BuildConfig
+
+UP_FRONT = ("source", "out", "name", "media_root", "lane_videos")
+"""Shown at once, in this order; every other parameter is in a section that opens with a click."""
+
+_CONSTRAINTS = (
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "pattern",
+)  # fmt: skip
+
+
+def build_params() -> dict[str, Param]:
+    """One parameter per field of `BuildConfig`."""
+    root = BuildConfig.model_json_schema()
+    fields = dict(_leaves(root, root, ""))
+    names = [*UP_FRONT, *(name for name in fields if name not in UP_FRONT)]
+    return {name: _param(root, name, fields[name]) for name in names}
+
+
+def config_from_params(params: Mapping[str, Any]) -> BuildConfig:
+    """The configuration that a run's parameters ask for; None stands for a field's default.
+
+    Raises:
+        ConfigError: names every parameter that is unknown or does not fit.
+    """
+    known = build_params()
+    if unknown := [name for name in params if name not in known]:
+        sections = {name.partition(".")[0] for name in known if "." in name}
+        hint = f"; a section's fields are given one by one, as {unknown[0]}.<field>" if unknown[0] in sections else ""
+        raise ConfigError(f"no such parameter: {', '.join(unknown)}{hint}; the trigger form lists all of them")
+    values: dict[str, Any] = {}
+    for name, value in params.items():
+        if value is None:
+            continue
+        *sections, field = name.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[field] = value
+    return validate_config(values)
+
+
+def _leaves(root: Mapping[str, Any], schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every field that holds a value, by its dotted name; fields that hold fields are walked."""
+    for name, found in schema["properties"].items():
+        resolved = _resolve(root, found)
+        if "properties" in resolved:
+            yield from _leaves(root, resolved, f"{prefix}{name}.")
+        else:
+            yield prefix + name, resolved
+
+
+def _resolve(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema with its reference followed; what stands beside the reference wins."""
+    if "$ref" not in schema:
+        return dict(schema)
+    target = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    return {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
+
+
+def _param(root: Mapping[str, Any], name: str, schema: Mapping[str, Any]) -> Param:
+    options: dict[str, Any] = {key: schema[key] for key in _CONSTRAINTS if key in schema}
+    options["title"] = _title(name)
+    if help_text := schema.get("description"):
+        options["description_md"] = help_text
+    if name not in UP_FRONT:
+        options["section"] = _section(root, name)
+    if "default" not in schema:
+        return Param(type=schema["type"], **options)  # required: the form asks for it
+    return Param(**_value(root, schema), **options)
+
+
+def _value(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Default, type and choices, in the forms that the trigger page has an input for."""
+    default = schema["default"]
+    if "enum" in schema:
+        return {"default": default, "type": "string", **_choices(schema["enum"])}
+    if "anyOf" in schema:  # yes, no, or left to the build
+        labels = {"null": "Automatic", "true": "Yes", "false": "No"}
+        return {"default": default, "enum": [None, True, False], "values_display": labels}
+    if schema["type"] == "array":
+        words = _resolve(root, schema["items"])["enum"]
+        items = {"type": "string", "enum": words}
+        return {
+            "default": list(default), "type": "array", "items": items, "examples": words, "uniqueItems": True,
+            "values_display": _choices(words)["values_display"],
+        }  # fmt: skip
+    if default == "":  # a plain string would be required, and an empty one would keep the form from being sent
+        return {"default": None, "type": ["null", "string"]}
+    return {"default": default, "type": schema["type"]}
+
+
+def _choices(words: list[str]) -> dict[str, Any]:
+    return {"enum": words, "values_display": {word: word.replace("_", " ").capitalize() for word in words}}
+
+
+def _title(name: str) -> str:
+    """`models.captioner.timeout_seconds` -> `Captioner: timeout seconds`; the section's own name stands above it."""
+    words = [part.replace("_", " ") for part in name.split(".")]
+    return ": ".join(words[1:] or words).capitalize()
+
+
+def _section(root: Mapping[str, Any], name: str) -> str:
+    section, dot, _ = name.partition(".")
+    if not dot:
+        return "Reproducibility"
+    about = _resolve(root, root["properties"][section])["description"].rstrip(".")
+    return f"{section.capitalize()}: {about[0].lower()}{about[1:]}"

@@ -1,0 +1,140 @@
+"""A build from its configuration to a published release: plan, run every stage, report, publish.
+
+The DAGs run the same steps as tasks; `run_build` runs them in one process tree, for debugging, tests and GPU hosts
+without Airflow.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from operators.models.session import resolve
+from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
+from operators.preflight import preflight
+from operators.publish import Published, publish
+from operators.report import write_report
+from operators.runner import Progress, run_stage
+from operators.runs import RunFolder
+from operators.sources import read_sources
+from operators.store import Store
+from schemas.config import BuildConfig
+from schemas.errors import BadInput
+from schemas.run import Lane, Run, StageMetrics
+from schemas.tables import Reject, Source
+
+
+class NothingToBuild(BadInput):
+    """No source of the list can be used; the message says why."""
+
+
+def new_run_id(name: str) -> str:
+    """`{name}-{UTC time}-{4 random hex digits}`: sorts by time, and two runs of one second differ."""
+    return f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def run_id_from(text: str) -> str:
+    """A legal run id from any text, such as Airflow's `manual__2026-11-22T10:00:00+00:00`."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:96]
+
+
+def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os.environ) -> RunFolder:
+    """Resolve the models, list the sources, group them into lanes and write the run's plan.
+
+    Raises:
+        SourceError: the source cannot be read.
+        NothingToBuild: it names videos, but none that can be used.
+    """
+    resolved = config.model_copy(update={"models": resolve(config.models, environ)})
+    listing = read_sources(config.source, config.media_root)
+    if not listing.sources:
+        first = listing.rejects[0]
+        raise NothingToBuild(
+            f"source {config.source!r}: none of its {len(listing.rejects)} videos can be used; "
+            f"the first: {first.reason}: {first.message}"
+        )
+    lanes = make_lanes(listing.sources, config.lane_videos)
+    store = Store(config.out)
+    run = Run(
+        run_id=run_id,
+        requested=config,
+        config=resolved,
+        lanes=len(lanes),
+        videos=len(listing.sources),
+        plan_rejects_sha256=store.put_rows(listing.rejects, Reject),
+    )
+    return RunFolder.create(store, run, lanes)
+
+
+def make_lanes(sources: tuple[Source, ...], lane_videos: int) -> list[Lane]:
+    """Groups of at most `lane_videos` sources, in their order."""
+    return [
+        Lane(index=index, label=_label(group), sources=group)
+        for index, group in enumerate(
+            sources[first : first + lane_videos] for first in range(0, len(sources), lane_videos)
+        )
+    ]
+
+
+def _label(group: tuple[Source, ...]) -> str:
+    first = group[0].source_id
+    return first if len(group) == 1 else f"{first} +{len(group) - 1}"
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a finished build made."""
+
+    folder: RunFolder
+    published: Published
+    metrics: tuple[StageMetrics, ...]
+
+    @property
+    def reused(self) -> int:
+        return sum(stage.reused for stage in self.metrics)
+
+    @property
+    def computed(self) -> int:
+        return sum(stage.units - stage.reused for stage in self.metrics)
+
+
+def run_build(
+    config: BuildConfig,
+    *,
+    lanes_at_once: int = 2,
+    report: Callable[[Progress], None] = lambda progress: None,
+    environ: Mapping[str, str] = os.environ,
+) -> BuildResult:
+    """Run a whole build in this process and its children.
+
+    Args:
+        lanes_at_once: lanes under way at the same time; within a lane, stages follow one another.
+        report: called after every finished unit, from several threads.
+
+    Raises:
+        PreflightFailed, SourceError, NothingToBuild: before any work has started.
+        ModelUnavailable, StoreError: an outage on the way; run it again and it goes on where it stopped.
+    """
+    preflight(config, environ)
+    folder = plan_build(config, new_run_id(config.name), environ)
+    workers = max(1, (os.cpu_count() or 1) // min(lanes_at_once, folder.run.lanes))
+    pool = ThreadPoolExecutor(max_workers=lanes_at_once)
+    try:
+        list(pool.map(lambda lane: _run_lane(folder, lane, workers, report), range(folder.run.lanes)))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    for name in BUILD_STAGES:
+        run_stage(folder, name, report=report)
+    write_report(folder)
+    published = publish(folder)
+    return BuildResult(folder, published, tuple(folder.metrics()))
+
+
+def _run_lane(folder: RunFolder, lane: int, workers: int, report: Callable[[Progress], None]) -> None:
+    for name in VIDEO_STAGES:
+        run_stage(folder, name, lane, workers=workers, report=report)

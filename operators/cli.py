@@ -1,0 +1,268 @@
+"""`lvr`: the pipeline on the command line. The DAGs' tasks run the very same commands as child processes.
+
+Exit status: 0 done; 2 the configuration or the input is wrong, running again will not help; 3 an outage (a model
+server, the disk), running again goes on where it stopped; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from click import ClickException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+
+from operators.runner import Progress
+from operators.runs import RunFolder
+from operators.settings import ConfigError, load_config, validate_config
+from operators.store import Store
+from schemas.config import BuildConfig
+from schemas.errors import BadInput, Outage
+
+if TYPE_CHECKING:
+    from operators.build import BuildResult
+
+BAD_INPUT_STATUS = 2
+OUTAGE_STATUS = 3
+INTERRUPTED_STATUS = 130
+
+app = typer.Typer(
+    help="Long videos in, a verified long-video reasoning dataset out.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of BuildConfig fields.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; wins over the file.")]
+ConfigJson = Annotated[str, typer.Option(help="A whole BuildConfig as JSON.")]
+RunUrl = Annotated[str, typer.Argument(help="{out}/runs/{run id}")]
+
+
+def main() -> None:
+    """Entry point: runs a command and turns known failures into a message and an exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that children are cleaned up
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; finished work is kept, run the same command again to go on", INTERRUPTED_STATUS)
+    except Outage as outage:
+        _fail(str(outage), OUTAGE_STATUS)
+    except (BadInput, ClickException) as error:
+        _fail(str(error), BAD_INPUT_STATUS)
+
+
+def _fail(message: str, status: int) -> None:
+    Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    sys.exit(status)
+
+
+@app.command()
+def build(
+    source: Annotated[str | None, typer.Option(help="Folder of videos, manifest, or Shot2Story annotations.")] = None,
+    out: Annotated[str | None, typer.Option(help="Where to work and publish: a folder or an fsspec URL.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    lanes_at_once: Annotated[int, typer.Option(min=1, help="Lanes under way at the same time.")] = 2,
+) -> None:
+    """Build a dataset here, without Airflow: the same stages in one process tree."""
+    from operators.build import run_build
+
+    console = Console()
+    settled = load_config(config, settings or [], source=source, out=out)
+    with _progress_bar(console) as bar:
+        result = run_build(settled, lanes_at_once=lanes_at_once, report=_bar_report(bar))
+    _summary(console, result)
+
+
+@app.command()
+def samples(directory: Path) -> None:
+    """Render the sample story films, each with its ground truth beside it."""
+    from operators.samples import render_samples
+
+    for path in render_samples(directory, progress=Console(stderr=True).print):
+        typer.echo(path)
+
+
+@app.command()
+def preflight(config_json: ConfigJson) -> None:
+    """Check all that can be known before any work starts."""
+    from operators.preflight import preflight as check
+
+    for note in check(_from_json(config_json)):
+        typer.echo(note)
+
+
+@app.command()
+def plan(config_json: ConfigJson, run_id: Annotated[str, typer.Option(help="Name of the new run.")]) -> None:
+    """List the sources, group them into lanes and write the run's plan; prints it as one JSON line."""
+    from operators.build import plan_build, run_id_from
+    from schemas.tables import Reject
+
+    folder = plan_build(_from_json(config_json), run_id_from(run_id))
+    rejects = folder.store.get_rows(folder.run.plan_rejects_sha256, Reject)
+    for reject in rejects:
+        typer.echo(f"rejected: {reject.reason}: {reject.message}", err=True)
+    lanes = [{"lane": lane.index, "label": lane.label} for lane in folder.lanes()]
+    _json_line({"run": folder.url, "lanes": lanes, "videos": folder.run.videos, "rejects": len(rejects)})
+
+
+@app.command()
+def stage(
+    run: RunUrl, name: str, lane: Annotated[int | None, typer.Option(help="For per-video stages.")] = None
+) -> None:
+    """Run one stage of a run; prints its metrics as one JSON line."""
+    from operators.runner import run_stage
+
+    metrics = run_stage(RunFolder.open(run), name, lane, report=lambda progress: typer.echo(str(progress), err=True))
+    _json_line(metrics.model_dump(mode="json"))
+
+
+@app.command()
+def report(run: RunUrl) -> None:
+    """Write a run's report page; prints its address as one JSON line."""
+    from operators.report import write_report
+
+    _json_line({"report": write_report(RunFolder.open(run))})
+
+
+@app.command()
+def publish(run: RunUrl) -> None:
+    """Publish what a run's shard stage made as the next version; prints it as one JSON line."""
+    from operators.publish import publish as publish_run
+
+    published = publish_run(RunFolder.open(run))
+    release = published.release
+    _json_line(
+        {"name": release.name, "version": release.version, "url": published.url, "is_new": published.is_new,
+         "samples": release.samples, "videos": release.videos}
+    )  # fmt: skip
+
+
+@app.command()
+def stale(
+    out: Annotated[str, typer.Option(help="Where the build published.")],
+    name: Annotated[str, typer.Option(help="The dataset's name.")] = "longvideo",
+    settings: Settings = None,
+) -> None:
+    """What a new run of a published build would compute, and why; prints it as one JSON line."""
+    from operators.publish import latest_run
+    from operators.staleness import find_stale
+
+    previous = latest_run(Store(out), name)
+    config = load_config(None, settings or [], base=previous.run.requested.model_dump(mode="json"))
+    found = find_stale(previous, config)
+    _json_line(
+        {"stale": dict(found.stale), "reasons": list(found.reasons), "config": config.model_dump(mode="json"),
+         "previous_run": previous.url}
+    )  # fmt: skip
+
+
+@app.command()
+def replay(
+    run: RunUrl,
+    stage: Annotated[str | None, typer.Option(help="Only rejects of this stage.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only rejects with this reason.")] = None,
+) -> None:
+    """Try a run's rejects again: ask anew what they asked, and build what follows from it."""
+    from operators.build import run_build
+    from operators.replay import forget_rejects
+
+    console = Console()
+    folder = RunFolder.open(run)
+    counts = forget_rejects(folder, stage, reason)
+    if not counts:
+        console.print("no reject matches; nothing to do")
+        return
+    for (where, why), count in sorted(counts.items()):
+        console.print(f"{count} × {where}: {why}")
+    with _progress_bar(console) as bar:
+        result = run_build(folder.run.requested, report=_bar_report(bar))
+    _summary(console, result)
+
+
+@app.command()
+def validate(release: Annotated[str, typer.Argument(help="{out}/releases/{name}/v0001")]) -> None:
+    """Read a release back through every loader that is installed, and compare it with its manifest."""
+    from operators.verify_release import verify_release
+
+    for reader, count in verify_release(release).items():
+        typer.echo(f"{reader}: {count}")
+
+
+@app.command()
+def schema(
+    name: Annotated[str, typer.Argument(help="A model: BuildConfig, Sample, Question, ManifestRow ...")],
+) -> None:
+    """Print the JSON schema of a row, a configuration or a file."""
+    from schemas import config as configs
+    from schemas import manifest, run, sample, tables
+
+    models = {key: value for module in (configs, manifest, run, sample, tables) for key, value in vars(module).items()}
+    model = models.get(name)
+    if not hasattr(model, "model_json_schema"):
+        known = ", ".join(sorted(key for key, value in models.items() if hasattr(value, "model_json_schema")))
+        raise ConfigError(f"no model named {name!r}; known are {known}")
+    typer.echo(json.dumps(model.model_json_schema(), indent=2))
+
+
+def _from_json(text: str) -> BuildConfig:
+    try:
+        return validate_config(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--config-json is not JSON: {error}") from error
+
+
+def _json_line(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _progress_bar(console: Console) -> ProgressBar:
+    return ProgressBar(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rejects]} rejects"), TimeElapsedColumn(), console=console,
+    )  # fmt: skip
+
+
+def _bar_report(bar: ProgressBar) -> Callable[[Progress], None]:
+    """One line per stage, summed over the lanes as they come in."""
+    rows: dict[str, TaskID] = {}
+    latest: dict[tuple[str, int | None], Progress] = {}
+
+    def report(progress: Progress) -> None:
+        latest[progress.stage, progress.lane] = progress
+        lanes = [seen for (stage, _), seen in list(latest.items()) if stage == progress.stage]
+        if progress.stage not in rows:
+            rows[progress.stage] = bar.add_task(f"{progress.stage:>10}", total=None, rejects=0)
+        bar.update(
+            rows[progress.stage],
+            completed=sum(lane.done for lane in lanes),
+            total=sum(lane.total for lane in lanes),
+            rejects=sum(lane.rejects for lane in lanes),
+        )
+
+    return report
+
+
+def _summary(console: Console, result: BuildResult) -> None:
+    from operators.show import pick_samples, read_samples, show_samples
+
+    folder, published = result.folder, result.published
+    show_samples(console, pick_samples(read_samples(folder.store, published.release), 4))
+    release = published.release
+    counts = ", ".join(f"{split} {count}" for split, count in release.samples.items())
+    state = "published" if published.is_new else "unchanged, nothing new to publish:"
+    console.print(f"{state} {release.name} version {release.version}: {counts} samples", highlight=False)
+    console.print(f"computed {result.computed} units, reused {result.reused}", highlight=False)
+    console.print(f"shards  {published.url}/data\nreport  {folder.url}/report.html", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

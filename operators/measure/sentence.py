@@ -1,0 +1,101 @@
+"""A clip's measurements as a few short sentences, varied by facts only.
+
+All clips of a film are read together by a small language model, so each gets one line of well under sixty words, with
+times on the video's clock: they then read as one account of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from schemas.base import Box
+from schemas.tables import Clip, ScreenText
+
+MOST_CUTS = 4
+MOST_TEXTS = 4
+DARK, DIM, BRIGHT = 0.2, 0.35, 0.6
+"""Mean luma; between dim and bright nothing is said."""
+STILL, LITTLE, LIVELY = 0.0002, 0.004, 0.015
+"""Mean change of luma between neighbouring frames at 25 fps: a figure that walks through a picture that is otherwise
+still makes 0.001, a slow pan 0.01, a music video 0.02 to 0.03 (measured on one film each)."""
+BLURRED = 10.0
+"""Variance of the Laplacian below which a picture has hardly an edge: out of focus, or a plain surface."""
+
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_ROWS = ("top", "centre", "bottom")
+_COLUMNS = ("left", "centre", "right")
+
+
+def describe(clip: Clip, colours: Sequence[str], faces: int, texts: Sequence[ScreenText]) -> str:
+    """What was measured between the clip's start and end.
+
+    `colours` is ordered by area, `faces` the largest number seen in one frame, `texts` lie inside the clip.
+    """
+    sentences = [f"{_scene(clip, colours)}; {_shots(clip)}.", *_faces(faces), *_texts(texts)]
+    return f"From {clock(clip.start_us)} to {clock(clip.end_us)}: " + " ".join(sentences)
+
+
+def clock(time_us: int) -> str:
+    """A time as mm:ss, from one hour on h:mm:ss, rounded down to the second."""
+    minutes, seconds = divmod(time_us // 1_000_000, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"
+
+
+def region(box: Box) -> str:
+    """Which ninth of the frame holds the middle of a box, in words: `top left`, `top centre`, ... `bottom right`."""
+    row = min(int((box.y0 + box.y1) / 2 * 3), 2)
+    column = min(int((box.x0 + box.x1) / 2 * 3), 2)
+    return "centre" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"
+
+
+def _scene(clip: Clip, colours: Sequence[str]) -> str:
+    light = "dark " if clip.brightness < DARK else "dim " if clip.brightness < DIM else ""
+    light = "bright " if clip.brightness > BRIGHT else light
+    blurred = ", blurred or plain" if clip.sharpness < BLURRED else ""
+    return f"a {light}scene, mostly {_listed(colours)}{blurred}, {_movement(clip.motion)}"
+
+
+def _movement(motion: float) -> str:
+    if motion < STILL:
+        return "still"
+    if motion < LITTLE:
+        return "with little movement"
+    return "with lively movement" if motion > LIVELY else "with movement"
+
+
+def _shots(clip: Clip) -> str:
+    cuts = [clock(time) for time in clip.shot_starts_us if time > clip.start_us]
+    if not cuts:
+        return "one shot"
+    if len(cuts) > MOST_CUTS:
+        return f"{_number(len(cuts) + 1)} shots in quick succession"
+    return f"{_number(len(cuts) + 1)} shots, the picture cuts at {_listed(cuts)}"
+
+
+def _faces(count: int) -> list[str]:
+    if not count:
+        return []
+    return ["A face is visible." if count == 1 else f"{_number(count).capitalize()} faces are visible."]
+
+
+def _texts(texts: Sequence[ScreenText]) -> list[str]:
+    """A sentence for each text, in order of time; of many, those that stay longest."""
+    longest = sorted(texts, key=lambda each: each.start_us - each.end_us)[:MOST_TEXTS]
+    sentences = [
+        f"The text '{each.text}' appears at the {region(each.box)} from {clock(each.start_us)} to {clock(each.end_us)}."
+        for each in texts
+        if each in longest
+    ]
+    if left_out := len(texts) - len(longest):
+        sentences.append(f"{_number(left_out).capitalize()} more text{'s' if left_out > 1 else ''} can be read.")
+    return sentences
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _number(count: int) -> str:
+    return _NUMBERS[count] if count < len(_NUMBERS) else str(count)

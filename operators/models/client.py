@@ -1,0 +1,248 @@
+"""Asking models: typed requests in, validated answers or typed refusals out, every raw answer in the journal first.
+
+An answer is looked up in the journal before anything is asked, and appended to it before it is read, so that a killed
+task asks only for what is missing. What does not fit the prompt's output model is asked for once more with the error
+shown, and then refused. `ask` may be called from several threads at once: the work happens in one event loop, owned by
+the `ModelPool` (operators.models.session) that makes the clients, and the bound on requests under way is per role and
+pool, not per call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from pydantic import BaseModel, ValidationError
+
+from operators.models.connection import BusyClock, Connection, RequestRefused
+from operators.models.connection import ForeignAnswer as ForeignAnswer
+from operators.models.endpoints import ModelUnavailable as ModelUnavailable
+from operators.models.exchange import Exchange, answer_text, read_answer
+from operators.models.exchange import TimedFrame as TimedFrame
+from operators.models.journal import Journal
+from operators.models.prompts import Prompt
+from schemas.config import Role
+from schemas.journal import JournalEntry
+from schemas.provenance import Provenance
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing to ask. `key` is the clip or question that the answer belongs to; seeds tell its requests apart."""
+
+    key: str
+    prompt: Prompt
+    text: str
+    frames: tuple[TimedFrame, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A valid answer."""
+
+    request: Request
+    value: BaseModel
+    """An instance of the prompt's output model."""
+    provenance: Provenance
+    truncated: bool
+    """The model ran out of tokens; its unfinished JSON was closed where it ended."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """No answer, and there will be none: what a stage makes a reject of.
+
+    Reasons: `schema` (twice no valid JSON for the output model), `empty` (twice nothing at all), `blocked` (content
+    filter), `too_long` (more than the context window).
+    """
+
+    request: Request
+    reason: str
+    message: str
+    raw: str
+    """The last answer as it came; empty when there was none."""
+    request_sha256: str
+    """Of the request that `raw` answers."""
+
+
+@dataclass
+class Usage:
+    """What a client did so far. Written by its event loop only."""
+
+    requests: int = 0
+    """Answers that came from the server."""
+    journal_hits: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    """Tokens of answers that came from the server."""
+    refusals: Counter[str] = field(default_factory=Counter)
+    """By reason."""
+    clock: BusyClock = field(default_factory=BusyClock)
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds in which at least one request was under way."""
+        return self.clock.seconds
+
+
+class ModelClient:
+    """One role's model for one journal. Made by `ModelPool.client`."""
+
+    def __init__(
+        self,
+        role: Role,
+        model: str,
+        vision: bool,
+        journal: Journal,
+        loop: asyncio.AbstractEventLoop,
+        connect: Callable[[], Awaitable[Connection]],
+    ) -> None:
+        self.role = role
+        self.model = model
+        self.vision = vision
+        self.usage = Usage()
+        self._journal = journal
+        self._loop = loop
+        self._connect = connect
+
+    def ask(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
+        """Answers in the order of the requests; returns when all are there.
+
+        Raises ModelUnavailable when the server cannot be used (what was answered until then is in the journal),
+        ForeignAnswer when answers are mixed up on the way, ValueError for frames that go to a model without vision.
+        """
+        for request in requests:
+            if request.frames and not self.vision:
+                raise ValueError(
+                    f"{self.role.value}: request {request.key} has {len(request.frames)} frames, but model {self.model} is "
+                    f"configured without vision; set vision of this role's model"
+                )
+        exchanges = [self._exchange(request) for request in requests]
+        future = asyncio.run_coroutine_threadsafe(self._ask_all(requests, exchanges), self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # of effect only when this thread is interrupted while it waits
+
+    def _exchange(self, request: Request) -> Exchange:
+        prompt = request.prompt
+        return Exchange(
+            model=self.model,
+            system=prompt.system,
+            frames=request.frames,
+            text=request.text,
+            output=prompt.output,
+            sampling=prompt.sampling,
+            seed=request.seed,
+        )
+
+    async def _ask_all(self, requests: Sequence[Request], exchanges: Sequence[Exchange]) -> list[Answer | Refusal]:
+        first: dict[str, Request] = {}
+        for request, exchange in zip(requests, exchanges, strict=True):
+            first.setdefault(exchange.sha256, request)
+        by_sha = {exchange.sha256: exchange for exchange in exchanges}
+        try:
+            async with asyncio.TaskGroup() as group:
+                # Equal requests are one request: they have one answer, in the journal as well.
+                tasks = {sha: group.create_task(self._settle(first[sha], by_sha[sha])) for sha in first}
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        settled = {sha: task.result() for sha, task in tasks.items()}
+        return [
+            _handed_to(request, settled[exchange.sha256]) for request, exchange in zip(requests, exchanges, strict=True)
+        ]
+
+    async def _settle(self, request: Request, exchange: Exchange) -> Answer | Refusal:
+        try:
+            entry = await self._entry(request, exchange, exchange.sha256)
+        except RequestRefused as refused:
+            result: Answer | Refusal = Refusal(request, refused.reason, str(refused), "", exchange.sha256)
+        else:
+            result = _read(request, entry)
+            if isinstance(result, Refusal) and result.reason in {"schema", "empty"}:
+                result = await self._settle_again(request, exchange, result)
+        if isinstance(result, Refusal):
+            self.usage.refusals[result.reason] += 1
+        return result
+
+    async def _settle_again(self, request: Request, exchange: Exchange, refusal: Refusal) -> Answer | Refusal:
+        complaint = f"{refusal.message}\nAnswer once more, with nothing but JSON that fits the schema."
+        try:
+            repaired = exchange.repaired(answer_text(refusal.raw), complaint)
+            return _read(request, await self._entry(request, repaired, exchange.sha256))
+        except RequestRefused:  # the longer request does not fit: the first answer tells more
+            return refusal
+
+    async def _entry(self, request: Request, exchange: Exchange, origin_sha256: str) -> JournalEntry:
+        """The raw answer, from the journal or else from the server by way of the journal."""
+        known = await asyncio.to_thread(self._journal.get, exchange.sha256)
+        if known is not None:
+            self.usage.journal_hits += 1
+            return known
+        connection = await self._connect()
+        reply = await connection.ask(exchange, self.usage.clock)
+        entry = JournalEntry(
+            request_sha256=exchange.sha256,
+            origin_sha256=origin_sha256,
+            key=request.key,
+            model=self.model,
+            raw=reply.raw,
+            finish_reason=reply.finish_reason,
+            tokens_in=reply.tokens_in,
+            tokens_out=reply.tokens_out,
+        )
+        # Shielded: an answer that has been paid for is kept even when another request ends the whole call.
+        await asyncio.shield(asyncio.to_thread(self._journal.append, entry))
+        self.usage.requests += 1
+        self.usage.tokens_in += reply.tokens_in
+        self.usage.tokens_out += reply.tokens_out
+        return entry
+
+
+def _read(request: Request, entry: JournalEntry) -> Answer | Refusal:
+    """What a raw answer amounts to. Journals are read through here as well: models may have changed since."""
+    cut = entry.finish_reason == "length"
+
+    def refusal(reason: str, message: str) -> Refusal:
+        return Refusal(request, reason, message, entry.raw, entry.request_sha256)
+
+    if entry.finish_reason == "content_filter":
+        return refusal("blocked", "The server's content filter stopped the answer.")
+    if not answer_text(entry.raw):
+        return refusal("empty", "The answer was empty.")
+    try:
+        value = read_answer(entry.raw, request.prompt.output, cut)
+    except ValueError as error:
+        ended = f" It was cut off after {entry.tokens_out} tokens; be brief." if cut else ""
+        return refusal("schema", f"The answer does not fit the schema: {_in_words(error)}.{ended}")
+    return Answer(request, value, _provenance(request, entry), truncated=cut)
+
+
+def _provenance(request: Request, entry: JournalEntry) -> Provenance:
+    prompt = request.prompt
+    return Provenance(
+        model=entry.model,
+        prompt_id=prompt.id,
+        prompt_sha256=prompt.sha256,
+        sampling=prompt.sampling,
+        seed=request.seed,
+        tokens_in=entry.tokens_in,
+        tokens_out=entry.tokens_out,
+        finish_reason=entry.finish_reason,
+        raw=entry.raw,
+        request_sha256=entry.request_sha256,
+    )
+
+
+def _in_words(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'JSON'}: {item['msg']}" for item in found[:5])
+
+
+def _handed_to(request: Request, settled: Answer | Refusal) -> Answer | Refusal:
+    return settled if settled.request is request else replace(settled, request=request)

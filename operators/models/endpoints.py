@@ -1,0 +1,139 @@
+"""Where models are served: one OpenAI-compatible endpoint per role, named by environment variables.
+
+`LVR_<ROLE>_URL`, `_MODEL`, `_API_KEY` and `_VISION` (0 or 1) describe the endpoint of a role (CAPTIONER, REASONER,
+JUDGE, TARGET). A role without a URL of its own uses `LVR_MODEL_URL`, and `LVR_MODEL_NAME`, `LVR_MODEL_API_KEY` and
+`LVR_MODEL_VISION` for what its own variables leave open. Airflow connections become the same variables
+(`environment`). Keys and passwords never appear in a repr or in a message. Which model a build uses is settled in
+`operators.models.session`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit, urlunsplit
+
+import openai
+
+from schemas.config import Role
+
+SIGHTED = frozenset({Role.CAPTIONER, Role.TARGET})
+"""Roles whose endpoints are taken to understand frames unless told otherwise."""
+
+
+class EndpointError(ValueError):
+    """An endpoint's environment variables make no sense."""
+
+
+class ModelUnavailable(RuntimeError):
+    """A model server cannot be used now: not reachable, key or model name wrong, overloaded, or answering nonsense.
+
+    An outage, not a refusal: nothing is known about the request, and it may be asked again later.
+    """
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible server and a model on it."""
+
+    base_url: str
+    """Up to and including `/v1`."""
+    model: str
+    api_key: str = field(default="", repr=False)
+    vision: bool = False
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.shown_url!r}, {self.model!r}, vision={self.vision})"
+
+    @property
+    def shown_url(self) -> str:
+        """The address without user, password and query, for messages."""
+        parts = urlsplit(self.base_url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def endpoint_for(role: Role, environ: Mapping[str, str] = os.environ) -> Endpoint | None:
+    """The endpoint that the environment names for a role, or None.
+
+    A role's own URL is used with the role's own key only: a key is never sent to another server than it was given for.
+    Raises EndpointError for a URL or flag that cannot be.
+    """
+    prefix = f"LVR_{role.name}_"
+    own = {name: environ.get(prefix + name, "") for name in ("URL", "MODEL", "API_KEY", "VISION")}
+    general = {name: environ.get(f"LVR_MODEL_{name.replace('MODEL', 'NAME')}", "") for name in own}
+    values = own if own["URL"] else {name: own[name] or general[name] for name in own}
+    if not values["URL"]:
+        return None
+    endpoint = Endpoint(
+        base_url=values["URL"].rstrip("/"),
+        model=values["MODEL"],
+        api_key=values["API_KEY"],
+        vision=_flag(f"{prefix}VISION", values["VISION"], default=role in SIGHTED),
+    )
+    if urlsplit(endpoint.base_url).scheme not in {"http", "https"}:
+        raise EndpointError(
+            f"{prefix}URL or LVR_MODEL_URL is {endpoint.shown_url!r}; an address such as http://host:8000/v1 is needed"
+        )
+    return endpoint
+
+
+def environment(role: Role, endpoint: Endpoint) -> dict[str, str]:
+    """The variables from which `endpoint_for` makes this endpoint again."""
+    prefix = f"LVR_{role.name}_"
+    values = {"URL": endpoint.base_url, "MODEL": endpoint.model, "VISION": str(int(endpoint.vision))}
+    if endpoint.api_key:
+        values["API_KEY"] = endpoint.api_key
+    return {prefix + name: value for name, value in values.items()}
+
+
+def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout_seconds: float = 10.0) -> None:
+    """Ask the server for its list of models.
+
+    Raises ModelUnavailable when the server is not reachable, refuses the key, or does not list `model` (by default the
+    endpoint's own).
+    """
+    wanted = replace(endpoint, model=model or endpoint.model)
+    with openai.OpenAI(
+        base_url=endpoint.base_url, api_key=endpoint.api_key or "none", timeout=timeout_seconds, max_retries=1
+    ) as client:
+        try:
+            listed = sorted(found.id for found in client.models.list())
+        except (openai.OpenAIError, ValueError, AttributeError) as error:  # the last two: a page, not the protocol
+            raise unavailable(error, wanted, role) from error
+    if wanted.model not in listed:
+        raise ModelUnavailable(f"{wanted.shown_url} has no model {wanted.model!r}; it lists {', '.join(listed) or 'none'}")
+
+
+def unavailable(error: Exception, endpoint: Endpoint, role: Role | None) -> ModelUnavailable:
+    """What an error of the openai client means, in words: role, address, model, and the way out."""
+    where = f"{role.value if role else 'model server'} {endpoint.shown_url} (model {endpoint.model!r})"
+    variables = f"LVR_{role.name if role else '<ROLE>'}"
+    match error:
+        case openai.APITimeoutError():
+            found, way_out = "gave no answer in time", "raise timeout_seconds or lower concurrency of this role's model"
+        case openai.APIConnectionError():
+            found = f"cannot be reached: {error.__cause__ or error}"
+            way_out = f"is the server running, and is the URL of this role right ({variables}_URL)?"
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            found, way_out = f"refused the key (HTTP {error.status_code})", f"set {variables}_API_KEY"
+        case openai.NotFoundError():
+            found = f"does not know the model or the address (HTTP 404: {error.message})"
+            way_out = "the URL must end in /v1, and the model be one that GET /models lists"
+        case openai.RateLimitError():
+            found, way_out = f"kept refusing for load (HTTP 429: {error.message})", "lower concurrency, or try later"
+        case openai.APIStatusError() if error.status_code >= 500:
+            found, way_out = f"kept failing (HTTP {error.status_code}: {error.message})", "see the server's own log"
+        case openai.APIStatusError():
+            found = f"rejects the request (HTTP {error.status_code}: {error.message})"
+            way_out = "does this server know response_format json_schema, seed and images, as far as they are used?"
+        case _:
+            found = f"answered with something that is not the OpenAI protocol ({type(error).__name__}: {error})"
+            way_out = "does the URL lead to the model server, and not to a page or a proxy?"
+    return ModelUnavailable(f"{where} {found}; {way_out}")
+
+
+def _flag(name: str, value: str, default: bool) -> bool:
+    if value not in {"", "0", "1"}:
+        raise EndpointError(f"{name} is {value!r}; it must be 0 or 1")
+    return default if value == "" else value == "1"

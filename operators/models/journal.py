@@ -1,0 +1,174 @@
+"""The journal of one stage and unit: every model answer, kept from the moment it arrives, on any fsspec filesystem.
+
+Local folders get one append-only JSONL file per writer, each line flushed to the disk (fsync) before `append` returns;
+object stores cannot append and get one object per answer. A line that a killed writer left unfinished is passed over:
+its answer is asked for again. Several writers may work in one folder at once; each reads what was there when it first
+looked, and for equal requests the latest record counts. Safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
+
+from schemas.journal import JournalEntry, JournalRecord
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".jsonl"
+
+
+class Journal:
+    """Answers by the hash of their whole request. Use as a context manager, or `close` it, to end its file."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        filesystem, folder = fsspec.core.url_to_fs(url)
+        local = isinstance(filesystem, LocalFileSystem)
+        self._files = _Segments(Path(folder)) if local else _Objects(filesystem, folder)
+        self._lock = threading.RLock()
+        self._entries: dict[str, JournalEntry] | None = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._files.close()
+
+    def get(self, request_sha256: str) -> JournalEntry | None:
+        """The latest answer to this very request that has not been forgotten since."""
+        with self._lock:
+            return self._known().get(request_sha256)
+
+    def append(self, entry: JournalEntry) -> None:
+        """Keep an answer. When this returns, it outlives the process."""
+        self._write(JournalRecord(written_ns=time.time_ns(), entry=entry))
+        with self._lock:
+            self._known()[entry.request_sha256] = entry
+
+    def forget(self, request_sha256s: Iterable[str]) -> int:
+        """Let these requests be asked again, with their repetitions after invalid answers; returns how many answers go.
+
+        The answers stay in the files; a record says that they no longer count.
+        """
+        with self._lock:
+            known = self._known()
+            origins = {known[sha].origin_sha256 for sha in request_sha256s if sha in known}
+            doomed = [sha for sha, entry in known.items() if entry.origin_sha256 in origins]
+            if doomed:
+                self._write(JournalRecord(written_ns=time.time_ns(), forgotten=tuple(sorted(origins))))
+            for sha in doomed:
+                del known[sha]
+            return len(doomed)
+
+    def _known(self) -> dict[str, JournalEntry]:
+        if self._entries is None:
+            records = [record for name, content in self._files.read() for record in _records(name, content)]
+            self._entries = {}
+            for record in sorted(records, key=lambda record: record.written_ns):
+                gone = set(record.forgotten)
+                for sha in [sha for sha, entry in self._entries.items() if entry.origin_sha256 in gone]:
+                    del self._entries[sha]
+                if record.entry is not None:
+                    self._entries[record.entry.request_sha256] = record.entry
+        return self._entries
+
+    def _write(self, record: JournalRecord) -> None:
+        name = f"{record.written_ns:020d}-{uuid.uuid4().hex[:12]}{SUFFIX}"
+        self._files.write(name, record.model_dump_json(exclude_defaults=True).encode() + b"\n")
+
+
+def _records(name: str, content: bytes) -> Iterator[JournalRecord]:
+    """The readable lines. An unreadable last line is what a killed writer leaves; anywhere else it is damage."""
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            yield JournalRecord.model_validate_json(line)
+        except ValidationError as error:
+            if number < len(lines):
+                log.warning(
+                    "journal %s: line %d is damaged, its answer will be asked for again: %s", name, number, error
+                )
+
+
+class _Segments:
+    """A local folder with one append-only file for each writer."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._segment: BinaryIO | None = None
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        for path in sorted(self._folder.glob("*" + SUFFIX)):
+            yield str(path), path.read_bytes()
+
+    def write(self, name: str, line: bytes) -> None:
+        with self._lock:
+            segment = self._segment = self._segment or self._new(name)
+            try:
+                written = segment.write(line)
+                if written != len(line):
+                    raise OSError(f"journal {segment.name}: {written} of {len(line)} bytes written; is the disk full?")
+                os.fsync(segment.fileno())
+            except OSError:
+                segment.close()
+                self._segment = None  # nothing is ever appended to a half-written line
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            if self._segment is not None:
+                self._segment.close()
+                self._segment = None
+
+    def _new(self, name: str) -> BinaryIO:
+        """A fresh, unbuffered file. Its name is on the disk, too, when this returns."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        segment = (self._folder / name).open("xb", buffering=0)
+        directory = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        return segment
+
+
+class _Objects:
+    """A prefix of an object store with one object for each record."""
+
+    def __init__(self, filesystem: AbstractFileSystem, folder: str) -> None:
+        self._filesystem = filesystem
+        self._folder = folder
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        self._filesystem.invalidate_cache(self._folder)
+        try:
+            names = self._filesystem.ls(self._folder, detail=False)
+        except FileNotFoundError:
+            return
+        names = [name for name in names if name.endswith(SUFFIX)]
+        if names:
+            yield from sorted(self._filesystem.cat(names).items())
+
+    def write(self, name: str, line: bytes) -> None:
+        self._filesystem.pipe_file(f"{self._folder}/{name}", line)
+
+    def close(self) -> None:
+        """Every object is complete as soon as it is written."""

@@ -1,0 +1,163 @@
+"""Prompts as files: `<id>.md` = YAML front matter (role, output model, sampling, system text), then the user message.
+
+The body is Jinja, in a sandbox, and an undefined variable is an error. A prompt's sha256 covers its file and every file
+that it includes, so that editing any of them makes stale what was made with it. A file to be included is plain Jinja
+without front matter. What a prompt says, and which variables it needs, is between the file and its stage.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.resources
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import yaml
+from jinja2 import DictLoader, StrictUndefined, Template, TemplateError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, ValidationError
+
+from schemas.base import Model
+from schemas.config import Role
+from schemas.provenance import Sampling
+
+FENCE = "---\n"
+
+
+class PromptError(ValueError):
+    """A prompt file is missing, malformed, or was rendered with other variables than it uses."""
+
+
+class FrontMatter(Model):
+    """The head of a prompt file."""
+
+    role: Role
+    output: str
+    """Name of the pydantic model that an answer must fit."""
+    sampling: Sampling = Sampling()
+    system: str = ""
+    """The system message; none when empty."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt file, read and checked. Hashable and picklable."""
+
+    id: str
+    sha256: str
+    """Of the file's bytes and those of the files that it includes."""
+    role: Role
+    output: type[BaseModel]
+    sampling: Sampling
+    system: str
+    texts: tuple[tuple[str, str], ...]
+    """Name and Jinja source of the body (first) and of every included file."""
+
+    def render(self, **variables: object) -> str:
+        """The user message. Raises PromptError for a variable that the body uses and the caller does not give."""
+        try:
+            return _compiled(self.texts).render(**variables).strip()
+        except TemplateError as error:
+            raise PromptError(f"prompt {self.id}: {error}; given were {sorted(variables)}") from error
+
+
+def load_prompt(
+    prompt_id: str, folder: Path | None = None, models: Mapping[str, type[BaseModel]] | None = None
+) -> Prompt:
+    """Read `<prompt_id>.md`.
+
+    `folder` defaults to the environment's LVR_PROMPTS, then to the `prompts` folder that came with the project.
+    `models` maps the names that `output` may take to models; it defaults to the contents of `schemas.answers`.
+    Raises PromptError when the file is missing or malformed.
+    """
+    place = folder or _default_folder()
+    name = f"{prompt_id}.md"
+    head, body = _split(name, _read(place, name))
+    try:
+        front = FrontMatter.model_validate(yaml.safe_load(head))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise PromptError(f"prompt {name}: its front matter is wrong: {error}") from error
+    texts = _with_includes(place, name, body)
+    identity = hashlib.sha256(_read(place, name))
+    for included, _ in texts[1:]:
+        identity.update(b"\0" + included.encode() + b"\0" + _read(place, included))
+    return Prompt(
+        id=prompt_id,
+        sha256=identity.hexdigest(),
+        role=front.role,
+        output=_output(name, front.output, models),
+        sampling=front.sampling,
+        system=front.system.strip(),
+        texts=texts,
+    )
+
+
+def _default_folder() -> Traversable:
+    """LVR_PROMPTS, or the namespace package `prompts`, which exists in a checkout and when installed."""
+    named = os.environ.get("LVR_PROMPTS")
+    return Path(named) if named else importlib.resources.files("prompts")
+
+
+def _read(folder: Traversable, name: str) -> bytes:
+    try:
+        return folder.joinpath(name).read_bytes()
+    except OSError as error:
+        raise PromptError(
+            f"prompt file {name} cannot be read in {folder}: {error}; LVR_PROMPTS names the folder"
+        ) from error
+
+
+def _split(name: str, content: bytes) -> tuple[str, str]:
+    """Front matter and body of a prompt file."""
+    text = content.decode("utf-8").replace("\r\n", "\n")
+    head, closing, body = text.removeprefix(FENCE).partition("\n" + FENCE)
+    if not text.startswith(FENCE) or not closing:
+        raise PromptError(f"prompt {name}: it must begin with front matter between two lines `---`")
+    return head, body
+
+
+def _output(name: str, output: str, models: Mapping[str, type[BaseModel]] | None) -> type[BaseModel]:
+    known = vars(importlib.import_module("schemas.answers")) if models is None else models
+    found = known.get(output)
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        raise PromptError(f"prompt {name}: output {output!r} is no model in schemas/answers.py")
+    return found
+
+
+def _environment(texts: Mapping[str, str]) -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(
+        loader=DictLoader(texts),
+        undefined=StrictUndefined,
+        autoescape=False,  # the text goes to a model, not into a page
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(texts: tuple[tuple[str, str], ...]) -> Template:
+    return _environment(dict(texts)).get_template(texts[0][0])
+
+
+def _with_includes(folder: Traversable, name: str, body: str) -> tuple[tuple[str, str], ...]:
+    """The body and, each once, the files that it includes directly or through others."""
+    texts = {name: body}
+    waiting = [name]
+    while waiting:
+        current = waiting.pop(0)
+        try:
+            referenced = meta.find_referenced_templates(_environment({}).parse(texts[current], filename=current))
+        except TemplateError as error:
+            raise PromptError(f"prompt {current}: {error}") from error
+        for other in sorted(referenced, key=str):
+            if other is None:
+                raise PromptError(f"prompt {current}: an include must name its file literally, for the hash covers it")
+            if other not in texts:
+                texts[other] = _read(folder, other).decode("utf-8")
+                waiting.append(other)
+    return tuple(texts.items())

@@ -1,0 +1,279 @@
+"""Everything the report says in numbers, read from a run's tables and metrics. No markup, no judgement."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
+from operators.report.floors import Floor, expected_letters, floors
+from operators.report.funnel import Step, funnel
+from operators.report.tables import Tables
+from operators.runs import RunFolder
+from schemas.base import digest
+from schemas.run import Run, StageMetrics
+from schemas.sample import Sample
+from schemas.tables import Caption, CaptionStatus, Check, Clip, Question, QuestionKind, Reasoning, Trial, Video
+
+EXAMPLES = 8
+_MESSAGES = 3
+_MICROSECONDS = 1e6
+
+
+@dataclass(frozen=True)
+class StageNumbers:
+    """One stage over all its lanes. Seconds add up over lanes, which may have run at the same time."""
+
+    stage: str
+    lanes_done: int
+    lanes: int
+    """Lanes to do; 1 for a stage over the whole build."""
+    rows: int
+    rejects: int
+    units: int
+    reused: int
+    wall_seconds: float
+    cpu_seconds: float
+    phase_seconds: dict[str, float]
+    busy_share: float
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass(frozen=True)
+class RoleNumbers:
+    """What was asked of a role, over all stages."""
+
+    role: str
+    requests: int
+    journal_hits: int
+
+
+@dataclass(frozen=True)
+class RejectGroup:
+    stage: str
+    reason: str
+    count: int
+    messages: tuple[str, ...]
+    """The first three."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample with the video that it is about."""
+
+    sample: Sample
+    title: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A run in numbers. Tables of stages that have not run are empty, and so are the arrays made from them."""
+
+    run: Run
+    stages: tuple[StageNumbers, ...]
+    roles: tuple[RoleNumbers, ...]
+    videos: pd.DataFrame
+    """One row per readable video: video_id, seconds, title, category, licence, origin."""
+    clip_seconds: np.ndarray
+    captions: int
+    truncated: int
+    questions: int
+    samples: pd.DataFrame
+    """One row per sample: its short columns, `letter` (choices), `spans` (their number), `seconds` (of its video)."""
+    evidence_seconds: np.ndarray
+    """Of every evidence span of the samples."""
+    evidence_outside: int
+    """Samples with evidence past the end of their video."""
+    pass_rates: pd.DataFrame
+    """One row per difficulty trial: question_id, pass_rate, kept (became a sample)."""
+    floors: tuple[Floor, ...]
+    expected_letters: dict[str, float]
+    funnel: tuple[Step, ...]
+    unaccounted: int
+    """Questions that neither became samples nor failed a check nor were rejected: always 0 once assembled."""
+    rejects: tuple[RejectGroup, ...]
+    examples: tuple[Example, ...]
+
+    def done(self, stage: str) -> bool:
+        return any(each.stage == stage and each.lanes_done == each.lanes for each in self.stages)
+
+    @property
+    def hours(self) -> float:
+        return float(self.videos["seconds"].sum() / 3600)
+
+    @property
+    def choices(self) -> pd.DataFrame:
+        return self.samples[self.samples["kind"] == QuestionKind.CHOICE.value]
+
+
+def collect(folder: RunFolder) -> Numbers:
+    """Read a run, as far as it has come."""
+    tables = Tables(folder)
+    metrics = folder.metrics()
+    videos = _videos(tables)
+    questions = tables.frame("question", Question, ("question_id", "writer", "kind", "options"))
+    verify = tables.frame("verify", Trial, ("question_id", "check", "n", "correct", "passed"))
+    difficulty = tables.frame("difficulty", Trial, ("question_id", "n", "correct"))
+    evidence = tables.columns("assemble", Sample, ("evidence", "duration_us"))
+    samples = _samples(tables, evidence)
+    rejects = tables.rejects()
+    choices = samples[samples["kind"] == QuestionKind.CHOICE.value]
+    return Numbers(
+        run=folder.run,
+        stages=_stages(tables, metrics, rejects),
+        roles=_roles(metrics),
+        videos=videos,
+        clip_seconds=_clip_seconds(tables),
+        captions=tables.rows("caption"),
+        truncated=int((tables.frame("caption", Caption, ("status",))["status"] == CaptionStatus.TRUNCATED.value).sum()),
+        questions=len(questions),
+        samples=samples,
+        evidence_seconds=_span_seconds(evidence),
+        evidence_outside=_outside(evidence),
+        pass_rates=_pass_rates(difficulty, samples),
+        floors=floors(
+            choices,
+            questions[questions["kind"] == QuestionKind.CHOICE.value],
+            verify[verify["check"] == Check.BLIND.value],
+        ),
+        expected_letters=expected_letters(choices),
+        funnel=_funnel(tables, questions, verify, difficulty, samples),
+        unaccounted=_unaccounted(questions, verify, samples, rejects) if tables.lanes_done["assemble"] else 0,
+        rejects=_reject_groups(rejects),
+        examples=_examples(tables, samples, videos),
+    )
+
+
+def _videos(tables: Tables) -> pd.DataFrame:
+    names = ("video_id", "duration_us", "title", "category", "licence", "origin")
+    videos = tables.frame("ingest", Video, names)
+    return videos.assign(seconds=videos["duration_us"] / _MICROSECONDS).drop(columns="duration_us")
+
+
+def _clip_seconds(tables: Tables) -> np.ndarray:
+    clips = tables.frame("split", Clip, ("start_us", "end_us"))
+    return ((clips["end_us"] - clips["start_us"]) / _MICROSECONDS).to_numpy(float)
+
+
+def _samples(tables: Tables, evidence: pa.Table) -> pd.DataFrame:
+    names = ("question_id", "video_id", "problem_type", "kind", "split", "writer", "options", "answer", "answer_text")
+    samples = tables.frame("assemble", Sample, (*names, "pass_rate", "duration_us"))
+    return samples.assign(
+        letter=samples["answer"].str.extract(r"^<answer>([A-J])</answer>$", expand=False),
+        spans=pc.list_value_length(evidence["evidence"]).to_numpy(),
+        seconds=samples["duration_us"] / _MICROSECONDS,
+    ).drop(columns="duration_us")
+
+
+def _span_seconds(evidence: pa.Table) -> np.ndarray:
+    spans = pc.list_flatten(evidence["evidence"])
+    lengths = pc.subtract(pc.struct_field(spans, "end_us"), pc.struct_field(spans, "start_us"))
+    return lengths.to_numpy() / _MICROSECONDS
+
+
+def _outside(evidence: pa.Table) -> int:
+    ends = pc.struct_field(pc.list_flatten(evidence["evidence"]), "end_us").to_numpy()
+    sample = pc.list_parent_indices(evidence["evidence"]).to_numpy()
+    return len(np.unique(sample[ends > evidence["duration_us"].to_numpy()[sample]]))
+
+
+def _pass_rates(difficulty: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    tried = difficulty[difficulty["n"] > 0]
+    return pd.DataFrame(
+        {
+            "question_id": tried["question_id"],
+            "pass_rate": tried["correct"] / tried["n"],
+            "kept": tried["question_id"].isin(samples["question_id"]),
+        }
+    )
+
+
+def _funnel(
+    tables: Tables, questions: pd.DataFrame, verify: pd.DataFrame, difficulty: pd.DataFrame, samples: pd.DataFrame
+) -> tuple[Step, ...]:
+    done = tables.lanes_done
+    writers = [str(writer) for writer in sorted(questions["writer"].unique())]
+    reasoned = set(tables.frame("reason", Reasoning, ("question_id",))["question_id"])
+    return funnel(
+        writers,
+        questions,
+        reasoned if done["reason"] else None,
+        verify if done["verify"] else None,
+        set(difficulty["question_id"]) if done["difficulty"] else None,
+        set(samples["question_id"]) if done["assemble"] else None,
+    )
+
+
+def _unaccounted(questions: pd.DataFrame, verify: pd.DataFrame, samples: pd.DataFrame, rejects: pd.DataFrame) -> int:
+    known = {*samples["question_id"], *verify.loc[~verify["passed"].astype(bool), "question_id"], *rejects["key"]}
+    return int((~questions["question_id"].isin(known)).sum())
+
+
+def _stages(tables: Tables, metrics: Iterable[StageMetrics], rejects: pd.DataFrame) -> tuple[StageNumbers, ...]:
+    by_stage: dict[str, list[StageMetrics]] = {name: [] for name in (*VIDEO_STAGES, *BUILD_STAGES)}
+    for each in metrics:
+        by_stage.setdefault(each.stage, []).append(each)
+    rejected = rejects["stage"].value_counts()
+    return tuple(_stage(tables, name, found, int(rejected.get(name, 0))) for name, found in by_stage.items())
+
+
+def _stage(tables: Tables, name: str, metrics: list[StageMetrics], rejects: int) -> StageNumbers:
+    phases: Counter[str] = Counter()
+    for each in metrics:
+        phases.update(each.phase_seconds)
+    wall = sum(each.wall_seconds for each in metrics)
+    busy = sum(each.server_busy_share * each.wall_seconds for each in metrics)
+    return StageNumbers(
+        stage=name,
+        lanes_done=tables.lanes_done[name],
+        lanes=1 if name in BUILD_STAGES else tables.folder.run.lanes,
+        rows=tables.rows(name),
+        rejects=rejects,
+        units=sum(each.units for each in metrics),
+        reused=sum(each.reused for each in metrics),
+        wall_seconds=wall,
+        cpu_seconds=sum(each.cpu_seconds for each in metrics),
+        phase_seconds=dict(phases),
+        busy_share=busy / wall if wall else 0.0,
+        tokens_in=sum(each.tokens_in for each in metrics),
+        tokens_out=sum(each.tokens_out for each in metrics),
+    )
+
+
+def _roles(metrics: Iterable[StageMetrics]) -> tuple[RoleNumbers, ...]:
+    requests: Counter[str] = Counter()
+    hits: Counter[str] = Counter()
+    for each in metrics:
+        requests.update(each.requests)
+        hits.update(each.journal_hits)
+    return tuple(RoleNumbers(role, requests[role], hits[role]) for role in sorted({*requests, *hits}))
+
+
+def _reject_groups(rejects: pd.DataFrame) -> tuple[RejectGroup, ...]:
+    """Largest first within a stage; stages in the order in which they run."""
+    order = {name: place for place, name in enumerate(("plan", *VIDEO_STAGES, *BUILD_STAGES))}
+    groups = [
+        RejectGroup(str(stage), str(reason), len(group), tuple(group["message"].head(_MESSAGES)))
+        for (stage, reason), group in rejects.groupby(["stage", "reason"], sort=True)
+    ]
+    return tuple(sorted(groups, key=lambda group: (order.get(group.stage, -1), -group.count, group.reason)))
+
+
+def _examples(tables: Tables, samples: pd.DataFrame, videos: pd.DataFrame) -> tuple[Example, ...]:
+    """Samples that differ: from every category, kind and writer in turn, the same ones every time."""
+    order = samples.assign(draw=samples["question_id"].map(digest)).sort_values("draw")
+    order["turn"] = order.groupby(["problem_type", "kind", "writer"]).cumcount()
+    chosen = order.sort_values(["turn", "draw"], kind="stable").head(EXAMPLES)
+    about = videos.set_index("video_id")
+    return tuple(
+        Example(sample, about.at[sample.video_id, "title"], about.at[sample.video_id, "origin"])
+        for sample in tables.samples_at(sorted(chosen.index))
+    )

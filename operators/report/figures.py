@@ -1,0 +1,179 @@
+"""The report's figures: which numbers are drawn how, each with a table of what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from operators.report.collect import Numbers
+from operators.report.plots import Bar, Histogram, bars, bin_labels, columns, histogram, tally
+from schemas.tables import QuestionCategory, QuestionKind, Split
+
+_SPLITS = tuple(split.value for split in Split)
+_PHASES = ("compute", "models", "write")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot, what it says in one sentence, its legend and its numbers as a table."""
+
+    title: str
+    text: str
+    svg: Markup
+    legend: tuple[str, ...]
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def material_figures(numbers: Numbers) -> Iterator[Figure]:
+    """About videos and clips."""
+    minutes = numbers.videos["seconds"].to_numpy(float) / 60
+    if len(minutes):
+        text = f"Half of the videos are longer than {np.median(minutes):.1f} minutes."
+        yield _columns("Length of videos", text, histogram([minutes]), ("minutes", "videos"))
+        counts = numbers.videos["category"].value_counts()
+        rows = [Bar(_words(str(name)), (float(count),), f"{count:,}") for name, count in counts.items()]
+        yield _bars("Categories of videos", "What the source videos are about.", rows, ("category", "videos"))
+    if len(numbers.clip_seconds):
+        text = f"A clip lasts {numbers.clip_seconds.mean():.1f} s on average."
+        yield _columns("Length of clips", text, histogram([numbers.clip_seconds]), ("seconds", "clips"))
+
+
+def sample_figures(numbers: Numbers) -> Iterator[Figure]:
+    """About what came through."""
+    samples = numbers.samples
+    if samples.empty:
+        return
+    groups = samples.groupby(["problem_type", "kind", "split"]).size()
+    rows = []
+    for category in QuestionCategory:
+        for kind in QuestionKind:
+            parts = [float(groups.get((category.value, kind.value, split), 0)) for split in _SPLITS]
+            rows.append(Bar(f"{category}, {kind}", tuple(parts), f"{sum(parts):,.0f}"))
+    text = "Samples of each category and kind of question."
+    yield _bars("Samples by category, kind and split", text, rows, ("category", *_SPLITS), _SPLITS)
+    yield _pass_rates(numbers)
+    yield from _letters(numbers)
+    choices = numbers.choices
+    if len(choices):
+        options = tally(choices["options"].map(len))
+        yield _columns("Options per question", "Choice questions only.", options, ("options", "samples"))
+    spans = tally(samples["spans"])
+    yield _columns("Evidence spans per sample", "Parts of the video one must see.", spans, ("spans", "samples"))
+    if len(numbers.evidence_seconds):
+        text = f"Half of the spans are longer than {np.median(numbers.evidence_seconds):.1f} s."
+        shape = histogram([numbers.evidence_seconds])
+        yield _columns("Length of evidence spans", text, shape, ("seconds", "spans"))
+
+
+def floor_figure(numbers: Numbers) -> Figure | None:
+    """Accuracies without watching, against chance."""
+    if not numbers.floors:
+        return None
+    rows = [
+        Bar(f"{floor.name}: {floor.how}", (floor.accuracy,), f"{floor.accuracy:.1%}", floor.chance)
+        for floor in numbers.floors
+    ]
+    table = [(f"{f.name}: {f.how}", f"{f.accuracy:.1%}", f"{f.chance:.1%}", f"{f.answers:,}") for f in numbers.floors]
+    text = "Accuracy on choice questions without the video. The tick marks what guessing gives."
+    svg = bars("Floors", text, rows, full=1.0)
+    return Figure("Floors", text, svg, (), ("way to answer", "accuracy", "chance", "answers"), tuple(table))
+
+
+def funnel_figure(numbers: Numbers) -> Figure | None:
+    """Questions left after every gate."""
+    done = [(step.name, step.left) for step in numbers.funnel if step.left is not None]
+    if not numbers.questions or not done:
+        return None
+    writers = tuple(done[0][1])
+    rows = []
+    for name, left in done:
+        total = sum(left.values())
+        parts = tuple(float(left[writer]) for writer in writers)
+        rows.append(Bar(name, parts, f"{total:,} · {total / numbers.questions:.0%}"))
+    text = "Questions left after every gate, in order, by who wrote them."
+    return _bars("From questions to samples", text, rows, ("gate", *writers), writers)
+
+
+def reject_figure(numbers: Numbers) -> Figure | None:
+    """Rejects by stage and reason."""
+    rows = [
+        Bar(f"{group.stage}: {_words(group.reason)}", (float(group.count),), f"{group.count:,}")
+        for group in numbers.rejects
+    ]
+    return _bars("Rejects by stage and reason", "", rows, ("stage and reason", "rejects")) if rows else None
+
+
+def time_figure(numbers: Numbers) -> Figure | None:
+    """Seconds by stage and phase."""
+    stages = [stage for stage in numbers.stages if stage.units]
+    rows = [
+        Bar(
+            stage.stage,
+            tuple(stage.phase_seconds.get(phase, 0.0) for phase in _PHASES),
+            seconds(sum(stage.phase_seconds.values())),
+        )
+        for stage in stages
+    ]
+    text = "Work in each stage, added up over videos that were worked on at the same time."
+    figure = _bars("Where the time went", text, rows, ("stage", *_PHASES), _PHASES)
+    table = [(row.label, *(seconds(part) for part in row.parts)) for row in rows]
+    return Figure(figure.title, text, figure.svg, _PHASES, figure.head, tuple(table)) if rows else None
+
+
+def seconds(value: float) -> str:
+    """A length of time as people say it: 0.4 s, 12 s, 3 min 20 s, 5 h 12 min."""
+    if value < 10:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _pass_rates(numbers: Numbers) -> Figure:
+    rates = numbers.pass_rates
+    tenths = tuple(edge / 10 - 0.05 for edge in range(12))
+    counts = tuple(
+        tuple(int(count) for count in np.histogram(rates.loc[rates["kept"] == kept, "pass_rate"], tenths)[0])
+        for kept in (True, False)
+    )
+    shape = Histogram(tenths, counts, tuple(f"{10 * tenth}%" if tenth % 2 == 0 else "" for tenth in range(11)))
+    text = "How often the target was right. RL keeps only what it is sometimes, not always, right about."
+    series = ("samples", "left out")
+    title = "Pass rate of the target"
+    table = [(f"{10 * tenth} %", *(f"{part[tenth]:,}" for part in counts)) for tenth in range(11)]
+    return Figure(title, text, columns(title, text, shape), series, ("pass rate", *series), tuple(table))
+
+
+def _letters(numbers: Numbers) -> Iterator[Figure]:
+    counts = numbers.choices["letter"].value_counts()
+    rows = [
+        Bar(letter, (float(counts.get(letter, 0)),), f"{counts.get(letter, 0):,}", expected)
+        for letter, expected in numbers.expected_letters.items()
+    ]
+    if rows:
+        text = "How often each letter is right. The tick marks a uniform draw."
+        table = [(row.label, row.note, f"{row.mark:,.1f}") for row in rows]
+        svg = bars("Answer letters", text, rows)
+        yield Figure("Answer letters", text, svg, (), ("letter", "samples", "expected"), tuple(table))
+
+
+def _bars(
+    title: str, text: str, rows: Sequence[Bar], head: tuple[str, ...], legend: tuple[str, ...] = ()
+) -> Figure:
+    table = tuple((row.label, *(f"{part:,.0f}" for part in row.parts)) for row in rows)
+    return Figure(title, text, bars(title, text, rows), legend, head, table)
+
+
+def _columns(title: str, text: str, shape: Histogram, head: tuple[str, ...]) -> Figure:
+    table = [(name, f"{count:,}") for name, count in zip(bin_labels(shape), shape.counts[0], strict=True) if count]
+    return Figure(title, text, columns(title, f"{text} Along the axis: {head[0]}.", shape), (), head, tuple(table))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,66 @@
+"""Where questions fall out, from asking to sample, for each writer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from schemas.tables import Check
+
+
+@dataclass(frozen=True)
+class Step:
+    """A gate, and how many questions of each writer are left behind it. None: the gate's stage has not run."""
+
+    name: str
+    left: dict[str, int] | None
+
+
+_GATES = (
+    (Check.RULES, "well-formed"),
+    (Check.BLIND, "not answerable blind"),
+    (Check.GROUNDED, "agrees with its evidence"),
+)
+
+
+def funnel(
+    writers: Sequence[str],
+    questions: pd.DataFrame,
+    reasoned: set[str] | None,
+    verify: pd.DataFrame | None,
+    measured: set[str] | None,
+    samples: set[str] | None,
+) -> tuple[Step, ...]:
+    """The steps in order.
+
+    Args:
+        questions: `question_id`, `writer`.
+        reasoned, measured, samples: ids that came through the stages reason, difficulty and assemble.
+        verify: trials of the verify stage: `question_id`, `check`, `passed`.
+        None for a stage that has not run.
+    """
+
+    def step(name: str, alive: pd.Series | None) -> Step:
+        if alive is None:
+            return Step(name, None)
+        counts = questions.loc[alive, "writer"].value_counts()
+        return Step(name, {writer: int(counts.get(writer, 0)) for writer in writers})
+
+    ids = questions["question_id"]
+    alive = pd.Series(True, index=questions.index)
+    steps = [step("asked", alive)]
+    if reasoned is not None:
+        alive &= ids.isin(reasoned)
+    steps.append(step("reasoned", alive if reasoned is not None else None))
+    for check, name in _GATES:
+        if verify is not None:
+            failed = verify.loc[(verify["check"] == check.value) & ~verify["passed"].astype(bool), "question_id"]
+            alive &= ~ids.isin(set(failed))
+        steps.append(step(name, alive if verify is not None else None))
+    for name, through in (("difficulty measured", measured), ("samples", samples)):
+        if through is not None:
+            alive &= ids.isin(through)
+        steps.append(step(name, alive if through is not None else None))
+    return tuple(steps)

@@ -1,0 +1,79 @@
+"""Is the data healthy? Findings with their figure, judged by rules that are written down here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from operators.report.collect import Numbers
+from schemas.tables import Split
+
+SURPRISING = 3.0
+"""Standard errors above chance from which a floor is no accident (one-sided p = 0.0013)."""
+
+TRUNCATED_SHARE = 0.02
+"""Captions cut off by their token limit: more than this, and the limit or the prompt should change."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `ok` False asks for a look."""
+
+    ok: bool
+    what: str
+    figure: str
+
+
+def findings(numbers: Numbers) -> tuple[Finding, ...]:
+    """Findings about what the run has made so far, those that ask for attention first."""
+    found = [*_progress(numbers), *_media(numbers), *_samples(numbers), *_floors(numbers)]
+    return tuple(sorted(found, key=lambda finding: finding.ok))
+
+
+def _progress(numbers: Numbers) -> Iterator[Finding]:
+    waiting = [each.stage for each in numbers.stages if each.lanes_done < each.lanes]
+    ahead = "all stages have run" if not waiting else f"{', '.join(waiting)} not finished"
+    yield Finding(not waiting, "Stages", ahead)
+    if numbers.done("assemble"):
+        if numbers.samples.empty:
+            yield Finding(False, "Samples", "no question came through all checks")
+        yield Finding(
+            numbers.unaccounted == 0,
+            "Questions accounted for",
+            f"{numbers.unaccounted:,} vanished without a reject" if numbers.unaccounted else "every one, by name",
+        )
+
+
+def _media(numbers: Numbers) -> Iterator[Finding]:
+    if numbers.done("ingest"):
+        readable, planned = len(numbers.videos), numbers.run.videos
+        yield Finding(readable == planned, "Readable videos", f"{readable:,} of {planned:,}")
+    if numbers.done("caption") and len(numbers.clip_seconds):
+        clips = len(numbers.clip_seconds)
+        yield Finding(numbers.captions >= clips, "Clips with a caption", f"{numbers.captions:,} of {clips:,}")
+        yield Finding(
+            numbers.truncated <= TRUNCATED_SHARE * numbers.captions,
+            "Captions cut off at the token limit",
+            f"{numbers.truncated:,} of {numbers.captions:,}",
+        )
+
+
+def _samples(numbers: Numbers) -> Iterator[Finding]:
+    samples = numbers.samples
+    if samples.empty:
+        return
+    shared = int((samples.groupby("video_id")["split"].nunique() > 1).sum())
+    yield Finding(shared == 0, "Videos in more than one split", f"{shared:,}")
+    rl = samples.loc[samples["split"] == Split.RL.value, "pass_rate"]
+    flat = int(rl.isin([0.0, 1.0]).sum())
+    yield Finding(flat == 0, "RL samples without a gradient (pass rate 0 or 1)", f"{flat:,} of {len(rl):,}")
+    yield Finding(numbers.evidence_outside == 0, "Evidence outside its video", f"{numbers.evidence_outside:,} samples")
+    missing = [split.value for split in Split if split.value not in set(samples["split"])]
+    yield Finding(not missing, "Splits with samples", "all" if not missing else f"none in {', '.join(missing)}")
+
+
+def _floors(numbers: Numbers) -> Iterator[Finding]:
+    for floor in numbers.floors:
+        if "all questions" not in floor.name:  # what the blind check is there to catch
+            figure = f"{floor.accuracy:.1%}, guessing gives {floor.chance:.1%}"
+            yield Finding(floor.deviation < SURPRISING, f"{floor.name} ({floor.how})", figure)

@@ -1,0 +1,84 @@
+"""One HTML page about a run: no network, no script, readable in light, dark and on paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from operators.report import figures
+from operators.report.collect import Example, Numbers, collect
+from operators.report.health import findings
+from operators.report.plots import timeline
+from operators.runs import RunFolder
+from operators.show import clock, clock_span
+from schemas.config import Role
+from schemas.sample import LETTERS
+from schemas.tables import Split
+
+
+def write_report(folder: RunFolder) -> str:
+    """Write `report.html` into the run's folder, from what has run so far; returns its URL."""
+    address = f"{folder.address}/report.html"
+    folder.store.write(address, render(collect(folder)).encode())
+    return f"{folder.store.url}/{address}"
+
+
+def render(numbers: Numbers) -> str:
+    """The page. Every text that comes from data is escaped."""
+    environment = Environment(
+        loader=PackageLoader("operators.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"clock": clock, "clock_span": clock_span, "seconds": figures.seconds}
+    return environment.get_template("page.html.jinja").render(_content(numbers))
+
+
+def _content(numbers: Numbers) -> dict[str, Any]:
+    return {
+        "numbers": numbers,
+        "config": numbers.run.config,
+        "models": [(role.value, numbers.run.config.models.of(role)) for role in Role],
+        "letters": LETTERS,
+        "key_figures": _key_figures(numbers),
+        "by_split": _by_split(numbers),
+        "findings": findings(numbers),
+        "samples_done": numbers.done("assemble"),
+        "material": list(figures.material_figures(numbers)),
+        "sample_figures": list(figures.sample_figures(numbers)),
+        "floors": figures.floor_figure(numbers),
+        "funnel": figures.funnel_figure(numbers),
+        "rejects": figures.reject_figure(numbers),
+        "time": figures.time_figure(numbers),
+        "examples": [(example, _timeline(example)) for example in numbers.examples],
+    }
+
+
+def _key_figures(numbers: Numbers) -> list[tuple[str, str]]:
+    """Value and what it counts."""
+    samples, hours = len(numbers.samples), numbers.hours
+    figures_ = [
+        (f"{len(numbers.videos):,}", "videos"),
+        (f"{hours:,.1f}", "hours of video"),
+        (f"{len(numbers.clip_seconds):,}", "clips"),
+        (f"{numbers.captions:,}", "captions"),
+        (f"{numbers.questions:,}", "questions asked"),
+        (f"{samples:,}", "verified samples"),
+    ]
+    return [*figures_, (f"{samples / hours:,.1f}", "samples per video hour")] if hours and samples else figures_
+
+
+def _by_split(numbers: Numbers) -> list[tuple[str, int, int]]:
+    """Split, samples, videos."""
+    groups = numbers.samples.groupby("split")["video_id"]
+    counts, videos = groups.size(), groups.nunique()
+    return [(split.value, int(counts.get(split.value, 0)), int(videos.get(split.value, 0))) for split in Split]
+
+
+def _timeline(example: Example) -> str:
+    sample = example.sample
+    spans = ", ".join(clock_span(span) for span in sample.evidence)
+    return timeline("Evidence", f"{spans} of {clock(sample.duration_us)}", sample.duration_us, sample.evidence)

@@ -1,0 +1,307 @@
+"""Runs stages: identity, reuse, isolation, commits, records and metrics, so that a stage can stay a pure function.
+
+The unit of work and of reuse is one source video (or the whole build for the last stages). A unit's key covers
+everything its rows depend on (`StageKey`); a committed key is never computed again, by whatever run or lane. So adding
+a video, moving videos between lanes or killing a task costs nothing that was finished.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from operators.isolate import ChildFailed, process_cpu_seconds, run_isolated
+from operators.models.client import ModelClient
+from operators.models.journal import Journal
+from operators.models.prompts import load_prompt
+from operators.models.session import open_models
+from operators.pipeline import stage as stage_named
+from operators.runs import RunFolder
+from operators.stage import Context, Scope, Stage
+from operators.store import Store
+from schemas.base import Row, canonical_json, digest
+from schemas.config import BuildConfig
+from schemas.run import (
+    Commit,
+    InputIdentity,
+    Lane,
+    ModelIdentity,
+    PromptIdentity,
+    StageKey,
+    StageMetrics,
+    StageRecord,
+)
+from schemas.tables import Reject, Source
+
+WHOLE_BUILD = "all"
+"""The unit of a stage over the whole build."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage has come: units done of all, and rejects so far."""
+
+    stage: str
+    lane: int | None
+    done: int
+    total: int
+    rejects: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.done / self.seconds if self.seconds else 0.0
+        left = (self.total - self.done) / rate if rate else 0.0
+        where = "" if self.lane is None else f" lane {self.lane}"
+        unit = "units" if self.lane is None else "videos"
+        return (
+            f"{self.stage}{where}: {self.done}/{self.total} {unit}, {rate * 60:.1f} a minute, "
+            f"{left:.0f} s left, {self.rejects} rejects"
+        )
+
+
+@dataclass(frozen=True)
+class UnitInput:
+    """What one unit of a stage reads: the tables of each stage in `reads`, one table per contributing video."""
+
+    unit: str
+    tables: Mapping[str, tuple[str, ...]]
+    """sha256 of the tables' objects, by stage."""
+    sources: tuple[Source, ...] = ()
+    """For stages that read `source`."""
+
+    def identity(self, stage: str) -> InputIdentity:
+        """What the unit's key says of one input."""
+        content = [digest(source) for source in self.sources] if stage == "source" else list(self.tables[stage])
+        return InputIdentity(stage=stage, rows_sha256=content[0] if len(content) == 1 else digest(content))
+
+
+@dataclass(frozen=True)
+class UnitOutcome:
+    """A unit's commit and what making it cost. Nothing was computed when it was reused."""
+
+    commit: Commit
+    reused: bool
+    cpu_seconds: float = 0.0
+    phase_seconds: Mapping[str, float] | None = None
+    usage: Mapping[str, Mapping[str, float]] | None = None
+    """By role: requests, journal_hits, tokens_in, tokens_out, busy_seconds."""
+
+
+def run_stage(
+    folder: RunFolder,
+    name: str,
+    lane: int | None = None,
+    *,
+    workers: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> StageMetrics:
+    """Run a stage of a run for a lane (or over the whole build), and record its commits and metrics.
+
+    Args:
+        workers: units worked on at once; by default one per core for isolated stages, 8 for the others, which wait for
+            models most of the time.
+
+    Raises:
+        ModelUnavailable: a model server failed for good; finished units and journaled answers are kept.
+        StoreError: the store cannot be written.
+    """
+    started = time.perf_counter()
+    stage = stage_named(name)
+    inputs = list(_unit_inputs(folder, stage, lane))
+    outcomes: dict[str, UnitOutcome] = {}
+    default_workers = (os.cpu_count() or 1) if stage.isolated else 8
+    with ThreadPoolExecutor(max_workers=min(workers or default_workers, len(inputs))) as pool:
+        futures = {
+            pool.submit(run_unit, folder.store, folder.run.config, stage, unit_input): unit_input.unit
+            for unit_input in inputs
+        }
+        try:
+            for future in as_completed(futures):
+                outcomes[futures[future]] = future.result()
+                rejects = sum(outcome.commit.rejects for outcome in outcomes.values())
+                elapsed = time.perf_counter() - started
+                report(Progress(name, lane, len(outcomes), len(inputs), rejects, elapsed))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    commits = {unit_input.unit: outcomes[unit_input.unit].commit for unit_input in inputs}
+    folder.write_record(StageRecord(stage=name, lane=lane, commits=commits))
+    metrics = _metrics(folder.store, name, lane, outcomes, time.perf_counter() - started)
+    folder.write_metrics(metrics)
+    return metrics
+
+
+def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitInput) -> UnitOutcome:
+    """The unit's commit: the one that exists for its key, or a new one."""
+    key = stage_key(stage, config, unit_input)
+    key_sha256 = digest(key)
+    if commit := store.find_commit(stage.name, key_sha256):
+        return UnitOutcome(commit, reused=True)
+    if not stage.isolated:
+        return compute_unit(store.url, config, stage.name, unit_input)
+    try:
+        return run_isolated(
+            compute_unit, store.url, config, stage.name, unit_input, timeout_seconds=stage.timeout_seconds
+        )
+    except ChildFailed as failure:
+        reject = Reject(
+            stage=stage.name,
+            unit=unit_input.unit,
+            key=unit_input.unit,
+            reason=failure.reason,
+            message=f"{unit_input.unit}: {stage.name} failed: {failure}. `lvr replay` tries again",
+        )
+        return UnitOutcome(_commit(store, stage, key, [], [reject]), reused=False)
+
+
+def compute_unit(store_url: str, config: BuildConfig, stage_name: str, unit_input: UnitInput) -> UnitOutcome:
+    """Compute and commit one unit in this process. Picklable arguments: isolated stages run it in a child."""
+    stage = stage_named(stage_name)
+    store = Store(store_url)
+    cpu_started = process_cpu_seconds() if stage.isolated else time.thread_time()
+    started = time.perf_counter()
+    tables = [_read_input(store, stage_input, unit_input) for stage_input in stage.reads]
+    scratch = Path(tempfile.mkdtemp(prefix=f"lvr-{stage.name}-"))
+    try:
+        with (
+            Journal(f"{store.url}/journal/{stage.name}/{unit_input.unit}") as journal,
+            open_models(config.models, stage.roles, journal) as models,
+        ):
+            context = Context(
+                stage=stage.name,
+                unit=unit_input.unit,
+                config=config,
+                prompts={prompt: load_prompt(prompt) for prompt in stage.prompts},
+                models=models,
+                files=store,
+                scratch=scratch,
+            )
+            produced = list(stage.run(context, *tables)) if tables[0] else []
+            usage = {role.value: _usage(client) for role, client in models.items()}
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    computed = time.perf_counter()
+    rejects = [row for row in produced if isinstance(row, Reject)]
+    rows = [row for row in produced if not isinstance(row, Reject)]
+    commit = _commit(store, stage, stage_key(stage, config, unit_input), rows, rejects)
+    cpu_ended = process_cpu_seconds() if stage.isolated else time.thread_time()
+    model_seconds = sum(role["busy_seconds"] for role in usage.values())
+    phases = {
+        "models": model_seconds,
+        "compute": max(0.0, computed - started - model_seconds),
+        "write": time.perf_counter() - computed,
+    }
+    return UnitOutcome(commit, False, cpu_ended - cpu_started, phases, usage)
+
+
+def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> StageKey:
+    """Everything that the unit's rows depend on."""
+    models = [(role, config.models.of(role)) for role in stage.roles]
+    return StageKey(
+        stage=stage.name,
+        version=stage.version,
+        unit=unit_input.unit,
+        seed=config.seed,
+        section=canonical_json(stage.section(config)),
+        prompts=tuple(PromptIdentity(prompt_id=prompt, sha256=load_prompt(prompt).sha256) for prompt in stage.prompts),
+        models=tuple(ModelIdentity(role=role, model=m.model, vision=bool(m.vision)) for role, m in models),
+        inputs=tuple(unit_input.identity(name) for name in stage.reads),
+    )
+
+
+def _commit(store: Store, stage: Stage, key: StageKey, rows: Sequence[Row], rejects: Sequence[Reject]) -> Commit:
+    for row in rows:
+        assert isinstance(row, stage.row), f"{stage.name} yielded {type(row).__name__}, not {stage.row.__name__}"
+    return store.commit(
+        Commit(
+            key_sha256=digest(key),
+            key=key,
+            rows_sha256=store.put_rows(rows, stage.row),
+            rejects_sha256=store.put_rows(rejects, Reject),
+            rows=len(rows),
+            rejects=len(rejects),
+        )
+    )
+
+
+def _unit_inputs(folder: RunFolder, stage: Stage, lane: int | None) -> Iterator[UnitInput]:
+    if stage.scope is Scope.VIDEO:
+        if lane is None:
+            raise ValueError(f"stage {stage.name} works on lanes: name one of 0..{folder.run.lanes - 1}")
+        yield from _lane_inputs(folder, stage, folder.lane(lane))
+        return
+    yield UnitInput(WHOLE_BUILD, {name: _all_tables(folder, name) for name in stage.reads})
+
+
+def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:
+    """Every unit's table of a finished stage, in the order of their names: lanes leave no trace in what follows."""
+    over_build = stage_named(name).scope is Scope.BUILD
+    records = [folder.record(name, lane) for lane in ([None] if over_build else range(folder.run.lanes))]
+    commits = {unit: commit for record in records for unit, commit in record.commits.items()}
+    return tuple(commits[unit].rows_sha256 for unit in sorted(commits))
+
+
+def _lane_inputs(folder: RunFolder, stage: Stage, lane: Lane) -> Iterator[UnitInput]:
+    records = {name: folder.record(name, lane.index) for name in stage.reads if name != "source"}
+    for source in lane.sources:
+        tables = {name: (record.commits[source.source_id].rows_sha256,) for name, record in records.items()}
+        yield UnitInput(source.source_id, tables, (source,))
+
+
+def _read_input(store: Store, name: str, unit_input: UnitInput) -> list[Row]:
+    if name == "source":
+        return list(unit_input.sources)
+    model = stage_named(name).row
+    with ThreadPoolExecutor(max_workers=16) as pool:  # remote stores: one small object per video
+        tables = pool.map(lambda sha256: store.get_rows(sha256, model), unit_input.tables[name])
+        return [row for table in tables for row in table]
+
+
+def _usage(client: ModelClient) -> dict[str, float]:
+    used = client.usage
+    return {
+        "requests": used.requests,
+        "journal_hits": used.journal_hits,
+        "tokens_in": used.tokens_in,
+        "tokens_out": used.tokens_out,
+        "busy_seconds": used.busy_seconds,
+    }
+
+
+def _metrics(
+    store: Store, name: str, lane: int | None, outcomes: Mapping[str, UnitOutcome], wall_seconds: float
+) -> StageMetrics:
+    done = list(outcomes.values())
+    phases: Counter[str] = Counter()
+    usage: dict[str, Counter[str]] = {}
+    reasons: Counter[str] = Counter()
+    for outcome in done:
+        phases.update(outcome.phase_seconds or {})
+        for role, counts in (outcome.usage or {}).items():
+            usage.setdefault(role, Counter()).update(counts)
+        if outcome.commit.rejects:
+            reasons.update(reject.reason for reject in store.get_rows(outcome.commit.rejects_sha256, Reject))
+    busy = sum(counts["busy_seconds"] for counts in usage.values())
+    return StageMetrics(
+        stage=name,
+        lane=lane,
+        units=len(done),
+        reused=sum(outcome.reused for outcome in done),
+        rows=sum(outcome.commit.rows for outcome in done),
+        rejects=dict(sorted(reasons.items())),
+        wall_seconds=wall_seconds,
+        cpu_seconds=sum(outcome.cpu_seconds for outcome in done),
+        phase_seconds={phase: round(seconds, 6) for phase, seconds in phases.items()},
+        requests={role: int(counts["requests"]) for role, counts in usage.items()},
+        journal_hits={role: int(counts["journal_hits"]) for role, counts in usage.items()},
+        tokens_in=int(sum(counts["tokens_in"] for counts in usage.values())),
+        tokens_out=int(sum(counts["tokens_out"] for counts in usage.values())),
+        server_busy_share=min(1.0, busy / wall_seconds) if wall_seconds else 0.0,
+    )

@@ -1,0 +1,97 @@
+"""The folder of one run, `runs/{run_id}/` in the store: its plan, the commits it uses, its metrics and its report.
+
+run.json                          the resolved configuration
+lanes/00000.json                  the source videos of each lane
+records/{stage}-00000.json        the commits of each (stage, lane); `{stage}.json` for stages over the build
+metrics/{stage}-00000.json        one JSON line each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from operators.store import Store
+from schemas.errors import BadInput
+from schemas.run import Lane, Run, StageMetrics, StageRecord
+
+
+class RunMissing(BadInput):
+    """A file of a run is not there; the message says which step makes it."""
+
+
+class RunFolder:
+    """Typed reading and writing of one run's files."""
+
+    def __init__(self, store: Store, run: Run) -> None:
+        self.store = store
+        self.run = run
+        self.address = f"runs/{run.run_id}"
+
+    @classmethod
+    def create(cls, store: Store, run: Run, lanes: list[Lane]) -> RunFolder:
+        """Write a new run's plan; `run.json` last, so that a run that can be opened is whole."""
+        folder = cls(store, run)
+        for lane in lanes:
+            store.write(f"{folder.address}/lanes/{lane.index:05d}.json", lane.model_dump_json(indent=1).encode())
+        store.write(f"{folder.address}/run.json", run.model_dump_json(indent=1).encode())
+        return folder
+
+    @classmethod
+    def open(cls, url: str) -> RunFolder:
+        """Open `{out}/runs/{run_id}`.
+
+        Raises:
+            RunMissing: there is no planned run at that address.
+        """
+        out, separator, run_id = url.rstrip("/").rpartition("/runs/")
+        if not separator or "/" in run_id:
+            raise RunMissing(f"{url}: not a run; a run's address ends in /runs/<run id>")
+        store = Store(out)
+        try:
+            return cls(store, Run.model_validate_json(store.read(f"runs/{run_id}/run.json")))
+        except FileNotFoundError:
+            raise RunMissing(f"{url}: no run.json there; `lvr plan` or the DAG's plan task makes it") from None
+
+    @property
+    def url(self) -> str:
+        return f"{self.store.url}/{self.address}"
+
+    def lane(self, index: int) -> Lane:
+        try:
+            return Lane.model_validate_json(self.store.read(f"{self.address}/lanes/{index:05d}.json"))
+        except FileNotFoundError:
+            raise RunMissing(f"{self.url}: no lane {index}; the run has {self.run.lanes}") from None
+
+    def lanes(self) -> Iterator[Lane]:
+        return (self.lane(index) for index in range(self.run.lanes))
+
+    def record(self, stage: str, lane: int | None) -> StageRecord:
+        """The commits of a finished stage."""
+        try:
+            return StageRecord.model_validate_json(self.store.read(f"{self.address}/records/{_name(stage, lane)}"))
+        except FileNotFoundError:
+            place = "" if lane is None else f" of lane {lane}"
+            raise RunMissing(f"{self.url}: stage {stage}{place} has not finished; run it first") from None
+
+    def records(self) -> list[StageRecord]:
+        """All records written so far."""
+        found = self.store.list(f"{self.address}/records")
+        return [StageRecord.model_validate_json(self.store.read(address)) for address in found]
+
+    def write_record(self, record: StageRecord) -> None:
+        self.store.write(
+            f"{self.address}/records/{_name(record.stage, record.lane)}", record.model_dump_json().encode()
+        )
+
+    def metrics(self) -> list[StageMetrics]:
+        """The metrics of every finished (stage, lane)."""
+        found = self.store.list(f"{self.address}/metrics")
+        return [StageMetrics.model_validate_json(self.store.read(address)) for address in found]
+
+    def write_metrics(self, metrics: StageMetrics) -> None:
+        line = metrics.model_dump_json() + "\n"
+        self.store.write(f"{self.address}/metrics/{_name(metrics.stage, metrics.lane)}", line.encode())
+
+
+def _name(stage: str, lane: int | None) -> str:
+    return f"{stage}.json" if lane is None else f"{stage}-{lane:05d}.json"

@@ -1,0 +1,179 @@
+"""One script to one film: `<film_id>.mp4` and, committed after it, `<film_id>.truth.json`.
+
+The file is the same byte for byte on every rendering with the same ffmpeg: one encoder thread, no time stamps, no
+encoder tags. A film whose truth names the same script and whose bytes are unharmed is left alone. Nothing half-written
+ever carries a film's name.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import av
+import cv2
+import ffmpeg
+import imageio_ffmpeg
+from pydantic import ValidationError
+
+from operators.samples.painter import paint_film
+from operators.samples.sound import write_sound
+from operators.samples.truth import film_truth
+from schemas.base import digest
+from schemas.sample_film import FPS, FRAME_HEIGHT, FRAME_WIDTH, FilmScript, FilmTruth
+
+
+class FilmRenderError(RuntimeError):
+    """A film could not be written; names the film, what stopped it and the way out."""
+
+
+class RenderedFilm(NamedTuple):
+    """A film on disk. `reused`: it was already there, complete and of this script."""
+
+    path: Path
+    truth: FilmTruth
+    reused: bool
+
+
+def render_film(script: FilmScript, directory: Path) -> RenderedFilm:
+    """Render `script` into `directory`, or keep the film that is there.
+
+    Raises `ScriptError` for a script that contradicts itself, `FilmRenderError` when ffmpeg or the disk fails.
+    """
+    path = directory / f"{script.film_id}.mp4"
+    truth_path = truth_path_of(path)
+    script_sha256 = digest([script, _renderer_sha256()])
+    if kept := _kept_truth(path, truth_path, script_sha256):
+        return RenderedFilm(path, kept, reused=True)
+    planned = film_truth(script, script_sha256=script_sha256, film_sha256="0" * 64, film_bytes=0)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{script.film_id}.", dir=directory) as scratch:
+            draft = Path(scratch) / path.name
+            _encode(script, planned.frame_count, draft)
+            facts = {"film_sha256": _sha256(draft), "film_bytes": draft.stat().st_size}
+            truth = planned.model_copy(update=facts)
+            truth_draft = Path(scratch) / truth_path.name
+            truth_draft.write_text(truth.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            # The truth goes first and comes last: whoever finds one finds the film it speaks of.
+            truth_path.unlink(missing_ok=True)
+            draft.replace(path)
+            truth_draft.replace(truth_path)
+    except OSError as error:
+        raise FilmRenderError(f"film {script.film_id}: cannot write to {directory}: {error}") from error
+    return RenderedFilm(path, truth, reused=False)
+
+
+def truth_path_of(film: Path) -> Path:
+    """Where a film's truth lies: beside it, `<film>.truth.json`."""
+    return film.with_suffix(".truth.json")
+
+
+def ffmpeg_executable() -> str:
+    """The system's ffmpeg, else the one that imageio-ffmpeg carries."""
+    return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def _kept_truth(path: Path, truth_path: Path, script_sha256: str) -> FilmTruth | None:
+    """The truth of a film that needs no rendering: same script, same renderer, same bytes."""
+    if not (path.is_file() and truth_path.is_file()):
+        return None
+    try:
+        truth = FilmTruth.model_validate_json(truth_path.read_bytes())
+    except ValidationError:
+        return None
+    whole = truth.film_bytes == path.stat().st_size and truth.film_sha256 == _sha256(path)
+    return truth if whole and truth.script_sha256 == script_sha256 else None
+
+
+def _encode(script: FilmScript, frame_count: int, draft: Path) -> None:
+    sound = draft.with_suffix(".wav")
+    write_sound(script, sound)
+    with _ffmpeg(script.film_id, _arguments(sound, draft)) as pipe:
+        for picture in paint_film(script):
+            pipe.write(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420).data)
+    written = _video_packets(draft)
+    if written != frame_count:
+        raise FilmRenderError(f"film {script.film_id}: ffmpeg wrote {written} frames for the {frame_count} painted")
+
+
+def _arguments(sound: Path, draft: Path) -> list[str]:
+    video = ffmpeg.input(
+        "pipe:0", format="rawvideo", pix_fmt="yuv420p", video_size=(FRAME_WIDTH, FRAME_HEIGHT), framerate=FPS
+    )
+    output = ffmpeg.output(
+        video.video,
+        ffmpeg.input(str(sound)).audio,
+        str(draft),
+        vcodec="libx264",
+        preset="superfast",
+        crf=22,
+        g=5 * FPS,
+        pix_fmt="yuv420p",
+        # OpenCV's conversion to I420 is BT.601, limited range; say so, or players assume otherwise.
+        colorspace="smpte170m",
+        color_primaries="smpte170m",
+        color_trc="smpte170m",
+        color_range="tv",
+        acodec="aac",
+        audio_bitrate="48k",
+        map_metadata=-1,
+        fflags="+bitexact",
+        movflags="+faststart",
+        threads=1,
+        **{"flags:v": "+bitexact", "flags:a": "+bitexact"},
+    )
+    command: list[str] = output.global_args("-nostdin", "-hide_banner", "-loglevel", "error").compile(
+        cmd=ffmpeg_executable(), overwrite_output=True
+    )
+    return command
+
+
+@contextmanager
+def _ffmpeg(film_id: str, arguments: list[str]) -> Iterator[IO[bytes]]:
+    """A running ffmpeg's standard input; on leaving, ffmpeg has finished the file, or its own words are in the error."""
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=complaints)
+        except OSError as error:
+            raise FilmRenderError(
+                f"film {film_id}: ffmpeg does not start ({error}); install ffmpeg or the imageio-ffmpeg package"
+            ) from error
+        assert process.stdin is not None
+        went_away = False
+        try:
+            yield process.stdin
+            process.stdin.close()
+        except BrokenPipeError:
+            went_away = True
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            code = process.wait()
+        if code or went_away:
+            complaints.seek(0)
+            words = complaints.read().decode(errors="replace").strip() or "no message"
+            raise FilmRenderError(
+                f"film {film_id}: ffmpeg stopped with exit code {code}: {words}; check the free space on the disk"
+            )
+
+
+def _video_packets(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(packet.size > 0 for packet in container.demux(video=0))
+
+
+def _renderer_sha256() -> str:
+    """Digest of the drawing code, so that a film drawn by other code is drawn again."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return digest([module.read_text(encoding="utf-8") for module in modules])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

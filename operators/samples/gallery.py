@@ -1,0 +1,55 @@
+"""All sample films at once, each in a process of its own."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import cv2
+
+from operators.samples.film import RenderedFilm, render_film
+from operators.samples.stories import film_scripts
+
+
+def render_samples(
+    directory: Path,
+    *,
+    films: Sequence[str] | None = None,
+    workers: int = 2,
+    progress: Callable[[str], None] | None = None,
+) -> list[Path]:
+    """Render the sample films, or only those named in `films`, into `directory`; return their mp4 paths in order.
+
+    Beside each `<film>.mp4` lies its ground truth, `<film>.truth.json` (`schemas.sample_film.FilmTruth`). Films that
+    are already there are kept. `progress` gets one line per finished film.
+
+    Raises ValueError for an unknown film, `FilmRenderError` when ffmpeg or the disk fails.
+    """
+    known = list(film_scripts())
+    wanted = list(dict.fromkeys(known if films is None else films))
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"no sample film is called {', '.join(unknown)}; there are: {', '.join(known)}")
+    report = progress or (lambda line: None)
+    started = time.monotonic()
+    rendered: dict[str, Path] = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = {pool.submit(_render_named, name, directory): name for name in wanted}
+        for job in as_completed(jobs):
+            film = job.result()
+            rendered[jobs[job]] = film.path
+            report(_line(film, time.monotonic() - started))
+    return [rendered[name] for name in wanted]
+
+
+def _render_named(name: str, directory: Path) -> RenderedFilm:
+    # One process per film already fills the cores; OpenCV's own threads would only compete with the encoder.
+    cv2.setNumThreads(1)
+    return render_film(film_scripts()[name], directory)
+
+
+def _line(film: RenderedFilm, seconds: float) -> str:
+    truth = film.truth
+    minutes, rest = divmod(truth.duration_us // 1_000_000, 60)
+    done = "reused" if film.reused else f"rendered, {seconds:.1f} s after the start"
+    return f"{truth.film_id}: {minutes}:{rest:02d}, {len(truth.shots)} shots, {truth.film_bytes / 1e6:.1f} MB, {done}"

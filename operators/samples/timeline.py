@@ -1,0 +1,125 @@
+"""Where each shot lies on the film's clock, in whole frames, and where the camera and the objects are at a given frame.
+
+The painter draws from this module and the truth is computed from it, so the two cannot disagree.
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from operators.samples.scenes import SCENE_WIDTH
+from operators.samples.sprites import Sprite, sprite
+from schemas.sample_film import (
+    FPS,
+    FRAME_HEIGHT,
+    FRAME_WIDTH,
+    Distractor,
+    FilmScript,
+    MovingObject,
+    PixelBox,
+    Shot,
+    frames_of,
+)
+
+
+class ScriptError(ValueError):
+    """A script that cannot be drawn as written; names the film, the shot and the way out."""
+
+
+@dataclass(frozen=True)
+class PlacedShot:
+    """A shot's frames [start, end) and those of the transition into it, [fade_start, fade_end), all counted from the
+    film's start.
+    """
+
+    index: int
+    shot: Shot
+    start: int
+    end: int
+    fade_start: int
+    fade_end: int
+
+    def seconds_at(self, frame: int) -> float:
+        """Seconds from the start of the shot; negative while the shot is still fading in."""
+        return (frame - self.start) / FPS
+
+
+def place_shots(script: FilmScript) -> list[PlacedShot]:
+    """The shots one after another without gaps.
+
+    Raises `ScriptError` when transitions overlap, or when the film opens with a dissolve: there is nothing to dissolve
+    from.
+    """
+    if script.shots[0].enter.kind == "dissolve":
+        raise ScriptError(f"film {script.film_id}: shot 0 opens with a dissolve; open with a cut or a fade")
+    ends = list(accumulate(frames_of(shot.seconds) for shot in script.shots))
+    placed = []
+    for index, shot in enumerate(script.shots):
+        start = ends[index - 1] if index else 0
+        half = frames_of(shot.enter.seconds) // 2
+        placed.append(PlacedShot(index, shot, start, ends[index], max(0, start - half), start + half))
+    for before, after in zip(placed, [*placed[1:], None], strict=True):
+        free_until = after.fade_start if after else before.end
+        if before.fade_end >= free_until:
+            raise ScriptError(
+                f"film {script.film_id}: shot {before.index} ({before.shot.seconds} s) is covered by the transitions "
+                "around it; lengthen the shot or shorten them"
+            )
+    return placed
+
+
+def camera_at(placed: PlacedShot, frame: int) -> int:
+    """How many pixels the view is to the right of the middle of the scene."""
+    seconds = placed.seconds_at(frame)
+    x = placed.shot.camera + placed.shot.drift * min(max(seconds / placed.shot.seconds, 0), 1)
+    for pan in placed.shot.distractors:
+        if pan.kind == "pan":
+            x += pan.pixels * _eased((seconds - pan.start) / pan.seconds)
+    reach = (SCENE_WIDTH - FRAME_WIDTH) // 2
+    return min(max(round(x), -reach), reach)
+
+
+def object_at(thing: MovingObject, placed: PlacedShot, frame: int) -> tuple[Sprite, PixelBox]:
+    """The object's sprite and its box in the frame (possibly outside it)."""
+    seconds = placed.seconds_at(frame)
+    times = [point.seconds for point in thing.path]
+    leg = min(max(bisect_right(times, seconds), 1), len(times) - 1) if len(times) > 1 else 0
+    origin, target = thing.path[max(leg - 1, 0)], thing.path[leg]
+    share = 1.0 if leg == 0 else min(max((seconds - origin.seconds) / (target.seconds - origin.seconds), 0), 1)
+    x = origin.x + share * (target.x - origin.x) - camera_at(placed, frame)
+    y = origin.y + share * (target.y - origin.y)
+    picture = sprite(thing.kind, thing.colour, thing.scale, facing_left=_faces_left(thing, leg))
+    left, top = round(x - picture.width / 2), round(y) - picture.height
+    return picture, PixelBox(left, top, left + picture.width, top + picture.height)
+
+
+def is_moving(thing: MovingObject, placed: PlacedShot, frame: int) -> bool:
+    """Whether the object is under way between two waypoints that differ."""
+    seconds = placed.seconds_at(frame)
+    return any(a.seconds <= seconds < b.seconds and (a.x, a.y) != (b.x, b.y) for a, b in pairwise(thing.path))
+
+
+def in_frame(box: PixelBox) -> bool:
+    """Whether any pixel of the box lies in the frame."""
+    return box.left < FRAME_WIDTH and box.right > 0 and box.top < FRAME_HEIGHT and box.bottom > 0
+
+
+def distractor_frames(placed: PlacedShot, distractor: Distractor) -> tuple[int, int]:
+    """The frames [first, last) of the film in which the distractor works."""
+    first = placed.start + frames_of(distractor.start)
+    return first, first + frames_of(distractor.seconds)
+
+
+def _faces_left(thing: MovingObject, leg: int) -> bool:
+    """An object that waits keeps the direction it came from; one that has not moved yet faces where it will go."""
+    steps = [b.x - a.x for a, b in pairwise(thing.path)]
+    past = [step for step in steps[:leg] if step]
+    coming = [step for step in steps[leg:] if step]
+    heading = past[-1] if past else (coming[0] if coming else 1)
+    return heading < 0
+
+
+def _eased(share: float) -> float:
+    """0 before, 1 after, a smooth start and stop between."""
+    share = min(max(share, 0.0), 1.0)
+    return share * share * (3 - 2 * share)

@@ -1,0 +1,159 @@
+"""Shot2Story's annotation files as sources: the full YouTube videos, with the human texts at their absolute times.
+
+Shot2Story annotates multi-shot segments of about 16 s. `*_meta.csv` says where each segment lies in its YouTube video
+(youtube_id, clip_id, category, duration = two HH:MM:SS.ms times). The annotation JSON holds, per segment, captions,
+narration and ASR for each shot file `<clip_id>_<first frame>_<last frame>.mp4`. Frame numbers count the segment's own
+frames from 0; its last shot ends with the segment, which gives the frame rate.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+from pydantic import ValidationError
+
+from schemas.errors import SourceError
+from schemas.manifest import ManifestRow
+from schemas.tables import Annotation, Reject, VideoCategory
+
+_SHOT_FILE = re.compile(r"(?P<clip>.+)_(?P<first>\d+)_(?P<last>\d+)\.\w+")
+_CLOCK = re.compile(r"(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")
+_META_COLUMNS = {"youtube_id", "clip_id", "duration"}
+_MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv")
+
+_CATEGORIES = {  # HD-VILA-100M's names; the rest has no counterpart among the 12
+    "Film & Animation": VideoCategory.FILM,
+    **{
+        name: VideoCategory(re.sub(r"\W+", "_", name.lower()))
+        for name in (
+            "Travel & Events", "Sports", "Education", "Pets & Animals", "People & Blogs", "News & Politics", "Music",
+            "Science & Technology", "Comedy", "Entertainment", "Gaming",
+        )
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Segment:
+    youtube_id: str
+    category: VideoCategory
+    start_us: int
+    end_us: int
+
+
+def is_shot2story(rows: list[dict[str, Any]]) -> bool:
+    """Whether a list looks like Shot2Story's annotations, or like its meta table."""
+    return bool(rows) and ({"video_names", "captions"} <= rows[0].keys() or rows[0].keys() >= _META_COLUMNS)
+
+
+def shot2story_entries(
+    fs: Any, path: str, rows: list[dict[str, Any]], media_root: str
+) -> Iterator[ManifestRow | Reject]:
+    """One entry per YouTube video, with all annotations of its segments in time order; unusable segments are rejects.
+
+    Full videos are looked for in `media_root`, named by their YouTube id.
+
+    Raises:
+        SourceError: annotations without a `*_meta.csv` beside them: nothing says where the segments lie.
+    """
+    if rows[0].keys() >= _META_COLUMNS:
+        meta, annotated = rows, []
+    else:
+        meta, annotated = _meta_beside(fs, path), rows
+    segments: dict[str, _Segment] = {}
+    for row in meta:
+        try:
+            segments[row["clip_id"]] = _segment(row)
+        except (KeyError, ValueError) as error:
+            yield _reject(str(row.get("clip_id")), f"meta row {row}: {error}", row)
+    texts: dict[str, list[Annotation]] = defaultdict(list)
+    wanted = {segment.youtube_id for segment in segments.values()} if not annotated else set()
+    for row in annotated:
+        clip_id = PurePosixPath(str(row.get("video"))).stem
+        try:
+            segment = segments[clip_id]
+            texts[segment.youtube_id] += _annotations(row, segment)
+            wanted.add(segment.youtube_id)
+        except KeyError:
+            yield _reject(clip_id, f"segment {clip_id}: not in the meta table; add its row or drop the annotation", row)
+        except (ValueError, ValidationError) as error:
+            yield _reject(clip_id, f"segment {clip_id}: {error}", row)
+    files = _media_names(media_root)
+    categories = {segment.youtube_id: segment.category for segment in segments.values()}
+    for youtube_id in sorted(wanted):
+        yield ManifestRow(
+            uri=files.get(youtube_id, f"{youtube_id}.mp4"),
+            source_id=youtube_id,
+            category=categories[youtube_id],
+            origin=f"https://www.youtube.com/watch?v={youtube_id}",
+            annotations=tuple(sorted(texts[youtube_id], key=lambda text: (text.start_us, text.end_us, text.kind))),
+        )
+
+
+def _meta_beside(fs: Any, path: str) -> list[dict[str, Any]]:
+    folder = path.rpartition("/")[0]
+    tables = sorted(fs.glob(f"{folder}/*meta*.csv"))
+    if not tables:
+        raise SourceError(f"{path}: Shot2Story annotations need their *_meta.csv in the same folder; copy it there")
+    return [row for table in tables for row in csv.DictReader(io.StringIO(fs.cat_file(table).decode("utf-8-sig")))]
+
+
+def _media_names(media_root: str) -> dict[str, str]:
+    fs, folder = fsspec.core.url_to_fs(media_root)
+    names = [PurePosixPath(found["name"]) for found in fs.ls(folder, detail=True)]
+    return {name.stem: name.name for name in names if name.suffix.lower() in _MEDIA_SUFFIXES}
+
+
+def _segment(row: dict[str, Any]) -> _Segment:
+    clocks = _CLOCK.findall(str(row["duration"]))
+    if len(clocks) != 2:
+        raise ValueError(f"duration {row['duration']!r} should hold two HH:MM:SS.ms times")
+    start_us, end_us = (
+        round((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * 1_000_000)
+        for hours, minutes, seconds in clocks
+    )
+    if end_us <= start_us:
+        raise ValueError(f"duration {row['duration']!r} ends before it starts")
+    category = _CATEGORIES.get(str(row.get("category")), VideoCategory.UNKNOWN)
+    return _Segment(str(row["youtube_id"]), category, start_us, end_us)
+
+
+def _annotations(row: dict[str, Any], segment: _Segment) -> list[Annotation]:
+    shots = [_shot_frames(name) for name in row["video_names"]]
+    last_frame = max(last for _, last in shots)
+    us_per_frame = (segment.end_us - segment.start_us) / last_frame
+    found = [
+        Annotation(
+            start_us=segment.start_us + round(first * us_per_frame),
+            end_us=segment.start_us + round(last * us_per_frame),
+            kind=kind,
+            text=text,
+        )
+        for kind, column in (("caption", "captions"), ("narration", "audio_captions"), ("speech", "ASR"))
+        for (first, last), text in zip(shots, row.get(column) or [""] * len(shots), strict=True)
+        if text
+    ]
+    if summary := row.get("whole_caption"):
+        found.append(Annotation(start_us=segment.start_us, end_us=segment.end_us, kind="summary", text=summary))
+    return found
+
+
+def _shot_frames(name: str) -> tuple[int, int]:
+    match = _SHOT_FILE.fullmatch(PurePosixPath(name).name)
+    if match is None:
+        raise ValueError(f"shot file {name!r} should be named <clip id>_<first frame>_<last frame>.mp4")
+    return int(match["first"]), int(match["last"])
+
+
+def _reject(key: str, message: str, row: dict[str, Any]) -> Reject:
+    raw = json.dumps(row, ensure_ascii=False, default=str)
+    return Reject(stage="plan", unit=key, key=key, reason="annotation", message=message, raw=raw)

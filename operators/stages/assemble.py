@@ -1,0 +1,154 @@
+"""From verified questions to samples: splits by source video, options in seeded order, pass rates."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from operators.stage import Context, Scope, Stage
+from schemas.base import digest
+from schemas.config import AssembleConfig
+from schemas.sample import LETTERS, Sample
+from schemas.tables import Question, QuestionKind, Reasoning, Reject, Split, Trial, Video
+
+
+def run(
+    context: Context,
+    videos: list[Video],
+    questions: list[Question],
+    reasonings: list[Reasoning],
+    checks: list[Trial],
+    difficulties: list[Trial],
+) -> Iterator[Sample | Reject]:
+    """One sample for each question that passed every check, in the order of video and question ids."""
+    split_of = assign_splits(videos, context.config.assemble, context.config.seed)
+    video_of = {video.video_id: video for video in videos}
+    reasoning_of = {reasoning.question_id: reasoning for reasoning in reasonings}
+    checks_of: dict[str, list[Trial]] = defaultdict(list)
+    for check in checks:
+        checks_of[check.question_id].append(check)
+    difficulty_of = {trial.question_id: trial for trial in difficulties}
+    for question in sorted(questions, key=lambda question: (question.video_id, question.question_id)):
+        difficulty = difficulty_of.get(question.question_id)
+        if difficulty is None or not all(check.passed for check in checks_of[question.question_id]):
+            continue  # rejected, and counted, by an earlier stage
+        split = split_of[question.video_id]
+        if split is Split.RL and difficulty.correct in (0, difficulty.n):
+            yield _without_signal(context, question, difficulty)
+            continue
+        yield make_sample(
+            context,
+            video_of[question.video_id],
+            question,
+            reasoning_of[question.question_id],
+            checks_of[question.question_id],
+            difficulty,
+            split,
+        )
+
+
+def make_sample(
+    context: Context,
+    video: Video,
+    question: Question,
+    reasoning: Reasoning,
+    checks: Sequence[Trial],
+    difficulty: Trial,
+    split: Split,
+) -> Sample:
+    """The training sample of a verified question. Option order follows from the build's seed and the question alone."""
+    options = list(question.options)
+    random.Random(context.seed("options", question.question_id)).shuffle(options)
+    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    choice = question.kind is QuestionKind.CHOICE
+    answer = LETTERS[options.index(question.answer)] if choice else question.answer
+    trials = [*checks, difficulty]
+    behind = [question.provenance, reasoning.provenance, *(given for trial in trials for given in trial.provenance)]
+    return Sample(
+        problem_id=int(digest(question.question_id)[:16], 16) >> 1,
+        problem="\n".join([question.question, *lines]),
+        problem_type=question.category,
+        reasoning=reasoning.reasoning,
+        videos=f"{video.video_id}.mp4",
+        answer=f"<answer>{answer}</answer>",
+        question_id=question.question_id,
+        video_id=video.video_id,
+        kind=question.kind,
+        question=question.question,
+        options=tuple(options),
+        answer_text=question.answer,
+        evidence=question.evidence,
+        pass_rate=difficulty.correct / difficulty.n,
+        trials=difficulty.n,
+        split=split,
+        video_category=video.category,
+        duration_us=video.duration_us,
+        writer=question.writer,
+        question_model=question.provenance.model,
+        reasoning_model=reasoning.provenance.model,
+        target_model=difficulty.provenance[0].model if difficulty.provenance else "",
+        provenance=digest([given.model_dump(mode="json") for given in behind]),
+    )
+
+
+def assign_splits(videos: Sequence[Video], config: AssembleConfig, seed: int) -> dict[str, Split]:
+    """A split for every video. Near-duplicates share one, and a video keeps its split when others come or go.
+
+    Each group draws a number in [0, 1) from the seed and its first video's id; thresholds on it give the wished shares
+    in expectation. A split hint of any member decides for the whole group (eval before sft before rl).
+    """
+    splits: dict[str, Split] = {}
+    for group in near_duplicate_groups(videos, config.near_duplicate_bits):
+        hints = {video.split_hint for video in group}
+        draw = int(digest([seed, "split", group[0].video_id])[:13], 16) / 16**13
+        if hinted := next((split for split in Split if split in hints), None):
+            split = hinted
+        elif draw < config.eval_fraction:
+            split = Split.EVAL
+        elif draw < config.eval_fraction + (1 - config.eval_fraction) * config.sft_fraction:
+            split = Split.SFT
+        else:
+            split = Split.RL
+        splits.update({video.video_id: split for video in group})
+    return splits
+
+
+def near_duplicate_groups(videos: Sequence[Video], max_bits: int) -> list[list[Video]]:
+    """Connected groups of videos whose perceptual hashes differ in at most `max_bits` bits, each sorted by id.
+
+    Compares all pairs, one row of XORs at a time: O(videos^2) time, O(videos) memory.
+    """
+    ordered = sorted(videos, key=lambda video: video.video_id)
+    words = np.array([list(bytes.fromhex(video.perceptual_hash)) for video in ordered], dtype=np.uint8)
+    group = np.arange(len(ordered))
+    for index in range(len(ordered) - 1):
+        bits = np.bitwise_count(words[index + 1 :] ^ words[index]).sum(axis=1)
+        for near in np.flatnonzero(bits <= max_bits) + index + 1:
+            merged = sorted((group[index], group[near]))
+            group[group == merged[1]] = merged[0]
+    return [[ordered[member] for member in np.flatnonzero(group == leader)] for leader in np.unique(group)]
+
+
+def _without_signal(context: Context, question: Question, difficulty: Trial) -> Reject:
+    reason = "always_right" if difficulty.correct else "always_wrong"
+    return context.reject(
+        question.question_id,
+        reason,
+        f"question {question.question_id}: the target was right {difficulty.correct} of {difficulty.n} times, so all "
+        f"its rollouts would earn the same and GRPO has no gradient; another target may find it of use",
+        raw=question.question,
+    )
+
+
+STAGE = Stage(
+    name="assemble",
+    version=1,
+    row=Sample,
+    reads=("ingest", "question", "reason", "verify", "difficulty"),
+    run=run,
+    section=lambda config: config.assemble,
+    scope=Scope.BUILD,
+)

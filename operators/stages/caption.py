@@ -1,0 +1,257 @@
+"""Clip -> Caption: what is seen in each clip of a video.
+
+With a captioner, its description of evenly spread frames. Without one, measurements put into sentences: on-screen text
+with its times, dominant colours, faces, light, movement and cuts. Either way all times lie on the video's timeline, and
+what the video's annotations say was spoken is passed on. A video is decoded to its end before the first caption is
+given, so that it is captioned whole or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from operators.measure.colours import dominant_colours
+from operators.measure.faces import FaceDetector
+from operators.measure.sampling import Sample, sample_clips
+from operators.measure.sentence import clock, describe
+from operators.measure.text import Reading, TextReader, track, within
+from operators.models.client import Answer, Refusal, Request, TimedFrame
+from operators.stage import Context, Stage
+from operators.video.frames import to_jpeg
+from operators.video.packets import UnreadableVideo
+from schemas.answers import ClipDescription, SeenObject, SeenText
+from schemas.base import Box, Row, Span
+from schemas.config import Role
+from schemas.provenance import Provenance
+from schemas.tables import Annotation, Caption, CaptionStatus, Clip, DetectedObject, ScreenText, Video
+
+MEASURED_SIDE = 672
+"""Longest side in pixels of the frames that are measured; on-screen text must stay legible."""
+FACES_PER_CLIP = 2
+"""Frames of a clip that are searched for faces."""
+JPEG_QUALITY = 90
+UNSCORED = 1.0
+"""The score of what a captioner names: it gives none."""
+SHOWN_STEP_US = 10_000
+"""Times are shown to the captioner in hundredths of a second, rounded down."""
+BOX_SLACK = 0.02
+"""How far outside the picture an edge may lie, as a fraction of its side; it is moved to the picture's edge."""
+HINTS = frozenset({"caption", "narration", "speech"})
+"""Kinds of annotations that the captioner is shown; a summary of the whole video would leak into every clip."""
+
+
+def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip]) -> Iterator[Row]:
+    """For every clip a caption, or a reject when the captioner refuses; one reject when the video cannot be decoded."""
+    caption = _describe_clips if Role.CAPTIONER in context.models else _measure_clips
+    for video in videos:
+        path = context.files.fetch(video.uri, context.scratch)
+        try:
+            yield from caption(context, video, clips, path)
+        except UnreadableVideo as error:
+            yield context.reject(video.video_id, error.reason, f"video {video.video_id}: {error}")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What was measured in one clip, before texts are followed from clip to clip."""
+
+    clip: Clip
+    times_us: tuple[int, ...]
+    colours: tuple[str, ...]
+    faces: tuple[tuple[DetectedObject, ...], ...]
+    """For each frame that was searched."""
+    readings: tuple[tuple[Span, tuple[Reading, ...]], ...]
+    """For each frame its cell and what is written in it."""
+
+
+def _measure_clips(context: Context, video: Video, clips: Sequence[Clip], path: Path) -> Iterator[Caption]:
+    measures = list(_measures(clips, path, context.config.caption.text_fps))
+    texts = track(reading for each in measures for reading in each.readings)
+    for each in measures:
+        visible = within(texts, each.clip.start_us, each.clip.end_us)
+        yield _caption(
+            video,
+            each.clip,
+            text=describe(each.clip, each.colours, max(map(len, each.faces)), visible),
+            objects=tuple(face for faces in each.faces for face in faces),
+            screen_texts=visible,
+            colours=each.colours,
+            times_us=each.times_us,
+            provenance=Provenance(model="measured"),
+        )
+
+
+def _measures(clips: Sequence[Clip], path: Path, fps: float) -> Iterator[Measures]:
+    reader, detector = TextReader(), FaceDetector()
+    counts = [max(1, round((clip.end_us - clip.start_us) * fps / 1_000_000)) for clip in clips]
+    for clip, samples in zip(clips, sample_clips(path, clips, counts, MEASURED_SIDE), strict=True):
+        searched = sorted({len(samples) * (2 * i + 1) // (2 * FACES_PER_CLIP) for i in range(FACES_PER_CLIP)})
+        yield Measures(
+            clip=clip,
+            times_us=tuple(each.time_us for each in samples),
+            colours=dominant_colours(each.rgb for each in samples),
+            faces=tuple(detector.detect(samples[i].rgb, samples[i].time_us) for i in searched),
+            readings=tuple((each.cell, reader.read(each.rgb)) for each in samples),
+        )
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What the captioner is asked about one clip, and what is needed to understand its answer."""
+
+    clip: Clip
+    request: Request
+    cells: tuple[Span, ...]
+    """Of the request's frames."""
+    width: int
+    height: int
+    """Of the request's frames, in pixels."""
+    colours: tuple[str, ...]
+
+
+def _describe_clips(context: Context, video: Video, clips: Sequence[Clip], path: Path) -> Iterator[Row]:
+    settings = context.config.caption
+    counts = [settings.frames_per_clip] * len(clips)
+    sampled = sample_clips(path, clips, counts, settings.frame_side)
+    inquiries = [_inquiry(context, video, clip, samples) for clip, samples in zip(clips, sampled, strict=True)]
+    answers = context.models[Role.CAPTIONER].ask([each.request for each in inquiries])
+    for inquiry, answer in zip(inquiries, answers, strict=True):
+        if isinstance(answer, Refusal):
+            key = inquiry.clip.clip_id
+            message = f"clip {key}: {answer.message}"
+            yield context.reject(key, answer.reason, message, answer.raw, answer.request_sha256)
+        else:
+            yield _described(video, inquiry, answer)
+
+
+def _inquiry(context: Context, video: Video, clip: Clip, samples: Sequence[Sample]) -> Inquiry:
+    prompt = context.prompts["caption"]
+    hints = [
+        {"kind": note.kind, "start": clock(note.start_us), "end": clock(note.end_us), "text": note.text}
+        for note in _annotations(video, clip, HINTS)
+    ]
+    text = prompt.render(frames=len(samples), start=clock(clip.start_us), end=clock(clip.end_us), hints=hints)
+    frames = tuple(TimedFrame(each.time_us, to_jpeg(each.rgb, JPEG_QUALITY)) for each in samples)
+    height, width = samples[0].rgb.shape[:2]
+    return Inquiry(
+        clip=clip,
+        request=Request(clip.clip_id, prompt, text, frames, seed=context.seed("caption", clip.clip_id)),
+        cells=tuple(each.cell for each in samples),
+        width=width,
+        height=height,
+        colours=dominant_colours(each.rgb for each in samples),
+    )
+
+
+def _described(video: Video, inquiry: Inquiry, answer: Answer) -> Caption:
+    """The answer as a caption. What it says of times outside the clip or of places outside the picture is left out; the
+    provenance keeps it as it came."""
+    description = cast(ClipDescription, answer.value)
+    return _caption(
+        video,
+        inquiry.clip,
+        text=description.text,
+        objects=tuple(thing for seen in description.objects if (thing := _object(inquiry, seen))),
+        screen_texts=tuple(words for seen in description.on_screen_text if (words := _screen_text(inquiry, seen))),
+        colours=inquiry.colours,
+        times_us=tuple(frame.time_us for frame in inquiry.request.frames),
+        status=CaptionStatus.TRUNCATED if answer.truncated else CaptionStatus.OK,
+        provenance=answer.provenance,
+    )
+
+
+def _object(inquiry: Inquiry, seen: SeenObject) -> DetectedObject | None:
+    index, box = _frame_index(inquiry, seen.time), _box(inquiry, seen.box)
+    if index is None or box is None or not seen.label.strip():
+        return None
+    time_us = inquiry.request.frames[index].time_us
+    return DetectedObject(label=seen.label.strip(), box=box, time_us=time_us, score=UNSCORED)
+
+
+def _screen_text(inquiry: Inquiry, seen: SeenText) -> ScreenText | None:
+    first, last, box = _frame_index(inquiry, seen.first), _frame_index(inquiry, seen.last), _box(inquiry, seen.box)
+    if first is None or last is None or last < first or box is None or not seen.text.strip():
+        return None
+    start_us, end_us = inquiry.cells[first].start_us, inquiry.cells[last].end_us
+    return ScreenText(start_us=start_us, end_us=end_us, text=seen.text.strip(), box=box, score=UNSCORED)
+
+
+def _frame_index(inquiry: Inquiry, words: str) -> int | None:
+    """The frame nearest to a time such as `01:12.40`; None when that is no time or does not lie in the clip."""
+    match = re.fullmatch(r"\[?((?:\d+:){0,2}\d+(?:\.\d+)?)\]?", words.strip())
+    if match is None:
+        return None
+    parts = reversed(match[1].split(":"))
+    time_us = round(sum(float(part) * 60**power for power, part in enumerate(parts)) * 1_000_000)
+    if not inquiry.clip.start_us - SHOWN_STEP_US < time_us < inquiry.clip.end_us:
+        return None
+    frames = inquiry.request.frames
+    return min(range(len(frames)), key=lambda i: abs(frames[i].time_us - time_us))
+
+
+def _box(inquiry: Inquiry, corners: Sequence[float]) -> Box | None:
+    """A box from fractions or, where they cannot be fractions, pixels; None when it does not lie in the picture."""
+    if len(corners) != 4:
+        return None
+    in_pixels = max(corners) > 2
+    x0, y0, x1, y1 = corners
+    scale_x, scale_y = (inquiry.width, inquiry.height) if in_pixels else (1, 1)
+    edges = (x0 / scale_x, y0 / scale_y, x1 / scale_x, y1 / scale_y)
+    if not all(-BOX_SLACK <= edge <= 1 + BOX_SLACK for edge in edges) or x1 <= x0 or y1 <= y0:
+        return None
+    left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in edges)
+    return Box(x0=left, y0=top, x1=right, y1=bottom)
+
+
+def _annotations(video: Video, clip: Clip, kinds: Collection[str]) -> list[Annotation]:
+    """The video's annotations of these kinds that reach into the clip."""
+    return [
+        note
+        for note in video.annotations
+        if note.kind in kinds and note.start_us < clip.end_us and note.end_us > clip.start_us
+    ]
+
+
+def _caption(
+    video: Video,
+    clip: Clip,
+    *,
+    text: str,
+    objects: tuple[DetectedObject, ...],
+    screen_texts: tuple[ScreenText, ...],
+    colours: tuple[str, ...],
+    times_us: tuple[int, ...],
+    provenance: Provenance,
+    status: CaptionStatus = CaptionStatus.OK,
+) -> Caption:
+    return Caption(
+        clip_id=clip.clip_id,
+        video_id=video.video_id,
+        start_us=clip.start_us,
+        end_us=clip.end_us,
+        text=text,
+        objects=objects,
+        screen_texts=screen_texts,
+        colours=colours,
+        speech=" ".join(note.text for note in _annotations(video, clip, {"speech"})),
+        frame_times_us=times_us,
+        status=status,
+        provenance=provenance,
+    )
+
+
+STAGE = Stage(
+    name="caption",
+    version=1,
+    row=Caption,
+    reads=("ingest", "split"),
+    run=run,
+    section=lambda config: config.caption,
+    prompts=("caption",),
+    roles=(Role.CAPTIONER,),
+    isolated=True,
+)

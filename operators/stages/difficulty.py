@@ -1,0 +1,73 @@
+"""Question, Trial -> Trial: how often the target model answers each verified question.
+
+The target sees frames of the whole video, evenly spread, or, without vision, its captions in words. What a pass rate
+means for the splits is decided when samples are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from operators.models.client import TimedFrame
+from operators.stage import Context, Stage
+from operators.storyboard import storyboard, tokens_for
+from operators.trials import Paper, put
+from operators.video.frames import frames_at, to_jpeg
+from schemas.base import Row
+from schemas.config import Role
+from schemas.tables import Caption, Check, Question, QuestionKind, Trial, Video
+
+PROMPTS = {QuestionKind.CHOICE: "difficulty_choice", QuestionKind.OPEN: "difficulty_open"}
+
+
+def run(
+    context: Context,
+    videos: Sequence[Video],
+    captions: Sequence[Caption],
+    questions: Sequence[Question],
+    trials: Sequence[Trial],
+) -> Iterator[Row]:
+    """A trial of check `difficulty` for each question that passed every check, and a reject for each missing answer."""
+    for video in videos:
+        verified = _verified([each for each in questions if each.video_id == video.video_id], trials)
+        if verified:
+            yield from _tried(context, video, captions, verified)
+
+
+def _verified(questions: Sequence[Question], trials: Sequence[Trial]) -> list[Question]:
+    tried = {trial.question_id for trial in trials}
+    failed = {trial.question_id for trial in trials if not trial.passed}
+    return [question for question in questions if question.question_id in tried - failed]
+
+
+def _tried(context: Context, video: Video, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
+    target = context.models[Role.TARGET]
+    frames = _frames(context, video) if target.vision else ()
+    story = "" if target.vision else storyboard(captions, tokens_for(target))
+    papers = [Paper(question, context.config.difficulty.trials, story, frames) for question in questions]
+    prompts = {kind: context.prompts[prompt] for kind, prompt in PROMPTS.items()}
+    for result in put(context, Check.DIFFICULTY, target, prompts, papers):
+        yield result.trial(passed=True)
+        yield from result.rejects(context)
+
+
+def _frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
+    """Frames from the middles of equal parts of the whole video."""
+    settings = context.config.difficulty
+    path = context.files.fetch(video.uri, context.scratch)
+    count = min(settings.frames, video.frame_count)
+    times = [video.duration_us * (2 * index + 1) // (2 * count) for index in range(count)]
+    frames = frames_at(path, times, settings.frame_side)
+    return tuple(TimedFrame(frame.time_us, to_jpeg(frame.rgb)) for frame in frames)
+
+
+STAGE = Stage(
+    name="difficulty",
+    version=1,
+    row=Trial,
+    reads=("ingest", "caption", "question", "verify"),
+    run=run,
+    section=lambda config: config.difficulty,
+    prompts=(*PROMPTS.values(), "judge"),
+    roles=(Role.TARGET, Role.JUDGE),
+)

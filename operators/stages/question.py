@@ -1,0 +1,161 @@
+"""Caption -> Question: what can be asked about a video.
+
+`program` derives questions from the texts that were measured on its screen, true by construction. `model` asks the
+reasoner, which reads the captions of the whole video. Whether a question is any good is for stage `verify` to say.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import product
+from random import Random
+from typing import cast
+
+from operators.derive import CATEGORY, derive
+from operators.measure.sentence import clock
+from operators.models.client import Answer, Refusal, Request
+from operators.stage import Context, Stage
+from operators.storyboard import EvidenceError, read_spans, storyboard, tokens_for
+from operators.timeline import read_timeline
+from schemas.answers import WrittenChoice, WrittenOpen
+from schemas.base import Row, Span, digest
+from schemas.config import Role, Writer
+from schemas.provenance import Provenance
+from schemas.tables import Caption, Derivation, Question, QuestionCategory, QuestionKind, Video
+
+MEASURED = "measured"
+"""The provenance of captions whose texts were read by a program at known moments. Only these make a timeline: a model
+names the texts that it noticed, at times that it believes."""
+
+PROMPTS = {QuestionKind.CHOICE: "question_choice", QuestionKind.OPEN: "question_open"}
+
+Wish = tuple[QuestionCategory, QuestionKind, int]
+"""A question that the reasoner is asked for: category, kind, and number among those of both."""
+
+
+def run(context: Context, videos: Sequence[Video], captions: Sequence[Caption]) -> Iterator[Row]:
+    """The questions of a video that has captions; a reject for each answer of the reasoner that is no question."""
+    writers = context.config.question.writers
+    for video in videos:
+        if captions and Writer.PROGRAM in writers:
+            yield from _derived(context, video, captions)
+        if captions and Writer.MODEL in writers:
+            yield from _written(context, video, captions)
+
+
+def question_id(video_id: str, category: QuestionCategory, kind: QuestionKind, writer: Writer, index: int) -> str:
+    """`q` and 24 hex digits that depend on the arguments only."""
+    return f"q{digest([video_id, category, kind, writer, index])[:24]}"
+
+
+def _derived(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Question]:
+    measured = [caption for caption in captions if caption.provenance.model == MEASURED]
+    if not measured:
+        return
+    settings = context.config.question
+    rng = Random(context.seed("derive", video.video_id))
+    count: Counter[tuple[QuestionCategory, QuestionKind]] = Counter()
+    for derived in derive(read_timeline(measured), settings.kinds, settings.per_template, rng):
+        category = CATEGORY[derived.template]
+        if category in settings.categories:
+            yield Question(
+                question_id=question_id(
+                    video.video_id, category, derived.kind, Writer.PROGRAM, count[category, derived.kind]
+                ),
+                video_id=video.video_id,
+                category=category,
+                kind=derived.kind,
+                writer=Writer.PROGRAM,
+                question=derived.question,
+                options=derived.options,
+                answer=derived.answer,
+                evidence=derived.evidence,
+                derivation=Derivation(template=derived.template, subjects=derived.subjects),
+                provenance=Provenance(model="program"),
+            )
+            count[category, derived.kind] += 1
+
+
+def _written(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Row]:
+    settings = context.config.question
+    reasoner = context.models[Role.REASONER]
+    story = storyboard(captions, tokens_for(reasoner))
+    wishes: list[Wish] = list(product(settings.categories, settings.kinds, range(settings.per_category)))
+    requests = [_request(context, video, story, wish) for wish in wishes]
+    for wish, answer in zip(wishes, reasoner.ask(requests), strict=True):
+        yield _question(context, video, wish, answer)
+
+
+def _request(context: Context, video: Video, story: str, wish: Wish) -> Request:
+    category, kind, index = wish
+    count = context.config.question.per_category
+    prompt = context.prompts[PROMPTS[kind]]
+    text = prompt.render(
+        story=story,
+        duration=clock(video.duration_us),
+        category=category.value,
+        number=index + 1,
+        count=count,
+        around=clock(video.duration_us * (2 * index + 1) // (2 * count)),
+    )
+    key = question_id(video.video_id, category, kind, Writer.MODEL, index)
+    return Request(key, prompt, text, seed=context.seed("question", key))
+
+
+def _question(context: Context, video: Video, wish: Wish, answer: Answer | Refusal) -> Row:
+    key = answer.request.key
+    if isinstance(answer, Refusal):
+        message = f"question {key}: {answer.message}"
+        return context.reject(key, answer.reason, message, answer.raw, answer.request_sha256)
+    raw, sha = answer.provenance.raw, answer.provenance.request_sha256
+    if answer.truncated:
+        message = (
+            f"question {key}: the reasoner ran out of tokens; raise max_tokens of prompt {answer.request.prompt.id}"
+        )
+        return context.reject(key, "truncated", message, raw, sha)
+    written = cast(WrittenChoice | WrittenOpen, answer.value)
+    try:
+        evidence = read_spans(written.evidence, video.duration_us)
+    except EvidenceError as error:
+        return context.reject(key, "bad_evidence", f"question {key}: its evidence {error}", raw, sha)
+    return _row(context, video, wish, answer, written, evidence)
+
+
+def _row(
+    context: Context,
+    video: Video,
+    wish: Wish,
+    answer: Answer,
+    written: WrittenChoice | WrittenOpen,
+    evidence: tuple[Span, ...],
+) -> Question:
+    category, kind, _ = wish
+    key = answer.request.key
+    options = [written.answer, *written.wrong_answers] if isinstance(written, WrittenChoice) else []
+    Random(context.seed("options", key)).shuffle(options)
+    return Question(
+        question_id=key,
+        video_id=video.video_id,
+        category=category,
+        kind=kind,
+        writer=Writer.MODEL,
+        question=written.question,
+        options=tuple(options),
+        answer=written.answer,
+        evidence=evidence,
+        derivation=None,
+        provenance=answer.provenance,
+    )
+
+
+STAGE = Stage(
+    name="question",
+    version=1,
+    row=Question,
+    reads=("ingest", "caption"),
+    run=run,
+    section=lambda config: config.question,
+    prompts=tuple(PROMPTS.values()),
+    roles=(Role.REASONER,),
+)

@@ -1,0 +1,105 @@
+"""Question -> Reasoning: the chain of thought that leads from what a video shows to the answer.
+
+Questions that a program derived are explained by program; for the others the reasoner is asked, which sees the captions
+of the whole video and, once more, those of the evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import cast
+
+from operators.explain import explain
+from operators.measure.sentence import clock
+from operators.models.client import Answer, Refusal, Request
+from operators.stage import Context, Stage
+from operators.storyboard import EvidenceError, read_spans, storyboard, tokens_for, within
+from operators.timeline import read_timeline
+from schemas.answers import ChainOfThought
+from schemas.base import Row
+from schemas.config import Role
+from schemas.provenance import Provenance
+from schemas.tables import Caption, Question, Reasoning
+
+PROMPT = "reason"
+
+
+def run(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
+    """One row, or one reject, for each question."""
+    yield from _explained(context, captions, [each for each in questions if each.derivation is not None])
+    yield from _thought(context, captions, [each for each in questions if each.derivation is None])
+
+
+def _explained(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Reasoning]:
+    if not questions:
+        return
+    timeline = read_timeline(captions)
+    for question in questions:
+        rng = Random(context.seed("explain", question.question_id))
+        yield Reasoning(
+            question_id=question.question_id,
+            video_id=question.video_id,
+            reasoning=explain(question, timeline, rng),
+            evidence=question.evidence,
+            provenance=Provenance(model="program"),
+        )
+
+
+def _thought(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
+    if not questions:
+        return
+    reasoner = context.models[Role.REASONER]
+    end_us = max(caption.end_us for caption in captions)
+    tokens = tokens_for(reasoner)
+    story = storyboard(captions, tokens)
+    requests = []
+    for question in questions:
+        prompt = context.prompts[PROMPT]
+        text = prompt.render(
+            story=story,
+            duration=clock(end_us),
+            evidence=storyboard(within(captions, question.evidence), tokens // 4),
+            question=question.question,
+            options=question.options,
+            answer=question.answer,
+        )
+        seed = context.seed("reason", question.question_id)
+        requests.append(Request(question.question_id, prompt, text, seed=seed))
+    for question, answer in zip(questions, reasoner.ask(requests), strict=True):
+        yield _row(context, question, answer, end_us)
+
+
+def _row(context: Context, question: Question, answer: Answer | Refusal, end_us: int) -> Row:
+    key = question.question_id
+    if isinstance(answer, Refusal):
+        message = f"reasoning of question {key}: {answer.message}"
+        return context.reject(key, answer.reason, message, answer.raw, answer.request_sha256)
+    raw, sha = answer.provenance.raw, answer.provenance.request_sha256
+    if answer.truncated:
+        message = f"reasoning of question {key}: the reasoner ran out of tokens; raise max_tokens of prompt {PROMPT}"
+        return context.reject(key, "truncated", message, raw, sha)
+    thought = cast(ChainOfThought, answer.value)
+    try:
+        evidence = read_spans(thought.evidence, end_us)
+    except EvidenceError as error:
+        return context.reject(key, "bad_evidence", f"reasoning of question {key}: its evidence {error}", raw, sha)
+    return Reasoning(
+        question_id=key,
+        video_id=question.video_id,
+        reasoning=thought.reasoning,
+        evidence=evidence,
+        provenance=answer.provenance,
+    )
+
+
+STAGE = Stage(
+    name="reason",
+    version=1,
+    row=Reasoning,
+    reads=("caption", "question"),
+    run=run,
+    section=lambda config: None,
+    prompts=(PROMPT,),
+    roles=(Role.REASONER,),
+)

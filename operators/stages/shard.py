@@ -1,0 +1,150 @@
+"""From samples to files: WebDataset tars (one record per source video) and Parquet tables (one row per sample).
+
+A tar record is `{video_id}.json` with everything asked about a video, and `{video_id}.mp4`, the video itself: however
+many questions it has, a video is stored, read and decoded once. Tars of a split hold equal numbers of records (+-1).
+Bytes follow from the samples, the videos and the seed alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import ffmpeg
+
+from operators.stage import Context, Scope, Stage
+from operators.store import sha256_of_file
+from operators.tar import TarWriter
+from operators.video.ffmpeg import FfmpegError, run_ffmpeg
+from schemas.arrow import rows_to_parquet
+from schemas.base import digest
+from schemas.config import Media
+from schemas.run import ReleaseFile
+from schemas.sample import Sample, WebDatasetRecord
+from schemas.tables import Reject, Split, Video
+
+_MP4_CONTAINERS = (".mp4", ".m4v", ".mov")
+_REMUX_SECONDS = 3600.0
+
+
+def run(context: Context, samples: list[Sample], videos: list[Video]) -> Iterator[ReleaseFile | Reject]:
+    """The files of a release as objects: `data/{split}/{name}-{split}-000000.tar` and `parquet/{split}.parquet`."""
+    samples_of: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        samples_of[sample.video_id].append(sample)
+    for split in Split:
+        chosen = [video for video in videos if any(sample.split is split for sample in samples_of[video.video_id])]
+        if not chosen:
+            continue
+        shuffled = sorted(chosen, key=lambda video: digest([context.config.seed, "order", video.video_id]))
+        groups = equal_groups(shuffled, context.config.shard.videos_per_tar)
+        missing: set[str] = set()
+        for index, group in enumerate(groups):
+            path = f"data/{split}/{context.config.name}-{split}-{index:06d}.tar"
+            written, rejects = _write_tar(context, path, group, samples_of)
+            missing |= {reject.key for reject in rejects}
+            yield from rejects
+            if written.videos:
+                yield written
+        rows = [sample for video in shuffled if video.video_id not in missing for sample in samples_of[video.video_id]]
+        if rows:
+            yield _write_parquet(context, f"parquet/{split}.parquet", rows, len(shuffled) - len(missing))
+
+
+def equal_groups(videos: Sequence[Video], at_most: int) -> list[Sequence[Video]]:
+    """As few groups as hold at most `at_most` each, in order, their sizes differing by at most one."""
+    count = -(-len(videos) // at_most)
+    bounds = [len(videos) * index // count for index in range(count + 1)]
+    return [videos[first:last] for first, last in pairwise(bounds)]
+
+
+def make_record(video: Video, samples: Sequence[Sample]) -> WebDatasetRecord:
+    """The `.json` member of a video's record."""
+    return WebDatasetRecord(
+        video_id=video.video_id,
+        split=samples[0].split,
+        video_category=video.category,
+        title=video.title,
+        licence=video.licence,
+        origin=video.origin,
+        duration_us=video.duration_us,
+        fps=video.fps,
+        width=video.width,
+        height=video.height,
+        sha256=video.sha256,
+        samples=tuple(samples),
+    )
+
+
+def _write_tar(
+    context: Context, path: str, videos: Sequence[Video], samples_of: dict[str, list[Sample]]
+) -> tuple[ReleaseFile, list[Reject]]:
+    local = context.scratch / Path(path).name
+    rejects = []
+    records = questions = 0
+    with TarWriter(local) as tar:
+        for video in videos:
+            record = make_record(video, samples_of[video.video_id])
+            if context.config.shard.media is Media.ORIGINAL:
+                try:
+                    tar.add_file(f"{video.video_id}.mp4", _as_mp4(context, video))
+                except (FfmpegError, OSError) as error:
+                    rejects.append(
+                        context.reject(
+                            video.video_id, "media_unavailable", f"video {video.video_id}: {error}", video.uri
+                        )
+                    )
+                    continue
+            tar.add_bytes(f"{video.video_id}.json", record.model_dump_json().encode())
+            records += 1
+            questions += len(record.samples)
+    return _stored(context, path, local, records, questions), rejects
+
+
+def _write_parquet(context: Context, path: str, samples: Sequence[Sample], videos: int) -> ReleaseFile:
+    local = context.scratch / Path(path).name
+    local.write_bytes(rows_to_parquet(samples, Sample))
+    return _stored(context, path, local, videos, len(samples))
+
+
+def _stored(context: Context, path: str, local: Path, videos: int, samples: int) -> ReleaseFile:
+    context.files.put_file(local)
+    file = ReleaseFile(
+        path=path,
+        sha256=sha256_of_file(local),
+        bytes=local.stat().st_size,
+        split=Path(path).stem if path.startswith("parquet/") else Path(path).parent.name,
+        videos=videos,
+        samples=samples,
+    )
+    local.unlink()
+    return file
+
+
+def _as_mp4(context: Context, video: Video) -> Path:
+    """A local MP4 of the source, its streams untouched: every record must have the same suffixes."""
+    local = context.files.fetch(video.uri, context.scratch)
+    if sha256_of_file(local) != video.sha256:
+        raise OSError(f"{video.uri} has changed since it was ingested; run the build again")
+    if local.suffix.lower() in _MP4_CONTAINERS:
+        return local
+    remuxed = context.scratch / f"{video.video_id}.mp4"
+    source = ffmpeg.input(str(local), fflags="+bitexact")
+    run_ffmpeg(
+        ffmpeg.output(source, str(remuxed), c="copy", movflags="+faststart", map_metadata=-1, fflags="+bitexact"),
+        timeout_seconds=_REMUX_SECONDS,
+    )
+    return remuxed
+
+
+STAGE = Stage(
+    name="shard",
+    version=1,
+    row=ReleaseFile,
+    reads=("assemble", "ingest"),
+    run=run,
+    section=lambda config: (config.shard.model_dump(mode="json"), config.name),
+    scope=Scope.BUILD,
+)

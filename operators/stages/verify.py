@@ -1,0 +1,160 @@
+"""Question, Reasoning -> Trial: which questions may stay.
+
+Checks in order, each on what the one before let through: `rules` (form), `blind` (a question that is answered without
+the video is out), `grounded` (derived questions are proved again from the captions, the others answered from their
+evidence). Every outcome is a row, whatever the verdict; every question that is out has a reject that says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+
+from operators.answers import same_answer
+from operators.proof import answer_again
+from operators.rules import form_problem
+from operators.stage import Context, Stage
+from operators.storyboard import storyboard, tokens_for, within
+from operators.trials import Paper, Result, put
+from schemas.base import Row, Span
+from schemas.config import Role
+from schemas.tables import Caption, Check, Derivation, Question, QuestionKind, Reasoning, Reject, Trial
+
+PROMPTS = {QuestionKind.CHOICE: "verify_choice", QuestionKind.OPEN: "verify_open"}
+
+Passed = list[Question]
+
+
+def run(
+    context: Context, captions: Sequence[Caption], questions: Sequence[Question], reasonings: Sequence[Reasoning]
+) -> Iterator[Row]:
+    """The trials of a video's questions, and the rejects."""
+    passed = yield from _rules(context, captions, questions, reasonings)
+    if context.config.verify.blind_trials:
+        passed = yield from _blind(context, passed)
+    yield from _proved(context, captions, [question for question in passed if question.derivation is not None])
+    yield from _grounded(context, captions, [question for question in passed if question.derivation is None])
+
+
+def _rules(
+    context: Context, captions: Sequence[Caption], questions: Sequence[Question], reasonings: Sequence[Reasoning]
+) -> Generator[Row, None, Passed]:
+    covered = (
+        Span(start_us=min(each.start_us for each in captions), end_us=max(each.end_us for each in captions))
+        if captions
+        else None
+    )
+    reasoned = {reasoning.question_id: reasoning for reasoning in reasonings}
+    passed: Passed = []
+    for question in questions:
+        problem = form_problem(question, reasoned.get(question.question_id), covered, passed)
+        yield _trial(question, Check.RULES, answer="", passed=problem is None)
+        if problem is None:
+            passed.append(question)
+        else:
+            yield context.reject(question.question_id, problem.reason, problem.message, question.provenance.raw)
+    return passed
+
+
+def _blind(context: Context, questions: Sequence[Question]) -> Generator[Row, None, Passed]:
+    settings = context.config.verify
+    passed: Passed = []
+    for result in _put(context, Check.BLIND, [Paper(question, settings.blind_trials) for question in questions]):
+        problem = _unanswered(context, result)
+        if problem is None and result.share >= settings.blind_limit:
+            message = (
+                f"right without the video in {result.correct} of {settings.blind_trials} trials (limit "
+                f"{settings.blind_limit:g}); ask for what only the video shows"
+            )
+            problem = _reject(context, result.question, "answerable_blind", message)
+        yield from _outcome(context, result, problem)
+        if problem is None:
+            passed.append(result.question)
+    return passed
+
+
+def _proved(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
+    for question in questions:
+        assert question.derivation is not None
+        again = answer_again(question.derivation, captions)
+        proved = again is not None and same_answer(again, question.answer, QuestionKind.OPEN)
+        yield _trial(question, Check.GROUNDED, answer=again or "", passed=proved)
+        if not proved:
+            yield _reject(context, question, "proof_failed", _disproof(question, question.derivation, again))
+
+
+def _disproof(question: Question, derivation: Derivation, again: str | None) -> str:
+    found = "nothing" if again is None else repr(again)
+    return (
+        f"the captions give {found} for {derivation.template} of {derivation.subjects}, not {question.answer!r}; "
+        f"derive it again from these captions"
+    )
+
+
+def _grounded(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
+    settings = context.config.verify
+    tokens = tokens_for(context.models[Role.JUDGE])
+    papers = [
+        Paper(question, settings.grounded_trials, story=storyboard(within(captions, question.evidence), tokens))
+        for question in questions
+    ]
+    for result in _put(context, Check.GROUNDED, papers):
+        problem = _unanswered(context, result)
+        if problem is None and result.share < settings.grounded_limit:
+            message = (
+                f"answered as {result.question.answer!r} from its evidence in {result.correct} of "
+                f"{settings.grounded_trials} trials (limit {settings.grounded_limit:g}); its evidence or its answer is "
+                f"wrong"
+            )
+            problem = _reject(context, result.question, "not_grounded", message)
+        yield from _outcome(context, result, problem)
+
+
+def _put(context: Context, check: Check, papers: Sequence[Paper]) -> list[Result]:
+    prompts = {kind: context.prompts[prompt] for kind, prompt in PROMPTS.items()}
+    return put(context, check, context.models[Role.JUDGE], prompts, papers) if papers else []
+
+
+def _outcome(context: Context, result: Result, problem: Reject | None) -> Iterator[Row]:
+    yield result.trial(passed=problem is None)
+    yield from result.rejects(context)
+    if problem is not None:
+        yield problem
+
+
+def _unanswered(context: Context, result: Result) -> Reject | None:
+    """Silence proves nothing: a judge that gives no usable answer has not shown that the question is a good one."""
+    if not result.unanswered:
+        return None
+    message = f"the judge gave no usable answer in check {result.check}; see its other rejects, or take another judge"
+    return _reject(context, result.question, "unanswered", message)
+
+
+def _trial(question: Question, check: Check, answer: str, passed: bool) -> Trial:
+    """The outcome of a check that needs no model."""
+    return Trial(
+        question_id=question.question_id,
+        video_id=question.video_id,
+        check=check,
+        n=1,
+        correct=int(passed),
+        answers=(answer,) if answer else (),
+        passed=passed,
+        provenance=(),
+    )
+
+
+def _reject(context: Context, question: Question, reason: str, message: str) -> Reject:
+    named = f"question {question.question_id} ({question.question!r}): {message}"
+    return context.reject(question.question_id, reason, named, question.provenance.raw)
+
+
+STAGE = Stage(
+    name="verify",
+    version=1,
+    row=Trial,
+    reads=("caption", "question", "reason"),
+    run=run,
+    section=lambda config: config.verify,
+    prompts=(*PROMPTS.values(), "judge"),
+    roles=(Role.JUDGE,),
+)

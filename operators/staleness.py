@@ -1,0 +1,128 @@
+"""What a new run would have to compute: the keys of a build walked without running anything."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from operators.models.session import resolve
+from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
+from operators.runner import WHOLE_BUILD, UnitInput, stage_key
+from operators.runs import RunFolder
+from operators.sources import read_sources
+from operators.store import Store
+from schemas.base import digest
+from schemas.config import BuildConfig
+from schemas.run import Commit, StageKey
+from schemas.tables import Source
+
+
+@dataclass(frozen=True)
+class Staleness:
+    """Units to compute, by stage, and why: one line for each kind of change."""
+
+    stale: Mapping[str, int]
+    reasons: tuple[str, ...]
+
+    @property
+    def is_stale(self) -> bool:
+        return any(self.stale.values())
+
+
+def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, str] = os.environ) -> Staleness:
+    """Compare what is committed with what `config` asks for now, given today's sources, prompts, code and models.
+
+    A unit whose early stage is stale counts as stale in every later one, since its inputs are not known yet.
+
+    Raises:
+        SourceError: the sources cannot be listed.
+    """
+    resolved = config.model_copy(update={"models": resolve(config.models, environ)})
+    sources = read_sources(config.source, config.media_root).sources
+    before = _previous_keys(previous)
+    stale: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    tables: dict[str, dict[str, str]] = {name: {} for name in VIDEO_STAGES}
+    for source in sources:
+        _walk_video(previous.store, resolved, source, before, tables, stale, reasons)
+    known = {unit for name, unit in before if name == VIDEO_STAGES[0]}
+    if gone := known - {source.source_id for source in sources}:
+        reasons[f"{len(gone)} videos are gone from the source"] += 1
+    if not any(stale.values()):
+        _walk_build(previous.store, resolved, before, tables, stale, reasons)
+    elif stale.total():
+        stale.update(dict.fromkeys(BUILD_STAGES, 1))
+    lines = [f"{text} ({count} units)" if count > 1 else text for text, count in reasons.items()]
+    return Staleness({name: stale[name] for name in (*VIDEO_STAGES, *BUILD_STAGES)}, tuple(lines))
+
+
+def _walk_video(
+    store: Store,
+    config: BuildConfig,
+    source: Source,
+    before: Mapping[tuple[str, str], StageKey],
+    tables: dict[str, dict[str, str]],
+    stale: Counter[str],
+    reasons: Counter[str],
+) -> None:
+    unit = source.source_id
+    for position, name in enumerate(VIDEO_STAGES):
+        read = {other: (tables[other][unit],) for other in stage(name).reads if other != "source"}
+        key = stage_key(stage(name), config, UnitInput(unit, read, (source,)))
+        commit = store.find_commit(name, digest(key))
+        if commit is None:
+            reasons[explain(before.get((name, unit)), key)] += 1
+            stale.update(VIDEO_STAGES[position:])
+            return
+        tables[name][unit] = commit.rows_sha256
+
+
+def _walk_build(
+    store: Store,
+    config: BuildConfig,
+    before: Mapping[tuple[str, str], StageKey],
+    tables: dict[str, dict[str, str]],
+    stale: Counter[str],
+    reasons: Counter[str],
+) -> None:
+    for position, name in enumerate(BUILD_STAGES):
+        read = {other: tuple(sha for _, sha in sorted(tables[other].items())) for other in stage(name).reads}
+        key = stage_key(stage(name), config, UnitInput(WHOLE_BUILD, read))
+        commit = store.find_commit(name, digest(key))
+        if commit is None:
+            reasons[explain(before.get((name, WHOLE_BUILD)), key)] += 1
+            stale.update(BUILD_STAGES[position:])
+            return
+        tables[name] = {WHOLE_BUILD: commit.rows_sha256}
+
+
+def explain(before: StageKey | None, now: StageKey) -> str:
+    """Which part of a stage's key has changed, in words."""
+    if before is None:
+        return "a new video" if now.unit != WHOLE_BUILD else f"{now.stage} has not run yet"
+    changes = []
+    for old, new in zip(before.prompts, now.prompts, strict=False):
+        if old != new:
+            changes.append(f"prompt {new.prompt_id} changed")
+    for old_model, new_model in zip(before.models, now.models, strict=False):
+        if old_model != new_model:
+            changes.append(f"model of the {new_model.role} changed from {old_model.model} to {new_model.model}")
+    if before.section != now.section:
+        changes.append(f"settings changed from {before.section} to {now.section}")
+    if before.version != now.version:
+        changes.append(f"code changed from version {before.version} to {now.version}")
+    if before.seed != now.seed:
+        changes.append(f"seed changed from {before.seed} to {now.seed}")
+    for old_input, new_input in zip(before.inputs, now.inputs, strict=False):
+        if old_input != new_input:
+            changes.append("source file changed" if new_input.stage == "source" else f"{new_input.stage} rows changed")
+    return f"{now.stage}: " + ("; ".join(changes) or "its commit was taken back")
+
+
+def _previous_keys(previous: RunFolder) -> dict[tuple[str, str], StageKey]:
+    commits: list[tuple[str, Commit]] = [
+        (unit, commit) for record in previous.records() for unit, commit in record.commits.items()
+    ]
+    return {(commit.key.stage, unit): commit.key for unit, commit in commits}

@@ -1,0 +1,206 @@
+"""Content-addressed tables and files on any fsspec path, and the commits that name them.
+
+    objects/ab/abcd….parquet     bytes under their sha256: written beside, then renamed; never changed, never half there
+    commits/{stage}/{key}.json   the manifest of a finished (stage, unit), written last; the first writer wins
+    journal/{stage}/{unit}/      model answers of running units (operators.models.journal)
+
+A killed writer leaves at most a file under `tmp/`. Two writers of the same object write the same bytes; two writers of
+the same commit agree on the first one, and both go on with what it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from schemas.arrow import rows_from_parquet, rows_to_parquet
+from schemas.base import Row
+from schemas.errors import Outage, SchemaError
+from schemas.run import Commit
+
+R = TypeVar("R", bound=Row)
+
+_CHUNK = 1 << 20
+
+
+class StoreError(Outage):
+    """The store cannot be read or written; the message names the address and the way out."""
+
+
+class Store:
+    """Objects and commits under one address, local or remote."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+
+    # --- bytes -------------------------------------------------------------------------------------------------------
+
+    def put_bytes(self, data: bytes, suffix: str) -> str:
+        """Store bytes under their hash; returns the sha256. `suffix` includes the dot."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.write(object_path(sha256, suffix), data, replace=False)
+        return sha256
+
+    def put_file(self, path: Path) -> str:
+        """Store a local file; returns its address relative to the store, `objects/ab/ab….mp4`."""
+        address = object_path(sha256_of_file(path), path.suffix)
+        if not self.exists(address):
+            if self.is_local:
+                self._publish_local(address, lambda partial: shutil.copyfile(path, partial))
+            else:
+                self.fs.put_file(str(path), self._path(address))
+        return address
+
+    def fetch(self, uri: str, folder: Path) -> Path:
+        """A local path of an object of this store, or of a file anywhere (`s3://…`); remote ones land in the folder."""
+        address = self._path(uri) if uri.startswith("objects/") else uri
+        fs, path = (self.fs, address) if uri.startswith("objects/") else fsspec.core.url_to_fs(uri)
+        if isinstance(fs, LocalFileSystem):
+            return Path(path)
+        local = folder / Path(path).name
+        if not local.exists():
+            fs.get_file(path, str(local))
+        return local
+
+    # --- tables ------------------------------------------------------------------------------------------------------
+
+    def put_rows(self, rows: Iterable[R], model: type[R]) -> str:
+        """Store a table; returns the sha256 of its Parquet bytes."""
+        return self.put_bytes(rows_to_parquet(rows, model), ".parquet")
+
+    def get_rows(self, sha256: str, model: type[R]) -> list[R]:
+        """The rows of a stored table.
+
+        Raises:
+            SchemaError: the bytes do not fit the model, or are not those that were stored.
+        """
+        address = object_path(sha256, ".parquet")
+        data = self.read(address)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise SchemaError(
+                f"{self.url}/{address}: damaged, its bytes do not match its name; delete it and build again"
+            )
+        return rows_from_parquet(data, model, f"{self.url}/{address}")
+
+    # --- commits -----------------------------------------------------------------------------------------------------
+
+    def find_commit(self, stage: str, key_sha256: str) -> Commit | None:
+        """The commit of a key, or None when it has not been made."""
+        try:
+            return Commit.model_validate_json(self.read(_commit_path(stage, key_sha256)))
+        except FileNotFoundError:
+            return None
+
+    def commit(self, commit: Commit) -> Commit:
+        """Publish a commit. If another worker has committed the key meanwhile, theirs is returned, and holds."""
+        address = _commit_path(commit.key.stage, commit.key_sha256)
+        self.write(address, commit.model_dump_json(indent=1).encode(), replace=False)
+        return Commit.model_validate_json(self.read(address))
+
+    def forget_commit(self, stage: str, key_sha256: str) -> None:
+        """Take a commit back, so that its unit is computed again (replay). Objects stay."""
+        self.remove(_commit_path(stage, key_sha256))
+
+    # --- plain files -------------------------------------------------------------------------------------------------
+
+    def exists(self, address: str) -> bool:
+        return self.fs.exists(self._path(address))
+
+    def read(self, address: str) -> bytes:
+        return self.fs.cat_file(self._path(address))
+
+    def write(self, address: str, data: bytes, *, replace: bool = True) -> None:
+        """Write a whole file at once. With `replace=False` an existing file is kept as it is.
+
+        Raises:
+            StoreError: no space left, or no right to write.
+        """
+        if not replace and self.exists(address):
+            return
+        if self.is_local:
+            self._publish_local(address, lambda partial: partial.write_bytes(data), replace=replace)
+        else:
+            with contextlib.suppress(FileExistsError):
+                self.fs.pipe_file(self._path(address), data, mode="overwrite" if replace else "create")
+
+    def list(self, address: str) -> list[str]:
+        """Addresses of the files directly under a folder, sorted; an absent folder is empty."""
+        folder = self._path(address)
+        if not self.fs.exists(folder):
+            return []
+        return sorted(
+            f"{address}/{entry['name'].rsplit('/', 1)[1]}"
+            for entry in self.fs.ls(folder, detail=True, refresh=True)
+            if entry["type"] == "file"
+        )
+
+    def remove(self, address: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self._path(address))
+
+    def _path(self, address: str) -> str:
+        return f"{self.root}/{address}"
+
+    def _publish_local(self, address: str, write: Callable[[Path], object], *, replace: bool = False) -> None:
+        final = Path(self._path(address))
+        partial = Path(self._path("tmp")) / f"{uuid.uuid4().hex}-{final.name}"
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            write(partial)
+            _sync(partial)
+            if replace:
+                partial.replace(final)
+            else:
+                with contextlib.suppress(FileExistsError):
+                    os.link(partial, final)  # unlike a rename, this fails when another writer was first
+            _sync(final.parent)
+        except OSError as error:
+            raise StoreError(_explain(error, self.url)) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def object_path(sha256: str, suffix: str) -> str:
+    """Address of an object: two hex digits of fan-out keep folders small."""
+    return f"objects/{sha256[:2]}/{sha256}{suffix}"
+
+
+def sha256_of_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, read in chunks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _commit_path(stage: str, key_sha256: str) -> str:
+    return f"commits/{stage}/{key_sha256}.json"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(error: OSError, url: str) -> str:
+    ways_out = {
+        errno.ENOSPC: "the disk is full; free some space and run again, finished work is kept",
+        errno.EDQUOT: "the disk quota is used up; free some space and run again, finished work is kept",
+        errno.EACCES: "no permission to write; choose another `out` or change its owner",
+        errno.EROFS: "the file system is read-only; choose another `out`",
+    }
+    return f"{url}: {ways_out.get(error.errno or 0, str(error))}"

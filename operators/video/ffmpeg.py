@@ -1,0 +1,84 @@
+"""Runs ffmpeg safely: which executable, and how a stream specification becomes a process.
+
+Guarantees: no shell; file names can act neither as options nor as URLs nor as playlists that lead elsewhere; a process
+that takes too long is killed; a failure says which file, how it ended and what ffmpeg printed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+import imageio_ffmpeg
+
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,gif,rm,wtv,ivf,dv"
+"""Demuxers that may open a source. Playlists and concatenation scripts (hls, dash, concat, sdp, ...) follow references
+to other files and addresses, so they are not among them."""
+
+CONFINEMENT = {"protocol_whitelist": "file,pipe", "format_whitelist": CONTAINERS}
+"""Options for every input, of the executable and of PyAV alike."""
+
+
+class FfmpegError(RuntimeError):
+    """ffmpeg failed or was killed; the message names the file, the exit and ffmpeg's last words."""
+
+
+@cache
+def ffmpeg_executable() -> str:
+    """The system's ffmpeg if there is one on the PATH, else the one that `imageio-ffmpeg` carries.
+
+    Raises:
+        FfmpegError: there is neither.
+    """
+    if found := shutil.which("ffmpeg"):
+        return found
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise FfmpegError(
+            "no ffmpeg found: install it (apt install ffmpeg), or imageio-ffmpeg from a wheel, which carries one"
+        ) from error
+
+
+def file_url(path: Path) -> str:
+    """The one spelling of a local file that ffmpeg cannot take for anything else, whatever its name is."""
+    return f"file:{path}"
+
+
+def run_ffmpeg(stream: Any, timeout_seconds: float) -> None:
+    """Run an ffmpeg-python stream specification with file inputs and one file output, which is overwritten.
+
+    Raises:
+        FfmpegError: ffmpeg ended with an error, or was killed after `timeout_seconds`.
+    """
+    *arguments, target = ffmpeg.get_args(stream)
+    command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
+    command += [*_confined(arguments), _as_file(target)]
+    try:
+        ended = subprocess.run(command, capture_output=True, timeout=timeout_seconds, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise FfmpegError(
+            f"{target}: ffmpeg did not finish within {timeout_seconds:.0f} s and was killed; "
+            f"look at the source or allow more time"
+        ) from error
+    if ended.returncode != 0:
+        last_words = " | ".join(ended.stderr.decode(errors="replace").strip().splitlines()[-5:])
+        raise FfmpegError(f"{target}: ffmpeg ended with {ended.returncode}: {last_words or 'no message'}")
+
+
+def _confined(arguments: list[str]) -> list[str]:
+    """The arguments with every input reduced to a plain file in a known container."""
+    confined: list[str] = []
+    options = [text for name, value in CONFINEMENT.items() for text in (f"-{name}", value)]
+    rest = iter(arguments)
+    for argument in rest:
+        confined += [*options, "-i", _as_file(next(rest))] if argument == "-i" else [argument]
+    return confined
+
+
+def _as_file(name: str) -> str:
+    return name if name.startswith("file:") else f"file:{name}"

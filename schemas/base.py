@@ -1,0 +1,64 @@
+"""What all models share: strictness, identifiers, spans of time, boxes, and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
+"""A key that is legal in tar member names, in file names and in every loader: letters, digits, `_` and `-`."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Microseconds = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Model(BaseModel):
+    """Immutable, and an unknown field is an error: a misspelt option never passes silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Row(Model):
+    """One row of a table."""
+
+
+class Span(Model):
+    """A half-open piece of a video's timeline, `[start_us, end_us)`, in microseconds."""
+
+    start_us: Microseconds
+    end_us: Microseconds
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Span:
+        if self.end_us <= self.start_us:
+            raise ValueError(f"a span must end after it starts, got [{self.start_us}, {self.end_us})")
+        return self
+
+
+class Box(Model):
+    """A rectangle on a frame, as fractions of its displayed width (x) and height (y), origin at the top left."""
+
+    x0: Fraction
+    y0: Fraction
+    x1: Fraction
+    y1: Fraction
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces. Models are dumped first."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, BaseModel):
+            return item.model_dump(mode="json")
+        raise TypeError(f"{type(item).__name__} has no canonical JSON form")
+
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=plain)
+
+
+def digest(value: Any) -> str:
+    """sha256 (64 hex digits) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,0 +1,296 @@
+"""The tables between stages, one row type each: from `Source`, where a build starts, to `Trial`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field, model_validator
+
+from schemas.base import Box, Fraction, Identifier, Microseconds, Row, Sha256, Span
+from schemas.provenance import Provenance
+
+
+class VideoCategory(StrEnum):
+    """The 12 categories of LongVideo-Reason (arXiv 2507.07966, fig. 3)."""
+
+    TRAVEL_EVENTS = "travel_events"
+    SPORTS = "sports"
+    EDUCATION = "education"
+    PETS_ANIMALS = "pets_animals"
+    PEOPLE_BLOGS = "people_blogs"
+    NEWS_POLITICS = "news_politics"
+    MUSIC = "music"
+    SCIENCE_TECHNOLOGY = "science_technology"
+    COMEDY = "comedy"
+    ENTERTAINMENT = "entertainment"
+    FILM = "film"
+    GAMING = "gaming"
+    UNKNOWN = "unknown"
+
+
+class QuestionCategory(StrEnum):
+    """What a question asks for (arXiv 2507.07966, section 3)."""
+
+    TEMPORAL = "temporal"
+    GOAL = "goal"
+    PLOT = "plot"
+    SPATIAL = "spatial"
+
+
+class QuestionKind(StrEnum):
+    """`choice`: lettered options, one right. `open`: a short free answer."""
+
+    CHOICE = "choice"
+    OPEN = "open"
+
+
+class Split(StrEnum):
+    """Who may see a source video's samples. All samples of a source, and of its near-duplicates, share one split."""
+
+    EVAL = "eval"
+    SFT = "sft"
+    RL = "rl"
+
+
+class Annotation(Span):
+    """A human's or an earlier tool's text about a span, on the full video's timeline."""
+
+    kind: str
+    """`caption`, `narration`, `speech` or `summary` (Shot2Story's captions, audio_captions, ASR, whole_caption)."""
+    text: str
+
+
+class Source(Row):
+    """One video as the user named it, before anything was opened."""
+
+    source_id: Identifier
+    uri: str
+    """Local path or fsspec URL of the full video."""
+    fingerprint: str
+    """What changes when the file does: size and modification time, or the object store's ETag."""
+    title: str = ""
+    category: VideoCategory = VideoCategory.UNKNOWN
+    licence: str = ""
+    origin: str = ""
+    """Where the video comes from: a channel, an address, a data set."""
+    split_hint: Split | None = None
+    """Forces this video's split."""
+    annotations: tuple[Annotation, ...] = ()
+
+
+class Video(Row):
+    """One readable source video, as measured from its packets and key frames."""
+
+    video_id: Identifier
+    uri: str
+    sha256: Sha256
+    """Of the file's bytes."""
+    perceptual_hash: str = Field(pattern=r"^[0-9a-f]{128}$")
+    """Eight 64-bit difference hashes (dHash) of frames spread over the video, as 128 hex digits."""
+    size_bytes: int = Field(gt=0)
+    duration_us: int = Field(gt=0)
+    """From the first frame's start to the last frame's end."""
+    width: int = Field(gt=0)
+    """Displayed pixels, after rotation."""
+    height: int = Field(gt=0)
+    fps: float = Field(gt=0)
+    """Mean frames per second over the whole video."""
+    variable_frame_rate: bool
+    frame_count: int = Field(gt=0)
+    rotation: int = Field(ge=0, lt=360)
+    """Degrees clockwise that the display matrix asks for; already applied to width and height."""
+    codec: str
+    pixel_format: str
+    transfer: str
+    """Transfer characteristics as ffmpeg names them (`bt709`, `smpte2084` = HDR10, `arib-std-b67` = HLG, `unknown`)."""
+    audio_codec: str
+    """Empty when the video has no sound."""
+    title: str
+    category: VideoCategory
+    licence: str
+    origin: str
+    split_hint: Split | None
+    annotations: tuple[Annotation, ...]
+
+
+class Boundary(StrEnum):
+    """Why a clip ends where it ends."""
+
+    SHOT = "shot"
+    FIXED = "fixed"
+    END = "end"
+
+
+class Cut(StrEnum):
+    """How a clip's file came to be."""
+
+    NONE = "none"
+    """Not written: the clip is a span of its source."""
+    COPY = "copy"
+    ENCODE = "encode"
+
+
+class Clip(Row):
+    """A span of about ten seconds. A video's clips tile it: every microsecond belongs to exactly one."""
+
+    clip_id: Identifier
+    """`{video_id}_{start_us:012d}`"""
+    video_id: Identifier
+    index: int = Field(ge=0)
+    start_us: Microseconds
+    end_us: Microseconds
+    boundary: Boundary
+    shot_starts_us: tuple[Microseconds, ...]
+    """Where new shots begin inside the clip (its own start not counted unless a shot begins there)."""
+    cut: Cut
+    uri: str | None
+    """Address of the written clip, relative to the store; None when it was not written."""
+    frame_count: int = Field(ge=0)
+    """Frames of the source whose time lies in the span."""
+    motion: Fraction
+    """Mean absolute difference of luma between neighbouring analysis frames, 0 to 1."""
+    sharpness: float = Field(ge=0)
+    """Mean variance of the Laplacian of luma (8-bit levels) at analysis size."""
+    brightness: Fraction
+    """Mean luma, 0 black to 1 white."""
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Clip:
+        if self.end_us <= self.start_us:
+            raise ValueError(f"clip {self.clip_id}: ends at {self.end_us} us, not after its start {self.start_us} us")
+        return self
+
+
+class DetectedObject(Row):
+    """Something seen at one moment."""
+
+    label: str
+    box: Box
+    time_us: Microseconds
+    score: Fraction
+
+
+class ScreenText(Span):
+    """A text on screen. Its span is bounded by the frames that were read: it was visible from the first to the last."""
+
+    text: str
+    box: Box
+    score: Fraction
+    """Mean confidence of the reader over the frames."""
+
+
+class CaptionStatus(StrEnum):
+    """`truncated`: the model ran out of tokens; the text is kept and marked."""
+
+    OK = "ok"
+    TRUNCATED = "truncated"
+
+
+class Caption(Row):
+    """What is seen (and heard) in one clip."""
+
+    clip_id: Identifier
+    video_id: Identifier
+    start_us: Microseconds
+    end_us: Microseconds
+    text: str = Field(min_length=1)
+    objects: tuple[DetectedObject, ...]
+    screen_texts: tuple[ScreenText, ...]
+    colours: tuple[str, ...]
+    """Names of the dominant colours, largest area first."""
+    speech: str
+    frame_times_us: tuple[Microseconds, ...]
+    """Exact times, on the video's timeline, of the frames that the caption is made from."""
+    status: CaptionStatus
+    provenance: Provenance
+
+
+class Template(StrEnum):
+    """Programmatic questions: what is asked of the timeline of on-screen texts (operators.timeline)."""
+
+    ORDER = "order"
+    AFTER = "after"
+    BEFORE = "before"
+    COUNT = "count"
+    DURATION = "duration"
+    WHEN = "when"
+    REGION = "region"
+
+
+class Derivation(Row):
+    """How a programmatic question follows from the timeline, so that a check can derive its answer again."""
+
+    template: Template
+    subjects: tuple[str, ...]
+    """The on-screen texts that the question is about."""
+
+
+class Question(Row):
+    """A question about one video, before verification. `answer` is a text; letters come when samples are made."""
+
+    question_id: Identifier
+    video_id: Identifier
+    category: QuestionCategory
+    kind: QuestionKind
+    writer: str
+    """`program` or `model`."""
+    question: str = Field(min_length=1)
+    options: tuple[str, ...]
+    """The texts to choose from, the right one among them; empty for open questions."""
+    answer: str = Field(min_length=1)
+    evidence: tuple[Span, ...]
+    """The spans that one must have seen to answer."""
+    derivation: Derivation | None
+    provenance: Provenance
+
+
+class Reasoning(Row):
+    """A chain of thought from the evidence to the answer."""
+
+    question_id: Identifier
+    video_id: Identifier
+    reasoning: str = Field(min_length=1)
+    evidence: tuple[Span, ...]
+    provenance: Provenance
+
+
+class Check(StrEnum):
+    """`rules`: form. `blind`: without the video. `grounded`: from the evidence. `difficulty`: the target, n times."""
+
+    RULES = "rules"
+    BLIND = "blind"
+    GROUNDED = "grounded"
+    DIFFICULTY = "difficulty"
+
+
+class Trial(Row):
+    """The outcome of one check of one question. Kept whatever the verdict, so that thresholds can be chosen later."""
+
+    question_id: Identifier
+    video_id: Identifier
+    check: Check
+    n: int = Field(ge=0)
+    """Answers asked for."""
+    correct: int = Field(ge=0)
+    """Answers that agree with the question's own."""
+    answers: tuple[str, ...]
+    passed: bool
+    provenance: tuple[Provenance, ...]
+
+
+class Reject(Row):
+    """A row that a stage could not or would not pass on: counted, reported, replayable."""
+
+    stage: str
+    unit: str
+    """The source video, or `all` for a stage over the whole build."""
+    key: str
+    """The row's own key: source, clip or question id."""
+    reason: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """A typed reason, e.g. `unreadable_video`, `schema`, `answerable_blind`."""
+    message: str
+    """Names the thing, the value and the way out."""
+    raw: str = ""
+    """The text that was refused, whole."""
+    request_sha256: str = ""
+    """The model request behind it, if any."""

@@ -1,0 +1,44 @@
+"""Fixtures for all tests: an S3-compatible server, and no model endpoints from the outside."""
+
+import os
+import uuid
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_endpoints_from_outside(monkeypatch):
+    """Tests must not talk to whatever models the developer has configured."""
+    for name in [name for name in os.environ if name.startswith(("LVR_", "AIRFLOW_CONN_"))]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of a real HTTP server that speaks S3."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_server, monkeypatch):
+    """The URL of a fresh bucket, `s3://…`; the environment points fsspec's S3 to the server."""
+    import s3fs
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    bucket = f"lvr-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    yield f"s3://{bucket}"
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -1,0 +1,112 @@
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators.stage import Context
+from operators.stages.shard import STAGE, equal_groups
+from operators.store import Store, object_path, sha256_of_file
+from operators.video.packets import UnreadableVideo
+from operators.video.probe import probe
+from schemas.arrow import rows_from_parquet
+from schemas.config import BuildConfig, Media, ShardConfig
+from schemas.sample import Sample
+from schemas.tables import Reject, Split
+from tests.support.rows import make_sample, make_video
+from tests.support.videos import counting_video
+
+
+def make_source(path: Path, content: bytes | None = None):
+    """A video row whose file holds these bytes (an MP4 as far as anyone looks), or is what is there."""
+    if content is not None:
+        path.write_bytes(content)
+    return make_video(path.stem).model_copy(update={"uri": str(path), "sha256": sha256_of_file(path)})
+
+
+def shard(tmp_path, samples, videos, **settings):
+    """The stage's rows, and its store."""
+    config = BuildConfig(source="a", out="b", name="demo", shard=ShardConfig(**settings))
+    store = Store(str(tmp_path / "out"))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return list(STAGE.run(Context(STAGE.name, "all", config, {}, {}, store, scratch), samples, videos)), store
+
+
+def members(store, file):
+    with tarfile.open(store.fetch(object_path(file.sha256, ".tar"), Path())) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+@pytest.fixture
+def films(tmp_path):
+    return [make_source(tmp_path / f"film{number}.mp4", bytes([number]) * 1000) for number in range(5)]
+
+
+def test_a_record_is_a_video_with_everything_asked_about_it(tmp_path, films):
+    samples = [make_sample(1, films[0]), make_sample(2, films[0])]
+    [tar, table], store = shard(tmp_path, samples, films)
+    assert (tar.path, tar.split, tar.videos, tar.samples) == ("data/sft/demo-sft-000000.tar", "sft", 1, 2)
+    assert (table.path, table.videos, table.samples) == ("parquet/sft.parquet", 1, 2)
+    content = members(store, tar)
+    assert list(content) == ["film0.mp4", "film0.json"]
+    assert content["film0.mp4"] == bytes([0]) * 1000
+    record = json.loads(content["film0.json"])
+    assert [sample["question_id"] for sample in record["samples"]] == ["q0001", "q0002"]
+    assert rows_from_parquet(store.read(object_path(table.sha256, ".parquet")), Sample, "t") == samples
+
+
+def test_splits_get_folders_of_their_own_and_tars_equal_numbers(tmp_path, films):
+    samples = [make_sample(number, film) for number, film in enumerate(films[:4])]
+    samples.append(make_sample(9, films[4], Split.EVAL))
+    files, _ = shard(tmp_path, samples, films, videos_per_tar=3)
+    assert sorted((file.path, file.videos) for file in files if file.path.startswith("data")) == [
+        ("data/eval/demo-eval-000000.tar", 1), ("data/sft/demo-sft-000000.tar", 2), ("data/sft/demo-sft-000001.tar", 2),
+    ]  # fmt: skip
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path, films):
+    samples = [make_sample(number, film) for number, film in enumerate(films)]
+    (tmp_path / "again").mkdir()
+    assert shard(tmp_path, samples, films)[0] == shard(tmp_path / "again", samples, films[::-1])[0]
+
+
+def test_without_media_a_record_is_its_text(tmp_path, films):
+    [tar, _], store = shard(tmp_path, [make_sample(1, films[0])], films, media=Media.NONE)
+    assert list(members(store, tar)) == ["film0.json"]
+
+
+def test_another_container_becomes_mp4_with_its_streams_untouched(tmp_path):
+    film = make_source(counting_video(tmp_path / "film.mkv", seconds=1))
+    [tar, _], store = shard(tmp_path, [make_sample(1, film)], [film])
+    (tmp_path / "out.mp4").write_bytes(members(store, tar)["film.mp4"])
+    assert (probe(tmp_path / "out.mp4").frame_count, probe(tmp_path / "out.mp4").codec) == (30, "h264")
+
+
+def test_a_video_that_has_changed_or_gone_is_a_reject_and_leaves_no_trace(tmp_path, films):
+    Path(films[0].uri).write_bytes(b"other")
+    Path(films[1].uri).unlink()
+    rows, _ = shard(tmp_path, [make_sample(number, film) for number, film in enumerate(films)], films)
+    rejects = {row.key: row for row in rows if isinstance(row, Reject)}
+    assert rejects.keys() == {"film0", "film1"}
+    assert "has changed since it was ingested" in rejects["film0"].message
+    assert {(row.videos, row.samples) for row in rows if not isinstance(row, Reject)} == {(3, 3)}
+
+
+def test_an_unreadable_container_is_a_reject(tmp_path):
+    film = make_source(tmp_path / "film.webm", b"not a video")
+    with pytest.raises(UnreadableVideo):
+        probe(Path(film.uri))
+    [reject], _ = shard(tmp_path, [make_sample(1, film)], [film])
+    assert (reject.key, reject.reason) == ("film", "media_unavailable")
+
+
+@given(st.integers(1, 500), st.integers(1, 60))
+def test_groups_are_few_equal_and_in_order(count, at_most):
+    groups = equal_groups(range(count), at_most)
+    assert [item for group in groups for item in group] == list(range(count))
+    sizes = {len(group) for group in groups}
+    assert max(sizes) <= at_most and max(sizes) - min(sizes) <= 1
+    assert len(groups) == -(-count // at_most)

@@ -1,0 +1,92 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from operators.isolate import ChildFailed, run_isolated
+
+
+def multiply(a, b):
+    return a * b, os.getpid()
+
+
+def refuse(text):
+    raise KeyError(text)
+
+
+def kill_itself():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def start_a_sleeper_and_hang(path):
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(path).write_text(str(sleeper.pid))
+    time.sleep(600)
+
+
+def test_the_result_comes_from_another_process():
+    product, pid = run_isolated(multiply, 6, 7, timeout_seconds=60)
+    assert product == 42 and pid != os.getpid()
+
+
+def test_an_exception_is_raised_here_as_it_was():
+    with pytest.raises(KeyError, match="no such clip"):
+        run_isolated(refuse, "no such clip", timeout_seconds=60)
+
+
+def test_a_crash_is_a_typed_failure():
+    with pytest.raises(ChildFailed, match="SIGSEGV") as failed:
+        run_isolated(kill_itself, timeout_seconds=60)
+    assert failed.value.reason == "crashed"
+
+
+def test_a_hang_is_ended_with_everything_it_started(tmp_path):
+    note = tmp_path / "pid"
+    with pytest.raises(ChildFailed) as failed:
+        run_isolated(start_a_sleeper_and_hang, str(note), timeout_seconds=8)
+    assert failed.value.reason == "timeout"
+    assert gone(int(note.read_text()))
+
+
+def test_a_killed_parent_takes_its_child_along(tmp_path):
+    note = tmp_path / "pid"
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from operators.isolate import run_isolated\n"
+        "from test_isolate import write_pid_and_hang\n"
+        "if __name__ == '__main__':\n"
+        "    run_isolated(write_pid_and_hang, sys.argv[1], timeout_seconds=600)\n"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    here = Path(__file__).resolve().parent
+    parent = subprocess.Popen([sys.executable, str(script), str(note), str(here), str(here.parents[1])])
+    deadline = time.monotonic() + 60
+    while not (note.exists() and note.read_text()):
+        assert time.monotonic() < deadline and parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    assert gone(int(note.read_text()))
+
+
+def write_pid_and_hang(path):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def gone(pid):
+    """Whether a process ends within some seconds."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        psutil.wait_procs([process], timeout=10)
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,47 @@
+import pytest
+
+from operators.settings import ConfigError, load_config
+from schemas.config import ClipMode
+
+
+def test_settings_win_over_the_file_and_arguments_over_both(tmp_path):
+    file = tmp_path / "build.yaml"
+    file.write_text("source: a\nout: b\nsplit: {clip_seconds: 9, mode: fixed}\n")
+    config = load_config(file, ["split.clip_seconds=11", "models.target.model=qwen"], source="c", name=None)
+    assert (config.source, config.out, config.name) == ("c", "b", "longvideo")
+    assert (config.split.clip_seconds, config.split.mode) == (11, ClipMode.FIXED)
+    assert config.models.target.model == "qwen"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["spilt.clip_seconds=9"], "spilt: no such field; did you mean 'split'?"),
+        (["split.clip_second=9"], "split.clip_second: no such field; did you mean 'clip_seconds'?"),
+        (["split.clip_seconds=fast"], "split.clip_seconds: .*got 'fast'"),
+        (["split.min_seconds=11"], r"split: .*min_seconds \(11.0\) <= clip_seconds \(10.0\)"),
+        (["split.mode=shot"], "split.mode: .*'shots' or 'fixed'"),
+        (["name=Bad Name"], "name: .*got 'Bad Name'"),
+        (["clip_seconds"], "expected section.field=value"),
+        (["source.x=1"], "source is a single value, not a section"),
+        (["name=[a"], "not YAML"),
+    ],
+)
+def test_errors_name_the_field_the_value_and_the_way_out(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, settings, base={"source": "a", "out": "b"})
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ConfigError) as error:
+        load_config(None, ["lane_videos=0", "oops=1"])
+    for name in ("source", "out", "lane_videos", "oops"):
+        assert f"  - {name}:" in str(error.value)
+
+
+def test_an_unreadable_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="none.yaml"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match="expected fields and values, got list"):
+        load_config(tmp_path / "list.yaml")

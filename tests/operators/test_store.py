@@ -1,0 +1,139 @@
+import errno
+import hashlib
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from operators.store import Store, StoreError, object_path
+from schemas.errors import SchemaError
+from schemas.run import Commit, StageKey
+from schemas.tables import DetectedObject, Reject
+
+REJECT = Reject(stage="ingest", unit="v", key="v", reason="empty_file", message="v.mp4 is empty; copy it again")
+
+
+def make_commit(rows: str = "0" * 64) -> Commit:
+    key = StageKey(stage="ingest", version=1, unit="v", seed=0, section="{}", prompts=(), models=(), inputs=())
+    return Commit(key_sha256="a" * 64, key=key, rows_sha256=rows, rejects_sha256="1" * 64, rows=0, rejects=0)
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request, tmp_path):
+    if request.param == "local":
+        return Store(str(tmp_path / "out"))
+    return Store(request.getfixturevalue("s3_bucket") + "/out")
+
+
+def test_bytes_are_found_under_their_hash_and_stored_once(store):
+    sha256 = store.put_bytes(b"frames", ".bin")
+    assert sha256 == hashlib.sha256(b"frames").hexdigest()
+    assert store.read(object_path(sha256, ".bin")) == b"frames"
+    assert store.put_bytes(b"frames", ".bin") == sha256
+    assert store.list(f"objects/{sha256[:2]}") == [object_path(sha256, ".bin")]
+
+
+def test_files_come_back_as_local_paths(store, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"\0" * 3_000_000)
+    uri = store.put_file(clip)
+    assert uri.startswith("objects/") and uri.endswith(".mp4")
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    assert store.fetch(uri, folder).read_bytes() == clip.read_bytes()
+    assert store.fetch(str(clip), folder) == clip
+
+
+def test_rows_make_the_round_trip(store):
+    sha256 = store.put_rows([REJECT], Reject)
+    assert store.get_rows(sha256, Reject) == [REJECT]
+    assert store.put_rows([REJECT], Reject) == sha256
+
+
+def test_a_table_read_as_another_is_refused(store):
+    sha256 = store.put_rows([REJECT], Reject)
+    with pytest.raises(SchemaError, match=r"column label .* is missing"):
+        store.get_rows(sha256, DetectedObject)
+
+
+def test_a_damaged_table_is_noticed(store):
+    address = object_path(store.put_rows([REJECT], Reject), ".parquet")
+    store.write(address, store.read(address)[:-1] + b"?")
+    with pytest.raises(SchemaError, match="damaged"):
+        store.get_rows(Path(address).stem, Reject)
+
+
+def test_the_first_commit_of_a_key_holds(store):
+    assert store.find_commit("ingest", "a" * 64) is None
+    first = make_commit("2" * 64)
+    assert store.commit(first) == first
+    assert store.commit(make_commit("3" * 64)) == first
+    assert store.find_commit("ingest", "a" * 64) == first
+    store.forget_commit("ingest", "a" * 64)
+    assert store.find_commit("ingest", "a" * 64) is None
+
+
+def test_an_absent_folder_is_empty(store):
+    assert store.list("runs/none/records") == []
+
+
+def commit_many(url, start, rows, answers):
+    store = Store(url)
+    start.wait()
+    answers.put(store.commit(make_commit(rows)).rows_sha256)
+
+
+def test_workers_that_commit_at_once_agree(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    start, answers = spawn.Barrier(4), spawn.Queue()
+    workers = [
+        spawn.Process(target=commit_many, args=(str(tmp_path), start, str(number) * 64, answers)) for number in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    agreed = {answers.get(timeout=60) for _ in workers}
+    for worker in workers:
+        worker.join()
+    assert len(agreed) == 1
+    assert Store(str(tmp_path)).find_commit("ingest", "a" * 64).rows_sha256 in agreed
+
+
+def write_forever(url):
+    store = Store(url)
+    for number in range(10**6):
+        store.put_bytes(bytes([number % 251]) * 2_000_000 + str(number).encode(), ".bin")
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(delay=st.floats(0.0, 0.15))
+def test_a_killed_writer_leaves_no_half_object(tmp_path, delay):
+    spawn = multiprocessing.get_context("spawn")
+    url = str(tmp_path / f"out{time.monotonic_ns()}")
+    writer = spawn.Process(target=write_forever, args=(url,))
+    writer.start()
+    objects = Path(url) / "objects"
+    deadline = time.monotonic() + 60
+    while not objects.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(delay)
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    for path in objects.rglob("*.bin"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+
+
+def test_a_full_disk_is_named_with_the_way_out(tmp_path, monkeypatch):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = Store(str(tmp_path / "out"))
+    monkeypatch.setattr(os, "link", no_space)
+    with pytest.raises(StoreError, match="the disk is full; free some space and run again"):
+        store.put_bytes(b"x", ".bin")
+    assert list((tmp_path / "out" / "tmp").iterdir()) == []

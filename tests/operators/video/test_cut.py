@@ -1,0 +1,132 @@
+from itertools import pairwise
+
+import av
+import numpy as np
+import pytest
+
+from operators.video.analysis import analyse
+from operators.video.cut import CutError, cut_clip
+from operators.video.frames import frames_at
+from operators.video.probe import probe
+from schemas.config import Detector
+from tests.support.videos import counting_video, make, number_on
+
+VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "25")
+VARIABLE = ("-vf", "select='lt(n,45)+not(mod(n,3))'", "-fps_mode", "passthrough")
+LATE = ("-output_ts_offset", "7.3")
+
+
+def numbers(path):
+    """The numbers that the frames show, in order, and their times."""
+    video = probe(path)
+    times = video.index.frame_times_us.tolist()
+    return [number_on(frame.rgb) for frame in frames_at(path, times)], times
+
+
+def loud_from(path):
+    """Seconds from the start of the clip's clock until the beep."""
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            loud = np.flatnonzero(np.abs(frame.to_ndarray()).max(axis=0) > 0.2)
+            if len(loud):
+                return frame.time + loud[0] / frame.sample_rate
+    return None
+
+
+@pytest.mark.parametrize(
+    "name, options, beep_at",
+    [
+        ("v.mp4", (), 2.5),
+        ("v.mp4", LATE, None),
+        ("v.ts", LATE, 2.5),
+        ("v.mkv", (), None),
+        ("v.webm", VP9, None),
+        ("v.mp4", VARIABLE, 2.5),
+        ("v.mkv", VARIABLE, None),
+    ],
+)
+def test_clips_show_exactly_their_frames_at_their_times(tmp_path, name, options, beep_at):
+    source = counting_video(tmp_path / name, *options, beep_at=beep_at)
+    video = probe(source)
+    times = analyse(video, Detector.ADAPTIVE, 3.0).times_us
+    source_numbers, source_times = numbers(source)
+    assert source_times == times.tolist()
+    bounds = [0, 1_234_567, int(times[-20]), video.duration_us]  # in the middle of a frame, at a frame
+    for start, end in pairwise(bounds):
+        clip = tmp_path / f"clip_{start}.mp4"
+        cut_clip(video, times, start, end, clip)
+        inside = [n for n, time in enumerate(source_times) if start <= time < end]
+        clip_numbers, clip_times = numbers(clip)
+        assert clip_numbers == [source_numbers[n] for n in inside]
+        np.testing.assert_allclose(clip_times, [source_times[n] - source_times[inside[0]] for n in inside], atol=100)
+        if beep_at is not None:
+            expected = beep_at - source_times[inside[0]] / 1e6
+            heard = loud_from(clip)
+            if expected >= (end - start) / 1e6:
+                assert heard is None
+            else:
+                assert heard == pytest.approx(max(0, expected), abs=0.03)
+
+
+def test_a_source_that_begins_behind_an_edit_list_is_cut_exactly(tmp_path):
+    whole = counting_video(tmp_path / "whole.mp4", beep_at=0)
+    source = make(tmp_path / "v.mp4", "-ss", "1.3", "-i", str(whole), "-c", "copy")
+    video = probe(source)
+    assert video.index.key_frame_times_us[0] < 0
+    for start, end, expected in ((0, 500_000, range(39, 54)), (1_000_000, 1_500_000, range(69, 84))):
+        cut_clip(video, video.index.frame_times_us, start, end, tmp_path / "clip.mp4")
+        assert numbers(tmp_path / "clip.mp4")[0] == list(expected)
+
+
+def test_the_same_cut_gives_the_same_bytes(tmp_path):
+    video = probe(counting_video(tmp_path / "v.mp4", beep_at=0))
+    times = video.index.frame_times_us
+    for name in ("a.mp4", "b.mp4"):
+        cut_clip(video, times, 1_000_000, 3_000_000, tmp_path / name)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_a_turned_video_is_cut_upright(tmp_path):
+    upright = counting_video(tmp_path / "upright.mp4", seconds=1)
+    turned = make(tmp_path / "v.mp4", "-display_rotation", "90", "-i", str(upright), "-c", "copy")
+    video = probe(turned)
+    cut_clip(video, video.index.frame_times_us, 200_000, 700_000, tmp_path / "clip.mp4")
+    clip = probe(tmp_path / "clip.mp4")
+    assert (clip.width, clip.height, clip.rotation) == (64, 160, 0)
+    (seen,), (expected,) = (list(frames_at(path, [at])) for path, at in ((tmp_path / "clip.mp4", 0), (turned, 200_000)))
+    assert np.abs(seen.rgb.astype(int) - expected.rgb).mean() < 3
+
+
+def test_sound_shorter_than_the_picture_becomes_silence(tmp_path):
+    silent_film = counting_video(tmp_path / "picture.mp4")
+    sound = ("-f", "lavfi", "-i", "sine=d=1", "-c:v", "copy", "-c:a", "aac")
+    video = probe(make(tmp_path / "v.mp4", "-i", str(silent_film), *sound))
+    cut_clip(video, video.index.frame_times_us, 2_000_000, 4_000_000, tmp_path / "clip.mp4")
+    assert probe(tmp_path / "clip.mp4").audio_codec == "aac"
+    assert loud_from(tmp_path / "clip.mp4") is None
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        audio = container.streams.audio[0]
+        assert float(audio.duration * audio.time_base) == pytest.approx(2, abs=0.05)
+
+
+def test_odd_sides_are_made_even(tmp_path):
+    video = probe(make(tmp_path / "v.mkv", "-f", "lavfi", "-i", "testsrc2=s=63x51:d=1", "-c:v", "ffv1"))
+    cut_clip(video, video.index.frame_times_us, 0, 1_000_000, tmp_path / "clip.mp4")
+    clip = probe(tmp_path / "clip.mp4")
+    assert (clip.width, clip.height) == (62, 50)
+
+
+def test_a_span_without_frames_is_an_error(tmp_path):
+    video = probe(make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "testsrc2=s=64x64:r=1:d=3"))
+    with pytest.raises(CutError, match=r"clip: no frame starts in \[1200000, 1800000\) us of v\.mp4"):
+        cut_clip(video, video.index.frame_times_us, 1_200_000, 1_800_000, tmp_path / "clip.mp4")
+
+
+def test_a_clip_that_is_not_as_planned_is_an_error(tmp_path):
+    video = probe(counting_video(tmp_path / "v.mp4"))
+    invented = np.sort(np.append(video.index.frame_times_us, 1_010_000))
+    with pytest.raises(CutError, match=r"clip: ffmpeg wrote 30 frames for a span of 31 frames of v\.mp4"):
+        cut_clip(video, invented, 1_000_000, 2_000_000, tmp_path / "clip.mp4")
+    shifted = video.index.frame_times_us + np.where(np.arange(120) == 40, 9_000, 0)
+    with pytest.raises(CutError, match=r"frames are 9000 us off their times"):
+        cut_clip(video, shifted, 1_000_000, 2_000_000, tmp_path / "clip.mp4")

@@ -1,0 +1,58 @@
+"""Rows with sensible values, for tests that care about a few of them."""
+
+import hashlib
+
+from schemas.base import Span
+from schemas.provenance import Provenance
+from schemas.sample import Sample
+from schemas.tables import (
+    Check,
+    Question,
+    QuestionCategory,
+    QuestionKind,
+    Split,
+    Trial,
+    Video,
+    VideoCategory,
+)
+
+PROGRAM = Provenance(model="program")
+
+
+def make_video(name: str, hint: Split | None = None, bits: int | None = None) -> Video:
+    if bits is None:
+        bits = int(hashlib.sha512(name.encode()).hexdigest(), 16)
+    return Video(
+        video_id=name, uri=f"/videos/{name}.mp4", sha256="0" * 64, perceptual_hash=f"{bits:0128x}", size_bytes=1,
+        duration_us=300_000_000, width=640, height=360, fps=25.0, variable_frame_rate=False, frame_count=7500,
+        rotation=0, codec="h264", pixel_format="yuv420p", transfer="bt709", audio_codec="aac", title="",
+        category=VideoCategory.FILM, licence="", origin="", split_hint=hint, annotations=(),
+    )  # fmt: skip
+
+
+def make_question(number: int, video: str = "v", kind: QuestionKind = QuestionKind.CHOICE) -> Question:
+    choice = kind is QuestionKind.CHOICE
+    return Question(
+        question_id=f"q{number:04d}", video_id=video, category=QuestionCategory.PLOT, kind=kind, writer="program",
+        question=f"What comes {number}th?", options=("a boat", "a car", "a bird", "a train") if choice else (),
+        answer="a boat", evidence=(Span(start_us=0, end_us=5),), derivation=None, provenance=PROGRAM,
+    )  # fmt: skip
+
+
+def make_trial(question: Question, check: Check, correct: int, n: int = 10, passed: bool = True) -> Trial:
+    return Trial(
+        question_id=question.question_id, video_id=question.video_id, check=check, n=n, correct=correct,
+        answers=("a boat",) * n, passed=passed, provenance=(PROGRAM,) * n,
+    )  # fmt: skip
+
+
+def make_sample(number: int, video: Video, split: Split = Split.SFT) -> Sample:
+    question = make_question(number, video.video_id)
+    return Sample(
+        problem_id=number, problem="What?\nA. a boat\nB. a car", problem_type=question.category, reasoning="It shows.",
+        videos=f"{video.video_id}.mp4", answer="<answer>A</answer>", question_id=question.question_id,
+        video_id=video.video_id, kind=QuestionKind.CHOICE, question="What?", options=("a boat", "a car"),
+        answer_text="a boat", evidence=question.evidence, pass_rate=0.5, trials=10, split=split,
+        video_category=video.category, duration_us=video.duration_us, writer="program", question_model="program",
+        reasoning_model="program", target_model="target", provenance="0" * 64,
+    )  # fmt: skip

