@@ -8,8 +8,8 @@ from operators.airflow_params import build_params
 DOC = """
 ### Long videos in, a verified reasoning dataset out
 
-Give a **source** (a folder of videos, a manifest or Shot2Story's annotations) and an **out** folder or bucket, and trigger.
-Every other setting has a default; sections open with a click.
+Give a **source** (a folder of videos, a manifest or Shot2Story's annotations) and an **out** folder or bucket, and
+trigger. Every other setting has a default; sections open with a click.
 
 | tasks | what happens |
 |---|---|
@@ -18,11 +18,11 @@ Every other setting has a default; sections open with a click.
 | `assemble`, `shard` | splits by source video; WebDataset tars and Parquet |
 | `report`, `publish` | one HTML page; the next version, or *skipped* when its content is published already |
 
-**Running it again costs only what changed.** Every video of every stage is kept under a key of all it depends on, and every
-model answer in a journal; a cleared task, a new run or another lane size goes on from there.
+**Running it again costs only what changed.** Every video of every stage is kept under a key of all it depends on,
+and every model answer in a journal; a cleared task, a new run or another lane size goes on from there.
 
-**When a task fails:** its log ends with the thing, the value and the way out. Outages (a model server, the disk) are tried again
-by themselves; wrong settings fail at once. Clear the failed task to go on.
+**When a task fails:** its log ends with the thing, the value and the way out. Outages (a model server, the disk) are
+tried again by themselves; wrong settings fail at once. Clear the failed task to go on.
 
 **Models** are the Connections `lvr_captioner`, `lvr_reasoner`, `lvr_judge` and `lvr_target` (OpenAI-compatible; extra
 `{"model": "..."}`). Without any, captions are measured and a small model inside the worker answers.

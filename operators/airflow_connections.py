@@ -1,8 +1,8 @@
 """Airflow Connections of the model roles, as the environment variables that the pipeline reads.
 
-`lvr_captioner`, `lvr_reasoner`, `lvr_judge` and `lvr_target`: host (a name, or a whole URL), port and schema, the API key
-as password, and the extra `{"model": "...", "vision": true}`. A role without a Connection keeps what the worker's own
-environment says. Keys travel in the child's environment only: never on a command line, never in a log.
+`lvr_captioner`, `lvr_reasoner`, `lvr_judge` and `lvr_target`: host (a name, or a whole URL), port and schema, the API
+key as password, and the extra `{"model": "...", "vision": true}`. A role without a Connection keeps what the worker's
+own environment says. Keys travel in the child's environment only: never on a command line, never in a log.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def endpoint_of(role: Role, connection: Any) -> Endpoint:
     extra: Mapping[str, Any] = connection.extra_dejson
     model, vision = extra.get("model", ""), extra.get("vision", role in SIGHTED)
     if not connection.host:
-        raise ConfigError(f"connection {conn_id}: has no host; give the server's name, or a URL such as http://host:8000/v1")
+        raise ConfigError(
+            f"connection {conn_id}: has no host; give the server's name, or a URL such as http://host:8000/v1"
+        )
     if not isinstance(model, str) or not isinstance(vision, bool):
         raise ConfigError(
             f'connection {conn_id}: its extra must look like {{"model": "name", "vision": true}}, '

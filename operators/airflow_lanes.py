@@ -46,15 +46,21 @@ def build_tasks(build_config: Any = None) -> BaseOperator:
         build_config: the configuration as a dict (an XCom); None: made from the run's parameters.
     """
     preflight = PreflightOperator(task_id="preflight", build_config=build_config)
-    plan = PlanOperator(task_id="plan", build_config=preflight.output)
+    plan: Any = PlanOperator(task_id="plan", build_config=preflight.output)
 
     @task_group
     def lane(lane: Any) -> None:
         before: BaseOperator | None = None
-        for name in VIDEO_STAGES:
+        for position, name in enumerate(VIDEO_STAGES, start=1):
             stage = StageOperator(
-                task_id=name, stage=name, lane=lane, map_index_template=LANE_LABEL, **_place(name)
-            )  # fmt: skip
+                task_id=name,
+                stage=name,
+                lane=lane,
+                map_index_template=LANE_LABEL,
+                priority_weight=position,
+                weight_rule="absolute",  # the lane that is furthest goes first
+                **_place(name),
+            )
             if before is not None:
                 before >> stage
             before = stage

@@ -115,7 +115,9 @@ class PreflightOperator(LvrCommandOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         try:
             params = context["params"]
-            config = config_from_params(dict(params)) if self.build_config is None else validate_config(self.build_config)
+            config = (
+                config_from_params(dict(params)) if self.build_config is None else validate_config(self.build_config)
+            )
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
         self.run_lvr(context, "preflight", "--config-json", config.model_dump_json())
@@ -217,10 +219,11 @@ class PublishOperator(LvrCommandOperator):
 
 
 class StaleOperator(LvrCommandOperator):
-    """Finds out what a new run of a published build would compute; returns the counts, the reasons and the configuration.
+    """Finds out what a new run of a published build would compute; returns the counts and the reasons.
 
-    Which build: the run's parameters `out` and `name`, or else the newest event of `RELEASES`. The parameter `overrides`
-    holds `section.field=value` settings for the new run. When nothing is stale the task, and all that follows, is skipped.
+    The new run's configuration is pushed as XCom `config`. Which build: the run's parameters `out` and `name`, or else
+    the newest event of `RELEASES`. The parameter `overrides` holds `section.field=value` settings for the new run. When
+    nothing is stale the task, and all that follows, is skipped.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -252,7 +255,8 @@ def _newest_release(context: Context) -> dict[str, Any]:
         raise AirflowSkipException(
             "no build has been published yet: run build_dataset first, or name one with the parameters out and name"
         )
-    return events[-1].extra
+    newest: dict[str, Any] = events[-1].extra
+    return newest
 
 
 class _Progress:

@@ -38,8 +38,8 @@ def config_from_params(params: Mapping[str, Any]) -> BuildConfig:
     """
     known = build_params()
     if unknown := [name for name in params if name not in known]:
-        sections = {name.partition(".")[0] for name in known if "." in name}
-        hint = f"; a section's fields are given one by one, as {unknown[0]}.<field>" if unknown[0] in sections else ""
+        is_section = any(name.startswith(f"{unknown[0]}.") for name in known)
+        hint = f"; a section's fields are given one by one, as {unknown[0]}.<field>" if is_section else ""
         raise ConfigError(f"no such parameter: {', '.join(unknown)}{hint}; the trigger form lists all of them")
     values: dict[str, Any] = {}
     for name, value in params.items():

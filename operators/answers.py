@@ -23,9 +23,9 @@ _NUMBERS = {"zero": 0, "once": 1, "twice": 2, "thrice": 3}
 _NUMBERS |= {word: number for number, word in enumerate([*_ONES, *_TEENS], start=1)}
 _NUMBERS |= {word: 10 * number for number, word in enumerate(_TENS, start=2)}
 _COMPOUND = re.compile(rf"\b({'|'.join(_TENS)})[ -]({'|'.join(_ONES)})\b")
-_FILLERS = frozenset(
-    ["a", "an", "the", "then", "and", "about", "around", "approximately", "roughly", "nearly", "at", "it", "is"]
-)
+_ARTICLE = re.compile(r"\b(a|an|the) (?!and\b|then\b)(?=[^\W\d_]{2})")
+"""Before a word; a lone `A` may be a name."""
+_FILLERS = frozenset(["then", "and", "about", "around", "approximately", "roughly", "nearly", "at", "it", "is"])
 _SECONDS = {"s": 1, "sec": 1, "secs": 1, "second": 1, "seconds": 1}
 _SECONDS |= {"min": 60, "mins": 60, "minute": 60, "minutes": 60, "hour": 3600, "hours": 3600}
 _CLOCK = re.compile(r"(?<![\d:.])(?:(\d{1,2}):)?(\d{1,3}):([0-5]\d)(?:\.\d+)?(?![\d:])", re.ASCII)
@@ -60,12 +60,17 @@ def compare_open(answer: str, other: str) -> bool | None:
             return abs(one.number - two.number) <= (TOLERANCE_SECONDS if one.is_time or two.is_time else 0.0)
         if (one.bare or two.bare) and not (one.is_time or two.is_time):
             return one.number == two.number  # "3" and "3 boats"
-    return True if "".join(one.words) == "".join(two.words) else None
+    return True if "".join(one.words) == "".join(two.words) or _letters(answer) == _letters(other) else None
 
 
 def folded(text: str) -> str:
     """Case folded, single spaces. Punctuation stays, for options may differ in it ("3.5" and "35")."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _letters(text: str) -> str:
+    """Without spaces and marks, but those between digits: readers of on-screen text err in spaces most."""
+    return re.sub(r"(?<!\d)[\W_]|[\W_](?!\d)", "", folded(text))
 
 
 def _read(answer: str) -> _Reading:
@@ -86,6 +91,7 @@ def _read(answer: str) -> _Reading:
 
 def _words(text: str) -> tuple[str, ...]:
     """Words without fillers, numbers in digits."""
+    text = _ARTICLE.sub("", text)
     text = _COMPOUND.sub(lambda match: str(_NUMBERS[match[1]] + _NUMBERS[match[2]]), text)
     return tuple(_number(word) for word in _TOKEN.findall(text) if word not in _FILLERS)
 

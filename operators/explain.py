@@ -93,7 +93,9 @@ def _duration(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: s
 
 def _when(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
     (seen,) = _of(subjects, evidence)
-    return f"From the start on it is not there, until it comes up at {answer} and stays until {clock(seen.end_us)}."
+    before = "It is not there yet when the video begins. " if seen.start_us > seen.earliest_start_us else ""
+    stays = f"I first see it at {answer}, and it stays until {clock(seen.end_us)}."
+    return f"{before}{stays} So it appears at about {answer}."
 
 
 def _region(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:

@@ -55,7 +55,8 @@ def read_sources(source: str, media_root: str = "") -> Listing:
     if not fs.exists(path):
         raise SourceError(f"source {source!r} does not exist; give a folder of videos or a manifest")
     if fs.isdir(path):
-        entries: Iterator[ManifestRow | Reject] = _folder_entries(fs, path, source)
+        entries: Iterator[ManifestRow | Reject] = _folder_entries(fs, path)
+        media_root = source
     else:
         media_root = media_root or source.rpartition("/")[0] or "."
         entries = _file_entries(fs, path, source, media_root)
@@ -67,12 +68,10 @@ def read_sources(source: str, media_root: str = "") -> Listing:
     return listing
 
 
-def _folder_entries(fs: Any, path: str, source: str) -> Iterator[ManifestRow]:
-    root = source.rstrip("/")
+def _folder_entries(fs: Any, path: str) -> Iterator[ManifestRow]:
     for found in sorted(fs.find(path)):
-        relative = found[len(path.rstrip("/")) + 1 :]
         if PurePosixPath(found).suffix.lower() in VIDEO_SUFFIXES and not PurePosixPath(found).name.startswith("."):
-            yield ManifestRow(uri=f"{root}/{relative}", source_id=source_id_of(relative))
+            yield ManifestRow(uri=found[len(path.rstrip("/")) + 1 :])
 
 
 def _file_entries(fs: Any, path: str, source: str, media_root: str) -> Iterator[ManifestRow | Reject]:
@@ -120,7 +119,7 @@ def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listin
         if isinstance(entry, Reject):
             rejects.append(entry)
             continue
-        uri = entry.uri if "://" in entry.uri or entry.uri.startswith("/") else f"{media_root}/{entry.uri}"
+        uri = entry.uri if "://" in entry.uri or entry.uri.startswith("/") else f"{media_root.rstrip('/')}/{entry.uri}"
         identifier = entry.source_id or source_id_of(entry.uri)
         if identifier in sources:
             message = (

@@ -21,10 +21,11 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import IO
 
 from operators.rest import AirflowApi, ApiError
 from operators.supervise import start, stop
+from schemas.errors import Outage
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -35,7 +36,7 @@ START_SECONDS = 120.0
 _TAIL_BYTES = 4000
 
 
-class StandaloneError(RuntimeError):
+class StandaloneError(Outage):
     """Airflow could not be started or has lost a component; the message shows the end of its log."""
 
 
@@ -103,12 +104,11 @@ class Standalone:
         """
         for name, process in self._processes.items():
             if (status := process.poll()) is not None:
-                raise StandaloneError(
-                    f"Airflow's {name} ended with status {status}; the end of {self._log(name)}:\n{_tail(self._log(name))}"
-                )
+                log = self._log(name)
+                raise StandaloneError(f"Airflow's {name} ended with status {status}; the end of {log}:\n{_tail(log)}")
 
     def environment(self) -> dict[str, str]:
-        """What every component runs with. docs: the 5-second tails and 5-minute waits of the defaults are tuned away."""
+        """What every component runs with. The defaults' 5-second tails and 5-minute waits are tuned away."""
         settings = {
             "CORE__DAGS_FOLDER": ROOT / "dags",
             "CORE__PLUGINS_FOLDER": ROOT / "plugins",
@@ -239,7 +239,9 @@ def _migrate(environment: Mapping[str, str], log: Path) -> None:
             _airflow("db", "migrate"), env=dict(environment), stdout=output, stderr=subprocess.STDOUT, check=False
         )
     if done.returncode:
-        raise StandaloneError(f"airflow db migrate ended with status {done.returncode}; the end of {log}:\n{_tail(log)}")
+        raise StandaloneError(
+            f"airflow db migrate ended with status {done.returncode}; the end of {log}:\n{_tail(log)}"
+        )
 
 
 def _tail(log: Path) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from operators.measure.sentence import clock
 from operators.models.client import ModelClient
 from operators.models.embedded import EMBEDDED_MODEL
-from schemas.answers import TimeRange
 from schemas.base import Span
 from schemas.tables import Caption
 
@@ -58,19 +57,17 @@ def within(captions: Sequence[Caption], spans: Sequence[Span]) -> list[Caption]:
     ]
 
 
-def read_spans(ranges: Sequence[TimeRange], end_us: int) -> tuple[Span, ...]:
-    """What a model wrote in the form of the storyboard's times, as spans of a video of `end_us`; equal ones once.
+def read_spans(ranges: Sequence[str], end_us: int) -> tuple[Span, ...]:
+    """What a model wrote in the storyboard's form, `00:10 - 00:20` or `00:12`, as spans of a video of `end_us`.
 
-    Times are whole seconds, so a range may end in the video's last, broken second, and one without length lasts for its
-    second. Raises EvidenceError for a range that ends before it begins or lies outside the video.
+    Times are whole seconds: a range may end in the video's last, broken second, and a moment lasts for its second.
+    Equal ranges come once. Raises EvidenceError for a range that ends before it begins or lies outside the video.
     """
     spans = []
     for each in ranges:
-        start_us, last_us = _read_clock(each.start), _read_clock(each.end)
+        start_us, last_us = _read_clock(each.partition(" - ")[0]), _read_clock(each.rpartition(" - ")[2])
         if last_us < start_us or start_us >= end_us or last_us > end_us + _SECOND_US:
-            raise EvidenceError(
-                f"{each.start} to {each.end} is no part of a video of {clock(end_us)}; name parts inside"
-            )
+            raise EvidenceError(f"{each} is no part of a video of {clock(end_us)}; name parts inside")
         spans.append(Span(start_us=start_us, end_us=min(max(last_us, start_us + _SECOND_US), end_us)))
     return tuple(sorted(set(spans), key=lambda span: (span.start_us, span.end_us)))
 

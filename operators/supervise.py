@@ -186,7 +186,7 @@ def watch(command: Sequence[str], grace_seconds: float) -> int:
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=partial(die_with_parent, os.getpid()),  # should the watcher itself be killed
+        preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - there is one thread; for a killed watcher
     )
     while child.poll() is None and not told:
         ready, _, _ = select.select([sys.stdin.fileno(), wake_read], [], [])

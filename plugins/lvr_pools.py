@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 def wanted_pools() -> dict[str, tuple[int, str]]:
     """Slots and description by pool; by default one decoding task per core, and four that wait for models."""
     return {
-        DECODE_POOL: (int(os.environ.get("LVR_DECODE_SLOTS", os.cpu_count() or 1)), "Tasks that decode video"),
-        MODELS_POOL: (int(os.environ.get("LVR_MODELS_SLOTS", 4)), "Tasks that keep a model server busy"),
+        DECODE_POOL: (int(os.environ.get("LVR_DECODE_SLOTS", str(os.cpu_count() or 1))), "Tasks that decode video"),
+        MODELS_POOL: (int(os.environ.get("LVR_MODELS_SLOTS", "4")), "Tasks that keep a model server busy"),
     }
 
 
@@ -45,7 +45,7 @@ def make_pools() -> list[str]:
 
 @hookimpl
 def on_starting(component: Any) -> None:
-    """Called as a component starts: with its job in the scheduler, triggerer and dag-processor, which have the database."""
+    """Called as a component starts. Scheduler, triggerer and dag-processor come with a job, and have the database."""
     from airflow.jobs.job import Job
 
     if isinstance(component, Job) and (made := make_pools()):

@@ -59,18 +59,9 @@ class ClipDescription(Written):
 # The longest lengths are there to stop a small model that does not come to an end; what people write is far shorter.
 AskedText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
 AnswerText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)]
-ClockText = Annotated[str, Field(pattern=r"^([0-9]{1,2}:)?[0-9]{1,3}:[0-5][0-9]$")]
-
-
-class TimeRange(Written):
-    """A part of the video."""
-
-    start: ClockText
-    """When it begins, in the form in which times are shown: mm:ss or h:mm:ss."""
-    end: ClockText
-    """When it ends."""
-
-
+_CLOCK = "([0-9]{1,2}:)?[0-5][0-9]:[0-5][0-9]"
+TimeRange = Annotated[str, Field(pattern=f"^{_CLOCK}( - {_CLOCK})?$")]
+"""A part of the video as it is shown, `00:10 - 00:20` or `1:00:10 - 1:00:20`, or a moment, `00:12`."""
 Evidence = Annotated[tuple[TimeRange, ...], Field(min_length=1, max_length=8)]
 
 

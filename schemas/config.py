@@ -39,7 +39,7 @@ class SplitConfig(Model):
     clip_seconds: float = Field(default=10.0, ge=1.0, le=120.0)
     """Wished length of a clip (LongVideo-Reason: about 10 s)."""
     min_seconds: float = Field(default=8.0, ge=0.5)
-    """With `shots`: no clip is shorter, unless the video is."""
+    """With `shots`: no clip is shorter, unless the video is. One between max and 2 x min long stays whole."""
     max_seconds: float = Field(default=12.0, ge=1.0)
     """With `shots`: no clip is longer; an over-long shot is divided."""
     detector: Detector = Detector.ADAPTIVE
@@ -55,10 +55,10 @@ class SplitConfig(Model):
                 f"min_seconds ({self.min_seconds}) <= clip_seconds ({self.clip_seconds}) <= max_seconds "
                 f"({self.max_seconds}) must hold"
             )
-        if self.max_seconds < 1.5 * self.min_seconds:
+        if 2 * round(self.max_seconds * 1e6) < 3 * round(self.min_seconds * 1e6):
             raise ValueError(
-                f"max_seconds ({self.max_seconds}) must be at least 1.5 x min_seconds ({self.min_seconds}), else some "
-                f"lengths cannot be divided"
+                f"max_seconds ({self.max_seconds}) must be at least 1.5 x min_seconds ({self.min_seconds}), so that every "
+                f"video of at least 2 x min_seconds can be divided"
             )
         return self
 

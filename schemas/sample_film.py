@@ -118,8 +118,7 @@ class Transition(Model):
 
 
 class MovingObject(Model):
-    """Something coloured that moves along straight lines between waypoints, waiting before the first and after the
-    last.
+    """Something coloured that moves straight from waypoint to waypoint, and waits at the first and the last.
 
     It faces the way it moves. `scale` 1 is the drawing's own size (a person is 84 px tall).
     """
@@ -191,6 +190,8 @@ class Shot(Model):
     light: Literal["day", "dusk", "night"] = "day"
     camera: int = Field(default=0, ge=-160, le=160, description="pixels the view starts to the right of the middle")
     drift: int = Field(default=0, description="pixels the view glides to the right over the whole shot")
+    zoom: float = Field(default=1.0, ge=1, le=2.5, description="1 shows the whole height of the scene")
+    focus: tuple[float, float] = Field(default=(320, 180), description="what a zoomed view has in its middle: x, y")
     ambience: Ambience = "calm"
     objects: tuple[MovingObject, ...] = ()
     texts: tuple[OnScreenText, ...] = ()

@@ -3,7 +3,7 @@
 Every sampled frame stands for its cell, a piece of the timeline around it; the cells tile the video and none crosses a
 clip's boundary. An occurrence lasts from the start of the first cell it was read in to the end of the last one, so both
 ends are right to within half a sampling step, and an occurrence that goes on across a clip's boundary touches it from
-both sides. Fewer than two letters or digits, or a reader in doubt, is no text.
+both sides. A reading without two different letters or digits, or of which the reader is in doubt, is no text.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MIN_SCORE = 0.8
 MIN_SCORE_ALONE = 0.9
 """What a text must reach that was read in one frame only."""
 MIN_CHARACTERS = 2
+"""Different letters or digits of a text. Wheels in a row are read as `000`, and fences and waves as `lll` and `ww`."""
 EDITS_PER_CHARACTER = 0.1
 """Letters that two readings of one text may differ in. Short texts must agree in all: `SHOP A` is not `SHOP B`."""
 MIN_OVERLAP = 0.3
@@ -82,7 +83,7 @@ class TextReader:
             Reading(text=text.strip(), box=_bounds(corners / (width, height)), score=float(score))
             for text, corners, score in zip(found.txts, found.boxes, found.scores, strict=True)
         )
-        return tuple(each for each in readings if each.score >= MIN_SCORE and len(_folded(each.text)) >= MIN_CHARACTERS)
+        return tuple(each for each in readings if each.score >= MIN_SCORE and _is_text(each.text))
 
 
 def track(samples: Iterable[tuple[Span, Sequence[Reading]]]) -> list[ScreenText]:
@@ -189,6 +190,10 @@ def _bounds(corners: NDArray[np.floating]) -> Box:
 
 def _folded(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
+
+
+def _is_text(reading: str) -> bool:
+    return len(set(_folded(reading))) >= MIN_CHARACTERS
 
 
 def _digits(text: str) -> str:

@@ -117,8 +117,8 @@ class ModelClient:
         for request in requests:
             if request.frames and not self.vision:
                 raise ValueError(
-                    f"{self.role.value}: request {request.key} has {len(request.frames)} frames, but model {self.model} is "
-                    f"configured without vision; set vision of this role's model"
+                    f"{self.role.value}: request {request.key} has {len(request.frames)} frames, but {self.model} is "
+                    f"set up without vision; set vision of this role's model"
                 )
         exchanges = [self._exchange(request) for request in requests]
         future = asyncio.run_coroutine_threadsafe(self._ask_all(requests, exchanges), self._loop)
@@ -194,12 +194,20 @@ class ModelClient:
             tokens_in=reply.tokens_in,
             tokens_out=reply.tokens_out,
         )
-        # Shielded: an answer that has been paid for is kept even when another request ends the whole call.
-        await asyncio.shield(asyncio.to_thread(self._journal.append, entry))
         self.usage.requests += 1
         self.usage.tokens_in += reply.tokens_in
         self.usage.tokens_out += reply.tokens_out
+        await self._keep(entry)
         return entry
+
+    async def _keep(self, entry: JournalEntry) -> None:
+        """Append to the journal, to the end even when another request's failure cancels this one: it is paid for."""
+        keeping = asyncio.ensure_future(asyncio.to_thread(self._journal.append, entry))
+        try:
+            await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            await keeping
+            raise
 
 
 def _read(request: Request, entry: JournalEntry) -> Answer | Refusal:

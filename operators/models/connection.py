@@ -1,9 +1,9 @@
 """One role's way to a model server: the official openai client, a bound on requests under way, errors in words.
 
 Retries are the openai client's own: for lost connections, timeouts, HTTP 408, 409, 429 and 5xx it waits 0.5 s,
-doubling up to 8 s, less up to a quarter at random, or for as long as `Retry-After` says (up to two minutes; beyond, it
-gives up). A request's id travels as `X-Request-Id`, and an answer that carries the id of another request is an error: a text can
-never land on another clip. Servers that do not repeat the id (llama.cpp) leave that to HTTP itself.
+doubling up to 8 s, less up to a quarter at random, or for as long as `Retry-After` says (up to two minutes; beyond,
+it gives up). A request's id travels as `X-Request-Id`, and an answer that carries the id of another request is an
+error: a text can never land on another clip. Servers that do not repeat the id (llama.cpp) leave that to HTTP itself.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any, Literal, cast
 import openai
 from openai.types.chat import ChatCompletion
 
-from operators.models.endpoints import Endpoint, ModelUnavailable, unavailable
+from operators.models.endpoints import Endpoint, unavailable
 from operators.models.exchange import Exchange
 from schemas.config import ModelConfig, Role
+from schemas.errors import Outage
 
 RETRIES = 6
 """23.5 s of waiting in all, when the server does not say how long to wait."""
@@ -29,10 +30,10 @@ _FINISH: dict[str | None, Literal["stop", "length", "content_filter"]] = {
 }
 _OUR_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _TOO_LONG = re.compile(r"context|maximum (model|input|prompt|sequence) length|too (long|large)|exceed", re.IGNORECASE)
-_BLOCKED = re.compile(r"content.?filter|content.?policy|safety|moderation", re.IGNORECASE)
+_BLOCKED = re.compile(r"content.?filter|content.?policy|safety|moderation|inspection", re.IGNORECASE)
 
 
-class ForeignAnswer(RuntimeError):
+class ForeignAnswer(Outage):
     """A server or proxy returned the answer to another request."""
 
 
@@ -147,6 +148,3 @@ def _reply(completion: ChatCompletion) -> Reply:
     finish = "content_filter" if choice.message.refusal else _FINISH.get(choice.finish_reason, "stop")
     # Half of a surrogate pair is legal in JSON but not in UTF-8, in which everything is kept.
     return Reply((raw or choice.message.refusal or "").encode("utf-8", "replace").decode(), finish, *counts)
-
-
-__all__ = ["BusyClock", "Connection", "ForeignAnswer", "ModelUnavailable", "Reply", "RequestRefused"]

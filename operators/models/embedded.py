@@ -1,48 +1,113 @@
 """The embedded default: SmolLM2-135M-Instruct on the CPU, from a PyPI wheel, behind the same protocol as every server.
 
-`EmbeddedServer` starts `python -m operators.models.embedded` as a child process on a free loopback port: a crash of the
-native engine cannot take the build along, and the child ends by itself when its parent does, however that happens.
-It answers JSON-schema requests by grammar, keeps the prompts of its slots (questions that share a beginning are cheap),
-and has a context of 8,192 tokens per slot, which is what the model was trained for. Its answers have the right form and
-little sense: it proves a pipeline, it does not make a dataset.
+The engine (`operators.models.engine`) is a child process on a free loopback port: a crash of its native code cannot
+take the build along, and it ends by itself when its parent does, however that happens. JSON schemas are enforced by
+grammar, so its answers have the right form, but little sense: it proves a pipeline, it does not make a dataset.
+
+One slot, by measurement: on a CPU, requests decoded together make no more tokens per second than one after the other,
+while each slot would compute the beginning that questions on one video share for itself. With one slot it is computed
+once, and the beginnings of other videos are kept in memory beside it.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import threading
-import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 from operators.models.endpoints import Endpoint, ModelUnavailable
+from operators.models.engine import CONTEXT, MODEL_NAME, weights
 
-EMBEDDED_MODEL = "SmolLM2-135M-Instruct-Q4_1"
-SLOTS = 4
-"""Requests decoded together; more of them wait in the server's queue."""
-SLOT_CONTEXT = 8192
-"""Tokens per slot, prompt and answer together."""
-_WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_MODEL = MODEL_NAME
+EMBEDDED_CONCURRENCY = 2
+"""Requests to have under way: one that is decoded and one that waits, so that no wait counts as a timeout."""
 _START_SECONDS = 120.0
-_POLL_SECONDS = 0.5
 
 
 class EmbeddedServer:
-    """A context manager around the child process; `endpoint` is where it answers."""
+    """The engine's process. A context manager, too: entered, it gives the endpoint where the model answers."""
 
-    def __init__(self, slots: int = SLOTS, slot_context: int = SLOT_CONTEXT) -> None:
-        self._slots = slots
-        self._slot_context = slot_context
+    def __init__(self, slots: int = 1, slot_context: int = CONTEXT) -> None:
+        self._arguments = [f"--parallel={slots}", f"--context={slot_context}"]
         self._process: subprocess.Popen[bytes] | None = None
-        self._errors: list[bytes] = []
+        self._endpoint: Endpoint | None = None
 
     def __enter__(self) -> Endpoint:
-        """Start, and return when the model is loaded. Raises ModelUnavailable with the way out."""
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine's process; None when it does not run (any more)."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> Endpoint:
+        """Where the model answers; a server that does not run, or has crashed, is started first.
+
+        Raises ModelUnavailable, which says what to install or what the engine had to say.
+        """
+        if self.pid is not None and self._endpoint is not None:
+            return self._endpoint
+        self.stop()
+        _assert_installed()
+        with tempfile.TemporaryFile() as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "operators.models.engine", f"--parent={os.getpid()}", *self._arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, "PYTHONPATH": _import_path()},
+            )
+            address = _first_line(self._process)
+            if not address:
+                self.stop()
+                raise ModelUnavailable(f"the embedded model server did not start: {_tail(errors)}")
+        self._endpoint = Endpoint(base_url=f"{address}/v1", model=EMBEDDED_MODEL)
+        return self._endpoint
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()  # it keeps nothing that a gentle end would save
+            process.wait()
+
+
+def _first_line(process: subprocess.Popen[bytes]) -> str:
+    """What the engine prints when its model is loaded; empty when it ended or took too long."""
+    assert process.stdout is not None
+    overdue = threading.Timer(_START_SECONDS, process.kill)
+    overdue.start()
+    with process.stdout as lines:
+        line = lines.readline()
+    overdue.cancel()
+    return line.decode().strip()
+
+
+def _assert_installed() -> None:
+    if find_spec("xllamacpp") is None:
+        raise ModelUnavailable(
+            "the embedded model server is not installed: pip install xllamacpp; or set LVR_MODEL_URL"
+        )
+    try:
         weights()
-        command = [sys.executable, "-m", "operators.models.embedded", f"--parent={os.getpid()}"]
-        command += [f"--parallel={self._slots}", f"--context={self._slot_context}"]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        return Endpoint(base_url=f"{self._address()}/v1", model=EMBEDDED_MODEL)
+    except FileNotFoundError as error:
+        raise ModelUnavailable(f"{error}; or set LVR_MODEL_URL") from error
+
+
+def _import_path() -> str:
+    """PYTHONPATH with which the child finds this very package, wherever it was imported from."""
+    root = str(Path(__file__).parents[2])
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join(part for part in (root, inherited) if part)
+
+
+def _tail(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    return errors.read()[-2000:].decode(errors="replace").strip() or "it said nothing"

@@ -17,16 +17,17 @@ from urllib.parse import urlsplit, urlunsplit
 import openai
 
 from schemas.config import Role
+from schemas.errors import BadInput, Outage
 
 SIGHTED = frozenset({Role.CAPTIONER, Role.TARGET})
 """Roles whose endpoints are taken to understand frames unless told otherwise."""
 
 
-class EndpointError(ValueError):
+class EndpointError(BadInput):
     """An endpoint's environment variables make no sense."""
 
 
-class ModelUnavailable(RuntimeError):
+class ModelUnavailable(Outage):
     """A model server cannot be used now: not reachable, key or model name wrong, overloaded, or answering nonsense.
 
     An outage, not a refusal: nothing is known about the request, and it may be asked again later.
@@ -102,7 +103,9 @@ def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout
         except (openai.OpenAIError, ValueError, AttributeError) as error:  # the last two: a page, not the protocol
             raise unavailable(error, wanted, role) from error
     if wanted.model not in listed:
-        raise ModelUnavailable(f"{wanted.shown_url} has no model {wanted.model!r}; it lists {', '.join(listed) or 'none'}")
+        raise ModelUnavailable(
+            f"{wanted.shown_url} has no model {wanted.model!r}; it lists {', '.join(listed) or 'none'}"
+        )
 
 
 def unavailable(error: Exception, endpoint: Endpoint, role: Role | None) -> ModelUnavailable:

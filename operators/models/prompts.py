@@ -10,11 +10,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import importlib.resources
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import yaml
@@ -24,12 +22,13 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.base import Model
 from schemas.config import Role
+from schemas.errors import BadInput
 from schemas.provenance import Sampling
 
 FENCE = "---\n"
 
 
-class PromptError(ValueError):
+class PromptError(BadInput):
     """A prompt file is missing, malformed, or was rendered with other variables than it uses."""
 
 
@@ -97,15 +96,15 @@ def load_prompt(
     )
 
 
-def _default_folder() -> Traversable:
-    """LVR_PROMPTS, or the namespace package `prompts`, which exists in a checkout and when installed."""
+def _default_folder() -> Path:
+    """LVR_PROMPTS, or the folder `prompts` beside the package `operators`, in a checkout and when installed alike."""
     named = os.environ.get("LVR_PROMPTS")
-    return Path(named) if named else importlib.resources.files("prompts")
+    return Path(named) if named else Path(__file__).parents[2] / "prompts"
 
 
-def _read(folder: Traversable, name: str) -> bytes:
+def _read(folder: Path, name: str) -> bytes:
     try:
-        return folder.joinpath(name).read_bytes()
+        return (folder / name).read_bytes()
     except OSError as error:
         raise PromptError(
             f"prompt file {name} cannot be read in {folder}: {error}; LVR_PROMPTS names the folder"
@@ -144,7 +143,7 @@ def _compiled(texts: tuple[tuple[str, str], ...]) -> Template:
     return _environment(dict(texts)).get_template(texts[0][0])
 
 
-def _with_includes(folder: Traversable, name: str, body: str) -> tuple[tuple[str, str], ...]:
+def _with_includes(folder: Path, name: str, body: str) -> tuple[tuple[str, str], ...]:
     """The body and, each once, the files that it includes directly or through others."""
     texts = {name: body}
     waiting = [name]

@@ -17,7 +17,7 @@ from operators.report.funnel import Step, funnel
 from operators.report.tables import Tables
 from operators.runs import RunFolder
 from schemas.base import digest
-from schemas.run import Run, StageMetrics
+from schemas.run import PromptIdentity, Run, StageMetrics
 from schemas.sample import Sample
 from schemas.tables import Caption, CaptionStatus, Check, Clip, Question, QuestionKind, Reasoning, Trial, Video
 
@@ -80,6 +80,7 @@ class Numbers:
     run: Run
     stages: tuple[StageNumbers, ...]
     roles: tuple[RoleNumbers, ...]
+    prompts: tuple[PromptIdentity, ...]
     videos: pd.DataFrame
     """One row per readable video: video_id, seconds, title, category, licence, origin."""
     clip_seconds: np.ndarray
@@ -130,6 +131,7 @@ def collect(folder: RunFolder) -> Numbers:
         run=folder.run,
         stages=_stages(tables, metrics, rejects),
         roles=_roles(metrics),
+        prompts=tables.prompts(),
         videos=videos,
         clip_seconds=_clip_seconds(tables),
         captions=tables.rows("caption"),

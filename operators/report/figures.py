@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from operators.report.collect import Numbers
+from operators.report.collect import Numbers, RejectGroup
 from operators.report.plots import Bar, Histogram, bars, bin_labels, columns, histogram, tally
 from schemas.tables import QuestionCategory, QuestionKind, Split
 
@@ -73,11 +73,8 @@ def floor_figure(numbers: Numbers) -> Figure | None:
     """Accuracies without watching, against chance."""
     if not numbers.floors:
         return None
-    rows = [
-        Bar(f"{floor.name}: {floor.how}", (floor.accuracy,), f"{floor.accuracy:.1%}", floor.chance)
-        for floor in numbers.floors
-    ]
-    table = [(f"{f.name}: {f.how}", f"{f.accuracy:.1%}", f"{f.chance:.1%}", f"{f.answers:,}") for f in numbers.floors]
+    rows = [Bar(floor.name, (floor.accuracy,), f"{floor.accuracy:.1%}", floor.chance) for floor in numbers.floors]
+    table = [(f.name, f"{f.accuracy:.1%}", f"{f.chance:.1%}", f"{f.answers:,}") for f in numbers.floors]
     text = "Accuracy on choice questions without the video. The tick marks what guessing gives."
     svg = bars("Floors", text, rows, full=1.0)
     return Figure("Floors", text, svg, (), ("way to answer", "accuracy", "chance", "answers"), tuple(table))
@@ -98,13 +95,13 @@ def funnel_figure(numbers: Numbers) -> Figure | None:
     return _bars("From questions to samples", text, rows, ("gate", *writers), writers)
 
 
-def reject_figure(numbers: Numbers) -> Figure | None:
-    """Rejects by stage and reason."""
-    rows = [
-        Bar(f"{group.stage}: {_words(group.reason)}", (float(group.count),), f"{group.count:,}")
-        for group in numbers.rejects
-    ]
-    return _bars("Rejects by stage and reason", "", rows, ("stage and reason", "rejects")) if rows else None
+def reject_bars(numbers: Numbers) -> Iterator[tuple[Markup, RejectGroup]]:
+    """A bar for each stage and reason, all to one scale."""
+    largest = float(max((group.count for group in numbers.rejects), default=0))
+    for group in numbers.rejects:
+        label = f"{group.stage}: {_words(group.reason)}"
+        row = Bar(label, (float(group.count),), f"{group.count:,}")
+        yield bars(label, f"{group.count:,} rejects", [row], largest), group
 
 
 def time_figure(numbers: Numbers) -> Figure | None:
@@ -163,9 +160,7 @@ def _letters(numbers: Numbers) -> Iterator[Figure]:
         yield Figure("Answer letters", text, svg, (), ("letter", "samples", "expected"), tuple(table))
 
 
-def _bars(
-    title: str, text: str, rows: Sequence[Bar], head: tuple[str, ...], legend: tuple[str, ...] = ()
-) -> Figure:
+def _bars(title: str, text: str, rows: Sequence[Bar], head: tuple[str, ...], legend: tuple[str, ...] = ()) -> Figure:
     table = tuple((row.label, *(f"{part:,.0f}" for part in row.parts)) for row in rows)
     return Figure(title, text, bars(title, text, rows), legend, head, table)
 

@@ -15,11 +15,12 @@ class Floor:
     """The accuracy of one way to answer without the video, beside what guessing gives."""
 
     name: str
-    how: str
     accuracy: float
     chance: float
     """Mean of 1 / number of options, over the same questions."""
     answers: int
+    of_samples: bool = True
+    """False: over all questions, among them those that the checks took out."""
 
     @property
     def deviation(self) -> float:
@@ -39,22 +40,21 @@ def floors(choices: pd.DataFrame, asked: pd.DataFrame, blind: pd.DataFrame) -> t
     found: list[Floor] = []
     if len(choices):
         chance = float((1 / choices["options"].map(len)).mean())
-        counts = choices["letter"].value_counts()
+        counts = choices["letter"].value_counts().sort_index()
         letter = str(counts.idxmax())
-        constant = Floor("One letter", f"always {letter}", float(counts.max() / len(choices)), chance, len(choices))
         longest = [_longest(*row) for row in zip(choices["options"], choices["answer_text"], strict=True)]
         found += [
-            constant,
-            Floor("Longest option", "ties shared", sum(longest) / len(longest), chance, len(longest)),
+            Floor(f"Always the letter {letter}", float(counts.max() / len(choices)), chance, len(choices)),
+            Floor("Always the longest option", sum(longest) / len(longest), chance, len(longest)),
         ]
-    for name, how, questions in (
-        ("Blind, samples", "the judge without the video", choices),
-        ("Blind, all questions", "before that check took any out", asked),
+    for name, questions, of_samples in (
+        ("Judge without video, samples", choices, True),
+        ("Judge without video, all asked", asked, False),
     ):
         tried = blind.merge(questions[["question_id", "options"]], on="question_id")
         if answers := int(tried["n"].sum()):
             chance = float((tried["n"] / tried["options"].map(len)).sum() / answers)
-            found.append(Floor(name, how, float(tried["correct"].sum() / answers), chance, answers))
+            found.append(Floor(name, float(tried["correct"].sum() / answers), chance, answers, of_samples))
     return tuple(found)
 
 
@@ -66,6 +66,7 @@ def expected_letters(choices: pd.DataFrame) -> dict[str, float]:
 
 
 def _longest(options: list[str], answer: str) -> float:
+    """Chance of being right with the longest option; a tie is broken by a coin."""
     length = max(len(option) for option in options)
     longest = [option for option in options if len(option) == length]
     return 1 / len(longest) if answer in longest else 0.0

@@ -74,6 +74,6 @@ def _samples(numbers: Numbers) -> Iterator[Finding]:
 
 def _floors(numbers: Numbers) -> Iterator[Finding]:
     for floor in numbers.floors:
-        if "all questions" not in floor.name:  # what the blind check is there to catch
-            figure = f"{floor.accuracy:.1%}, guessing gives {floor.chance:.1%}"
-            yield Finding(floor.deviation < SURPRISING, f"{floor.name} ({floor.how})", figure)
+        if floor.of_samples:
+            figure = f"{floor.accuracy:.1%}, guessing {floor.chance:.1%}"
+            yield Finding(floor.deviation < SURPRISING, floor.name, figure)

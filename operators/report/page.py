@@ -51,7 +51,7 @@ def _content(numbers: Numbers) -> dict[str, Any]:
         "sample_figures": list(figures.sample_figures(numbers)),
         "floors": figures.floor_figure(numbers),
         "funnel": figures.funnel_figure(numbers),
-        "rejects": figures.reject_figure(numbers),
+        "rejects": list(figures.reject_bars(numbers)),
         "time": figures.time_figure(numbers),
         "examples": [(example, _timeline(example)) for example in numbers.examples],
     }

@@ -23,8 +23,12 @@ _BAR = 12
 _PLOT = 150
 _AXIS = 24
 _HEADROOM = 18
+_LEFT = 10.0
+"""Per cent of the width that the scale of a histogram takes."""
 _GAP = 0.12
 """Share of a bin that stays free between columns."""
+_SLOTS = 7
+"""Fewer columns than these are drawn as narrow as if there were so many, in the middle."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,15 @@ def columns(title: str, description: str, histogram: Histogram) -> Markup:
     totals = [sum(parts) for parts in zip(*histogram.counts, strict=True)]
     top = _round_up(max(totals, default=0))
     drawn = [_grid(value, top) for value in (top / 2, top) if value == int(value)]
-    width = 100 / max(1, len(totals))
+    slots = max(_SLOTS, len(totals))
+    width = (100 - _LEFT) / slots
+    left = _LEFT + width * (slots - len(totals)) / 2
     for index, parts in enumerate(zip(*histogram.counts, strict=True)):
-        drawn += _column(parts, index * width, width, top)
-    per_bin = len(histogram.ticks) == len(totals)
-    drawn += [
-        _tick(text, (index + (0.5 if per_bin else 0.0)) * width) for index, text in enumerate(histogram.ticks) if text
-    ]
-    drawn.append(Markup('<line class="axis" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(_HEADROOM + _PLOT))
+        drawn += _column(parts, left + index * width, width, top)
+    shift = 0.5 if len(histogram.ticks) == len(totals) else 0.0
+    drawn += [_tick(text, left + (index + shift) * width) for index, text in enumerate(histogram.ticks) if text]
+    axis = Markup('<line class="axis" x1="{0}%" x2="100%" y1="{1}" y2="{1}"/>')
+    drawn.append(axis.format(_LEFT, _HEADROOM + _PLOT))
     return _svg(title, description, _HEADROOM + _PLOT + _AXIS, drawn)
 
 
@@ -145,22 +150,30 @@ def _column(parts: Sequence[int], left: float, width: float, top: float) -> list
 
 def _grid(value: float, top: float) -> Markup:
     y = _HEADROOM + _PLOT * (1 - value / top)
-    line = Markup('<line class="grid" x1="0" x2="100%" y1="{0:.1f}" y2="{0:.1f}"/>').format(y)
-    return line + Markup('<text class="note" x="0" y="{:.1f}">{:,.0f}</text>').format(y - 4, value)
+    line = Markup('<line class="grid" x1="{0}%" x2="100%" y1="{1:.1f}" y2="{1:.1f}"/>').format(_LEFT, y)
+    text = Markup('<text class="note" x="{}%" y="{:.1f}" text-anchor="end">{}</text>')
+    return line + text.format(_LEFT - 1.5, y + 4, _short(value))
 
 
 def _tick(text: str, x: float) -> Markup:
-    anchor = "start" if x == 0 else "end" if x > 99 else "middle"
+    anchor = "end" if x > 98 else "middle"
     place = Markup('<text class="note" x="{:.3f}%" y="{}" text-anchor="{}">{}</text>')
     return place.format(x, _HEADROOM + _PLOT + 17, anchor, text)
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 4, 5, 6, 8 times a power of ten: a top of the scale whose half is round as well."""
+    """A top of the scale that is round, and whose half is round as well."""
     if value <= 2:
         return 2.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 4, 5, 6, 8, 10) if step * power >= value)
+    return next(round(step * power) for step in (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10) if step * power >= value)
+
+
+def _short(value: float) -> str:
+    for unit, suffix in ((1e6, "M"), (1e3, "K")):
+        if value >= unit:
+            return f"{value / unit:g}{suffix}"
+    return f"{value:g}"
 
 
 def _round_step(value: float) -> float:

@@ -1,7 +1,7 @@
 """Columns of a run's tables, over all lanes and units, read in threads.
 
-A build of 18,000 videos has some 130,000 small tables and millions of clips; a report counts, so it reads the few columns
-that it needs and leaves validation of whole rows to those who use them.
+A build of 18,000 videos has some 130,000 small tables and millions of clips; a report counts, so it reads the few
+columns that it needs and leaves validation of whole rows to those who use them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from operators.runs import RunFolder
 from operators.store import object_path
 from schemas.arrow import arrow_schema, validate_row
 from schemas.base import Row
-from schemas.run import Commit
+from schemas.run import Commit, PromptIdentity
 from schemas.sample import Sample
 from schemas.tables import Reject
 
@@ -44,6 +44,16 @@ class Tables:
         """Rows of a stage, from its commits alone."""
         return sum(commit.rows for commit in self._commits[stage])
 
+    def prompts(self) -> tuple[PromptIdentity, ...]:
+        """Every prompt that something was made with, by id. Two of one id: the prompt changed while the run went on."""
+        found = {
+            (each.prompt_id, each.sha256): each
+            for stage in self._commits.values()
+            for commit in stage
+            for each in commit.key.prompts
+        }
+        return tuple(found[key] for key in sorted(found))
+
     def columns(self, stage: str, row: type[Row], names: Sequence[str]) -> pa.Table:
         """Some columns of all rows of a stage, in the order of lanes and units."""
         return self._read([commit.rows_sha256 for commit in self._commits[stage] if commit.rows], row, names)
@@ -59,7 +69,7 @@ class Tables:
 
     def samples_at(self, positions: Sequence[int]) -> list[Sample]:
         """Whole samples, by their position in the assembled table."""
-        chosen = self.columns("assemble", Sample, list(Sample.model_fields)).take(list(positions))
+        chosen = self.columns("assemble", Sample, list(Sample.model_fields)).take(pa.array(positions, pa.int64()))
         return [validate_row(row, Sample, "assemble") for row in chosen.to_pylist()]
 
     def _read(self, objects: Sequence[str], row: type[Row], names: Sequence[str]) -> pa.Table:

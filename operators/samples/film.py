@@ -6,28 +6,28 @@ ever carries a film's name.
 """
 
 import hashlib
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import av
 import cv2
 import ffmpeg
-import imageio_ffmpeg
 from pydantic import ValidationError
 
 from operators.samples.painter import paint_film
 from operators.samples.sound import write_sound
 from operators.samples.truth import film_truth
+from operators.video.ffmpeg import FfmpegError, ffmpeg_executable, file_url
 from schemas.base import digest
+from schemas.errors import Outage
 from schemas.sample_film import FPS, FRAME_HEIGHT, FRAME_WIDTH, FilmScript, FilmTruth
 
 
-class FilmRenderError(RuntimeError):
+class FilmRenderError(Outage):
     """A film could not be written; names the film, what stopped it and the way out."""
 
 
@@ -49,6 +49,7 @@ def render_film(script: FilmScript, directory: Path) -> RenderedFilm:
     script_sha256 = digest([script, _renderer_sha256()])
     if kept := _kept_truth(path, truth_path, script_sha256):
         return RenderedFilm(path, kept, reused=True)
+    # Drawn up first, so that a script that contradicts itself costs nothing; the facts of the file follow.
     planned = film_truth(script, script_sha256=script_sha256, film_sha256="0" * 64, film_bytes=0)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -63,19 +64,14 @@ def render_film(script: FilmScript, directory: Path) -> RenderedFilm:
             truth_path.unlink(missing_ok=True)
             draft.replace(path)
             truth_draft.replace(truth_path)
-    except OSError as error:
-        raise FilmRenderError(f"film {script.film_id}: cannot write to {directory}: {error}") from error
+    except (OSError, FfmpegError) as error:
+        raise FilmRenderError(f"film {script.film_id}: cannot be rendered into {directory}: {error}") from error
     return RenderedFilm(path, truth, reused=False)
 
 
 def truth_path_of(film: Path) -> Path:
     """Where a film's truth lies: beside it, `<film>.truth.json`."""
     return film.with_suffix(".truth.json")
-
-
-def ffmpeg_executable() -> str:
-    """The system's ffmpeg, else the one that imageio-ffmpeg carries."""
-    return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
 
 
 def _kept_truth(path: Path, truth_path: Path, script_sha256: str) -> FilmTruth | None:
@@ -107,8 +103,8 @@ def _arguments(sound: Path, draft: Path) -> list[str]:
     )
     output = ffmpeg.output(
         video.video,
-        ffmpeg.input(str(sound)).audio,
-        str(draft),
+        ffmpeg.input(file_url(sound)).audio,
+        file_url(draft),
         vcodec="libx264",
         preset="superfast",
         crf=22,
@@ -135,7 +131,7 @@ def _arguments(sound: Path, draft: Path) -> list[str]:
 
 @contextmanager
 def _ffmpeg(film_id: str, arguments: list[str]) -> Iterator[IO[bytes]]:
-    """A running ffmpeg's standard input; on leaving, ffmpeg has finished the file, or its own words are in the error."""
+    """A running ffmpeg's standard input; on leaving, the file is finished, or ffmpeg's own words are in the error."""
     with tempfile.TemporaryFile() as complaints:
         try:
             process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=complaints)
@@ -154,6 +150,8 @@ def _ffmpeg(film_id: str, arguments: list[str]) -> Iterator[IO[bytes]]:
             process.kill()
             raise
         finally:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
             code = process.wait()
         if code or went_away:
             complaints.seek(0)

@@ -10,6 +10,7 @@ import cv2
 
 from operators.samples.film import RenderedFilm, render_film
 from operators.samples.stories import film_scripts
+from schemas.errors import BadInput
 
 
 def render_samples(
@@ -24,12 +25,12 @@ def render_samples(
     Beside each `<film>.mp4` lies its ground truth, `<film>.truth.json` (`schemas.sample_film.FilmTruth`). Films that
     are already there are kept. `progress` gets one line per finished film.
 
-    Raises ValueError for an unknown film, `FilmRenderError` when ffmpeg or the disk fails.
+    Raises `BadInput` for an unknown film, `FilmRenderError` when ffmpeg or the disk fails.
     """
     known = list(film_scripts())
     wanted = list(dict.fromkeys(known if films is None else films))
     if unknown := [name for name in wanted if name not in known]:
-        raise ValueError(f"no sample film is called {', '.join(unknown)}; there are: {', '.join(known)}")
+        raise BadInput(f"no sample film is called {', '.join(unknown)}; there are: {', '.join(known)}")
     report = progress or (lambda line: None)
     started = time.monotonic()
     rendered: dict[str, Path] = {}

@@ -41,6 +41,7 @@ def kitchen(canvas: Canvas) -> None:
 
 def workshop(canvas: Canvas) -> None:
     """Brown boards, a wall of tools, a long workbench and a hanging lamp."""
+    canvas.rect(0, 0, 960, 270, "#2f1f12")
     for row in range(9):
         canvas.rect(0, row * 32, 960, 31, shade("#7a5535", 0.92 + 0.05 * (row % 3)))
     canvas.rect(0, 270, 960, 90, "#4d3521")

@@ -16,7 +16,7 @@ _MARGIN = 14
 
 
 class Style(NamedTuple):
-    """Letter height in pixels, font weight, ink and plate colours, and the plate's border around the letters in pixels."""
+    """Font size in pixels, font weight, ink and plate colours, and the plate's border round the letters in pixels."""
 
     size: int
     weight: int
@@ -63,7 +63,7 @@ def plate(text: OnScreenText) -> Plate:
 
 
 def region_of(box: PixelBox) -> Region:
-    """The ninth of the frame that holds the middle of a box; a middle outside the frame counts for the nearest ninth."""
+    """The ninth of the frame that holds the middle of a box, or the nearest one when that lies outside."""
     column = min(max((box.left + box.right) * 3 // (2 * FRAME_WIDTH), 0), 2)
     row = min(max((box.top + box.bottom) * 3 // (2 * FRAME_HEIGHT), 0), 2)
     return list(Region)[3 * row + column]

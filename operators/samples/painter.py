@@ -1,4 +1,4 @@
-"""The film's frames: what is still in a shot is drawn once, what moves is pasted on a copy, transitions mix two shots."""
+"""The film's frames: what is still is drawn once per shot, what moves is pasted on a copy, transitions mix shots."""
 
 from collections.abc import Iterator
 
@@ -7,18 +7,18 @@ import numpy as np
 
 from operators.samples.canvas import Picture
 from operators.samples.lettering import Plate, plate
-from operators.samples.scenes import SCENE_WIDTH, background
+from operators.samples.scenes import background
 from operators.samples.sprites import paste
 from operators.samples.timeline import (
     PlacedShot,
-    camera_at,
     distractor_frames,
     in_frame,
     is_moving,
     object_at,
     place_shots,
+    view_at,
 )
-from schemas.sample_film import FRAME_WIDTH, FilmScript, frames_of
+from schemas.sample_film import FRAME_HEIGHT, FRAME_WIDTH, FilmScript, frames_of
 
 _STEP_FRAMES = 5
 """Frames between two steps of a walk, two beats of a wing."""
@@ -29,7 +29,7 @@ class ShotPainter:
 
     def __init__(self, placed: PlacedShot) -> None:
         self.placed = placed
-        self._scene = background(placed.shot.scene, placed.shot.light)
+        self._scene = background(placed.shot.scene, placed.shot.light, placed.shot.zoom)
         self._flashes = [distractor_frames(placed, each) for each in placed.shot.distractors if each.kind == "flash"]
         start = placed.start
         self._plates: list[tuple[int, int, Plate]] = [
@@ -38,8 +38,8 @@ class ShotPainter:
 
     def picture(self, frame: int) -> Picture:
         """Scene and objects, without letters: (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR."""
-        left = (SCENE_WIDTH - FRAME_WIDTH) // 2 + camera_at(self.placed, frame)
-        picture = self._scene[:, left : left + FRAME_WIDTH].copy()
+        left, top = view_at(self.placed, frame)
+        picture = self._scene[top : top + FRAME_HEIGHT, left : left + FRAME_WIDTH].copy()
         for thing in self.placed.shot.objects:
             drawn, box = object_at(thing, self.placed, frame)
             if in_frame(box):

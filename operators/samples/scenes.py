@@ -39,9 +39,9 @@ _TINT_BGR = {"dusk": (0.74, 0.78, 0.98), "night": (0.62, 0.42, 0.34)}
 
 
 @cache
-def background(scene: Scene, light: Light) -> Picture:
-    """A scene in some light, (FRAME_HEIGHT, SCENE_WIDTH, 3) uint8 BGR. Shared: copy before drawing on it."""
-    canvas = Canvas(SCENE_WIDTH, FRAME_HEIGHT)
+def background(scene: Scene, light: Light, zoom: float = 1.0) -> Picture:
+    """A scene in some light, (FRAME_HEIGHT, SCENE_WIDTH, 3) times `zoom`, uint8 BGR. Shared: copy before drawing."""
+    canvas = Canvas(SCENE_WIDTH, FRAME_HEIGHT, zoom)
     PAINTERS[scene](canvas)
     picture = cv2.cvtColor(canvas.finish(), cv2.COLOR_BGRA2BGR)
     if light == "day":

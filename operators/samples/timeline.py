@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 
 from operators.samples.scenes import SCENE_WIDTH
 from operators.samples.sprites import Sprite, sprite
+from schemas.errors import BadInput
 from schemas.sample_film import (
     FPS,
     FRAME_HEIGHT,
@@ -21,16 +22,17 @@ from schemas.sample_film import (
     frames_of,
 )
 
+HOME = (SCENE_WIDTH - FRAME_WIDTH) // 2
+"""Where x = 0 of a script lies in the scene: the left edge of the view at rest."""
 
-class ScriptError(ValueError):
+
+class ScriptError(BadInput):
     """A script that cannot be drawn as written; names the film, the shot and the way out."""
 
 
 @dataclass(frozen=True)
 class PlacedShot:
-    """A shot's frames [start, end) and those of the transition into it, [fade_start, fade_end), all counted from the
-    film's start.
-    """
+    """A shot's frames [start, end) and those of the transition into it, [fade_start, fade_end), in film frames."""
 
     index: int
     shot: Shot
@@ -68,15 +70,23 @@ def place_shots(script: FilmScript) -> list[PlacedShot]:
     return placed
 
 
-def camera_at(placed: PlacedShot, frame: int) -> int:
-    """How many pixels the view is to the right of the middle of the scene."""
+def view_at(placed: PlacedShot, frame: int) -> tuple[int, int]:
+    """Upper left corner of the view, in pixels of the zoomed scene; the view never leaves the scene."""
+    shot = placed.shot
+    left = (HOME + shot.focus[0] + _camera_at(placed, frame)) * shot.zoom - FRAME_WIDTH / 2
+    top = shot.focus[1] * shot.zoom - FRAME_HEIGHT / 2
+    reach_x, reach_y = round(SCENE_WIDTH * shot.zoom) - FRAME_WIDTH, round(FRAME_HEIGHT * shot.zoom) - FRAME_HEIGHT
+    return min(max(round(left), 0), reach_x), min(max(round(top), 0), reach_y)
+
+
+def _camera_at(placed: PlacedShot, frame: int) -> float:
+    """How many pixels of the scene the camera is to the right of its rest."""
     seconds = placed.seconds_at(frame)
     x = placed.shot.camera + placed.shot.drift * min(max(seconds / placed.shot.seconds, 0), 1)
     for pan in placed.shot.distractors:
         if pan.kind == "pan":
             x += pan.pixels * _eased((seconds - pan.start) / pan.seconds)
-    reach = (SCENE_WIDTH - FRAME_WIDTH) // 2
-    return min(max(round(x), -reach), reach)
+    return x
 
 
 def object_at(thing: MovingObject, placed: PlacedShot, frame: int) -> tuple[Sprite, PixelBox]:
@@ -86,9 +96,10 @@ def object_at(thing: MovingObject, placed: PlacedShot, frame: int) -> tuple[Spri
     leg = min(max(bisect_right(times, seconds), 1), len(times) - 1) if len(times) > 1 else 0
     origin, target = thing.path[max(leg - 1, 0)], thing.path[leg]
     share = 1.0 if leg == 0 else min(max((seconds - origin.seconds) / (target.seconds - origin.seconds), 0), 1)
-    x = origin.x + share * (target.x - origin.x) - camera_at(placed, frame)
-    y = origin.y + share * (target.y - origin.y)
-    picture = sprite(thing.kind, thing.colour, thing.scale, facing_left=_faces_left(thing, leg))
+    zoom, (view_left, view_top) = placed.shot.zoom, view_at(placed, frame)
+    x = (HOME + origin.x + share * (target.x - origin.x)) * zoom - view_left
+    y = (origin.y + share * (target.y - origin.y)) * zoom - view_top
+    picture = sprite(thing.kind, thing.colour, thing.scale * zoom, facing_left=_faces_left(thing, leg))
     left, top = round(x - picture.width / 2), round(y) - picture.height
     return picture, PixelBox(left, top, left + picture.width, top + picture.height)
 

@@ -108,9 +108,7 @@ def _texts(placed: PlacedShot, until: int) -> Iterator[TextTruth]:
     plates = {text: _plate(placed, text) for text in placed.shot.texts}
     for one, other in combinations(plates, 2):
         if one.start < other.end and other.start < one.end and overlap(plates[one].box, plates[other].box):
-            raise ScriptError(
-                f"shot {placed.index}: texts {one.text!r} and {other.text!r} cover each other; use other regions or times"
-            )
+            raise ScriptError(f"shot {placed.index}: texts {one.text!r} and {other.text!r} cover each other; move one")
     for text, drawn in plates.items():
         start, end = placed.start + frames_of(text.start), placed.start + frames_of(text.end)
         if not placed.fade_end <= start < end <= until:

@@ -15,6 +15,7 @@ from typing import cast
 from operators.derive import CATEGORY, derive
 from operators.measure.sentence import clock
 from operators.models.client import Answer, Refusal, Request
+from operators.models.session import MEASURED
 from operators.stage import Context, Stage
 from operators.storyboard import EvidenceError, read_spans, storyboard, tokens_for
 from operators.timeline import read_timeline
@@ -23,10 +24,6 @@ from schemas.base import Row, Span, digest
 from schemas.config import Role, Writer
 from schemas.provenance import Provenance
 from schemas.tables import Caption, Derivation, Question, QuestionCategory, QuestionKind, Video
-
-MEASURED = "measured"
-"""The provenance of captions whose texts were read by a program at known moments. Only these make a timeline: a model
-names the texts that it noticed, at times that it believes."""
 
 PROMPTS = {QuestionKind.CHOICE: "question_choice", QuestionKind.OPEN: "question_open"}
 
@@ -50,6 +47,7 @@ def question_id(video_id: str, category: QuestionCategory, kind: QuestionKind, w
 
 
 def _derived(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Question]:
+    # Only texts that a program read at known moments make a timeline: a model names those that it noticed, about when.
     measured = [caption for caption in captions if caption.provenance.model == MEASURED]
     if not measured:
         return

@@ -33,7 +33,6 @@ ENCODING = {
     # x264 gives the same bytes only for the same number of threads; stages work on one video per core anyway.
     "threads": 1,
     "fps_mode": "passthrough",
-    "enc_time_base": "filter",  # keep the source's ticks; the default would round times to a constant rate
     "fflags": "+bitexact",
     "flags:v": "+bitexact",
     "map_metadata": -1,
@@ -109,8 +108,10 @@ def _specification(video: VideoProbe, frames: _Frames, start_us: int, end_us: in
         .filter("setpts", "PTS-STARTPTS")
         .filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2")  # 4:2:0 needs even sides
     )
+    # Keep the source's ticks; by default the encoder would round times to those of a constant rate.
+    encoding = {**ENCODING, "enc_time_base": f"{timeline.time_base.numerator}/{timeline.time_base.denominator}"}
     if video.audio_stream is None:
-        return ffmpeg.output(picture, file_url(target), **ENCODING)
+        return ffmpeg.output(picture, file_url(target), **encoding)
     start, duration = timeline.seconds(frames.start_us), frames.duration_us / SECOND_US
     sound = (
         source[str(video.audio_stream)]
@@ -121,7 +122,7 @@ def _specification(video: VideoProbe, frames: _Frames, start_us: int, end_us: in
         .filter("apad")
         .filter("atrim", end=f"{duration:.6f}")
     )
-    return ffmpeg.output(picture, sound, file_url(target), **ENCODING, **SOUND_ENCODING)
+    return ffmpeg.output(picture, sound, file_url(target), **encoding, **SOUND_ENCODING)
 
 
 def _timeout_seconds(frames: _Frames) -> float:

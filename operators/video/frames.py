@@ -53,7 +53,7 @@ def frames_at(path: Path, times_us: Sequence[int], side: int | None = None) -> I
             raise ValueError(
                 f"{path.name}: asked for frames at {asked[0]} to {asked[-1]} us of [0, {index.duration_us})"
             )
-        for time_us, frame in _presented(container, stream, index, asked):
+        for time_us, frame in _presented(container, stream, index, asked, path):
             yield VideoFrame(time_us, _upright(frame, stream, side))
 
 
@@ -74,7 +74,7 @@ def fitted_size(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def _presented(
-    container: InputContainer, stream: VideoStream, index: PacketIndex, asked: Sequence[int]
+    container: InputContainer, stream: VideoStream, index: PacketIndex, asked: Sequence[int], path: Path
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Walks forward; jumps to a key frame when one lies between the walk's position and the asked time."""
     walk: Iterator[tuple[int, av.VideoFrame]] = iter(())
@@ -88,7 +88,7 @@ def _presented(
         while following and following[0] <= time_us:
             current, following = following, next(walk, None)
         if current is None:
-            raise UnreadableVideo("damaged", f"nothing can be decoded at {time_us} us; fetch the video again")
+            raise UnreadableVideo("damaged", f"{path.name}: nothing can be decoded at {time_us} us; fetch it again")
         yield current
 
 

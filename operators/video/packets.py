@@ -126,7 +126,7 @@ def read_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
         UnreadableVideo: `truncated` when there is no packet to read, `no_timestamps` when frames have no times.
     """
     key_pts: list[int] = []
-    shown: list[tuple[int, int]] = []
+    shown: list[tuple[int, int]] = []  # PTS and duration of each frame
     try:
         for packet in container.demux(stream):
             if packet.size == 0 or not (key_pts or packet.is_keyframe):

@@ -32,6 +32,13 @@ def test_equal_names_in_different_folders_get_different_ids():
     assert source_id_of("ä ö/кино.mp4") == source_id_of("ä ö/кино.mp4")
 
 
+def test_a_relative_folder_gives_absolute_addresses(tmp_path, monkeypatch):
+    touch(tmp_path / "films" / "one.mp4")
+    monkeypatch.chdir(tmp_path)
+    for name in ("films", "films/", "./films"):
+        assert [source.uri for source in read_sources(name).sources] == [str(tmp_path / "films/one.mp4")]
+
+
 def test_an_empty_folder_says_what_was_looked_for(tmp_path):
     touch(tmp_path / "notes.txt")
     with pytest.raises(SourceError, match=r"holds no video; looked for .*\.mp4"):

@@ -1,13 +1,14 @@
 """Imaginary films for tests: which texts they show, and the captions that measuring them would give.
 
-The texts are followed by the caption stage's own `track`, from readings at one frame a second, so that what tests see of
-a film is exactly what the pipeline would.
+The texts are followed by the caption stage's own `track`, from readings at one frame a second, so that what tests see
+of a film is exactly what the pipeline would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hypothesis import strategies as st
 
@@ -71,7 +72,7 @@ def film(*texts: Shown, seconds: float = 60.0) -> ImaginaryFilm:
 
 def captions_of(film: ImaginaryFilm, video_id: str = "film") -> list[Caption]:
     """The captions that the measuring caption stage would make of it."""
-    spans = [Span(start_us=a, end_us=b) for a, b in zip(film.edges_us, film.edges_us[1:], strict=False)]
+    spans = [Span(start_us=a, end_us=b) for a, b in pairwise(film.edges_us)]
     cells = [_cells(span) for span in spans]
     texts = track((cell, _readings(film, _look(cell))) for group in cells for cell in group)
     return [
@@ -120,7 +121,7 @@ def _cells(span: Span) -> list[Span]:
     length = span.end_us - span.start_us
     count = max(1, round(length / SECOND))
     edges = [span.start_us + length * index // count for index in range(count + 1)]
-    return [Span(start_us=a, end_us=b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [Span(start_us=a, end_us=b) for a, b in pairwise(edges)]
 
 
 def _look(cell: Span) -> int:

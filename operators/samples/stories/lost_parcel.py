@@ -67,6 +67,8 @@ def _harbour() -> tuple[Shot, ...]:
         Shot(
             scene="harbour",
             seconds=13.0,
+            zoom=1.5,
+            focus=(320, 230),
             camera=-120,
             drift=100,
             ambience="sea",
@@ -90,6 +92,8 @@ def _harbour() -> tuple[Shot, ...]:
         Shot(
             scene="kitchen",
             seconds=11.0,
+            zoom=1.7,
+            focus=(400, 250),
             camera=60,
             ambience="bright",
             objects=(_grandmother((0, 480, 345)), _nora(*takes), thing("brown parcel", *beside(takes, 26, -26))),
@@ -140,6 +144,8 @@ def _market() -> tuple[Shot, ...]:
         Shot(
             scene="market",
             seconds=10.0,
+            zoom=1.6,
+            focus=(270, 250),
             camera=90,
             ambience="crowd",
             objects=(
@@ -169,6 +175,8 @@ def _market() -> tuple[Shot, ...]:
         Shot(
             scene="market",
             seconds=11.0,
+            zoom=1.6,
+            focus=(430, 250),
             camera=-100,
             ambience="sad",
             objects=(_baker((0, 470, 345)), _nora((0, -40, 345), (4, 380, 345)), _max((0, -110, 345), (4, 310, 345))),
@@ -209,6 +217,8 @@ def _search() -> tuple[Shot, ...]:
         Shot(
             scene="street",
             seconds=10.0,
+            zoom=1.6,
+            focus=(320, 240),
             camera=40,
             ambience="tense",
             objects=(_nora(*follow), _max(*beside(follow, -80)), thing("black cat", (0, 460, 284))),
@@ -228,6 +238,8 @@ def _search() -> tuple[Shot, ...]:
         Shot(
             scene="street",
             seconds=10.0,
+            zoom=1.5,
+            focus=(300, 240),
             camera=120,
             ambience="sad",
             objects=(_nora((0, 300, 284)), _max((0, 230, 284)), thing("red car", (0, 420, 340), (4, 820, 340))),
@@ -259,7 +271,7 @@ def _search() -> tuple[Shot, ...]:
 
 def _forest() -> tuple[Shot, ...]:
     path = ((0.0, -40.0, 340.0), (8.0, 420.0, 332.0))
-    flight = ((1.0, 240.0, 150.0), (4.0, 420.0, 190.0), (7.0, 700.0, 140.0))
+    flight = ((1.0, 240.0, 195.0), (4.0, 420.0, 230.0), (7.0, 700.0, 190.0))
     carry = ((5.0, 330.0, 338.0), (10.0, -80.0, 338.0))
     return (
         title_card("CHAPTER 4: THE FOREST", seconds=4.4),
@@ -276,7 +288,8 @@ def _forest() -> tuple[Shot, ...]:
         Shot(
             scene="forest",
             seconds=9.0,
-            camera=100,
+            zoom=1.5,
+            focus=(280, 230),
             ambience="bright",
             objects=(thing("yellow bird", *flight), _nora((0, 150, 340)), _max((0, 220, 340))),
             texts=(story("A YELLOW BIRD CALLS: THIS WAY!", 1.4, 6.2),),
@@ -294,13 +307,15 @@ def _forest() -> tuple[Shot, ...]:
         Shot(
             scene="forest",
             seconds=12.0,
+            zoom=1.6,
+            focus=(320, 240),
             camera=-30,
             ambience="bright",
             objects=(
                 _nora((0, 690, 338), (3, 360, 338), *carry),
                 thing("brown parcel", (0, 300, 338), (4, 300, 338), *beside(carry, -26, -26)),
                 _max((0, 240, 338)),
-                thing("yellow bird", (0, 300, 120)),
+                thing("yellow bird", (0, 300, 218)),
             ),
             texts=(story("THE PARCEL FELL OFF HERE", 1.6, 5.6), story("FOUND! NOW BACK TO THE SEA", 6.4, 11.0)),
             events=(moment("Nora finds the parcel", 3.0, 6.0, "Nora", "brown parcel", "Max the dog", cue="chime"),),
@@ -384,14 +399,15 @@ def _return() -> tuple[Shot, ...]:
         Shot(
             scene="harbour",
             seconds=10.0,
+            zoom=1.8,
+            focus=(593, 120),
             light="night",
-            camera=150,
             ambience="bright",
             objects=(
                 thing("yellow lamp", (0, 593, 58), scale=0.8),
-                thing("white boat", *rightward(1, 9.6, 250)),
+                thing("white boat", *rightward(1, 9.6, 212)),
             ),
-            texts=(story("THE LIGHT SHINES AGAIN", 1.4, 6.4, Region.TOP_LEFT),),
+            texts=(story("THE LIGHT SHINES AGAIN", 1.4, 6.4, Region.BOTTOM_LEFT),),
             events=(event("the lighthouse shines", "yellow lamp", cue="bell"),),
             distractors=(flash(0.8), flash(7.2)),
         ),
@@ -406,7 +422,7 @@ def _return() -> tuple[Shot, ...]:
                 _max((1, -60, 345), (5, 240, 345)),
                 thing("white cat", (0, 560, 345)),
             ),
-            texts=(story("EVERYONE IS HOME BY NIGHT", 1.8, 7.0),),
+            texts=(story("EVERYONE IS HOME AGAIN", 1.8, 7.0),),
             events=(moment("Nora comes home", 0.0, 5.0, "Nora", "Grandmother", "Max the dog"),),
         ),
         title_card("THE END", seconds=5.0),

@@ -103,6 +103,8 @@ def _start() -> tuple[Shot, ...]:
         Shot(
             scene="stadium",
             seconds=7.0,
+            zoom=1.5,
+            focus=(320, 270),
             camera=-120,
             ambience="engine",
             objects=(
@@ -135,10 +137,12 @@ def _desert() -> tuple[Shot, ...]:
         Shot(
             scene="desert",
             seconds=10.0,
+            zoom=1.6,
+            focus=(360, 250),
             camera=130,
             drift=-60,
             ambience="wind",
-            objects=(thing("red car", (0, -60, 340), (4, 420, 340)), thing("orange bird", *leftward(2, 9, 130))),
+            objects=(thing("red car", (0, -60, 340), (4, 420, 340)), thing("orange bird", *leftward(2, 9, 190))),
             texts=(story("A NAIL! THE TYRE IS FLAT", 4.2, 8.2),),
             events=(moment("the red car gets a flat tyre", 4.0, 9.0, "red car", cue="thump"),),
             distractors=(quick_pan(7.0, -40),),
@@ -160,15 +164,17 @@ def _desert() -> tuple[Shot, ...]:
         Shot(
             scene="desert",
             seconds=9.0,
+            zoom=1.4,
+            focus=(330, 220),
             light="dusk",
             camera=-100,
             ambience="crowd",
             objects=(
                 thing("blue car", (0, -60, 340), (4, 340, 340)),
                 _ben((4.4, 420, 344)),
-                thing("white plane", *leftward(3, 8, 110)),
+                thing("white plane", *leftward(3, 8, 150)),
             ),
-            texts=(story("BLUE WINS STAGE 1", 3.2, 6.4), counter("RED 2  BLUE 5  GREEN 3", 5.0, 8.2, Region.BOTTOM)),
+            texts=(story("BLUE WINS STAGE 1", 3.2, 6.4), counter("RED 2, BLUE 5, GREEN 3", 5.0, 8.2, Region.CENTER)),
             events=(
                 moment("the blue car wins a stage", 4.0, 6.0, "blue car", cue="bell"),
                 event("the white plane flies over", "white plane"),
@@ -197,6 +203,8 @@ def _mountain() -> tuple[Shot, ...]:
         Shot(
             scene="mountain",
             seconds=9.0,
+            zoom=1.6,
+            focus=(400, 260),
             camera=-130,
             ambience="tense",
             objects=(
@@ -231,7 +239,7 @@ def _mountain() -> tuple[Shot, ...]:
                 _ada((4.4, 390, 346)),
                 thing("white plane", *rightward(4, 9, 100)),
             ),
-            texts=(story("RED WINS STAGE 2", 3.4, 6.4), counter("RED 7  BLUE 6  GREEN 6", 5.6, 9.2, Region.BOTTOM)),
+            texts=(story("RED WINS STAGE 2", 3.4, 6.4), counter("RED 7, BLUE 6, GREEN 6", 5.6, 9.2, Region.CENTER)),
             events=(
                 moment("the red car wins a stage", 4.0, 6.0, "red car", "Ada", cue="bell"),
                 event("the white plane flies over", "white plane"),
@@ -247,7 +255,7 @@ def _mountain() -> tuple[Shot, ...]:
                 character("a girl", "person", "teal")((0, 320, 345)),
                 thing("pink bicycle", *leftward(2, 8, 352)),
             ),
-            texts=(story("PUPILS LISTEN TO THE RADIO", 1.2, 5.2), sign("ADA, WIN!", 5.6, 8.0, Region.RIGHT)),
+            texts=(story("PUPILS LISTEN TO THE RADIO", 1.2, 5.2), sign("ADA, WIN!", 5.2, 8.0, Region.RIGHT)),
             events=(event("a pink bicycle passes", "pink bicycle", cue="bell"),),
         ),
         Shot(
@@ -282,10 +290,12 @@ def _beach() -> tuple[Shot, ...]:
         Shot(
             scene="beach",
             seconds=9.0,
+            zoom=1.6,
+            focus=(320, 260),
             camera=80,
             ambience="sad",
             objects=(thing("green truck", (0, 300, 344), (4, 300, 358)), _olga((2, 420, 345))),
-            texts=(story("THE GREEN TRUCK SINKS IN SAND", 1.2, 5.4), story("OLGA CALLS FOR HELP", 5.8, 8.2)),
+            texts=(story("THE GREEN TRUCK SINKS IN SAND", 1.2, 5.4), story("OLGA CALLS FOR HELP", 5.6, 8.2)),
             events=(moment("the green truck sinks", 0.0, 4.0, "green truck", "Olga", cue="buzz"),),
         ),
         Shot(
@@ -315,7 +325,7 @@ def _beach() -> tuple[Shot, ...]:
                 _ben((4.4, 470, 344)),
                 thing("white plane", *leftward(3, 8, 110)),
             ),
-            texts=(story("BLUE WINS STAGE 3", 3.2, 6.2), counter("RED 8  BLUE 11  GREEN 7", 5.0, 8.2, Region.BOTTOM)),
+            texts=(story("BLUE WINS STAGE 3", 3.2, 6.2), counter("RED 8, BLUE 11, GREEN 7", 5.0, 8.2, Region.CENTER)),
             events=(
                 moment("the blue car wins a stage", 4.0, 6.0, "blue car", cue="bell"),
                 event("the white plane flies over", "white plane"),
@@ -342,7 +352,9 @@ def _beach() -> tuple[Shot, ...]:
     )
 
 
-def _lap(number: int, seconds: float, order: tuple[str, str, str], line: str, *, camera: int) -> Shot:
+def _lap(
+    number: int, seconds: float, order: tuple[str, str, str], line: str, *, camera: int = 0, zoom: float = 1
+) -> Shot:
     """One lap past the stand; `order` tells who comes by first, second and third."""
     lanes = {"red car": 276.0, "blue car": 312.0, "green truck": 350.0}
     passing = tuple(
@@ -352,9 +364,11 @@ def _lap(number: int, seconds: float, order: tuple[str, str, str], line: str, *,
         scene="stadium",
         seconds=seconds,
         camera=camera,
+        zoom=zoom,
+        focus=(320, 260),
         ambience="engine",
         objects=passing,
-        texts=(counter(f"LAP {number}", 0.4, seconds - 0.6), story(line, 1.0, seconds - 1.0, Region.TOP_LEFT)),
+        texts=(counter(f"LAP {number}", 0.4, seconds - 1.6), story(line, 1.0, seconds - 2.0, Region.TOP_LEFT)),
         events=(event(f"the {order[0]} leads a lap", *order, cue="beep"),),
     )
 
@@ -389,22 +403,24 @@ def _final() -> tuple[Shot, ...]:
             events=(event("a boy waits for the result", "a boy"),),
         ),
         _lap(1, 10.0, ("blue car", "green truck", "red car"), "BLUE IS IN FRONT", camera=-80),
-        _lap(2, 10.0, ("green truck", "red car", "blue car"), "GREEN TAKES THE LEAD", camera=0),
+        _lap(2, 10.0, ("green truck", "red car", "blue car"), "GREEN TAKES THE LEAD", zoom=1.5),
         _lap(3, 10.0, ("red car", "green truck", "blue car"), "OLGA LETS ADA PASS", camera=80),
         Shot(
             scene="stadium",
             seconds=12.0,
+            zoom=1.5,
+            focus=(320, 230),
             ambience="crowd",
             objects=(
                 _ada((0, 320, 300)),
                 _ben((0, 420, 320)),
                 _olga((0, 220, 320)),
                 thing("yellow cup", (0, 320, 200), (2, 320, 216)),
-                thing("red balloon", (2, 80, 380), (11, 120, 60), scale=0.8),
+                thing("red balloon", (2, 140, 420), (11, 170, 140), scale=0.8),
             ),
             texts=(
                 story("ADA WINS THE GOLD CUP", 1.4, 5.8),
-                counter("RED 14  BLUE 13  GREEN 11", 6.4, 11.0, Region.BOTTOM),
+                counter("RED 14, BLUE 13, GREEN 11", 6.4, 11.0, Region.BOTTOM),
             ),
             events=(moment("Ada wins the gold cup", 1.0, 6.0, "Ada", "yellow cup", cue="chime"),),
             distractors=(flash(2.0), flash(4.0), flash(9.0)),

@@ -72,7 +72,8 @@ def _plan() -> tuple[Shot, ...]:
         Shot(
             scene="laboratory",
             seconds=9.0,
-            camera=-90,
+            zoom=1.6,
+            focus=(380, 240),
             objects=(_pip((0, 330, 345)), thing("pink flower", (0, 440, 216))),
             texts=(
                 story("THIS IS WHAT A FLOWER LOOKS LIKE", 1.0, 5.0),
@@ -118,6 +119,8 @@ def _first_test() -> tuple[Shot, ...]:
         Shot(
             scene="desert",
             seconds=10.0,
+            zoom=1.5,
+            focus=(330, 230),
             camera=-80,
             ambience="wind",
             objects=(
@@ -130,11 +133,12 @@ def _first_test() -> tuple[Shot, ...]:
         Shot(
             scene="desert",
             seconds=9.0,
-            camera=60,
+            zoom=1.9,
+            focus=(310, 290),
             light="dusk",
             ambience="sad",
             objects=(_pip((0, 260, 344)), thing("brown flower", (0, 360, 344), scale=0.6)),
-            texts=(story("IT DRIES OUT. TEST 1 FAILED", 1.2, 5.6), counter("TOO DRY", 6.0, 8.2, Region.RIGHT)),
+            texts=(story("IT DRIES OUT. TEST 1 FAILED", 1.2, 5.4), counter("TOO DRY", 5.6, 8.2, Region.RIGHT)),
             events=(moment("a test fails", 1.2, 5.6, "brown flower", "Pip the robot", cue="thump"),),
         ),
         Shot(
@@ -172,11 +176,12 @@ def _second_test() -> tuple[Shot, ...]:
         Shot(
             scene="mountain",
             seconds=9.0,
-            camera=80,
+            zoom=1.5,
+            focus=(280, 230),
             ambience="wind",
             objects=(
                 _pip((0, 300, 346)),
-                thing("blue drone", (0, -60, 100), (3, 250, 190), (5, 250, 190), (8, -80, 90)),
+                thing("blue drone", (0, -60, 100), (3, 250, 226), (5, 250, 226), (8, -80, 90)),
             ),
             texts=(story("THE WATER TURNS TO ICE", 3.2, 7.8),),
             events=(event("the blue drone brings water", "blue drone", "Pip the robot", cue="buzz"),),
@@ -184,11 +189,12 @@ def _second_test() -> tuple[Shot, ...]:
         Shot(
             scene="mountain",
             seconds=9.0,
+            zoom=1.9,
+            focus=(310, 290),
             light="night",
-            camera=20,
             ambience="sad",
             objects=(_pip((0, 260, 346)), thing("grey flower", (0, 360, 346), scale=0.6)),
-            texts=(story("IT FREEZES. TEST 2 FAILED", 1.2, 5.6), counter("TOO COLD", 6.0, 8.2, Region.LEFT)),
+            texts=(story("IT FREEZES. TEST 2 FAILED", 1.2, 5.6), counter("TOO COLD", 5.6, 8.2, Region.LEFT)),
             events=(moment("a test fails", 1.2, 5.6, "grey flower", "Pip the robot", cue="thump"),),
         ),
         Shot(
@@ -238,9 +244,9 @@ def _reading() -> tuple[Shot, ...]:
             camera=-140,
             objects=(_pip((0, 140, 345)), _mia((2, 700, 345), (6, 500, 345))),
             texts=(
-                sign("RULE 1: WATER", 1.0, 12.8, Region.TOP),
-                sign("RULE 2: LIGHT", 4.0, 12.8, Region.CENTER),
-                sign("RULE 3: WARMTH", 7.0, 12.8, Region.BOTTOM),
+                sign("RULE 1: WATER", 1.0, 9.0, Region.TOP),
+                sign("RULE 2: LIGHT", 3.0, 11.0, Region.CENTER),
+                sign("RULE 3: WARMTH", 5.0, 12.8, Region.BOTTOM),
             ),
             events=(moment("Pip learns the three rules", 1.0, 12.8, "Pip the robot", "Mia", cue="bell"),),
         ),
@@ -275,6 +281,8 @@ def _third_test() -> tuple[Shot, ...]:
         Shot(
             scene="meadow",
             seconds=9.0,
+            zoom=1.5,
+            focus=(330, 230),
             camera=30,
             ambience="bright",
             objects=(
@@ -289,6 +297,8 @@ def _third_test() -> tuple[Shot, ...]:
         Shot(
             scene="meadow",
             seconds=8.0,
+            zoom=1.8,
+            focus=(360, 280),
             light="night",
             camera=-40,
             objects=(
@@ -296,7 +306,7 @@ def _third_test() -> tuple[Shot, ...]:
                 thing("yellow lamp", (0, 460, 300)),
                 thing("green flower", (0, 380, 345), scale=0.7),
             ),
-            texts=(story("A LAMP KEEPS THE SEED WARM", 1.0, 5.0), counter("DAY 6", 5.2, 7.6)),
+            texts=(story("A LAMP KEEPS THE SEED WARM", 1.0, 5.0), counter("DAY 6", 4.6, 7.6, Region.BOTTOM_RIGHT)),
             events=(event("a lamp warms the seed", "yellow lamp", "green flower"),),
         ),
         Shot(

@@ -47,8 +47,9 @@ def test_finds_nothing_where_nothing_is_written(reader):
     assert reader.read(picture()) == ()
 
 
-def test_a_single_letter_is_no_text(reader):
-    assert reader.read(picture(("N", 300, 200))) == ()
+@pytest.mark.parametrize("shapes", ["N", "OOO"])
+def test_a_single_letter_or_a_row_of_one_shape_is_no_text(reader, shapes):
+    assert reader.read(picture((shapes, 300, 200))) == ()
 
 
 def test_the_same_picture_with_noise_is_not_read_again_but_one_new_word_is_seen(reader):

@@ -20,10 +20,14 @@ def assemble(videos, questions, correct, checks=(), seed=0):
     config = BuildConfig(source="a", out="b", seed=seed)
     context = Context(STAGE.name, "all", config, {}, {}, files=None, scratch=None)
     reasonings = [
-        Reasoning(question_id=q.question_id, video_id=q.video_id, reasoning="It shows.", evidence=(), provenance=PROGRAM)
+        Reasoning(
+            question_id=q.question_id, video_id=q.video_id, reasoning="It shows.", evidence=(), provenance=PROGRAM
+        )
         for q in questions
     ]
-    difficulties = [make_trial(q, Check.DIFFICULTY, correct[q.question_id]) for q in questions if q.question_id in correct]
+    difficulties = [
+        make_trial(q, Check.DIFFICULTY, correct[q.question_id]) for q in questions if q.question_id in correct
+    ]
     return list(STAGE.run(context, videos, questions, reasonings, list(checks), difficulties))
 
 

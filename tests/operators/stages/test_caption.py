@@ -1,5 +1,9 @@
-"""Captions of a small real video: measured with the real detectors, and asked of a server that speaks OpenAI's protocol."""
+"""Captions of a small real video: measured with the real detectors, and asked of a real HTTP server."""
 
+import base64
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -7,16 +11,19 @@ import cv2
 import numpy as np
 import pytest
 
+from operators.models.journal import Journal
 from operators.models.prompts import load_prompt
+from operators.models.session import ModelPool, open_models, resolve
 from operators.stage import Context
 from operators.stages.caption import STAGE
 from operators.store import Store
-from schemas.config import BuildConfig, CaptionConfig
+from schemas.config import BuildConfig, CaptionConfig, ModelsConfig, Role
 from schemas.tables import Annotation, Boundary, Caption, CaptionStatus, Clip, Cut, Reject, Video
 from tests.support.rows import make_video
 
 SECOND = 1_000_000
 FPS = 5
+PROMPTS = Path(__file__).parents[3] / "prompts"
 PORTRAIT = Path(__file__).parents[1] / "measure" / "astronaut.jpg"
 
 
@@ -81,7 +88,7 @@ def caption(tmp_path):
         config = BuildConfig(source=str(tmp_path), out=str(tmp_path), caption=CaptionConfig(**settings))
         scratch = tmp_path / "scratch"
         scratch.mkdir()
-        prompts = {name: load_prompt(name) for name in STAGE.prompts}
+        prompts = {name: load_prompt(name, PROMPTS) for name in STAGE.prompts}
         files = Store(str(tmp_path / "store"))
         return list(
             STAGE.run(Context("caption", "film", config, prompts, models or {}, files, scratch), [video], clips)
@@ -139,3 +146,136 @@ def test_a_video_that_cannot_be_decoded_is_one_reject(film, caption, tmp_path):
     assert isinstance(row, Reject)
     assert row.key == "film"
     assert "broken.mp4" in row.message
+
+
+class Captioner(ThreadingHTTPServer):
+    """An OpenAI-compatible server that gives prepared answers, one for each clip in turn of their first frames."""
+
+    def __init__(self, *answers: str | dict, finish_reason: str = "stop") -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers = [each if isinstance(each, str) else json.dumps(each) for each in answers]
+        self.finish_reason = finish_reason
+        self.requests: list[dict] = []
+
+    def answer(self, request: dict) -> str:
+        """By the time before the first frame, since requests arrive in any order."""
+        self.requests.append(request)
+        first = request["messages"][1]["content"][0]["text"]
+        return self.answers[["[00:00.60]", "[00:10.20]", "[00:16.40]"].index(first)]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Captioner
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        message = {"role": "assistant", "content": self.server.answer(request)}
+        choice = {"index": 0, "message": message, "finish_reason": self.server.finish_reason}
+        usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+        completion = {"id": "1", "object": "chat.completion", "created": 0, "model": "vlm", "choices": [choice]}
+        body = json.dumps({**completion, "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Not to the test's output."""
+
+
+@pytest.fixture
+def ask(film, caption, tmp_path):
+    """Runs the stage with a captioner that gives these answers; returns the rows and the requests that were sent."""
+
+    def run(*answers, finish_reason="stop", annotations=()) -> tuple[list, list[dict]]:
+        with Captioner(*answers, finish_reason=finish_reason) as server, ModelPool() as pool:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            environ = {
+                "LVR_CAPTIONER_URL": f"http://127.0.0.1:{server.server_port}/v1",
+                "LVR_CAPTIONER_MODEL": "vlm",
+            }
+            config = resolve(ModelsConfig(), environ)
+            with open_models(config, [Role.CAPTIONER], Journal(str(tmp_path / "journal")), environ, pool) as models:
+                rows = caption(make_source(film, *annotations), CLIPS, models, frames_per_clip=8, frame_side=224)
+            server.shutdown()
+        return rows, server.requests
+
+    return run
+
+
+PLAIN = {"text": "Nothing moves.", "objects": [], "on_screen_text": []}
+
+
+def test_the_captioner_sees_frames_of_its_clip_with_their_times(ask):
+    rows, requests = ask(PLAIN, PLAIN, PLAIN, annotations=(note("narration", 8, 12, "A door opens."),))
+    assert [row.text for row in rows] == ["Nothing moves."] * 3
+    assert [row.clip_id for row in rows] == [clip.clip_id for clip in CLIPS]
+    first = next(each for each in requests if each["messages"][1]["content"][0]["text"] == "[00:00.60]")
+    *frames, text = first["messages"][1]["content"]
+    assert [part["type"] for part in frames] == ["text", "image_url"] * 8
+    assert rows[0].frame_times_us == (
+        600_000,
+        1_800_000,
+        3_000_000,
+        4_200_000,
+        5_600_000,
+        6_800_000,
+        8_000_000,
+        9_200_000,
+    )
+    picture = base64.b64decode(frames[-1]["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
+    shape = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape
+    assert max(shape) == 224
+    assert "from 00:00 to 00:10" in text["text"]
+    assert "- narration, 00:08 to 00:12: A door opens." in text["text"]
+    assert rows[0].provenance.prompt_id == "caption"
+    assert rows[0].provenance.tokens_out == 5
+
+
+def test_without_annotations_nothing_is_hinted(ask):
+    _, requests = ask(PLAIN, PLAIN, PLAIN, annotations=(note("summary", 0, 24, "All of it."),))
+    assert all("Others have noted" not in each["messages"][1]["content"][-1]["text"] for each in requests)
+
+
+def test_objects_and_texts_get_exact_times_and_boxes_as_fractions(ask):
+    seen = {
+        "text": "A title comes up.",
+        "objects": [
+            {"label": "title", "time": "00:06.80", "box": [0.25, 0.1, 0.75, 0.2]},
+            {"label": "same in pixels", "time": "[00:06.79]", "box": [56, 11.2, 168, 22.4]},
+            {"label": "no such time", "time": "00:12.00", "box": [0.1, 0.1, 0.2, 0.2]},
+            {"label": "no time", "time": "soon", "box": [0.1, 0.1, 0.2, 0.2]},
+            {"label": "outside", "time": "00:06.80", "box": [0.5, 0.5, 1.5, 1.5]},
+            {"label": "inside out", "time": "00:06.80", "box": [0.5, 0.5, 0.4, 0.6]},
+            {"label": "no box", "time": "00:06.80", "box": []},
+        ],
+        "on_screen_text": [
+            {"text": "WELCOME HOME", "first": "00:06.80", "last": "00:09.20", "box": [0.25, 0.1, 0.75, 0.2]},
+            {"text": "BACKWARDS", "first": "00:09.20", "last": "00:06.80", "box": [0.25, 0.1, 0.75, 0.2]},
+        ],
+    }
+    (row, *_), _ = ask(seen, PLAIN, PLAIN)
+    assert [(thing.label, thing.time_us) for thing in row.objects] == [
+        ("title", 6_800_000),
+        ("same in pixels", 6_800_000),
+    ]
+    for thing in row.objects:
+        corners = (thing.box.x0, thing.box.y0, thing.box.x1, thing.box.y1)
+        assert corners == pytest.approx((0.25, 0.1, 0.75, 0.2), abs=0.01)
+    (words,) = row.screen_texts
+    assert (words.text, words.start_us, words.end_us) == ("WELCOME HOME", 6_250_000, 10_000_000)
+    assert json.loads(row.provenance.raw) == seen
+
+
+def test_a_refused_clip_is_a_reject_with_the_raw_answer(ask):
+    rows, requests = ask(PLAIN, "I cannot do that.", PLAIN)
+    assert [type(row) for row in rows] == [Caption, Reject, Caption]
+    assert (rows[1].key, rows[1].reason, rows[1].raw) == (CLIPS[1].clip_id, "schema", "I cannot do that.")
+    assert len(requests) == 4  # the refused one was asked for twice
+
+
+def test_an_answer_that_was_cut_off_is_kept_and_marked(ask):
+    cut = '{"text": "A title comes up.", "objects": [{"label": "title", "time": "00:06.80", "box": [0.25, 0.1'
+    (row, *_), _ = ask(cut, PLAIN, PLAIN, finish_reason="length")
+    assert (row.text, row.objects, row.status) == ("A title comes up.", (), CaptionStatus.TRUNCATED)

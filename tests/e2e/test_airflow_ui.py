@@ -1,0 +1,154 @@
+"""The whole way that a data engineer goes: log in, fill in the trigger form, watch the run, read its report.
+
+A real Airflow, a real browser, real films, and a real HTTP server that answers as the models. Pictures of every page are
+left in pytest's temporary folder.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from operators.demo import wait_for_dag
+from operators.demo_progress import follow
+from operators.rest import AirflowApi
+from operators.standalone import USER, Standalone
+from tests.support.cards import cards_video
+from tests.support.openai_server import OpenAIServer
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("e2e")
+    (folder / "films").mkdir()
+    cards_video(folder / "films" / "cards.mp4")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A server for the roles that answer; captions are measured."""
+    with OpenAIServer() as server:
+        wanted = server.environ("reasoner", "judge", "target", vision=False)
+        os.environ.update(wanted)
+        yield server
+        for name in wanted:
+            os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def airflow(folder, models):
+    with Standalone(folder / "airflow") as airflow:
+        wait_for_dag(airflow.api(), "build_dataset", airflow)
+        yield airflow
+
+
+@pytest.fixture(scope="module")
+def page(airflow):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1440, "height": 1000})
+        page.set_default_timeout(60_000)
+        page.goto(airflow.url)
+        page.fill("input[name=username]", USER)
+        page.fill("input[name=password]", airflow.password)
+        page.click("button[type=submit]")
+        page.wait_for_url(f"{airflow.url}/**", wait_until="load")
+        yield page
+        browser.close()
+
+
+def element(name: str) -> str:
+    """The input of a parameter; numbers have it inside a frame of their own."""
+    return f'input[name="element_{name}"]'
+
+
+def finished(api: AirflowApi, dag_id: str, run_id: str, airflow: Standalone) -> dict[str, str]:
+    """State of every task, once the run has ended."""
+    from rich.console import Console
+
+    state, tasks = follow(api, dag_id, run_id, Console(), airflow.check)
+    logs = [line for task in tasks if task["state"] == "failed" for line in api.task_log(task)[-15:]]
+    assert state == "success", "\n".join(logs)
+    return {f"{task['task_id']}[{task['map_index']}]": task["state"] for task in tasks}
+
+
+def test_a_build_from_form_to_report(airflow, page, folder):
+    page.goto(f"{airflow.url}/dags/build_dataset")
+    page.get_by_role("button", name="Trigger").first.click()
+    page.wait_for_selector(element("source"))
+    page.screenshot(path=folder / "form-empty.png")
+    page.fill(element("source"), str(folder / "films"))
+    page.fill(element("out"), str(folder / "out"))
+    page.fill(element("name"), "cards")
+    page.fill(element("lane_videos"), "1")
+    page.get_by_text("Assemble: from verified questions").click()
+    page.fill(element("assemble.eval_fraction"), "1")
+    page.get_by_text("Difficulty: how often").click()
+    page.fill(element("difficulty.trials"), "2")
+    page.screenshot(path=folder / "form-filled.png")
+    page.get_by_role("button", name="Trigger").last.click()
+    page.wait_for_url("**/dags/build_dataset/runs/**")
+
+    api = airflow.api()
+    [run] = api.call("GET", "/api/v2/dags/build_dataset/dagRuns")["dag_runs"]
+    run_id = run["dag_run_id"]
+    assert run["conf"]["name"] == "cards" and run["conf"]["difficulty.trials"] == 2
+    states = finished(api, "build_dataset", run_id, airflow)
+    assert set(states.values()) == {"success"}
+    assert len([task for task in states if task.startswith("lane.")]) == 7
+    published = api.xcom("build_dataset", run_id, "publish")
+    assert published["is_new"] and published["samples"]["eval"] > 0
+
+    page.goto(f"{airflow.url}/dags/build_dataset/runs/{run_id.replace('+', '%2B')}")
+    page.wait_for_selector("text=publish")
+    page.screenshot(path=folder / "run.png")
+    page.get_by_role("link", name="Report").click()
+    frame = page.frame_locator("iframe").first
+    frame.get_by_text("cards").first.wait_for()
+    time.sleep(1.0)
+    page.screenshot(path=folder / "report-tab.png")
+    page.goto(f"{airflow.url}/plugin/lvr-releases")
+    page.frame_locator("iframe").first.get_by_text("Published datasets").wait_for()
+    time.sleep(1.0)
+    page.screenshot(path=folder / "datasets.png")
+
+
+def test_the_report_needs_a_login(airflow):
+    import urllib.error
+    import urllib.request
+
+    run_id = airflow.api().call("GET", "/api/v2/dags/build_dataset/dagRuns")["dag_runs"][0]["dag_run_id"]
+    for path in (f"/lvr/report/build_dataset/{run_id.replace('+', '%2B')}", "/lvr/releases"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(airflow.url + path)
+        assert refused.value.code == 401
+
+
+def test_regeneration_finds_nothing_to_do_and_then_something(airflow, page, folder):
+    """Right after a build nothing is stale; a second film makes one video's work, and a new version."""
+    api = airflow.api()
+    api.call("PATCH", "/api/v2/dags/regenerate_dataset?update_mask=is_paused", {"is_paused": False})
+    states = finished(api, "regenerate_dataset", api.trigger("regenerate_dataset", {}), airflow)
+    assert states["find_stale[-1]"] == states["publish[-1]"] == "skipped"
+    cards_video(folder / "films" / "more.mp4", ("GARDEN", "TROMBONE", "RIVER", "CASTLE", "PENGUIN", "TICKET"), 120)
+    run_id = api.trigger("regenerate_dataset", {})
+    assert set(finished(api, "regenerate_dataset", run_id, airflow).values()) == {"success"}
+    assert api.xcom("regenerate_dataset", run_id, "find_stale")["stale"]["caption"] == 1
+    assert api.xcom("regenerate_dataset", run_id, "publish")["version"] == 2

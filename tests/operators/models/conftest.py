@@ -1,0 +1,44 @@
+"""Fixtures of the model tests: a prompt folder of their own, a pool that gives up soon, and the test server."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from operators.models.prompts import load_prompt
+from operators.models.session import ModelPool
+from tests.support.openai_server import OpenAIServer
+
+
+class Sight(BaseModel):
+    """What an answer is in these tests."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+    colour: Literal["red", "green", "blue"] = "red"
+
+
+@pytest.fixture
+def prompt(tmp_path):
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    (folder / "look.md").write_text(
+        "---\nrole: captioner\noutput: Sight\nsampling: {temperature: 0.5, max_tokens: 50}\nsystem: Be brief.\n---\n"
+        "What is in {{ place }}?\n"
+    )
+    return load_prompt("look", folder, {"Sight": Sight})
+
+
+@pytest.fixture
+def server():
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture
+def pool():
+    with ModelPool(retries=2) as pool:
+        yield pool

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from operators.models.client import Answer, ForeignAnswer, ModelUnavailable, Refusal, Request, TimedFrame
+from operators.models.journal import Journal
+from operators.models.session import ModelPool
+from schemas.config import ModelConfig, Role
+from tests.support.openai_server import Fault, OpenAIServer, Reply
+
+SIGHT = {"text": "a dog", "colour": "green"}
+
+
+@pytest.fixture
+def journal(tmp_path):
+    with Journal(str(tmp_path / "journal")) as journal:
+        yield journal
+
+
+def client_of(pool: ModelPool, server: OpenAIServer, journal: Journal, **config):
+    settings = ModelConfig(**{"model": "fake-model", "vision": True, **config})
+    return pool.client(Role.CAPTIONER, settings, journal, server.environ())
+
+
+@pytest.fixture
+def client(pool, server, journal):
+    return client_of(pool, server, journal)
+
+
+@pytest.fixture
+def request_of(prompt):
+    def make(key="clip_1", text="What?", **more) -> Request:
+        return Request(key, prompt, text, **more)
+
+    return make
+
+
+def test_answers_come_in_order_with_their_provenance(client, server, request_of):
+    requests = [request_of(f"clip_{i}", f"What is in part {i}?", seed=i) for i in range(20)]
+    answers = client.ask(requests)
+    assert [answer.request for answer in answers] == requests
+    assert len({answer.value.text for answer in answers}) == 20
+    asked = {seen.headers["x-request-id"]: seen.body for seen in server.requests}
+    for answer in answers:
+        body = asked[answer.provenance.request_sha256]
+        assert body["messages"][-1]["content"] == answer.request.text
+        assert answer.value.model_validate_json(answer.provenance.raw) == answer.value
+        assert (answer.provenance.seed, answer.provenance.prompt_id) == (answer.request.seed, "look")
+        assert answer.provenance.finish_reason == "stop"
+        assert not answer.truncated
+    assert client.usage.requests == 20
+    assert client.usage.tokens_out == sum(answer.provenance.tokens_out for answer in answers) > 0
+    assert client.ask([]) == []
+
+
+def test_what_goes_over_the_wire(client, server, request_of):
+    client.ask([request_of(frames=(TimedFrame(1_500_000, b"\xff\xd8jpeg"),), seed=3)])
+    (seen,) = server.requests
+    assert (seen.body["model"], seen.body["seed"], seen.body["temperature"]) == ("fake-model", 3, 0.5)
+    assert (seen.body["top_p"], seen.body["max_tokens"]) == (1.0, 50)
+    wanted = seen.body["response_format"]["json_schema"]
+    assert (wanted["name"], wanted["strict"], wanted["schema"]["required"]) == ("Sight", True, ["text", "colour"])
+    assert seen.body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert [part["type"] for part in seen.body["messages"][1]["content"]] == ["text", "image_url", "text"]
+
+
+def test_frames_need_a_model_that_sees(pool, server, journal, request_of):
+    blind = client_of(pool, server, journal, vision=False)
+    with pytest.raises(ValueError, match="request clip_1 has 1 frames, but fake-model is set up without vision"):
+        blind.ask([request_of(frames=(TimedFrame(0, b"jpeg"),))])
+
+
+def test_nothing_is_asked_twice(pool, server, journal, request_of, tmp_path):
+    requests = [request_of(f"clip_{i}", f"part {i}") for i in range(3)]
+    first = client_of(pool, server, journal).ask(requests[:2])
+    with Journal(str(tmp_path / "journal")) as reopened:
+        client = client_of(pool, server, reopened)
+        assert client.ask(requests)[:2] == first
+        assert (client.usage.requests, client.usage.journal_hits) == (1, 2)
+        # The key is not part of a request; its model is.
+        assert client.ask([replace(requests[0], key="other")])[0].value == first[0].value
+        assert server.count == {"fake-model": 3}
+
+
+def test_equal_requests_are_one_request(client, server, request_of):
+    one, two = client.ask([request_of("clip_1"), request_of("clip_2")])
+    assert (one.request.key, two.request.key) == ("clip_1", "clip_2")
+    assert one.provenance == two.provenance
+    assert len(server.requests) == 1
+
+
+def test_an_invalid_answer_is_asked_for_again_with_the_error(client, server, request_of, journal):
+    server.fail(Fault(content='{"text": "a dog", "colour": "brown"}'))
+    (answer,) = client.ask([request_of()])
+    assert isinstance(answer, Answer)
+    assert len(server.requests) == 2
+    *_, assistant, complaint = server.requests[1].body["messages"]
+    assert assistant == {"role": "assistant", "content": '{"text": "a dog", "colour": "brown"}'}
+    assert "colour: Input should be 'red', 'green' or 'blue'" in complaint["content"]
+    kept = journal.get(answer.provenance.request_sha256)
+    assert kept.raw == answer.provenance.raw
+    # Both answers are in the journal: nothing is asked when the unit runs again.
+    assert client.ask([request_of()]) == [answer]
+    assert len(server.requests) == 2
+    assert journal.forget([answer.provenance.request_sha256]) == 2
+
+
+@pytest.mark.parametrize(("raw", "reason"), [("I cannot say.", "schema"), ('{"text": 1}', "schema"), (" ", "empty")])
+def test_twice_invalid_is_a_refusal(client, server, request_of, journal, raw, reason):
+    server.script = lambda body: raw if "1" in body["messages"][1]["content"] else SIGHT
+    refusal, answer = client.ask([request_of("clip_1", "part 1"), request_of("clip_2", "part 2")])
+    assert isinstance(refusal, Refusal)
+    assert (refusal.request.key, refusal.reason, refusal.raw) == ("clip_1", reason, raw)
+    assert journal.get(refusal.request_sha256).raw == raw
+    assert answer.value.text == "a dog"
+    assert client.usage.refusals == {reason: 1}
+    assert len(server.requests) == 3
+    # A replay asks again.
+    journal.forget([refusal.request_sha256])
+    server.script = None
+    assert isinstance(client.ask([refusal.request])[0], Answer)
+
+
+def test_a_journal_is_validated_when_it_is_read(client, server, request_of, journal, tmp_path):
+    (answer,) = client.ask([request_of()])
+    sha = answer.provenance.request_sha256
+    journal.append(journal.get(sha).model_copy(update={"raw": '{"text": "x", "colour": "mauve"}'}))
+    (again,) = client.ask([request_of()])
+    assert again.value.colour in {"red", "green", "blue"}
+    assert len(server.requests) == 2
+
+
+def test_thoughts_are_kept_apart_from_the_answer(client, server, request_of):
+    server.script = lambda body: Reply(SIGHT, reasoning="hmm {")
+    (answer,) = client.ask([request_of()])
+    assert answer.value.text == "a dog"
+    assert answer.provenance.raw.startswith("<think>hmm {</think>{")
+
+
+def test_a_cut_answer_is_closed_and_marked(client, server, request_of):
+    server.fail(Fault(content='{"colour": "blue", "text": "a dog run', finish_reason="length"))
+    (answer,) = client.ask([request_of()])
+    assert (answer.value.text, answer.truncated, answer.provenance.finish_reason) == ("a dog run", True, "length")
+    server.fail(Fault(content='{"colour": "bl', finish_reason="length"), times=2)
+    (refusal,) = client.ask([request_of(seed=1)])
+    assert refusal.reason == "schema"
+    assert "cut off" in server.requests[-1].body["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(finish_reason="content_filter"),
+        Fault(status=400, message="The response was filtered", error_code="content_filter"),
+    ],
+)
+def test_a_content_filter_is_a_refusal(client, server, request_of, fault):
+    server.fail(fault)
+    (refusal,) = client.ask([request_of()])
+    assert (refusal.reason, len(server.requests)) == ("blocked", 1)
+
+
+def test_a_model_that_declines_is_a_refusal(client, server, request_of):
+    server.script = lambda body: Reply(None, refusal="I won't.")
+    (refusal,) = client.ask([request_of()])
+    assert (refusal.reason, refusal.raw) == ("blocked", "I won't.")
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code"),
+    [
+        (400, "This model's maximum context length is 8192 tokens. However, you requested 9031 tokens", None),
+        (400, "request (9031 tokens) exceeds the available context size (8192 tokens), try increasing it", None),
+        (400, "The input (9031 tokens) is longer than the model's context length (8192 tokens).", None),
+        (400, "Input tokens exceed the configured limit", "context_length_exceeded"),
+        (413, "Request Entity Too Large", None),
+    ],
+)
+def test_too_long_is_a_refusal(client, server, request_of, status, message, code):
+    server.fail(Fault(status=status, message=message, error_code=code))
+    (refusal,) = client.ask([request_of()])
+    assert refusal.reason == "too_long"
+    assert message in refusal.message
+
+
+def test_when_only_the_repetition_is_too_long_the_answer_counts(client, server, request_of):
+    server.fail(Fault(content="no JSON"), Fault(status=400, message="maximum context length"))
+    (refusal,) = client.ask([request_of()])
+    assert (refusal.reason, refusal.raw) == ("schema", "no JSON")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(status=500), Fault(status=503), Fault(status=429), Fault(status=408), Fault(drop=True)],
+    ids=["500", "503", "429", "408", "drop"],
+)
+def test_passing_troubles_are_sat_out(client, server, request_of, fault):
+    server.fail(fault)
+    assert isinstance(client.ask([request_of()])[0], Answer)
+    assert len(server.requests) == 2
+
+
+def test_retry_after_is_honoured(client, server, request_of):
+    server.fail(Fault(status=429, retry_after="1.5"))
+    assert isinstance(client.ask([request_of()])[0], Answer)
+    first, second = server.requests
+    assert 1.45 < second.at - first.at < 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        (Fault(status=500, message="out of memory"), r"kept failing \(HTTP 500.*out of memory.*server's own log"),
+        (Fault(status=429), r"kept refusing for load \(HTTP 429.*lower concurrency"),
+        (Fault(drop=True), "cannot be reached"),
+        (Fault(status=401), r"refused the key \(HTTP 401\); set LVR_CAPTIONER_API_KEY"),
+        (Fault(status=403), "refused the key"),
+        (Fault(status=404, message="no such model"), r"does not know the model.*no such model.*GET /models"),
+        (Fault(status=400, message="unknown field seed"), r"rejects the request \(HTTP 400.*unknown field seed"),
+        (Fault(body=b"<html>login</html>", content_type="text/html"), "not the OpenAI protocol.*<html>login"),
+        (Fault(body=b"{'oops"), "not the OpenAI protocol"),
+        (Fault(body=b'{"choices": 3}'), "not the OpenAI protocol"),
+    ],
+    ids=str,
+)
+def test_outages_say_role_address_model_and_the_way_out(server, journal, request_of, fault, complaint):
+    with ModelPool(retries=1) as pool:
+        server.fail(fault, times=2)
+        with pytest.raises(ModelUnavailable, match=f"captioner {server.url} .model 'fake-model'.*{complaint}"):
+            client_of(pool, server, journal).ask([request_of()])
+
+
+def test_a_server_that_is_not_there(pool, journal, request_of):
+    with OpenAIServer() as server:
+        client = client_of(pool, server, journal)
+    with pytest.raises(ModelUnavailable, match=r"cannot be reached.*is the server running.*LVR_CAPTIONER_URL"):
+        client.ask([request_of()])
+
+
+def test_a_model_that_is_not_there(pool, server, journal, request_of):
+    client = client_of(pool, server, journal, model="other")
+    with pytest.raises(ModelUnavailable, match=r"model 'other'.*The model `other` does not exist"):
+        client.ask([request_of()])
+
+
+def test_a_wait_has_an_end(server, journal, request_of):
+    with ModelPool(retries=0) as pool:
+        client = client_of(pool, server, journal, timeout_seconds=0.2)
+        server.fail(Fault(delay_seconds=1.0))
+        with pytest.raises(ModelUnavailable, match="gave no answer in time; raise timeout_seconds"):
+            client.ask([request_of()])
+
+
+def test_after_an_outage_only_what_is_missing_is_asked(server, journal, request_of):
+    requests = [request_of(f"clip_{i}", f"part {i}") for i in range(12)]
+    with ModelPool(retries=0) as pool:
+        client = client_of(pool, server, journal, concurrency=1)
+        server.fail(*[Fault()] * 7, Fault(status=500))
+        with pytest.raises(ModelUnavailable):
+            client.ask(requests)
+        answered = client.usage.requests
+        assert answered == 7
+        assert all(isinstance(answer, Answer) for answer in client.ask(requests))
+        assert client.usage.journal_hits == answered
+        assert client.usage.requests == 12
+
+
+def test_the_answer_to_another_request_is_an_error(client, server, request_of):
+    server.fail(Fault(request_id="0" * 64))
+    with pytest.raises(ForeignAnswer, match=f"answered request [0-9a-f]{{64}} with the answer to {'0' * 64}"):
+        client.ask([request_of()])
+    server.fail(Fault(request_id="req_0123456789abcdef"))
+    assert isinstance(client.ask([request_of(seed=1)])[0], Answer)
+
+
+def test_concurrency_is_bounded_over_all_threads_and_units(pool, request_of, tmp_path):
+    with OpenAIServer(delay_seconds=0.05) as server:
+        failed: list[object] = []
+
+        def unit(name: int) -> None:
+            with Journal(str(tmp_path / f"unit{name}")) as journal:
+                requests = [request_of(f"{name}_{i}", f"unit {name} part {i}") for i in range(10)]
+                for answer, request in zip(
+                    client_of(pool, server, journal, concurrency=4).ask(requests), requests, strict=True
+                ):
+                    asked = {seen.headers["x-request-id"]: seen.body for seen in server.requests}
+                    if asked[answer.provenance.request_sha256]["messages"][-1]["content"] != request.text:
+                        failed.append(request)
+
+        threads = [threading.Thread(target=unit, args=(i,)) for i in range(3)]
+        started = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert len(server.requests) == 30
+        assert server.peak == 4
+        assert time.monotonic() - started >= 30 / 4 * 0.05
+
+
+def test_the_busy_clock_counts_time_not_requests(pool, journal, request_of):
+    with OpenAIServer(delay_seconds=0.2) as server:
+        client = client_of(pool, server, journal)
+        started = time.monotonic()
+        client.ask([request_of(seed=i) for i in range(8)])
+        elapsed = time.monotonic() - started
+        assert 0.2 <= client.usage.busy_seconds <= elapsed
+        client.ask([request_of(seed=i) for i in range(8)])
+        assert client.usage.busy_seconds <= elapsed
+
+
+def test_half_a_surrogate_pair_does_no_harm(client, server, request_of):
+    server.fail(Fault(content='{"text": "smile \ud83d", "colour": "red"}'))
+    (answer,) = client.ask([request_of()])
+    assert answer.value.text == "smile ?"

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators.models.endpoints import Endpoint, EndpointError, ModelUnavailable, check, endpoint_for, environment
+from schemas.config import Role
+from tests.support.openai_server import OpenAIServer
+
+URL = "http://models.example:8000/v1"
+
+
+def test_no_url_no_endpoint():
+    assert endpoint_for(Role.JUDGE, {"LVR_JUDGE_MODEL": "m", "LVR_TARGET_URL": URL}) is None
+
+
+def test_a_roles_own_variables():
+    environ = {"LVR_JUDGE_URL": URL + "/", "LVR_JUDGE_MODEL": "m", "LVR_JUDGE_API_KEY": "k", "LVR_JUDGE_VISION": "1"}
+    assert endpoint_for(Role.JUDGE, environ) == Endpoint(URL, "m", "k", True)
+
+
+def test_one_server_for_all_roles_with_another_model_for_one():
+    environ = {"LVR_MODEL_URL": URL, "LVR_MODEL_NAME": "m", "LVR_MODEL_API_KEY": "k", "LVR_TARGET_MODEL": "t"}
+    assert endpoint_for(Role.JUDGE, environ) == Endpoint(URL, "m", "k", False)
+    assert endpoint_for(Role.TARGET, environ) == Endpoint(URL, "t", "k", True)
+
+
+def test_a_key_is_not_sent_to_another_server_than_its_own():
+    environ = {"LVR_MODEL_URL": URL, "LVR_MODEL_API_KEY": "k", "LVR_JUDGE_URL": "http://other/v1"}
+    assert endpoint_for(Role.JUDGE, environ).api_key == ""
+
+
+def test_only_captioner_and_target_see_by_default():
+    seeing = {role for role in Role if endpoint_for(role, {"LVR_MODEL_URL": URL}).vision}
+    assert seeing == {Role.CAPTIONER, Role.TARGET}
+    assert not endpoint_for(Role.TARGET, {"LVR_MODEL_URL": URL, "LVR_MODEL_VISION": "0"}).vision
+
+
+@pytest.mark.parametrize(
+    ("environ", "complaint"),
+    [
+        ({"LVR_JUDGE_URL": URL, "LVR_JUDGE_VISION": "yes"}, "LVR_JUDGE_VISION is 'yes'; it must be 0 or 1"),
+        ({"LVR_JUDGE_URL": "models.example:8000/v1"}, "an address such as"),
+    ],
+)
+def test_variables_that_make_no_sense(environ, complaint):
+    with pytest.raises(EndpointError, match=complaint):
+        endpoint_for(Role.JUDGE, environ)
+
+
+@given(
+    role=st.sampled_from(Role),
+    model=st.text(min_size=1),
+    key=st.text(alphabet=st.characters(codec="ascii")),
+    vision=st.booleans(),
+)
+def test_environment_is_the_inverse(role, model, key, vision):
+    endpoint = Endpoint(URL, model, key, vision)
+    assert endpoint_for(role, environment(role, endpoint)) == endpoint
+
+
+def test_secrets_stay_out_of_sight():
+    endpoint = Endpoint("http://user:hidden@host:1/v1?key=hidden", "m", "hidden")
+    assert "hidden" not in repr(endpoint) + str(endpoint) + endpoint.shown_url
+    with pytest.raises(ModelUnavailable) as raised:
+        check(Endpoint("http://user:hidden@127.0.0.1:9/v1", "m", "hidden"))
+    assert "hidden" not in str(raised.value)
+
+
+def test_check_passes_for_a_listed_model(server):
+    check(Endpoint(server.url, "fake-model"))
+    check(Endpoint(server.url, ""), "fake-model")
+
+
+def test_check_names_the_models_that_there_are():
+    with (
+        OpenAIServer(models=("b", "a")) as server,
+        pytest.raises(ModelUnavailable, match="no model 'c'; it lists a, b"),
+    ):
+        check(Endpoint(server.url, "c"))
+
+
+def test_check_says_which_key_is_wrong():
+    with OpenAIServer(api_key="right") as server:
+        check(Endpoint(server.url, "fake-model", "right"))
+        with pytest.raises(ModelUnavailable, match=r"judge .*refused the key \(HTTP 401\); set LVR_JUDGE_API_KEY"):
+            check(Endpoint(server.url, "fake-model", "wrong"), role=Role.JUDGE)
+
+
+def test_check_says_that_nobody_listens():
+    with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:9/v1.*cannot be reached.*is the server running"):
+        check(Endpoint("http://127.0.0.1:9/v1", "m"))
+
+
+def test_check_says_that_the_address_is_wrong(server):
+    with pytest.raises(ModelUnavailable, match=r"HTTP 404.*must end in /v1"):
+        check(Endpoint(server.url.removesuffix("/v1"), "fake-model"))

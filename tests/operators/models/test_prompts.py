@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import schemas.answers
+from operators.models.prompts import PromptError, load_prompt
+from schemas.config import Role
+
+
+class Said(BaseModel):
+    text: str
+
+
+MODELS = {"Said": Said}
+HEAD = "---\nrole: judge\noutput: Said\nsampling: {temperature: 0.7, top_p: 0.9, max_tokens: 64}\n---\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "ask.md").write_text(
+        HEAD + '{% for name in names %}\n- {{ name }}\n{% endfor %}\n{% include "_end.md" %}\n'
+    )
+    (tmp_path / "_end.md").write_text("{% if polite %}\nPlease answer.\n{% endif %}\n")
+    return tmp_path
+
+
+def test_front_matter_and_body(folder):
+    prompt = load_prompt("ask", folder, MODELS)
+    assert (prompt.id, prompt.role, prompt.output, prompt.system) == ("ask", Role.JUDGE, Said, "")
+    assert (prompt.sampling.temperature, prompt.sampling.top_p, prompt.sampling.max_tokens) == (0.7, 0.9, 64)
+    assert prompt.render(names=["a", "b"], polite=True) == "- a\n- b\nPlease answer."
+
+
+def test_an_undefined_variable_is_an_error_that_names_it(folder):
+    with pytest.raises(PromptError, match=r"prompt ask: 'polite' is undefined; given were \['names'\]"):
+        load_prompt("ask", folder, MODELS).render(names=[])
+
+
+def test_the_sandbox_holds(folder):
+    (folder / "evil.md").write_text(HEAD + "{{ names.__class__.__mro__ }}")
+    with pytest.raises(PromptError, match="unsafe"):
+        load_prompt("evil", folder, MODELS).render(names=[])
+
+
+@pytest.mark.parametrize("edited", ["ask.md", "_end.md"])
+def test_the_hash_covers_included_files(folder, edited):
+    before = load_prompt("ask", folder, MODELS)
+    assert load_prompt("ask", folder, MODELS) == before
+    (folder / edited).write_text((folder / edited).read_text() + " ")
+    assert load_prompt("ask", folder, MODELS).sha256 != before.sha256
+
+
+def test_prompts_travel_to_other_processes(folder):
+    prompt = load_prompt("ask", folder, MODELS)
+    prompt.render(names=[], polite=False)
+    assert pickle.loads(pickle.dumps(prompt)) == prompt
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("no front matter", "must begin with front matter"),
+        ("---\nrole: judge\n", "must begin with front matter"),
+        ("---\nrole: cook\noutput: Said\n---\n", "role"),
+        ("---\nrole: judge\noutput: Said\ncolour: red\n---\n", "colour"),
+        ("---\nrole: [judge\n---\n", "front matter is wrong"),
+        ("---\nrole: judge\noutput: Unknown\n---\n", "output 'Unknown' is no model"),
+        (HEAD + "{% if %}", "prompt broken.md"),
+        (HEAD + '{% include "none.md" %}', "none.md cannot be read"),
+        (HEAD + "{% include name %}", "literally"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, text, complaint):
+    (tmp_path / "broken.md").write_text(text)
+    with pytest.raises(PromptError, match=complaint):
+        load_prompt("broken", tmp_path, MODELS)
+
+
+def test_the_folder_comes_from_the_environment(folder, monkeypatch):
+    monkeypatch.setenv("LVR_PROMPTS", str(folder))
+    assert load_prompt("ask", models=MODELS).id == "ask"
+    with pytest.raises(PromptError, match=r"prompt file other\.md cannot be read in .*LVR_PROMPTS"):
+        load_prompt("other", models=MODELS)
+
+
+@pytest.mark.parametrize("path", sorted(Path("prompts").glob("[a-z]*.md")), ids=lambda path: path.stem)
+def test_the_projects_own_prompts_load(path):
+    prompt = load_prompt(path.stem)
+    assert vars(schemas.answers)[prompt.output.__name__] is prompt.output

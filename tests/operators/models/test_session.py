@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import CancelledError
+
+import pytest
+
+from operators.models.client import Answer, Request
+from operators.models.embedded import EMBEDDED_MODEL
+from operators.models.endpoints import EndpointError
+from operators.models.journal import Journal
+from operators.models.session import MEASURED, ModelPool, open_models, process_pool, resolve
+from schemas.config import ModelConfig, ModelsConfig, Role
+from tests.support.openai_server import OpenAIServer
+
+ALL = {"LVR_MODEL_URL": "http://m:1/v1", "LVR_MODEL_NAME": "big"}
+
+
+def test_without_endpoints_captions_are_measured_and_texts_embedded():
+    resolved = resolve(ModelsConfig(), {})
+    assert {role: resolved.of(role).model for role in Role} == {
+        Role.CAPTIONER: MEASURED,
+        Role.REASONER: EMBEDDED_MODEL,
+        Role.JUDGE: EMBEDDED_MODEL,
+        Role.TARGET: EMBEDDED_MODEL,
+    }
+    assert {resolved.of(role).vision for role in Role} == {False}
+
+
+def test_endpoints_name_models_and_say_whether_they_see():
+    resolved = resolve(ModelsConfig(), {**ALL, "LVR_JUDGE_URL": "http://j:1/v1", "LVR_JUDGE_MODEL": "small"})
+    assert [(resolved.of(role).model, resolved.of(role).vision) for role in Role] == [
+        ("big", True),
+        ("big", False),
+        ("small", False),
+        ("big", True),
+    ]
+
+
+def test_the_configuration_has_the_last_word():
+    config = ModelsConfig(
+        captioner=ModelConfig(model=MEASURED),
+        reasoner=ModelConfig(model="other", vision=True, concurrency=3),
+        judge=ModelConfig(model=EMBEDDED_MODEL),
+        target=ModelConfig(vision=False),
+    )
+    resolved = resolve(config, ALL)
+    assert [(resolved.of(role).model, resolved.of(role).vision) for role in Role] == [
+        (MEASURED, False),
+        ("other", True),
+        (EMBEDDED_MODEL, False),
+        ("big", False),
+    ]
+    assert resolved.reasoner.concurrency == 3
+
+
+@pytest.mark.parametrize("environ", [{}, ALL])
+def test_resolving_again_changes_nothing(environ):
+    resolved = resolve(ModelsConfig(), environ)
+    assert resolve(resolved, environ) == resolved
+
+
+@pytest.mark.parametrize(
+    ("config", "environ", "complaint"),
+    [
+        ({"judge": {"model": "big"}}, {}, "judge: model 'big' has no endpoint; set LVR_JUDGE_URL"),
+        ({"judge": {"model": MEASURED}}, {}, "judge: only captions can be 'measured'"),
+        ({}, {"LVR_MODEL_URL": "http://m:1/v1"}, "captioner: its endpoint names no model; set LVR_CAPTIONER_MODEL"),
+    ],
+)
+def test_what_cannot_be_resolved(config, environ, complaint):
+    with pytest.raises(EndpointError, match=complaint):
+        resolve(ModelsConfig(**config), environ)
+
+
+def test_a_role_without_a_model_is_absent_and_nothing_starts(tmp_path, pool):
+    journal = Journal(str(tmp_path))
+    with open_models(resolve(ModelsConfig(), {}), list(Role), journal, {}, pool) as models:
+        assert set(models) == {Role.REASONER, Role.JUDGE, Role.TARGET}
+        assert models[Role.JUDGE].model == EMBEDDED_MODEL
+        assert not models[Role.JUDGE].vision
+    assert pool._embedded.pid is None
+
+
+def test_planned_with_an_endpoint_and_run_without(tmp_path, pool):
+    config = resolve(ModelsConfig(), ALL)
+    with (
+        pytest.raises(EndpointError, match="planned with model 'big', but LVR_JUDGE_URL and LVR_MODEL_URL are not set"),
+        open_models(config, [Role.JUDGE], Journal(str(tmp_path)), {}, pool),
+    ):
+        pass
+
+
+def test_units_in_threads_share_the_processs_pool(tmp_path, server, prompt):
+    config = resolve(ModelsConfig(), server.environ())
+    answers: dict[int, object] = {}
+
+    def unit(name: int) -> None:
+        with open_models(config, [Role.JUDGE], Journal(str(tmp_path / str(name))), server.environ()) as models:
+            (answers[name],) = models[Role.JUDGE].ask([Request("q", prompt, f"unit {name}")])
+
+    threads = [threading.Thread(target=unit, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {name: answer.request.text for name, answer in answers.items()} == {i: f"unit {i}" for i in range(8)}
+    assert process_pool() is process_pool()
+    assert [thread.name for thread in threading.enumerate()].count("model-pool") == 1
+
+
+def _ask_in_a_child(url, folder, prompt, environ):
+    config = resolve(ModelsConfig(), environ)
+    with open_models(config, [Role.JUDGE], Journal(folder), environ) as models:
+        (answer,) = models[Role.JUDGE].ask([Request("q", prompt, "from the child")])
+    os._exit(0 if isinstance(answer, Answer) else 1)
+
+
+def test_a_forked_child_has_a_pool_of_its_own(tmp_path, server, prompt):
+    parents = process_pool()
+    arguments = (server.url, str(tmp_path / "child"), prompt, server.environ())
+    child = multiprocessing.get_context("fork").Process(target=_ask_in_a_child, args=arguments)
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert process_pool() is parents
+    client = parents.client(Role.JUDGE, ModelConfig(model="fake-model"), Journal(str(tmp_path)), server.environ())
+    assert isinstance(client.ask([Request("q", prompt, "from the parent")])[0], Answer)
+
+
+def test_closing_ends_the_thread_even_with_requests_under_way(tmp_path, prompt):
+    with OpenAIServer(delay_seconds=1.0) as server, Journal(str(tmp_path)) as journal:
+        pool = ModelPool()
+        client = pool.client(Role.JUDGE, ModelConfig(model="fake-model"), journal, server.environ())
+        raised: list[CancelledError] = []
+
+        def ask() -> None:
+            try:
+                client.ask([Request("q", prompt, "slow")])
+            except CancelledError as error:
+                raised.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while not server.requests:
+            time.sleep(0.01)
+        pool.close()
+        asking.join(5)
+        pool.close()
+        assert len(raised) == 1
+        assert not pool._thread.is_alive()
+
+
+def test_interrupting_the_caller_takes_its_requests_back(tmp_path, prompt):
+    """Ctrl-C while a server is slow: the process ends at once, without noise from what was under way."""
+    code = textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from pydantic import BaseModel
+        from operators.models.client import Request
+        from operators.models.journal import Journal
+        from operators.models.prompts import load_prompt
+        from operators.models.session import open_models, resolve
+        from schemas.config import ModelsConfig, Role
+        class Sight(BaseModel):
+            text: str
+        prompt = load_prompt("look", Path({str(tmp_path / "prompts")!r}), {{"Sight": Sight}})
+        with open_models(resolve(ModelsConfig()), [Role.JUDGE], Journal({str(tmp_path / "journal")!r})) as models:
+            try:
+                models[Role.JUDGE].ask([Request("q", prompt, "slow")])
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+    """)
+    with OpenAIServer(delay_seconds=20.0) as server:
+        environ = {**os.environ, **server.environ()}
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        while not server.requests and child.poll() is None:
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        out, errors = child.communicate(timeout=15)
+    assert (out, errors, child.returncode) == ("interrupted\n", "", 0)

@@ -1,0 +1,110 @@
+"""The report's numbers against the rows themselves, counted the slow way."""
+
+from collections import Counter
+
+import fsspec
+import pytest
+
+from operators.report.collect import EXAMPLES, collect
+from operators.runner import WHOLE_BUILD
+from operators.runs import RunFolder
+from schemas.sample import Sample
+from schemas.tables import Clip, Reject, Split, Trial, Video
+from tests.support.synthetic_run import synthetic_run
+
+
+def rows(folder, stage, model, lanes=(0, 1, 2)):
+    commits = [commit for lane in lanes for commit in folder.record(stage, lane).commits.values()]
+    return [row for commit in commits for row in folder.store.get_rows(commit.rows_sha256, model)]
+
+
+def rejects(folder):
+    commits = [commit for record in folder.records() for commit in record.commits.values()]
+    objects = [folder.run.plan_rejects_sha256, *(commit.rejects_sha256 for commit in commits)]
+    return [reject for sha256 in objects for reject in folder.store.get_rows(sha256, Reject)]
+
+
+def samples(folder):
+    return folder.store.get_rows(folder.record("assemble", None).commits[WHOLE_BUILD].rows_sha256, Sample)
+
+
+def test_videos_clips_and_captions(folder, numbers):
+    videos = rows(folder, "ingest", Video)
+    assert len(numbers.videos) == len(videos) == 9
+    assert numbers.hours == pytest.approx(sum(video.duration_us for video in videos) / 3.6e9)
+    clips = rows(folder, "split", Clip)
+    assert numbers.captions == len(clips) == len(numbers.clip_seconds)
+    assert numbers.clip_seconds.sum() == pytest.approx(3600 * numbers.hours)  # clips tile their videos
+
+
+def test_samples_by_category_kind_and_split(folder, numbers):
+    expected = Counter((each.problem_type, each.kind, each.split) for each in samples(folder))
+    assert numbers.samples.groupby(["problem_type", "kind", "split"]).size().to_dict() == expected
+    assert len({each.split for each in samples(folder)}) == len(Split)
+
+
+def test_evidence_letters_and_pass_rates(folder, numbers):
+    assert numbers.evidence_seconds.sum() == pytest.approx(
+        sum(span.end_us - span.start_us for each in samples(folder) for span in each.evidence) / 1e6
+    )
+    assert numbers.samples["spans"].tolist() == [len(each.evidence) for each in samples(folder)]
+    assert numbers.choices["letter"].tolist() == [each.final_answer for each in samples(folder) if each.options]
+    trials = rows(folder, "difficulty", Trial)
+    assert numbers.pass_rates["pass_rate"].tolist() == [trial.correct / trial.n for trial in trials]
+    assert numbers.pass_rates["kept"].sum() == len(samples(folder))
+    assert numbers.evidence_outside == 0
+
+
+def test_every_reject_is_counted_and_shows_its_first_messages(folder, numbers):
+    everything = rejects(folder)
+    assert {(group.stage, group.reason): group.count for group in numbers.rejects} == Counter(
+        (reject.stage, reject.reason) for reject in everything
+    )
+    assert numbers.rejects[0].stage == "plan"
+    for group in numbers.rejects:
+        of_group = [each.message for each in everything if (each.stage, each.reason) == (group.stage, group.reason)]
+        assert len(group.messages) == min(3, group.count)
+        assert set(group.messages) <= set(of_group)
+
+
+def test_the_funnel_ends_with_the_samples_and_nothing_vanishes(numbers):
+    assert sum(numbers.funnel[0].left.values()) == numbers.questions
+    assert sum(numbers.funnel[-1].left.values()) == len(numbers.samples)
+    totals = [sum(step.left.values()) for step in numbers.funnel]
+    assert totals == sorted(totals, reverse=True)
+    assert numbers.unaccounted == 0
+
+
+def test_costs_add_up_over_lanes(folder, numbers):
+    metrics = [each for each in folder.metrics() if each.stage == "caption"]
+    [caption] = [stage for stage in numbers.stages if stage.stage == "caption"]
+    assert caption.wall_seconds == pytest.approx(sum(each.wall_seconds for each in metrics))
+    assert caption.tokens_in == sum(each.tokens_in for each in metrics)
+    assert caption.busy_share == pytest.approx(0.8)
+    assert (caption.lanes_done, caption.lanes, caption.reused, caption.units) == (3, 3, 2, 10)
+    [captioner] = [role for role in numbers.roles if role.role == "captioner"]
+    assert captioner.requests == sum(each.requests["captioner"] for each in metrics)
+
+
+def test_examples_differ(numbers):
+    shown = {(each.sample.problem_type, each.sample.kind, each.sample.writer) for each in numbers.examples}
+    assert len(shown) == len(numbers.examples) == EXAMPLES
+
+
+@pytest.mark.parametrize("until", ["ingest", "question", "difficulty"])
+def test_a_run_that_has_not_finished(tmp_path, until):
+    numbers = collect(synthetic_run(tmp_path, videos=2, until=until))
+    assert numbers.done("ingest")
+    assert not numbers.done("assemble")
+    assert numbers.samples.empty
+    assert numbers.examples == ()
+    assert len(numbers.videos) == 2
+
+
+def test_a_store_on_s3(s3_bucket, tmp_path):
+    folder = synthetic_run(tmp_path, videos=1)
+    fs, path = fsspec.core.url_to_fs(s3_bucket)
+    fs.put(folder.store.root + "/", path + "/", recursive=True)
+    local, remote = collect(folder), collect(RunFolder.open(f"{s3_bucket}/{folder.address}"))
+    assert remote.samples.equals(local.samples)
+    assert remote.rejects == local.rejects

@@ -1,0 +1,33 @@
+"""Figures: each carries the numbers that it draws."""
+
+import pytest
+
+from operators.report import figures
+
+
+def total(figure):
+    return sum(int(cell.replace(",", "")) for row in figure.rows for cell in row[1:])
+
+
+def test_tables_hold_every_row_that_is_drawn(numbers):
+    shown = {figure.title: figure for figure in [*figures.sample_figures(numbers), *figures.material_figures(numbers)]}
+    for title in ("Samples by category, kind and split", "Evidence spans per sample"):
+        assert total(shown[title]) == len(numbers.samples)
+    assert total(shown["Options per question"]) == len(numbers.choices)
+    assert total(shown["Length of clips"]) == len(numbers.clip_seconds)
+    assert total(shown["Length of videos"]) == total(shown["Categories of videos"]) == len(numbers.videos)
+    assert total(shown["Pass rate of the target"]) == len(numbers.pass_rates)
+
+
+def test_pass_rates_fall_into_the_tenth_that_they_are(numbers):
+    [figure] = [each for each in figures.sample_figures(numbers) if each.title == "Pass rate of the target"]
+    tenths = (numbers.pass_rates["pass_rate"] * 10).round().astype(int).value_counts()
+    assert [int(row[1]) + int(row[2]) for row in figure.rows] == [int(tenths.get(tenth, 0)) for tenth in range(11)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.44, "0.4 s"), (12.3, "12 s"), (200, "3 min 20 s"), (59.7, "1 min 0 s"), (18_720, "5 h 12 min")],
+)
+def test_lengths_of_time(value, text):
+    assert figures.seconds(value) == text

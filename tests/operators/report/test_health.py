@@ -1,0 +1,42 @@
+"""What the page calls healthy."""
+
+from dataclasses import replace
+
+import pytest
+
+from operators.report.floors import Floor
+from operators.report.health import findings
+
+
+def verdict(numbers, what):
+    [finding] = [each for each in findings(numbers) if each.what == what]
+    return finding.ok
+
+
+def test_what_needs_a_look_comes_first(numbers):
+    order = [finding.ok for finding in findings(numbers)]
+    assert order == sorted(order)
+    assert False in order  # shard has not run
+    assert verdict(numbers, "Videos in more than one split")
+
+
+def test_a_video_in_two_splits_is_found(numbers):
+    samples = numbers.samples.copy()
+    samples.loc[0, "split"] = "eval" if samples.loc[0, "split"] != "eval" else "sft"
+    assert not verdict(replace(numbers, samples=samples), "Videos in more than one split")
+
+
+def test_rl_samples_without_a_gradient_are_found(numbers):
+    samples = numbers.samples.assign(split="rl", pass_rate=1.0)
+    assert not verdict(replace(numbers, samples=samples), "RL samples without a gradient (pass rate 0 or 1)")
+
+
+def test_vanished_questions_are_found(numbers):
+    assert verdict(numbers, "Questions accounted for")
+    assert not verdict(replace(numbers, unaccounted=1), "Questions accounted for")
+
+
+@pytest.mark.parametrize(("accuracy", "ok"), [(0.25, True), (0.27, True), (0.35, False)])
+def test_a_floor_far_above_chance_needs_a_look(numbers, accuracy, ok):
+    floor = Floor("Always the longest option", accuracy, 0.25, 1000)
+    assert verdict(replace(numbers, floors=(floor,)), floor.name) is ok

@@ -1,0 +1,125 @@
+"""The page: complete, self-contained, harmless, and readable in a real browser at any width."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from operators.report import write_report
+from tests.support.synthetic_rows import HOSTILE
+from tests.support.synthetic_run import synthetic_run
+
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
+
+
+class Tags(HTMLParser):
+    """Tags, attributes and text of a page; every opened tag must be closed in order."""
+
+    VOID = ("meta", "br", "img", "link", "input", "line", "rect", "hr")
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.text, self.open = [], [], "", []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(folder):
+    url = write_report(folder)
+    assert url == f"{folder.url}/report.html"
+    return folder.store.read(f"{folder.address}/report.html").decode()
+
+
+def test_a_full_page_needs_nothing_from_outside(folder):
+    page = page_of(folder)
+    tags = Tags(page)
+    assert "script" not in tags.tags
+    assert all(value.startswith("#") for name, value in tags.attributes if name in ("href", "src"))
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert tags.tags.count("article") == 8
+    for section in ("health", "funnel", "samples", "videos", "time", "examples"):
+        assert ("id", section) in tags.attributes
+        assert ("href", f"#{section}") in tags.attributes
+    assert tags.tags.count("title") == 1 + tags.tags.count("svg")  # the page's, and one for every picture
+
+
+def test_texts_of_models_are_shown_and_never_run(tmp_path):
+    page = page_of(synthetic_run(tmp_path, videos=2, hostile=True))
+    tags = Tags(page)
+    assert HOSTILE in tags.text
+    assert "script" not in tags.tags
+    assert "img" not in tags.tags
+    assert not any(name.startswith("on") for name, _ in tags.attributes)
+
+
+def test_a_build_in_which_nothing_passed_says_so(tmp_path):
+    tags = Tags(page_of(synthetic_run(tmp_path, videos=2, nothing_passes=True)))
+    assert "Nothing came through" in tags.text
+    assert "verify: answerable blind" in tags.text
+    assert "right 4 of 4 times" in tags.text  # an example of the reject
+    assert "article" not in tags.tags
+
+
+@pytest.mark.parametrize("until", ["split", "reason", "verify"])
+def test_a_run_under_way_shows_what_there_is(tmp_path, until):
+    tags = Tags(page_of(synthetic_run(tmp_path, videos=1, until=until)))
+    assert "This run is not finished" in tags.text
+    assert "assemble, shard not finished" in tags.text
+
+
+def test_a_plan_alone_is_a_page(tmp_path):
+    folder = synthetic_run(tmp_path, videos=2, until="ingest")
+    for name in ("records", "metrics"):
+        for address in folder.store.list(f"{folder.address}/{name}"):
+            folder.store.remove(address)
+    assert "No video has been read yet" in Tags(page_of(folder)).text
+
+
+def test_the_same_run_gives_the_same_page(folder):
+    assert page_of(folder) == page_of(folder)
+
+
+@pytest.mark.slow
+def test_it_fits_every_width_in_a_browser_and_follows_its_colour_scheme(tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    address = write_report(synthetic_run(tmp_path, videos=2, hostile=True))
+    messages, papers = [], set()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_chromium(), args=CHROMIUM_FLAGS)
+        for scheme, width in (("light", 1280), ("dark", 360)):
+            tab = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}).new_page()
+            tab.on("console", lambda message: messages.append(message.text))
+            tab.on("dialog", lambda dialog: messages.append(dialog.message))
+            tab.goto(f"file://{address}")
+            assert tab.evaluate("document.documentElement.scrollWidth") == width
+            papers.add((scheme, tab.evaluate("getComputedStyle(document.documentElement).backgroundColor")))
+        browser.close()
+    assert messages == []
+    assert len(papers) == 2
+
+
+def _chromium():
+    import shutil
+
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium on this machine")
+    return found

@@ -1,0 +1,36 @@
+"""Reading columns of a run's tables."""
+
+import pytest
+
+from operators.report.tables import Tables
+from schemas.sample import Sample
+from schemas.tables import Video
+from tests.support.synthetic_run import synthetic_run
+
+
+@pytest.fixture
+def tables(folder):
+    return Tables(folder)
+
+
+def test_lanes_and_units_come_in_order(tables):
+    assert tables.lanes_done["ingest"] == 3
+    ids = tables.frame("ingest", Video, ("video_id", "title"))["video_id"].tolist()
+    assert ids == sorted(ids)
+    assert len(ids) == tables.rows("ingest") == 9  # one of ten could not be read
+
+
+def test_columns_come_as_they_are_asked_for(tables):
+    assert tables.columns("ingest", Video, ("title", "video_id")).column_names == ["title", "video_id"]
+
+
+def test_a_stage_that_has_not_run_has_an_empty_table_of_the_right_types(tmp_path):
+    tables = Tables(synthetic_run(tmp_path, videos=1, until="ingest"))
+    frame = tables.frame("assemble", Sample, ("question_id", "pass_rate"))
+    assert frame.empty
+    assert frame["pass_rate"].dtype == "float64"
+
+
+def test_samples_are_whole_and_at_their_places(tables):
+    ids = tables.frame("assemble", Sample, ("question_id",))["question_id"]
+    assert [sample.question_id for sample in tables.samples_at([0, 5])] == [ids[0], ids[5]]

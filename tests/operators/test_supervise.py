@@ -1,0 +1,111 @@
+"""Commands end with whoever started them, and the watchdog ends those that hang."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from operators.supervise import WatchdogExpired, run_watched, start, stop
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-u", "-c", textwrap.dedent(code)]
+
+
+def gone(pid: int, within_seconds: float = 8.0) -> bool:
+    deadline = time.monotonic() + within_seconds
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def pids_in(file: Path, count: int) -> list[int]:
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        if file.exists() and len(pids := file.read_text().split()) == count:
+            return [int(pid) for pid in pids]
+        time.sleep(0.05)
+    raise AssertionError(f"{file} never named {count} processes")
+
+
+STUBBORN_FAMILY = """
+    import os, signal, subprocess, sys, time
+    child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"],
+                             process_group=0)
+    with open(sys.argv[1], "w") as file:
+        file.write(f"{os.getpid()} {child.pid}")
+    print("started", file=sys.stderr)
+    time.sleep(60)
+"""
+"""A parent, and a child that has moved to a process group of its own and ignores SIGTERM."""
+
+
+def test_lines_status_and_last_line_come_back():
+    lines: list[str] = []
+    finished = run_watched(
+        python("import sys; print('one', file=sys.stderr); print('{}'); print(); print('two', file=sys.stderr); sys.exit(3)"),
+        wall_seconds=20,
+        silence_seconds=20,
+        on_line=lines.append,
+    )
+    assert lines == ["one", "two"]
+    assert (finished.status, finished.last_line, finished.tail) == (3, "{}", "one\ntwo")
+
+
+def test_a_signal_is_a_negative_status():
+    finished = run_watched(python("import os; os.kill(os.getpid(), 9)"), wall_seconds=20, silence_seconds=20)
+    assert finished.status == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [({"wall_seconds": 1.5, "silence_seconds": 20}, "still running"), ({"wall_seconds": 20, "silence_seconds": 1.5}, "said nothing")],
+)
+def test_watchdog_ends_the_whole_family(tmp_path, limits, told):
+    pids = tmp_path / "pids"
+    with pytest.raises(WatchdogExpired, match=f"{told}.*its last line: started"):
+        run_watched([*python(STUBBORN_FAMILY), str(pids)], grace_seconds=0.5, **limits)
+    assert all(gone(pid) for pid in pids_in(pids, 2))
+
+
+def test_output_keeps_a_quiet_watchdog_away():
+    code = "import sys, time\nfor i in range(8): print(i, file=sys.stderr); time.sleep(0.25)"
+    assert run_watched(python(code), wall_seconds=20, silence_seconds=1.2).status == 0
+
+
+def test_stop_ends_the_family(tmp_path):
+    pids = tmp_path / "pids"
+    watcher = start([*python(STUBBORN_FAMILY), str(pids)], grace_seconds=0.5)
+    family = pids_in(pids, 2)
+    stop(watcher, grace_seconds=0.5)
+    assert all(gone(pid) for pid in family)
+
+
+@pytest.mark.parametrize("victim", ["starter", "watcher"])
+def test_kill_9_leaves_nothing_behind(tmp_path, victim):
+    pids, code = tmp_path / "pids", textwrap.dedent(STUBBORN_FAMILY)
+    if victim == "watcher":  # the kernel tells the command itself; what that started needs the command's own care
+        code = "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()} {os.getpid()}'); time.sleep(60)"
+    starter = f"""
+        import sys, time
+        from operators.supervise import start
+        watcher = start([sys.executable, "-c", {code!r}, {str(pids)!r}], grace_seconds=0.5)
+        print(watcher.pid, flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen(python(starter), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        watcher_pid = int(process.stdout.readline())
+        family = pids_in(pids, 2)
+        os.kill(process.pid if victim == "starter" else watcher_pid, signal.SIGKILL)
+        assert all(gone(pid) for pid in [watcher_pid, *family])
+        process.kill()

@@ -1,0 +1,331 @@
+"""A real OpenAI-compatible HTTP server for tests: deterministic answers, faults on demand, everything counted.
+
+An answer fits the JSON schema that was asked for and depends on the request only (`filled`), unless a `script` says
+what to answer. Start it in a thread (`with OpenAIServer() as server: server.url`) or as a process of its own
+(`python tests/support/openai_server.py --port 8000`), where it prints its URL first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Script = Callable[[dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A scripted answer that is more than its text."""
+
+    content: Any
+    """A text, or what is made one by JSON."""
+    finish_reason: str = "stop"
+    reasoning: str | None = None
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one request."""
+
+    status: int = 200
+    """An HTTP error with this code, `message` and `error_code`, unless 200."""
+    message: str = "made to fail"
+    error_code: str | None = None
+    retry_after: str | None = None
+    drop: bool = False
+    """Cut the connection instead of answering."""
+    body: bytes | None = None
+    """Send these bytes as the whole answer."""
+    content_type: str = "application/json"
+    delay_seconds: float = 0.0
+    """Wait before answering; alone, it is only that."""
+    content: str | None = None
+    """The model's text, whatever was asked for."""
+    finish_reason: str | None = None
+    request_id: str | None = None
+    """Name this request in the answer instead of the one that was asked."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A chat request as it arrived."""
+
+    body: dict[str, Any]
+    headers: dict[str, str]
+    at: float
+    """time.monotonic()"""
+
+
+@dataclass
+class Log:
+    """What the server has seen so far."""
+
+    requests: list[Seen] = field(default_factory=list)
+    faults: deque[Fault] = field(default_factory=deque)
+    under_way: int = 0
+    peak: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class OpenAIServer:
+    """The server in a thread. `models` are those it serves; with `api_key`, requests must carry it."""
+
+    def __init__(
+        self,
+        models: tuple[str, ...] = ("fake-model",),
+        script: Script | None = None,
+        api_key: str | None = None,
+        port: int = 0,
+        delay_seconds: float = 0.0,
+    ) -> None:
+        self.models = models
+        self.script = script
+        self.api_key = api_key
+        self.delay_seconds = delay_seconds
+        """Every answer takes at least this long."""
+        self.log = Log()
+        handler = type("Handler", (_Handler,), {"owner": self})
+        self._http = _Server(("127.0.0.1", port), handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def __enter__(self) -> OpenAIServer:
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    @property
+    def requests(self) -> list[Seen]:
+        """Chat requests in the order of their arrival, failed ones included."""
+        with self.log.lock:
+            return list(self.log.requests)
+
+    @property
+    def count(self) -> Counter[str]:
+        """Chat requests by model."""
+        return Counter(seen.body["model"] for seen in self.requests)
+
+    @property
+    def peak(self) -> int:
+        """Most chat requests that were under way at once."""
+        return self.log.peak
+
+    def fail(self, *faults: Fault, times: int = 1) -> None:
+        """Let the next chat requests fail, one fault each, the whole row `times` times."""
+        with self.log.lock:
+            self.log.faults.extend(faults * times)
+
+    def environ(self, *roles: str, vision: bool | None = None) -> dict[str, str]:
+        """Environment variables that lead these roles (all, when none is named) here, to the first model."""
+        found = {}
+        for prefix, name in [(f"LVR_{role.upper()}", "MODEL") for role in roles] or [("LVR_MODEL", "NAME")]:
+            found |= {f"{prefix}_URL": self.url, f"{prefix}_{name}": self.models[0]}
+            found |= {} if vision is None else {f"{prefix}_VISION": str(int(vision))}
+            found |= {f"{prefix}_API_KEY": self.api_key} if self.api_key else {}
+        return found
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        scripted = self.script(body) if self.script else None
+        if scripted is None:
+            scripted = _default_content(body)
+        return scripted if isinstance(scripted, Reply) else Reply(scripted)
+
+
+def last_text(body: dict[str, Any]) -> str:
+    """The text of the last message of a request: what a script usually looks at."""
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else content[-1]["text"]
+
+
+def filled(schema: dict[str, Any], seed: str) -> Any:
+    """A value that fits a JSON schema (the keywords that pydantic writes) and follows from `seed` alone."""
+    return _filled(schema, schema.get("$defs", {}), seed)
+
+
+def _filled(schema: dict[str, Any], defs: dict[str, Any], seed: str) -> Any:
+    draw = int(hashlib.sha256(seed.encode()).hexdigest()[:12], 16)
+    if "$ref" in schema:
+        return _filled(defs[schema["$ref"].rsplit("/", 1)[-1]], defs, seed)
+    for choice in ("anyOf", "oneOf", "allOf"):
+        if choice in schema:
+            return _filled(schema[choice][draw % len(schema[choice])], defs, seed)
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return schema["enum"][draw % len(schema["enum"])]
+    match schema.get("type"):
+        case "object":
+            return {name: _filled(part, defs, f"{seed}.{name}") for name, part in schema.get("properties", {}).items()}
+        case "array" if "prefixItems" in schema:
+            return [_filled(part, defs, f"{seed}.{i}") for i, part in enumerate(schema["prefixItems"])]
+        case "array":
+            least = schema.get("minItems", 1)
+            length = least + draw % (min(schema.get("maxItems", least + 2), least + 2) - least + 1)
+            return [_filled(schema["items"], defs, f"{seed}.{i}") for i in range(length)]
+        case "integer":
+            return int(_number(schema, draw, 1))
+        case "number":
+            return _number(schema, draw, 1e-3)
+        case "boolean":
+            return draw % 2 == 0
+        case "null":
+            return None
+        case "string":
+            return _text(schema, draw)
+    raise ValueError(f"the test server cannot fill the schema {schema}")
+
+
+def _number(schema: dict[str, Any], draw: int, step: float) -> float:
+    low = schema.get("minimum", schema.get("exclusiveMinimum", 0 - step) + step)
+    high = schema.get("maximum", schema.get("exclusiveMaximum", low + 100 + step) - step)
+    return low + (draw % 1000) / 1000 * (high - low)
+
+
+def _text(schema: dict[str, Any], draw: int) -> str:
+    if "pattern" in schema:
+        return _matching(schema["pattern"], draw)
+    words = ["red", "dog", "opens", "door", "after", "long", "walk", "near", "table", "quietly"]
+    text = " ".join(words[(draw >> shift) % len(words)] for shift in range(0, 40, 4)) + f" {draw % 10_000}"
+    text = (text * (schema.get("minLength", 0) // len(text) + 1))[: schema.get("maxLength")]
+    return text.strip() if len(text.strip()) >= schema.get("minLength", 0) else text
+
+
+def _matching(pattern: str, draw: int) -> str:
+    for candidate in (f"{draw % 3:02d}:{draw % 60:02d}", f"{draw % 3:02d}:{draw % 60:02d}.00", str(draw), f"x{draw}"):
+        if re.search(pattern, candidate):
+            return candidate
+    raise ValueError(f"the test server cannot make a text for the pattern {pattern!r}; give it a script")
+
+
+def _default_content(body: dict[str, Any]) -> Any:
+    seed = json.dumps([body["model"], body["messages"], body.get("seed"), body.get("temperature")], sort_keys=True)
+    wanted = body.get("response_format", {}).get("json_schema", {}).get("schema")
+    return filled(wanted, seed) if wanted else f"An answer {hashlib.sha256(seed.encode()).hexdigest()[:8]}."
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: OpenAIServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        if self.path != "/v1/models":
+            self._send_error(404, f"no such address: {self.path}")
+        elif self._key_is_right():
+            models = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in self.owner.models]
+            self._send(200, {"object": "list", "data": models})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path != "/v1/chat/completions":
+            self._send_error(404, f"no such address: {self.path}")
+            return
+        log = self.owner.log
+        with log.lock:
+            log.requests.append(Seen(body, {k.lower(): v for k, v in self.headers.items()}, time.monotonic()))
+            fault = log.faults.popleft() if log.faults else Fault()
+            log.under_way += 1
+            log.peak = max(log.peak, log.under_way)
+        try:
+            time.sleep(fault.delay_seconds + self.owner.delay_seconds)
+        finally:
+            with log.lock:
+                log.under_way -= 1
+        self._answer(body, fault)
+
+    def _answer(self, body: dict[str, Any], fault: Fault) -> None:
+        if fault.drop:
+            # Linger 0: the client sees a reset connection.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+        elif fault.body is not None:
+            self._send_bytes(200, fault.body, {"Content-Type": fault.content_type})
+        elif fault.status != 200:
+            headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+            self._send_error(fault.status, fault.message, fault.error_code, headers)
+        elif body["model"] not in self.owner.models:
+            self._send_error(404, f"The model `{body['model']}` does not exist.", "model_not_found")
+        elif self._key_is_right():
+            reply = self.owner.answer(body)
+            self._send_completion(body, reply, fault)
+
+    def _send_completion(self, body: dict[str, Any], reply: Reply, fault: Fault) -> None:
+        content = reply.content if fault.content is None else fault.content
+        text = content if isinstance(content, str) or content is None else json.dumps(content, ensure_ascii=False)
+        message = {"role": "assistant", "content": text, "refusal": reply.refusal}
+        if reply.reasoning is not None:
+            message["reasoning_content"] = reply.reasoning
+        named = fault.request_id or self.headers.get("X-Request-Id", "none")
+        counts = {"prompt_tokens": len(json.dumps(body["messages"])) // 4, "completion_tokens": len(text or "") // 4}
+        completion = {
+            "id": f"chatcmpl-{named}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": fault.finish_reason or reply.finish_reason}],
+            "usage": {**counts, "total_tokens": sum(counts.values())},
+        }
+        self._send(200, completion, {"X-Request-Id": named})
+
+    def _key_is_right(self) -> bool:
+        right = self.owner.api_key is None or self.headers.get("Authorization") == f"Bearer {self.owner.api_key}"
+        if not right:
+            self._send_error(401, "Incorrect API key provided.", "invalid_api_key")
+        return right
+
+    def _send_error(
+        self, status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        self._send(status, {"error": {"message": message, "type": "test", "code": code}}, headers)
+
+    def _send(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        self._send_bytes(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+    def _send_bytes(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Serve made-up answers over the OpenAI protocol.")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--model", action="append", help="a model name to serve; may be given several times")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds that every answer takes at least")
+    options = parser.parse_args()
+    models = tuple(options.model or ["fake-model"])
+    with OpenAIServer(models=models, port=options.port, delay_seconds=options.delay) as server:
+        print(server.url, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

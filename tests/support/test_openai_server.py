@@ -1,0 +1,46 @@
+"""The test server itself: its made-up answers must be valid, or tests that build on it prove nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+import schemas.answers
+from operators.models.endpoints import Endpoint, check
+from operators.models.exchange import strict_schema
+from tests.support import openai_server
+from tests.support.openai_server import filled
+
+ANSWERS = [
+    value
+    for value in vars(schemas.answers).values()
+    if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == schemas.answers.__name__
+]
+
+
+@pytest.mark.parametrize("model", ANSWERS, ids=lambda model: model.__name__)
+@given(seed=st.text())
+def test_made_up_answers_are_valid_and_deterministic(model, seed):
+    schema = strict_schema(model)
+    made_up = filled(schema, seed)
+    jsonschema.validate(made_up, schema)
+    model.model_validate(made_up)
+    assert filled(schema, seed) == made_up
+
+
+def test_as_a_process_it_prints_its_address():
+    process = subprocess.Popen(
+        [sys.executable, openai_server.__file__, "--model", "a", "--model", "b"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        check(Endpoint(process.stdout.readline().strip(), "b"))
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
