@@ -11,9 +11,9 @@ DOC = """
 ### What changed since the last published build, and only that
 
 Every day `find_stale` takes the newest published build (or the one that **out** and **name** say) and compares what
-it holds with what its configuration asks for today: new, changed or vanished videos, other prompts, other models, newer code.
-Nothing stale: the run ends there, skipped, and its log says so. Otherwise the stale part is built, and a new version
-published if its content differs.
+it holds with what its configuration asks for today: new, changed or vanished videos, other prompts, other models, newer
+code. Nothing stale: the run ends there, skipped, and its log says so. Otherwise the stale part is built, and a new
+version published if its content differs.
 
 New installations have this DAG paused: unpause it to let it run by itself.
 """

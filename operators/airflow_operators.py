@@ -255,8 +255,7 @@ def _newest_release(context: Context) -> dict[str, Any]:
         raise AirflowSkipException(
             "no build has been published yet: run build_dataset first, or name one with the parameters out and name"
         )
-    newest: dict[str, Any] = events[-1].extra
-    return newest
+    return dict(events[-1].extra or {})
 
 
 class _Progress:

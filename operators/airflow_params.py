@@ -74,7 +74,7 @@ def _resolve(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, An
 def _param(root: Mapping[str, Any], name: str, schema: Mapping[str, Any]) -> Param:
     options: dict[str, Any] = {key: schema[key] for key in _CONSTRAINTS if key in schema}
     options["title"] = _title(name)
-    if help_text := schema.get("description"):
+    if help_text := schema.get("description") or _resolve(root, schema.get("items", {})).get("description"):
         options["description_md"] = help_text
     if name not in UP_FRONT:
         options["section"] = _section(root, name)

@@ -41,6 +41,8 @@ class _Reading:
     is_time: bool
     bare: bool
     """Nothing but the quantity, its unit and fillers."""
+    numbered: bool
+    """Some number is named."""
 
 
 def same_answer(answer: str, other: str, kind: QuestionKind) -> bool:
@@ -60,7 +62,16 @@ def compare_open(answer: str, other: str) -> bool | None:
             return abs(one.number - two.number) <= (TOLERANCE_SECONDS if one.is_time or two.is_time else 0.0)
         if (one.bare or two.bare) and not (one.is_time or two.is_time):
             return one.number == two.number  # "3" and "3 boats"
-    return True if "".join(one.words) == "".join(two.words) or _letters(answer) == _letters(other) else None
+    if "".join(one.words) == "".join(two.words) or _letters(answer) == _letters(other):
+        return True
+    if (one.bare and not two.numbered) or (two.bare and not one.numbered):
+        return False  # a quantity, and something that names none
+    return None
+
+
+def names(answer: str, text: str) -> bool:
+    """Does an answer contain a text, letter by letter?"""
+    return _letters(text) in _letters(answer)
 
 
 def folded(text: str) -> str:
@@ -79,14 +90,15 @@ def _read(answer: str) -> _Reading:
     if clock and not (rest := _words(text[: clock.start()] + " " + text[clock.end() :])):
         hours, minutes, seconds = (int(part or 0) for part in clock.groups())
         value = 3600 * hours + 60 * minutes + seconds
-        return _Reading((*rest, str(value)), float(value), is_time=True, bare=True)
+        return _Reading((*rest, str(value)), float(value), is_time=True, bare=True, numbered=True)
     words = _words(text) or tuple(_TOKEN.findall(text))
     seconds_named = _duration(words)
     if seconds_named is not None:
-        return _Reading((f"{seconds_named:g}",), seconds_named, is_time=True, bare=True)
+        return _Reading((f"{seconds_named:g}",), seconds_named, is_time=True, bare=True, numbered=True)
     numbers = [word for word in words if word[0].isdecimal()]
     number = float(numbers[0]) if len(numbers) == 1 else None
-    return _Reading(words, number, is_time=False, bare=number is not None and len(words) == 1)
+    bare = number is not None and len(words) == 1
+    return _Reading(words, number, is_time=False, bare=bare, numbered=bool(numbers))
 
 
 def _words(text: str) -> tuple[str, ...]:

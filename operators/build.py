@@ -108,9 +108,8 @@ def run_build(
     *,
     lanes_at_once: int = 2,
     report: Callable[[Progress], None] = lambda progress: None,
-    environ: Mapping[str, str] = os.environ,
 ) -> BuildResult:
-    """Run a whole build in this process and its children.
+    """Run a whole build in this process and its children, with the models that the environment names.
 
     Args:
         lanes_at_once: lanes under way at the same time; within a lane, stages follow one another.
@@ -120,8 +119,8 @@ def run_build(
         PreflightFailed, SourceError, NothingToBuild: before any work has started.
         ModelUnavailable, StoreError: an outage on the way; run it again and it goes on where it stopped.
     """
-    preflight(config, environ)
-    folder = plan_build(config, new_run_id(config.name), environ)
+    preflight(config)
+    folder = plan_build(config, new_run_id(config.name))
     workers = max(1, (os.cpu_count() or 1) // min(lanes_at_once, folder.run.lanes))
     pool = ThreadPoolExecutor(max_workers=lanes_at_once)
     try:

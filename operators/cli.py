@@ -7,6 +7,7 @@ server, the disk), running again goes on where it stopped; 130 interrupted.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -46,17 +47,27 @@ RunUrl = Annotated[str, typer.Argument(help="{out}/runs/{run id}")]
 
 def main() -> None:
     """Entry point: runs a command and turns known failures into a message and an exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that children are cleaned up
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        if app(standalone_mode=False) == INTERRUPTED_STATUS:  # what typer makes of KeyboardInterrupt
+            _leave()
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; finished work is kept, run the same command again to go on", INTERRUPTED_STATUS)
+        _leave()
     except Outage as outage:
         _fail(str(outage), OUTAGE_STATUS)
     except (BadInput, ClickException) as error:
         _fail(str(error), BAD_INPUT_STATUS)
+
+
+def _leave() -> None:
+    """End at once: children first, and without waiting for threads that wait for models."""
+    from operators.isolate import stop_children
+
+    stop_children()
+    message = "interrupted; finished work is kept, run the same command again to go on"
+    Console(stderr=True).print(f"[bold red]{message}[/]", highlight=False, soft_wrap=True)
+    sys.stdout.flush()
+    os._exit(INTERRUPTED_STATUS)
 
 
 def _fail(message: str, status: int) -> None:

@@ -1,9 +1,9 @@
 """Questions derived by program from the timeline of on-screen texts: true by construction, and never ambiguous.
 
 A text is asked about only when it reads like one, was read with confidence and without a break, has no near twin in the
-video and, unless its showings are counted, was shown once. A relation is asked for only when it holds wherever inside their limits the
-occurrences really began and ended, and when the stretch of video that it rests on was looked at without a hole. Wrong
-options come from the same video or lie well beyond the error of measurement.
+video and, unless its showings are counted, was shown once. A relation is asked for only when it holds wherever inside
+their limits the occurrences really began and ended, and when the stretch of video that it rests on was looked at
+without a hole. Wrong options come from the same video or lie well beyond the error of measurement.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -30,6 +31,20 @@ class ChildFailed(RuntimeError):
         self.reason = reason
 
 
+class Stopped(RuntimeError):
+    """The program is ending: `stop_children` was called while a child was at work, or before it could start."""
+
+
+_stopping = threading.Event()
+
+
+def stop_children() -> None:
+    """End every child at once, with what it started. Whoever waits for one gets `Stopped`, not a failure to record."""
+    _stopping.set()
+    for child in multiprocessing.active_children():
+        _kill_group(child)
+
+
 def run_isolated(function: Callable[..., T], *arguments: Any, timeout_seconds: float) -> T:
     """The function's result, computed in a spawned child process.
 
@@ -37,7 +52,10 @@ def run_isolated(function: Callable[..., T], *arguments: Any, timeout_seconds: f
 
     Raises:
         ChildFailed: the child was killed (signal, out of memory) or did not finish in time; it is gone in either case.
+        Stopped: the program is ending.
     """
+    if _stopping.is_set():
+        raise Stopped("the program is ending")
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     child = spawn.Process(target=_child, args=(sender, os.getpid(), function, arguments), daemon=True)
@@ -51,6 +69,8 @@ def run_isolated(function: Callable[..., T], *arguments: Any, timeout_seconds: f
         outcome, value = receiver.recv()
     except EOFError:
         child.join()
+        if _stopping.is_set():
+            raise Stopped("the program is ending") from None
         raise ChildFailed("crashed", f"the process working on it died ({_exit(child.exitcode)})") from None
     finally:
         receiver.close()
@@ -91,10 +111,14 @@ def _child(sender: Connection, parent_pid: int, function: Callable[..., Any], ar
 def _end(child: Any) -> None:
     child.join(timeout=1.0)
     if child.is_alive():
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.kill()
+        _kill_group(child)
         child.join()
+
+
+def _kill_group(child: Any) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
 
 
 def _exit(code: int | None) -> str:

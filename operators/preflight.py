@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from operators.models.embedded import EMBEDDED_MODEL
-from operators.models.endpoints import check, endpoint_for
+from operators.models.endpoints import ModelUnavailable, check, endpoint_for
 from operators.models.prompts import load_prompt
 from operators.models.session import MEASURED, resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
@@ -55,14 +55,16 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     notes = []
     problems = []
     for role in Role:
-        model = resolved.of(role)
+        model = resolved.of(role).model
         endpoint = endpoint_for(role, environ)
+        if endpoint is None or model in (EMBEDDED_MODEL, MEASURED):
+            notes.append(f"{role.value}: {model}, no server")
+            continue
         try:
-            if endpoint is not None:
-                check(endpoint, model.model)
-        except RuntimeError as error:
-            problems.append(f"{role.value}: {error}")
-        notes.append(f"{role.value}: {model.model}" + (f" at {endpoint.base_url}" if endpoint else " (embedded)"))
+            check(endpoint, model, role)
+            notes.append(f"{role.value}: {model} at {endpoint.shown_url}")
+        except ModelUnavailable as error:
+            problems.append(str(error))
     if problems:
         raise PreflightFailed("\n  - ".join(problems))
     return notes

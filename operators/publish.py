@@ -2,12 +2,14 @@
 
     releases/{name}/v0001/data/{split}/*.tar  parquet/{split}.parquet  README.md  report.html  manifest.json
     releases/{name}/latest.json               which version is the newest
+    releases/{name}/v0001.claim               which content the version number was given to
 
 Equal content is never published twice: the digest over all paths and hashes decides.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -57,7 +59,7 @@ def publish(folder: RunFolder) -> Published:
     tars = [file for file in files if file.path.startswith("data/")]
     release = Release(
         name=name,
-        version=newest.version + 1 if newest else 1,
+        version=_claim_version(store, name, content, newest.version + 1 if newest else 1),
         content_sha256=content,
         samples=_by_split(tars, "samples"),
         videos=_by_split(tars, "videos"),
@@ -99,6 +101,19 @@ def _point_to(store: Store, folder: RunFolder, version: int) -> None:
     store.write(f"releases/{folder.run.config.name}/latest.json", latest.model_dump_json(indent=1).encode())
 
 
+def _claim_version(store: Store, name: str, content: str, version: int) -> int:
+    """The first version from `version` on that is free, or that was claimed for this very content.
+
+    Two runs that publish at once get two versions, and one that was killed while publishing gets its own again.
+    """
+    while True:
+        claim = f"{_address(name, version)}.claim"
+        store.write(claim, content.encode(), replace=False)
+        if store.read(claim).decode() == content:
+            return version
+        version += 1
+
+
 def _write(store: Store, folder: RunFolder, release: Release) -> None:
     address = _address(release.name, release.version)
     for file in release.files:
@@ -111,14 +126,13 @@ def _write(store: Store, folder: RunFolder, release: Release) -> None:
 
 def _place(store: Store, source: str, target: str) -> None:
     """Give an object a readable name: a hard link locally, a server-side copy elsewhere."""
-    if store.exists(target):
-        return
     if not store.is_local:
         store.fs.cp_file(f"{store.root}/{source}", f"{store.root}/{target}")
         return
     final = Path(store.root) / target
     final.parent.mkdir(parents=True, exist_ok=True)
-    os.link(Path(store.root) / source, final)
+    with contextlib.suppress(FileExistsError):  # another worker publishes the same content
+        os.link(Path(store.root) / source, final)
 
 
 def _by_split(files: list[ReleaseFile], count: str) -> dict[str, int]:

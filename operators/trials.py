@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import cast
 
-from operators.answers import compare_open, same_answer
+from operators.answers import compare_open, names, same_answer
 from operators.models.client import Answer, ModelClient, Refusal, Request, TimedFrame
 from operators.models.prompts import Prompt
 from operators.stage import Context
 from schemas.answers import Letter, ShortAnswer, Verdict
 from schemas.config import Role
 from schemas.provenance import Provenance
-from schemas.tables import Check, Question, QuestionKind, Reject, Trial
+from schemas.tables import Check, Question, QuestionKind, Reject, Template, Trial
 
 LETTERS = "ABCD"
 
@@ -174,7 +174,19 @@ def _by_program(question: Question, answer: str) -> bool | None:
         return False
     if question.kind is QuestionKind.CHOICE:
         return same_answer(answer, question.answer, question.kind)
-    return compare_open(answer, question.answer)
+    same = compare_open(answer, question.answer)
+    if same is None and _answer_is_quoted(question) and not names(answer, question.answer):
+        return False  # what is written on screen is the answer itself: other words are another answer
+    return same
+
+
+def _answer_is_quoted(question: Question) -> bool:
+    """Is the answer, by derivation, one of the texts on screen or several?"""
+    derivation = question.derivation
+    return derivation is not None and (
+        derivation.template in {Template.ORDER, Template.AFTER, Template.BEFORE}
+        or (derivation.template is Template.DURATION and len(derivation.subjects) > 1)
+    )
 
 
 def _judge_request(context: Context, question: Question, answer: str) -> Request:

@@ -29,6 +29,7 @@ class Sample(Row):
     problem: str = Field(min_length=1)
     """The question; for choices followed by one line per option, `A. ...`."""
     data_type: Literal["video"] = "video"
+    """Always `video`."""
     problem_type: QuestionCategory
     reasoning: str = Field(min_length=1)
     videos: str
@@ -37,12 +38,16 @@ class Sample(Row):
     """`<answer>X</answer>` with the letter, or the text for open questions."""
 
     question_id: Identifier
+    """Hash of video, category, kind, writer and index."""
     video_id: Identifier
+    """The source video: key of its tar record."""
     kind: QuestionKind
     question: str
+    """The question without its options."""
     options: tuple[str, ...]
     """Option texts in the order of their letters; empty for open questions."""
     answer_text: str
+    """The right option's text, or the open answer."""
     evidence: tuple[Span, ...]
     pass_rate: Fraction
     """Share of the target model's answers that were right."""
@@ -53,9 +58,13 @@ class Sample(Row):
     duration_us: int = Field(gt=0)
     """Of the video."""
     writer: str
+    """Who wrote the question: `program` or `model`."""
     question_model: str
+    """The model that wrote the question; `program` for none."""
     reasoning_model: str
+    """The model that wrote the reasoning; `program` for none."""
     target_model: str
+    """The model whose answers the pass rate counts."""
     provenance: Sha256
     """Digest of every provenance behind this sample; the tables of the build hold them in full."""
 

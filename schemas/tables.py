@@ -171,7 +171,10 @@ class DetectedObject(Row):
 
 
 class ScreenText(Span):
-    """A text on screen. Its span is bounded by the frames that were read: it was visible from the first to the last."""
+    """A text on screen, over the cells of time around the frames in which it was read.
+
+    Frames are read at a fixed rate; each stands for the time nearer to it than to its neighbours.
+    """
 
     text: str
     box: Box

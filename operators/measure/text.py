@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rapidocr import RapidOCR
-from rapidocr.utils.output import RapidOCROutput
+from rapidocr.ch_ppocr_det import TextDetOutput
+from rapidocr.ch_ppocr_rec import TextRecOutput
 
 from schemas.base import Box, Span
 from schemas.tables import ScreenText
@@ -34,9 +35,11 @@ EDITS_PER_CHARACTER = 0.1
 MIN_OVERLAP = 0.3
 """Intersection over union of the boxes of one text in neighbouring frames."""
 
+LINE_MARGIN = 0.1
+"""On either side of a line, as a fraction of its height. From 0.2 on, what stands beside is read as letters."""
+
 _OCR = {
     "Global.log_level": "error",
-    "Global.use_cls": False,  # the model for upside-down lines
     "Det.limit_type": "max",
     "Det.limit_side_len": 480,
     "EngineConfig.onnxruntime.intra_op_num_threads": 1,
@@ -75,15 +78,30 @@ class TextReader:
         return self._readings
 
     def _recognise(self, rgb: NDArray[np.uint8]) -> tuple[Reading, ...]:
-        found = cast(RapidOCROutput, self._ocr(rgb[:, :, ::-1]))
-        if found.boxes is None or found.txts is None or found.scores is None:
+        bgr = np.ascontiguousarray(rgb[:, :, ::-1])
+        found = cast(TextDetOutput, self._ocr(bgr, use_det=True, use_rec=False, use_cls=False))
+        if found.boxes is None:
             return ()
-        height, width = rgb.shape[:2]
-        readings = (
-            Reading(text=text.strip(), box=_bounds(corners / (width, height)), score=float(score))
-            for text, corners, score in zip(found.txts, found.boxes, found.scores, strict=True)
-        )
-        return tuple(each for each in readings if each.score >= MIN_SCORE and _is_text(each.text))
+        readings = [self._read_line(bgr, _bounds(corners, *bgr.shape[:2])) for corners in found.boxes]
+        return tuple(each for each in readings if each and each.score >= MIN_SCORE and _is_text(each.text))
+
+    def _read_line(self, bgr: NDArray[np.uint8], box: Box) -> Reading | None:
+        """The text in an upright box, a little wider than found: the finder likes to cut off a last, lone digit.
+
+        Line by line because RapidOCR's own way, lines rectified and batched, loses spaces and lone digits more often
+        (6 of 188 texts of the sample films, against 1).
+        """
+        height, width = bgr.shape[:2]
+        top, bottom = int(box.y0 * height), round(box.y1 * height)
+        margin = LINE_MARGIN * (bottom - top)
+        left, right = max(0, int(box.x0 * width - margin)), round(box.x1 * width + margin)
+        line = bgr[top:bottom, left:right]
+        if not line.size:
+            return None
+        read = cast(TextRecOutput, self._ocr(line, use_det=False, use_rec=True, use_cls=False))
+        if not read.txts:
+            return None
+        return Reading(text=read.txts[0].strip(), box=box, score=float(read.scores[0]))
 
 
 def track(samples: Iterable[tuple[Span, Sequence[Reading]]]) -> list[ScreenText]:
@@ -182,9 +200,11 @@ def _spellings(occurrences: Sequence[_Occurrence]) -> list[str]:
     return [spaced[_folded(leaders[each.best.text])] for each in occurrences]
 
 
-def _bounds(corners: NDArray[np.floating]) -> Box:
-    """The upright box around four (x, y) corners, cut at the frame's edges."""
-    (x0, y0), (x1, y1) = corners.min(axis=0).clip(0, 1).tolist(), corners.max(axis=0).clip(0, 1).tolist()
+def _bounds(corners: NDArray[np.floating], height: int, width: int) -> Box:
+    """The upright box around four (x, y) corners in pixels, cut at the frame's edges."""
+    (x0, y0), (x1, y1) = (
+        (edge / (width, height)).clip(0, 1).tolist() for edge in (corners.min(axis=0), corners.max(axis=0))
+    )
     return Box(x0=x0, y0=y0, x1=x1, y1=y1)
 
 

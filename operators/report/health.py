@@ -32,7 +32,7 @@ def findings(numbers: Numbers) -> tuple[Finding, ...]:
 
 def _progress(numbers: Numbers) -> Iterator[Finding]:
     waiting = [each.stage for each in numbers.stages if each.lanes_done < each.lanes]
-    ahead = "all stages have run" if not waiting else f"{', '.join(waiting)} not finished"
+    ahead = "all have run" if not waiting else f"to come: {', '.join(waiting)}"
     yield Finding(not waiting, "Stages", ahead)
     if numbers.done("assemble"):
         if numbers.samples.empty:

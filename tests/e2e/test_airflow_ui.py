@@ -1,6 +1,6 @@
 """The whole way that a data engineer goes: log in, fill in the trigger form, watch the run, read its report.
 
-A real Airflow, a real browser, real films, and a real HTTP server that answers as the models. Pictures of every page are
+A real Airflow, a real browser, real films, and a real HTTP server that answers as the models. Pictures of the pages are
 left in pytest's temporary folder.
 """
 
@@ -119,7 +119,7 @@ def test_a_build_from_form_to_report(airflow, page, folder):
     page.goto(f"{airflow.url}/dags/build_dataset/runs/{run_id.replace('+', '%2B')}")
     page.wait_for_selector("text=publish")
     page.screenshot(path=folder / "run.png")
-    page.get_by_role("link", name="Report").click()
+    page.locator('a[href$="/plugin/lvr-report"]').click()
     frame = page.frame_locator("iframe").first
     frame.get_by_text("cards").first.wait_for()
     time.sleep(1.0)

@@ -163,7 +163,7 @@ def test_preflight_makes_the_configuration_from_the_parameters(tmp_path, context
 
 def test_preflight_fails_at_once_on_a_wrong_parameter(tmp_path, context):
     context["params"]["lane_videos"] = 0
-    with pytest.raises(AirflowFailException, match="lane_videos: .*got 0"):
+    with pytest.raises(AirflowFailException, match=r"lane_videos: .*got 0"):
         PreflightOperator(task_id="p", command=lvr(tmp_path, "")).execute(context)
     assert not (tmp_path / "arguments.json").exists()
 
@@ -200,7 +200,7 @@ def test_publish_tells_the_asset_what_is_new(tmp_path, context):
 
 def test_publish_of_known_content_is_skipped_and_tells_nobody(tmp_path, context):
     command = lvr(tmp_path, f"print({json.dumps(PUBLISHED | {'is_new': False})!r})")
-    with pytest.raises(AirflowSkipException, match="n version 2 at /data/releases/n/v0002"):
+    with pytest.raises(AirflowSkipException, match=r"n version 2 at /data/releases/n/v0002 "):
         PublishOperator(task_id="p", run_url="/data/runs/r", command=command).execute(context)
     assert context["outlet_events"][RELEASES].extra == {}
     assert context["ti"].xcoms["return_value"]["version"] == 2

@@ -30,7 +30,7 @@ def leaves(values: dict, prefix: str = "") -> dict:
 
 
 def defaults() -> dict:
-    return {name: REQUIRED[name] if name in REQUIRED else param.value for name, param in PARAMS.items()}
+    return {name: REQUIRED.get(name, param.value) for name, param in PARAMS.items()}
 
 
 def values_of(schema: dict) -> st.SearchStrategy:

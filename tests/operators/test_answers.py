@@ -34,6 +34,8 @@ DIFFERENT = [
     ("00:42", "00:45"),
     ("about 6 seconds", "about 12 seconds"),
     ("00:42", "42 minutes"),
+    ("3", "no idea at all"),
+    ("00:42", "near the end"),
 ]
 FOR_A_JUDGE = [
     ("Nora", "the girl in red"),
@@ -43,6 +45,8 @@ FOR_A_JUDGE = [
     ("3 boats", "4 boats"),
     ("1.5 m wide", "15 m wide"),
     ("NORA at 00:42", "NORA at 00:43"),
+    ("3", "between 2 and 4"),
+    ("00:42", "at 00:42, when she leaves"),
 ]
 
 

@@ -30,22 +30,15 @@ except KeyboardInterrupt:
 """
 
 
-def processes_of(home) -> list[psutil.Process]:
-    """Every living process that belongs to this home."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("AIRFLOW_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+def family(pid: int) -> list[psutil.Process]:
+    """Everything that a process has started, down to the last."""
+    return psutil.Process(pid).children(recursive=True)
 
 
-def all_gone(home, within_seconds: float = 40.0) -> bool:
+def all_gone(processes: list[psutil.Process], within_seconds: float = 40.0) -> bool:
     deadline = time.monotonic() + within_seconds
     while time.monotonic() < deadline:
-        if not processes_of(home):
+        if not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]:
             return True
         time.sleep(0.2)
     return False
@@ -78,21 +71,24 @@ def test_up_guarded_watched_and_gone(home):
                 api.trigger("no_such_dag", {})
             assert raised.value.status == 404
             airflow.check()
+            components = family(os.getpid())
+            assert len(components) > len(COMPONENTS)
             listening = {
                 connection.laddr.ip
-                for process in processes_of(home)
+                for process in components
                 for connection in process.net_connections(kind="tcp")
                 if connection.status == psutil.CONN_LISTEN and connection.laddr.port == airflow.port
             }
             assert listening == {"127.0.0.1"}
-            scheduler = next(process for process in processes_of(home) if "scheduler" in process.cmdline())
+            watcher = next(each for each in components if {"operators.supervise", "scheduler"} <= set(each.cmdline()))
+            [scheduler] = watcher.children()
             os.kill(scheduler.pid, signal.SIGKILL)
             deadline = time.monotonic() + 30
             with pytest.raises(StandaloneError, match=r"Airflow's scheduler ended with status .*scheduler\.log"):
                 while time.monotonic() < deadline:
                     airflow.check()
                     time.sleep(0.2)
-    assert all_gone(home, within_seconds=1)
+    assert all_gone(components, within_seconds=1)
 
 
 @pytest.mark.slow
@@ -102,10 +98,11 @@ def test_nothing_outlives_the_starter(home, signum):
         [sys.executable, "-c", STARTER, str(home)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as starter:
         assert starter.stdout.readline().startswith("http://127.0.0.1:")
-        assert len(processes_of(home)) > len(COMPONENTS)
+        started = family(starter.pid)
+        assert len(started) > len(COMPONENTS)
         os.kill(starter.pid, signum)
         starter.wait(timeout=60)
-        assert all_gone(home)
+        assert all_gone(started)
 
 
 def test_a_taken_port_is_left_to_its_owner():

@@ -40,8 +40,8 @@ def pids_in(file: Path, count: int) -> list[int]:
 
 STUBBORN_FAMILY = """
     import os, signal, subprocess, sys, time
-    child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"],
-                             process_group=0)
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", stubborn], process_group=0)
     with open(sys.argv[1], "w") as file:
         file.write(f"{os.getpid()} {child.pid}")
     print("started", file=sys.stderr)
@@ -53,7 +53,7 @@ STUBBORN_FAMILY = """
 def test_lines_status_and_last_line_come_back():
     lines: list[str] = []
     finished = run_watched(
-        python("import sys; print('one', file=sys.stderr); print('{}'); print(); print('two', file=sys.stderr); sys.exit(3)"),
+        python("import sys; say = sys.stderr.write; say('one\\n'); print('{}'); print(); say('two\\n'); sys.exit(3)"),
         wall_seconds=20,
         silence_seconds=20,
         on_line=lines.append,
@@ -69,7 +69,10 @@ def test_a_signal_is_a_negative_status():
 
 @pytest.mark.parametrize(
     ("limits", "told"),
-    [({"wall_seconds": 1.5, "silence_seconds": 20}, "still running"), ({"wall_seconds": 20, "silence_seconds": 1.5}, "said nothing")],
+    [
+        ({"wall_seconds": 1.5, "silence_seconds": 20}, "still running"),
+        ({"wall_seconds": 20, "silence_seconds": 1.5}, "said nothing"),
+    ],
 )
 def test_watchdog_ends_the_whole_family(tmp_path, limits, told):
     pids = tmp_path / "pids"

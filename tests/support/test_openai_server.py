@@ -7,7 +7,7 @@ import sys
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -25,6 +25,7 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize("model", ANSWERS, ids=lambda model: model.__name__)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.text())
 def test_made_up_answers_are_valid_and_deterministic(model, seed):
     schema = strict_schema(model)

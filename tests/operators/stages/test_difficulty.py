@@ -52,7 +52,7 @@ def test_without_vision_the_captions_come_first_and_the_question_last(stages, se
     server.script = right_for_first_letters
     stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], passed(CHOICE, OPEN))
     texts = [last_text(seen.body) for seen in server.requests]
-    assert len({text[: text.index("Question:")] for text in texts}) == 1
+    assert len({text[: text.index("Answer a question")] for text in texts}) == 1
     assert all("00:50 - 01:00: A scene" in text for text in texts)
 
 

@@ -1,0 +1,322 @@
+"""The runner's promises on the real pipeline: real videos, real stages, a real model server that counts requests."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from operators.build import NothingToBuild, make_lanes, plan_build, run_build, run_id_from
+from operators.models.endpoints import ModelUnavailable
+from operators.preflight import PreflightFailed
+from operators.publish import latest_run
+from operators.replay import forget_rejects
+from operators.runner import run_stage
+from operators.runs import RunFolder, RunMissing
+from operators.settings import load_config
+from operators.staleness import find_stale
+from operators.store import Store
+from schemas.run import Release, StageMetrics
+from schemas.tables import Clip, Reject, Source
+from tests.support.openai_server import Fault, OpenAIServer, filled, last_text
+from tests.support.titled import TITLES, titled_video
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = ["lane_videos=2", "assemble.eval_fraction=0.0", "assemble.sft_fraction=1.0", "difficulty.frames=4"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory):
+    """Three short films, and a file that is none."""
+    folder = tmp_path_factory.mktemp("films")
+    for number in range(3):
+        titled_video(folder / f"film{number}.mp4", TITLES[number : number + 4], seed=number)
+    (folder / "broken.mp4").write_text("not a video")
+    return folder
+
+
+def request_id(request):
+    return {name.lower(): value for name, value in request.headers.items()}["x-request-id"]
+
+
+def capable(body):
+    """What a model that knows where to look answers: as the schema asks, with evidence inside the films."""
+    schema = body["response_format"]["json_schema"]["schema"]
+    answer = filled(schema, last_text(body))
+    return answer | {"evidence": ["00:02 - 00:08"]} if "evidence" in answer else answer
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with OpenAIServer(script=capable) as server:
+        for name, value in server.environ("reasoner", "judge", "target").items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished build in a folder of the test's own."""
+
+    folder: RunFolder
+    out: Path
+    release: Release
+    asked: frozenset[str]
+    """Hashes of the requests that its server saw."""
+
+
+@pytest.fixture(scope="session")
+def clean(films, tmp_path_factory):
+    """One build, made once."""
+    out = tmp_path_factory.mktemp("clean") / "out"
+    with pytest.MonkeyPatch.context() as patch, OpenAIServer(script=capable) as server:
+        for name, value in server.environ("reasoner", "judge", "target").items():
+            patch.setenv(name, value)
+        result = run_build(config_for(films, out))
+        asked = frozenset(request_id(request) for request in server.requests)
+    return Built(result.folder, out, result.published.release, asked)
+
+
+@pytest.fixture
+def built(clean, tmp_path, server):
+    """A copy of that build to work on, with a server of the same model."""
+    out = tmp_path / "out"
+    shutil.copytree(clean.out, out)
+    return replace(clean, out=out, folder=RunFolder.open(f"{out}/runs/{clean.folder.run.run_id}"))
+
+
+def config_for(films, out, *settings):
+    return load_config(None, [*SETTINGS, *settings], source=str(films), out=str(out))
+
+
+def tables(folder: RunFolder) -> dict[tuple[str, str], tuple[str, str]]:
+    """The hashes of all tables of a run, by stage and unit."""
+    return {
+        (record.stage, unit): (commit.rows_sha256, commit.rejects_sha256)
+        for record in folder.records()
+        for unit, commit in record.commits.items()
+    }
+
+
+def computed(metrics: list[StageMetrics] | tuple[StageMetrics, ...]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for stage in metrics:
+        counts[stage.stage] += stage.units - stage.reused
+    return {name: count for name, count in counts.items() if count}
+
+
+def test_a_build_makes_a_release_and_keeps_the_broken_file_as_a_reject(clean):
+    assert clean.release.videos == {"sft": 3} and clean.release.samples["sft"] >= 9
+    commits = [commit for lane in range(2) for commit in clean.folder.record("ingest", lane).commits.values()]
+    [reject] = [reject for commit in commits for reject in clean.folder.store.get_rows(commit.rejects_sha256, Reject)]
+    assert reject.reason == "not_a_video" and "broken.mp4" in reject.message
+    for name in ("data/sft/longvideo-sft-000000.tar", "parquet/sft.parquet", "report.html", "README.md"):
+        assert (clean.out / "releases/longvideo/v0001" / name).is_file()
+
+
+def test_clips_tile_every_video(clean):
+    for unit, commit in clean.folder.record("split", 1).commits.items():
+        clips = clean.folder.store.get_rows(commit.rows_sha256, Clip)
+        assert len(clips) >= 2, unit
+        assert [clip.start_us for clip in clips[1:]] == [clip.end_us for clip in clips[:-1]]
+        assert (clips[0].start_us, clips[-1].end_us) == (0, 20_000_000)
+
+
+def test_a_repeat_reuses_everything_and_publishes_nothing(built, films, server):
+    again = run_build(config_for(films, built.out))
+    assert (again.computed, again.published.is_new, server.requests) == (0, False, [])
+    assert tables(again.folder) == tables(built.folder)
+
+
+def test_other_lanes_change_nothing(built, films):
+    again = run_build(config_for(films, built.out, "lane_videos=1"))
+    assert again.folder.run.lanes == 4 and again.computed == 0
+    assert again.published.release == built.release
+
+
+def test_an_edited_prompt_runs_only_what_depends_on_it(built, films, tmp_path, monkeypatch, server):
+    prompts = tmp_path / "prompts"
+    shutil.copytree(ROOT / "prompts", prompts)
+    monkeypatch.setenv("LVR_PROMPTS", str(prompts))
+    (prompts / "reason.md").write_text((prompts / "reason.md").read_text() + "\nMind the order of events.\n")
+    config = config_for(films, built.out)
+    stale = find_stale(built.folder, config)
+    assert {name for name, count in stale.stale.items() if count} == {
+        "reason", "verify", "difficulty", "assemble", "shard",
+    }  # fmt: skip
+    assert stale.reasons == ("reason: prompt reason changed (4 units)",)
+    again = run_build(config)
+    written = [request for request in server.requests if "Mind the order of events." in json.dumps(request.body)]
+    assert written and {request_id(request) for request in server.requests}.isdisjoint(built.asked)
+    assert computed(again.metrics).keys() == {"reason", "verify", "assemble", "shard"}
+    assert again.published.release.version == 2
+    assert not find_stale(again.folder, config).is_stale
+
+
+def test_a_new_and_a_changed_video_run_alone(films, tmp_path, server):
+    grown = tmp_path / "grown"
+    grown.mkdir()
+    for name in ("film0.mp4", "film1.mp4"):
+        shutil.copy(films / name, grown)
+    config = config_for(grown, tmp_path / "out")
+    first = run_build(config)
+    shutil.copy(films / "film2.mp4", grown)
+    titled_video(grown / "film0.mp4", TITLES[3:7], seed=7)
+    stale = find_stale(first.folder, config)
+    assert stale.stale["ingest"] == 2
+    assert set(stale.reasons) == {"a new video", "ingest: source file changed"}
+    assert computed(run_build(config).metrics)["split"] == 2
+
+
+def test_replay_asks_again_only_what_was_rejected(films, tmp_path, server):
+    config = config_for(films, tmp_path / "out")
+    server.script = lambda body: "no JSON" if "spatial - where" in json.dumps(body) else capable(body)
+    first = run_build(config)
+    asked = len(server.requests)
+    counts = forget_rejects(first.folder, stage="question", reason="schema")
+    assert {key: count > 0 for key, count in counts.items()} == {("question", "schema"): True}
+    server.script = capable
+    again = run_build(config)
+    rewritten = [request for request in server.requests[asked:] if "spatial - where" in json.dumps(request.body)]
+    assert len(rewritten) == sum(counts.values())
+    assert not [reject for stage in again.metrics if stage.stage == "question" for reject in stage.rejects]
+
+
+def test_an_outage_stops_the_stage_and_keeps_what_was_answered(built, films, server):
+    folder = plan_build(config_for(films, built.out, "question.per_category=2"), "another-run")
+    for name in ("ingest", "split", "caption"):
+        run_stage(folder, name, 0)
+    server.fail(Fault(), Fault(), Fault(status=401))
+    with pytest.raises(ModelUnavailable, match="LVR_REASONER_API_KEY"):
+        run_stage(folder, "question", 0)
+    metrics = run_stage(folder, "question", 0)
+    assert metrics.units == 2 and metrics.rows > 0 and metrics.journal_hits["reasoner"] > 0
+
+
+def test_what_cannot_work_is_told_before_any_work(films, tmp_path, monkeypatch):
+    monkeypatch.setenv("LVR_MODEL_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("LVR_MODEL_NAME", "qwen")
+    with pytest.raises(PreflightFailed) as failed:
+        run_build(config_for(films, tmp_path / "out"))
+    for role in ("captioner", "reasoner", "judge", "target"):
+        assert f"{role} http://127.0.0.1:9/v1 (model 'qwen') cannot be reached" in str(failed.value)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_wrong_model_name_is_told_with_those_there_are(films, tmp_path, server, monkeypatch):
+    monkeypatch.setenv("LVR_JUDGE_MODEL", "gpt-9")
+    with pytest.raises(PreflightFailed, match="has no model 'gpt-9'; it lists fake-model"):
+        run_build(config_for(films, tmp_path / "out"))
+
+
+def test_a_source_with_nothing_usable_says_why(tmp_path, server):
+    (tmp_path / "list.csv").write_text("uri\ngone.mp4\n")
+    with pytest.raises(NothingToBuild, match=r"none of its 1 videos .*missing_file.*gone\.mp4"):
+        run_build(config_for(tmp_path / "list.csv", tmp_path / "out"))
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunMissing, match="no release of 'longvideo'"):
+        latest_run(Store(str(tmp_path)), "longvideo")
+    with pytest.raises(RunMissing, match="not a run"):
+        RunFolder.open(str(tmp_path))
+
+
+def test_lanes_hold_all_sources_in_order():
+    sources = tuple(Source(source_id=f"v{number}", uri="x", fingerprint="1") for number in range(5))
+    lanes = make_lanes(sources, 2)
+    assert [len(lane.sources) for lane in lanes] == [2, 2, 1]
+    assert sum((lane.sources for lane in lanes), ()) == sources
+    assert [lane.label for lane in lanes] == ["v0 +1", "v2 +1", "v4"]
+
+
+def test_airflow_run_ids_become_legal():
+    assert run_id_from("manual__2026-11-22T10:00:00.5+00:00") == "manual__2026-11-22T10-00-00-5-00-00"
+
+
+def start(films, out, environ):
+    command = [sys.executable, "-m", "operators.cli", "build", "--source", str(films), "--out", str(out)]
+    for setting in [*SETTINGS, "lane_videos=1"]:
+        command += ["--set", setting]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def journaled(out: Path) -> set[str]:
+    """Hashes of all requests whose answers are in the journals."""
+    found = set()
+    for segment in out.glob("journal/*/*/*.jsonl"):
+        for line in segment.read_bytes().split(b"\n"):
+            if line.endswith(b"}"):
+                record = json.loads(line)
+                found |= {record["entry"]["request_sha256"]} if record.get("entry") else set()
+    return found
+
+
+def test_a_build_killed_again_and_again_ends_as_if_it_never_was(clean, films, tmp_path):
+    """kill -9 at random moments: the same tables, nothing twice, and no answer asked for that the journal held."""
+    out = tmp_path / "killed"
+    moments = random.Random(20261122)
+    with OpenAIServer(script=capable, delay_seconds=0.02) as server:
+        environ = server.environ("reasoner", "judge", "target")
+        kills = 0
+        for attempt in range(40):
+            held, asked_before = journaled(out), len(server.requests)
+            build = start(films, out, environ)
+            try:  # the limit grows, so that the end is reached whatever the machine's speed
+                printed, _ = build.communicate(timeout=moments.uniform(1.0, 4.0) * 1.25**attempt)
+                finished = True
+            except subprocess.TimeoutExpired:
+                build.send_signal(signal.SIGKILL)
+                build.communicate()
+                kills, finished = kills + 1, False
+            asked = {request_id(request) for request in server.requests[asked_before:]}
+            assert not asked & held
+            if finished:
+                break
+        assert finished and build.returncode == 0, printed
+    assert kills >= 3
+    killed = latest_run(Store(str(out)), "longvideo")
+    assert tables(killed) == tables(clean.folder)
+
+
+def test_two_workers_on_the_same_build_leave_one_result(clean, films, tmp_path):
+    out = tmp_path / "shared"
+    with OpenAIServer(script=capable) as server:
+        builds = [start(films, out, server.environ("reasoner", "judge", "target")) for _ in range(2)]
+        printed = [build.communicate(timeout=240)[0] for build in builds]
+    assert [build.returncode for build in builds] == [0, 0], printed
+    assert tables(latest_run(Store(str(out)), "longvideo")) == tables(clean.folder)
+    commits = [json.loads(path.read_text())["key"] for path in out.glob("commits/*/*.json")]
+    assert len({(commit["stage"], commit["unit"]) for commit in commits}) == len(commits)
+
+
+def test_interrupting_leaves_no_process_behind(films, tmp_path):
+    with OpenAIServer() as server:
+        build = start(films, tmp_path / "out", server.environ("reasoner", "judge", "target"))
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "out").glob("runs/*/lanes/*")):
+            assert time.monotonic() < deadline and build.poll() is None
+            time.sleep(0.1)
+        time.sleep(1.0)
+        family = psutil.Process(build.pid).children(recursive=True)
+        build.send_signal(signal.SIGINT)
+        printed, _ = build.communicate(timeout=60)
+    assert build.returncode == 130 and "run the same command again" in printed
+    assert not [process for process in family if process.is_running() and process.status() != "zombie"]
+
+
+def test_the_journal_holds_every_answer_of_a_build(clean):
+    assert journaled(clean.out) == clean.asked
