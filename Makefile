@@ -8,7 +8,7 @@ OUT ?= .demo
 # Deployment machines may forbid byte-code; Airflow starts twice as fast with it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo ui test check lock clean
+.PHONY: help setup demo ui test check lock clean libgomp
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -17,8 +17,8 @@ setup: $(VENV)/.run ## Install what building needs: the pipeline, Airflow, the e
 demo: $(VENV)/.run ## Build a dataset from sample films, under a real Airflow
 	$(LVR) demo --out $(OUT)
 
-ui: $(VENV)/.run ## Keep Airflow up on 127.0.0.1, with the demo's data
-	$(LVR) ui --out $(OUT)
+ui: $(VENV)/.run ## Keep Airflow up on 127.0.0.1; prints address, user and password
+	$(LVR) ui
 
 test: $(VENV)/.dev ## Run the tests
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -34,16 +34,22 @@ lock: ## Resolve the lock files in requirements/ again (needs uv)
 clean: ## Remove what the demo and Airflow wrote; the environment stays
 	rm -rf $(OUT) .airflow
 
+# llama.cpp is linked against the OpenMP runtime, which no wheel carries; most machines have it with their compiler.
+libgomp:
+	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || \
+	  { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq libgomp1; } || \
+	  { echo "libgomp.so.1 is missing: sudo apt install libgomp1" >&2; exit 1; }
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python libgomp
 	$(PIP) --no-deps -r requirements/run.txt
 	$(PIP) --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt requirements/torch.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: requirements/dev.txt requirements/torch.txt pyproject.toml | $(VENV)/bin/python libgomp
 	$(PIP) --no-deps -r requirements/dev.txt
 	$(PIP) -r requirements/torch.txt
 	$(PIP) --no-deps -e .

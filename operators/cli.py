@@ -103,6 +103,25 @@ def samples(directory: Path) -> None:
 
 
 @app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where films and dataset go.")] = Path(".demo"),
+    keep: Annotated[bool, typer.Option(help="Leave Airflow up until Ctrl-C.")] = False,
+) -> None:
+    """Build a dataset from sample films under a real, local Airflow, and show it."""
+    from operators.demo import run_demo
+
+    run_demo(out, keep)
+
+
+@app.command()
+def ui() -> None:
+    """Keep a local Airflow up until Ctrl-C; prints its address, user and password."""
+    from operators.demo import run_ui
+
+    run_ui()
+
+
+@app.command()
 def preflight(config_json: ConfigJson) -> None:
     """Check all that can be known before any work starts."""
     from operators.preflight import preflight as check

@@ -52,6 +52,8 @@ class Fact:
 
     template: Template
     subjects: tuple[str, ...]
+    """What is asked follows from their number, too: COUNT asks how often one text comes up, or how many come up between
+    two; DURATION asks how long one stays, or which of four stays longest."""
     answer: str
     wrong: tuple[str, ...]
     """Three options, or none when there are not enough: the fact can then only be asked openly."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from operators.stage import Scope, Stage
+if TYPE_CHECKING:  # naming stages must cost nothing: every DAG parse does
+    from operators.stage import Stage
 
 VIDEO_STAGES = ("ingest", "split", "caption", "question", "reason", "verify", "difficulty")
 """Run for each source video, in this order, every lane for itself."""
@@ -13,14 +15,9 @@ VIDEO_STAGES = ("ingest", "split", "caption", "question", "reason", "verify", "d
 BUILD_STAGES = ("assemble", "shard")
 """Run once over all videos."""
 
-MODEL_STAGES = ("caption", "question", "reason", "verify", "difficulty")
-"""Stages that may ask a model: they share the model pool's slots."""
-
-
 @cache
 def stage(name: str) -> Stage:
-    """A stage by its name. Imported when first asked for, so that naming stages costs nothing."""
+    """A stage by its name; its module is imported when it is first asked for."""
     found: Stage = import_module(f"operators.stages.{name}").STAGE
-    scope = Scope.VIDEO if name in VIDEO_STAGES else Scope.BUILD
-    assert (found.name, found.scope) == (name, scope), f"{name}: declared as {found.name}, {found.scope}"
+    assert found.name == name and (found.scope.value == "video") == (name in VIDEO_STAGES), f"{name}: see its STAGE"
     return found

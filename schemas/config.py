@@ -36,6 +36,7 @@ class SplitConfig(Model):
     """From a video to clips."""
 
     mode: ClipMode = ClipMode.SHOTS
+    """`shots` ends clips at shot boundaries near the wished length, `fixed` cuts every clip_seconds."""
     clip_seconds: float = Field(default=10.0, ge=1.0, le=120.0)
     """Wished length of a clip (LongVideo-Reason: about 10 s)."""
     min_seconds: float = Field(default=8.0, ge=0.5)
@@ -43,6 +44,7 @@ class SplitConfig(Model):
     max_seconds: float = Field(default=12.0, ge=1.0)
     """With `shots`: no clip is longer; an over-long shot is divided."""
     detector: Detector = Detector.ADAPTIVE
+    """PySceneDetect's detector: `adaptive` tolerates fast camera movement, `content` is more sensitive."""
     threshold: float = Field(default=3.0, gt=0.0)
     """The detector's own threshold; PySceneDetect's defaults are 3.0 (adaptive) and 27.0 (content)."""
     write_clips: bool = True
@@ -85,8 +87,11 @@ class QuestionConfig(Model):
     """From captions to questions."""
 
     writers: tuple[Writer, ...] = Field(default=(Writer.PROGRAM, Writer.MODEL), min_length=1)
+    """Who writes questions: `program` derives them from the timeline, `model` is the reasoner."""
     categories: tuple[QuestionCategory, ...] = Field(default=tuple(QuestionCategory), min_length=1)
+    """What is asked for. Goal questions are written by the reasoner only."""
     kinds: tuple[QuestionKind, ...] = Field(default=tuple(QuestionKind), min_length=1)
+    """Multiple choice, open, or both."""
     per_template: int = Field(default=2, ge=1, le=50)
     """Programmatic questions for each template and kind, of each video, at most."""
     per_category: int = Field(default=1, ge=1, le=20)
@@ -139,6 +144,7 @@ class ShardConfig(Model):
     """From samples to WebDataset shards."""
 
     media: Media = Media.ORIGINAL
+    """`original` puts the source videos into the tars, `none` leaves them text only."""
     videos_per_tar: int = Field(default=64, ge=1)
     """Source videos in a tar, at most; tars of a split differ by at most one."""
 
@@ -147,8 +153,9 @@ class ModelConfig(Model):
     """Which model plays a role. Empty: the one that the role's endpoint names, or the embedded default."""
 
     model: str = ""
+    """Its name on the server. Empty: the one that the endpoint names, or the embedded default."""
     vision: bool | None = None
-    """Can it look at frames? None: yes for the captioner's and target's endpoint, no for the embedded model."""
+    """Can it look at frames? Left open: yes for the captioner's and target's endpoint, no for the embedded model."""
     concurrency: int = Field(default=16, ge=1, le=4096)
     """Requests under way at once, from one task."""
     timeout_seconds: float = Field(default=600.0, gt=0.0)

@@ -26,9 +26,10 @@ from operators.settings import load_config
 from operators.staleness import find_stale
 from operators.store import Store
 from schemas.run import Release, StageMetrics
-from schemas.tables import Clip, Reject, Source
+from schemas.tables import Clip, Reject, Source, Split
 from tests.support.openai_server import Fault, OpenAIServer, filled, last_text
 from tests.support.titled import TITLES, titled_video
+from trainer_plugin.data import open_release, read_videos
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["lane_videos=2", "assemble.eval_fraction=0.0", "assemble.sft_fraction=1.0", "difficulty.frames=4"]
@@ -143,6 +144,17 @@ def test_other_lanes_change_nothing(built, films):
     again = run_build(config_for(films, built.out, "lane_videos=1"))
     assert again.folder.run.lanes == 4 and again.computed == 0
     assert again.published.release == built.release
+
+
+def test_a_build_works_on_an_object_store(films, server, s3_bucket):
+    config = config_for(films, f"{s3_bucket}/lvr", "question.writers=[program]", "difficulty.trials=2")
+    first = run_build(config)
+    release = open_release(first.published.url)
+    assert release.videos == {"sft": 3}
+    assert len(list(read_videos(first.published.url, Split.SFT))) == 3
+    asked = len(server.requests)
+    again = run_build(config)
+    assert (again.computed, again.published.is_new, len(server.requests)) == (0, False, asked)
 
 
 def test_an_edited_prompt_runs_only_what_depends_on_it(built, films, tmp_path, monkeypatch, server):
