@@ -168,12 +168,10 @@ def compute_unit(store_url: str, config: BuildConfig, stage_name: str, unit_inpu
     cpu_started = process_cpu_seconds() if stage.isolated else time.thread_time()
     started = time.perf_counter()
     tables = [_read_input(store, stage_input, unit_input) for stage_input in stage.reads]
+    journal = Journal(f"{store.url}/journal/{stage.name}/{unit_input.unit}")
     scratch = Path(tempfile.mkdtemp(prefix=f"lvr-{stage.name}-"))
     try:
-        with (
-            Journal(f"{store.url}/journal/{stage.name}/{unit_input.unit}") as journal,
-            open_models(config.models, stage.roles, journal) as models,
-        ):
+        with open_models(config.models, stage.roles, journal) as models:
             context = Context(
                 stage=stage.name,
                 unit=unit_input.unit,

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from operators.models.client import ModelClient
-from operators.models.prompts import Prompt
 from schemas.base import Row, digest
 from schemas.config import BuildConfig, Role
 from schemas.tables import Reject
+
+if TYPE_CHECKING:
+    from operators.models.client import ModelClient
+    from operators.models.prompts import Prompt
 
 
 class Files(Protocol):

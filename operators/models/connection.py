@@ -12,15 +12,16 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, cast
-
-import openai
-from openai.types.chat import ChatCompletion
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from operators.models.endpoints import Endpoint, unavailable
 from operators.models.exchange import Exchange
 from schemas.config import ModelConfig, Role
 from schemas.errors import Outage
+
+if TYPE_CHECKING:  # importing it costs most of a second: only who asks something pays
+    import openai
+    from openai.types.chat import ChatCompletion
 
 RETRIES = 6
 """23.5 s of waiting in all, when the server does not say how long to wait."""
@@ -78,6 +79,8 @@ class Connection:
     """Asks one endpoint. All coroutines must run in one event loop."""
 
     def __init__(self, role: Role, endpoint: Endpoint, config: ModelConfig, retries: int = RETRIES) -> None:
+        import openai
+
         self.role = role
         self.endpoint = endpoint
         self._slots = asyncio.Semaphore(config.concurrency)
@@ -93,6 +96,9 @@ class Connection:
 
     async def ask(self, exchange: Exchange, busy: BusyClock) -> Reply:
         """The answer, valid or not. Raises RequestRefused, ModelUnavailable or ForeignAnswer."""
+        import openai
+        from openai.types.chat import ChatCompletion
+
         async with self._slots:
             with busy:
                 try:

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit, urlunsplit
 
-import openai
-
 from schemas.config import Role
 from schemas.errors import BadInput, Outage
 
@@ -94,6 +92,8 @@ def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout
     Raises ModelUnavailable when the server is not reachable, refuses the key, or does not list `model` (by default the
     endpoint's own).
     """
+    import openai  # most of a second: only who asks something pays
+
     wanted = replace(endpoint, model=model or endpoint.model)
     with openai.OpenAI(
         base_url=endpoint.base_url, api_key=endpoint.api_key or "none", timeout=timeout_seconds, max_retries=1
@@ -110,6 +110,8 @@ def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout
 
 def unavailable(error: Exception, endpoint: Endpoint, role: Role | None) -> ModelUnavailable:
     """What an error of the openai client means, in words: role, address, model, and the way out."""
+    import openai
+
     where = f"{role.value if role else 'model server'} {endpoint.shown_url} (model {endpoint.model!r})"
     variables = f"LVR_{role.name if role else '<ROLE>'}"
     match error:
