@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from operators.models.session import resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.preflight import preflight
-from operators.publish import Published, publish
+from operators.release.publish import Published, publish
 from operators.report import write_report
 from operators.runner import Progress, run_stage
 from operators.runs import RunFolder
-from operators.sources import read_sources
+from operators.sources.listing import read_sources
 from operators.store import Store
 from schemas.config import BuildConfig
 from schemas.errors import BadInput

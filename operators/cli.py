@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from click import ClickException
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
@@ -108,7 +109,7 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Leave Airflow up until Ctrl-C.")] = False,
 ) -> None:
     """Build a dataset from sample films under a real, local Airflow, and show it."""
-    from operators.demo import run_demo
+    from operators.local_airflow.demo import run_demo
 
     run_demo(out, keep)
 
@@ -116,7 +117,7 @@ def demo(
 @app.command()
 def ui() -> None:
     """Keep a local Airflow up until Ctrl-C; prints its address, user and password."""
-    from operators.demo import run_ui
+    from operators.local_airflow.demo import run_ui
 
     run_ui()
 
@@ -166,7 +167,7 @@ def report(run: RunUrl) -> None:
 @app.command()
 def publish(run: RunUrl) -> None:
     """Publish what a run's shard stage made as the next version; prints it as one JSON line."""
-    from operators.publish import publish as publish_run
+    from operators.release.publish import publish as publish_run
 
     published = publish_run(RunFolder.open(run))
     release = published.release
@@ -183,7 +184,7 @@ def stale(
     settings: Settings = None,
 ) -> None:
     """What a new run of a published build would compute, and why; prints it as one JSON line."""
-    from operators.publish import latest_run
+    from operators.release.publish import latest_run
     from operators.staleness import find_stale
 
     previous = latest_run(Store(out), name)
@@ -221,7 +222,7 @@ def replay(
 @app.command()
 def validate(release: Annotated[str, typer.Argument(help="{out}/releases/{name}/v0001")]) -> None:
     """Read a release back through every loader that is installed, and compare it with its manifest."""
-    from operators.verify_release import verify_release
+    from operators.release.verify import verify_release
 
     for reader, count in verify_release(release).items():
         typer.echo(f"{reader}: {count}")
@@ -236,11 +237,10 @@ def schema(
     from schemas import manifest, run, sample, tables
 
     models = {key: value for module in (configs, manifest, run, sample, tables) for key, value in vars(module).items()}
-    model = models.get(name)
-    if not hasattr(model, "model_json_schema"):
-        known = ", ".join(sorted(key for key, value in models.items() if hasattr(value, "model_json_schema")))
-        raise ConfigError(f"no model named {name!r}; known are {known}")
-    typer.echo(json.dumps(model.model_json_schema(), indent=2))
+    named = {key: value for key, value in models.items() if isinstance(value, type) and issubclass(value, BaseModel)}
+    if name not in named:
+        raise ConfigError(f"no model named {name!r}; known are {', '.join(sorted(named))}")
+    typer.echo(json.dumps(named[name].model_json_schema(), indent=2))
 
 
 def _from_json(text: str) -> BuildConfig:
@@ -282,7 +282,7 @@ def _bar_report(bar: ProgressBar) -> Callable[[Progress], None]:
 
 
 def _summary(console: Console, result: BuildResult) -> None:
-    from operators.show import pick_samples, read_samples, show_samples
+    from operators.release.show import pick_samples, read_samples, show_samples
 
     folder, published = result.folder, result.published
     show_samples(console, pick_samples(read_samples(folder.store, published.release), 4))

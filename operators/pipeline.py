@@ -15,6 +15,7 @@ VIDEO_STAGES = ("ingest", "split", "caption", "question", "reason", "verify", "d
 BUILD_STAGES = ("assemble", "shard")
 """Run once over all videos."""
 
+
 @cache
 def stage(name: str) -> Stage:
     """A stage by its name; its module is imported when it is first asked for."""

@@ -11,7 +11,7 @@ from operators.models.session import resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.runner import WHOLE_BUILD, UnitInput, stage_key
 from operators.runs import RunFolder
-from operators.sources import read_sources
+from operators.sources.listing import read_sources
 from operators.store import Store
 from schemas.base import digest
 from schemas.config import BuildConfig

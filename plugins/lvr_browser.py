@@ -77,8 +77,8 @@ def releases(session: SessionDep) -> HTMLResponse:
 
 
 def _samples(newest: Sequence[dict[str, Any]]) -> list[Any]:
+    from operators.release.show import pick_samples, read_samples
     from operators.runs import RunFolder
-    from operators.show import pick_samples, read_samples
     from schemas.run import Release
 
     for published in newest:
@@ -93,7 +93,7 @@ def _samples(newest: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def _clock() -> Any:
-    from operators.show import clock
+    from operators.clock import clock
 
     return clock
 

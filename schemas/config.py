@@ -59,8 +59,8 @@ class SplitConfig(Model):
             )
         if 2 * round(self.max_seconds * 1e6) < 3 * round(self.min_seconds * 1e6):
             raise ValueError(
-                f"max_seconds ({self.max_seconds}) must be at least 1.5 x min_seconds ({self.min_seconds}), so that every "
-                f"video of at least 2 x min_seconds can be divided"
+                f"max_seconds ({self.max_seconds}) must be at least 1.5 x min_seconds ({self.min_seconds}), so that "
+                f"every video of at least 2 x min_seconds can be divided"
             )
         return self
 

@@ -6,13 +6,12 @@ from the first frame, half-open, exact to the frame, boxes in pixels of the fram
 and so does the way from one to the other (`operators.samples.truth`).
 """
 
-from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from schemas.base import Identifier, Microseconds, Model, Sha256, Span
+from schemas.base import Identifier, Microseconds, Model, Region, Sha256, Span
 from schemas.tables import VideoCategory
 
 FRAME_WIDTH = 640
@@ -51,20 +50,6 @@ TransitionKind = Literal["cut", "dissolve", "fade"]
 DistractorKind = Literal["flash", "pan"]
 TextStyle = Literal["title", "story", "sign", "counter"]
 Direction = Literal["left_to_right", "right_to_left", "up", "down", "still"]
-
-
-class Region(StrEnum):
-    """One ninth of the frame."""
-
-    TOP_LEFT = "top_left"
-    TOP = "top"
-    TOP_RIGHT = "top_right"
-    LEFT = "left"
-    CENTER = "center"
-    RIGHT = "right"
-    BOTTOM_LEFT = "bottom_left"
-    BOTTOM = "bottom"
-    BOTTOM_RIGHT = "bottom_right"
 
 
 def frames_of(seconds: float) -> int:

@@ -209,7 +209,7 @@ class Caption(Row):
 
 
 class Template(StrEnum):
-    """Programmatic questions: what is asked of the timeline of on-screen texts (operators.timeline)."""
+    """Programmatic questions: what is asked of the timeline of on-screen texts (operators.questions.timeline)."""
 
     ORDER = "order"
     AFTER = "after"

@@ -117,6 +117,7 @@ def _members(stream: IO[bytes], address: str) -> Iterator[VideoSamples]:
             except ValidationError as error:
                 raise SchemaError(f"{address}: member {member.name} is not a record: {error}") from error
             if record.video_id != key or (video is not None and video[0] != key):
-                raise SchemaError(f"{address}: member {member.name} holds {record.video_id}, beside {video and video[0]}")
+                beside = video[0] if video else "no video"
+                raise SchemaError(f"{address}: {member.name} is of {record.video_id}, beside {beside}; copy it again")
             yield VideoSamples(record, video[1] if video else None)
             video = None

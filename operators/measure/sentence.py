@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from operators.clock import clock
 from schemas.base import Box
 from schemas.tables import Clip, ScreenText
 
@@ -33,13 +34,6 @@ def describe(clip: Clip, colours: Sequence[str], faces: int, texts: Sequence[Scr
     """
     sentences = [f"{_scene(clip, colours)}; {_shots(clip)}.", *_faces(faces), *_texts(texts)]
     return f"From {clock(clip.start_us)} to {clock(clip.end_us)}: " + " ".join(sentences)
-
-
-def clock(time_us: int) -> str:
-    """A time as mm:ss, from one hour on h:mm:ss, rounded down to the second."""
-    minutes, seconds = divmod(time_us // 1_000_000, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"
 
 
 def region(box: Box) -> str:

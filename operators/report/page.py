@@ -6,12 +6,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from operators.clock import clock, clock_span
 from operators.report import figures
 from operators.report.collect import Example, Numbers, collect
 from operators.report.health import findings
 from operators.report.plots import timeline
 from operators.runs import RunFolder
-from operators.show import clock, clock_span
 from schemas.config import Role
 from schemas.sample import LETTERS
 from schemas.tables import Split

@@ -6,6 +6,6 @@ The pipeline can be tried, tested and measured on them without downloading anyth
 and event is known to the frame.
 """
 
-from operators.samples.gallery import render_samples
+from operators.samples.gallery import render_samples, write_manifest
 
-__all__ = ["render_samples"]
+__all__ = ["render_samples", "write_manifest"]

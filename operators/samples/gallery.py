@@ -1,5 +1,6 @@
 """All sample films at once, each in a process of its own."""
 
+import json
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import cv2
 from operators.samples.film import RenderedFilm, render_film
 from operators.samples.stories import film_scripts
 from schemas.errors import BadInput
+from schemas.manifest import ManifestRow
 
 
 def render_samples(
@@ -22,8 +24,9 @@ def render_samples(
 ) -> list[Path]:
     """Render the sample films, or only those named in `films`, into `directory`; return their mp4 paths in order.
 
-    Beside each `<film>.mp4` lies its ground truth, `<film>.truth.json` (`schemas.sample_film.FilmTruth`). Films that
-    are already there are kept. `progress` gets one line per finished film.
+    Beside each `<film>.mp4` lies its ground truth, `<film>.truth.json` (`schemas.sample_film.FilmTruth`), and beside
+    them all `manifest.json`, a source for builds. Films that are already there are kept. `progress` gets one line per
+    finished film.
 
     Raises `BadInput` for an unknown film, `FilmRenderError` when ffmpeg or the disk fails.
     """
@@ -33,14 +36,35 @@ def render_samples(
         raise BadInput(f"no sample film is called {', '.join(unknown)}; there are: {', '.join(known)}")
     report = progress or (lambda line: None)
     started = time.monotonic()
-    rendered: dict[str, Path] = {}
+    rendered: dict[str, RenderedFilm] = {}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = {pool.submit(_render_named, name, directory): name for name in wanted}
         for job in as_completed(jobs):
             film = job.result()
-            rendered[jobs[job]] = film.path
+            rendered[jobs[job]] = film
             report(_line(film, time.monotonic() - started))
-    return [rendered[name] for name in wanted]
+    write_manifest(directory, [_manifest_row(rendered[name]) for name in wanted])
+    return [rendered[name].path for name in wanted]
+
+
+def write_manifest(directory: Path, rows: Sequence[ManifestRow]) -> Path:
+    """Write `manifest.json` into the folder that holds the rows' films; returns its path."""
+    path = directory / "manifest.json"
+    text = json.dumps([row.model_dump(mode="json", exclude_defaults=True) for row in rows], indent=1)
+    path.write_text(text + "\n")
+    return path
+
+
+def _manifest_row(film: RenderedFilm) -> ManifestRow:
+    truth = film.truth
+    return ManifestRow(
+        uri=film.path.name,
+        source_id=truth.film_id,
+        title=truth.title,
+        category=truth.category,
+        licence="CC0-1.0",
+        origin="rendered by `lvr samples`",
+    )
 
 
 def _render_named(name: str, directory: Path) -> RenderedFilm:

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from operators.samples.canvas import Picture, bgr
-from schemas.sample_film import FRAME_HEIGHT, FRAME_WIDTH, OnScreenText, PixelBox, Region, TextStyle
+from schemas.base import Region
+from schemas.sample_film import FRAME_HEIGHT, FRAME_WIDTH, OnScreenText, PixelBox, TextStyle
 
 _MARGIN = 14
 """Pixels between a plate and the edge of the frame."""

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from operators.clock import clock
 from operators.measure.colours import dominant_colours
 from operators.measure.faces import FaceDetector
 from operators.measure.sampling import Sample, sample_clips
-from operators.measure.sentence import clock, describe
+from operators.measure.sentence import describe
 from operators.measure.text import Reading, TextReader, track, within
 from operators.models.client import Answer, Refusal, Request, TimedFrame
 from operators.stage import Context, Stage

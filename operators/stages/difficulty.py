@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from operators.models.client import TimedFrame
+from operators.questions.storyboard import storyboard, tokens_for
+from operators.questions.trials import Paper, put
 from operators.stage import Context, Stage
-from operators.storyboard import storyboard, tokens_for
-from operators.trials import Paper, put
 from operators.video.frames import frames_at, to_jpeg
 from schemas.base import Row
 from schemas.config import Role

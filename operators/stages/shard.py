@@ -14,9 +14,9 @@ from pathlib import Path
 
 import ffmpeg
 
+from operators.release.tar import TarWriter
 from operators.stage import Context, Scope, Stage
 from operators.store import sha256_of_file
-from operators.tar import TarWriter
 from operators.video.ffmpeg import FfmpegError, run_ffmpeg
 from schemas.arrow import rows_to_parquet
 from schemas.base import digest

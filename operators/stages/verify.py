@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 
-from operators.answers import same_answer
-from operators.proof import answer_again
-from operators.rules import form_problem
+from operators.questions.answers import same_answer
+from operators.questions.proof import answer_again
+from operators.questions.rules import form_problem
+from operators.questions.storyboard import storyboard, tokens_for, within
+from operators.questions.trials import Paper, Result, put
 from operators.stage import Context, Stage
-from operators.storyboard import storyboard, tokens_for, within
-from operators.trials import Paper, Result, put
 from schemas.base import Row, Span
 from schemas.config import Role
 from schemas.tables import Caption, Check, Derivation, Question, QuestionKind, Reasoning, Reject, Trial

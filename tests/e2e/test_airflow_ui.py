@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from operators.demo import wait_for_dag
-from operators.demo_progress import follow
-from operators.rest import AirflowApi
-from operators.standalone import USER, Standalone
+from operators.local_airflow.demo import wait_for_dag
+from operators.local_airflow.progress import follow
+from operators.local_airflow.rest import AirflowApi
+from operators.local_airflow.standalone import USER, Standalone
 from tests.support.cards import cards_video
 from tests.support.openai_server import OpenAIServer
 

@@ -18,7 +18,7 @@ import pytest
 from operators.build import NothingToBuild, make_lanes, plan_build, run_build, run_id_from
 from operators.models.endpoints import ModelUnavailable
 from operators.preflight import PreflightFailed
-from operators.publish import latest_run
+from operators.release.publish import latest_run
 from operators.replay import forget_rejects
 from operators.runner import run_stage
 from operators.runs import RunFolder, RunMissing

@@ -40,7 +40,7 @@ def test_all_problems_are_told_at_once():
 
 
 def test_an_unreadable_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="none.yaml"):
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
         load_config(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(ConfigError, match="expected fields and values, got list"):

@@ -65,7 +65,7 @@ def test_a_value_that_breaks_a_constraint_is_named_with_file_row_and_field(tmp_p
 
 def test_missing_unknown_and_mistyped_columns_are_named(tmp_path):
     table = pa.Table.from_pylist([REASONING], schema=arrow_schema(Reasoning))
-    with pytest.raises(SchemaError, match="column reasoning .* is missing"):
+    with pytest.raises(SchemaError, match=r"column reasoning .* is missing"):
         rows_from_parquet(write(tmp_path, table.drop_columns("reasoning")), Reasoning, "t")
     with pytest.raises(SchemaError, match=r"unknown columns \['note'\]"):
         rows_from_parquet(write(tmp_path, table.append_column("note", pa.array(["x"]))), Reasoning, "t")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
-from operators.publish import publish
+from operators.release.publish import publish
 from operators.report import write_report
 from operators.runs import RunFolder
 from operators.stage import Context

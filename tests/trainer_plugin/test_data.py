@@ -53,7 +53,7 @@ def test_shares_cover_everything_once(release):
     url, _ = release
     shares = [[item.record.video_id for item in read_videos(url, Split.SFT, part=part, parts=3)] for part in range(3)]
     assert sorted(map(len, shares)) == [1, 2, 2]
-    assert sorted(sum(shares, [])) == [f"film{number}" for number in range(5)]
+    assert sorted(name for share in shares for name in share) == [f"film{number}" for number in range(5)]
 
 
 def test_what_is_not_there_is_named(release, tmp_path):
@@ -77,7 +77,10 @@ def test_a_shortened_tar_is_an_error_not_a_short_epoch(release):
 
 
 def test_the_plugin_needs_nothing_of_the_pipeline():
-    code = "import sys, trainer_plugin.data; print([m for m in sys.modules if m.split('.')[0] in ('operators', 'airflow')])"
+    code = (
+        "import sys, trainer_plugin.data\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('operators', 'airflow')])"
+    )
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"

@@ -22,7 +22,8 @@ from operators.samples.stories.notation import (
     thing,
     title_card,
 )
-from schemas.sample_film import FilmScript, Region, Shot
+from schemas.base import Region
+from schemas.sample_film import FilmScript, Shot
 from schemas.tables import VideoCategory
 
 _nora = character("Nora", "person", "red")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from schemas.base import Region
 from schemas.sample_film import (
     Ambience,
     Colour,
@@ -12,7 +13,6 @@ from schemas.sample_film import (
     MovingObject,
     ObjectKind,
     OnScreenText,
-    Region,
     Shot,
     TextStyle,
     Transition,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.measure.sentence import clock, describe, region
+from operators.clock import clock
+from operators.measure.sentence import describe, region
 from schemas.base import Box
 from schemas.tables import Boundary, Clip, Cut, ScreenText
 

@@ -1,0 +1,1 @@
+"""A local Airflow for the demo: started, followed through its REST API, and stopped with everything it started."""

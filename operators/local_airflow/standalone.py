@@ -1,0 +1,251 @@
+"""A local Airflow, started for as long as someone needs it: SQLite, LocalExecutor, loopback only.
+
+`with Standalone() as airflow:` comes back when all four components are healthy. Each component runs behind a watcher
+(`operators.supervise`), so that Airflow ends with this process, however it ends; each has a log of its own under
+`{home}/components`. The database, the password and the task logs stay in `home` for the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO
+
+from operators.local_airflow.rest import AirflowApi, ApiError
+from operators.supervise import start, stop
+from schemas.errors import Outage
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+USER = "admin"
+PARALLELISM = 4
+"""Tasks at once. SQLite and two cores carry this well; Airflow's default of 32 ends in `database is locked`."""
+START_SECONDS = 120.0
+_TAIL_BYTES = 4000
+
+
+class StandaloneError(Outage):
+    """Airflow could not be started or has lost a component; the message shows the end of its log."""
+
+
+class Standalone:
+    """A running local Airflow, as a context manager."""
+
+    def __init__(self, home: Path | None = None, port: int = 8080) -> None:
+        """
+        Args:
+            home: Airflow's folder; `.airflow` of the project by default. One Airflow at a time may use it.
+            port: where the UI is wanted; another free port is taken when this one is in use.
+        """
+        self.home = (home or ROOT / ".airflow").absolute()
+        self.port = free_port(port)
+        self.password = ""
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._lock: IO[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def api(self) -> AirflowApi:
+        """The public REST API, logged in."""
+        return AirflowApi(self.url, USER, self.password)
+
+    def __enter__(self) -> Standalone:
+        _require_airflow()
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.home)
+        try:
+            self.password = _password(self.home)
+            environment = self.environment()
+            _migrate(environment, self._log("migrate"))
+            for name in COMPONENTS:
+                self._processes[name] = self._start(name, environment)
+            self._wait_until_healthy()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all components; comes back when no process is left."""
+        for process in self._processes.values():
+            if process.stdin:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()  # all begin to stop at once
+        for process in self._processes.values():
+            stop(process)
+        self._processes.clear()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def check(self) -> None:
+        """
+        Raises:
+            StandaloneError: a component has ended.
+        """
+        for name, process in self._processes.items():
+            if (status := process.poll()) is not None:
+                log = self._log(name)
+                raise StandaloneError(f"Airflow's {name} ended with status {status}; the end of {log}:\n{_tail(log)}")
+
+    def environment(self) -> dict[str, str]:
+        """What every component runs with. The defaults' 5-second tails and 5-minute waits are tuned away."""
+        settings = {
+            "CORE__DAGS_FOLDER": ROOT / "dags",
+            "CORE__PLUGINS_FOLDER": ROOT / "plugins",
+            "CORE__LOAD_EXAMPLES": False,
+            "CORE__EXECUTOR": "LocalExecutor",
+            "CORE__PARALLELISM": PARALLELISM,
+            "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+            "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": _password_file(self.home),
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db?timeout=60",
+            "WORKERS__MIN_HEARTBEAT_INTERVAL": 1,
+            "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.5,
+            "DAG_PROCESSOR__REFRESH_INTERVAL": 10,
+            "API__HOST": "127.0.0.1",
+            "API__PORT": self.port,
+            "API__BASE_URL": self.url,
+            "API__INSTANCE_NAME": "longvideo-reason",
+            "LOGGING__WORKER_LOG_SERVER_PORT": free_port(8793),
+            "LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(8794),
+        }
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")}
+        inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # without byte code everything starts at half the speed
+        return inherited | {
+            **{f"AIRFLOW__{name}": str(value) for name, value in settings.items()},
+            "AIRFLOW_HOME": str(self.home),
+            "PATH": os.pathsep.join([sysconfig.get_path("scripts"), inherited.get("PATH", "")]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH", "")])),
+        }
+
+    def _start(self, name: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+        assert self._lock is not None
+        with self._log(name).open("w") as log:
+            return start(
+                _airflow(name),
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[self._lock.fileno()],  # held until the last component is gone
+            )
+
+    def _log(self, name: str) -> Path:
+        folder = self.home / "components"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{name}.log"
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        unhealthy: list[str] = list(COMPONENTS)
+        while time.monotonic() < deadline:
+            self.check()
+            with contextlib.suppress(ApiError):
+                unhealthy = AirflowApi(self.url).unhealthy()
+                if not unhealthy:
+                    return
+            time.sleep(0.3)
+        logs = "\n".join(f"{name}: {_tail(self._log(name))}" for name in COMPONENTS if name in unhealthy)
+        raise StandaloneError(f"Airflow was not healthy after {START_SECONDS:.0f} s: {', '.join(unhealthy)}\n{logs}")
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that what it started is ended too."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def free_port(wanted: int) -> int:
+    """The wanted port if nobody listens on it on this host, else one that is free."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("", port))
+                return int(probe.getsockname()[1])
+    raise StandaloneError("no free TCP port on this host")
+
+
+def _airflow(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "airflow", *arguments]
+
+
+def _require_airflow() -> None:
+    if not (ROOT / "dags").is_dir():
+        raise StandaloneError(f"no dags folder in {ROOT}; the demo and the local UI run from a checkout of the project")
+    from importlib.util import find_spec
+
+    if find_spec("airflow") is None:
+        raise StandaloneError("Airflow is not installed here: make setup, or pip install 'longvideo-reason[airflow]'")
+
+
+def _lock(home: Path) -> IO[str]:
+    lock = (home / "lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise StandaloneError(
+            f"another Airflow uses {home}, or is just stopping: end that `lvr ui` or `lvr demo` first"
+        ) from None
+    return lock
+
+
+def _password_file(home: Path) -> Path:
+    return home / "passwords.json"
+
+
+def _password(home: Path) -> str:
+    """The administrator's password: made at random on the first start, kept for the next ones."""
+    file = _password_file(home)
+    if not file.exists():
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as writer:
+            json.dump({USER: secrets.token_urlsafe(9)}, writer)
+    passwords: dict[str, str] = json.loads(file.read_text())
+    return passwords[USER]
+
+
+def _migrate(environment: Mapping[str, str], log: Path) -> None:
+    with log.open("w") as output:
+        done = subprocess.run(
+            _airflow("db", "migrate"), env=dict(environment), stdout=output, stderr=subprocess.STDOUT, check=False
+        )
+    if done.returncode:
+        raise StandaloneError(
+            f"airflow db migrate ended with status {done.returncode}; the end of {log}:\n{_tail(log)}"
+        )
+
+
+def _tail(log: Path) -> str:
+    with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        return file.read().decode(errors="replace").strip()
+    return ""

@@ -1,0 +1,129 @@
+"""The chain of thought for a programmatic question: what is seen and when, and what follows from it.
+
+Written from the timeline and the question's evidence, in the words of somebody who goes through the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+
+from operators.clock import clock
+from operators.questions.phrases import listed, place_seen, quoted
+from operators.questions.timeline import Occurrence, Timeline, text_key
+from schemas.tables import Question, Template
+
+_OPENINGS = (
+    "I go through the video and look for {what}.",
+    "Let me watch the video closely and find {what}.",
+    "To answer this, I have to find {what} in the video.",
+    "First I look through the video for {what}.",
+)
+
+
+def explain(question: Question, timeline: Timeline, rng: Random) -> str:
+    """The reasoning of a programmatic question.
+
+    Raises ValueError when the question is not a programmatic one, or a piece of its evidence is not on the timeline.
+    """
+    if question.derivation is None:
+        raise ValueError(f"question {question.question_id} was not derived by program; ask the reasoner to explain it")
+    evidence = _evidence(question, timeline)
+    subjects = question.derivation.subjects
+    middle = _EXPLANATIONS[question.derivation.template](subjects, evidence, question.answer)
+    what = f"the text {quoted(subjects[0])}" if len(subjects) == 1 else f"the texts {listed([*map(quoted, subjects)])}"
+    return f"{rng.choice(_OPENINGS).format(what=what)} {middle}"
+
+
+def _evidence(question: Question, timeline: Timeline) -> list[Occurrence]:
+    """The occurrences at the question's spans, by time. Others that have the very same span come along."""
+    spans = set(question.evidence)
+    found = [each for each in timeline.occurrences if each.span in spans]
+    if {each.span for each in found} != spans:
+        raise ValueError(
+            f"question {question.question_id}: no text has the span of some of its evidence; the captions have changed "
+            f"since it was derived, derive it again"
+        )
+    return found
+
+
+def _order(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
+    first, *others = _of(subjects, evidence)
+    steps = [f"{quoted(first.text)} is the first of them to appear, at {clock(first.start_us)}."]
+    steps += [f"Then {quoted(each.text)} comes up at {clock(each.start_us)}." for each in others]
+    return f"{' '.join(steps)} So the order is {answer}."
+
+
+def _after(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
+    first, second = evidence
+    return (
+        f"It is on screen {_from_to(first)}. Watching on from there, the next text to come up is "
+        f"{quoted(second.text)}, at {clock(second.start_us)}; no other text appears in between. So {quoted(answer)} "
+        f"comes right after it."
+    )
+
+
+def _before(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
+    first, second = evidence
+    return (
+        f"It comes up at {clock(second.start_us)}. Going back from there, the text that came up last is "
+        f"{quoted(first.text)}, on screen {_from_to(first)}. So {quoted(answer)} comes right before it."
+    )
+
+
+def _count(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
+    if len(subjects) == 1:
+        times = listed([clock(each.start_us) for each in _of(subjects, evidence)])
+        return f"It comes up at {times}, and is gone for a while each time in between. That makes {answer} times."
+    first, *between, last = evidence
+    seen = listed([f"{quoted(each.text)} at {clock(each.start_us)}" for each in between])
+    return (
+        f"{quoted(first.text)} appears at {clock(first.start_us)} and {quoted(last.text)} at {clock(last.start_us)}. "
+        f"After the one and before the other I see {seen}. That makes {answer} texts."
+    )
+
+
+def _duration(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
+    seen = _of(subjects, evidence)
+    if len(seen) == 1:
+        return f"It comes up at {clock(seen[0].start_us)} and is gone at {clock(seen[0].end_us)}. So it stays {answer}."
+    steps = [f"{quoted(each.text)} is on screen {_from_to(each)}, {_seconds(each)}." for each in seen]
+    return f"{' '.join(steps)} So the one that stays longest is {quoted(answer)}."
+
+
+def _when(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
+    (seen,) = _of(subjects, evidence)
+    before = "It is not there yet when the video begins. " if seen.start_us > seen.earliest_start_us else ""
+    stays = f"I first see it at {answer}, and it stays until {clock(seen.end_us)}."
+    return f"{before}{stays} So it appears at about {answer}."
+
+
+def _region(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
+    (seen,) = _of(subjects, evidence)
+    place = f", {place_seen(seen.region)}" if seen.region else ""
+    return f"It is on screen {_from_to(seen)}{place}. So it stands at the {answer} of the picture."
+
+
+_EXPLANATIONS: Mapping[Template, Callable[[Sequence[str], Sequence[Occurrence], str], str]] = {
+    Template.ORDER: _order,
+    Template.AFTER: _after,
+    Template.BEFORE: _before,
+    Template.COUNT: _count,
+    Template.DURATION: _duration,
+    Template.WHEN: _when,
+    Template.REGION: _region,
+}
+
+
+def _of(subjects: Sequence[str], evidence: Sequence[Occurrence]) -> list[Occurrence]:
+    keys = set(map(text_key, subjects))
+    return [each for each in evidence if each.key in keys]
+
+
+def _from_to(occurrence: Occurrence) -> str:
+    return f"from {clock(occurrence.start_us)} to {clock(occurrence.end_us)}"
+
+
+def _seconds(occurrence: Occurrence) -> str:
+    seconds = round(occurrence.duration_us / 1_000_000)
+    return "for about a second" if seconds <= 1 else f"for about {seconds} seconds"

@@ -1,0 +1,111 @@
+"""A video in words, for models that read: its captions as timed lines, in order, within a budget of tokens.
+
+When the captions are more than the budget, whole lines are left out evenly over the video, and the text says at each
+gap how many. Nothing is cut silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from operators.clock import clock
+from operators.models.client import ModelClient
+from operators.models.embedded import EMBEDDED_MODEL
+from schemas.base import Span
+from schemas.tables import Caption
+
+CHARACTERS_PER_TOKEN = 3
+"""On the safe side: English has about four, names in capitals and times fewer."""
+EMBEDDED_TOKENS = 600
+"""A model of 135M parameters on one core makes little of more, and slowly: 48 answers about a film of five minutes took
+50 s of CPU with this budget and 125 s with 2,000."""
+SERVER_TOKENS = 24_000
+"""Leaves room for thought in a context of 32,768 tokens, the smallest that long-video models are served with."""
+
+_SECOND_US = 1_000_000
+
+
+def tokens_for(client: ModelClient) -> int:
+    """The budget for captions in a prompt to this model."""
+    return EMBEDDED_TOKENS if client.model == EMBEDDED_MODEL else SERVER_TOKENS
+
+
+class EvidenceError(ValueError):
+    """A model names a part of the video that does not exist."""
+
+
+def storyboard(captions: Sequence[Caption], tokens: int) -> str:
+    """One line per caption, `mm:ss - mm:ss: what is seen`, in about `tokens` tokens."""
+    lines = [_line(caption) for caption in sorted(captions, key=lambda caption: caption.start_us)]
+    kept = _kept(lines, tokens * CHARACTERS_PER_TOKEN)
+    shown: list[str] = []
+    left_out = 0
+    for index, line in enumerate(lines):
+        if index not in kept:
+            left_out += 1
+            continue
+        shown += [_gap(left_out), line] if left_out else [line]
+        left_out = 0
+    return "\n".join([*shown, _gap(left_out)] if left_out else shown)
+
+
+def within(captions: Sequence[Caption], spans: Sequence[Span]) -> list[Caption]:
+    """The captions that overlap any of the spans."""
+    return [
+        caption
+        for caption in captions
+        if any(caption.start_us < span.end_us and span.start_us < caption.end_us for span in spans)
+    ]
+
+
+def read_spans(ranges: Sequence[str], end_us: int) -> tuple[Span, ...]:
+    """What a model wrote in the storyboard's form, `00:10 - 00:20` or `00:12`, as spans of a video of `end_us`.
+
+    Times are whole seconds: a range may end in the video's last, broken second, and a moment lasts for its second.
+    Equal ranges come once. Raises EvidenceError for a range that ends before it begins or lies outside the video.
+    """
+    spans = []
+    for each in ranges:
+        start_us, last_us = _read_clock(each.partition(" - ")[0]), _read_clock(each.rpartition(" - ")[2])
+        if last_us < start_us or start_us >= end_us or last_us > end_us + _SECOND_US:
+            raise EvidenceError(f"{each} is no part of a video of {clock(end_us)}; name parts inside")
+        spans.append(Span(start_us=start_us, end_us=min(max(last_us, start_us + _SECOND_US), end_us)))
+    return tuple(sorted(set(spans), key=lambda span: (span.start_us, span.end_us)))
+
+
+def _read_clock(text: str) -> int:
+    seconds = 0
+    for part in text.split(":"):
+        seconds = 60 * seconds + int(part)
+    return _SECOND_US * seconds
+
+
+def _line(caption: Caption) -> str:
+    """Texts and speech are added where the caption's own text does not have them."""
+    start, end = clock(caption.start_us), clock(caption.end_us)
+    # Measured captions begin with their own times.
+    seen = " ".join(caption.text.split()).removeprefix(f"From {start} to {end}: ")
+    unread = [each.text for each in caption.screen_texts if each.text.casefold() not in seen.casefold()]
+    texts = f" On screen: {'; '.join(unread)}." if unread else ""
+    speech = f" Heard: {' '.join(caption.speech.split())}" if caption.speech else ""
+    return f"{start} - {end}: {seen}{texts}{speech}"
+
+
+def _kept(lines: Sequence[str], characters: int) -> frozenset[int]:
+    """The largest evenly spread choice of lines that fits; at least one."""
+    most, fewest = len(lines), 1
+    while fewest < most:
+        count = (fewest + most + 1) // 2
+        if sum(len(lines[index]) for index in _spread(len(lines), count)) <= characters:
+            fewest = count
+        else:
+            most = count - 1
+    return frozenset(_spread(len(lines), fewest))
+
+
+def _spread(total: int, count: int) -> list[int]:
+    return [index * total // count for index in range(count)]
+
+
+def _gap(lines: int) -> str:
+    return f"({lines} part{'s' if lines > 1 else ''} of the video left out here)"

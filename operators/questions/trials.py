@@ -1,0 +1,195 @@
+"""Putting questions to a model several times and counting how often it is right.
+
+All trials of all questions go out in one call, so that they run side by side. Options come in a new order each time and
+the right one stands on every letter equally often, so that a model which likes a letter gains nothing by it. Open
+answers are compared by program first; those that differ in words go to the judge, who sees the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import cast
+
+from operators.models.client import Answer, ModelClient, Refusal, Request, TimedFrame
+from operators.models.prompts import Prompt
+from operators.questions.answers import compare_open, names, same_answer
+from operators.stage import Context
+from schemas.answers import Letter, ShortAnswer, Verdict
+from schemas.config import Role
+from schemas.provenance import Provenance
+from schemas.tables import Check, Question, QuestionKind, Reject, Template, Trial
+
+LETTERS = "ABCD"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A question as it is put to a model: with a video in words, with frames, or with neither."""
+
+    question: Question
+    trials: int
+    story: str = ""
+    frames: tuple[TimedFrame, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a paper went."""
+
+    question: Question
+    check: Check
+    answers: tuple[str, ...]
+    """One per trial: an option's text or the free answer; empty when the model gave none."""
+    right: tuple[bool, ...]
+    refusals: tuple[Refusal, ...]
+    provenance: tuple[Provenance, ...]
+
+    @property
+    def correct(self) -> int:
+        return sum(self.right)
+
+    @property
+    def share(self) -> float:
+        """Of right answers among all trials; a trial without an answer is wrong."""
+        return self.correct / len(self.right)
+
+    @property
+    def unanswered(self) -> bool:
+        return not any(self.answers)
+
+    def trial(self, passed: bool) -> Trial:
+        return Trial(
+            question_id=self.question.question_id,
+            video_id=self.question.video_id,
+            check=self.check,
+            n=len(self.answers),
+            correct=self.correct,
+            answers=self.answers,
+            passed=passed,
+            provenance=self.provenance,
+        )
+
+    def rejects(self, context: Context) -> list[Reject]:
+        """One for each trial that was not answered."""
+        return [
+            context.reject(
+                self.question.question_id,
+                refusal.reason,
+                f"question {self.question.question_id}: a trial of check {self.check} was not answered and counts as "
+                f"wrong; {refusal.message}",
+                refusal.raw,
+                refusal.request_sha256,
+            )
+            for refusal in self.refusals
+        ]
+
+
+def put(
+    context: Context,
+    check: Check,
+    candidate: ModelClient,
+    prompts: Mapping[QuestionKind, Prompt],
+    papers: Sequence[Paper],
+) -> list[Result]:
+    """The results, in the order of the papers. Papers have at least one trial.
+
+    The candidate answers; the role `judge` of the context compares open answers, by the prompt `judge`.
+    """
+    trials = [(paper, options, seed) for paper in papers for options, seed in _orders(context, check, paper)]
+    requests = [_request(prompts[paper.question.kind], paper, options, seed) for paper, options, seed in trials]
+    replies = candidate.ask(requests)
+    answers = [_answer(reply, options) for reply, (_, options, _) in zip(replies, trials, strict=True)]
+    asked = [(paper.question, answer) for (paper, _, _), answer in zip(trials, answers, strict=True)]
+    verdicts, judged = _compare(context, asked)
+    results, first = [], 0
+    for paper in papers:
+        own = slice(first, first + paper.trials)
+        first += paper.trials
+        results.append(
+            Result(
+                question=paper.question,
+                check=check,
+                answers=tuple(answers[own]),
+                right=tuple(verdicts[own]),
+                refusals=tuple(reply for reply in replies[own] if isinstance(reply, Refusal)),
+                provenance=tuple(
+                    reply.provenance for reply in (*replies[own], *judged[own]) if isinstance(reply, Answer)
+                ),
+            )
+        )
+    return results
+
+
+def orders(options: Sequence[str], trials: int, rng: Random) -> list[tuple[str, ...]]:
+    """An order of the options per trial. In any run of as many trials as options, each option has each place once."""
+    found: list[tuple[str, ...]] = []
+    for trial in range(trials):
+        turn = trial % max(1, len(options))
+        if turn == 0:
+            shuffled = rng.sample(options, len(options))
+        found.append((*shuffled[turn:], *shuffled[:turn]))
+    return found
+
+
+def _orders(context: Context, check: Check, paper: Paper) -> list[tuple[tuple[str, ...], int]]:
+    """Options and seed of every trial of a paper."""
+    name = paper.question.question_id
+    shown = orders(paper.question.options, paper.trials, Random(context.seed(check, name)))
+    return [(options, context.seed(check, name, trial)) for trial, options in enumerate(shown)]
+
+
+def _request(prompt: Prompt, paper: Paper, options: Sequence[str], seed: int) -> Request:
+    question = paper.question
+    lettered = list(zip(LETTERS, options, strict=False))
+    text = prompt.render(story=paper.story, question=question.question, options=lettered)
+    return Request(question.question_id, prompt, text, paper.frames, seed)
+
+
+def _answer(reply: Answer | Refusal, options: Sequence[str]) -> str:
+    if isinstance(reply, Refusal):
+        return ""
+    if isinstance(reply.value, Letter):
+        return options[LETTERS.index(reply.value.answer)]
+    return cast(ShortAnswer, reply.value).answer
+
+
+def _compare(
+    context: Context, asked: Sequence[tuple[Question, str]]
+) -> tuple[list[bool], list[Answer | Refusal | None]]:
+    """Is each answer right? And what the judge said of it, if he was asked. Without a verdict an answer is wrong."""
+    right = [_by_program(question, answer) for question, answer in asked]
+    open_cases = [index for index, verdict in enumerate(right) if verdict is None]
+    requests = [_judge_request(context, *asked[index]) for index in open_cases]
+    judged: list[Answer | Refusal | None] = [None] * len(asked)
+    for index, reply in zip(open_cases, context.models[Role.JUDGE].ask(requests) if requests else [], strict=True):
+        judged[index] = reply
+        right[index] = isinstance(reply, Answer) and cast(Verdict, reply.value).same
+    return [verdict is True for verdict in right], judged
+
+
+def _by_program(question: Question, answer: str) -> bool | None:
+    if not answer:
+        return False
+    if question.kind is QuestionKind.CHOICE:
+        return same_answer(answer, question.answer, question.kind)
+    same = compare_open(answer, question.answer)
+    if same is None and _answer_is_quoted(question) and not names(answer, question.answer):
+        return False  # what is written on screen is the answer itself: other words are another answer
+    return same
+
+
+def _answer_is_quoted(question: Question) -> bool:
+    """Is the answer, by derivation, one of the texts on screen or several?"""
+    derivation = question.derivation
+    return derivation is not None and (
+        derivation.template in {Template.ORDER, Template.AFTER, Template.BEFORE}
+        or (derivation.template is Template.DURATION and len(derivation.subjects) > 1)
+    )
+
+
+def _judge_request(context: Context, question: Question, answer: str) -> Request:
+    prompt = context.prompts["judge"]
+    text = prompt.render(question=question.question, right=question.answer, given=answer)
+    return Request(question.question_id, prompt, text, seed=context.seed("judge", question.question_id))

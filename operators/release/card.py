@@ -1,0 +1,163 @@
+"""The dataset card of a release: README.md with the YAML front matter that the Hugging Face hub and `datasets` read.
+
+`configs` names the Parquet tables only. `datasets` (5.2.0, huggingface/datasets#7101) takes one file format for all
+configs of a repository, that of the first one, so a second config over the tars could be listed but not loaded. The
+card says how to load the tars by name; their features, without which an empty list in the first record spoils the
+types, stand in `dataset_info` under `webdataset`.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from enum import Enum
+from typing import Any, Literal, get_args, get_origin
+
+import pyarrow as pa
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel
+
+from operators.release.readers import energon_prepare
+from operators.report.collect import Numbers, collect
+from operators.runs import RunFolder
+from operators.store import Store
+from schemas.arrow import arrow_schema
+from schemas.config import Media, Role
+from schemas.run import Release, Run
+from schemas.sample import Sample, WebDatasetRecord
+from schemas.tables import Question, Reasoning, Source, Split, Video
+
+_HUB_LICENCES = frozenset(
+    {"apache-2.0", "mit", "cc0-1.0", "odc-by", "odbl", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"}
+    | {"cc-by-nd-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"}
+)
+"""Of https://huggingface.co/docs/hub/repositories-licenses, those that videos are published under."""
+
+_TABLES = (Question, Reasoning, Video, Source)
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def dataset_card(release: Release, run: Run) -> str:
+    """README.md of a release, with the figures of the run that made it (read from the run's own store)."""
+    return render_card(release, collect(RunFolder(Store(run.config.out), run)))
+
+
+def render_card(release: Release, numbers: Numbers) -> str:
+    """README.md from a run's figures."""
+    environment = Environment(
+        loader=PackageLoader("operators.release", ""),
+        autoescape=False,  # noqa: S701 - Markdown; texts that models wrote do not appear in it
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    splits = [split.value for split in Split if release.samples.get(split.value)]
+    media = numbers.run.config.shard.media is Media.ORIGINAL
+    return environment.get_template("card.md.jinja").render(
+        front=yaml.safe_dump(_front_matter(release, numbers, splits), sort_keys=False, allow_unicode=True, width=120),
+        release=release,
+        numbers=numbers,
+        config=numbers.run.config,
+        splits=splits,
+        sizes={split: _split_size(release, split) for split in splits},
+        shown=max(splits, key=lambda split: release.samples[split]),
+        media=media,
+        models=[(role.value, numbers.run.config.models.of(role)) for role in Role],
+        licences=_licences(numbers),
+        sample_fields=field_table(Sample),
+        record_fields=field_table(WebDatasetRecord),
+        energon_prepare=energon_prepare(splits, "."),
+    )
+
+
+def field_table(model: type[BaseModel]) -> list[tuple[str, str, str]]:
+    """Name, type and meaning of every field, from the docstrings: its own, its type's, or the table's it comes from."""
+    rows = []
+    for name, info in model.model_fields.items():
+        same = [table.model_fields[name].description for table in _TABLES if name in table.model_fields]
+        text = next(filter(None, [info.description, _type_doc(info.annotation), *same]), "")
+        rows.append((name, _type_name(info.annotation), " ".join(text.split()).replace("|", "\\|")))
+    return rows
+
+
+def features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """An Arrow schema as `dataset_info` spells it."""
+    return [{"name": field.name, **_feature(field.type)} for field in schema]
+
+
+def _front_matter(release: Release, numbers: Numbers, splits: list[str]) -> dict[str, Any]:
+    total = sum(release.samples.values())
+    size = next((name for limit, name in _SIZES if total < limit), "n>1M")
+    tables = [{"split": split, "path": f"parquet/{split}.parquet"} for split in splits]
+    video = {"name": "mp4", "dtype": {"video": {"decode": False}}}
+    text_keys = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
+    record = {"name": "json", "struct": features(arrow_schema(WebDatasetRecord))}
+    members = [record, video] if numbers.run.config.shard.media is Media.ORIGINAL else [record]
+    return {
+        "pretty_name": release.name,
+        **_licence(numbers),
+        "task_categories": ["visual-question-answering", "video-text-to-text"],
+        "language": ["en"],
+        "size_categories": [size],
+        "tags": ["video", "long-video", "reasoning", "webdataset"],
+        "configs": [{"config_name": "default", "default": True, "data_files": tables}],
+        "dataset_info": [
+            {"config_name": "default", "features": features(arrow_schema(Sample))},
+            {"config_name": "webdataset", "features": [*text_keys, *members]},
+        ],
+    }
+
+
+def _licences(numbers: Numbers) -> list[tuple[str, int]]:
+    """Licences as the sources state them, with the number of published videos under each."""
+    videos = numbers.videos[numbers.videos["video_id"].isin(numbers.samples["video_id"])]
+    counts = videos["licence"].value_counts()
+    return [(" ".join(str(name).split()) or "not stated", int(count)) for name, count in counts.items()]
+
+
+def _licence(numbers: Numbers) -> dict[str, str]:
+    stated = [re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") for name, _ in _licences(numbers)]
+    if len(stated) == 1 and stated[0] in _HUB_LICENCES:
+        return {"license": stated[0]}
+    return {
+        "license": "other",
+        "license_name": stated[0] if len(stated) == 1 else "several",
+        "license_link": "README.md",
+    }
+
+
+def _split_size(release: Release, split: str) -> tuple[int, int]:
+    """Number of tars, and their bytes."""
+    tars = [file for file in release.files if file.path.startswith(f"data/{split}/")]
+    return len(tars), sum(file.bytes for file in tars)
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_list(kind):
+        item = _feature(kind.value_type)
+        return {"list": item.get("dtype") or item.get("struct") or item}
+    if pa.types.is_struct(kind):
+        return {"struct": [{"name": field.name, **_feature(field.type)} for field in kind]}
+    return {"dtype": {"double": "float64"}.get(str(kind), str(kind))}
+
+
+def _type_name(annotation: Any) -> str:
+    """A type as people write it: `string`, `list of {start_us, end_us}`, `eval, sft or rl`."""
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return f"list of {_type_name(get_args(annotation)[0])}"
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        if issubclass(annotation, Enum):
+            return ", ".join(f"`{member.value}`" for member in annotation)
+        if issubclass(annotation, BaseModel):
+            return "sample" if annotation is Sample else "{" + ", ".join(annotation.model_fields) + "}"
+    return {str: "string", int: "integer", float: "number"}[annotation]
+
+
+def _type_doc(annotation: Any) -> str:
+    """What the field's own type says about itself: enums and models do."""
+    inner = get_args(annotation)[0] if get_origin(annotation) is tuple else annotation
+    own = isinstance(inner, type) and issubclass(inner, Enum | BaseModel)
+    return (inner.__doc__ or "") if own else ""

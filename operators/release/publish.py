@@ -1,0 +1,150 @@
+"""Publish a run's files as a release: a folder that any loader reads, versioned, verified and written manifest last.
+
+    releases/{name}/v0001/data/{split}/*.tar  parquet/{split}.parquet  README.md  report.html  manifest.json
+    releases/{name}/latest.json               which version is the newest
+    releases/{name}/v0001.claim               which content the version number was given to
+
+Equal content is never published twice: the digest over all paths and hashes decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from operators.release.card import dataset_card
+from operators.runs import RunFolder, RunMissing
+from operators.store import Store, object_path
+from schemas.base import digest
+from schemas.errors import BadInput
+from schemas.run import LatestRelease, Release, ReleaseFile
+
+
+class EmptyRelease(BadInput):
+    """No sample came through verification; there is nothing to publish. The message says where they went."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A release and where it is. `is_new` is False when the newest release has this very content already."""
+
+    release: Release
+    url: str
+    is_new: bool
+
+
+def publish(folder: RunFolder) -> Published:
+    """Publish the files that the run's shard stage made.
+
+    Raises:
+        EmptyRelease: there are none.
+    """
+    store = folder.store
+    name = folder.run.config.name
+    [commit] = folder.record("shard", None).commits.values()
+    files = store.get_rows(commit.rows_sha256, ReleaseFile)
+    if not files:
+        raise EmptyRelease(
+            f"run {folder.run.run_id}: no question passed verification, nothing to publish; {folder.url}/report.html "
+            f"counts the rejects by reason"
+        )
+    content = digest([[file.path, file.sha256] for file in files])
+    newest = newest_release(store, name)
+    if newest is not None and newest.content_sha256 == content:
+        _point_to(store, folder, newest.version)
+        return Published(newest, _url(store, name, newest.version), is_new=False)
+    tars = [file for file in files if file.path.startswith("data/")]
+    release = Release(
+        name=name,
+        version=_claim_version(store, name, content, newest.version + 1 if newest else 1),
+        content_sha256=content,
+        samples=_by_split(tars, "samples"),
+        videos=_by_split(tars, "videos"),
+        files=tuple(files),
+    )
+    _write(store, folder, release)
+    return Published(release, _url(store, name, release.version), is_new=True)
+
+
+def newest_release(store: Store, name: str) -> Release | None:
+    """The newest published release of a dataset, or None."""
+    latest = _latest(store, name)
+    if latest is None:
+        return None
+    return Release.model_validate_json(store.read(f"{_address(name, latest.version)}/manifest.json"))
+
+
+def latest_run(store: Store, name: str) -> RunFolder:
+    """The run that published last, or found that its content had been published already.
+
+    Raises:
+        RunMissing: nothing has been published under that name.
+    """
+    latest = _latest(store, name)
+    if latest is None:
+        raise RunMissing(f"{store.url}: no release of {name!r} there; build and publish it first")
+    return RunFolder.open(f"{store.url}/runs/{latest.run_id}")
+
+
+def _latest(store: Store, name: str) -> LatestRelease | None:
+    try:
+        return LatestRelease.model_validate_json(store.read(f"releases/{name}/latest.json"))
+    except FileNotFoundError:
+        return None
+
+
+def _point_to(store: Store, folder: RunFolder, version: int) -> None:
+    latest = LatestRelease(version=version, run_id=folder.run.run_id)
+    store.write(f"releases/{folder.run.config.name}/latest.json", latest.model_dump_json(indent=1).encode())
+
+
+def _claim_version(store: Store, name: str, content: str, version: int) -> int:
+    """The first version from `version` on that is free, or that was claimed for this very content.
+
+    Two runs that publish at once get two versions, and one that was killed while publishing gets its own again.
+    """
+    while True:
+        claim = f"{_address(name, version)}.claim"
+        store.write(claim, content.encode(), replace=False)
+        if store.read(claim).decode() == content:
+            return version
+        version += 1
+
+
+def _write(store: Store, folder: RunFolder, release: Release) -> None:
+    address = _address(release.name, release.version)
+    for file in release.files:
+        _place(store, object_path(file.sha256, Path(file.path).suffix), f"{address}/{file.path}")
+    store.write(f"{address}/README.md", dataset_card(release, folder.run).encode())
+    store.write(f"{address}/report.html", store.read(f"{folder.address}/report.html"))
+    store.write(f"{address}/manifest.json", release.model_dump_json(indent=1).encode())
+    _point_to(store, folder, release.version)
+
+
+def _place(store: Store, source: str, target: str) -> None:
+    """Give an object a readable name: a hard link locally, a server-side copy elsewhere."""
+    if not store.is_local:
+        store.fs.cp_file(f"{store.root}/{source}", f"{store.root}/{target}")
+        return
+    final = Path(store.root) / target
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # another worker publishes the same content
+        os.link(Path(store.root) / source, final)
+
+
+def _by_split(files: list[ReleaseFile], count: str) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for file in files:
+        totals[file.split] += getattr(file, count)
+    return dict(totals)
+
+
+def _address(name: str, version: int) -> str:
+    return f"releases/{name}/v{version:04d}"
+
+
+def _url(store: Store, name: str, version: int) -> str:
+    return f"{store.url}/{_address(name, version)}"

@@ -1,0 +1,57 @@
+"""Shows a release's samples on a terminal, as a person would want to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.text import Text
+
+from operators.clock import clock_span
+from operators.store import Store, object_path
+from schemas.arrow import rows_from_parquet
+from schemas.base import digest
+from schemas.run import Release
+from schemas.sample import LETTERS, Sample
+from schemas.tables import QuestionKind
+
+
+def pick_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """A few samples that differ: from every category and kind in turn, in an order that is the same every time."""
+    groups: dict[tuple[str, str, str], list[Sample]] = {}
+    for sample in sorted(samples, key=lambda sample: digest(sample.question_id)):
+        groups.setdefault((sample.problem_type, sample.kind, sample.writer), []).append(sample)
+    rounds = [sample for turn in range(count) for group in groups.values() for sample in group[turn : turn + 1]]
+    return rounds[:count]
+
+
+def read_samples(store: Store, release: Release) -> list[Sample]:
+    """All samples of a release, from its Parquet tables."""
+    tables = [file for file in release.files if file.path.startswith("parquet/")]
+    return [
+        sample
+        for file in tables
+        for sample in rows_from_parquet(store.read(object_path(file.sha256, ".parquet")), Sample, file.path)
+    ]
+
+
+def show_samples(console: Console, samples: Sequence[Sample]) -> None:
+    """Print samples, one panel each."""
+    for sample in samples:
+        title = f"{sample.problem_type} · {sample.kind} · {sample.split} · written by {sample.writer}"
+        console.print(Panel(Group(*_lines(sample)), title=title, title_align="left", border_style="dim"))
+
+
+def _lines(sample: Sample) -> Iterator[RenderableType]:
+    yield Text(sample.question, style="bold")
+    for letter, option in zip(LETTERS, sample.options, strict=False):
+        right = option == sample.answer_text
+        yield Text(f"  {letter}. {option}" + ("  ✓" if right else ""), style="green" if right else "")
+    if sample.kind is QuestionKind.OPEN:
+        yield Text(f"  → {sample.answer_text}", style="green")
+    yield Text(sample.reasoning, style="italic")
+    spans = ", ".join(clock_span(span) for span in sample.evidence)
+    yield Text(
+        f"video {sample.video_id} · evidence {spans} · pass rate {sample.pass_rate:.0%} of {sample.trials}", style="dim"
+    )

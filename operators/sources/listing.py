@@ -1,0 +1,171 @@
+"""Reads what the user points at - a folder, a CSV or JSON manifest, Shot2Story's annotations - into `Source` rows.
+
+Nothing is opened but the list itself; a video's own bytes are first read by the ingest stage. A line that cannot be
+used becomes a reject; a list that cannot be read at all is a `SourceError`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+from pydantic import ValidationError
+
+from operators.sources.shot2story import is_shot2story, shot2story_entries
+from schemas.errors import SourceError
+from schemas.manifest import ManifestRow
+from schemas.tables import Reject, Source
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()  # noqa: SIM905
+)
+
+_YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The usable sources, in the order of their ids, and the lines that are not."""
+
+    sources: tuple[Source, ...]
+    rejects: tuple[Reject, ...]
+
+
+def read_sources(source: str, media_root: str = "") -> Listing:
+    """List the videos of a source.
+
+    Args:
+        source: a folder (searched with its subfolders), a `.csv`, `.json` or `.jsonl` manifest (`ManifestRow`), or one
+            of Shot2Story's annotation files with its `*_meta.csv` beside it. A local path or an fsspec URL.
+        media_root: where relative addresses of a manifest start, and where Shot2Story's full videos lie; by default
+            the manifest's own folder.
+
+    Raises:
+        SourceError: it does not exist, holds no video, or is not a readable list.
+    """
+    fs, path = fsspec.core.url_to_fs(source)
+    if not fs.exists(path):
+        raise SourceError(f"source {source!r} does not exist; give a folder of videos or a manifest")
+    if fs.isdir(path):
+        entries: Iterator[ManifestRow | Reject] = _folder_entries(fs, path)
+        media_root = source
+    else:
+        media_root = media_root or source.rpartition("/")[0] or "."
+        entries = _file_entries(fs, path, source, media_root)
+    listing = _resolve(entries, media_root)
+    if not listing.sources and not listing.rejects:
+        raise SourceError(
+            f"source {source!r} holds no video; looked for files ending in {' '.join(sorted(VIDEO_SUFFIXES))}"
+        )
+    return listing
+
+
+def _folder_entries(fs: Any, path: str) -> Iterator[ManifestRow]:
+    for found in sorted(fs.find(path)):
+        if PurePosixPath(found).suffix.lower() in VIDEO_SUFFIXES and not PurePosixPath(found).name.startswith("."):
+            yield ManifestRow(uri=found[len(path.rstrip("/")) + 1 :])
+
+
+def _file_entries(fs: Any, path: str, source: str, media_root: str) -> Iterator[ManifestRow | Reject]:
+    suffix = PurePosixPath(path).suffix.lower()
+    try:
+        text = fs.cat_file(path).decode("utf-8-sig")
+        if suffix == ".csv":
+            rows: Any = list(csv.DictReader(io.StringIO(text), strict=True))
+        elif suffix in (".json", ".jsonl"):
+            rows = [json.loads(line) for line in text.splitlines() if line] if suffix == ".jsonl" else json.loads(text)
+        else:
+            raise SourceError(f"source {source!r}: not a folder, and not a .csv, .json or .jsonl manifest")
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise SourceError(f"manifest {source!r} cannot be read: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise SourceError(f"manifest {source!r}: expected a list of objects, one per video")
+    if is_shot2story(rows):
+        return shot2story_entries(fs, path, rows, media_root)
+    return _manifest_entries(rows, source)
+
+
+def _manifest_entries(rows: list[dict[str, Any]], source: str) -> Iterator[ManifestRow | Reject]:
+    for number, row in enumerate(rows, start=1):
+        given = {name: value for name, value in row.items() if value not in ("", None)}
+        try:
+            yield ManifestRow.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if unknown := [str(found["loc"][0]) for found in error.errors() if found["type"] == "extra_forbidden"]:
+                known = ", ".join(ManifestRow.model_fields)  # a misspelt column is wrong in every line
+                raise SourceError(f"manifest {source!r}: unknown column {unknown[0]!r}; known are {known}") from error
+            field = ".".join(map(str, first["loc"]))
+            yield _reject(
+                str(given.get("source_id") or given.get("uri") or f"row {number}"),
+                "manifest_row",
+                f"manifest {source!r}, row {number}, field {field}: {first['msg']}, got {first['input']!r}",
+                json.dumps(row, ensure_ascii=False, default=str),
+            )
+
+
+def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listing:
+    sources: dict[str, Source] = {}
+    rejects: list[Reject] = []
+    for entry in entries:
+        if isinstance(entry, Reject):
+            rejects.append(entry)
+            continue
+        uri = entry.uri if "://" in entry.uri or entry.uri.startswith("/") else f"{media_root.rstrip('/')}/{entry.uri}"
+        identifier = entry.source_id or source_id_of(entry.uri)
+        if identifier in sources:
+            message = (
+                f"{uri}: its id {identifier!r} is already that of {sources[identifier].uri}; the first one is used. "
+                f"Give one of them another source_id"
+            )
+            rejects.append(_reject(identifier, "duplicate_id", message))
+            continue
+        try:
+            fingerprint = _fingerprint(uri)
+        except FileNotFoundError:
+            rejects.append(_reject(identifier, "missing_file", f"{uri}: no such file; restore it or drop its row"))
+            continue
+        sources[identifier] = Source(
+            source_id=identifier,
+            uri=_absolute(uri),
+            fingerprint=fingerprint,
+            **entry.model_dump(exclude={"uri", "source_id"}),
+        )
+    return Listing(tuple(sources[name] for name in sorted(sources)), tuple(rejects))
+
+
+def source_id_of(relative_path: str) -> str:
+    """A stable id from a path inside the source: a YouTube id as it is, else the stem and a hash of the whole path.
+
+    The hash keeps `a/clip.mp4` and `b/clip.mp4` apart; the content is identified by the video's sha256, which cannot
+    be known before every byte was read.
+    """
+    stem = PurePosixPath(relative_path).stem
+    if _YOUTUBE_ID.fullmatch(stem):
+        return stem
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:48] or "video"
+    return f"{slug}-{hashlib.sha256(relative_path.encode()).hexdigest()[:8]}"
+
+
+def _fingerprint(uri: str) -> str:
+    fs, path = fsspec.core.url_to_fs(uri)
+    info = fs.info(path)
+    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+    return f"{info['size']}-{stamp}"
+
+
+def _absolute(uri: str) -> str:
+    fs, path = fsspec.core.url_to_fs(uri)
+    return path if fs.protocol in ("file", ("file", "local")) else uri
+
+
+def _reject(key: str, reason: str, message: str, raw: str = "") -> Reject:
+    return Reject(stage="plan", unit=key, key=key, reason=reason, message=message, raw=raw)

@@ -1,0 +1,198 @@
+"""Every derived question is true of the film itself, not only of what was measured of it, and never ambiguous."""
+
+import re
+from itertools import pairwise
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from operators.questions.answers import same_answer
+from operators.questions.derive import Derived, derive
+from operators.questions.phrases import REGIONS, in_order
+from operators.questions.proof import answer_again
+from operators.questions.rules import meta_talk
+from operators.questions.timeline import read_timeline, region_of
+from schemas.tables import Derivation, QuestionKind, Template
+from tests.support.films import BOXES, SECOND, ImaginaryFilm, captions_of, film, films, shown
+
+KINDS = tuple(QuestionKind)
+PRECISION = 2.0
+"""Seconds by which a measured time or duration may be off: half a look at each end, and rounding."""
+
+
+def derived_of(imaginary: ImaginaryFilm, seed: int = 0, per_template: int = 3, kinds=KINDS) -> list[Derived]:
+    return derive(read_timeline(captions_of(imaginary)), kinds, per_template, Random(seed))
+
+
+def seconds(text: str) -> float:
+    if ":" in text:
+        minutes, rest = text.split(":")
+        return 60 * int(minutes) + int(rest)
+    return float(re.findall(r"\d+", text)[0])
+
+
+def holds(question: Derived, imaginary: ImaginaryFilm) -> bool:
+    """Is the answer right, of the film as it is?"""
+    starts = {}
+    for each in reversed(imaginary.shown):
+        starts[each.text] = each.start_us
+    first = question.subjects[0]
+    own = [each for each in imaginary.shown if each.text == first]
+    match question.template:
+        case Template.ORDER:
+            return question.answer == in_order(sorted(question.subjects, key=starts.__getitem__))
+        case Template.AFTER:
+            later = [each for each in imaginary.shown if each.start_us > starts[first]]
+            return question.answer == min(later, key=lambda each: each.start_us).text
+        case Template.BEFORE:
+            earlier = [each for each in imaginary.shown if each.start_us < starts[first]]
+            return question.answer == max(earlier, key=lambda each: each.start_us).text
+        case Template.COUNT if len(question.subjects) == 1:
+            return question.answer == str(len(own))
+        case Template.COUNT:
+            low, high = (starts[subject] for subject in question.subjects)
+            return question.answer == str(len({t.text for t in imaginary.shown if low < t.start_us < high}))
+        case Template.DURATION if len(question.subjects) == 1:
+            return abs(seconds(question.answer) - (own[0].end_us - own[0].start_us) / SECOND) <= PRECISION
+        case Template.DURATION:
+            lengths = {each.text: each.end_us - each.start_us for each in imaginary.shown}
+            return question.answer == max(question.subjects, key=lengths.__getitem__)
+        case Template.WHEN:
+            return abs(seconds(question.answer) - starts[first] / SECOND) <= PRECISION
+        case Template.REGION:
+            return question.answer == REGIONS[region_of(own[0].box)]
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(imaginary=films(), seed=st.integers(0, 1000))
+def test_derived_questions_are_true_provable_and_unambiguous(imaginary, seed):
+    captions = captions_of(imaginary)
+    for question in derived_of(imaginary, seed):
+        assert holds(question, imaginary), question
+        again = answer_again(Derivation(template=question.template, subjects=question.subjects), captions)
+        assert again is not None
+        assert same_answer(again, question.answer, QuestionKind.OPEN), (again, question)
+        if question.kind is QuestionKind.CHOICE:
+            agreeing = [
+                option for option in question.options if same_answer(option, question.answer, QuestionKind.OPEN)
+            ]
+            assert len(question.options) == 4
+            assert agreeing == [question.answer]
+        else:
+            assert question.options == ()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(imaginary=films())
+def test_evidence_covers_what_the_question_is_about_and_wording_is_that_of_a_viewer(imaginary):
+    timeline = read_timeline(captions_of(imaginary))
+    for question in derived_of(imaginary):
+        spans = {each.text: each.span for each in timeline.occurrences if each.span in question.evidence}
+        assert set(question.subjects) <= set(spans)
+        assert list(question.evidence) == sorted(set(question.evidence), key=lambda span: (span.start_us, span.end_us))
+        assert meta_talk(question.question) is None
+        assert all(subject in question.question or subject in question.options for subject in question.subjects)
+
+
+STORY = film(
+    shown("CHAPTER 1: THE HARBOUR", 2, 6, BOXES[4]),
+    shown("NORA NEEDS A LAMP", 9, 14),
+    shown("FERRY 1", 17, 29, BOXES[2]),
+    shown("CHAPTER 2: THE MARKET", 33, 36, BOXES[4]),
+    shown("FRESH APPLES", 41, 45, BOXES[6]),
+    shown("OPEN DAILY", 50, 53, BOXES[0]),
+    shown("OPEN DAILY", 60, 64, BOXES[0]),
+    shown("HER SHOE IS LOOSE", 70, 75),
+    seconds=90,
+)
+
+
+def test_a_story_gives_every_template_in_both_kinds_and_no_fact_twice():
+    questions = derived_of(STORY, per_template=2)
+    found = {(question.template, question.kind) for question in questions}
+    assert {template for template, _ in found} == set(Template)
+    assert {template for template, kind in found if kind is QuestionKind.OPEN} >= set(Template) - {Template.COUNT}
+    facts = [(question.template, question.subjects) for question in questions]
+    assert len(facts) == len(set(facts))
+    for template, kind in found:
+        assert 1 <= sum((question.template, question.kind) == (template, kind) for question in questions) <= 2
+
+
+def test_recurring_texts_are_counted_and_nothing_else_is_asked_of_them():
+    questions = derived_of(STORY, per_template=9)
+    about = [question for question in questions if "OPEN DAILY" in question.subjects]
+    assert {(question.template, question.answer) for question in about} == {(Template.COUNT, "2")}
+    assert not [q for q in questions if q.template in (Template.AFTER, Template.BEFORE) and q.answer == "OPEN DAILY"]
+
+
+def test_the_same_seed_gives_the_same_questions_and_another_seed_others():
+    assert derived_of(STORY, seed=1) == derived_of(STORY, seed=1)
+    assert derived_of(STORY, seed=1) != derived_of(STORY, seed=2)
+
+
+def test_only_the_wished_kinds_are_made():
+    assert {question.kind for question in derived_of(STORY, kinds=[QuestionKind.OPEN])} == {QuestionKind.OPEN}
+
+
+def asked(imaginary: ImaginaryFilm, template: Template) -> list[Derived]:
+    return [question for question in derived_of(imaginary, per_template=9) if question.template is template]
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        shown("NORA NEEDS A LAMP", 20, 25, score=0.85),
+        shown("7 I 42", 20, 25),
+        shown('SHE SAYS "NO"', 20, 25),
+        shown("THE LAST FERRYS", 20, 25, BOXES[1]),
+    ],
+    ids=["read with doubt", "no word", "quotes", "near twin of another text"],
+)
+def test_a_text_that_is_unfit_is_neither_subject_nor_answer_and_hides_what_it_stands_between(unfit):
+    imaginary = film(shown("THE LAST FERRY", 5, 9), unfit, shown("FRESH APPLES", 40, 44))
+    questions = derived_of(imaginary, per_template=9)
+    assert all(unfit.text not in (*question.subjects, question.answer) for question in questions)
+    assert not asked(imaginary, Template.AFTER)
+
+
+def test_overlapping_texts_have_no_order():
+    assert not asked(film(shown("THE LAST FERRY", 5, 15), shown("EXIT", 10, 20, BOXES[0])), Template.AFTER)
+    assert asked(film(shown("THE LAST FERRY", 5, 9), shown("EXIT", 10, 20, BOXES[0])), Template.AFTER)
+
+
+def test_texts_that_come_up_together_have_no_order():
+    together = film(
+        shown("THE LAST FERRY", 5, 9), shown("EXIT", 15.1, 20, BOXES[0]), shown("OPEN DAILY", 15.3, 20, BOXES[3])
+    )
+    assert not asked(together, Template.AFTER)
+
+
+def test_durations_closer_than_three_seconds_are_not_compared():
+    names = ("THE LAST FERRY", "EXIT", "OPEN DAILY")
+    others = [shown(name, 10 * index + 20, 10 * index + 24) for index, name in enumerate(names)]
+    close = film(shown("LIGHTHOUSE", 3, 9.5), *others)
+    clear = film(shown("LIGHTHOUSE", 3, 12.5), *others)
+    assert not [question for question in asked(close, Template.DURATION) if len(question.subjects) == 4]
+    (question,) = [question for question in asked(clear, Template.DURATION) if len(question.subjects) == 4]
+    assert question.answer == "LIGHTHOUSE"
+
+
+def test_what_happened_in_a_stretch_without_captions_is_not_asked_about():
+    """The clip from 20 s to 30 s has no caption: something may have come up there."""
+    imaginary = film(shown("THE LAST FERRY", 12, 16), shown("EXIT", 33, 37), shown("EXIT", 45, 49))
+    missing = [caption for caption in captions_of(imaginary) if caption.start_us != 20 * SECOND]
+    questions = derive(read_timeline(missing), KINDS, 9, Random(0))
+    assert not {Template.AFTER, Template.BEFORE, Template.COUNT} & {question.template for question in questions}
+    assert asked(imaginary, Template.COUNT)
+
+
+def test_a_film_without_texts_gives_no_questions():
+    assert derived_of(film()) == []
+
+
+def test_when_has_options_well_apart():
+    for question in asked(STORY, Template.WHEN):
+        times = sorted(map(seconds, question.options))
+        assert all(later - earlier >= 9 for earlier, later in pairwise(times))

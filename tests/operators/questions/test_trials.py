@@ -1,0 +1,71 @@
+"""Options change places evenly, and answers reach the question that they belong to."""
+
+from collections import Counter
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators.models.journal import Journal
+from operators.models.prompts import load_prompt
+from operators.models.session import ModelPool, open_models, resolve
+from operators.questions.trials import Paper, orders, put
+from operators.stage import Context
+from operators.store import Store
+from schemas.config import BuildConfig, Role
+from schemas.tables import Check, QuestionKind
+from tests.support.openai_server import OpenAIServer, last_text
+from tests.support.rows import make_question
+from tests.support.stages import PROMPTS
+
+OPTIONS = ("a boat", "a car", "a bird", "a train")
+CHOICE, OPEN = QuestionKind.CHOICE, QuestionKind.OPEN
+
+
+@settings(deadline=None)
+@given(trials=st.integers(0, 40), seed=st.integers(0, 100))
+def test_in_four_trials_each_option_has_each_letter_once(trials, seed):
+    found = orders(OPTIONS, trials, Random(seed))
+    assert len(found) == trials
+    assert all(sorted(order) == sorted(OPTIONS) for order in found)
+    for first in range(0, trials - trials % 4, 4):
+        for option in OPTIONS:
+            assert {order.index(option) for order in found[first : first + 4]} == {0, 1, 2, 3}
+
+
+def test_orders_change_from_four_to_four_and_with_the_seed():
+    assert len(set(orders(OPTIONS, 40, Random(0)))) > 8
+    assert orders(OPTIONS, 4, Random(1)) != orders(OPTIONS, 4, Random(2))
+    assert orders((), 3, Random(0)) == [(), (), ()]
+
+
+def script(body):
+    """Right for question 1 only, and always the letter B for the others."""
+    text = last_text(body)
+    if body["response_format"]["json_schema"]["name"] == "ShortAnswer":
+        return {"answer": "a boat" if "4th" in text else "no idea at all"}
+    if body["response_format"]["json_schema"]["name"] == "Verdict":
+        return {"same": False}
+    right = next(line[0] for line in text.splitlines() if line[1:] == ". a boat")
+    return {"answer": right if "1th" in text else "B"}
+
+
+def test_results_come_in_the_order_of_the_papers_with_their_own_answers(tmp_path):
+    questions = [make_question(1), make_question(2), make_question(3, kind=OPEN), make_question(4, kind=OPEN)]
+    papers = [Paper(question, trials) for question, trials in zip(questions, (4, 8, 2, 3), strict=True)]
+    config = BuildConfig(source="in", out="out")
+    names = {"verify_choice", "verify_open", "judge"}
+    with OpenAIServer(script=script) as server, ModelPool(retries=0) as pool:
+        environ = server.environ()
+        models = resolve(config.models, environ)
+        with open_models(models, [Role.JUDGE], Journal(str(tmp_path / "journal")), environ, pool) as clients:
+            prompts = {name: load_prompt(name, PROMPTS) for name in names}
+            context = Context("verify", "v", config, prompts, clients, Store(str(tmp_path)), tmp_path)
+            kinds = {CHOICE: prompts["verify_choice"], OPEN: prompts["verify_open"]}
+            results = put(context, Check.BLIND, clients[Role.JUDGE], kinds, papers)
+    assert [result.question for result in results] == questions
+    assert [result.correct for result in results] == [4, 2, 0, 3]
+    assert [len(result.answers) for result in results] == [4, 8, 2, 3]
+    assert Counter(results[1].answers) == dict.fromkeys(OPTIONS, 2)
+    assert [each.prompt_id for each in results[2].provenance] == ["verify_open"] * 2 + ["judge"] * 2
+    assert results[3].share == 1.0

@@ -1,0 +1,136 @@
+"""The dataset card: its front matter is loaded, and its code is run, by the loaders themselves."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from operators.release.card import dataset_card, features, field_table, render_card
+from operators.report.collect import collect
+from operators.runs import RunFolder
+from schemas.arrow import arrow_schema
+from schemas.run import Release
+from schemas.sample import Sample, WebDatasetRecord
+
+
+@pytest.fixture(scope="module")
+def manifest(release):
+    return Release.model_validate_json((release / "manifest.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def numbers(release):
+    return collect(RunFolder.open(f"{release.parents[2]}/runs/synthetic-20261122"))
+
+
+@pytest.fixture(autouse=True)
+def offline_and_without_cache(monkeypatch, tmp_path):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def blocks(card, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+
+
+def front_matter(card):
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_published_card_is_the_one_that_its_run_gives(release, manifest, numbers):
+    assert (release / "README.md").read_text() == dataset_card(manifest, numbers.run)
+
+
+def test_front_matter_names_what_the_hub_asks_for(manifest, numbers):
+    front = front_matter(render_card(manifest, numbers))
+    assert front["license"] == "cc-by-4.0"
+    assert front["task_categories"] == ["visual-question-answering", "video-text-to-text"]
+    assert front["language"] == ["en"]
+    assert front["size_categories"] == ["n<1K"]
+    [config] = front["configs"]
+    assert [each["split"] for each in config["data_files"]] == [
+        each for each in ("eval", "sft", "rl") if each in manifest.samples
+    ]
+
+
+def test_features_are_those_that_datasets_derives_itself():
+    from datasets import Features
+
+    for model in (Sample, WebDatasetRecord):
+        schema = arrow_schema(model)
+        assert Features._from_yaml_list(features(schema)) == Features.from_arrow_schema(schema)
+    flat = pa.schema([("x", pa.list_(pa.list_(pa.bool_())))])
+    assert Features._from_yaml_list(features(flat)) == Features.from_arrow_schema(flat)
+
+
+def test_several_or_unknown_licences_are_other(manifest, numbers):
+    mixed = numbers.videos.assign(licence=["CC0-1.0", *["Own | work"] * (len(numbers.videos) - 1)])
+    card = render_card(manifest, replace(numbers, videos=mixed))
+    assert front_matter(card)["license"] == "other"
+    assert front_matter(card)["license_name"] == "several"
+    assert "| Own \\| work |" in card
+    nothing = render_card(manifest, replace(numbers, videos=numbers.videos.assign(licence="")))
+    assert front_matter(nothing)["license_name"] == "not-stated"
+
+
+def test_every_field_is_listed_with_its_docstring(manifest, numbers):
+    table = {name: (kind, text) for name, kind, text in field_table(Sample)}
+    assert list(table) == list(Sample.model_fields)
+    assert table["pass_rate"] == ("number", "Share of the target model's answers that were right.")
+    assert table["evidence"][0] == "list of {start_us, end_us}"
+    assert table["split"][0] == "`eval`, `sft`, `rl`"
+    card = render_card(manifest, numbers)
+    assert all(f"| `{name}` |" in card for name in [*Sample.model_fields, *WebDatasetRecord.model_fields])
+
+
+def test_counts_models_and_floors_are_stated(manifest, numbers):
+    card = render_card(manifest, numbers)
+    for split, count in manifest.samples.items():
+        assert re.search(rf"^\| {split} \| {count:,} \| {manifest.videos[split]:,} \|", card, re.MULTILINE)
+    assert "| target | target-7b, sees frames |" in card
+    assert all(floor.name in card for floor in numbers.floors)
+
+
+def test_its_code_for_datasets_runs(release, manifest):
+    [code] = [block for block in blocks((release / "README.md").read_text(), "python") if "load_dataset" in block]
+    found = {"root": str(release)}
+    exec(code, found)
+    split = found["samples"].split
+    assert found["samples"].num_rows == manifest.samples[str(split)]
+    records = list(found["videos"])
+    assert len(records) == manifest.videos[str(split)]
+    assert sum(len(record["json"]["samples"]) for record in records) == manifest.samples[str(split)]
+    assert all(record["mp4"]["bytes"][4:8] == b"ftyp" for record in records)
+
+
+def test_its_code_for_webdataset_runs(release):
+    [code] = [block for block in blocks((release / "README.md").read_text(), "python") if "import webdataset" in block]
+    found = {"root": str(release)}
+    exec(code, found)
+    assert found["record"]["video_id"] == found["video"]["__key__"]
+    assert found["questions"] == [sample["problem"] for sample in found["record"]["samples"]]
+    assert found["mp4"][4:8] == b"ftyp"
+
+
+def test_its_commands_for_energon_run(release, tmp_path):
+    pytest.importorskip("megatron.energon")
+    card = (release / "README.md").read_text()
+    shutil.copytree(release / "data", tmp_path / "data")
+    [command] = blocks(card, "sh")
+    program, *arguments = shlex.split(command)
+    subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=tmp_path, check=True, capture_output=True)
+    [code] = [block for block in blocks(card, "python") if "energon" in block]
+    found = {"root": str(tmp_path), "__name__": "card"}
+    exec(code, found)
+    video = found["video"]
+    assert video.record["video_id"] == video.__key__
+    assert video.mp4.get_video_duration()[0] == pytest.approx(video.record["duration_us"] / 1e6)
