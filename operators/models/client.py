@@ -25,7 +25,7 @@ from operators.models.journal import Journal
 from operators.models.prompts import Prompt
 from schemas.config import Role
 from schemas.journal import JournalEntry
-from schemas.provenance import Provenance
+from schemas.provenance import Provenance, Sampling
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ class ModelClient:
         journal: Journal,
         loop: asyncio.AbstractEventLoop,
         connect: Callable[[], Awaitable[Connection]],
+        max_tokens: int | None = None,
     ) -> None:
+        """`max_tokens` bounds every answer, whatever its prompt allows."""
         self.role = role
         self.model = model
         self.vision = vision
@@ -107,6 +109,7 @@ class ModelClient:
         self._journal = journal
         self._loop = loop
         self._connect = connect
+        self._max_tokens = max_tokens
 
     def ask(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
         """Answers in the order of the requests; returns when all are there.
@@ -135,9 +138,14 @@ class ModelClient:
             frames=request.frames,
             text=request.text,
             output=prompt.output,
-            sampling=prompt.sampling,
+            sampling=self._sampling(prompt),
             seed=request.seed,
         )
+
+    def _sampling(self, prompt: Prompt) -> Sampling:
+        if self._max_tokens is None or prompt.sampling.max_tokens <= self._max_tokens:
+            return prompt.sampling
+        return prompt.sampling.model_copy(update={"max_tokens": self._max_tokens})
 
     async def _ask_all(self, requests: Sequence[Request], exchanges: Sequence[Exchange]) -> list[Answer | Refusal]:
         first: dict[str, Request] = {}
@@ -161,7 +169,7 @@ class ModelClient:
         except RequestRefused as refused:
             result: Answer | Refusal = Refusal(request, refused.reason, str(refused), "", exchange.sha256)
         else:
-            result = _read(request, entry)
+            result = _read(request, entry, exchange.sampling)
             if isinstance(result, Refusal) and result.reason in {"schema", "empty"}:
                 result = await self._settle_again(request, exchange, result)
         if isinstance(result, Refusal):
@@ -172,7 +180,7 @@ class ModelClient:
         complaint = f"{refusal.message}\nAnswer once more, with nothing but JSON that fits the schema."
         try:
             repaired = exchange.repaired(answer_text(refusal.raw), complaint)
-            return _read(request, await self._entry(request, repaired, exchange.sha256))
+            return _read(request, await self._entry(request, repaired, exchange.sha256), exchange.sampling)
         except RequestRefused:  # the longer request does not fit: the first answer tells more
             return refusal
 
@@ -210,7 +218,7 @@ class ModelClient:
             raise
 
 
-def _read(request: Request, entry: JournalEntry) -> Answer | Refusal:
+def _read(request: Request, entry: JournalEntry, sampling: Sampling) -> Answer | Refusal:
     """What a raw answer amounts to. Journals are read through here as well: models may have changed since."""
     cut = entry.finish_reason == "length"
 
@@ -226,16 +234,16 @@ def _read(request: Request, entry: JournalEntry) -> Answer | Refusal:
     except ValueError as error:
         ended = f" It was cut off after {entry.tokens_out} tokens; be brief." if cut else ""
         return refusal("schema", f"The answer does not fit the schema: {_in_words(error)}.{ended}")
-    return Answer(request, value, _provenance(request, entry), truncated=cut)
+    return Answer(request, value, _provenance(request, entry, sampling), truncated=cut)
 
 
-def _provenance(request: Request, entry: JournalEntry) -> Provenance:
+def _provenance(request: Request, entry: JournalEntry, sampling: Sampling) -> Provenance:
     prompt = request.prompt
     return Provenance(
         model=entry.model,
         prompt_id=prompt.id,
         prompt_sha256=prompt.sha256,
-        sampling=prompt.sampling,
+        sampling=sampling,
         seed=request.seed,
         tokens_in=entry.tokens_in,
         tokens_out=entry.tokens_out,

@@ -26,6 +26,8 @@ from operators.models.engine import CONTEXT, MODEL_NAME, weights
 EMBEDDED_MODEL = MODEL_NAME
 EMBEDDED_CONCURRENCY = 2
 """Requests to have under way: one that is decoded and one that waits, so that no wait counts as a timeout."""
+EMBEDDED_MAX_TOKENS = 320
+"""The longest answer that is asked for: what this model writes beyond is repetition, for as long as it may."""
 _START_SECONDS = 120.0
 
 

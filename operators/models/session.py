@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from operators.models.client import ModelClient
 from operators.models.connection import RETRIES, Connection
-from operators.models.embedded import EMBEDDED_CONCURRENCY, EMBEDDED_MODEL, EmbeddedServer
+from operators.models.embedded import EMBEDDED_CONCURRENCY, EMBEDDED_MAX_TOKENS, EMBEDDED_MODEL, EmbeddedServer
 from operators.models.endpoints import Endpoint, EndpointError, endpoint_for
 from operators.models.journal import Journal
 from schemas.config import ModelConfig, ModelsConfig, Role
@@ -116,7 +116,8 @@ class ModelPool:
                 return self._connection(role, await asyncio.to_thread(self._embedded_endpoint), bound)
             return self._connection(role, replace(endpoint, model=config.model), config)
 
-        return ModelClient(role, config.model, bool(config.vision), journal, self._loop, connect)
+        longest = EMBEDDED_MAX_TOKENS if embedded else None
+        return ModelClient(role, config.model, bool(config.vision), journal, self._loop, connect, longest)
 
     def close(self) -> None:
         """Close connections, stop the embedded server and the event loop. A forked child leaves its parent's alone."""

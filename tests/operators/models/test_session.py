@@ -9,11 +9,12 @@ import textwrap
 import threading
 import time
 from concurrent.futures import CancelledError
+from dataclasses import replace
 
 import pytest
 
 from operators.models.client import Answer, Request
-from operators.models.embedded import EMBEDDED_MODEL
+from operators.models.embedded import EMBEDDED_MAX_TOKENS, EMBEDDED_MODEL
 from operators.models.endpoints import EndpointError
 from operators.models.journal import Journal
 from operators.models.session import MEASURED, ModelPool, open_models, process_pool, resolve
@@ -87,6 +88,14 @@ def test_a_role_without_a_model_is_absent_and_nothing_starts(tmp_path, pool):
         assert models[Role.JUDGE].model == EMBEDDED_MODEL
         assert not models[Role.JUDGE].vision
     assert pool._embedded.pid is None
+
+
+def test_the_embedded_model_is_never_asked_for_a_long_answer(tmp_path, pool, prompt):
+    long = replace(prompt, sampling=prompt.sampling.model_copy(update={"max_tokens": 4096}))
+    with open_models(resolve(ModelsConfig(), {}), [Role.JUDGE], Journal(str(tmp_path)), {}, pool) as models:
+        (reply,) = models[Role.JUDGE].ask([Request("q", long, "Write a very long story about the sea.")])
+    assert isinstance(reply, Answer)
+    assert reply.provenance.sampling.max_tokens == EMBEDDED_MAX_TOKENS >= reply.provenance.tokens_out
 
 
 def test_planned_with_an_endpoint_and_run_without(tmp_path, pool):
