@@ -36,6 +36,9 @@ DEFAULT_ARGS: dict[str, Any] = {
 }
 """Retries are for outages; a wrong configuration fails a task at once, whatever is left of them."""
 
+BUILD_SILENCE = timedelta(hours=24)
+"""What follows the lanes covers the whole build in one unit, and may work for long between two lines of its log."""
+
 LANE_LABEL = "{{ task.lane['label'] }}"
 
 
@@ -66,10 +69,11 @@ def build_tasks(build_config: Any = None) -> BaseOperator:
             before = stage
 
     run_url = plan.output["run"]
+    whole: dict[str, Any] = {"run_url": run_url, "silence_limit": BUILD_SILENCE}
     tail: list[BaseOperator] = [
-        *(StageOperator(task_id=name, stage=name, run_url=run_url, **_place("ingest")) for name in BUILD_STAGES),
-        ReportOperator(task_id="report", run_url=run_url),
-        PublishOperator(task_id="publish", run_url=run_url),
+        *(StageOperator(task_id=name, stage=name, **whole, **_place("ingest")) for name in BUILD_STAGES),
+        ReportOperator(task_id="report", **whole),
+        PublishOperator(task_id="publish", **whole),
     ]
     before_tail: Any = lane.expand(lane=plan.output)
     for following in tail:

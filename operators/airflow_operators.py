@@ -195,7 +195,8 @@ class ReportOperator(LvrCommandOperator):
 class PublishOperator(LvrCommandOperator):
     """Publishes the run's files as the next version of the dataset; returns what was published and tells `RELEASES`.
 
-    Content that the newest version already has is not published again: the task is skipped, and nobody is told.
+    Content that the newest version already has is not published again: the task is skipped, and nobody is told. A task
+    that died after publishing is told on its retry that its version is new, so that the event is not lost.
 
     :param run_url: the run's address
     """
@@ -221,8 +222,8 @@ class PublishOperator(LvrCommandOperator):
 class StaleOperator(LvrCommandOperator):
     """Finds out what a new run of a published build would compute; returns the counts and the reasons.
 
-    The new run's configuration is pushed as XCom `config`. Which build: the run's parameters `out` and `name`, or else
-    the newest event of `RELEASES`. The parameter `overrides` holds `section.field=value` settings for the new run. When
+    The new run's configuration is pushed as XCom `config`. Which build: the run's parameters `out` and `name` (which may
+    be left out where `out` holds one dataset), or else the newest event of `RELEASES`. The parameter `overrides` holds `section.field=value` settings for the new run. When
     nothing is stale the task, and all that follows, is skipped.
     """
 

@@ -180,14 +180,15 @@ def publish(run: RunUrl) -> None:
 @app.command()
 def stale(
     out: Annotated[str, typer.Option(help="Where the build published.")],
-    name: Annotated[str, typer.Option(help="The dataset's name.")] = "longvideo",
+    name: Annotated[str, typer.Option(help="The dataset's name; may be left out where only one is published.")] = "",
     settings: Settings = None,
 ) -> None:
     """What a new run of a published build would compute, and why; prints it as one JSON line."""
-    from operators.release.publish import latest_run
+    from operators.release.publish import latest_run, only_name
     from operators.staleness import find_stale
 
-    previous = latest_run(Store(out), name)
+    store = Store(out)
+    previous = latest_run(store, name or only_name(store))
     config = load_config(None, settings or [], base=previous.run.requested.model_dump(mode="json"))
     found = find_stale(previous, config)
     _json_line(

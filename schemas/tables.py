@@ -273,7 +273,7 @@ class Trial(Row):
     video_id: Identifier
     check: Check
     n: int = Field(ge=0)
-    """Answers asked for."""
+    """Answers that were given and could be judged; fewer than were asked for when a model refused some."""
     correct: int = Field(ge=0)
     """Answers that agree with the question's own."""
     answers: tuple[str, ...]

@@ -78,12 +78,17 @@ def endpoint_for(role: Role, environ: Mapping[str, str] = os.environ) -> Endpoin
 
 
 def environment(role: Role, endpoint: Endpoint) -> dict[str, str]:
-    """The variables from which `endpoint_for` makes this endpoint again."""
-    prefix = f"LVR_{role.name}_"
-    values = {"URL": endpoint.base_url, "MODEL": endpoint.model, "VISION": str(int(endpoint.vision))}
-    if endpoint.api_key:
-        values["API_KEY"] = endpoint.api_key
-    return {prefix + name: value for name, value in values.items()}
+    """The variables from which `endpoint_for` makes this endpoint again.
+
+    All of them, empty ones too: laid over an environment, none of that environment's own survives beside this URL.
+    """
+    values = {
+        "URL": endpoint.base_url,
+        "MODEL": endpoint.model,
+        "API_KEY": endpoint.api_key,
+        "VISION": str(int(endpoint.vision)),
+    }
+    return {f"LVR_{role.name}_{name}": value for name, value in values.items()}
 
 
 def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout_seconds: float = 10.0) -> None:

@@ -32,7 +32,8 @@ def resolve(config: ModelsConfig, environ: Mapping[str, str] = os.environ) -> Mo
     """The same configuration with every role's model and vision filled in; resolving it again changes nothing.
 
     A role's model is the configured one, else its endpoint's, else `measured` for the captioner and the embedded model
-    for the others. Raises EndpointError when a model is named and no endpoint is there to serve it.
+    for the others. Who has an endpoint is asked there, under whatever name; the embedded engine is for who has none.
+    Raises EndpointError when a model is named and no endpoint is there to serve it.
     """
     resolved = {role.value: _resolved(role, config.of(role), endpoint_for(role, environ)) for role in Role}
     return ModelsConfig(**resolved)
@@ -103,20 +104,20 @@ class ModelPool:
     ) -> ModelClient:
         """A client of a role's resolved model. Raises EndpointError when the environment has no endpoint for it."""
         endpoint = endpoint_for(role, environ)
-        embedded = config.model == EMBEDDED_MODEL
-        if endpoint is None and not embedded:
+        small = config.model == EMBEDDED_MODEL  # wherever it is served
+        if endpoint is None and not small:
             raise EndpointError(
                 f"{role.value}: this build was planned with model {config.model!r}, but LVR_{role.name}_URL and "
                 f"LVR_MODEL_URL are not set here"
             )
 
         async def connect() -> Connection:
-            if endpoint is None or embedded:
+            if endpoint is None:
                 bound = config.model_copy(update={"concurrency": min(config.concurrency, EMBEDDED_CONCURRENCY)})
                 return self._connection(role, await asyncio.to_thread(self._embedded_endpoint), bound)
             return self._connection(role, replace(endpoint, model=config.model), config)
 
-        longest = EMBEDDED_MAX_TOKENS if embedded else None
+        longest = EMBEDDED_MAX_TOKENS if small else None
         return ModelClient(role, config.model, bool(config.vision), journal, self._loop, connect, longest)
 
     def close(self) -> None:

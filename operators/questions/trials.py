@@ -3,10 +3,14 @@
 All trials of all questions go out in one call, so that they run side by side. Options come in a new order each time and
 the right one stands on every letter equally often, so that a model which likes a letter gains nothing by it. Open
 answers are compared by program first; those that differ in words go to the judge, who sees the question.
+
+A trial is answered when the model gave an answer and it could be judged. Only answered trials count; the others are
+neither right nor wrong.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -41,10 +45,13 @@ class Result:
     question: Question
     check: Check
     answers: tuple[str, ...]
-    """One per trial: an option's text or the free answer; empty when the model gave none."""
+    """One per answered trial: an option's text or the free answer."""
     right: tuple[bool, ...]
+    """Of each of these answers."""
     refusals: tuple[Refusal, ...]
+    """One per trial that was not answered: the model's, or the judge's who could not compare its answer."""
     provenance: tuple[Provenance, ...]
+    """Of all answers of the model and then of the judge, those of trials without a verdict among them."""
 
     @property
     def correct(self) -> int:
@@ -52,12 +59,8 @@ class Result:
 
     @property
     def share(self) -> float:
-        """Of right answers among all trials; a trial without an answer is wrong."""
+        """Of right answers among the answered trials, of which there must be one."""
         return self.correct / len(self.right)
-
-    @property
-    def unanswered(self) -> bool:
-        return not any(self.answers)
 
     def trial(self, passed: bool) -> Trial:
         return Trial(
@@ -71,19 +74,21 @@ class Result:
             provenance=self.provenance,
         )
 
-    def rejects(self, context: Context) -> list[Reject]:
-        """One for each trial that was not answered."""
-        return [
-            context.reject(
-                self.question.question_id,
-                refusal.reason,
-                f"question {self.question.question_id}: a trial of check {self.check} was not answered and counts as "
-                f"wrong; {refusal.message}",
-                refusal.raw,
-                refusal.request_sha256,
-            )
-            for refusal in self.refusals
-        ]
+    def unanswered(self, context: Context) -> Reject | None:
+        """Why the question is out when no trial was answered (silence proves nothing), else None."""
+        if self.answers:
+            return None
+        first = self.refusals[0]
+        counts = Counter(refusal.reason for refusal in self.refusals)
+        return context.reject(
+            self.question.question_id,
+            "unanswered",
+            f"question {self.question.question_id} ({self.question.question!r}): none of {len(self.refusals)} trials "
+            f"of check {self.check} was answered ({', '.join(f'{n} {reason}' for reason, n in counts.items())}); the "
+            f"first: {first.message} Ask again with `lvr replay`, or take another model",
+            first.raw,
+            first.request_sha256,
+        )
 
 
 def put(
@@ -107,16 +112,20 @@ def put(
     for paper in papers:
         own = slice(first, first + paper.trials)
         first += paper.trials
+        answered = [
+            (answer, right)
+            for answer, right in zip(answers[own], verdicts[own], strict=True)
+            if answer is not None and right is not None
+        ]
+        said = (*replies[own], *judged[own])
         results.append(
             Result(
                 question=paper.question,
                 check=check,
-                answers=tuple(answers[own]),
-                right=tuple(verdicts[own]),
-                refusals=tuple(reply for reply in replies[own] if isinstance(reply, Refusal)),
-                provenance=tuple(
-                    reply.provenance for reply in (*replies[own], *judged[own]) if isinstance(reply, Answer)
-                ),
+                answers=tuple(answer for answer, _ in answered),
+                right=tuple(right for _, right in answered),
+                refusals=tuple(reply for reply in said if isinstance(reply, Refusal)),
+                provenance=tuple(reply.provenance for reply in said if isinstance(reply, Answer)),
             )
         )
     return results
@@ -147,31 +156,34 @@ def _request(prompt: Prompt, paper: Paper, options: Sequence[str], seed: int) ->
     return Request(question.question_id, prompt, text, paper.frames, seed)
 
 
-def _answer(reply: Answer | Refusal, options: Sequence[str]) -> str:
+def _answer(reply: Answer | Refusal, options: Sequence[str]) -> str | None:
     if isinstance(reply, Refusal):
-        return ""
+        return None
     if isinstance(reply.value, Letter):
         return options[LETTERS.index(reply.value.answer)]
     return cast(ShortAnswer, reply.value).answer
 
 
 def _compare(
-    context: Context, asked: Sequence[tuple[Question, str]]
-) -> tuple[list[bool], list[Answer | Refusal | None]]:
-    """Is each answer right? And what the judge said of it, if he was asked. Without a verdict an answer is wrong."""
-    right = [_by_program(question, answer) for question, answer in asked]
-    open_cases = [index for index, verdict in enumerate(right) if verdict is None]
-    requests = [_judge_request(context, *asked[index]) for index in open_cases]
+    context: Context, asked: Sequence[tuple[Question, str | None]]
+) -> tuple[list[bool | None], list[Answer | Refusal | None]]:
+    """Is each answer right, None without an answer or a verdict? And what the judge said of it, if he was asked."""
+    right = [None if answer is None else _by_program(question, answer) for question, answer in asked]
     judged: list[Answer | Refusal | None] = [None] * len(asked)
-    for index, reply in zip(open_cases, context.models[Role.JUDGE].ask(requests) if requests else [], strict=True):
+    open_cases = {
+        index: _judge_request(context, question, answer)
+        for index, (question, answer) in enumerate(asked)
+        if answer is not None and right[index] is None
+    }
+    replies = context.models[Role.JUDGE].ask(list(open_cases.values())) if open_cases else []
+    for index, reply in zip(open_cases, replies, strict=True):
         judged[index] = reply
-        right[index] = isinstance(reply, Answer) and cast(Verdict, reply.value).same
-    return [verdict is True for verdict in right], judged
+        if isinstance(reply, Answer):
+            right[index] = cast(Verdict, reply.value).same
+    return right, judged
 
 
 def _by_program(question: Question, answer: str) -> bool | None:
-    if not answer:
-        return False
     if question.kind is QuestionKind.CHOICE:
         return same_answer(answer, question.answer, question.kind)
     same = compare_open(answer, question.answer)

@@ -27,6 +27,10 @@ class EmptyRelease(BadInput):
     """No sample came through verification; there is nothing to publish. The message says where they went."""
 
 
+class SeveralDatasets(BadInput):
+    """Which dataset is meant must be said."""
+
+
 @dataclass(frozen=True)
 class Published:
     """A release and where it is. `is_new` is False when the newest release has this very content already."""
@@ -87,6 +91,21 @@ def latest_run(store: Store, name: str) -> RunFolder:
     if latest is None:
         raise RunMissing(f"{store.url}: no release of {name!r} there; build and publish it first")
     return RunFolder.open(f"{store.url}/runs/{latest.run_id}")
+
+
+def only_name(store: Store) -> str:
+    """The name of the one dataset that has been published there.
+
+    Raises:
+        RunMissing: there is none.
+        SeveralDatasets: there are several, which the message names.
+    """
+    found = sorted(path.split("/")[-2] for path in store.fs.glob(f"{store.root}/releases/*/latest.json"))
+    if not found:
+        raise RunMissing(f"{store.url}: no release there; build and publish one first")
+    if len(found) > 1:
+        raise SeveralDatasets(f"{store.url}: holds the datasets {', '.join(found)}; name one of them")
+    return found[0]
 
 
 def _latest(store: Store, name: str) -> LatestRelease | None:

@@ -122,7 +122,7 @@ def collect(folder: RunFolder) -> Numbers:
     videos = _videos(tables)
     questions = tables.frame("question", Question, ("question_id", "writer", "kind", "options"))
     verify = tables.frame("verify", Trial, ("question_id", "check", "n", "correct", "passed"))
-    difficulty = tables.frame("difficulty", Trial, ("question_id", "n", "correct"))
+    difficulty = tables.frame("difficulty", Trial, ("question_id", "n", "correct", "passed"))
     evidence = tables.columns("assemble", Sample, ("evidence", "duration_us"))
     samples = _samples(tables, evidence)
     rejects = tables.rejects()
@@ -204,12 +204,13 @@ def _funnel(
     done = tables.lanes_done
     writers = [str(writer) for writer in sorted(questions["writer"].unique())]
     reasoned = set(tables.frame("reason", Reasoning, ("question_id",))["question_id"])
+    measured = set(difficulty.loc[difficulty["passed"].astype(bool), "question_id"])
     return funnel(
         writers,
         questions,
         reasoned if done["reason"] else None,
         verify if done["verify"] else None,
-        set(difficulty["question_id"]) if done["difficulty"] else None,
+        measured if done["difficulty"] else None,
         set(samples["question_id"]) if done["assemble"] else None,
     )
 

@@ -19,8 +19,9 @@ from typing import Any
 import fsspec
 from pydantic import ValidationError
 
+from operators.sources.rejects import assert_storable, plan_reject
 from operators.sources.shot2story import is_shot2story, shot2story_entries
-from schemas.errors import SourceError
+from schemas.errors import Outage, SourceError
 from schemas.manifest import ManifestRow
 from schemas.tables import Reject, Source
 
@@ -50,11 +51,16 @@ def read_sources(source: str, media_root: str = "") -> Listing:
 
     Raises:
         SourceError: it does not exist, holds no video, or is not a readable list.
+        Outage: the place where a video lies gives no answer.
     """
-    fs, path = fsspec.core.url_to_fs(source)
-    if not fs.exists(path):
+    try:
+        fs, path = fsspec.core.url_to_fs(source)
+        exists, is_folder = fs.exists(path), fs.isdir(path)
+    except (PermissionError, ValueError, ImportError) as error:  # rights; an address that is none; its driver
+        raise SourceError(f"source {source!r} cannot be read: {error}; give a folder of videos or a manifest") from error
+    if not exists:
         raise SourceError(f"source {source!r} does not exist; give a folder of videos or a manifest")
-    if fs.isdir(path):
+    if is_folder:
         entries: Iterator[ManifestRow | Reject] = _folder_entries(fs, path)
         media_root = source
     else:
@@ -68,23 +74,27 @@ def read_sources(source: str, media_root: str = "") -> Listing:
     return listing
 
 
-def _folder_entries(fs: Any, path: str) -> Iterator[ManifestRow]:
+def _folder_entries(fs: Any, path: str) -> Iterator[ManifestRow | Reject]:
     for found in sorted(fs.find(path)):
         if PurePosixPath(found).suffix.lower() in VIDEO_SUFFIXES and not PurePosixPath(found).name.startswith("."):
-            yield ManifestRow(uri=found[len(path.rstrip("/")) + 1 :])
+            name = found[len(path.rstrip("/")) + 1 :]
+            try:
+                yield ManifestRow(uri=name)
+            except ValidationError:
+                yield plan_reject(name, "unreadable_uri", f"{found}: its name is not UTF-8; rename the file")
 
 
 def _file_entries(fs: Any, path: str, source: str, media_root: str) -> Iterator[ManifestRow | Reject]:
     suffix = PurePosixPath(path).suffix.lower()
+    if suffix not in (".csv", ".json", ".jsonl"):
+        raise SourceError(f"source {source!r}: not a folder, and not a .csv, .json or .jsonl manifest")
     try:
         text = fs.cat_file(path).decode("utf-8-sig")
         if suffix == ".csv":
             rows: Any = list(csv.DictReader(io.StringIO(text), strict=True))
-        elif suffix in (".json", ".jsonl"):
-            rows = [json.loads(line) for line in text.splitlines() if line] if suffix == ".jsonl" else json.loads(text)
         else:
-            raise SourceError(f"source {source!r}: not a folder, and not a .csv, .json or .jsonl manifest")
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+            rows = [json.loads(line) for line in text.splitlines() if line] if suffix == ".jsonl" else json.loads(text)
+    except (PermissionError, ValueError, csv.Error) as error:  # ValueError: not UTF-8, not JSON, an endless number
         raise SourceError(f"manifest {source!r} cannot be read: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise SourceError(f"manifest {source!r}: expected a list of objects, one per video")
@@ -96,20 +106,25 @@ def _file_entries(fs: Any, path: str, source: str, media_root: str) -> Iterator[
 def _manifest_entries(rows: list[dict[str, Any]], source: str) -> Iterator[ManifestRow | Reject]:
     for number, row in enumerate(rows, start=1):
         given = {name: value for name, value in row.items() if value not in ("", None)}
+        key = str(given.get("source_id") or given.get("uri") or f"row {number}")
+        where = f"manifest {source!r}, row {number}"
+        if None in row:  # where csv puts what is left over
+            message = f"{where}: has more fields than the header; quote texts that hold a comma"
+            yield plan_reject(key, "manifest_row", message, row)
+            continue
         try:
+            assert_storable(row)
             yield ManifestRow.model_validate(given)
+        except UnicodeEncodeError as error:
+            yield plan_reject(key, "manifest_row", f"{where}: not Unicode text ({error}); correct it", row)
         except ValidationError as error:
             first = error.errors()[0]
             if unknown := [str(found["loc"][0]) for found in error.errors() if found["type"] == "extra_forbidden"]:
                 known = ", ".join(ManifestRow.model_fields)  # a misspelt column is wrong in every line
                 raise SourceError(f"manifest {source!r}: unknown column {unknown[0]!r}; known are {known}") from error
             field = ".".join(map(str, first["loc"]))
-            yield _reject(
-                str(given.get("source_id") or given.get("uri") or f"row {number}"),
-                "manifest_row",
-                f"manifest {source!r}, row {number}, field {field}: {first['msg']}, got {first['input']!r}",
-                json.dumps(row, ensure_ascii=False, default=str),
-            )
+            message = f"{where}, field {field}: {first['msg']}, got {first['input']!r}"
+            yield plan_reject(key, "manifest_row", message, row)
 
 
 def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listing:
@@ -126,12 +141,11 @@ def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listin
                 f"{uri}: its id {identifier!r} is already that of {sources[identifier].uri}; the first one is used. "
                 f"Give one of them another source_id"
             )
-            rejects.append(_reject(identifier, "duplicate_id", message))
+            rejects.append(plan_reject(identifier, "duplicate_id", message))
             continue
-        try:
-            fingerprint = _fingerprint(uri)
-        except FileNotFoundError:
-            rejects.append(_reject(identifier, "missing_file", f"{uri}: no such file; restore it or drop its row"))
+        fingerprint = _fingerprint(uri, identifier)
+        if isinstance(fingerprint, Reject):
+            rejects.append(fingerprint)
             continue
         sources[identifier] = Source(
             source_id=identifier,
@@ -155,9 +169,21 @@ def source_id_of(relative_path: str) -> str:
     return f"{slug}-{hashlib.sha256(relative_path.encode()).hexdigest()[:8]}"
 
 
-def _fingerprint(uri: str) -> str:
-    fs, path = fsspec.core.url_to_fs(uri)
-    info = fs.info(path)
+def _fingerprint(uri: str, identifier: str) -> str | Reject:
+    """What changes when the file does, or why the file cannot be used."""
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+        info = fs.info(path)
+    except FileNotFoundError:
+        return plan_reject(identifier, "missing_file", f"{uri}: no such file; restore it or drop its row")
+    except (ConnectionError, TimeoutError) as error:
+        raise Outage(f"{uri}: its place gives no answer ({error}); try again later") from error
+    except (OSError, ValueError, ImportError) as error:  # rights; an address that is none; its driver is not installed
+        message = f"{uri!r} cannot be read: {error}; correct the address or its rights, or drop its row"
+        return plan_reject(identifier, "unreadable_uri", message)
+    if info["type"] != "file":
+        message = f"{uri}: is a {info['type']}, not a file; name the videos in it one by one"
+        return plan_reject(identifier, "unreadable_uri", message)
     stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
     return f"{info['size']}-{stamp}"
 
@@ -165,7 +191,3 @@ def _fingerprint(uri: str) -> str:
 def _absolute(uri: str) -> str:
     fs, path = fsspec.core.url_to_fs(uri)
     return path if fs.protocol in ("file", ("file", "local")) else uri
-
-
-def _reject(key: str, reason: str, message: str, raw: str = "") -> Reject:
-    return Reject(stage="plan", unit=key, key=key, reason=reason, message=message, raw=raw)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,12 +20,13 @@ from typing import Any
 import fsspec
 from pydantic import ValidationError
 
+from operators.sources.rejects import assert_storable, plan_reject
 from schemas.errors import SourceError
 from schemas.manifest import ManifestRow
 from schemas.tables import Annotation, Reject, VideoCategory
 
-_SHOT_FILE = re.compile(r"(?P<clip>.+)_(?P<first>\d+)_(?P<last>\d+)\.\w+")
-_CLOCK = re.compile(r"(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")
+_SHOT_FILE = re.compile(r"(?P<clip>.+)_(?P<first>\d{1,9})_(?P<last>\d{1,9})\.\w+")
+_CLOCK = re.compile(r"\b(\d{1,3}):(\d{2}):(\d{2}(?:\.\d+)?)")
 _META_COLUMNS = {"youtube_id", "clip_id", "duration"}
 _MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv")
 
@@ -63,8 +63,10 @@ def shot2story_entries(
     Full videos are looked for in `media_root`, named by their YouTube id.
 
     Raises:
-        SourceError: annotations without a `*_meta.csv` beside them: nothing says where the segments lie.
+        SourceError: annotations without a readable `*_meta.csv` beside them: nothing says where the segments lie. Or
+            `media_root` cannot be listed.
     """
+    files = _media_names(media_root)
     if rows[0].keys() >= _META_COLUMNS:
         meta, annotated = rows, []
     else:
@@ -72,31 +74,38 @@ def shot2story_entries(
     segments: dict[str, _Segment] = {}
     for row in meta:
         try:
-            segments[row["clip_id"]] = _segment(row)
-        except (KeyError, ValueError) as error:
+            segments[str(row["clip_id"])] = _segment(row)
+        except KeyError as missing:
+            yield _reject(str(row.get("clip_id")), f"meta row {row}: has no {missing}", row)
+        except ValueError as error:
             yield _reject(str(row.get("clip_id")), f"meta row {row}: {error}", row)
     texts: dict[str, list[Annotation]] = defaultdict(list)
     wanted = {segment.youtube_id for segment in segments.values()} if not annotated else set()
     for row in annotated:
         clip_id = PurePosixPath(str(row.get("video"))).stem
+        if (segment := segments.get(clip_id)) is None:
+            yield _reject(clip_id, f"segment {clip_id}: not in the meta table; add its row or drop the annotation", row)
+            continue
         try:
-            segment = segments[clip_id]
             texts[segment.youtube_id] += _annotations(row, segment)
             wanted.add(segment.youtube_id)
-        except KeyError:
-            yield _reject(clip_id, f"segment {clip_id}: not in the meta table; add its row or drop the annotation", row)
-        except (ValueError, ValidationError) as error:
+        except KeyError as missing:
+            yield _reject(clip_id, f"segment {clip_id}: has no {missing}", row)
+        except (ValueError, TypeError) as error:  # a value out of place; a value of another kind
             yield _reject(clip_id, f"segment {clip_id}: {error}", row)
-    files = _media_names(media_root)
     categories = {segment.youtube_id: segment.category for segment in segments.values()}
     for youtube_id in sorted(wanted):
-        yield ManifestRow(
-            uri=files.get(youtube_id, f"{youtube_id}.mp4"),
-            source_id=youtube_id,
-            category=categories[youtube_id],
-            origin=f"https://www.youtube.com/watch?v={youtube_id}",
-            annotations=tuple(sorted(texts[youtube_id], key=lambda text: (text.start_us, text.end_us, text.kind))),
-        )
+        try:
+            yield ManifestRow(
+                uri=files.get(youtube_id, f"{youtube_id}.mp4"),
+                source_id=youtube_id,
+                category=categories[youtube_id],
+                origin=f"https://www.youtube.com/watch?v={youtube_id}",
+                annotations=tuple(sorted(texts[youtube_id], key=lambda text: (text.start_us, text.end_us, text.kind))),
+            )
+        except ValidationError:
+            message = f"youtube_id {youtube_id!r}: only letters, digits, _ and - can be in one; correct the meta table"
+            yield _reject(youtube_id, message, {"youtube_id": youtube_id})
 
 
 def _meta_beside(fs: Any, path: str) -> list[dict[str, Any]]:
@@ -104,12 +113,25 @@ def _meta_beside(fs: Any, path: str) -> list[dict[str, Any]]:
     tables = sorted(fs.glob(f"{folder}/*meta*.csv"))
     if not tables:
         raise SourceError(f"{path}: Shot2Story annotations need their *_meta.csv in the same folder; copy it there")
-    return [row for table in tables for row in csv.DictReader(io.StringIO(fs.cat_file(table).decode("utf-8-sig")))]
+    return [row for table in tables for row in _meta_rows(fs, table)]
+
+
+def _meta_rows(fs: Any, table: str) -> list[dict[str, Any]]:
+    try:
+        return list(csv.DictReader(io.StringIO(fs.cat_file(table).decode("utf-8-sig"))))
+    except (PermissionError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"{table}: the meta table cannot be read: {error}; copy it again") from error
 
 
 def _media_names(media_root: str) -> dict[str, str]:
-    fs, folder = fsspec.core.url_to_fs(media_root)
-    names = [PurePosixPath(found["name"]) for found in fs.ls(folder, detail=True)]
+    """File names of the full videos by their YouTube ids."""
+    try:
+        fs, folder = fsspec.core.url_to_fs(media_root)
+        names = [PurePosixPath(found["name"]) for found in fs.ls(folder, detail=True)]
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, ImportError) as error:
+        raise SourceError(
+            f"media_root {media_root!r} cannot be listed: {error}; set media_root to the folder of the full videos"
+        ) from error
     return {name.stem: name.name for name in names if name.suffix.lower() in _MEDIA_SUFFIXES}
 
 
@@ -128,8 +150,11 @@ def _segment(row: dict[str, Any]) -> _Segment:
 
 
 def _annotations(row: dict[str, Any], segment: _Segment) -> list[Annotation]:
+    assert_storable(row)
     shots = [_shot_frames(name) for name in row["video_names"]]
-    last_frame = max(last for _, last in shots)
+    last_frame = max((last for _, last in shots), default=0)
+    if last_frame == 0:
+        raise ValueError(f"shot files {row['video_names']} end at frame 0, which tells no frame rate; drop its row")
     us_per_frame = (segment.end_us - segment.start_us) / last_frame
     found = [
         Annotation(
@@ -155,5 +180,4 @@ def _shot_frames(name: str) -> tuple[int, int]:
 
 
 def _reject(key: str, message: str, row: dict[str, Any]) -> Reject:
-    raw = json.dumps(row, ensure_ascii=False, default=str)
-    return Reject(stage="plan", unit=key, key=key, reason="annotation", message=message, raw=raw)
+    return plan_reject(key, "annotation", message, row)

@@ -33,7 +33,7 @@ def run(
     difficulty_of = {trial.question_id: trial for trial in difficulties}
     for question in sorted(questions, key=lambda question: (question.video_id, question.question_id)):
         difficulty = difficulty_of.get(question.question_id)
-        if difficulty is None or not all(check.passed for check in checks_of[question.question_id]):
+        if difficulty is None or not all(each.passed for each in (*checks_of[question.question_id], difficulty)):
             continue  # rejected, and counted, by an earlier stage
         split = split_of[question.video_id]
         if split is Split.RL and difficulty.correct in (0, difficulty.n):

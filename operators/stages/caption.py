@@ -22,6 +22,7 @@ from operators.measure.sentence import describe
 from operators.measure.text import Reading, TextReader, track, within
 from operators.models.client import Answer, Refusal, Request, TimedFrame
 from operators.stage import Context, Stage
+from operators.store import SourceGone
 from operators.video.frames import to_jpeg
 from operators.video.packets import UnreadableVideo
 from schemas.answers import ClipDescription, SeenObject, SeenText
@@ -46,13 +47,13 @@ HINTS = frozenset({"caption", "narration", "speech"})
 
 
 def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip]) -> Iterator[Row]:
-    """For every clip a caption, or a reject when the captioner refuses; one reject when the video cannot be decoded."""
+    """For every clip a caption, or a reject when the captioner refuses; one reject when the video cannot be read."""
     caption = _describe_clips if Role.CAPTIONER in context.models else _measure_clips
     for video in videos:
-        path = context.files.fetch(video.uri, context.scratch)
         try:
+            path = context.files.fetch(video.uri, context.scratch)
             yield from caption(context, video, clips, path)
-        except UnreadableVideo as error:
+        except (SourceGone, UnreadableVideo) as error:
             yield context.reject(video.video_id, error.reason, f"video {video.video_id}: {error}")
 
 
@@ -89,7 +90,7 @@ def _measure_clips(context: Context, video: Video, clips: Sequence[Clip], path: 
 def _measures(clips: Sequence[Clip], path: Path, fps: float) -> Iterator[Measures]:
     reader, detector = TextReader(), FaceDetector()
     counts = [max(1, round((clip.end_us - clip.start_us) * fps / 1_000_000)) for clip in clips]
-    for clip, samples in zip(clips, sample_clips(path, clips, counts, MEASURED_SIDE), strict=True):
+    for clip, samples in zip(clips, _sampled(path, clips, counts, MEASURED_SIDE), strict=True):
         searched = sorted({len(samples) * (2 * i + 1) // (2 * FACES_PER_CLIP) for i in range(FACES_PER_CLIP)})
         yield Measures(
             clip=clip,
@@ -98,6 +99,14 @@ def _measures(clips: Sequence[Clip], path: Path, fps: float) -> Iterator[Measure
             faces=tuple(detector.detect(samples[i].rgb, samples[i].time_us) for i in searched),
             readings=tuple((each.cell, reader.read(each.rgb)) for each in samples),
         )
+
+
+def _sampled(path: Path, clips: Sequence[Clip], counts: Sequence[int], side: int) -> Iterator[list[Sample]]:
+    """The samples of each clip. Raises UnreadableVideo, also when the file cannot be opened."""
+    try:
+        yield from sample_clips(path, clips, counts, side)
+    except OSError as error:
+        raise UnreadableVideo("missing_file", f"{path.name} cannot be opened ({error}); restore it") from error
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class Inquiry:
 def _describe_clips(context: Context, video: Video, clips: Sequence[Clip], path: Path) -> Iterator[Row]:
     settings = context.config.caption
     counts = [settings.frames_per_clip] * len(clips)
-    sampled = sample_clips(path, clips, counts, settings.frame_side)
+    sampled = _sampled(path, clips, counts, settings.frame_side)
     inquiries = [_inquiry(context, video, clip, samples) for clip, samples in zip(clips, sampled, strict=True)]
     answers = context.models[Role.CAPTIONER].ask([each.request for each in inquiries])
     for inquiry, answer in zip(inquiries, answers, strict=True):

@@ -1,23 +1,30 @@
 """Question, Trial -> Trial: how often the target model answers each verified question.
 
 The target sees frames of the whole video, evenly spread, or, without vision, its captions in words. What a pass rate
-means for the splits is decided when samples are made.
+means for the splits is decided when samples are made; a question that has none, because the target answered no trial or
+could not be shown the video, is out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from operators.isolate import ChildFailed, run_isolated
 from operators.models.client import TimedFrame
 from operators.questions.storyboard import storyboard, tokens_for
 from operators.questions.trials import Paper, put
 from operators.stage import Context, Stage
+from operators.store import SourceGone
 from operators.video.frames import frames_at, to_jpeg
+from operators.video.packets import UnreadableVideo
 from schemas.base import Row
 from schemas.config import Role
 from schemas.tables import Caption, Check, Question, QuestionKind, Trial, Video
 
 PROMPTS = {QuestionKind.CHOICE: "difficulty_choice", QuestionKind.OPEN: "difficulty_open"}
+DECODE_SECONDS = 3600.0
+"""Longest time that taking the frames of one video may last."""
 
 
 def run(
@@ -27,7 +34,7 @@ def run(
     questions: Sequence[Question],
     trials: Sequence[Trial],
 ) -> Iterator[Row]:
-    """A trial of check `difficulty` for each question that passed every check, and a reject for each missing answer."""
+    """A trial of check `difficulty` for each question that passed every check, and a reject for each one that is out."""
     for video in videos:
         verified = _verified([each for each in questions if each.video_id == video.video_id], trials)
         if verified:
@@ -42,28 +49,43 @@ def _verified(questions: Sequence[Question], trials: Sequence[Trial]) -> list[Qu
 
 def _tried(context: Context, video: Video, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
     target = context.models[Role.TARGET]
-    frames = _frames(context, video) if target.vision else ()
+    try:
+        frames = _frames(context, video) if target.vision else ()
+    except (SourceGone, UnreadableVideo, ChildFailed) as error:
+        for question in questions:
+            message = f"question {question.question_id}: the target cannot be shown video {video.video_id}: {error}"
+            yield context.reject(question.question_id, error.reason, message)
+        return
     story = "" if target.vision else storyboard(captions, tokens_for(target))
     papers = [Paper(question, context.config.difficulty.trials, story, frames) for question in questions]
     prompts = {kind: context.prompts[prompt] for kind, prompt in PROMPTS.items()}
     for result in put(context, Check.DIFFICULTY, target, prompts, papers):
-        yield result.trial(passed=True)
-        yield from result.rejects(context)
+        problem = result.unanswered(context)
+        yield result.trial(passed=problem is None)
+        if problem is not None:
+            yield problem
 
 
 def _frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
-    """Frames from the middles of equal parts of the whole video."""
+    """Frames from the middles of equal parts of the whole video, decoded where a crash or a hang does no harm."""
     settings = context.config.difficulty
     path = context.files.fetch(video.uri, context.scratch)
     count = min(settings.frames, video.frame_count)
     times = [video.duration_us * (2 * index + 1) // (2 * count) for index in range(count)]
-    frames = frames_at(path, times, settings.frame_side)
-    return tuple(TimedFrame(frame.time_us, to_jpeg(frame.rgb)) for frame in frames)
+    return run_isolated(_jpegs, path, times, settings.frame_side, timeout_seconds=DECODE_SECONDS)
+
+
+def _jpegs(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, ...]:
+    """Of a video at these times. Raises UnreadableVideo, also when the file cannot be opened."""
+    try:
+        return tuple(TimedFrame(frame.time_us, to_jpeg(frame.rgb)) for frame in frames_at(path, times_us, side))
+    except OSError as error:
+        raise UnreadableVideo("missing_file", f"{path.name} cannot be opened ({error}); restore it") from error
 
 
 STAGE = Stage(
     name="difficulty",
-    version=1,
+    version=2,
     row=Trial,
     reads=("ingest", "caption", "question", "verify"),
     run=run,

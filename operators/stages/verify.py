@@ -2,7 +2,7 @@
 
 Checks in order, each on what the one before let through: `rules` (form), `blind` (a question that is answered without
 the video is out), `grounded` (derived questions are proved again from the captions, the others answered from their
-evidence). Every outcome is a row, whatever the verdict; every question that is out has a reject that says why.
+evidence). Every outcome is a row, whatever the verdict; every question that is out has one reject that says why.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def _blind(context: Context, questions: Sequence[Question]) -> Generator[Row, No
     settings = context.config.verify
     passed: Passed = []
     for result in _put(context, Check.BLIND, [Paper(question, settings.blind_trials) for question in questions]):
-        problem = _unanswered(context, result)
+        problem = result.unanswered(context)
         if problem is None and result.share >= settings.blind_limit:
             message = (
-                f"right without the video in {result.correct} of {settings.blind_trials} trials (limit "
+                f"right without the video in {result.correct} of {len(result.answers)} answers (limit "
                 f"{settings.blind_limit:g}); ask for what only the video shows"
             )
             problem = _reject(context, result.question, "answerable_blind", message)
-        yield from _outcome(context, result, problem)
+        yield from _outcome(result, problem)
         if problem is None:
             passed.append(result.question)
     return passed
@@ -98,15 +98,15 @@ def _grounded(context: Context, captions: Sequence[Caption], questions: Sequence
         for question in questions
     ]
     for result in _put(context, Check.GROUNDED, papers):
-        problem = _unanswered(context, result)
+        problem = result.unanswered(context)
         if problem is None and result.share < settings.grounded_limit:
             message = (
                 f"answered as {result.question.answer!r} from its evidence in {result.correct} of "
-                f"{settings.grounded_trials} trials (limit {settings.grounded_limit:g}); its evidence or its answer is "
+                f"{len(result.answers)} answers (limit {settings.grounded_limit:g}); its evidence or its answer is "
                 f"wrong"
             )
             problem = _reject(context, result.question, "not_grounded", message)
-        yield from _outcome(context, result, problem)
+        yield from _outcome(result, problem)
 
 
 def _put(context: Context, check: Check, papers: Sequence[Paper]) -> list[Result]:
@@ -114,19 +114,10 @@ def _put(context: Context, check: Check, papers: Sequence[Paper]) -> list[Result
     return put(context, check, context.models[Role.JUDGE], prompts, papers) if papers else []
 
 
-def _outcome(context: Context, result: Result, problem: Reject | None) -> Iterator[Row]:
+def _outcome(result: Result, problem: Reject | None) -> Iterator[Row]:
     yield result.trial(passed=problem is None)
-    yield from result.rejects(context)
     if problem is not None:
         yield problem
-
-
-def _unanswered(context: Context, result: Result) -> Reject | None:
-    """Silence proves nothing: a judge that gives no usable answer has not shown that the question is a good one."""
-    if not result.unanswered:
-        return None
-    message = f"the judge gave no usable answer in check {result.check}; see its other rejects, or take another judge"
-    return _reject(context, result.question, "unanswered", message)
 
 
 def _trial(question: Question, check: Check, answer: str, passed: bool) -> Trial:
@@ -150,7 +141,7 @@ def _reject(context: Context, question: Question, reason: str, message: str) -> 
 
 STAGE = Stage(
     name="verify",
-    version=1,
+    version=2,
     row=Trial,
     reads=("caption", "question", "reason"),
     run=run,
