@@ -39,7 +39,7 @@ New installations have this DAG paused: unpause it to let it run by itself.
             None,
             type=["null", "string"],
             title="Name",
-            description_md="The dataset's name. Empty: that of the newest published build; with Out, the only one there.",
+            description_md="The dataset's name. Empty: the newest published build's, or the only one in Out.",
         ),
         "overrides": Param(
             [],

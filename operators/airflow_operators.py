@@ -39,7 +39,7 @@ class LvrCommandOperator(BaseOperator):
     :param command: the program and its first arguments; `lvr` of this very installation by default
     :param wall_limit: the command is ended after this time
     :param silence_limit: the command is ended when it says nothing for this long; longer than one unit's own limit
-        (`Stage.timeout_seconds`), which is the finer watchdog
+        (`Stage.timeout_seconds`), which is the finer watchdog; what works on the whole build as one unit needs more
     """
 
     def __init__(
@@ -222,9 +222,9 @@ class PublishOperator(LvrCommandOperator):
 class StaleOperator(LvrCommandOperator):
     """Finds out what a new run of a published build would compute; returns the counts and the reasons.
 
-    The new run's configuration is pushed as XCom `config`. Which build: the run's parameters `out` and `name` (which may
-    be left out where `out` holds one dataset), or else the newest event of `RELEASES`. The parameter `overrides` holds `section.field=value` settings for the new run. When
-    nothing is stale the task, and all that follows, is skipped.
+    The new run's configuration is pushed as XCom `config`. Which build: the run's parameters `out` and `name` (not
+    needed where `out` holds one dataset), or else the newest event of `RELEASES`. The parameter `overrides` holds
+    `section.field=value` settings for the new run. When nothing is stale the task, and all that follows, is skipped.
     """
 
     def __init__(self, **kwargs: Any) -> None:

@@ -7,6 +7,7 @@ server, the disk), running again goes on where it stopped; 130 interrupted.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
+from operators.isolate import stop_children
 from operators.runner import Progress
 from operators.runs import RunFolder
 from operators.settings import ConfigError, load_config, validate_config
@@ -48,7 +50,8 @@ RunUrl = Annotated[str, typer.Argument(help="{out}/runs/{run id}")]
 
 def main() -> None:
     """Entry point: runs a command and turns known failures into a message and an exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _leave)
     try:
         if app(standalone_mode=False) == INTERRUPTED_STATUS:  # what typer makes of KeyboardInterrupt
             _leave()
@@ -60,13 +63,13 @@ def main() -> None:
         _fail(str(error), BAD_INPUT_STATUS)
 
 
-def _leave() -> None:
-    """End at once: children first, and without waiting for threads that wait for models."""
-    from operators.isolate import stop_children
-
+def _leave(*_: object) -> None:
+    """End at once, as a signal handler or called: children first, and without waiting for what threads wait for."""
     stop_children()
+    console = Console(stderr=True)
+    console.show_cursor()  # a progress bar may have hidden it
     message = "interrupted; finished work is kept, run the same command again to go on"
-    Console(stderr=True).print(f"[bold red]{message}[/]", highlight=False, soft_wrap=True)
+    console.print(f"[bold red]{message}[/]", highlight=False, soft_wrap=True)
     sys.stdout.flush()
     os._exit(INTERRUPTED_STATUS)
 
@@ -152,6 +155,8 @@ def stage(
     """Run one stage of a run; prints its metrics as one JSON line."""
     from operators.runner import run_stage
 
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("operators").setLevel(logging.INFO)
     metrics = run_stage(RunFolder.open(run), name, lane, report=lambda progress: typer.echo(str(progress), err=True))
     _json_line(metrics.model_dump(mode="json"))
 

@@ -32,7 +32,7 @@ class ChildFailed(RuntimeError):
 
 
 class Stopped(RuntimeError):
-    """The program is ending: `stop_children` was called while a child was at work, or before it could start."""
+    """A child was told to end (`stop_children`, SIGTERM), or would have been started after that."""
 
 
 _stopping = threading.Event()
@@ -52,7 +52,7 @@ def run_isolated(function: Callable[..., T], *arguments: Any, timeout_seconds: f
 
     Raises:
         ChildFailed: the child was killed (signal, out of memory) or did not finish in time; it is gone in either case.
-        Stopped: the program is ending.
+        Stopped: the child was told to end, or the program is ending.
     """
     if _stopping.is_set():
         raise Stopped("the program is ending")
@@ -69,8 +69,8 @@ def run_isolated(function: Callable[..., T], *arguments: Any, timeout_seconds: f
         outcome, value = receiver.recv()
     except EOFError:
         child.join()
-        if _stopping.is_set():
-            raise Stopped("the program is ending") from None
+        if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
+            raise Stopped("the child was told to end") from None
         raise ChildFailed("crashed", f"the process working on it died ({_exit(child.exitcode)})") from None
     finally:
         receiver.close()

@@ -8,8 +8,6 @@ a video, moving videos between lanes or killing a task costs nothing that was fi
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +22,13 @@ from operators.models.prompts import load_prompt
 from operators.models.session import open_models
 from operators.pipeline import stage as stage_named
 from operators.runs import RunFolder
+from operators.scratch import scratch_folder
+from operators.sources.listing import fingerprint
 from operators.stage import Context, Scope, Stage
-from operators.store import Store
+from operators.store import SourceGone, Store, space_problem
 from schemas.base import Row, canonical_json, digest
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, Role
+from schemas.errors import Outage
 from schemas.run import (
     Commit,
     InputIdentity,
@@ -42,6 +43,9 @@ from schemas.tables import Reject, Source
 
 WHOLE_BUILD = "all"
 """The unit of a stage over the whole build."""
+
+WAITING_UNITS = 8
+"""Units at once of stages that wait for models. They share each role's bound on requests under way."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,8 @@ def run_stage(
     """Run a stage of a run for a lane (or over the whole build), and record its commits and metrics.
 
     Args:
-        workers: units worked on at once; by default one per core for isolated stages, 8 for the others, which wait for
-            models most of the time.
+        workers: units of an isolated stage worked on at once, by default one per core. Other stages wait for models
+            most of the time and work on `WAITING_UNITS`.
 
     Raises:
         ModelUnavailable: a model server failed for good; finished units and journaled answers are kept.
@@ -116,8 +120,8 @@ def run_stage(
     stage = stage_named(name)
     inputs = list(_unit_inputs(folder, stage, lane))
     outcomes: dict[str, UnitOutcome] = {}
-    default_workers = (os.cpu_count() or 1) if stage.isolated else 8
-    with ThreadPoolExecutor(max_workers=min(workers or default_workers, len(inputs))) as pool:
+    at_once = (workers or os.cpu_count() or 1) if stage.isolated else WAITING_UNITS
+    with ThreadPoolExecutor(max_workers=min(at_once, len(inputs))) as pool:
         futures = {
             pool.submit(run_unit, folder.store, folder.run.config, stage, unit_input): unit_input.unit
             for unit_input in inputs
@@ -141,54 +145,48 @@ def run_stage(
 def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitInput) -> UnitOutcome:
     """The unit's commit: the one that exists for its key, or a new one."""
     key = stage_key(stage, config, unit_input)
-    key_sha256 = digest(key)
-    if commit := store.find_commit(stage.name, key_sha256):
+    if commit := store.find_commit(stage.name, digest(key)):
         return UnitOutcome(commit, reused=True)
-    if not stage.isolated:
-        return compute_unit(store.url, config, stage.name, unit_input)
-    try:
-        return run_isolated(
-            compute_unit, store.url, config, stage.name, unit_input, timeout_seconds=stage.timeout_seconds
-        )
-    except ChildFailed as failure:
-        reject = Reject(
-            stage=stage.name,
-            unit=unit_input.unit,
-            key=unit_input.unit,
-            reason=failure.reason,
-            message=f"{unit_input.unit}: {stage.name} failed: {failure}. `lvr replay` tries again",
-        )
-        return UnitOutcome(_commit(store, stage, key, [], [reject]), reused=False)
+    with scratch_folder(stage.name) as scratch:
+        if not stage.isolated:
+            return compute_unit(store.url, config, key, unit_input, scratch)
+        try:
+            return run_isolated(
+                compute_unit, store.url, config, key, unit_input, scratch, timeout_seconds=stage.timeout_seconds
+            )
+        except ChildFailed as failure:
+            message = f"{unit_input.unit}: {stage.name} failed: {failure}. `lvr replay` tries again"
+            reject = _unit_reject(key, failure.reason, message)
+            return UnitOutcome(_commit(store, stage, key, [], [reject]), reused=False)
 
 
-def compute_unit(store_url: str, config: BuildConfig, stage_name: str, unit_input: UnitInput) -> UnitOutcome:
-    """Compute and commit one unit in this process. Picklable arguments: isolated stages run it in a child."""
-    stage = stage_named(stage_name)
+def compute_unit(
+    store_url: str, config: BuildConfig, key: StageKey, unit_input: UnitInput, scratch: Path
+) -> UnitOutcome:
+    """Compute and commit one unit in this process. Picklable arguments: isolated stages run it in a child.
+
+    Raises:
+        StoreError: no room is left, in the store or for scratch files.
+        Outage: the unit's prompts were edited while it ran.
+    """
+    stage = stage_named(key.stage)
     store = Store(store_url)
     cpu_started = process_cpu_seconds() if stage.isolated else time.thread_time()
     started = time.perf_counter()
     tables = [_read_input(store, stage_input, unit_input) for stage_input in stage.reads]
-    journal = Journal(f"{store.url}/journal/{stage.name}/{unit_input.unit}")
-    scratch = Path(tempfile.mkdtemp(prefix=f"lvr-{stage.name}-"))
     try:
-        with open_models(config.models, stage.roles, journal) as models:
-            context = Context(
-                stage=stage.name,
-                unit=unit_input.unit,
-                config=config,
-                prompts={prompt: load_prompt(prompt) for prompt in stage.prompts},
-                models=models,
-                files=store,
-                scratch=scratch,
-            )
-            produced = list(stage.run(context, *tables)) if tables[0] else []
-            usage = {role.value: _usage(client) for role, client in models.items()}
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _assert_unchanged(stage, unit_input)
+        produced, usage = _produce(stage, store, config, key, tables, scratch) if tables[0] else ([], {})
+    except SourceGone as gone:
+        produced, usage = [_unit_reject(key, gone.reason, f"{key.unit}: {gone}")], {}
+    except OSError as error:
+        raise space_problem(error, str(scratch)) or error from error
     computed = time.perf_counter()
+    if stage_key(stage, config, unit_input) != key:
+        raise Outage(f"{key.unit}: the prompts of {stage.name} changed while it ran; run it again")
     rejects = [row for row in produced if isinstance(row, Reject)]
     rows = [row for row in produced if not isinstance(row, Reject)]
-    commit = _commit(store, stage, stage_key(stage, config, unit_input), rows, rejects)
+    commit = _commit(store, stage, key, rows, rejects)
     cpu_ended = process_cpu_seconds() if stage.isolated else time.thread_time()
     model_seconds = sum(role["busy_seconds"] for role in usage.values())
     phases = {
@@ -199,19 +197,64 @@ def compute_unit(store_url: str, config: BuildConfig, stage_name: str, unit_inpu
     return UnitOutcome(commit, False, cpu_ended - cpu_started, phases, usage)
 
 
+def _assert_unchanged(stage: Stage, unit_input: UnitInput) -> None:
+    """The rows will stand under the hash of the source that was ingested: it must still be that one."""
+    for source in unit_input.sources if stage.isolated else ():
+        try:
+            now = fingerprint(source.uri)
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise SourceGone("missing_file", f"{source.uri}: {error}; restore it and run again") from error
+        if now != source.fingerprint:
+            raise SourceGone("source_changed", f"{source.uri} has changed since the build was planned; run it again")
+
+
+def _produce(
+    stage: Stage, store: Store, config: BuildConfig, key: StageKey, tables: Sequence[Sequence[Row]], scratch: Path
+) -> tuple[list[Row], dict[str, dict[str, float]]]:
+    """The rows and rejects of a unit, and what its models did, by role."""
+    journal = Journal(f"{store.url}/journal/{stage.name}/{key.unit}")
+    with open_models(config.models, stage.roles, journal) as models:
+        context = Context(
+            stage=stage.name,
+            unit=key.unit,
+            config=config,
+            prompts={prompt: load_prompt(prompt) for prompt in stage.prompts},
+            models=models,
+            files=store,
+            scratch=scratch,
+        )
+        produced = list(stage.run(context, *tables))
+        return produced, {role.value: _usage(client) for role, client in models.items()}
+
+
 def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> StageKey:
-    """Everything that the unit's rows depend on."""
-    models = [(role, config.models.of(role)) for role in stage.roles]
+    """Everything that the unit's rows depend on. Prompts and models count where this configuration uses them."""
+    asks = stage.asks(config)
     return StageKey(
         stage=stage.name,
         version=stage.version,
         unit=unit_input.unit,
         seed=config.seed,
         section=canonical_json(stage.section(config)),
-        prompts=tuple(PromptIdentity(prompt_id=prompt, sha256=load_prompt(prompt).sha256) for prompt in stage.prompts),
-        models=tuple(ModelIdentity(role=role, model=m.model, vision=bool(m.vision)) for role, m in models),
+        prompts=tuple(_prompt_identity(prompt) for prompt in stage.prompts) if asks else (),
+        models=tuple(_model_identity(config, role) for role in stage.roles) if asks else (),
         inputs=tuple(unit_input.identity(name) for name in stage.reads),
     )
+
+
+def _prompt_identity(prompt_id: str) -> PromptIdentity:
+    """A prompt is its text and the schema that its answer must fit: both go to the model."""
+    prompt = load_prompt(prompt_id)
+    return PromptIdentity(prompt_id=prompt_id, sha256=digest([prompt.sha256, prompt.output.model_json_schema()]))
+
+
+def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:
+    model = config.models.of(role)
+    return ModelIdentity(role=role, model=model.model, vision=bool(model.vision))
+
+
+def _unit_reject(key: StageKey, reason: str, message: str) -> Reject:
+    return Reject(stage=key.stage, unit=key.unit, key=key.unit, reason=reason, message=message)
 
 
 def _commit(store: Store, stage: Stage, key: StageKey, rows: Sequence[Row], rejects: Sequence[Reject]) -> Commit:
@@ -286,7 +329,7 @@ def _metrics(
             usage.setdefault(role, Counter()).update(counts)
         if outcome.commit.rejects:
             reasons.update(reject.reason for reject in store.get_rows(outcome.commit.rejects_sha256, Reject))
-    busy = sum(counts["busy_seconds"] for counts in usage.values())
+    busy, worked = phases["models"], sum(phases.values())
     return StageMetrics(
         stage=name,
         lane=lane,
@@ -301,5 +344,5 @@ def _metrics(
         journal_hits={role: int(counts["journal_hits"]) for role, counts in usage.items()},
         tokens_in=int(sum(counts["tokens_in"] for counts in usage.values())),
         tokens_out=int(sum(counts["tokens_out"] for counts in usage.values())),
-        server_busy_share=min(1.0, busy / wall_seconds) if wall_seconds else 0.0,
+        server_busy_share=min(1.0, busy / worked) if worked else 0.0,
     )

@@ -9,10 +9,15 @@ metrics/{stage}-00000.json        one JSON line each
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import TypeVar
 
 from operators.store import Store
+from schemas.base import parse_json
 from schemas.errors import BadInput
 from schemas.run import Lane, Run, StageMetrics, StageRecord
+
+M = TypeVar("M", StageRecord, StageMetrics, Lane)
 
 
 class RunMissing(BadInput):
@@ -48,7 +53,7 @@ class RunFolder:
             raise RunMissing(f"{url}: not a run; a run's address ends in /runs/<run id>")
         store = Store(out)
         try:
-            return cls(store, Run.model_validate_json(store.read(f"runs/{run_id}/run.json")))
+            return cls(store, parse_json(store.read(f"runs/{run_id}/run.json"), Run, f"{url}/run.json"))
         except FileNotFoundError:
             raise RunMissing(f"{url}: no run.json there; `lvr plan` or the DAG's plan task makes it") from None
 
@@ -58,7 +63,7 @@ class RunFolder:
 
     def lane(self, index: int) -> Lane:
         try:
-            return Lane.model_validate_json(self.store.read(f"{self.address}/lanes/{index:05d}.json"))
+            return self._read(f"lanes/{index:05d}.json", Lane)
         except FileNotFoundError:
             raise RunMissing(f"{self.url}: no lane {index}; the run has {self.run.lanes}") from None
 
@@ -68,15 +73,14 @@ class RunFolder:
     def record(self, stage: str, lane: int | None) -> StageRecord:
         """The commits of a finished stage."""
         try:
-            return StageRecord.model_validate_json(self.store.read(f"{self.address}/records/{_name(stage, lane)}"))
+            return self._read(f"records/{_name(stage, lane)}", StageRecord)
         except FileNotFoundError:
             place = "" if lane is None else f" of lane {lane}"
             raise RunMissing(f"{self.url}: stage {stage}{place} has not finished; run it first") from None
 
     def records(self) -> list[StageRecord]:
-        """All records written so far."""
-        found = self.store.list(f"{self.address}/records")
-        return [StageRecord.model_validate_json(self.store.read(address)) for address in found]
+        """All records written so far, of the lanes that there are."""
+        return [self._read(f"records/{name}", StageRecord) for name in self._finished("records")]
 
     def write_record(self, record: StageRecord) -> None:
         self.store.write(
@@ -85,12 +89,20 @@ class RunFolder:
 
     def metrics(self) -> list[StageMetrics]:
         """The metrics of every finished (stage, lane)."""
-        found = self.store.list(f"{self.address}/metrics")
-        return [StageMetrics.model_validate_json(self.store.read(address)) for address in found]
+        return [self._read(f"metrics/{name}", StageMetrics) for name in self._finished("metrics")]
 
     def write_metrics(self, metrics: StageMetrics) -> None:
         line = metrics.model_dump_json() + "\n"
         self.store.write(f"{self.address}/metrics/{_name(metrics.stage, metrics.lane)}", line.encode())
+
+    def _read(self, name: str, model: type[M]) -> M:
+        return parse_json(self.store.read(f"{self.address}/{name}"), model, f"{self.url}/{name}")
+
+    def _finished(self, kind: str) -> list[str]:
+        """Names of the files of a kind. A run that was planned again with fewer lanes may have some of the others."""
+        names = [PurePosixPath(address).name for address in self.store.list(f"{self.address}/{kind}")]
+        lanes = {f"{index:05d}" for index in range(self.run.lanes)}
+        return [name for name in names if "-" not in name or name.rpartition("-")[2].removesuffix(".json") in lanes]
 
 
 def _name(stage: str, lane: int | None) -> str:

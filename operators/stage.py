@@ -88,6 +88,8 @@ class Stage:
     """The part of the configuration that the rows depend on."""
     prompts: tuple[str, ...] = ()
     roles: tuple[Role, ...] = ()
+    asks: Callable[[BuildConfig], bool] = lambda config: True
+    """Does it use its prompts and models under this configuration? If not, they are no part of its rows' identity."""
     scope: Scope = Scope.VIDEO
     isolated: bool = False
     """Decodes or computes for long: runs in a child process with a watchdog, and its crash is a reject."""

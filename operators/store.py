@@ -16,7 +16,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,17 +24,32 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.arrow import rows_from_parquet, rows_to_parquet
-from schemas.base import Row
+from schemas.base import Row, parse_json
 from schemas.errors import Outage, SchemaError
 from schemas.run import Commit
 
 R = TypeVar("R", bound=Row)
+
+_WAYS_OUT = {
+    errno.ENOSPC: "the disk is full; free some space and run again, finished work is kept",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again, finished work is kept",
+    errno.EACCES: "no permission to write; choose another `out` or change its owner",
+    errno.EROFS: "the file system is read-only; choose another `out`",
+}
 
 _CHUNK = 1 << 20
 
 
 class StoreError(Outage):
     """The store cannot be read or written; the message names the address and the way out."""
+
+
+class SourceGone(OSError):
+    """A source video cannot be read any more: moved, deleted, no permission, changed. `reason` says which."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Store:
@@ -60,18 +75,31 @@ class Store:
             if self.is_local:
                 self._publish_local(address, lambda partial: shutil.copyfile(path, partial))
             else:
-                self.fs.put_file(str(path), self._path(address))
+                with _outages(self.url):
+                    self.fs.put_file(str(path), self._path(address))
         return address
 
     def fetch(self, uri: str, folder: Path) -> Path:
-        """A local path of an object of this store, or of a file anywhere (`s3://…`); remote ones land in the folder."""
-        address = self._path(uri) if uri.startswith("objects/") else uri
-        fs, path = (self.fs, address) if uri.startswith("objects/") else fsspec.core.url_to_fs(uri)
+        """A local path of an object of this store, or of a file anywhere (`s3://…`); remote ones land in the folder.
+
+        Raises:
+            SourceGone: there is no such file, or it may not be read.
+            StoreError: a remote store does not answer.
+        """
+        stored = uri.startswith("objects/")
+        fs, path = (self.fs, self._path(uri)) if stored else fsspec.core.url_to_fs(uri)
         if isinstance(fs, LocalFileSystem):
+            if not Path(path).is_file() or not os.access(path, os.R_OK):
+                raise SourceGone("missing_file", f"{uri} is not a file that can be read; restore it and run again")
             return Path(path)
-        local = folder / Path(path).name
+        name = hashlib.sha256(uri.encode()).hexdigest()[:16]  # two sources may have the same file name
+        local = folder / f"{name}{Path(path).suffix}"
         if not local.exists():
-            fs.get_file(path, str(local))
+            try:
+                with _outages(uri):
+                    fs.get_file(path, str(local))
+            except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+                raise SourceGone("missing_file", f"{uri} cannot be read ({error}); restore it and run again") from error
         return local
 
     # --- tables ------------------------------------------------------------------------------------------------------
@@ -97,17 +125,23 @@ class Store:
     # --- commits -----------------------------------------------------------------------------------------------------
 
     def find_commit(self, stage: str, key_sha256: str) -> Commit | None:
-        """The commit of a key, or None when it has not been made."""
+        """The commit of a key, or None when it has not been made, or when a table that it names is gone."""
+        address = _commit_path(stage, key_sha256)
         try:
-            return Commit.model_validate_json(self.read(_commit_path(stage, key_sha256)))
+            commit = parse_json(self.read(address), Commit, f"{self.url}/{address}")
         except FileNotFoundError:
             return None
+        tables = (commit.rows_sha256, commit.rejects_sha256)
+        if all(self.exists(object_path(sha256, ".parquet")) for sha256 in tables):
+            return commit
+        self.remove(address)
+        return None
 
     def commit(self, commit: Commit) -> Commit:
         """Publish a commit. If another worker has committed the key meanwhile, theirs is returned, and holds."""
         address = _commit_path(commit.key.stage, commit.key_sha256)
         self.write(address, commit.model_dump_json(indent=1).encode(), replace=False)
-        return Commit.model_validate_json(self.read(address))
+        return parse_json(self.read(address), Commit, f"{self.url}/{address}")
 
     def forget_commit(self, stage: str, key_sha256: str) -> None:
         """Take a commit back, so that its unit is computed again (replay). Objects stay."""
@@ -116,10 +150,12 @@ class Store:
     # --- plain files -------------------------------------------------------------------------------------------------
 
     def exists(self, address: str) -> bool:
-        return self.fs.exists(self._path(address))
+        with _outages(self.url):
+            return self.fs.exists(self._path(address))
 
     def read(self, address: str) -> bytes:
-        return self.fs.cat_file(self._path(address))
+        with _outages(self.url):
+            return self.fs.cat_file(self._path(address))
 
     def write(self, address: str, data: bytes, *, replace: bool = True) -> None:
         """Write a whole file at once. With `replace=False` an existing file is kept as it is.
@@ -132,19 +168,15 @@ class Store:
         if self.is_local:
             self._publish_local(address, lambda partial: partial.write_bytes(data), replace=replace)
         else:
-            with contextlib.suppress(FileExistsError):
+            with _outages(self.url), contextlib.suppress(FileExistsError):
                 self.fs.pipe_file(self._path(address), data, mode="overwrite" if replace else "create")
 
     def list(self, address: str) -> list[str]:
         """Addresses of the files directly under a folder, sorted; an absent folder is empty."""
         folder = self._path(address)
-        if not self.fs.exists(folder):
-            return []
-        return sorted(
-            f"{address}/{entry['name'].rsplit('/', 1)[1]}"
-            for entry in self.fs.ls(folder, detail=True, refresh=True)
-            if entry["type"] == "file"
-        )
+        with _outages(self.url):
+            found = self.fs.ls(folder, detail=True, refresh=True) if self.fs.exists(folder) else []
+        return sorted(f"{address}/{entry['name'].rsplit('/', 1)[1]}" for entry in found if entry["type"] == "file")
 
     def remove(self, address: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -188,6 +220,22 @@ def _commit_path(stage: str, key_sha256: str) -> str:
     return f"commits/{stage}/{key_sha256}.json"
 
 
+def space_problem(error: OSError, place: str) -> StoreError | None:
+    """An outage, if the error says that there is no room left or no right to write at `place`; else None."""
+    return StoreError(_explain(error, place)) if error.errno in _WAYS_OUT else None
+
+
+@contextlib.contextmanager
+def _outages(url: str) -> Iterator[None]:
+    """Every backend has its own exceptions; those that Python's own do not name become outages."""
+    try:
+        yield
+    except (OSError, Outage):
+        raise
+    except Exception as error:
+        raise StoreError(f"{url}: {type(error).__name__}: {error}; are address and credentials right?") from error
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -197,10 +245,4 @@ def _sync(path: Path) -> None:
 
 
 def _explain(error: OSError, url: str) -> str:
-    ways_out = {
-        errno.ENOSPC: "the disk is full; free some space and run again, finished work is kept",
-        errno.EDQUOT: "the disk quota is used up; free some space and run again, finished work is kept",
-        errno.EACCES: "no permission to write; choose another `out` or change its owner",
-        errno.EROFS: "the file system is read-only; choose another `out`",
-    }
-    return f"{url}: {ways_out.get(error.errno or 0, str(error))}"
+    return f"{url}: {_WAYS_OUT.get(error.errno or 0, str(error))}"

@@ -5,12 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.errors import SchemaError
+
+M = TypeVar("M", bound=BaseModel)
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
 """A key that is legal in tar member names, in file names and in every loader: letters, digits, `_` and `-`."""
+
+VideoId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
+"""An identifier of a source video: short enough for what is made of it, clip ids and tar members."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Microseconds = Annotated[int, Field(ge=0)]
@@ -72,6 +79,20 @@ def canonical_json(value: Any) -> str:
         raise TypeError(f"{type(item).__name__} has no canonical JSON form")
 
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=plain)
+
+
+def parse_json(data: bytes | str, model: type[M], name: str) -> M:
+    """The model in a JSON file's text.
+
+    Raises:
+        SchemaError: it does not fit; `name` is the file's name in the message, with field and value.
+    """
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "(file)"
+        raise SchemaError(f"{name}, field {field}: {first['msg']}, got {first['input']!r}") from error
 
 
 def digest(value: Any) -> str:

@@ -51,7 +51,14 @@ class SplitConfig(Model):
     """Write every clip as an MP4 of its own (exact, re-encoded). Off: clips are spans of their source."""
 
     @model_validator(mode="after")
-    def _lengths_agree(self) -> SplitConfig:
+    def _values_agree(self) -> SplitConfig:
+        if (self.detector is Detector.CONTENT) != (self.threshold >= 10):
+            raise ValueError(
+                f"threshold {self.threshold} does not suit detector {self.detector}: adaptive's is about 3 (below 10), "
+                f"content's about 27 (from 10 on)"
+            )
+        if self.mode is ClipMode.FIXED:
+            return self
         if not self.min_seconds <= self.clip_seconds <= self.max_seconds:
             raise ValueError(
                 f"min_seconds ({self.min_seconds}) <= clip_seconds ({self.clip_seconds}) <= max_seconds "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from schemas.base import Identifier, Model
+from schemas.base import Model, VideoId
 from schemas.tables import Annotation, Split, VideoCategory
 
 
@@ -13,7 +13,7 @@ class ManifestRow(Model):
 
     uri: str = Field(min_length=1)
     """The full video: absolute, an fsspec URL, or relative to `media_root`."""
-    source_id: Identifier | None = None
+    source_id: VideoId | None = None
     """The video's id; by default made from its path."""
     title: str = ""
     category: VideoCategory = VideoCategory.UNKNOWN

@@ -99,7 +99,7 @@ class StageMetrics(Model):
     """By reason, over all units."""
     wall_seconds: float
     cpu_seconds: float
-    """Of the process and its children, user and system."""
+    """User and system, of the threads or child processes that worked on units. Model servers are not counted."""
     phase_seconds: dict[str, float]
     """Wall seconds of computing, waiting for models, writing."""
     requests: dict[str, int]
@@ -109,7 +109,7 @@ class StageMetrics(Model):
     tokens_in: int
     tokens_out: int
     server_busy_share: float
-    """Share of the wall time with at least one model request under way."""
+    """Share of the units' own time, added up, with at least one model request under way."""
 
 
 class ReleaseFile(Row):

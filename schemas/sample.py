@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Fraction, Identifier, Model, Row, Sha256, Span
+from schemas.base import Fraction, Identifier, Model, Row, Sha256, Span, VideoId
 from schemas.tables import QuestionCategory, QuestionKind, Split, VideoCategory
 
 LETTERS = "ABCDEFGHIJ"
@@ -39,7 +39,7 @@ class Sample(Row):
 
     question_id: Identifier
     """Hash of video, category, kind, writer and index."""
-    video_id: Identifier
+    video_id: VideoId
     """The source video: key of its tar record."""
     kind: QuestionKind
     question: str
@@ -90,7 +90,7 @@ class Sample(Row):
 class WebDatasetRecord(Model):
     """The `.json` member of a tar sample: one source video and everything asked about it."""
 
-    video_id: Identifier
+    video_id: VideoId
     split: Split
     video_category: VideoCategory
     title: str

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field, model_validator
 
-from schemas.base import Box, Fraction, Identifier, Microseconds, Row, Sha256, Span
+from schemas.base import Box, Fraction, Identifier, Microseconds, Row, Sha256, Span, VideoId
 from schemas.provenance import Provenance
 
 
@@ -63,7 +63,7 @@ class Annotation(Span):
 class Source(Row):
     """One video as the user named it, before anything was opened."""
 
-    source_id: Identifier
+    source_id: VideoId
     uri: str
     """Local path or fsspec URL of the full video."""
     fingerprint: str
@@ -81,7 +81,7 @@ class Source(Row):
 class Video(Row):
     """One readable source video, as measured from its packets and key frames."""
 
-    video_id: Identifier
+    video_id: VideoId
     uri: str
     sha256: Sha256
     """Of the file's bytes."""
@@ -126,7 +126,6 @@ class Cut(StrEnum):
 
     NONE = "none"
     """Not written: the clip is a span of its source."""
-    COPY = "copy"
     ENCODE = "encode"
 
 
@@ -135,7 +134,7 @@ class Clip(Row):
 
     clip_id: Identifier
     """`{video_id}_{start_us:012d}`"""
-    video_id: Identifier
+    video_id: VideoId
     index: int = Field(ge=0)
     start_us: Microseconds
     end_us: Microseconds
@@ -193,7 +192,7 @@ class Caption(Row):
     """What is seen (and heard) in one clip."""
 
     clip_id: Identifier
-    video_id: Identifier
+    video_id: VideoId
     start_us: Microseconds
     end_us: Microseconds
     text: str = Field(min_length=1)
@@ -232,7 +231,7 @@ class Question(Row):
     """A question about one video, before verification. `answer` is a text; letters come when samples are made."""
 
     question_id: Identifier
-    video_id: Identifier
+    video_id: VideoId
     category: QuestionCategory
     kind: QuestionKind
     writer: str
@@ -251,7 +250,7 @@ class Reasoning(Row):
     """A chain of thought from the evidence to the answer."""
 
     question_id: Identifier
-    video_id: Identifier
+    video_id: VideoId
     reasoning: str = Field(min_length=1)
     evidence: tuple[Span, ...]
     provenance: Provenance
@@ -270,7 +269,7 @@ class Trial(Row):
     """The outcome of one check of one question. Kept whatever the verdict, so that thresholds can be chosen later."""
 
     question_id: Identifier
-    video_id: Identifier
+    video_id: VideoId
     check: Check
     n: int = Field(ge=0)
     """Answers that were given and could be judged; fewer than were asked for when a model refused some."""

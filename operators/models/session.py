@@ -104,20 +104,21 @@ class ModelPool:
     ) -> ModelClient:
         """A client of a role's resolved model. Raises EndpointError when the environment has no endpoint for it."""
         endpoint = endpoint_for(role, environ)
-        small = config.model == EMBEDDED_MODEL  # wherever it is served
-        if endpoint is None and not small:
+        is_small = config.model == EMBEDDED_MODEL  # here or behind an endpoint
+        if endpoint is None and not is_small:
             raise EndpointError(
                 f"{role.value}: this build was planned with model {config.model!r}, but LVR_{role.name}_URL and "
                 f"LVR_MODEL_URL are not set here"
             )
+        most = min(config.concurrency, EMBEDDED_CONCURRENCY) if is_small else config.concurrency
+        bound = config.model_copy(update={"concurrency": most})
 
         async def connect() -> Connection:
             if endpoint is None:
-                bound = config.model_copy(update={"concurrency": min(config.concurrency, EMBEDDED_CONCURRENCY)})
                 return self._connection(role, await asyncio.to_thread(self._embedded_endpoint), bound)
-            return self._connection(role, replace(endpoint, model=config.model), config)
+            return self._connection(role, replace(endpoint, model=config.model), bound)
 
-        longest = EMBEDDED_MAX_TOKENS if small else None
+        longest = EMBEDDED_MAX_TOKENS if is_small else None
         return ModelClient(role, config.model, bool(config.vision), journal, self._loop, connect, longest)
 
     def close(self) -> None:

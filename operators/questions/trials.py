@@ -85,7 +85,7 @@ class Result:
             "unanswered",
             f"question {self.question.question_id} ({self.question.question!r}): none of {len(self.refusals)} trials "
             f"of check {self.check} was answered ({', '.join(f'{n} {reason}' for reason, n in counts.items())}); the "
-            f"first: {first.message} Ask again with `lvr replay`, or take another model",
+            f"first: {first.message.rstrip('.')}; ask again with `lvr replay`, or take another model",
             first.raw,
             first.request_sha256,
         )

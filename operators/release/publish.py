@@ -18,7 +18,7 @@ from pathlib import Path
 from operators.release.card import dataset_card
 from operators.runs import RunFolder, RunMissing
 from operators.store import Store, object_path
-from schemas.base import digest
+from schemas.base import digest, parse_json
 from schemas.errors import BadInput
 from schemas.run import LatestRelease, Release, ReleaseFile
 
@@ -58,8 +58,10 @@ def publish(folder: RunFolder) -> Published:
     content = digest([[file.path, file.sha256] for file in files])
     newest = newest_release(store, name)
     if newest is not None and newest.content_sha256 == content:
+        latest = _latest(store, name)
+        published_before = latest is None or latest.run_id != folder.run.run_id  # else: this very run did, and died
         _point_to(store, folder, newest.version)
-        return Published(newest, _url(store, name, newest.version), is_new=False)
+        return Published(newest, _url(store, name, newest.version), is_new=not published_before)
     tars = [file for file in files if file.path.startswith("data/")]
     release = Release(
         name=name,
@@ -78,7 +80,8 @@ def newest_release(store: Store, name: str) -> Release | None:
     latest = _latest(store, name)
     if latest is None:
         return None
-    return Release.model_validate_json(store.read(f"{_address(name, latest.version)}/manifest.json"))
+    address = f"{_address(name, latest.version)}/manifest.json"
+    return parse_json(store.read(address), Release, f"{store.url}/{address}")
 
 
 def latest_run(store: Store, name: str) -> RunFolder:
@@ -100,7 +103,9 @@ def only_name(store: Store) -> str:
         RunMissing: there is none.
         SeveralDatasets: there are several, which the message names.
     """
-    found = sorted(path.split("/")[-2] for path in store.fs.glob(f"{store.root}/releases/*/latest.json"))
+    folder = f"{store.root}/releases"
+    entries = store.fs.ls(folder, detail=False) if store.fs.exists(folder) else []
+    found = sorted(name for entry in entries if _latest(store, name := entry.rstrip("/").rpartition("/")[2]))
     if not found:
         raise RunMissing(f"{store.url}: no release there; build and publish one first")
     if len(found) > 1:
@@ -110,12 +115,16 @@ def only_name(store: Store) -> str:
 
 def _latest(store: Store, name: str) -> LatestRelease | None:
     try:
-        return LatestRelease.model_validate_json(store.read(f"releases/{name}/latest.json"))
+        address = f"releases/{name}/latest.json"
+        return parse_json(store.read(address), LatestRelease, f"{store.url}/{address}")
     except FileNotFoundError:
         return None
 
 
 def _point_to(store: Store, folder: RunFolder, version: int) -> None:
+    before = _latest(store, folder.run.config.name)
+    if before is not None and before.version > version:
+        return  # a run that published meanwhile was given a later version
     latest = LatestRelease(version=version, run_id=folder.run.run_id)
     store.write(f"releases/{folder.run.config.name}/latest.json", latest.model_dump_json(indent=1).encode())
 

@@ -1,30 +1,48 @@
-"""Tar files with the same bytes for the same members: no times, no owners, one mode, USTAR headers."""
+"""Tar files with the same bytes for the same members: no times, no owners, one mode; USTAR, GNU from 8 GiB on."""
 
 from __future__ import annotations
 
 import io
 import tarfile
 from pathlib import Path
+from typing import IO
+
+_USTAR_LIMIT = 8 << 30
+"""Its size field has eleven octal digits."""
 
 
 class TarWriter:
     """Writes members in the order given. Use as a context manager; a tar that was closed ends in two zero blocks."""
 
     def __init__(self, path: Path) -> None:
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by __exit__
+        self._file = path.open("wb")
+        self._tar = tarfile.open(fileobj=self._file, mode="w")  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> TarWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._tar.close()
+        self._file.close()
 
     def add_bytes(self, name: str, data: bytes) -> None:
-        self._tar.addfile(_member(name, len(data)), io.BytesIO(data))
+        self._add(_member(name, len(data)), io.BytesIO(data))
 
     def add_file(self, name: str, path: Path) -> None:
+        """Add a file; when it cannot be read to its end, the tar is as it was before, and the error is raised."""
         with path.open("rb") as file:
-            self._tar.addfile(_member(name, path.stat().st_size), file)
+            self._add(_member(name, path.stat().st_size), file)
+
+    def _add(self, member: tarfile.TarInfo, content: IO[bytes]) -> None:
+        self._tar.format = tarfile.USTAR_FORMAT if member.size < _USTAR_LIMIT else tarfile.GNU_FORMAT
+        start = self._tar.offset
+        try:
+            self._tar.addfile(member, content)
+        except BaseException:
+            self._file.seek(start)
+            self._file.truncate()
+            self._tar.offset = start
+            raise
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

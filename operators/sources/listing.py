@@ -57,7 +57,9 @@ def read_sources(source: str, media_root: str = "") -> Listing:
         fs, path = fsspec.core.url_to_fs(source)
         exists, is_folder = fs.exists(path), fs.isdir(path)
     except (PermissionError, ValueError, ImportError) as error:  # rights; an address that is none; its driver
-        raise SourceError(f"source {source!r} cannot be read: {error}; give a folder of videos or a manifest") from error
+        raise SourceError(
+            f"source {source!r} cannot be read: {error}; give a folder of videos or a manifest"
+        ) from error
     if not exists:
         raise SourceError(f"source {source!r} does not exist; give a folder of videos or a manifest")
     if is_folder:
@@ -143,14 +145,14 @@ def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listin
             )
             rejects.append(plan_reject(identifier, "duplicate_id", message))
             continue
-        fingerprint = _fingerprint(uri, identifier)
-        if isinstance(fingerprint, Reject):
-            rejects.append(fingerprint)
+        found = _checked_fingerprint(uri, identifier)
+        if isinstance(found, Reject):
+            rejects.append(found)
             continue
         sources[identifier] = Source(
             source_id=identifier,
             uri=_absolute(uri),
-            fingerprint=fingerprint,
+            fingerprint=found,
             **entry.model_dump(exclude={"uri", "source_id"}),
         )
     return Listing(tuple(sources[name] for name in sorted(sources)), tuple(rejects))
@@ -169,11 +171,24 @@ def source_id_of(relative_path: str) -> str:
     return f"{slug}-{hashlib.sha256(relative_path.encode()).hexdigest()[:8]}"
 
 
-def _fingerprint(uri: str, identifier: str) -> str | Reject:
-    """What changes when the file does, or why the file cannot be used."""
+def fingerprint(uri: str) -> str:
+    """What changes when a file does: its size, and its modification time or the object store's ETag.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no file.
+    """
+    fs, path = fsspec.core.url_to_fs(uri)
+    info = fs.info(path)
+    if info["type"] != "file":
+        raise IsADirectoryError(f"{uri}: is a {info['type']}, not a file; name the videos in it one by one")
+    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+    return f"{info['size']}-{stamp}"
+
+
+def _checked_fingerprint(uri: str, identifier: str) -> str | Reject:
+    """The fingerprint, or why the file cannot be used."""
     try:
-        fs, path = fsspec.core.url_to_fs(uri)
-        info = fs.info(path)
+        return fingerprint(uri)
     except FileNotFoundError:
         return plan_reject(identifier, "missing_file", f"{uri}: no such file; restore it or drop its row")
     except (ConnectionError, TimeoutError) as error:
@@ -181,11 +196,6 @@ def _fingerprint(uri: str, identifier: str) -> str | Reject:
     except (OSError, ValueError, ImportError) as error:  # rights; an address that is none; its driver is not installed
         message = f"{uri!r} cannot be read: {error}; correct the address or its rights, or drop its row"
         return plan_reject(identifier, "unreadable_uri", message)
-    if info["type"] != "file":
-        message = f"{uri}: is a {info['type']}, not a file; name the videos in it one by one"
-        return plan_reject(identifier, "unreadable_uri", message)
-    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
-    return f"{info['size']}-{stamp}"
 
 
 def _absolute(uri: str) -> str:

@@ -95,7 +95,7 @@ def make_sample(
 
 
 def assign_splits(videos: Sequence[Video], config: AssembleConfig, seed: int) -> dict[str, Split]:
-    """A split for every video. Near-duplicates share one, and a video keeps its split when others come or go.
+    """A split for every video. Near-duplicates share one; a video keeps its split when unrelated ones come or go.
 
     Each group draws a number in [0, 1) from the seed and its first video's id; thresholds on it give the wished shares
     in expectation. A split hint of any member decides for the whole group (eval before sft before rl).

@@ -21,6 +21,7 @@ from operators.measure.sampling import Sample, sample_clips
 from operators.measure.sentence import describe
 from operators.measure.text import Reading, TextReader, track, within
 from operators.models.client import Answer, Refusal, Request, TimedFrame
+from operators.models.session import MEASURED
 from operators.stage import Context, Stage
 from operators.store import SourceGone
 from operators.video.frames import to_jpeg
@@ -263,5 +264,6 @@ STAGE = Stage(
     section=lambda config: config.caption,
     prompts=("caption",),
     roles=(Role.CAPTIONER,),
+    asks=lambda config: config.models.captioner.model != MEASURED,
     isolated=True,
 )

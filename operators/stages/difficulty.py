@@ -34,7 +34,7 @@ def run(
     questions: Sequence[Question],
     trials: Sequence[Trial],
 ) -> Iterator[Row]:
-    """A trial of check `difficulty` for each question that passed every check, and a reject for each one that is out."""
+    """A trial of check `difficulty` for each question that passed every check, a reject for each that is out."""
     for video in videos:
         verified = _verified([each for each in questions if each.video_id == video.video_id], trials)
         if verified:

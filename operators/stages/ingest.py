@@ -26,12 +26,6 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
         try:
             path = context.files.fetch(source.uri, context.scratch)
             yield _video(source, path)
-        except FileNotFoundError as error:
-            yield context.reject(
-                source.source_id,
-                "missing_file",
-                f"{source.source_id}: {source.uri} is not there ({error}); correct its address",
-            )
         except UnreadableVideo as error:
             yield context.reject(source.source_id, error.reason, f"{source.source_id}: {error}")
 

@@ -156,4 +156,5 @@ STAGE = Stage(
     section=lambda config: config.question,
     prompts=tuple(PROMPTS.values()),
     roles=(Role.REASONER,),
+    asks=lambda config: Writer.MODEL in config.question.writers,
 )

@@ -18,7 +18,7 @@ from operators.questions.timeline import read_timeline
 from operators.stage import Context, Stage
 from schemas.answers import ChainOfThought
 from schemas.base import Row
-from schemas.config import Role
+from schemas.config import Role, Writer
 from schemas.provenance import Provenance
 from schemas.tables import Caption, Question, Reasoning
 
@@ -102,4 +102,5 @@ STAGE = Stage(
     section=lambda config: None,
     prompts=(PROMPT,),
     roles=(Role.REASONER,),
+    asks=lambda config: Writer.MODEL in config.question.writers,
 )

@@ -7,8 +7,11 @@ Bytes follow from the samples, the videos and the seed alone.
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import ffmpeg
 
 from operators.release.tar import TarWriter
 from operators.stage import Context, Scope, Stage
-from operators.store import sha256_of_file
+from operators.store import SourceGone, sha256_of_file
 from operators.video.ffmpeg import FfmpegError, run_ffmpeg
 from schemas.arrow import rows_to_parquet
 from schemas.base import digest
@@ -24,6 +27,8 @@ from schemas.config import Media
 from schemas.run import ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
 from schemas.tables import Reject, Split, Video
+
+log = logging.getLogger(__name__)
 
 _MP4_CONTAINERS = (".mp4", ".m4v", ".mov")
 _REMUX_SECONDS = 3600.0
@@ -89,8 +94,9 @@ def _write_tar(
             record = make_record(video, samples_of[video.video_id])
             if context.config.shard.media is Media.ORIGINAL:
                 try:
-                    tar.add_file(f"{video.video_id}.mp4", _as_mp4(context, video))
-                except (FfmpegError, OSError) as error:
+                    with _as_mp4(context, video) as media:
+                        tar.add_file(f"{video.video_id}.mp4", media)
+                except (FfmpegError, SourceGone) as error:
                     rejects.append(
                         context.reject(
                             video.video_id, "media_unavailable", f"video {video.video_id}: {error}", video.uri
@@ -110,27 +116,35 @@ def _write_parquet(context: Context, path: str, samples: Sequence[Sample], video
 
 
 def _stored(context: Context, path: str, local: Path, videos: int, samples: int) -> ReleaseFile:
-    context.files.put_file(local)
+    address = context.files.put_file(local)
     file = ReleaseFile(
         path=path,
-        sha256=sha256_of_file(local),
+        sha256=Path(address).stem,
         bytes=local.stat().st_size,
         split=Path(path).stem if path.startswith("parquet/") else Path(path).parent.name,
         videos=videos,
         samples=samples,
     )
     local.unlink()
+    log.info("%s: %d videos, %d samples", path, videos, samples)
     return file
 
 
-def _as_mp4(context: Context, video: Video) -> Path:
+@contextmanager
+def _as_mp4(context: Context, video: Video) -> Iterator[Path]:
     """A local MP4 of the source, its streams untouched: every record must have the same suffixes."""
-    local = context.files.fetch(video.uri, context.scratch)
-    if sha256_of_file(local) != video.sha256:
-        raise OSError(f"{video.uri} has changed since it was ingested; run the build again")
-    if local.suffix.lower() in _MP4_CONTAINERS:
-        return local
-    remuxed = context.scratch / f"{video.video_id}.mp4"
+    folder = context.scratch / "media"  # a source at a time: they may be larger than what is free
+    folder.mkdir()
+    try:
+        local = context.files.fetch(video.uri, folder)
+        if sha256_of_file(local) != video.sha256:
+            raise SourceGone("source_changed", f"{video.uri} has changed since it was ingested; run the build again")
+        yield local if local.suffix.lower() in _MP4_CONTAINERS else _remuxed(local, folder / f"{video.video_id}.mp4")
+    finally:
+        shutil.rmtree(folder)
+
+
+def _remuxed(local: Path, remuxed: Path) -> Path:
     source = ffmpeg.input(str(local), fflags="+bitexact")
     run_ffmpeg(
         ffmpeg.output(source, str(remuxed), c="copy", movflags="+faststart", map_metadata=-1, fflags="+bitexact"),

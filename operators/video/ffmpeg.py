@@ -6,6 +6,7 @@ that takes too long is killed; a failure says which file, how it ended and what 
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 from functools import cache
@@ -54,6 +55,7 @@ def run_ffmpeg(stream: Any, timeout_seconds: float) -> None:
 
     Raises:
         FfmpegError: ffmpeg ended with an error, or was killed after `timeout_seconds`.
+        OSError: there was no space left to write.
     """
     *arguments, target = ffmpeg.get_args(stream)
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
@@ -66,6 +68,8 @@ def run_ffmpeg(stream: Any, timeout_seconds: float) -> None:
             f"look at the source or allow more time"
         ) from error
     if ended.returncode != 0:
+        if b"No space left on device" in ended.stderr:
+            raise OSError(errno.ENOSPC, "ffmpeg: no space left on device", target)
         last_words = " | ".join(ended.stderr.decode(errors="replace").strip().splitlines()[-5:])
         raise FfmpegError(f"{target}: ffmpeg ended with {ended.returncode}: {last_words or 'no message'}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
+from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from tests.support.airflow_home import ROOT, dag_bag
 
 FILES = sorted((ROOT / "dags").glob("*.py"))
@@ -56,6 +56,13 @@ def test_stages_follow_one_another_inside_their_lane(dag):
         task = dag.get_task(name)
         assert task.upstream_task_ids - {"plan"} == {before}
         before = name
+
+
+def test_silence_may_last_as_long_as_the_work_on_one_unit(dag):
+    for name in VIDEO_STAGES:
+        assert dag.get_task(f"lane.{name}").silence_limit.total_seconds() > stage(name).timeout_seconds
+    for name in (*BUILD_STAGES, "report", "publish"):
+        assert dag.get_task(name).silence_limit == timedelta(hours=24)
 
 
 def test_pools_and_queues(dag):

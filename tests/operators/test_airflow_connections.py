@@ -53,6 +53,13 @@ def test_errors_name_the_connection(monkeypatch, fields, told):
         model_environment()
 
 
+def test_a_workers_own_key_is_not_sent_to_a_connections_server(monkeypatch):
+    for name, value in {"URL": "http://own/v1", "API_KEY": "own-key", "MODEL": "own", "VISION": "1"}.items():
+        monkeypatch.setenv(f"LVR_REASONER_{name}", value)
+    connect(monkeypatch, "reasoner", host="a")
+    assert endpoint_for(Role.REASONER, command_environment()) == Endpoint("http://a/v1", "", "", vision=False)
+
+
 def test_the_command_gets_no_airflow_secret(monkeypatch):
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "secret")
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_SECRET", "secret")

@@ -131,13 +131,13 @@ def test_on_kill_ends_the_command(tmp_path, context):
 
     task = threading.Thread(target=run)
     task.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while "progress" not in context["task_state_store"] and time.monotonic() < deadline:
         time.sleep(0.05)
     pid = int(context["task_state_store"]["progress"])
     assert psutil.pid_exists(pid)
     report.on_kill()
-    task.join(timeout=10)
+    task.join(timeout=60)
     assert not task.is_alive() and not psutil.pid_exists(pid)
     assert f"status -{signal.SIGTERM.value}" in outcome[0]
 
@@ -218,6 +218,13 @@ def test_stale_work_of_the_newest_release_goes_on(tmp_path, context):
     assert stale.execute(context)["stale"] == {"caption": 2, "split": 0}
     assert arguments(tmp_path) == ["stale", "--out", "s3://b/data", "--name", "n", "--set", "verify.blind_trials=8"]
     assert context["ti"].xcoms["config"] == CONFIG
+
+
+def test_a_named_out_without_a_name_leaves_the_name_to_what_is_there(tmp_path, context):
+    context["params"] = {"out": "/data", "name": None, "overrides": []}
+    context["inlet_events"][RELEASES] = [Event({"run": "/other/runs/r", "name": "other"})]
+    StaleOperator(task_id="s", command=lvr(tmp_path, stale_output(caption=1))).execute(context)
+    assert arguments(tmp_path) == ["stale", "--out", "/data"]
 
 
 def test_nothing_stale_ends_the_run_there(tmp_path, context):

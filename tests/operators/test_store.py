@@ -1,16 +1,18 @@
 import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from operators.store import Store, StoreError, object_path
+from operators.store import SourceGone, Store, StoreError, object_path
 from schemas.errors import SchemaError
 from schemas.run import Commit, StageKey
 from schemas.tables import DetectedObject, Reject
@@ -49,6 +51,36 @@ def test_files_come_back_as_local_paths(store, tmp_path):
     assert store.fetch(str(clip), folder) == clip
 
 
+def test_remote_files_of_equal_names_stay_apart(tmp_path, s3_bucket):
+    fs = fsspec.filesystem("s3")
+    for folder in ("a", "b"):
+        fs.pipe_file(f"{s3_bucket}/{folder}/clip.mp4", folder.encode())
+    store = Store(str(tmp_path))
+    assert [store.fetch(f"{s3_bucket}/{name}/clip.mp4", tmp_path).read_bytes() for name in "ab"] == [b"a", b"b"]
+
+
+def test_a_source_that_is_gone_is_told_apart_from_an_outage(tmp_path, s3_bucket, monkeypatch):
+    store = Store(str(tmp_path))
+    for uri in (str(tmp_path / "gone.mp4"), str(tmp_path), f"{s3_bucket}/gone.mp4"):
+        with pytest.raises(SourceGone, match="restore it") as gone:
+            store.fetch(uri, tmp_path)
+        assert gone.value.reason == "missing_file"
+
+
+def test_a_store_without_credentials_is_an_outage_in_words(monkeypatch, s3_server):
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_EC2_METADATA_DISABLED", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StoreError, match="credentials"):
+        Store("s3://bucket/out").write("a", b"b")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 def test_rows_make_the_round_trip(store):
     sha256 = store.put_rows([REJECT], Reject)
     assert store.get_rows(sha256, Reject) == [REJECT]
@@ -70,11 +102,19 @@ def test_a_damaged_table_is_noticed(store):
 
 def test_the_first_commit_of_a_key_holds(store):
     assert store.find_commit("ingest", "a" * 64) is None
-    first = make_commit("2" * 64)
+    first = make_commit(store.put_rows([], Reject)).model_copy(update={"rejects_sha256": store.put_rows([], Reject)})
     assert store.commit(first) == first
     assert store.commit(make_commit("3" * 64)) == first
     assert store.find_commit("ingest", "a" * 64) == first
     store.forget_commit("ingest", "a" * 64)
+    assert store.find_commit("ingest", "a" * 64) is None
+
+
+def test_a_commit_whose_table_is_gone_no_longer_counts(store):
+    commit = make_commit(store.put_rows([], Reject))
+    store.commit(commit.model_copy(update={"rejects_sha256": store.put_rows([REJECT], Reject)}))
+    assert store.find_commit("ingest", "a" * 64) is not None
+    store.remove(object_path(commit.rows_sha256, ".parquet"))
     assert store.find_commit("ingest", "a" * 64) is None
 
 
@@ -100,7 +140,8 @@ def test_workers_that_commit_at_once_agree(tmp_path):
     for worker in workers:
         worker.join()
     assert len(agreed) == 1
-    assert Store(str(tmp_path)).find_commit("ingest", "a" * 64).rows_sha256 in agreed
+    [stored] = tmp_path.glob("commits/ingest/*.json")
+    assert json.loads(stored.read_text())["rows_sha256"] in agreed
 
 
 def write_forever(url):

@@ -14,13 +14,15 @@ import pytest
 from operators.supervise import WatchdogExpired, run_watched, start, stop
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60.0
+"""Seconds that nothing takes, however busy the machine is."""
 
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-u", "-c", textwrap.dedent(code)]
 
 
-def gone(pid: int, within_seconds: float = 8.0) -> bool:
+def gone(pid: int, within_seconds: float = PATIENCE) -> bool:
     deadline = time.monotonic() + within_seconds
     while time.monotonic() < deadline:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -30,7 +32,7 @@ def gone(pid: int, within_seconds: float = 8.0) -> bool:
 
 
 def pids_in(file: Path, count: int) -> list[int]:
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if file.exists() and len(pids := file.read_text().split()) == count:
             return [int(pid) for pid in pids]
@@ -40,12 +42,12 @@ def pids_in(file: Path, count: int) -> list[int]:
 
 STUBBORN_FAMILY = """
     import os, signal, subprocess, sys, time
-    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-c", stubborn], process_group=0)
     with open(sys.argv[1], "w") as file:
         file.write(f"{os.getpid()} {child.pid}")
     print("started", file=sys.stderr)
-    time.sleep(60)
+    time.sleep(600)
 """
 """A parent, and a child that has moved to a process group of its own and ignores SIGTERM."""
 
@@ -54,8 +56,8 @@ def test_lines_status_and_last_line_come_back():
     lines: list[str] = []
     finished = run_watched(
         python("import sys; say = sys.stderr.write; say('one\\n'); print('{}'); print(); say('two\\n'); sys.exit(3)"),
-        wall_seconds=20,
-        silence_seconds=20,
+        wall_seconds=PATIENCE,
+        silence_seconds=PATIENCE,
         on_line=lines.append,
     )
     assert lines == ["one", "two"]
@@ -63,27 +65,53 @@ def test_lines_status_and_last_line_come_back():
 
 
 def test_a_signal_is_a_negative_status():
-    finished = run_watched(python("import os; os.kill(os.getpid(), 9)"), wall_seconds=20, silence_seconds=20)
+    finished = run_watched(
+        python("import os; os.kill(os.getpid(), 9)"), wall_seconds=PATIENCE, silence_seconds=PATIENCE
+    )
     assert finished.status == -signal.SIGKILL
+
+
+class LeapingClock:
+    """`time` for the watchdog: hours go by when a test says so, so that no limit depends on how fast a machine is."""
+
+    sleep = staticmethod(time.sleep)
+
+    def __init__(self) -> None:
+        self.leapt = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.leapt
+
+    def leap(self, line: str) -> None:
+        """An hour, at every line that the command says."""
+        self.leapt += 3600.0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = LeapingClock()
+    monkeypatch.setattr("operators.supervise.time", clock)
+    return clock
 
 
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
-        ({"wall_seconds": 1.5, "silence_seconds": 20}, "still running"),
-        ({"wall_seconds": 20, "silence_seconds": 1.5}, "said nothing"),
+        ({"wall_seconds": 1800, "silence_seconds": 7200}, "was still running after 36"),
+        ({"wall_seconds": 7200, "silence_seconds": 1800}, "said nothing for 1800 s"),
     ],
 )
-def test_watchdog_ends_the_whole_family(tmp_path, limits, told):
+def test_watchdog_ends_the_whole_family(tmp_path, clock, limits, told):
     pids = tmp_path / "pids"
     with pytest.raises(WatchdogExpired, match=f"{told}.*its last line: started"):
-        run_watched([*python(STUBBORN_FAMILY), str(pids)], grace_seconds=0.5, **limits)
+        run_watched([*python(STUBBORN_FAMILY), str(pids)], grace_seconds=0.5, on_line=clock.leap, **limits)
     assert all(gone(pid) for pid in pids_in(pids, 2))
 
 
-def test_output_keeps_a_quiet_watchdog_away():
-    code = "import sys, time\nfor i in range(8): print(i, file=sys.stderr); time.sleep(0.25)"
-    assert run_watched(python(code), wall_seconds=20, silence_seconds=1.2).status == 0
+def test_output_keeps_a_quiet_watchdog_away(clock):
+    code = "import sys, time\nfor i in range(5): print(i, file=sys.stderr); time.sleep(0.2)"
+    finished = run_watched(python(code), wall_seconds=10 * 3600, silence_seconds=2 * 3600, on_line=clock.leap)
+    assert (finished.status, clock.leapt) == (0, 5 * 3600)
 
 
 def test_stop_ends_the_family(tmp_path):
@@ -98,13 +126,13 @@ def test_stop_ends_the_family(tmp_path):
 def test_kill_9_leaves_nothing_behind(tmp_path, victim):
     pids, code = tmp_path / "pids", textwrap.dedent(STUBBORN_FAMILY)
     if victim == "watcher":  # the kernel tells the command itself; what that started needs the command's own care
-        code = "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()} {os.getpid()}'); time.sleep(60)"
+        code = "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()} {os.getpid()}'); time.sleep(600)"
     starter = f"""
         import sys, time
         from operators.supervise import start
         watcher = start([sys.executable, "-c", {code!r}, {str(pids)!r}], grace_seconds=0.5)
         print(watcher.pid, flush=True)
-        time.sleep(60)
+        time.sleep(600)
     """
     with subprocess.Popen(python(starter), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         watcher_pid = int(process.stdout.readline())

@@ -98,6 +98,20 @@ def test_the_embedded_model_is_never_asked_for_a_long_answer(tmp_path, pool, pro
     assert reply.provenance.sampling.max_tokens == EMBEDDED_MAX_TOKENS >= reply.provenance.tokens_out
 
 
+def test_a_served_embedded_model_is_asked_at_its_endpoint_and_bound_as_well(tmp_path, pool, prompt):
+    long = replace(prompt, sampling=prompt.sampling.model_copy(update={"max_tokens": 4096}))
+    with OpenAIServer(models=(EMBEDDED_MODEL,)) as server:
+        environ = server.environ() | {"LVR_MODEL_NAME": EMBEDDED_MODEL}
+        config = resolve(ModelsConfig(), environ)
+        assert (config.judge.model, config.target.vision) == (EMBEDDED_MODEL, False)
+        with open_models(config, [Role.JUDGE], Journal(str(tmp_path)), environ, pool) as models:
+            (reply,) = models[Role.JUDGE].ask([Request("q", long, "Who are you?")])
+        [request] = server.requests
+    assert isinstance(reply, Answer)
+    assert (request.body["model"], request.body["max_tokens"]) == (EMBEDDED_MODEL, EMBEDDED_MAX_TOKENS)
+    assert pool._embedded.pid is None
+
+
 def test_planned_with_an_endpoint_and_run_without(tmp_path, pool):
     config = resolve(ModelsConfig(), ALL)
     with (

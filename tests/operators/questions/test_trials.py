@@ -3,13 +3,14 @@
 from collections import Counter
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.models.journal import Journal
 from operators.models.prompts import load_prompt
 from operators.models.session import ModelPool, open_models, resolve
-from operators.questions.trials import Paper, orders, put
+from operators.questions.trials import Paper, Result, orders, put
 from operators.stage import Context
 from operators.store import Store
 from schemas.config import BuildConfig, Role
@@ -50,22 +51,58 @@ def script(body):
     return {"answer": right if "1th" in text else "B"}
 
 
-def test_results_come_in_the_order_of_the_papers_with_their_own_answers(tmp_path):
+@pytest.fixture
+def put_papers(tmp_path):
+    """Puts papers to a judge who answers, and compares, by a script."""
+
+    def run(papers: list[Paper], answers) -> tuple[list[Result], Context]:
+        config = BuildConfig(source="in", out="out")
+        prompts = {name: load_prompt(name, PROMPTS) for name in ("verify_choice", "verify_open", "judge")}
+        kinds = {CHOICE: prompts["verify_choice"], OPEN: prompts["verify_open"]}
+        with OpenAIServer(script=answers) as server, ModelPool(retries=0) as pool:
+            environ = server.environ()
+            models = resolve(config.models, environ)
+            with open_models(models, [Role.JUDGE], Journal(str(tmp_path / "journal")), environ, pool) as clients:
+                context = Context("verify", "v", config, prompts, clients, Store(str(tmp_path)), tmp_path)
+                return put(context, Check.BLIND, clients[Role.JUDGE], kinds, papers), context
+
+    return run
+
+
+def test_results_come_in_the_order_of_the_papers_with_their_own_answers(put_papers):
     questions = [make_question(1), make_question(2), make_question(3, kind=OPEN), make_question(4, kind=OPEN)]
     papers = [Paper(question, trials) for question, trials in zip(questions, (4, 8, 2, 3), strict=True)]
-    config = BuildConfig(source="in", out="out")
-    names = {"verify_choice", "verify_open", "judge"}
-    with OpenAIServer(script=script) as server, ModelPool(retries=0) as pool:
-        environ = server.environ()
-        models = resolve(config.models, environ)
-        with open_models(models, [Role.JUDGE], Journal(str(tmp_path / "journal")), environ, pool) as clients:
-            prompts = {name: load_prompt(name, PROMPTS) for name in names}
-            context = Context("verify", "v", config, prompts, clients, Store(str(tmp_path)), tmp_path)
-            kinds = {CHOICE: prompts["verify_choice"], OPEN: prompts["verify_open"]}
-            results = put(context, Check.BLIND, clients[Role.JUDGE], kinds, papers)
+    results, context = put_papers(papers, script)
     assert [result.question for result in results] == questions
     assert [result.correct for result in results] == [4, 2, 0, 3]
     assert [len(result.answers) for result in results] == [4, 8, 2, 3]
     assert Counter(results[1].answers) == dict.fromkeys(OPTIONS, 2)
     assert [each.prompt_id for each in results[2].provenance] == ["verify_open"] * 2 + ["judge"] * 2
     assert results[3].share == 1.0
+    assert [result.unanswered(context) for result in results] == [None] * 4
+
+
+def test_only_answered_trials_count(put_papers):
+    def silent_on_a(body):
+        return "no JSON" if any("\nA. a boat\n" in each["content"] for each in body["messages"]) else {"answer": "B"}
+
+    [result], context = put_papers([Paper(make_question(1), 4)], silent_on_a)
+    assert (result.correct, len(result.answers), result.share) == (1, 3, 1 / 3)
+    assert [refusal.reason for refusal in result.refusals] == ["schema"]
+    assert result.trial(passed=True).n == 3
+    assert result.unanswered(context) is None
+
+
+def test_an_answer_that_the_judge_does_not_compare_is_neither_right_nor_wrong(put_papers):
+    def no_verdict(body):
+        asked = body["response_format"]["json_schema"]["name"]
+        return "no verdict" if asked == "Verdict" else {"answer": "a small vessel"}
+
+    [result], context = put_papers([Paper(make_question(1, kind=OPEN), 3)], no_verdict)
+    assert (result.answers, result.right) == ((), ())
+    assert [(refusal.reason, refusal.raw) for refusal in result.refusals] == [("schema", "no verdict")] * 3
+    assert [each.prompt_id for each in result.provenance] == ["verify_open"] * 3  # what it answered is kept
+    reject = result.unanswered(context)
+    assert (reject.key, reject.reason, reject.raw) == ("q0001", "unanswered", "no verdict")
+    assert reject.request_sha256 == result.refusals[0].request_sha256
+    assert "none of 3 trials of check blind was answered (3 schema)" in reject.message

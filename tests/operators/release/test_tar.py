@@ -1,5 +1,9 @@
 import hashlib
+import io
 import tarfile
+import types
+
+import pytest
 
 from operators.release.tar import TarWriter
 
@@ -32,3 +36,40 @@ def test_members_are_plain_and_the_end_is_marked(tmp_path):
         ]
         assert tar.extractfile("a.mp4").read() == b"x" * 1000
     assert (tmp_path / "one.tar").read_bytes().endswith(b"\0" * 1024)
+
+
+class FailingFile:
+    """Fewer bytes than its size promises, as when a disk or a network file system fails half-way."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def open(self, mode):
+        return self.path.open(mode)
+
+    def stat(self):
+        return types.SimpleNamespace(st_size=self.path.stat().st_size + 700)
+
+
+def test_a_member_that_fails_leaves_the_tar_as_it_was(tmp_path):
+    clip = tmp_path / "clip.bin"
+    clip.write_bytes(b"x" * 1000)
+    with TarWriter(tmp_path / "one.tar") as tar:
+        tar.add_file("a.mp4", clip)
+        with pytest.raises(OSError, match="unexpected end of data"):
+            tar.add_file("broken.mp4", FailingFile(clip))
+        tar.add_bytes("a.json", b"{}")
+    with tarfile.open(tmp_path / "one.tar") as tar:
+        assert tar.getnames() == ["a.mp4", "a.json"]
+        assert tar.extractfile("a.json").read() == b"{}"
+
+
+def test_a_member_of_more_than_8_gib_has_a_header_that_says_so(tmp_path):
+    class Zeros(io.RawIOBase):
+        def read(self, size=-1):
+            raise InterruptedError  # the header is what matters
+
+    member = tarfile.TarInfo("big.mp4")
+    member.size = 9 << 30
+    with TarWriter(tmp_path / "big.tar") as tar, pytest.raises(InterruptedError):
+        tar._add(member, Zeros())

@@ -8,6 +8,7 @@ import pytest
 from operators.report.collect import EXAMPLES, collect
 from operators.runner import WHOLE_BUILD
 from operators.runs import RunFolder
+from schemas.run import StageRecord
 from schemas.sample import Sample
 from schemas.tables import Clip, Reject, Split, Trial, Video
 from tests.support.synthetic_run import synthetic_run
@@ -73,6 +74,25 @@ def test_the_funnel_ends_with_the_samples_and_nothing_vanishes(numbers):
     totals = [sum(step.left.values()) for step in numbers.funnel]
     assert totals == sorted(totals, reverse=True)
     assert numbers.unaccounted == 0
+
+
+def test_a_question_without_an_answer_of_the_target_is_not_measured(tmp_path):
+    folder = synthetic_run(tmp_path, videos=1, until="difficulty")
+    before = collect(folder)
+    record = folder.record("difficulty", 0)
+    [(unit, commit)] = record.commits.items()
+    first, *others = folder.store.get_rows(commit.rows_sha256, Trial)
+    silent = first.model_copy(update={"n": 0, "correct": 0, "answers": (), "passed": False})
+    commit = commit.model_copy(update={"rows_sha256": folder.store.put_rows([silent, *others], Trial)})
+    folder.write_record(StageRecord(stage="difficulty", lane=0, commits={unit: commit}))
+    after = collect(folder)
+
+    def measured(numbers):
+        [step] = [step for step in numbers.funnel if step.name == "difficulty measured"]
+        return sum(step.left.values())
+
+    assert measured(after) == measured(before) - 1
+    assert len(after.pass_rates) == len(before.pass_rates) - 1
 
 
 def test_costs_add_up_over_lanes(folder, numbers):

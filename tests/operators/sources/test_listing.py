@@ -1,4 +1,7 @@
 import json
+import os
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -83,6 +86,113 @@ def test_an_unreadable_manifest_is_named(tmp_path, text):
         read_sources(str(tmp_path / "list.json"))
 
 
+def reasons(listing):
+    return {reject.key: reject.reason for reject in listing.rejects}
+
+
+def test_a_file_name_that_is_not_utf8_is_one_reject(tmp_path):
+    touch(tmp_path / "good.mp4")
+    touch(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
+    listing = read_sources(str(tmp_path))
+    assert [source.uri for source in listing.sources] == [str(tmp_path / "good.mp4")]
+    [reject] = listing.rejects
+    assert (reject.key, reject.reason) == (r"caf\udce9.mp4", "unreadable_uri")
+    assert "rename the file" in reject.message
+    assert reject.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("foo://x.mp4", "Protocol not known: foo"),
+        ("oci://bucket/x.mp4", "ocifs"),
+        ("a\0b.mp4", "null byte"),
+        ("folder", "is a directory, not a file"),
+        ("pipe", "is a other, not a file"),
+        ("x" * 300 + ".mp4", "File name too long"),
+        ("loop.mp4", "symbolic links"),
+        ("good.mp4/x.mp4", "Not a directory"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_one_reject(tmp_path, uri, told):
+    touch(tmp_path / "good.mp4")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "list.json").write_text(json.dumps([{"uri": uri, "source_id": "bad"}, {"uri": "good.mp4"}]))
+    listing = read_sources(str(tmp_path / "list.json"))
+    assert len(listing.sources) == 1
+    assert reasons(listing) == {"bad": "unreadable_uri"}
+    assert told in listing.rejects[0].message
+
+
+def test_a_row_with_half_a_surrogate_pair_is_one_reject(tmp_path):
+    touch(tmp_path / "good.mp4")
+    rows = [{"uri": "good.mp4", "title": "\ud83d"}, {"uri": "x\udcff.mp4"}, {"uri": "good.mp4", "source_id": "good"}]
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    listing = read_sources(str(tmp_path / "list.json"))
+    assert [source.source_id for source in listing.sources] == ["good"]
+    assert [reject.reason for reject in listing.rejects] == ["manifest_row", "manifest_row"]
+    assert all(reject.model_dump_json() for reject in listing.rejects)
+
+
+def test_a_line_with_more_fields_than_the_header_is_one_reject(tmp_path):
+    touch(tmp_path / "one.mp4")
+    (tmp_path / "list.csv").write_text("uri,title\none.mp4,Hello\ntwo.mp4,Hello, world\n")
+    listing = read_sources(str(tmp_path / "list.csv"))
+    assert [source.title for source in listing.sources] == ["Hello"]
+    assert reasons(listing) == {"two.mp4": "manifest_row"}
+    assert "row 2: has more fields than the header" in listing.rejects[0].message
+
+
+@pytest.fixture
+def forbidding_s3(monkeypatch):
+    """An S3 server that knows every object and lets nobody see one."""
+
+    class Forbid(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_):
+            pass
+
+    import s3fs
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Forbid)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield "s3://secret"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_file_without_permission_is_one_reject(tmp_path, forbidding_s3):
+    touch(tmp_path / "good.mp4")
+    (tmp_path / "list.csv").write_text(f"uri,source_id\n{forbidding_s3}/x.mp4,bad\ngood.mp4,good\n")
+    listing = read_sources(str(tmp_path / "list.csv"))
+    assert [source.source_id for source in listing.sources] == ["good"]
+    assert reasons(listing) == {"bad": "unreadable_uri"}
+
+
+def test_a_list_without_permission_is_named(forbidding_s3):
+    with pytest.raises(SourceError, match=r"'s3://secret/list\.csv' cannot be read"):
+        read_sources(f"{forbidding_s3}/list.csv")
+
+
+@pytest.mark.parametrize("source", ["foo://x", "oci://bucket"])
+def test_a_source_that_is_no_address_is_named(source):
+    with pytest.raises(SourceError, match="cannot be read"):
+        read_sources(source)
+
+
 def test_the_fingerprint_changes_with_the_file(tmp_path):
     film = touch(tmp_path / "film.mp4", b"one")
     before = read_sources(str(tmp_path)).sources[0].fingerprint
@@ -146,4 +256,58 @@ def test_shot2story_meta_alone_lists_the_full_videos(shot2story):
 def test_shot2story_without_its_meta_table_says_so(shot2story):
     (shot2story.parent / "134k_meta.csv").unlink()
     with pytest.raises(SourceError, match="meta"):
+        read_sources(str(shot2story))
+
+
+def test_shot2story_without_its_videos_folder_says_what_to_set(shot2story):
+    with pytest.raises(
+        SourceError, match=r"media_root '.*/nowhere' cannot be listed: .*; set media_root to the folder"
+    ):
+        read_sources(str(shot2story), media_root=str(shot2story.parent / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"video_names": ["x_0_0.mp4"]}, "end at frame 0"),
+        ({"video_names": []}, "end at frame 0"),
+        ({"video_names": None}, "NoneType"),
+        ({"video_names": [7]}, "int"),
+        ({"video_names": ["x_0_" + "9" * 400 + ".mp4"]}, "should be named"),
+        ({"captions": ["one", "too many"]}, "zip"),
+        ({"captions": [["a list"]]}, "valid string"),
+        ({"ASR": ["\ud83d"]}, "surrogates"),
+    ],
+)
+def test_a_bad_shot2story_annotation_is_one_reject(shot2story, change, told):
+    rows = json.loads(shot2story.read_text())[:2]
+    rows[1] |= change
+    shot2story.write_text(json.dumps(rows))
+    listing = read_sources(str(shot2story), media_root=str(shot2story.parent / "media"))
+    assert [len(source.annotations) for source in listing.sources] == [4]
+    assert reasons(listing) == {"AAAAAAAAAAA.1": "annotation"}
+    assert told in listing.rejects[0].message
+
+
+def test_a_shot2story_annotation_without_shots_names_what_it_lacks(shot2story):
+    rows = json.loads(shot2story.read_text())[:2]
+    del rows[1]["video_names"]
+    shot2story.write_text(json.dumps(rows))
+    [reject] = read_sources(str(shot2story), media_root=str(shot2story.parent / "media")).rejects
+    assert "has no 'video_names'" in reject.message
+
+
+def test_a_bad_row_of_the_shot2story_meta_table_is_one_reject(shot2story):
+    table = shot2story.parent / "134k_meta.csv"
+    table.write_text(
+        table.read_text() + "../evil,e.0,Music,\"['00:00:00.000', '00:00:16.000']\"\nDDDDDDDDDDD,d.0,Music,\n"
+    )
+    listing = read_sources(str(table), media_root=str(shot2story.parent / "media"))
+    assert [source.source_id for source in listing.sources] == ["AAAAAAAAAAA"]
+    assert reasons(listing) == {"../evil": "annotation", "d.0": "annotation", "BBBBBBBBBBB": "missing_file"}
+
+
+def test_a_shot2story_meta_table_that_is_no_text_is_named(shot2story):
+    (shot2story.parent / "134k_meta.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(SourceError, match=r"134k_meta\.csv: the meta table cannot be read"):
         read_sources(str(shot2story))

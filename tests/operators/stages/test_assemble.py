@@ -70,6 +70,14 @@ def test_only_questions_that_passed_every_check_become_samples():
     assert [row.question_id for row in rows] == ["q0001"]
 
 
+def test_a_question_that_the_target_never_answered_is_no_sample():
+    question = make_question(1)
+    reasoning = Reasoning(question_id="q0001", video_id="v", reasoning="So.", evidence=(), provenance=PROGRAM)
+    context = Context(STAGE.name, "all", BuildConfig(source="a", out="b"), {}, {}, files=None, scratch=None)
+    unanswered = make_trial(question, Check.DIFFICULTY, 0, n=0, passed=False)
+    assert list(STAGE.run(context, [make_video("v", Split.SFT)], [question], [reasoning], [], [unanswered])) == []
+
+
 @pytest.mark.parametrize(("correct", "reason"), [(0, "always_wrong"), (10, "always_right")])
 def test_rl_keeps_out_what_gives_no_gradient(correct, reason):
     question = make_question(1)

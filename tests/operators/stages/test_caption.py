@@ -146,6 +146,19 @@ def test_a_video_that_cannot_be_decoded_is_one_reject(film, caption, tmp_path):
     assert "broken.mp4" in row.message
 
 
+@pytest.mark.parametrize("name", ["gone.mp4", "."])
+def test_a_video_that_is_gone_or_no_file_is_one_reject(caption, tmp_path, name):
+    (row,) = caption(make_source(tmp_path / name), CLIPS)
+    assert (type(row), row.key, row.reason) == (Reject, "film", "missing_file")
+    assert str(tmp_path) in row.message
+
+
+def test_a_video_that_vanishes_after_it_was_found_is_one_reject(caption, tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "fetch", lambda store, uri, folder: Path(uri))  # as if it had been there
+    (row,) = caption(make_source(tmp_path / "gone.mp4"), CLIPS)
+    assert (type(row), row.key, row.reason) == (Reject, "film", "missing_file")
+
+
 FIRST_TIMES = ["[00:00.60]", "[00:10.20]", "[00:16.40]"]
 """What stands before the first frame of each clip: tells requests apart, which arrive in any order."""
 

@@ -1,14 +1,24 @@
 """The target answers verified questions n times: from frames of the real file if it can see, else from captions."""
 
+import os
 import re
+import signal
+import threading
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
+from operators.isolate import Stopped, run_isolated, stop_children
+from operators.models.session import ModelPool
 from operators.stages.difficulty import STAGE
+from operators.store import Store
 from schemas.tables import Check, QuestionKind
 from tests.support.films import captions_of, film
-from tests.support.openai_server import last_text
+from tests.support.openai_server import Fault, OpenAIServer, last_text
 from tests.support.rows import make_question, make_trial, make_video
+from tests.support.stages import StageRunner
 from tests.support.videos import counting_video
 
 CAPTIONS = captions_of(film())
@@ -77,11 +87,81 @@ def test_a_target_that_sees_gets_frames_of_the_whole_video(stages, server, tmp_p
     assert "A scene" not in content[-1]["text"]
 
 
-def test_a_missing_answer_counts_as_wrong_and_is_told(stages, server):
-    server.script = lambda body: "no JSON"
+def test_a_question_without_an_answer_has_no_pass_rate_and_is_out(stages, server):
+    server.fail(Fault(400, "maximum context length is 2048 tokens", "context_length_exceeded"), times=3)
     (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], passed(OPEN), difficulty={"trials": 3})
-    assert (trial.correct, trial.answers, trial.passed) == (0, ("", "", ""), True)
-    assert [reject.reason for reject in stages.rejects] == ["schema"] * 3
+    assert (trial.n, trial.correct, trial.answers, trial.passed) == (0, 0, (), False)
+    (reject,) = stages.rejects
+    assert (reject.key, reject.reason) == (OPEN.question_id, "unanswered")
+    assert "3 too_long" in reject.message
+
+
+def test_a_missing_answer_does_not_count(stages, server):
+    server.script = right_for_first_letters
+    server.fail(Fault(400, "maximum context length is 2048 tokens", "context_length_exceeded"))
+    (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], passed(OPEN), difficulty={"trials": 3})
+    assert (trial.n, trial.correct, trial.passed) == (2, 2, True)
+    assert stages.rejects == []
+
+
+def shown(stages: StageRunner, path: Path) -> list:
+    """The rows when a target that sees is to answer two questions on this file."""
+    stages.vision = True
+    video = VIDEO.model_copy(update={"uri": str(path)})
+    return stages.run(STAGE, [video], CAPTIONS, [CHOICE, OPEN], passed(CHOICE, OPEN), difficulty={"trials": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gone.mp4", "missing_file"), (".", "missing_file"), ("a.txt", "not_a_video")]
+)
+def test_a_file_that_cannot_be_read_is_a_reject_of_every_question(stages, server, tmp_path, name, reason):
+    (tmp_path / "a.txt").write_text("nothing to see")
+    assert shown(stages, tmp_path / name) == []
+    assert [(each.key, each.reason) for each in stages.rejects] == [
+        (CHOICE.question_id, reason),
+        (OPEN.question_id, reason),
+    ]
+    assert not server.requests
+
+
+def test_a_file_that_vanishes_after_it_was_found_is_a_reject(stages, tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "fetch", lambda store, uri, folder: Path(uri))  # as if it had been there
+    assert shown(stages, tmp_path / "gone.mp4") == []
+    assert {each.reason for each in stages.rejects} == {"missing_file"}
+
+
+def kill_decoder() -> None:
+    """What a decoder's crash does: the first child that Python spawns dies."""
+    while True:
+        for child in psutil.Process().children():
+            if any("spawn_main" in part for part in child.cmdline()):
+                os.kill(child.pid, signal.SIGSEGV)
+                return
+        time.sleep(0.01)
+
+
+def test_a_crash_of_the_decoder_is_a_reject(stages, tmp_path):
+    path = counting_video(tmp_path / "film.mp4", fps=25)
+    killer = threading.Thread(target=kill_decoder, daemon=True)
+    killer.start()
+    assert shown(stages, path) == []
+    killer.join(timeout=10)
+    assert {each.reason for each in stages.rejects} == {"crashed"}
+    assert "SIGSEGV" in stages.rejects[0].message
+
+
+def stopped(folder: Path) -> list:
+    """The rejects of a program that is ending. Runs in a process of its own, which cannot be used afterwards."""
+    stop_children()
+    with OpenAIServer() as server, ModelPool(retries=0) as pool:
+        stages = StageRunner(folder, server, pool)
+        shown(stages, counting_video(folder / "film.mp4", fps=25))
+        return stages.rejects
+
+
+def test_a_program_that_ends_rejects_nothing(tmp_path):
+    with pytest.raises(Stopped):
+        run_isolated(stopped, tmp_path, timeout_seconds=60)
 
 
 def test_no_verified_question_costs_nothing(stages, server):

@@ -157,9 +157,30 @@ def test_all_questions_of_a_check_are_asked_side_by_side(verify, server):
 
 def test_silence_proves_nothing(verify, server, stages):
     server.script = lambda body: "no JSON"
-    assert outcome(verify(CHOICE))[-1] == (Check.BLIND, 0, 4, False)
-    assert [reject.reason for reject in stages.rejects] == ["schema"] * 4 + ["unanswered"]
-    assert all(reject.raw == "no JSON" for reject in stages.rejects[:4])
+    assert outcome(verify(CHOICE))[-1] == (Check.BLIND, 0, 0, False)
+    (reject,) = stages.rejects
+    assert (reject.key, reject.reason, reject.raw) == ("qchoice", "unanswered", "no JSON")
+    assert reject.request_sha256
+    assert "4 schema" in reject.message
+
+
+def test_what_is_refused_now_and_then_is_no_reject_of_a_question_that_passes(verify, server, stages):
+    good = judge()
+    server.script = lambda body: (
+        "no JSON" if any(f"\nA. {ANSWER}\n" in each["content"] for each in body["messages"]) else good(body)
+    )
+    trials = verify(CHOICE, grounded_trials=4)
+    assert outcome(trials)[1:] == [(Check.BLIND, 0, 3, True), (Check.GROUNDED, 3, 3, True)]
+    assert stages.rejects == []
+
+
+def test_without_verdicts_of_the_judge_nothing_is_shown(verify, server, stages):
+    good = judge(seen_open="an old lantern")
+    server.script = lambda body: (
+        "no verdict" if body["response_format"]["json_schema"]["name"] == "Verdict" else good(body)
+    )
+    assert outcome(verify(OPEN, blind_trials=0))[-1] == (Check.GROUNDED, 0, 0, False)
+    assert [(reject.reason, reject.raw) for reject in stages.rejects] == [("unanswered", "no verdict")]
 
 
 @pytest.mark.parametrize(
