@@ -14,7 +14,7 @@ def forget_rejects(
 ) -> dict[tuple[str, str], int]:
     """Take back every unit of the run that holds a matching reject.
 
-    The units' other answers stay in the journal: only what the matching rejects asked is asked again.
+    The units' other answers stay in the journal: only what was asked about the rejected rows is asked again.
 
     Args:
         stage: only rejects of this stage; None: of all.
@@ -35,6 +35,6 @@ def forget_rejects(
             counts.update((reject.stage, reject.reason) for reject in matching)
             asked = [reject.request_sha256 for reject in matching if reject.request_sha256]
             with Journal(f"{folder.store.url}/journal/{record.stage}/{unit}") as journal:
-                journal.forget(asked)
+                journal.forget(asked, keys=[reject.key for reject in matching])
             folder.store.forget_commit(record.stage, commit.key_sha256)
     return dict(counts)

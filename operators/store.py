@@ -51,6 +51,9 @@ class SourceGone(OSError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[SourceGone], tuple[str, str]]:
+        return type(self), (self.reason, str(self))  # it may come from a child process
+
 
 class Store:
     """Objects and commits under one address, local or remote."""

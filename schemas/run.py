@@ -130,6 +130,8 @@ class Release(Model):
 
     name: str
     version: int = Field(ge=1)
+    run_id: Identifier
+    """The run that made it."""
     content_sha256: Sha256
     """Digest over the files' paths and hashes: equal content, equal digest, so nothing is published twice."""
     samples: dict[str, int]

@@ -60,14 +60,17 @@ class Journal:
         with self._lock:
             self._known()[entry.request_sha256] = entry
 
-    def forget(self, request_sha256s: Iterable[str]) -> int:
+    def forget(self, request_sha256s: Iterable[str], keys: Iterable[str] = ()) -> int:
         """Let these requests be asked again, with their repetitions after invalid answers; returns how many answers go.
 
-        The answers stay in the files; a record says that they no longer count.
+        `keys` names clips or questions: all that was asked about them goes. The answers stay in the files; a record
+        says that they no longer count.
         """
         with self._lock:
             known = self._known()
             origins = {known[sha].origin_sha256 for sha in request_sha256s if sha in known}
+            about = set(keys)
+            origins |= {entry.origin_sha256 for entry in known.values() if entry.key in about}
             doomed = [sha for sha, entry in known.items() if entry.origin_sha256 in origins]
             if doomed:
                 self._write(JournalRecord(written_ns=time.time_ns(), forgotten=tuple(sorted(origins))))

@@ -58,14 +58,14 @@ def publish(folder: RunFolder) -> Published:
     content = digest([[file.path, file.sha256] for file in files])
     newest = newest_release(store, name)
     if newest is not None and newest.content_sha256 == content:
-        latest = _latest(store, name)
-        published_before = latest is None or latest.run_id != folder.run.run_id  # else: this very run did, and died
         _point_to(store, folder, newest.version)
-        return Published(newest, _url(store, name, newest.version), is_new=not published_before)
+        made_by_this_run = newest.run_id == folder.run.run_id  # which ended before it could say so
+        return Published(newest, _url(store, name, newest.version), is_new=made_by_this_run)
     tars = [file for file in files if file.path.startswith("data/")]
     release = Release(
         name=name,
         version=_claim_version(store, name, content, newest.version + 1 if newest else 1),
+        run_id=folder.run.run_id,
         content_sha256=content,
         samples=_by_split(tars, "samples"),
         videos=_by_split(tars, "videos"),

@@ -28,7 +28,13 @@ def publish_by_hand(store: Store, files) -> str:
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
         (folder / file.path).write_bytes(store.read(object_path(file.sha256, Path(file.path).suffix)))
     manifest = Release(
-        name="demo", version=1, content_sha256="0" * 64, samples={"sft": 10}, videos={"sft": 5}, files=tuple(files)
+        name="demo",
+        version=1,
+        run_id="run",
+        content_sha256="0" * 64,
+        samples={"sft": 10},
+        videos={"sft": 5},
+        files=tuple(files),
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     return str(folder)

@@ -82,6 +82,14 @@ def test_forgotten_answers_are_asked_for_again(url):
     assert Journal(url).get(sha("bad")).raw == "better"
 
 
+def test_all_that_was_asked_about_a_question_can_be_forgotten(url):
+    with Journal(url) as journal:
+        for found in (entry("q1"), entry("again", origin="q1"), entry("q2")):
+            journal.append(found)
+        assert journal.forget([], keys=["q1", "q9"]) == 2
+        assert [bool(journal.get(sha(name))) for name in ("q1", "again", "q2")] == [False, False, True]
+
+
 def test_two_writers_at_once_and_many_threads(url):
     journals = [Journal(url), Journal(url)]
     names = range(24)
