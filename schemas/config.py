@@ -94,7 +94,8 @@ class QuestionConfig(Model):
     """From captions to questions."""
 
     writers: tuple[Writer, ...] = Field(default=(Writer.PROGRAM, Writer.MODEL), min_length=1)
-    """Who writes questions: `program` derives them from the timeline, `model` is the reasoner."""
+    """Who writes questions: `program` derives them from measured captions (not from a captioner's), `model` is the
+    reasoner."""
     categories: tuple[QuestionCategory, ...] = Field(default=tuple(QuestionCategory), min_length=1)
     """What is asked for. Goal questions are written by the reasoner only."""
     kinds: tuple[QuestionKind, ...] = Field(default=tuple(QuestionKind), min_length=1)
