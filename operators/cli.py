@@ -64,13 +64,14 @@ def main() -> None:
 
 
 def _leave(*_: object) -> None:
-    """End at once, as a signal handler or called: children first, and without waiting for what threads wait for."""
+    """End at once, as a signal handler or called: children first, and without waiting for what threads wait for.
+
+    Writes to the descriptor itself: the signal may have come in the middle of a print.
+    """
     stop_children()
-    console = Console(stderr=True)
-    console.show_cursor()  # a progress bar may have hidden it
-    message = "interrupted; finished work is kept, run the same command again to go on"
-    console.print(f"[bold red]{message}[/]", highlight=False, soft_wrap=True)
-    sys.stdout.flush()
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
+    message = f"{show_cursor}\ninterrupted; finished work is kept, run the same command again to go on\n"
+    os.write(sys.stderr.fileno(), message.encode())
     os._exit(INTERRUPTED_STATUS)
 
 

@@ -116,7 +116,7 @@ class VerifyConfig(Model):
     grounded_trials: int = Field(default=3, ge=1, le=64)
     """Answers asked for from the evidence, for questions that a model wrote."""
     grounded_limit: Fraction = 1.0
-    """Share of those that must agree with the question's answer."""
+    """Share of the answers given that must agree with the question's."""
 
 
 class DifficultyConfig(Model):
