@@ -19,7 +19,8 @@ import typer
 from click import ClickException
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as ProgressBar
 
 from operators.isolate import stop_children
@@ -76,7 +77,7 @@ def _leave(*_: object) -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     sys.exit(status)
 
 
@@ -211,13 +212,15 @@ def replay(
 ) -> None:
     """Try a run's rejects again: ask anew what they asked, and build what follows from it."""
     from operators.build import run_build
+    from operators.losses import losses
     from operators.replay import forget_rejects
 
     console = Console()
     folder = RunFolder.open(run)
     counts = forget_rejects(folder, stage, reason)
     if not counts:
-        console.print("no reject matches; nothing to do")
+        there_are = ", ".join(map(str, losses(folder))) or "none"
+        console.print(f"no reject matches; the run has: {there_are}")
         return
     for (where, why), count in sorted(counts.items()):
         console.print(f"{count} × {where}: {why}")
@@ -264,7 +267,7 @@ def _json_line(value: Any) -> None:
 def _progress_bar(console: Console) -> ProgressBar:
     return ProgressBar(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rejects]} rejects"), TimeElapsedColumn(), console=console,
+        TextColumn("{task.fields[rejects]} rejects"), TextColumn("{task.fields[seconds]:.0f} s"), console=console,
     )  # fmt: skip
 
 
@@ -277,21 +280,23 @@ def _bar_report(bar: ProgressBar) -> Callable[[Progress], None]:
         latest[progress.stage, progress.lane] = progress
         lanes = [seen for (stage, _), seen in list(latest.items()) if stage == progress.stage]
         if progress.stage not in rows:
-            rows[progress.stage] = bar.add_task(f"{progress.stage:>10}", total=None, rejects=0)
+            rows[progress.stage] = bar.add_task(f"{progress.stage:>10}", total=None, rejects=0, seconds=0.0)
         bar.update(
             rows[progress.stage],
             completed=sum(lane.done for lane in lanes),
             total=sum(lane.total for lane in lanes),
             rejects=sum(lane.rejects for lane in lanes),
+            seconds=max(lane.seconds for lane in lanes),
         )
 
     return report
 
 
 def _summary(console: Console, result: BuildResult) -> None:
-    from operators.release.show import pick_samples, read_samples, show_samples
+    from operators.release.show import pick_samples, read_samples, show_losses, show_samples
 
     folder, published = result.folder, result.published
+    show_losses(console, folder)
     show_samples(console, pick_samples(read_samples(folder.store, published.release), 4))
     release = published.release
     counts = ", ".join(f"{split} {count}" for split, count in release.samples.items())

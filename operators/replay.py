@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from operators.models.journal import Journal
+from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.runs import RunFolder
+from schemas.errors import BadInput
 from schemas.tables import Reject
 
 
@@ -22,8 +24,13 @@ def forget_rejects(
 
     Returns:
         Matching rejects counted by (stage, reason).
+
+    Raises:
+        BadInput: no stage has that name.
     """
     counts: Counter[tuple[str, str]] = Counter()
+    if stage not in (None, *VIDEO_STAGES, *BUILD_STAGES):
+        raise BadInput(f"no stage is called {stage!r}; there are {', '.join((*VIDEO_STAGES, *BUILD_STAGES))}")
     for record in folder.records():
         for unit, commit in record.commits.items():
             if not commit.rejects or stage not in (None, record.stage):

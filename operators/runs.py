@@ -55,7 +55,7 @@ class RunFolder:
         try:
             return cls(store, parse_json(store.read(f"runs/{run_id}/run.json"), Run, f"{url}/run.json"))
         except FileNotFoundError:
-            raise RunMissing(f"{url}: no run.json there; `lvr plan` or the DAG's plan task makes it") from None
+            raise RunMissing(f"{url}: no run there; list the folder {out}/runs for those there are") from None
 
     @property
     def url(self) -> str:

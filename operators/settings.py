@@ -84,7 +84,7 @@ def _explain(found: dict[str, Any]) -> str:
         return f"{name}: no such field; {hint}"
     if found["type"] == "missing":
         return f"{name}: is required"
-    return f"{name}: {found['msg']}, got {found['input']!r}"
+    return f"{name}: {found['msg'].removeprefix('Value error, ')}, got {found['input']!r}"
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from operators.local_airflow.progress import Tasks, follow
 from operators.local_airflow.rest import AirflowApi
 from operators.local_airflow.standalone import ROOT, USER, Standalone, ended_by_signals
 from operators.release.publish import newest_release
-from operators.release.show import pick_samples, read_samples, show_samples
+from operators.release.show import pick_samples, read_samples, show_losses, show_samples
 from operators.runs import RunFolder
 from operators.samples import render_samples, write_manifest
 from schemas.errors import Outage
@@ -157,6 +157,7 @@ def show_result(folder: RunFolder, seconds: float, console: Console) -> None:
     """A few samples, the counts, what was reused, and where everything lies."""
     release = newest_release(folder.store, folder.run.config.name)
     assert release is not None, "a run that has succeeded has published, now or before"
+    show_losses(console, folder)
     show_samples(console, pick_samples(read_samples(folder.store, release), SHOWN_SAMPLES))
     metrics = folder.metrics()
     units, reused = sum(stage.units for stage in metrics), sum(stage.reused for stage in metrics)

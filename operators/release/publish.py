@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from operators.losses import why_empty
 from operators.release.card import dataset_card
 from operators.runs import RunFolder, RunMissing
 from operators.store import Store, object_path
@@ -52,8 +53,7 @@ def publish(folder: RunFolder) -> Published:
     files = store.get_rows(commit.rows_sha256, ReleaseFile)
     if not files:
         raise EmptyRelease(
-            f"run {folder.run.run_id}: no question passed verification, nothing to publish; {folder.url}/report.html "
-            f"counts the rejects by reason"
+            f"run {folder.run.run_id}: nothing to publish: {why_empty(folder)}. {folder.url}/report.html shows them all"
         )
     content = digest([[file.path, file.sha256] for file in files])
     newest = newest_release(store, name)

@@ -9,6 +9,8 @@ from rich.panel import Panel
 from rich.text import Text
 
 from operators.clock import clock_span
+from operators.losses import losses
+from operators.runs import RunFolder
 from operators.store import Store, object_path
 from schemas.arrow import rows_from_parquet
 from schemas.base import digest
@@ -41,6 +43,12 @@ def show_samples(console: Console, samples: Sequence[Sample]) -> None:
     for sample in samples:
         title = f"{sample.problem_type} · {sample.kind} · {sample.split} · written by {sample.writer}"
         console.print(Panel(Group(*_lines(sample)), title=title, title_align="left", border_style="dim"))
+
+
+def show_losses(console: Console, folder: RunFolder) -> None:
+    """Print what a run left out, a line for each reason with its first example."""
+    for loss in losses(folder):
+        console.print(Text(f"left out {loss}", style="yellow"), Text(loss.example, style="dim"), soft_wrap=True)
 
 
 def _lines(sample: Sample) -> Iterator[RenderableType]:

@@ -46,7 +46,8 @@ def _progress(numbers: Numbers) -> Iterator[Finding]:
 
 def _media(numbers: Numbers) -> Iterator[Finding]:
     if numbers.done("ingest"):
-        readable, planned = len(numbers.videos), numbers.run.videos
+        unusable = sum(group.count for group in numbers.rejects if group.stage == "plan")
+        readable, planned = len(numbers.videos), numbers.run.videos + unusable
         yield Finding(readable == planned, "Readable videos", f"{readable:,} of {planned:,}")
     if numbers.done("caption") and len(numbers.clip_seconds):
         clips = len(numbers.clip_seconds)
