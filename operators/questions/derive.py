@@ -3,7 +3,8 @@
 A text is asked about only when it reads like one, was read with confidence and without a break, has no near twin in the
 video and, unless its showings are counted, was shown once. A relation is asked for only when it holds wherever inside
 their limits the occurrences really began and ended, and when the stretch of video that it rests on was looked at
-without a hole. Wrong options come from the same video or lie well beyond the error of measurement.
+without a hole. A text that is there at the first or the last look is not asked for the start or the end that nobody
+saw. Wrong options come from the same video or lie well beyond the error of measurement.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class _Film:
         self.readable = [occurrence for occurrence in self.all if self._is_readable(occurrence)]
         self.once = [occurrence for occurrence in self.readable if self.shown[occurrence.key] == 1]
         self.askable = frozenset(self.once)
-        self.lasting = [each for each in self.once if self._watched(each)]
+        self.lasting = [each for each in self.once if each.start_seen and each.end_seen and self._watched(each)]
 
     def facts(self) -> dict[Template, list[Fact]]:
         return {
@@ -240,7 +241,7 @@ class _Film:
     def _moments(self) -> list[Fact]:
         facts = []
         for each in self.once:
-            if each.latest_start_us - each.earliest_start_us <= PAUSE_US:
+            if each.start_seen and each.latest_start_us - each.earliest_start_us <= PAUSE_US:
                 times = self._other_times(each.start_us)
                 facts.append(Fact(Template.WHEN, (each.text,), clock(each.start_us), times, _spans([each])))
         return facts

@@ -1,6 +1,7 @@
 """The chain of thought for a programmatic question: what is seen and when, and what follows from it.
 
-Written from the timeline and the question's evidence, in the words of somebody who goes through the video.
+Written from the timeline and the question's evidence, in the words of somebody who goes through the video. Of a text
+that is there at the first or the last look nothing is said of when it came or went: nobody saw that.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _evidence(question: Question, timeline: Timeline) -> list[Occurrence]:
 
 def _order(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
     first, *others = _of(subjects, evidence)
-    steps = [f"{quoted(first.text)} is the first of them to appear, at {clock(first.start_us)}."]
+    steps = [f"{quoted(first.text)} is the first of them to appear: it {_comes(first)}."]
     steps += [f"Then {quoted(each.text)} comes up at {clock(each.start_us)}." for each in others]
     return f"{' '.join(steps)} So the order is {answer}."
 
@@ -74,11 +75,11 @@ def _before(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str
 def _count(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
     if len(subjects) == 1:
         times = listed([clock(each.start_us) for each in _of(subjects, evidence)])
-        return f"It comes up at {times}, and is gone for a while each time in between. That makes {answer} times."
+        return f"It is there from {times} on, and gone for a while each time in between. That makes {answer} times."
     first, *between, last = evidence
     seen = listed([f"{quoted(each.text)} at {clock(each.start_us)}" for each in between])
     return (
-        f"{quoted(first.text)} appears at {clock(first.start_us)} and {quoted(last.text)} at {clock(last.start_us)}. "
+        f"{quoted(first.text)} {_comes(first)} and {quoted(last.text)} {_comes(last)}. "
         f"After the one and before the other I see {seen}. That makes {answer} texts."
     )
 
@@ -93,9 +94,11 @@ def _duration(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: s
 
 def _when(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
     (seen,) = _of(subjects, evidence)
-    before = "It is not there yet when the video begins. " if seen.start_us > seen.earliest_start_us else ""
-    stays = f"I first see it at {answer}, and it stays until {clock(seen.end_us)}."
-    return f"{before}{stays} So it appears at about {answer}."
+    stays = f"it stays until {clock(seen.end_us)}" if seen.end_seen else "it is still there in the last picture"
+    return (
+        f"It is not there yet when the video begins. I first see it at {answer}, and {stays}. "
+        f"So it appears at about {answer}."
+    )
 
 
 def _region(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
@@ -121,7 +124,12 @@ def _of(subjects: Sequence[str], evidence: Sequence[Occurrence]) -> list[Occurre
 
 
 def _from_to(occurrence: Occurrence) -> str:
-    return f"from {clock(occurrence.start_us)} to {clock(occurrence.end_us)}"
+    start = f"from {clock(occurrence.start_us)}"
+    return f"{start} to {clock(occurrence.end_us)}" if occurrence.end_seen else f"{start} on"
+
+
+def _comes(occurrence: Occurrence) -> str:
+    return f"{'comes up' if occurrence.start_seen else 'is already there'} at {clock(occurrence.start_us)}"
 
 
 def _seconds(occurrence: Occurrence) -> str:

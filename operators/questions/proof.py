@@ -32,8 +32,12 @@ def answer_again(derivation: Derivation, captions: Sequence[Caption]) -> str | N
             return looks.neighbour(keys[0], step=-1)
         case Template.COUNT:
             return str(len(looks.showings(keys[0])) if len(keys) == 1 else looks.between(keys[0], keys[1]))
+        case Template.DURATION if not all(looks.came(key) and looks.went(key) for key in keys):
+            return None
         case Template.DURATION:
             return about_seconds(looks.duration(keys[0])) if len(keys) == 1 else looks.longest(derivation.subjects)
+        case Template.WHEN if not looks.came(keys[0]):
+            return None
         case Template.WHEN:
             return clock(looks.seen[keys[0]][0])
         case Template.REGION:
@@ -82,11 +86,21 @@ class _Looks:
         start, end = self.seen[first][0], self.seen[last][0]
         return len({key for time, key in self.appearances() if start < time < end} - {first, last})
 
+    def came(self, key: str) -> bool:
+        """Was it not there yet at the first look?"""
+        return self.seen[key][0] > self.times[0]
+
+    def went(self, key: str) -> bool:
+        """Was it not there any more at the last look?"""
+        return self.seen[key][-1] < self.times[-1]
+
     def duration(self, key: str) -> int:
-        """From the first look that showed the text to the first that did not any more, half a step off at each end."""
+        """From the first look that showed the text to the first that did not any more, half a step off at each end.
+
+        For a text that went.
+        """
         times = self.seen[key]
-        after = [time for time in self.times if time > times[-1]]
-        return (after[0] if after else times[-1]) - times[0]
+        return next(time for time in self.times if time > times[-1]) - times[0]
 
     def longest(self, subjects: Sequence[str]) -> str | None:
         by_length = sorted(subjects, key=lambda subject: self.duration(text_key(subject)))

@@ -42,13 +42,17 @@ class Occurrence:
     end_us: int
     """As measured: right to within half the distance between looks."""
     earliest_start_us: int
-    """The last look before it: not there yet."""
+    """The last look before it: not there yet. The timeline's start when there is none."""
     latest_start_us: int
     """The first look that showed it."""
     earliest_end_us: int
     """The last look that showed it."""
     latest_end_us: int
-    """The first look after it: not there any more."""
+    """The first look after it: not there any more. The timeline's end when there is none."""
+    start_seen: bool
+    """Some look came before it: else it may have been there since any time."""
+    end_seen: bool
+    """Some look came after it: else it may have stayed for any time."""
     score: float
     """Mean confidence of its readings."""
     region: Region | None
@@ -164,6 +168,8 @@ def _occurrence(
         latest_start_us=inside[0] if inside else first,
         earliest_end_us=inside[-1] if inside else first,
         latest_end_us=looks[after] if after < len(looks) else max(end_us, last),
+        start_seen=before > 0,
+        end_seen=after < len(looks),
         score=sum(reading.score for reading in showing) / len(showing),
         region=regions.pop() if len(regions) == 1 else None,
         continuous=all(_shown(showing, look) for look in inside),

@@ -2,7 +2,8 @@
 
 All trials of all questions go out in one call, so that they run side by side. Options come in a new order each time and
 the right one stands on every letter equally often, so that a model which likes a letter gains nothing by it. Open
-answers are compared by program first; those that differ in words go to the judge, who sees the question.
+answers of derived questions are compared by program alone, others by program first; those that differ in words go to
+the judge, who sees the question.
 
 A trial is answered when the model gave an answer and it could be judged. Only answered trials count; the others are
 neither right nor wrong.
@@ -18,7 +19,7 @@ from typing import cast
 
 from operators.models.client import Answer, ModelClient, Refusal, Request, TimedFrame
 from operators.models.prompts import Prompt
-from operators.questions.answers import compare_open, names, same_answer
+from operators.questions.answers import compare_open, same_answer, same_count, same_place, same_texts
 from operators.stage import Context
 from schemas.answers import Letter, ShortAnswer, Verdict
 from schemas.config import Role
@@ -184,21 +185,22 @@ def _compare(
 
 
 def _by_program(question: Question, answer: str) -> bool | None:
+    """None: for the judge, who compares only what a model wrote. Derived answers have forms that a program can read."""
     if question.kind is QuestionKind.CHOICE:
         return same_answer(answer, question.answer, question.kind)
-    same = compare_open(answer, question.answer)
-    if same is None and _answer_is_quoted(question) and not names(answer, question.answer):
-        return False  # what is written on screen is the answer itself: other words are another answer
-    return same
-
-
-def _answer_is_quoted(question: Question) -> bool:
-    """Is the answer, by derivation, one of the texts on screen or several?"""
-    derivation = question.derivation
-    return derivation is not None and (
-        derivation.template in {Template.ORDER, Template.AFTER, Template.BEFORE}
-        or (derivation.template is Template.DURATION and len(derivation.subjects) > 1)
-    )
+    if question.derivation is None:
+        return compare_open(answer, question.answer)
+    match question.derivation.template:
+        case Template.ORDER | Template.AFTER | Template.BEFORE:
+            return same_texts(answer, question.answer)
+        case Template.DURATION if len(question.derivation.subjects) > 1:
+            return same_texts(answer, question.answer)
+        case Template.REGION:
+            return same_place(answer, question.answer)
+        case Template.COUNT:
+            return same_count(answer, question.answer)
+        case Template.DURATION | Template.WHEN:
+            return compare_open(answer, question.answer) is True
 
 
 def _judge_request(context: Context, question: Question, answer: str) -> Request:

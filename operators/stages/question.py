@@ -149,7 +149,7 @@ def _row(
 
 STAGE = Stage(
     name="question",
-    version=1,
+    version=2,
     row=Question,
     reads=("ingest", "caption"),
     run=run,

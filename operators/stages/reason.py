@@ -95,7 +95,7 @@ def _row(context: Context, question: Question, answer: Answer | Refusal, end_us:
 
 STAGE = Stage(
     name="reason",
-    version=1,
+    version=2,
     row=Reasoning,
     reads=("caption", "question"),
     run=run,

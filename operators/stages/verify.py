@@ -141,7 +141,7 @@ def _reject(context: Context, question: Question, reason: str, message: str) -> 
 
 STAGE = Stage(
     name="verify",
-    version=2,
+    version=3,
     row=Trial,
     reads=("caption", "question", "reason"),
     run=run,

@@ -13,7 +13,7 @@ from operators.questions.derive import Derived, derive
 from operators.questions.phrases import REGIONS, in_order
 from operators.questions.proof import answer_again
 from operators.questions.rules import meta_talk
-from operators.questions.timeline import read_timeline, region_of
+from operators.questions.timeline import looks_of, read_timeline, region_of
 from schemas.tables import Derivation, QuestionKind, Template
 from tests.support.films import BOXES, SECOND, ImaginaryFilm, captions_of, film, films, shown
 
@@ -69,7 +69,13 @@ def holds(question: Derived, imaginary: ImaginaryFilm) -> bool:
 @given(imaginary=films(), seed=st.integers(0, 1000))
 def test_derived_questions_are_true_provable_and_unambiguous(imaginary, seed):
     captions = captions_of(imaginary)
+    looks = looks_of(captions)
+    at_start, at_end = (
+        {t.text for t in imaginary.shown if t.start_us <= look < t.end_us} for look in (looks[0], looks[-1])
+    )
     for question in derived_of(imaginary, seed):
+        unseen = {Template.DURATION: at_start | at_end, Template.WHEN: at_start}.get(question.template, set())
+        assert unseen.isdisjoint(question.subjects), question
         assert holds(question, imaginary), question
         again = answer_again(Derivation(template=question.template, subjects=question.subjects), captions)
         assert again is not None
@@ -196,3 +202,22 @@ def test_when_has_options_well_apart():
     for question in asked(STORY, Template.WHEN):
         times = sorted(map(seconds, question.options))
         assert all(later - earlier >= 9 for earlier, later in pairwise(times))
+
+
+def test_a_start_or_an_end_that_nobody_saw_is_not_asked_for():
+    """The first text may have been there for any time, and the last one may have stayed."""
+    edges = film(
+        shown("LIGHTHOUSE", 0, 20), shown("EXIT", 25, 29), shown("OPEN DAILY", 33, 37), shown("FERRY 1", 41, 60)
+    )
+    durations, moments = asked(edges, Template.DURATION), asked(edges, Template.WHEN)
+    assert {question.subjects for question in durations} == {("EXIT",), ("OPEN DAILY",)}
+    assert {question.subjects for question in moments} == {("EXIT",), ("OPEN DAILY",), ("FERRY 1",)}
+    assert {question.answer for question in asked(edges, Template.BEFORE)} >= {
+        "LIGHTHOUSE"
+    }  # it was first, since whenever
+
+
+def test_two_texts_that_are_there_at_the_first_look_have_no_order():
+    both = film(shown("LIGHTHOUSE", 0, 9), shown("EXIT", 0.2, 5, BOXES[0]), shown("FERRY 1", 20, 24))
+    templates = {question.template for question in derived_of(both, per_template=9)}
+    assert not {Template.ORDER, Template.AFTER, Template.BEFORE} & templates

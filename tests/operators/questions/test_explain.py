@@ -77,3 +77,15 @@ def test_evidence_that_is_not_on_the_timeline_is_an_error():
     question, _ = explained(Template.WHEN)
     with pytest.raises(ValueError, match="derive it again"):
         explain(question, read_timeline(captions_of(film(shown("LIGHTHOUSE", 40, 44)))), Random(0))
+
+
+def test_nothing_is_said_of_an_end_or_a_start_that_nobody_saw():
+    edges = film(shown("LIGHTHOUSE", 0, 20), shown("OPEN DAILY", 33, 37), shown("EXIT", 41, 60, BOXES[6]))
+    timeline = read_timeline(captions_of(edges))
+    for question in questions_of(timeline):
+        reasoning = explain(question, timeline, Random(0))
+        assert "01:00" not in reasoning
+        assert "up at 00:00" not in reasoning
+    whole = " ".join(explain(question, timeline, Random(0)) for question in questions_of(timeline))
+    assert "still there in the last picture" in whole
+    assert "is already there at 00:00" in whole

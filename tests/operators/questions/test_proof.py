@@ -71,3 +71,13 @@ def test_two_texts_at_once_have_no_order():
 
 def test_captions_without_texts_settle_nothing():
     assert again(Template.COUNT, "EXIT", captions=captions_of(film(seconds=20 * SECOND / SECOND))) is None
+
+
+def test_a_start_or_an_end_that_nobody_saw_proves_nothing():
+    edges = captions_of(film(shown("LIGHTHOUSE", 0, 20), shown("OPEN DAILY", 33, 37), shown("EXIT", 41, 60)))
+    for text in ("LIGHTHOUSE", "EXIT"):
+        assert again(Template.DURATION, text, captions=edges) is None
+        assert again(Template.DURATION, "OPEN DAILY", text, captions=edges) is None
+    assert again(Template.WHEN, "LIGHTHOUSE", captions=edges) is None
+    assert again(Template.WHEN, "EXIT", captions=edges) == "00:41"
+    assert again(Template.AFTER, "LIGHTHOUSE", captions=edges) == "OPEN DAILY"

@@ -14,7 +14,7 @@ from operators.questions.trials import Paper, Result, orders, put
 from operators.stage import Context
 from operators.store import Store
 from schemas.config import BuildConfig, Role
-from schemas.tables import Check, QuestionKind
+from schemas.tables import Check, Derivation, QuestionKind, Template
 from tests.support.openai_server import OpenAIServer, last_text
 from tests.support.rows import make_question
 from tests.support.stages import PROMPTS
@@ -106,3 +106,24 @@ def test_an_answer_that_the_judge_does_not_compare_is_neither_right_nor_wrong(pu
     assert (reject.key, reject.reason, reject.raw) == ("q0001", "unanswered", "no verdict")
     assert reject.request_sha256 == result.refusals[0].request_sha256
     assert "none of 3 trials of check blind was answered (3 schema)" in reject.message
+
+
+@pytest.mark.parametrize(
+    ("template", "right", "good", "nonsense"),
+    [
+        (Template.WHEN, "00:21", "0:22", "2023-01-14 04:33:16.132"),
+        (Template.REGION, "top centre", "top center", "The text"),
+        (Template.DURATION, "about 5 seconds", "6 s", "7.4678813145861568112, 12, 2018"),
+        (Template.COUNT, "3", "three times", "00:03"),
+        (Template.AFTER, "FERRY 1", "ferry 1", "after FERRY 1 or FERRY 2"),
+        (Template.ORDER, '"EXIT", then "OPEN"', "Exit, Open", "OPEN, EXIT"),
+    ],
+)
+def test_the_judge_is_never_asked_about_a_derived_answer(put_papers, template, right, good, nonsense):
+    derivation = Derivation(template=template, subjects=("EXIT",))
+    update = {"derivation": derivation, "answer": right}
+    papers = [Paper(make_question(number, kind=OPEN).model_copy(update=update), 1) for number in (1, 2)]
+    results, _ = put_papers(papers, lambda body: {"answer": good if "1th" in last_text(body) else nonsense})
+    assert [result.answers for result in results] == [(good,), (nonsense,)]
+    assert [result.right for result in results] == [(True,), (False,)]
+    assert [each.prompt_id for result in results for each in result.provenance] == ["verify_open"] * 2
