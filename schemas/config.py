@@ -84,7 +84,7 @@ class CaptionConfig(Model):
 
 
 class Writer(StrEnum):
-    """`program` derives questions from the timeline, true by construction; `model` asks the reasoner."""
+    """`program` derives questions from the texts that were read on screen; `model` asks the reasoner."""
 
     PROGRAM = "program"
     MODEL = "model"

@@ -85,7 +85,7 @@ def _jpegs(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, 
 
 STAGE = Stage(
     name="difficulty",
-    version=3,
+    version=1,
     row=Trial,
     reads=("ingest", "caption", "question", "verify"),
     run=run,

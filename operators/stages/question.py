@@ -149,7 +149,7 @@ def _row(
 
 STAGE = Stage(
     name="question",
-    version=2,
+    version=1,
     row=Question,
     reads=("ingest", "caption"),
     run=run,

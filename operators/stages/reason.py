@@ -95,7 +95,7 @@ def _row(context: Context, question: Question, answer: Answer | Refusal, end_us:
 
 STAGE = Stage(
     name="reason",
-    version=2,
+    version=1,
     row=Reasoning,
     reads=("caption", "question"),
     run=run,

@@ -141,7 +141,7 @@ def _reject(context: Context, question: Question, reason: str, message: str) -> 
 
 STAGE = Stage(
     name="verify",
-    version=3,
+    version=1,
     row=Trial,
     reads=("caption", "question", "reason"),
     run=run,
