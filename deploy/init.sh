@@ -4,7 +4,7 @@
 set -eu
 
 airflow db migrate
-airflow pools set lvr_decode "$LVR_DECODE_SLOTS" "Decoding: as many as the CPUs carry"
+airflow pools set lvr_decode "$LVR_DECODE_SLOTS" "Tasks that decode video, half of the cores each"
 airflow pools set lvr_models "$LVR_MODELS_SLOTS" "Tasks that keep a model server busy"
 # An administrator who exists is left alone, password and all: `airflow users reset-password` changes it.
 airflow users create --role Admin --username "$LVR_ADMIN_USER" --password "$LVR_ADMIN_PASSWORD" \

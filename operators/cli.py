@@ -43,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
+WORKERS_HELP = "Videos decoded at once; half of the cores by default, as two lanes decode at a time."
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of BuildConfig fields.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; wins over the file.")]
 ConfigJson = Annotated[str, typer.Option(help="A whole BuildConfig as JSON.")]
@@ -152,14 +153,20 @@ def plan(config_json: ConfigJson, run_id: Annotated[str, typer.Option(help="Name
 
 @app.command()
 def stage(
-    run: RunUrl, name: str, lane: Annotated[int | None, typer.Option(help="For per-video stages.")] = None
+    run: RunUrl,
+    name: str,
+    lane: Annotated[int | None, typer.Option(help="For per-video stages.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, envvar="LVR_DECODE_WORKERS", help=WORKERS_HELP)] = None,
 ) -> None:
     """Run one stage of a run; prints its metrics as one JSON line."""
     from operators.runner import run_stage
 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("operators").setLevel(logging.INFO)
-    metrics = run_stage(RunFolder.open(run), name, lane, report=lambda progress: typer.echo(str(progress), err=True))
+    at_once = workers or max(1, (os.cpu_count() or 1) // 2)
+    metrics = run_stage(
+        RunFolder.open(run), name, lane, workers=at_once, report=lambda progress: typer.echo(str(progress), err=True)
+    )
     _json_line(metrics.model_dump(mode="json"))
 
 

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 
 def wanted_pools() -> dict[str, tuple[int, str]]:
-    """Slots and description by pool; by default one decoding task per core, and four that wait for models."""
+    """Slots and description by pool: by default two tasks that decode, half of the cores each, and four that wait."""
     return {
-        DECODE_POOL: (int(os.environ.get("LVR_DECODE_SLOTS", str(os.cpu_count() or 1))), "Tasks that decode video"),
+        DECODE_POOL: (int(os.environ.get("LVR_DECODE_SLOTS", "2")), "Tasks that decode video"),
         MODELS_POOL: (int(os.environ.get("LVR_MODELS_SLOTS", "4")), "Tasks that keep a model server busy"),
     }
 

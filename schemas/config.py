@@ -165,7 +165,7 @@ class ModelConfig(Model):
     vision: bool | None = None
     """Can it look at frames? Left open: yes for the captioner's and target's endpoint, no for the embedded model."""
     concurrency: int = Field(default=16, ge=1, le=4096)
-    """Requests under way at once, from one task."""
+    """Requests under way at once, from one process. Caption has a process for each video that it works on."""
     timeout_seconds: float = Field(default=600.0, gt=0.0)
     """Longest wait for one answer."""
 
