@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,10 +51,12 @@ class Standalone:
             port: where the UI is wanted; another free port is taken when this one is in use.
         """
         self.home = (home or ROOT / ".airflow").absolute()
-        self.port = free_port(port)
         self.password = ""
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._lock: IO[str] | None = None
+        self._reserved: list[IO[str]] = []
+        self.port = self._reserve(port)
+        self._log_ports = self._reserve(8793), self._reserve(8794)
 
     @property
     def url(self) -> str:
@@ -96,6 +99,8 @@ class Standalone:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+        while self._reserved:
+            self._reserved.pop().close()
 
     def check(self) -> None:
         """
@@ -126,8 +131,8 @@ class Standalone:
             "API__PORT": self.port,
             "API__BASE_URL": self.url,
             "API__INSTANCE_NAME": "longvideo-reason",
-            "LOGGING__WORKER_LOG_SERVER_PORT": free_port(8793),
-            "LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(8794),
+            "LOGGING__WORKER_LOG_SERVER_PORT": self._log_ports[0],
+            "LOGGING__TRIGGER_LOG_SERVER_PORT": self._log_ports[1],
         }
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")}
         inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # without byte code everything starts at half the speed
@@ -137,6 +142,11 @@ class Standalone:
             "PATH": os.pathsep.join([sysconfig.get_path("scripts"), inherited.get("PATH", "")]),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH", "")])),
         }
+
+    def _reserve(self, wanted: int) -> int:
+        port, lock = reserve_port(wanted)
+        self._reserved.append(lock)
+        return port
 
     def _start(self, name: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
         assert self._lock is not None
@@ -162,6 +172,7 @@ class Standalone:
             with contextlib.suppress(ApiError):
                 unhealthy = AirflowApi(self.url).unhealthy()
                 if not unhealthy:
+                    self.api().call("GET", "/api/v2/version")  # logs in: it is this one, not somebody else's
                     return
             time.sleep(0.3)
         logs = "\n".join(f"{name}: {_tail(self._log(name))}" for name in COMPONENTS if name in unhealthy)
@@ -183,14 +194,27 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def free_port(wanted: int) -> int:
-    """The wanted port if nobody listens on it on this host, else one that is free."""
-    for port in (wanted, 0):
+def reserve_port(wanted: int) -> tuple[int, IO[str]]:
+    """The wanted port if nobody listens on it, else one that is free; and the lock that keeps it for this process.
+
+    Between the look and the moment when a component listens another Airflow may look, too: the lock tells it apart.
+    Closing it gives the port back.
+    """
+    for port in (wanted, *[0] * 20):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
+            try:
                 probe.bind(("", port))
-                return int(probe.getsockname()[1])
+                number = int(probe.getsockname()[1])
+                lock = (Path(tempfile.gettempdir()) / f"lvr-port-{number}.lock").open("a")
+            except OSError:  # in use, or reserved by another user
+                continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        return number, lock
     raise StandaloneError("no free TCP port on this host")
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from operators.local_airflow.rest import ApiError
-from operators.local_airflow.standalone import COMPONENTS, ROOT, Standalone, StandaloneError, free_port
+from operators.local_airflow.standalone import COMPONENTS, ROOT, Standalone, StandaloneError, reserve_port
 
 STARTER = """
 import sys, time
@@ -106,10 +106,18 @@ def test_nothing_outlives_the_starter(home, signum):
         assert all_gone(started)
 
 
-def test_a_taken_port_is_left_to_its_owner():
+def test_a_port_is_given_out_once():
     with socket.socket() as taken:
-        taken.bind(("", 0))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert free_port(port) != port
-    assert free_port(port) == port
+        other, lock = reserve_port(port)
+        lock.close()
+        assert other != port
+    first, lock = reserve_port(port)
+    second, other_lock = reserve_port(port)  # nobody listens yet, but it is spoken for
+    lock.close()
+    third, third_lock = reserve_port(port)
+    other_lock.close()
+    third_lock.close()
+    assert (first == port, second != port, third == port) == (True, True, True)
