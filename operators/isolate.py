@@ -1,30 +1,51 @@
-"""Run a function in a fresh child process, with a watchdog.
+"""Run a function in a fresh child process, with a watchdog over its time, its memory and its files.
 
 Decoders crash, hang and blow up on bad files; Airflow's forked tasks inherit locks. A spawned child has neither
 problem: it starts from a clean interpreter, dies with its parent, and its death is an exception here.
+
+Memory is what the child and everything that it started hold at a time, as the parent measures it twice a second.
+Limits of address space (RLIMIT_AS) would not do: decoders' threads and numpy reserve many times what they use, and
+ffmpeg takes a failed allocation for a damaged frame. Between two looks a child can pass its limit by what it fills in
+half a second.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import multiprocessing
 import os
 import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+import psutil
+
 T = TypeVar("T")
+
+MEMORY_BYTES = 8 << 30
+"""Decoding 8K video in 10 bits with sixteen threads takes about 4 GB, a clip's encoder besides less than one."""
+
+OUTPUT_BYTES = 64 << 30
+"""Of one file. Remote sources are downloaded by the child that reads them, so that it is more than a source's size."""
+
+_LOOK_SECONDS = 0.5
+"""How often memory is measured, which takes about 5 ms."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class ChildFailed(RuntimeError):
-    """The child died without an answer or ran out of time. `reason` is `crashed` or `timeout`."""
+    """The child died without an answer or passed a limit.
+
+    `reason` is `crashed`, `timeout`, `out_of_memory` or `output_too_large`.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -45,29 +66,42 @@ def stop_children() -> None:
         _kill_group(child)
 
 
-def run_isolated(function: Callable[..., T], *arguments: Any, timeout_seconds: float) -> T:
+def run_isolated(
+    function: Callable[..., T],
+    *arguments: Any,
+    timeout_seconds: float,
+    memory_bytes: int = MEMORY_BYTES,
+    output_bytes: int = OUTPUT_BYTES,
+) -> T:
     """The function's result, computed in a spawned child process.
 
-    Function, arguments and result must be picklable. An exception of the function is raised here as it is.
+    Function, arguments and result must be picklable. An exception of the function is raised here as it is, but for
+    those that tell of a limit (`MemoryError`, `OSError` with EFBIG).
+
+    Args:
+        memory_bytes: resident memory of the child and all that it started, together.
+        output_bytes: size of each file that they write.
 
     Raises:
-        ChildFailed: the child was killed (signal, out of memory) or did not finish in time; it is gone in either case.
+        ChildFailed: the child was killed (by a signal, or here for passing a limit); it is gone in either case, with
+            what it started.
         Stopped: the child was told to end, or the program is ending.
     """
     if _stopping.is_set():
         raise Stopped("the program is ending")
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
-    child = spawn.Process(target=_child, args=(sender, os.getpid(), function, arguments), daemon=True)
+    child = spawn.Process(target=_child, args=(sender, os.getpid(), output_bytes, function, arguments), daemon=True)
     child.start()
     sender.close()
     try:
-        if not receiver.poll(timeout_seconds):
-            raise ChildFailed(
-                "timeout", f"no result within {timeout_seconds:.0f} s; raise the limit or look at the input"
-            )
+        _watch(child, receiver, timeout_seconds, memory_bytes)
         outcome, value = receiver.recv()
+    except ChildFailed:
+        _kill_group(child)
+        raise
     except EOFError:
+        _kill_group(child)  # what it has started goes on without it
         child.join()
         if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
             raise Stopped("the child was told to end") from None
@@ -75,6 +109,8 @@ def run_isolated(function: Callable[..., T], *arguments: Any, timeout_seconds: f
     finally:
         receiver.close()
         _end(child)
+    if outcome == "failed":
+        raise ChildFailed(*value)
     if outcome == "error":
         raise value
     return value
@@ -97,15 +133,56 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
-def _child(sender: Connection, parent_pid: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _watch(child: Any, receiver: Connection, timeout_seconds: float, memory_bytes: int) -> None:
+    """Returns when there is an answer, or none will come."""
+    deadline = time.monotonic() + timeout_seconds
+    while not receiver.poll(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
+        if time.monotonic() >= deadline:
+            raise ChildFailed(
+                "timeout", f"no result within {timeout_seconds:.0f} s; raise the limit or look at the input"
+            )
+        used = _resident_bytes(child.pid)
+        if used > memory_bytes:
+            raise ChildFailed(
+                "out_of_memory",
+                f"{used / 1e9:.1f} GB of memory in use, {memory_bytes / 1e9:.1f} GB are allowed; look at the input",
+            )
+
+
+def _resident_bytes(pid: int) -> int:
+    """Of a process and all that it started; 0 once it is gone."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += each.memory_info().rss
+    return total
+
+
+def _child(
+    sender: Connection, parent_pid: int, output_bytes: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     os.setpgid(0, 0)  # so that what it starts (ffmpeg) can be ended with it
     die_with_parent(parent_pid)
+    # Python ignores the signal that comes with passing the limit (SIGXFSZ), so that writing fails with EFBIG.
+    _, hardest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    allowed = output_bytes if hardest == resource.RLIM_INFINITY else min(output_bytes, hardest)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hardest))
     try:
         answer: tuple[str, Any] = ("value", function(*arguments))
     except Exception as error:  # noqa: BLE001 - raised again in the parent
-        answer = ("error", error)
+        answer = _failed(error, output_bytes)
     sender.send(answer)
     sender.close()
+
+
+def _failed(error: Exception, output_bytes: int) -> tuple[str, Any]:
+    if isinstance(error, MemoryError):
+        return "failed", ("out_of_memory", f"memory could not be had ({error}); look at the input")
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return "failed", ("output_too_large", f"a file grew beyond {output_bytes / 1e9:.1f} GB; look at the input")
+    return "error", error
 
 
 def _end(child: Any) -> None:

@@ -126,7 +126,12 @@ class Cut(StrEnum):
 
     NONE = "none"
     """Not written: the clip is a span of its source."""
+    COPY = "copy"
+    """The source's own coded frames: no picture was changed."""
+    SMART = "smart"
+    """The source's own coded frames but for those before the first usable key frame or at the very end."""
     ENCODE = "encode"
+    """All frames encoded anew."""
 
 
 class Clip(Row):

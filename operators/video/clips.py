@@ -1,16 +1,21 @@
 """Divides a video's timeline into clips. Pure arithmetic on microseconds; nothing is read or written.
 
-Guarantees, whatever the shots are: clips tile `[0, duration)` without gap or overlap; with `shots`, every length lies
-in `[min, max]` as soon as the duration can be written as a sum of such lengths (else the video is one clip), and a clip
-ends on a shot boundary or the video's end whenever one lies where it may end.
+Guarantees, whatever the shots are: clips tile `[0, duration)` without gap or overlap. With `shots` moreover
+
+- every length lies in `[min, max]` as soon as the duration can be written as a sum of such lengths (else the video is
+  one clip);
+- no clip ends inside a shot if there is a plan of which that is true; where there is none, an over-long stretch is
+  divided evenly, and no shot boundary in it is one at which clips could end on both sides;
+- among such plans, it is the best: fewest ends inside shots, then least cost as `_Bounds.cost` and `plan_clips` say.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from operators.video.packets import SECOND_US
 from schemas.config import ClipMode, SplitConfig
@@ -26,16 +31,27 @@ class ClipSpan:
     boundary: Boundary
 
 
-def plan_clips(duration_us: int, shot_starts_us: Sequence[int], config: SplitConfig) -> list[ClipSpan]:
-    """The clips of a video of this length whose shots start at these (ascending) times."""
+def plan_clips(
+    duration_us: int, shot_starts_us: Sequence[int], config: SplitConfig, unlikeness: Sequence[float] | None = None
+) -> list[ClipSpan]:
+    """The clips of a video of this length.
+
+    Args:
+        shot_starts_us: ascending, the first 0.
+        unlikeness: how different the pictures before and after each shot start but the first look, 0 to 1 (see
+            `operators.video.analysis.Analysis.shot_unlikeness`). A clip's end between look-alikes (0) costs as much as
+            a clip of the least or greatest length, so that a short shot goes with the neighbour it looks like, as in
+            Panda-70M (arXiv:2402.19479). None means that only lengths matter.
+    """
     wish_us = round(config.clip_seconds * SECOND_US)
     if config.mode is ClipMode.FIXED:
         ends = _fixed_ends(duration_us, wish_us)
-        shots: frozenset[int] = frozenset()
+        shots: dict[int, float] = {}
     else:
         bounds = _Bounds(round(config.min_seconds * SECOND_US), wish_us, round(config.max_seconds * SECOND_US))
-        ends = _shot_ends(duration_us, shot_starts_us, bounds)
-        shots = frozenset(shot_starts_us)
+        inner = shot_starts_us[1:]
+        shots = dict(zip(inner, [1.0] * len(inner) if unlikeness is None else unlikeness, strict=True))
+        ends = _shot_ends(duration_us, shots, bounds)
 
     def kind(end_us: int) -> Boundary:
         if end_us == duration_us:
@@ -61,10 +77,30 @@ class _Bounds:
         """
         return self.shortest <= length <= self.longest or length >= 2 * self.shortest
 
-    def even_piece(self, length: int) -> int:
-        """Length of the pieces when a divisible stretch is divided evenly, as near to the wish as bounds allow."""
+    def pieces(self, length: int) -> int:
+        """How many clips a divisible stretch makes: one if that may be, else so many that they are near the wish."""
+        if length <= self.longest:
+            return 1
         fewest, most = -(-length // self.longest), length // self.shortest
-        return length // min(most, max(fewest, round(length / self.wish)))
+        return min(most, max(fewest, round(length / self.wish)))
+
+    def cost(self, length: float) -> float:
+        """0 for a clip of the wished length, 1 for the shortest and the longest, growing with the square between."""
+        if length == self.wish:
+            return 0.0
+        farthest = self.shortest if length < self.wish else self.longest
+        return ((length - self.wish) / (farthest - self.wish)) ** 2
+
+
+class _Best(NamedTuple):
+    """The best way to clips that end at some shot boundary; plans compare by their first two fields."""
+
+    inside: int
+    """Ends inside shots."""
+    cost: float
+    start_us: int
+    """The stretch that ends here, from a shot boundary on, is divided evenly into this many clips."""
+    pieces: int
 
 
 def _fixed_ends(duration_us: int, wish_us: int) -> list[int]:
@@ -74,23 +110,51 @@ def _fixed_ends(duration_us: int, wish_us: int) -> list[int]:
     return [*ends, duration_us]
 
 
-def _shot_ends(duration_us: int, shot_starts_us: Sequence[int], bounds: _Bounds) -> list[int]:
-    """Ends chosen from left to right, each so that what remains can still be divided."""
+def _shot_ends(duration_us: int, unlikeness: Mapping[int, float], bounds: _Bounds) -> list[int]:
+    """The best plan's ends, by dynamic programming over shot boundaries from left to right.
+
+    A plan always exists: the whole video as one stretch is one, split at usable boundaries as long as there are any.
+    """
     if not bounds.divisible(duration_us):
         return [duration_us]
-    inner = shot_starts_us[bisect_right(shot_starts_us, 0) : bisect_left(shot_starts_us, duration_us)]
-    allowed = [shot for shot in inner if bounds.divisible(duration_us - shot)] + [duration_us]
-    ends = [0]
-    while ends[-1] < duration_us:
-        ends.append(_next_end(ends[-1], duration_us, allowed, bounds))
-    return ends[1:]
+    edges = [0, *(shot for shot in sorted(unlikeness) if 0 < shot < duration_us), duration_us]
+    best = {0: _Best(0, 0.0, 0, 0)}
+    for start_us in edges[:-1]:
+        if start_us not in best:
+            continue
+        inside_before, cost_before = best[start_us][:2]
+        for end_us, pieces in _stretches(start_us, edges, bounds):
+            inside = inside_before + pieces - 1
+            cost = cost_before + pieces * bounds.cost((end_us - start_us) / pieces)
+            if end_us != duration_us:
+                cost += 1 - unlikeness[end_us]
+            if end_us not in best or (inside, cost) < best[end_us][:2]:
+                best[end_us] = _Best(inside, cost, start_us, pieces)
+    ends: list[int] = []
+    end_us = duration_us
+    while end_us:
+        plan = best[end_us]
+        length = end_us - plan.start_us
+        ends += [plan.start_us + length * piece // plan.pieces for piece in range(plan.pieces, 0, -1)]
+        end_us = plan.start_us
+    return ends[::-1]
 
 
-def _next_end(start_us: int, duration_us: int, allowed: Sequence[int], bounds: _Bounds) -> int:
-    """The allowed boundary in reach that is nearest to the wish; without one, a piece of the way to the next."""
-    first = bisect_left(allowed, start_us + bounds.shortest)
-    beyond = bisect_right(allowed, start_us + bounds.longest)
-    if first < beyond:
-        return min(allowed[first:beyond], key=lambda end: abs(end - start_us - bounds.wish))
-    target = next(end for end in allowed[beyond:] if bounds.divisible(end - start_us))
-    return start_us + bounds.even_piece(target - start_us)
+def _stretches(start_us: int, edges: Sequence[int], bounds: _Bounds) -> Iterator[tuple[int, int]]:
+    """Where a stretch that starts at this edge may end, and into how many clips it is to be divided.
+
+    A stretch of several clips must have no usable boundary inside. Two shortest clips' length is always divisible, so
+    that far beyond the nearest possible end every stretch has one, and the search stops there.
+    """
+    first = bisect_left(edges, start_us + bounds.shortest)
+    while first < len(edges) and not bounds.divisible(edges[first] - start_us):
+        first += 1
+    if first == len(edges):
+        return
+    beyond = bisect_left(edges, max(edges[first] + 2 * bounds.shortest, start_us + bounds.longest + 1))
+    reached = [edge for edge in edges[first:beyond] if bounds.divisible(edge - start_us)]
+    for end_us in reached:
+        pieces = bounds.pieces(end_us - start_us)
+        usable_from = bisect_left(reached, end_us - bounds.longest)
+        if pieces == 1 or reached[usable_from] > end_us - bounds.shortest:
+            yield end_us, pieces

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import signal
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,13 @@ CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,gif,rm,wtv,ivf,dv
 """Demuxers that may open a source. Playlists and concatenation scripts (hls, dash, concat, sdp, ...) follow references
 to other files and addresses, so they are not among them."""
 
-CONFINEMENT = {"protocol_whitelist": "file,pipe", "format_whitelist": CONTAINERS}
-"""Options for every input, of the executable and of PyAV alike."""
+CONFINEMENT = {"protocol_whitelist": "file,pipe", "format_whitelist": CONTAINERS, "fflags": "+genpts"}
+"""Options for every input, of the executable and of PyAV alike, so that both see the same times (`genpts` fills in
+those that a broadcast's packets lack)."""
+
+
+LARGEST_FRAME_PIXELS = 100_000_000
+"""A decoded frame of more pixels than this is taken for damage or an attack (16K video has 133 million, 8K 33)."""
 
 
 class FfmpegError(RuntimeError):
@@ -55,7 +61,7 @@ def run_ffmpeg(stream: Any, timeout_seconds: float) -> None:
 
     Raises:
         FfmpegError: ffmpeg ended with an error, or was killed after `timeout_seconds`.
-        OSError: there was no space left to write.
+        OSError: there was no space left to write, or the file outgrew the process's limit (RLIMIT_FSIZE).
     """
     *arguments, target = ffmpeg.get_args(stream)
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
@@ -67,6 +73,8 @@ def run_ffmpeg(stream: Any, timeout_seconds: float) -> None:
             f"{target}: ffmpeg did not finish within {timeout_seconds:.0f} s and was killed; "
             f"look at the source or allow more time"
         ) from error
+    if ended.returncode == -signal.SIGXFSZ:
+        raise OSError(errno.EFBIG, "ffmpeg: the file outgrew the process's limit", target)
     if ended.returncode != 0:
         if b"No space left on device" in ended.stderr:
             raise OSError(errno.ENOSPC, "ffmpeg: no space left on device", target)
@@ -77,7 +85,8 @@ def run_ffmpeg(stream: Any, timeout_seconds: float) -> None:
 def _confined(arguments: list[str]) -> list[str]:
     """The arguments with every input reduced to a plain file in a known container."""
     confined: list[str] = []
-    options = [text for name, value in CONFINEMENT.items() for text in (f"-{name}", value)]
+    limits = {**CONFINEMENT, "max_pixels": str(LARGEST_FRAME_PIXELS)}
+    options = [text for name, value in limits.items() for text in (f"-{name}", value)]
     rest = iter(arguments)
     for argument in rest:
         confined += [*options, "-i", _as_file(next(rest))] if argument == "-i" else [argument]

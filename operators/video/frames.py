@@ -1,12 +1,15 @@
-"""Single frames of a video at asked times: what a viewer sees then, upright, in the size that a model wants."""
+"""Single frames of a video at asked times: what a viewer sees then, in the size that a model wants.
+
+A frame is shown upright, with square pixels and in the colours of `operators.video.colour`. Of an interlaced frame one
+field is shown, stretched to the full height: its two fields are pictures of two moments.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, dropwhile
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
@@ -15,11 +18,14 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from operators.video.packets import SECOND_US, PacketIndex, UnreadableVideo, decode, open_video, read_packets
+from operators.video.colour import to_rgb
+from operators.video.packets import PacketIndex, UnreadableVideo, open_video, read_packets
 from operators.video.probe import clockwise_rotation, displayed_size
+from operators.video.ranges import decode_from
 
 PATCH = 28
-"""Sides are multiples of this: Qwen2-VL's grid of 14-pixel patches, merged two by two."""
+"""Sides are multiples of this unless asked otherwise: Qwen2-VL's patches of 14 pixels, merged two by two. Qwen3-VL's
+patches are of 16 pixels: 32."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,17 @@ class VideoFrame:
     """Shape [height, width, 3]."""
 
 
-def frames_at(path: Path, times_us: Sequence[int], side: int | None = None) -> Iterator[VideoFrame]:
+def frames_at(
+    path: Path, times_us: Sequence[int], side: int | None = None, multiple: int = PATCH
+) -> Iterator[VideoFrame]:
     """For each asked time, in ascending order, the frame being presented then. One forward pass over the video.
 
     Ask for all frames of a video at once: every call reads the packet index anew.
 
     Args:
         times_us: times in `[0, duration)`, in any order; an equal time gives an equal frame again.
-        side: longest side in pixels; both sides are then multiples of 28 and the frame is not enlarged beyond rounding.
-            None keeps the displayed size.
+        side: longest side in pixels; both sides are then multiples of `multiple` and the frame is not enlarged beyond
+            rounding. None keeps the displayed size.
 
     Raises:
         UnreadableVideo: the file cannot be read, or nothing of it can be decoded.
@@ -54,7 +62,29 @@ def frames_at(path: Path, times_us: Sequence[int], side: int | None = None) -> I
                 f"{path.name}: asked for frames at {asked[0]} to {asked[-1]} us of [0, {index.duration_us})"
             )
         for time_us, frame in _presented(container, stream, index, asked, path):
-            yield VideoFrame(time_us, _upright(frame, stream, side))
+            width, height = displayed_size(frame, stream)
+            if side is not None:
+                width, height = fitted_size(width, height, side, multiple)
+            yield VideoFrame(time_us, displayed(frame, width, height))
+
+
+def frame_times(path: Path) -> NDArray[np.int64]:
+    """When each frame of a video starts, in microseconds; shape [frames], ascending, the first 0.
+
+    Raises:
+        UnreadableVideo: the file cannot be read.
+    """
+    with open_video(path) as (container, stream):
+        return read_packets(container, stream, path).frame_times_us
+
+
+def displayed(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+    """A decoded frame as it is displayed, shape [height, width, 3], whatever its own aspect."""
+    rotation = clockwise_rotation(frame)
+    if rotation in (90, 270):
+        width, height = height, width
+    rgb = to_rgb(_one_field(frame) if frame.interlaced_frame else frame, width, height)
+    return np.ascontiguousarray(np.rot90(rgb, k=-rotation // 90))
 
 
 def to_jpeg(rgb: NDArray[np.uint8], quality: int = 90) -> bytes:
@@ -63,12 +93,13 @@ def to_jpeg(rgb: NDArray[np.uint8], quality: int = 90) -> bytes:
     return data.tobytes()
 
 
-def fitted_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """Width and height in multiples of 28, at most `side` (but at least 28), the aspect kept as well as that allows."""
-    limit = max(PATCH, side // PATCH * PATCH)
+def fitted_size(width: int, height: int, side: int, multiple: int = PATCH) -> tuple[int, int]:
+    """Width and height in multiples of `multiple`, at most `side` (but at least one), the aspect kept as well as that
+    allows."""
+    limit = max(multiple, side // multiple * multiple)
     scale = min(1.0, limit / max(width, height))
     fitted_width, fitted_height = (
-        min(limit, max(PATCH, round(pixels * scale / PATCH) * PATCH)) for pixels in (width, height)
+        min(limit, max(multiple, round(pixels * scale / multiple) * multiple)) for pixels in (width, height)
     )
     return fitted_width, fitted_height
 
@@ -83,7 +114,7 @@ def _presented(
     for time_us in asked:
         key_frame = index.key_frame(time_us)
         if current is None or (following and following[0] < index.key_frame_times_us[key_frame]):
-            walk = _decode_from(container, stream, index, key_frame)
+            walk = decode_from(container, stream, index, key_frame)
             current, following = next(walk, None), next(walk, None)
         while following and following[0] <= time_us:
             current, following = following, next(walk, None)
@@ -92,36 +123,10 @@ def _presented(
         yield current
 
 
-def _decode_from(
-    container: InputContainer, stream: VideoStream, index: PacketIndex, key_frame: int
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames from a key frame on, or from an earlier one when the container's seek or damage makes that necessary."""
-    back = 1
-    while True:
-        key_us = int(index.key_frame_times_us[key_frame])
-        container.seek(round(index.timeline.seconds(index.seek_target_us(key_frame)) * SECOND_US))
-        # Frames before the key frame may refer to pictures that the seek has skipped.
-        frames = dropwhile(partial(_is_before, key_us), decode(container, stream, index.timeline))
-        first = next(frames, None)
-        if first and (first[0] == key_us or key_frame == 0):
-            return chain([first], frames)
-        if key_frame == 0:
-            return iter(())
-        key_frame = max(0, key_frame - back)
-        back *= 2
-
-
-def _is_before(time_us: int, timed_frame: tuple[int, av.VideoFrame]) -> bool:
-    return timed_frame[0] < time_us
-
-
-def _upright(frame: av.VideoFrame, stream: VideoStream, side: int | None) -> NDArray[np.uint8]:
-    """The frame as RGB in its displayed orientation and size, shape [height, width, 3]."""
-    width, height = displayed_size(frame, stream)
-    if side is not None:
-        width, height = fitted_size(width, height, side)
-    rotation = clockwise_rotation(frame)
-    if rotation in (90, 270):
-        width, height = height, width
-    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, k=-rotation // 90), dtype=np.uint8)
+def _one_field(frame: av.VideoFrame) -> av.VideoFrame:
+    """Every other line of a frame, from the first on; nothing is copied."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    graph.link_nodes(source, graph.add("field", "top"), graph.add("buffersink")).configure()
+    graph.push(frame)
+    return cast(av.VideoFrame, graph.pull())

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorTrc
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from operators.video.ffmpeg import LARGEST_FRAME_PIXELS
 from operators.video.packets import SECOND_US, PacketIndex, UnreadableVideo, decode, open_video, read_packets
 
-LARGEST_FRAME_PIXELS = 100_000_000
-"""A decoded frame of more pixels than this is taken for damage or an attack (16K video has 133 million, 8K 33)."""
+_OPENING_FRAMES = 32
+"""Frames of an AVI decoded to see whether it tells their order: more than a decoder reorders."""
 
 _TRANSFERS: dict[int, str] = {
     ColorTrc.BT709: "bt709",
@@ -33,6 +36,36 @@ _TRANSFERS: dict[int, str] = {
     ColorTrc.ARIB_STD_B67: "arib-std-b67",
 }
 """ffmpeg's names of the transfer characteristics that occur in files (ITU-T H.273, table 3)."""
+
+_PRIMARIES: dict[int, str] = {
+    ColorPrimaries.BT709: "bt709",
+    ColorPrimaries.BT470M: "bt470m",
+    ColorPrimaries.BT470BG: "bt470bg",
+    ColorPrimaries.SMPTE170M: "smpte170m",
+    ColorPrimaries.SMPTE240M: "smpte240m",
+    ColorPrimaries.FILM: "film",
+    ColorPrimaries.BT2020: "bt2020",
+    ColorPrimaries.SMPTE428: "smpte428",
+    ColorPrimaries.SMPTE431: "smpte431",
+    ColorPrimaries.SMPTE432: "smpte432",
+}
+"""ffmpeg's names of the colour primaries that occur in files (ITU-T H.273, table 2)."""
+
+
+@dataclass(frozen=True)
+class AudioTrack:
+    """A sound that can be decoded."""
+
+    stream: int
+    """Its number in the container."""
+    codec: str
+    sample_rate: int
+    channels: int
+    language: str
+    """As the container tells it (ISO 639-2; MP4's `und` is undetermined), or empty."""
+    start_us: int
+    """On the video's timeline, as is the end; may be negative."""
+    end_us: int
 
 
 @dataclass(frozen=True)
@@ -50,14 +83,23 @@ class VideoProbe:
     width: int
     """Displayed pixels: after rotation, with square pixels."""
     height: int
+    sample_aspect: Fraction
+    """A stored pixel's width by its height."""
     rotation: int
     """Degrees clockwise that the display matrix asks for: 0, 90, 180 or 270."""
     codec: str
     pixel_format: str
+    bit_depth: int
+    """Bits of each component."""
+    interlaced: bool
+    """Its first frame holds two fields."""
+    primaries: str
+    """As ffmpeg names them (`bt709`, `bt2020`), or `unknown`."""
     transfer: str
     """As ffmpeg names it (`bt709`, `smpte2084`, `arib-std-b67`), or `unknown`."""
     audio_codec: str
     """Empty without sound."""
+    audio_tracks: tuple[AudioTrack, ...]
 
     @property
     def duration_us(self) -> int:
@@ -72,15 +114,13 @@ def probe(path: Path) -> VideoProbe:
     """Measure a local video.
 
     Raises:
-        UnreadableVideo: a reason of `open_video` or `read_packets`, or `too_large`, `one_frame`, `damaged`.
+        UnreadableVideo: a reason of `open_video` or `read_packets`, or `too_large`, `one_frame`, `truncated` (more is
+            missing than there is), `damaged`, `no_frame_size`, `no_timestamps`.
     """
     with open_video(path) as (container, stream):
         _refuse_too_large(path, stream)
         index = read_packets(container, stream, path)
-        if len(index.frame_times_us) < 2:
-            raise UnreadableVideo(
-                "one_frame", f"{path.name}: it has a single frame, so it is a picture; leave it out of the source"
-            )
+    _refuse_too_short(path, index)
     with open_video(path) as (container, stream):
         first = _first_frame(path, container, stream, index)
         audio = main_audio_stream(container)
@@ -94,11 +134,16 @@ def probe(path: Path) -> VideoProbe:
             variable_frame_rate=varies(index.frame_times_us, index.timeline.time_base),
             width=width,
             height=height,
+            sample_aspect=_sample_aspect(stream),
             rotation=clockwise_rotation(first),
             codec=stream.codec_context.codec.canonical_name,
             pixel_format=first.format.name,
+            bit_depth=max(component.bits for component in first.format.components),
+            interlaced=first.interlaced_frame,
+            primaries=_PRIMARIES.get(first.color_primaries, "unknown"),
             transfer=_TRANSFERS.get(first.color_trc, "unknown"),
             audio_codec="" if audio is None else audio.codec_context.codec.canonical_name,
+            audio_tracks=tuple(_audio_tracks(container, index)),
         )
 
 
@@ -115,8 +160,7 @@ def clockwise_rotation(frame: VideoFrame) -> int:
 
 def displayed_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
     """Width and height in square pixels, after rotation."""
-    aspect = stream.sample_aspect_ratio or Fraction(1)
-    width, height = round(frame.width * aspect), frame.height
+    width, height = round(frame.width * _sample_aspect(stream)), frame.height
     return (height, width) if clockwise_rotation(frame) in (90, 270) else (width, height)
 
 
@@ -133,14 +177,67 @@ def varies(times_us: NDArray[np.int64], time_base: Fraction) -> bool:
     return bool(np.abs(steps - usual).max() > max(usual / 10, tick_us + 1))
 
 
+def _sample_aspect(stream: VideoStream) -> Fraction:
+    return Fraction(stream.sample_aspect_ratio or 1)
+
+
+def _audio_tracks(container: InputContainer, index: PacketIndex) -> Iterator[AudioTrack]:
+    zero_us = round(index.timeline.seconds(0) * SECOND_US)
+    for stream in container.streams.audio:
+        packets = index.audio.get(stream.index)
+        if stream.codec_context is None or packets is None or not len(packets.pts):
+            continue
+        context = stream.codec_context
+        yield AudioTrack(
+            stream=stream.index,
+            codec=context.codec.canonical_name,
+            sample_rate=context.sample_rate,
+            channels=context.channels,
+            language=stream.language or "",
+            start_us=packets.start_us - zero_us,
+            end_us=packets.end_us - zero_us,
+        )
+
+
 def _first_frame(path: Path, container: InputContainer, stream: VideoStream, index: PacketIndex) -> VideoFrame:
-    first = next(decode(container, stream, index.timeline), None)
-    if first is None:
+    """The first frame.
+
+    AVI stores no times of presentation: with H.264's reordered frames ffmpeg can only guess them, and fails. So there,
+    the first few frames must be seen to come in the order of their times.
+    """
+    count = _OPENING_FRAMES if container.format.name == "avi" else 1
+    opening = list(islice(decode(container, stream, index.timeline), count))
+    if not opening and not stream.codec_context.width:
+        raise UnreadableVideo(
+            "no_frame_size",
+            f"{path.name}: its header gives no frame size that can be decoded (up to about 16,000x16,000): it is "
+            f"damaged or larger than that; fetch it again or scale it down first",
+        )
+    if not opening:
         raise UnreadableVideo(
             "damaged",
             f"{path.name}: not one frame of its {stream.codec_context.name} video can be decoded; fetch it again",
         )
-    return first[1]
+    if any(later < earlier for (earlier, _), (later, _) in pairwise(opening)):
+        raise UnreadableVideo(
+            "no_timestamps",
+            f"{path.name}: its frames are shown in another order than they are stored, but {container.format.name} "
+            f"has no times for that; convert it, e.g. to MP4",
+        )
+    return opening[0][1]
+
+
+def _refuse_too_short(path: Path, index: PacketIndex) -> None:
+    if len(index.frame_times_us) < 2:
+        raise UnreadableVideo(
+            "one_frame", f"{path.name}: it has a single frame, so it is a picture; leave it out of the source"
+        )
+    if index.missing_us > index.duration_us:
+        raise UnreadableVideo(
+            "truncated",
+            f"{path.name}: it ends after {index.duration_us / SECOND_US:.1f} s, {index.missing_us / SECOND_US:.1f} s "
+            f"before its header says; fetch it again",
+        )
 
 
 def _refuse_too_large(path: Path, stream: VideoStream) -> None:

@@ -5,10 +5,13 @@ import sys
 import time
 from pathlib import Path
 
+import ffmpeg
 import psutil
 import pytest
 
 from operators.isolate import ChildFailed, run_isolated
+from operators.video.ffmpeg import run_ffmpeg
+from tests.support.videos import counting_video
 
 
 def multiply(a, b):
@@ -21,6 +24,35 @@ def refuse(text):
 
 def kill_itself():
     os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def start_a_sleeper_and_crash(path):
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(path).write_text(str(sleeper.pid))
+    kill_itself()
+
+
+def fill_memory():
+    return len([bytearray(16 << 20) for _ in range(10**9)])
+
+
+def let_another_fill_memory():
+    subprocess.run([sys.executable, "-c", "x = [bytearray(16 << 20) for _ in range(10**9)]"], check=True)
+
+
+def ask_for_too_much():
+    return bytearray(1 << 60)
+
+
+def fill_a_file(path):
+    with Path(path).open("wb") as file:
+        for _ in range(100):
+            file.write(bytes(1 << 20))
+
+
+def let_ffmpeg_fill_a_file(path):
+    source = counting_video(Path(path).with_name("source.mp4"), seconds=1)
+    run_ffmpeg(ffmpeg.input(str(source), stream_loop=-1).output(path, vcodec="rawvideo"), 60)
 
 
 def start_a_sleeper_and_hang(path):
@@ -51,6 +83,35 @@ def test_a_hang_is_ended_with_everything_it_started(tmp_path):
         run_isolated(start_a_sleeper_and_hang, str(note), timeout_seconds=8)
     assert failed.value.reason == "timeout"
     assert gone(int(note.read_text()))
+
+
+def test_a_crash_ends_what_was_started(tmp_path):
+    note = tmp_path / "pid"
+    with pytest.raises(ChildFailed, match="SIGSEGV"):
+        run_isolated(start_a_sleeper_and_crash, str(note), timeout_seconds=60)
+    assert gone(int(note.read_text()))
+
+
+@pytest.mark.parametrize("hungry", [fill_memory, let_another_fill_memory])
+def test_a_bomb_is_ended_before_it_takes_the_machine(hungry):
+    with pytest.raises(ChildFailed, match=r"0\.5 GB are allowed") as failed:
+        run_isolated(hungry, timeout_seconds=60, memory_bytes=500_000_000)
+    assert failed.value.reason == "out_of_memory"
+
+
+def test_memory_that_cannot_be_had_is_a_typed_failure():
+    with pytest.raises(ChildFailed) as failed:
+        run_isolated(ask_for_too_much, timeout_seconds=60)
+    assert failed.value.reason == "out_of_memory"
+
+
+@pytest.mark.parametrize("verbose", [fill_a_file, let_ffmpeg_fill_a_file])
+def test_a_file_that_outgrows_its_limit_is_a_typed_failure(tmp_path, verbose):
+    target = tmp_path / "large.avi"
+    with pytest.raises(ChildFailed) as failed:
+        run_isolated(verbose, str(target), timeout_seconds=60, output_bytes=10_000_000)
+    assert failed.value.reason == "output_too_large"
+    assert target.stat().st_size <= 10_000_000
 
 
 def test_a_killed_parent_takes_its_child_along(tmp_path):

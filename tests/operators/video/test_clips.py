@@ -1,7 +1,7 @@
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.video.clips import plan_clips
@@ -20,8 +20,15 @@ def splits(draw):
     return SplitConfig(min_seconds=shortest / 10, clip_seconds=wish / 10, max_seconds=longest / 10)
 
 
+@st.composite
+def shots(draw, most=60, until=420):
+    """Starts of shots, and how unlike the pictures on both sides of each but the first are."""
+    later = draw(st.lists(st.integers(1, until * SECOND), max_size=most, unique=True))
+    unlike = draw(st.lists(st.floats(0, 1), min_size=len(later), max_size=len(later)))
+    return [0, *sorted(later)], unlike
+
+
 durations = st.integers(1, 400 * SECOND)
-shots = st.lists(st.integers(0, 420 * SECOND), max_size=60).map(lambda times: sorted({0, *times}))
 
 
 def assert_tiles(clips, duration):
@@ -32,49 +39,115 @@ def assert_tiles(clips, duration):
     assert [clip.boundary is Boundary.END for clip in clips] == [False] * (len(clips) - 1) + [True]
 
 
+def one_clip(length, config):
+    return config.min_seconds * SECOND <= length <= config.max_seconds * SECOND
+
+
 def divisible(length, config):
     """Is there a number of clips that such a length can be divided into?"""
     shortest, longest = round(config.min_seconds * SECOND), round(config.max_seconds * SECOND)
     return -(-length // longest) * shortest <= length if length else True
 
 
-@given(durations, shots, splits())
-def test_clips_tile_the_video_within_the_bounds(duration, shot_starts, config):
-    clips = plan_clips(duration, shot_starts, config)
+def usable_between(start, end, edges, config):
+    """Boundaries at which clips could end on both sides."""
+    return [
+        edge
+        for edge in edges
+        if start < edge < end and divisible(edge - start, config) and divisible(end - edge, config)
+    ]
+
+
+@given(durations, shots(), splits())
+def test_clips_tile_the_video_within_the_bounds(duration, shots, config):
+    clips = plan_clips(duration, shots[0], config, shots[1])
     assert_tiles(clips, duration)
     if divisible(duration, config):
-        lengths = [clip.end_us - clip.start_us for clip in clips]
-        assert config.min_seconds * SECOND <= min(lengths)
-        assert max(lengths) <= config.max_seconds * SECOND
+        assert all(one_clip(clip.end_us - clip.start_us, config) for clip in clips)
     else:
         assert len(clips) == 1
 
 
-@given(durations, shots, splits())
-def test_a_clip_ends_on_a_shot_whenever_one_lies_where_it_may_end(duration, shot_starts, config):
-    assume(divisible(duration, config))
-    for clip in plan_clips(duration, shot_starts, config):
-        reachable = [
-            shot
-            for shot in shot_starts
-            if config.min_seconds * SECOND <= shot - clip.start_us <= config.max_seconds * SECOND
-            and shot < duration
-            and divisible(duration - shot, config)
-        ]
-        if clip.boundary is Boundary.SHOT:
-            assert clip.end_us in shot_starts
-        elif clip.boundary is Boundary.FIXED:
-            assert not reachable
-        wish = config.clip_seconds * SECOND
-        off = abs(clip.end_us - clip.start_us - wish)
-        assert all(off <= abs(shot - clip.start_us - wish) for shot in reachable)
+@given(st.integers(1, 60 * SECOND), shots(until=60), splits())
+def test_no_clip_ends_inside_a_shot_if_none_has_to(duration, shots, config):
+    edges = [edge for edge in shots[0] if edge < duration] + [duration]
+    reachable = {0}
+    for edge in edges[1:]:
+        if any(one_clip(edge - start, config) for start in reachable):
+            reachable.add(edge)
+    kinds = {clip.boundary for clip in plan_clips(duration, shots[0], config, shots[1])}
+    if duration in reachable:
+        assert Boundary.FIXED not in kinds
+    elif divisible(duration, config):
+        assert Boundary.FIXED in kinds
 
 
-@given(durations, shots, st.integers(10, 1200))
-def test_fixed_clips_are_equal_but_for_the_last(duration, shot_starts, tenths):
+@given(durations, shots(), splits())
+def test_where_clips_end_inside_shots_no_boundary_was_passed_over(duration, shots, config):
+    clips = plan_clips(duration, shots[0], config, shots[1])
+    if divisible(duration, config):
+        ends = [0] + [clip.end_us for clip in clips if clip.boundary is not Boundary.FIXED]
+        inside = [clip.end_us for clip in clips if clip.boundary is Boundary.FIXED]
+        for start, end in pairwise(ends):
+            if any(start < fixed < end for fixed in inside):
+                assert not usable_between(start, end, shots[0], config)
+
+
+def documented_cost(ends, unlikeness, config):
+    """Of clips with these ends: how many end inside a shot; squared deviations, and likeness across their ends."""
+    wish, cost = config.clip_seconds * SECOND, 0.0
+    for start, end in pairwise([0, *ends]):
+        room = abs(wish - (config.min_seconds if end - start < wish else config.max_seconds) * SECOND)
+        cost += ((end - start - wish) / room) ** 2 if end - start != wish else 0
+    at_shots = [unlikeness[end] for end in ends[:-1] if end in unlikeness]
+    return len(ends) - 1 - len(at_shots), cost + sum(1 - unlike for unlike in at_shots)
+
+
+def evenly(start, end, config):
+    """The ends of a stretch that is divided into clips as near to the wish as the bounds allow."""
+    length = end - start
+    fewest, most = -(-length // round(config.max_seconds * SECOND)), length // round(config.min_seconds * SECOND)
+    count = 1 if one_clip(length, config) else min(most, max(fewest, round(length / (config.clip_seconds * SECOND))))
+    return [start + length * piece // count for piece in range(1, count + 1)]
+
+
+def all_plans(duration, shot_starts, config):
+    """The ends of every plan that is not ruled out."""
+    inner = [edge for edge in shot_starts if 0 < edge < duration]
+    for chosen in (chosen for count in range(len(inner) + 1) for chosen in combinations(inner, count)):
+        stretches = list(pairwise([0, *chosen, duration]))
+        if all(
+            divisible(end - start, config)
+            and (one_clip(end - start, config) or not usable_between(start, end, inner, config))
+            for start, end in stretches
+        ):
+            yield [end for start, end in stretches for end in evenly(start, end, config)]
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.integers(16, 60),
+    st.lists(
+        st.tuples(st.integers(1, 60), st.sampled_from((0.0, 0.3, 0.7, 1.0))), max_size=9, unique_by=lambda s: s[0]
+    ),
+    st.sampled_from(((4, 5, 6), (6, 7, 10), (8, 10, 12), (8, 8, 12), (3, 6, 9))),
+)
+def test_the_plan_is_the_best_of_all(duration, shots, lengths):
+    """Whole seconds, so that there is much to choose between."""
+    duration *= SECOND
+    config = SplitConfig(min_seconds=lengths[0], clip_seconds=lengths[1], max_seconds=lengths[2])
+    unlikeness = {start * SECOND: unlike for start, unlike in sorted(shots)}
+    starts = [0, *unlikeness]
+    ends = [clip.end_us for clip in plan_clips(duration, starts, config, list(unlikeness.values()))]
+    costs = [documented_cost(plan, unlikeness, config) for plan in all_plans(duration, starts, config)]
+    assert documented_cost(ends, unlikeness, config) == pytest.approx(min(costs), abs=1e-4)
+
+
+@given(durations, shots(), st.integers(10, 1200))
+def test_fixed_clips_are_equal_but_for_the_last(duration, shots, tenths):
     seconds = tenths / 10
     config = SplitConfig(mode=ClipMode.FIXED, clip_seconds=seconds, min_seconds=seconds / 2, max_seconds=2 * seconds)
-    clips = plan_clips(duration, shot_starts, config)
+    clips = plan_clips(duration, shots[0], config, shots[1])
     assert_tiles(clips, duration)
     assert all(clip.end_us - clip.start_us == tenths * SECOND // 10 for clip in clips[:-1])
     assert all(clip.boundary is Boundary.FIXED for clip in clips[:-1])
@@ -83,20 +156,31 @@ def test_fixed_clips_are_equal_but_for_the_last(duration, shot_starts, tenths):
     assert len(clips) == 1 or last >= 0.5 * seconds * SECOND
 
 
-def ends(duration, shot_starts, **settings):
-    spans = plan_clips(duration * SECOND, [shot * SECOND for shot in shot_starts], SplitConfig(**settings))
-    return [(span.end_us / SECOND, span.boundary.value) for span in spans]
+def ends(duration, shot_starts, unlikeness=None, **config):
+    starts_us = [round(shot * SECOND) for shot in shot_starts]
+    spans = plan_clips(duration * SECOND, starts_us, SplitConfig(**config), unlikeness)
+    return [(pytest.approx(span.end_us / SECOND, abs=1e-5), span.boundary.value) for span in spans]
 
 
 def test_examples():
-    assert ends(30, [0, 9, 11, 21]) == [(9, "shot"), (21, "shot"), (30, "end")]
-    assert ends(29, [0, 3, 5]) == [
-        (pytest.approx(29 / 3, abs=1e-5), "fixed"),
-        (pytest.approx(58 / 3, abs=1e-5), "fixed"),
-        (29, "end"),
-    ]
+    assert ends(30, [0, 9, 11, 21]) == [(11, "shot"), (21, "shot"), (30, "end")]
+    assert ends(29, [0, 3, 5]) == [(29 / 3, "fixed"), (58 / 3, "fixed"), (29, "end")]
     assert ends(40, [0, 20]) == [(10, "fixed"), (20, "shot"), (30, "fixed"), (40, "end")]
     assert ends(5, [0, 2]) == [(5, "end")]
     assert ends(14, [0, 7]) == [(14, "end")]
     assert ends(24, [0], mode="fixed") == [(10, "fixed"), (24, "end")]
     assert ends(25, [0], mode="fixed") == [(10, "fixed"), (20, "fixed"), (25, "end")]
+
+
+def test_a_nearer_boundary_is_passed_over_when_it_would_force_a_cut_inside_a_shot():
+    assert ends(23, [0, 10, 11.5]) == [(11.5, "shot"), (23, "end")]
+
+
+def test_a_short_shot_goes_with_the_neighbour_that_it_looks_like():
+    assert ends(20, [0, 9, 11], [0.9, 0.1]) == [(9, "shot"), (20, "end")]
+    assert ends(20, [0, 9, 11], [0.1, 0.9]) == [(11, "shot"), (20, "end")]
+
+
+def test_likeness_counts_for_each_shot_start():
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        ends(20, [0, 9, 11], [0.5])

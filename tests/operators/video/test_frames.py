@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.video.frames import fitted_size, frames_at, to_jpeg
+from operators.video.frames import fitted_size, frame_times, frames_at, to_jpeg
 from operators.video.probe import probe
 from tests.support.videos import counting_video, make, number_on
 
@@ -20,7 +20,8 @@ OPEN_GOP = ("-x264-params", "open-gop=1:bframes=3:keyint=25")
 def test_the_frame_being_presented_is_the_one_returned(tmp_path, name, options):
     source = counting_video(tmp_path / name, *options)
     video = probe(source)
-    times = video.index.frame_times_us
+    times = frame_times(source)
+    assert times.tolist() == video.index.frame_times_us.tolist()
     all_numbers = [number_on(frame.rgb) for frame in frames_at(source, times.tolist())]
     kept = [n for n in range(120) if options != VARIABLE or n < 45 or n % 3 == 0]
     assert all_numbers == kept
@@ -43,18 +44,63 @@ def test_sparse_times_jump_over_what_lies_between(tmp_path):
     assert [number_on(frame.rgb) for frame in frames] == [3, 105]
 
 
-def test_frames_are_upright(tmp_path):
-    """The picture's left half is white; turned a quarter clockwise, its upper half is."""
-    graph = "color=black:s=128x64:d=0.2,drawbox=w=64:color=white:t=fill"
-    plain = make(tmp_path / "plain.mp4", "-f", "lavfi", "-i", graph, "-pix_fmt", "yuv420p")
-    turned = make(tmp_path / "v.mp4", "-display_rotation", "-90", "-i", str(plain), "-c", "copy")
+def marked_video(target, *options: str, size: str = "128x64", mark: str = "w=32:h=16"):
+    """Black, with a white mark in the upper left corner."""
+    graph = f"color=black:s={size}:d=0.2,drawbox={mark}:color=white:t=fill"
+    return make(target, "-f", "lavfi", "-i", graph, "-pix_fmt", "yuv420p", *options)
+
+
+@pytest.mark.parametrize("clockwise, corner", [(0, (0, 0)), (90, (0, 1)), (180, (1, 1)), (270, (1, 0))])
+def test_frames_are_upright(tmp_path, clockwise, corner):
+    plain = marked_video(tmp_path / "plain.mp4")
+    turned = make(tmp_path / "v.mp4", "-display_rotation", str(-clockwise), "-i", str(plain), "-c", "copy")
     (frame,) = frames_at(turned, [0])
-    assert frame.rgb.shape == (128, 64, 3)
-    assert frame.rgb[:60].mean() > 240
-    assert frame.rgb[68:].mean() < 15
+    assert frame.rgb.shape == ((64, 128, 3) if clockwise in (0, 180) else (128, 64, 3))
     (small,) = frames_at(turned, [0], side=56)
-    assert small.rgb.shape == (56, 28, 3)
-    assert small.rgb[:24].mean() > 240
+    assert small.rgb.shape == ((28, 56, 3) if clockwise in (0, 180) else (56, 28, 3))
+    for rgb in (frame.rgb, small.rgb):
+        rows, columns = np.nonzero(rgb.mean(axis=2) > 200)
+        centre = rows.mean() / rgb.shape[0], columns.mean() / rgb.shape[1]
+        assert tuple(round(part) for part in centre) == corner
+
+
+@pytest.mark.parametrize(
+    "size, aspect, shown",
+    [("90x72", "16/15", (72, 96)), ("90x72", "4/3", (72, 120)), ("131x75", "1", (75, 131)), ("16x16", "1", (16, 16))],
+)
+def test_pixels_are_square_whatever_the_size(tmp_path, size, aspect, shown):
+    """The mark is twice as wide as high in pixels as stored; odd sizes and 4:4:4 as H.264 takes them."""
+    options = ("-vf", f"setsar={aspect}", "-pix_fmt", "yuv444p")
+    source = marked_video(tmp_path / "v.mp4", *options, size=size, mark="w=8:h=4")
+    (frame,) = frames_at(source, [0])
+    assert frame.rgb.shape == (*shown, 3)
+    rows, columns = np.nonzero(frame.rgb.mean(axis=2) > 128)
+    assert rows.max() + 1 == pytest.approx(4, abs=1)
+    assert columns.max() + 1 == pytest.approx(8 * shown[1] / int(size.split("x")[0]), abs=1)
+
+
+def test_interlaced_frames_show_one_moment(tmp_path):
+    """A bar that moves by its own width from field to field: woven, every other line would be white in two places."""
+    graph = (
+        "color=black:s=160x96:r=50:d=1[b];color=white:s=8x96:r=50:d=1[w];[b][w]overlay=x=8*n,tinterlace=interleave_top"
+    )
+    options = ("-c:v", "libx264", "-x264-params", "interlaced=1", "-pix_fmt", "yuv420p")
+    source = make(tmp_path / "v.mp4", "-filter_complex", graph, *options)
+    (frame,) = frames_at(source, [100_000])
+    assert frame.rgb.shape == (96, 160, 3)
+    white = frame.rgb.mean(axis=2) > 128
+    assert (white == white[0]).all()
+    assert white[0].sum() == pytest.approx(8, abs=2)
+
+
+def test_hdr_frames_have_the_colours_of_sdr(tmp_path):
+    """The grey is HDR's reference white, 203 cd/m2: code 58 % of PQ and 75 % of HLG."""
+    for transfer, code in (("smpte2084", 573), ("arib-std-b67", 721)):
+        grey = f"nullsrc=s=64x64:d=0.2,format=yuv420p10,geq={code}:512:512"
+        tags = f"setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}:range=tv"
+        source = make(tmp_path / f"{transfer}.mp4", "-f", "lavfi", "-i", f"{grey},{tags}", "-c:v", "libx264")
+        (frame,) = frames_at(source, [0], side=56)
+        assert frame.rgb.astype(int) == pytest.approx(235, abs=2)
 
 
 def test_ten_bits_are_no_problem(tmp_path):
@@ -71,13 +117,19 @@ def test_times_outside_the_video_are_an_error(tmp_path):
             list(frames_at(source, [time]))
 
 
-@given(st.integers(1, 8000), st.integers(1, 8000), st.integers(28, 2048))
-def test_a_fitted_size_is_on_the_grid_and_not_too_long(width, height, side):
-    fitted = fitted_size(width, height, side)
-    assert all(pixels % 28 == 0 and 28 <= pixels <= side for pixels in fitted)
-    if max(width, height) >= side and min(width, height) * side >= 28 * max(width, height):
-        assert max(fitted) == side // 28 * 28
-        assert min(fitted) == pytest.approx(min(width, height) * max(fitted) / max(width, height), abs=14.01)
+@given(st.integers(1, 8000), st.integers(1, 8000), st.integers(32, 2048), st.sampled_from([28, 32]))
+def test_a_fitted_size_is_on_the_grid_and_not_too_long(width, height, side, multiple):
+    fitted = fitted_size(width, height, side, multiple)
+    assert all(pixels % multiple == 0 and multiple <= pixels <= side for pixels in fitted)
+    if max(width, height) >= side and min(width, height) * side >= multiple * max(width, height):
+        assert max(fitted) == side // multiple * multiple
+        expected = min(width, height) * max(fitted) / max(width, height)
+        assert min(fitted) == pytest.approx(expected, abs=multiple / 2 + 0.01)
+
+
+def test_sides_can_be_multiples_of_another_patch(tmp_path):
+    (frame,) = frames_at(counting_video(tmp_path / "v.mp4", seconds=0.5), [0], side=140, multiple=32)
+    assert frame.rgb.shape == (64, 128, 3)
 
 
 def test_a_jpeg_looks_like_its_frame():

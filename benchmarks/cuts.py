@@ -1,0 +1,101 @@
+"""What cutting costs, proof included: `python benchmarks/cuts.py [VIDEO ...]`.
+
+Every video (by default one of 640x360 and one of 1920x1080, rendered first) is cut into clips of about ten seconds in
+three ways: at key frames, so that all are copied; anywhere, so that edges are encoded; and with all encoded. The last
+is compared with bare ffmpeg that encodes the same spans with the same options. CPU seconds of all processes count.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import ffmpeg
+import numpy as np
+
+from operators.video.cut import ENCODING, SOUND_ENCODING, open_cutter
+from operators.video.ffmpeg import ffmpeg_executable, run_ffmpeg
+from operators.video.probe import VideoProbe, probe
+
+CLIP_US = 10_000_000
+CODED_BY_NONE = "anything that is not copied"
+
+
+def main(paths: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(f"{'video':24}{'way':12}{'clips':>6}{'CPU s/clip':>12}{'clips/s/core':>14}  how")
+        for path in [Path(path) for path in paths] or list(_rendered(folder)):
+            video = probe(path)
+            bounds = _bounds(video)
+            _report(path, "key frames", *_cut(video, _snapped(video, bounds), folder))
+            _report(path, "anywhere", *_cut(video, bounds, folder))
+            encoded = _report(path, "encoded", *_cut(replace(video, codec=CODED_BY_NONE), bounds, folder))
+            bare = _report(path, "bare ffmpeg", *_bare(video, bounds, folder))
+            print(f"{path.name:24}{'encoded / bare':18}{encoded / bare:12.2f}")
+
+
+def _rendered(folder: Path) -> Iterator[Path]:
+    """A minute each of moving patterns under noise, with key frames up to 8 s apart."""
+    for size in ("640x360", "1920x1080"):
+        target = folder / f"{size}.mp4"
+        shots = ";".join(f"testsrc2=s={size}:d=6,hue=h={36 * n},noise=alls=10:allf=t[s{n}]" for n in range(10))
+        graph = f"{shots};{''.join(f'[s{n}]' for n in range(10))}concat=n=10,fps=30"
+        sound = ["-f", "lavfi", "-i", "sine=d=60", "-c:a", "aac"]
+        encoding = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p", "-shortest"]
+        command = [ffmpeg_executable(), "-loglevel", "error", *sound[:4], "-filter_complex", graph, *sound[4:]]
+        subprocess.run([*command, *encoding, str(target)], check=True)
+        yield target
+
+
+def _bounds(video: VideoProbe) -> list[int]:
+    """Every ten seconds, half a second aside of where encoders like to put key frames."""
+    inner = range(CLIP_US + 500_000, video.duration_us - CLIP_US // 2, CLIP_US)
+    return [0, *inner, video.duration_us]
+
+
+def _snapped(video: VideoProbe, bounds: list[int]) -> list[int]:
+    keys = video.index.key_frame_times_us
+    inner = {int(keys[np.abs(keys - bound).argmin()]) for bound in bounds[1:-1]}
+    return sorted({0, *inner, video.duration_us})
+
+
+def _cut(video: VideoProbe, bounds: list[int], folder: Path) -> tuple[Counter[str], float]:
+    ways: Counter[str] = Counter()
+    before = _cpu_seconds()
+    with open_cutter(video, video.index.frame_times_us) as cutter:
+        for start_us, end_us in pairwise(bounds):
+            ways[cutter.cut(start_us, end_us, folder / "clip.mp4")] += 1
+    return ways, _cpu_seconds() - before
+
+
+def _bare(video: VideoProbe, bounds: list[int], folder: Path) -> tuple[Counter[str], float]:
+    before = _cpu_seconds()
+    for start_us, end_us in pairwise(bounds):
+        source = ffmpeg.input(str(video.path), ss=start_us / 1e6, t=(end_us - start_us) / 1e6, threads=1)
+        options = {**ENCODING, **SOUND_ENCODING} if video.audio_codec else ENCODING
+        run_ffmpeg(ffmpeg.output(source, str(folder / "bare.mp4"), **options), timeout_seconds=600)
+    return Counter(bare=len(bounds) - 1), _cpu_seconds() - before
+
+
+def _report(path: Path, way: str, ways: Counter[str], seconds: float) -> float:
+    clips = ways.total()
+    how = ", ".join(f"{count} {name}" for name, count in ways.items())
+    print(f"{path.name:24}{way:12}{clips:6}{seconds / clips:12.3f}{clips / seconds:14.2f}  {how}", flush=True)
+    return seconds / clips
+
+
+def _cpu_seconds() -> float:
+    usages = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,133 @@
+"""Proposes shots from key frames, about ten times cheaper than decoding everything, and refines what was proposed.
+
+`propose` decodes key frames only. Where two neighbours look different a shot begins between them; it is said to begin
+with the later one, where encoders that watch for cuts put their key frames. `refine` decodes those stretches, and what
+follows on the last key frame, to find the frame. Not seen are shots that begin and end between two key frames that look
+alike; and nothing is known of motion.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.video.measures import LOOK_BYTES, FrameMeasures, Picture, analysis_size, reduced
+from operators.video.packets import SECOND_US, UnreadableVideo, open_video
+from operators.video.probe import VideoProbe
+from operators.video.ranges import Span, SpanReader, TimedFrame
+from operators.video.shots import ShotDetector
+from schemas.config import Detector
+
+KEY_FRAME_STEP_US = SECOND_US
+"""Key frames nearer than this to the one before are passed over: they cost three times as much as other frames."""
+
+DIFFERENT_SCORE = 15.0
+"""Neighbouring key frames with a content score from this on are of two shots: what PySceneDetect's adaptive detector
+asks of two frames at least (`min_content_val`)."""
+
+_FRAMES_BEHIND = 3
+"""The adaptive detector judges a frame when it has seen two more; a third, as spans end before a frame."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the key frames have shown."""
+
+    times_us: NDArray[np.int64]
+    """Shape [key frames], ascending, as are the following; units as in `operators.video.measures.FrameMeasures`."""
+    score: NDArray[np.float64]
+    """To the key frame before."""
+    sharpness: NDArray[np.float32]
+    brightness: NDArray[np.float32]
+    dark: NDArray[np.float32]
+    looks: Picture
+    """Shape [key frames, LOOK_BYTES]."""
+
+    @property
+    def shot_starts_us(self) -> tuple[int, ...]:
+        """Ascending times of key frames, but for the first, which is 0."""
+        return (0, *(end for _, end in self.changes_us))
+
+    @property
+    def changes_us(self) -> list[Span]:
+        """Neighbouring key frames that look different."""
+        pairs = zip(pairwise(self.times_us.tolist()), self.score[1:], strict=True)
+        return [pair for pair, score in pairs if score >= DIFFERENT_SCORE]
+
+
+def propose(video: VideoProbe) -> Proposal:
+    """Decode key frames, at most about one a second.
+
+    Raises:
+        UnreadableVideo: `damaged` when no key frame can be decoded.
+    """
+    frames = _measured(video, _key_frames(video))
+    if frames.first is None:
+        raise UnreadableVideo("damaged", f"{video.path.name}: not one key frame can be decoded; fetch it again")
+    return Proposal(
+        times_us=np.array(frames.times_us, dtype=np.int64),
+        score=np.array(frames.score),
+        sharpness=np.array(frames.sharpness, dtype=np.float32),
+        brightness=np.array(frames.brightness, dtype=np.float32),
+        dark=np.array(frames.dark, dtype=np.float32),
+        looks=np.frombuffer(frames.looks, dtype=np.uint8).reshape(-1, LOOK_BYTES),
+    )
+
+
+def refine(video: VideoProbe, proposal: Proposal, detector: Detector, threshold: float) -> tuple[int, ...]:
+    """Times (us) of the frames with which shots begin, the first 0: the detector's, between key frames that differ."""
+    shots = ShotDetector(detector, threshold, video.fps)
+    shots.add(0, 0.0)
+    with open_video(video.path) as (container, stream):
+        reader = SpanReader(container, stream, video.index)
+        for span in _stretches(video, [*proposal.changes_us, (int(proposal.times_us[-1]), video.duration_us)]):
+            frames = _measured(video, reader.frames(*span))
+            if len(frames.score) > 1:
+                frames.score[0] = frames.score[1]  # the frame before the first was not decoded
+            for time_us, score in zip(frames.times_us, frames.score, strict=True):
+                shots.add(time_us, score)
+    return shots.starts()
+
+
+def _key_frames(video: VideoProbe) -> Iterator[TimedFrame]:
+    timeline = video.index.timeline
+    next_pts = timeline.first_pts
+    with open_video(video.path) as (container, stream):
+        stream.codec_context.thread_count = 1
+        for packet in container.demux(stream):
+            if packet.size and not (packet.is_keyframe and packet.pts is not None and packet.pts >= next_pts):
+                continue
+            if packet.size:
+                next_pts = timeline.pts(timeline.microseconds(packet.pts) + KEY_FRAME_STEP_US)
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                continue
+            for frame in frames:
+                if frame.pts is not None and frame.pts >= timeline.first_pts:
+                    yield timeline.microseconds(frame.pts), frame
+
+
+def _measured(video: VideoProbe, frames: Iterator[TimedFrame]) -> FrameMeasures:
+    measures = FrameMeasures()
+    for time_us, frame in frames:
+        measures.add(time_us, reduced(frame, *analysis_size(video)), video.rotation)
+    return measures
+
+
+def _stretches(video: VideoProbe, changes_us: list[Span]) -> list[Span]:
+    """Spans that hold all changes and the few frames behind by which the detector judges them; touching ones joined."""
+    promised = [*video.index.frame_times_us.tolist(), *[video.duration_us] * _FRAMES_BEHIND]
+    spans: list[Span] = []
+    for start_us, end_us in changes_us:
+        beyond_us = min(video.duration_us, promised[bisect_left(promised, end_us) + _FRAMES_BEHIND])
+        if spans and spans[-1][1] >= start_us:
+            start_us = spans.pop()[0]
+        spans.append((start_us, beyond_us))
+    return spans

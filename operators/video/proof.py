@@ -1,0 +1,313 @@
+"""Proves a written clip by reading and decoding it: its frames, their times, its first and last picture, its sound.
+
+Guarantees of a clip that passes: it has exactly the planned frames at the planned times, for readers that obey edit
+lists and for those that do not; OpenCV sees as many and begins with the same one; sound begins with the picture.
+Copied frames are the source's own bytes, and the parameter sets they were written with decode the first of them to the
+source's pixels and all of the last group; equal bytes decode to equal pictures, so the source's last group is not
+decoded too. Encoded clips begin and end with pictures that are nearer to the source's than its neighbours are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from operators.video.ffmpeg import CONFINEMENT, file_url
+from operators.video.packets import SECOND_US, PacketIndex, Timeline, UnreadableVideo
+from operators.video.probe import clockwise_rotation, main_audio_stream
+from operators.video.remux import Coded, nal_length_size, nal_units
+
+TOLERANCE_US = 1000
+"""Largest difference between a frame's time in clip and source: MP4's clock ticks at 10 kHz or faster."""
+
+LARGEST_DIFFERENCE = 8.0
+"""Mean difference (of 255 levels) of an encoded picture's thumbnail from the source's. Encoded noise is at 3."""
+
+LARGEST_READER_DIFFERENCE = 24.0
+"""The same between two readers, which may convert colours by different matrices."""
+
+DECIDABLE = 1.0
+"""Pictures whose thumbnails differ less than this are not told apart."""
+
+_THUMBNAIL = 320
+
+
+class CutError(RuntimeError):
+    """A clip could not be written as planned; the message names the clip, what was expected and what came out."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a clip must be."""
+
+    source: str
+    """The source's file name, for messages."""
+    times_us: NDArray[np.int64]
+    """Shape [frames], from the first frame on."""
+    duration_us: int
+    sound: bool
+
+
+@dataclass(frozen=True)
+class Written:
+    """A clip as read back, edit lists ignored."""
+
+    packets: list[Packet]
+    """The picture's, in decoding order."""
+    extradata: bytes
+    first: VideoFrame
+    """The first picture that a reader shows who obeys edit lists."""
+
+
+def check_times(target: Path, planned: Planned) -> Written:
+    """Every frame is there at its time, with and without regard to edit lists, and sound begins with the picture.
+
+    Raises:
+        CutError: it is not so.
+    """
+    with _opened(target) as container:
+        stream = container.streams.video[0]
+        _check_frame_times(target, container, planned)
+        _check_sound(target, container, planned)
+        container.seek(0)
+        first = next(container.decode(stream), None)
+        if first is None or first.is_corrupt or first.pts != 0:
+            raise CutError(f"{target.stem}: its first frame cannot be decoded")
+    with _opened(target, ignore_editlist="1") as container:
+        packets = _check_frame_times(target, container, planned)
+        return Written(packets, bytes(container.streams.video[0].codec_context.extradata or b""), first)
+
+
+def check_copied(target: Path, written: Written, piece: Coded, codec: str, extradata: bytes) -> None:
+    """The frames of a piece are the source's, byte for byte, and are decoded as the source's are.
+
+    Args:
+        extradata: the source's parameter sets.
+
+    Raises:
+        CutError: it is not so.
+    """
+    copies = written.packets[piece.first : piece.beyond]
+    if np.argsort([copy.pts or 0 for copy in copies]).tolist() != np.argsort(piece.ranks).tolist():
+        raise CutError(f"{target.stem}: copied frames are not shown in the source's order")
+    for number, (copy, original) in enumerate(zip(copies, piece.packets, strict=True)):
+        if not _same_frame(copy, original, codec, written.extradata, extradata):
+            raise CutError(f"{target.stem}: frame {number} of the copied frames is not the source's")
+    of_copy = written.first if piece.first == 0 else next(_decoded(copies[:1], codec, written.extradata), None)
+    of_original = next(_decoded(piece.packets[:1], codec, extradata), None)
+    if of_copy is None or of_original is None or not np.array_equal(of_copy.to_ndarray(), of_original.to_ndarray()):
+        raise CutError(f"{target.stem}: the first copied frame is not decoded to the source's picture")
+
+
+def check_last_group(target: Path, written: Written, codec: str) -> None:
+    """The last frame can be decoded from the last key frame on. Frames that no other needs are passed over on the way.
+
+    Raises:
+        CutError: it is not so.
+    """
+    last_pts = max(packet.pts or 0 for packet in written.packets)
+    key = max(number for number, packet in enumerate(written.packets) if packet.is_keyframe)
+    frames = _decoded(written.packets[key:], codec, written.extradata, needed_pts=last_pts)
+    if not any(frame.pts == last_pts and not frame.is_corrupt for frame in frames):
+        raise CutError(f"{target.stem}: its last frame cannot be decoded")
+
+
+def check_all_decoded(target: Path, written: Written, codec: str) -> None:
+    """Every frame is decoded, at its time.
+
+    Raises:
+        CutError: it is not so.
+    """
+    shown = [frame.pts for frame in _decoded(written.packets, codec, written.extradata) if not frame.is_corrupt]
+    if shown != sorted(packet.pts or 0 for packet in written.packets):
+        raise CutError(f"{target.stem}: {len(shown)} of {len(written.packets)} frames are decoded in their order")
+
+
+def check_opencv(target: Path, written: Written) -> None:
+    """OpenCV, which brings its own ffmpeg and ignores frames' times, counts the frames and begins with the first.
+
+    Raises:
+        CutError: it is not so.
+    """
+    if written.first.interlaced_frame:
+        raise CutError(f"{target.stem}: OpenCV 5 cannot convert the colours of interlaced frames; encode them")
+    capture = cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    try:
+        seen, (found, picture) = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.read()
+    finally:
+        capture.release()
+    if not found or seen != len(written.packets):
+        raise CutError(f"{target.stem}: OpenCV sees {seen} frames, not {len(written.packets)}")
+    first = thumbnail(written.first)
+    there = cv2.resize(picture, (first.shape[1], first.shape[0]), interpolation=cv2.INTER_AREA)
+    if _difference(np.ascontiguousarray(there[:, :, ::-1]), first) > LARGEST_READER_DIFFERENCE:
+        raise CutError(f"{target.stem}: OpenCV begins with another frame")
+
+
+def check_edges(
+    target: Path,
+    written: Written,
+    first: Mapping[int, NDArray[np.uint8]],
+    last: Mapping[int, NDArray[np.uint8]],
+) -> None:
+    """The first and the last picture are the intended ones and none of their neighbours.
+
+    Args:
+        first: thumbnails of the source's frames by their distance from the intended first one (0, and -1 and 1 where
+            there are such frames).
+        last: the same about the last one.
+
+    Raises:
+        CutError: it is not so.
+    """
+    _check_like(target, "first", thumbnail(written.first), first)
+    last_pts = max(packet.pts or 0 for packet in written.packets)
+    with _opened(target) as container:
+        container.seek(last_pts, stream=container.streams.video[0])
+        pictures = list(container.decode(video=0))[-1:]
+    if not pictures or pictures[0].pts != last_pts:
+        raise CutError(f"{target.stem}: its last frame cannot be decoded")
+    _check_like(target, "last", thumbnail(pictures[0]), last)
+
+
+def source_thumbnails(
+    container: InputContainer, stream: VideoStream, index: PacketIndex, times_us: NDArray[np.int64]
+) -> list[NDArray[np.uint8]]:
+    """Thumbnails of a few neighbouring frames of the source, decoded from a key frame on.
+
+    Args:
+        times_us: shape [frames], ascending.
+
+    Raises:
+        UnreadableVideo: `damaged` if one of them cannot be decoded.
+    """
+    key_frame, back = index.key_frame(int(times_us[0])), 1
+    while True:
+        container.seek(round(index.timeline.seconds(index.seek_target_us(key_frame)) * SECOND_US))
+        found = dict(_thumbnails(container, stream, index.timeline, times_us))
+        if len(found) == len(times_us):
+            return [found[int(time_us)] for time_us in times_us]
+        if key_frame == 0:
+            raise UnreadableVideo(
+                "damaged", f"frames at {times_us.tolist()} us cannot be decoded; fetch the file again"
+            )
+        key_frame, back = max(0, key_frame - back), 2 * back
+
+
+def thumbnail(frame: VideoFrame) -> NDArray[np.uint8]:
+    """The frame upright in RGB, its longer side 320 pixels at most. Shape [height, width, 3]."""
+    scale = min(1.0, _THUMBNAIL / max(frame.width, frame.height))
+    width, height = (max(2, round(pixels * scale / 2) * 2) for pixels in (frame.width, frame.height))
+    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+    return np.ascontiguousarray(np.rot90(rgb, k=-clockwise_rotation(frame) // 90), dtype=np.uint8)
+
+
+def _opened(target: Path, **options: str) -> InputContainer:
+    container = av.open(file_url(target), "r", container_options={**CONFINEMENT, **options})
+    container.streams.video[0].codec_context.thread_count = 1
+    return container
+
+
+def _check_frame_times(target: Path, container: InputContainer, planned: Planned) -> list[Packet]:
+    packets = [packet for packet in container.demux(video=0) if packet.size]
+    count, expected = len(packets), len(planned.times_us)
+    if count != expected or any(packet.is_discard for packet in packets):
+        raise CutError(
+            f"{target.stem}: ffmpeg wrote {count} frames for a span of {expected} frames of {planned.source}; "
+            f"its index and its content disagree, remux it"
+        )
+    times_us = np.sort([float((packet.pts or 0) * (packet.time_base or 0)) * SECOND_US for packet in packets])
+    drift_us = float(np.abs(times_us - planned.times_us).max())
+    if drift_us > TOLERANCE_US:
+        raise CutError(f"{target.stem}: frames are {drift_us:.0f} us off their times in {planned.source}; remux it")
+    return packets
+
+
+def _check_sound(target: Path, container: InputContainer, planned: Planned) -> None:
+    audio = main_audio_stream(container)
+    if (audio is None) == planned.sound:
+        raise CutError(f"{target.stem}: {planned.source} and the clip do not both have sound; remux the source")
+    if audio is not None:
+        begins_us = float((audio.start_time or 0) * (audio.time_base or 0)) * SECOND_US
+        if abs(begins_us) > planned.duration_us / len(planned.times_us):
+            raise CutError(
+                f"{target.stem}: sound begins at {begins_us:.0f} us, more than a frame off; remux the source"
+            )
+
+
+def _same_frame(copy: Packet, original: Packet, codec: str, of_copy: bytes, of_original: bytes) -> bool:
+    if codec not in ("h264", "hevc"):
+        return bytes(copy) == bytes(original)
+    sizes = nal_length_size(codec, of_copy), nal_length_size(codec, of_original)
+    if sizes[0] == sizes[1]:
+        return bytes(copy) == bytes(original)
+    return list(nal_units(bytes(copy), sizes[0])) == list(nal_units(bytes(original), sizes[1]))
+
+
+def _decoded(
+    packets: list[Packet], codec: str, extradata: bytes, needed_pts: int | None = None
+) -> Iterator[VideoFrame]:
+    """The frames of packets, decoded afresh; before `needed_pts` only those that others refer to, unfiltered."""
+    context = av.CodecContext.create(codec, "r")
+    assert isinstance(context, av.VideoCodecContext)
+    context.extradata = extradata
+    context.thread_count = 1
+    if needed_pts is not None:
+        context.options = {"skip_loop_filter": "all"}
+    try:
+        for packet in packets:
+            if needed_pts is not None:
+                context.skip_frame = "DEFAULT" if (packet.pts or 0) >= needed_pts else "NONREF"
+            yield from context.decode(packet)
+        yield from context.decode(None)
+    except av.error.FFmpegError as error:
+        raise CutError(f"a copied frame cannot be decoded: {error}") from error
+
+
+def _thumbnails(
+    container: InputContainer, stream: VideoStream, timeline: Timeline, times_us: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """From the container's position to the last asked time. Frames that no other needs are passed over before it."""
+    for packet in container.demux(stream):
+        wanted = packet.pts is None or timeline.microseconds(packet.pts) >= times_us[0]
+        stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            continue  # damage elsewhere; a missing frame is noticed by the caller
+        for frame in frames:
+            if frame.pts is None:
+                continue
+            time_us = timeline.microseconds(frame.pts)
+            if time_us in times_us:
+                yield time_us, thumbnail(frame)
+            if time_us >= times_us[-1]:
+                return
+
+
+def _check_like(target: Path, which: str, picture: NDArray[np.uint8], source: Mapping[int, NDArray[np.uint8]]) -> None:
+    difference = _difference(picture, source[0])
+    if difference > LARGEST_DIFFERENCE:
+        raise CutError(f"{target.stem}: its {which} frame differs from the source's by {difference:.1f} levels")
+    for distance, neighbour in source.items():
+        told_apart = _difference(source[0], neighbour) >= DECIDABLE
+        if told_apart and _difference(picture, neighbour) <= difference:
+            raise CutError(
+                f"{target.stem}: its {which} frame is the source's frame {distance:+d} from the intended one"
+            )
+
+
+def _difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    if one.shape != other.shape:
+        other = np.asarray(cv2.resize(other, (one.shape[1], one.shape[0]), interpolation=cv2.INTER_AREA), np.uint8)
+    return float(cv2.absdiff(one, other).mean())

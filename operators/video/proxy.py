@@ -1,0 +1,140 @@
+"""A video in little: two frames a second, 640 pixels long, to caption and to train from without the source.
+
+A proxy is itself a video on the source's timeline: `frames_at(proxy, times)` and `frame_times(proxy)` speak of the
+source's microseconds, and its duration is the source's. A frame starts exactly when it starts in the source, with two
+exceptions: the first stands from 0 on even if what came before it could not be decoded, and a picture is repeated when
+it has stood for `LONGEST_HOLD_US`.
+
+H.264 in MP4 without reordering, hence without an edit list: any reader finds the same times. A key frame comes every
+`GOP` frames at the latest, so that a frame costs a few small ones to decode. Frames are as `operators.video.frames`
+displays them: upright, square pixels, SDR. Equal input makes equal bytes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from numpy.typing import NDArray
+
+from operators.video.colour import is_hdr, matrix, to_yuv420
+from operators.video.frames import displayed
+from operators.video.packets import LONGEST_HOLD_US, SECOND_US
+from operators.video.probe import VideoProbe, clockwise_rotation
+
+FPS = 2
+"""A proxy is made of the first frame at or after each multiple of half a second."""
+SIDE = 640
+"""Longest side in pixels; smaller videos keep their size."""
+GOP = 8
+
+_MICROSECOND = Fraction(1, SECOND_US)
+_MUXER = {"video_track_timescale": str(SECOND_US), "use_editlist": "0", "movflags": "+faststart"}
+_ENCODER = {
+    "preset": "veryfast",
+    "crf": "36",
+    "x264-params": f"bframes=0:keyint={GOP}:rc-lookahead={GOP}:threads=1:lookahead-threads=1",
+}
+"""On-screen text is read as well as at CRF 26, and worse from 42 on; the next slower preset saves 1 % for twice the
+time. x264 gives frames that stand for half a second finer quantizers than the figure is known for."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy that has been written."""
+
+    path: Path
+    width: int
+    height: int
+    times_us: NDArray[np.int64]
+    """Shape [frames], ascending, the first 0: when each frame starts, in the source and in the proxy alike."""
+
+
+class ProxyWriter:
+    """Writes a proxy, frame by frame: `writer(time_us, frame)` in order of time, then `close()`.
+
+    Until then the file is not a video; delete it when anything fails.
+    """
+
+    def __init__(self, target: Path, video: VideoProbe) -> None:
+        self._target = target
+        self._name = video.path.name
+        self._duration_us = video.duration_us
+        self._width, self._height = proxy_size(video.width, video.height)
+        self._times_us = array("q")
+        self._container = av.open(str(target), "w", format="mp4", options=_MUXER)
+        self._stream = self._container.add_stream("libx264", options=_ENCODER)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = self._width, self._height, "yuv420p"
+        context = self._stream.codec_context
+        context.time_base, context.color_range = _MICROSECOND, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+
+    def reduce(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The frame as it is displayed, in the proxy's size. A reduced frame stays as it is. Safe in any thread."""
+        # Through RGB and back takes 2 ms, as long as encoding. Most frames need nothing but scaling.
+        if is_hdr(frame) or frame.interlaced_frame or clockwise_rotation(frame) != 0:
+            frame = av.VideoFrame.from_numpy_buffer(displayed(frame, self._width, self._height), format="rgb24")
+        return self._yuv(frame, matrix(frame))
+
+    def __call__(self, time_us: int, frame: av.VideoFrame) -> None:
+        """Add the frame, reduced or not, that starts at `time_us`.
+
+        Raises:
+            ValueError: the time is not after the frame before, or outside the video.
+        """
+        last_us = self._times_us[-1] if self._times_us else -1
+        if not last_us < time_us < self._duration_us:
+            raise ValueError(
+                f"{self._name}: a frame at {time_us} us follows one at {last_us} us of {self._duration_us} us; "
+                f"give frames in order of time"
+            )
+        small = self.reduce(frame)
+        if not self._times_us:
+            self._stream.codec_context.colorspace = small.colorspace
+        else:
+            self._stand_until(time_us)
+        self._picture = self._yuv(small, Colorspace(self._stream.codec_context.colorspace))
+        self._encode(time_us if self._times_us else 0)
+
+    def close(self) -> Proxy:
+        """Finish the file.
+
+        Raises:
+            ValueError: no frame was given.
+        """
+        if not self._times_us:
+            raise ValueError(f"{self._name}: no frame was given, so there is no proxy; was nothing decoded?")
+        self._stand_until(self._duration_us)
+        packets = self._stream.encode(None)
+        packets[-1].duration = self._duration_us - self._times_us[-1]
+        self._container.mux(packets)
+        self._container.close()
+        return Proxy(self._target, self._width, self._height, np.array(self._times_us, dtype=np.int64))
+
+    def _yuv(self, frame: av.VideoFrame, target: Colorspace) -> av.VideoFrame:
+        """A new frame: the given one is its giver's, and its picture type would make the encoder choose the same."""
+        yuv = to_yuv420(frame, self._width, self._height, target)
+        copy = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
+        copy.colorspace, copy.color_range = target, ColorRange.MPEG
+        return copy
+
+    def _stand_until(self, time_us: int) -> None:
+        """Repeat the last picture: no reader believes longer frames, and MP4 ends at 2^31 ticks."""
+        while time_us - self._times_us[-1] > LONGEST_HOLD_US:
+            self._encode(self._times_us[-1] + LONGEST_HOLD_US)
+
+    def _encode(self, time_us: int) -> None:
+        self._picture.pts, self._picture.time_base = time_us, _MICROSECOND
+        self._times_us.append(time_us)
+        self._container.mux(self._stream.encode(self._picture))
+
+
+def proxy_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of the proxy of a video that is displayed in this size: even, the longest at most `SIDE`."""
+    scale = min(1.0, SIDE / max(width, height))
+    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)

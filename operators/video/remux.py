@@ -1,0 +1,242 @@
+"""Copies coded frames of a video into an MP4 of their own, without decoding them and without an edit list.
+
+Guarantees: what is copied begins at a key frame that needs nothing before it, and ends where the frames so far are the
+same in decoding order as in order of presentation, so that no frame outside the span is in the file and none inside
+needs a frame that is not. The file's clock starts at 0 in every reader, because composition offsets may be negative
+(ISO/IEC 14496-12, `ctts` version 1); nothing has to be skipped. Whether the copy can be decoded is left to
+`operators.video.proof`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from operators.video.ffmpeg import file_url
+from operators.video.packets import SECOND_US, PacketIndex, Timeline
+
+COPIED_VIDEO = ("h264", "hevc", "vp9", "av1")
+"""Codecs that MP4 carries and that players and training readers decode."""
+
+COPIED_SOUND = ("aac", "ac3", "eac3")
+"""Sound that can begin at any of its packets. MP3 cannot: its packets use bits of those before (bit reservoir)."""
+
+_MP4 = {"movflags": "+faststart+negative_cts_offsets", "use_editlist": "0", "fflags": "+bitexact"}
+
+_FARTHEST_INTERLEAVING_US = 10 * SECOND_US
+"""How far apart in time sound and picture may lie side by side in a file; muxers keep them within a second."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Coded frames in decoding order, and which of a clip's frames (in order of presentation) each of them is."""
+
+    packets: list[Packet]
+    ranks: list[int]
+
+    @property
+    def first(self) -> int:
+        return self.ranks[0]
+
+    @property
+    def beyond(self) -> int:
+        return self.ranks[0] + len(self.ranks)
+
+
+def read_coded(
+    container: InputContainer,
+    video: VideoStream,
+    audio: AudioStream | None,
+    index: PacketIndex,
+    span_us: tuple[int, int],
+) -> tuple[list[Packet], list[Packet]]:
+    """The packets of picture and sound around a span of time, in the file's order.
+
+    Picture packets begin at a key frame at or before the span.
+    """
+    start_us, end_us = span_us
+    # Sound lies beside the picture but not always after it.
+    before_us = index.seek_target_us(index.key_frame(start_us)) - SECOND_US
+    container.seek(round(index.timeline.seconds(before_us) * SECOND_US))
+    pictures: list[Packet] = []
+    sounds: list[Packet] = []
+    heard = audio is None
+    for packet in container.demux([video] if audio is None else [video, audio]):
+        if packet.size == 0 or packet.pts is None:
+            continue
+        if packet.stream_index == video.index:
+            pictures.append(packet)
+            beyond_us = index.timeline.microseconds(packet.pts) - end_us
+            if beyond_us > (SECOND_US if heard else _FARTHEST_INTERLEAVING_US):
+                break
+        else:
+            sounds.append(packet)
+            heard = sound_time_us(packet, index.timeline) >= end_us
+    return pictures, sounds
+
+
+def longest_run(
+    packets: Sequence[Packet], timeline: Timeline, times_us: NDArray[np.int64], codec: str, extradata: bytes
+) -> Coded | None:
+    """The most of a clip that can be copied.
+
+    Args:
+        packets: picture packets in decoding order, the clip's among them.
+        times_us: shape [frames], the clip's frames.
+    """
+    rank_of = {int(time_us): rank for rank, time_us in enumerate(times_us)}
+    ranks = [rank_of.get(timeline.microseconds(packet.pts)) for packet in packets if packet.pts is not None]
+    longest: tuple[int, int] = (0, 0)
+    for position, (packet, rank) in enumerate(zip(packets, ranks, strict=True)):
+        if rank is None or not packet.is_keyframe or not is_entry(bytes(packet), codec, extradata):
+            continue
+        longest = max(longest, (_run_length(packets, ranks, position), -position))
+        if longest[0] >= len(times_us) - rank:
+            break
+    length, position = longest[0], -longest[1]
+    if length == 0:
+        return None
+    run = slice(position, position + length)
+    return Coded(list(packets[run]), [rank for rank in ranks[run] if rank is not None])
+
+
+def _run_length(packets: Sequence[Packet], ranks: Sequence[int | None], position: int) -> int:
+    """Packets from this key frame up to the last point where decoding and presentation agree on what came so far."""
+    seen: set[int] = set()
+    first, highest, length = ranks[position], -1, 0
+    assert first is not None
+    for packet, rank in zip(packets[position:], ranks[position:], strict=True):
+        if rank is None or rank < first or rank in seen or packet.is_discard or packet.is_corrupt:
+            break
+        seen.add(rank)
+        highest = max(highest, rank)
+        if highest - first + 1 == len(seen):
+            length = len(seen)
+    return length
+
+
+def is_entry(key_frame: bytes, codec: str, extradata: bytes) -> bool:
+    """Can decoding start at this key frame, with all that is shown after it?
+
+    An H.264 key frame may be a mere recovery point, which later frames may look behind; only an IDR picture forgets all
+    before (ITU-T H.264, 7.4.1.2.4). HEVC's intra random access points do, but for the leading pictures (H.265, 3.70),
+    and so do the key frames of VP9 and AV1.
+    """
+    if codec not in ("h264", "hevc"):
+        return True
+    types = [nal_type(unit, codec) for unit in nal_units(key_frame, nal_length_size(codec, extradata))]
+    if codec == "h264":
+        return 5 in types and not {1, 2} & set(types[: types.index(5)])
+    return any(16 <= kind <= 21 for kind in types) and not any(kind < 16 for kind in types)
+
+
+def nal_length_size(codec: str, extradata: bytes) -> int | None:
+    """Bytes of the length before each unit, or None where start codes separate them (ITU-T H.264, Annex B)."""
+    position = 4 if codec == "h264" else 21
+    return (extradata[position] & 3) + 1 if len(extradata) > position and extradata[0] == 1 else None
+
+
+def nal_units(data: bytes, length_size: int | None) -> Iterator[bytes]:
+    """The NAL units of an H.264 or HEVC packet."""
+    if length_size is None:
+        starts = [match.end() for match in re.finditer(b"\x00\x00\x01", data)]
+        for start, beyond in zip(starts, [*(begin - 3 for begin in starts[1:]), len(data)], strict=True):
+            yield data[start:beyond].rstrip(b"\x00")
+        return
+    position = 0
+    while position + length_size < len(data):
+        size = int.from_bytes(data[position : position + length_size])
+        position += length_size
+        yield data[position : position + size]
+        position += size
+
+
+def nal_type(unit: bytes, codec: str) -> int:
+    return unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
+
+
+def sound_time_us(packet: Packet, timeline: Timeline) -> int:
+    """A sound packet's time on the picture's timeline."""
+    assert packet.pts is not None and packet.time_base is not None
+    return round((packet.pts * packet.time_base - timeline.first_pts * timeline.time_base) * SECOND_US)
+
+
+def copyable_sound(
+    packets: Sequence[Packet], codec: str, timeline: Timeline, span_us: tuple[int, int], frame_us: float
+) -> list[Packet] | None:
+    """The sound packets of a span, or None when they do not cover it to within a frame without a gap."""
+    if codec not in COPIED_SOUND or not packets:
+        return None
+    start_us, end_us = span_us
+    times_us = np.array([sound_time_us(packet, timeline) for packet in packets])
+    lengths_us = np.array([float((packet.duration or 0) * (packet.time_base or 0)) for packet in packets]) * SECOND_US
+    first = int(np.abs(times_us - start_us).argmin())
+    beyond = int(np.searchsorted(times_us + lengths_us / 2, end_us))
+    if beyond <= first or abs(times_us[first] - start_us) > frame_us:
+        return None
+    run = slice(first, beyond)
+    gaps_us = np.append(times_us[run][1:], max(end_us - frame_us, times_us[run][-1])) - (times_us + lengths_us)[run]
+    return list(packets[run]) if np.abs(gaps_us[:-1]).max(initial=0) < frame_us and gaps_us[-1] < frame_us else None
+
+
+def write_mp4(
+    target: Path,
+    video: VideoStream,
+    pieces: Sequence[Coded],
+    pts: Sequence[int],
+    end_pts: int,
+    audio: AudioStream | None,
+    sounds: Sequence[Packet],
+    extradata: bytes | None = None,
+) -> None:
+    """Write frames and sound, both starting at 0.
+
+    Args:
+        video: the stream that the frames are from, or are like.
+        pieces: coded frames; their ranks together are 0, 1, … of `pts`.
+        pts: shape [frames], ascending: when each frame is shown, in the video stream's time base.
+        end_pts: when the last frame ends.
+        audio: the stream that the sound is from; None for a clip without sound.
+        extradata: parameter sets, if not the video stream's.
+    """
+    shown = np.array([*pts, end_pts]) - pts[0]
+    packets = [packet for piece in pieces for packet in piece.packets]
+    ranks = np.array([rank for piece in pieces for rank in piece.ranks])
+    # The n-th frame to be decoded has the time of the n-th to be shown, early enough that none is shown before it is
+    # decoded. Sources' own decoding times are not needed for that, and not always sound.
+    decoded = shown[:-1] - (shown[:-1] - shown[ranks]).max()
+    steps = np.diff(shown)
+    timed: list[tuple[Fraction, Packet]] = []
+    with av.open(file_url(target), "w", format="mp4", options=_MP4) as container:
+        picture = container.add_stream_from_template(video, opaque=True)
+        assert video.time_base is not None
+        if video.codec_context.codec.canonical_name == "hevc":
+            picture.codec_context.codec_tag = "hvc1"  # the tag of parameter sets outside the frames; players want it
+        if extradata is not None:
+            picture.codec_context.extradata = extradata
+        for number, (packet, rank) in enumerate(zip(packets, ranks, strict=True)):
+            packet.time_base = video.time_base
+            packet.pts, packet.dts, packet.duration = int(shown[rank]), int(decoded[number]), int(steps[number])
+            packet.stream = picture
+            timed.append((packet.dts * packet.time_base, packet))
+        if audio is not None:
+            sound = container.add_stream_from_template(audio, opaque=True)
+            first_pts = sounds[0].pts or 0
+            for packet in sounds:
+                assert packet.pts is not None and packet.time_base is not None
+                packet.pts = packet.dts = packet.pts - first_pts
+                packet.stream = sound
+                timed.append((packet.pts * packet.time_base, packet))
+        for _, packet in sorted(timed, key=lambda pair: pair[0]):
+            container.mux(packet)

@@ -1,0 +1,92 @@
+"""Damaged files: whatever bytes a file holds, it is read or refused with a reason, in bounded time and memory."""
+
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from operators.isolate import run_isolated
+from operators.video.analysis import analyse
+from operators.video.frames import frames_at
+from operators.video.packets import UnreadableVideo
+from operators.video.probe import probe
+from schemas.config import Detector
+from tests.support.zoo import SAMPLES
+
+FILES = (
+    "plain.mp4",
+    "fragments.mp4",
+    "plain.mkv",
+    "vp9.webm",
+    "mpeg4.avi",
+    "plain.flv",
+    "plain.ts",
+    "mpeg2.mpg",
+    "theora.ogv",
+    "wmv2.wmv",
+    "plain.gif",
+    "hevc.mp4",
+)
+MUTATIONS = 25
+"""Of each file."""
+
+
+def mutated(data: bytes, random: Random) -> bytes:
+    """The same file with some bits changed, its end cut off, or a stretch lost, doubled or overwritten.
+
+    More often than not it is the head that suffers: the rest is mostly content.
+    """
+    changed = bytearray(data)
+    within = len(data) if random.random() < 0.4 else min(len(data), 4000)
+    start = random.randrange(within)
+    stretch = slice(start, start + random.randrange(1, 400))
+    kind = random.choice(("flip", "flip", "flip", "cut", "lose", "double", "noise", "ones"))
+    if kind == "flip":
+        for _ in range(random.choice((1, 3, 10, 100))):
+            changed[random.randrange(within)] ^= 1 << random.randrange(8)
+    elif kind == "cut":
+        del changed[random.randrange(len(data)) :]
+    elif kind == "lose":
+        del changed[stretch]
+    elif kind == "double":
+        changed[start:start] = changed[stretch]
+    else:
+        size = len(changed[stretch])
+        changed[stretch] = b"\xff" * size if kind == "ones" else random.randbytes(size)
+    return bytes(changed)
+
+
+def outcome(path: Path) -> str:
+    """`read`, or the reason for which the file is refused. Anything else that is raised is a fault."""
+    try:
+        video = probe(path)
+        analysis = analyse(video, Detector.CONTENT, 27.0)
+        for frame in frames_at(path, [0, video.duration_us // 2, video.duration_us - 1], side=56):
+            assert 0 <= frame.time_us < video.duration_us
+    except UnreadableVideo as error:
+        return error.reason
+    assert len(analysis.times_us) > 0 and video.duration_us > 0
+    return "read"
+
+
+def outcomes(folder: Path, file: str) -> Counter[str]:
+    """Of all mutations of a sample."""
+    whole = next(sample for sample in SAMPLES if sample.file == file).render(folder).read_bytes()
+    seen: Counter[str] = Counter()
+    for seed in range(MUTATIONS):
+        target = folder / f"mutated_{file}"
+        target.write_bytes(mutated(whole, Random(f"{file} {seed}")))
+        try:
+            seen[outcome(target)] += 1
+        except Exception as error:
+            raise AssertionError(f"mutation {seed} of {file}: {error!r}") from error
+    return seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+def test_damage_is_survived_or_refused_with_a_reason(tmp_path, file):
+    seen = run_isolated(outcomes, tmp_path, file, timeout_seconds=120, memory_bytes=2 << 30)
+    assert seen.total() == MUTATIONS
+    assert seen["read"] > 0

@@ -1,0 +1,241 @@
+"""Every input that a source may hold: the odd ones are read truthfully, the unusable ones are refused with a reason."""
+
+import functools
+import shutil
+import socket
+import struct
+import time
+from pathlib import Path
+
+import ffmpeg
+import numpy as np
+import pytest
+
+from operators.video.analysis import analyse
+from operators.video.clips import plan_clips
+from operators.video.cut import cut_clip
+from operators.video.ffmpeg import FfmpegError, run_ffmpeg
+from operators.video.frames import frames_at
+from operators.video.packets import UnreadableVideo
+from operators.video.probe import probe
+from schemas.config import ClipMode, Detector, SplitConfig
+from tests.support.videos import HEIGHT, WIDTH, counting_video, make, number_on
+from tests.support.zoo import SAMPLES, Sample
+
+SECONDS = SplitConfig(mode=ClipMode.FIXED, clip_seconds=1.0)
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """The path of a sample, and what a probe says of it."""
+    folder = tmp_path_factory.mktemp("zoo")
+
+    @functools.cache
+    def of(file):
+        sample = next(sample for sample in SAMPLES if sample.file == file)
+        path = sample.render(folder)
+        return path, probe(path)
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Ten seconds of H.264 in an MP4 whose index comes first."""
+    return counting_video(tmp_path_factory.mktemp("whole") / "whole.mp4", "-movflags", "+faststart", seconds=10)
+
+
+def numbers(path, times_us):
+    """The numbers on the frames being presented at these times."""
+    frames = [frame.rgb for frame in frames_at(path, times_us)]
+    return [number_on(rgb[:: max(1, len(rgb) // HEIGHT)]) for rgb in frames]
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.file)
+def test_a_probe_tells_the_truth(rendered, sample):
+    _, video = rendered(sample.file)
+    frame_us = 1e6 / float(sample.fps)
+    assert video.frame_count == len(sample.numbers)
+    np.testing.assert_allclose(video.index.frame_times_us, sample.times_us, atol=1000)
+    assert video.duration_us == pytest.approx(sample.duration_us, abs=frame_us)
+    assert video.fps == pytest.approx(len(sample.numbers) / sample.duration_us * 1e6, rel=1 / len(sample.numbers))
+    assert len(video.audio_tracks) == sample.tracks
+    for track in video.audio_tracks:
+        assert abs(track.start_us) < 200_000
+        assert abs(track.end_us - 1e6 * sample.frames / sample.fps) < 200_000 or sample.kept or sample.jump[1]
+    assert video.index.missing_us == 0
+    usual = {"width": WIDTH, "height": HEIGHT, "rotation": 0, "interlaced": False, "variable_frame_rate": False}
+    expected = {**({} if sample.file == "dv.dv" else usual), **sample.truth}
+    assert {name: getattr(video, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.file)
+def test_frames_and_clips_show_what_was_rendered(rendered, sample, tmp_path):
+    path, video = rendered(sample.file)
+    times = video.index.frame_times_us
+    analysis = analyse(video, Detector.ADAPTIVE, 3.0)
+    np.testing.assert_array_equal(analysis.times_us, times)
+    assert analysis.unreadable_us == 0
+    middle = times[len(times) // 2]
+    spans = plan_clips(video.duration_us, analysis.shot_starts_us, SECONDS)
+    span = next(span for span in spans if span.start_us <= middle < span.end_us)
+    cut_clip(video, analysis.times_us, span.start_us, span.end_us, tmp_path / "clip.mp4")
+    clip = probe(tmp_path / "clip.mp4")
+    inside = (times >= span.start_us) & (times < span.end_us)
+    assert clip.frame_count == np.count_nonzero(inside)
+    if sample.readable:
+        assert numbers(path, times.tolist()) == list(sample.numbers)
+        shown = numbers(clip.path, clip.index.frame_times_us.tolist())
+        assert shown == np.array(sample.numbers)[inside].tolist()
+
+
+def test_two_hours_are_cut_in_the_middle_like_any_other(tmp_path):
+    minute = counting_video(tmp_path / "minute.mp4", seconds=60, fps=2)
+    video = probe(make(tmp_path / "v.mp4", "-stream_loop", "119", "-i", str(minute), "-c", "copy"))
+    assert (video.duration_us, video.frame_count) == (7_200_000_000, 14_400)
+    analysis = analyse(video, Detector.ADAPTIVE, 3.0)
+    spans = plan_clips(video.duration_us, analysis.shot_starts_us, SplitConfig(mode=ClipMode.FIXED))
+    middle = spans[len(spans) // 2]
+    cut_clip(video, analysis.times_us, middle.start_us, middle.end_us, tmp_path / "clip.mp4")
+    assert numbers(tmp_path / "clip.mp4", [0, 1_000_000]) == numbers(
+        video.path, [middle.start_us, middle.start_us + 1_000_000]
+    )
+
+
+def test_an_hour_is_probed_in_seconds(tmp_path):
+    ten = ("-f", "lavfi", "-i", "testsrc2=s=640x360:r=30:d=10", "-f", "lavfi", "-i", "sine=d=10", "-crf", "45")
+    ten_seconds = make(tmp_path / "ten.mp4", *ten, "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac")
+    hour = make(tmp_path / "v.mp4", "-stream_loop", "359", "-i", str(ten_seconds), "-c", "copy")
+    started = time.process_time()
+    video = probe(hour)
+    assert time.process_time() - started < 4  # about one on a quiet core
+    assert video.frame_count == 108_000
+
+
+@pytest.mark.parametrize("name", ["-i.mp4", "http:evil.mp4", "concat:a|b.mp4", "a b'c%d\n.mp4", "file:x.mp4", "🎬.mp4"])
+def test_whatever_its_name_is_a_file_is_a_file(rendered, tmp_path, name):
+    plain, _ = rendered("plain.mp4")
+    source = Path(shutil.copy(plain, tmp_path / name))
+    video = probe(source)
+    cut_clip(video, video.index.frame_times_us, 0, 500_000, tmp_path / "clip.mp4")
+    assert numbers(tmp_path / "clip.mp4", [0, 400_000]) == numbers(source, [0, 400_000]) == [0, 12]
+
+
+# --- refused ----------------------------------------------------------------------------------------------------------
+
+
+def refused(path):
+    """The reason for which a file is refused; the message must name the file."""
+    with pytest.raises(UnreadableVideo) as raised:
+        probe(path)
+    assert str(raised.value).startswith(f"{path.name}: ")
+    return raised.value.reason
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "v.mp4").touch()
+    assert refused(tmp_path / "v.mp4") == "empty_file"
+
+
+@pytest.mark.parametrize("content", [b"This is not a video.\n" * 100, bytes(5000), b"\x89PNG\r\n\x1a\n" + bytes(100)])
+def test_what_is_no_video_is_refused(tmp_path, content):
+    (tmp_path / "v.mp4").write_bytes(content)
+    assert refused(tmp_path / "v.mp4") == "not_a_video"
+
+
+def test_sound_alone_is_refused(tmp_path):
+    sound = ("-f", "lavfi", "-i", "sine=d=1")
+    assert refused(make(tmp_path / "v.mp4", *sound)) == "no_video_stream"
+    cover = ("-f", "lavfi", "-i", "color=s=64x64", "-frames:v", "1", "-c:v", "mjpeg", "-disposition:v", "attached_pic")
+    assert refused(make(tmp_path / "cover.m4a", *sound, *cover, "-shortest", "-f", "mp4")) == "no_video_stream"
+
+
+def test_a_picture_is_refused(tmp_path):
+    picture = make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "testsrc2=s=64x64", "-frames:v", "1")
+    assert refused(picture) == "one_frame"
+
+
+def test_a_file_without_index_or_content_is_refused(whole, tmp_path):
+    fast = whole.read_bytes()
+    slow = make(tmp_path / "slow.mp4", "-i", str(whole), "-c", "copy").read_bytes()
+    lacking = {
+        "begin": (fast[2000:], "not_a_video"),
+        "index": (slow[: len(slow) // 2], "truncated"),
+        "content": (fast[: fast.index(b"mdat") + 8], "truncated"),
+    }
+    for what, (left, reason) in lacking.items():
+        (tmp_path / f"{what}.mp4").write_bytes(left)
+        assert refused(tmp_path / f"{what}.mp4") == reason
+
+
+@pytest.mark.parametrize("file", ["v.mp4", "v.mkv", "v.flv"])
+def test_of_a_file_that_was_cut_off_the_larger_part_is_used(whole, tmp_path, file):
+    data = make(tmp_path / file, "-i", str(whole), "-c", "copy", "-movflags", "+faststart").read_bytes()
+    (tmp_path / f"most_{file}").write_bytes(data[: int(0.7 * len(data))])
+    video = probe(tmp_path / f"most_{file}")
+    assert 5_000_000 < video.duration_us < 8_000_000
+    assert video.duration_us + video.index.missing_us == pytest.approx(10_000_000, abs=50_000)
+    analysis = analyse(video, Detector.ADAPTIVE, 3.0)
+    assert numbers(video.path, [0, 3_000_000]) == [0, 90]
+    assert len(analysis.times_us) >= video.frame_count - 5  # what follows the last whole group of pictures is damaged
+    cut_clip(video, analysis.times_us, 1_000_000, 2_000_000, tmp_path / "clip.mp4")
+    (tmp_path / f"little_{file}").write_bytes(data[: int(0.3 * len(data))])
+    assert refused(tmp_path / f"little_{file}") == "truncated"
+
+
+@pytest.mark.parametrize("side, reason", [(15_000, "too_large"), (20_000, "no_frame_size")])
+def test_a_header_of_enormous_frames_is_refused_before_memory_is_taken(tmp_path, side, reason):
+    small = make(tmp_path / "small.mov", "-f", "lavfi", "-i", f"testsrc2=s={WIDTH}x{HEIGHT}:d=1", "-c:v", "mjpeg")
+    data = small.read_bytes().replace(struct.pack(">HH", WIDTH, HEIGHT), struct.pack(">HH", side, side))
+    frames = data.replace(b"\x08" + struct.pack(">HH", HEIGHT, WIDTH), b"\x08" + struct.pack(">HH", side, side))
+    (tmp_path / "v.mov").write_bytes(frames)
+    assert refused(tmp_path / "v.mov") == reason
+
+
+def test_joined_recordings_whose_clock_starts_again_are_refused(rendered, tmp_path):
+    plain, _ = rendered("plain.ts")
+    (tmp_path / "v.ts").write_bytes(2 * plain.read_bytes())
+    assert refused(tmp_path / "v.ts") == "clock_goes_back"
+    remuxed = make(tmp_path / "v.mkv", "-i", str(tmp_path / "v.ts"), "-c", "copy")
+    assert probe(remuxed).frame_count == 90
+
+
+def test_a_clock_that_leaps_by_days_is_refused(tmp_path):
+    leap = ("-vf", "setpts='PTS+gte(N,20)*200000/TB'", "-fps_mode", "passthrough", "-video_track_timescale", "1000")
+    assert refused(counting_video(tmp_path / "v.mp4", *leap, seconds=1)) == "clock_jumps"
+
+
+def test_reordered_frames_without_times_are_refused(tmp_path):
+    assert refused(counting_video(tmp_path / "v.avi", seconds=1)) == "no_timestamps"
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile '{target}'\n",
+    "dash": '<?xml version="1.0"?><MPD type="static" mediaPresentationDuration="PT1S"><Period><AdaptationSet '
+    'mimeType="video/mp4"><Representation id="1"><BaseURL>{target}</BaseURL></Representation></AdaptationSet></Period>'
+    "</MPD>",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=control:{target}\n",
+    "asx": '<ASX version="3.0"><ENTRY><REF HREF="{target}"/></ENTRY></ASX>',
+}
+
+
+@pytest.mark.parametrize("suffix", [".m3u8", ".mp4"])
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_a_playlist_leads_nowhere(tmp_path, kind, suffix):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        for target in ("/etc/passwd", f"http://127.0.0.1:{server.getsockname()[1]}/v.mp4"):
+            playlist = tmp_path / f"list{suffix}"
+            playlist.write_text(PLAYLISTS[kind].format(target=target))
+            assert refused(playlist) == "not_a_video"
+            with pytest.raises(FfmpegError, match=r"whitelist|Invalid data"):
+                run_ffmpeg(ffmpeg.input(str(playlist)).output(str(tmp_path / "out.mkv")), 60)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            server.accept()
+
+
+def test_a_sample_is_what_it_says():
+    """Names are unique, so that samples do not overwrite each other."""
+    assert len({sample.file for sample in SAMPLES}) == len(SAMPLES)
+    assert Sample("x.mp4", frames=3).times_us == pytest.approx([0, 33333.3, 66666.7], abs=0.1)

@@ -1,0 +1,151 @@
+import dataclasses
+
+import av
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenedetect import ContentDetector, StatsManager
+from scenedetect.common import FrameTimecode
+
+from operators.video.measures import (
+    HASH_BYTES,
+    LOOK_BYTES,
+    FrameMeasures,
+    analysis_size,
+    difference,
+    look,
+    reduced,
+    shrunk,
+    unlikeness,
+)
+from operators.video.probe import probe
+from tests.support.videos import counting_video, make
+
+
+def noise(seed, *shape):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def scene(seed, height=90, width=160):
+    """A picture of large coloured patches."""
+    return cv2.resize(noise(seed, 5, 8, 3), (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def measured(frames, rotation=0):
+    measures = FrameMeasures()
+    for number, bgr in enumerate(frames):
+        measures.add(40_000 * number, bgr, rotation)
+    return measures
+
+
+@pytest.mark.parametrize(
+    "width, height, rotation, expected",
+    [(1920, 1080, 0, (160, 90)), (1080, 1920, 90, (160, 90)), (1080, 1920, 0, (90, 160)), (853, 480, 0, (160, 90)),
+     (3840, 1606, 0, (160, 66)), (100, 31, 0, (100, 30)), (16, 16, 0, (16, 16)), (2000, 3, 0, (160, 2))],
+)  # fmt: skip
+def test_the_measured_picture_is_small_and_even_and_lies_as_stored(tmp_path, width, height, rotation, expected):
+    any_video = probe(counting_video(tmp_path / "v.mp4", seconds=0.2))
+    assert analysis_size(dataclasses.replace(any_video, width=width, height=height, rotation=rotation)) == expected
+
+
+@pytest.mark.parametrize("size", ["640x360", "854x480", "333x187", "160x90"])
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "yuv422p10le", "rgb24"])
+def test_a_reduced_frame_is_what_libswscale_makes_of_it(tmp_path, size, pixels):
+    source = ("-f", "lavfi", "-i", f"testsrc2=s={size}:d=0.1,gblur=4,format={pixels}")
+    codec = ("mjpeg", "-q:v", "1") if pixels == "yuvj420p" else ("rawvideo",)
+    path = make(tmp_path / "v.nut", *source, "-c:v", *codec)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    assert frame.format.name == pixels
+    expected = frame.reformat(width=160, height=90, format="bgr24", interpolation="AREA").to_ndarray()
+    found = reduced(frame, 160, 90)
+    assert found.shape == (90, 160, 3)
+    assert np.abs(found.astype(int) - expected).mean() < 4
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 30), st.integers(1, 30), st.sampled_from([(), (3,)]))
+def test_shrinking_gives_the_size_and_keeps_plain_pictures(height, width, new_height, new_width, channels):
+    small = shrunk(np.full((height, width, *channels), 77, np.uint8), new_width, new_height)
+    assert small.shape == (new_height, new_width, *channels)
+    assert (small == 77).all()
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 2, 4, 8]), st.sampled_from([(), (3,)]))
+def test_shrinking_averages_areas(height, width, factor, channels):
+    picture = noise(height * width, height * factor, width * factor, *channels)
+    exact = picture.reshape(height, factor, width, factor, -1).mean(axis=(1, 3)).reshape(height, width, *channels)
+    assert np.abs(shrunk(picture, width, height) - exact).max() <= 2  # each halving rounds
+
+
+def test_the_score_is_that_of_pyscenedetect():
+    frames = [scene(seed) for seed in range(5)]
+    detector, stats = ContentDetector(), StatsManager()
+    detector.stats_manager = stats
+    for number, bgr in enumerate(frames):
+        detector.process_frame(FrameTimecode(number, 25.0), bgr)
+    expected = [stats.get_metrics(FrameTimecode(number, 25.0), ["content_val"])[0] for number in range(1, 5)]
+    assert measured(frames).score.tolist() == pytest.approx([0.0, *expected], rel=1e-12)
+
+
+def test_a_frame_like_the_one_before_has_no_motion_and_its_opposite_has_all():
+    black, white = np.zeros((90, 160, 3), np.uint8), np.full((90, 160, 3), 255, np.uint8)
+    measures = measured([black, black, white])
+    assert measures.motion.tolist() == [0, 0, 1]
+    assert measures.brightness.tolist() == [0, 0, 1]
+    assert measures.dark.tolist() == [1, 1, 0]
+    assert measures.sharpness.tolist() == [0, 0, 0]
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    bgr = noise(1, 90, 160, 3)
+    expected = cv2.Laplacian(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), cv2.CV_64F).var()
+    assert measured([bgr]).sharpness[0] == pytest.approx(expected, rel=1e-3)
+    assert measured([cv2.GaussianBlur(bgr, (0, 0), 2)]).sharpness[0] < expected / 50
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 6), st.integers(0, 6))
+def test_parts_measured_apart_and_joined_are_the_whole(first, second):
+    frames = [scene(seed) for seed in range(first + second)]
+    joined, whole = measured(frames[:first]), measured(frames)
+    later = FrameMeasures()
+    for number, bgr in enumerate(frames[first:], start=first):
+        later.add(40_000 * number, bgr, 0)
+    joined.extend(later)
+    for field in ("times_us", "score", "motion", "sharpness", "brightness", "dark", "looks"):
+        assert getattr(joined, field) == getattr(whole, field)
+    if frames:
+        assert difference(joined.first, whole.first) == difference(joined.last, whole.last) == (0, 0)
+
+
+def test_a_look_survives_scaling_and_brightening_and_knows_other_pictures():
+    own = look(scene(1), 0)
+    assert own.shape == (LOOK_BYTES,) and own.dtype == np.uint8
+    assert unlikeness(own, own) == 0
+    assert unlikeness(own, look(scene(1, height=120, width=160), 0)) < 0.1
+    assert unlikeness(own, look(cv2.add(scene(1), (4, 4, 4, 0)), 0)) < 0.15
+    others = np.stack([look(scene(seed), 0) for seed in range(2, 40)])
+    assert unlikeness(own, others).min() > 0.3
+
+
+def test_the_hash_is_of_the_upright_picture():
+    upright = scene(3)
+    for rotation in (90, 180, 270):
+        stored = np.ascontiguousarray(np.rot90(upright, k=rotation // 90))  # turned back by np.rot90(k=-rotation // 90)
+        bits = np.bitwise_count(look(stored, rotation)[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum()
+        assert bits <= 8
+        assert np.bitwise_count(look(stored, 0)[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum() > 16
+
+
+@settings(deadline=None)
+@given(st.integers(0, 99), st.integers(0, 99))
+def test_unlikeness_is_a_symmetric_share(one, other):
+    looks, others = look(scene(one), 0), look(scene(other), 0)
+    assert 0 <= unlikeness(looks, others) == unlikeness(others, looks) <= 1
+
+
+def test_pictures_with_nothing_in_common_are_wholly_unlike():
+    ramp = np.repeat(np.linspace(0, 80, 160).astype(np.uint8)[None, :, None], 90, axis=0).repeat(3, axis=2)
+    assert unlikeness(look(ramp, 0), look(255 - ramp, 0)) == 1

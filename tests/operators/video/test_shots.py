@@ -1,0 +1,70 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
+from scenedetect.common import Timecode
+
+from operators.video.measures import FrameMeasures, analysis_size, reduced
+from operators.video.packets import decode, open_video
+from operators.video.probe import probe
+from operators.video.shots import SHORTEST_SHOT_SECONDS, ShotDetector
+from schemas.config import Detector
+from tests.support.videos import shots_video
+
+PYSCENEDETECT = {
+    Detector.ADAPTIVE: lambda: AdaptiveDetector(adaptive_threshold=3.0, min_scene_len=SHORTEST_SHOT_SECONDS),
+    Detector.CONTENT: lambda: ContentDetector(threshold=27.0, min_scene_len=SHORTEST_SHOT_SECONDS),
+}
+THRESHOLDS = {Detector.ADAPTIVE: 3.0, Detector.CONTENT: 27.0}
+
+
+def found_by_pyscenedetect(detector, times_us, pictures):
+    """The shot starts when PySceneDetect reads the pictures itself."""
+    theirs = PYSCENEDETECT[detector]()
+    codes = [FrameTimecode(Timecode(time_us, Fraction(1, 1_000_000)), 25.0) for time_us in times_us]
+    cuts = [cut for code, bgr in zip(codes, pictures, strict=True) for cut in theirs.process_frame(code, bgr)]
+    return (0, *(cut.pts for cut in [*cuts, *theirs.post_process(codes[-1])]))
+
+
+def found_by_scores(detector, times_us, pictures):
+    measures = FrameMeasures()
+    for time_us, bgr in zip(times_us, pictures, strict=True):
+        measures.add(time_us, bgr, 0)
+    shots = ShotDetector(detector, THRESHOLDS[detector], 25.0)
+    for time_us, score in zip(measures.times_us, measures.score, strict=True):
+        shots.add(time_us, score)
+    return shots.starts()
+
+
+@pytest.mark.parametrize("detector", list(THRESHOLDS))
+@settings(deadline=None, max_examples=40)
+@given(
+    shades=st.lists(st.tuples(st.integers(0, 255), st.integers(1, 40)), min_size=1, max_size=12),
+    steps_us=st.lists(st.integers(1_000, 90_000), min_size=1, max_size=3),
+)
+def test_shots_are_those_of_pyscenedetect(detector, shades, steps_us):
+    """Plain pictures in some shades, each for some frames; frames last differently long."""
+    pictures = [np.full((4, 4, 3), (shade, 255 - shade, 90), np.uint8) for shade, count in shades for _ in range(count)]
+    steps = np.resize(steps_us, len(pictures))
+    times_us = (np.cumsum(steps) - steps[0]).tolist()
+    expected = found_by_pyscenedetect(detector, times_us, pictures)
+    assert found_by_scores(detector, times_us, pictures) == expected
+
+
+@pytest.mark.parametrize("detector", list(THRESHOLDS))
+def test_shots_of_a_film_are_those_of_pyscenedetect(tmp_path, detector):
+    video = probe(shots_video(tmp_path / "v.mp4", [1.5, 0.3, 2.0, 1.0]))
+    with open_video(video.path) as (container, stream):
+        decoded = list(decode(container, stream, video.index.timeline))
+    times_us = [time_us for time_us, _ in decoded]
+    pictures = [reduced(frame, *analysis_size(video)) for _, frame in decoded]
+    expected = found_by_pyscenedetect(detector, times_us, pictures)
+    assert len(expected) >= 3
+    assert found_by_scores(detector, times_us, pictures) == expected
+
+
+def test_nothing_has_one_shot():
+    assert ShotDetector(Detector.ADAPTIVE, 3.0, 25.0).starts() == (0,)
