@@ -1,14 +1,15 @@
 """Reads a published release, local or remote, in a fixed order.
 
-Samples alone come from the Parquet tables; samples with their videos come from the tars, one video at a time: a
-record's bytes are read once and serve all its questions. Nothing is skipped silently: a file that does not match the
-manifest is an error that names it.
+Samples alone come from the Parquet tables; samples with their videos come from the tars, either one after another, a
+video's bytes read once for all its questions, or as an index that says where in the tars each video lies. Nothing is
+skipped silently: a file that does not match the manifest is an error that names it.
 """
 
 from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO
 
@@ -20,6 +21,13 @@ from schemas.errors import BadInput, SchemaError
 from schemas.run import Release, ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
 from schemas.tables import Split
+from trainer_plugin.examples import VideoSource
+
+_INDEXERS = 16
+"""Tars whose headers are read at a time: on remote storage that is waiting, not work."""
+
+_HEADER_BYTES = 64 << 10
+"""Read-ahead while only headers and records are read: a header, a record and the next header are often within it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,14 @@ class VideoSamples:
     record: WebDatasetRecord
     video: bytes | None
     """The MP4 file; None in a release without media."""
+
+
+@dataclass(frozen=True)
+class IndexedVideo:
+    """One video with everything asked about it, and where its bytes are."""
+
+    record: WebDatasetRecord
+    source: VideoSource
 
 
 def open_release(url: str) -> Release:
@@ -79,6 +95,21 @@ def read_videos(url: str, split: Split, *, part: int = 0, parts: int = 1) -> Ite
             raise SchemaError(f"{url}/{file.path}: {records} records, the manifest says {file.videos}; copy it again")
 
 
+def index_videos(url: str, split: Split, media: str | None = None) -> list[IndexedVideo]:
+    """The videos of a split with their samples, in the order of the tars; of the videos only the tar headers are read.
+
+    Args:
+        media: folder or URL with the videos of a release that was published without media, named as `Sample.videos`.
+
+    Raises:
+        BadInput: the release has no media, and none was given; or it has, and some was given.
+        SchemaError: as in `read_videos`.
+    """
+    files = _files(url, split, "data/")
+    with ThreadPoolExecutor(min(_INDEXERS, len(files))) as pool:
+        return [found for tar in pool.map(lambda file: _index(url, file, media), files) for found in tar]
+
+
 def _files(url: str, split: Split, folder: str) -> list[ReleaseFile]:
     release = open_release(url)
     found = [file for file in release.files if file.split == split and file.path.startswith(folder)]
@@ -101,23 +132,66 @@ def _records(url: str, file: ReleaseFile) -> Iterator[VideoSamples]:
             raise SchemaError(f"{address}: damaged tar ({error}); copy it again") from error
 
 
+def _index(url: str, file: ReleaseFile, media: str | None) -> list[IndexedVideo]:
+    address = f"{url}/{file.path}"
+    filesystem, path = fsspec.core.url_to_fs(address)
+    found: list[IndexedVideo] = []
+    video: VideoSource | None = None
+    try:
+        with filesystem.open(path, "rb", block_size=_HEADER_BYTES) as opened, tarfile.open(fileobj=opened) as tar:
+            for member in tar:
+                key, _, suffix = member.name.partition(".")
+                if suffix != "json":
+                    video = VideoSource(key, address, member.offset_data, member.size)
+                    continue
+                record = _record(_content(tar, member, address), key, video.key if video else None, member, address)
+                found.append(IndexedVideo(record, _source(record, video, media, address)))
+                video = None
+    except tarfile.TarError as error:
+        raise SchemaError(f"{address}: damaged tar ({error}); copy it again") from error
+    if len(found) != file.videos:
+        raise SchemaError(f"{address}: {len(found)} records, the manifest says {file.videos}; copy it again")
+    return found
+
+
+def _source(record: WebDatasetRecord, inside: VideoSource | None, media: str | None, address: str) -> VideoSource:
+    if inside is not None and media is not None:
+        raise BadInput(f"{address}: it holds its videos, but {media} was given for them; leave that out")
+    if inside is not None:
+        return inside
+    if media is None:
+        raise BadInput(f"{address}: this release holds no videos; say where they are (media)")
+    return VideoSource(record.video_id, f"{media.rstrip('/')}/{record.samples[0].videos}")
+
+
 def _members(stream: IO[bytes], address: str) -> Iterator[VideoSamples]:
     """Pairs up a tar's members: the video comes first, if there is one, then the record that closes the sample."""
     video: tuple[str, bytes] | None = None
     with tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
             key, _, suffix = member.name.partition(".")
-            content = tar.extractfile(member)
-            assert content is not None, f"{address}: {member.name} is not a file"
+            content = _content(tar, member, address)
             if suffix != "json":
-                video = (key, content.read())
+                video = (key, content)
                 continue
-            try:
-                record = WebDatasetRecord.model_validate_json(content.read())
-            except ValidationError as error:
-                raise SchemaError(f"{address}: member {member.name} is not a record: {error}") from error
-            if record.video_id != key or (video is not None and video[0] != key):
-                beside = video[0] if video else "no video"
-                raise SchemaError(f"{address}: {member.name} is of {record.video_id}, beside {beside}; copy it again")
+            record = _record(content, key, video[0] if video else None, member, address)
             yield VideoSamples(record, video[1] if video else None)
             video = None
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, address: str) -> bytes:
+    opened = tar.extractfile(member)
+    assert opened is not None, f"{address}: {member.name} is not a file"
+    return opened.read()
+
+
+def _record(content: bytes, key: str, beside: str | None, member: tarfile.TarInfo, address: str) -> WebDatasetRecord:
+    try:
+        record = WebDatasetRecord.model_validate_json(content)
+    except ValidationError as error:
+        raise SchemaError(f"{address}: member {member.name} is not a record: {error}") from error
+    if record.video_id != key or beside not in (key, None):
+        raise SchemaError(
+            f"{address}: {member.name} is of {record.video_id}, beside {beside or 'no video'}; copy it again"
+        )
+    return record

@@ -3,14 +3,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import s3fs
 
-from operators.store import Store, object_path
+from schemas.config import Media
 from schemas.errors import BadInput, SchemaError
-from schemas.run import Release
 from schemas.tables import Split
 from tests.operators.stages.test_shard import make_source, shard
 from tests.support.rows import make_sample
-from trainer_plugin.data import open_release, read_samples, read_videos
+from tests.trainer_plugin.support import publish, release_of
+from trainer_plugin.data import index_videos, open_release, read_samples, read_videos
 
 
 @pytest.fixture
@@ -19,25 +20,7 @@ def release(tmp_path):
     films = [make_source(tmp_path / f"film{number}.mp4", bytes([number]) * 1000) for number in range(5)]
     samples = [make_sample(2 * number + turn, film) for number, film in enumerate(films) for turn in (0, 1)]
     files, store = shard(tmp_path, samples, films, videos_per_tar=3)
-    return publish_by_hand(store, files), samples
-
-
-def publish_by_hand(store: Store, files) -> str:
-    folder = Path(store.root) / "release"
-    for file in files:
-        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file.path).write_bytes(store.read(object_path(file.sha256, Path(file.path).suffix)))
-    manifest = Release(
-        name="demo",
-        version=1,
-        run_id="run",
-        content_sha256="0" * 64,
-        samples={"sft": 10},
-        videos={"sft": 5},
-        files=tuple(files),
-    )
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
-    return str(folder)
+    return publish(store, files, videos=5, samples=10), samples
 
 
 def test_samples_come_whole(release):
@@ -62,6 +45,40 @@ def test_shares_cover_everything_once(release):
     assert sorted(name for share in shares for name in share) == [f"film{number}" for number in range(5)]
 
 
+def test_the_index_says_where_each_video_lies(release):
+    url, _ = release
+    indexed = index_videos(url, Split.SFT)
+    assert [video.record for video in indexed] == [video.record for video in read_videos(url, Split.SFT)]
+    for video in indexed:
+        with Path(video.source.url).open("rb") as tar:
+            tar.seek(video.source.offset)
+            number = int(video.source.key.removeprefix("film"))
+            assert tar.read(video.source.size) == bytes([number]) * 1000
+
+
+def test_the_index_of_a_release_on_s3(release, s3_bucket):
+    url, _ = release
+    s3fs.S3FileSystem().put(url, f"{s3_bucket}/demo", recursive=True)
+    local, remote = index_videos(url, Split.SFT), index_videos(f"{s3_bucket}/demo", Split.SFT)
+    assert [video.record for video in remote] == [video.record for video in local]
+    assert [(video.source.offset, video.source.size) for video in remote] == [
+        (video.source.offset, video.source.size) for video in local
+    ]
+    assert all(video.source.url.startswith(s3_bucket) for video in remote)
+
+
+def test_videos_of_a_release_without_media_are_found_beside_it(release, tmp_path):
+    (tmp_path / "without").mkdir()
+    film = make_source(tmp_path / "film.mp4", b"film")
+    url = release_of(tmp_path / "without", [film], media=Media.NONE)
+    [video] = index_videos(url, Split.SFT, media=str(tmp_path))
+    assert Path(video.source.url).read_bytes() == b"film"
+    with pytest.raises(BadInput, match=r"holds no videos; say where they are \(media\)"):
+        index_videos(url, Split.SFT)
+    with pytest.raises(BadInput, match="it holds its videos, but /other was given"):
+        index_videos(release[0], Split.SFT, media="/other")
+
+
 def test_what_is_not_there_is_named(release, tmp_path):
     url, _ = release
     with pytest.raises(BadInput, match=r"no split .*eval.*it has \['sft'\]"):
@@ -80,12 +97,14 @@ def test_a_shortened_tar_is_an_error_not_a_short_epoch(release):
     tar.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SchemaError, match=tar.name):
         list(read_videos(url, Split.SFT))
+    with pytest.raises(SchemaError, match=tar.name):
+        index_videos(url, Split.SFT)
 
 
 def test_the_plugin_needs_nothing_of_the_pipeline():
     code = (
-        "import sys, trainer_plugin.data\n"
-        "print([name for name in sys.modules if name.split('.')[0] in ('operators', 'airflow')])"
+        "import sys, trainer_plugin.data, trainer_plugin.dataset, trainer_plugin.loader, trainer_plugin.texts\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('operators', 'airflow', 'torchvision')])"
     )
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

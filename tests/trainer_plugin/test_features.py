@@ -1,0 +1,47 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from schemas.errors import BadInput
+from trainer_plugin.examples import Grid, VideoClip, VideoSource
+from trainer_plugin.features import FeatureFolder, read_features
+
+CLIP = VideoClip(VideoSource("film", "film.mp4"), (0, 1, 2, 3, 4, 5), (32, 64), Grid(3, 2, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_rows_of_some_temporal_patches(where, dtype, tmp_path, request):
+    url = str(tmp_path / "features") if where == "local" else request.getfixturevalue("s3_bucket") + "/features"
+    features = torch.randn(24, 5).to(dtype)
+    assert FeatureFolder(url, "tower").find("film") is None
+    FeatureFolder(url, "tower").write(CLIP, features)
+    clip = replace(CLIP, features=FeatureFolder(url, "tower").find("film"))
+    assert torch.equal(read_features(clip, 0, 3), features)
+    assert torch.equal(read_features(clip, 1, 3), features[8:])
+
+
+@pytest.mark.parametrize(
+    "other, what",
+    [
+        ({"frame_times_us": (0, 1, 2, 3, 4, 6)}, "frame_times_us"),
+        ({"size": (64, 64)}, "size"),
+        ({"video": VideoSource("film", "elsewhere.mp4")}, None),
+    ],
+)
+def test_features_of_something_else_are_never_used(tmp_path, other, what):
+    ref = FeatureFolder(str(tmp_path), "tower").write(CLIP, torch.zeros(24, 5))
+    clip = replace(CLIP, features=ref, **other)
+    if what is None:
+        assert read_features(clip, 0, 1).shape == (8, 5)
+        return
+    with pytest.raises(BadInput, match=rf"film\.safetensors: other {what} than asked"):
+        read_features(clip, 0, 1)
+
+
+def test_nor_those_of_another_tower(tmp_path):
+    FeatureFolder(str(tmp_path), "before training").write(CLIP, torch.zeros(24, 5))
+    clip = replace(CLIP, features=FeatureFolder(str(tmp_path), "after training").find("film"))
+    with pytest.raises(BadInput, match="other tower than asked; compute the features again"):
+        read_features(clip, 0, 1)

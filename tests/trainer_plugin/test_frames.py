@@ -1,0 +1,157 @@
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import s3fs
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.videos import counting_video, make, number_on
+from trainer_plugin import frames
+from trainer_plugin.examples import VideoSource
+from trainer_plugin.frames import BadVideo, read_frames, video_facts
+from trainer_plugin.patches import resize
+
+SIZE = (64, 160)
+MPEG2 = ("-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-q:v", "3")  # open groups of pictures
+VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "25")
+VARIABLE = ("-vf", "select='lt(n,45)+not(mod(n,3))'", "-fps_mode", "passthrough")
+OPEN_GOP = ("-x264-params", "open-gop=1:bframes=3:keyint=25")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> Path:
+    return counting_video(tmp_path_factory.mktemp("film") / "film.mp4", "-movflags", "+faststart")
+
+
+def source_of(path: Path) -> VideoSource:
+    return VideoSource(path.stem, str(path))
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("v.mp4", ("-movflags", "+frag_keyframe+empty_moov")),
+        ("v.ts", ("-output_ts_offset", "7.3")),
+        ("v.mkv", VARIABLE),
+        ("v.webm", VP9),
+        ("v.mkv", MPEG2),
+        ("v.mp4", OPEN_GOP),
+        ("v.mp4", VARIABLE),
+    ],
+)
+def test_the_frame_being_presented_is_the_one_returned(tmp_path, name, options):
+    source = source_of(counting_video(tmp_path / name, *options))
+    facts = video_facts(source)
+    kept = [n for n in range(120) if options != VARIABLE or n < 45 or n % 3 == 0]
+    assert len(facts.frame_times_us) == len(kept)
+    assert (facts.width, facts.height) == (160, 64)
+    assert facts.duration_us == pytest.approx(4e6, abs=70_000)
+    times = facts.frame_times_us
+    asked = [0, 20_000, 900_000, int(times[60]) - 1, int(times[60]), 3_100_000, 3_100_000, facts.duration_us - 1]
+    shown = [kept[int(np.searchsorted(times, time, side="right")) - 1] for time in asked]
+    assert [number_on(frame) for frame in read_frames(source, asked, SIZE)] == shown
+    assert [number_on(read_frames(source, [time], SIZE)[0]) for time in asked] == shown
+
+
+@given(st.lists(st.integers(0, 3_999_999), min_size=1, max_size=8).map(sorted))
+@settings(max_examples=25, deadline=None)
+def test_any_times(film, times):
+    found = read_frames(source_of(film), times, SIZE)
+    assert [number_on(frame) for frame in found] == [time * 30 // 1_000_000 for time in times]
+
+
+def test_frames_are_resized_as_the_processors_do(film):
+    [large] = read_frames(source_of(film), [2_000_000], SIZE)
+    [small] = read_frames(source_of(film), [2_000_000], (28, 84))
+    assert np.array_equal(small, resize(torch.from_numpy(large)[None], (28, 84))[0].numpy())
+    assert number_on(small) == 60
+
+
+def test_a_video_in_a_tar_is_read_where_it_lies(film, tmp_path, s3_bucket):
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        tar.add(__file__, "other.txt")
+        tar.add(film, "film.mp4")
+        tar.add(__file__, "other.json")
+    with tarfile.open(tmp_path / "data.tar") as tar:
+        member = tar.getmember("film.mp4")
+    s3fs.S3FileSystem().put(str(tmp_path / "data.tar"), f"{s3_bucket}/data.tar")
+    for url in (str(tmp_path / "data.tar"), f"{s3_bucket}/data.tar"):
+        source = VideoSource("film", url, member.offset_data, member.size)
+        assert [number_on(frame) for frame in read_frames(source, [500_000, 3_500_000], SIZE)] == [15, 105]
+        assert video_facts(source).duration_us == 4_000_000
+
+
+def test_what_is_not_asked_is_not_read(tmp_path, monkeypatch):
+    noise = "testsrc2=s=320x180:r=30:d=6,noise=alls=60:allf=t"
+    codec = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "15", "-pix_fmt", "yuv420p")
+    path = make(tmp_path / "v.mp4", "-f", "lavfi", "-i", noise, *codec)
+    read = []
+    real = frames._Section.read
+    monkeypatch.setattr(frames._Section, "read", lambda file, size: read.append(size) or real(file, size))
+    assert len(read_frames(source_of(path), [100_000, 3_000_000, 5_900_000], SIZE)) == 3
+    assert sum(read) < path.stat().st_size / 3
+    read.clear()
+    read_frames(source_of(path), range(0, 6_000_000, 100_000), SIZE)
+    assert sum(read) < path.stat().st_size * 1.2  # and what is dense is read once
+
+
+def test_damage_between_asked_times_is_passed_over(tmp_path):
+    """This file has zeros between the two asked times."""
+    data = bytearray(counting_video(tmp_path / "v.mp4", "-movflags", "+faststart", "-g", "10").read_bytes())
+    begin = data.index(b"mdat") + 8
+    size = len(data) - begin
+    data[begin + size // 4 : begin + size // 2] = bytes(size // 2 - size // 4)
+    (tmp_path / "hole.mp4").write_bytes(data)
+    found = read_frames(source_of(tmp_path / "hole.mp4"), [100_000, 3_500_000], SIZE)
+    assert [number_on(frame) for frame in found] == [3, 105]
+
+
+def test_frames_are_upright(tmp_path):
+    """The picture's left half is white; turned a quarter clockwise, its upper half is."""
+    graph = "color=black:s=128x64:d=0.2,drawbox=w=64:color=white:t=fill"
+    plain = make(tmp_path / "plain.mp4", "-f", "lavfi", "-i", graph, "-pix_fmt", "yuv420p")
+    turned = source_of(make(tmp_path / "v.mp4", "-display_rotation", "-90", "-i", str(plain), "-c", "copy"))
+    assert (video_facts(turned).width, video_facts(turned).height) == (64, 128)
+    [frame] = read_frames(turned, [0], (128, 64))
+    assert frame[:60].mean() > 240
+    assert frame[68:].mean() < 15
+
+
+def test_wide_pixels_are_displayed_wide(tmp_path):
+    facts = video_facts(source_of(counting_video(tmp_path / "v.mp4", "-vf", "setsar=4/3", seconds=0.2)))
+    assert (facts.width, facts.height) == (213, 64)
+
+
+def test_times_a_little_behind_the_end_show_the_last_frame(film):
+    assert number_on(read_frames(source_of(film), [4_900_000], SIZE)[0]) == 119
+
+
+def test_a_video_that_ends_early_is_not_filled_with_its_last_frame(film, tmp_path):
+    (tmp_path / "cut.mp4").write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    assert number_on(read_frames(source_of(tmp_path / "cut.mp4"), [0], SIZE)[0]) == 0
+    with pytest.raises(BadVideo, match=r"video cut: what was decoded ends at .* us, asked for 3900000 us") as error:
+        read_frames(source_of(tmp_path / "cut.mp4"), [0, 3_900_000], SIZE)
+    assert (error.value.key, error.value.reason) == ("cut", "damaged")
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [(None, "missing"), (b"", "not_a_video"), (b"no video at all" * 99, "not_a_video"), (b"#EXTM3U\nx", "not_a_video")],
+)
+def test_what_is_no_video_is_named(tmp_path, content, reason):
+    if content is not None:
+        (tmp_path / "v.mp4").write_bytes(content)
+    with pytest.raises(BadVideo, match="video v: ") as error:
+        read_frames(source_of(tmp_path / "v.mp4"), [0], SIZE)
+    assert error.value.reason == reason
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    sound = make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "sine=d=0.2")
+    with pytest.raises(BadVideo, match="no video stream"):
+        video_facts(source_of(sound))

@@ -1,0 +1,108 @@
+import gzip
+import io
+import json
+import tarfile
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import BadInput
+from tests.trainer_plugin.support import byte_tokenizer
+from trainer_plugin.texts import TextRows
+
+TOKENIZER = byte_tokenizer()
+DOCUMENTS = [f"document {number} says " + "so much " * (number % 7) for number in range(30)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The same thirty documents in files of every kind, ten in each."""
+    folder = tmp_path_factory.mktemp("texts")
+    pq.write_table(pa.table({"text": DOCUMENTS[:10]}), folder / "a.parquet")
+    lines = "".join(json.dumps({"text": text, "more": 1}) + "\n" for text in DOCUMENTS[10:20])
+    with gzip.open(folder / "b.jsonl.gz", "wt") as file:
+        file.write(lines)
+    with tarfile.open(folder / "c.tar", "w") as tar:
+        for number, text in enumerate(DOCUMENTS[20:]):
+            for suffix, content in (("txt", text.encode()), ("json", b"{}")):
+                member = tarfile.TarInfo(f"{number:03d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def rows(folder, length=64, **options) -> TextRows:
+    return TextRows(str(folder / "*"), TOKENIZER, length, lambda ids: torch.arange(len(ids))[None], seed=1, **options)
+
+
+def tokens(stream, count):
+    return [row.examples[0].input_ids.tolist() for row in islice(stream, count)]
+
+
+def test_rows_are_full_and_hold_every_document_in_its_order_closed(folder):
+    stream = rows(folder)
+    read = [row.examples[0] for row in islice(stream, 20)]
+    assert {len(example.input_ids) for example in read} == {64}
+    assert all(torch.equal(example.labels, example.input_ids) for example in read)
+    assert read[0].positions.shape == (1, 64)
+    found = TOKENIZER.decode([token for example in read for token in example.input_ids.tolist()])
+    documents = found.split("<|endoftext|>")[:-1]
+    groups = {tuple(documents[first : first + 10]) for first in (0, 10, 20)}
+    assert groups == {tuple(DOCUMENTS[first : first + 10]) for first in (0, 10, 20)}
+
+
+def test_epochs_follow_each_other_in_different_orders(folder):
+    keys = [row.examples[0].key for row in islice(rows(folder), 80)]
+    epochs = [row.epoch for row in islice(rows(folder), 80)]
+    assert epochs == sorted(epochs)
+    assert max(epochs) >= 2
+    assert keys[0].endswith(":0")
+
+
+@given(st.integers(0, 50), st.integers(3, 200))
+def test_a_stream_goes_on_exactly_where_another_was(folder, before, length):
+    stream = rows(folder, length)
+    tokens(stream, before)
+    state = json.loads(json.dumps(stream.state_dict()))
+    again = rows(folder, length)
+    again.load_state_dict(state)
+    assert tokens(again, 3) == tokens(stream, 3)
+
+
+def test_ranks_read_different_files(folder):
+    found = [
+        {row.examples[0].key.split(":")[1] for row in islice(rows(folder, rank=rank, ranks=3), 3)} for rank in range(3)
+    ]
+    assert len(set.union(*found)) == sum(len(names) for names in found) == 3
+
+
+def test_files_on_s3(folder, s3_bucket):
+    import s3fs
+
+    s3fs.S3FileSystem().put(str(folder), f"{s3_bucket}/texts", recursive=True)
+    remote = TextRows(f"{s3_bucket}/texts/*.parquet", TOKENIZER, 64, lambda ids: ids[None], seed=1)
+    local = TextRows(str(folder / "*.parquet"), TOKENIZER, 64, lambda ids: ids[None], seed=1)
+    assert tokens(remote, 5) == tokens(local, 5)
+
+
+def test_what_cannot_be_read_is_named(folder, tmp_path):
+    with pytest.raises(BadInput, match="3 files for 4 data-parallel ranks"):
+        rows(folder, ranks=4)
+    with pytest.raises(BadInput, match=r"a\.parquet: no column 'content'; it has \['text'\]"):
+        TextRows(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=1, column="content")
+    (tmp_path / "x.doc").write_text("")
+    with pytest.raises(BadInput, match=r"x\.doc: texts come from"):
+        rows(tmp_path)
+    (tmp_path / "x.doc").rename(tmp_path / "x.jsonl")
+    with pytest.raises(BadInput, match="not one document"):
+        tokens(rows(tmp_path), 1)
+    (tmp_path / "x.jsonl").write_text('{"text": "good"}\n{"text": ')
+    with pytest.raises(BadInput, match=r"x\.jsonl: line 2 is no JSON object with a field 'text'"):
+        tokens(rows(tmp_path), 1)
+    with pytest.raises(BadInput, match="other files or of seed"):
+        rows(folder).load_state_dict(TextRows(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=1).state_dict())

@@ -1,0 +1,201 @@
+"""A release's questions as training samples: which frames, which text, which tokens are learned.
+
+Planning a sample needs no video: the release's records say how long and large each is. A sample has a length before it
+is built (`length`), so that rows can be packed without building what other ranks will train on.
+
+What does not fit is made smaller in this order: first the frames' size, down to the family's smallest; then their
+number, still evenly over the whole video. What does not fit even so is refused by name, never truncated.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field, model_validator
+from transformers import PreTrainedTokenizerBase
+
+from schemas.base import Model
+from schemas.sample import Sample
+from schemas.tables import QuestionKind, Split
+from trainer_plugin.chat import Chat, Turn
+from trainer_plugin.data import IndexedVideo, index_videos
+from trainer_plugin.examples import IGNORED, Example, Unusable, VideoClip
+from trainer_plugin.features import FeatureFolder
+
+if TYPE_CHECKING:
+    from trainer_plugin.families.base import Family
+
+SECOND_US = 1_000_000
+
+
+class Target(StrEnum):
+    """What is learned."""
+
+    REASONING = "reasoning"
+    """`<think>reasoning</think><answer>answer</answer>`: the chain-of-thought stage of LongVILA-R1."""
+    ANSWER = "answer"
+    """The answer alone: the long-video stage before it."""
+
+
+_INSTRUCTIONS = {
+    Target.REASONING: "Think about the video step by step inside <think></think>, then give {answer} inside "
+    "<answer></answer>.",
+    Target.ANSWER: "Answer with {answer} only.",
+}
+_ANSWERS = {QuestionKind.CHOICE: "the letter of the right option", QuestionKind.OPEN: "a short answer"}
+
+
+class FramePolicy(Model):
+    """Which frames of a video are looked at: evenly spread, each in the middle of its share of the duration."""
+
+    fps: float | None = Field(default=2.0, gt=0)
+    """Frames per second, or None for a fixed number."""
+    frames: int | None = Field(default=None, ge=1)
+    """The fixed number."""
+    max_frames: int = Field(default=768, ge=1)
+    max_video_tokens: int | None = Field(default=None, ge=1)
+    """Of one video; None: what a row has room for."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> FramePolicy:
+        if (self.fps is None) == (self.frames is None):
+            raise ValueError(f"frame policy: give either fps or frames, got fps={self.fps} and frames={self.frames}")
+        return self
+
+    def count(self, duration_us: int, video_fps: float) -> int:
+        """How many frames, never more than the video has."""
+        shown = max(1, round(duration_us / SECOND_US * video_fps))
+        wanted = self.frames if self.frames is not None else round(duration_us / SECOND_US * (self.fps or 0))
+        return max(1, min(wanted, self.max_frames, shown))
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A sample whose frames and texts are chosen."""
+
+    clip: VideoClip
+    turn: Turn
+    video_ids: list[int]
+
+
+class ReleaseDataset:
+    """The samples of a split, each by its number."""
+
+    def __init__(
+        self,
+        url: str,
+        split: Split,
+        family: Family,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        policy: FramePolicy,
+        target: Target,
+        media: str | None = None,
+        features: FeatureFolder | None = None,
+    ) -> None:
+        """Reads the release's index (`trainer_plugin.data.index_videos`), which `media` is for.
+
+        Args:
+            features: where features of videos may lie; a video without any is encoded.
+        """
+        self.family = family
+        self.policy = policy
+        self.target = target
+        self.features = features
+        self.tokenizer = tokenizer
+        self._chat = Chat(tokenizer)
+        self._samples = [
+            (video, sample) for video in index_videos(url, split, media) for sample in video.record.samples
+        ]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def key(self, number: int) -> str:
+        """The question's id: the sample's name whatever else the release holds."""
+        return self._samples[number][1].question_id
+
+    def length(self, number: int, max_tokens: int) -> int:
+        """Tokens of the sample when it may have `max_tokens`.
+
+        Raises:
+            Unusable: it does not fit, or its text would be taken for video.
+        """
+        draft = self._draft(number, max_tokens)
+        return draft.turn.length + len(draft.video_ids)
+
+    def example(self, number: int, max_tokens: int) -> Example:
+        """The sample, of exactly `length(number, max_tokens)` tokens.
+
+        Raises:
+            Unusable: it does not fit, or its text would be taken for video.
+        """
+        draft = self._draft(number, max_tokens)
+        turn, clip = draft.turn, draft.clip
+        prompt = torch.tensor(turn.before_ids + draft.video_ids + turn.after_ids)
+        answer = torch.tensor(turn.answer_ids)
+        input_ids = torch.cat([prompt, answer])
+        labels = torch.cat([torch.full_like(prompt, IGNORED), answer])
+        positions = self.family.positions(input_ids, [(clip.grid, clip.frame_times_us)])
+        return Example(self.key(number), input_ids, labels, positions, (clip,))
+
+    def _draft(self, number: int, max_tokens: int) -> _Draft:
+        video, sample = self._samples[number]
+        turn = self._chat.turn(self._question(sample), self._answer(sample))
+        if self.family.video_token_id in turn.before_ids + turn.after_ids + turn.answer_ids:
+            raise Unusable(sample.question_id, "its text holds the token that stands for video")
+        room = max_tokens - turn.length
+        allowed = min(self.policy.max_video_tokens or room, room)
+        while (clip := self._clip(video, allowed)) is not None:
+            video_ids = self.family.video_ids(self.tokenizer, clip.grid, clip.frame_times_us)
+            if len(video_ids) <= room:
+                return _Draft(clip, turn, video_ids)
+            # Markers and times stand between the features: of what there is room for, these get their share.
+            allowed = self._tokens(clip) * room // len(video_ids)
+        raise Unusable(
+            sample.question_id, f"it does not fit into {max_tokens} tokens with the fewest frames; raise token_budget"
+        )
+
+    def _clip(self, video: IndexedVideo, allowed: int) -> VideoClip | None:
+        """As many frames as the policy asks for and `allowed` features can show; None when not even the fewest fit."""
+        record, patch = video.record, self.family.temporal_patch
+        count = self.policy.count(record.duration_us, record.fps)
+        clip = self._sized(video, count, allowed)
+        if clip is not None:
+            return clip
+        fewer = range(1, -(-count // patch))  # temporal patches
+        fitting = bisect_right(fewer, False, key=lambda few: self._sized(video, few * patch, allowed) is None)
+        return self._sized(video, fitting * patch, allowed) if fitting else None
+
+    def _sized(self, video: IndexedVideo, count: int, allowed: int) -> VideoClip | None:
+        """This many frames in the family's size for them, or smaller as far as it takes and the family goes."""
+        record = video.record
+        times = frame_times(record.duration_us, count)
+        times += times[-1:] * (-count % self.family.temporal_patch)
+        features = self.features.find(record.video_id) if self.features else None
+        for limit in (None, max(allowed, 1)):
+            size = self.family.frame_size(record.height, record.width, len(times), limit)
+            clip = VideoClip(video.source, times, size, self.family.grid(*size, len(times)), features)
+            if self._tokens(clip) <= allowed:
+                return clip
+        return None
+
+    def _tokens(self, clip: VideoClip) -> int:
+        return clip.grid.t * self.family.tokens_per_temporal_patch(clip.grid)
+
+    def _question(self, sample: Sample) -> str:
+        return f"{sample.problem}\n\n{_INSTRUCTIONS[self.target].format(answer=_ANSWERS[sample.kind])}"
+
+    def _answer(self, sample: Sample) -> str:
+        if self.target is Target.ANSWER:
+            return sample.final_answer
+        return f"<think>{sample.reasoning}</think>{sample.answer}"
+
+
+def frame_times(duration_us: int, count: int) -> tuple[int, ...]:
+    """The middles of `count` equal shares of a video, in microseconds."""
+    return tuple((2 * number + 1) * duration_us // (2 * count) for number in range(count))

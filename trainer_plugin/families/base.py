@@ -1,0 +1,142 @@
+"""The interface between the trainer and a model family.
+
+The first half needs no model and runs in data workers: it lays a video out as tokens. The second half runs the parts of
+an unmodified Hugging Face model on what one rank owns: some temporal patches of some videos, some tokens of a row.
+
+A temporal patch is the smallest piece of video that the vision tower encodes by itself: two frames for Qwen-VL, one
+frame for SmolVLM. No temporal patch may attend to another inside the tower; that is what makes spreading frames exact.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from trainer_plugin.examples import Grid
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a vision tower gives for some temporal patches, in their order."""
+
+    levels: tuple[Tensor, ...]
+    """Each [tokens, hidden]: the embeddings that replace placeholders, then one for each deepstack level."""
+
+    def packed(self) -> Tensor:
+        """One tensor [tokens, hidden * levels], to be sent."""
+        return self.levels[0] if len(self.levels) == 1 else torch.cat(self.levels, dim=-1)
+
+    @staticmethod
+    def unpacked(packed: Tensor, levels: int) -> Features:
+        """The reverse of `packed`."""
+        return Features(tuple(packed.chunk(levels, dim=-1)))
+
+
+class Family(ABC):
+    """One model family. Holds numbers from its configuration only, so that it can be sent to data workers."""
+
+    temporal_patch: int
+    """Frames in a temporal patch."""
+    rope_rows: int
+    """Rows of the position tensor: 1, or 3 for mRoPE (time, height, width)."""
+    levels: int
+    """1 + deepstack levels of the vision tower."""
+    video_token_id: int
+    """The token whose embedding is replaced by a feature."""
+
+    @abstractmethod
+    def __init__(self, config: PretrainedConfig) -> None: ...
+
+    # --- in data workers: from a video to tokens
+
+    @abstractmethod
+    def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
+        """Height and width in pixels to which the frames of a video are resized.
+
+        Args:
+            height, width: of the video as it is displayed.
+            frames: how many are chosen, in whole temporal patches.
+            max_tokens: upper bound of the tokens of the whole video; None leaves it to the family's own default.
+        """
+
+    @abstractmethod
+    def grid(self, height: int, width: int, frames: int) -> Grid:
+        """The grid of a video of this many resized frames (whole temporal patches)."""
+
+    @abstractmethod
+    def tokens_per_temporal_patch(self, grid: Grid) -> int:
+        """Placeholder tokens for each temporal patch."""
+
+    @abstractmethod
+    def video_ids(self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int]) -> list[int]:
+        """The token ids that stand for a video inside a user's turn, markers included.
+
+        Args:
+            frame_times_us: of the chosen frames, `grid.t * temporal_patch` of them.
+        """
+
+    @abstractmethod
+    def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
+        """Rotary positions of one sample, shape [rope_rows, S].
+
+        Args:
+            input_ids: [S], with all placeholders.
+            videos: grid and frame times (us) of each video, in the order of their placeholders.
+        """
+
+    @abstractmethod
+    def patches(self, frames: Tensor) -> Tensor:
+        """What the tower eats: from uint8 frames [n, height, width, 3] to float32 [temporal patches, ...]."""
+
+    # --- on the accelerator: the parts of the model
+
+    @abstractmethod
+    def encode(self, model: nn.Module, patches: Tensor, grids: Sequence[Grid]) -> Features:
+        """Run the vision tower on temporal patches.
+
+        Args:
+            patches: [sum of grids' t, ...] as `patches` makes them, in the compute type.
+            grids: consecutive pieces of videos; a piece of t' temporal patches has the grid (t', h, w).
+        """
+
+    @abstractmethod
+    def run_language_model(
+        self, model: nn.Module, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
+    ) -> Tensor:
+        """The last hidden states [S, hidden] of the local tokens.
+
+        Args:
+            embeds: [S, hidden], features already in place of placeholders.
+            positions: [rope_rows, S].
+            visual: bool [S], where the placeholders are.
+            features: of the local placeholders, in their order (for deepstack).
+            kwargs: reach the attention function.
+        """
+
+    @abstractmethod
+    def language_model(self, model: nn.Module) -> nn.Module:
+        """The decoder, with `layers` and `embed_tokens`."""
+
+    @abstractmethod
+    def vision_tower(self, model: nn.Module) -> nn.Module:
+        """Everything that only the vision path uses."""
+
+    @abstractmethod
+    def vision_layers(self, model: nn.Module) -> Iterable[nn.Module]:
+        """The tower's transformer blocks: what is checkpointed and sharded one by one."""
+
+    def text_config(self, config: PretrainedConfig) -> PretrainedConfig:
+        """The decoder's configuration."""
+        return config.get_text_config()
+
+    def blank_patch(self) -> tuple[Grid, Tensor]:
+        """The smallest valid temporal patch, for a rank that has none to encode but must keep step."""
+        height, width = self.frame_size(1, 1, self.temporal_patch)
+        frames = torch.zeros(self.temporal_patch, height, width, 3, dtype=torch.uint8)
+        return self.grid(height, width, self.temporal_patch), self.patches(frames)

@@ -1,0 +1,204 @@
+"""Qwen2.5-VL and Qwen3-VL: temporal patches of two frames, 2x2 merging, mRoPE; Qwen3-VL adds deepstack and timestamps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from trainer_plugin.examples import Grid
+from trainer_plugin.families.base import Family, Features
+from trainer_plugin.patches import per_frame_size, qwen_patches, whole_video_size
+
+SECOND_US = 1_000_000
+
+
+class _QwenVL(Family):
+    """What both have in common."""
+
+    rope_rows = 3
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        vision = config.vision_config
+        self.patch = vision.patch_size
+        self.merge = vision.spatial_merge_size
+        self.temporal_patch = vision.temporal_patch_size
+        self.levels = 1 + len(getattr(vision, "deepstack_visual_indexes", ()))
+        self.video_token_id = config.video_token_id
+        self.vision_start_id = config.vision_start_token_id
+        self.vision_end_id = config.vision_end_token_id
+
+    @property
+    def factor(self) -> int:
+        """Sides of frames are multiples of this many pixels."""
+        return self.patch * self.merge
+
+    def grid(self, height: int, width: int, frames: int) -> Grid:
+        return Grid(frames // self.temporal_patch, height // self.patch, width // self.patch)
+
+    def tokens_per_temporal_patch(self, grid: Grid) -> int:
+        return (grid.h // self.merge) * (grid.w // self.merge)
+
+    def patches(self, frames: Tensor) -> Tensor:
+        """float32 [t, patches of a temporal patch, 3 * temporal * patch**2]."""
+        rows = qwen_patches(
+            frames, patch=self.patch, temporal=self.temporal_patch, merge=self.merge, mean=self.mean, std=self.std
+        )
+        return rows.view(len(frames) // self.temporal_patch, -1, rows.shape[-1])
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        return model.model.language_model
+
+    def vision_tower(self, model: nn.Module) -> nn.Module:
+        return model.model.visual
+
+    def vision_layers(self, model: nn.Module) -> Iterable[nn.Module]:
+        return model.model.visual.blocks
+
+    def _positions(self, input_ids: Tensor, grids: Sequence[Grid], steps: Sequence[Tensor | None]) -> Tensor:
+        """mRoPE of text and of one grid for each run of placeholders.
+
+        What follows a grid begins after its largest position, as in Qwen's own code, with which the weights were
+        trained, and in vLLM. (transformers since 5.3 begins after the larger side, whatever the temporal extent.)
+        """
+        pieces: list[Tensor] = []
+        start, read = 0, 0
+        for visual, run in groupby((input_ids == self.video_token_id).tolist()):
+            length = len(list(run))
+            if not visual:
+                pieces.append(torch.arange(start, start + length).expand(3, -1))
+                start += length
+                continue
+            while length:
+                if read == len(grids) or length < (tokens := self._tokens(grids[read])):
+                    raise ValueError(f"{int((input_ids == self.video_token_id).sum())} video tokens do not fit {grids}")
+                piece = start + self._grid_positions(grids[read], steps[read])
+                pieces.append(piece)
+                start, length, read = int(piece.max()) + 1, length - tokens, read + 1
+        if read != len(grids):
+            raise ValueError(f"there are no video tokens for {grids[read:]}")
+        return torch.cat(pieces, dim=1) if pieces else torch.empty(3, 0, dtype=torch.int64)
+
+    def _tokens(self, grid: Grid) -> int:
+        return grid.t * self.tokens_per_temporal_patch(grid)
+
+    def _grid_positions(self, grid: Grid, step: Tensor | None) -> Tensor:
+        times = torch.arange(grid.t) if step is None else step
+        sides = torch.arange(grid.h // self.merge), torch.arange(grid.w // self.merge)
+        return torch.stack(torch.meshgrid(times, *sides, indexing="ij")).reshape(3, -1)
+
+
+class Qwen25VL(_QwenVL):
+    """Qwen2.5-VL. A video is one run of placeholders; time is in the positions, `tokens_per_second` to a second."""
+
+    mean = (0.48145466, 0.4578275, 0.40821073)
+    std = (0.26862954, 0.26130258, 0.27577711)
+    min_frame_tokens = 128
+    max_frame_tokens = 768
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        self.tokens_per_second = config.vision_config.tokens_per_second
+
+    def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
+        temporal_patches = -(-frames // self.temporal_patch)
+        most = self.max_frame_tokens if max_tokens is None else min(self.max_frame_tokens, max_tokens // temporal_patches)
+        pixels = self.factor**2
+        return per_frame_size(
+            height,
+            width,
+            factor=self.factor,
+            min_pixels=min(self.min_frame_tokens, max(1, most)) * pixels,
+            max_pixels=max(1, most) * pixels,
+        )
+
+    def video_ids(self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int]) -> list[int]:
+        return [self.vision_start_id, *[self.video_token_id] * self._tokens(grid), self.vision_end_id]
+
+    def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
+        steps = []
+        for grid, times in videos:
+            seconds = self.seconds_per_temporal_patch(times)
+            steps.append((torch.arange(grid.t) * (self.tokens_per_second * seconds)).long())
+        return self._positions(input_ids, [grid for grid, _ in videos], steps)
+
+    def seconds_per_temporal_patch(self, frame_times_us: Sequence[int]) -> float:
+        """The processor's `second_per_grid_ts`: one number for a video, of its mean step."""
+        starts = frame_times_us[:: self.temporal_patch]
+        if len(starts) < 2:
+            return 1.0
+        return (starts[-1] - starts[0]) / (len(starts) - 1) / SECOND_US
+
+    def encode(self, model: nn.Module, patches: Tensor, grids: Sequence[Grid]) -> Features:
+        output = model.model.visual(patches.flatten(0, 1), grid_thw=_grid_tensor(grids, patches))
+        return Features((output.pooler_output,))
+
+    def run_language_model(
+        self, model: nn.Module, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
+    ) -> Tensor:
+        output = self.language_model(model)(
+            inputs_embeds=embeds[None], position_ids=positions[:, None], use_cache=False, **kwargs
+        )
+        return output.last_hidden_state[0]
+
+
+class Qwen3VL(_QwenVL):
+    """Qwen3-VL. Before each temporal patch stands its time in words; features also enter early layers (deepstack)."""
+
+    mean = std = (0.5, 0.5, 0.5)
+    min_video_tokens = 4
+    max_video_tokens = 24_576
+
+    def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
+        most = self.max_video_tokens if max_tokens is None else min(self.max_video_tokens, max_tokens)
+        pixels = self.temporal_patch * self.factor**2
+        return whole_video_size(
+            height,
+            width,
+            max(frames, self.temporal_patch),
+            self.temporal_patch,
+            factor=self.factor,
+            min_pixels=min(self.min_video_tokens, most) * pixels,
+            max_pixels=most * pixels,
+        )
+
+    def video_ids(self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int]) -> list[int]:
+        ids: list[int] = []
+        tokens = [self.video_token_id] * self.tokens_per_temporal_patch(grid)
+        for first in range(0, len(frame_times_us), self.temporal_patch):
+            last = frame_times_us[first + self.temporal_patch - 1]
+            seconds = (frame_times_us[first] + last) / 2 / SECOND_US
+            ids += tokenizer.encode(f"<{seconds:.1f} seconds>", add_special_tokens=False)
+            ids += [self.vision_start_id, *tokens, self.vision_end_id]
+        return ids
+
+    def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
+        grids = [Grid(1, grid.h, grid.w) for grid, _ in videos for _ in range(grid.t)]
+        return self._positions(input_ids, grids, [None] * len(grids))
+
+    def encode(self, model: nn.Module, patches: Tensor, grids: Sequence[Grid]) -> Features:
+        output = model.model.visual(patches.flatten(0, 1), grid_thw=_grid_tensor(grids, patches))
+        return Features((output.pooler_output, *output.deepstack_features))
+
+    def run_language_model(
+        self, model: nn.Module, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
+    ) -> Tensor:
+        output = self.language_model(model)(
+            inputs_embeds=embeds[None],
+            position_ids=positions[:, None],
+            visual_pos_masks=visual[None],
+            deepstack_visual_embeds=list(features.levels[1:]),
+            use_cache=False,
+            **kwargs,
+        )
+        return output.last_hidden_state[0]
+
+
+def _grid_tensor(grids: Sequence[Grid], like: Tensor) -> Tensor:
+    return torch.tensor([[grid.t, grid.h, grid.w] for grid in grids], device=like.device)

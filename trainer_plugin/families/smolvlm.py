@@ -1,0 +1,85 @@
+"""SmolVLM: SigLIP frames, a pixel-shuffle projector (NVILA's downsampling MLP is of this kind), and 1-D positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from trainer_plugin.examples import Grid
+from trainer_plugin.families.base import Family, Features
+from trainer_plugin.patches import image_pixels, longest_side_size
+
+SECOND_US = 1_000_000
+
+
+class SmolVLM(Family):
+    """One frame is one image of a fixed number of tokens."""
+
+    temporal_patch = 1
+    rope_rows = 1
+    levels = 1
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        self.side = config.vision_config.image_size
+        self.patch = config.vision_config.patch_size
+        self.scale = config.scale_factor
+        self.video_token_id = config.image_token_id
+
+    def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
+        return longest_side_size(height, width, self.side)
+
+    def grid(self, height: int, width: int, frames: int) -> Grid:
+        return Grid(frames, self.side // self.patch, self.side // self.patch)
+
+    def tokens_per_temporal_patch(self, grid: Grid) -> int:
+        return grid.h * grid.w // self.scale**2
+
+    def video_ids(self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int]) -> list[int]:
+        """As `SmolVLMProcessor` writes a video, but with the number of frames in digits."""
+        seconds = frame_times_us[-1] // SECOND_US
+        intro = (
+            f"You are provided the following series of {grid.t} frames from a "
+            f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} [H:MM:SS] video.\n"
+        )
+        ids = tokenizer.encode(intro, add_special_tokens=False)
+        for time_us in frame_times_us:
+            at = time_us // SECOND_US
+            around = f"\nFrame from {at // 60:02d}:{at % 60:02d}:<fake_token_around_image><global-img>"
+            ids += tokenizer.encode(around, add_special_tokens=False)
+            ids += [self.video_token_id] * self.tokens_per_temporal_patch(grid)
+            ids += tokenizer.encode("<fake_token_around_image>", add_special_tokens=False)
+        return ids + tokenizer.encode("\n\n", add_special_tokens=False)
+
+    def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
+        return torch.arange(len(input_ids))[None]
+
+    def patches(self, frames: Tensor) -> Tensor:
+        """float32 [frames, 3, side, side]."""
+        return image_pixels(frames, side=self.side, mean=self.mean, std=self.std)
+
+    def encode(self, model: nn.Module, patches: Tensor, grids: Sequence[Grid]) -> Features:
+        # Not get_image_features: it takes a frame of zeros for padding and drops it.
+        hidden = model.model.vision_model(pixel_values=patches).last_hidden_state
+        return Features((model.model.connector(hidden).flatten(0, 1),))
+
+    def run_language_model(
+        self, model: nn.Module, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
+    ) -> Tensor:
+        output = self.language_model(model)(
+            inputs_embeds=embeds[None], position_ids=positions, use_cache=False, **kwargs
+        )
+        return output.last_hidden_state[0]
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        return model.model.text_model
+
+    def vision_tower(self, model: nn.Module) -> nn.Module:
+        return nn.ModuleList([model.model.vision_model, model.model.connector])
+
+    def vision_layers(self, model: nn.Module) -> Iterable[nn.Module]:
+        return model.model.vision_model.encoder.layers

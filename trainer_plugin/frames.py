@@ -1,0 +1,334 @@
+"""Decodes exactly the asked frames of a video, from a file, a URL, or a range of a tar.
+
+Times are integer microseconds from the first presented frame, as everywhere in the project; a time gives the frame
+being presented then, upright. Only the groups of pictures that hold asked frames are read and decoded. Whoever calls
+decides in which process: a damaged file raises, but a crash of a decoder takes its process along.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import IO, NamedTuple, cast
+
+import av
+import fsspec
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from trainer_plugin.examples import VideoSource
+from trainer_plugin.patches import Resample, resize
+
+SECOND_US = 1_000_000
+
+_CONFINEMENT = {
+    "format_whitelist": "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,gif,rm,wtv,ivf,dv",
+    "protocol_whitelist": "none",
+}
+"""No playlists, and no way from a video to another file or address."""
+
+_INDEXED_CONTAINERS = ("mov", "matroska")
+"""Demuxers that seek to key frames, with right times after it. The others are decoded from the beginning."""
+
+_BLOCK_BYTES = 4 << 20
+"""Read-ahead on remote files: a few seconds of video. s3fs would fetch 50 MiB for every seek."""
+
+_REORDERED = 32
+"""Packets that hold the first presented frame for sure: codecs reorder by at most 16 (H.264 and HEVC, annex on DPB)."""
+
+_SLACK_US = SECOND_US
+"""A decoded frame may stand for times up to this far behind its own end before the video counts as damaged there."""
+
+
+class BadVideo(ValueError):
+    """A video that cannot be decoded. `reason` is a typed word, `key` the video's id; the message has the details."""
+
+    def __init__(self, key: str, reason: str, message: str) -> None:
+        super().__init__(f"video {key}: {message}")
+        self.key = key
+        self.reason = reason
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[BadVideo], tuple[str, str, str]]:
+        return type(self), (self.key, self.reason, self.message)
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a video's packets and first frame say."""
+
+    duration_us: int
+    """From the first frame's start to the last frame's end."""
+    frame_times_us: NDArray[np.int64]
+    """Shape [frames], ascending, the first 0."""
+    width: int
+    """Displayed: after rotation, in square pixels."""
+    height: int
+
+
+def video_facts(source: VideoSource) -> VideoFacts:
+    """Measure a video: every packet is read, one frame is decoded. Headers lie, so they are not asked.
+
+    Raises:
+        BadVideo: see `read_frames`.
+    """
+    with _opened(source) as (container, stream):
+        frame = _first_frame(source, container, stream)
+    with _opened(source) as (container, stream):
+        shown = sorted(_shown_packets(source, container, stream))
+        clock = _Clock(Fraction(cast(Fraction, stream.time_base)), shown[0].pts)
+        aspect = stream.sample_aspect_ratio or 1
+    width, height = round(frame.width * aspect), frame.height
+    if _quarter_turns(frame) % 2:
+        width, height = height, width
+    times = [packet.pts for packet in shown]
+    last = shown[-1].duration or (int(np.median(np.diff(times))) if len(times) > 1 else 1)
+    return VideoFacts(
+        duration_us=clock.microseconds(times[-1] + last),
+        frame_times_us=np.unique(np.array([clock.microseconds(pts) for pts in times], dtype=np.int64)),
+        width=width,
+        height=height,
+    )
+
+
+def read_frames(
+    source: VideoSource, times_us: Sequence[int], size: tuple[int, int], resample: Resample = "bicubic"
+) -> NDArray[np.uint8]:
+    """The frames being presented at these times, upright, resized as Hugging Face's video processors do.
+
+    Args:
+        times_us: ascending; equal times give equal frames.
+        size: height and width.
+
+    Returns:
+        Shape [len(times_us), *size, 3], RGB.
+
+    Raises:
+        BadVideo: `missing`, `not_a_video`, `no_video_stream`, `no_timestamps` or `damaged` (nothing decodes near an
+            asked time, or the video ends more than a second before it).
+        OSError: the storage failed, which says nothing about the video.
+    """
+    frames = np.empty((len(times_us), *size, 3), dtype=np.uint8)
+    with _opened(source) as (container, stream):
+        first = list(islice(_shown_packets(source, container, stream), _REORDERED))
+        clock = _Clock(Fraction(cast(Fraction, stream.time_base)), min(packet.pts for packet in first))
+        walk = _Walk(source.key, container, stream, clock)
+        shown: VideoFrame | None = None
+        for number, time_us in enumerate(times_us):
+            frame = walk.frame_at(time_us)
+            if frame is shown:
+                frames[number] = frames[number - 1]
+                continue
+            shown = frame
+            frames[number] = resize(torch.from_numpy(_upright(frame))[None], size, resample)[0].numpy()
+    return frames
+
+
+class _Times(NamedTuple):
+    """A packet's, in the stream's time base."""
+
+    pts: int
+    duration: int
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """A stream's timestamps (PTS) and microseconds from its first presented frame."""
+
+    time_base: Fraction
+    first_pts: int
+
+    def microseconds(self, pts: int) -> int:
+        unit = self.time_base * SECOND_US
+        return (2 * (pts - self.first_pts) * unit.numerator + unit.denominator) // (2 * unit.denominator)
+
+    def pts(self, time_us: int) -> int:
+        """The last timestamp whose time is `time_us` or earlier."""
+        unit = self.time_base * SECOND_US
+        return self.first_pts + ((2 * time_us + 1) * unit.denominator - 1) // (2 * unit.numerator)
+
+
+class _Walk:
+    """Moves forward through a video; jumps when a key frame lies between where it is and what is asked."""
+
+    def __init__(self, key: str, container: InputContainer, stream: VideoStream, clock: _Clock) -> None:
+        self.key = key
+        self.container = container
+        self.stream = stream
+        self.clock = clock
+        self.indexed = container.format.name.startswith(_INDEXED_CONTAINERS)
+        self.read_to: int | None = None
+        self.damaged = False
+        self.frames: Iterator[VideoFrame] = iter(())
+        self.current: VideoFrame | None = None
+        self.following: VideoFrame | None = None
+
+    def frame_at(self, time_us: int) -> VideoFrame:
+        """The frame being presented at a time not before the last one asked."""
+        pts = self.clock.pts(time_us)
+        if self.current is None or self._key_frame_ahead(pts):
+            self._jump(pts)
+        while self.following is not None and cast(int, self.following.pts) <= pts:
+            self.current, self.following = self.following, next(self.frames, None)
+        if self.current is None:
+            raise BadVideo(self.key, "damaged", f"nothing can be decoded at {time_us} us; fetch it again")
+        self._check_not_stale(self.current, time_us)
+        return self.current
+
+    def _key_frame_ahead(self, pts: int) -> bool:
+        index = self.stream.index_entries
+        entry = index.search_timestamp(pts) if self.indexed and len(index) else -1
+        return entry >= 0 and self.read_to is not None and index[entry].timestamp > self.read_to
+
+    def _jump(self, pts: int) -> None:
+        """Decode from the last key frame at or before a timestamp: further back if the container's seek says so."""
+        back = 0
+        while True:
+            self._seek(pts - back if self.indexed else None)
+            self.damaged = False
+            self.frames = self._decoded()
+            self.current, self.following = next(self.frames, None), next(self.frames, None)
+            at_or_before = self.current is not None and cast(int, self.current.pts) <= pts
+            if at_or_before or pts - back < self.clock.first_pts or not self.indexed:
+                return
+            back = max(2 * back, round(1 / self.clock.time_base))
+
+    def _seek(self, pts: int | None) -> None:
+        """To a timestamp; None: to the beginning."""
+        try:
+            if pts is None:
+                self.container.seek(0)
+            else:
+                self.container.seek(pts, stream=self.stream)
+        except av.error.FFmpegError as error:
+            raise BadVideo(
+                self.key, "damaged", f"its container cannot seek ({error}); remux it, e.g. to MP4"
+            ) from error
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """Frames from the container's position on. Damaged packets are passed over, and marked."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+                if packet.dts is not None:
+                    self.read_to = packet.dts
+                frames = packet.decode()
+            except StopIteration:
+                return
+            except av.error.FFmpegError:
+                self.damaged = True
+                continue
+            yield from (frame for frame in frames if frame.pts is not None)
+
+    def _check_not_stale(self, frame: VideoFrame, time_us: int) -> None:
+        if self.following is not None and not self.damaged:
+            return
+        ends_us = self.clock.microseconds(cast(int, frame.pts) + (frame.duration or 0))
+        if time_us > ends_us + _SLACK_US:
+            raise BadVideo(
+                self.key, "damaged", f"what was decoded ends at {ends_us} us, asked for {time_us} us; fetch it again"
+            )
+
+
+class _Section(io.RawIOBase):
+    """A range of a seekable file, as a file."""
+
+    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+        self.file, self.offset, self.size, self.position = file, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = max(0, start + offset)
+        return self.position
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self.size - self.position)
+        self.file.seek(self.offset + self.position)
+        data = self.file.read(left if size < 0 else min(size, left))
+        self.position += len(data)
+        return data
+
+
+@contextmanager
+def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]:
+    filesystem, path = fsspec.core.url_to_fs(source.url)
+    try:
+        file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
+    except FileNotFoundError:
+        raise BadVideo(source.key, "missing", f"{source.url}: no such file; fetch it, or leave it missing") from None
+    with file:
+        size = file.seek(0, io.SEEK_END) - source.offset if source.size is None else source.size
+        options = {**_CONFINEMENT, "fflags": "+genpts"}
+        try:
+            container = av.open(_Section(file, source.offset, size), "r", container_options=options)
+        except av.error.FFmpegError as error:
+            raise BadVideo(source.key, "not_a_video", f"{source.url}: {error.strerror}; fetch it again") from error
+        with container:
+            stream = container.streams.best("video")
+            if not isinstance(stream, VideoStream) or stream.codec_context is None:
+                raise BadVideo(source.key, "no_video_stream", f"{source.url}: no video stream that can be decoded")
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = torch.get_num_threads()
+            yield container, stream
+
+
+def _shown_packets(source: VideoSource, container: InputContainer, stream: VideoStream) -> Iterator[_Times]:
+    """The times of the frames that are presented, from the container's position on, in order of decoding.
+
+    Raises:
+        BadVideo: there is none, or one has no time.
+    """
+    key_pts: int | None = None
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            break
+        except av.error.FFmpegError:
+            break  # the file ends in the middle of something: what came before it is the video
+        if packet.size == 0 or (key_pts is None and not packet.is_keyframe):
+            continue
+        if packet.pts is None:
+            raise BadVideo(source.key, "no_timestamps", "its frames carry no times; remux it, e.g. to MP4")
+        key_pts = packet.pts if key_pts is None else key_pts
+        if packet.pts >= key_pts and not packet.is_discard:
+            yield _Times(packet.pts, packet.duration or 0)
+    if key_pts is None:
+        raise BadVideo(source.key, "damaged", "no frame can be read; the file was probably cut off, fetch it again")
+
+
+def _first_frame(source: VideoSource, container: InputContainer, stream: VideoStream) -> VideoFrame:
+    try:
+        return next(container.decode(stream))
+    except (StopIteration, av.error.FFmpegError) as error:
+        raise BadVideo(source.key, "damaged", f"its first frame cannot be decoded ({error}); fetch it again") from error
+
+
+def _quarter_turns(frame: VideoFrame) -> int:
+    """Quarter turns clockwise that the display matrix asks for."""
+    return round(-frame.rotation / 90) % 4
+
+
+def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Shape [height, width, 3]; pixels are as square as they were stored, resizing sees to the rest."""
+    rgb = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(rgb, k=-_quarter_turns(frame)))

@@ -1,0 +1,529 @@
+"""Attention of one rank and one layer: which rows attend to which, and the fused kernel that computes each part.
+
+A row of packed segments is described by `Block`s. `attend` cuts them into kernel calls, merges what several calls found
+for the same queries, and is differentiable; it saves q, k, v, the output and the log-sum-exp (LSE), nothing else.
+
+Guarantees: attention never leaves a block; grouped-query heads are native (k and v are never repeated); partial outputs
+are merged, and gradients that several calls give to the same keys are summed, in float32; no mask is ever built.
+
+Leaves to others: collectives (comm.py), the choice of blocks (plan.py), dropout (there is none).
+
+    cudnn   torch's cuDNN op: 570-650 TFLOP/s forward and 540-583 backward at 64k-128k causal (H100, bf16, d = 128). One
+            segment per call; its causal mask is aligned TOP-LEFT, so that a chunk with a key prefix takes two calls.
+    flash2  torch's varlen FlashAttention op: about 330 and 330 there, but any number of segments per call, and aligned
+            bottom-right. `torch.nn.attention.activate_flash_attention_impl("FA3")` puts an installed FlashAttention 3
+            behind the same op; that has not been tried.
+    plain   matrix products in chunks of query rows: any device and dtype, and the reference for the others.
+    auto    on CUDA in half precision cudnn for long parts and flash2 for short ones; plain elsewhere.
+
+torch's varlen cuDNN op is not used: its gradients are wrong in 2.11 (inf, then an illegal memory access).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from itertools import accumulate, groupby, pairwise
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import flash_attention_mask
+
+CUDNN_MIN_ROWS = 4096
+"""Parts with fewer query or key rows go to flash2, which takes many short segments in one call; from 16k on cuDNN is
+twice as fast (H100)."""
+
+CHUNK_BYTES = 64 << 20
+"""Largest tensor that the plain kernel and the merge allocate beside their results."""
+
+VISION_ATTENTION = "varlen_flash"
+"""Attention name for vision towers. Only because it contains "flash" do Qwen-VL towers make one call for all frames,
+not one per frame."""
+
+
+class Kernel(StrEnum):
+    AUTO = "auto"
+    CUDNN = "cudnn"
+    FLASH2 = "flash2"
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Block:
+    """What attends to what: query rows [start, end) of q, key rows [start, end) of k.
+
+    Causal is aligned bottom-right: query row i of n attends to the key rows 0 .. (m - n) + i of m. A segment [a, b) is
+    `Block((a, b), (a, b))`; rows [a, b) of a segment that began at s are `Block((a, b), (s, b))`.
+
+    Raises:
+        ValueError: a range is empty, or a causal block has fewer keys than queries.
+    """
+
+    query: tuple[int, int]
+    key: tuple[int, int]
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.queries, self.keys) < 1:
+            raise ValueError(f"{self}: a block needs at least one query row and one key row; leave it out")
+        if self.causal and self.keys < self.queries:
+            raise ValueError(f"{self}: {self.queries} causal query rows need as many key rows, not {self.keys}")
+
+    @property
+    def queries(self) -> int:
+        return self.query[1] - self.query[0]
+
+    @property
+    def keys(self) -> int:
+        return self.key[1] - self.key[0]
+
+
+class Stash(Protocol):
+    """Keeps one layer's attention result from its forward pass to its recomputation under activation checkpointing."""
+
+    def take(self) -> tuple[Tensor, Tensor] | None:
+        """(out [Sq, hq, d], lse [hq, Sq]) as they were put, or None in the first pass."""
+
+    def put(self, out: Tensor, lse: Tensor) -> None: ...
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    blocks: Sequence[Block],
+    scale: float,
+    kernel: Kernel = Kernel.AUTO,
+    stash: Stash | None = None,
+) -> Tensor:
+    """softmax(scale * q k^T) v within each block.
+
+    Args:
+        q: [Sq, hq, d].
+        k, v: [Sk, hkv, d]; query head i uses key head i // (hq // hkv). Rows that no block names get zero gradients.
+        blocks: query ranges ascending and disjoint, together all of q; key ranges may overlap.
+        scale: usually d ** -0.5.
+        kernel: see the module; `auto` never refuses.
+        stash: where a recomputed forward finds the result of the first one, to skip the kernels.
+
+    Returns:
+        [Sq, hq, d] in q's dtype.
+
+    Raises:
+        ValueError: the blocks do not cover q, reach beyond k, or the kernel does not take these tensors.
+    """
+    calls = plan_calls(tuple(blocks), resolve(kernel, q), len(q), len(k))
+    return _Attention.apply(q, k, v, calls, scale, stash)  # type: ignore[no-any-return]
+
+
+def resolve(kernel: Kernel, q: Tensor) -> Kernel:
+    """The kernel that will run for tensors like q; AUTO stays AUTO where it chooses per part."""
+    head_dim = q.shape[-1]
+    fused = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and head_dim % 8 == 0
+    flash2, cudnn = fused and head_dim <= 256, fused and 64 <= head_dim <= 128
+    if kernel is Kernel.AUTO:
+        return Kernel.AUTO if cudnn else Kernel.FLASH2 if flash2 else Kernel.PLAIN
+    if (kernel is Kernel.CUDNN and not cudnn) or (kernel is Kernel.FLASH2 and not flash2):
+        limits = "64 to 128" if kernel is Kernel.CUDNN else "up to 256"
+        raise ValueError(
+            f"kernel {kernel}: not for {q.dtype} on {q.device} with head_dim {head_dim}; it takes bfloat16 or float16 "
+            f"on CUDA and a head_dim that is a multiple of 8, {limits}; use auto or plain"
+        )
+    return kernel
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel launch: blocks with adjacent query rows, all causal or none; several only for flash2."""
+
+    kernel: Kernel
+    blocks: tuple[Block, ...]
+    merges: bool
+    """An earlier call has already written a result for the same query rows."""
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.blocks[0].query[0], self.blocks[-1].query[1])
+
+    @property
+    def causal(self) -> bool:
+        return self.blocks[0].causal
+
+    @property
+    def key_ranges(self) -> tuple[tuple[int, int], ...]:
+        """The key rows of all blocks in order, adjacent ranges joined."""
+        joined: list[tuple[int, int]] = []
+        for start, end in (block.key for block in self.blocks):
+            if joined and joined[-1][1] == start:
+                start = joined.pop()[0]
+            joined.append((start, end))
+        return tuple(joined)
+
+
+def plan_calls(blocks: tuple[Block, ...], kernel: Kernel, queries: int, keys: int) -> tuple[Call, ...]:
+    """The kernel launches for blocks over `queries` rows of q and `keys` rows of k.
+
+    Raises:
+        ValueError: the blocks do not cover q once and in order, or reach beyond k.
+    """
+    _check(blocks, queries, keys)
+    calls: list[Call] = []
+    for block in blocks:
+        for number, (part, choice) in enumerate(_parts(block, kernel)):
+            call = Call(choice, (part,), merges=number > 0)
+            if calls and choice is Kernel.FLASH2 and _adjacent(calls[-1], call):
+                call = Call(choice, (*calls.pop().blocks, part), call.merges)
+            calls.append(call)
+    return tuple(calls)
+
+
+def _adjacent(last: Call, call: Call) -> bool:
+    same = (last.kernel, last.causal, last.merges) == (call.kernel, call.causal, call.merges)
+    return same and last.rows.stop == call.rows.start
+
+
+def _parts(block: Block, kernel: Kernel) -> Iterator[tuple[Block, Kernel]]:
+    """A block as parts that one call computes right; a causal block with a key prefix is two for cuDNN."""
+    if kernel is Kernel.AUTO and min(block.queries, block.keys) < CUDNN_MIN_ROWS:
+        yield block, Kernel.FLASH2
+    elif kernel in (Kernel.FLASH2, Kernel.PLAIN):
+        yield block, kernel
+    elif not block.causal or block.queries == block.keys:
+        yield block, Kernel.CUDNN
+    else:
+        start, end = block.key
+        own = end - block.queries
+        yield Block(block.query, (own, end)), Kernel.CUDNN
+        prefix = Block(block.query, (start, own), causal=False)
+        yield prefix, Kernel.FLASH2 if kernel is Kernel.AUTO and prefix.keys < CUDNN_MIN_ROWS else Kernel.CUDNN
+
+
+def _check(blocks: tuple[Block, ...], queries: int, keys: int) -> None:
+    borders = [0, *(border for block in blocks for border in block.query), queries]
+    if any(before != after for before, after in zip(borders[::2], borders[1::2], strict=True)):
+        covered = [block.query for block in blocks]
+        raise ValueError(f"blocks cover the query rows {covered}; they must cover 0 to {queries}, in order and once")
+    for block in blocks:
+        if block.key[0] < 0 or block.key[1] > keys:
+            raise ValueError(f"{block}: there are {keys} key rows")
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, calls: tuple[Call, ...], scale: float, stash: Stash | None
+    ) -> Tensor:
+        found = stash.take() if stash else None
+        out, lse = found or _forward(q, k, v, calls, scale)
+        if stash and not found:
+            # Autograd will hang this layer's graph on `out` itself; the stash must not keep that alive.
+            stash.put(out.detach(), lse)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.calls, ctx.scale = calls, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *_backward(grad.contiguous(), *ctx.saved_tensors, ctx.calls, ctx.scale), None, None, None
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, calls: tuple[Call, ...], scale: float) -> tuple[Tensor, Tensor]:
+    """(out [Sq, hq, d], lse [hq, Sq]), both contiguous."""
+    out = q.new_empty(q.shape)
+    lse = q.new_empty((q.shape[1], len(q)), dtype=_exact(q.dtype))
+    for call in calls:
+        rows, kernel = call.rows, KERNELS[call.kernel]
+        part, part_lse = kernel.forward(q[rows], _pack(k, call), _pack(v, call), call, scale)
+        if call.merges:
+            _merge(out[rows], lse[:, rows], part, part_lse)
+        else:
+            out[rows] = part
+            lse[:, rows] = part_lse
+    return out, lse
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: tuple[Call, ...], scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v.
+
+    Each call gets the merged out and LSE of its rows: with probabilities exp(s - lse) normalised over all keys, the
+    gradients of the parts simply add up, as in ring attention (Liu et al., arXiv 2310.01889).
+    """
+    dq = q.new_empty(q.shape)
+    dk = k.new_zeros(k.shape, dtype=_exact(k.dtype))
+    dv = v.new_zeros(v.shape, dtype=_exact(v.dtype))
+    for call in calls:
+        rows, kernel = call.rows, KERNELS[call.kernel]
+        packed = _pack(k, call), _pack(v, call)
+        saved = out[rows], lse[:, rows]
+        dq_part, dk_part, dv_part = kernel.backward(grad[rows], q[rows], *packed, *saved, call, scale)
+        if len(calls) == 1 and call.key_ranges == ((0, len(k)),):
+            return dq_part, dk_part.to(k.dtype), dv_part.to(v.dtype)
+        if call.merges:
+            dq[rows] += dq_part
+        else:
+            dq[rows] = dq_part
+        _unpack_add(dk, dk_part, call)
+        _unpack_add(dv, dv_part, call)
+    return dq, dk.to(k.dtype), dv.to(v.dtype)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """What sums are kept in: float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _pack(rows: Tensor, call: Call) -> Tensor:
+    """The key or value rows of a call, block after block: a view if they are adjacent, else a copy."""
+    ranges = [rows[start:end] for start, end in call.key_ranges]
+    return ranges[0] if len(ranges) == 1 else torch.cat(ranges)
+
+
+def _unpack_add(total: Tensor, packed: Tensor, call: Call) -> None:
+    ranges = call.key_ranges
+    for (start, end), part in zip(ranges, packed.split([end - start for start, end in ranges]), strict=True):
+        total[start:end] += part
+
+
+def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
+    """Adds to (out, lse), in place, what the same queries found among other keys.
+
+    With lse' = log(exp(lse) + exp(part_lse)), out' = out * exp(lse - lse') + part * exp(part_lse - lse').
+    """
+    for rows in _chunks(len(out), out[0].numel() * lse.element_size()):
+        weight = torch.sigmoid(part_lse[:, rows] - lse[:, rows]).T[:, :, None]
+        out[rows] = torch.lerp(out[rows].to(lse.dtype), part[rows].to(lse.dtype), weight).to(out.dtype)
+    lse.copy_(torch.logaddexp(lse, part_lse))
+
+
+def _chunks(rows: int, row_bytes: int) -> Iterator[slice]:
+    step = max(1, CHUNK_BYTES // row_bytes)
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+class _Cudnn:
+    """aten._scaled_dot_product_cudnn_attention and its backward, the same in torch 2.11 to 2.13."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+        heads = (_heads_first(tensor) for tensor in (q, k, v))
+        op = torch.ops.aten._scaled_dot_product_cudnn_attention.default
+        out, lse, *_ = op(*heads, None, True, 0.0, call.causal, False, scale=scale)
+        return out[0].transpose(0, 1), lse.view(q.shape[1], len(q))
+
+    @staticmethod
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad, q, k, v, out = (_heads_first(tensor) for tensor in (grad, q, k, v, out))
+        lse = lse.contiguous()[None, :, :, None]
+        seed = torch.zeros((), dtype=torch.int64, device=q.device)
+        op = torch.ops.aten._scaled_dot_product_cudnn_attention_backward.default
+        sizes = (q.shape[2], k.shape[2], 0.0, call.causal)
+        grads = op(grad, q, k, v, out, lse, seed, seed, None, None, None, *sizes, scale=scale)
+        dq, dk, dv = (tensor[0].transpose(0, 1) for tensor in grads)
+        return dq, dk, dv
+
+
+def _heads_first(rows: Tensor) -> Tensor:
+    """[S, h, d] as [1, h, S, d]."""
+    return rows.transpose(0, 1)[None]
+
+
+class _Flash2:
+    """aten._flash_attention_forward and its backward over packed segments, with no argument that 2.11 does not have."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+        op = torch.ops.aten._flash_attention_forward.default
+        out, lse, *_ = op(q, k, v, *_Flash2._lengths(call, q.device), 0.0, call.causal, False, scale=scale)
+        return out, lse
+
+    @staticmethod
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        random = torch.zeros(2, dtype=torch.uint64, device=q.device), torch.empty(0, device=q.device)
+        lengths = _Flash2._lengths(call, q.device)
+        op = torch.ops.aten._flash_attention_backward.default
+        lse = lse.contiguous()
+        return op(grad, q, k, v, out, lse, *lengths, 0.0, call.causal, *random, scale=scale)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _lengths(call: Call, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
+        queries = tuple(block.queries for block in call.blocks)
+        keys = tuple(block.keys for block in call.blocks)
+        # A maximum of one query row selects a decoding path whose LSE is laid out otherwise, useless to the backward.
+        longest = max(2, *queries)
+        return _cumulative(queries, device), _cumulative(keys, device), longest, max(keys)
+
+
+@lru_cache(maxsize=256)
+def _cumulative(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """[0, l0, l0 + l1, ...] int32, copied to the device once for all layers of a row."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+
+
+class _Plain:
+    """Matrix products, a chunk of query rows at a time; the query heads of a key head share one product with it."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+        keys, values = (_exact_heads(tensor) for tensor in (k, v))
+        out = q.new_empty(q.shape)
+        lse = q.new_empty((q.shape[1], len(q)), dtype=keys.dtype)
+        for rows, seen in _Plain._chunks(q, keys, call):
+            queries = _grouped(q[rows], keys)
+            scores = _Plain._scores(queries, keys[:, :seen], call, rows.stop - rows.start, scale)
+            total = scores.logsumexp(-1, keepdim=True)
+            found = scores.sub_(total).exp_() @ values[:, :seen]
+            out[rows] = _ungrouped(found, rows.stop - rows.start)
+            lse[:, rows] = total.view(len(lse), -1)
+        return out, lse
+
+    @staticmethod
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """FlashAttention's equations (Dao et al., arXiv 2205.14135, algorithm 4) on whole key rows."""
+        keys, values = (_exact_heads(tensor) for tensor in (k, v))
+        dq, dk, dv = q.new_empty(q.shape), torch.zeros_like(keys), torch.zeros_like(values)
+        for rows, seen in _Plain._chunks(q, keys, call):
+            queries, dout, found = (_grouped(tensor[rows], keys) for tensor in (q, grad, out))
+            scores = _Plain._scores(queries, keys[:, :seen], call, rows.stop - rows.start, scale)
+            probs = scores.sub_(lse[:, rows].reshape(len(keys), -1, 1)).exp_()
+            dv[:, :seen] += probs.mT @ dout
+            dscores = dout @ values[:, :seen].mT
+            dscores.sub_((dout * found).sum(-1, keepdim=True)).mul_(probs).mul_(scale)
+            dq[rows] = _ungrouped(dscores @ keys[:, :seen], rows.stop - rows.start)
+            dk[:, :seen] += dscores.mT @ queries
+        return dq, dk.transpose(0, 1), dv.transpose(0, 1)
+
+    @staticmethod
+    def _chunks(q: Tensor, keys: Tensor, call: Call) -> Iterator[tuple[slice, int]]:
+        """Chunks of query rows, each with the number of key rows that its last query sees."""
+        for rows in _chunks(len(q), q.shape[1] * keys.shape[1] * keys.element_size()):
+            yield rows, keys.shape[1] - (len(q) - rows.stop if call.causal else 0)
+
+    @staticmethod
+    def _scores(queries: Tensor, keys: Tensor, call: Call, rows: int, scale: float) -> Tensor:
+        """[hkv, hq / hkv * n, seen] from [hkv, hq / hkv * n, d] and [hkv, seen, d], with n = rows.
+
+        The last of the n query rows sees all keys; if causal, each one before it sees one less.
+        """
+        scores = (queries @ keys.mT).mul_(scale)
+        if call.causal:
+            hidden = torch.ones(rows, rows, dtype=torch.bool, device=scores.device).triu(1)
+            scores.unflatten(1, (-1, rows))[..., -rows:].masked_fill_(hidden, float("-inf"))
+        return scores
+
+
+def _exact_heads(rows: Tensor) -> Tensor:
+    """[S, h, d] as [h, S, d] in the dtype of sums."""
+    return rows.to(_exact(rows.dtype)).transpose(0, 1)
+
+
+def _grouped(rows: Tensor, keys: Tensor) -> Tensor:
+    """[n, hq, d] as [hkv, hq / hkv * n, d] in keys' dtype."""
+    return rows.to(keys.dtype).unflatten(1, (len(keys), -1)).permute(1, 2, 0, 3).flatten(1, 2)
+
+
+def _ungrouped(grouped: Tensor, rows: int) -> Tensor:
+    """The inverse of `_grouped`, with n = rows."""
+    return grouped.unflatten(1, (-1, rows)).flatten(0, 1).transpose(0, 1)
+
+
+KERNELS: dict[Kernel, type[_Cudnn] | type[_Flash2] | type[_Plain]] = {
+    Kernel.CUDNN: _Cudnn,
+    Kernel.FLASH2: _Flash2,
+    Kernel.PLAIN: _Plain,
+}
+
+
+def register() -> None:
+    """Make `VISION_ATTENTION` known to transformers. Can be called any number of times.
+
+    The mask entry lets padding reach `varlen_attention`: without one, transformers silently drops a tower's mask.
+    """
+    AttentionInterface.register(VISION_ATTENTION, varlen_attention)
+    AttentionMaskInterface.register(VISION_ATTENTION, flash_attention_mask)
+
+
+def varlen_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool = False,
+    cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
+    max_length_q: int | None = None,
+    max_length_k: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Bidirectional attention of a vision tower, with the signature of transformers' AttentionInterface.
+
+    Args:
+        query, key, value: [B, h, S, d], as many key heads as query heads.
+        attention_mask: None, or [B, S] bool, True where a key may be attended to; only without cu_seq_lens.
+        cu_seq_lens_q, cu_seq_lens_k: [n + 1] int32, the borders of n segments along S; then B is 1. Without them every
+            batch row is a segment.
+        max_length_q, max_length_k: the longest segment; used on CUDA in half precision, where it all is one call.
+
+    Returns:
+        ([B, S, h, d], None).
+
+    Raises:
+        ValueError: causal attention, dropout or a mask of another kind is asked for.
+    """
+    if is_causal or dropout:
+        raise ValueError(f"{VISION_ATTENTION}: no causal attention (is_causal={is_causal}), no dropout ({dropout})")
+    if attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.ndim != 2):
+        shape = tuple(attention_mask.shape)
+        raise ValueError(f"{VISION_ATTENTION}: the mask is {attention_mask.dtype} {shape}; only [B, S] bool is known")
+    if cu_seq_lens_q is None or cu_seq_lens_k is None:
+        mask = None if attention_mask is None else attention_mask[:, None, None]
+        return _dense(query, key, value, scaling, mask).transpose(1, 2), None
+    if attention_mask is not None or len(query) != 1:
+        raise ValueError(f"{VISION_ATTENTION}: segments take one batch row, not {len(query)}, and no mask")
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        borders = (cu_seq_lens_q.to(torch.int32), cu_seq_lens_k.to(torch.int32))
+        return varlen_attn(*rows, *borders, max_length_q, max_length_k, scale=scaling)[None], None
+    return _segments(query, key, value, cu_seq_lens_q, cu_seq_lens_k, scaling).transpose(1, 2), None
+
+
+def _dense(query: Tensor, key: Tensor, value: Tensor, scale: float | None, mask: Tensor | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+
+
+def _segments(
+    query: Tensor, key: Tensor, value: Tensor, borders_q: Tensor, borders_k: Tensor, scale: float | None
+) -> Tensor:
+    """[1, h, S, d]: runs of segments of equal length are one batch each."""
+    lengths = [
+        (queries[1] - queries[0], keys[1] - keys[0])
+        for queries, keys in zip(pairwise(borders_q.tolist()), pairwise(borders_k.tolist()), strict=True)
+    ]
+    outs, query_start, key_start = [], 0, 0
+    for (queries, keys), run in groupby(lengths):
+        count = len(list(run))
+        q = query[0, :, query_start : (query_start := query_start + count * queries)].unflatten(1, (count, -1))
+        rows = slice(key_start, (key_start := key_start + count * keys))
+        k, v = (tensor[0, :, rows].unflatten(1, (count, -1)) for tensor in (key, value))
+        out = _dense(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), scale)
+        outs.append(out.transpose(0, 1).flatten(1, 2))
+    return torch.cat(outs, dim=1)[None]

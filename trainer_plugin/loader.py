@@ -1,0 +1,260 @@
+"""Decodes ahead, in worker processes, the frames that this rank encodes of each row, and hands rows on in order.
+
+The order is the rows' own, whatever the number of workers; the state is that of the rows handed on, not of those
+decoded ahead. A video that cannot be decoded, or that takes its decoder down with it, does not stop the training: its
+frames are black, its example is marked as failed, and all ranks of the group leave its labels out.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer_plugin.examples import Row, VideoClip
+from trainer_plugin.features import read_features
+from trainer_plugin.frames import BadVideo, read_frames
+from trainer_plugin.patches import Resample
+
+if TYPE_CHECKING:
+    from trainer_plugin.plan import FrameShare
+
+P = TypeVar("P")
+
+log = logging.getLogger(__name__)
+
+_PIECE_FRAMES = 128
+"""Frames that one task decodes: so many that starting at a key frame before them costs little, so few that a long
+share keeps all workers busy."""
+
+
+class Rows(Protocol):
+    """A stream of rows that can be taken up again."""
+
+    def __next__(self) -> Row: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[P]):
+    """A row, its plan, and what this rank encodes of it."""
+
+    row: Row
+    plan: P
+    shares: tuple[FrameShare, ...]
+    pixels: tuple[Tensor, ...]
+    """Per share: uint8 frames, shape [frames, height, width, 3], or, where the clip has features, those, shape
+    [tokens, width]."""
+    failures: tuple[BadVideo, ...]
+    failed: Tensor
+    """bool, shape [examples]: those of which this rank could not decode something. Their `pixels` are black.
+    All ranks of the sequence-parallel group reduce it by maximum before the forward, and train without the labels of
+    those examples (`trainer_plugin.batches.without_labels`)."""
+
+
+class RowLoader(Generic[P]):
+    """Rows with their decoded shares. Close it, or use it as a context manager, to end its processes."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        plan: Callable[[Row], tuple[P, Sequence[FrameShare]]],
+        *,
+        resample: Resample = "bicubic",
+        workers: int = 4,
+        ahead: int = 2,
+    ) -> None:
+        """
+        Args:
+            plan: what to do with a row, and which temporal patches this rank encodes.
+            workers: processes that decode; 0: this one, when a row is asked for.
+            ahead: rows whose frames are decoded, and held, before they are asked for.
+        """
+        self._rows = rows
+        self._plan = plan
+        self._resample: Resample = resample
+        self._decoder = _Decoder(workers)
+        self._ahead = ahead
+        self._waiting: deque[_Waiting[P]] = deque()
+        self._state = rows.state_dict()
+
+    def __enter__(self) -> RowLoader[P]:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes; what was decoded ahead is dropped."""
+        self._forget()
+        self._decoder.close()
+
+    def __iter__(self) -> Iterator[Loaded[P]]:
+        return self
+
+    def __next__(self) -> Loaded[P]:
+        while len(self._waiting) <= self._ahead and (row := next(self._rows, None)) is not None:
+            plan, shares = self._plan(row)
+            self._waiting.append(self._begin(row, plan, tuple(shares)))
+        if not self._waiting:
+            raise StopIteration
+        waiting = self._waiting.popleft()
+        self._state = waiting.state
+        return self._finish(waiting)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What comes after the rows handed on."""
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; what was decoded ahead is dropped."""
+        self._forget()
+        self._rows.load_state_dict(state)
+        self._state = state
+
+    def _forget(self) -> None:
+        for waiting in self._waiting:
+            for task in chain.from_iterable(waiting.tasks):
+                if task.future is not None:
+                    task.future.cancel()
+        self._waiting.clear()
+
+    def _begin(self, row: Row, plan: P, shares: tuple[FrameShare, ...]) -> _Waiting[P]:
+        clips = [clip for example in row.examples for clip in example.videos]
+        tasks = tuple(
+            tuple(self._decoder.submit(piece) for piece in _pieces(clips[share.video], share, self._resample))
+            for share in shares
+        )
+        return _Waiting(row, plan, shares, tasks, self._rows.state_dict())
+
+    def _finish(self, waiting: _Waiting[P]) -> Loaded[P]:
+        owners = [number for number, example in enumerate(waiting.row.examples) for _ in example.videos]
+        failed = torch.zeros(len(waiting.row.examples), dtype=torch.bool)
+        failures: list[BadVideo] = []
+        pixels = []
+        for share, tasks in zip(waiting.shares, waiting.tasks, strict=True):
+            parts = []
+            for task in tasks:
+                try:
+                    parts.append(self._decoder.result(task))
+                except BadVideo as bad:
+                    log.warning("%s; example %s is left out", bad, waiting.row.examples[owners[share.video]].key)
+                    failures.append(bad)
+                    failed[owners[share.video]] = True
+                    parts.append(torch.zeros(len(task.piece.times_us), *task.piece.clip.size, 3, dtype=torch.uint8))
+            pixels.append(torch.cat(parts))
+        return Loaded(waiting.row, waiting.plan, waiting.shares, tuple(pixels), tuple(failures), failed)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Temporal patches `[first, end)` of a clip."""
+
+    clip: VideoClip
+    first: int
+    end: int
+    resample: Resample
+
+    @property
+    def times_us(self) -> tuple[int, ...]:
+        frames = self.clip.frames_per_patch
+        return self.clip.frame_times_us[self.first * frames : self.end * frames]
+
+
+@dataclass(frozen=True)
+class _Task:
+    piece: _Piece
+    future: Future[Any] | None
+    """None: the work is done when the result is asked for."""
+
+
+@dataclass(frozen=True)
+class _Waiting(Generic[P]):
+    """A row whose frames are being decoded, and the state of the stream after it."""
+
+    row: Row
+    plan: P
+    shares: tuple[FrameShare, ...]
+    tasks: tuple[tuple[_Task, ...], ...]
+    state: dict[str, Any]
+
+
+class _Decoder:
+    """Runs pieces in worker processes, and what has features in a thread."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._processes = _processes(workers) if workers else None
+        self._reader = ThreadPoolExecutor(1)
+
+    def submit(self, piece: _Piece) -> _Task:
+        if piece.clip.features is not None:
+            return _Task(piece, self._reader.submit(read_features, piece.clip, piece.first, piece.end))
+        if self._processes is None:
+            return _Task(piece, None)
+        try:
+            return _Task(piece, self._processes.submit(_decode, piece))
+        except BrokenProcessPool:
+            self._processes = _processes(self._workers)
+            return _Task(piece, self._processes.submit(_decode, piece))
+
+    def result(self, task: _Task) -> Tensor:
+        if task.future is None:
+            return torch.from_numpy(_decode(task.piece))
+        try:
+            found = task.future.result()
+        except BrokenProcessPool:
+            found = _decode_alone(task.piece)
+        return found if isinstance(found, Tensor) else torch.from_numpy(found)
+
+    def close(self) -> None:
+        self._reader.shutdown(cancel_futures=True)
+        if self._processes is not None:
+            self._processes.shutdown(cancel_futures=True)
+
+
+def _pieces(clip: VideoClip, share: FrameShare, resample: Resample) -> list[_Piece]:
+    patches = share.end - share.first if clip.features else max(1, _PIECE_FRAMES // clip.frames_per_patch)
+    return [
+        _Piece(clip, first, min(first + patches, share.end), resample)
+        for first in range(share.first, share.end, max(1, patches))
+    ]
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
+    # Spawned: a fork would take along the locks of CUDA's, NCCL's and fsspec's threads.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer ends its workers
+    torch.set_num_threads(1)
+
+
+def _decode(piece: _Piece) -> NDArray[np.uint8]:
+    # An array: tensors would pass through /dev/shm, which containers keep small.
+    return read_frames(piece.clip.video, piece.times_us, piece.clip.size, piece.resample)
+
+
+def _decode_alone(piece: _Piece) -> NDArray[np.uint8]:
+    """Decode what was under way, or waiting, when a worker process died: whoever kills its own process did it."""
+    with _processes(1) as alone:
+        try:
+            return alone.submit(_decode, piece).result()
+        except BrokenProcessPool:
+            raise BadVideo(piece.clip.video.key, "crashed", "decoding it ends the process; leave it out") from None

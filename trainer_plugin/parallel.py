@@ -1,0 +1,115 @@
+"""Process groups: data-parallel x sequence-parallel, and inside it gather-KV x Ulysses; one process is a group of one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed import DeviceMesh, ProcessGroup, init_device_mesh
+from transformers import PretrainedConfig
+
+from trainer_plugin.plan import Layout, choose_layout
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """This process's place. Rank = dp_rank * sp + ring_rank * ulysses + ulysses_rank: Ulysses inside a host."""
+
+    layout: Layout
+    device: torch.device
+    mesh: DeviceMesh
+    """All ranks, one axis: what parameters are sharded over."""
+    sp_group: ProcessGroup | None
+    """None: this process works on its rows alone. The same for the next two."""
+    ulysses_group: ProcessGroup | None
+    ring_group: ProcessGroup | None
+    reason: str
+    """Why this layout."""
+
+    @property
+    def world_size(self) -> int:
+        return self.mesh.size()
+
+    @property
+    def rank(self) -> int:
+        return self.mesh.get_rank()
+
+    @property
+    def sp(self) -> int:
+        return self.layout.size
+
+    @property
+    def sp_rank(self) -> int:
+        return self.rank % self.sp
+
+    @property
+    def dp(self) -> int:
+        return self.world_size // self.sp
+
+    @property
+    def dp_rank(self) -> int:
+        return self.rank // self.sp
+
+
+def start(timeout: timedelta = timedelta(minutes=10)) -> torch.device:
+    """Join the process group that torchrun describes, or make one of this process alone. Returns this rank's device.
+
+    Collectives that wait longer than `timeout` fail on every rank: a dead rank is an error within that time, not a hang.
+    """
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    return device
+
+
+def parallelize(sp: int, text_config: PretrainedConfig, device: torch.device, layout: Layout | None = None) -> Parallel:
+    """Form the groups of `sp` ranks each.
+
+    Args:
+        sp: ranks that share a row.
+        layout: forced; None chooses from head counts and hosts.
+
+    Raises:
+        ValueError: `sp` does not divide the number of processes, or the layout does not fit.
+    """
+    world = dist.get_world_size()
+    if world % sp:
+        raise ValueError(f"sequence-parallel size {sp} does not divide {world} processes; start a multiple of {sp}")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    heads, kv_heads = text_config.num_attention_heads, text_config.num_key_value_heads
+    reason = "as asked for"
+    if layout is None:
+        layout, reason = choose_layout(sp, heads, kv_heads, local)
+    _check(layout, sp, heads, kv_heads)
+    shape = (world // sp, layout.ring, layout.ulysses)
+    parts = init_device_mesh(device.type, shape, mesh_dim_names=("dp", "ring", "ulysses"))
+    groups = init_device_mesh(device.type, (world // sp, sp), mesh_dim_names=("dp", "sp"))
+    return Parallel(
+        layout=layout,
+        device=device,
+        mesh=init_device_mesh(device.type, (world,), mesh_dim_names=("world",)),
+        sp_group=groups.get_group("sp") if sp > 1 else None,
+        ulysses_group=parts.get_group("ulysses") if layout.ulysses > 1 else None,
+        ring_group=parts.get_group("ring") if layout.ring > 1 else None,
+        reason=reason,
+    )
+
+
+def _check(layout: Layout, sp: int, heads: int, kv_heads: int) -> None:
+    if layout.size != sp:
+        raise ValueError(f"layout {layout.ulysses} x {layout.ring} is not of {sp} ranks")
+    if heads % layout.ulysses or (kv_heads % layout.ulysses and layout.ulysses % kv_heads):
+        raise ValueError(
+            f"Ulysses over {layout.ulysses} ranks does not fit {heads} query and {kv_heads} kv heads; "
+            f"use a divisor, and gather-KV for the rest"
+        )

@@ -1,0 +1,144 @@
+"""From decoded frames to what vision towers take, equal to Hugging Face's video processors but without torchvision.
+
+Pure functions of tensors, on whatever device the frames are on. The sizes, layouts and formulas are those of
+transformers 5.23: `Qwen2VLVideoProcessor` (also of Qwen2.5-VL), `Qwen3VLVideoProcessor`, `SmolVLMVideoProcessor`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Resample = Literal["bicubic", "lanczos"]
+"""How a processor resizes: Qwen's bicubic, SmolVLM's Lanczos."""
+
+_LARGEST_ASPECT = 200
+
+
+def resize(frames: Tensor, size: tuple[int, int], resample: Resample = "bicubic") -> Tensor:
+    """Frames in another size, antialiased and rounded as torchvision's `resize` does on the CPU.
+
+    Args:
+        frames: uint8, shape [n, height, width, 3], on the CPU.
+        size: height and width.
+        resample: where torch cannot do Lanczos (before 2.12) it is bicubic, as in the processors.
+
+    Returns:
+        uint8, shape [n, *size, 3].
+    """
+    if tuple(frames.shape[1:3]) == size:
+        return frames
+    mode = "bicubic" if torch.__version__ < "2.12" else resample
+    resized = functional.interpolate(frames.permute(0, 3, 1, 2), size=size, mode=mode, antialias=True)
+    return resized.permute(0, 2, 3, 1).contiguous()
+
+
+def per_frame_size(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Height and width of Qwen2-VL's and Qwen2.5-VL's frames: multiples of `factor`, pixels per frame within limits.
+
+    Raises:
+        ValueError: one side is more than 200 times the other.
+    """
+    return _size_within(height, width, 1, 1, factor, min_pixels, max_pixels)
+
+
+def whole_video_size(
+    height: int, width: int, frames: int, temporal: int, *, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """Height and width of Qwen3-VL's frames: multiples of `factor`, pixels of all frames together within limits.
+
+    Args:
+        frames: how many there are, at least `temporal`, before the last is repeated up to whole temporal patches.
+        temporal: frames in a temporal patch.
+
+    Raises:
+        ValueError: one side is more than 200 times the other.
+    """
+    if min(height, width) < factor:
+        grow = max(factor / height, factor / width)
+        height, width = int(height * grow), int(width * grow)
+    return _size_within(height, width, frames, temporal, factor, min_pixels, max_pixels)
+
+
+def longest_side_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width of SmolVLM's frames before they are made square: the longer is `side`, the other is even."""
+    if width >= height:
+        return _even(int(side / (width / height))), side
+    return side, _even(int(side * (width / height)))
+
+
+def qwen_patches(
+    frames: Tensor, *, patch: int, temporal: int, merge: int, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """The rows of `pixel_values_videos`.
+
+    Args:
+        frames: uint8, shape [n, height, width, 3]; n a multiple of `temporal`, the sides of `patch * merge`.
+        patch, temporal, merge: the tower's patch size, temporal patch size and spatial merge size.
+        mean, std: of the normalisation, per channel, for values from 0 to 1.
+
+    Returns:
+        float32, shape [n/temporal * height/patch * width/patch, 3 * temporal * patch**2]: temporal patch by temporal
+        patch, in each by blocks of `merge`x`merge` patches that become one token.
+
+    Raises:
+        ValueError: the frames do not fit whole patches.
+    """
+    count, height, width, _ = frames.shape
+    if count % temporal or height % (patch * merge) or width % (patch * merge):
+        raise ValueError(
+            f"{count} frames of {width}x{height} pixels are not whole patches of {temporal} frames and "
+            f"{patch * merge} pixels"
+        )
+    rows, columns = height // patch, width // patch
+    blocks = normalized(frames, mean, std).view(
+        count // temporal, temporal, 3, rows // merge, merge, patch, columns // merge, merge, patch
+    )
+    # to: t, block row, block column, row and column in the block, channel, frame, y, x
+    ordered = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return ordered.reshape(count // temporal * rows * columns, 3 * temporal * patch**2)
+
+
+def image_pixels(frames: Tensor, *, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """SmolVLM's `pixel_values`: frames made square and normalised.
+
+    Args:
+        frames: uint8, shape [n, height, width, 3], in the size that `longest_side_size` says.
+
+    Returns:
+        float32, shape [n, 3, side, side].
+    """
+    return normalized(resize(frames, (side, side), "lanczos"), mean, std)
+
+
+def normalized(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """float32 [n, 3, height, width] of uint8 [n, height, width, 3]; scaling and normalising are one step, as there."""
+    scale = 1.0 / (1 / 255)
+    means, stds = (torch.tensor(values, device=frames.device) * scale for values in (mean, std))
+    pixels = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return pixels.sub_(means.view(3, 1, 1)).div_(stds.view(3, 1, 1))
+
+
+def _size_within(
+    height: int, width: int, frames: int, temporal: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    if max(height, width) > _LARGEST_ASPECT * min(height, width):
+        raise ValueError(f"frames of {width}x{height} pixels: one side is more than {_LARGEST_ASPECT} times the other")
+    rows, columns = round(height / factor) * factor, round(width / factor) * factor
+    volume = round(frames / temporal) * temporal * rows * columns
+    if volume > max_pixels:
+        shrink = math.sqrt(frames * height * width / max_pixels)
+        rows, columns = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+    elif volume < min_pixels:
+        grow = math.sqrt(min_pixels / (frames * height * width))
+        rows, columns = (math.ceil(side * grow / factor) * factor for side in (height, width))
+    return rows, columns
+
+
+def _even(pixels: int) -> int:
+    return max(1, pixels + pixels % 2)

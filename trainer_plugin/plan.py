@@ -1,0 +1,335 @@
+"""Who does what for one row: which rank owns which tokens, encodes which frames and sends which features to whom.
+
+Pure index arithmetic on the CPU, the same on every rank, computed once per row: no collectives, no globals, no device.
+Guarantees: every token is owned once and every temporal patch encoded once; shares of cost differ by at most what one
+token, or one temporal patch, costs; targets are shifted before anything is cut; attention never crosses samples.
+
+Names: a *row* is one packed micro-batch of several *segments* (samples). The P ranks of a sequence-parallel group are
+`ulysses x ring`: the row is cut into `ring` parts of equal cost, each in two pieces, one from either half (zigzag), so
+that causal attention is balanced; a part's tokens are shared by `ulysses` ranks, which exchange tokens for heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from trainer_plugin.examples import IGNORED, Example, Grid
+from trainer_plugin.families.base import Family
+from trainer_plugin.kernels import Block
+
+Range = tuple[int, int]
+"""Half-open."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the ranks of one sequence-parallel group divide attention. Rank r is number r % ulysses of part r // ulysses."""
+
+    ulysses: int = 1
+    ring: int = 1
+
+    @property
+    def size(self) -> int:
+        return self.ulysses * self.ring
+
+
+def choose_layout(size: int, query_heads: int, kv_heads: int, ranks_per_host: int) -> tuple[Layout, str]:
+    """The layout for `size` ranks, and why.
+
+    As many Ulysses ranks as heads and the host allow: their exchange is the simplest and balanced perfectly. The rest
+    gathers keys and values (28 heads on 8 ranks: 4 x 2).
+    """
+    for ulysses in range(size, 0, -1):
+        divides = size % ulysses == 0 and query_heads % ulysses == 0
+        heads_fit = kv_heads % ulysses == 0 or ulysses % kv_heads == 0
+        if divides and heads_fit and ranks_per_host % ulysses == 0:
+            break
+    layout = Layout(ulysses, size // ulysses)
+    repeated = f", each kv head on {ulysses // kv_heads} ranks" if ulysses > kv_heads else ""
+    return layout, (
+        f"{size} sequence-parallel ranks = {layout.ulysses} (Ulysses) x {layout.ring} (gather-KV): {ulysses} is the "
+        f"largest divisor of {size} that divides {query_heads} query heads, agrees with {kv_heads} kv heads{repeated} "
+        f"and lies inside a host of {ranks_per_host}"
+    )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Forward floating-point operations, for balancing."""
+
+    linear: float
+    """Of a token in the decoder's matrix products."""
+    attention: float
+    """Of one query-key pair, all layers and heads."""
+    head: float
+    """Of a supervised token in the output head."""
+
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> Costs:
+        """Of a dense decoder with grouped-query attention and a gated MLP, from its configuration."""
+        layers, hidden = config.num_hidden_layers, config.hidden_size
+        head_dim = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+        queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
+        weights = hidden * (2 * queries + 2 * keys) + 3 * hidden * config.intermediate_size
+        return cls(2.0 * layers * weights, 4.0 * layers * queries, 2.0 * hidden * config.vocab_size)
+
+
+@dataclass(frozen=True)
+class FrameShare:
+    """Temporal patches `[first, end)` of one video of the row."""
+
+    video: int
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class AttentionShare:
+    """What one rank needs to know to attend."""
+
+    layout: Layout
+    ulysses_sizes: tuple[int, ...]
+    """Tokens of each rank of its Ulysses group; together its part, in ascending order."""
+    ring_sizes: tuple[int, ...]
+    """Tokens of each part."""
+    ring_order: tuple[Range, ...]
+    """Slices of the parts one after the other that, in this order, are the row."""
+    blocks: tuple[Block, ...]
+    """Queries of its part, keys of the row."""
+
+
+@dataclass(frozen=True)
+class RankShare:
+    """What one rank of a sequence-parallel group does for a row."""
+
+    input_ids: Tensor
+    """[S_local]"""
+    positions: Tensor
+    """[rope rows, S_local]"""
+    visual: Tensor
+    """bool [S_local]: placeholders."""
+    supervised: Tensor
+    """[N]: local tokens whose successor is learned."""
+    targets: Tensor
+    """[N]: that successor."""
+    frames: tuple[FrameShare, ...]
+    grids: tuple[Grid, ...]
+    """Of `frames`: (end - first, h, w)."""
+    send_order: Tensor
+    """The features that this rank encodes, ordered by who owns their token. When every rank encodes all frames
+    (`replicated`): those that it needs itself."""
+    send_sizes: tuple[int, ...]
+    """Features to each rank; empty when nothing is sent."""
+    receive_sizes: tuple[int, ...]
+    attention: AttentionShare
+
+
+class SequencePlan:
+    """The plan of one row. Deterministic: every rank of the group computes the same."""
+
+    def __init__(self, examples: Sequence[Example], family: Family, layout: Layout, costs: Costs) -> None:
+        """Raises ValueError: an example's tensors disagree in length, or its video tokens with its grids."""
+        for example in examples:
+            _check(example, family)
+        self.layout = layout
+        self.costs = costs
+        self.input_ids = torch.cat([example.input_ids for example in examples])
+        self.positions = torch.cat([example.positions for example in examples], dim=1)
+        self.targets = torch.cat([_shifted(example.labels) for example in examples])
+        self.visual = torch.zeros(len(self.input_ids), dtype=torch.bool)
+        self.segments = _ranges(len(example.input_ids) for example in examples)
+        for example, (start, end) in zip(examples, self.segments, strict=True):
+            if example.videos:
+                self.visual[start:end] = example.input_ids == family.video_token_id
+        self.grids = tuple(video.grid for example in examples for video in example.videos)
+        self._tokens_per_patch = [family.tokens_per_temporal_patch(grid) for grid in self.grids]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def supervised_count(self) -> int:
+        """Tokens of the row that are learned."""
+        return int((self.targets != IGNORED).sum())
+
+    @cached_property
+    def token_costs(self) -> Tensor:
+        """float64 [S]: operations of each token outside attention."""
+        return self.costs.linear + self.costs.head * (self.targets != IGNORED).double()
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Range, ...], ...]:
+        """For each ring rank its ascending pieces of the row."""
+        ring = self.layout.ring
+        if ring == 1:
+            return (((0, len(self)),),)
+        depth = torch.cat([torch.arange(1, end - start + 1) for start, end in self.segments])
+        cuts = balanced_cuts(self.token_costs + self.costs.attention * depth, 2 * ring)
+        return tuple((cuts[part], cuts[2 * ring - 1 - part]) for part in range(ring))
+
+    @cached_property
+    def shards(self) -> tuple[tuple[Range, ...], ...]:
+        """For each rank its ascending pieces of the row."""
+        shards: list[tuple[Range, ...]] = []
+        for part in self.parts:
+            costs = torch.cat([self.token_costs[start:end] for start, end in part])
+            shards += [_within(part, share) for share in balanced_cuts(costs, self.layout.ulysses)]
+        return tuple(shards)
+
+    @cached_property
+    def frame_shares(self) -> tuple[tuple[FrameShare, ...], ...]:
+        """For each rank the temporal patches that it encodes: equal numbers of patches, videos in order."""
+        sizes = [grid.h * grid.w for grid in self.grids for _ in range(grid.t)]
+        videos = _ranges(grid.t for grid in self.grids)
+        shares = []
+        for first, end in balanced_cuts(torch.tensor(sizes, dtype=torch.float64), self.layout.size):
+            overlaps = [(number, max(first, start), min(end, stop)) for number, (start, stop) in enumerate(videos)]
+            shares.append(
+                tuple(FrameShare(n, a - videos[n][0], b - videos[n][0]) for n, a, b in overlaps if a < b)
+            )
+        return tuple(shares)
+
+    def share(self, rank: int, replicated: bool = False) -> RankShare:
+        """What rank `rank` of the group does; with `replicated` it encodes all frames, as most trainers do."""
+        pieces = self.shards[rank]
+        targets = _cut(self.targets, pieces)
+        supervised = (targets != IGNORED).nonzero()[:, 0]
+        encoder, owner = self._feature_encoders, self._feature_owners
+        mine = (encoder == rank).nonzero()[:, 0]
+        order = torch.argsort(owner[mine], stable=True)
+        size = self.layout.size
+        frames = self.frame_shares[rank]
+        if replicated:
+            frames = tuple(FrameShare(number, 0, grid.t) for number, grid in enumerate(self.grids))
+            order = (owner == rank).nonzero()[:, 0]
+        return RankShare(
+            input_ids=_cut(self.input_ids, pieces),
+            positions=torch.cat([self.positions[:, start:end] for start, end in pieces], dim=1),
+            visual=_cut(self.visual, pieces),
+            supervised=supervised,
+            targets=targets[supervised],
+            frames=frames,
+            grids=tuple(self._grid(share) for share in frames),
+            send_order=order,
+            send_sizes=() if replicated else _counts(owner[mine], size),
+            receive_sizes=() if replicated else _counts(encoder[owner == rank], size),
+            attention=self._attention(rank),
+        )
+
+    def _grid(self, share: FrameShare) -> Grid:
+        grid = self.grids[share.video]
+        return Grid(share.end - share.first, grid.h, grid.w)
+
+    @cached_property
+    def _feature_encoders(self) -> Tensor:
+        """For each placeholder of the row, in order: who encodes it."""
+        counts = [
+            sum((share.end - share.first) * self._tokens_per_patch[share.video] for share in shares)
+            for shares in self.frame_shares
+        ]
+        return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+
+    @cached_property
+    def _feature_owners(self) -> Tensor:
+        """For each placeholder of the row, in order: who owns its token."""
+        owners = torch.empty(len(self), dtype=torch.int64)
+        for rank, pieces in enumerate(self.shards):
+            for start, end in pieces:
+                owners[start:end] = rank
+        return owners[self.visual]
+
+    def _attention(self, rank: int) -> AttentionShare:
+        ulysses = self.layout.ulysses
+        number = rank // ulysses
+        part = self.parts[number]
+        offsets = _ranges(_length(other) for other in self.parts)
+        where = sorted(
+            (start, slot)
+            for (offset, _), other in zip(offsets, self.parts, strict=True)
+            for (start, _), slot in zip(other, _shifted_ranges(other, offset), strict=True)
+        )
+        group = self.shards[number * ulysses : (number + 1) * ulysses]
+        return AttentionShare(
+            layout=self.layout,
+            ulysses_sizes=tuple(_length(pieces) for pieces in group),
+            ring_sizes=tuple(_length(other) for other in self.parts),
+            ring_order=tuple(slot for _, slot in where),
+            blocks=tuple(self._blocks(part)),
+        )
+
+    def _blocks(self, part: tuple[Range, ...]) -> Iterable[Block]:
+        for (first, end), (offset, _) in zip(part, _shifted_ranges(part, 0), strict=True):
+            for start, stop in self.segments:
+                a, b = max(first, start), min(end, stop)
+                if a < b:
+                    yield Block((offset + a - first, offset + b - first), (start, b))
+
+
+def balanced_cuts(costs: Tensor, parts: int) -> list[Range]:
+    """Consecutive ranges whose sums of `costs` [n] differ from the mean by at most the largest single cost."""
+    sums = torch.cumsum(costs.double(), 0)
+    total = float(sums[-1]) if len(sums) else 0.0
+    wanted = torch.arange(1, parts, dtype=torch.float64) * (total / parts)
+    # The item over which a cut falls belongs to the side where the larger part of it lies.
+    inner = torch.searchsorted(sums - costs.double() / 2, wanted) if len(sums) else torch.zeros(parts - 1)
+    bounds = [0, *(int(cut) for cut in inner), len(sums)]
+    return list(zip(bounds, bounds[1:], strict=False))
+
+
+def _counts(ranks: Tensor, size: int) -> tuple[int, ...]:
+    return tuple(torch.bincount(ranks, minlength=size).tolist())
+
+
+def _check(example: Example, family: Family) -> None:
+    length = len(example.input_ids)
+    expected = {"labels": (length,), "positions": (family.rope_rows, length)}
+    for name, shape in expected.items():
+        if tuple(getattr(example, name).shape) != shape:
+            found = tuple(getattr(example, name).shape)
+            raise ValueError(f"sample {example.key}: {name} has shape {found}, its {length} tokens need {shape}")
+    if not example.videos:
+        return
+    wanted = sum(video.grid.t * family.tokens_per_temporal_patch(video.grid) for video in example.videos)
+    if (found := int((example.input_ids == family.video_token_id).sum())) != wanted:
+        grids = [video.grid for video in example.videos]
+        raise ValueError(f"sample {example.key}: {found} video tokens, but its grids {grids} make {wanted}")
+
+
+def _shifted(labels: Tensor) -> Tensor:
+    return torch.cat([labels[1:], labels.new_full((min(1, len(labels)),), IGNORED)])
+
+
+def _ranges(lengths: Iterable[int]) -> list[Range]:
+    bounds = [0]
+    for length in lengths:
+        bounds.append(bounds[-1] + length)
+    return list(zip(bounds, bounds[1:], strict=False))
+
+
+def _length(pieces: Iterable[Range]) -> int:
+    return sum(end - start for start, end in pieces)
+
+
+def _shifted_ranges(pieces: Iterable[Range], offset: int) -> list[Range]:
+    """Where the pieces lie when they stand one after the other from `offset` on."""
+    return [(start + offset, end + offset) for start, end in _ranges(end - start for start, end in pieces)]
+
+
+def _within(pieces: tuple[Range, ...], share: Range) -> tuple[Range, ...]:
+    """The part `share` of the tokens of `pieces`, counted from their first."""
+    found = []
+    for (start, end), (offset, _) in zip(pieces, _shifted_ranges(pieces, 0), strict=True):
+        first, last = max(start, start + share[0] - offset), min(end, start + share[1] - offset)
+        if first < last:
+            found.append((first, last))
+    return tuple(found)
+
+
+def _cut(tensor: Tensor, pieces: Iterable[Range]) -> Tensor:
+    return torch.cat([tensor[:0], *[tensor[start:end] for start, end in pieces]])

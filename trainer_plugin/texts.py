@@ -1,0 +1,167 @@
+"""Long rows of plain text, for extending a model's context before it sees videos.
+
+Documents come from Parquet, JSON Lines or tar files, are closed by the end-of-text token, and are cut into rows of
+exactly the asked length; attention runs over the whole row (LongVILA's stage 4). Files are dealt out to ranks, in an
+order by seed and epoch; documents keep their order in a file. The stream never ends, and resumes exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fsspec
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from schemas.errors import BadInput
+from trainer_plugin.examples import Example, Row
+
+Place = tuple[int, int, int]
+"""Epoch, file in the epoch's order, document in the file."""
+
+_BATCH_DOCUMENTS = 64
+
+
+class TextRows(Iterator[Row]):
+    """Rows of `length` tokens each, one example in each."""
+
+    def __init__(
+        self,
+        files: str,
+        tokenizer: PreTrainedTokenizerBase,
+        length: int,
+        positions: Callable[[Tensor], Tensor],
+        *,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        column: str = "text",
+    ) -> None:
+        """
+        Args:
+            files: path or URL, with wildcards, of `.parquet`, `.jsonl` or `.tar` files. Gzipped JSON Lines end in
+                `.jsonl.gz`; tars hold one `.txt` member per document.
+            positions: the model's positions of a text, shape [n, S].
+            rank, ranks: the data-parallel ones; there must be a file for each rank.
+            column: the text's column or field.
+
+        Raises:
+            BadInput: there are fewer files than ranks, one of another kind, or the tokenizer has no end-of-text token.
+        """
+        filesystem, pattern = fsspec.core.url_to_fs(files)
+        self.files = [filesystem.unstrip_protocol(path) for path in sorted(filesystem.glob(pattern))]
+        if len(self.files) < ranks:
+            raise BadInput(f"{files}: {len(self.files)} files for {ranks} data-parallel ranks; split them further")
+        if unknown := [name for name in self.files if not name.endswith((".parquet", ".jsonl", ".jsonl.gz", ".tar"))]:
+            raise BadInput(f"{unknown[0]}: texts come from .parquet, .jsonl, .jsonl.gz or .tar files")
+        if tokenizer.eos_token_id is None:
+            raise BadInput("the tokenizer has no end-of-text token to put between documents")
+        self.tokenizer = tokenizer
+        self.length = length
+        self.positions = positions
+        self.seed = seed
+        self.rank = rank
+        self.ranks = ranks
+        self.column = column
+        self._place: Place
+        self._rest: list[int]
+        self._used: int
+        self._begin((0, 0, 0), 0)
+
+    def __next__(self) -> Row:
+        epoch, file, document = self._place
+        ids: list[int] = []
+        while len(ids) < self.length:
+            if not self._rest:
+                self._place, self._rest = next(self._documents)
+                self._used = 0
+            taken = self._rest[: self.length - len(ids)]
+            ids += taken
+            self._used += len(taken)
+            self._rest = self._rest[len(taken) :]
+        input_ids = torch.tensor(ids)
+        key = f"{self._order(epoch)[file]}:{document}"
+        return Row((Example(key, input_ids, input_ids, self.positions(input_ids)),), epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next row begins, as JSON values: each rank has its own."""
+        return {"files": self.files, "seed": self.seed, "place": list(self._place), "used": self._used}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a stream of the same rank was.
+
+        Raises:
+            BadInput: it read other files, or in the order of another seed.
+        """
+        if (state["files"], state["seed"]) != (self.files, self.seed):
+            raise BadInput(f"the saved position is in other files or of seed {state['seed']}, not {self.seed}")
+        epoch, file, document = state["place"]
+        self._begin((epoch, file, document), state["used"])
+
+    def _begin(self, place: Place, used: int) -> None:
+        self._documents = self._documents_from(place)
+        self._place, tokens = next(self._documents)
+        self._used, self._rest = used, tokens[used:]
+
+    def _documents_from(self, place: Place) -> Iterator[tuple[Place, list[int]]]:
+        epoch, first_file, first_document = place
+        while True:
+            empty = True
+            for file, name in list(enumerate(self._order(epoch)))[first_file:]:
+                for document, text in enumerate(_texts(name, self.column)):
+                    if document < first_document:
+                        continue
+                    empty = False
+                    ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                    yield (epoch, file, document), [*ids, self.tokenizer.eos_token_id]
+                first_document = 0
+            if empty and first_file == 0:
+                raise BadInput(f"{self._order(epoch)}: not one document in these files")
+            epoch, first_file = epoch + 1, 0
+
+    def _order(self, epoch: int) -> list[str]:
+        """This rank's files in an epoch."""
+
+        def rank(name: str) -> bytes:
+            return hashlib.blake2b(f"{self.seed}/{epoch}/{name}".encode(), digest_size=16).digest()
+
+        return sorted(self.files, key=rank)[self.rank :: self.ranks]
+
+
+def _texts(name: str, column: str) -> Iterator[str]:
+    if name.endswith(".parquet"):
+        return _parquet_texts(name, column)
+    return _tar_texts(name) if name.endswith(".tar") else _json_texts(name, column)
+
+
+def _parquet_texts(name: str, column: str) -> Iterator[str]:
+    with fsspec.open(name, "rb") as file:
+        table = pq.ParquetFile(file)
+        if column not in table.schema_arrow.names:
+            raise BadInput(f"{name}: no column {column!r}; it has {table.schema_arrow.names}")
+        for batch in table.iter_batches(columns=[column], batch_size=_BATCH_DOCUMENTS):
+            yield from batch.column(0).to_pylist()
+
+
+def _json_texts(name: str, column: str) -> Iterator[str]:
+    with fsspec.open(name, "rt", encoding="utf-8", compression="infer") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)[column]
+            except (ValueError, KeyError) as error:
+                raise BadInput(
+                    f"{name}: line {number} is no JSON object with a field {column!r} ({error!r})"
+                ) from error
+
+
+def _tar_texts(name: str) -> Iterator[str]:
+    with fsspec.open(name, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
+        for member in tar:
+            if member.name.endswith(".txt") and (content := tar.extractfile(member)) is not None:
+                yield content.read().decode()
