@@ -6,7 +6,7 @@ the features to the ranks that own their tokens, runs the decoder on the local t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -54,17 +54,18 @@ class RowShare:
     """What one rank computes of one row."""
 
     share: RankShare
-    patches: tuple[Tensor, ...]
-    """For each of `share.frames` its temporal patches, as `Family.patches` makes them."""
+    pixels: tuple[Tensor, ...]
+    """For each of `share.frames` its frames, uint8 [frames, height, width, 3], or what the tower has made of them
+    before: features [tokens, hidden * levels], of a floating-point type."""
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> RowShare:
-        """Copied to the device; patches in the compute type."""
+    def to(self, device: torch.device) -> RowShare:
+        """Copied to the device; frames become patches there, and only as many at a time as are encoded."""
         moved = {
             name: getattr(self.share, name).to(device, non_blocking=True)
             for name in ("input_ids", "positions", "visual", "supervised", "targets", "send_order")
         }
-        patches = tuple(patch.to(device, dtype, non_blocking=True) for patch in self.patches)
-        return RowShare(replace(self.share, **moved), patches)
+        pixels = tuple(each.to(device, non_blocking=True) for each in self.pixels)
+        return RowShare(replace(self.share, **moved), pixels)
 
 
 class LongVideoModel(nn.Module):
@@ -76,15 +77,15 @@ class LongVideoModel(nn.Module):
         self.parallel = parallel
         self.options = options or RunOptions()
         self.family = family_of(model.config)
+        self.compute_dtype = model.dtype
+        """What matrix products take; `shard_parameters` sets it."""
         attention.register()
         kernels.register()
         model.set_attn_implementation({"text_config": SEQUENCE_PARALLEL, "vision_config": VISION_ATTENTION})
         if self.options.checkpoint:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
-    def forward(
-        self, row: RowShare, temperature: float = 1.0, entropy: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, row: RowShare, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of the local supervised tokens.
 
         Every rank of all groups must call it equally often.
@@ -107,52 +108,72 @@ class LongVideoModel(nn.Module):
             kernel=self.options.kernel,
             keep_outputs=self.training and self.options.checkpoint and self.options.keep_attention,
         )
-        hidden = self.family.run_language_model(
-            self.model, embeds, share.positions, share.visual, features, run=run
-        )
-        head = token_log_probs if self.options.head is Head.CHUNKED else full_log_probs
+        hidden = self.family.run_language_model(self.model, embeds, share.positions, share.visual, features, run=run)
         weight = self.model.get_output_embeddings().weight
-        found = head(hidden[share.supervised], weight, share.targets, temperature=temperature, entropy=entropy)
+        if self.options.head is Head.FULL:
+            targets = torch.zeros_like(share.input_ids).index_copy(0, share.supervised, share.targets)
+            full = full_log_probs(hidden, weight, targets, temperature=temperature, entropy=entropy)
+            return full.log_probs[share.supervised], None if full.entropies is None else full.entropies[
+                share.supervised
+            ]
+        found = token_log_probs(
+            hidden[share.supervised], weight, share.targets, temperature=temperature, entropy=entropy
+        )
         return found.log_probs, found.entropies
 
     def _features(self, row: RowShare) -> Features | None:
-        """Of the local placeholders, in their order; None when no rank has a frame."""
-        calls = self._encoder_calls(row)
-        agreed = _most(len(calls))
-        if agreed == 0:
+        """Of the local placeholders, in their order; None when no rank of any group has a frame."""
+        pieces = list(self._pieces(row))
+        calls = sum(not _is_encoded(pixels) for _, pixels in pieces)
+        agreed, shown = _most(calls, len(pieces))
+        if shown == 0:
             return None
-        tower = self.family.vision_tower(self.model)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())):
-            encoded = [self.family.encode(self.model, patches, grids).packed() for grids, patches in calls]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_learns()):
+            features = [self._encode(grid, pixels) for grid, pixels in pieces]
             # A rank with less to do encodes something blank, so that sharded parameters are gathered by all at once, and
             # takes no row of it, so that its gradients are zeros.
-            for _ in range(agreed - len(calls)):
-                encoded.append(self._encode_blank(row)[:0])
-            features = torch.cat(encoded)[row.share.send_order]
+            features += [self._encode(*self._blank())[:0] for _ in range(agreed - calls)]
+        own = torch.cat(features) if features else self._no_features()
+        own = own[row.share.send_order]
         if row.share.send_sizes:
-            features = exchange(features, row.share.send_sizes, row.share.receive_sizes, self.parallel.sp_group)
-        return Features.unpacked(features, self.family.levels)
+            own = exchange(own, row.share.send_sizes, row.share.receive_sizes, self.parallel.sp_group)
+        return Features.unpacked(own, self.family.levels)
 
-    def _encoder_calls(self, row: RowShare) -> list[tuple[list[Grid], Tensor]]:
-        """This rank's temporal patches, in calls of at most `vision_patches` patches (or one temporal patch)."""
-        calls: list[tuple[list[Grid], Tensor]] = []
-        for grid, patches in zip(row.share.grids, row.patches, strict=True):
-            step = max(1, self.options.vision_patches // (grid.h * grid.w))
-            calls += [([Grid(len(piece), grid.h, grid.w)], piece) for piece in patches.split(step)]
-        return calls
+    def _pieces(self, row: RowShare) -> Iterator[tuple[Grid, Tensor]]:
+        """This rank's frames, in pieces of at most `vision_patches` patches (or one temporal patch), and its features."""
+        for grid, pixels in zip(row.share.grids, row.pixels, strict=True):
+            if _is_encoded(pixels):
+                yield grid, pixels
+                continue
+            step = max(1, self.options.vision_patches // (grid.h * grid.w)) * self.family.temporal_patch
+            for piece in pixels.split(step):
+                yield Grid(len(piece) // self.family.temporal_patch, grid.h, grid.w), piece
 
-    def _encode_blank(self, row: RowShare) -> Tensor:
-        grid, patches = self.family.blank_patch()
-        weight = next(self.family.vision_tower(self.model).parameters())
-        dtype = row.patches[0].dtype if row.patches else weight.dtype
-        return self.family.encode(self.model, patches.to(self.parallel.device, dtype), [grid]).packed()
+    def _encode(self, grid: Grid, pixels: Tensor) -> Tensor:
+        """Features [tokens, hidden * levels] of a piece."""
+        if _is_encoded(pixels):
+            return pixels.to(self.compute_dtype)
+        return self.family.encode(self.model, self.family.patches(pixels).to(self.compute_dtype), [grid]).packed()
+
+    def _blank(self) -> tuple[Grid, Tensor]:
+        grid, frames = self.family.blank_frames()
+        return grid, frames.to(self.parallel.device)
+
+    def _no_features(self) -> Tensor:
+        width = self.family.text_config(self.model.config).hidden_size * self.family.levels
+        return torch.empty(0, width, dtype=self.compute_dtype, device=self.parallel.device)
+
+    def _tower_learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.family.vision_tower(self.model).parameters())
 
 
 def shard_parameters(model: LongVideoModel, compute: torch.dtype | None = torch.bfloat16) -> LongVideoModel:
-    """FSDP2 over all ranks: parameters as they are (float32 masters), computed in `compute`, gradients added in float32.
+    """FSDP2 over all ranks: parameters as they are (float32 masters), computed in `compute`, gradients summed in float32.
 
     Gradients are sums over ranks, not means: the loss is divided by the global number of tokens instead.
     """
+    if compute is not None:
+        model.compute_dtype = compute
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     family, inner = model.family, model.model
     for layer in [*family.vision_layers(inner), *family.language_model(inner).layers]:
@@ -161,11 +182,17 @@ def shard_parameters(model: LongVideoModel, compute: torch.dtype | None = torch.
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            # As a plain sum, which gloo knows; a factor of 1 inside the reduction it does not.
+            module.set_force_sum_reduction_for_comms(True)
     return model
 
 
-def _most(count: int) -> int:
-    """The largest of all ranks' counts."""
-    found = torch.tensor([count])
+def _is_encoded(pixels: Tensor) -> bool:
+    return pixels.is_floating_point()
+
+
+def _most(*counts: int) -> tuple[int, ...]:
+    """The largest of all ranks' counts, each for itself."""
+    found = torch.tensor(counts)
     dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+    return tuple(found.tolist())

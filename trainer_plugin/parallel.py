@@ -1,4 +1,4 @@
-"""Process groups: data-parallel x sequence-parallel, and inside it gather-KV x Ulysses; one process is a group of one."""
+"""Process groups: data-parallel x sequence-parallel, inside it gather-KV x Ulysses; one process is a group of one."""
 
 from __future__ import annotations
 

@@ -190,9 +190,7 @@ class SequencePlan:
         shares = []
         for first, end in balanced_cuts(torch.tensor(sizes, dtype=torch.float64), self.layout.size):
             overlaps = [(number, max(first, start), min(end, stop)) for number, (start, stop) in enumerate(videos)]
-            shares.append(
-                tuple(FrameShare(n, a - videos[n][0], b - videos[n][0]) for n, a, b in overlaps if a < b)
-            )
+            shares.append(tuple(FrameShare(n, a - videos[n][0], b - videos[n][0]) for n, a, b in overlaps if a < b))
         return tuple(shares)
 
     def share(self, rank: int, replicated: bool = False) -> RankShare:

@@ -179,10 +179,8 @@ def sharded_gradients(case: Case) -> tuple[float, dict[str, Tensor]]:
         share = plan.share(parallel.sp_rank, case.replicated)
         videos = [frames for sample in mine for frames in sample.frames]
         step = model.family.temporal_patch
-        patches = tuple(
-            model.family.patches(videos[part.video][part.first * step : part.end * step]) for part in share.frames
-        )
-        log_probs, _ = model(RowShare(share, patches))
+        pixels = tuple(videos[part.video][part.first * step : part.end * step] for part in share.frames)
+        log_probs, _ = model(RowShare(share, pixels))
         part = -log_probs.sum() / total
         part.backward()
         loss += part.detach()

@@ -135,8 +135,8 @@ class Family(ABC):
         """The decoder's configuration."""
         return config.get_text_config()
 
-    def blank_patch(self) -> tuple[Grid, Tensor]:
-        """The smallest valid temporal patch, for a rank that has none to encode but must keep step."""
+    def blank_frames(self) -> tuple[Grid, Tensor]:
+        """The smallest frames that the tower takes, for a rank that has none to encode but must keep step."""
         height, width = self.frame_size(1, 1, self.temporal_patch)
         frames = torch.zeros(self.temporal_patch, height, width, 3, dtype=torch.uint8)
-        return self.grid(height, width, self.temporal_patch), self.patches(frames)
+        return self.grid(height, width, self.temporal_patch), frames

@@ -108,7 +108,9 @@ class Qwen25VL(_QwenVL):
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
         temporal_patches = -(-frames // self.temporal_patch)
-        most = self.max_frame_tokens if max_tokens is None else min(self.max_frame_tokens, max_tokens // temporal_patches)
+        most = (
+            self.max_frame_tokens if max_tokens is None else min(self.max_frame_tokens, max_tokens // temporal_patches)
+        )
         pixels = self.factor**2
         return per_frame_size(
             height,

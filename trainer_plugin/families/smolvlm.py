@@ -60,7 +60,8 @@ class SmolVLM(Family):
 
     def patches(self, frames: Tensor) -> Tensor:
         """float32 [frames, 3, side, side]."""
-        return image_pixels(frames, side=self.side, mean=self.mean, std=self.std)
+        # On the CPU: there are no antialiased uint8 kernels elsewhere.
+        return image_pixels(frames.cpu(), side=self.side, mean=self.mean, std=self.std).to(frames.device)
 
     def encode(self, model: nn.Module, patches: Tensor, grids: Sequence[Grid]) -> Features:
         # Not get_image_features: it takes a frame of zeros for padding and drops it.
