@@ -52,6 +52,7 @@ class _LayerStash:
         self.kept[self.layer] = (out, lse)
 
 
+@torch.compiler.disable
 def sequence_parallel_attention(
     module: nn.Module,
     query: Tensor,
@@ -85,9 +86,10 @@ def sequence_parallel_attention(
     q, k, v = (rows[0].transpose(0, 1) for rows in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     sizes = run.share.ulysses_sizes
-    heads = _of_each_rank(q, len(sizes)), _of_each_rank(k, len(sizes)), _of_each_rank(v, len(sizes))
-    counts = [part.shape[2] for part in heads]
-    q, k, v = tokens_to_heads(torch.cat(heads, dim=2), sizes, run.ulysses).split(counts, dim=1)
+    if run.ulysses is not None:
+        heads = _of_each_rank(q, len(sizes)), _of_each_rank(k, len(sizes)), _of_each_rank(v, len(sizes))
+        counts = [part.shape[2] for part in heads]
+        q, k, v = tokens_to_heads(torch.cat(heads, dim=2), sizes, run.ulysses).split(counts, dim=1)
     if run.ring is not None:
         parts = gather(torch.stack([k, v], dim=1), run.share.ring_sizes, run.ring)
         k, v = torch.cat([parts[start:end] for start, end in run.share.ring_order]).unbind(1)

@@ -47,6 +47,8 @@ class RunOptions:
     """But not their attention."""
     vision_patches: int = 16_384
     """Patches that the tower encodes at once."""
+    compile: bool = True
+    """On a GPU, let torch.compile fuse what is no matrix product: RMS norms, rotary embeddings, a frozen tower's blocks."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class LongVideoModel(nn.Module):
         attention.register()
         kernels.register()
         model.set_attn_implementation({"text_config": SEQUENCE_PARALLEL, "vision_config": VISION_ATTENTION})
+        if self.options.compile and parallel.device.type == "cuda":
+            self._compile()
         if self.options.checkpoint:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -120,6 +124,16 @@ class LongVideoModel(nn.Module):
             hidden[share.supervised], weight, share.targets, temperature=temperature, entropy=entropy
         )
         return found.log_probs, found.entropies
+
+    def _compile(self) -> None:
+        """Not decoder layers whole: their recomputation stops before the last product, which nobody needs, but a compiled
+        MLP could not stop there."""
+        parts = [] if self._tower_learns() else list(self.family.vision_layers(self.model))
+        parts += [layer.self_attn for layer in self.family.language_model(self.model).layers]
+        inside = {module for part in parts for module in part.modules()}
+        norms = [module for module in self.model.modules() if type(module).__name__.endswith("RMSNorm")]
+        for module in [*parts, *(norm for norm in norms if norm not in inside)]:
+            module.compile()
 
     def _features(self, row: RowShare) -> Features | None:
         """Of the local placeholders, in their order; None when no rank of any group has a frame."""
@@ -176,7 +190,11 @@ def shard_parameters(model: LongVideoModel, compute: torch.dtype | None = torch.
         model.compute_dtype = compute
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     family, inner = model.family, model.model
-    for layer in [*family.vision_layers(inner), *family.language_model(inner).layers]:
+    for block in family.vision_layers(inner):
+        # A frozen tower is gathered once, in the compute type, and stays: it runs several times for every row.
+        frozen = not any(parameter.requires_grad for parameter in block.parameters())
+        fully_shard(block, mesh=model.parallel.mesh, mp_policy=policy, reshard_after_forward=not frozen)
+    for layer in family.language_model(inner).layers:
         fully_shard(layer, mesh=model.parallel.mesh, mp_policy=policy)
     fully_shard(model, mesh=model.parallel.mesh, mp_policy=policy)
     for module in model.modules():

@@ -1,0 +1,321 @@
+"""What a training step on long videos costs on GPUs, and what each technique brings.
+
+    torchrun --standalone --nproc-per-node 1 benchmarks/trainer.py --layers 10 --tokens 32768
+    torchrun --standalone --nproc-per-node 2 benchmarks/trainer.py --tokens 65536 131072
+
+The model has the shapes of Qwen2.5-VL-7B and random weights. A row is one video of 252x448 pixels at two frames a
+second, 144 tokens to a temporal patch, then 1,024 supervised tokens. A step is everything from uint8 frames in pinned
+memory to updated weights: patches, frozen tower, forward, backward, AdamW. Rows are measured after one warm-up step,
+all switches in one process, so that their ratios hold on whatever machine this is.
+
+MFU counts what the model must compute, once: three times the decoder's forward operations (causal attention is half of
+a square) and the frozen tower's forward, over 989 TFLOP/s (bf16, dense, of an H100 or H200).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from trainer_plugin.examples import IGNORED, Example, Grid, VideoClip, VideoSource
+from trainer_plugin.families import family_of
+from trainer_plugin.kernels import Kernel
+from trainer_plugin.model import Head, LongVideoModel, RowShare, RunOptions, shard_parameters
+from trainer_plugin.parallel import Parallel, parallelize, start
+from trainer_plugin.plan import Costs, SequencePlan
+from trainer_plugin.step import adamw, supervised_tokens, train_step
+
+PEAK = 989e12
+FRAME = (252, 448)
+FRAME_TOKENS = 144
+QUESTION, ANSWER = 512, 1024
+TEXT_ID = 1000
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One way to run a step."""
+
+    options: RunOptions = field(default_factory=RunOptions)
+    replicated: bool = False
+    """Every rank encodes all frames."""
+
+
+SWITCHES = {
+    "ours": Switch(),
+    "vision=replicated": Switch(replicated=True),
+    "kernel=flash2": Switch(RunOptions(kernel=Kernel.FLASH2)),
+    "head=full": Switch(RunOptions(head=Head.FULL)),
+    "compile=off": Switch(RunOptions(compile=False)),
+    "attention=recomputed": Switch(RunOptions(keep_attention=False)),
+    "all": Switch(
+        RunOptions(kernel=Kernel.FLASH2, head=Head.FULL, keep_attention=False, compile=False), replicated=True
+    ),
+}
+PLAIN = "plain"
+"""The Hugging Face model by itself: SDPA with FlashAttention, its own loss and checkpointing. One GPU only."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of the table."""
+
+    gpus: int
+    tokens: int
+    frames: int
+    layers: int
+    switch: str
+    seconds: float
+    mfu: float
+    tokens_per_second_per_gpu: float
+    peak_gb: float
+    communication: float
+    """Share of the step in which NCCL's kernels ran."""
+    exposed: float
+    """Share of the step in which only they ran."""
+
+
+def main() -> None:
+    arguments = _arguments()
+    device = start()
+    for tokens in arguments.tokens:
+        for switch in arguments.switches:
+            with _released():
+                try:
+                    measured = _measure(arguments, device, tokens, switch)
+                except torch.OutOfMemoryError as error:
+                    _say(f"{switch} at {tokens} tokens: out of memory ({str(error).split('.')[0]})")
+                    if dist.get_world_size() > 1:
+                        os._exit(3)  # the other ranks may wait in a collective
+                    continue
+            _say(json.dumps(measured.__dict__))
+            if arguments.out and dist.get_rank() == 0:
+                with arguments.out.open("a") as file:
+                    file.write(json.dumps(measured.__dict__) + "\n")
+    dist.destroy_process_group()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[32_768])
+    parser.add_argument("--layers", type=int, default=28, help="decoder layers: as many as fit")
+    parser.add_argument("--switches", nargs="+", default=["ours"], choices=[*SWITCHES, PLAIN])
+    parser.add_argument("--features", action="store_true", help="the tower's features were computed before")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="print where a step's time goes")
+    parser.add_argument("--out", type=Path, help="append the results to this file, as JSON lines")
+    return parser.parse_args()
+
+
+def _measure(arguments: argparse.Namespace, device: torch.device, tokens: int, name: str) -> Measured:
+    torch.manual_seed(0)
+    with torch.device(device):
+        inner = Qwen2_5_VLForConditionalGeneration(_config(arguments.layers))
+    family = family_of(inner.config)
+    family.vision_tower(inner).requires_grad_(False)
+    parallel = parallelize(dist.get_world_size(), inner.config.get_text_config(), device)
+    example = _example(family, tokens)
+    plan = SequencePlan([example], family, parallel.layout, Costs.of(inner.config.get_text_config()))
+    if name == PLAIN:
+        step = _plain_step(inner, example, arguments.features)
+    else:
+        step = _our_step(inner, parallel, plan, name, arguments.features)
+    step()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = statistics.median(_seconds(step) for _ in range(arguments.steps))
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    communication, exposed = _communication(step, arguments.profile)
+    tower = 0.0 if arguments.features else _tower_operations(inner, plan)
+    return Measured(
+        gpus=parallel.world_size,
+        tokens=len(plan),
+        frames=len(example.videos[0].frame_times_us),
+        layers=arguments.layers,
+        switch=name + (" (features)" if arguments.features else ""),
+        seconds=round(seconds, 3),
+        mfu=round((3 * _decoder_operations(plan) + tower) / seconds / parallel.world_size / PEAK, 3),
+        tokens_per_second_per_gpu=round(len(plan) / seconds / parallel.world_size),
+        peak_gb=round(peak, 1),
+        communication=round(communication / seconds, 3),
+        exposed=round(exposed / seconds, 3),
+    )
+
+
+def _config(layers: int) -> Qwen2_5_VLConfig:
+    """Qwen/Qwen2.5-VL-7B-Instruct's config.json, but for the number of layers."""
+    text = {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152_064,
+        "max_position_embeddings": 1_048_576,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+        "tie_word_embeddings": False,
+    }
+    vision = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 3584,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+        "window_size": 112,
+        "tokens_per_second": 2,
+    }
+    special = {"video_token_id": 151_656, "vision_start_token_id": 151_652, "vision_end_token_id": 151_653}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **special)
+
+
+def _example(family, tokens: int) -> Example:
+    """A video of as many frames as `tokens` leaves room for, between a question and an answer."""
+    grid = family.grid(*FRAME, 2 * ((tokens - QUESTION - ANSWER - 2) // FRAME_TOKENS))
+    times = tuple(range(0, 2 * grid.t * 500_000, 500_000))
+    clip = VideoClip(VideoSource("benchmark", ""), times, FRAME, grid)
+    video = [family.vision_start_id, *[family.video_token_id] * (grid.t * FRAME_TOKENS), family.vision_end_id]
+    input_ids = torch.tensor([TEXT_ID] * QUESTION + video + [TEXT_ID] * ANSWER)
+    labels = torch.where(torch.arange(len(input_ids)) >= len(input_ids) - ANSWER, input_ids, IGNORED)
+    return Example("benchmark", input_ids, labels, family.positions(input_ids, [(grid, times)]), (clip,))
+
+
+def _our_step(inner: PreTrainedModel, parallel: Parallel, plan: SequencePlan, name: str, features: bool):
+    switch = SWITCHES[name]
+    model = shard_parameters(LongVideoModel(inner, parallel, switch.options)).train()
+    optimizer = adamw(model, learning_rate=1e-5)
+    share = plan.share(parallel.sp_rank, switch.replicated)
+    make = _features if features else _frames
+    row = RowShare(share, tuple(make(grid) for grid in share.grids))
+    tokens = supervised_tokens([row])
+    return lambda: train_step(model, optimizer, [row], tokens)
+
+
+def _plain_step(inner: PreTrainedModel, example: Example, text_only: bool):
+    """As one would train without this plugin, sharded and computed in the same types.
+
+    Features that were computed before cannot be given to it, so it gets text instead: the decoder's work is the same.
+    """
+    if dist.get_world_size() > 1:
+        raise SystemExit("the plain model shares no sequence; measure it on one GPU")
+    inner.set_attn_implementation("sdpa")
+    inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for part in [*inner.model.visual.blocks, *inner.model.language_model.layers, inner]:
+        fully_shard(part, mp_policy=policy)
+    inner.train()
+    optimizer = adamw(inner, learning_rate=1e-5)
+    family = family_of(inner.config)
+    device = torch.device("cuda")
+    frames = _frames(example.videos[0].grid)
+    grid = example.videos[0].grid
+    fixed = {
+        "input_ids": example.input_ids[None].to(device),
+        "labels": example.labels[None].to(device),
+        "position_ids": example.positions[:, None].to(device),
+    }
+    if text_only:
+        fixed["input_ids"] = torch.full_like(fixed["input_ids"], TEXT_ID)
+
+    def video() -> dict[str, Tensor]:
+        patches = family.patches(frames.to(device, non_blocking=True)).flatten(0, 1).to(torch.bfloat16)
+        return {
+            "pixel_values_videos": patches,
+            "video_grid_thw": torch.tensor([[grid.t, grid.h, grid.w]], device=device),
+        }
+
+    def step() -> None:
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+            inner(use_cache=False, **fixed, **({} if text_only else video())).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _frames(grid: Grid) -> Tensor:
+    return torch.randint(0, 256, (2 * grid.t, *FRAME, 3), dtype=torch.uint8).pin_memory()
+
+
+def _features(grid: Grid) -> Tensor:
+    return torch.randn(grid.t * FRAME_TOKENS, 3584, dtype=torch.bfloat16).pin_memory()
+
+
+def _decoder_operations(plan: SequencePlan) -> float:
+    """Forward operations of a row; n causal queries make n (n + 1) / 2 pairs."""
+    pairs = sum((end - start) * (end - start + 1) / 2 for start, end in plan.segments)
+    return float(plan.token_costs.sum()) + plan.costs.attention * pairs
+
+
+def _tower_operations(model: PreTrainedModel, plan: SequencePlan) -> float:
+    """Matrix products of the tower's forward pass; attention inside windows and frames is not counted (a few %)."""
+    tower = model.model.visual
+    patches = sum(grid.t * grid.h * grid.w for grid in plan.grids)
+    weights = sum(p.numel() for name, p in tower.named_parameters() if p.ndim >= 2 and "merger" not in name)
+    merger = sum(p.numel() for p in tower.merger.parameters() if p.ndim >= 2)
+    return 2.0 * (weights * patches + merger * patches / 4)
+
+
+def _seconds(step) -> float:
+    torch.cuda.synchronize()
+    dist.barrier()
+    begun = time.perf_counter()
+    step()
+    torch.cuda.synchronize()
+    dist.barrier()
+    return time.perf_counter() - begun
+
+
+def _communication(step, show: bool) -> tuple[float, float]:
+    """Seconds in which NCCL's kernels run, and in which nothing else does, on this rank."""
+    with profile(activities=[ProfilerActivity.CUDA, *([ProfilerActivity.CPU] if show else [])]) as profiler:
+        _seconds(step)
+    spans: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    for event in profiler.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            spans["nccl" in event.name.lower()].append((event.time_range.start, event.time_range.end))
+    if show:
+        _say(profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=45, max_name_column_width=80))
+    communicating = _covered(spans[True])
+    return communicating / 1e6, (_covered(chain(spans[True], spans[False])) - _covered(spans[False])) / 1e6
+
+
+def _covered(spans) -> float:
+    """The length of a union of intervals."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
+
+
+@contextmanager
+def _released() -> Iterator[None]:
+    """Frees what the last switch left on the device."""
+    yield
+    import gc
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _say(text: str) -> None:
+    if dist.get_rank() == 0:
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
