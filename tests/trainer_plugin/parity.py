@@ -1,21 +1,20 @@
-"""Real model classes in tiny, samples for them, what Hugging Face's own code makes of these, and what our ranks make."""
+"""Real model classes in tiny, samples for them, what Hugging Face's own code makes of these, and what our ranks do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 import transformers as hf
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from trainer_plugin.batches import without_labels
-from trainer_plugin.examples import IGNORED, Example, Grid, Row, VideoClip, VideoSource
+from trainer_plugin.examples import IGNORED, Example, Row, VideoClip, VideoSource
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RowShare, RunOptions, shard_parameters
@@ -27,6 +26,7 @@ TEXT_IDS = 150
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "smolvlm")
 HEADS = (4, 2)
 """Query and key heads."""
+OPTIONS = RunOptions(vision_patches=24)
 
 
 MODELS: dict[str, type[PreTrainedModel]] = {
@@ -214,7 +214,7 @@ def freeze_tower(model: PreTrainedModel) -> None:
 
 
 def reference(name: str, drafts: Sequence[Draft], heads: tuple[int, int] = HEADS, frozen: bool = False) -> Result:
-    """The plain model on one process: one sample at a time, eager attention, positions of its own where they are right."""
+    """The plain model on one process: one sample at a time, eager attention, its own positions where they are right."""
     model = tiny_model(name, heads)
     if frozen:
         freeze_tower(model)
@@ -259,7 +259,7 @@ def _plain_inputs(model: PreTrainedModel, sample: Sample) -> dict[str, Tensor]:
 
 
 def positions_are_right(model: PreTrainedModel, example: Example) -> bool:
-    """Whether transformers' own positions are Qwen's: since 5.3 they go wrong after a video that is longer than wide."""
+    """Whether transformers' own positions are Qwen's: since 5.3 they go wrong after a video longer than it is wide."""
     if model.config.model_type == "qwen3_vl":
         return True
     return all(
@@ -297,7 +297,7 @@ class Case:
     rows: int = 1
     """Samples are dealt out over so many packed rows for each data-parallel rank, one row after the other."""
     frozen: bool = False
-    options: RunOptions = RunOptions(vision_patches=24)
+    options: RunOptions = OPTIONS
     replicated: bool = False
 
 

@@ -30,7 +30,7 @@ PRELOAD = [
 
 
 class Ranks:
-    """`world` ranks. They start with the first run, and anew after one that failed, since that leaves collectives open."""
+    """`world` ranks. They start with the first run, and anew after one that failed: that leaves collectives open."""
 
     def __init__(self, world: int, folder: Path, timeout: float = 120) -> None:
         """
@@ -54,7 +54,7 @@ class Ranks:
     def outcomes(
         self, function: Callable[..., Any], *arguments: Any, patient: bool = True
     ) -> tuple[dict[int, str], dict[int, Any]]:
-        """Tracebacks and results by rank; not patient: only until the first traceback. A rank that died is in neither."""
+        """Tracebacks and results by rank; not patient: until the first traceback. A rank that died is in neither."""
         if not self.processes:
             self._start()
         message = pickle.dumps((function, arguments))
@@ -67,7 +67,7 @@ class Ranks:
         while waiting and (patient or not errors):
             ready = wait(list(waiting), max(0.0, end - time.monotonic()))
             if not ready:
-                errors |= {rank: f"no result within {self.timeout} s" for rank in waiting.values()}
+                errors |= dict.fromkeys(waiting.values(), f"no result within {self.timeout} s")
                 break
             for pipe in ready:
                 rank = waiting.pop(pipe)  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ def _serve(pipe: Connection, rank: int, world: int, rendezvous: Path, timeout: f
             return
         try:
             answer = ("", function(*arguments))
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - it is raised again by who asked
             answer = (traceback.format_exc(), None)
         # As bytes: a queue of torch's would hand over shared memory of a process that may be about to end.
         pipe.send_bytes(pickle.dumps(answer))

@@ -1,4 +1,4 @@
-"""Each collective moves what it says, and its backward is its adjoint: <f(x), y> = <x, f'(y)>, summed over the ranks."""
+"""Each collective moves what it says; its backward is its adjoint: <f(x), y> = <x, f'(y)>, summed over the ranks."""
 
 from itertools import accumulate
 

@@ -3,8 +3,8 @@
 The plain model runs on one process, one sample at a time, with its own eager attention, its own vision path and, where
 they are right, its own positions. Ours runs unpatched on 1, 2, 3, 4 and 8 gloo ranks, in float32, under FSDP2.
 
-The default run takes every number of ranks in every layout for every family, and goes through all pairs of values of the
-other switches. All of their products, with more random inputs each:
+The default run takes every number of ranks in every layout for every family, and meets all pairs of values of the other
+switches. All of their products, with more random inputs each:
 
     PARITY_EXAMPLES=10 python -m pytest tests/trainer_plugin/test_parity.py
 """
@@ -141,9 +141,15 @@ def expected(family, drafts, heads, frozen):
     indirect=["ranks"],
 )
 def test_loss_and_gradients_are_those_of_the_plain_model(ranks, choice):
-    _, layout, heads = choice["place"]
+    world, layout, heads = choice["place"]
 
-    @settings(max_examples=max(2, EXAMPLES), deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    # The first is always the simplest: fewer tokens than ranks. Eight ranks on two cores have no time for more.
+    @settings(
+        max_examples=EXAMPLES or (1 if world == 8 else 2),
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(steps, st.sampled_from([24, 16_384]))
     @example(RICH, 24)
     def check(drafts, vision_patches):

@@ -30,6 +30,7 @@ class _QwenVL(Family):
         self.merge = vision.spatial_merge_size
         self.temporal_patch = vision.temporal_patch_size
         self.levels = 1 + len(getattr(vision, "deepstack_visual_indexes", ()))
+        self.vocab_size = config.get_text_config().vocab_size
         self.video_token_id = config.video_token_id
         self.vision_start_id = config.vision_start_token_id
         self.vision_end_id = config.vision_end_token_id
