@@ -188,11 +188,11 @@ class Result:
     """The log-probability of each token's successor, sample after sample; 0 where none is learned."""
     gradients: dict[str, Tensor]
 
-    def differences(self, other: Result) -> dict[str, float]:
+    def differences(self, other: Result, floor: float) -> dict[str, float]:
         """Of everything by name: the largest difference relative to the other's largest entry.
 
-        A gradient that cancels to nothing, like that of a query with one key, is rounding noise of its summands: no
-        tensor's entries count as smaller than a thousandth of the step's largest.
+        A gradient that cancels to nothing, like that of a query with one key, is the rounding noise of its summands:
+        no tensor's largest entry counts as less than the share `floor` of the step's largest gradient.
         """
         zero = torch.zeros(1)
         names = self.gradients.keys() | other.gradients.keys()
@@ -201,7 +201,7 @@ class Result:
         pairs |= {"(log-probabilities)": (self.scores, other.scores)}
         largest = max(float(gradient.abs().max()) for gradient in other.gradients.values())
         return {
-            name: float((found - expected).abs().max() / max(float(expected.abs().max()), largest / 1000))
+            name: float((found - expected).abs().max() / max(float(expected.abs().max()), floor * largest))
             for name, (found, expected) in pairs.items()
         }
 

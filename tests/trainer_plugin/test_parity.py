@@ -14,7 +14,7 @@ from functools import cache
 from itertools import combinations, product
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from tests.trainer_plugin.parity import (
@@ -85,6 +85,11 @@ def pairs(choice: Choice) -> set[object]:
     return set(combinations(choice.items(), 2))
 
 
+def _name(choice: Choice) -> str:
+    (world, layout, _), *rest = choice.values()
+    return "-".join(map(str, [world, f"{layout.ulysses}x{layout.ring}", *rest]))
+
+
 def _news(fresh: set[object]) -> int:
     """A place is tried as often as there are families, so what it has not met yet weighs more."""
     return sum(2 if "place" in dict(pair) else 1 for pair in fresh)
@@ -137,7 +142,7 @@ def expected(family, drafts, heads, frozen):
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("ranks", "choice"),
-    [pytest.param(choice["place"][0], choice, id="-".join(map(str, choice.values()))) for choice in choices()],
+    [pytest.param(choice["place"][0], choice, id=_name(choice)) for choice in choices()],
     indirect=["ranks"],
 )
 def test_loss_and_gradients_are_those_of_the_plain_model(ranks, choice):
@@ -148,6 +153,7 @@ def test_loss_and_gradients_are_those_of_the_plain_model(ranks, choice):
         max_examples=EXAMPLES or (1 if world == 8 else 2),
         deadline=None,
         database=None,
+        phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(steps, st.sampled_from([24, 16_384]))
@@ -173,7 +179,7 @@ def test_loss_and_gradients_are_those_of_the_plain_model(ranks, choice):
         plain = expected(case.family, case.drafts, heads, case.frozen)
         assert int((found.scores < 0).sum()) == count_learned(make_samples(tiny_family(case.family), drafts))
         assert found.gradients.keys() - plain.gradients.keys() == set()
-        differences = found.differences(plain)
+        differences = found.differences(plain, floor=1e-4 if drafts is RICH else 1e-2)
         assert {name: error for name, error in differences.items() if not error <= TOLERANCE} == {}
 
     check()
