@@ -13,6 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+# The older name, of torch before 2.13, is deprecated there.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 def exchange(rows: Tensor, send: Sequence[int], receive: Sequence[int], group: ProcessGroup | None) -> Tensor:
     """All-to-all of rows.
@@ -84,7 +87,7 @@ class _Gather(torch.autograd.Function):
         padded = rows.new_zeros((most, *rows.shape[1:]))
         padded[: len(rows)] = rows
         everything = rows.new_empty((len(sizes) * most, *rows.shape[1:]))
-        dist.all_gather_into_tensor(everything, padded, group=group)
+        _all_gather(everything, padded, group=group)
         if sizes.count(most) == len(sizes):
             return everything
         return torch.cat([everything[rank * most : rank * most + size] for rank, size in enumerate(sizes)])

@@ -13,6 +13,9 @@ from transformers import PretrainedConfig
 
 from trainer_plugin.plan import Layout, choose_layout
 
+TIMEOUT = timedelta(minutes=10)
+"""How long a collective waits for the other ranks."""
+
 
 @dataclass(frozen=True)
 class Parallel:
@@ -54,10 +57,11 @@ class Parallel:
         return self.rank // self.sp
 
 
-def start(timeout: timedelta = timedelta(minutes=10)) -> torch.device:
+def start(timeout: timedelta = TIMEOUT) -> torch.device:
     """Join the process group that torchrun describes, or make one of this process alone. Returns this rank's device.
 
-    Collectives that wait longer than `timeout` fail on every rank: a dead rank is an error within that time, not a hang.
+    Collectives of all ranks together that wait longer than `timeout` fail on every rank: a rank that hangs is an error
+    within that time. One that dies is an error at once on the ranks that talk to it.
     """
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
@@ -72,18 +76,26 @@ def start(timeout: timedelta = timedelta(minutes=10)) -> torch.device:
     return device
 
 
-def parallelize(sp: int, text_config: PretrainedConfig, device: torch.device, layout: Layout | None = None) -> Parallel:
+def parallelize(
+    sp: int,
+    text_config: PretrainedConfig,
+    device: torch.device,
+    layout: Layout | None = None,
+    timeout: timedelta = TIMEOUT,
+) -> Parallel:
     """Form the groups of `sp` ranks each.
 
     Args:
         sp: ranks that share a row.
         layout: forced; None chooses from head counts and hosts.
+        timeout: what `start` was given, for the collectives of these groups. (A device mesh would give its groups
+            PyTorch's own, 30 minutes for gloo.)
 
     Raises:
         ValueError: `sp` does not divide the number of processes, or the layout does not fit.
     """
     world = dist.get_world_size()
-    if world % sp:
+    if sp < 1 or world % sp:
         raise ValueError(f"sequence-parallel size {sp} does not divide {world} processes; start a multiple of {sp}")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     heads, kv_heads = text_config.num_attention_heads, text_config.num_key_value_heads
@@ -91,18 +103,25 @@ def parallelize(sp: int, text_config: PretrainedConfig, device: torch.device, la
     if layout is None:
         layout, reason = choose_layout(sp, heads, kv_heads, local)
     _check(layout, sp, heads, kv_heads)
-    shape = (world // sp, layout.ring, layout.ulysses)
-    parts = init_device_mesh(device.type, shape, mesh_dim_names=("dp", "ring", "ulysses"))
-    groups = init_device_mesh(device.type, (world // sp, sp), mesh_dim_names=("dp", "sp"))
+    places = torch.arange(world).view(-1, layout.ring, layout.ulysses)
+    sp_group = _group(places.flatten(1), timeout)
     return Parallel(
         layout=layout,
         device=device,
         mesh=init_device_mesh(device.type, (world,), mesh_dim_names=("world",)),
-        sp_group=groups.get_group("sp") if sp > 1 else None,
-        ulysses_group=parts.get_group("ulysses") if layout.ulysses > 1 else None,
-        ring_group=parts.get_group("ring") if layout.ring > 1 else None,
+        sp_group=sp_group,
+        ulysses_group=sp_group if layout.ulysses == sp else _group(places.flatten(0, 1), timeout),
+        ring_group=sp_group if layout.ring == sp else _group(places.mT.flatten(0, 1), timeout),
         reason=reason,
     )
+
+
+def _group(ranks: torch.Tensor, timeout: timedelta) -> ProcessGroup | None:
+    """This process's group among those whose ranks are the rows; None when each is alone."""
+    if ranks.shape[1] == 1:
+        return None
+    group, _ = dist.new_subgroups_by_enumeration(ranks.tolist(), timeout=timeout)
+    return group
 
 
 def _check(layout: Layout, sp: int, heads: int, kv_heads: int) -> None:

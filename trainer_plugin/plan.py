@@ -1,8 +1,9 @@
 """Who does what for one row: which rank owns which tokens, encodes which frames and sends which features to whom.
 
 Pure index arithmetic on the CPU, the same on every rank, computed once per row: no collectives, no globals, no device.
-Guarantees: every token is owned once and every temporal patch encoded once; shares of cost differ by at most what one
-token, or one temporal patch, costs; targets are shifted before anything is cut; attention never crosses samples.
+Guarantees: every token is owned once and every temporal patch encoded once; a rank's share of the cost is off the mean
+by at most what two tokens, or one temporal patch, cost; targets are shifted before anything is cut; attention never
+crosses samples.
 
 Names: a *row* is one packed micro-batch of several *segments* (samples). The P ranks of a sequence-parallel group are
 `ulysses x ring`: the row is cut into `ring` parts of equal cost, each in two pieces, one from either half (zigzag), so
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class Layout:
-    """How the ranks of one sequence-parallel group divide attention. Rank r is number r % ulysses of part r // ulysses."""
+    """How the ranks of a sequence-parallel group divide attention. Rank r is number r % ulysses of part r // ulysses."""
 
     ulysses: int = 1
     ring: int = 1
@@ -134,7 +136,13 @@ class SequencePlan:
     """The plan of one row. Deterministic: every rank of the group computes the same."""
 
     def __init__(self, examples: Sequence[Example], family: Family, layout: Layout, costs: Costs) -> None:
-        """Raises ValueError: an example's tensors disagree in length, or its video tokens with its grids."""
+        """
+        Raises:
+            ValueError: there is no example, or one whose tensors disagree in length, whose video tokens disagree with
+                its grids, or whose ids or labels are outside the vocabulary.
+        """
+        if not examples:
+            raise ValueError("a row of no samples: a rank with nothing to train on takes one without labels")
         for example in examples:
             _check(example, family)
         self.layout = layout
@@ -208,7 +216,7 @@ class SequencePlan:
             order = (owner == rank).nonzero()[:, 0]
         return RankShare(
             input_ids=_cut(self.input_ids, pieces),
-            positions=torch.cat([self.positions[:, start:end] for start, end in pieces], dim=1),
+            positions=_cut(self.positions, pieces),
             visual=_cut(self.visual, pieces),
             supervised=supervised,
             targets=targets[supervised],
@@ -277,7 +285,7 @@ def balanced_cuts(costs: Tensor, parts: int) -> list[Range]:
     # The item over which a cut falls belongs to the side where the larger part of it lies.
     inner = torch.searchsorted(sums - costs.double() / 2, wanted) if len(sums) else torch.zeros(parts - 1)
     bounds = [0, *(int(cut) for cut in inner), len(sums)]
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(pairwise(bounds))
 
 
 def _counts(ranks: Tensor, size: int) -> tuple[int, ...]:
@@ -291,12 +299,23 @@ def _check(example: Example, family: Family) -> None:
         if tuple(getattr(example, name).shape) != shape:
             found = tuple(getattr(example, name).shape)
             raise ValueError(f"sample {example.key}: {name} has shape {found}, its {length} tokens need {shape}")
+    _check_ids(example.key, "input_ids", example.input_ids, family)
+    _check_ids(example.key, "labels", example.labels[example.labels != IGNORED], family)
     if not example.videos:
         return
     wanted = sum(video.grid.t * family.tokens_per_temporal_patch(video.grid) for video in example.videos)
     if (found := int((example.input_ids == family.video_token_id).sum())) != wanted:
         grids = [video.grid for video in example.videos]
         raise ValueError(f"sample {example.key}: {found} video tokens, but its grids {grids} make {wanted}")
+
+
+def _check_ids(key: str, name: str, ids: Tensor, family: Family) -> None:
+    """On a GPU a wrong one would end the process with an assertion of the device that names nothing."""
+    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= family.vocab_size):
+        raise ValueError(
+            f"sample {key}: {name} go from {int(ids.min())} to {int(ids.max())}, outside [0, {family.vocab_size}); "
+            f"was it tokenized for another model?"
+        )
 
 
 def _shifted(labels: Tensor) -> Tensor:
@@ -307,7 +326,7 @@ def _ranges(lengths: Iterable[int]) -> list[Range]:
     bounds = [0]
     for length in lengths:
         bounds.append(bounds[-1] + length)
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(pairwise(bounds))
 
 
 def _length(pieces: Iterable[Range]) -> int:
@@ -330,4 +349,5 @@ def _within(pieces: tuple[Range, ...], share: Range) -> tuple[Range, ...]:
 
 
 def _cut(tensor: Tensor, pieces: Iterable[Range]) -> Tensor:
-    return torch.cat([tensor[:0], *[tensor[start:end] for start, end in pieces]])
+    """Of the last axis; there may be no piece."""
+    return torch.cat([tensor[..., :0], *[tensor[..., start:end] for start, end in pieces]], dim=-1)

@@ -1,45 +1,64 @@
-"""Real model classes in tiny, samples for them, what Hugging Face's own code makes of these, and ranks to compare with."""
+"""Real model classes in tiny, samples for them, what Hugging Face's own code makes of these, and what our ranks do."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import pickle
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cache
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+import transformers as hf
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from trainer_plugin.examples import IGNORED, Example, Grid, VideoClip, VideoSource
+from trainer_plugin.batches import without_labels
+from trainer_plugin.examples import IGNORED, Example, Row, VideoClip, VideoSource
 from trainer_plugin.families import family_of
+from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RowShare, RunOptions, shard_parameters
-from trainer_plugin.parallel import parallelize, start
-from trainer_plugin.plan import Costs, Layout, SequencePlan
+from trainer_plugin.parallel import Parallel, parallelize
+from trainer_plugin.plan import Costs, Layout, RankShare, SequencePlan
 
 VIDEO_ID, START_ID, END_ID = 191, 192, 193
 TEXT_IDS = 150
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "smolvlm")
+HEADS = (4, 2)
+"""Query and key heads."""
+OPTIONS = RunOptions(vision_patches=24)
 
 
-def tiny_model(name: str) -> PreTrainedModel:
-    """Random weights, the same in every process; 4 query and 2 kv heads, 3 layers, float32."""
-    import transformers as hf
+MODELS: dict[str, type[PreTrainedModel]] = {
+    "qwen2_5_vl": hf.Qwen2_5_VLForConditionalGeneration,
+    "qwen3_vl": hf.Qwen3VLForConditionalGeneration,
+    "smolvlm": hf.SmolVLMForConditionalGeneration,
+}
 
+
+def tiny_model(name: str, heads: tuple[int, int] = HEADS) -> PreTrainedModel:
+    """Random weights, the same in every process; float32."""
+    torch.manual_seed(1)
+    return MODELS[name](tiny_config(name, heads)).float()
+
+
+def tiny_family(name: str) -> Family:
+    """The family alone."""
+    return family_of(tiny_config(name))
+
+
+def tiny_config(name: str, heads: tuple[int, int] = HEADS) -> PretrainedConfig:
+    """2 layers, heads of 16, 200 tokens."""
     text = {
-        "hidden_size": 64,
+        "hidden_size": 16 * heads[0],
         "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads[0],
+        "num_key_value_heads": heads[1],
         "vocab_size": 200,
         "max_position_embeddings": 512,
+        "bos_token_id": None,
+        "eos_token_id": None,
     }
     special = {
         "image_token_id": 190,
@@ -47,36 +66,60 @@ def tiny_model(name: str) -> PreTrainedModel:
         "vision_start_token_id": START_ID,
         "vision_end_token_id": END_ID,
     }
-    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64}
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 16 * heads[0]}
     rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
-    torch.manual_seed(1)
     if name == "qwen2_5_vl":
         vision |= {"fullatt_block_indexes": [1], "window_size": 56, "tokens_per_second": 2, "patch_size": 14}
-        config = hf.Qwen2_5_VLConfig(text_config={**text, "rope_parameters": rope}, vision_config=vision, **special)
-        return hf.Qwen2_5_VLForConditionalGeneration(config).float()
+        return hf.Qwen2_5_VLConfig(text_config={**text, "rope_parameters": rope}, vision_config=vision, **special)
     if name == "qwen3_vl":
         vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64, "patch_size": 16}
         rope["mrope_interleaved"] = True
-        config = hf.Qwen3VLConfig(
-            text_config={**text, "head_dim": 16, "rope_parameters": rope}, vision_config=vision, **special
-        )
-        return hf.Qwen3VLForConditionalGeneration(config).float()
+        text |= {"head_dim": 16, "rope_parameters": rope}
+        return hf.Qwen3VLConfig(text_config=text, vision_config=vision, **special)
     siglip = {
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "image_size": 32,
-        "patch_size": 8,
+        "patch_size": 4,
     }
-    config = hf.SmolVLMConfig(
+    return hf.SmolVLMConfig(
         text_config={"model_type": "llama", "pad_token_id": 0, **text},
         vision_config=siglip,
         image_token_id=VIDEO_ID,
-        scale_factor=2,
+        scale_factor=4,
         pad_token_id=0,
     )
-    return hf.SmolVLMForConditionalGeneration(config).float()
+
+
+# --- samples
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video of random pixels."""
+
+    patches: int
+    """Temporal."""
+    rows: int = 2
+    columns: int = 3
+    """Tokens of a temporal patch. SmolVLM has its own: 2 x 2."""
+    step_us: int = 500_000
+    """From frame to frame."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A sample to make."""
+
+    pieces: tuple[int | Clip, ...]
+    """Numbers of words, and clips, in their order."""
+    learned: float = 0.4
+    """The share of the tokens other than placeholders that have a label: random ones."""
+    seed: int = 0
+    touched: bool = False
+    """Whether one pixel of the last frame is another."""
 
 
 @dataclass(frozen=True)
@@ -88,159 +131,242 @@ class Sample:
     """uint8 [n, height, width, 3] of each video."""
 
 
-def make_samples(name: str, lengths: Sequence[tuple[int, int, int]], seed: int = 0) -> list[Sample]:
-    """For each (temporal patches, words before, words after) a sample; 0 temporal patches: text only."""
-    model_config = tiny_model(name).config
-    family = family_of(model_config)
-    random = torch.Generator().manual_seed(seed)
-    samples = []
-    for number, (patches, before, after) in enumerate(lengths):
-        words = torch.randint(0, TEXT_IDS, (before + after,), generator=random).tolist()
-        ids, clips, frames = words[:before], [], []
-        if patches:
-            count = patches * family.temporal_patch
-            size = (56, 84) if name != "smolvlm" else (32, 32)
-            size = (64, 96) if name == "qwen3_vl" else size
-            times = tuple(range(0, count * 500_000, 500_000))
-            grid = family.grid(*size, count)
-            frames.append(torch.randint(0, 256, (count, *size, 3), dtype=torch.uint8, generator=random))
-            clips.append(VideoClip(VideoSource(f"v{number}", ""), times, size, grid))
-            ids = ids + family.video_ids(_Words(), grid, times)
-        learned_from = len(ids)
-        ids = torch.tensor(ids + words[before:])
-        labels = torch.where(torch.arange(len(ids)) >= learned_from, ids, IGNORED)
-        positions = family.positions(ids, [(clip.grid, clip.frame_times_us) for clip in clips])
-        samples.append(Sample(Example(f"s{number}", ids, labels, positions, tuple(clips)), tuple(frames)))
-    return samples
-
-
-class _Words:
+class Words:
     """A tokenizer of the tests' alphabet: one token per character."""
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         return [ord(character) % TEXT_IDS for character in text]
 
 
-def reference_gradients(model: PreTrainedModel, samples: Sequence[Sample]) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradients of the plain model: one sample at a time, eager attention, none of our code but the layout."""
-    model.set_attn_implementation("eager")
-    family = family_of(model.config)
-    total = sum(int((sample.example.labels[1:] != IGNORED).sum()) for sample in samples)
-    loss = torch.zeros(())
-    for sample in samples:
-        example = sample.example
-        pixels: dict[str, Any] = {}
-        if sample.frames:
-            patches = torch.cat([family.patches(frames) for frames in sample.frames])
-            if family.rope_rows == 1:
-                pixels = {"pixel_values": patches[None]}
-            else:
-                grids = [[clip.grid.t, clip.grid.h, clip.grid.w] for clip in example.videos]
-                pixels = {"pixel_values_videos": patches.flatten(0, 1), "video_grid_thw": torch.tensor(grids)}
-        positions = example.positions if family.rope_rows == 1 else example.positions[:, None]
-        logits = model(input_ids=example.input_ids[None], position_ids=positions, use_cache=False, **pixels).logits[0]
-        loss = loss + F.cross_entropy(logits[:-1], example.labels[1:], ignore_index=IGNORED, reduction="sum") / total
-    loss.backward()
-    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+def make_samples(family: Family, drafts: Sequence[Draft]) -> list[Sample]:
+    """The samples, the same in every process."""
+    return [_make_sample(family, draft, f"s{number}") for number, draft in enumerate(drafts)]
+
+
+def _make_sample(family: Family, draft: Draft, key: str) -> Sample:
+    random = torch.Generator().manual_seed(draft.seed)
+    ids: list[int] = []
+    clips: list[VideoClip] = []
+    videos: list[Tensor] = []
+    for piece in draft.pieces:
+        if isinstance(piece, int):
+            ids += torch.randint(0, TEXT_IDS, (piece,), generator=random).tolist()
+            continue
+        count, size = piece.patches * family.temporal_patch, _size(family, piece)
+        times = tuple(number * piece.step_us for number in range(count))
+        grid = family.grid(*size, count)
+        videos.append(torch.randint(0, 256, (count, *size, 3), dtype=torch.uint8, generator=random))
+        clips.append(VideoClip(VideoSource(f"{key}-{len(clips)}", ""), times, size, grid))
+        ids += family.video_ids(Words(), grid, times)
+    if draft.touched:
+        videos[-1][-1, 0, 0, 0] ^= 128
+    tokens = torch.tensor(ids)
+    learned = (torch.rand(len(ids), generator=random) < draft.learned) & (tokens != VIDEO_ID)
+    positions = family.positions(tokens, [(clip.grid, clip.frame_times_us) for clip in clips])
+    return Sample(Example(key, tokens, torch.where(learned, tokens, IGNORED), positions, tuple(clips)), tuple(videos))
+
+
+def _size(family: Family, clip: Clip) -> tuple[int, int]:
+    factor = getattr(family, "factor", None)
+    return (32, 32) if factor is None else (clip.rows * factor, clip.columns * factor)
+
+
+def count_learned(samples: Iterable[Sample]) -> int:
+    """Tokens with something to learn: nothing predicts a sample's first."""
+    return sum(int((sample.example.labels[1:] != IGNORED).sum()) for sample in samples)
+
+
+# --- what both sides give
 
 
 @dataclass(frozen=True)
-class Case:
-    """One comparison."""
+class Result:
+    """Of one optimizer step."""
 
-    family: str
-    lengths: tuple[tuple[int, int, int], ...]
-    layout: Layout
-    rows: int = 1
-    """Samples are dealt out over so many rows (packed micro-batches) for each data-parallel rank, one after the other."""
-    frozen: bool = False
-    options: RunOptions = RunOptions(vision_patches=24)
-    replicated: bool = False
+    loss: float
+    scores: Tensor
+    """The log-probability of each token's successor, sample after sample; 0 where none is learned."""
+    gradients: dict[str, Tensor]
+
+    def differences(self, other: Result, floor: float) -> dict[str, float]:
+        """Of everything by name: the largest difference relative to the other's largest entry.
+
+        A gradient that cancels to nothing, like that of a query with one key, is the rounding noise of its summands:
+        no tensor's largest entry counts as less than the share `floor` of the step's largest gradient.
+        """
+        zero = torch.zeros(1)
+        names = self.gradients.keys() | other.gradients.keys()
+        pairs = {name: (self.gradients.get(name, zero), other.gradients.get(name, zero)) for name in names}
+        pairs |= {"(loss)": (torch.tensor([self.loss]), torch.tensor([other.loss]))}
+        pairs |= {"(log-probabilities)": (self.scores, other.scores)}
+        largest = max(float(gradient.abs().max()) for gradient in other.gradients.values())
+        return {
+            name: float((found - expected).abs().max() / max(float(expected.abs().max()), floor * largest))
+            for name, (found, expected) in pairs.items()
+        }
 
 
 def freeze_tower(model: PreTrainedModel) -> None:
     family_of(model.config).vision_tower(model).requires_grad_(False)
 
 
-def sharded_gradients(case: Case) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradients as the ranks of a running process group compute them together; whole on every rank."""
-    inner = tiny_model(case.family)
-    if case.frozen:
-        freeze_tower(inner)
-    parallel = parallelize(case.layout.size, inner.config.get_text_config(), torch.device("cpu"), case.layout)
-    model = shard_parameters(LongVideoModel(inner, parallel, case.options), compute=None).train()
-    samples = make_samples(case.family, case.lengths)
-    total = sum(int((sample.example.labels[1:] != IGNORED).sum()) for sample in samples)
-    costs = Costs.of(inner.config.get_text_config())
-    loss = torch.zeros(())
-    for row in range(case.rows):
-        mine = samples[row * parallel.dp + parallel.dp_rank :: case.rows * parallel.dp]
-        plan = SequencePlan([sample.example for sample in mine], model.family, parallel.layout, costs)
-        share = plan.share(parallel.sp_rank, case.replicated)
-        videos = [frames for sample in mine for frames in sample.frames]
-        step = model.family.temporal_patch
-        pixels = tuple(videos[part.video][part.first * step : part.end * step] for part in share.frames)
-        log_probs, _ = model(RowShare(share, pixels))
-        part = -log_probs.sum() / total
-        part.backward()
-        loss += part.detach()
-    dist.all_reduce(loss)
-    gradients = {
-        name.removeprefix("model."): p.grad.full_tensor() for name, p in model.named_parameters() if p.grad is not None
+# --- Hugging Face's side: nothing of ours but the layout of tokens
+
+
+def reference(name: str, drafts: Sequence[Draft], heads: tuple[int, int] = HEADS, frozen: bool = False) -> Result:
+    """The plain model on one process: one sample at a time, eager attention, its own positions where they are right."""
+    model = tiny_model(name, heads)
+    if frozen:
+        freeze_tower(model)
+    return reference_of(model, make_samples(family_of(model.config), drafts))
+
+
+def reference_of(model: PreTrainedModel, samples: Sequence[Sample]) -> Result:
+    """The same for a model and samples."""
+    model.set_attn_implementation("eager")
+    scores = []
+    for sample in samples:
+        inputs = _plain_inputs(model, sample)
+        logits = model(input_ids=sample.example.input_ids[None], use_cache=False, **inputs).logits[0]
+        labels = F.pad(sample.example.labels[1:], (0, 1), value=IGNORED)
+        scores.append(-F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none"))
+    loss = -torch.cat(scores).sum() / count_learned(samples)
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return Result(loss.item(), torch.cat(scores).detach(), gradients)
+
+
+def _plain_inputs(model: PreTrainedModel, sample: Sample) -> dict[str, Tensor]:
+    vision = model.config.vision_config
+    if not sample.frames:
+        return {}
+    if model.config.model_type == "smolvlm":
+        pixels = torch.cat(sample.frames).permute(0, 3, 1, 2) / 255
+        return {"pixel_values": ((pixels - 0.5) / 0.5)[None]}
+    family = family_of(model.config)
+    values = [_plain_patches(frames, vision.patch_size, family.mean, family.std) for frames in sample.frames]
+    clips = sample.example.videos
+    seconds = torch.tensor([2 * (clip.frame_times_us[1] - clip.frame_times_us[0]) / 1e6 for clip in clips])
+    inputs = {
+        "pixel_values_videos": torch.cat(values),
+        "video_grid_thw": torch.tensor([[clip.grid.t, clip.grid.h, clip.grid.w] for clip in clips]),
     }
-    return loss.item(), gradients
+    if not positions_are_right(model, sample.example):
+        return {**inputs, "position_ids": sample.example.positions[:, None]}
+    if model.config.model_type == "qwen2_5_vl":
+        inputs["second_per_grid_ts"] = seconds
+    return {**inputs, "mm_token_type_ids": 2 * (sample.example.input_ids == VIDEO_ID).int()[None]}
 
 
-def run_ranks(world: int, function: Callable[..., Any], *arguments: Any, folder: Path, timeout: float = 240) -> Any:
-    """`function(*arguments)` on `world` gloo processes at once; rank 0's result, or the first error."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.trainer_plugin.parity"])
-    results = context.SimpleQueue()
-    rendezvous = folder / f"rendezvous-{os.urandom(4).hex()}"
-    ranks = [
-        context.Process(target=_rank, args=(results, rank, world, rendezvous, function, arguments), daemon=True)
-        for rank in range(world)
+def positions_are_right(model: PreTrainedModel, example: Example) -> bool:
+    """Whether transformers' own positions are Qwen's: since 5.3 they go wrong after a video longer than it is wide."""
+    if model.config.model_type == "qwen3_vl":
+        return True
+    return all(
+        (clip.grid.t - 1) * 2 * 2 * clip.frame_times_us[1] / 1e6 < max(clip.grid.h, clip.grid.w) // 2
+        for clip in example.videos
+    )
+
+
+def _plain_patches(frames: Tensor, patch: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The rows of `pixel_values_videos`, one by one, as Qwen2-VL's paper and processor describe them."""
+    pixels = (frames / 255 - torch.tensor(mean)) / torch.tensor(std)
+    count, height, width, _ = pixels.shape
+    rows = [
+        pixels[t : t + 2, y : y + patch, x : x + patch].permute(3, 0, 1, 2).flatten()
+        for t in range(0, count, 2)
+        for block_y in range(0, height, 2 * patch)
+        for block_x in range(0, width, 2 * patch)
+        for y in (block_y, block_y + patch)
+        for x in (block_x, block_x + patch)
     ]
-    for process in ranks:
-        process.start()
-    try:
-        found: dict[int, Any] = {}
-        while len(found) < world:
-            if not results._reader.poll(timeout):  # type: ignore[attr-defined]
-                raise TimeoutError(f"ranks {sorted(set(range(world)) - set(found))} of {world} gave no result")
-            rank, error, value = results.get()
-            if error:
-                raise AssertionError(f"rank {rank} of {world}:\n{error}")
-            found[rank] = value
-        return pickle.loads(found[0])
-    finally:
-        for process in ranks:
-            process.join(5)
-            process.kill()
+    return torch.stack(rows)
 
 
-def _rank(results: Any, rank: int, world: int, rendezvous: Path, function: Any, arguments: Any) -> None:
-    torch.set_num_threads(1)
-    os.environ.pop("RANK", None)
-    try:
-        store = dist.FileStore(str(rendezvous), world)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
-        start()
-        value = function(*arguments)
-        # As bytes: torch would hand over shared memory of a process that is about to end.
-        results.put((rank, "", pickle.dumps(value) if rank == 0 else b""))
-        dist.barrier()
-    except BaseException:
-        results.put((rank, traceback.format_exc(), b""))
-        raise
+# --- our side
 
 
-def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
-    """The largest difference of a gradient, relative to that gradient's largest entry, and whose it is."""
-    worst, name = 0.0, ""
-    for key, gradient in expected.items():
-        other = found.get(key, torch.zeros_like(gradient))
-        error = float((other - gradient).abs().max() / gradient.abs().max().clamp_min(1e-6))
-        if not error <= worst:
-            worst, name = error, key
-    return worst, name
+@dataclass(frozen=True)
+class Case:
+    """One optimizer step of the ranks of a process group."""
+
+    family: str
+    drafts: tuple[Draft, ...]
+    layout: Layout
+    heads: tuple[int, int] = HEADS
+    rows: int = 1
+    """Samples are dealt out over so many packed rows for each data-parallel rank, one row after the other."""
+    frozen: bool = False
+    options: RunOptions = OPTIONS
+    replicated: bool = False
+
+
+def sharded(case: Case) -> Result:
+    """What the ranks of this process' group compute together; gradients on rank 0 only."""
+    model = _sharded_model(case.family, case.heads, case.layout, case.frozen, case.options)
+    samples = make_samples(model.family, case.drafts)
+    total = count_learned(samples)
+    lengths = [len(sample.example.input_ids) for sample in samples]
+    scores = list(torch.zeros(sum(lengths)).split(lengths))
+    model.zero_grad()
+    dp, dp_rank = model.parallel.dp, model.parallel.dp_rank
+    for number in range(case.rows):
+        mine = range(number * dp + dp_rank, len(samples), case.rows * dp)
+        row, targets = [samples[index] for index in mine], [scores[index] for index in mine]
+        # As the data side does it, who has nothing left repeats something without learning from it.
+        row = row or [_unlabelled(samples[0])]
+        plan = plan_of(model, row)
+        share = plan.share(model.parallel.sp_rank, case.replicated)
+        log_probs, _ = model(RowShare(share, share_pixels(model.family, share, row)))
+        (-log_probs.sum() / total).backward()
+        _scatter_scores(plan, model.parallel.sp_rank, share, log_probs.detach(), targets)
+    found = torch.cat(scores)
+    dist.all_reduce(found)
+    gradients = {name: p.grad.full_tensor() for name, p in model.model.named_parameters() if p.grad is not None}
+    return Result(-found.sum().item() / total, found, gradients if dist.get_rank() == 0 else {})
+
+
+@cache
+def _sharded_model(
+    name: str, heads: tuple[int, int], layout: Layout, frozen: bool, options: RunOptions
+) -> LongVideoModel:
+    inner = tiny_model(name, heads)
+    if frozen:
+        freeze_tower(inner)
+    return shard_parameters(LongVideoModel(inner, groups(layout, heads), options), compute=None).train()
+
+
+@cache
+def groups(layout: Layout, heads: tuple[int, int] = HEADS) -> Parallel:
+    """This rank's place, made once: making groups is a collective, and slow."""
+    config = tiny_config("qwen2_5_vl", heads).get_text_config()
+    return parallelize(layout.size, config, torch.device("cpu"), layout)
+
+
+def plan_of(model: LongVideoModel, row: Sequence[Sample]) -> SequencePlan:
+    """The plan of one row of samples."""
+    costs = Costs.of(model.model.config.get_text_config())
+    return SequencePlan([sample.example for sample in row], model.family, model.parallel.layout, costs)
+
+
+def share_pixels(family: Family, share: RankShare, row: Sequence[Sample]) -> tuple[Tensor, ...]:
+    """The frames that one rank encodes."""
+    videos = [frames for sample in row for frames in sample.frames]
+    step = family.temporal_patch
+    return tuple(videos[part.video][part.first * step : part.end * step] for part in share.frames)
+
+
+def _unlabelled(sample: Sample) -> Sample:
+    [example] = without_labels(Row((sample.example,), 0)).examples
+    return Sample(example, sample.frames)
+
+
+def _scatter_scores(
+    plan: SequencePlan, rank: int, share: RankShare, log_probs: Tensor, targets: Sequence[Tensor]
+) -> None:
+    """Put this rank's log-probabilities where their tokens are, sample by sample."""
+    row = torch.zeros(len(plan))
+    owned = torch.cat([torch.arange(start, end) for start, end in plan.shards[rank]] or [torch.arange(0)])
+    row[owned[share.supervised]] = log_probs
+    for (start, end), target in zip(plan.segments, targets, strict=False):
+        target += row[start:end]

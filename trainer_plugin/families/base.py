@@ -47,6 +47,8 @@ class Family(ABC):
     """Rows of the position tensor: 1, or 3 for mRoPE (time, height, width)."""
     levels: int
     """1 + deepstack levels of the vision tower."""
+    vocab_size: int
+    """Rows of the decoder's embedding."""
     video_token_id: int
     """The token whose embedding is replaced by a feature."""
 

@@ -30,6 +30,7 @@ class _QwenVL(Family):
         self.merge = vision.spatial_merge_size
         self.temporal_patch = vision.temporal_patch_size
         self.levels = 1 + len(getattr(vision, "deepstack_visual_indexes", ()))
+        self.vocab_size = config.get_text_config().vocab_size
         self.video_token_id = config.video_token_id
         self.vision_start_id = config.vision_start_token_id
         self.vision_end_id = config.vision_end_token_id
@@ -111,14 +112,16 @@ class Qwen25VL(_QwenVL):
         most = (
             self.max_frame_tokens if max_tokens is None else min(self.max_frame_tokens, max_tokens // temporal_patches)
         )
-        pixels = self.factor**2
-        return per_frame_size(
-            height,
-            width,
-            factor=self.factor,
-            min_pixels=min(self.min_frame_tokens, max(1, most)) * pixels,
-            max_pixels=max(1, most) * pixels,
-        )
+        most = max(1, most)
+        rows, columns = self._frame_size(height, width, min(self.min_frame_tokens, most), most)
+        # Sides that are enlarged are rounded up, which may be beyond the budget.
+        beyond = rows * columns > most * self.factor**2
+        return self._frame_size(height, width, 1, most) if beyond else (rows, columns)
+
+    def _frame_size(self, height: int, width: int, least: int, most: int) -> tuple[int, int]:
+        """With so many tokens in a frame."""
+        area = self.factor**2
+        return per_frame_size(height, width, factor=self.factor, min_pixels=least * area, max_pixels=most * area)
 
     def video_ids(self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int]) -> list[int]:
         return [self.vision_start_id, *[self.video_token_id] * self._tokens(grid), self.vision_end_id]

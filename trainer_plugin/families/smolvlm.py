@@ -28,6 +28,7 @@ class SmolVLM(Family):
         self.side = config.vision_config.image_size
         self.patch = config.vision_config.patch_size
         self.scale = config.scale_factor
+        self.vocab_size = config.get_text_config().vocab_size
         self.video_token_id = config.image_token_id
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:

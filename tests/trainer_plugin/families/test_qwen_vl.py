@@ -1,0 +1,150 @@
+"""Positions and video tokens are those of Hugging Face's code where it is right, and of Qwen's where it is not."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+
+from tests.trainer_plugin.parity import (
+    END_ID,
+    START_ID,
+    VIDEO_ID,
+    Clip,
+    Draft,
+    Words,
+    make_samples,
+    positions_are_right,
+    tiny_family,
+    tiny_model,
+)
+from trainer_plugin.examples import Grid
+
+models = {name: tiny_model(name) for name in ("qwen2_5_vl", "qwen3_vl")}
+families = {name: tiny_family(name) for name in models}
+
+steps = st.sampled_from([33_333, 40_000, 100_000, 500_000, 1_000_000])
+clips = st.builds(Clip, st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), steps)
+drafts = st.lists(clips | st.integers(1, 6), min_size=1, max_size=5).map(lambda pieces: Draft((1, *pieces)))
+
+
+def theirs(name, example):
+    """transformers' positions."""
+    grids = torch.tensor([[clip.grid.t, clip.grid.h, clip.grid.w] for clip in example.videos])
+    seconds = [2 * clip.frame_times_us[1] / 1e6 for clip in example.videos]
+    positions, _ = models[name].model.get_rope_index(
+        example.input_ids[None],
+        mm_token_type_ids=2 * (example.input_ids == VIDEO_ID).int()[None],
+        video_grid_thw=grids,
+        second_per_grid_ts=torch.tensor(seconds),
+    )
+    return positions[:, 0]
+
+
+def originally(example, tokens_per_second):
+    """Qwen2.5-VL's own rule, token by token: text goes on after the largest position so far."""
+    videos = iter(example.videos)
+    positions, following, ids = [], 0, example.input_ids.tolist()
+    while len(positions) < len(ids):
+        if ids[len(positions)] != VIDEO_ID:
+            positions.append([following] * 3)
+        else:
+            clip = next(videos)
+            seconds = 2 * clip.frame_times_us[1] / 1e6
+            positions += [
+                [following + int(t * tokens_per_second * seconds + 1e-6), following + y, following + x]
+                for t in range(clip.grid.t)
+                for y in range(clip.grid.h // 2)
+                for x in range(clip.grid.w // 2)
+            ]
+        following = max(map(max, positions)) + 1
+    return torch.tensor(positions).T
+
+
+@settings(deadline=None)
+@given(drafts)
+def test_positions_of_qwen2_5_are_transformers_where_those_are_right(draft):
+    [sample] = make_samples(families["qwen2_5_vl"], [draft])
+    assert torch.equal(sample.example.positions, originally(sample.example, 2))
+    if sample.example.videos and positions_are_right(models["qwen2_5_vl"], sample.example):
+        assert torch.equal(sample.example.positions, theirs("qwen2_5_vl", sample.example))
+
+
+@settings(deadline=None)
+@given(drafts)
+def test_positions_of_qwen3_are_transformers(draft):
+    [sample] = make_samples(families["qwen3_vl"], [draft])
+    if sample.example.videos:
+        assert torch.equal(sample.example.positions, theirs("qwen3_vl", sample.example))
+
+
+def test_time_counts_in_seconds_and_text_follows_the_longest_side():
+    family = families["qwen2_5_vl"]
+    ids = torch.tensor([1, START_ID, *[VIDEO_ID] * 6, END_ID, 2])
+    positions = family.positions(ids, [(Grid(3, 2, 4), [0, 500_000, 1_000_000, 1_500_000, 2_000_000, 2_500_000])])
+    assert positions.tolist() == [
+        [0, 1, 2, 2, 4, 4, 6, 6, 7, 8],
+        [0, 1, 2, 2, 2, 2, 2, 2, 7, 8],
+        [0, 1, 2, 3, 2, 3, 2, 3, 7, 8],
+    ]
+
+
+def test_uneven_frame_times_count_with_their_mean_step():
+    family = families["qwen2_5_vl"]
+    assert family.seconds_per_temporal_patch([0, 400_000, 1_000_000, 1_100_000, 3_000_000, 3_500_000]) == 1.5
+    assert family.seconds_per_temporal_patch([0, 0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("count", "grids", "message"),
+    [
+        (5, [Grid(1, 4, 6)], "5 video tokens do not fit"),
+        (7, [Grid(1, 4, 6)], "7 video tokens do not fit"),
+        (6, [Grid(1, 4, 6), Grid(2, 2, 2)], r"there are no video tokens for \[Grid\(t=2, h=2, w=2\)\]"),
+    ],
+)
+def test_video_tokens_that_do_not_fit_their_grids_are_refused(count, grids, message):
+    ids = torch.tensor([1, START_ID, *[VIDEO_ID] * count, END_ID])
+    with pytest.raises(ValueError, match=message):
+        families["qwen2_5_vl"].positions(ids, [(grid, [0, 0] * grid.t) for grid in grids])
+
+
+def test_a_video_of_qwen2_5_is_one_run_of_tokens():
+    ids = families["qwen2_5_vl"].video_ids(Words(), Grid(2, 4, 6), [0, 1, 2, 3])
+    assert ids == [START_ID, *[VIDEO_ID] * 12, END_ID]
+
+
+class Letters:
+    """Says every text back."""
+
+    def encode(self, text, add_special_tokens=False):
+        return [text]
+
+
+@given(st.integers(1, 5), st.sampled_from([1.0, 10.0, 29.97]), st.integers(1, 20))
+def test_a_video_of_qwen3_tells_the_times_that_its_processor_tells(patches, fps, every):
+    indices = [every * number for number in range(2 * patches)]
+    times = [round(index / fps * 1e6) for index in indices]
+    ids = families["qwen3_vl"].video_ids(Letters(), Grid(patches, 2, 4), times)
+    seconds = Qwen3VLProcessor._calculate_timestamps(None, indices, fps, 2)
+    told = [float(text.removeprefix("<").removesuffix(" seconds>")) for text in ids[::5]]
+    assert told == pytest.approx(seconds, abs=0.0501)  # in tenths, of times in whole microseconds
+    assert ids[1:5] == [START_ID, VIDEO_ID, VIDEO_ID, END_ID]
+    assert len(ids) == 5 * patches
+
+
+@pytest.mark.parametrize(("name", "factor"), [("qwen2_5_vl", 28), ("qwen3_vl", 32)])
+@given(
+    height=st.integers(40, 2200),
+    width=st.integers(40, 2200),
+    patches=st.integers(1, 400),
+    max_tokens=st.none() | st.integers(400, 20_000),
+)
+def test_frames_fit_patches_and_the_token_budget(name, factor, height, width, patches, max_tokens):
+    family = families[name]
+    rows, columns = family.frame_size(height, width, 2 * patches, max_tokens)
+    assert (rows % factor, columns % factor) == (0, 0)
+    grid = family.grid(rows, columns, 2 * patches)
+    tokens = grid.t * family.tokens_per_temporal_patch(grid)
+    if max_tokens is not None and min(rows, columns) > factor:
+        assert tokens <= max_tokens

@@ -1,0 +1,127 @@
+"""Processes that form a gloo process group, stay, and run one function after the other together."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from trainer_plugin.parallel import start
+
+PRELOAD = [
+    "torch.distributed.fsdp",
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
+    "transformers.models.qwen3_vl.modeling_qwen3_vl",
+    "transformers.models.smolvlm.modeling_smolvlm",
+    "trainer_plugin.model",
+    "tests.trainer_plugin.parity",
+]
+"""What every rank needs is imported once, in the process that they are forked from."""
+
+
+class Ranks:
+    """`world` ranks. They start with the first run, and anew after one that failed: that leaves collectives open."""
+
+    def __init__(self, world: int, folder: Path, timeout: float = 120) -> None:
+        """
+        Args:
+            folder: where the ranks meet.
+            timeout: seconds after which collectives, and a whole run, are given up.
+        """
+        self.world = world
+        self.folder = folder
+        self.timeout = timeout
+        self.processes: list[Any] = []
+        self._pipes: list[Connection] = []
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What `function(*arguments)` returned on each rank. Raises AssertionError with the first rank's traceback."""
+        errors, values = self.outcomes(function, *arguments, patient=False)
+        for rank, error in errors.items():
+            raise AssertionError(f"rank {rank} of {self.world}:\n{error}")
+        return [values[rank] for rank in range(self.world)]
+
+    def outcomes(
+        self, function: Callable[..., Any], *arguments: Any, patient: bool = True
+    ) -> tuple[dict[int, str], dict[int, Any]]:
+        """Tracebacks and results by rank; not patient: until the first traceback. A rank that died is in neither."""
+        if not self.processes:
+            self._start()
+        message = pickle.dumps((function, arguments))
+        for pipe in self._pipes:
+            pipe.send_bytes(message)
+        errors: dict[int, str] = {}
+        values: dict[int, Any] = {}
+        waiting = dict(zip(self._pipes, range(self.world), strict=True))
+        end = time.monotonic() + self.timeout
+        while waiting and (patient or not errors):
+            ready = wait(list(waiting), max(0.0, end - time.monotonic()))
+            if not ready:
+                errors |= dict.fromkeys(waiting.values(), f"no result within {self.timeout} s")
+                break
+            for pipe in ready:
+                rank = waiting.pop(pipe)  # type: ignore[arg-type]
+                try:
+                    error, value = pickle.loads(pipe.recv_bytes())  # type: ignore[union-attr]
+                except EOFError:
+                    continue
+                if error:
+                    errors[rank] = error
+                else:
+                    values[rank] = value
+        if len(values) < self.world:
+            self.stop()
+        return errors, values
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process in self.processes:
+            process.kill()
+            process.join()
+        for pipe in self._pipes:
+            pipe.close()
+        self.processes, self._pipes = [], []
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        rendezvous = self.folder / f"rendezvous-{os.urandom(4).hex()}"
+        for rank in range(self.world):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(theirs, rank, self.world, rendezvous, self.timeout), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self.processes.append(process)
+            self._pipes.append(ours)
+
+
+def _serve(pipe: Connection, rank: int, world: int, rendezvous: Path, timeout: float) -> None:
+    torch.set_num_threads(1)
+    os.environ.pop("RANK", None)
+    store = dist.FileStore(str(rendezvous), world)
+    limit = timedelta(seconds=timeout)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
+    start(limit)
+    while True:
+        try:
+            function, arguments = pickle.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        try:
+            answer = ("", function(*arguments))
+        except BaseException:  # noqa: BLE001 - it is raised again by who asked
+            answer = (traceback.format_exc(), None)
+        # As bytes: a queue of torch's would hand over shared memory of a process that may be about to end.
+        pipe.send_bytes(pickle.dumps(answer))

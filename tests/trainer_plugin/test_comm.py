@@ -1,0 +1,119 @@
+"""Each collective moves what it says; its backward is its adjoint: <f(x), y> = <x, f'(y)>, summed over the ranks."""
+
+from itertools import accumulate
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.trainer_plugin.ranks import Ranks
+from trainer_plugin.comm import exchange, gather, heads_to_tokens, tokens_to_heads
+
+WORLD = 3
+HEADS, DIM = 2, 4
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    running = Ranks(WORLD, tmp_path_factory.mktemp("ranks"))
+    yield running
+    running.stop()
+
+
+counts = st.integers(0, 5)
+sizes = st.tuples(*[counts] * WORLD)
+matrices = st.tuples(*[sizes] * WORLD)
+some = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def rows(count: int, *shape: int, rank: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(100 * seed + rank)
+    return torch.randn(count, *shape, generator=generator, dtype=torch.float64)
+
+
+def column(matrix, rank):
+    return tuple(row[rank] for row in matrix)
+
+
+def adjoint(function, x: torch.Tensor) -> tuple[torch.Tensor, float, float]:
+    """What the function gives for x, and both sides of the identity for a random y, of all ranks."""
+    x.requires_grad_()
+    found = function(x)
+    y = rows(len(found), *found.shape[1:], rank=dist.get_rank(), seed=9)
+    [back] = torch.autograd.grad(found, x, y)
+    assert back.shape == x.shape
+    sides = torch.stack([(found.detach() * y).sum(), (x.detach() * back).sum()])
+    dist.all_reduce(sides)
+    return found.detach(), *sides.tolist()
+
+
+def exchanged(matrix):
+    rank = dist.get_rank()
+    x = rows(sum(matrix[rank]), DIM, rank=rank)
+    return adjoint(lambda x: exchange(x, matrix[rank], column(matrix, rank), dist.group.WORLD), x)
+
+
+@some
+@given(matrices)
+def test_rows_go_to_their_ranks(ranks, matrix):
+    everything = [rows(sum(sent), DIM, rank=rank).split(list(sent)) for rank, sent in enumerate(matrix)]
+    for rank, (found, one, other) in enumerate(ranks.run(exchanged, matrix)):
+        assert torch.equal(found, torch.cat([sent[rank] for sent in everything]))
+        assert one == pytest.approx(other)
+
+
+def gathered(sizes):
+    rank = dist.get_rank()
+    return adjoint(lambda x: gather(x, sizes, dist.group.WORLD), rows(sizes[rank], HEADS, DIM, rank=rank))
+
+
+@some
+@given(sizes)
+def test_all_rows_come_to_every_rank(ranks, sizes):
+    everything = torch.cat([rows(size, HEADS, DIM, rank=rank) for rank, size in enumerate(sizes)])
+    for found, one, other in ranks.run(gathered, sizes):
+        assert torch.equal(found, everything)
+        assert one == pytest.approx(other)
+
+
+def swapped(sizes):
+    rank = dist.get_rank()
+    group = dist.group.WORLD
+    x = rows(sizes[rank], WORLD, HEADS, DIM, rank=rank)
+    there = adjoint(lambda x: tokens_to_heads(x, sizes, group), x)
+    back = adjoint(lambda x: heads_to_tokens(x, sizes, group), there[0])
+    return x.detach(), there, back
+
+
+@some
+@given(sizes)
+def test_tokens_become_heads_and_heads_tokens(ranks, sizes):
+    results = ranks.run(swapped, sizes)
+    everything = torch.cat([x for x, _, _ in results])
+    starts = [0, *accumulate(sizes)]
+    for rank, (_, (heads, one, other), (tokens, two, another)) in enumerate(results):
+        assert torch.equal(heads, everything[:, rank])
+        assert torch.equal(tokens, everything[starts[rank] : starts[rank + 1]])
+        assert (one, two) == (pytest.approx(other), pytest.approx(another))
+
+
+def summed_in_half():
+    """The gradient of one row that every rank uses: 256 from one rank, 1 from each of the others."""
+    x = torch.zeros(1 if dist.get_rank() == 0 else 0, 1, dtype=torch.bfloat16, requires_grad=True)
+    weight = 256.0 if dist.get_rank() == 0 else 1.0
+    (gather(x, (1, 0, 0), dist.group.WORLD) * weight).sum().backward()
+    return x.grad.float()
+
+
+def test_gradients_in_half_precision_are_summed_in_float32(ranks):
+    assert ranks.run(summed_in_half)[0].item() == 258  # in bfloat16 256 + 1 is 256
+
+
+def test_one_rank_alone_needs_no_group():
+    x = rows(5, 1, HEADS, DIM, rank=0)
+    assert exchange(x, (5,), (5,), None) is x
+    assert gather(x, (5,), None) is x
+    assert torch.equal(tokens_to_heads(x, (5,), None), x[:, 0])
+    assert torch.equal(heads_to_tokens(x[:, 0], (5,), None), x)

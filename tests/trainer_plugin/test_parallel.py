@@ -1,0 +1,128 @@
+"""Groups are those of dp x ring x ulysses; a rank that dies or hangs is an error on the others, soon."""
+
+import os
+import signal
+import time
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import Qwen2Config
+
+from tests.trainer_plugin.parity import Case, Clip, Draft, sharded
+from tests.trainer_plugin.ranks import Ranks
+from trainer_plugin.comm import gather
+from trainer_plugin.parallel import parallelize, start
+from trainer_plugin.plan import Layout
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def ranks(request, tmp_path):
+    running = Ranks(*request.param[:1], tmp_path, *request.param[1:])
+    yield running
+    running.stop()
+
+
+def config(heads: int = 4, kv_heads: int = 2) -> Qwen2Config:
+    return Qwen2Config(num_attention_heads=heads, num_key_value_heads=kv_heads)
+
+
+def place(sp, layout):
+    """Where this rank is, and who is in its groups."""
+    parallel = parallelize(sp, config(), CPU, layout)
+    groups = parallel.sp_group, parallel.ulysses_group, parallel.ring_group
+    members = [None if group is None else dist.get_process_group_ranks(group) for group in groups]
+    assert (parallel.world_size, parallel.rank, parallel.sp) == (dist.get_world_size(), dist.get_rank(), sp)
+    return (parallel.dp, parallel.dp_rank, parallel.sp_rank), *members
+
+
+@pytest.mark.parametrize("ranks", [(8,)], indirect=True)
+def test_ulysses_ranks_are_neighbours_and_data_parallel_ones_far_apart(ranks):
+    assert ranks.run(place, 4, Layout(2, 2))[5] == ((2, 1, 1), [4, 5, 6, 7], [4, 5], [5, 7])
+    assert ranks.run(place, 2, Layout(1, 2))[3] == ((4, 1, 1), [2, 3], None, [2, 3])
+    assert ranks.run(place, 4, Layout(4, 1))[6] == ((2, 1, 2), [4, 5, 6, 7], [4, 5, 6, 7], None)
+    assert ranks.run(place, 1, Layout())[6] == ((8, 6, 0), None, None, None)
+    assert ranks.run(place, 8, None)[7] == ((1, 0, 7), list(range(8)), [4, 5, 6, 7], [3, 7])
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A process group of this process, without torchrun."""
+    monkeypatch.delenv("RANK", raising=False)
+    assert start() == CPU
+    yield
+    dist.destroy_process_group()
+
+
+def test_one_process_is_a_group_of_one(alone):
+    parallel = parallelize(1, config(), CPU)
+    assert (parallel.world_size, parallel.dp, parallel.sp) == (1, 1, 1)
+    assert (parallel.sp_group, parallel.ulysses_group, parallel.ring_group) == (None, None, None)
+    assert start() == CPU  # a second time changes nothing
+
+
+@pytest.mark.parametrize(
+    ("sp", "layout", "message"),
+    [
+        (2, None, "sequence-parallel size 2 does not divide 1 processes; start a multiple of 2"),
+        (0, None, "sequence-parallel size 0 does not divide"),
+        (1, Layout(2, 1), "layout 2 x 1 is not of 1 ranks"),
+    ],
+)
+def test_too_few_processes_and_other_layouts_are_refused(alone, sp, layout, message):
+    with pytest.raises(ValueError, match=message):
+        parallelize(sp, config(), CPU, layout)
+
+
+@pytest.mark.parametrize("ranks", [(4,)], indirect=True)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(6, 6), (12, 3)])
+def test_heads_that_do_not_fit_are_refused(ranks, heads, kv_heads):
+    errors, _ = ranks.outcomes(refused, heads, kv_heads)
+    assert set(errors) == {0, 1, 2, 3}
+    assert all(
+        f"does not fit {heads} query and {kv_heads} kv heads; use a divisor" in error for error in errors.values()
+    )
+
+
+def refused(heads, kv_heads):
+    parallelize(4, config(heads, kv_heads), CPU, Layout(4, 1))
+
+
+STEP = Case("qwen2_5_vl", (Draft((5, Clip(4), 20), learned=1.0),), Layout(3, 1), heads=(6, 3))
+
+
+def killed(victim):
+    sharded(STEP)
+    if dist.get_rank() == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sharded(STEP)
+
+
+@pytest.mark.parametrize("ranks", [(3,)], indirect=True)
+def test_a_rank_that_dies_is_an_error_on_every_other(ranks):
+    begin = time.monotonic()
+    errors, values = ranks.outcomes(killed, 1)
+    assert (set(errors), values) == ({0, 2}, {})
+    assert all("RuntimeError" in error and "no result within" not in error for error in errors.values())
+    assert time.monotonic() - begin < 60
+
+
+def absent(absentee, seconds):
+    """All wait for one, in a group of their own."""
+    group = parallelize(3, config(3, 3), CPU, timeout=timedelta(seconds=seconds)).sp_group
+    if dist.get_rank() == absentee:
+        time.sleep(3 * seconds)
+        return 0.0
+    begin = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
+        gather(torch.ones(1), (1, 1, 1), group)
+    return time.monotonic() - begin
+
+
+@pytest.mark.parametrize("ranks", [(3,)], indirect=True)
+def test_a_rank_that_hangs_is_an_error_after_the_time_out(ranks):
+    waited = ranks.run(absent, 2, 3)
+    assert all(2 < seconds < 8 for seconds in waited[:2])
