@@ -13,13 +13,13 @@ a square) and the frozen tower's forward, over 989 TFLOP/s (bf16, dense, of an H
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -33,9 +33,10 @@ from transformers import PreTrainedModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditi
 
 from trainer_plugin.examples import IGNORED, Example, Grid, VideoClip, VideoSource
 from trainer_plugin.families import family_of
+from trainer_plugin.families.base import Family
 from trainer_plugin.kernels import Kernel
 from trainer_plugin.model import Head, LongVideoModel, RowShare, RunOptions, shard_parameters
-from trainer_plugin.parallel import Parallel, parallelize, start
+from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.plan import Costs, SequencePlan
 from trainer_plugin.step import adamw, supervised_tokens, train_step
 
@@ -75,7 +76,11 @@ class Measured:
     """One line of the table."""
 
     gpus: int
+    sp: int
+    videos: int
+    """Of a step."""
     tokens: int
+    """Of a video with its question and answer."""
     frames: int
     layers: int
     switch: str
@@ -92,20 +97,25 @@ class Measured:
 def main() -> None:
     arguments = _arguments()
     device = start()
+    subject: Subject | None = None
     for tokens in arguments.tokens:
-        for switch in arguments.switches:
-            with _released():
-                try:
-                    measured = _measure(arguments, device, tokens, switch)
-                except torch.OutOfMemoryError as error:
-                    _say(f"{switch} at {tokens} tokens: out of memory ({str(error).split('.')[0]})")
-                    if dist.get_world_size() > 1:
-                        os._exit(3)  # the other ranks may wait in a collective
-                    continue
-            _say(json.dumps(measured.__dict__))
+        for name in arguments.switches:
+            if subject is None or not subject.serves(name):
+                subject = None  # its memory first
+                subject = Subject(arguments, device, name)
+            try:
+                measured = subject.measure(tokens, name)
+            except torch.OutOfMemoryError as error:
+                _say(f"{name} at {tokens} tokens: out of memory ({str(error).split('.')[0]})")
+                if dist.get_world_size() > 1:
+                    os._exit(3)  # the other ranks may wait in a collective
+                subject = None
+                continue
+            line = json.dumps(asdict(measured))
+            _say(line)
             if arguments.out and dist.get_rank() == 0:
                 with arguments.out.open("a") as file:
-                    file.write(json.dumps(measured.__dict__) + "\n")
+                    file.write(line + "\n")
     dist.destroy_process_group()
 
 
@@ -114,6 +124,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, nargs="+", default=[32_768])
     parser.add_argument("--layers", type=int, default=28, help="decoder layers: as many as fit")
     parser.add_argument("--switches", nargs="+", default=["ours"], choices=[*SWITCHES, PLAIN])
+    parser.add_argument("--sp", type=int, help="ranks that share a row; all, unless told otherwise")
+    parser.add_argument("--pack", type=int, default=1, help="videos in a row, each of --tokens")
     parser.add_argument("--features", action="store_true", help="the tower's features were computed before")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="print where a step's time goes")
@@ -121,38 +133,127 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measure(arguments: argparse.Namespace, device: torch.device, tokens: int, name: str) -> Measured:
-    torch.manual_seed(0)
-    with torch.device(device):
-        inner = Qwen2_5_VLForConditionalGeneration(_config(arguments.layers))
-    family = family_of(inner.config)
-    family.vision_tower(inner).requires_grad_(False)
-    parallel = parallelize(dist.get_world_size(), inner.config.get_text_config(), device)
-    example = _example(family, tokens)
-    plan = SequencePlan([example], family, parallel.layout, Costs.of(inner.config.get_text_config()))
-    if name == PLAIN:
-        step = _plain_step(inner, example, arguments.features)
-    else:
-        step = _our_step(inner, parallel, plan, name, arguments.features)
-    step()
-    torch.cuda.reset_peak_memory_stats()
-    seconds = statistics.median(_seconds(step) for _ in range(arguments.steps))
-    peak = torch.cuda.max_memory_allocated() / 1e9
-    communication, exposed = _communication(step, arguments.profile)
-    tower = 0.0 if arguments.features else _tower_operations(inner, plan)
-    return Measured(
-        gpus=parallel.world_size,
-        tokens=len(plan),
-        frames=len(example.videos[0].frame_times_us),
-        layers=arguments.layers,
-        switch=name + (" (features)" if arguments.features else ""),
-        seconds=round(seconds, 3),
-        mfu=round((3 * _decoder_operations(plan) + tower) / seconds / parallel.world_size / PEAK, 3),
-        tokens_per_second_per_gpu=round(len(plan) / seconds / parallel.world_size),
-        peak_gb=round(peak, 1),
-        communication=round(communication / seconds, 3),
-        exposed=round(exposed / seconds, 3),
-    )
+class Subject:
+    """A model with random weights on all ranks, to run steps with under one switch after another."""
+
+    def __init__(self, arguments: argparse.Namespace, device: torch.device, name: str) -> None:
+        torch.manual_seed(0)
+        gc.collect()
+        torch.cuda.empty_cache()
+        self.arguments = arguments
+        self.plain = name == PLAIN
+        self.compiled = not self.plain and SWITCHES[name].options.compile
+        with torch.device(device):
+            inner = Qwen2_5_VLForConditionalGeneration(_config(arguments.layers))
+        self.family = family_of(inner.config)
+        self.family.vision_tower(inner).requires_grad_(False)
+        self.tower_weights = _tower_weights(inner)
+        text_config = inner.config.get_text_config()
+        self.costs = Costs.of(text_config)
+        self.parallel = parallelize(arguments.sp or dist.get_world_size(), text_config, device)
+        self.model = _plain_model(inner) if self.plain else self._our_model(inner, name)
+        self.optimizer = adamw(self.model, learning_rate=1e-5)
+
+    def _our_model(self, inner: PreTrainedModel, name: str) -> LongVideoModel:
+        return shard_parameters(LongVideoModel(inner, self.parallel, SWITCHES[name].options)).train()
+
+    def serves(self, name: str) -> bool:
+        """Can it run this switch as it is?"""
+        if name == PLAIN or self.plain:
+            return self.plain and name == PLAIN
+        return self.compiled == SWITCHES[name].options.compile
+
+    def measure(self, tokens: int, name: str) -> Measured:
+        """Time steps of one row for each group of ranks, of videos of about so many tokens each."""
+        example = _example(self.family, tokens)
+        plan = SequencePlan([example] * self.arguments.pack, self.family, self.parallel.layout, self.costs)
+        step = self._plain_step(example) if self.plain else self._our_step(plan, name)
+        step()
+        torch.cuda.reset_peak_memory_stats()
+        seconds = statistics.median(_seconds(step) for _ in range(self.arguments.steps))
+        peak = torch.cuda.max_memory_allocated() / 1e9
+        communication, exposed = _communication(step, self.arguments.profile)
+        rows = self.parallel.dp
+        tower = 0.0 if self.arguments.features else self._tower_operations(plan)
+        gpu_seconds = seconds * self.parallel.world_size
+        return Measured(
+            gpus=self.parallel.world_size,
+            sp=self.parallel.sp,
+            videos=rows * self.arguments.pack,
+            tokens=len(example.input_ids),
+            frames=len(example.videos[0].frame_times_us),
+            layers=self.arguments.layers,
+            switch=name + (" (features)" if self.arguments.features else ""),
+            seconds=round(seconds, 3),
+            mfu=round(rows * (3 * _decoder_operations(plan) + tower) / gpu_seconds / PEAK, 3),
+            tokens_per_second_per_gpu=round(rows * len(plan) / gpu_seconds),
+            peak_gb=round(peak, 1),
+            communication=round(communication / seconds, 3),
+            exposed=round(exposed / seconds, 3),
+        )
+
+    def _our_step(self, plan: SequencePlan, name: str) -> Callable[[], object]:
+        switch = SWITCHES[name]
+        self.model.options = switch.options
+        share = plan.share(self.parallel.sp_rank, switch.replicated)
+        make = _features if self.arguments.features else _frames
+        row = RowShare(share, tuple(make(grid) for grid in share.grids))
+        learned = supervised_tokens([row])
+        return lambda: train_step(self.model, self.optimizer, [row], learned)
+
+    def _plain_step(self, example: Example) -> Callable[[], object]:
+        """Features that were computed before cannot be given to the plain model, so it gets text instead: the decoder's
+        work is the same."""
+        device, grid = self.parallel.device, example.videos[0].grid
+        frames = _frames(grid)
+        fixed = {
+            "input_ids": example.input_ids[None].to(device),
+            "labels": example.labels[None].to(device),
+            "position_ids": example.positions[:, None].to(device),
+        }
+        if self.arguments.features:
+            fixed["input_ids"] = torch.full_like(fixed["input_ids"], TEXT_ID)
+
+        def video() -> dict[str, Tensor]:
+            patches = self.family.patches(frames.to(device, non_blocking=True)).flatten(0, 1).to(torch.bfloat16)
+            return {
+                "pixel_values_videos": patches,
+                "video_grid_thw": torch.tensor([[grid.t, grid.h, grid.w]], device=device),
+            }
+
+        def step() -> None:
+            with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+                shown = {} if self.arguments.features else video()
+                self.model(use_cache=False, **fixed, **shown).loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+        return step
+
+    def _tower_operations(self, plan: SequencePlan) -> float:
+        """Matrix products of the tower's forward pass; attention inside windows and frames is not counted (a few %)."""
+        patches = sum(grid.t * grid.h * grid.w for grid in plan.grids)
+        of_patches, of_tokens = self.tower_weights
+        return 2.0 * (of_patches * patches + of_tokens * patches / 4)
+
+
+def _plain_model(inner: PreTrainedModel) -> PreTrainedModel:
+    """As one would train without this plugin, sharded and computed in the same types."""
+    if dist.get_world_size() > 1:
+        raise SystemExit("the plain model shares no sequence; measure it on one GPU")
+    inner.set_attn_implementation("sdpa")
+    inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for part in [*inner.model.visual.blocks, *inner.model.language_model.layers, inner]:
+        fully_shard(part, mp_policy=policy)
+    return inner.train()
+
+
+def _tower_weights(model: PreTrainedModel) -> tuple[int, int]:
+    """Weights that every patch is multiplied with, and those of every token (the merger's)."""
+    tower = model.model.visual
+    merger = sum(p.numel() for p in tower.merger.parameters() if p.ndim >= 2)
+    return sum(p.numel() for p in tower.parameters() if p.ndim >= 2) - merger, merger
 
 
 def _config(layers: int) -> Qwen2_5_VLConfig:
@@ -182,7 +283,7 @@ def _config(layers: int) -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **special)
 
 
-def _example(family, tokens: int) -> Example:
+def _example(family: Family, tokens: int) -> Example:
     """A video of as many frames as `tokens` leaves room for, between a question and an answer."""
     grid = family.grid(*FRAME, 2 * ((tokens - QUESTION - ANSWER - 2) // FRAME_TOKENS))
     times = tuple(range(0, 2 * grid.t * 500_000, 500_000))
@@ -191,59 +292,6 @@ def _example(family, tokens: int) -> Example:
     input_ids = torch.tensor([TEXT_ID] * QUESTION + video + [TEXT_ID] * ANSWER)
     labels = torch.where(torch.arange(len(input_ids)) >= len(input_ids) - ANSWER, input_ids, IGNORED)
     return Example("benchmark", input_ids, labels, family.positions(input_ids, [(grid, times)]), (clip,))
-
-
-def _our_step(inner: PreTrainedModel, parallel: Parallel, plan: SequencePlan, name: str, features: bool):
-    switch = SWITCHES[name]
-    model = shard_parameters(LongVideoModel(inner, parallel, switch.options)).train()
-    optimizer = adamw(model, learning_rate=1e-5)
-    share = plan.share(parallel.sp_rank, switch.replicated)
-    make = _features if features else _frames
-    row = RowShare(share, tuple(make(grid) for grid in share.grids))
-    tokens = supervised_tokens([row])
-    return lambda: train_step(model, optimizer, [row], tokens)
-
-
-def _plain_step(inner: PreTrainedModel, example: Example, text_only: bool):
-    """As one would train without this plugin, sharded and computed in the same types.
-
-    Features that were computed before cannot be given to it, so it gets text instead: the decoder's work is the same.
-    """
-    if dist.get_world_size() > 1:
-        raise SystemExit("the plain model shares no sequence; measure it on one GPU")
-    inner.set_attn_implementation("sdpa")
-    inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for part in [*inner.model.visual.blocks, *inner.model.language_model.layers, inner]:
-        fully_shard(part, mp_policy=policy)
-    inner.train()
-    optimizer = adamw(inner, learning_rate=1e-5)
-    family = family_of(inner.config)
-    device = torch.device("cuda")
-    frames = _frames(example.videos[0].grid)
-    grid = example.videos[0].grid
-    fixed = {
-        "input_ids": example.input_ids[None].to(device),
-        "labels": example.labels[None].to(device),
-        "position_ids": example.positions[:, None].to(device),
-    }
-    if text_only:
-        fixed["input_ids"] = torch.full_like(fixed["input_ids"], TEXT_ID)
-
-    def video() -> dict[str, Tensor]:
-        patches = family.patches(frames.to(device, non_blocking=True)).flatten(0, 1).to(torch.bfloat16)
-        return {
-            "pixel_values_videos": patches,
-            "video_grid_thw": torch.tensor([[grid.t, grid.h, grid.w]], device=device),
-        }
-
-    def step() -> None:
-        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
-            inner(use_cache=False, **fixed, **({} if text_only else video())).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
 
 
 def _frames(grid: Grid) -> Tensor:
@@ -260,16 +308,7 @@ def _decoder_operations(plan: SequencePlan) -> float:
     return float(plan.token_costs.sum()) + plan.costs.attention * pairs
 
 
-def _tower_operations(model: PreTrainedModel, plan: SequencePlan) -> float:
-    """Matrix products of the tower's forward pass; attention inside windows and frames is not counted (a few %)."""
-    tower = model.model.visual
-    patches = sum(grid.t * grid.h * grid.w for grid in plan.grids)
-    weights = sum(p.numel() for name, p in tower.named_parameters() if p.ndim >= 2 and "merger" not in name)
-    merger = sum(p.numel() for p in tower.merger.parameters() if p.ndim >= 2)
-    return 2.0 * (weights * patches + merger * patches / 4)
-
-
-def _seconds(step) -> float:
+def _seconds(step: Callable[[], object]) -> float:
     torch.cuda.synchronize()
     dist.barrier()
     begun = time.perf_counter()
@@ -279,7 +318,7 @@ def _seconds(step) -> float:
     return time.perf_counter() - begun
 
 
-def _communication(step, show: bool) -> tuple[float, float]:
+def _communication(step: Callable[[], object], show: bool) -> tuple[float, float]:
     """Seconds in which NCCL's kernels run, and in which nothing else does, on this rank."""
     with profile(activities=[ProfilerActivity.CUDA, *([ProfilerActivity.CPU] if show else [])]) as profiler:
         _seconds(step)
@@ -293,23 +332,13 @@ def _communication(step, show: bool) -> tuple[float, float]:
     return communicating / 1e6, (_covered(chain(spans[True], spans[False])) - _covered(spans[False])) / 1e6
 
 
-def _covered(spans) -> float:
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
     """The length of a union of intervals."""
     total, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, reached))
         reached = max(reached, end)
     return total
-
-
-@contextmanager
-def _released() -> Iterator[None]:
-    """Frees what the last switch left on the device."""
-    yield
-    import gc
-
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def _say(text: str) -> None:
