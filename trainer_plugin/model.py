@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
 
-from trainer_plugin import attention, kernels
+from trainer_plugin import attention, kernels, versions
 from trainer_plugin.attention import SEQUENCE_PARALLEL, AttentionRun
 from trainer_plugin.comm import exchange
 from trainer_plugin.examples import Grid
@@ -74,7 +74,13 @@ class LongVideoModel(nn.Module):
     """A model with its place among the ranks. Parameters are the model's own, under the prefix `model.`."""
 
     def __init__(self, model: PreTrainedModel, parallel: Parallel, options: RunOptions | None = None) -> None:
+        """
+        Raises:
+            RuntimeError: torch or transformers is of a version that is not supported.
+            ValueError: no family supports the model.
+        """
         super().__init__()
+        versions.check()
         self.model = model
         self.parallel = parallel
         self.options = options or RunOptions()

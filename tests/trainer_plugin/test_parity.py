@@ -179,7 +179,7 @@ def test_loss_and_gradients_are_those_of_the_plain_model(ranks, choice):
         plain = expected(case.family, case.drafts, heads, case.frozen)
         assert int((found.scores < 0).sum()) == count_learned(make_samples(tiny_family(case.family), drafts))
         assert found.gradients.keys() - plain.gradients.keys() == set()
-        differences = found.differences(plain, floor=1e-4 if drafts is RICH else 1e-2)
+        differences = found.differences(plain, floor=1e-4 if drafts == RICH else 1e-2)
         assert {name: error for name, error in differences.items() if not error <= TOLERANCE} == {}
 
     check()

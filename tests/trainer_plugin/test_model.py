@@ -1,0 +1,232 @@
+"""What the model does and does not compute: who encodes, what is recomputed, what is never made."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.trainer_plugin.parity import (
+    FAMILIES,
+    Clip,
+    Draft,
+    freeze_tower,
+    groups,
+    make_samples,
+    plan_of,
+    reference,
+    share_pixels,
+    tiny_config,
+    tiny_model,
+)
+from tests.trainer_plugin.ranks import Ranks
+from trainer_plugin import head, versions
+from trainer_plugin.attention import SEQUENCE_PARALLEL
+from trainer_plugin.kernels import VISION_ATTENTION
+from trainer_plugin.model import Head, LongVideoModel, RowShare, RunOptions, shard_parameters
+from trainer_plugin.parallel import parallelize, start
+from trainer_plugin.plan import Layout
+
+DRAFT = Draft((5, Clip(3), 20), learned=1.0, seed=3)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """A process group of this process."""
+    start()
+    yield parallelize(1, tiny_config("qwen2_5_vl").get_text_config(), CPU)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    running = Ranks(3, tmp_path_factory.mktemp("ranks"))
+    yield running
+    running.stop()
+
+
+def wrapped(name, parallel, frozen=False, **options) -> LongVideoModel:
+    model = tiny_model(name)
+    if frozen:
+        freeze_tower(model)
+    return LongVideoModel(model, parallel, RunOptions(**options)).train()
+
+
+def row_of(model, *drafts) -> RowShare:
+    samples = make_samples(model.family, drafts or [DRAFT])
+    share = plan_of(model, samples).share(model.parallel.sp_rank)
+    return RowShare(share, share_pixels(model.family, share, samples))
+
+
+def counted(modules):
+    """A list that grows with each forward pass of one of the modules: by whether it builds a graph."""
+    calls = []
+    for module in modules:
+        # Before, not after it: a recomputation ends as soon as it has what it needs.
+        module.register_forward_pre_hook(lambda _, __: calls.append(torch.is_grad_enabled()))
+    return calls
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_trained_tower_is_checkpointed_and_a_frozen_one_encodes_once_without_a_graph(alone, name, checkpoint):
+    for frozen in (True, False):
+        model = wrapped(name, alone, frozen, checkpoint=checkpoint, vision_patches=10**6)
+        layers = list(model.family.vision_layers(model.model))
+        calls, decoder = counted(layers), counted(model.family.language_model(model.model).layers)
+        log_probs, _ = model(row_of(model))
+        assert len(calls) == len(layers)
+        log_probs.sum().backward()
+        recomputed = checkpoint and not frozen
+        assert len(calls) == len(layers) * (2 if recomputed else 1)
+        assert set(calls) == {not frozen}
+        assert len(decoder) == 2 * (2 if checkpoint else 1)
+        tower = model.family.vision_tower(model.model)
+        assert all((parameter.grad is None) is frozen for parameter in tower.parameters())
+
+
+class Shapes(TorchDispatchMode):
+    """The shapes of all tensors that operations return."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.seen |= {tuple(each.shape) for each in tree_leaves(result) if isinstance(each, torch.Tensor)}
+        return result
+
+
+@pytest.mark.parametrize(("kind", "whole"), [(Head.CHUNKED, False), (Head.FULL, True)])
+def test_no_tensor_of_sequence_times_vocabulary_exists(alone, kind, whole, monkeypatch):
+    monkeypatch.setattr(head, "CHUNK_BYTES", 8 * 200 * 4)
+    model = wrapped("qwen2_5_vl", alone, head=kind)
+    row = row_of(model, Draft((90,), learned=1.0))
+    hidden, vocabulary = 64, 200
+    with Shapes() as shapes:
+        log_probs, entropies = model(row, entropy=True)
+        (log_probs.sum() + entropies.sum()).backward()
+    of_vocabulary = {shape for shape in shapes.seen if vocabulary in shape} - {
+        (vocabulary, hidden),
+        (hidden, vocabulary),
+    }
+    assert of_vocabulary
+    assert any(max(shape[0], shape[-1] if shape[-1] != vocabulary else 0) > 8 for shape in of_vocabulary) is whole
+
+
+def test_no_tensor_of_sequence_times_sequence_exists(alone):
+    model = wrapped("qwen3_vl", alone)
+    with Shapes() as shapes, torch.no_grad():
+        model(row_of(model, *[Draft((29,), seed=seed) for seed in range(4)]))
+    assert not [shape for shape in shapes.seen if shape.count(4 * 29) > 1]
+
+
+def test_attention_is_set_for_each_tower(alone):
+    config = wrapped("qwen2_5_vl", alone).model.config
+    assert config.text_config._attn_implementation == SEQUENCE_PARALLEL
+    assert config.vision_config._attn_implementation == VISION_ATTENTION
+
+
+@pytest.mark.parametrize("kind", list(Head))
+def test_temperature_and_entropy_are_those_of_the_logits(alone, kind):
+    model = wrapped("qwen2_5_vl", alone, head=kind).eval()
+    row = row_of(model)
+    log_probs, entropies = model(row, temperature=0.7, entropy=True)
+    plain = tiny_model("qwen2_5_vl")
+    scores = reference("qwen2_5_vl", [DRAFT]).scores
+    cold, _ = model(row)
+    torch.testing.assert_close(cold, scores[row.share.supervised], rtol=1e-5, atol=1e-6)
+    assert plain.config.text_config.vocab_size == 200
+    assert (log_probs <= 0).all()
+    assert ((entropies > 0) & (entropies < torch.tensor(200.0).log())).all()
+    assert model(row)[1] is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_features_that_were_computed_before_pass_through(alone, name):
+    model = wrapped(name, alone, frozen=True)
+    row = row_of(model, DRAFT, Draft((3, Clip(2), 9), learned=1.0, seed=4))
+    expected, _ = model(row)
+    grid = row.share.grids[0]
+    with torch.no_grad():
+        features = model.family.encode(model.model, model.family.patches(row.pixels[0]), [grid]).packed()
+    found, _ = model(replace(row, pixels=(features, *row.pixels[1:])))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_share_moves_whole(alone):
+    model = wrapped("qwen3_vl", alone)
+    row = row_of(model)
+    moved = row.to(torch.device("meta"))
+    tensors = [*vars(moved.share).values(), *moved.pixels]
+    devices = {each.device.type for each in tensors if isinstance(each, torch.Tensor)}
+    assert devices == {"meta"}
+    assert moved.pixels[0].dtype == torch.uint8
+    assert moved.share.attention is row.share.attention
+
+
+def test_weights_stay_float32_under_bfloat16(alone):
+    model = shard_parameters(wrapped("qwen2_5_vl", alone), compute=torch.bfloat16)
+    log_probs, _ = model(row_of(model))
+    loss = -log_probs.mean()
+    loss.backward()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    assert loss.item() == pytest.approx(reference("qwen2_5_vl", [DRAFT]).loss, rel=2e-2)
+
+
+def test_unknown_versions_are_refused(alone, monkeypatch):
+    monkeypatch.setitem(versions.SUPPORTED, "transformers", ("5.1", "5.2"))
+    with pytest.raises(RuntimeError, match=r"transformers 5.* is not supported"):
+        wrapped("qwen2_5_vl", alone)
+
+
+def test_dropout_in_attention_is_refused(alone):
+    model = tiny_model("qwen2_5_vl")
+    model.config.text_config.attention_dropout = 0.1
+    for layer in model.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    wrapped_model = LongVideoModel(model, alone).train()
+    with pytest.raises(ValueError, match="dropout"):
+        wrapped_model(row_of(wrapped_model))
+
+
+# --- on several ranks
+
+
+def steps_of(drafts, frozen):
+    """How often this rank's tower runs, of which frames, and the gradients that reach it."""
+    model = tiny_model("qwen2_5_vl")
+    if frozen:
+        freeze_tower(model)
+    model = LongVideoModel(model, groups(Layout(1, 3)), RunOptions(vision_patches=24)).train()
+    calls = counted([model.model.model.visual])
+    row = row_of(model, *drafts)
+    log_probs, _ = model(row)
+    log_probs.sum().backward()
+    gradients = [parameter.grad for parameter in model.model.model.visual.parameters()]
+    size = None if frozen else sum(float(gradient.abs().sum()) for gradient in gradients if gradient is not None)
+    return len(calls), sum(len(pixels) for pixels in row.pixels), size
+
+
+def test_a_blank_keeps_ranks_without_frames_in_step(ranks):
+    assert ranks.run(steps_of, [Draft((4, Clip(1), 30), learned=1.0)], True) == [
+        (1, 0, None),
+        (1, 2, None),
+        (1, 0, None),
+    ]
+    (one, _, none), (two, frames, some), (three, _, nothing) = ranks.run(
+        steps_of, [Draft((4, Clip(1), 30), learned=1.0)], False
+    )
+    assert (one, two, three, frames) == (1, 1, 1, 2)
+    assert none == nothing == 0 < some
+
+
+def test_without_any_frame_no_tower_runs(ranks):
+    assert ranks.run(steps_of, [Draft((34,), learned=1.0)], False) == [(0, 0, 0.0)] * 3
