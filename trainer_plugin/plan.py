@@ -1,9 +1,9 @@
 """Who does what for one row: which rank owns which tokens, encodes which frames and sends which features to whom.
 
 Pure index arithmetic on the CPU, the same on every rank, computed once per row: no collectives, no globals, no device.
-Guarantees: every token is owned once and every temporal patch encoded once; a rank's share of the cost is off the mean
-by at most what two tokens, or one temporal patch, cost; targets are shifted before anything is cut; attention never
-crosses samples.
+Guarantees: every token is owned once and every temporal patch encoded once; every rank owns a token, since models fail
+on none; a rank's share of the cost is off the mean by at most what two tokens, or one temporal patch, cost, unless the
+row is too short for that; targets are shifted before anything is cut; attention never crosses samples.
 
 Names: a *row* is one packed micro-batch of several *segments* (samples). The P ranks of a sequence-parallel group are
 `ulysses x ring`: the row is cut into `ring` parts of equal cost, each in two pieces, one from either half (zigzag), so
@@ -145,6 +145,9 @@ class SequencePlan:
             raise ValueError("a row of no samples: a rank with nothing to train on takes one without labels")
         for example in examples:
             _check(example, family)
+        missing = 2 * layout.size - sum(len(example.input_ids) for example in examples)
+        if missing > 0:
+            examples = [*examples, _padding(missing, family)]
         self.layout = layout
         self.costs = costs
         self.input_ids = torch.cat([example.input_ids for example in examples])
@@ -178,7 +181,7 @@ class SequencePlan:
         if ring == 1:
             return (((0, len(self)),),)
         depth = torch.cat([torch.arange(1, end - start + 1) for start, end in self.segments])
-        cuts = balanced_cuts(self.token_costs + self.costs.attention * depth, 2 * ring)
+        cuts = balanced_cuts(self.token_costs + self.costs.attention * depth, 2 * ring, self.layout.ulysses)
         return tuple((cuts[part], cuts[2 * ring - 1 - part]) for part in range(ring))
 
     @cached_property
@@ -187,7 +190,7 @@ class SequencePlan:
         shards: list[tuple[Range, ...]] = []
         for part in self.parts:
             costs = torch.cat([self.token_costs[start:end] for start, end in part])
-            shards += [_within(part, share) for share in balanced_cuts(costs, self.layout.ulysses)]
+            shards += [_within(part, share) for share in balanced_cuts(costs, self.layout.ulysses, least=1)]
         return tuple(shards)
 
     @cached_property
@@ -277,15 +280,26 @@ class SequencePlan:
                     yield Block((offset + a - first, offset + b - first), (start, b))
 
 
-def balanced_cuts(costs: Tensor, parts: int) -> list[Range]:
-    """Consecutive ranges whose sums of `costs` [n] differ from the mean by at most the largest single cost."""
+def balanced_cuts(costs: Tensor, parts: int, least: int = 0) -> list[Range]:
+    """Consecutive ranges whose sums of `costs` [n] differ from the mean by at most the largest single cost.
+
+    None has fewer than `least` items, for which there must be enough; that comes before balance.
+    """
     sums = torch.cumsum(costs.double(), 0)
     total = float(sums[-1]) if len(sums) else 0.0
     wanted = torch.arange(1, parts, dtype=torch.float64) * (total / parts)
     # The item over which a cut falls belongs to the side where the larger part of it lies.
     inner = torch.searchsorted(sums - costs.double() / 2, wanted) if len(sums) else torch.zeros(parts - 1)
-    bounds = [0, *(int(cut) for cut in inner), len(sums)]
-    return list(pairwise(bounds))
+    bounds = [0]
+    for number, cut in enumerate(inner.tolist(), 1):
+        bounds.append(min(max(int(cut), bounds[-1] + least), len(sums) - (parts - number) * least))
+    return list(pairwise([*bounds, len(sums)]))
+
+
+def _padding(tokens: int, family: Family) -> Example:
+    """A sample of its own, so that no other token sees it, from which nothing is learned."""
+    ids = torch.zeros(tokens, dtype=torch.int64)
+    return Example("padding", ids, torch.full_like(ids, IGNORED), ids.expand(family.rope_rows, -1))
 
 
 def _counts(ranks: Tensor, size: int) -> tuple[int, ...]:
