@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click import ClickException
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as ProgressBar
+from typer.exceptions import TyperException
 
 from operators.isolate import stop_children
 from operators.runner import Progress
@@ -39,7 +39,7 @@ OUTAGE_STATUS = 3
 INTERRUPTED_STATUS = 130
 
 app = typer.Typer(
-    help="Long videos in, a verified long-video reasoning dataset out.", no_args_is_help=True, add_completion=False,
+    help="Long videos in, a verified long-video reasoning dataset out.", add_completion=False,
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
@@ -55,14 +55,18 @@ def main() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _leave)
     try:
-        if app(standalone_mode=False) == INTERRUPTED_STATUS:  # what typer makes of KeyboardInterrupt
+        if (
+            app(sys.argv[1:] or ["--help"], standalone_mode=False) == INTERRUPTED_STATUS
+        ):  # what typer makes of KeyboardInterrupt
             _leave()
     except (KeyboardInterrupt, typer.Abort):
         _leave()
     except Outage as outage:
         _fail(str(outage), OUTAGE_STATUS)
-    except (BadInput, ClickException) as error:
+    except BadInput as error:
         _fail(str(error), BAD_INPUT_STATUS)
+    except TyperException as error:  # no such command, option or value
+        _fail(error.format_message(), BAD_INPUT_STATUS)
 
 
 def _leave(*_: object) -> None:
