@@ -1,5 +1,6 @@
 """The runner's promises on the real pipeline: real videos, real stages, a real model server that counts requests."""
 
+import importlib.util
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from operators.models.endpoints import ModelUnavailable
 from operators.pipeline import VIDEO_STAGES
 from operators.preflight import PreflightFailed
 from operators.release.publish import latest_run
+from operators.release.verify import verify_release
 from operators.replay import forget_rejects
 from operators.runner import run_stage
 from operators.runs import RunFolder, RunMissing
@@ -127,6 +129,21 @@ def test_a_build_makes_a_release_and_keeps_the_broken_file_as_a_reject(clean):
     assert reject.reason == "not_a_video" and "broken.mp4" in reject.message
     for name in ("data/sft/longvideo-sft-000000.tar", "parquet/sft.parquet", "report.html", "README.md"):
         assert (clean.out / "releases/longvideo/v0001" / name).is_file()
+
+
+def test_every_loader_finds_all_that_the_release_holds(clean):
+    counts = verify_release(f"{clean.out}/releases/longvideo/v0001")
+    samples, videos = clean.release.samples["sft"], clean.release.videos["sft"]
+    assert counts.pop("files") == len(clean.release.files)
+    assert counts == {
+        "parquet": samples,
+        "datasets": samples,
+        "datasets streaming": samples,
+        "webdataset": videos,
+        "datasets webdataset": videos,
+        "datasets webdataset streaming": videos,
+        **({"energon": videos} if importlib.util.find_spec("megatron") else {}),
+    }
 
 
 def test_clips_tile_every_video(clean):
