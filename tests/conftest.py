@@ -1,6 +1,7 @@
-"""Fixtures for all tests: an S3-compatible server, and no model endpoints from the outside."""
+"""Fixtures for all tests: an S3-compatible server, a disk that fills up, and no model endpoints from the outside."""
 
 import os
+import subprocess
 import uuid
 
 import pytest
@@ -42,3 +43,17 @@ def s3_bucket(s3_server, monkeypatch):
     s3fs.S3FileSystem().mkdir(bucket)
     yield f"s3://{bucket}"
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own with room for one megabyte. Skips where none may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

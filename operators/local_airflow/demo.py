@@ -19,7 +19,7 @@ from operators.local_airflow.progress import Tasks, follow
 from operators.local_airflow.rest import AirflowApi
 from operators.local_airflow.standalone import ROOT, USER, Standalone, ended_by_signals
 from operators.release.publish import newest_release
-from operators.release.show import pick_samples, read_samples, show_losses, show_samples
+from operators.release.show import show_build
 from operators.runs import RunFolder
 from operators.samples import render_samples, write_manifest
 from schemas.errors import Outage
@@ -29,7 +29,6 @@ from schemas.tables import VideoCategory
 DAG_ID = "build_dataset"
 NAME = "demo"
 LOG_LINES = 25
-SHOWN_SAMPLES = 4
 
 SETTINGS: dict[str, Any] = {
     "name": NAME,
@@ -124,7 +123,10 @@ def _build(airflow: Standalone, out: Path, films: Path, console: Console) -> Non
     if state != "success":
         show_failure(api, tasks, airflow, console)
         raise DemoFailed(f"run {run_id} failed; its task logs are under {airflow.home / 'logs'}")
-    show_result(RunFolder.open(api.xcom(DAG_ID, run_id, "plan", "run")), time.monotonic() - started, console)
+    folder = RunFolder.open(api.xcom(DAG_ID, run_id, "plan", "run"))
+    release = newest_release(folder.store, NAME)
+    assert release is not None, "a run that has succeeded has published, now or before"
+    show_build(console, folder, release, time.monotonic() - started)
 
 
 def wait_for_dag(api: AirflowApi, dag_id: str, airflow: Standalone, seconds: float = 60.0) -> None:
@@ -151,26 +153,6 @@ def show_failure(api: AirflowApi, tasks: Tasks, airflow: Standalone, console: Co
             console.print(f"\n[bold red]{task['task_id']}[/] failed at try {task['try_number']}:", highlight=False)
             for line in api.task_log(task)[-LOG_LINES:]:
                 console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-
-
-def show_result(folder: RunFolder, seconds: float, console: Console) -> None:
-    """A few samples, the counts, what was reused, and where everything lies."""
-    release = newest_release(folder.store, folder.run.config.name)
-    assert release is not None, "a run that has succeeded has published, now or before"
-    show_losses(console, folder)
-    show_samples(console, pick_samples(read_samples(folder.store, release), SHOWN_SAMPLES))
-    metrics = folder.metrics()
-    units, reused = sum(stage.units for stage in metrics), sum(stage.reused for stage in metrics)
-    counts = ", ".join(f"{split} {count}" for split, count in sorted(release.samples.items()))
-    console.print(f"\n{sum(release.samples.values())} samples: {counts}", highlight=False)
-    console.print(f"{seconds:.0f} s; {reused} of {units} units were reused from earlier runs", highlight=False)
-    address = f"{folder.store.url}/releases/{release.name}/v{release.version:04d}"
-    for what, where in (
-        ("shards", f"{address}/data"),
-        ("tables", f"{address}/parquet"),
-        ("report", f"{folder.url}/report.html"),
-    ):
-        console.print(f"{what:7} {where}", highlight=False, soft_wrap=True)
 
 
 def _say_how_to_log_in(airflow: Standalone, console: Console) -> None:

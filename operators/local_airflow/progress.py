@@ -72,16 +72,18 @@ def _follow_in_lines(
     api: AirflowApi, dag_id: str, run_id: str, console: Console, check: Callable[[], None]
 ) -> tuple[str, Tasks]:
     seen: dict[tuple[str, int], str] = {}
+    labels: dict[int, str] = {}  # of lanes; known once a first task of the lane has begun
     started = time.monotonic()
     while True:
         check()
         state, tasks = api.run_state(dag_id, run_id), api.task_instances(dag_id, run_id)
+        labels |= {task["map_index"]: task["rendered_map_index"] for task in tasks if task["rendered_map_index"]}
         for task in tasks:
             key, now = (task["task_id"], task["map_index"]), task["state"]
             if now in _SYMBOLS and now not in ("queued", "scheduled") and seen.get(key) != now:
                 seen[key] = now
                 name = task["task_id"].removeprefix(_LANE)
-                where = f" {task['rendered_map_index'] or ''}" if task["map_index"] >= 0 else ""
+                where = f" {labels.get(task['map_index'], task['map_index'])}" if task["map_index"] >= 0 else ""
                 took = f" ({task['duration']:.1f} s)" if now == "success" and task["duration"] else ""
                 console.print(f"{time.monotonic() - started:6.1f} s  {name}{where}: {now}{took}", highlight=False)
         if state in ("success", "failed"):

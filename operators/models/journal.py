@@ -22,6 +22,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
+from operators.store import outages, space_problem
 from schemas.journal import JournalEntry, JournalRecord
 
 log = logging.getLogger(__name__)
@@ -124,22 +125,24 @@ class _Segments:
 
     def write(self, name: str, line: bytes) -> None:
         with self._lock:
-            segment = self._segment = self._segment or self._new(name)
             try:
-                written = segment.write(line)
-                if written != len(line):
-                    raise OSError(f"journal {segment.name}: {written} of {len(line)} bytes written; is the disk full?")
+                segment = self._segment = self._segment or self._new(name)
+                rest = memoryview(line)
+                while rest:  # what a disk with little room left has not taken; it says why when it is asked again
+                    rest = rest[segment.write(rest) :]
                 os.fsync(segment.fileno())
-            except OSError:
-                segment.close()
-                self._segment = None  # nothing is ever appended to a half-written line
-                raise
+            except OSError as error:
+                self._end_segment()  # nothing is ever appended to a half-written line
+                raise space_problem(error, str(self._folder)) or error from error
 
     def close(self) -> None:
         with self._lock:
-            if self._segment is not None:
-                self._segment.close()
-                self._segment = None
+            self._end_segment()
+
+    def _end_segment(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
 
     def _new(self, name: str) -> BinaryIO:
         """A fresh, unbuffered file. Its name is on the disk, too, when this returns."""
@@ -163,15 +166,19 @@ class _Objects:
     def read(self) -> Iterator[tuple[str, bytes]]:
         self._filesystem.invalidate_cache(self._folder)
         try:
-            names = self._filesystem.ls(self._folder, detail=False)
+            with outages(self._folder):
+                names = self._filesystem.ls(self._folder, detail=False)
         except FileNotFoundError:
             return
         names = [name for name in names if name.endswith(SUFFIX)]
         if names:
-            yield from sorted(self._filesystem.cat(names).items())
+            with outages(self._folder):
+                contents = self._filesystem.cat(names)
+            yield from sorted(contents.items())
 
     def write(self, name: str, line: bytes) -> None:
-        self._filesystem.pipe_file(f"{self._folder}/{name}", line)
+        with outages(self._folder):
+            self._filesystem.pipe_file(f"{self._folder}/{name}", line)
 
     def close(self) -> None:
         """Every object is complete as soon as it is written."""

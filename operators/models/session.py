@@ -33,9 +33,16 @@ def resolve(config: ModelsConfig, environ: Mapping[str, str] = os.environ) -> Mo
 
     A role's model is the configured one, else its endpoint's, else `measured` for the captioner and the embedded model
     for the others. Who has an endpoint is asked there, under whatever name; the embedded engine is for who has none.
-    Raises EndpointError when a model is named and no endpoint is there to serve it.
+    Raises EndpointError when a model is named and no endpoint is there to serve it, for all such roles at once.
     """
-    resolved = {role.value: _resolved(role, config.of(role), endpoint_for(role, environ)) for role in Role}
+    resolved, problems = {}, []
+    for role in Role:
+        try:
+            resolved[role.value] = _resolved(role, config.of(role), endpoint_for(role, environ))
+        except EndpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise EndpointError("; ".join(dict.fromkeys(problems)))
     return ModelsConfig(**resolved)
 
 
@@ -44,7 +51,8 @@ def _resolved(role: Role, config: ModelConfig, endpoint: Endpoint | None) -> Mod
     model = config.model or (endpoint.model if endpoint else default)
     if not model:
         raise EndpointError(
-            f"{role.value}: its endpoint names no model; set LVR_{role.name}_MODEL or models.{role.value}"
+            f"{role.value}: its endpoint names no model; set LVR_{role.name}_MODEL, LVR_MODEL_NAME or "
+            f"models.{role.value}.model"
         )
     if model == MEASURED and role is not Role.CAPTIONER:
         raise EndpointError(f"{role.value}: only captions can be {MEASURED!r}; name a model")

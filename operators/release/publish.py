@@ -9,16 +9,13 @@ Equal content is never published twice: the digest over all paths and hashes dec
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from operators.losses import why_empty
 from operators.release.card import dataset_card
 from operators.runs import RunFolder, RunMissing
-from operators.store import Store, object_path
+from operators.store import Store
 from schemas.base import digest, parse_json
 from schemas.errors import BadInput
 from schemas.run import LatestRelease, Release, ReleaseFile
@@ -145,22 +142,11 @@ def _claim_version(store: Store, name: str, content: str, version: int) -> int:
 def _write(store: Store, folder: RunFolder, release: Release) -> None:
     address = _address(release.name, release.version)
     for file in release.files:
-        _place(store, object_path(file.sha256, Path(file.path).suffix), f"{address}/{file.path}")
+        store.name_object(file.sha256, f"{address}/{file.path}")
     store.write(f"{address}/README.md", dataset_card(release, folder.run).encode())
     store.write(f"{address}/report.html", store.read(f"{folder.address}/report.html"))
     store.write(f"{address}/manifest.json", release.model_dump_json(indent=1).encode())
     _point_to(store, folder, release.version)
-
-
-def _place(store: Store, source: str, target: str) -> None:
-    """Give an object a readable name: a hard link locally, a server-side copy elsewhere."""
-    if not store.is_local:
-        store.fs.cp_file(f"{store.root}/{source}", f"{store.root}/{target}")
-        return
-    final = Path(store.root) / target
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):  # another worker publishes the same content
-        os.link(Path(store.root) / source, final)
 
 
 def _by_split(files: list[ReleaseFile], count: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Shows a release's samples on a terminal, as a person would want to read them."""
+"""Shows a finished build on a terminal: what was left out, a few samples to read, counts, and where everything lies."""
 
 from __future__ import annotations
 
@@ -17,6 +17,42 @@ from schemas.base import digest
 from schemas.run import Release
 from schemas.sample import LETTERS, Sample
 from schemas.tables import QuestionKind
+
+SHOWN_SAMPLES = 4
+
+
+def show_build(console: Console, folder: RunFolder, release: Release, seconds: float) -> None:
+    """The summary of a run and of the release that it published, or found to hold the same already.
+
+    Args:
+        seconds: what the run took, as whoever waited for it has seen it.
+    """
+    show_losses(console, folder)
+    show_samples(console, pick_samples(read_samples(folder.store, release), SHOWN_SAMPLES))
+    address = f"{folder.store.url}/releases/{release.name}/v{release.version:04d}"
+    lines = [
+        f"{seconds:.0f} s; {_work(folder)}",
+        _news(release, folder.run.run_id),
+        f"shards  {address}/data",
+        f"tables  {address}/parquet",
+        f"report  {folder.url}/report.html",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _work(folder: RunFolder) -> str:
+    metrics = folder.metrics()
+    units, reused = sum(stage.units for stage in metrics), sum(stage.reused for stage in metrics)
+    if units == reused:
+        return f"nothing had to be computed: all {units} units (a stage of a video) were reused from earlier runs"
+    return f"{units - reused} units (a stage of a video) were computed, {reused} reused from earlier runs"
+
+
+def _news(release: Release, run_id: str) -> str:
+    counts = ", ".join(f"{split} {count}" for split, count in sorted(release.samples.items()))
+    holds = f"{release.name} version {release.version}: {sum(release.samples.values())} samples ({counts})"
+    return f"published {holds}" if release.run_id == run_id else f"nothing new to publish; this is still {holds}"
 
 
 def pick_samples(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -33,13 +33,13 @@ def material_figures(numbers: Numbers) -> Iterator[Figure]:
     minutes = numbers.videos["seconds"].to_numpy(float) / 60
     if len(minutes):
         text = f"Half of the videos are longer than {np.median(minutes):.1f} minutes."
-        yield _columns("Length of videos", text, histogram([minutes]), ("minutes", "videos"))
+        yield _columns("Length of videos in minutes", text, histogram([minutes]), ("minutes", "videos"))
         counts = numbers.videos["category"].value_counts()
         rows = [Bar(_words(str(name)), (float(count),), f"{count:,}") for name, count in counts.items()]
         yield _bars("Categories of videos", "What the source videos are about.", rows, ("category", "videos"))
     if len(numbers.clip_seconds):
         text = f"A clip lasts {numbers.clip_seconds.mean():.1f} s on average."
-        yield _columns("Length of clips", text, histogram([numbers.clip_seconds]), ("seconds", "clips"))
+        yield _columns("Length of clips in seconds", text, histogram([numbers.clip_seconds]), ("seconds", "clips"))
 
 
 def sample_figures(numbers: Numbers) -> Iterator[Figure]:
@@ -66,7 +66,7 @@ def sample_figures(numbers: Numbers) -> Iterator[Figure]:
     if len(numbers.evidence_seconds):
         text = f"Half of the spans are longer than {np.median(numbers.evidence_seconds):.1f} s."
         shape = histogram([numbers.evidence_seconds])
-        yield _columns("Length of evidence spans", text, shape, ("seconds", "spans"))
+        yield _columns("Length of evidence spans in seconds", text, shape, ("seconds", "spans"))
 
 
 def floor_figure(numbers: Numbers) -> Figure | None:

@@ -7,8 +7,11 @@ left in pytest's temporary folder.
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
+import psutil
 import pytest
 
 from operators.local_airflow.demo import wait_for_dag
@@ -79,6 +82,13 @@ def element(name: str) -> str:
     return f'input[name="element_{name}"]'
 
 
+def wait_until(holds: Callable[[], object], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
 def finished(api: AirflowApi, dag_id: str, run_id: str, airflow: Standalone) -> dict[str, str]:
     """State of every task, once the run has ended."""
     from rich.console import Console
@@ -112,9 +122,13 @@ def test_a_build_from_form_to_report(airflow, page, folder):
     assert run["conf"]["name"] == "cards" and run["conf"]["difficulty.trials"] == 2
     states = finished(api, "build_dataset", run_id, airflow)
     assert set(states.values()) == {"success"}
-    assert len([task for task in states if task.startswith("lane.")]) == 7
+    mapped = [task for task in api.task_instances("build_dataset", run_id) if task["map_index"] >= 0]
+    [label] = {task["rendered_map_index"] for task in mapped}
+    assert len(mapped) == 7 and label.startswith("cards-")
     published = api.xcom("build_dataset", run_id, "publish")
     assert published["is_new"] and published["samples"]["eval"] > 0
+    [event] = api.call("GET", "/api/v2/assets/events")["asset_events"]
+    assert event["name"] == "longvideo_releases" and event["extra"] == published
 
     page.goto(f"{airflow.url}/dags/build_dataset/runs/{run_id.replace('+', '%2B')}")
     page.wait_for_selector("text=publish")
@@ -128,6 +142,26 @@ def test_a_build_from_form_to_report(airflow, page, folder):
     page.frame_locator("iframe").first.get_by_text("Published datasets").wait_for()
     time.sleep(1.0)
     page.screenshot(path=folder / "datasets.png")
+
+
+def commands(out: Path) -> list[psutil.Process]:
+    """What works on a build into this folder."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(word.startswith(f"{out}/runs/") for word in process.info["cmdline"] or [])
+    ]
+
+
+def test_a_task_that_is_marked_failed_ends_what_it_has_started(airflow, folder, models, monkeypatch):
+    monkeypatch.setattr(models, "delay_seconds", 30.0)
+    api, out = airflow.api(), folder / "stopped"
+    run_id = api.trigger("build_dataset", {"source": str(folder / "films"), "out": str(out), "name": "stopped"})
+    path = f"/api/v2/dags/build_dataset/dagRuns/{quote(run_id, safe='')}/taskInstances/lane.question/0"
+    wait_until(lambda: api.call("GET", path)["state"] == "running" and commands(out))
+    api.call("PATCH", path, {"new_state": "failed"})
+    wait_until(lambda: not commands(out))
+    wait_until(lambda: api.run_state("build_dataset", run_id) == "failed")
 
 
 def test_the_report_needs_a_login(airflow):

@@ -1,5 +1,6 @@
 """The runner's promises on the real pipeline: real videos, real stages, a real model server that counts requests."""
 
+import importlib.util
 import itertools
 import json
 import os
@@ -19,14 +20,16 @@ import pytest
 from operators import supervise
 from operators.build import NothingToBuild, make_lanes, plan_build, run_build, run_id_from
 from operators.models.endpoints import ModelUnavailable
+from operators.pipeline import VIDEO_STAGES
 from operators.preflight import PreflightFailed
 from operators.release.publish import latest_run
+from operators.release.verify import verify_release
 from operators.replay import forget_rejects
 from operators.runner import run_stage
 from operators.runs import RunFolder, RunMissing
 from operators.settings import load_config
 from operators.staleness import find_stale
-from operators.store import Store, object_path
+from operators.store import Store, StoreError, object_path
 from schemas.run import Commit, Release, StageMetrics
 from schemas.tables import Clip, Reject, Source, Split
 from tests.support.openai_server import Fault, OpenAIServer, filled, last_text
@@ -128,6 +131,21 @@ def test_a_build_makes_a_release_and_keeps_the_broken_file_as_a_reject(clean):
         assert (clean.out / "releases/longvideo/v0001" / name).is_file()
 
 
+def test_every_loader_finds_all_that_the_release_holds(clean):
+    counts = verify_release(f"{clean.out}/releases/longvideo/v0001")
+    samples, videos = clean.release.samples["sft"], clean.release.videos["sft"]
+    assert counts.pop("files") == len(clean.release.files)
+    assert counts == {
+        "parquet": samples,
+        "datasets": samples,
+        "datasets streaming": samples,
+        "webdataset": videos,
+        "datasets webdataset": videos,
+        "datasets webdataset streaming": videos,
+        **({"energon": videos} if importlib.util.find_spec("megatron") else {}),
+    }
+
+
 def test_clips_tile_every_video(clean):
     for unit, commit in clean.folder.record("split", 1).commits.items():
         clips = clean.folder.store.get_rows(commit.rows_sha256, Clip)
@@ -176,6 +194,22 @@ def test_an_edited_prompt_runs_only_what_depends_on_it(built, films, tmp_path, m
     assert computed(again.metrics).keys() == {"reason", "verify", "assemble", "shard"}
     assert again.published.release.version == 2
     assert not find_stale(again.folder, config).is_stale
+
+
+def test_a_full_disk_stops_the_stage_and_with_some_room_it_goes_on(clean, films, small_disk, server):
+    folder = plan_build(config_for(films, small_disk / "out"), "run")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
+    with pytest.raises(StoreError, match="the disk is full; free some space and run again, finished work is kept"):
+        for name in VIDEO_STAGES:
+            run_stage(folder, name, 1)
+    done = {record.stage: record.commits for record in folder.records()}
+    assert done.keys() < set(VIDEO_STAGES)
+    ballast.unlink()
+    for name in VIDEO_STAGES:
+        metrics = run_stage(folder, name, 1)
+        assert name not in done or metrics.reused == metrics.units
+    assert tables(folder).items() <= tables(clean.folder).items()
 
 
 def test_a_new_and_a_changed_video_run_alone(films, tmp_path, server):
@@ -279,31 +313,46 @@ def journaled(out: Path) -> set[str]:
     return found
 
 
+def traces(out: Path) -> int:
+    """How far a build has come: files that it has left, and answers in its journals."""
+    return len([path for path in out.rglob("*") if path.is_file()]) + len(journaled(out))
+
+
+def killed_at(build: subprocess.Popen, out: Path, point: int, delay: float) -> bool:
+    """kill -9, a moment after the build has left so many traces; False when it ended before."""
+    while build.poll() is None:
+        if traces(out) >= point:
+            time.sleep(delay)  # into the middle of whatever comes next
+            build.kill()
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.timeout(900)
 def test_a_build_killed_again_and_again_ends_as_if_it_never_was(clean, films, tmp_path):
-    """kill -9 at random moments: the same tables, nothing twice, and no answer asked for that the journal held."""
+    """kill -9 at random points of every stage: the same tables, nothing twice, no answer asked for that was held."""
     out = tmp_path / "killed"
-    moments = random.Random(20261122)
+    chance = random.Random(20261122)
+    points = sorted(chance.sample(range(traces(clean.out)), 14))
+    kills = 0
     with OpenAIServer(script=capable, delay_seconds=0.02) as server:
         environ = server.environ("reasoner", "judge", "target")
-        kills = 0
-        for attempt in range(40):
+        while True:
             held, asked_before = journaled(out), len(server.requests)
+            point = next((point for point in points if point > traces(out)), sys.maxsize)
             build = start(films, out, environ)
-            try:  # the limit grows, so that the end is reached whatever the machine's speed
-                printed, _ = build.communicate(timeout=moments.uniform(0.5, 2.5) * 1.2**attempt)
-                finished = True
-            except subprocess.TimeoutExpired:
-                build.send_signal(signal.SIGKILL)
-                build.communicate()
-                kills, finished = kills + 1, False
+            killed = killed_at(build, out, point, chance.uniform(0.0, 0.1))
+            printed, _ = build.communicate()
             asked = {request_id(request) for request in server.requests[asked_before:]}
             assert not asked & held
-            if finished:
+            if not killed:
                 break
-        assert finished and build.returncode == 0, printed
-    assert kills >= 2
-    killed = latest_run(Store(str(out)), "longvideo")
-    assert tables(killed) == tables(clean.folder)
+            kills += 1
+    assert build.returncode == 0, printed
+    assert kills >= 8
+    killed_run = latest_run(Store(str(out)), "longvideo")
+    assert tables(killed_run) == tables(clean.folder)
 
 
 def test_two_workers_on_the_same_build_leave_one_result(films, tmp_path):

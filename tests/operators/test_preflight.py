@@ -1,4 +1,4 @@
-"""What preflight asks of model servers, and what it asks of this machine when there are none."""
+"""What preflight asks of model servers, what it asks of this machine, and which settings it refuses together."""
 
 import pytest
 
@@ -7,6 +7,8 @@ from operators.models.embedded import EMBEDDED_MODEL
 from operators.preflight import PreflightFailed, preflight
 from schemas.config import BuildConfig
 from tests.support.openai_server import OpenAIServer
+
+TEXT_ROLES = ("reasoner", "judge", "target")
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def config(tmp_path):
 def test_an_endpoint_is_checked_though_its_model_is_called_like_the_embedded_one(config, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda package: None if package == "xllamacpp" else object())
     with OpenAIServer(models=(EMBEDDED_MODEL,)) as server:
-        environ = server.environ() | {"LVR_MODEL_NAME": EMBEDDED_MODEL}
+        environ = server.environ(*TEXT_ROLES)
         notes = preflight(config, environ)  # and no engine is needed here
     assert f"judge: {EMBEDDED_MODEL} at {server.url}" in notes
     with pytest.raises(PreflightFailed, match=rf"judge .*{EMBEDDED_MODEL}.*cannot be reached"):
@@ -29,3 +31,44 @@ def test_without_endpoints_the_engine_must_be_installed(config, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda package: None if package == "xllamacpp" else object())
     with pytest.raises(PreflightFailed, match="package xllamacpp is missing"):
         preflight(config, {})
+
+
+def test_measuring_packages_are_needed_where_captions_are_measured(config, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda package: None if package == "rapidocr" else object())
+    with pytest.raises(PreflightFailed, match="package rapidocr is missing for measured captions"):
+        preflight(config, {})
+    with OpenAIServer() as server:
+        preflight(config, server.environ())
+
+
+def test_every_problem_is_told_once_and_all_at_once(config, monkeypatch):
+    monkeypatch.setattr(module, "MIN_FREE_BYTES", 1 << 62)
+    environ = {"LVR_MODEL_URL": "http://127.0.0.1:9/v1"}
+    with pytest.raises(PreflightFailed) as failed:
+        preflight(config, environ)
+    told = str(failed.value)
+    for role in ("CAPTIONER", "REASONER", "JUDGE", "TARGET"):
+        assert told.count(f"LVR_{role}_MODEL") == 1
+    assert told.count(f"out {config.out!r}: only ") == 1
+    assert told.count("temporary folder ") == 1 and "set TMPDIR to another folder" in told
+
+
+@pytest.mark.parametrize(
+    ("settings", "environ", "told"),
+    [
+        ({}, {"LVR_CAPTIONER_VISION": "0"}, "captioner 'fake-model' is set up without vision.*LVR_CAPTIONER_VISION=1"),
+        ({"question": {"writers": ["program"]}}, {}, "captioner is 'fake-model': nothing could be asked; add 'model'"),
+        ({"question": {"writers": ["program"], "categories": ["goal"]}}, {}, "no questions of the categories goal"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused(config, settings, environ, told):
+    with OpenAIServer() as server:
+        contradictory = BuildConfig.model_validate({**config.model_dump(), **settings})
+        with pytest.raises(PreflightFailed, match=told):
+            preflight(contradictory, server.environ() | environ)
+        assert preflight(config, server.environ())
+
+
+def test_measured_captions_suit_the_program(config):
+    derived = BuildConfig.model_validate({**config.model_dump(), "question": {"writers": ["program"]}})
+    assert "captioner: measured, no server" in preflight(derived, {})

@@ -169,12 +169,45 @@ def test_a_killed_writer_leaves_no_half_object(tmp_path, delay):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
 
 
-def test_a_full_disk_is_named_with_the_way_out(tmp_path, monkeypatch):
-    def no_space(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_writer_that_looked_too_early_does_not_overwrite_the_first(store, monkeypatch):
+    """Between the look and the write another worker may commit: the storage itself must refuse the second."""
+    monkeypatch.setattr(Store, "exists", lambda self, address: False)
+    for text in (b"first", b"second"):
+        store.write("commits/split/key.json", text, replace=False)
+    assert store.read("commits/split/key.json") == b"first"
+
+
+def test_objects_get_readable_names(store):
+    sha256 = store.put_bytes(b"a tar", ".tar")
+    for _ in range(2):  # publishing again after it was killed half-way
+        store.name_object(sha256, "releases/films/v0001/data/eval/films-eval-000000.tar")
+    assert store.read("releases/films/v0001/data/eval/films-eval-000000.tar") == b"a tar"
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "the disk is full; free some space and run again"),
+        (errno.EPERM, "a file system without hard links"),
+    ],
+)
+def test_what_the_disk_refuses_is_named_with_the_way_out(tmp_path, monkeypatch, number, told):
+    def refuse(*_):
+        raise OSError(number, "refused")
 
     store = Store(str(tmp_path / "out"))
-    monkeypatch.setattr(os, "link", no_space)
-    with pytest.raises(StoreError, match="the disk is full; free some space and run again"):
-        store.put_bytes(b"x", ".bin")
+    sha256 = store.put_bytes(b"x", ".bin")
+    monkeypatch.setattr(os, "link", refuse)
+    for write in (lambda: store.put_bytes(b"y", ".bin"), lambda: store.name_object(sha256, "releases/x.bin")):
+        with pytest.raises(StoreError, match=told):
+            write()
     assert list((tmp_path / "out" / "tmp").iterdir()) == []
+
+
+def test_a_disk_that_is_really_full_loses_nothing_that_was_there(small_disk):
+    store = Store(str(small_disk / "out"))
+    kept = store.put_bytes(b"kept", ".bin")
+    with pytest.raises(StoreError, match=f"{store.url}: the disk is full; free some space and run again"):
+        store.put_bytes(b"x" * 2_000_000, ".bin")
+    assert store.read(object_path(kept, ".bin")) == b"kept"
+    assert list((small_disk / "out" / "tmp").iterdir()) == []

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from operators.models.journal import Journal
+from operators.store import StoreError
+from schemas.errors import Outage
 from schemas.journal import JournalEntry
 
 
@@ -195,6 +197,27 @@ def test_a_failed_write_is_raised_and_spoils_nothing(tmp_path):
         journal.append(entry("c"))
     again = Journal(str(tmp_path))
     assert [bool(again.get(sha(name))) for name in "abc"] == [True, False, True]
+
+
+def test_a_full_disk_is_an_outage_that_keeps_what_was_there(small_disk):
+    url = str(small_disk / "journal")
+    with Journal(url) as journal:
+        journal.append(entry("first"))
+        with pytest.raises(StoreError, match=f"{url}: the disk is full; free some space and run again"):
+            for number in range(100):
+                journal.append(entry(number, "x" * 30_000))
+        assert number > 10
+    again = Journal(url)
+    assert again.get(sha("first")) and again.get(sha(number - 1)) and not again.get(sha(number))
+
+
+def test_a_store_that_does_not_answer_is_an_outage(s3_bucket, monkeypatch):
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(Outage, match="are address and credentials right"):
+        Journal(f"{s3_bucket}/journal").get(sha("a"))
 
 
 def test_an_answer_is_on_the_disk_when_append_returns(tmp_path):

@@ -74,6 +74,7 @@ def test_resolving_again_changes_nothing(environ):
         ({"judge": {"model": "big"}}, {}, "judge: model 'big' has no endpoint; set LVR_JUDGE_URL"),
         ({"judge": {"model": MEASURED}}, {}, "judge: only captions can be 'measured'"),
         ({}, {"LVR_MODEL_URL": "http://m:1/v1"}, "captioner: its endpoint names no model; set LVR_CAPTIONER_MODEL"),
+        ({}, {"LVR_MODEL_URL": "http://m:1/v1"}, "target: its endpoint names no model; set LVR_TARGET_MODEL"),
     ],
 )
 def test_what_cannot_be_resolved(config, environ, complaint):

@@ -1,7 +1,7 @@
 """The dataset card: its front matter is loaded, and its code is run, by the loaders themselves."""
 
+import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -121,13 +121,22 @@ def test_its_code_for_webdataset_runs(release):
     assert found["mp4"][4:8] == b"ftyp"
 
 
-def test_its_commands_for_energon_run(release, tmp_path):
+def test_its_commands_for_energon_run(release, manifest, tmp_path):
     pytest.importorskip("megatron.energon")
     card = (release / "README.md").read_text()
     shutil.copytree(release / "data", tmp_path / "data")
-    [command] = blocks(card, "sh")
-    program, *arguments = shlex.split(command)
-    subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=tmp_path, check=True, capture_output=True)
+    [commands] = blocks(card, "sh")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    told = subprocess.run(
+        ["sh", "-ec", commands],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    counts = re.findall(r"\* `(\w+)`: \d+%, (\d+) samples in \d+ shards", told.stdout)
+    assert {split: int(count) for split, count in counts} == manifest.videos
     [code] = [block for block in blocks(card, "python") if "energon" in block]
     found = {"root": str(tmp_path), "__name__": "card"}
     exec(code, found)

@@ -14,8 +14,8 @@ def test_tables_hold_every_row_that_is_drawn(numbers):
     for title in ("Samples by category, kind and split", "Evidence spans per sample"):
         assert total(shown[title]) == len(numbers.samples)
     assert total(shown["Options per question"]) == len(numbers.choices)
-    assert total(shown["Length of clips"]) == len(numbers.clip_seconds)
-    assert total(shown["Length of videos"]) == total(shown["Categories of videos"]) == len(numbers.videos)
+    assert total(shown["Length of clips in seconds"]) == len(numbers.clip_seconds)
+    assert total(shown["Length of videos in minutes"]) == total(shown["Categories of videos"]) == len(numbers.videos)
     assert total(shown["Pass rate of the target"]) == len(numbers.pass_rates)
 
 

@@ -1,0 +1,50 @@
+"""What a person reads when a build has finished."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from operators.release.publish import newest_release
+from operators.release.show import SHOWN_SAMPLES, pick_samples, read_samples, show_build
+from operators.runs import RunFolder
+from operators.store import Store
+
+
+@pytest.fixture
+def folder(release):
+    out = release.parents[2]
+    return RunFolder.open(f"{out}/runs/{next((out / 'runs').iterdir()).name}")
+
+
+def shown(folder: RunFolder, **changes: str) -> str:
+    printed = io.StringIO()
+    made = newest_release(folder.store, folder.run.config.name)
+    show_build(Console(file=printed, width=100), folder, made.model_copy(update=changes), seconds=12.3)
+    return printed.getvalue()
+
+
+def test_losses_samples_counts_and_places_are_told(folder, release):
+    said = shown(folder)
+    assert re.search(r"left out 1 × plan: not_a_video\n?.*notes\.txt", said)
+    assert said.count("written by") == SHOWN_SAMPLES
+    assert re.search(r"12 s; \d+ units \(a stage of a video\) were computed, \d+ reused", said)
+    assert re.search(r"published synthetic version 1: \d+ samples \(eval \d+, rl \d+, sft \d+\)", said)
+    assert f"shards  {release}/data\ntables  {release}/parquet\nreport  {folder.url}/report.html\n" in said
+
+
+def test_a_run_that_changed_nothing_says_so(folder, monkeypatch):
+    metrics = [stage.model_copy(update={"reused": stage.units}) for stage in folder.metrics()]
+    monkeypatch.setattr(folder, "metrics", lambda: metrics)
+    said = shown(folder, run_id="an-earlier-one")
+    units = sum(stage.units for stage in metrics)
+    assert f"nothing had to be computed: all {units} units (a stage of a video) were reused" in said
+    assert "nothing new to publish; this is still synthetic version 1" in said
+
+
+def test_the_samples_shown_differ_and_are_the_same_every_time(folder):
+    samples = read_samples(folder.store, newest_release(Store(folder.store.url), "synthetic"))
+    picked = pick_samples(samples, SHOWN_SAMPLES)
+    assert len({(each.problem_type, each.kind, each.writer) for each in picked}) == SHOWN_SAMPLES
+    assert pick_samples(samples[::-1], SHOWN_SAMPLES) == picked

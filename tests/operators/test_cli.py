@@ -1,0 +1,147 @@
+"""At the command line: exit statuses that say whether to try again, and messages that say what to do.
+
+That commands do their work is for the tests of what they call, and of the DAGs, which run these very commands.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from operators.cli import BAD_INPUT_STATUS, OUTAGE_STATUS, main
+from schemas.config import BuildConfig
+from tests.support.openai_server import OpenAIServer
+from tests.support.synthetic_run import synthetic_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def lvr(monkeypatch, capsys):
+    """Runs `lvr` in this process; gives exit status, standard output, and standard error with single spaces."""
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lvr", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code
+        said = capsys.readouterr()
+        return status, said.out, " ".join(said.err.split())
+
+    yield run
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+BAD_SOURCES = {
+    "empty": "source '{0}' holds no video; looked for files ending in .3gp",
+    "nowhere": "source '{0}' does not exist; give a folder of videos or a manifest",
+    "text.csv": "manifest '{0}': unknown column 'sauce'; known are uri, source_id",
+    "half.json": "manifest '{0}' cannot be read: Expecting",
+    "gone.csv": "none of its 1 videos can be used; the first: missing_file: {1}/gone.mp4: no such file; restore it",
+    "notes.txt": "source '{0}': not a folder, and not a .csv, .json or .jsonl manifest",
+}
+
+
+@pytest.mark.parametrize("name", BAD_SOURCES)
+def test_a_source_that_cannot_be_built_from_is_named_before_any_work(lvr, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.csv").write_text("uri,sauce\na.mp4,b\n")
+    (tmp_path / "half.json").write_text('[{"uri": ')
+    (tmp_path / "gone.csv").write_text("uri\ngone.mp4\n")
+    (tmp_path / "notes.txt").write_text("a.mp4\n")
+    status, _, said = lvr("build", "--source", tmp_path / name, "--out", tmp_path / "out")
+    assert status == BAD_INPUT_STATUS
+    assert BAD_SOURCES[name].format(tmp_path / name, tmp_path) in said
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--set", "spilt.mode=fixed"], "spilt: no such field; did you mean 'split'?"),
+        (
+            ["--set", "split.min_seconds=11"],
+            "min_seconds (11.0) <= clip_seconds (10.0) <= max_seconds (12.0) must hold",
+        ),
+        (["--set", "verify.blind_limit=2"], "verify.blind_limit: Input should be less than or equal to 1, got 2"),
+        (["--config", "none.yaml"], "config file none.yaml: [Errno 2] No such file"),
+        (["--sauce", "x"], "No such option: --sauce"),
+        (["--lanes-at-once", "0"], "Invalid value for '--lanes-at-once'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_before_any_work(lvr, tmp_path, arguments, told):
+    status, _, said = lvr("build", "--source", tmp_path, "--out", tmp_path / "out", *arguments)
+    assert (status, told in said) == (BAD_INPUT_STATUS, True), said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["stage", "out/runs/r", "ingest", "--lane", "0"], "out/runs/r: no run there; list the folder out/runs"),
+        (["publish", "out"], "out: not a run; a run's address ends in /runs/<run id>"),
+        (["stale", "--out", "out"], "out: no release there; build and publish one first"),
+        (["validate", "out"], "no manifest.json; a release's address ends in /releases/<name>/v<number>"),
+        (["schema", "Sampel"], "no model named 'Sampel'; known are Annotation"),
+        (["preflight", "--config-json", "{"], "--config-json is not JSON"),
+    ],
+)
+def test_what_is_not_there_is_named(lvr, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    status, _, said = lvr(*arguments)
+    assert (status, told in said) == (BAD_INPUT_STATUS, True), said
+
+
+def test_an_outage_has_a_status_of_its_own(lvr, tmp_path, monkeypatch):
+    """Running again goes on where it stopped: Airflow's tasks are tried again on this status only."""
+    folder = synthetic_run(tmp_path, videos=1, until="caption")
+    with OpenAIServer(models=("reasoner-120b",), api_key="right") as server:
+        for name, value in (server.environ("reasoner") | {"LVR_REASONER_API_KEY": "wrong"}).items():
+            monkeypatch.setenv(name, value)
+        status, _, said = lvr("stage", folder.url, "question", "--lane", "0")
+    assert status == OUTAGE_STATUS
+    assert "refused the key (HTTP 401); set LVR_REASONER_API_KEY" in said
+
+
+def test_schemas_and_help_are_printed(lvr):
+    assert json.loads(lvr("schema", "BuildConfig")[1]) == BuildConfig.model_json_schema()
+    status, said, _ = lvr()
+    assert status == 0 and all(command in said for command in ("build", "samples", "replay", "validate"))
+
+
+def test_a_plan_is_one_json_line_for_the_task_that_asked(lvr, tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"not read yet")
+    (tmp_path / "list.csv").write_text("uri,source_id\nfilm.mp4,a\nfilm.mp4,a\n")
+    config = BuildConfig(source=str(tmp_path / "list.csv"), out=str(tmp_path / "out"))
+    status, said, told = lvr("plan", "--config-json", config.model_dump_json(), "--run-id", "manual__2026-11-22T10:00")
+    assert (status, json.loads(said)) == (
+        0,
+        {
+            "run": f"{tmp_path}/out/runs/manual__2026-11-22T10-00",
+            "lanes": [{"lane": 0, "label": "a"}],
+            "videos": 1,
+            "rejects": 1,
+        },
+    )
+    assert "rejected: duplicate_id:" in told and "Give one of them another source_id" in told
+
+
+def test_the_pipeline_is_named_without_the_heavy_packages(tmp_path):
+    """Each task of the DAGs is one start of this program."""
+    code = (
+        "import json, sys, operators.cli; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert set(json.loads(done.stdout)).isdisjoint({"airflow", "torch", "cv2", "av", "scenedetect", "openai", "pandas"})
