@@ -1,7 +1,7 @@
 """One unmodified Hugging Face model, run on this rank's share of a row: frames, then tokens, then log-probabilities.
 
 `LongVideoModel` is an ordinary module around the model: it encodes the frames that the plan gives to this rank, sends
-the features to the ranks that own their tokens, runs the decoder on the local tokens and the head on the supervised ones.
+the features to the ranks that own their tokens, runs the decoder on the local tokens and the head on those supervised.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RunOptions:
     vision_patches: int = 16_384
     """Patches that the tower encodes at once."""
     compile: bool = True
-    """On a GPU, let torch.compile fuse what is no matrix product: RMS norms, rotary embeddings, a frozen tower's blocks."""
+    """On a GPU, let torch.compile fuse what is no matrix product: norms, rotary embeddings, a frozen tower's blocks."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class LongVideoModel(nn.Module):
         return found.log_probs, found.entropies
 
     def _compile(self) -> None:
-        """Not decoder layers whole: their recomputation stops before the last product, which nobody needs, but a compiled
+        """Not decoder layers whole: their recomputation stops before the last product, which nobody needs; a compiled
         MLP could not stop there."""
         parts = [] if self._tower_learns() else list(self.family.vision_layers(self.model))
         parts += [layer.self_attn for layer in self.family.language_model(self.model).layers]
@@ -150,8 +150,8 @@ class LongVideoModel(nn.Module):
             return None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_learns()):
             features = [self._encode(grid, pixels) for grid, pixels in pieces]
-            # A rank with less to do encodes something blank, so that sharded parameters are gathered by all at once, and
-            # takes no row of it, so that its gradients are zeros.
+            # A rank with less to do encodes something blank, so that sharded parameters are gathered by all at once,
+            # and takes no row of it, so that its gradients are zeros.
             features += [self._encode(*self._blank())[:0] for _ in range(agreed - calls)]
         own = torch.cat(features) if features else self._no_features()
         own = own[row.share.send_order]
@@ -160,7 +160,7 @@ class LongVideoModel(nn.Module):
         return Features.unpacked(own, self.family.levels)
 
     def _pieces(self, row: RowShare) -> Iterator[tuple[Grid, Tensor]]:
-        """This rank's frames, in pieces of at most `vision_patches` patches (or one temporal patch), and its features."""
+        """This rank's frames, in pieces of at most `vision_patches` patches (or a temporal patch), and its features."""
         for grid, pixels in zip(row.share.grids, row.pixels, strict=True):
             if _is_encoded(pixels):
                 yield grid, pixels
@@ -188,7 +188,7 @@ class LongVideoModel(nn.Module):
 
 
 def shard_parameters(model: LongVideoModel, compute: torch.dtype | None = torch.bfloat16) -> LongVideoModel:
-    """FSDP2 over all ranks: parameters as they are (float32 masters), computed in `compute`, gradients summed in float32.
+    """FSDP2 over all ranks: parameters as they are (float32 masters), computed in `compute`, gradients in float32.
 
     Gradients are sums over ranks, not means: the loss is divided by the global number of tokens instead.
     """

@@ -31,7 +31,7 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class Layout:
-    """How the ranks of a sequence-parallel group divide attention. Rank r is number r % ulysses of part r // ulysses."""
+    """How a sequence-parallel group divides attention. Rank r is number r % ulysses of part r // ulysses."""
 
     ulysses: int = 1
     ring: int = 1

@@ -1,4 +1,4 @@
-"""The versions of PyTorch and transformers that the trainer knows: with others it might run, and learn something else."""
+"""The versions of PyTorch and transformers that the trainer knows: with others it might run and learn otherwise."""
 
 from __future__ import annotations
 

@@ -74,35 +74,35 @@ def choices() -> list[Choice]:
     met: set[object] = set()
     chosen = []
     for where in everything:
-        found = max(({**where, **how} for how in switches), key=lambda choice: _news(pairs(choice) - met))
-        met |= pairs(found)
+        # Of those with most new pairs, the one with most new triples.
+        news = [
+            (len(values(choice, 2) - met), len(values(choice, 3) - met))
+            for choice in [{**where, **how} for how in switches]
+        ]
+        found = {**where, **switches[news.index(max(news))]}
+        met |= values(found, 2) | values(found, 3)
         chosen.append(found)
     return chosen
 
 
-def pairs(choice: Choice) -> set[object]:
-    """The pairs of values in a choice."""
-    return set(combinations(choice.items(), 2))
+def values(choice: Choice, count: int) -> set[object]:
+    """The pairs, or triples, of values in a choice."""
+    return set(combinations(choice.items(), count))
 
 
-def _name(choice: Choice) -> str:
+def name(choice: Choice) -> str:
     (world, layout, _), *rest = choice.values()
     return "-".join(map(str, [world, f"{layout.ulysses}x{layout.ring}", *rest]))
-
-
-def _news(fresh: set[object]) -> int:
-    """A place is tried as often as there are families, so what it has not met yet weighs more."""
-    return sum(2 if "place" in dict(pair) else 1 for pair in fresh)
 
 
 def test_every_pair_of_values_is_tried():
     axes = {"place": PLACES, "family": FAMILIES, **SWITCHES}
     wanted = {
         ((one, value), (other, another))
-        for (one, values), (other, others) in combinations(axes.items(), 2)
-        for value, another in product(values, others)
+        for (one, those), (other, others) in combinations(axes.items(), 2)
+        for value, another in product(those, others)
     }
-    assert set().union(*map(pairs, choices())) == wanted
+    assert set().union(*(values(choice, 2) for choice in choices())) == wanted
 
 
 clips = st.builds(
@@ -127,11 +127,22 @@ RICH = [
 
 
 @pytest.fixture(scope="module")
-def ranks(request, tmp_path_factory):
-    """Ranks for all tests of a world size, one after the other."""
-    running = Ranks(request.param, tmp_path_factory.mktemp("ranks"))
-    yield running
-    running.stop()
+def ranks_of(tmp_path_factory):
+    """Ranks by their number. They stay until another number is asked for."""
+    running: dict[int, Ranks] = {}
+
+    def of(world: int) -> Ranks:
+        if world not in running:
+            stop()
+            running[world] = Ranks(world, tmp_path_factory.mktemp("ranks"))
+        return running[world]
+
+    def stop() -> None:
+        while running:
+            running.popitem()[1].stop()
+
+    yield of
+    stop()
 
 
 @cache
@@ -140,12 +151,8 @@ def expected(family, drafts, heads, frozen):
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    ("ranks", "choice"),
-    [pytest.param(choice["place"][0], choice, id=_name(choice)) for choice in choices()],
-    indirect=["ranks"],
-)
-def test_loss_and_gradients_are_those_of_the_plain_model(ranks, choice):
+@pytest.mark.parametrize("choice", choices(), ids=name)
+def test_loss_and_gradients_are_those_of_the_plain_model(ranks_of, choice):
     world, layout, heads = choice["place"]
 
     # The first is always the simplest: fewer tokens than ranks. Eight ranks on two cores have no time for more.
@@ -175,7 +182,7 @@ def test_loss_and_gradients_are_those_of_the_plain_model(ranks, choice):
             options=options,
             replicated=choice["replicated"],
         )
-        found = ranks.run(sharded, case)[0]
+        found = ranks_of(world).run(sharded, case)[0]
         plain = expected(case.family, case.drafts, heads, case.frozen)
         assert int((found.scores < 0).sum()) == count_learned(make_samples(tiny_family(case.family), drafts))
         assert found.gradients.keys() - plain.gradients.keys() == set()
@@ -185,10 +192,9 @@ def test_loss_and_gradients_are_those_of_the_plain_model(ranks, choice):
     check()
 
 
-@pytest.mark.parametrize("ranks", [3], indirect=True)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_another_pixel_is_another_loss(ranks, family):
+def test_another_pixel_is_another_loss(ranks_of, family):
     drafts = [(Draft((4, Clip(4), 9), seed=5, touched=touched),) for touched in (False, True)]
-    before, after = (ranks.run(sharded, Case(family, pair, Layout(1, 3)))[0].loss for pair in drafts)
+    before, after = (ranks_of(3).run(sharded, Case(family, pair, Layout(1, 3)))[0].loss for pair in drafts)
     assert before != after
     assert after == pytest.approx(reference(family, drafts[1]).loss, rel=1e-6)

@@ -1,4 +1,4 @@
-"""What differs between model families: how a video becomes tokens, positions and features. `family_of` finds the right one."""
+"""What differs between model families: how a video becomes tokens, positions, features. `family_of` finds one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL: temporal patches of two frames, 2x2 merging, mRoPE; Qwen3-VL adds deepstack and timestamps."""
+"""Qwen2.5-VL and Qwen3-VL: temporal patches of two frames, 2x2 merging, mRoPE; Qwen3-VL adds deepstack, timestamps."""
 
 from __future__ import annotations
 
