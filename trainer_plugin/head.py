@@ -62,7 +62,7 @@ def token_log_probs(
     """
     _check(weight, targets, temperature)
     rows = rows or max(1, CHUNK_BYTES // (4 * len(weight)))
-    log_probs, entropies = _TokenLogProbs.apply(hidden, weight, bias, targets, temperature, entropy, rows)  # type: ignore[no-untyped-call]
+    log_probs, entropies = _TokenLogProbs.apply(hidden, weight, bias, targets, temperature, entropy, rows)
     return LogProbs(log_probs, entropies)
 
 

@@ -120,7 +120,7 @@ def attend(
         ValueError: the blocks do not cover q, reach beyond k, or the kernel does not take these tensors.
     """
     calls = plan_calls(tuple(blocks), resolve(kernel, q), len(q), len(k))
-    return _Attention.apply(q, k, v, calls, scale, stash)  # type: ignore[no-any-return]
+    return _Attention.apply(q, k, v, calls, scale, stash)
 
 
 def resolve(kernel: Kernel, q: Tensor) -> Kernel:
@@ -232,7 +232,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *_backward(grad.contiguous(), *ctx.saved_tensors, ctx.calls, ctx.scale), None, None, None
+        q, k, v, out, lse = ctx.saved_tensors
+        return *_backward(grad.contiguous(), q, k, v, out, lse, ctx.calls, ctx.scale), None, None, None
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, calls: tuple[Call, ...], scale: float) -> tuple[Tensor, Tensor]:
@@ -357,7 +358,7 @@ class _Flash2:
         lengths = _Flash2._lengths(call, q.device)
         op = torch.ops.aten._flash_attention_backward.default
         lse = lse.contiguous()
-        return op(grad, q, k, v, out, lse, *lengths, 0.0, call.causal, *random, scale=scale)  # type: ignore[no-any-return]
+        return op(grad, q, k, v, out, lse, *lengths, 0.0, call.causal, *random, scale=scale)
 
     @staticmethod
     def _lengths(call: Call, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
@@ -500,9 +501,13 @@ def varlen_attention(
     if attention_mask is not None or len(query) != 1:
         raise ValueError(f"{VISION_ATTENTION}: segments take one batch row, not {len(query)}, and no mask")
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-        borders = (cu_seq_lens_q.to(torch.int32), cu_seq_lens_k.to(torch.int32))
-        return varlen_attn(*rows, *borders, max_length_q, max_length_k, scale=scaling)[None], None
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        borders_q, borders_k = cu_seq_lens_q.to(torch.int32), cu_seq_lens_k.to(torch.int32)
+        assert max_length_q is not None
+        assert max_length_k is not None
+        out = varlen_attn(q, k, v, borders_q, borders_k, max_length_q, max_length_k, scale=scaling)
+        assert isinstance(out, Tensor)
+        return out[None], None
     return _segments(query, key, value, cu_seq_lens_q, cu_seq_lens_k, scaling).transpose(1, 2), None
 
 

@@ -318,9 +318,9 @@ def _check(example: Example, family: Family) -> None:
     if not example.videos:
         return
     wanted = sum(video.grid.t * family.tokens_per_temporal_patch(video.grid) for video in example.videos)
-    if (found := int((example.input_ids == family.video_token_id).sum())) != wanted:
+    if (count := int((example.input_ids == family.video_token_id).sum())) != wanted:
         grids = [video.grid for video in example.videos]
-        raise ValueError(f"sample {example.key}: {found} video tokens, but its grids {grids} make {wanted}")
+        raise ValueError(f"sample {example.key}: {count} video tokens, but its grids {grids} make {wanted}")
 
 
 def _check_ids(key: str, name: str, ids: Tensor, family: Family) -> None:

@@ -12,13 +12,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer_plugin.examples import Grid
+
+Model: TypeAlias = Any
+"""An unmodified Hugging Face model, or a part of one: what these are called differs from family to family."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Family(ABC):
     # --- on the accelerator: the parts of the model
 
     @abstractmethod
-    def encode(self, model: nn.Module, patches: Tensor, grids: Sequence[Grid]) -> Features:
+    def encode(self, model: Model, patches: Tensor, grids: Sequence[Grid]) -> Features:
         """Run the vision tower on temporal patches.
 
         Args:
@@ -109,7 +112,7 @@ class Family(ABC):
 
     @abstractmethod
     def run_language_model(
-        self, model: nn.Module, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
+        self, model: Model, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
     ) -> Tensor:
         """The last hidden states [S, hidden] of the local tokens.
 
@@ -122,15 +125,15 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: Model) -> Model:
         """The decoder, with `layers` and `embed_tokens`."""
 
     @abstractmethod
-    def vision_tower(self, model: nn.Module) -> nn.Module:
+    def vision_tower(self, model: Model) -> nn.Module:
         """Everything that only the vision path uses."""
 
     @abstractmethod
-    def vision_layers(self, model: nn.Module) -> Iterable[nn.Module]:
+    def vision_layers(self, model: Model) -> Iterable[nn.Module]:
         """The tower's transformer blocks: what is checkpointed and sharded one by one."""
 
     def text_config(self, config: PretrainedConfig) -> PretrainedConfig:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer_plugin.examples import Grid
-from trainer_plugin.families.base import Family, Features
+from trainer_plugin.families.base import Family, Features, Model
 from trainer_plugin.patches import per_frame_size, qwen_patches, whole_video_size
 
 SECOND_US = 1_000_000
@@ -53,13 +53,13 @@ class _QwenVL(Family):
         )
         return rows.view(len(frames) // self.temporal_patch, -1, rows.shape[-1])
 
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: Model) -> Model:
         return model.model.language_model
 
-    def vision_tower(self, model: nn.Module) -> nn.Module:
+    def vision_tower(self, model: Model) -> nn.Module:
         return model.model.visual
 
-    def vision_layers(self, model: nn.Module) -> Iterable[nn.Module]:
+    def vision_layers(self, model: Model) -> Iterable[nn.Module]:
         return model.model.visual.blocks
 
     def _positions(self, input_ids: Tensor, grids: Sequence[Grid], steps: Sequence[Tensor | None]) -> Tensor:
@@ -140,12 +140,12 @@ class Qwen25VL(_QwenVL):
             return 1.0
         return (starts[-1] - starts[0]) / (len(starts) - 1) / SECOND_US
 
-    def encode(self, model: nn.Module, patches: Tensor, grids: Sequence[Grid]) -> Features:
+    def encode(self, model: Model, patches: Tensor, grids: Sequence[Grid]) -> Features:
         output = model.model.visual(patches.flatten(0, 1), grid_thw=_grid_tensor(grids, patches))
         return Features((output.pooler_output,))
 
     def run_language_model(
-        self, model: nn.Module, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
+        self, model: Model, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
     ) -> Tensor:
         output = self.language_model(model)(
             inputs_embeds=embeds[None], position_ids=positions[:, None], use_cache=False, **kwargs
@@ -187,12 +187,12 @@ class Qwen3VL(_QwenVL):
         grids = [Grid(1, grid.h, grid.w) for grid, _ in videos for _ in range(grid.t)]
         return self._positions(input_ids, grids, [None] * len(grids))
 
-    def encode(self, model: nn.Module, patches: Tensor, grids: Sequence[Grid]) -> Features:
+    def encode(self, model: Model, patches: Tensor, grids: Sequence[Grid]) -> Features:
         output = model.model.visual(patches.flatten(0, 1), grid_thw=_grid_tensor(grids, patches))
         return Features((output.pooler_output, *output.deepstack_features))
 
     def run_language_model(
-        self, model: nn.Module, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
+        self, model: Model, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
     ) -> Tensor:
         output = self.language_model(model)(
             inputs_embeds=embeds[None],

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer_plugin.examples import Grid
-from trainer_plugin.families.base import Family, Features
+from trainer_plugin.families.base import Family, Features, Model
 from trainer_plugin.patches import image_pixels, longest_side_size
 
 SECOND_US = 1_000_000
@@ -64,24 +64,24 @@ class SmolVLM(Family):
         # On the CPU: there are no antialiased uint8 kernels elsewhere.
         return image_pixels(frames.cpu(), side=self.side, mean=self.mean, std=self.std).to(frames.device)
 
-    def encode(self, model: nn.Module, patches: Tensor, grids: Sequence[Grid]) -> Features:
+    def encode(self, model: Model, patches: Tensor, grids: Sequence[Grid]) -> Features:
         # Not get_image_features: it takes a frame of zeros for padding and drops it.
         hidden = model.model.vision_model(pixel_values=patches).last_hidden_state
         return Features((model.model.connector(hidden).flatten(0, 1),))
 
     def run_language_model(
-        self, model: nn.Module, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
+        self, model: Model, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
     ) -> Tensor:
         output = self.language_model(model)(
             inputs_embeds=embeds[None], position_ids=positions, use_cache=False, **kwargs
         )
         return output.last_hidden_state[0]
 
-    def language_model(self, model: nn.Module) -> nn.Module:
+    def language_model(self, model: Model) -> Model:
         return model.model.text_model
 
-    def vision_tower(self, model: nn.Module) -> nn.Module:
+    def vision_tower(self, model: Model) -> nn.Module:
         return nn.ModuleList([model.model.vision_model, model.model.connector])
 
-    def vision_layers(self, model: nn.Module) -> Iterable[nn.Module]:
+    def vision_layers(self, model: Model) -> Iterable[nn.Module]:
         return model.model.vision_model.encoder.layers
