@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer_plugin.examples import Grid
+from trainer_plugin.patches import Resample
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Family(ABC):
     """Rows of the decoder's embedding."""
     video_token_id: int
     """The token whose embedding is replaced by a feature."""
+    resample: Resample = "bicubic"
+    """How the family's processor resizes frames."""
 
     @abstractmethod
     def __init__(self, config: PretrainedConfig) -> None: ...
@@ -128,6 +131,10 @@ class Family(ABC):
     @abstractmethod
     def vision_tower(self, model: nn.Module) -> nn.Module:
         """Everything that only the vision path uses."""
+
+    @abstractmethod
+    def projectors(self, model: nn.Module) -> Iterable[nn.Module]:
+        """The parts of the tower that map its features into the decoder: learned or frozen apart from the rest."""
 
     @abstractmethod
     def vision_layers(self, model: nn.Module) -> Iterable[nn.Module]:

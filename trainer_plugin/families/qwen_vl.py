@@ -59,6 +59,10 @@ class _QwenVL(Family):
     def vision_tower(self, model: nn.Module) -> nn.Module:
         return model.model.visual
 
+    def projectors(self, model: nn.Module) -> Iterable[nn.Module]:
+        tower = self.vision_tower(model)
+        return [tower.merger, *getattr(tower, "deepstack_merger_list", ())]
+
     def vision_layers(self, model: nn.Module) -> Iterable[nn.Module]:
         return model.model.visual.blocks
 
