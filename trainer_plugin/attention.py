@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 
 from trainer_plugin.comm import gather, heads_to_tokens, tokens_to_heads
 from trainer_plugin.kernels import Kernel, attend
+from trainer_plugin.offload import HostMemory, OnHost
 from trainer_plugin.plan import AttentionShare
 
 SEQUENCE_PARALLEL = "sequence_parallel"
@@ -33,23 +34,30 @@ class AttentionRun:
     kernel: Kernel = Kernel.AUTO
     keep_outputs: bool = False
     """With activation checkpointing: keep what attention gave, so that the recomputation skips the kernels."""
-    _kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    host: HostMemory | None = None
+    """Where that is kept; None: on the device."""
+    _kept: dict[int, tuple[Tensor | OnHost, Tensor | OnHost]] = field(default_factory=dict)
 
     def stash(self, layer: int) -> _LayerStash | None:
         """Where layer number `layer` keeps its result; None when nothing is recomputed."""
-        return _LayerStash(self._kept, layer) if self.keep_outputs and torch.is_grad_enabled() else None
+        return _LayerStash(self._kept, layer, self.host) if self.keep_outputs and torch.is_grad_enabled() else None
 
 
 @dataclass(frozen=True)
 class _LayerStash:
-    kept: dict[int, tuple[Tensor, Tensor]]
+    kept: dict[int, tuple[Tensor | OnHost, Tensor | OnHost]]
     layer: int
+    host: HostMemory | None
 
     def take(self) -> tuple[Tensor, Tensor] | None:
-        return self.kept.pop(self.layer, None)
+        if (found := self.kept.pop(self.layer, None)) is None:
+            return None
+        out, lse = (self.host.fetch(held) if self.host else held for held in found)
+        assert isinstance(out, Tensor) and isinstance(lse, Tensor)
+        return out, lse
 
     def put(self, out: Tensor, lse: Tensor) -> None:
-        self.kept[self.layer] = (out, lse)
+        self.kept[self.layer] = (self.host.hold(out), self.host.hold(lse)) if self.host else (out, lse)
 
 
 @torch.compiler.disable

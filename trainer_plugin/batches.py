@@ -162,6 +162,12 @@ class RowStream(Iterator[Row]):
         return sorted(range(len(self.samples)), key=rank)
 
 
+def share_given_out(state: dict[str, Any], samples: int, epochs: int) -> float:
+    """Which share of so many epochs of samples a stream with this state has given out or skipped, from 0 to 1."""
+    seen = state["epoch"] * samples + state["position"] - len(state["window"])
+    return float(seen / (epochs * samples))
+
+
 def without_labels(row: Row, examples: torch.Tensor | None = None) -> Row:
     """The row with nothing to learn in it, or in those examples for which a bool tensor [examples] is true."""
     masked = [True] * len(row.examples) if examples is None else examples.tolist()

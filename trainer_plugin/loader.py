@@ -60,7 +60,8 @@ class Loaded(Generic[P]):
     pixels: tuple[Tensor, ...]
     """Per share: uint8 frames, shape [frames, height, width, 3], or, where the clip has features, those, shape
     [tokens, width]."""
-    failures: tuple[BadVideo, ...]
+    failures: dict[str, BadVideo]
+    """By key of the example, what this rank could not decode."""
     failed: Tensor
     """bool, shape [examples]: those of which this rank could not decode something. Their `pixels` are black.
     All ranks of the sequence-parallel group reduce it by maximum before the forward, and train without the labels of
@@ -145,7 +146,7 @@ class RowLoader(Generic[P]):
     def _finish(self, waiting: _Waiting[P]) -> Loaded[P]:
         owners = [number for number, example in enumerate(waiting.row.examples) for _ in example.videos]
         failed = torch.zeros(len(waiting.row.examples), dtype=torch.bool)
-        failures: list[BadVideo] = []
+        failures: dict[str, BadVideo] = {}
         pixels = []
         for share, tasks in zip(waiting.shares, waiting.tasks, strict=True):
             parts = []
@@ -153,12 +154,14 @@ class RowLoader(Generic[P]):
                 try:
                     parts.append(self._decoder.result(task))
                 except BadVideo as bad:
-                    log.warning("%s; example %s is left out", bad, waiting.row.examples[owners[share.video]].key)
-                    failures.append(bad)
-                    failed[owners[share.video]] = True
+                    example = owners[share.video]
+                    key = waiting.row.examples[example].key
+                    log.warning("%s; example %s is left out", bad, key)
+                    failures[key] = bad
+                    failed[example] = True
                     parts.append(torch.zeros(len(task.piece.times_us), *task.piece.clip.size, 3, dtype=torch.uint8))
             pixels.append(torch.cat(parts))
-        return Loaded(waiting.row, waiting.plan, waiting.shares, tuple(pixels), tuple(failures), failed)
+        return Loaded(waiting.row, waiting.plan, waiting.shares, tuple(pixels), failures, failed)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ the features to the ranks that own their tokens, runs the decoder on the local t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from transformers import PreTrainedModel
 
 from trainer_plugin import attention, kernels, versions
@@ -24,8 +25,9 @@ from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Features
 from trainer_plugin.head import full_log_probs, token_log_probs
 from trainer_plugin.kernels import VISION_ATTENTION, Kernel
+from trainer_plugin.offload import HostMemory
 from trainer_plugin.parallel import Parallel
-from trainer_plugin.plan import RankShare
+from trainer_plugin.plan import Costs, RankShare
 
 
 class Head(StrEnum):
@@ -49,6 +51,8 @@ class RunOptions:
     """Patches that the tower encodes at once."""
     compile: bool = True
     """On a GPU, let torch.compile fuse what is no matrix product: norms, rotary embeddings, a frozen tower's blocks."""
+    offload: bool = False
+    """Hold what the decoder's backward pass needs in the host's memory."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,10 @@ class LongVideoModel(nn.Module):
         self.parallel = parallel
         self.options = options or RunOptions()
         self.family = family_of(model.config)
+        self.costs = Costs.of(self.family.text_config(model.config))
         self.compute_dtype = model.dtype
         """What matrix products take; `shard_parameters` sets it."""
+        self.host = HostMemory(parallel.device) if self.options.offload else None
         attention.register()
         kernels.register()
         model.set_attn_implementation({"text_config": SEQUENCE_PARALLEL, "vision_config": VISION_ATTENTION})
@@ -117,8 +123,12 @@ class LongVideoModel(nn.Module):
             ring=self.parallel.ring_group,
             kernel=self.options.kernel,
             keep_outputs=self.training and self.options.checkpoint and self.options.keep_attention,
+            host=self.host,
         )
-        hidden = self.family.run_language_model(self.model, embeds, share.positions, share.visual, features, run=run)
+        with self.host.saving() if self.host else nullcontext():
+            hidden = self.family.run_language_model(
+                self.model, embeds, share.positions, share.visual, features, run=run
+            )
         weight = self.model.get_output_embeddings().weight
         if self.options.head is Head.FULL:
             targets = torch.zeros_like(share.input_ids).index_copy(0, share.supervised, share.targets)
@@ -187,22 +197,26 @@ class LongVideoModel(nn.Module):
         return any(parameter.requires_grad for parameter in self.family.vision_tower(self.model).parameters())
 
 
-def shard_parameters(model: LongVideoModel, compute: torch.dtype | None = torch.bfloat16) -> LongVideoModel:
+def shard_parameters(
+    model: LongVideoModel, compute: torch.dtype | None = torch.bfloat16, offload: bool = False
+) -> LongVideoModel:
     """FSDP2 over all ranks: parameters as they are (float32 masters), computed in `compute`, gradients in float32.
 
-    Gradients are sums over ranks, not means: the loss is divided by the global number of tokens instead.
+    Gradients are sums over ranks, not means: the loss is divided by the global number of tokens instead. With `offload`
+    parameters and gradients live in the host's memory.
     """
     if compute is not None:
         model.compute_dtype = compute
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     family, inner = model.family, model.model
+    place = CPUOffloadPolicy() if offload and model.parallel.device.type != "cpu" else OffloadPolicy()
+    options = {"mesh": model.parallel.mesh, "mp_policy": policy, "offload_policy": place}
     for block in family.vision_layers(inner):
         # A frozen tower is gathered once, in the compute type, and stays: it runs several times for every row.
         frozen = not any(parameter.requires_grad for parameter in block.parameters())
-        fully_shard(block, mesh=model.parallel.mesh, mp_policy=policy, reshard_after_forward=not frozen)
-    for layer in family.language_model(inner).layers:
-        fully_shard(layer, mesh=model.parallel.mesh, mp_policy=policy)
-    fully_shard(model, mesh=model.parallel.mesh, mp_policy=policy)
+        fully_shard(block, **options, reshard_after_forward=not frozen)
+    for part in [*family.language_model(inner).layers, model]:
+        fully_shard(part, **options)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer_plugin.examples import Grid
+from trainer_plugin.patches import Resample
 
 Model: TypeAlias = Any
 """An unmodified Hugging Face model, or a part of one: what these are called differs from family to family."""
@@ -54,6 +55,8 @@ class Family(ABC):
     """Rows of the decoder's embedding."""
     video_token_id: int
     """The token whose embedding is replaced by a feature."""
+    resample: Resample = "bicubic"
+    """How the family's processor resizes frames."""
 
     @abstractmethod
     def __init__(self, config: PretrainedConfig) -> None: ...
@@ -131,6 +134,10 @@ class Family(ABC):
     @abstractmethod
     def vision_tower(self, model: Model) -> nn.Module:
         """Everything that only the vision path uses."""
+
+    @abstractmethod
+    def projectors(self, model: Model) -> Iterable[nn.Module]:
+        """The parts of the tower that map its features into the decoder: learned or frozen apart from the rest."""
 
     @abstractmethod
     def vision_layers(self, model: Model) -> Iterable[nn.Module]:

@@ -59,6 +59,10 @@ class _QwenVL(Family):
     def vision_tower(self, model: Model) -> nn.Module:
         return model.model.visual
 
+    def projectors(self, model: Model) -> Iterable[nn.Module]:
+        tower = self.vision_tower(model)
+        return [tower.merger, *getattr(tower, "deepstack_merger_list", ())]
+
     def vision_layers(self, model: Model) -> Iterable[nn.Module]:
         return model.model.visual.blocks
 

@@ -22,6 +22,7 @@ class SmolVLM(Family):
     temporal_patch = 1
     rope_rows = 1
     levels = 1
+    resample = "lanczos"
     mean = std = (0.5, 0.5, 0.5)
 
     def __init__(self, config: PretrainedConfig) -> None:
@@ -82,6 +83,9 @@ class SmolVLM(Family):
 
     def vision_tower(self, model: Model) -> nn.Module:
         return nn.ModuleList([model.model.vision_model, model.model.connector])
+
+    def projectors(self, model: Model) -> Iterable[nn.Module]:
+        return [model.model.connector]
 
     def vision_layers(self, model: Model) -> Iterable[nn.Module]:
         return model.model.vision_model.encoder.layers

@@ -1,0 +1,61 @@
+"""Tiny supervised runs for tests: recipes, a model folder, and what a model says about a sample."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from trainer_plugin.bytes_tokenizer import bytes_tokenizer
+from trainer_plugin.examples import IGNORED, Example
+from trainer_plugin.recipe import Recipe, load_recipe
+from trainer_plugin.sft import Training
+from trainer_plugin.weights import read_config
+
+SETTINGS = (
+    "videos.target=answer",
+    "videos.frames.max_frames=4",
+    "videos.frames.max_video_tokens=24",
+    "row_tokens=512",
+    "step_tokens=1024",
+    "optimizer.schedule=constant",
+    "export=none",
+)
+
+
+def recipe(out: Path, url: str, *settings: str) -> Recipe:
+    """The demo's recipe on short answers; settings win."""
+    return load_recipe("demo", [*SETTINGS, f"out={out}", f"videos.release={url}", *settings])
+
+
+def curve(asked: Recipe) -> list[float]:
+    """The loss of each step of a whole run."""
+    with Training(asked) as training:
+        return [metrics.loss for metrics in training]
+
+
+def whole_parameters(training: Training) -> dict[str, Tensor]:
+    """What is learned, whole on every rank."""
+    return {
+        name: parameter.detach().full_tensor().clone()
+        for name, parameter in training.model.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def model_folder(folder: Path, seed: int = 5, **text: int) -> Path:
+    """A Hugging Face folder with the demo's model, other random weights and a tokenizer."""
+    config = read_config(load_recipe("demo", ["out=x", "videos.release=x"]).model)
+    config.text_config.update(text)
+    torch.manual_seed(seed)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    bytes_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def text_log_probs(model: torch.nn.Module, example: Example) -> Tensor:
+    """What a plain Hugging Face model gives the labels of an example without video."""
+    logits = model(input_ids=example.input_ids[None], use_cache=False).logits[0, :-1].float().log_softmax(-1)
+    targets = example.labels[1:]
+    learned = targets != IGNORED
+    return logits[learned].gather(1, targets[learned, None])[:, 0]

@@ -1,0 +1,98 @@
+import os
+
+import pytest
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+
+from schemas.errors import BadInput
+from tests.trainer_plugin.parity import run_ranks
+from tests.trainer_plugin.runs import curve, recipe, whole_parameters
+from trainer_plugin.sft import Training
+
+LORA = (
+    "trained.lora={rank: 2}",
+    "trained.language_model=false",
+    "trained.projector=false",
+    "trained.vision_tower=false",
+)
+
+
+@pytest.fixture
+def run(alone, release, tmp_path):
+    """A run of one step, saved."""
+    curve(recipe(tmp_path / "run", release, "steps=1"))
+    return tmp_path / "run"
+
+
+def test_only_the_last_ones_are_kept_and_latest_names_a_whole_one(alone, release, tmp_path):
+    curve(recipe(tmp_path, release, "steps=4", "checkpoints.every_steps=1", "checkpoints.keep=2"))
+    found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert found == ["latest", "step-00000003", "step-00000004"]
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000004"
+
+
+def test_a_save_that_dies_leaves_the_last_checkpoint(run, release, monkeypatch):
+    with Training(recipe(run, release, "steps=3")) as training:
+        steps = iter(training)
+        next(steps)
+
+        def full(*arguments):
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointException, match="No space left"):
+            training.save()
+        monkeypatch.undo()
+    with Training(recipe(run, release, "steps=3")) as training:
+        assert training.step == 1
+        assert len(list(training)) == 2
+
+
+def test_another_model_is_refused_by_naming_the_difference(run, release):
+    before = {path: path.stat().st_mtime for path in run.rglob("*") if path.is_file() and "checkpoints" in str(path)}
+    with pytest.raises(BadInput, match=r"another model: text_config.num_hidden_layers is 2, not 3"):
+        Training(recipe(run, release, "steps=3", "model.config.text_config.num_hidden_layers=3"))
+    with pytest.raises(BadInput, match=r"does not fit what is learned here .*visual.* is not learned here"):
+        Training(recipe(run, release, "steps=3", "trained.vision_tower=false"))
+    with pytest.raises(BadInput, match=r"lora_A\.default\.weight is not in it"):
+        Training(recipe(run, release, "steps=3", *LORA))
+    assert {path: path.stat().st_mtime for path in before} == before
+
+
+def test_other_data_or_another_seed_is_refused(run, release):
+    with pytest.raises(BadInput, match="other samples or of seed 0, not 7"):
+        Training(recipe(run, release, "steps=3", "seed=7"))
+
+
+def chances(asked) -> list[float]:
+    with Training(asked) as training:
+        drawn = float(torch.rand(()))
+        training.save()
+        return [drawn, float(torch.rand(()))]
+
+
+def test_chance_goes_on_where_it_was(alone, release, tmp_path):
+    _, expected = chances(recipe(tmp_path, release, "steps=1"))
+    torch.manual_seed(99)
+    with Training(recipe(tmp_path, release, "steps=1")):
+        assert float(torch.rand(())) == expected
+
+
+def moments_after_resume(asked) -> dict[str, torch.Tensor]:
+    with Training(asked) as training:
+        states = training.optimizer.state
+        found = whole_parameters(training)
+        for name, parameter in training.model.model.named_parameters():
+            found |= {f"{name}.{key}": states[parameter][key].full_tensor() for key in ("exp_avg", "exp_avg_sq")}
+            assert float(states[parameter]["step"]) == 1
+        return found
+
+
+def test_any_number_of_ranks_reads_it(release, tmp_path):
+    asked = recipe(tmp_path, release, "steps=1")
+    run_ranks(2, curve, asked, folder=tmp_path)
+    two = run_ranks(2, moments_after_resume, asked, folder=tmp_path)
+    one = run_ranks(1, moments_after_resume, asked, folder=tmp_path)
+    assert two.keys() == one.keys()
+    assert all(torch.equal(two[name], one[name]) for name in one)
+    assert any(value.abs().max() > 0 for name, value in one.items() if name.endswith("exp_avg"))

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from tests.trainer_plugin.parity import make_samples, run_ranks
+from tests.trainer_plugin.runs import model_folder, recipe, text_log_probs
+from trainer_plugin.examples import Example
+from trainer_plugin.model import RowShare
+from trainer_plugin.plan import SequencePlan
+from trainer_plugin.sft import Training
+
+LORA = (
+    "trained.lora={rank: 2}",
+    "trained.language_model=false",
+    "trained.projector=false",
+    "trained.vision_tower=false",
+)
+
+
+def text_example() -> Example:
+    return make_samples("qwen2_5_vl", [(0, 5, 12)])[0].example
+
+
+def own_log_probs(training: Training) -> torch.Tensor:
+    """What the trained model says, through the trainer's own path; whole on every rank."""
+    model, parallel = training.model, training.parallel
+    plan = SequencePlan([text_example()], model.family, parallel.layout, model.costs)
+    with torch.no_grad():
+        found, _ = model(RowShare(plan.share(parallel.sp_rank), ()))
+    if parallel.sp == 1:
+        return found
+    gathered: list = [None] * parallel.sp
+    torch.distributed.all_gather_object(gathered, found)
+    return torch.cat(gathered)
+
+
+def train_and_export(asked, *settings: str) -> torch.Tensor:
+    with Training(asked) as training:
+        for _ in training:
+            pass
+        training.export()
+        return own_log_probs(training)
+
+
+def exported(folder) -> torch.nn.Module:
+    model, found = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not any(found.values())
+    return model.eval()
+
+
+def test_the_folder_of_a_run_from_a_folder_gives_the_same_and_has_its_files(release, tmp_path):
+    source = model_folder(tmp_path / "source")
+    (source / "preprocessor_config.json").write_text("{}")
+    asked = recipe(tmp_path, release, f"model={{path: {source}}}", "steps=2", "export=model", "parallel.sp=2")
+    expected = run_ranks(2, train_and_export, asked, folder=tmp_path)
+    found = text_log_probs(exported(tmp_path / "export"), text_example())
+    assert torch.allclose(found, expected, atol=1e-5)
+    before = text_log_probs(exported(source), text_example())
+    assert (found - before).abs().max() > 1e-2
+    assert (tmp_path / "export" / "preprocessor_config.json").exists()
+    assert AutoTokenizer.from_pretrained(tmp_path / "export").decode([257]) == "<|im_start|>"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_adapters_are_merged_into_the_model(alone, release, tmp_path, precision):
+    source = model_folder(tmp_path / "source")
+    settings = (f"model={{path: {source}}}", "steps=2", "optimizer.warmup=0", *LORA, f"precision={precision}")
+    expected = train_and_export(recipe(tmp_path, release, *settings, "export=model"))
+    model = exported(tmp_path / "export")
+    assert model.dtype == getattr(torch, precision)
+    found = text_log_probs(model, text_example())
+    assert torch.allclose(found, expected, atol=1e-4 if precision == "float32" else 0.1)
+    before = text_log_probs(exported(source), text_example())
+    assert (found - before).abs().max() > 1e-3
+
+
+def test_adapters_alone_are_what_peft_loads(alone, release, tmp_path):
+    from peft import PeftModel
+
+    source = model_folder(tmp_path / "source")
+    settings = (f"model={{path: {source}}}", "steps=2", "optimizer.warmup=0", *LORA, "export=adapter")
+    expected = train_and_export(recipe(tmp_path, release, *settings))
+    files = {path.name for path in (tmp_path / "export").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= files
+    assert not any(name.startswith("model") for name in files)
+    adapted = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(source), tmp_path / "export")
+    assert torch.allclose(text_log_probs(adapted.eval(), text_example()), expected, atol=1e-5)

@@ -1,0 +1,102 @@
+import json
+import sys
+
+import pytest
+import torch
+
+from tests.trainer_plugin.parity import make_samples, tiny_model
+from trainer_plugin.families import family_of
+from trainer_plugin.metrics import MetricsLog, StepMetrics, by_reason, peak_flops, peak_memory, training_flops
+from trainer_plugin.plan import Costs, Layout, SequencePlan
+
+
+def metrics(step: int, **changes) -> StepMetrics:
+    values = {
+        "step": step,
+        "epoch": 0,
+        "loss": 1.5,
+        "grad_norm": 2.0,
+        "learning_rate": 1e-5,
+        "tokens": 1000,
+        "supervised_tokens": 10,
+        "samples": 2,
+        "total_tokens": 1000 * step,
+        "seconds": 2.0,
+        "data_seconds": 0.5,
+        "tokens_per_second": 500.0,
+        "tokens_per_second_per_device": 250.0,
+        "mfu": 0.421,
+        "memory_bytes": 3 << 30,
+        "skipped": {"damaged": 2},
+    }
+    return StepMetrics(**{**values, **changes})
+
+
+def test_a_line_has_what_a_person_watches():
+    line = metrics(7).line()
+    for part in ("step 7", "loss 1.5000", "grad 2.000", "lr 1.00e-05", "500/s", "250/s/device", "mfu 42.1%", "3.0 GiB"):
+        assert part in line
+    assert "skipped 2" in line
+    assert "mfu" not in metrics(7, mfu=None).line()
+
+
+def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint(tmp_path):
+    first = MetricsLog(tmp_path, {})
+    for step in (1, 2, 3):
+        first.write(metrics(step))
+    first.close()
+    second = MetricsLog(tmp_path, {}, step=2)
+    second.write(metrics(3, loss=0.5))
+    second.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.5), (2, 1.5), (3, 0.5)]
+
+
+def test_tensorboard_gets_the_numbers(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    written = MetricsLog(tmp_path, {})
+    written.write(metrics(4))
+    written.close()
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(4, 1.5)]
+    assert found.Scalars("skipped/damaged")[0].value == 2
+
+
+def test_it_works_without_tensorboard_and_says_that_wandb_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    MetricsLog(tmp_path, {}).write(metrics(1))
+    assert not (tmp_path / "tensorboard").exists()
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ModuleNotFoundError, match="wandb"):
+        MetricsLog(tmp_path, {}, wandb_project="mine")
+
+
+def test_flops_are_three_passes_of_six_per_weight_and_causal_pairs():
+    config = tiny_model("qwen2_5_vl").config
+    family, costs = family_of(config), Costs.of(config.get_text_config())
+    samples = make_samples("qwen2_5_vl", [(0, 5, 10), (0, 7, 3)])
+    plan = SequencePlan([sample.example for sample in samples], family, Layout(), costs)
+    hidden, inner, layers, vocabulary = 64, 96, 3, 200
+    weights = layers * (hidden * (64 + 32 + 32 + 64) + 3 * hidden * inner)
+    pairs = 15 * 16 / 2 + 10 * 11 / 2
+    learned = 10 + 3
+    expected = 6 * weights * 25 + 6 * hidden * vocabulary * learned + 12 * layers * 64 * pairs
+    assert training_flops([plan], costs) == pytest.approx(expected)
+    frozen = training_flops([plan], costs, weights_learned=False)
+    assert expected - frozen == pytest.approx(2 * weights * 25 + 2 * hidden * vocabulary * learned)
+
+
+def test_the_peak_is_given_or_known_by_name(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
+    assert peak_flops(cpu) is None
+    assert peak_flops(cpu, 100.0) == 1e14
+    names = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA H200": 989e12, "Voodoo 2": None}
+    for name, expected in names.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert peak_flops(cuda) == expected
+    assert 10 << 20 < peak_memory(cpu) < 64 << 30
+
+
+def test_reasons_are_counted():
+    assert by_reason({"a": "damaged", "b": "too long", "c": "damaged"}) == {"damaged": 2, "too long": 1}

@@ -1,0 +1,218 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from schemas.config import Media
+from schemas.errors import BadInput
+from tests.trainer_plugin.parity import run_ranks
+from tests.trainer_plugin.runs import SETTINGS, curve, recipe, whole_parameters
+from tests.trainer_plugin.support import numbered_film, release_of
+from trainer_plugin.families import family_of
+from trainer_plugin.features import FeatureFolder
+from trainer_plugin.frames import read_frames
+from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
+from trainer_plugin.sft import BadStep, Training, learning_rate, main
+from trainer_plugin.weights import read_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_loss_falls_and_every_step_is_recorded(alone, release, tmp_path):
+    losses = curve(recipe(tmp_path, release, "steps=10"))
+    assert losses[-1] < 0.85 * losses[0]
+    recorded = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in recorded] == losses
+    assert [row["step"] for row in recorded] == list(range(1, 11))
+    assert all(512 < row["tokens"] <= 1024 and row["samples"] >= 2 for row in recorded)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def parameters_after(asked, stop_after: int | None = None) -> dict[str, torch.Tensor]:
+    with Training(asked) as training:
+        for metrics in training:
+            if metrics.step == stop_after:
+                training.save()
+                break
+        return whole_parameters(training)
+
+
+def test_a_run_goes_on_bit_by_bit_in_the_middle_of_an_epoch_with_other_workers(alone, release, tmp_path):
+    straight = parameters_after(recipe(tmp_path / "straight", release, "steps=5"))
+    parameters_after(recipe(tmp_path / "halves", release, "steps=5"), stop_after=2)
+    resumed = parameters_after(recipe(tmp_path / "halves", release, "steps=5", "videos.workers=2"))
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("straight", "halves")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_the_curve_does_not_depend_on_ranks_also_across_a_resume(release, tmp_path):
+    one = run_ranks(1, curve, recipe(tmp_path / "one", release, "steps=3"), folder=tmp_path)
+    sp = recipe(tmp_path / "sp", release, "steps=3", "parallel.sp=2")
+    assert run_ranks(2, curve, sp, folder=tmp_path) == pytest.approx(one, rel=1e-4)
+    dp = recipe(tmp_path / "dp", release, "steps=3")
+    run_ranks(1, parameters_after, dp, 1, folder=tmp_path)
+    assert run_ranks(2, curve, dp, folder=tmp_path) == pytest.approx(one[1:], rel=1e-4)
+
+
+def test_epochs_end_when_every_sample_was_seen(alone, release, tmp_path):
+    asked = recipe(tmp_path, release, "steps=null", "epochs=2", "optimizer.schedule=cosine")
+    with Training(asked) as training:
+        found = list(training)
+        assert training.share_done == 1
+    assert sum(metrics.samples for metrics in found) == 16
+    rates = [metrics.learning_rate for metrics in found]
+    assert 0 < rates[-1] < max(rates) / 5
+
+
+def test_samples_that_do_not_fit_or_cannot_be_decoded_are_left_out_and_named(alone, tmp_path, caplog):
+    films = [numbered_film(tmp_path, name, 1.0) for name in ("good", "bad")]
+    url = release_of(tmp_path, films, media=Media.NONE)
+    Path(films[1].uri).write_bytes(Path(films[1].uri).read_bytes()[:2000])
+    with Training(recipe(tmp_path / "broken", url, "steps=2", f"videos.media={tmp_path}")) as training:
+        found = list(training)
+        assert set(training.skipped.values()) == {"no_video_stream"}
+    assert found[-1].skipped == {"no_video_stream": 2}
+    assert "video bad" in caplog.text
+    tight = recipe(tmp_path / "tight", url, "steps=1", "row_tokens=96", "step_tokens=96", f"videos.media={tmp_path}")
+    with Training(tight) as training:
+        [metrics] = training
+        skipped = training.skipped
+    assert {reason for reason in skipped.values() if "raise token_budget" in reason}
+    assert sum(count for reason, count in metrics.skipped.items() if "raise token_budget" in reason) == 2
+
+
+def test_a_frozen_towers_features_take_the_place_of_frames(alone, release, tmp_path):
+    frozen = ("steps=2", "trained.vision_tower=false", "trained.projector=false", "optimizer.warmup=0")
+    folder = FeatureFolder(str(tmp_path / "features"), "tiny")
+    asked = recipe(tmp_path / "frames", release, *frozen)
+    config = read_config(asked.model)
+    torch.manual_seed(asked.seed)
+    plain, family = AutoModelForImageTextToText.from_config(config), family_of(config)
+    with Training(asked) as training:
+        for number in range(len(training.rows.samples)):
+            [clip] = training.rows.samples.example(number, 512).videos
+            frames = torch.from_numpy(read_frames(clip.video, clip.frame_times_us, clip.size))
+            with torch.no_grad():
+                folder.write(clip, family.encode(plain, family.patches(frames), [clip.grid]).packed())
+        expected = [metrics.loss for metrics in training]
+    read = f"videos.features={{url: {tmp_path / 'features'}, tower: tiny}}"
+    assert curve(recipe(tmp_path / "features-run", release, *frozen, read)) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(BadInput, match="other tower than asked"):
+        curve(recipe(tmp_path / "other", release, *frozen, read.replace("tiny", "large")))
+
+
+def test_context_extension_learns_from_texts_and_goes_on_in_them(alone, tmp_path):
+    for number in range(2):
+        texts = [f"Document {number}.{line}: " + "a quick brown fox. " * (line % 7) for line in range(20)]
+        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+    def asked(run: str):
+        model = load_recipe("demo", ["out=x", "videos.release=x"]).model.config
+        settings = [f"out={tmp_path / run}", f"texts.files={tmp_path}/*.jsonl", f"model.config={json.dumps(model)}"]
+        settings += ["row_tokens=128", "step_tokens=256", "steps=6", "parallel.sp=1", "precision=float32"]
+        return load_recipe("extend_64k", [*settings, "optimizer.learning_rate=0.03"])
+
+    losses = curve(asked("straight"))
+    assert losses[-1] < losses[0]
+    with Training(asked("halves")) as training:
+        first = [metrics.loss for _, metrics in zip(range(3), training, strict=False)]
+        training.save()
+    with Training(asked("halves")) as training:
+        assert first + [metrics.loss for metrics in training] == losses
+        training.export()
+    exported = json.loads((tmp_path / "halves" / "export" / "config.json").read_text())["text_config"]
+    assert exported["rope_parameters"]["rope_theta"] == 15_300_000
+    assert exported["max_position_embeddings"] == 131_072
+
+
+def test_a_loss_that_is_not_finite_names_the_samples_and_leaves_the_checkpoint(alone, release, tmp_path):
+    with Training(recipe(tmp_path, release, "steps=3")) as training:
+        steps = iter(training)
+        next(steps)
+        saved = training.save()
+        before = whole_parameters(training)
+        with torch.no_grad():
+            next(training.model.model.model.language_model.parameters()).to_local().fill_(torch.nan)
+        with pytest.raises(BadStep, match=r"step 2: loss nan.*step-00000001 is whole.*q[0-9a-z]+") as raised:
+            next(steps)
+    keys = {training.rows.samples.key(number) for number in range(8)}
+    assert {key for key in keys if key in str(raised.value)}
+    with Training(recipe(tmp_path, release, "steps=3")) as training:
+        assert training.checkpoints.latest() == saved
+        assert all(torch.equal(value, before[name]) for name, value in whole_parameters(training).items())
+
+
+def test_what_a_person_must_mend_is_said_before_anything_is_loaded(alone, release, tmp_path, caplog):
+    with pytest.raises(ValueError, match="sequence-parallel size 3 does not divide 1 processes"):
+        Training(recipe(tmp_path, release, "parallel.sp=3"))
+    with pytest.raises(BadInput, match="no such folder; models are read from disk"):
+        Training(recipe(tmp_path, release, "model={path: Qwen/Qwen2.5-VL-7B-Instruct}"))
+    assert main(["demo", f"out={tmp_path}", "videos.release=x", "optimiser.learning_rate=1"]) == 2
+    assert "optimiser: no such field; did you mean 'optimizer'?" in caplog.text
+
+
+def test_the_learning_rate_rises_and_falls():
+    cosine = Optimizer(learning_rate=2.0, warmup=0.1)
+    shares = [0.0, 0.05, 0.1, 0.55, 1.0]
+    assert [learning_rate(cosine, share) for share in shares] == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0])
+    constant = Optimizer(learning_rate=2.0, warmup=0.5, schedule=Schedule.CONSTANT)
+    assert [learning_rate(constant, share) for share in (0.25, 0.5, 1.0)] == [1.0, 2.0, 2.0]
+    assert not math.isnan(learning_rate(Optimizer(warmup=1.0), 1.0))
+
+
+def torchrun(out: Path, url: str, *settings: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "trainer_plugin.sft", "demo", *SETTINGS, f"out={out}", f"videos.release={url}", *settings]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def steps_of(out: Path) -> int:
+    file = out / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def wait_for_steps(process: subprocess.Popen, out: Path, count: int) -> None:
+    end = time.monotonic() + 200
+    while steps_of(out) < count:
+        assert process.poll() is None and time.monotonic() < end, process.stderr.read()
+        time.sleep(0.1)
+
+
+def ranks_of(process: subprocess.Popen) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children if b"trainer_plugin.sft" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_the_command_saves_and_ends_when_asked_to_and_ends_when_a_rank_dies(release, tmp_path):
+    endless = ("steps=100000", "optimizer.warmup=0", "parallel.sp=2")
+    process = torchrun(tmp_path, release, *endless)
+    wait_for_steps(process, tmp_path, 1)
+    for rank in ranks_of(process)[:1]:
+        os.kill(rank, signal.SIGTERM)  # one is enough: they agree
+    _, output = process.communicate(timeout=100)
+    assert process.returncode == 0, output
+    done = steps_of(tmp_path)
+    assert f"asked to end after step {done}" in output
+    assert (tmp_path / "checkpoints" / "latest").read_text() == f"step-{done:08d}"
+
+    process = torchrun(tmp_path, release, *endless)
+    wait_for_steps(process, tmp_path, done + 1)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    began = time.monotonic()
+    _, output = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert f"going on from {tmp_path}/checkpoints/step-{done:08d}" in output
+    assert time.monotonic() - began < 60

@@ -1,0 +1,114 @@
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.trainer_plugin.parity import make_samples, run_ranks, tiny_model
+from trainer_plugin.model import LongVideoModel, RowShare, RunOptions, shard_parameters
+from trainer_plugin.parallel import parallelize
+from trainer_plugin.plan import Costs, Layout, SequencePlan
+from trainer_plugin.step import NotFinite, adamw, gradient_norm, supervised_tokens, train_step, trained_parameters
+
+LENGTHS = ((2, 3, 9), (0, 4, 30), (3, 2, 5), (1, 6, 17))
+
+
+def sharded(layout: Layout) -> LongVideoModel:
+    inner = tiny_model("qwen3_vl")
+    parallel = parallelize(layout.size, inner.config.get_text_config(), torch.device("cpu"), layout)
+    return shard_parameters(LongVideoModel(inner, parallel, RunOptions(vision_patches=24)), compute=None).train()
+
+
+def rows_of(model: LongVideoModel, micro_steps: int) -> list[RowShare]:
+    """The four samples dealt out over so many rows of each data-parallel rank."""
+    parallel, step = model.parallel, model.family.temporal_patch
+    samples = make_samples("qwen3_vl", LENGTHS)
+    rows = []
+    for number in range(micro_steps):
+        mine = samples[number * parallel.dp + parallel.dp_rank :: micro_steps * parallel.dp]
+        costs = Costs.of(model.model.config.get_text_config())
+        share = SequencePlan([s.example for s in mine], model.family, parallel.layout, costs).share(parallel.sp_rank)
+        videos = [frames for sample in mine for frames in sample.frames]
+        pixels = tuple(videos[part.video][part.first * step : part.end * step] for part in share.frames)
+        rows.append(RowShare(share, pixels))
+    return rows
+
+
+def curve(layout: Layout, micro_steps: int, steps: int = 5) -> list[float]:
+    model = sharded(layout)
+    optimizer = adamw(model, 3e-3)
+    found = []
+    for _ in range(steps):
+        rows = rows_of(model, micro_steps)
+        found.append(train_step(model, optimizer, iter(rows), supervised_tokens(rows), max_norm=0.5))
+    return [number for result in found for number in (result.loss, result.grad_norm)]
+
+
+def test_the_curve_depends_neither_on_ranks_nor_on_accumulation_and_falls(tmp_path):
+    alone = run_ranks(1, curve, Layout(), 1, folder=tmp_path)
+    assert alone[-2] < 0.85 * alone[0]
+    for layout, world, micro_steps in [(Layout(), 1, 4), (Layout(2, 1), 2, 2), (Layout(1, 2), 4, 1)]:
+        assert run_ranks(world, curve, layout, micro_steps, folder=tmp_path) == pytest.approx(alone, rel=1e-4)
+
+
+def norms() -> tuple[float, float, float]:
+    model = sharded(Layout(2, 1))
+    rows = rows_of(model, 1)
+    tokens = supervised_tokens(rows)
+    for row in rows:
+        (-model(row)[0].sum() / tokens).backward()
+    whole = [p.grad.full_tensor().flatten() for p in model.parameters() if p.grad is not None]
+    norm = gradient_norm(model.parameters())
+    model.zero_grad()
+    return float(norm), float(torch.cat(whole).norm()), tokens
+
+
+def test_the_norm_is_of_the_whole_gradient(tmp_path):
+    found, expected, tokens = run_ranks(2, norms, folder=tmp_path)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert tokens == sum(after for _, _, after in LENGTHS[:1]) + sum(after for _, _, after in LENGTHS[1:])
+
+
+def moved(max_norm: float | None) -> tuple[float, float]:
+    """How far plain gradient descent of step size 1 moves all parameters together, and the gradient's norm."""
+    model = sharded(Layout())
+    before = torch.cat([p.detach().full_tensor().flatten() for p in model.parameters()])
+    rows = rows_of(model, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    result = train_step(model, optimizer, rows, supervised_tokens(rows), max_norm=max_norm)
+    after = torch.cat([p.detach().full_tensor().flatten() for p in model.parameters()])
+    return float((after - before).norm()), result.grad_norm
+
+
+def test_clipping_scales_down_to_the_norm_and_never_up(tmp_path):
+    for max_norm in (None, 0.01, 1e6):
+        distance, norm = run_ranks(1, moved, max_norm, folder=tmp_path)
+        assert norm > 1
+        assert distance == pytest.approx(min(norm, max_norm or norm), rel=1e-3)
+
+
+def not_finite() -> tuple[tuple[int, ...], bool, bool]:
+    model = sharded(Layout())
+    rows = rows_of(model, 2)
+    width = 64 * model.family.levels
+    tokens = [grid.t * model.family.tokens_per_temporal_patch(grid) for grid in rows[1].share.grids]
+    bad = RowShare(rows[1].share, tuple(torch.full((count, width), torch.nan) for count in tokens))
+    before = [p.detach().full_tensor().clone() for p in model.parameters()]
+    optimizer = adamw(model, 1e-3)
+    mine = [rows[0], bad if dist.get_rank() == 0 else rows[1]]
+    with pytest.raises(NotFinite) as raised:
+        train_step(model, optimizer, mine, supervised_tokens(rows))
+    same = all(torch.equal(p.detach().full_tensor(), b) for p, b in zip(model.parameters(), before, strict=True))
+    return raised.value.rows, same, all(p.grad is None for p in model.parameters())
+
+
+def test_what_is_not_finite_changes_nothing_and_names_the_row(tmp_path):
+    assert run_ranks(2, not_finite, folder=tmp_path) == ((1,), True, True)
+
+
+def test_only_what_is_learned_is_optimised_and_only_matrices_decay():
+    model = tiny_model("qwen3_vl").requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    model.model.language_model.norm.requires_grad_(True)
+    assert list(trained_parameters(model)) == ["model.language_model.norm.weight", "lm_head.weight"]
+    matrices, vectors = adamw(model, 1e-3, 0.1).param_groups
+    assert (matrices["weight_decay"], len(matrices["params"])) == (0.1, 1)
+    assert (vectors["weight_decay"], len(vectors["params"])) == (0.0, 1)

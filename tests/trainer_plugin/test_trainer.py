@@ -1,0 +1,94 @@
+import os
+import socket
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from schemas.errors import BadInput
+from tests.trainer_plugin.parity import run_ranks
+from tests.trainer_plugin.runs import curve, model_folder, recipe
+from trainer_plugin.batches import RowStream
+from trainer_plugin.dataset import ReleaseDataset
+from trainer_plugin.parallel import parallelize, start
+from trainer_plugin.recipe import Recipe
+from trainer_plugin.trainer import LongVideoTrainer
+from trainer_plugin.weights import build_model, read_config, read_tokenizer
+
+
+def trainer_of(asked: Recipe, folder, steps: int, **options) -> LongVideoTrainer:
+    """The recipe's run as a Trainer's: the same model, rows, optimizer and rate."""
+    config, tokenizer = read_config(asked.model), read_tokenizer(asked.model)
+    parallel = parallelize(asked.parallel.sp, config.get_text_config(), start())
+    model = build_model(asked.model, asked.trained, config, parallel, compute=torch.float32, seed=asked.seed)
+    videos = asked.videos
+    samples = ReleaseDataset(
+        videos.release, videos.split, model.family, tokenizer, policy=videos.frames, target=videos.target
+    )
+    rows = RowStream(samples, asked.row_tokens, seed=asked.seed, rank=parallel.dp_rank, ranks=parallel.dp)
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=steps,
+        gradient_accumulation_steps=asked.micro_steps(parallel.dp),
+        learning_rate=asked.optimizer.learning_rate,
+        adam_beta2=0.999,
+        lr_scheduler_type="constant",
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to=[],
+        use_cpu=True,
+        **{"save_strategy": "no", **options},
+    )
+    return LongVideoTrainer(model, arguments, rows, tokenizer, workers=0)
+
+
+def as_torchrun_would() -> None:
+    """What torchrun tells the ranks of a group that exists already; accelerate asks for it."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def trainer_curve(asked: Recipe, folder, steps: int) -> list[float]:
+    if torch.distributed.get_world_size() > 1:
+        as_torchrun_would()
+    trainer = trainer_of(asked, folder, steps)
+    trainer.train()
+    return [number for row in trainer.state.log_history if "loss" in row for number in (row["loss"], row["grad_norm"])]
+
+
+@pytest.mark.parametrize(("world", "sp"), [(1, 1), (2, 2), (2, 1)])
+def test_the_curve_is_the_recipes_own(release, tmp_path, world, sp):
+    settings = ("steps=4", "optimizer.warmup=0", f"parallel.sp={sp}")
+    asked = recipe(tmp_path / "own", release, *settings)
+    expected = run_ranks(1, curve, recipe(tmp_path / "own", release, *settings[:2]), folder=tmp_path)
+    found = run_ranks(world, trainer_curve, asked, tmp_path / "trainer", 4, folder=tmp_path)
+    assert found[::2] == pytest.approx(expected, rel=2e-4)
+    assert found[-2] < 0.95 * found[0]
+
+
+def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, release, tmp_path):
+    from transformers import AutoModelForImageTextToText
+
+    asked = recipe(tmp_path, release, "optimizer.warmup=0", f"model={{path: {model_folder(tmp_path / 'model')}}}")
+    straight = trainer_of(asked, tmp_path / "straight", 4)
+    straight.train()
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    trainer_of(asked, tmp_path / "halves", 2, **saving).train()
+    resumed = trainer_of(asked, tmp_path / "halves", 4, **saving)
+    resumed.train(resume_from_checkpoint=True)
+    for (name, value), (_, other) in zip(
+        resumed.model.named_parameters(), straight.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(value.full_tensor(), other.full_tensor()), name
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "halves" / "checkpoint-4")
+    expected = dict(straight.model.model.named_parameters())
+    assert all(torch.equal(value, expected[name].full_tensor()) for name, value in loaded.named_parameters())
+
+
+def test_max_steps_must_be_set(alone, release, tmp_path):
+    with pytest.raises(BadInput, match="max_steps is -1: set it"):
+        trainer_of(recipe(tmp_path, release), tmp_path, -1)

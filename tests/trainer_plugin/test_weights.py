@@ -1,0 +1,122 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from schemas.errors import BadInput
+from tests.trainer_plugin.parity import run_ranks, tiny_model
+from tests.trainer_plugin.runs import model_folder
+from trainer_plugin.model import LongVideoModel
+from trainer_plugin.parallel import parallelize, start
+from trainer_plugin.recipe import Lora, ModelSource, Trained
+from trainer_plugin.weights import add_adapters, build_model, empty_model, prepare, read_config, read_tokenizer
+
+EVERYTHING = Trained(vision_tower=True)
+
+
+def built(source: ModelSource, trained: Trained = EVERYTHING, **options) -> LongVideoModel:
+    config = read_config(source)
+    parallel = parallelize(1, config.get_text_config(), start())
+    return build_model(source, trained, config, parallel, **options)
+
+
+def tensors_of(model: LongVideoModel) -> dict[str, torch.Tensor]:
+    found = {name: parameter.detach().full_tensor() for name, parameter in model.model.named_parameters()}
+    return {**found, **dict(model.model.named_buffers())}
+
+
+def built_tensors(source: ModelSource, trained: Trained = EVERYTHING) -> dict[str, torch.Tensor]:
+    return tensors_of(built(source, trained, compute=torch.float32))
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_all_ranks_get_the_folders_weights_and_buffers(tmp_path, world):
+    folder = model_folder(tmp_path / "model")
+    found = run_ranks(world, built_tensors, ModelSource(path=str(folder)), folder=tmp_path)
+    plain = AutoModelForImageTextToText.from_pretrained(folder)
+    expected = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_random_weights_follow_from_the_seed_alone(tmp_path):
+    source = ModelSource(config=json.loads(tiny_model("qwen3_vl").config.to_json_string()))
+    one = run_ranks(1, built_tensors, source, folder=tmp_path)
+    two = run_ranks(2, built_tensors, source, folder=tmp_path)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert one["lm_head.weight"].std() > 0
+
+
+def test_tied_embeddings_stay_tied(alone, tmp_path):
+    source = ModelSource(path=str(model_folder(tmp_path / "model")))
+    config = read_config(source)
+    config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = True
+    parallel = parallelize(1, config.get_text_config(), alone)
+    model = build_model(source, EVERYTHING, config, parallel).model
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert model.get_input_embeddings().weight.to_local().abs().max() > 0
+
+
+def test_what_is_learned_is_float32_and_what_is_frozen_is_of_the_computation(alone, tmp_path):
+    source = ModelSource(path=str(model_folder(tmp_path / "model")))
+    model = built(source, Trained(language_model=False, projector=True), compute=torch.bfloat16)
+    learned = {name for name, parameter in model.model.named_parameters() if parameter.requires_grad}
+    assert learned == {name for name, _ in model.model.named_parameters() if "visual.merger" in name}
+    for name, parameter in model.model.named_parameters():
+        assert parameter.dtype == (torch.float32 if name in learned else torch.bfloat16)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
+def test_parts_are_frozen_apart(family):
+    def learned(**parts: bool) -> set[str]:
+        model = prepare(tiny_model(family), Trained(**parts))
+        return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    decoder = learned(projector=False)
+    projector = learned(language_model=False)
+    tower = learned(language_model=False, projector=False, vision_tower=True)
+    assert decoder and projector and tower
+    assert not (decoder & projector or projector & tower or decoder & tower)
+    assert decoder | projector | tower == {name for name, _ in tiny_model(family).named_parameters()}
+    assert any("lm_head" in name for name in decoder)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
+def test_adapters_are_on_the_decoders_linear_layers_only(family):
+    model = tiny_model(family)
+    add_adapters(model, Lora(rank=2, alpha=4))
+    learned = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert all(".lora_" in name for name in learned)
+    assert len(learned) == 3 * 7 * 2  # layers; q, k, v, o, gate, up, down; A and B
+    assert not any("vis" in name or "connector" in name for name in learned)
+
+
+def test_the_rotary_base_and_the_positions_are_raised(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    config = read_config(ModelSource(path=str(folder), rope_theta=15.3e6, max_positions=131072))
+    text = config.get_text_config()
+    assert text.rope_parameters["rope_theta"] == 15.3e6
+    assert text.rope_parameters["mrope_section"] == [2, 3, 3]
+    assert text.max_position_embeddings == 131072
+    before = empty_model(read_config(ModelSource(path=str(folder)))).model.language_model.rotary_emb
+    assert empty_model(config).model.language_model.rotary_emb.config.rope_parameters != before.config.rope_parameters
+
+
+def test_weights_that_are_not_the_models_are_refused(alone, tmp_path):
+    folder = model_folder(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "k_proj.weight" in name)
+    save_file(
+        {key: value for key, value in weights.items() if key != name}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(BadInput, match=r"1 missing keys in its weights, e\.g\. .*k_proj\.weight"):
+        built(ModelSource(path=str(folder)))
+
+
+def test_an_unsupported_model_says_what_a_family_must_provide():
+    with pytest.raises(BadInput, match=r"model_type 'llava' is not supported .* provide .*encode.*projectors"):
+        read_config(ModelSource(config={"model_type": "llava"}))
+    with pytest.raises(BadInput, match="no such folder"):
+        read_tokenizer(ModelSource(path="Qwen/Qwen3-VL-8B"))

@@ -1,0 +1,204 @@
+"""The state of a run on disk: what is learned, its optimizer, where the data is, and what numbers chance would give.
+
+A checkpoint is a folder, written beside and renamed when it is whole; `latest` is written last and names it. Every rank
+writes its own shards (torch.distributed.checkpoint), and any number of ranks can read them. Frozen weights are not in
+it: they are where they came from.
+
+Guarantees: with equally many ranks the run goes on bit by bit as if it had not stopped. A checkpoint of another model
+is refused by naming the first differences, before anything is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
+from torch.optim import Optimizer
+from transformers import PretrainedConfig
+
+from schemas.base import Model, parse_json
+from schemas.errors import BadInput
+from trainer_plugin.model import LongVideoModel
+from trainer_plugin.step import trained_parameters
+
+_STATE = "state.json"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_SHOWN = 3
+"""Differences that an error names."""
+
+
+class RunState(Model):
+    """All of a checkpoint that is not a tensor."""
+
+    step: int
+    """Optimizer steps done."""
+    tokens: int
+    """Tokens of all rows so far."""
+    data: tuple[dict[str, Any], ...]
+    """What comes after the rows of these steps: one position for all, or (texts) one for each data-parallel rank."""
+    left_out: dict[str, str]
+    """Reasons by key of the sample: videos that could not be decoded."""
+    model: dict[str, Any]
+    """The model's configuration."""
+    recipe: dict[str, Any]
+    """What was asked for, for people."""
+
+
+class CheckpointFolder:
+    """The checkpoints of one run, `{folder}/step-00000100`. All ranks must call all methods together."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def latest(self) -> Path | None:
+        """The last whole checkpoint."""
+        pointer = self.folder / "latest"
+        return self.folder / pointer.read_text().strip() if pointer.exists() else None
+
+    def save(self, model: LongVideoModel, optimizer: Optimizer, state: RunState) -> Path:
+        """Write a checkpoint, then forget all but the last `keep`."""
+        final = self.folder / f"step-{state.step:08d}"
+        beside = self.folder / f".{final.name}.writing"
+        first = dist.get_rank() == 0
+        if first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(beside, ignore_errors=True)
+        dist.barrier()
+        save_tensors(beside, model, optimizer)
+        if first:
+            _write(beside / _STATE, state.model_dump_json(indent=1))
+            shutil.rmtree(final, ignore_errors=True)
+            beside.rename(final)
+            _write(self.folder / "latest", final.name)
+            for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+                shutil.rmtree(old)
+        dist.barrier()
+        return final
+
+    def load(self, path: Path, model: LongVideoModel, optimizer: Optimizer) -> RunState:
+        """Take up a checkpoint.
+
+        Raises:
+            BadInput: it is of another model, or learned something else.
+        """
+        state = parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE))
+        _check_config(state.model, config_values(model.model.config), path)
+        load_tensors(path, model, optimizer, state.step)
+        return state
+
+
+def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
+    """Every rank writes its shards of what is learned and of AdamW's moments, and its random state."""
+    dcp.save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
+
+
+def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, step: int) -> None:
+    """Read what `save_tensors` wrote after `step` steps, with any number of ranks.
+
+    Raises:
+        BadInput: it is of other parameters; nothing was changed.
+    """
+    stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    tensors = _tensors(model, optimizer)
+    _check_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()}, stored, path)
+    chance = {name: tensor for name, tensor in _chance().items() if name in stored}
+    dcp.load(tensors | chance, checkpoint_id=path)
+    _set_chance(chance)
+    for parameter in trained_parameters(model).values():
+        optimizer.state[parameter]["step"].fill_(step)
+
+
+def config_values(config: PretrainedConfig) -> dict[str, Any]:
+    """A model's configuration as JSON values."""
+    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return values
+
+
+def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What is learned and its moments, by name; moments that are not there yet are made, as zeros."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in trained_parameters(model).items():
+        state = optimizer.state[parameter]
+        if not state:
+            place = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+            state["step"] = torch.zeros((), dtype=torch.float32, device=place)
+            state |= {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
+        tensors[f"parameters.{name}"] = parameter.detach()
+        tensors |= {f"{moment}.{name}": state[moment] for moment in _MOMENTS}
+    return tensors
+
+
+def _chance() -> dict[str, Tensor]:
+    """This rank's random number generators. Nothing in training draws from them, unless a model's own code does."""
+    rank = dist.get_rank()
+    states = {f"chance.cpu.{rank}": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[f"chance.cuda.{rank}"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_chance(states: Mapping[str, Tensor]) -> None:
+    for name, state in states.items():
+        (torch.set_rng_state if ".cpu." in name else torch.cuda.set_rng_state)(state)
+
+
+def _check_config(stored: Mapping[str, Any], present: Mapping[str, Any], path: Path) -> None:
+    before, now = _flat(stored), _flat(present)
+    differing = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
+    # Single values say more than lists that follow from them.
+    differing.sort(key=lambda name: isinstance(now.get(name), list))
+    differences = [f"{name} is {before.get(name)!r}, not {now.get(name)!r}" for name in differing]
+    if differences:
+        raise BadInput(
+            f"checkpoint {path} is of another model: {'; '.join(differences[:_SHOWN])}; give the run "
+            f"another out folder, or the model that it began with"
+        )
+
+
+def _check_tensors(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, Any], path: Path) -> None:
+    found = {name: tuple(entry.size) for name, entry in stored.items() if not name.startswith("chance.")}
+    differences = [f"{name} is not in it" for name in wanted if name not in found]
+    differences += [f"{name} is not learned here" for name in found if name not in wanted]
+    differences += [
+        f"{name} has shape {found[name]}, not {shape}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    if differences:
+        raise BadInput(
+            f"checkpoint {path} does not fit what is learned here ({len(differences)} tensors differ): "
+            f"{'; '.join(differences[:_SHOWN])}; give the run another out folder, or train the same parts"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name, without what does not make a model another one."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if name.startswith("_") or name in ("transformers_version", "dtype", "torch_dtype"):
+            continue
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, also when the machine stops."""
+    beside = path.with_name(f".{path.name}.writing")
+    with beside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

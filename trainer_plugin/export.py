@@ -1,0 +1,106 @@
+"""Writes a trained model as an ordinary Hugging Face folder: what `from_pretrained` and vLLM load.
+
+Weights are gathered tensor by tensor, so that a device holds one at a time; the first rank's host holds the model once.
+The folder appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer_plugin.model import LongVideoModel
+from trainer_plugin.recipe import Export
+from trainer_plugin.weights import empty_model
+
+_NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".index.json")
+_WRITTEN_ANEW = ("config.json",)
+
+
+def export_model(
+    model: LongVideoModel,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    kind: Export = Export.MODEL,
+    source: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write the folder; one that is there is replaced. Every rank must call it.
+
+    Args:
+        kind: the whole model with adapters merged into it, or PEFT's adapters alone.
+        source: the folder that the model came from, whose other files (tokenizer, processors) come along; without one
+            the tokenizer is saved.
+        dtype: of the weights.
+    """
+    weights = _gathered(model, dtype, adapters_only=kind is Export.ADAPTER)
+    if dist.get_rank() == 0 and kind is not Export.NONE:
+        beside = folder.with_name(f".{folder.name}.writing")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        if kind is Export.ADAPTER:
+            _write_adapters(model.model, weights, beside)
+        else:
+            _write_model(model.model, weights, beside, dtype)
+            _write_companions(beside, tokenizer, source)
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+    dist.barrier()
+
+
+def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) -> dict[str, Tensor]:
+    """Whole tensors in the first rank's host memory; nothing on the others."""
+    first = dist.get_rank() == 0
+    weights: dict[str, Tensor] = {}
+    for name, parameter in model.model.named_parameters():
+        if adapters_only and ".lora_" not in name:
+            continue
+        whole = parameter.detach().to(model.parallel.device)
+        whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
+        if first:
+            # Adapters stay exact until they are merged.
+            weights[name] = whole.cpu() if ".lora_" in name else whole.to(dtype).cpu()
+    return weights
+
+
+def _write_model(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
+    empty = empty_model(model.config).to(dtype)
+    names = {name for name, _ in empty.named_parameters()}
+    merged = {name: _merged(name, weights, model).to(dtype) for name in sorted(names)}
+    empty.save_pretrained(folder, state_dict=merged, max_shard_size="5GB")
+
+
+def _merged(name: str, weights: dict[str, Tensor], model: PreTrainedModel) -> Tensor:
+    """A weight of the plain model, with the adapter's product added where there is one; forgotten in `weights`."""
+    if name in weights:
+        return weights.pop(name)
+    layer, _, kind = name.rpartition(".")
+    base = weights.pop(f"{layer}.base_layer.{kind}")
+    if kind != "weight":
+        return base
+    down, up = weights.pop(f"{layer}.lora_A.default.weight"), weights.pop(f"{layer}.lora_B.default.weight")
+    scale = model.get_submodule(layer).scaling["default"]  # type: ignore[index]
+    return base.float() + scale * (up.float() @ down.float())
+
+
+def _write_adapters(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path) -> None:
+    named = {f"base_model.model.{name.replace('.default.', '.')}": tensor for name, tensor in weights.items()}
+    save_file(named, folder / "adapter_model.safetensors", {"format": "pt"})
+    model.peft_config["default"].save_pretrained(folder)
+
+
+def _write_companions(folder: Path, tokenizer: PreTrainedTokenizerBase, source: str | None) -> None:
+    if source is None:
+        tokenizer.save_pretrained(folder)
+        return
+    for file in Path(source).iterdir():
+        if file.is_file() and not file.name.endswith(_NOT_COPIED) and file.name not in _WRITTEN_ANEW:
+            shutil.copyfile(file, folder / file.name)

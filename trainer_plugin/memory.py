@@ -1,0 +1,51 @@
+"""Whether a run can fit its devices at all: a lower bound, so that a hopeless one ends before it loads anything."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PretrainedConfig
+
+from schemas.errors import BadInput
+from trainer_plugin.families import family_of
+from trainer_plugin.parallel import Parallel
+from trainer_plugin.recipe import Recipe
+from trainer_plugin.weights import empty_model, prepare
+
+LEARNED_BYTES = 16
+"""A learned weight, its gradient and AdamW's two moments, in float32."""
+
+
+def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
+    """Bytes that one device holds at least during a step: parameters, what belongs to them, and what layers keep."""
+    model = prepare(empty_model(config), recipe.trained)
+    width = getattr(torch, recipe.precision).itemsize
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters()) - learned
+    held = (learned * LEARNED_BYTES + frozen * width) // ranks
+    held = 0 if recipe.memory.offload_parameters else held
+    text = config.get_text_config()
+    # Embeddings and head are gathered for the whole of a pass, which begins with the one and ends with the other.
+    ends = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    whole = sum(weight.numel() for weight in ends.values()) * width
+    tensors = text.num_hidden_layers * (2 if recipe.memory.keep_attention else 1)
+    kept = 0 if recipe.memory.offload_activations else tensors * recipe.row_tokens // recipe.parallel.sp
+    return held + whole + kept * text.hidden_size * width
+
+
+def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: Parallel) -> None:
+    """Refuse what cannot fit.
+
+    Raises:
+        BadInput: on every rank, with the number of bytes and the ways out.
+    """
+    family_of(config)
+    if parallel.device.type != "cuda":
+        return
+    there = torch.cuda.get_device_properties(parallel.device).total_memory
+    needed = needed_bytes(config, recipe, parallel.world_size)
+    if needed > there:
+        raise BadInput(
+            f"one device would hold at least {needed / 2**30:.0f} GiB and has {there / 2**30:.0f}: "
+            f"{parallel.world_size} devices are too few for this recipe. Start more of them, raise parallel.sp, lower "
+            f"row_tokens, train adapters (trained.lora), or set memory.offload_activations or offload_parameters"
+        )

@@ -1,0 +1,169 @@
+"""What a run says about itself, step by step: a line on the console, JSON Lines, TensorBoard and W&B where installed.
+
+MFU is the share of the device's dense peak that the model's own operations use: those of the decoder and the head, with
+attention counted causally, forward and backward, nothing for what is computed again. The tower's are left out, so the
+figure is a little low where it is trained.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from schemas.base import Model
+from trainer_plugin.plan import Costs, SequencePlan
+
+log = logging.getLogger(__name__)
+
+PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "B200": 2250.0, "A100": 312.0, "L40S": 362.0}
+"""Dense bfloat16 TFLOP/s by what the device's name contains, the first that matches (NVIDIA's data sheets)."""
+
+
+class StepMetrics(Model):
+    """One optimizer step, over all ranks."""
+
+    step: int
+    """From 1."""
+    epoch: int | None
+    """Of the last row, from 0; None for texts."""
+    loss: float
+    """Mean over supervised tokens, in nats."""
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    tokens: int
+    """All tokens of the step's rows."""
+    supervised_tokens: int
+    samples: int
+    total_tokens: int
+    """Of the run so far."""
+    seconds: float
+    """From the end of the last step, or of a checkpoint."""
+    data_seconds: float
+    """Of these, the most that a rank waited for frames."""
+    tokens_per_second: float
+    tokens_per_second_per_device: float
+    mfu: float | None
+    """Model FLOPs utilisation; None where the device's peak is unknown."""
+    memory_bytes: int
+    """The most that tensors took on a device; the process's largest size on a CPU."""
+    skipped: dict[str, int]
+    """Samples left out so far, by reason."""
+
+    def line(self) -> str:
+        """For the console."""
+        mfu = "" if self.mfu is None else f"  mfu {self.mfu:.1%}"
+        skipped = f"  skipped {sum(self.skipped.values())}" if self.skipped else ""
+        return (
+            f"step {self.step}  loss {self.loss:.4f}  grad {self.grad_norm:.3f}  lr {self.learning_rate:.2e}  "
+            f"{self.tokens:,} tokens in {self.seconds:.2f} s ({self.data_seconds:.2f} s waiting): "
+            f"{self.tokens_per_second:,.0f}/s, {self.tokens_per_second_per_device:,.0f}/s/device{mfu}  "
+            f"memory {self.memory_bytes / 2**30:.1f} GiB{skipped}"
+        )
+
+
+class MetricsLog:
+    """Where the metrics of one run go. Only the first rank has one."""
+
+    def __init__(
+        self, folder: Path, recipe: Mapping[str, Any], *, step: int = 0, wandb_project: str | None = None
+    ) -> None:
+        """
+        Args:
+            step: the last step that counts; what a run wrote after the checkpoint that it goes on from is dropped.
+
+        Raises:
+            ModuleNotFoundError: a W&B project is named, but wandb is not installed.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "metrics.jsonl"
+        self._drop_after(step)
+        self._board = _tensorboard(folder / "tensorboard", step)
+        self._wandb = _wandb(folder, wandb_project, recipe)
+
+    def write(self, metrics: StepMetrics) -> None:
+        """Record one step."""
+        log.info("%s", metrics.line())
+        with self._file.open("a") as file:
+            file.write(metrics.model_dump_json() + "\n")
+        numbers = {name: value for name, value in metrics if isinstance(value, int | float)}
+        numbers |= {f"skipped/{reason}": count for reason, count in metrics.skipped.items()}
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, metrics.step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=metrics.step)
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _drop_after(self, step: int) -> None:
+        if self._file.exists():
+            lines = [line for line in self._file.read_text().splitlines() if json.loads(line)["step"] <= step]
+            self._file.write_text("".join(line + "\n" for line in lines))
+
+
+def training_flops(plans: Iterable[SequencePlan], costs: Costs, *, weights_learned: bool = True) -> float:
+    """Operations of the decoder and head in forward and backward passes over rows.
+
+    2 per weight and token and 4 * heads * head_dim * layers per query-key pair forward, twice that backward (PaLM,
+    arXiv 2204.02311, appendix B), pairs counted causally and within segments, the head at supervised tokens only.
+
+    Args:
+        weights_learned: False with frozen weights (LoRA): the backward pass then makes no gradients of weights.
+    """
+    passes = 3.0 if weights_learned else 2.0
+    total = 0.0
+    for plan in plans:
+        pairs = sum((end - start) * (end - start + 1) / 2 for start, end in plan.segments)
+        total += passes * (costs.linear * len(plan) + costs.head * plan.supervised_count) + 3 * costs.attention * pairs
+    return total
+
+
+def peak_flops(device: torch.device, tflops: float | None = None) -> float | None:
+    """Dense FLOP/s of one device, as given or by its name; None if unknown."""
+    if tflops is not None:
+        return tflops * 1e12
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), None)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: see `StepMetrics.memory_bytes`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def by_reason(left_out: Mapping[str, str]) -> dict[str, int]:
+    """Counts of reasons, from reasons by sample."""
+    return dict(Counter(left_out.values()))
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _wandb(folder: Path, project: str | None, recipe: Mapping[str, Any]) -> Any:
+    if project is None:
+        return None
+    import wandb
+
+    return wandb.init(project=project, dir=str(folder), config=dict(recipe), resume="allow", id=folder.name)

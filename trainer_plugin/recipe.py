@@ -1,0 +1,267 @@
+"""`Recipe`: all that a supervised run may be told. Its YAML files in `recipes/` are the published stages' values.
+
+Lengths are tokens; the unit of work is the row, a packed micro-batch of at most `row_tokens` that `parallel.sp` ranks
+share. What contradicts itself, or does not fit the ranks that were started, is refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Fraction, Model
+from schemas.errors import BadInput
+from schemas.settings import ConfigError, read_fields, set_field, validated
+from schemas.tables import Split
+from trainer_plugin.dataset import FramePolicy, Target
+from trainer_plugin.kernels import Kernel
+from trainer_plugin.model import Head
+
+
+class ModelSource(Model):
+    """Which model is trained: a folder, or random weights."""
+
+    path: str | None = None
+    """A Hugging Face folder with configuration, weights and tokenizer."""
+    config: dict[str, Any] | None = None
+    """Instead: a Hugging Face configuration (`model_type` and what differs from its defaults) for random weights."""
+    tokenizer: str | None = None
+    """The tokenizer's folder; None: the model's own, or one token per byte where there is no folder."""
+    rope_theta: float | None = Field(default=None, gt=0)
+    """Raise the rotary base to this: how LongVILA extends the context, without any other scaling."""
+    max_positions: int | None = Field(default=None, ge=1)
+    """`max_position_embeddings` that the exported configuration says; None leaves the model's own."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> ModelSource:
+        if (self.path is None) == (self.config is None):
+            raise ValueError(f"give either path or config, got path={self.path} and config={self.config}")
+        return self
+
+
+class Lora(Model):
+    """Low-rank adapters on every linear layer of the decoder; everything else is frozen. No dropout."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """Adapters are scaled by alpha / rank."""
+
+
+class Trained(Model):
+    """What is learned."""
+
+    language_model: bool = True
+    """Decoder and head, all weights."""
+    lora: Lora | None = None
+    """Instead of all of the decoder's weights: adapters."""
+    projector: bool = True
+    """What maps the tower's features into the decoder."""
+    vision_tower: bool = False
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Trained:
+        if self.lora and (self.language_model or self.projector or self.vision_tower):
+            raise ValueError(
+                "with lora only adapters are learned; set language_model, projector and vision_tower to false"
+            )
+        if not (self.lora or self.language_model or self.projector or self.vision_tower):
+            raise ValueError("nothing is learned; set one of language_model, lora, projector, vision_tower")
+        return self
+
+
+class Features(Model):
+    """What a frozen tower and projector made of videos before."""
+
+    url: str
+    """Folder of `{video}.safetensors`."""
+    tower: str
+    """Which weights and processing they must be of, as the files say."""
+
+
+class VideoData(Model):
+    """Questions about videos, from a published release."""
+
+    release: str
+    """Path or URL, `.../releases/{name}/v0001`."""
+    split: Split = Split.SFT
+    target: Target = Target.REASONING
+    """`reasoning` learns the chain of thought and the answer, `answer` the answer alone."""
+    frames: FramePolicy = FramePolicy()
+    media: str | None = None
+    """Folder or URL of the videos, if the release was published without."""
+    features: Features | None = None
+    """Read instead of encoding, for videos that have some."""
+    workers: int = Field(default=4, ge=0)
+    """Processes of each rank that decode; 0: the rank itself."""
+
+
+class TextData(Model):
+    """Long texts, for extending the context."""
+
+    files: str
+    """Path or URL, with wildcards, of .parquet, .jsonl, .jsonl.gz or .tar files; one or more per data-parallel rank."""
+    column: str = "text"
+    """The column or field that holds a document."""
+
+
+class Schedule(StrEnum):
+    """After the warm-up: `cosine` falls to 0, `constant` stays."""
+
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+class Optimizer(Model):
+    """AdamW and its schedule."""
+
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """The peak."""
+    schedule: Schedule = Schedule.COSINE
+    warmup: Fraction = 0.03
+    """Share of the training in which the learning rate rises from 0."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Of matrices; norms and biases never decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm over all parameters; None: never."""
+
+
+class ParallelPlan(Model):
+    """How ranks share the work."""
+
+    sp: int = Field(default=1, ge=1)
+    """Ranks that share a row; the others take other rows."""
+    timeout_minutes: float = Field(default=10.0, gt=0)
+    """A rank that waits longer for the others ends with an error. Longer than a checkpoint takes."""
+
+
+class Memory(Model):
+    """What is kept, computed again, or moved to the host."""
+
+    checkpoint: bool = True
+    """Compute layers again in the backward pass."""
+    keep_attention: bool = True
+    """But not their attention, whose outputs are kept."""
+    offload_activations: bool = False
+    """Hold what is kept for the backward pass in the host's memory."""
+    offload_parameters: bool = False
+    """Hold parameters, gradients and optimizer in the host's memory, and update them there."""
+    vision_patches: int = Field(default=16_384, ge=1)
+    """Patches that the vision tower encodes at once."""
+
+
+class Checkpoints(Model):
+    """When the state is saved, and how many are kept."""
+
+    every_steps: int = Field(default=100, ge=1)
+    keep: int = Field(default=2, ge=1)
+
+
+class Export(StrEnum):
+    """What `{out}/export` is: a whole model (adapters merged into it), PEFT's adapters, or nothing."""
+
+    MODEL = "model"
+    ADAPTER = "adapter"
+    NONE = "none"
+
+
+class Recipe(Model):
+    """One supervised run."""
+
+    out: str
+    """Folder of checkpoints, metrics and export, on a disk that all hosts share. Run it again and it goes on there."""
+    model: ModelSource
+    trained: Trained = Trained()
+    videos: VideoData | None = None
+    texts: TextData | None = None
+    row_tokens: int = Field(ge=8)
+    """The longest row, so also the longest sample."""
+    step_tokens: int | None = Field(default=None, ge=8)
+    """Tokens of one optimizer step at most, over all ranks: a multiple of row_tokens. None: one row per
+    data-parallel rank."""
+    epochs: int | None = Field(default=None, ge=1)
+    """How often every sample is seen; of videos only."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps, instead of epochs."""
+    optimizer: Optimizer = Optimizer()
+    parallel: ParallelPlan = ParallelPlan()
+    memory: Memory = Memory()
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """What the model computes in. Learned weights and their gradients are float32 in any case."""
+    kernel: Kernel = Kernel.AUTO
+    head: Head = Head.CHUNKED
+    seed: int = 0
+    checkpoints: Checkpoints = Checkpoints()
+    export: Export = Export.MODEL
+    wandb_project: str | None = None
+    """Also log to this project of Weights & Biases."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """What MFU is a share of: dense TFLOP/s of one device in this precision; None: looked up by its name."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Recipe:
+        if (self.videos is None) == (self.texts is None):
+            raise ValueError("give either videos or texts as data")
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"give either epochs or steps, got epochs={self.epochs} and steps={self.steps}")
+        if self.texts and self.epochs:
+            raise ValueError("texts have no end that is known beforehand; give steps instead of epochs")
+        if self.videos and self.videos.features and (self.trained.vision_tower or self.trained.projector):
+            raise ValueError("videos.features are of a frozen tower; set trained.vision_tower and projector to false")
+        if self.step_tokens is not None and self.step_tokens % self.row_tokens:
+            raise ValueError(f"step_tokens {self.step_tokens} is not a multiple of row_tokens {self.row_tokens}")
+        if self.export is Export.ADAPTER and not self.trained.lora:
+            raise ValueError("export: adapter needs trained.lora")
+        return self
+
+    def micro_steps(self, ranks: int) -> int:
+        """Rows of each data-parallel rank in one optimizer step.
+
+        Raises:
+            BadInput: the step's rows cannot be dealt out evenly to so many ranks.
+        """
+        if self.step_tokens is None:
+            return 1
+        rows = self.step_tokens // self.row_tokens
+        if rows % ranks:
+            raise BadInput(
+                f"step_tokens {self.step_tokens} are {rows} rows of {self.row_tokens} tokens, which {ranks} "
+                f"data-parallel ranks cannot share evenly; set it to a multiple of {ranks * self.row_tokens}, or start "
+                f"{self.parallel.sp} processes for each of a divisor of {rows}"
+            )
+        return rows // ranks
+
+
+def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file, or one of the package's own by its name (`recipe_names`).
+
+    Args:
+        name: path of a YAML file, or a name such as `cot_sft`.
+        settings: `section.field=value`, values in YAML; they win over the file.
+
+    Raises:
+        ConfigError: no such recipe, an unknown field, a value that does not fit, or values that contradict.
+    """
+    path = Path(name)
+    if path.suffix != ".yaml":
+        if name not in recipe_names():
+            raise ConfigError(f"no recipe {name!r}; there are {', '.join(recipe_names())}, or give a .yaml file")
+        path = _folder() / f"{name}.yaml"
+    values = read_fields(path)
+    for setting in settings:
+        set_field(values, setting)
+    return validated(values, Recipe)
+
+
+def recipe_names() -> list[str]:
+    """The package's own recipes."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def _folder() -> Path:
+    return Path(str(files("trainer_plugin") / "recipes"))

@@ -1,0 +1,63 @@
+"""From a row to this rank's share of it: planned before its frames are decoded, cut after.
+
+What some rank could not decode is no label of any rank: the ranks that share a row agree on it before the forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from trainer_plugin.batches import without_labels
+from trainer_plugin.examples import Row
+from trainer_plugin.families.base import Family
+from trainer_plugin.loader import Loaded
+from trainer_plugin.model import RowShare
+from trainer_plugin.parallel import Parallel
+from trainer_plugin.plan import Costs, FrameShare, SequencePlan
+
+Load = Loaded[SequencePlan]
+"""A planned row, with the frames that this rank encodes."""
+
+
+def plan_row(row: Row, family: Family, parallel: Parallel, costs: Costs) -> tuple[SequencePlan, Sequence[FrameShare]]:
+    """A row's plan, and what this rank encodes of it: what `RowLoader` asks for."""
+    plan = SequencePlan(row.examples, family, parallel.layout, costs)
+    return plan, plan.frame_shares[parallel.sp_rank]
+
+
+def row_share(load: Load, parallel: Parallel) -> RowShare:
+    """What this rank computes of a row."""
+    return RowShare(load.plan.share(parallel.sp_rank), load.pixels)
+
+
+def without_failed(
+    loads: Sequence[Load], family: Family, parallel: Parallel, costs: Costs
+) -> tuple[list[Load], dict[str, str]]:
+    """The rows of one step without the labels of samples that some rank could not decode. Every rank must call it.
+
+    Returns:
+        The rows, and why by key of the sample: those of all ranks.
+    """
+    failed = torch.cat([load.failed for load in loads]).to(torch.int32)
+    if parallel.sp_group is not None:
+        dist.all_reduce(failed, dist.ReduceOp.MAX, group=parallel.sp_group)
+    somewhere = failed.amax(0)
+    dist.all_reduce(somewhere, dist.ReduceOp.MAX)
+    if not somewhere:
+        return list(loads), {}
+    flags = failed.bool().split([len(load.failed) for load in loads])
+    kept = [_masked(load, flag, family, parallel, costs) for load, flag in zip(loads, flags, strict=True)]
+    found: list[dict[str, str]] = [{}] * parallel.world_size
+    dist.all_gather_object(found, {key: bad.reason for load in loads for key, bad in load.failures.items()})
+    return kept, {key: reason for failures in found for key, reason in failures.items()}
+
+
+def _masked(load: Load, failed: torch.Tensor, family: Family, parallel: Parallel, costs: Costs) -> Load:
+    if not failed.any():
+        return load
+    row = without_labels(load.row, failed)
+    plan, shares = plan_row(row, family, parallel, costs)
+    return Loaded(row, plan, tuple(shares), load.pixels, load.failures, failed)

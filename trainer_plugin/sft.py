@@ -1,0 +1,368 @@
+"""Supervised training of a recipe: as a command, or as an object to iterate over in one's own job.
+
+    torchrun --nproc-per-node 8 -m trainer_plugin.sft cot_sft out=/runs/cot model.path=/models/qwen videos.release=URL
+
+    with Training(load_recipe("cot_sft", [...])) as training:
+        for metrics in training:
+            ...
+        training.export(folder)
+
+Run again, it goes on from its last checkpoint; on SIGTERM it writes one and ends. A sample that cannot be used is left
+out, counted and named; a loss that is not finite stops the run with the samples' names, and leaves the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from schemas.errors import BadInput
+from trainer_plugin.batches import RowStream, share_given_out
+from trainer_plugin.checkpoint import CheckpointFolder, RunState, config_values
+from trainer_plugin.dataset import ReleaseDataset
+from trainer_plugin.export import export_model
+from trainer_plugin.families import family_of
+from trainer_plugin.features import FeatureFolder
+from trainer_plugin.loader import RowLoader
+from trainer_plugin.memory import check_memory
+from trainer_plugin.metrics import MetricsLog, StepMetrics, by_reason, peak_flops, peak_memory, training_flops
+from trainer_plugin.model import RunOptions
+from trainer_plugin.parallel import parallelize, start
+from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
+from trainer_plugin.rows import Load, plan_row, row_share, without_failed
+from trainer_plugin.step import NotFinite, adamw, train_step
+from trainer_plugin.texts import TextRows
+from trainer_plugin.weights import build_model, read_config, read_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+class BadStep(ArithmeticError):
+    """A step's loss or gradient was not finite: nothing was learned from it, and the last checkpoint is whole."""
+
+
+class Training:
+    """One run of a recipe; this process's part of it. Iterate once, inside a `with`: one optimizer step each time."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Joins the other ranks, loads the model, and goes on from the last checkpoint in `recipe.out`, if any.
+
+        Raises:
+            BadInput: on every rank: the model, the data, the checkpoint or the number of processes does not fit.
+        """
+        self.recipe = recipe
+        device = start(timedelta(minutes=recipe.parallel.timeout_minutes))
+        config = read_config(recipe.model)
+        self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device)
+        self.micro_steps = recipe.micro_steps(self.parallel.dp)
+        """Rows of this rank in one optimizer step."""
+        check_memory(config, recipe, self.parallel)
+        self.family = family_of(config)
+        self.tokenizer = read_tokenizer(recipe.model)
+        self.rows = self._open_rows()
+        memory = recipe.memory
+        self.model = build_model(
+            recipe.model,
+            recipe.trained,
+            config,
+            self.parallel,
+            compute=getattr(torch, recipe.precision),
+            options=RunOptions(
+                kernel=recipe.kernel,
+                head=recipe.head,
+                checkpoint=memory.checkpoint,
+                keep_attention=memory.keep_attention,
+                vision_patches=memory.vision_patches,
+                offload=memory.offload_activations,
+            ),
+            offload=memory.offload_parameters,
+            seed=recipe.seed,
+        )
+        self.costs = self.model.costs
+        wanted = recipe.optimizer
+        self.optimizer = adamw(self.model, wanted.learning_rate, wanted.weight_decay, wanted.betas)
+        self.step = 0
+        """Optimizer steps done."""
+        self.tokens = 0
+        """Of all rows so far."""
+        self.left_out: dict[str, str] = {}
+        """Reasons by key of the sample: videos that could not be decoded."""
+        self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
+        self._saved = -1
+        self._stop = threading.Event()
+        self._ended = False
+        with ExitStack() as resources:
+            plan = partial(plan_row, family=self.family, parallel=self.parallel, costs=self.costs)
+            workers = recipe.videos.workers if recipe.videos else 0
+            self._loader = resources.enter_context(
+                RowLoader(self.rows, plan, resample=self.family.resample, workers=workers)
+            )
+            self._resume()
+            self._log = self._open_log()
+            if self._log is not None:
+                resources.callback(self._log.close)
+            self._resources = resources.pop_all()
+
+    def __enter__(self) -> Training:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, self._on_signal)
+            self._resources.callback(signal.signal, signal.SIGTERM, before)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._resources.close()
+
+    def __iter__(self) -> Iterator[StepMetrics]:
+        began = time.perf_counter()
+        while not self._ended and self.step != self.recipe.steps:
+            asked = time.perf_counter()
+            before = self.share_done
+            loaded = list(islice(self._loader, self.micro_steps))
+            if not loaded:
+                break
+            waited = time.perf_counter() - asked
+            loaded, failed = without_failed(loaded, self.family, self.parallel, self.costs)
+            self.left_out |= failed
+            metrics = self._learn(loaded, before, began, waited)
+            if metrics is None:
+                continue
+            self.step = metrics.step
+            if self._log is not None:
+                self._log.write(metrics)
+            yield metrics
+            if self._ended or self.step % self.recipe.checkpoints.every_steps == 0:
+                self.save()
+            began = time.perf_counter()
+        if self._saved != self.step:
+            self.save()
+
+    @property
+    def share_done(self) -> float:
+        """How much of the training is done, from 0 to 1."""
+        if self.recipe.steps is not None:
+            return self.step / self.recipe.steps
+        assert isinstance(self.rows, RowStream) and self.recipe.epochs is not None
+        return share_given_out(self._loader.state_dict(), len(self.rows.samples), self.recipe.epochs)
+
+    @property
+    def interrupted(self) -> bool:
+        """A rank was asked to end before all was done."""
+        return self._ended
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Reasons by key of the sample, of all samples left out so far."""
+        return {**self._loader.state_dict().get("skipped", {}), **self.left_out}
+
+    def save(self) -> Path:
+        """Write a checkpoint now. Every rank must call it, between steps."""
+        position = [self._loader.state_dict()]
+        if self.recipe.texts is not None:
+            gathered: list[Any] = [None] * self.parallel.world_size
+            dist.all_gather_object(gathered, position[0])
+            position = gathered[:: self.parallel.sp]
+        state = RunState(
+            step=self.step,
+            tokens=self.tokens,
+            data=tuple(position),
+            left_out=self.left_out,
+            model=config_values(self.model.model.config),
+            recipe=self.recipe.model_dump(mode="json"),
+        )
+        self._saved = self.step
+        return self.checkpoints.save(self.model, self.optimizer, state)
+
+    def export(self, folder: Path | None = None) -> None:
+        """Write a Hugging Face folder, `{out}/export` by default. Every rank must call it."""
+        dtype = getattr(torch, self.recipe.precision)
+        folder = folder or Path(self.recipe.out) / "export"
+        source = self.recipe.model.tokenizer or self.recipe.model.path
+        export_model(self.model, folder, self.tokenizer, kind=self.recipe.export, source=source, dtype=dtype)
+
+    def _open_rows(self) -> RowStream | TextRows:
+        recipe, rank, ranks = self.recipe, self.parallel.dp_rank, self.parallel.dp
+        if recipe.texts is not None:
+            return TextRows(
+                recipe.texts.files,
+                self.tokenizer,
+                recipe.row_tokens,
+                lambda input_ids: self.family.positions(input_ids, []),
+                seed=recipe.seed,
+                rank=rank,
+                ranks=ranks,
+                column=recipe.texts.column,
+            )
+        assert recipe.videos is not None
+        samples = self._open_release(recipe.videos)
+        return RowStream(samples, recipe.row_tokens, seed=recipe.seed, rank=rank, ranks=ranks, epochs=recipe.epochs)
+
+    def _open_release(self, videos: VideoData) -> ReleaseDataset:
+        return ReleaseDataset(
+            videos.release,
+            videos.split,
+            self.family,
+            self.tokenizer,
+            policy=videos.frames,
+            target=videos.target,
+            media=videos.media,
+            features=FeatureFolder(videos.features.url, videos.features.tower) if videos.features else None,
+        )
+
+    def _learn(self, loaded: list[Load], before: float, began: float, waited: float) -> StepMetrics | None:
+        """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank."""
+        plans = [row.plan for row in loaded]
+        mine = plans if self.parallel.sp_rank == 0 else []
+        flops = training_flops(mine, self.costs, weights_learned=self.recipe.trained.language_model)
+        counts = torch.tensor(
+            [
+                sum(len(plan) for plan in mine),
+                sum(plan.supervised_count for plan in mine),
+                sum(len(plan.segments) for plan in mine),
+                flops,
+            ],
+            dtype=torch.float64,
+        )
+        dist.all_reduce(counts)
+        tokens, supervised, samples, flops = counts.tolist()
+        if supervised == 0:
+            log.warning("step %d: no rank has anything to learn in its rows; they are passed over", self.step + 1)
+            return None
+        # The middle of the step: neither the first is without effect nor, where it falls to 0, the last.
+        after = before + 1 / self.recipe.steps if self.recipe.steps else self.share_done
+        rate = learning_rate(self.recipe.optimizer, (before + after) / 2)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        shares = (row_share(row, self.parallel) for row in loaded)
+        try:
+            result = train_step(
+                self.model, self.optimizer, shares, int(supervised), max_norm=self.recipe.optimizer.max_grad_norm
+            )
+        except NotFinite as error:
+            raise self._bad_step(error, loaded) from error
+        self.tokens += int(tokens)
+        seconds = time.perf_counter() - began
+        most = torch.tensor(
+            [seconds, waited, peak_memory(self.parallel.device), self._stop.is_set()], dtype=torch.float64
+        )
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        seconds, waited, memory, stop = most.tolist()
+        self._ended = bool(stop)
+        peak = peak_flops(self.parallel.device, self.recipe.peak_tflops)
+        devices = self.parallel.world_size
+        return StepMetrics(
+            step=self.step + 1,
+            epoch=loaded[-1].row.epoch if self.recipe.videos else None,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            learning_rate=rate,
+            tokens=int(tokens),
+            supervised_tokens=int(supervised),
+            samples=int(samples),
+            total_tokens=self.tokens,
+            seconds=seconds,
+            data_seconds=waited,
+            tokens_per_second=tokens / seconds,
+            tokens_per_second_per_device=tokens / seconds / devices,
+            mfu=None if peak is None else flops / seconds / devices / peak,
+            memory_bytes=int(memory),
+            skipped=by_reason(self.skipped),
+        )
+
+    def _bad_step(self, error: NotFinite, loaded: list[Load]) -> BadStep:
+        rows = [loaded[number] for number in error.rows] or loaded
+        keys = [example.key for row in rows for example in row.row.examples]
+        saved = self.checkpoints.latest()
+        return BadStep(
+            f"step {self.step + 1}: {error}; nothing was learned from it, and "
+            f"{f'{saved} is whole' if saved else 'there is no checkpoint yet'}. Samples of this rank's "
+            f"{'rows that are not finite' if error.rows else 'rows (the loss is finite, a gradient is not)'}: "
+            f"{', '.join(keys)}"
+        )
+
+    def _resume(self) -> None:
+        path = self.checkpoints.latest()
+        if path is None:
+            return
+        state = self.checkpoints.load(path, self.model, self.optimizer)
+        if len(state.data) not in (1, self.parallel.dp):
+            raise BadInput(
+                f"checkpoint {path} was written by {len(state.data)} data-parallel ranks that read texts; go on with "
+                f"as many, not {self.parallel.dp}"
+            )
+        self._loader.load_state_dict(state.data[self.parallel.dp_rank if len(state.data) > 1 else 0])
+        self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
+        self._saved = self.step
+        log.info("going on from %s: %d steps, %d tokens", path, self.step, self.tokens)
+
+    def _open_log(self) -> MetricsLog | None:
+        if self.parallel.rank != 0:
+            return None
+        opened = MetricsLog(
+            Path(self.recipe.out),
+            self.recipe.model_dump(mode="json"),
+            step=self.step,
+            wandb_project=self.recipe.wandb_project,
+        )
+        log.info("%d ranks on %s: %s", self.parallel.world_size, self.parallel.device.type, self.parallel.reason)
+        return opened
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop.set()
+
+
+def learning_rate(wanted: Optimizer, share: float) -> float:
+    """The rate when a share (0 to 1) of the training is done: a linear warm-up, then constant or half a cosine to 0."""
+    if share < wanted.warmup:
+        return wanted.learning_rate * share / wanted.warmup
+    if wanted.schedule is Schedule.CONSTANT:
+        return wanted.learning_rate
+    left = (share - wanted.warmup) / max(1 - wanted.warmup, 1e-9)
+    return wanted.learning_rate * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+
+
+def train(recipe: Recipe) -> None:
+    """The whole run: all steps, checkpoints, and the export, unless it was asked to end before."""
+    with Training(recipe) as training:
+        for _ in training:
+            pass
+        if training.interrupted:
+            log.warning("asked to end after step %d; run it again to go on from there", training.step)
+        elif recipe.export is not Export.NONE:
+            training.export()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit status: 0 also when it was asked to end, 2 for what only a person can mend."""
+    parser = argparse.ArgumentParser(prog="trainer_plugin.sft", description="Supervised training of a recipe.")
+    parser.add_argument("recipe", help=f"a .yaml file, or one of {', '.join(recipe_names())}")
+    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="they win over the recipe's values")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        train(load_recipe(given.recipe, given.settings))
+    except (BadInput, BadStep) as error:
+        log.error("%s", error)
+        return 2
+    # Only here: after an error, other ranks may never come to it.
+    dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""One optimizer step: gradients of many rows added up, clipped by their true norm, applied - or refused.
+
+The loss of a step is the sum over all its supervised tokens divided by their number, counted over all rows and ranks
+before the first forward pass. So it depends neither on the number of ranks nor on packing nor on accumulation; ranks
+add their gradients (`trainer_plugin.model.shard_parameters`), they do not average them.
+
+Leaves to others: where rows come from (sft.py), and what the learning rate is at which time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Optimizer
+
+from trainer_plugin.model import LongVideoModel, RowShare
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Of one optimizer step, over all ranks."""
+
+    loss: float
+    """Mean over the supervised tokens, in nats."""
+    grad_norm: float
+    """Before clipping, over all parameters of all ranks."""
+
+
+class NotFinite(ArithmeticError):
+    """A loss or a gradient is not a finite number. Raised on every rank, before any parameter is changed."""
+
+    def __init__(self, loss: float, grad_norm: float, rows: tuple[int, ...]) -> None:
+        super().__init__(f"loss {loss}, gradient norm {grad_norm}")
+        self.rows = rows
+        """Numbers of this rank's rows whose own loss is not finite; empty when only gradients are."""
+
+
+def supervised_tokens(shares: Iterable[RowShare]) -> int:
+    """How many tokens a step learns: this rank's rows and all others'. Every rank must call it."""
+    count = torch.tensor([sum(len(row.share.targets) for row in shares)])
+    dist.all_reduce(count)
+    return int(count)
+
+
+def train_step(
+    model: LongVideoModel,
+    optimizer: Optimizer,
+    rows: Iterable[RowShare],
+    tokens: int,
+    *,
+    max_norm: float | None = 1.0,
+) -> StepResult:
+    """Learn from rows. Every rank must call it, with equally many rows.
+
+    Args:
+        model: with sharded parameters, in training mode.
+        rows: this rank's shares, taken one after another; a generator may prepare each when its turn comes.
+        tokens: supervised tokens of all rows of all ranks (`supervised_tokens`).
+        max_norm: gradients are scaled down to this norm; None leaves them as they are.
+
+    Raises:
+        NotFinite: nothing was changed; the gradients are gone.
+    """
+    loss, per_row = add_gradients(model, rows, tokens)
+    parameters = trained_parameters(model).values()
+    norm = gradient_norm(parameters)
+    found, grad_norm = torch.stack([loss, norm]).tolist()
+    if not (math.isfinite(found) and math.isfinite(grad_norm)):
+        optimizer.zero_grad()
+        raise NotFinite(found, grad_norm, tuple((~per_row.isfinite()).nonzero()[:, 0].tolist()))
+    if max_norm is not None:
+        clip_gradients(parameters, grad_norm, max_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return StepResult(found, grad_norm)
+
+
+def add_gradients(model: LongVideoModel, rows: Iterable[RowShare], tokens: int) -> tuple[Tensor, Tensor]:
+    """Run rows forward and backward. Returns the loss of all ranks, and this rank's part of it for each row, [rows]."""
+    losses = []
+    for row in rows:
+        log_probs, _ = model(row.to(model.parallel.device))
+        loss = -log_probs.sum() / max(tokens, 1)
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    per_row = torch.stack(losses)
+    total = per_row.sum()
+    dist.all_reduce(total)
+    return total, per_row
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that are learned, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def adamw(
+    model: nn.Module, learning_rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+) -> AdamW:
+    """AdamW over what is learned; weight decay on matrices only, not on norms and biases."""
+    parameters = list(trained_parameters(model).values())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=betas, fused=True)
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The 2-norm of all gradients as one vector, each entry counted once wherever it lies; the same on all ranks."""
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    squares = [torch.zeros((), device=_device(parameters))]
+    squares += [norm.float() ** 2 for norm in torch._foreach_norm([_local(p.grad) for p in parameters])]
+    total = torch.stack([square.to(squares[0].device) for square in squares]).sum()
+    dist.all_reduce(total)
+    return total.sqrt()
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], norm: float, max_norm: float) -> None:
+    """Scale all gradients, whose norm together is `norm`, down to `max_norm` if they are above."""
+    if norm > max_norm:
+        torch._foreach_mul_([_local(p.grad) for p in parameters if p.grad is not None], max_norm / norm)
+
+
+def _local(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _device(parameters: Sequence[nn.Parameter]) -> torch.device:
+    return parameters[0].device if parameters else torch.device("cpu")

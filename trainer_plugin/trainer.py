@@ -1,0 +1,156 @@
+"""For those who live in `transformers.Trainer`: the same plan, attention, sharding and loss inside one.
+
+Rows come packed (`trainer_plugin.batches.RowStream`), so the Trainer's own batch size, collator and samplers play no
+part; its optimizer, schedule, callbacks, logging and checkpoints do. `gradient_accumulation_steps` counts rows of one
+data-parallel rank, and `max_steps` must be set, for packing leaves open how many rows there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from schemas.errors import BadInput
+from trainer_plugin.checkpoint import load_tensors, save_tensors
+from trainer_plugin.export import export_model
+from trainer_plugin.loader import RowLoader, Rows
+from trainer_plugin.model import LongVideoModel, RowShare
+from trainer_plugin.rows import Load, plan_row, row_share, without_failed
+from trainer_plugin.step import clip_gradients, gradient_norm, supervised_tokens
+
+_SCHEDULER = "scheduler.pt"
+_TENSORS = "sharded"
+
+
+class LongVideoTrainer(Trainer):
+    """A Trainer of a sharded `LongVideoModel` over packed rows."""
+
+    def __init__(
+        self,
+        model: LongVideoModel,
+        args: TrainingArguments,
+        rows: Rows,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        workers: int = 4,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            model: as `trainer_plugin.weights.build_model` or `trainer_plugin.model.shard_parameters` gives it.
+            rows: this data-parallel rank's (`RowStream` or `TextRows`).
+            tokenizer: saved beside the weights.
+            workers: processes that decode.
+            options: of `transformers.Trainer`, such as callbacks.
+
+        Raises:
+            BadInput: `args.max_steps` is not set.
+        """
+        if args.max_steps <= 0:
+            raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
+        # It is sharded already; accelerate must not wrap it once more.
+        model._is_accelerate_prepared = True  # type: ignore[assignment]
+        self.rows = rows
+        self.workers = workers
+        self.tokenizer = tokenizer
+        super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
+        # The loss is divided by the step's tokens, not by the number of micro-batches.
+        self.model_accepts_loss_kwargs = True
+
+    def get_train_dataloader(self) -> DataLoader[Load]:
+        return DataLoader(_Decoded(self), batch_size=None, collate_fn=_as_it_is)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Load], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, RowShare]], int]:
+        """One step's rows, and how many tokens they teach on all ranks; raises BadInput if there are none."""
+        loaded = [load for _, load in zip(range(num_batches), epoch_iterator, strict=False)]
+        loaded, _ = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
+        shares = [row_share(load, self._long.parallel) for load in loaded]
+        return [{"row": share} for share in shares], supervised_tokens(shares)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, RowShare],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """This rank's part of the step's loss."""
+        log_probs, _ = model(inputs["row"].to(self._long.parallel.device))
+        loss = -log_probs.sum() / max(int(num_items_in_batch or 0), 1)
+        return (loss, {"log_probs": log_probs}) if return_outputs else loss
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        # The Trainer reports the mean over ranks of what each returns; ours are parts of one sum.
+        return super().training_step(*arguments, **options) * self._long.parallel.world_size
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a Hugging Face folder. All ranks must call it."""
+        export_model(
+            self._long, Path(output_dir or self.args.output_dir), self.tokenizer, dtype=self._long.compute_dtype
+        )
+
+    @property
+    def _long(self) -> LongVideoModel:
+        assert isinstance(self.model, LongVideoModel)
+        return self.model
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return inputs
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        norm = gradient_norm(model.parameters())
+        clip_gradients(model.parameters(), float(norm), self.args.max_grad_norm)
+        return norm
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        save_tensors(Path(output_dir) / _TENSORS, self._long, self._adam)
+        if dist.get_rank() == 0:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / _SCHEDULER)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Nothing yet: weights come with their moments, once there is an optimizer."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER))
+        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self.lr_scheduler.last_epoch)
+
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        """Without accelerate's wrapper."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)  # type: ignore[return-value]
+
+
+class _NoDataset(IterableDataset[Any]):
+    """The Trainer wants to be given one before it asks for a loader."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class _Decoded(IterableDataset[Load]):
+    """The rows with their frames."""
+
+    def __init__(self, trainer: LongVideoTrainer) -> None:
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[Load]:
+        model = self.trainer._long
+        plan = partial(plan_row, family=model.family, parallel=model.parallel, costs=model.costs)
+        with RowLoader(self.trainer.rows, plan, resample=model.family.resample, workers=self.trainer.workers) as loader:
+            yield from loader
+
+
+def _as_it_is(load: Load) -> Load:
+    return load

@@ -1,0 +1,176 @@
+"""From a folder or a configuration to a sharded model, without any rank but the first ever holding a whole one.
+
+The first rank reads (or draws) the weights in the host's memory; all ranks build the model without storage, shard that,
+and receive their shards tensor by tensor. So a host needs memory for one copy in the stored type, and a device for its
+shards and one tensor. What is learned becomes float32, what is frozen stays in the type of the computation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from schemas.errors import BadInput
+from trainer_plugin.bytes_tokenizer import bytes_tokenizer
+from trainer_plugin.families import family_of
+from trainer_plugin.model import LongVideoModel, RunOptions, shard_parameters
+from trainer_plugin.parallel import Parallel
+from trainer_plugin.recipe import Lora, ModelSource, Trained
+
+
+def read_config(source: ModelSource) -> PretrainedConfig:
+    """The model's configuration, with the recipe's rotary base.
+
+    Raises:
+        BadInput: there is none, or transformers or the trainer does not know its kind of model.
+    """
+    try:
+        if source.path is not None:
+            config = AutoConfig.from_pretrained(_folder(source.path))
+        else:
+            config = AutoConfig.for_model(**(source.config or {}))
+        family_of(config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"model {source.path or source.config}: {error}") from error
+    text = config.get_text_config()
+    if source.rope_theta is not None:
+        text.rope_parameters = {**text.rope_parameters, "rope_theta": source.rope_theta}
+    if source.max_positions is not None:
+        text.max_position_embeddings = source.max_positions
+    return config
+
+
+def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer of the recipe, of the model's folder, or of bytes."""
+    folder = source.tokenizer or source.path
+    return bytes_tokenizer() if folder is None else AutoTokenizer.from_pretrained(_folder(folder))
+
+
+def build_model(
+    source: ModelSource,
+    trained: Trained,
+    config: PretrainedConfig,
+    parallel: Parallel,
+    *,
+    compute: torch.dtype = torch.bfloat16,
+    options: RunOptions | None = None,
+    offload: bool = False,
+    seed: int = 0,
+) -> LongVideoModel:
+    """The sharded model, ready to train. Every rank must call it.
+
+    Args:
+        source: where the weights come from; random ones follow from `seed`, whatever the number of ranks.
+        config: `read_config(source)`.
+        offload: parameters and optimizer live in the host's memory.
+
+    Raises:
+        BadInput: on every rank, when the folder's weights are not those of the model.
+    """
+    weights = _weights(source, config, trained, seed) if parallel.rank == 0 else {}
+    _agree(weights)
+    skeleton = prepare(empty_model(config), trained)
+    for parameter in skeleton.parameters():
+        parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
+    model = shard_parameters(LongVideoModel(skeleton, parallel, options), compute, offload=offload)
+    model.to_empty(device="cpu" if offload else parallel.device)
+    _receive(model, weights, parallel)
+    return model.train()
+
+
+def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The model without storage, and with transformers' own choice of attention."""
+    plain = type(config).from_dict(config.to_dict())
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(plain)
+    model.tie_weights()
+    return model
+
+
+def prepare(model: PreTrainedModel, trained: Trained) -> PreTrainedModel:
+    """The model, in place, with what the recipe learns: adapters added, or the rest frozen."""
+    if trained.lora:
+        add_adapters(model, trained.lora)
+        return model
+    family = family_of(model.config)
+    model.requires_grad_(trained.language_model)
+    family.vision_tower(model).requires_grad_(trained.vision_tower)
+    for part in family.projectors(model):
+        part.requires_grad_(trained.projector)
+    return model
+
+
+def add_adapters(model: PreTrainedModel, lora: Lora) -> None:
+    """LoRA on every linear layer of the decoder, in place; everything else is frozen."""
+    from peft import LoraConfig
+
+    decoder = family_of(model.config).language_model(model)
+    inside = {id(module) for module in decoder.modules() if isinstance(module, nn.Linear)}
+    names = [name for name, module in model.named_modules() if id(module) in inside]
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=names)
+    model.add_adapter(config)
+
+
+def _weights(source: ModelSource, config: PretrainedConfig, trained: Trained, seed: int) -> dict[str, Tensor] | str:
+    """All parameters and buffers by name, or what is wrong with them."""
+    torch.manual_seed(seed)
+    if source.path is None:
+        model = AutoModelForImageTextToText.from_config(config)
+    else:
+        try:
+            model, found = AutoModelForImageTextToText.from_pretrained(
+                _folder(source.path), config=config, dtype="auto", output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            return f"model {source.path}: {error}"
+        for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+            if found.get(kind):
+                few = sorted(str(key) for key in found[kind])[:3]
+                return f"model {source.path}: {len(found[kind])} {kind.replace('_', ' ')} in its weights, e.g. {few}"
+    prepare(model, trained)
+    return {**dict(model.named_buffers()), **dict(model.named_parameters())}
+
+
+def _agree(weights: dict[str, Tensor] | str) -> None:
+    """Fail on all ranks with what the first rank says is wrong."""
+    problem: list[str | None] = [weights if isinstance(weights, str) else None]
+    dist.broadcast_object_list(problem, src=0)
+    if problem[0]:
+        raise BadInput(problem[0])
+
+
+@torch.no_grad()
+def _receive(model: LongVideoModel, weights: dict[str, Tensor], parallel: Parallel) -> None:
+    """Deal out the first rank's tensors; it forgets each as it goes."""
+    inner = model.model
+    for name, parameter in inner.named_parameters():
+        assert isinstance(parameter, DTensor), name
+        shape, dtype = parameter.shape, parameter.dtype
+        whole = weights.pop(name).to(parallel.device, dtype) if weights else None
+        whole = torch.empty(shape, dtype=dtype, device=parallel.device) if whole is None else whole
+        shard = distribute_tensor(whole, parameter.device_mesh, parameter.placements)
+        parameter.to_local().copy_(shard.to_local())
+    for name, buffer in list(inner.named_buffers()):
+        whole = weights.pop(name) if weights else torch.empty_like(buffer, device="cpu")
+        whole = whole.to(parallel.device).contiguous()
+        dist.broadcast(whole, src=0)
+        holder, _, key = name.rpartition(".")
+        setattr(inner.get_submodule(holder), key, whole)
+
+
+def _folder(path: str) -> str:
+    if not Path(path).is_dir():
+        raise BadInput(f"{path}: no such folder; models are read from disk, not from a hub")
+    return path
