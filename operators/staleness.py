@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from operators.models.session import resolve
@@ -102,13 +102,8 @@ def explain(before: StageKey | None, now: StageKey) -> str:
     """Which part of a stage's key has changed, in words."""
     if before is None:
         return "a new video" if now.unit != WHOLE_BUILD else f"{now.stage} has not run yet"
-    changes = []
-    for old, new in zip(before.prompts, now.prompts, strict=False):
-        if old != new:
-            changes.append(f"prompt {new.prompt_id} changed")
-    for old_model, new_model in zip(before.models, now.models, strict=False):
-        if old_model != new_model:
-            changes.append(f"model of the {new_model.role} changed from {old_model.model} to {new_model.model}")
+    changes = [f"prompt {prompt} changed" for prompt in _changed_prompts(before, now)]
+    changes += _changed_models(before, now)
     if before.section != now.section:
         changes.append(f"settings changed from {before.section} to {now.section}")
     if before.version != now.version:
@@ -119,6 +114,25 @@ def explain(before: StageKey | None, now: StageKey) -> str:
         if old_input != new_input:
             changes.append("source file changed" if new_input.stage == "source" else f"{new_input.stage} rows changed")
     return f"{now.stage}: " + ("; ".join(changes) or "its commit was taken back")
+
+
+def _changed_prompts(before: StageKey, now: StageKey) -> Iterator[str]:
+    """Those that are asked with again; a prompt comes and goes with the model that answers it."""
+    known = {prompt.prompt_id: prompt for prompt in before.prompts}
+    return (each.prompt_id for each in now.prompts if known.get(each.prompt_id, each) != each)
+
+
+def _changed_models(before: StageKey, now: StageKey) -> Iterator[str]:
+    known, asked = ({model.role: model for model in key.models} for key in (before, now))
+    for role, model in asked.items():
+        old = known.get(role)
+        if old is None:
+            yield f"a {role} is asked now: {model.model}"
+        elif old.model != model.model:
+            yield f"model of the {role} changed from {old.model} to {model.model}"
+        elif old.vision != model.vision:
+            yield f"the {role} {'sees frames now' if model.vision else 'sees no frames any more'}"
+    yield from (f"no {role} is asked any more" for role in known.keys() - asked.keys())
 
 
 def _previous_keys(previous: RunFolder) -> dict[tuple[str, str], StageKey]:
