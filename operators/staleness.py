@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from operators.models.session import resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
@@ -17,6 +19,9 @@ from schemas.base import digest
 from schemas.config import BuildConfig
 from schemas.run import Commit, StageKey
 from schemas.tables import Source
+
+AT_ONCE = 32
+"""Videos whose commits are looked for at the same time: on an object store, looking is waiting."""
 
 
 @dataclass(frozen=True)
@@ -42,41 +47,46 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
     resolved = config.model_copy(update={"models": resolve(config.models, environ)})
     sources = read_sources(config.source, config.media_root).sources
     before = _previous_keys(previous)
-    stale: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    tables: dict[str, dict[str, str]] = {name: {} for name in VIDEO_STAGES}
-    for source in sources:
-        _walk_video(previous.store, resolved, source, before, tables, stale, reasons)
+    walk = partial(_walk_video, previous.store, resolved, before)
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        walked = list(pool.map(walk, sources))
+    stale: Counter[str] = Counter(name for each in walked for name in each.stale)
+    reasons: Counter[str] = Counter(each.reason for each in walked if each.stale)
     known = {unit for name, unit in before if name == VIDEO_STAGES[0]}
     if gone := known - {source.source_id for source in sources}:
         reasons[f"{len(gone)} videos are gone from the source"] += 1
-    if not any(stale.values()):
+    if not stale:
+        tables = {name: {each.unit: each.tables[name] for each in walked} for name in VIDEO_STAGES}
         _walk_build(previous.store, resolved, before, tables, stale, reasons)
-    elif stale.total():
+    else:
         stale.update(dict.fromkeys(BUILD_STAGES, 1))
     lines = [f"{text} ({count} units)" if count > 1 else text for text, count in reasons.items()]
     return Staleness({name: stale[name] for name in (*VIDEO_STAGES, *BUILD_STAGES)}, tuple(lines))
 
 
-def _walk_video(
-    store: Store,
-    config: BuildConfig,
-    source: Source,
-    before: Mapping[tuple[str, str], StageKey],
-    tables: dict[str, dict[str, str]],
-    stale: Counter[str],
-    reasons: Counter[str],
-) -> None:
+@dataclass(frozen=True)
+class _Walk:
+    """One video's way through the stages, as far as it is committed."""
+
+    unit: str
+    tables: Mapping[str, str]
+    """sha256 of its rows by stage."""
+    stale: tuple[str, ...] = ()
+    """The first stage that is not committed, and all that follow."""
+    reason: str = ""
+
+
+def _walk_video(store: Store, config: BuildConfig, before: Mapping[tuple[str, str], StageKey], source: Source) -> _Walk:
     unit = source.source_id
+    tables: dict[str, str] = {}
     for position, name in enumerate(VIDEO_STAGES):
-        read = {other: (tables[other][unit],) for other in stage(name).reads if other != "source"}
+        read = {other: (tables[other],) for other in stage(name).reads if other != "source"}
         key = stage_key(stage(name), config, UnitInput(unit, read, (source,)))
         commit = store.find_commit(name, digest(key))
         if commit is None:
-            reasons[explain(before.get((name, unit)), key)] += 1
-            stale.update(VIDEO_STAGES[position:])
-            return
-        tables[name][unit] = commit.rows_sha256
+            return _Walk(unit, tables, VIDEO_STAGES[position:], explain(before.get((name, unit)), key))
+        tables[name] = commit.rows_sha256
+    return _Walk(unit, tables)
 
 
 def _walk_build(
@@ -102,13 +112,8 @@ def explain(before: StageKey | None, now: StageKey) -> str:
     """Which part of a stage's key has changed, in words."""
     if before is None:
         return "a new video" if now.unit != WHOLE_BUILD else f"{now.stage} has not run yet"
-    changes = []
-    for old, new in zip(before.prompts, now.prompts, strict=False):
-        if old != new:
-            changes.append(f"prompt {new.prompt_id} changed")
-    for old_model, new_model in zip(before.models, now.models, strict=False):
-        if old_model != new_model:
-            changes.append(f"model of the {new_model.role} changed from {old_model.model} to {new_model.model}")
+    changes = [f"prompt {prompt} changed" for prompt in _changed_prompts(before, now)]
+    changes += _changed_models(before, now)
     if before.section != now.section:
         changes.append(f"settings changed from {before.section} to {now.section}")
     if before.version != now.version:
@@ -119,6 +124,25 @@ def explain(before: StageKey | None, now: StageKey) -> str:
         if old_input != new_input:
             changes.append("source file changed" if new_input.stage == "source" else f"{new_input.stage} rows changed")
     return f"{now.stage}: " + ("; ".join(changes) or "its commit was taken back")
+
+
+def _changed_prompts(before: StageKey, now: StageKey) -> Iterator[str]:
+    """Those that are asked with again; a prompt comes and goes with the model that answers it."""
+    known = {prompt.prompt_id: prompt for prompt in before.prompts}
+    return (each.prompt_id for each in now.prompts if known.get(each.prompt_id, each) != each)
+
+
+def _changed_models(before: StageKey, now: StageKey) -> Iterator[str]:
+    known, asked = ({model.role: model for model in key.models} for key in (before, now))
+    for role, model in asked.items():
+        old = known.get(role)
+        if old is None:
+            yield f"a {role} is asked now: {model.model}"
+        elif old.model != model.model:
+            yield f"model of the {role} changed from {old.model} to {model.model}"
+        elif old.vision != model.vision:
+            yield f"the {role} {'sees frames now' if model.vision else 'sees no frames any more'}"
+    yield from (f"no {role} is asked any more" for role in known.keys() - asked.keys())
 
 
 def _previous_keys(previous: RunFolder) -> dict[tuple[str, str], StageKey]:

@@ -38,8 +38,6 @@ _WAYS_OUT = {
     errno.EPERM: "not permitted; is this a file system without hard links? choose another `out`",
 }
 
-_CHUNK = 1 << 20
-
 
 class StoreError(Outage):
     """The store cannot be read or written; the message names the address and the way out."""

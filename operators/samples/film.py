@@ -5,7 +5,6 @@ encoder tags. A film whose truth names the same script and whose bytes are unhar
 ever carries a film's name.
 """
 
-import hashlib
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 from operators.samples.painter import paint_film
 from operators.samples.sound import write_sound
 from operators.samples.truth import film_truth
+from operators.store import sha256_of_file
 from operators.video.ffmpeg import FfmpegError, ffmpeg_executable, file_url
 from schemas.base import digest
 from schemas.errors import Outage
@@ -56,7 +56,7 @@ def render_film(script: FilmScript, directory: Path) -> RenderedFilm:
         with tempfile.TemporaryDirectory(prefix=f".{script.film_id}.", dir=directory) as scratch:
             draft = Path(scratch) / path.name
             _encode(script, planned.frame_count, draft)
-            facts = {"film_sha256": _sha256(draft), "film_bytes": draft.stat().st_size}
+            facts = {"film_sha256": sha256_of_file(draft), "film_bytes": draft.stat().st_size}
             truth = planned.model_copy(update=facts)
             truth_draft = Path(scratch) / truth_path.name
             truth_draft.write_text(truth.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -82,7 +82,7 @@ def _kept_truth(path: Path, truth_path: Path, script_sha256: str) -> FilmTruth |
         truth = FilmTruth.model_validate_json(truth_path.read_bytes())
     except ValidationError:
         return None
-    whole = truth.film_bytes == path.stat().st_size and truth.film_sha256 == _sha256(path)
+    whole = truth.film_bytes == path.stat().st_size and truth.film_sha256 == sha256_of_file(path)
     return truth if whole and truth.script_sha256 == script_sha256 else None
 
 
@@ -170,8 +170,3 @@ def _renderer_sha256() -> str:
     """Digest of the drawing code, so that a film drawn by other code is drawn again."""
     modules = sorted(Path(__file__).parent.glob("*.py"))
     return digest([module.read_text(encoding="utf-8") for module in modules])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

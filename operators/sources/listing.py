@@ -12,6 +12,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -28,6 +29,9 @@ from schemas.tables import Reject, Source
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()  # noqa: SIM905
 )
+
+_LOOKS_AT_ONCE = 16
+"""Files looked for at the same time: on an object store, looking is waiting."""
 
 _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
@@ -130,32 +134,35 @@ def _manifest_entries(rows: list[dict[str, Any]], source: str) -> Iterator[Manif
 
 
 def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listing:
+    with ThreadPoolExecutor(max_workers=_LOOKS_AT_ONCE) as pool:
+        looked = list(pool.map(lambda entry: _looked_at(entry, media_root), entries))
     sources: dict[str, Source] = {}
     rejects: list[Reject] = []
-    for entry in entries:
-        if isinstance(entry, Reject):
-            rejects.append(entry)
-            continue
-        uri = entry.uri if "://" in entry.uri or entry.uri.startswith("/") else f"{media_root.rstrip('/')}/{entry.uri}"
-        identifier = entry.source_id or source_id_of(entry.uri)
-        if identifier in sources:
-            message = (
-                f"{uri}: its id {identifier!r} is already that of {sources[identifier].uri}; the first one is used. "
-                f"Give one of them another source_id"
-            )
-            rejects.append(plan_reject(identifier, "duplicate_id", message))
-            continue
-        found = _checked_fingerprint(uri, identifier)
+    for found in looked:
         if isinstance(found, Reject):
             rejects.append(found)
-            continue
-        sources[identifier] = Source(
-            source_id=identifier,
-            uri=_absolute(uri),
-            fingerprint=found,
-            **entry.model_dump(exclude={"uri", "source_id"}),
-        )
+        elif found.source_id in sources:
+            message = (
+                f"{found.uri}: its id {found.source_id!r} is already that of {sources[found.source_id].uri}; the first "
+                f"one is used. Give one of them another source_id"
+            )
+            rejects.append(plan_reject(found.source_id, "duplicate_id", message))
+        else:
+            sources[found.source_id] = found
     return Listing(tuple(sources[name] for name in sorted(sources)), tuple(rejects))
+
+
+def _looked_at(entry: ManifestRow | Reject, media_root: str) -> Source | Reject:
+    """An entry whose file has been found, or why it cannot be used."""
+    if isinstance(entry, Reject):
+        return entry
+    uri = entry.uri if "://" in entry.uri or entry.uri.startswith("/") else f"{media_root.rstrip('/')}/{entry.uri}"
+    identifier = entry.source_id or source_id_of(entry.uri)
+    found = _checked_fingerprint(uri, identifier)
+    if isinstance(found, Reject):
+        return found
+    fields = entry.model_dump(exclude={"uri", "source_id"})
+    return Source(source_id=identifier, uri=_absolute(uri), fingerprint=found, **fields)
 
 
 def source_id_of(relative_path: str) -> str:

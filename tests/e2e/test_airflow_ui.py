@@ -82,7 +82,7 @@ def element(name: str) -> str:
     return f'input[name="element_{name}"]'
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_until(holds: Callable[[], object], seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -144,23 +144,20 @@ def test_a_build_from_form_to_report(airflow, page, folder):
     page.screenshot(path=folder / "datasets.png")
 
 
-def commands(out: Path) -> list[psutil.Process]:
-    """What works on a build into this folder."""
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if any(word.startswith(f"{out}/runs/") for word in process.info["cmdline"] or [])
-    ]
+def commands(out: Path, stage: str) -> list[psutil.Process]:
+    """What works on a stage of the builds in this folder."""
+    running = [(process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    return [process for process, words in running if stage in words and any(f"{out}/runs/" in word for word in words)]
 
 
 def test_a_task_that_is_marked_failed_ends_what_it_has_started(airflow, folder, models, monkeypatch):
     monkeypatch.setattr(models, "delay_seconds", 30.0)
     api, out = airflow.api(), folder / "stopped"
     run_id = api.trigger("build_dataset", {"source": str(folder / "films"), "out": str(out), "name": "stopped"})
-    path = f"/api/v2/dags/build_dataset/dagRuns/{quote(run_id, safe='')}/taskInstances/lane.question/0"
-    wait_until(lambda: api.call("GET", path)["state"] == "running" and commands(out))
-    api.call("PATCH", path, {"new_state": "failed"})
-    wait_until(lambda: not commands(out))
+    wait_until(lambda: commands(out, "question"))
+    task = f"/api/v2/dags/build_dataset/dagRuns/{quote(run_id, safe='')}/taskInstances/lane.question/0"
+    api.call("PATCH", task, {"new_state": "failed"})
+    wait_until(lambda: not commands(out, "question"))
     wait_until(lambda: api.run_state("build_dataset", run_id) == "failed")
 
 

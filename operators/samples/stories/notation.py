@@ -22,7 +22,6 @@ from schemas.sample_film import (
 Point = tuple[float, float, float]
 """Seconds, x, y: see `Waypoint`."""
 
-CUT = Transition()
 DISSOLVE = Transition(kind="dissolve", seconds=0.8)
 SLOW_DISSOLVE = Transition(kind="dissolve", seconds=1.6)
 FADE = Transition(kind="fade", seconds=1.2)
