@@ -191,7 +191,7 @@ class Cutter:
             if self._video.codec in COPIED_VIDEO and (how := self._copy(frames, target)):
                 return how
             self._encode(frames, target)
-        except (FfmpegError, UnreadableVideo) as error:
+        except (FfmpegError, UnreadableVideo, av.error.FFmpegError) as error:
             raise CutError(f"{target.stem}: cut from {self._video.path.name}: {error}") from error
         return Cut.ENCODE
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.video.measures import LOOK_BYTES, FrameMeasures, Picture, analysis_size, reduced
-from operators.video.packets import SECOND_US, UnreadableVideo, open_video
+from operators.video.packets import SECOND_US, UnreadableVideo, open_video, packets_of
 from operators.video.probe import VideoProbe
 from operators.video.ranges import Span, SpanReader, TimedFrame
 from operators.video.shots import ShotDetector
@@ -100,7 +100,7 @@ def _key_frames(video: VideoProbe) -> Iterator[TimedFrame]:
     next_pts = timeline.first_pts
     with open_video(video.path) as (container, stream):
         stream.codec_context.thread_count = 1
-        for packet in container.demux(stream):
+        for packet in packets_of(container, [stream]):
             if packet.size and not (packet.is_keyframe and packet.pts is not None and packet.pts >= next_pts):
                 continue
             if packet.size:
@@ -123,7 +123,7 @@ def _measured(video: VideoProbe, frames: Iterator[TimedFrame]) -> FrameMeasures:
 
 def _stretches(video: VideoProbe, changes_us: list[Span]) -> list[Span]:
     """Spans that hold all changes and the few frames behind by which the detector judges them; touching ones joined."""
-    promised = [*video.index.frame_times_us.tolist(), *[video.duration_us] * _FRAMES_BEHIND]
+    promised = [*video.index.frame_times_us.tolist(), *[video.duration_us] * (_FRAMES_BEHIND + 1)]
     spans: list[Span] = []
     for start_us, end_us in changes_us:
         beyond_us = min(video.duration_us, promised[bisect_left(promised, end_us) + _FRAMES_BEHIND])
