@@ -49,7 +49,7 @@ _COMMON = {
     # Without B-frames decoding and presentation order agree, so that frames need no edit list to start at 0: readers
     # that ignore edit lists see the same frames.
     "bf": 0,
-    # At 30 frames a second a key frame every two seconds at least: what reads single frames decodes less, the proof too.
+    # At 30 frames a second a key frame every two seconds: what reads single frames decodes less, the proof too.
     "g": 60,
     # Encoders give the same bytes only for the same number of threads; stages work on one video per core anyway.
     "threads": 1,
