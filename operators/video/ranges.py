@@ -154,7 +154,7 @@ def seek(container: InputContainer, index: PacketIndex, key_frame: int) -> None:
 def seek_to(container: InputContainer, index: PacketIndex, time_us: int) -> None:
     """To a time, which may be negative; to the beginning where the container cannot seek there.
 
-    RealMedia, for one, finds only places that it has been to.
+    RealMedia finds only places that it has been to, AVI none before its first frame.
 
     Raises:
         UnreadableVideo: `damaged` when it cannot seek at all.
@@ -163,7 +163,7 @@ def seek_to(container: InputContainer, index: PacketIndex, time_us: int) -> None
         container.seek(round(index.timeline.seconds(time_us) * SECOND_US))
     except av.error.FFmpegError:
         try:
-            container.seek(round(index.timeline.seconds(-SECOND_US) * SECOND_US))
+            container.seek(round(index.timeline.seconds(0) * SECOND_US))
         except av.error.FFmpegError as error:
             name = Path(container.name).name
             raise UnreadableVideo("damaged", f"{name}: no place in it can be found ({error}); remux it") from error
