@@ -3,6 +3,8 @@
 Decoders crash, hang and blow up on bad files; Airflow's forked tasks inherit locks. A spawned child has neither
 problem: it starts from a clean interpreter, dies with its parent, and its death is an exception here.
 
+What the child logs is handled by the parent, as if it had been logged there.
+
 Memory is what the child and everything that it started hold at a time, as the parent measures it twice a second.
 Limits of address space (RLIMIT_AS) would not do: decoders' threads and numpy reserve many times what they use, and
 ffmpeg takes a failed allocation for a damaged frame. Between two looks a child can pass its limit by what it fills in
@@ -14,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import multiprocessing
 import os
 import resource
@@ -22,7 +25,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import psutil
@@ -91,12 +96,13 @@ def run_isolated(
         raise Stopped("the program is ending")
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
-    child = spawn.Process(target=_child, args=(sender, os.getpid(), output_bytes, function, arguments), daemon=True)
+    level = logging.getLogger("operators").getEffectiveLevel()
+    given = (sender, os.getpid(), output_bytes, level, function, arguments)
+    child = spawn.Process(target=_child, args=given, daemon=True)
     child.start()
     sender.close()
     try:
-        _watch(child, receiver, timeout_seconds, memory_bytes)
-        outcome, value = receiver.recv()
+        outcome, value = _answer(child, receiver, timeout_seconds, memory_bytes)
     except ChildFailed:
         _kill_group(child)
         raise
@@ -133,9 +139,19 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
-def _watch(child: Any, receiver: Connection, timeout_seconds: float, memory_bytes: int) -> None:
-    """Returns when there is an answer, or none will come."""
+def _answer(child: Any, receiver: Connection, timeout_seconds: float, memory_bytes: int) -> tuple[str, Any]:
+    """How it ended, and with what. Raises EOFError when no answer will come."""
     deadline = time.monotonic() + timeout_seconds
+    while True:
+        _watch(child, receiver, timeout_seconds, deadline, memory_bytes)
+        outcome, value = receiver.recv()
+        if outcome != "log":
+            return outcome, value
+        logging.getLogger(value.name).handle(value)
+
+
+def _watch(child: Any, receiver: Connection, timeout_seconds: float, deadline: float, memory_bytes: int) -> None:
+    """Returns when there is a message, or none will come."""
     while not receiver.poll(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
         if time.monotonic() >= deadline:
             raise ChildFailed(
@@ -160,8 +176,24 @@ def _resident_bytes(pid: int) -> int:
     return total
 
 
+class _LogSender(QueueHandler):
+    """Sends what is logged to the parent, one record after another."""
+
+    def __init__(self, sender: Connection) -> None:
+        super().__init__(SimpleQueue())  # never used: `prepare` is what is wanted of the base class
+        self._sender = sender
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._sender.send(("log", record))
+
+
 def _child(
-    sender: Connection, parent_pid: int, output_bytes: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+    sender: Connection,
+    parent_pid: int,
+    output_bytes: int,
+    log_level: int,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     os.setpgid(0, 0)  # so that what it starts (ffmpeg) can be ended with it
     die_with_parent(parent_pid)
@@ -169,6 +201,9 @@ def _child(
     _, hardest = resource.getrlimit(resource.RLIMIT_FSIZE)
     allowed = output_bytes if hardest == resource.RLIM_INFINITY else min(output_bytes, hardest)
     resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hardest))
+    log = logging.getLogger("operators")
+    log.addHandler(_LogSender(sender))
+    log.setLevel(log_level)
     try:
         answer: tuple[str, Any] = ("value", function(*arguments))
     except Exception as error:  # noqa: BLE001 - raised again in the parent

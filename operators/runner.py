@@ -121,9 +121,10 @@ def run_stage(
     inputs = list(_unit_inputs(folder, stage, lane))
     outcomes: dict[str, UnitOutcome] = {}
     at_once = (workers or os.cpu_count() or 1) if stage.isolated else WAITING_UNITS
+    cores = max(1, at_once // len(inputs)) if stage.isolated else 1
     with ThreadPoolExecutor(max_workers=min(at_once, len(inputs))) as pool:
         futures = {
-            pool.submit(run_unit, folder.store, folder.run.config, stage, unit_input): unit_input.unit
+            pool.submit(run_unit, folder.store, folder.run.config, stage, unit_input, cores): unit_input.unit
             for unit_input in inputs
         }
         try:
@@ -142,17 +143,17 @@ def run_stage(
     return metrics
 
 
-def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitInput) -> UnitOutcome:
+def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitInput, cores: int = 1) -> UnitOutcome:
     """The unit's commit: the one that exists for its key, or a new one."""
     key = stage_key(stage, config, unit_input)
     if commit := store.find_commit(stage.name, digest(key)):
         return UnitOutcome(commit, reused=True)
     with scratch_folder(stage.name) as scratch:
         if not stage.isolated:
-            return compute_unit(store.url, config, key, unit_input, scratch)
+            return compute_unit(store.url, config, key, unit_input, scratch, cores)
         try:
             return run_isolated(
-                compute_unit, store.url, config, key, unit_input, scratch, timeout_seconds=stage.timeout_seconds
+                compute_unit, store.url, config, key, unit_input, scratch, cores, timeout_seconds=stage.timeout_seconds
             )
         except ChildFailed as failure:
             message = f"{unit_input.unit}: {stage.name} failed: {failure}. `lvr replay` tries again"
@@ -161,7 +162,7 @@ def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitIn
 
 
 def compute_unit(
-    store_url: str, config: BuildConfig, key: StageKey, unit_input: UnitInput, scratch: Path
+    store_url: str, config: BuildConfig, key: StageKey, unit_input: UnitInput, scratch: Path, cores: int = 1
 ) -> UnitOutcome:
     """Compute and commit one unit in this process. Picklable arguments: isolated stages run it in a child.
 
@@ -176,7 +177,7 @@ def compute_unit(
     tables = [_read_input(store, stage_input, unit_input) for stage_input in stage.reads]
     try:
         _assert_unchanged(stage, unit_input)
-        produced, usage = _produce(stage, store, config, key, tables, scratch) if tables[0] else ([], {})
+        produced, usage = _produce(stage, store, config, key, tables, scratch, cores) if tables[0] else ([], {})
     except SourceGone as gone:
         produced, usage = [_unit_reject(key, gone.reason, f"{key.unit}: {gone}")], {}
     except OSError as error:
@@ -209,7 +210,13 @@ def _assert_unchanged(stage: Stage, unit_input: UnitInput) -> None:
 
 
 def _produce(
-    stage: Stage, store: Store, config: BuildConfig, key: StageKey, tables: Sequence[Sequence[Row]], scratch: Path
+    stage: Stage,
+    store: Store,
+    config: BuildConfig,
+    key: StageKey,
+    tables: Sequence[Sequence[Row]],
+    scratch: Path,
+    cores: int,
 ) -> tuple[list[Row], dict[str, dict[str, float]]]:
     """The rows and rejects of a unit, and what its models did, by role."""
     journal = Journal(f"{store.url}/journal/{stage.name}/{key.unit}")
@@ -222,6 +229,7 @@ def _produce(
             models=models,
             files=store,
             scratch=scratch,
+            cores=cores,
         )
         produced = list(stage.run(context, *tables))
         return produced, {role.value: _usage(client) for role, client in models.items()}

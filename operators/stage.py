@@ -45,6 +45,8 @@ class Context:
     files: Files
     scratch: Path
     """An empty local folder, removed afterwards."""
+    cores: int = 1
+    """How many cores the unit has to itself. Rows must not depend on it."""
 
     def reject(self, key: str, reason: str, message: str, raw: str = "", request_sha256: str = "") -> Reject:
         """A reject of this stage and unit. `reason` is a typed word, `message` names the thing and the way out."""

@@ -18,11 +18,30 @@ from schemas.tables import QuestionCategory, QuestionKind
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
 
 
+class Decode(StrEnum):
+    """What of a video is decoded to find its shots and to measure it. See `SplitConfig.decode`."""
+
+    EVERY_FRAME = "every_frame"
+    KEY_FRAMES = "key_frames"
+
+
 class Detector(StrEnum):
-    """PySceneDetect's detectors. `adaptive` tolerates fast camera movement; `content` is more sensitive."""
+    """Who finds shots: a detector of PySceneDetect's, or the network TransNetV2. See `SplitConfig.detector`."""
 
     ADAPTIVE = "adaptive"
     CONTENT = "content"
+    TRANSNET = "transnet"
+
+    @property
+    def usual_threshold(self) -> float:
+        """Its authors' choice."""
+        return {Detector.ADAPTIVE: 3.0, Detector.CONTENT: 27.0, Detector.TRANSNET: 0.5}[self]
+
+    def accepts(self, threshold: float) -> bool:
+        """Is it of the size that this detector's thresholds have?"""
+        if self is Detector.TRANSNET:
+            return threshold < 1
+        return (self is Detector.CONTENT) == (threshold >= 10)
 
 
 class ClipMode(StrEnum):
@@ -43,20 +62,32 @@ class SplitConfig(Model):
     """With `shots`: no clip is shorter, unless the video is. One between max and 2 x min long stays whole."""
     max_seconds: float = Field(default=12.0, ge=1.0)
     """With `shots`: no clip is longer; an over-long shot is divided."""
+    decode: Decode = Decode.EVERY_FRAME
+    """`key_frames` takes a tenth of the time: shots are looked for where neighbouring key frames differ, motion is not
+    measured, and there is no proxy, so that captions decode the source again."""
     detector: Detector = Detector.ADAPTIVE
-    """PySceneDetect's detector: `adaptive` tolerates fast camera movement, `content` is more sensitive."""
-    threshold: float = Field(default=3.0, gt=0.0)
-    """The detector's own threshold; PySceneDetect's defaults are 3.0 (adaptive) and 27.0 (content)."""
+    """`adaptive` (PySceneDetect) tolerates fast camera movement, `content` (PySceneDetect) is more sensitive,
+    `transnet` (TransNetV2, needs torch) also sees gradual transitions."""
+    threshold: float = Field(default=0.0, ge=0.0)
+    """The detector's own threshold; 0 is its usual one: 3 (adaptive), 27 (content), 0.5 (transnet)."""
     write_clips: bool = True
-    """Write every clip as an MP4 of its own (exact, re-encoded). Off: clips are spans of their source."""
+    """Write every clip as an MP4 of its own (exact; copied where that can be proved, else re-encoded). Off: clips are
+    spans of their source."""
+
+    @property
+    def shot_threshold(self) -> float:
+        """The threshold that holds."""
+        return self.threshold or self.detector.usual_threshold
 
     @model_validator(mode="after")
     def _values_agree(self) -> SplitConfig:
-        if (self.detector is Detector.CONTENT) != (self.threshold >= 10):
+        if not self.detector.accepts(self.shot_threshold):
             raise ValueError(
                 f"threshold {self.threshold} does not suit detector {self.detector}: adaptive's is about 3 (below 10), "
-                f"content's about 27 (from 10 on)"
+                f"content's about 27 (from 10 on), transnet's about 0.5 (below 1)"
             )
+        if self.decode is Decode.KEY_FRAMES and self.detector is Detector.TRANSNET:
+            raise ValueError("detector transnet looks at every frame: set decode to every_frame, or another detector")
         if self.mode is ClipMode.FIXED:
             return self
         if not self.min_seconds <= self.clip_seconds <= self.max_seconds:
@@ -142,9 +173,10 @@ class AssembleConfig(Model):
 
 
 class Media(StrEnum):
-    """`original` puts the source file into the shards, `none` leaves them text only."""
+    """What of each video goes into the shards. See `ShardConfig.media`."""
 
     ORIGINAL = "original"
+    PROXY = "proxy"
     NONE = "none"
 
 
@@ -152,7 +184,8 @@ class ShardConfig(Model):
     """From samples to WebDataset shards."""
 
     media: Media = Media.ORIGINAL
-    """`original` puts the source videos into the tars, `none` leaves them text only."""
+    """`original` puts the source videos into the tars, `proxy` two frames of them a second, 640 pixels long, without
+    sound (about 20 MB an hour), `none` leaves the tars text only."""
     videos_per_tar: int = Field(default=64, ge=1)
     """Source videos in a tar, at most; tars of a split differ by at most one."""
 
@@ -218,3 +251,11 @@ class BuildConfig(Model):
     assemble: AssembleConfig = AssembleConfig()
     shard: ShardConfig = ShardConfig()
     models: ModelsConfig = ModelsConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> BuildConfig:
+        if self.shard.media is Media.PROXY and self.split.decode is Decode.KEY_FRAMES:
+            raise ValueError(
+                "shard.media proxy needs frames that split.decode key_frames does not decode: set one of them otherwise"
+            )
+        return self

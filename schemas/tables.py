@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field, model_validator
 
-from schemas.base import Box, Fraction, Identifier, Microseconds, Row, Sha256, Span, VideoId
+from schemas.base import Box, Fraction, Identifier, Microseconds, Model, Row, Sha256, Span, VideoId
 from schemas.provenance import Provenance
 
 
@@ -78,8 +78,23 @@ class Source(Row):
     annotations: tuple[Annotation, ...] = ()
 
 
+class AudioTrack(Model):
+    """A sound of a video that can be decoded."""
+
+    stream: int = Field(ge=0)
+    """Its number in the container."""
+    codec: str
+    sample_rate: int = Field(ge=0)
+    channels: int = Field(ge=0)
+    language: str
+    """As the container tells it (ISO 639-2; MP4's `und` is undetermined), or empty."""
+    start_us: int
+    """On the video's timeline, as is the end; may be negative."""
+    end_us: int
+
+
 class Video(Row):
-    """One readable source video, as measured from its packets and key frames."""
+    """One readable source video, as measured from its packets and from one decode of its frames."""
 
     video_id: VideoId
     uri: str
@@ -90,21 +105,49 @@ class Video(Row):
     size_bytes: int = Field(gt=0)
     duration_us: int = Field(gt=0)
     """From the first frame's start to the last frame's end."""
+    start_us: int
+    """The first frame's time on the container's own clock."""
+    missing_us: int = Field(ge=0)
+    """How much longer the header says that the video goes on: the file was cut off. 0 for a whole file."""
+    unreadable_us: int = Field(ge=0)
+    """Time inside the video whose frames cannot be decoded."""
+    gaps: tuple[Span, ...]
+    """Stretches of more than a second, and ten times the usual step, in which no frame begins."""
+    edited: bool
+    """An edit list leaves coded frames out."""
+    key_frame_count: int = Field(gt=0)
+    longest_gop_us: int = Field(gt=0)
+    """Longest stretch from one key frame to the next, or to the end."""
+    open_gops: bool
+    """Frames shown before a key frame may need others from before it."""
     width: int = Field(gt=0)
-    """Displayed pixels, after rotation."""
+    """Displayed pixels, after rotation and with square pixels."""
     height: int = Field(gt=0)
+    sample_aspect: str = Field(pattern=r"^\d+:\d+$")
+    """A stored pixel's width by its height, e.g. `4:3`; already applied to width and height."""
     fps: float = Field(gt=0)
     """Mean frames per second over the whole video."""
     variable_frame_rate: bool
     frame_count: int = Field(gt=0)
     rotation: int = Field(ge=0, lt=360)
     """Degrees clockwise that the display matrix asks for; already applied to width and height."""
+    interlaced: bool
+    """Its first frame holds two fields."""
     codec: str
     pixel_format: str
+    bit_depth: int = Field(gt=0)
+    primaries: str
+    """Colour primaries as ffmpeg names them (`bt709`, `bt2020`), or `unknown`."""
     transfer: str
     """Transfer characteristics as ffmpeg names them (`bt709`, `smpte2084` = HDR10, `arib-std-b67` = HLG, `unknown`)."""
     audio_codec: str
-    """Empty when the video has no sound."""
+    """Of the track that goes with the video; empty when it has no sound."""
+    audio_tracks: tuple[AudioTrack, ...]
+    analysis_uri: str
+    """Address of what every decoded frame measures, relative to the store (`operators.video.analysis_file`)."""
+    proxy_uri: str | None
+    """Address of the video in little, relative to the store (`operators.video.proxy`); None where only key frames were
+    decoded."""
     title: str
     category: VideoCategory
     licence: str
@@ -151,12 +194,16 @@ class Clip(Row):
     """Address of the written clip, relative to the store; None when it was not written."""
     frame_count: int = Field(ge=0)
     """Frames of the source whose time lies in the span."""
-    motion: Fraction
-    """Mean absolute difference of luma between neighbouring analysis frames, 0 to 1."""
+    motion: Fraction | None
+    """Mean absolute difference of luma between neighbouring frames, 0 to 1; None where only key frames were decoded."""
     sharpness: float = Field(ge=0)
     """Mean variance of the Laplacian of luma (8-bit levels) at analysis size."""
     brightness: Fraction
     """Mean luma, 0 black to 1 white."""
+    black: Fraction
+    """Share of black frames."""
+    frozen: Fraction | None
+    """Share of frames that repeat the one before; None where only key frames were decoded."""
 
     @model_validator(mode="after")
     def _is_not_empty(self) -> Clip:

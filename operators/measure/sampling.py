@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.video.frames import VideoFrame, frame_times, frames_at
+from operators.video.frames import PATCH, VideoFrame, frame_times, frames_at
 from operators.video.packets import SECOND_US
 from operators.video.proxy import FPS
 from schemas.base import Span
@@ -37,20 +37,22 @@ class Sample:
     rgb: NDArray[np.uint8]
 
 
-def sample_clips(path: Path, clips: Sequence[Clip], counts: Sequence[int], side: int) -> Iterator[list[Sample]]:
+def sample_clips(
+    path: Path, clips: Sequence[Clip], counts: Sequence[int], side: int, multiple: int = PATCH
+) -> Iterator[list[Sample]]:
     """For each clip at most `counts` samples, at least one; clips are in order of time.
 
     A cell's frame is, of those that start in it, the one nearest to its middle. If none does, it is the one on screen
     since before the cell; but at a clip's start not one from before the clip, which a cut may have ended, if a frame
     of the clip follows within `STEP_US`.
 
-    Frames are (height, width, 3) RGB with a longest side of `side` pixels. A frame that stands for several cells makes
-    one sample of them all. Errors are those of `frames_at`.
+    Frames are (height, width, 3) RGB with a longest side of `side` pixels, in multiples of `multiple`. A frame that
+    stands for several cells makes one sample of them all. Errors are those of `frames_at`.
     """
     times_us = frame_times(path)
     cells = [spread(clip.start_us, clip.end_us, count) for clip, count in zip(clips, counts, strict=True)]
     chosen = [_chosen(times_us, clip, cell) for clip, own in zip(clips, cells, strict=True) for cell in own]
-    frames = frames_at(path, chosen, side)
+    frames = frames_at(path, chosen, side, multiple)
     for own in cells:
         shown = zip(own, islice(frames, len(own)), strict=True)
         yield [_sample(list(same)) for _, same in groupby(shown, key=lambda pair: pair[1].time_us)]

@@ -47,15 +47,17 @@ def _scene(clip: Clip, colours: Sequence[str]) -> str:
     light = "dark " if clip.brightness < DARK else "dim " if clip.brightness < DIM else ""
     light = "bright " if clip.brightness > BRIGHT else light
     blurred = ", blurred or plain" if clip.sharpness < BLURRED else ""
-    return f"a {light}scene, mostly {_listed(colours)}{blurred}, {_movement(clip.motion)}"
+    return f"a {light}scene, mostly {_listed(colours)}{blurred}{_movement(clip.motion)}"
 
 
-def _movement(motion: float) -> str:
+def _movement(motion: float | None) -> str:
+    if motion is None:
+        return ""
     if motion < STILL:
-        return "still"
+        return ", still"
     if motion < LITTLE:
-        return "with little movement"
-    return "with lively movement" if motion > LIVELY else "with movement"
+        return ", with little movement"
+    return ", with lively movement" if motion > LIVELY else ", with movement"
 
 
 def _shots(clip: Clip) -> str:

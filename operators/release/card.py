@@ -53,7 +53,7 @@ def render_card(release: Release, numbers: Numbers) -> str:
         lstrip_blocks=True,
     )
     splits = [split.value for split in Split if release.samples.get(split.value)]
-    media = numbers.run.config.shard.media is Media.ORIGINAL
+    media = numbers.run.config.shard.media is not Media.NONE
     return environment.get_template("card.md.jinja").render(
         front=yaml.safe_dump(_front_matter(release, numbers, splits), sort_keys=False, allow_unicode=True, width=120),
         release=release,
@@ -93,7 +93,7 @@ def _front_matter(release: Release, numbers: Numbers, splits: list[str]) -> dict
     video = {"name": "mp4", "dtype": {"video": {"decode": False}}}
     text_keys = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
     record = {"name": "json", "struct": features(arrow_schema(WebDatasetRecord))}
-    members = [record, video] if numbers.run.config.shard.media is Media.ORIGINAL else [record]
+    members = [record, video] if numbers.run.config.shard.media is not Media.NONE else [record]
     return {
         "pretty_name": release.name,
         **_licence(numbers),

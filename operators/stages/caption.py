@@ -2,8 +2,8 @@
 
 With a captioner, its description of evenly spread frames. Without one, measurements put into sentences: on-screen text
 with its times, dominant colours, faces, light, movement and cuts. Either way all times lie on the video's timeline, and
-what the video's annotations say was spoken is passed on. A video is decoded to its end before the first caption is
-given, so that it is captioned whole or not at all.
+what the video's annotations say was spoken is passed on. Frames come from the video's proxy, unless more or larger ones
+are asked for. All are decoded before the first caption is given, so that a video is captioned whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from operators.clock import clock
+from operators.footage import footage
 from operators.measure.colours import dominant_colours
 from operators.measure.faces import FaceDetector
 from operators.measure.sampling import Sample, sample_clips
@@ -22,18 +23,22 @@ from operators.measure.sentence import describe
 from operators.measure.text import Reading, TextReader, track, within
 from operators.models.client import Answer, Refusal, Request, TimedFrame
 from operators.models.session import MEASURED
+from operators.pace import Pace
 from operators.stage import Context, Stage
 from operators.store import SourceGone
-from operators.video.frames import to_jpeg
+from operators.video.frames import PATCH, to_jpeg
 from operators.video.packets import UnreadableVideo
+from operators.video.proxy import SIDE
 from schemas.answers import ClipDescription, SeenObject, SeenText
 from schemas.base import Box, Row, Span
 from schemas.config import Role
 from schemas.provenance import Provenance
 from schemas.tables import Annotation, Caption, CaptionStatus, Clip, DetectedObject, ScreenText, Video
 
-MEASURED_SIDE = 672
+MEASURED_SIDE = SIDE
 """Longest side in pixels of the frames that are measured; on-screen text must stay legible."""
+MEASURED_MULTIPLE = 2
+"""Of which their sides are multiples: as in a proxy, which so is measured as it is."""
 FACES_PER_CLIP = 2
 """Frames of a clip that are searched for faces."""
 JPEG_QUALITY = 90
@@ -52,8 +57,7 @@ def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip]) -> Ite
     caption = _describe_clips if Role.CAPTIONER in context.models else _measure_clips
     for video in videos:
         try:
-            path = context.files.fetch(video.uri, context.scratch)
-            yield from caption(context, video, clips, path)
+            yield from caption(context, video, clips)
         except (SourceGone, UnreadableVideo) as error:
             yield context.reject(video.video_id, error.reason, f"video {video.video_id}: {error}")
 
@@ -71,8 +75,8 @@ class Measures:
     """For each frame its cell and what is written in it."""
 
 
-def _measure_clips(context: Context, video: Video, clips: Sequence[Clip], path: Path) -> Iterator[Caption]:
-    measures = list(_measures(clips, path, context.config.caption.text_fps))
+def _measure_clips(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator[Caption]:
+    measures = list(_measures(context, video, clips))
     texts = track(reading for each in measures for reading in each.readings)
     for each in measures:
         visible = within(texts, each.clip.start_us, each.clip.end_us)
@@ -88,10 +92,13 @@ def _measure_clips(context: Context, video: Video, clips: Sequence[Clip], path: 
         )
 
 
-def _measures(clips: Sequence[Clip], path: Path, fps: float) -> Iterator[Measures]:
+def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator[Measures]:
     reader, detector = TextReader(), FaceDetector()
+    fps = context.config.caption.text_fps
+    path = footage(context, video, fps, MEASURED_SIDE)
     counts = [max(1, round((clip.end_us - clip.start_us) * fps / 1_000_000)) for clip in clips]
-    for clip, samples in zip(clips, _sampled(path, clips, counts, MEASURED_SIDE), strict=True):
+    pace = Pace(f"{context.stage} {video.video_id}", video.duration_us)
+    for clip, samples in zip(clips, _sampled(path, clips, counts, MEASURED_SIDE, MEASURED_MULTIPLE), strict=True):
         searched = sorted({len(samples) * (2 * i + 1) // (2 * FACES_PER_CLIP) for i in range(FACES_PER_CLIP)})
         yield Measures(
             clip=clip,
@@ -100,12 +107,15 @@ def _measures(clips: Sequence[Clip], path: Path, fps: float) -> Iterator[Measure
             faces=tuple(detector.detect(samples[i].rgb, samples[i].time_us) for i in searched),
             readings=tuple((each.cell, reader.read(each.rgb)) for each in samples),
         )
+        pace.reached(clip.end_us)
 
 
-def _sampled(path: Path, clips: Sequence[Clip], counts: Sequence[int], side: int) -> Iterator[list[Sample]]:
+def _sampled(
+    path: Path, clips: Sequence[Clip], counts: Sequence[int], side: int, multiple: int = PATCH
+) -> Iterator[list[Sample]]:
     """The samples of each clip. Raises UnreadableVideo, also when the file cannot be opened."""
     try:
-        yield from sample_clips(path, clips, counts, side)
+        yield from sample_clips(path, clips, counts, side, multiple)
     except OSError as error:
         raise UnreadableVideo("missing_file", f"{path.name} cannot be opened ({error}); restore it") from error
 
@@ -124,9 +134,10 @@ class Inquiry:
     colours: tuple[str, ...]
 
 
-def _describe_clips(context: Context, video: Video, clips: Sequence[Clip], path: Path) -> Iterator[Row]:
+def _describe_clips(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator[Row]:
     settings = context.config.caption
     counts = [settings.frames_per_clip] * len(clips)
+    path = footage(context, video, settings.frames_per_clip / context.config.split.clip_seconds, settings.frame_side)
     sampled = _sampled(path, clips, counts, settings.frame_side)
     inquiries = [_inquiry(context, video, clip, samples) for clip, samples in zip(clips, sampled, strict=True)]
     answers = context.models[Role.CAPTIONER].ask([each.request for each in inquiries])

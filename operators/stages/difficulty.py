@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from operators.footage import footage
 from operators.isolate import ChildFailed, run_isolated
 from operators.models.client import TimedFrame
 from operators.questions.storyboard import storyboard, tokens_for
@@ -69,8 +70,8 @@ def _tried(context: Context, video: Video, captions: Sequence[Caption], question
 def _frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
     """Frames from the middles of equal parts of the whole video, decoded where a crash or a hang does no harm."""
     settings = context.config.difficulty
-    path = context.files.fetch(video.uri, context.scratch)
     count = min(settings.frames, video.frame_count)
+    path = footage(context, video, count * 1_000_000 / video.duration_us, settings.frame_side)
     times = [video.duration_us * (2 * index + 1) // (2 * count) for index in range(count)]
     return run_isolated(_jpegs, path, times, settings.frame_side, timeout_seconds=DECODE_SECONDS)
 

@@ -1,56 +1,98 @@
-"""From a source to a video: opens the file, measures it, and gives it two identities, of its bytes and of its looks."""
+"""From a source to a video: opens the file, watches it once, and gives it two identities, of its bytes and its looks.
+
+What that decode has shown is kept beside the row: an analysis, from which `split` makes clips, and a proxy, which
+captions are made from. So whatever is decided anew later, the source is not decoded again.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
+from operators.pace import Pace
 from operators.stage import Context, Stage
-from operators.video.frames import frames_at
-from operators.video.packets import UnreadableVideo
+from operators.store import sha256_of_file
+from operators.video.analysis_file import write_analysis
+from operators.video.packets import SECOND_US, UnreadableVideo
 from operators.video.probe import VideoProbe, probe
+from operators.video.watch import Watched, watch
+from schemas.base import Span
+from schemas.config import BuildConfig
 from schemas.tables import Reject, Source, Video
-
-HASHED_FRAMES = 8
-"""Difference hashes in a perceptual hash, of frames in the middle of equal parts of the video."""
 
 
 def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
-    """One video for each readable source, a reject with the reason for each other."""
+    """One video for each readable source, a reject with the reason for each other.
+
+    Of a source of which some cannot be read, but less than half, there are both.
+    """
     for source in sources:
         try:
-            path = context.files.fetch(source.uri, context.scratch)
-            yield _video(source, path)
+            measured = probe(context.files.fetch(source.uri, context.scratch))
+            folder = context.scratch / "made"  # apart from a fetched source, whatever its name is
+            folder.mkdir(exist_ok=True)
+            pace = Pace(f"{context.stage} {source.source_id}", measured.duration_us)
+            split = context.config.split
+            watched = watch(measured, split, folder / "proxy.mp4", pace.reached, context.cores)
+            yield from _loss(context, source, measured, watched)
+            yield _video(context, source, measured, watched, folder)
         except UnreadableVideo as error:
             yield context.reject(source.source_id, error.reason, f"{source.source_id}: {error}")
 
 
-def _video(source: Source, path: Path) -> Video:
-    measured = probe(path)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+def _loss(context: Context, source: Source, measured: VideoProbe, watched: Watched) -> Iterator[Reject]:
+    """A reject beside the video when some of it is lost.
+
+    Raises:
+        UnreadableVideo: `damaged` when half or more is.
+    """
+    promised_us = measured.duration_us + measured.index.missing_us
+    lost_us = measured.index.missing_us + watched.analysis.unreadable_us
+    told = f"{lost_us / SECOND_US:.1f} s of {promised_us / SECOND_US:.1f} s cannot be read"
+    if 2 * lost_us >= promised_us:
+        raise UnreadableVideo("damaged", f"{measured.path.name}: {told}; fetch it again")
+    if lost_us:
+        message = f"{source.source_id}: {told}; the rest is used, fetch the file again to have it whole"
+        yield context.reject(source.source_id, "partly_damaged", message)
+
+
+def _video(context: Context, source: Source, measured: VideoProbe, watched: Watched, folder: Path) -> Video:
+    index, analysis = measured.index, watched.analysis
+    columns = folder / "analysis.npz"
+    write_analysis(analysis, columns)
+    aspect = measured.sample_aspect
     return Video(
         video_id=source.source_id,
         uri=source.uri,
-        sha256=sha256,
-        perceptual_hash=perceptual_hash(measured),
-        size_bytes=path.stat().st_size,
+        sha256=sha256_of_file(measured.path),
+        perceptual_hash=analysis.perceptual_hash(),
+        size_bytes=measured.path.stat().st_size,
         duration_us=measured.duration_us,
+        start_us=measured.start_us,
+        missing_us=index.missing_us,
+        unreadable_us=analysis.unreadable_us,
+        gaps=tuple(Span(start_us=start_us, end_us=end_us) for start_us, end_us in index.gaps_us.tolist()),
+        edited=measured.edited,
+        key_frame_count=len(index.key_frame_times_us),
+        longest_gop_us=measured.longest_gop_us,
+        open_gops=bool(index.open_gops.any()),
         width=measured.width,
         height=measured.height,
+        sample_aspect=f"{aspect.numerator}:{aspect.denominator}",
         fps=measured.fps,
         variable_frame_rate=measured.variable_frame_rate,
         frame_count=measured.frame_count,
         rotation=measured.rotation,
+        interlaced=measured.interlaced,
         codec=measured.codec,
         pixel_format=measured.pixel_format,
+        bit_depth=measured.bit_depth,
+        primaries=measured.primaries,
         transfer=measured.transfer,
         audio_codec=measured.audio_codec,
+        audio_tracks=measured.audio_tracks,
+        analysis_uri=context.files.put_file(columns),
+        proxy_uri=context.files.put_file(watched.proxy.path) if watched.proxy else None,
         title=source.title,
         category=source.category,
         licence=source.licence,
@@ -60,19 +102,9 @@ def _video(source: Source, path: Path) -> Video:
     )
 
 
-def perceptual_hash(video: VideoProbe) -> str:
-    """128 hex digits that change little when a video is encoded or scaled anew.
-
-    Eight frames, each as a 64-bit difference hash (dHash: N. Krawetz, "Kind of Like That", 2013).
-    """
-    times_us = [(2 * part + 1) * video.duration_us // (2 * HASHED_FRAMES) for part in range(HASHED_FRAMES)]
-    return "".join(_difference_hash(frame.rgb) for frame in frames_at(video.path, times_us))
-
-
-def _difference_hash(rgb: NDArray[np.uint8]) -> str:
-    """Of a frame reduced to 9x8 pixels: is each pixel darker than its right neighbour? 16 hex digits."""
-    luma = cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA)
-    return np.packbits(luma[:, :-1] < luma[:, 1:]).tobytes().hex()
+def _section(config: BuildConfig) -> list[str | float]:
+    """How the video is watched. How clips are made of what was seen changes nothing here."""
+    return [config.split.decode, config.split.detector, config.split.shot_threshold]
 
 
 STAGE = Stage(
@@ -81,6 +113,6 @@ STAGE = Stage(
     row=Video,
     reads=("source",),
     run=run,
-    section=lambda config: None,
+    section=_section,
     isolated=True,
 )

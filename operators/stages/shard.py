@@ -1,8 +1,8 @@
 """From samples to files: WebDataset tars (one record per source video) and Parquet tables (one row per sample).
 
-A tar record is `{video_id}.json` with everything asked about a video, and `{video_id}.mp4`, the video itself: however
-many questions it has, a video is stored, read and decoded once. Tars of a split hold equal numbers of records (+-1).
-Bytes follow from the samples, the videos and the seed alone.
+A tar record is `{video_id}.json` with everything asked about a video, and `{video_id}.mp4`, the video itself or its
+proxy, whose times are the source's: however many questions it has, a video is stored, read and decoded once. Tars of a
+split hold equal numbers of records (+-1). Bytes follow from the samples, the videos and the seed alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from operators.release.tar import TarWriter
 from operators.stage import Context, Scope, Stage
 from operators.store import SourceGone, sha256_of_file
 from operators.video.ffmpeg import FfmpegError, run_ffmpeg
+from operators.video.proxy import FPS, proxy_size
 from schemas.arrow import rows_to_parquet
 from schemas.base import digest
 from schemas.config import Media
@@ -65,8 +66,12 @@ def equal_groups(videos: Sequence[Video], at_most: int) -> list[Sequence[Video]]
     return [videos[first:last] for first, last in pairwise(bounds)]
 
 
-def make_record(video: Video, samples: Sequence[Sample]) -> WebDatasetRecord:
-    """The `.json` member of a video's record."""
+def make_record(video: Video, samples: Sequence[Sample], media: Media = Media.ORIGINAL) -> WebDatasetRecord:
+    """The `.json` member of a video's record. Rate and size are those of the video that stands beside it."""
+    width, height, fps = video.width, video.height, video.fps
+    if media is Media.PROXY:
+        width, height = proxy_size(width, height)
+        fps = min(fps, FPS)
     return WebDatasetRecord(
         video_id=video.video_id,
         split=samples[0].split,
@@ -75,9 +80,9 @@ def make_record(video: Video, samples: Sequence[Sample]) -> WebDatasetRecord:
         licence=video.licence,
         origin=video.origin,
         duration_us=video.duration_us,
-        fps=video.fps,
-        width=video.width,
-        height=video.height,
+        fps=fps,
+        width=width,
+        height=height,
         sha256=video.sha256,
         samples=tuple(samples),
     )
@@ -91,10 +96,10 @@ def _write_tar(
     records = questions = 0
     with TarWriter(local) as tar:
         for video in videos:
-            record = make_record(video, samples_of[video.video_id])
-            if context.config.shard.media is Media.ORIGINAL:
+            record = make_record(video, samples_of[video.video_id], context.config.shard.media)
+            if context.config.shard.media is not Media.NONE:
                 try:
-                    with _as_mp4(context, video) as media:
+                    with _media(context, video) as media:
                         tar.add_file(f"{video.video_id}.mp4", media)
                 except (FfmpegError, SourceGone) as error:
                     rejects.append(
@@ -131,17 +136,26 @@ def _stored(context: Context, path: str, local: Path, videos: int, samples: int)
 
 
 @contextmanager
-def _as_mp4(context: Context, video: Video) -> Iterator[Path]:
-    """A local MP4 of the source, its streams untouched: every record must have the same suffixes."""
+def _media(context: Context, video: Video) -> Iterator[Path]:
+    """A local MP4: the proxy, or the source with its streams untouched."""
     folder = context.scratch / "media"  # a source at a time: they may be larger than what is free
     folder.mkdir()
     try:
-        local = context.files.fetch(video.uri, folder)
-        if sha256_of_file(local) != video.sha256:
-            raise SourceGone("source_changed", f"{video.uri} has changed since it was ingested; run the build again")
-        yield local if local.suffix.lower() in _MP4_CONTAINERS else _remuxed(local, folder / f"{video.video_id}.mp4")
+        if context.config.shard.media is Media.PROXY:
+            assert video.proxy_uri is not None  # BuildConfig sees to it
+            yield context.files.fetch(video.proxy_uri, folder)
+        else:
+            yield _as_mp4(context, video, folder)
     finally:
         shutil.rmtree(folder)
+
+
+def _as_mp4(context: Context, video: Video, folder: Path) -> Path:
+    """The source in an MP4: every record must have the same suffixes."""
+    local = context.files.fetch(video.uri, folder)
+    if sha256_of_file(local) != video.sha256:
+        raise SourceGone("source_changed", f"{video.uri} has changed since it was ingested; run the build again")
+    return local if local.suffix.lower() in _MP4_CONTAINERS else _remuxed(local, folder / f"{video.video_id}.mp4")
 
 
 def _remuxed(local: Path, remuxed: Path) -> Path:

@@ -1,76 +1,103 @@
-"""From a video to clips: finds its shots, plans clips of about ten seconds along them, and writes each as a file.
+"""From a video to clips: plans clips of about ten seconds along its shots, and writes each as a file.
 
-Clips tile the video whatever happens to single files: a clip that could not be written stays, as a span of its source,
-and the failure is a reject beside it.
+Nothing is looked for here: shots and measures come from the decode that `ingest` has made. Clips tile the video
+whatever happens to single files: a clip that could not be written stays, as a span of its source, and the failure is a
+reject beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.pace import Pace
 from operators.stage import Context, Stage
-from operators.video.analysis import Analysis, analyse
+from operators.video.analysis import Analysis
+from operators.video.analysis_file import read_analysis
 from operators.video.clips import ClipSpan, plan_clips
-from operators.video.cut import CutError, cut_clip
-from operators.video.packets import SECOND_US, UnreadableVideo
-from operators.video.probe import VideoProbe, probe
+from operators.video.cut import CutError, Cutter, open_cutter
+from operators.video.packets import UnreadableVideo
+from operators.video.probe import probe
+from schemas.config import Decode
 from schemas.tables import Clip, Cut, Reject, Video
 
 
-def run(context: Context, videos: list[Video]) -> Iterator[Clip | Reject]:
+def run(context: Context, videos: Sequence[Video]) -> Iterator[Clip | Reject]:
     """All clips of each video, in order of time."""
-    config = context.config.split
     for video in videos:
         try:
-            source = probe(context.files.fetch(video.uri, context.scratch))
-            analysis = analyse(source, config.detector, config.threshold)
+            yield from _clips(context, video)
         except UnreadableVideo as error:
             yield context.reject(video.video_id, error.reason, f"{video.video_id}: {error}")
-            continue
-        if analysis.unreadable_us:
-            yield context.reject(
-                video.video_id,
-                "partly_damaged",
-                f"{video.video_id}: {analysis.unreadable_us / SECOND_US:.1f} s of "
-                f"{source.duration_us / SECOND_US:.1f} s cannot be decoded; its clips are made from the rest, "
-                f"fetch the file again to have it whole",
-            )
-        for index, span in enumerate(plan_clips(source.duration_us, analysis.shot_starts_us, config)):
-            yield from _clip(context, video, index, span, source, analysis)
+
+
+def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
+    settings = context.config.split
+    every_frame = settings.decode is Decode.EVERY_FRAME
+    analysis = read_analysis(context.files.fetch(video.analysis_uri, context.scratch))
+    # Between key frames nothing was seen, so that a shot may begin without a look of its own.
+    unlikeness = analysis.shot_unlikeness().tolist() if every_frame else None
+    spans = plan_clips(video.duration_us, analysis.shot_starts_us, settings, unlikeness)
+    if every_frame and not settings.write_clips:
+        for index, span in enumerate(spans):
+            yield _clip(video, index, span, analysis, analysis.times_us)
+        return
+    source = probe(context.files.fetch(video.uri, context.scratch))
+    times_us = analysis.times_us if every_frame else source.index.frame_times_us
+    pace = Pace(f"{context.stage} {video.video_id}", video.duration_us)
+    with open_cutter(source, times_us) if settings.write_clips else nullcontext() as cutter:
+        for index, span in enumerate(spans):
+            clip = _clip(video, index, span, analysis, times_us, seen=every_frame)
+            yield from _written(context, cutter, clip) if cutter else [clip]
+            pace.reached(span.end_us)
 
 
 def _clip(
-    context: Context, video: Video, index: int, span: ClipSpan, source: VideoProbe, analysis: Analysis
-) -> Iterator[Clip | Reject]:
-    clip_id = f"{video.video_id}_{span.start_us:012d}"
+    video: Video, index: int, span: ClipSpan, analysis: Analysis, times_us: NDArray[np.int64], seen: bool = True
+) -> Clip:
+    """A clip as a span of its source.
+
+    Args:
+        times_us: of all frames of the video.
+        seen: all of them were decoded.
+    """
     statistics = analysis.statistics(span.start_us, span.end_us)
-    uri: str | None = None
-    if context.config.split.write_clips:
-        folder = context.scratch / "clips"  # apart from a fetched source, whatever its name is
-        folder.mkdir(exist_ok=True)
-        target = folder / f"{clip_id}.mp4"
-        try:
-            cut_clip(source, analysis.times_us, span.start_us, span.end_us, target)
-            uri = context.files.put_file(target)
-        except CutError as error:
-            yield context.reject(clip_id, "cut_failed", f"clip {error}")
-        finally:
-            target.unlink(missing_ok=True)
-    yield Clip(
-        clip_id=clip_id,
+    first, beyond = np.searchsorted(times_us, (span.start_us, span.end_us)).tolist()
+    return Clip(
+        clip_id=f"{video.video_id}_{span.start_us:012d}",
         video_id=video.video_id,
         index=index,
         start_us=span.start_us,
         end_us=span.end_us,
         boundary=span.boundary,
         shot_starts_us=tuple(shot for shot in analysis.shot_starts_us if span.start_us <= shot < span.end_us),
-        cut=Cut.NONE if uri is None else Cut.ENCODE,
-        uri=uri,
-        frame_count=statistics.frame_count,
-        motion=statistics.motion,
+        cut=Cut.NONE,
+        uri=None,
+        frame_count=beyond - first,
+        motion=statistics.motion if seen else None,
         sharpness=statistics.sharpness,
         brightness=statistics.brightness,
+        black=statistics.black,
+        frozen=statistics.frozen if seen else None,
     )
+
+
+def _written(context: Context, cutter: Cutter, clip: Clip) -> Iterator[Clip | Reject]:
+    """The clip with its file; or as it was, after a reject that says why it has none."""
+    folder = context.scratch / "clips"  # apart from a fetched source, whatever its name is
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{clip.clip_id}.mp4"
+    try:
+        cut = cutter.cut(clip.start_us, clip.end_us, target)
+        yield clip.model_copy(update={"cut": cut, "uri": context.files.put_file(target)})
+    except CutError as error:
+        yield context.reject(clip.clip_id, "cut_failed", f"clip {error}")
+        yield clip
+    finally:
+        target.unlink(missing_ok=True)
 
 
 STAGE = Stage(

@@ -16,9 +16,7 @@ class Agreement:
     """For each boundary, whether it is a transition's."""
 
 
-def agreement(
-    boundaries_us: Sequence[int], transitions_us: Sequence[tuple[int, int]], tolerance_us: int
-) -> Agreement:
+def agreement(boundaries_us: Sequence[int], transitions_us: Sequence[tuple[int, int]], tolerance_us: int) -> Agreement:
     """Match each transition with at most one boundary, and each boundary with at most one transition.
 
     Args:

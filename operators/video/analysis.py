@@ -135,12 +135,16 @@ class Analysis:
 
     def perceptual_hash(self) -> str:
         """128 hex digits that change little when a video is encoded or scaled anew: eight frames' difference hashes."""
-        middles = (2 * np.arange(HASHED_FRAMES) + 1) * self.duration_us // (2 * HASHED_FRAMES)
-        return self.looks[self._standing(middles), :HASH_BYTES].tobytes().hex()
+        return self.looks[self._standing(hashed_times_us(self.duration_us)), :HASH_BYTES].tobytes().hex()
 
     def _standing(self, times_us: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the frames that are shown at these times."""
         return np.maximum(0, np.searchsorted(self.times_us, times_us, side="right") - 1)
+
+
+def hashed_times_us(duration_us: int) -> NDArray[np.int64]:
+    """At which times the frames that a perceptual hash is of are shown. Shape [HASHED_FRAMES]."""
+    return (2 * np.arange(HASHED_FRAMES) + 1) * duration_us // (2 * HASHED_FRAMES)
 
 
 def analyse(

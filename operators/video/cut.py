@@ -49,7 +49,7 @@ _COMMON = {
     # Without B-frames decoding and presentation order agree, so that frames need no edit list to start at 0: readers
     # that ignore edit lists see the same frames.
     "bf": 0,
-    # At 30 frames a second a key frame every two seconds at least: what reads single frames decodes less, the proof too.
+    # At 30 frames a second a key frame every two seconds: what reads single frames decodes less, the proof too.
     "g": 60,
     # Encoders give the same bytes only for the same number of threads; stages work on one video per core anyway.
     "threads": 1,
@@ -191,7 +191,7 @@ class Cutter:
             if self._video.codec in COPIED_VIDEO and (how := self._copy(frames, target)):
                 return how
             self._encode(frames, target)
-        except (FfmpegError, UnreadableVideo) as error:
+        except (FfmpegError, UnreadableVideo, av.error.FFmpegError) as error:
             raise CutError(f"{target.stem}: cut from {self._video.path.name}: {error}") from error
         return Cut.ENCODE
 

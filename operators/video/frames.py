@@ -61,7 +61,7 @@ def frames_at(
             raise ValueError(
                 f"{path.name}: asked for frames at {asked[0]} to {asked[-1]} us of [0, {index.duration_us})"
             )
-        for time_us, frame in _presented(container, stream, index, asked, path):
+        for time_us, frame in presented(container, stream, index, asked, path):
             width, height = displayed_size(frame, stream)
             if side is not None:
                 width, height = fitted_size(width, height, side, multiple)
@@ -76,6 +76,31 @@ def frame_times(path: Path) -> NDArray[np.int64]:
     """
     with open_video(path) as (container, stream):
         return read_packets(container, stream, path).frame_times_us
+
+
+def presented(
+    container: InputContainer, stream: VideoStream, index: PacketIndex, asked: Sequence[int], path: Path
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Times (us) and decoded frames for asked times, which ascend.
+
+    Walks forward; jumps to a key frame when one lies between the walk's position and the asked time.
+
+    Raises:
+        UnreadableVideo: `damaged` when nothing can be decoded.
+    """
+    walk: Iterator[tuple[int, av.VideoFrame]] = iter(())
+    current: tuple[int, av.VideoFrame] | None = None
+    following: tuple[int, av.VideoFrame] | None = None
+    for time_us in asked:
+        key_frame = index.key_frame(time_us)
+        if current is None or (following and following[0] < index.key_frame_times_us[key_frame]):
+            walk = decode_from(container, stream, index, key_frame)
+            current, following = next(walk, None), next(walk, None)
+        while following and following[0] <= time_us:
+            current, following = following, next(walk, None)
+        if current is None:
+            raise UnreadableVideo("damaged", f"{path.name}: nothing can be decoded at {time_us} us; fetch it again")
+        yield current
 
 
 def displayed(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
@@ -102,25 +127,6 @@ def fitted_size(width: int, height: int, side: int, multiple: int = PATCH) -> tu
         min(limit, max(multiple, round(pixels * scale / multiple) * multiple)) for pixels in (width, height)
     )
     return fitted_width, fitted_height
-
-
-def _presented(
-    container: InputContainer, stream: VideoStream, index: PacketIndex, asked: Sequence[int], path: Path
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Walks forward; jumps to a key frame when one lies between the walk's position and the asked time."""
-    walk: Iterator[tuple[int, av.VideoFrame]] = iter(())
-    current: tuple[int, av.VideoFrame] | None = None
-    following: tuple[int, av.VideoFrame] | None = None
-    for time_us in asked:
-        key_frame = index.key_frame(time_us)
-        if current is None or (following and following[0] < index.key_frame_times_us[key_frame]):
-            walk = decode_from(container, stream, index, key_frame)
-            current, following = next(walk, None), next(walk, None)
-        while following and following[0] <= time_us:
-            current, following = following, next(walk, None)
-        if current is None:
-            raise UnreadableVideo("damaged", f"{path.name}: nothing can be decoded at {time_us} us; fetch it again")
-        yield current
 
 
 def _one_field(frame: av.VideoFrame) -> av.VideoFrame:

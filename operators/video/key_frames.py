@@ -17,8 +17,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.video.analysis import Analysis, hashed_times_us
+from operators.video.frames import presented
 from operators.video.measures import LOOK_BYTES, FrameMeasures, Picture, analysis_size, reduced
-from operators.video.packets import SECOND_US, UnreadableVideo, open_video
+from operators.video.packets import SECOND_US, UnreadableVideo, open_video, packets_of
 from operators.video.probe import VideoProbe
 from operators.video.ranges import Span, SpanReader, TimedFrame
 from operators.video.shots import ShotDetector
@@ -95,15 +97,44 @@ def refine(video: VideoProbe, proposal: Proposal, detector: Detector, threshold:
     return shots.starts()
 
 
+def analyse_key_frames(video: VideoProbe, detector: Detector, threshold: float) -> Analysis:
+    """An analysis of key frames, of which motion is not known (NaN), and of the frames that a perceptual hash is of.
+
+    Raises:
+        UnreadableVideo: `damaged` when no key frame can be decoded, or none of those frames.
+    """
+    proposal = propose(video)
+    shot_starts_us = refine(video, proposal, detector, threshold)
+    hashed = _measured(video, _standing(video, hashed_times_us(video.duration_us)))
+    times_us, first = np.unique(np.concatenate((proposal.times_us, hashed.times_us)), return_index=True)
+    return Analysis(
+        shot_starts_us=shot_starts_us,
+        times_us=times_us,
+        motion=np.full(len(times_us), np.nan, dtype=np.float32),
+        sharpness=np.concatenate((proposal.sharpness, np.array(hashed.sharpness, np.float32)))[first],
+        brightness=np.concatenate((proposal.brightness, np.array(hashed.brightness, np.float32)))[first],
+        dark=np.concatenate((proposal.dark, np.array(hashed.dark, np.float32)))[first],
+        looks=np.concatenate((proposal.looks, np.frombuffer(hashed.looks, np.uint8).reshape(-1, LOOK_BYTES)))[first],
+        duration_us=video.duration_us,
+        unreadable_us=0,
+    )
+
+
+def _standing(video: VideoProbe, times_us: NDArray[np.int64]) -> Iterator[TimedFrame]:
+    with open_video(video.path) as (container, stream):
+        stream.codec_context.thread_count = 1
+        yield from presented(container, stream, video.index, times_us.tolist(), video.path)
+
+
 def _key_frames(video: VideoProbe) -> Iterator[TimedFrame]:
     timeline = video.index.timeline
     next_pts = timeline.first_pts
     with open_video(video.path) as (container, stream):
         stream.codec_context.thread_count = 1
-        for packet in container.demux(stream):
+        for packet in packets_of(container, [stream]):
             if packet.size and not (packet.is_keyframe and packet.pts is not None and packet.pts >= next_pts):
                 continue
-            if packet.size:
+            if packet.pts is not None and packet.size:
                 next_pts = timeline.pts(timeline.microseconds(packet.pts) + KEY_FRAME_STEP_US)
             try:
                 frames = packet.decode()
@@ -123,7 +154,7 @@ def _measured(video: VideoProbe, frames: Iterator[TimedFrame]) -> FrameMeasures:
 
 def _stretches(video: VideoProbe, changes_us: list[Span]) -> list[Span]:
     """Spans that hold all changes and the few frames behind by which the detector judges them; touching ones joined."""
-    promised = [*video.index.frame_times_us.tolist(), *[video.duration_us] * _FRAMES_BEHIND]
+    promised = [*video.index.frame_times_us.tolist(), *[video.duration_us] * (_FRAMES_BEHIND + 1)]
     spans: list[Span] = []
     for start_us, end_us in changes_us:
         beyond_us = min(video.duration_us, promised[bisect_left(promised, end_us) + _FRAMES_BEHIND])

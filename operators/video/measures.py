@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -94,7 +94,7 @@ class FrameMeasures:
         self.first = self.first or later.first
         self.last = later.last
 
-    def _columns(self) -> tuple[array[float], ...]:
+    def _columns(self) -> tuple[array[Any], ...]:
         return self.times_us, self.score, self.motion, self.sharpness, self.brightness, self.dark
 
 
@@ -122,13 +122,21 @@ def reduced(frame: VideoFrame, width: int, height: int) -> Picture:
     if frame.format.name != "yuv420p" or frame.color_range == ColorRange.JPEG:
         small = frame.reformat(width=width, height=height, format="bgr24", interpolation="AREA")
         return np.asarray(small.to_ndarray(), dtype=np.uint8)
-    luma, *chroma = (
-        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-        for plane in frame.planes
-    )
-    planes = [shrunk(luma, width, height), *(shrunk(plane, width // 2, height // 2) for plane in chroma)]
-    packed = np.concatenate([plane.ravel() for plane in planes]).reshape(height * 3 // 2, width)
+    luma, *chroma = planes(frame)
+    small_planes = [shrunk(luma, width, height), *(shrunk(plane, width // 2, height // 2) for plane in chroma)]
+    packed = np.concatenate([plane.ravel() for plane in small_planes]).reshape(height * 3 // 2, width)
     return np.asarray(cv2.cvtColor(packed, cv2.COLOR_YUV2BGR_I420), dtype=np.uint8)
+
+
+def planes(frame: VideoFrame) -> list[Picture]:
+    """The planes of a planar frame without what fills up their lines, shapes [height, width * bytes of a sample]."""
+    sample_bytes = -(-frame.format.components[0].bits // 8)
+    return [
+        np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)[
+            :, : plane.width * sample_bytes
+        ]
+        for plane in frame.planes
+    ]
 
 
 def shrunk(picture: Picture, width: int, height: int) -> Picture:

@@ -311,7 +311,7 @@ def _refuse_senseless_times(pts: NDArray[np.int64], time_base: Fraction, path: P
     sensible = seconds <= _LONGEST_VIDEO_SECONDS and max(-first, last) * time_base <= _FARTHEST_CLOCK_SECONDS
     if sensible:
         steps = np.diff(np.sort(pts)) * float(time_base)
-        sensible = 2 * np.maximum(steps - LONGEST_HOLD_US / SECOND_US, 0).sum() <= seconds
+        sensible = 2 * np.maximum(steps - LONGEST_HOLD_US // SECOND_US, 0).sum() <= seconds
     if not sensible:
         raise UnreadableVideo(
             "clock_jumps",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from operators.video.ffmpeg import LARGEST_FRAME_PIXELS
 from operators.video.packets import SECOND_US, PacketIndex, UnreadableVideo, decode, open_video, read_packets
+from schemas.tables import AudioTrack
 
 _OPENING_FRAMES = 32
 """Frames of an AVI decoded to see whether it tells their order: more than a decoder reorders."""
@@ -50,22 +51,6 @@ _PRIMARIES: dict[int, str] = {
     ColorPrimaries.SMPTE432: "smpte432",
 }
 """ffmpeg's names of the colour primaries that occur in files (ITU-T H.273, table 2)."""
-
-
-@dataclass(frozen=True)
-class AudioTrack:
-    """A sound that can be decoded."""
-
-    stream: int
-    """Its number in the container."""
-    codec: str
-    sample_rate: int
-    channels: int
-    language: str
-    """As the container tells it (ISO 639-2; MP4's `und` is undetermined), or empty."""
-    start_us: int
-    """On the video's timeline, as is the end; may be negative."""
-    end_us: int
 
 
 @dataclass(frozen=True)
@@ -108,6 +93,21 @@ class VideoProbe:
     @property
     def frame_count(self) -> int:
         return len(self.index.frame_times_us)
+
+    @property
+    def start_us(self) -> int:
+        """The first frame's time on the container's own clock."""
+        return round(self.index.timeline.seconds(0) * SECOND_US)
+
+    @property
+    def edited(self) -> bool:
+        """Does an edit list leave coded frames out?"""
+        return bool(self.index.packets.discarded.any())
+
+    @property
+    def longest_gop_us(self) -> int:
+        """Longest stretch from one key frame to the next, or to the end."""
+        return int(np.diff(self.index.key_frame_times_us, append=self.duration_us).max())
 
 
 def probe(path: Path) -> VideoProbe:

@@ -17,16 +17,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, dropwhile, pairwise
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
+import av
 import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from operators.video.packets import SECOND_US, PacketIndex, decode, open_video
+from operators.video.packets import SECOND_US, PacketIndex, UnreadableVideo, decode, open_video
 from operators.video.probe import VideoProbe
 
 T = TypeVar("T")
@@ -146,7 +148,25 @@ def decode_from(
 
 def seek(container: InputContainer, index: PacketIndex, key_frame: int) -> None:
     """To a key frame, by its number in the index, or somewhat before it."""
-    container.seek(round(index.timeline.seconds(index.seek_target_us(key_frame)) * SECOND_US))
+    seek_to(container, index, index.seek_target_us(key_frame))
+
+
+def seek_to(container: InputContainer, index: PacketIndex, time_us: int) -> None:
+    """To a time, which may be negative; to the beginning where the container cannot seek there.
+
+    RealMedia finds only places that it has been to, AVI none before its first frame.
+
+    Raises:
+        UnreadableVideo: `damaged` when it cannot seek at all.
+    """
+    try:
+        container.seek(round(index.timeline.seconds(time_us) * SECOND_US))
+    except av.error.FFmpegError:
+        try:
+            container.seek(round(index.timeline.seconds(0) * SECOND_US))
+        except av.error.FFmpegError as error:
+            name = Path(container.name).name
+            raise UnreadableVideo("damaged", f"{name}: no place in it can be found ({error}); remux it") from error
 
 
 def _ascending(frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:

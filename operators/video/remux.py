@@ -24,7 +24,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.ffmpeg import file_url
-from operators.video.packets import SECOND_US, PacketIndex, Timeline
+from operators.video.packets import SECOND_US, PacketIndex, Timeline, packets_of
+from operators.video.ranges import seek_to
 
 COPIED_VIDEO = ("h264", "hevc", "vp9", "av1")
 """Codecs that MP4 carries and that players and training readers decode."""
@@ -68,11 +69,11 @@ def read_coded(
     start_us, end_us = span_us
     # Sound lies beside the picture but not always after it.
     before_us = index.seek_target_us(index.key_frame(start_us)) - SECOND_US
-    container.seek(round(index.timeline.seconds(before_us) * SECOND_US))
+    seek_to(container, index, before_us)
     pictures: list[Packet] = []
     sounds: list[Packet] = []
     heard = audio is None
-    for packet in container.demux([video] if audio is None else [video, audio]):
+    for packet in packets_of(container, [video] if audio is None else [video, audio]):
         if packet.size == 0 or packet.pts is None:
             continue
         if packet.stream_index == video.index:

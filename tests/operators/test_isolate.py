@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 import subprocess
@@ -151,3 +152,19 @@ def gone(pid):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def log_a_line(level):
+    logging.getLogger("operators.video").log(level, "%d of %d frames", 3, 7)
+
+
+def test_what_a_child_logs_is_logged_here(caplog):
+    with caplog.at_level(logging.INFO, "operators"):
+        run_isolated(log_a_line, logging.INFO, timeout_seconds=60)
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [("operators.video", "3 of 7 frames")]
+
+
+def test_a_child_logs_no_more_than_is_wanted_here(caplog):
+    with caplog.at_level(logging.WARNING, "operators"):
+        run_isolated(log_a_line, logging.INFO, timeout_seconds=60)
+    assert caplog.records == []

@@ -24,8 +24,11 @@ def make_video(name: str, hint: Split | None = None, bits: int | None = None) ->
         bits = int(hashlib.sha512(name.encode()).hexdigest(), 16)
     return Video(
         video_id=name, uri=f"/videos/{name}.mp4", sha256="0" * 64, perceptual_hash=f"{bits:0128x}", size_bytes=1,
-        duration_us=300_000_000, width=640, height=360, fps=25.0, variable_frame_rate=False, frame_count=7500,
-        rotation=0, codec="h264", pixel_format="yuv420p", transfer="bt709", audio_codec="aac", title="",
+        duration_us=300_000_000, start_us=0, missing_us=0, unreadable_us=0, gaps=(), edited=False, key_frame_count=30,
+        longest_gop_us=10_000_000, open_gops=False, width=640, height=360, sample_aspect="1:1", fps=25.0,
+        variable_frame_rate=False, frame_count=7500, rotation=0, interlaced=False, codec="h264", pixel_format="yuv420p",
+        bit_depth=8, primaries="bt709", transfer="bt709", audio_codec="", audio_tracks=(),
+        analysis_uri="objects/00/0.npz", proxy_uri=None, title="",
         category=VideoCategory.FILM, licence="", origin="", split_hint=hint, annotations=(),
     )  # fmt: skip
 

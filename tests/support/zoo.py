@@ -261,7 +261,7 @@ STRUCTURES = [
     Sample("open_gop.ts", OPEN_GOP),
     Sample("intra.mp4", (*X264, "-g", "1")),
     Sample("pyramid.mp4", PYRAMID),
-    Sample("edited.mp4", frames=75, kept=tuple(range(24, 75)), copied=(("-ss", "0.8"), ())),
+    Sample("edited.mp4", frames=75, kept=tuple(range(24, 75)), copied=(("-ss", "0.8"), ()), truth={"edited": True}),
     Sample("late.mp4", starts=7.3),
     Sample("late.mkv", starts=7.3),
     Sample("late.ts", starts=3600.5),

@@ -29,6 +29,8 @@ def clip(start_ms: int, end_ms: int) -> Clip:
         frame_count=1,
         motion=0.0,
         sharpness=100.0,
+        black=0.0,
+        frozen=0.0,
         brightness=0.5,
     )
 

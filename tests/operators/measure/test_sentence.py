@@ -27,6 +27,8 @@ def clip(**changes: object) -> Clip:
         "motion": 0.002,
         "sharpness": 500.0,
         "brightness": 0.5,
+        "black": 0.0,
+        "frozen": 0.0,
     }
     return Clip.model_validate({**values, **changes})
 
@@ -57,6 +59,7 @@ def test_what_was_not_found_is_not_mentioned():
         ({"brightness": 0.3}, "a dim scene"),
         ({"motion": 0.0}, ", still;"),
         ({"motion": 0.01}, ", with movement;"),
+        ({"motion": None}, "mostly red;"),
         ({"sharpness": 2.0}, ", blurred or plain,"),
         ({"shot_starts_us": ()}, "; one shot."),
         ({"shot_starts_us": tuple(range(70 * SECOND, 80 * SECOND, SECOND))}, "; ten shots in quick succession."),

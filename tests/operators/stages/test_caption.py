@@ -64,6 +64,8 @@ def make_clip(index: int, start: int, end: int, *shots: int) -> Clip:
         motion=0.0,
         sharpness=100.0,
         brightness=0.4,
+        black=0.0,
+        frozen=0.5,
     )
 
 
@@ -159,7 +161,7 @@ def test_a_video_that_vanishes_after_it_was_found_is_one_reject(caption, tmp_pat
     assert (type(row), row.key, row.reason) == (Reject, "film", "missing_file")
 
 
-FIRST_TIMES = ["[00:00.60]", "[00:10.20]", "[00:16.40]"]
+FIRST_TIMES = ["[00:00.60]", "[00:10.40]", "[00:16.40]"]
 """What stands before the first frame of each clip: tells requests apart, which arrive in any order."""
 
 
@@ -198,12 +200,12 @@ def test_the_captioner_sees_frames_of_its_clip_with_their_times(ask):
     assert rows[0].frame_times_us == (
         600_000,
         1_800_000,
-        3_000_000,
-        4_200_000,
+        3_200_000,
+        4_400_000,
         5_600_000,
         6_800_000,
-        8_000_000,
-        9_200_000,
+        8_200_000,
+        9_400_000,
     )
     picture = base64.b64decode(frames[-1]["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
     shape = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape

@@ -1,10 +1,13 @@
 import hashlib
+from dataclasses import replace
 
 import pytest
 
 from operators.stage import Context
 from operators.stages.ingest import STAGE, run
 from operators.store import Store
+from operators.video.analysis_file import read_analysis
+from operators.video.frames import frame_times
 from schemas.config import BuildConfig
 from schemas.tables import Reject, Source, Split, Video, VideoCategory
 from tests.support.videos import counting_video, make, shots_video
@@ -65,6 +68,90 @@ def test_each_unreadable_file_is_a_reject_beside_the_others(tmp_path, context):
     rejects = {row.key: row.reason for row in produced if isinstance(row, Reject)}
     assert rejects == {"empty": "empty_file", "text": "not_a_video"}
     assert [row.video_id for row in produced if isinstance(row, Video)] == ["good"]
+
+
+def test_the_row_tells_what_the_packets_and_the_picture_are(tmp_path, context):
+    tracks = (
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=3",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=f=880:d=3",
+        "-map",
+        "0",
+        "-map",
+        "1",
+        "-map",
+        "2",
+    )
+    picture = counting_video(tmp_path / "picture.mp4", "-g", "20", "-vf", "setsar=4/3", seconds=3)
+    languages = ("-c:v", "copy", "-c:a", "aac", "-metadata:s:a:1", "language=ger", "-output_ts_offset", "2")
+    (video,) = run(context, [source(make(tmp_path / "film.mkv", "-i", str(picture), *tracks, *languages))])
+    assert (video.width, video.height, video.sample_aspect) == (213, 64, "4:3")
+    assert (video.bit_depth, video.interlaced, video.edited, video.primaries) == (8, False, False, "unknown")
+    assert (video.missing_us, video.unreadable_us, video.gaps) == (0, 0, ())
+    assert video.start_us == pytest.approx(2_000_000, abs=100_000)
+    assert (video.key_frame_count, video.longest_gop_us) == (5, pytest.approx(666_667, abs=1000))
+    assert [(track.codec, track.language) for track in video.audio_tracks] == [("aac", ""), ("aac", "ger")]
+    assert all(abs(track.start_us) < 100_000 for track in video.audio_tracks)
+
+
+def test_one_decode_leaves_an_analysis_and_a_proxy(tmp_path, context):
+    path = shots_video(tmp_path / "film.mp4", [1.5, 1.5])
+    (video,) = run(context, [source(path)])
+    fetched = context.files.fetch
+    analysis = read_analysis(fetched(video.analysis_uri, tmp_path))
+    assert analysis.shot_starts_us == (0, 1_500_000)
+    assert analysis.times_us.tolist() == frame_times(path).tolist()
+    assert analysis.perceptual_hash() == video.perceptual_hash
+    assert frame_times(fetched(video.proxy_uri, tmp_path)).tolist() == [
+        0,
+        500_000,
+        1_000_000,
+        1_500_000,
+        2_000_000,
+        2_500_000,
+    ]
+
+
+def test_from_key_frames_alone_there_is_no_proxy_but_the_same_identity(tmp_path, context):
+    path = shots_video(tmp_path / "film.mp4", [1.5, 1.5])
+    (whole,) = run(context, [source(path)])
+    config = BuildConfig.model_validate({**context.config.model_dump(), "split": {"decode": "key_frames"}})
+    (video,) = run(replace(context, config=config), [source(path)])
+    assert video.proxy_uri is None
+    assert video.perceptual_hash == whole.perceptual_hash
+
+
+@pytest.mark.parametrize("kept, reason", [(0.8, "partly_damaged"), (0.55, "damaged")])
+def test_most_of_a_damaged_file_is_used_and_the_loss_is_told(tmp_path, context, kept, reason):
+    """A tenth is overwritten, and the end is cut off: together they may be less than half."""
+    whole = counting_video(tmp_path / "whole.mp4", "-movflags", "+faststart", "-g", "10", seconds=8)
+    data = bytearray(whole.read_bytes())
+    begin = data.index(b"mdat") + 8
+    size = len(data) - begin
+    data[begin + size // 10 : begin + size // 5] = bytes(size // 5 - size // 10)
+    path = tmp_path / "film.mp4"
+    path.write_bytes(data[: begin + int(kept * size)])
+    produced = list(run(context, [source(path)]))
+    assert [(row.key, row.reason) for row in produced if isinstance(row, Reject)] == [("film", reason)]
+    videos = [row for row in produced if isinstance(row, Video)]
+    assert len(videos) == (reason == "partly_damaged")
+    for video in videos:
+        assert video.missing_us > 1_000_000
+        assert video.unreadable_us > 300_000
+
+
+def test_it_watches_anew_when_it_would_look_otherwise_and_not_when_clips_change(context):
+    def section(**split):
+        config = BuildConfig.model_validate({"source": "a", "out": "b", "split": split})
+        return STAGE.section(config)
+
+    assert section() == section(clip_seconds=9, write_clips=False) == section(threshold=3.0)
+    assert len({str(section(**split)) for split in ({}, {"detector": "content"}, {"decode": "key_frames"})}) == 3
 
 
 def test_a_remote_source_is_fetched(tmp_path, context, s3_bucket):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.stage import Context
+from operators.stages import ingest
 from operators.stages.shard import STAGE, equal_groups
 from operators.store import Store, object_path, sha256_of_file
 from operators.video.packets import UnreadableVideo
@@ -14,9 +15,9 @@ from operators.video.probe import probe
 from schemas.arrow import rows_from_parquet
 from schemas.config import BuildConfig, Media, ShardConfig
 from schemas.sample import Sample
-from schemas.tables import Reject, Split
+from schemas.tables import Reject, Source, Split
 from tests.support.rows import make_sample, make_video
-from tests.support.videos import counting_video
+from tests.support.videos import counting_video, number_on
 
 
 def make_source(path: Path, content: bytes | None = None):
@@ -76,6 +77,30 @@ def test_the_same_samples_give_the_same_bytes(tmp_path, films):
 def test_without_media_a_record_is_its_text(tmp_path, films):
     [tar, _], store = shard(tmp_path, [make_sample(1, films[0])], films, media=Media.NONE)
     assert list(members(store, tar)) == ["film0.json"]
+
+
+def test_proxies_are_published_small_and_on_the_sources_times(tmp_path):
+    """Read with the trainer's reader: at each time it shows what the source shows then, to half a second."""
+    pytest.importorskip("torch")
+    from trainer_plugin.examples import VideoSource
+    from trainer_plugin.frames import read_frames, video_facts
+
+    path = counting_video(tmp_path / "film.mp4", "-vf", "scale=1280:512:flags=neighbor", seconds=6)
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path / "out"))
+    context = Context("ingest", "film", config, {}, {}, Store(str(tmp_path / "out")), tmp_path)
+    (film,) = ingest.run(context, [Source(source_id="film", uri=str(path), fingerprint="1")])
+    [tar, _], store = shard(tmp_path, [make_sample(1, film)], [film], media=Media.PROXY)
+    content = members(store, tar)
+    record = json.loads(content["film.json"])
+    assert (record["width"], record["height"], record["fps"], record["duration_us"]) == (640, 256, 2.0, 6_000_000)
+    (tmp_path / "published.mp4").write_bytes(content["film.mp4"])
+    published = VideoSource("film", str(tmp_path / "published.mp4"))
+    facts = video_facts(published)
+    assert (facts.width, facts.height, facts.duration_us) == (640, 256, 6_000_000)
+    assert facts.frame_times_us.tolist() == [500_000 * number for number in range(12)]
+    times_us = [0, 499_999, 500_000, 3_100_000, 5_999_999]
+    shown = [number_on(frame) for frame in read_frames(published, times_us, (64, 160))]
+    assert shown == [0, 0, 15, 90, 165]
 
 
 def test_another_container_becomes_mp4_with_its_streams_untouched(tmp_path):

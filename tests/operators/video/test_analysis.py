@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from operators.video.analysis import analyse
+from operators.video.analysis import Sampling, analyse
 from operators.video.packets import UnreadableVideo
 from operators.video.probe import probe
 from schemas.config import Detector
@@ -61,6 +63,80 @@ def test_a_span_without_a_frame_of_its_own_is_measured_from_the_one_standing(tmp
     statistics = analyse(video, Detector.ADAPTIVE, 3.0).statistics(1_200_000, 1_800_000)
     assert (statistics.frame_count, statistics.motion) == (0, 0.0)
     assert statistics.brightness == pytest.approx(1, abs=0.02)
+
+
+def test_black_and_frozen_frames_are_counted(tmp_path):
+    """A second of noise, one of a still picture, one of black."""
+    moving, still = (
+        "nullsrc=s=160x96:r=20:d=1,geq=random(1)*255:128:128",
+        "testsrc2=s=160x96:r=20:d=1,loop=19:1:0,trim=end_frame=20",
+    )
+    graph = f"{moving}[a];{still},setpts=N/20/TB[b];color=black:s=160x96:r=20:d=1[c];[a][b][c]concat=n=3"
+    made = make(tmp_path / "v.mkv", "-filter_complex", graph, "-pix_fmt", "yuv420p", "-c:v", "ffv1")
+    analysis = analyse(probe(made), Detector.ADAPTIVE, 3.0)
+    moving, still, black = (analysis.statistics(second * 1_000_000, (second + 1) * 1_000_000) for second in range(3))
+    assert (moving.black, still.black, black.black) == (0, 0, 1)
+    assert (moving.frozen, still.frozen, black.frozen) == (0, 1, 1)
+
+
+def test_spans_decoded_at_once_measure_and_sample_the_same(tmp_path):
+    video = probe(make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "testsrc2=s=320x180:d=22:r=20", "-g", "40", "-bf", "3"))
+    outcomes = []
+    for workers in (1, 3):
+        sampled, tiny = [], []
+        analysis = analyse(
+            video,
+            Detector.ADAPTIVE,
+            3.0,
+            samplings=[Sampling(2, lambda time_us, frame, seen=sampled: seen.append((time_us, frame.to_ndarray())))],
+            tiny_frames=lambda time_us, rgb, seen=tiny: seen.append((time_us, rgb)),
+            workers=workers,
+        )
+        outcomes.append((analysis, sampled, tiny))
+    (alone, alone_sampled, alone_tiny), (together, together_sampled, together_tiny) = outcomes
+    for name in ("times_us", "motion", "sharpness", "brightness", "dark", "looks"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+    assert together.shot_starts_us == alone.shot_starts_us
+    assert [time_us for time_us, _ in alone_sampled] == [500_000 * number for number in range(44)]
+    assert [rgb.shape for _, rgb in alone_tiny] == [(27, 48, 3)] * 440
+    for one, other in ((alone_sampled, together_sampled), (alone_tiny, together_tiny)):
+        assert [time_us for time_us, _ in one] == [time_us for time_us, _ in other]
+        assert all(np.array_equal(picture, same) for (_, picture), (_, same) in zip(one, other, strict=True))
+
+
+def test_a_grid_takes_the_first_frame_of_each_cell(tmp_path):
+    """Of a variable rate: every frame of the first second, then one in every 0.7 seconds."""
+    chosen = ("-vf", "select='lt(n,30)+not(mod(n,21))'", "-fps_mode", "passthrough")
+    video = probe(counting_video(tmp_path / "v.mp4", *chosen))
+    sampled = []
+    analyse(video, Detector.ADAPTIVE, 3.0, samplings=[Sampling(2, lambda time_us, frame: sampled.append(time_us))])
+    times = video.index.frame_times_us
+    first = {int(time) // 500_000: int(time) for time in times[::-1]}
+    assert sampled == sorted(first.values())
+
+
+def test_shots_that_look_alike_are_told_from_those_that_do_not(tmp_path):
+    colours = ("red", "red", "blue")
+    graph = "".join(
+        f"color={colour}:s=160x96:r=20:d=1,drawbox=x={20 + 40 * (colour == 'blue')}:w=30:h=60:c=white:t=fill[{n}];"
+        for n, colour in enumerate(colours)
+    )
+    made = make(tmp_path / "v.mp4", "-filter_complex", f"{graph}[0][1][2]concat=n=3", "-pix_fmt", "yuv420p")
+    analysis = replace(analyse(probe(made), Detector.ADAPTIVE, 3.0), shot_starts_us=(0, 1_000_000, 2_000_000))
+    alike, unlike = analysis.shot_unlikeness()
+    assert alike < 0.05
+    assert unlike > 0.5
+
+
+def test_a_hash_survives_a_smaller_copy_and_not_another_film(tmp_path):
+    original = shots_video(tmp_path / "v.mp4", [1, 1, 1])
+    smaller = make(tmp_path / "smaller.webm", "-i", str(original), "-s", "160x90", "-c:v", "libvpx", "-b:v", "200k")
+    other = make(tmp_path / "other.mp4", "-f", "lavfi", "-i", "life=s=320x180:mold=10:seed=1:r=30", "-t", "3")
+    hashes = [
+        int(analyse(probe(path), Detector.ADAPTIVE, 3.0).perceptual_hash(), 16) for path in (original, smaller, other)
+    ]
+    assert (hashes[0] ^ hashes[1]).bit_count() <= 40
+    assert (hashes[0] ^ hashes[2]).bit_count() > 120
 
 
 def damaged(source, target, begin, end):

@@ -1,14 +1,16 @@
 from itertools import pairwise
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from operators.video.analysis import analyse
-from operators.video.cut import CutError, cut_clip
+from operators.video.cut import CutError, cut_clip, open_cutter
 from operators.video.frames import frames_at
 from operators.video.probe import probe
 from schemas.config import Detector
+from schemas.tables import Cut
 from tests.support.videos import counting_video, make, number_on
 
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "25")
@@ -66,6 +68,102 @@ def test_clips_show_exactly_their_frames_at_their_times(tmp_path, name, options,
                 assert heard is None
             else:
                 assert heard == pytest.approx(max(0, expected), abs=0.03)
+
+
+CLOSED = ("-bf", "3", "-g", "30", "-x264-params", "scenecut=0:b-adapt=0")
+OPEN = ("-bf", "3", "-g", "30", "-x264-params", "scenecut=0:b-adapt=0:open-gop=1")
+X265 = "log-level=none:keyint=30:min-keyint=30:scenecut=0"
+HEVC = ("-c:v", "libx265", "-x265-params", f"{X265}:open-gop=0")
+HEVC_OPEN = ("-c:v", "libx265", "-x265-params", f"{X265}:open-gop=1")
+BASELINE = ("-profile:v", "baseline", "-bf", "0", "-g", "30", "-x264-params", "scenecut=0")
+MPEG4 = ("-c:v", "mpeg4", "-g", "30", "-q:v", "3")
+GROUPS, INSIDE, ACROSS = (1_000_000, 3_000_000), (1_200_000, 1_800_000), (500_000, 3_500_000)
+
+
+@pytest.mark.parametrize(
+    "name, options, span_us, how",
+    [
+        ("v.mp4", CLOSED, GROUPS, Cut.COPY),
+        ("v.mp4", CLOSED, (3_000_000, 4_000_000), Cut.COPY),
+        ("v.mp4", CLOSED, ACROSS, Cut.SMART),
+        ("v.mp4", CLOSED, INSIDE, Cut.ENCODE),
+        ("v.mp4", BASELINE, (1_000_000, 2_700_000), Cut.COPY),
+        ("v.mp4", BASELINE, ACROSS, Cut.SMART),
+        ("v.mp4", OPEN, GROUPS, Cut.ENCODE),
+        ("v.mp4", OPEN, (0, 4_000_000), Cut.COPY),
+        ("v.ts", CLOSED, GROUPS, Cut.COPY),
+        ("v.mkv", CLOSED, ACROSS, Cut.SMART),
+        ("v.mp4", (*CLOSED, "-ss", "0.5"), GROUPS, None),
+        ("v.mp4", HEVC, GROUPS, Cut.COPY),
+        ("v.mp4", HEVC, ACROSS, Cut.ENCODE),
+        ("v.mp4", HEVC_OPEN, GROUPS, Cut.ENCODE),
+        ("v.webm", (*VP9, "-g", "30", "-auto-alt-ref", "0"), GROUPS, Cut.COPY),
+        ("v.avi", MPEG4, GROUPS, Cut.ENCODE),
+        ("v.mp4", (*CLOSED, "-pix_fmt", "yuv420p10le"), ACROSS, Cut.ENCODE),
+    ],
+)
+def test_what_can_be_copied_is_and_every_reader_sees_the_same(tmp_path, name, options, span_us, how):
+    """OpenCV ignores edit lists: it shows what any reader may show."""
+    source = counting_video(tmp_path / name, *options, beep_at=None if name == "v.webm" else 0)
+    video = probe(source)
+    times, target = video.index.frame_times_us, tmp_path / "clip.mp4"
+    cut = cut_clip(video, times, *span_us, target)
+    assert how in (cut, None)
+    source_numbers, _ = numbers(source)
+    expected = [source_numbers[n] for n, time in enumerate(times) if span_us[0] <= time < span_us[1]]
+    assert numbers(target)[0] == expected
+    capture = cv2.VideoCapture(str(target))
+    shown = []
+    while (picture := capture.read())[0]:
+        shown.append(number_on(picture[1]))
+    assert shown == expected
+    with av.open(str(target), options={"ignore_editlist": "1"}) as container:
+        packets = [packet for packet in container.demux() if packet.size]
+        assert min(packet.pts for packet in packets if packet.stream.type == "video") == 0
+        sounds = [packet.pts for packet in packets if packet.stream.type == "audio"]
+        assert not sounds or min(sounds) == 0
+        assert len(sounds) > 0 or name == "v.webm"
+
+
+def test_a_copy_holds_the_sources_own_bytes(tmp_path):
+    video = probe(counting_video(tmp_path / "v.mp4", *CLOSED, beep_at=0))
+    assert cut_clip(video, video.index.frame_times_us, *GROUPS, tmp_path / "clip.mp4") is Cut.COPY
+
+    def coded(path):
+        with av.open(str(path)) as container:
+            return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+    assert coded(tmp_path / "clip.mp4") == coded(tmp_path / "v.mp4")[30:90]
+
+
+def test_clips_of_one_opened_video_are_those_cut_alone(tmp_path):
+    video = probe(counting_video(tmp_path / "v.mp4", *CLOSED, beep_at=0))
+    times = video.index.frame_times_us
+    spans = list(pairwise([0, 700_000, 2_000_000, 3_300_000, 4_000_000]))
+    with open_cutter(video, times) as cutter:
+        together = [cutter.cut(*span, tmp_path / f"together_{span[0]}.mp4") for span in spans]
+    alone = [cut_clip(video, times, *span, tmp_path / f"alone_{span[0]}.mp4") for span in spans]
+    assert together == alone
+    for start, _ in spans:
+        assert (tmp_path / f"together_{start}.mp4").read_bytes() == (tmp_path / f"alone_{start}.mp4").read_bytes()
+
+
+def test_a_turned_video_that_is_copied_is_shown_upright(tmp_path):
+    upright = counting_video(tmp_path / "upright.mp4", *CLOSED)
+    turned = make(tmp_path / "v.mp4", "-display_rotation", "90", "-i", str(upright), "-c", "copy")
+    video = probe(turned)
+    how = cut_clip(video, video.index.frame_times_us, *GROUPS, tmp_path / "clip.mp4")
+    clip = probe(tmp_path / "clip.mp4")
+    assert (how, clip.width, clip.height) == (Cut.COPY, 64, 160)
+
+
+def test_hdr_stays_hdr(tmp_path):
+    tags = "setparams=color_trc=smpte2084:color_primaries=bt2020:colorspace=bt2020nc"
+    options = ("-c:v", "libx265", "-x265-params", "log-level=none:keyint=30", "-pix_fmt", "yuv420p10le", "-vf", tags)
+    video = probe(counting_video(tmp_path / "v.mp4", *options))
+    how = cut_clip(video, video.index.frame_times_us, *INSIDE, tmp_path / "clip.mp4")
+    clip = probe(tmp_path / "clip.mp4")
+    assert (how, clip.transfer, clip.primaries, clip.bit_depth) == (Cut.ENCODE, "smpte2084", "bt2020", 10)
 
 
 def test_a_source_that_begins_behind_an_edit_list_is_cut_exactly(tmp_path):

@@ -15,9 +15,10 @@ from operators.video.analysis import analyse
 from operators.video.clips import plan_clips
 from operators.video.cut import cut_clip
 from operators.video.ffmpeg import FfmpegError, run_ffmpeg
-from operators.video.frames import frames_at
+from operators.video.frames import frame_times, frames_at
 from operators.video.packets import UnreadableVideo
 from operators.video.probe import probe
+from operators.video.watch import watch
 from schemas.config import ClipMode, Detector, SplitConfig
 from tests.support.videos import HEIGHT, WIDTH, counting_video, make, number_on
 from tests.support.zoo import SAMPLES, Sample
@@ -65,6 +66,7 @@ def test_a_probe_tells_the_truth(rendered, sample):
         assert abs(track.end_us - 1e6 * sample.frames / sample.fps) < 200_000 or sample.kept or sample.jump[1]
     assert video.index.missing_us == 0
     usual = {"width": WIDTH, "height": HEIGHT, "rotation": 0, "interlaced": False, "variable_frame_rate": False}
+    usual |= {"edited": False}
     expected = {**({} if sample.file == "dv.dv" else usual), **sample.truth}
     assert {name: getattr(video, name) for name in expected} == expected
 
@@ -73,9 +75,12 @@ def test_a_probe_tells_the_truth(rendered, sample):
 def test_frames_and_clips_show_what_was_rendered(rendered, sample, tmp_path):
     path, video = rendered(sample.file)
     times = video.index.frame_times_us
-    analysis = analyse(video, Detector.ADAPTIVE, 3.0)
+    watched = watch(video, SECONDS, tmp_path / "proxy.mp4", lambda time_us: None, workers=1)
+    analysis = watched.analysis
     np.testing.assert_array_equal(analysis.times_us, times)
     assert analysis.unreadable_us == 0
+    halves = np.unique(times // 500_000, return_index=True)[1]
+    assert frame_times(watched.proxy.path).tolist() == times[halves].tolist()
     middle = times[len(times) // 2]
     spans = plan_clips(video.duration_us, analysis.shot_starts_us, SECONDS)
     span = next(span for span in spans if span.start_us <= middle < span.end_us)
@@ -85,6 +90,7 @@ def test_frames_and_clips_show_what_was_rendered(rendered, sample, tmp_path):
     assert clip.frame_count == np.count_nonzero(inside)
     if sample.readable:
         assert numbers(path, times.tolist()) == list(sample.numbers)
+        assert numbers(watched.proxy.path, times[halves].tolist()) == np.array(sample.numbers)[halves].tolist()
         shown = numbers(clip.path, clip.index.frame_times_us.tolist())
         assert shown == np.array(sample.numbers)[inside].tolist()
 

@@ -1,0 +1,20 @@
+"""Which file to look at for the frames of a video: its proxy where that shows enough, else the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from operators.stage import Context
+from operators.video.proxy import FPS, SIDE
+from schemas.tables import Video
+
+
+def footage(context: Context, video: Video, fps: float, side: int) -> Path:
+    """A local file with at least so many frames a second and pixels on the longest side, if the source has them.
+
+    Raises:
+        SourceGone: the source is needed and gone.
+    """
+    enough = fps <= FPS and min(side, max(video.width, video.height)) <= SIDE
+    uri = video.proxy_uri if video.proxy_uri is not None and enough else video.uri
+    return context.files.fetch(uri, context.scratch)

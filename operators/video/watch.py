@@ -1,0 +1,66 @@
+"""Watches a video once, as a build is configured to: what is decoded, who finds the shots, and the proxy beside.
+
+This is the only decode of a whole source in a build. Clips are cut from coded frames, captions are made from the proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from av.video.frame import VideoFrame
+
+from operators.video.analysis import Analysis, Sampling, analyse
+from operators.video.key_frames import analyse_key_frames
+from operators.video.probe import VideoProbe
+from operators.video.proxy import FPS, Proxy, ProxyWriter
+from operators.video.transnet import TransNetDetector
+from schemas.config import Decode, Detector, SplitConfig
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What is left of the decode."""
+
+    analysis: Analysis
+    proxy: Proxy | None
+    """None where only key frames were decoded."""
+
+
+def watch(
+    video: VideoProbe, settings: SplitConfig, proxy: Path, reached: Callable[[int], None], workers: int
+) -> Watched:
+    """Decode a video and write its proxy.
+
+    Args:
+        proxy: where to write it.
+        reached: told the time (us) up to which the video has been watched, about twice a second of it.
+        workers: spans of a long video that are decoded at once.
+
+    Raises:
+        UnreadableVideo: `damaged` when half of the video or more cannot be decoded.
+        BadInput: the configured detector is not installed.
+    """
+    if settings.decode is Decode.KEY_FRAMES:
+        return Watched(analyse_key_frames(video, settings.detector, settings.shot_threshold), None)
+    writer = ProxyWriter(proxy, video)
+
+    def take(time_us: int, frame: VideoFrame) -> None:
+        if time_us < video.duration_us:  # a damaged packet may claim any time
+            writer(time_us, frame)
+        reached(time_us)
+
+    analysis = _analysed(video, settings, Sampling(FPS, take, writer.reduce), workers)
+    return Watched(analysis, writer.close())
+
+
+def _analysed(video: VideoProbe, settings: SplitConfig, sampling: Sampling, workers: int) -> Analysis:
+    if settings.detector is not Detector.TRANSNET:
+        return analyse(video, settings.detector, settings.shot_threshold, samplings=[sampling], workers=workers)
+    network = TransNetDetector(settings.shot_threshold)
+    usual = Detector.ADAPTIVE
+    analysis = analyse(
+        video, usual, usual.usual_threshold, samplings=[sampling], tiny_frames=network.add, workers=workers
+    )
+    return replace(analysis, shot_starts_us=network.starts())

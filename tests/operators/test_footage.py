@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+
+from operators.footage import footage
+from operators.stage import Context
+from operators.store import Store
+from schemas.config import BuildConfig
+from tests.support.rows import make_video
+
+
+@pytest.fixture
+def context(tmp_path):
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
+    return Context("caption", "film", config, {}, {}, Store(str(tmp_path)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "width, fps, side, proxy_is_enough",
+    [(1920, 2, 640, True), (1920, 2.1, 640, False), (1920, 1, 641, False), (640, 1, 2048, True)],
+)
+def test_the_proxy_is_looked_at_where_it_shows_enough(tmp_path, context, width, fps, side, proxy_is_enough):
+    made, source = tmp_path / "made.mp4", tmp_path / "source.mp4"
+    made.write_bytes(b"proxy")
+    source.write_bytes(b"source")
+    uri = context.files.put_file(made)
+    video = make_video("film").model_copy(update={"uri": str(source), "proxy_uri": uri, "width": width})
+    assert footage(context, video, fps, side).read_bytes() == (b"proxy" if proxy_is_enough else b"source")
+    assert footage(context, video.model_copy(update={"proxy_uri": None}), fps, side) == Path(source)

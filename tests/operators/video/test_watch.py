@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from operators.video.frames import frame_times
+from operators.video.packets import UnreadableVideo
+from operators.video.probe import probe
+from operators.video.watch import watch
+from schemas.config import SplitConfig
+from tests.support.videos import counting_video, shots_video
+
+
+@pytest.fixture
+def watched(tmp_path):
+    """Of a video: the outcome, and the times that were told on the way."""
+
+    def run(path, **settings):
+        told = []
+        outcome = watch(probe(path), SplitConfig(**settings), tmp_path / "proxy.mp4", told.append, workers=1)
+        return outcome, told
+
+    return run
+
+
+@pytest.mark.parametrize("detector", ["adaptive", "content"])
+def test_a_video_is_watched_to_its_end_with_a_proxy_beside(tmp_path, watched, detector):
+    outcome, told = watched(shots_video(tmp_path / "v.mp4", [1.5, 1.5]), detector=detector)
+    assert outcome.analysis.shot_starts_us == (0, 1_500_000)
+    assert outcome.proxy.times_us.tolist() == frame_times(outcome.proxy.path).tolist() == told
+    assert told == [0, 500_000, 1_000_000, 1_500_000, 2_000_000, 2_500_000]
+
+
+def test_of_key_frames_alone_there_is_no_proxy(tmp_path, watched):
+    outcome, _ = watched(shots_video(tmp_path / "v.mp4", [1.5, 1.5]), decode="key_frames")
+    assert outcome.proxy is None
+    assert outcome.analysis.shot_starts_us == (0, 1_500_000)
+    assert np.isnan(outcome.analysis.motion).all()
+
+
+@pytest.mark.slow
+def test_the_network_sees_the_same_decode(tmp_path, watched):
+    pytest.importorskip("torch")
+    outcome, told = watched(shots_video(tmp_path / "v.mp4", [2.0, 2.0]), detector="transnet")
+    assert outcome.analysis.shot_starts_us == (0, 2_000_000)
+    assert len(outcome.analysis.times_us) == 120
+    assert outcome.proxy.times_us.tolist() == told
+
+
+def test_what_is_mostly_damage_is_unreadable(tmp_path, watched):
+    path = counting_video(tmp_path / "v.mp4", "-movflags", "+faststart", "-g", "10")
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"mdat") + 8 + (len(data) - data.index(b"mdat")) // 5
+    data[begin:] = bytes(len(data) - begin)
+    path.write_bytes(data)
+    with pytest.raises(UnreadableVideo, match="cannot be decoded"):
+        watched(path)
