@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 import transformers as hf
+from packaging.version import Version
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -259,13 +260,19 @@ def _plain_inputs(model: PreTrainedModel, sample: Sample) -> dict[str, Tensor]:
 
 
 def positions_are_right(model: PreTrainedModel, example: Example) -> bool:
-    """Whether transformers' own positions are Qwen's: since 5.3 they go wrong after a video longer than it is wide."""
+    """Whether transformers' own positions are Qwen's.
+
+    Since 5.3 they go wrong after a video longer than it is wide; before 5.18 they cut fractions of seconds off.
+    """
     if model.config.model_type == "qwen3_vl":
         return True
-    return all(
-        (clip.grid.t - 1) * 2 * 2 * clip.frame_times_us[1] / 1e6 < max(clip.grid.h, clip.grid.w) // 2
-        for clip in example.videos
-    )
+    cuts = Version(hf.__version__) < Version("5.18")
+    for clip in example.videos:
+        seconds = 2 * clip.frame_times_us[1] / 1e6
+        too_long = (clip.grid.t - 1) * 2 * seconds >= max(clip.grid.h, clip.grid.w) // 2
+        if too_long or (cuts and not seconds.is_integer()):
+            return False
+    return True
 
 
 def _plain_patches(frames: Tensor, patch: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
