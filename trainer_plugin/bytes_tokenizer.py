@@ -1,9 +1,11 @@
 """A tokenizer that needs no files: one token per byte, and the special tokens that chats and videos want.
 
-For models with random weights, in the demo and in benchmarks. Ids are fixed: 0 to 255 for bytes, then `SPECIAL` in order.
+For models with random weights, in the demo and in benchmarks. Ids are fixed: 0 to 255 for bytes, then `SPECIAL`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -22,13 +24,13 @@ SPECIAL = (
 )
 
 
-def bytes_tokenizer() -> PreTrainedTokenizerFast:
-    """263 tokens; `<|video_pad|>` is 262."""
+def bytes_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
+    """263 tokens; `<|video_pad|>` is 262. `special`: others, the first of which ends texts."""
     alphabet = {character: number for number, character in enumerate(sorted(ByteLevel.alphabet()))}
     tokenizer = Tokenizer(BPE(vocab=alphabet, merges=[]))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
-    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=SPECIAL[0], additional_special_tokens=list(SPECIAL[1:])
+        tokenizer_object=tokenizer, eos_token=special[0], additional_special_tokens=list(special[1:])
     )

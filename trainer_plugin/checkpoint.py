@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
@@ -99,7 +100,7 @@ class CheckpointFolder:
 
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
     """Every rank writes its shards of what is learned and of AdamW's moments, and its random state."""
-    dcp.save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
+    save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
 
 
 def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, step: int) -> None:
@@ -112,7 +113,7 @@ def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, step: 
     tensors = _tensors(model, optimizer)
     _check_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()}, stored, path)
     chance = {name: tensor for name, tensor in _chance().items() if name in stored}
-    dcp.load(tensors | chance, checkpoint_id=path)
+    load(tensors | chance, checkpoint_id=path)
     _set_chance(chance)
     for parameter in trained_parameters(model).values():
         optimizer.state[parameter]["step"].fill_(step)

@@ -72,7 +72,7 @@ def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) ->
 
 
 def _write_model(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
-    empty = empty_model(model.config).to(dtype)
+    empty = empty_model(model.config, dtype)
     names = {name for name, _ in empty.named_parameters()}
     merged = {name: _merged(name, weights, model).to(dtype) for name in sorted(names)}
     empty.save_pretrained(folder, state_dict=merged, max_shard_size="5GB")

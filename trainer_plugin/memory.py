@@ -25,8 +25,8 @@ def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
     held = 0 if recipe.memory.offload_parameters else held
     text = config.get_text_config()
     # Embeddings and head are gathered for the whole of a pass, which begins with the one and ends with the other.
-    ends = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
-    whole = sum(weight.numel() for weight in ends.values()) * width
+    ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    whole = sum(weight.numel() for weight in ends) * width
     tensors = text.num_hidden_layers * (2 if recipe.memory.keep_attention else 1)
     kept = 0 if recipe.memory.offload_activations else tensors * recipe.row_tokens // recipe.parallel.sp
     return held + whole + kept * text.hidden_size * width

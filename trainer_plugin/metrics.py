@@ -164,6 +164,6 @@ def _tensorboard(folder: Path, step: int) -> Any:
 def _wandb(folder: Path, project: str | None, recipe: Mapping[str, Any]) -> Any:
     if project is None:
         return None
-    import wandb
+    import wandb  # type: ignore[import-not-found, unused-ignore]
 
     return wandb.init(project=project, dir=str(folder), config=dict(recipe), resume="allow", id=folder.name)

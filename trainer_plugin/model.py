@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -210,13 +211,14 @@ def shard_parameters(
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     family, inner = model.family, model.model
     place = CPUOffloadPolicy() if offload and model.parallel.device.type != "cpu" else OffloadPolicy()
-    options = {"mesh": model.parallel.mesh, "mp_policy": policy, "offload_policy": place}
+    shard = partial(fully_shard, mesh=model.parallel.mesh, mp_policy=policy, offload_policy=place)
     for block in family.vision_layers(inner):
         # A frozen tower is gathered once, in the compute type, and stays: it runs several times for every row.
         frozen = not any(parameter.requires_grad for parameter in block.parameters())
-        fully_shard(block, **options, reshard_after_forward=not frozen)
-    for part in [*family.language_model(inner).layers, model]:
-        fully_shard(part, **options)
+        shard(block, reshard_after_forward=not frozen)
+    for layer in family.language_model(inner).layers:
+        shard(layer)
+    shard(model)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -48,7 +48,7 @@ class Lora(Model):
     """Low-rank adapters on every linear layer of the decoder; everything else is frozen. No dropout."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: int = Field(default=32, ge=1)
     """Adapters are scaled by alpha / rank."""
 
 

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -57,6 +58,16 @@ class BadStep(ArithmeticError):
     """A step's loss or gradient was not finite: nothing was learned from it, and the last checkpoint is whole."""
 
 
+@dataclass(frozen=True)
+class _Work:
+    """Of one step on all ranks."""
+
+    tokens: int
+    supervised_tokens: int
+    samples: int
+    flops: float
+
+
 class Training:
     """One run of a recipe; this process's part of it. Iterate once, inside a `with`: one optimizer step each time."""
 
@@ -67,9 +78,10 @@ class Training:
             BadInput: on every rank: the model, the data, the checkpoint or the number of processes does not fit.
         """
         self.recipe = recipe
-        device = start(timedelta(minutes=recipe.parallel.timeout_minutes))
+        patience = timedelta(minutes=recipe.parallel.timeout_minutes)
+        device = start(patience)
         config = read_config(recipe.model)
-        self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device)
+        self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device, timeout=patience)
         self.micro_steps = recipe.micro_steps(self.parallel.dp)
         """Rows of this rank in one optimizer step."""
         check_memory(config, recipe, self.parallel)
@@ -226,21 +238,8 @@ class Training:
 
     def _learn(self, loaded: list[Load], before: float, began: float, waited: float) -> StepMetrics | None:
         """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank."""
-        plans = [row.plan for row in loaded]
-        mine = plans if self.parallel.sp_rank == 0 else []
-        flops = training_flops(mine, self.costs, weights_learned=self.recipe.trained.language_model)
-        counts = torch.tensor(
-            [
-                sum(len(plan) for plan in mine),
-                sum(plan.supervised_count for plan in mine),
-                sum(len(plan.segments) for plan in mine),
-                flops,
-            ],
-            dtype=torch.float64,
-        )
-        dist.all_reduce(counts)
-        tokens, supervised, samples, flops = counts.tolist()
-        if supervised == 0:
+        work = self._work_of(loaded)
+        if work.supervised_tokens == 0:
             log.warning("step %d: no rank has anything to learn in its rows; they are passed over", self.step + 1)
             return None
         # The middle of the step: neither the first is without effect nor, where it falls to 0, the last.
@@ -249,40 +248,43 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         shares = (row_share(row, self.parallel) for row in loaded)
+        limit = self.recipe.optimizer.max_grad_norm
         try:
-            result = train_step(
-                self.model, self.optimizer, shares, int(supervised), max_norm=self.recipe.optimizer.max_grad_norm
-            )
+            result = train_step(self.model, self.optimizer, shares, work.supervised_tokens, max_norm=limit)
         except NotFinite as error:
             raise self._bad_step(error, loaded) from error
-        self.tokens += int(tokens)
-        seconds = time.perf_counter() - began
-        most = torch.tensor(
-            [seconds, waited, peak_memory(self.parallel.device), self._stop.is_set()], dtype=torch.float64
-        )
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-        seconds, waited, memory, stop = most.tolist()
+        self.tokens += work.tokens
+        most = [time.perf_counter() - began, waited, peak_memory(self.parallel.device), float(self._stop.is_set())]
+        seconds, waited, memory, stop = _of_all_ranks(most, dist.ReduceOp.MAX)
         self._ended = bool(stop)
-        peak = peak_flops(self.parallel.device, self.recipe.peak_tflops)
-        devices = self.parallel.world_size
+        peak, devices = peak_flops(self.parallel.device, self.recipe.peak_tflops), self.parallel.world_size
         return StepMetrics(
             step=self.step + 1,
             epoch=loaded[-1].row.epoch if self.recipe.videos else None,
             loss=result.loss,
             grad_norm=result.grad_norm,
             learning_rate=rate,
-            tokens=int(tokens),
-            supervised_tokens=int(supervised),
-            samples=int(samples),
+            tokens=work.tokens,
+            supervised_tokens=work.supervised_tokens,
+            samples=work.samples,
             total_tokens=self.tokens,
             seconds=seconds,
             data_seconds=waited,
-            tokens_per_second=tokens / seconds,
-            tokens_per_second_per_device=tokens / seconds / devices,
-            mfu=None if peak is None else flops / seconds / devices / peak,
+            tokens_per_second=work.tokens / seconds,
+            tokens_per_second_per_device=work.tokens / seconds / devices,
+            mfu=None if peak is None else work.flops / seconds / devices / peak,
             memory_bytes=int(memory),
             skipped=by_reason(self.skipped),
         )
+
+    def _work_of(self, loaded: list[Load]) -> _Work:
+        """What is in a step's rows, on all ranks; those that share a row count it once."""
+        plans = [row.plan for row in loaded] if self.parallel.sp_rank == 0 else []
+        flops = training_flops(plans, self.costs, weights_learned=self.recipe.trained.language_model)
+        tokens, supervised = sum(len(plan) for plan in plans), sum(plan.supervised_count for plan in plans)
+        samples = sum(len(row.row.examples) for row in loaded) if plans else 0
+        found = _of_all_ranks([tokens, supervised, samples, flops], dist.ReduceOp.SUM)
+        return _Work(int(found[0]), int(found[1]), int(found[2]), found[3])
 
     def _bad_step(self, error: NotFinite, loaded: list[Load]) -> BadStep:
         rows = [loaded[number] for number in error.rows] or loaded
@@ -324,6 +326,13 @@ class Training:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop.set()
+
+
+def _of_all_ranks(numbers: list[float], reduction: dist.ReduceOp.RedOpType) -> list[float]:
+    """Each number's sum or maximum."""
+    tensor = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(tensor, reduction)
+    return tensor.tolist()
 
 
 def learning_rate(wanted: Optimizer, share: float) -> float:

@@ -87,7 +87,7 @@ def add_gradients(model: LongVideoModel, rows: Iterable[RowShare], tokens: int) 
     for row in rows:
         log_probs, _ = model(row.to(model.parallel.device))
         loss = -log_probs.sum() / max(tokens, 1)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         losses.append(loss.detach())
     per_row = torch.stack(losses)
     total = per_row.sum()

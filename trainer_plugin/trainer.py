@@ -80,7 +80,7 @@ class LongVideoTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, RowShare],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
@@ -95,9 +95,9 @@ class LongVideoTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a Hugging Face folder. All ranks must call it."""
-        export_model(
-            self._long, Path(output_dir or self.args.output_dir), self.tokenizer, dtype=self._long.compute_dtype
-        )
+        folder = output_dir or self.args.output_dir
+        assert folder is not None
+        export_model(self._long, Path(folder), self.tokenizer, dtype=self._long.compute_dtype)
 
     @property
     def _long(self) -> LongVideoModel:
@@ -115,7 +115,7 @@ class LongVideoTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_tensors(Path(output_dir) / _TENSORS, self._long, self._adam)
         if dist.get_rank() == 0:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / _SCHEDULER)
+            torch.save(self._schedule.state_dict(), Path(output_dir) / _SCHEDULER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing yet: weights come with their moments, once there is an optimizer."""
@@ -123,8 +123,13 @@ class LongVideoTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER))
-        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self.lr_scheduler.last_epoch)
+        self._schedule.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER))
+        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self._schedule.last_epoch)
+
+    @property
+    def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
+        assert self.lr_scheduler is not None
+        return self.lr_scheduler
 
     @property
     def _adam(self) -> torch.optim.Optimizer:
@@ -152,5 +157,5 @@ class _Decoded(IterableDataset[Load]):
             yield from loader
 
 
-def _as_it_is(load: Load) -> Load:
+def _as_it_is(load: Any) -> Any:
     return load

@@ -8,6 +8,7 @@ shards and one tensor. What is learned becomes float32, what is frozen stays in 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -79,8 +80,7 @@ def build_model(
     Raises:
         BadInput: on every rank, when the folder's weights are not those of the model.
     """
-    weights = _weights(source, config, trained, seed) if parallel.rank == 0 else {}
-    _agree(weights)
+    weights = _agreed(_weights(source, config, trained, seed) if parallel.rank == 0 else {})
     skeleton = prepare(empty_model(config), trained)
     for parameter in skeleton.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
@@ -90,11 +90,11 @@ def build_model(
     return model.train()
 
 
-def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model without storage, and with transformers' own choice of attention."""
     plain = type(config).from_dict(config.to_dict())
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(plain)
+        model = AutoModelForImageTextToText.from_config(plain, dtype=dtype)
     model.tie_weights()
     return model
 
@@ -130,11 +130,12 @@ def _weights(source: ModelSource, config: PretrainedConfig, trained: Trained, se
         model = AutoModelForImageTextToText.from_config(config)
     else:
         try:
-            model, found = AutoModelForImageTextToText.from_pretrained(
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 _folder(source.path), config=config, dtype="auto", output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
             return f"model {source.path}: {error}"
+        model, found = loaded
         for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
             if found.get(kind):
                 few = sorted(str(key) for key in found[kind])[:3]
@@ -143,12 +144,13 @@ def _weights(source: ModelSource, config: PretrainedConfig, trained: Trained, se
     return {**dict(model.named_buffers()), **dict(model.named_parameters())}
 
 
-def _agree(weights: dict[str, Tensor] | str) -> None:
-    """Fail on all ranks with what the first rank says is wrong."""
-    problem: list[str | None] = [weights if isinstance(weights, str) else None]
+def _agreed(weights: dict[str, Tensor] | str) -> dict[str, Tensor]:
+    """The weights; fails on all ranks with what the first rank says is wrong with them."""
+    problem = [weights if isinstance(weights, str) else ""]
     dist.broadcast_object_list(problem, src=0)
-    if problem[0]:
+    if isinstance(weights, str) or problem[0]:
         raise BadInput(problem[0])
+    return weights
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.trainer_plugin.ranks import Ranks
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.parallel import start
 
@@ -12,6 +13,15 @@ def release(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("release")
     seconds = (2.0, 3.0, 1.0, 2.5)
     return release_of(folder, [numbered_film(folder, f"film{n}", length) for n, length in enumerate(seconds)])
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory):
+    """Ranks by their number; they stay for all tests."""
+    running = {world: Ranks(world, tmp_path_factory.mktemp("ranks"), timeout=240) for world in (1, 2, 3)}
+    yield running
+    for each in running.values():
+        each.stop()
 
 
 @pytest.fixture

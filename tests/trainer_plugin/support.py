@@ -3,10 +3,6 @@
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from operators.store import Store, object_path, sha256_of_file
@@ -16,6 +12,7 @@ from schemas.tables import QuestionKind, Split, Video
 from tests.operators.stages.test_shard import shard
 from tests.support.rows import make_sample, make_video
 from tests.support.videos import counting_video
+from trainer_plugin.bytes_tokenizer import bytes_tokenizer
 from trainer_plugin.examples import Grid
 
 FPS = 30
@@ -24,14 +21,7 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|video|>"]
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, and chat and video tokens."""
-    alphabet = {character: number for number, character in enumerate(sorted(ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(BPE(vocab=alphabet, merges=[]))
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = ByteLevelDecoder()
-    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|endoftext|>", additional_special_tokens=SPECIAL[1:]
-    )
+    return bytes_tokenizer(SPECIAL)
 
 
 class TinyFamily:

@@ -5,7 +5,6 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput
-from tests.trainer_plugin.parity import run_ranks
 from tests.trainer_plugin.runs import curve, recipe, whole_parameters
 from trainer_plugin.sft import Training
 
@@ -88,11 +87,11 @@ def moments_after_resume(asked) -> dict[str, torch.Tensor]:
         return found
 
 
-def test_any_number_of_ranks_reads_it(release, tmp_path):
+def test_any_number_of_ranks_reads_it(ranks, release, tmp_path):
     asked = recipe(tmp_path, release, "steps=1")
-    run_ranks(2, curve, asked, folder=tmp_path)
-    two = run_ranks(2, moments_after_resume, asked, folder=tmp_path)
-    one = run_ranks(1, moments_after_resume, asked, folder=tmp_path)
+    ranks[2].run(curve, asked)
+    two = ranks[2].run(moments_after_resume, asked)[0]
+    one = ranks[1].run(moments_after_resume, asked)[0]
     assert two.keys() == one.keys()
     assert all(torch.equal(two[name], one[name]) for name in one)
     assert any(value.abs().max() > 0 for name, value in one.items() if name.endswith("exp_avg"))

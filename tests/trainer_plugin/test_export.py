@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from tests.trainer_plugin.parity import make_samples, run_ranks
+from tests.trainer_plugin.parity import Draft, make_samples, tiny_family
 from tests.trainer_plugin.runs import model_folder, recipe, text_log_probs
 from trainer_plugin.examples import Example
 from trainer_plugin.model import RowShare
@@ -18,7 +18,7 @@ LORA = (
 
 
 def text_example() -> Example:
-    return make_samples("qwen2_5_vl", [(0, 5, 12)])[0].example
+    return make_samples(tiny_family("qwen2_5_vl"), [Draft((17,), 0.7)])[0].example
 
 
 def own_log_probs(training: Training) -> torch.Tensor:
@@ -48,11 +48,11 @@ def exported(folder) -> torch.nn.Module:
     return model.eval()
 
 
-def test_the_folder_of_a_run_from_a_folder_gives_the_same_and_has_its_files(release, tmp_path):
+def test_the_folder_of_a_run_from_a_folder_gives_the_same_and_has_its_files(ranks, release, tmp_path):
     source = model_folder(tmp_path / "source")
     (source / "preprocessor_config.json").write_text("{}")
     asked = recipe(tmp_path, release, f"model={{path: {source}}}", "steps=2", "export=model", "parallel.sp=2")
-    expected = run_ranks(2, train_and_export, asked, folder=tmp_path)
+    expected = ranks[2].run(train_and_export, asked)[0]
     found = text_log_probs(exported(tmp_path / "export"), text_example())
     assert torch.allclose(found, expected, atol=1e-5)
     before = text_log_probs(exported(source), text_example())

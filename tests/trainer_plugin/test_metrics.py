@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from tests.trainer_plugin.parity import make_samples, tiny_model
+from tests.trainer_plugin.parity import Draft, make_samples, tiny_config
 from trainer_plugin.families import family_of
 from trainer_plugin.metrics import MetricsLog, StepMetrics, by_reason, peak_flops, peak_memory, training_flops
 from trainer_plugin.plan import Costs, Layout, SequencePlan
@@ -73,14 +73,14 @@ def test_it_works_without_tensorboard_and_says_that_wandb_is_missing(tmp_path, m
 
 
 def test_flops_are_three_passes_of_six_per_weight_and_causal_pairs():
-    config = tiny_model("qwen2_5_vl").config
+    config = tiny_config("qwen2_5_vl")
     family, costs = family_of(config), Costs.of(config.get_text_config())
-    samples = make_samples("qwen2_5_vl", [(0, 5, 10), (0, 7, 3)])
+    samples = make_samples(family, [Draft((15,), 1.0), Draft((10,), 1.0)])
     plan = SequencePlan([sample.example for sample in samples], family, Layout(), costs)
-    hidden, inner, layers, vocabulary = 64, 96, 3, 200
+    hidden, inner, layers, vocabulary = 64, 96, 2, 200
     weights = layers * (hidden * (64 + 32 + 32 + 64) + 3 * hidden * inner)
     pairs = 15 * 16 / 2 + 10 * 11 / 2
-    learned = 10 + 3
+    learned = 14 + 9
     expected = 6 * weights * 25 + 6 * hidden * vocabulary * learned + 12 * layers * 64 * pairs
     assert training_flops([plan], costs) == pytest.approx(expected)
     frozen = training_flops([plan], costs, weights_learned=False)

@@ -3,18 +3,21 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
-from tests.trainer_plugin.parity import make_samples, run_ranks, tiny_model
+from tests.trainer_plugin.parity import Clip, Draft, groups, make_samples, tiny_config
 from trainer_plugin.examples import Row
 from trainer_plugin.families import family_of
 from trainer_plugin.frames import BadVideo
-from trainer_plugin.parallel import parallelize
-from trainer_plugin.plan import Costs
+from trainer_plugin.plan import Costs, Layout
 from trainer_plugin.rows import Load, plan_row, row_share, without_failed
+
+WORDS = (3 + 4 + 2 - 1, 2 + 5 + 2 - 1, 2 + 3 + 2 - 1, 8 - 1)
+"""What the samples teach: words and a video's two markers, but not the first word."""
 
 
 def loads_of(parallel, family, costs) -> list[Load]:
     """Two rows of two samples; of the second row's first sample, the last rank could not decode what it should have."""
-    samples = make_samples("qwen2_5_vl", [(2, 3, 4), (1, 2, 5), (3, 2, 3), (0, 4, 4)])
+    drafts = [(3, Clip(2), 4), (2, Clip(1), 5), (2, Clip(3), 3), (8,)]
+    samples = make_samples(family, [Draft(pieces, 1.0, number) for number, pieces in enumerate(drafts)])
     loads = []
     for number in range(2):
         row = Row(tuple(sample.example for sample in samples[2 * number : 2 * number + 2]), 0)
@@ -28,9 +31,9 @@ def loads_of(parallel, family, costs) -> list[Load]:
 
 
 def agreed(sp: int) -> tuple[list[int], dict[str, str], list[int], bool]:
-    config = tiny_model("qwen2_5_vl").config
+    config = tiny_config("qwen2_5_vl")
     family, costs = family_of(config), Costs.of(config.get_text_config())
-    parallel = parallelize(sp, config.get_text_config(), torch.device("cpu"))
+    parallel = groups(Layout(sp))
     loads = loads_of(parallel, family, costs)
     kept, reasons = without_failed(loads, family, parallel, costs)
     counts = [load.plan.supervised_count for load in kept]
@@ -41,16 +44,16 @@ def agreed(sp: int) -> tuple[list[int], dict[str, str], list[int], bool]:
     return counts, reasons, learned, same_frames
 
 
-def test_what_one_rank_of_a_group_could_not_decode_is_learned_by_none(tmp_path):
-    counts, reasons, learned, same_frames = run_ranks(2, agreed, 2, folder=tmp_path)
-    assert counts == [4 + 5, 4]
+def test_what_one_rank_of_a_group_could_not_decode_is_learned_by_none(ranks):
+    counts, reasons, learned, same_frames = ranks[2].run(agreed, 2)[0]
+    assert counts == [WORDS[0] + WORDS[1], WORDS[3]]
     assert learned == counts
     assert reasons == {"s2": "damaged"}
     assert same_frames
 
 
-def test_other_groups_learn_theirs_but_know_of_it(tmp_path):
-    counts, reasons, learned, _ = run_ranks(2, agreed, 1, folder=tmp_path)
-    assert counts == [9, 3 + 4]
+def test_other_groups_learn_theirs_but_know_of_it(ranks):
+    counts, reasons, learned, _ = ranks[2].run(agreed, 1)[0]
+    assert counts == [WORDS[0] + WORDS[1], WORDS[2] + WORDS[3]]
     assert reasons == {"s2": "damaged"}
-    assert learned == [18, 7 + 4]
+    assert learned == [2 * (WORDS[0] + WORDS[1]), WORDS[2] + 2 * WORDS[3]]

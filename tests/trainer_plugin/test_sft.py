@@ -13,7 +13,6 @@ from transformers import AutoModelForImageTextToText
 
 from schemas.config import Media
 from schemas.errors import BadInput
-from tests.trainer_plugin.parity import run_ranks
 from tests.trainer_plugin.runs import SETTINGS, curve, recipe, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.families import family_of
@@ -57,13 +56,13 @@ def test_a_run_goes_on_bit_by_bit_in_the_middle_of_an_epoch_with_other_workers(a
     assert losses[0] == losses[1]
 
 
-def test_the_curve_does_not_depend_on_ranks_also_across_a_resume(release, tmp_path):
-    one = run_ranks(1, curve, recipe(tmp_path / "one", release, "steps=3"), folder=tmp_path)
+def test_the_curve_does_not_depend_on_ranks_also_across_a_resume(ranks, release, tmp_path):
+    one = ranks[1].run(curve, recipe(tmp_path / "one", release, "steps=3"))[0]
     sp = recipe(tmp_path / "sp", release, "steps=3", "parallel.sp=2")
-    assert run_ranks(2, curve, sp, folder=tmp_path) == pytest.approx(one, rel=1e-4)
+    assert ranks[2].run(curve, sp)[0] == pytest.approx(one, rel=1e-4)
     dp = recipe(tmp_path / "dp", release, "steps=3")
-    run_ranks(1, parameters_after, dp, 1, folder=tmp_path)
-    assert run_ranks(2, curve, dp, folder=tmp_path) == pytest.approx(one[1:], rel=1e-4)
+    ranks[1].run(parameters_after, dp, 1)
+    assert ranks[2].run(curve, dp)[0] == pytest.approx(one[1:], rel=1e-4)
 
 
 def test_epochs_end_when_every_sample_was_seen(alone, release, tmp_path):

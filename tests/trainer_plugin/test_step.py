@@ -2,33 +2,39 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.trainer_plugin.parity import make_samples, run_ranks, tiny_model
-from trainer_plugin.model import LongVideoModel, RowShare, RunOptions, shard_parameters
-from trainer_plugin.parallel import parallelize
-from trainer_plugin.plan import Costs, Layout, SequencePlan
+from tests.trainer_plugin.parity import (
+    OPTIONS,
+    Clip,
+    Draft,
+    count_learned,
+    groups,
+    make_samples,
+    plan_of,
+    share_pixels,
+    tiny_family,
+    tiny_model,
+)
+from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
+from trainer_plugin.plan import Layout
 from trainer_plugin.step import NotFinite, adamw, gradient_norm, supervised_tokens, train_step, trained_parameters
 
-LENGTHS = ((2, 3, 9), (0, 4, 30), (3, 2, 5), (1, 6, 17))
+DRAFTS = (Draft((3, Clip(2), 9)), Draft((34,), seed=1), Draft((2, Clip(3), 5), seed=2), Draft((6, Clip(1), 17), seed=3))
 
 
 def sharded(layout: Layout) -> LongVideoModel:
-    inner = tiny_model("qwen3_vl")
-    parallel = parallelize(layout.size, inner.config.get_text_config(), torch.device("cpu"), layout)
-    return shard_parameters(LongVideoModel(inner, parallel, RunOptions(vision_patches=24)), compute=None).train()
+    parallel = groups(layout)
+    return shard_parameters(LongVideoModel(tiny_model("qwen3_vl"), parallel, OPTIONS), compute=None).train()
 
 
 def rows_of(model: LongVideoModel, micro_steps: int) -> list[RowShare]:
     """The four samples dealt out over so many rows of each data-parallel rank."""
-    parallel, step = model.parallel, model.family.temporal_patch
-    samples = make_samples("qwen3_vl", LENGTHS)
+    parallel = model.parallel
+    samples = make_samples(model.family, DRAFTS)
     rows = []
     for number in range(micro_steps):
         mine = samples[number * parallel.dp + parallel.dp_rank :: micro_steps * parallel.dp]
-        costs = Costs.of(model.model.config.get_text_config())
-        share = SequencePlan([s.example for s in mine], model.family, parallel.layout, costs).share(parallel.sp_rank)
-        videos = [frames for sample in mine for frames in sample.frames]
-        pixels = tuple(videos[part.video][part.first * step : part.end * step] for part in share.frames)
-        rows.append(RowShare(share, pixels))
+        share = plan_of(model, mine).share(parallel.sp_rank)
+        rows.append(RowShare(share, share_pixels(model.family, share, mine)))
     return rows
 
 
@@ -42,11 +48,11 @@ def curve(layout: Layout, micro_steps: int, steps: int = 5) -> list[float]:
     return [number for result in found for number in (result.loss, result.grad_norm)]
 
 
-def test_the_curve_depends_neither_on_ranks_nor_on_accumulation_and_falls(tmp_path):
-    alone = run_ranks(1, curve, Layout(), 1, folder=tmp_path)
+def test_the_curve_depends_neither_on_ranks_nor_on_accumulation_and_falls(ranks):
+    alone = ranks[1].run(curve, Layout(), 1)[0]
     assert alone[-2] < 0.85 * alone[0]
-    for layout, world, micro_steps in [(Layout(), 1, 4), (Layout(2, 1), 2, 2), (Layout(1, 2), 4, 1)]:
-        assert run_ranks(world, curve, layout, micro_steps, folder=tmp_path) == pytest.approx(alone, rel=1e-4)
+    for layout, world, micro_steps in [(Layout(), 1, 4), (Layout(), 2, 1), (Layout(2, 1), 2, 2), (Layout(1, 3), 3, 1)]:
+        assert ranks[world].run(curve, layout, micro_steps)[0] == pytest.approx(alone, rel=1e-4)
 
 
 def norms() -> tuple[float, float, float]:
@@ -61,10 +67,10 @@ def norms() -> tuple[float, float, float]:
     return float(norm), float(torch.cat(whole).norm()), tokens
 
 
-def test_the_norm_is_of_the_whole_gradient(tmp_path):
-    found, expected, tokens = run_ranks(2, norms, folder=tmp_path)
+def test_the_norm_is_of_the_whole_gradient(ranks):
+    found, expected, tokens = ranks[2].run(norms)[0]
     assert found == pytest.approx(expected, rel=1e-5)
-    assert tokens == sum(after for _, _, after in LENGTHS[:1]) + sum(after for _, _, after in LENGTHS[1:])
+    assert tokens == count_learned(make_samples(tiny_family("qwen3_vl"), DRAFTS))
 
 
 def moved(max_norm: float | None) -> tuple[float, float]:
@@ -78,9 +84,9 @@ def moved(max_norm: float | None) -> tuple[float, float]:
     return float((after - before).norm()), result.grad_norm
 
 
-def test_clipping_scales_down_to_the_norm_and_never_up(tmp_path):
+def test_clipping_scales_down_to_the_norm_and_never_up(ranks):
     for max_norm in (None, 0.01, 1e6):
-        distance, norm = run_ranks(1, moved, max_norm, folder=tmp_path)
+        distance, norm = ranks[1].run(moved, max_norm)[0]
         assert norm > 1
         assert distance == pytest.approx(min(norm, max_norm or norm), rel=1e-3)
 
@@ -100,8 +106,8 @@ def not_finite() -> tuple[tuple[int, ...], bool, bool]:
     return raised.value.rows, same, all(p.grad is None for p in model.parameters())
 
 
-def test_what_is_not_finite_changes_nothing_and_names_the_row(tmp_path):
-    assert run_ranks(2, not_finite, folder=tmp_path) == ((1,), True, True)
+def test_what_is_not_finite_changes_nothing_and_names_the_row(ranks):
+    assert ranks[2].run(not_finite)[0] == ((1,), True, True)
 
 
 def test_only_what_is_learned_is_optimised_and_only_matrices_decay():

@@ -6,7 +6,6 @@ import torch
 from transformers import TrainingArguments
 
 from schemas.errors import BadInput
-from tests.trainer_plugin.parity import run_ranks
 from tests.trainer_plugin.runs import curve, model_folder, recipe
 from trainer_plugin.batches import RowStream
 from trainer_plugin.dataset import ReleaseDataset
@@ -61,11 +60,11 @@ def trainer_curve(asked: Recipe, folder, steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize(("world", "sp"), [(1, 1), (2, 2), (2, 1)])
-def test_the_curve_is_the_recipes_own(release, tmp_path, world, sp):
+def test_the_curve_is_the_recipes_own(ranks, release, tmp_path, world, sp):
     settings = ("steps=4", "optimizer.warmup=0", f"parallel.sp={sp}")
     asked = recipe(tmp_path / "own", release, *settings)
-    expected = run_ranks(1, curve, recipe(tmp_path / "own", release, *settings[:2]), folder=tmp_path)
-    found = run_ranks(world, trainer_curve, asked, tmp_path / "trainer", 4, folder=tmp_path)
+    expected = ranks[1].run(curve, recipe(tmp_path / "own", release, *settings[:2]))[0]
+    found = ranks[world].run(trainer_curve, asked, tmp_path / "trainer", 4)[0]
     assert found[::2] == pytest.approx(expected, rel=2e-4)
     assert found[-2] < 0.95 * found[0]
 
