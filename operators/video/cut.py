@@ -257,6 +257,8 @@ class Cutter:
         run_ffmpeg(ffmpeg.output(picture, file_url(target), **encoding), _timeout_seconds(part.frames))
         with open_video(target) as (container, stream):
             packets = [packet for packet in container.demux(stream) if packet.size]
+            if len(packets) != len(part.frames.times_us):
+                raise CutError(f"{self._video.path.name}: {len(packets)} of {len(part.frames.times_us)} frames encoded")
             ranks = list(range(part.first, part.first + len(packets)))
             return _Edge(Coded(packets, ranks), bytes(stream.codec_context.extradata or b""))
 
