@@ -71,6 +71,7 @@ def test_what_the_form_sends_is_what_the_build_gets(values):
         values[f"split.{name}_seconds"] = length
     assume(lengths[2] >= 1.5 * lengths[0] and lengths[1] <= 120 and lengths[0] >= 0.5)
     values["split.detector"] = "content" if values["split.threshold"] >= 10 else "adaptive"
+    assume((values["split.decode"], values["shard.media"]) != ("key_frames", "proxy"))
     for name, param in PARAMS.items():
         copy.copy(param).resolve(values[name])  # resolving changes a Param
     got = leaves(config_from_params(values).model_dump(mode="json"))

@@ -20,7 +20,7 @@ def test_settings_win_over_the_file_and_arguments_over_both(tmp_path):
         (["split.clip_second=9"], "split.clip_second: no such field; did you mean 'clip_seconds'?"),
         (["split.clip_seconds=fast"], "split.clip_seconds: .*got 'fast'"),
         (["split.min_seconds=11"], r"split: .*min_seconds \(11.0\) <= clip_seconds \(10.0\)"),
-        (["split.detector=content"], "split: .*threshold 3.0 does not suit detector content"),
+        (["split.detector=content", "split.threshold=3"], "split: .*threshold 3.0 does not suit detector content"),
         (["split.mode=shot"], "split.mode: .*'shots' or 'fixed'"),
         (["name=Bad Name"], "name: .*got 'Bad Name'"),
         (["clip_seconds"], "expected section.field=value"),
