@@ -16,6 +16,7 @@ from operators.release.card import dataset_card, features, field_table, render_c
 from operators.report.collect import collect
 from operators.runs import RunFolder
 from schemas.arrow import arrow_schema
+from schemas.config import Media
 from schemas.run import Release
 from schemas.sample import Sample, WebDatasetRecord
 
@@ -98,6 +99,17 @@ def test_counts_models_and_floors_are_stated(manifest, numbers):
         assert re.search(rf"^\| {split} \| {count:,} \| {manifest.videos[split]:,} \|", card, re.MULTILINE)
     assert "| target | target-7b, sees frames |" in card
     assert all(floor.name in card for floor in numbers.floors)
+
+
+@pytest.mark.parametrize(
+    "media, said", [("original", "the video."), ("proxy", "the video in little: two frames a second")]
+)
+def test_what_stands_beside_a_record_is_told(manifest, numbers, media, said):
+    run = numbers.run
+    config = run.config.model_copy(update={"shard": run.config.shard.model_copy(update={"media": Media(media)})})
+    card = render_card(manifest, replace(numbers, run=run.model_copy(update={"config": config})))
+    assert f"`{{video_id}}.mp4`, {said}" in card
+    assert any("mp4" in str(each) for each in front_matter(card)["dataset_info"][1]["features"])
 
 
 def test_its_code_for_datasets_runs(release, manifest):
