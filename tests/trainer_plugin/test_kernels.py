@@ -11,9 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionConfig, Qwen3VLVisionModel
-from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionConfig, SmolVLMVisionTransformer
 
+from tests.trainer_plugin.parity import tiny_model
 from tests.trainer_plugin.test_head import GPU, Largest
 from trainer_plugin import kernels
 from trainer_plugin.kernels import VISION_ATTENTION, Block, Kernel, attend, plan_calls, register, varlen_attention
@@ -331,27 +330,23 @@ class TestVision:
 
     def test_a_qwen_tower_takes_it_for_all_frames_at_once(self):
         register()
-        torch.manual_seed(0)
-        size = {"hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 32, "depth": 2}
-        config = Qwen3VLVisionConfig(**size, patch_size=4, num_position_embeddings=16, deepstack_visual_indexes=[0])
-        tower = Qwen3VLVisionModel(config)
-        patches, grid = torch.randn(3 * 4 * 6, 3 * 2 * 4 * 4), torch.tensor([[3, 4, 6]])
+        model, grid = tiny_model("qwen3_vl"), torch.tensor([[3, 4, 6]])
+        patches = torch.randn(3 * 4 * 6, 3 * 2 * 16 * 16)
         found = {}
         for name in ("sdpa", VISION_ATTENTION):
-            tower.set_attn_implementation(name)
-            found[name] = tower(patches, grid_thw=grid).pooler_output
+            model.set_attn_implementation({"vision_config": name})
+            found[name] = model.model.visual(patches, grid_thw=grid).pooler_output
         torch.testing.assert_close(found[VISION_ATTENTION], found["sdpa"])
 
     def test_padding_reaches_it_in_a_smolvlm_tower(self):
         register()
-        torch.manual_seed(0)
-        size = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 2}
-        tower = SmolVLMVisionTransformer(SmolVLMVisionConfig(**size, image_size=16, patch_size=4))
-        images, mask = torch.randn(2, 3, 16, 16), torch.ones(2, 4, 4, dtype=torch.bool)
-        mask[1, 2:] = False
+        model = tiny_model("smolvlm")
+        tower = model.model.vision_model
+        images, mask = torch.randn(2, 3, 32, 32), torch.ones(2, 8, 8, dtype=torch.bool)
+        mask[1, 4:] = False
         found = {}
         for name in ("sdpa", VISION_ATTENTION):
-            tower.set_attn_implementation(name)
+            model.set_attn_implementation({"vision_config": name})
             found[name] = tower(images, patch_attention_mask=mask).last_hidden_state
         torch.testing.assert_close(found[VISION_ATTENTION], found["sdpa"])
         whole = tower(images).last_hidden_state
