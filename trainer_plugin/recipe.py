@@ -195,6 +195,8 @@ class Recipe(Model):
     """What the model computes in. Learned weights and their gradients are float32 in any case."""
     kernel: Kernel = Kernel.AUTO
     head: Head = Head.CHUNKED
+    compile: bool = True
+    """On a GPU, fuse with torch.compile what is no matrix product."""
     seed: int = 0
     checkpoints: Checkpoints = Checkpoints()
     export: Export = Export.MODEL

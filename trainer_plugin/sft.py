@@ -102,6 +102,7 @@ class Training:
                 keep_attention=memory.keep_attention,
                 vision_patches=memory.vision_patches,
                 offload=memory.offload_activations,
+                compile=recipe.compile,
             ),
             offload=memory.offload_parameters,
             seed=recipe.seed,
