@@ -10,13 +10,13 @@ from scenedetect.common import Timecode
 from operators.video.measures import FrameMeasures, analysis_size, reduced
 from operators.video.packets import decode, open_video
 from operators.video.probe import probe
-from operators.video.shots import SHORTEST_SHOT_SECONDS, ShotDetector
+from operators.video.shots import SHORTEST_SHOT_US, ShotDetector
 from schemas.config import Detector
 from tests.support.videos import shots_video
 
 PYSCENEDETECT = {
-    Detector.ADAPTIVE: lambda: AdaptiveDetector(adaptive_threshold=3.0, min_scene_len=SHORTEST_SHOT_SECONDS),
-    Detector.CONTENT: lambda: ContentDetector(threshold=27.0, min_scene_len=SHORTEST_SHOT_SECONDS),
+    Detector.ADAPTIVE: lambda: AdaptiveDetector(adaptive_threshold=3.0, min_scene_len=SHORTEST_SHOT_US / 1e6),
+    Detector.CONTENT: lambda: ContentDetector(threshold=27.0, min_scene_len=SHORTEST_SHOT_US / 1e6),
 }
 THRESHOLDS = {Detector.ADAPTIVE: 3.0, Detector.CONTENT: 27.0}
 
@@ -31,9 +31,8 @@ def found_by_pyscenedetect(detector, times_us, pictures):
 
 def found_by_scores(detector, times_us, pictures):
     measures = FrameMeasures()
-    for time_us, bgr in zip(times_us, pictures, strict=True):
-        measures.add(time_us, bgr, 0)
-    shots = ShotDetector(detector, THRESHOLDS[detector], 25.0)
+    measures.add(times_us, np.stack(pictures), 0)
+    shots = ShotDetector(detector, THRESHOLDS[detector])
     for time_us, score in zip(measures.times_us, measures.score, strict=True):
         shots.add(time_us, score)
     return shots.starts()
@@ -67,4 +66,4 @@ def test_shots_of_a_film_are_those_of_pyscenedetect(tmp_path, detector):
 
 
 def test_nothing_has_one_shot():
-    assert ShotDetector(Detector.ADAPTIVE, 3.0, 25.0).starts() == (0,)
+    assert ShotDetector(Detector.ADAPTIVE, 3.0).starts() == (0,)
