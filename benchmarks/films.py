@@ -1,6 +1,6 @@
-"""The films that are measured: moving patterns under noise with a cut every five seconds, at bit rates usual on the web.
+"""The films that are measured: moving patterns under noise, cut every five seconds, at bit rates usual on the web.
 
-Half a minute is encoded and repeated without encoding as often as wanted: a two-hour film costs no more than a short one.
+Half a minute is encoded, and repeated without encoding as often as wanted: two hours cost no more than a minute.
 """
 
 from __future__ import annotations

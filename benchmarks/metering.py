@@ -1,7 +1,7 @@
 """What work costs: CPU seconds in this process and those it started, and memory in a process of its own.
 
-CPU seconds, not seconds on the clock: the machine may be shared. Even so a busy neighbour costs cache and clock rate, so
-what is compared runs in turns, several times, and the least of each counts.
+CPU seconds, not seconds on the clock: the machine may be shared. Even so a busy neighbour costs cache and clock rate,
+so what is compared runs in turns, several times, and the least of each counts.
 """
 
 from __future__ import annotations

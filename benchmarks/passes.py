@@ -8,7 +8,7 @@ from av.video.frame import VideoFrame
 
 from operators.video.analysis import Sampling, analyse
 from operators.video.colour import matrix, to_yuv420
-from operators.video.key_frames import propose, refine
+from operators.video.key_frames import analyse_key_frames, propose
 from operators.video.probe import probe
 from operators.video.proxy import FPS, proxy_size
 from schemas.config import Detector
@@ -34,6 +34,5 @@ def key_frames(path: Path) -> None:
 
 
 def key_frames_refined(path: Path) -> None:
-    """The same, and the frames with which shots begin."""
-    video = probe(path)
-    refine(video, propose(video), Detector.ADAPTIVE, THRESHOLD)
+    """The same, the frames with which shots begin, and those of the perceptual hash."""
+    analyse_key_frames(probe(path), Detector.ADAPTIVE, THRESHOLD)

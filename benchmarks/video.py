@@ -36,7 +36,7 @@ def main() -> None:
     arguments = _arguments()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.films or Path(scratch)
-        for look in LOOKS[: arguments.looks]:
+        for look in (LOOKS[number] for number in arguments.looks):
             path = film(folder, look, arguments.seconds)
             _report(look, least_cpu_seconds(_rows(path, Path(scratch)), arguments.repeats))
             for reader in READERS:
@@ -110,7 +110,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--films", type=Path, help="folder that keeps the rendered films")
     parser.add_argument("--seconds", type=int, default=60, help="length of each film, a multiple of 30")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--looks", type=int, default=len(LOOKS), help="measure only the first so many films")
+    parser.add_argument("--looks", type=int, nargs="+", default=range(len(LOOKS)), help="numbers of the films")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="Python that has the other readers")
     return parser.parse_args()
 

@@ -213,16 +213,14 @@ class _Look:
         self._video, self._samplings, self._tiny = video, samplings, tiny
 
     def __call__(self, frames: Iterator[TimedFrame]) -> _Span:
-        measurer = Measurer(self._video)
         sampled: list[list[TimedFrame]] = [[] for _ in self._samplings]
         tiny: list[Picture] = []
+        measurer = Measurer(self._video, (lambda picture: tiny.append(_tiny(picture))) if self._tiny else None)
         for time_us, frame in frames:
             for sampling, taken in zip(self._samplings, sampled, strict=True):
                 if not taken or sampling.cell(time_us) > sampling.cell(taken[-1][0]):
                     taken.append((time_us, sampling.reduce(frame)))
-            small = measurer.add(time_us, frame)
-            if self._tiny:
-                tiny.append(_tiny(small))
+            measurer.add(time_us, frame)
         return _Span(measurer.finish(), sampled, tiny)
 
 

@@ -11,7 +11,7 @@ a call of OpenCV or numpy costs about as much as what it does.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -35,7 +35,7 @@ HASH_BYTES, HISTOGRAM_BINS = 8, 27
 LOOK_BYTES = HASH_BYTES + HISTOGRAM_BINS
 
 GROUP = 16
-"""Pictures that are measured at once: with what is made of them they take 1.5 MB, so that they stay in a core's cache."""
+"""Pictures that are measured at once; with what is made of them they take 2 MB."""
 
 _LOOK_SHRINK = 4
 _LEVELS = 3
@@ -109,23 +109,24 @@ class FrameMeasures:
 
 
 class Measurer:
-    """Takes decoded frames one by one, keeps their small pictures only, and measures these in groups."""
+    """Takes decoded frames one by one, keeps their small pictures only, and measures these in groups.
 
-    def __init__(self, video: VideoProbe) -> None:
-        self._rotation = video.rotation
-        self._width, self._height = analysis_size(video)
+    Args:
+        show: told each small picture, BGR, in order.
+    """
+
+    def __init__(self, video: VideoProbe, show: Callable[[Picture], None] | None = None) -> None:
+        self._rotation, self._show = video.rotation, show
+        self._pictures = SmallPictures(*analysis_size(video))
         self._measures = FrameMeasures()
         self._times_us: list[int] = []
-        self._pictures = np.empty((GROUP, self._height, self._width, 3), dtype=np.uint8)
 
-    def add(self, time_us: int, frame: VideoFrame) -> Picture:
-        """The frame that follows. Returns its small picture, BGR, which holds until the next call."""
+    def add(self, time_us: int, frame: VideoFrame) -> None:
+        """The frame that follows."""
+        self._pictures.put(len(self._times_us), frame)
+        self._times_us.append(time_us)
         if len(self._times_us) == GROUP:
             self._measure()
-        picture = self._pictures[len(self._times_us)]
-        picture[:] = reduced(frame, self._width, self._height)
-        self._times_us.append(time_us)
-        return picture
 
     def finish(self) -> FrameMeasures:
         """The measures of all frames. To be asked once, after the last frame."""
@@ -134,8 +135,44 @@ class Measurer:
         return self._measures
 
     def _measure(self) -> None:
-        self._measures.add(self._times_us, self._pictures[: len(self._times_us)], self._rotation)
+        pictures = self._pictures.bgr()[: len(self._times_us)]
+        self._measures.add(self._times_us, pictures, self._rotation)
+        if self._show is not None:
+            for picture in pictures:
+                self._show(picture)
         self._times_us.clear()
+
+
+class SmallPictures:
+    """A group of frames made small, in one (even) size, by averaging areas.
+
+    Each is reduced plane by plane, which costs a quarter of libswscale's way; frames that are not of the usual pixel
+    format go that way. One above another their planes are an I420 picture themselves, converted at once. As in
+    libswscale, colours are taken for BT.601's.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self._width, self._height = width, height
+        self._i420 = np.zeros((GROUP * height * 3 // 2, width), dtype=np.uint8)
+        luma, chroma = self._i420[: GROUP * height], self._i420[GROUP * height :]
+        self._luma = luma.reshape(GROUP, height, width)
+        self._chroma = chroma.reshape(2, GROUP, height // 2, width // 2)
+
+    def put(self, number: int, frame: VideoFrame) -> None:
+        """Reduce a frame to the group's picture `number`."""
+        if frame.format.name != "yuv420p" or frame.color_range == ColorRange.JPEG:
+            frame = frame.reformat(
+                self._width, self._height, "yuv420p", dst_color_range=ColorRange.MPEG, interpolation="AREA"
+            )
+        luma, blue, red = planes(frame)
+        shrink(luma, self._luma[number])
+        shrink(blue, self._chroma[0, number])
+        shrink(red, self._chroma[1, number])
+
+    def bgr(self) -> Picture:
+        """All pictures of the group, shape [GROUP, height, width, 3]; those not put are of an earlier group."""
+        tall = cv2.cvtColor(self._i420, cv2.COLOR_YUV2BGR_I420)
+        return np.asarray(tall, dtype=np.uint8).reshape(GROUP, self._height, self._width, 3)
 
 
 def difference(before: Seen, after: Seen) -> tuple[float, float]:
@@ -153,21 +190,6 @@ def analysis_size(video: VideoProbe) -> tuple[int, int]:
     return (height, width) if video.rotation in (90, 270) else (width, height)
 
 
-def reduced(frame: VideoFrame, width: int, height: int) -> Picture:
-    """The frame as BGR in this (even) size, by averaging areas. Shape [height, width, 3].
-
-    The usual pixel format is reduced plane by plane before it is converted, which costs a quarter of libswscale's way.
-    As there, colours are taken for BT.601's.
-    """
-    if frame.format.name != "yuv420p" or frame.color_range == ColorRange.JPEG:
-        small = frame.reformat(width=width, height=height, format="bgr24", interpolation="AREA")
-        return np.asarray(small.to_ndarray(), dtype=np.uint8)
-    luma, *chroma = planes(frame)
-    small_planes = [shrunk(luma, width, height), *(shrunk(plane, width // 2, height // 2) for plane in chroma)]
-    packed = np.concatenate([plane.ravel() for plane in small_planes]).reshape(height * 3 // 2, width)
-    return np.asarray(cv2.cvtColor(packed, cv2.COLOR_YUV2BGR_I420), dtype=np.uint8)
-
-
 def planes(frame: VideoFrame) -> list[Picture]:
     """The planes of a planar frame without what fills up their lines, shapes [height, width * bytes of a sample]."""
     sample_bytes = -(-frame.format.components[0].bits // 8)
@@ -179,18 +201,24 @@ def planes(frame: VideoFrame) -> list[Picture]:
     ]
 
 
-def shrunk(picture: Picture, width: int, height: int) -> Picture:
-    """Reduced by averaging areas: halved as often as possible, as OpenCV is fast at that and slow at other factors.
+def shrink(picture: Picture, small: Picture) -> None:
+    """Reduce a picture into another's place by averaging areas.
 
-    Halving leaves out an odd last row or column.
+    Halved as often as possible, as OpenCV is fast at that and slow at other factors. Halving leaves out an odd last row
+    or column.
     """
+    height, width = small.shape[:2]
     while picture.shape[0] >= 2 * height and picture.shape[1] >= 2 * width:
         half_height, half_width = picture.shape[0] // 2, picture.shape[1] // 2
         even = picture[: 2 * half_height, : 2 * half_width]
+        if (half_height, half_width) == (height, width):
+            cv2.resize(even, (width, height), small, interpolation=cv2.INTER_AREA)
+            return
         picture = np.asarray(cv2.resize(even, (half_width, half_height), interpolation=cv2.INTER_AREA), np.uint8)
-    if picture.shape[:2] == (height, width):
-        return picture
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    if picture.shape == small.shape:
+        small[:] = picture
+    else:
+        cv2.resize(picture, (width, height), small, interpolation=cv2.INTER_AREA)
 
 
 def looks(pictures: Picture, rotation: int) -> Picture:
@@ -200,8 +228,9 @@ def looks(pictures: Picture, rotation: int) -> Picture:
     to 9x8, is each pixel darker than its right neighbour? Then a histogram of 3x3x3 colours, 255 being all pixels.
     """
     frames, height, width = pictures.shape[:3]
-    size = max(1, width // _LOOK_SHRINK), max(1, height // _LOOK_SHRINK)
-    tiny = np.stack([shrunk(picture, *size) for picture in pictures])
+    tiny = np.empty((frames, max(1, height // _LOOK_SHRINK), max(1, width // _LOOK_SHRINK), 3), dtype=np.uint8)
+    for picture, small in zip(pictures, tiny, strict=True):
+        shrink(picture, small)
     upright = np.ascontiguousarray(np.rot90(_converted(tiny, cv2.COLOR_BGR2GRAY), k=-rotation // 90, axes=(1, 2)))
     rows = np.stack([cv2.resize(picture, (9, 8), interpolation=cv2.INTER_AREA) for picture in upright])
     hashes = np.packbits((rows[:, :, :-1] < rows[:, :, 1:]).reshape(frames, -1), axis=1)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
 from scenedetect.common import Timecode
 
-from operators.video.measures import FrameMeasures, analysis_size, reduced
+from operators.video.measures import FrameMeasures, Measurer
 from operators.video.packets import decode, open_video
 from operators.video.probe import probe
 from operators.video.shots import SHORTEST_SHOT_US, ShotDetector
@@ -59,7 +59,11 @@ def test_shots_of_a_film_are_those_of_pyscenedetect(tmp_path, detector):
     with open_video(video.path) as (container, stream):
         decoded = list(decode(container, stream, video.index.timeline))
     times_us = [time_us for time_us, _ in decoded]
-    pictures = [reduced(frame, *analysis_size(video)) for _, frame in decoded]
+    pictures = []
+    measurer = Measurer(video, lambda picture: pictures.append(picture.copy()))
+    for time_us, frame in decoded:
+        measurer.add(time_us, frame)
+    measurer.finish()
     expected = found_by_pyscenedetect(detector, times_us, pictures)
     assert len(expected) >= 3
     assert found_by_scores(detector, times_us, pictures) == expected
