@@ -37,7 +37,6 @@ LOOK_BYTES = HASH_BYTES + HISTOGRAM_BINS
 GROUP = 16
 """Pictures that are measured at once; with what is made of them they take 2 MB."""
 
-_LOOK_SHRINK = 4
 _LEVELS = 3
 _LEVEL_WEIGHTS = np.array([[_LEVELS**2, _LEVELS, 1]], dtype=np.float32)
 
@@ -146,9 +145,9 @@ class Measurer:
 class SmallPictures:
     """A group of frames made small, in one (even) size, by averaging areas.
 
-    Each is reduced plane by plane, which costs a quarter of libswscale's way; frames that are not of the usual pixel
-    format go that way. One above another their planes are an I420 picture themselves, converted at once. As in
-    libswscale, colours are taken for BT.601's.
+    Frames of the usual pixel format are reduced plane by plane, which costs a quarter of libswscale's way. One above
+    another their planes are an I420 picture themselves, which is converted at once. As in libswscale, colours are taken
+    for BT.601's.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -157,22 +156,27 @@ class SmallPictures:
         luma, chroma = self._i420[: GROUP * height], self._i420[GROUP * height :]
         self._luma = luma.reshape(GROUP, height, width)
         self._chroma = chroma.reshape(2, GROUP, height // 2, width // 2)
+        self._unusual: dict[int, Picture] = {}
 
     def put(self, number: int, frame: VideoFrame) -> None:
         """Reduce a frame to the group's picture `number`."""
         if frame.format.name != "yuv420p" or frame.color_range == ColorRange.JPEG:
-            frame = frame.reformat(
-                self._width, self._height, "yuv420p", dst_color_range=ColorRange.MPEG, interpolation="AREA"
-            )
+            small = frame.reformat(self._width, self._height, "bgr24", interpolation="AREA")
+            self._unusual[number] = np.asarray(small.to_ndarray(), dtype=np.uint8)
+            return
         luma, blue, red = planes(frame)
         shrink(luma, self._luma[number])
         shrink(blue, self._chroma[0, number])
         shrink(red, self._chroma[1, number])
 
     def bgr(self) -> Picture:
-        """All pictures of the group, shape [GROUP, height, width, 3]; those not put are of an earlier group."""
+        """All pictures that were put since the last call, shape [GROUP, height, width, 3]; others are any."""
         tall = cv2.cvtColor(self._i420, cv2.COLOR_YUV2BGR_I420)
-        return np.asarray(tall, dtype=np.uint8).reshape(GROUP, self._height, self._width, 3)
+        pictures: Picture = np.asarray(tall, dtype=np.uint8).reshape(GROUP, self._height, self._width, 3)
+        for number, picture in self._unusual.items():
+            pictures[number] = picture
+        self._unusual.clear()
+        return pictures
 
 
 def difference(before: Seen, after: Seen) -> tuple[float, float]:
@@ -227,10 +231,8 @@ def looks(pictures: Picture, rotation: int) -> Picture:
     First eight bytes of difference hash (dHash: N. Krawetz, "Kind of Like That", 2013): of the upright picture reduced
     to 9x8, is each pixel darker than its right neighbour? Then a histogram of 3x3x3 colours, 255 being all pixels.
     """
-    frames, height, width = pictures.shape[:3]
-    tiny = np.empty((frames, max(1, height // _LOOK_SHRINK), max(1, width // _LOOK_SHRINK), 3), dtype=np.uint8)
-    for picture, small in zip(pictures, tiny, strict=True):
-        shrink(picture, small)
+    frames = len(pictures)
+    tiny = _halved(_halved(pictures))
     upright = np.ascontiguousarray(np.rot90(_converted(tiny, cv2.COLOR_BGR2GRAY), k=-rotation // 90, axes=(1, 2)))
     rows = np.stack([cv2.resize(picture, (9, 8), interpolation=cv2.INTER_AREA) for picture in upright])
     hashes = np.packbits((rows[:, :, :-1] < rows[:, :, 1:]).reshape(frames, -1), axis=1)
@@ -251,6 +253,15 @@ def unlikeness(looks: Picture, others: Picture) -> NDArray[np.float64]:
     colours = np.abs(looks[..., HASH_BYTES:].astype(np.int64) - others[..., HASH_BYTES:]).sum(axis=-1) / (2 * 255)
     result: NDArray[np.float64] = (np.minimum(1, bits / (4 * HASH_BYTES)) + np.minimum(1, colours)) / 2
     return result
+
+
+def _halved(pictures: Picture) -> Picture:
+    """Pictures of half the width and height, all in one call; sides of one pixel stay. Shapes [frames, ...]."""
+    frames, height, width, channels = pictures.shape
+    rows, columns = max(1, height // 2), max(1, width // 2)
+    even = np.ascontiguousarray(pictures[:, : 2 * rows, : 2 * columns])
+    tall = cv2.resize(even.reshape(-1, even.shape[2], channels), (columns, frames * rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(tall, dtype=np.uint8).reshape(frames, rows, columns, channels)
 
 
 def _converted(pictures: Picture, code: int) -> Picture:
