@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ffmpeg
 import numpy as np
 
+from benchmarks.metering import cpu_seconds
 from operators.video.cut import ENCODING, SOUND_ENCODING, open_cutter
 from operators.video.ffmpeg import ffmpeg_executable, run_ffmpeg
 from operators.video.probe import VideoProbe, probe
@@ -69,20 +69,20 @@ def _snapped(video: VideoProbe, bounds: list[int]) -> list[int]:
 
 def _cut(video: VideoProbe, bounds: list[int], folder: Path) -> tuple[Counter[str], float]:
     ways: Counter[str] = Counter()
-    before = _cpu_seconds()
+    before = cpu_seconds()
     with open_cutter(video, video.index.frame_times_us) as cutter:
         for start_us, end_us in pairwise(bounds):
             ways[cutter.cut(start_us, end_us, folder / "clip.mp4")] += 1
-    return ways, _cpu_seconds() - before
+    return ways, cpu_seconds() - before
 
 
 def _bare(video: VideoProbe, bounds: list[int], folder: Path) -> tuple[Counter[str], float]:
-    before = _cpu_seconds()
+    before = cpu_seconds()
     for start_us, end_us in pairwise(bounds):
         source = ffmpeg.input(str(video.path), ss=start_us / 1e6, t=(end_us - start_us) / 1e6, threads=1)
         options = {**ENCODING, **SOUND_ENCODING} if video.audio_codec else ENCODING
         run_ffmpeg(ffmpeg.output(source, str(folder / "bare.mp4"), **options), timeout_seconds=600)
-    return Counter(bare=len(bounds) - 1), _cpu_seconds() - before
+    return Counter(bare=len(bounds) - 1), cpu_seconds() - before
 
 
 def _report(path: Path, way: str, ways: Counter[str], seconds: float) -> float:
@@ -90,11 +90,6 @@ def _report(path: Path, way: str, ways: Counter[str], seconds: float) -> float:
     how = ", ".join(f"{count} {name}" for name, count in ways.items())
     print(f"{path.name:24}{way:12}{clips:6}{seconds / clips:12.3f}{clips / seconds:14.2f}  {how}", flush=True)
     return seconds / clips
-
-
-def _cpu_seconds() -> float:
-    usages = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 import cv2
@@ -22,9 +22,8 @@ from operators.video.measures import (
     HASH_BYTES,
     LOOK_BYTES,
     FrameMeasures,
+    Measurer,
     Picture,
-    analysis_size,
-    reduced,
     unlikeness,
 )
 from operators.video.packets import SECOND_US, UnreadableVideo
@@ -167,7 +166,7 @@ def analyse(
     Raises:
         UnreadableVideo: `damaged` when half of the video or more cannot be decoded.
     """
-    shots = ShotDetector(detector, threshold, video.fps)
+    shots = ShotDetector(detector, threshold)
     frames = FrameMeasures()
     look_at = _Look(video, samplings, tiny_frames is not None)
     cells = [-1] * len(samplings)
@@ -204,29 +203,30 @@ class _Span:
     measures: FrameMeasures
     sampled: list[list[TimedFrame]]
     """For each sampling. The first frame of the span is always among them."""
-    tiny: list[Picture] = field(default_factory=list)
+    tiny: list[Picture]
 
 
 class _Look:
     """Looks at a span's frames, one by one."""
 
     def __init__(self, video: VideoProbe, samplings: Sequence[Sampling], tiny: bool) -> None:
-        self._samplings, self._tiny = samplings, tiny
-        self._rotation = video.rotation
-        self._size = analysis_size(video)
+        self._video, self._samplings, self._tiny = video, samplings, tiny
 
     def __call__(self, frames: Iterator[TimedFrame]) -> _Span:
-        span = _Span(FrameMeasures(), [[] for _ in self._samplings])
+        sampled: list[list[TimedFrame]] = [[] for _ in self._samplings]
+        tiny: list[Picture] = []
+        measurer = Measurer(self._video, (lambda picture: tiny.append(_tiny(picture))) if self._tiny else None)
         for time_us, frame in frames:
-            for sampling, sampled in zip(self._samplings, span.sampled, strict=True):
-                if not sampled or sampling.cell(time_us) > sampling.cell(sampled[-1][0]):
-                    sampled.append((time_us, sampling.reduce(frame)))
-            small = reduced(frame, *self._size)
-            span.measures.add(time_us, small, self._rotation)
-            if self._tiny:
-                tiny = cv2.resize(small, (transnet.WIDTH, transnet.HEIGHT), interpolation=cv2.INTER_AREA)
-                span.tiny.append(np.asarray(cv2.cvtColor(tiny, cv2.COLOR_BGR2RGB), dtype=np.uint8))
-        return span
+            for sampling, taken in zip(self._samplings, sampled, strict=True):
+                if not taken or sampling.cell(time_us) > sampling.cell(taken[-1][0]):
+                    taken.append((time_us, sampling.reduce(frame)))
+            measurer.add(time_us, frame)
+        return _Span(measurer.finish(), sampled, tiny)
+
+
+def _tiny(bgr: Picture) -> Picture:
+    small = cv2.resize(bgr, (transnet.WIDTH, transnet.HEIGHT), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def _workers(video: VideoProbe) -> int:

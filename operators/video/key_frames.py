@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from operators.video.analysis import Analysis, hashed_times_us
 from operators.video.frames import presented
-from operators.video.measures import LOOK_BYTES, FrameMeasures, Picture, analysis_size, reduced
+from operators.video.measures import LOOK_BYTES, FrameMeasures, Measurer, Picture
 from operators.video.packets import SECOND_US, UnreadableVideo, open_video, packets_of
 from operators.video.probe import VideoProbe
 from operators.video.ranges import Span, SpanReader, TimedFrame
@@ -84,7 +84,7 @@ def propose(video: VideoProbe) -> Proposal:
 
 def refine(video: VideoProbe, proposal: Proposal, detector: Detector, threshold: float) -> tuple[int, ...]:
     """Times (us) of the frames with which shots begin, the first 0: the detector's, between key frames that differ."""
-    shots = ShotDetector(detector, threshold, video.fps)
+    shots = ShotDetector(detector, threshold)
     shots.add(0, 0.0)
     with open_video(video.path) as (container, stream):
         reader = SpanReader(container, stream, video.index)
@@ -146,10 +146,10 @@ def _key_frames(video: VideoProbe) -> Iterator[TimedFrame]:
 
 
 def _measured(video: VideoProbe, frames: Iterator[TimedFrame]) -> FrameMeasures:
-    measures = FrameMeasures()
+    measurer = Measurer(video)
     for time_us, frame in frames:
-        measures.add(time_us, reduced(frame, *analysis_size(video)), video.rotation)
-    return measures
+        measurer.add(time_us, frame)
+    return measurer.finish()
 
 
 def _stretches(video: VideoProbe, changes_us: list[Span]) -> list[Span]:

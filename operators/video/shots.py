@@ -6,48 +6,51 @@ wherever a frame is at hand and judged later, in order.
 
 from __future__ import annotations
 
-from fractions import Fraction
-
-from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
-from scenedetect.common import Timecode
+from scenedetect import AdaptiveDetector, ContentDetector
 
 from operators.video.packets import SECOND_US
 from schemas.config import Detector
 
-SHORTEST_SHOT_SECONDS = 0.6
+SHORTEST_SHOT_US = 600_000
 """Boundaries closer than this are flashes (PySceneDetect's default for `min_scene_len` on the command line)."""
-
-_MICROSECOND = Fraction(1, SECOND_US)
 
 
 class ShotDetector:
     """Fed with every frame's content score, in order of time."""
 
-    def __init__(self, detector: Detector, threshold: float, fps: float) -> None:
-        self._fps = fps
+    def __init__(self, detector: Detector, threshold: float) -> None:
         self._starts_us: list[int] = [0]
-        self._last: FrameTimecode | None = None
+        self._last: _Microseconds | None = None
         self._detector: _Adaptive | _Content = (
-            _Adaptive(adaptive_threshold=threshold, min_scene_len=SHORTEST_SHOT_SECONDS)
+            _Adaptive(adaptive_threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
             if detector is Detector.ADAPTIVE
-            else _Content(threshold=threshold, min_scene_len=SHORTEST_SHOT_SECONDS)
+            else _Content(threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
         )
 
     def add(self, time_us: int, score: float) -> None:
-        self._last = FrameTimecode(Timecode(time_us, _MICROSECOND), self._fps)
-        self._starts_us += [cut.pts for cut in self._detector.process_frame(self._last, score)]
+        self._last = _Microseconds(time_us)
+        self._starts_us += self._detector.process_frame(self._last, score)
 
     def starts(self) -> tuple[int, ...]:
         """Times (us) at which shots begin, the first 0. To be asked once, after the last frame."""
         if self._last is not None:
-            self._starts_us += [cut.pts for cut in self._detector.post_process(self._last)]
-        return tuple(sorted(set(self._starts_us)))
+            self._starts_us += self._detector.post_process(self._last)
+        return tuple(sorted({int(start) for start in self._starts_us}))
+
+
+class _Microseconds(int):
+    """A time as the detectors use it: all they do is compare differences with the shortest shot.
+
+    Their own `FrameTimecode` does that in fractions, and costs five times as much as judging.
+    """
+
+    frame_rate = SECOND_US
 
 
 class _Scored:
     """Makes PySceneDetect's detectors take a frame's score where they take its picture (`frame_img`)."""
 
-    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: float) -> float:
+    def _calculate_frame_score(self, timecode: _Microseconds, frame_img: float) -> float:
         return frame_img
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+from array import array
 
 import av
 import cv2
@@ -10,16 +11,19 @@ from scenedetect import ContentDetector, StatsManager
 from scenedetect.common import FrameTimecode
 
 from operators.video.measures import (
+    GROUP,
     HASH_BYTES,
     LOOK_BYTES,
     FrameMeasures,
+    Measurer,
+    SmallPictures,
     analysis_size,
     difference,
-    look,
-    reduced,
-    shrunk,
+    looks,
+    shrink,
     unlikeness,
 )
+from operators.video.packets import decode, open_video
 from operators.video.probe import probe
 from tests.support.videos import counting_video, make
 
@@ -35,9 +39,19 @@ def scene(seed, height=90, width=160):
 
 def measured(frames, rotation=0):
     measures = FrameMeasures()
-    for number, bgr in enumerate(frames):
-        measures.add(40_000 * number, bgr, rotation)
+    if frames:
+        measures.add(range(0, 40_000 * len(frames), 40_000), np.stack(frames), rotation)
     return measures
+
+
+def look(bgr, rotation):
+    return looks(bgr[None], rotation)[0]
+
+
+def shrunk(picture, width, height):
+    small = np.empty((height, width, *picture.shape[2:]), np.uint8)
+    shrink(picture, small)
+    return small
 
 
 @pytest.mark.parametrize(
@@ -60,7 +74,9 @@ def test_a_reduced_frame_is_what_libswscale_makes_of_it(tmp_path, size, pixels):
         frame = next(container.decode(video=0))
     assert frame.format.name == pixels
     expected = frame.reformat(width=160, height=90, format="bgr24", interpolation="AREA").to_ndarray()
-    found = reduced(frame, 160, 90)
+    pictures = SmallPictures(160, 90)
+    pictures.put(3, frame)
+    found = pictures.bgr()[3]
     assert found.shape == (90, 160, 3)
     assert np.abs(found.astype(int) - expected).mean() < 4
 
@@ -110,9 +126,8 @@ def test_sharpness_is_the_variance_of_the_laplacian():
 def test_parts_measured_apart_and_joined_are_the_whole(first, second):
     frames = [scene(seed) for seed in range(first + second)]
     joined, whole = measured(frames[:first]), measured(frames)
-    later = FrameMeasures()
-    for number, bgr in enumerate(frames[first:], start=first):
-        later.add(40_000 * number, bgr, 0)
+    later = measured(frames[first:])
+    later.times_us = array("q", whole.times_us[first:])
     joined.extend(later)
     for field in ("times_us", "score", "motion", "sharpness", "brightness", "dark", "looks"):
         assert getattr(joined, field) == getattr(whole, field)
@@ -149,3 +164,22 @@ def test_unlikeness_is_a_symmetric_share(one, other):
 def test_pictures_with_nothing_in_common_are_wholly_unlike():
     ramp = np.repeat(np.linspace(0, 80, 160).astype(np.uint8)[None, :, None], 90, axis=0).repeat(3, axis=2)
     assert unlikeness(look(ramp, 0), look(255 - ramp, 0)) == 1
+
+
+@pytest.mark.parametrize("count", [1, GROUP - 1, GROUP, 2 * GROUP + 1])
+def test_groups_measure_what_single_pictures_do(tmp_path, count):
+    video = probe(make(tmp_path / "v.mp4", "-f", "lavfi", "-i", f"testsrc2=s=320x180:r=30,trim=end_frame={count + 1}"))
+    with open_video(video.path) as (container, stream):
+        frames = list(decode(container, stream, video.index.timeline))[:count]
+    shown = []
+    measurer = Measurer(video, lambda picture: shown.append(picture.copy()))
+    for time_us, frame in frames:
+        measurer.add(time_us, frame)
+    together, alone = measurer.finish(), FrameMeasures()
+    for (time_us, frame), picture in zip(frames, shown, strict=True):
+        single = SmallPictures(160, 90)
+        single.put(0, frame)
+        np.testing.assert_array_equal(single.bgr()[0], picture)
+        alone.add([time_us], picture[None], 0)
+    for field in ("times_us", "score", "motion", "sharpness", "brightness", "dark", "looks"):
+        assert getattr(together, field) == getattr(alone, field)

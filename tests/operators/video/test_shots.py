@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
 from scenedetect.common import Timecode
 
-from operators.video.measures import FrameMeasures, analysis_size, reduced
+from operators.video.measures import FrameMeasures, Measurer
 from operators.video.packets import decode, open_video
 from operators.video.probe import probe
-from operators.video.shots import SHORTEST_SHOT_SECONDS, ShotDetector
+from operators.video.shots import SHORTEST_SHOT_US, ShotDetector
 from schemas.config import Detector
 from tests.support.videos import shots_video
 
 PYSCENEDETECT = {
-    Detector.ADAPTIVE: lambda: AdaptiveDetector(adaptive_threshold=3.0, min_scene_len=SHORTEST_SHOT_SECONDS),
-    Detector.CONTENT: lambda: ContentDetector(threshold=27.0, min_scene_len=SHORTEST_SHOT_SECONDS),
+    Detector.ADAPTIVE: lambda: AdaptiveDetector(adaptive_threshold=3.0, min_scene_len=SHORTEST_SHOT_US / 1e6),
+    Detector.CONTENT: lambda: ContentDetector(threshold=27.0, min_scene_len=SHORTEST_SHOT_US / 1e6),
 }
 THRESHOLDS = {Detector.ADAPTIVE: 3.0, Detector.CONTENT: 27.0}
 
@@ -31,9 +31,8 @@ def found_by_pyscenedetect(detector, times_us, pictures):
 
 def found_by_scores(detector, times_us, pictures):
     measures = FrameMeasures()
-    for time_us, bgr in zip(times_us, pictures, strict=True):
-        measures.add(time_us, bgr, 0)
-    shots = ShotDetector(detector, THRESHOLDS[detector], 25.0)
+    measures.add(times_us, np.stack(pictures), 0)
+    shots = ShotDetector(detector, THRESHOLDS[detector])
     for time_us, score in zip(measures.times_us, measures.score, strict=True):
         shots.add(time_us, score)
     return shots.starts()
@@ -60,11 +59,15 @@ def test_shots_of_a_film_are_those_of_pyscenedetect(tmp_path, detector):
     with open_video(video.path) as (container, stream):
         decoded = list(decode(container, stream, video.index.timeline))
     times_us = [time_us for time_us, _ in decoded]
-    pictures = [reduced(frame, *analysis_size(video)) for _, frame in decoded]
+    pictures = []
+    measurer = Measurer(video, lambda picture: pictures.append(picture.copy()))
+    for time_us, frame in decoded:
+        measurer.add(time_us, frame)
+    measurer.finish()
     expected = found_by_pyscenedetect(detector, times_us, pictures)
     assert len(expected) >= 3
     assert found_by_scores(detector, times_us, pictures) == expected
 
 
 def test_nothing_has_one_shot():
-    assert ShotDetector(Detector.ADAPTIVE, 3.0, 25.0).starts() == (0,)
+    assert ShotDetector(Detector.ADAPTIVE, 3.0).starts() == (0,)

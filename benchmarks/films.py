@@ -1,0 +1,65 @@
+"""The films that are measured: moving patterns under noise, cut every five seconds, at bit rates usual on the web.
+
+Half a minute is encoded, and repeated without encoding as often as wanted: two hours cost no more than a minute.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.metering import ffmpeg
+
+FPS = 30
+PART_SECONDS = 30
+_SHOT_SECONDS = 5
+
+
+class Look(NamedTuple):
+    """How a film is encoded."""
+
+    size: str
+    bit_rate: str
+    gop: int
+    """Frames from key frame to key frame. None is put at cuts, which makes shots harder to find from key frames."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.size} gop {self.gop}"
+
+
+LOOKS = (
+    Look("640x360", "800k", 30),
+    Look("640x360", "800k", 300),
+    Look("1920x1080", "4500k", 30),
+    Look("1920x1080", "4500k", 300),
+)
+PLAIN = Look("1920x1080", "500k", 60)
+"""Cheap to decode, but no smaller in memory."""
+
+
+def film(folder: Path, look: Look, seconds: int) -> Path:
+    """A film of whole half minutes, rendered unless it is there."""
+    target = folder / f"{look.size}_{look.bit_rate}_{look.gop}_{seconds}s.mp4"
+    if not target.exists():
+        draft = target.with_name(f"draft_{target.name}")
+        listing = target.with_suffix(".txt")
+        listing.write_text(f"file '{_part(folder, look)}'\n" * (seconds // PART_SECONDS))
+        ffmpeg("-f", "concat", "-safe", "0", "-i", listing, "-c", "copy", draft)
+        draft.replace(target)
+    return target
+
+
+def _part(folder: Path, look: Look) -> Path:
+    part = folder / f"{look.size}_{look.bit_rate}_{look.gop}.mp4"
+    if not part.exists():
+        draft = part.with_name(f"draft_{part.name}")
+        count = PART_SECONDS // _SHOT_SECONDS
+        pattern = f"testsrc2=s={look.size}:r={FPS}:d={_SHOT_SECONDS}"
+        shots = "".join(f"{pattern},hue=h={60 * shot},noise=alls=12:allf=t[s{shot}];" for shot in range(count))
+        joined = "".join(f"[s{shot}]" for shot in range(count))
+        codec = ("-c:v", "libx264", "-preset", "veryfast", "-b:v", look.bit_rate, "-pix_fmt", "yuv420p")
+        gops = ("-g", str(look.gop), "-x264-params", "scenecut=0")
+        ffmpeg("-filter_complex", f"{shots}{joined}concat=n={count}", *codec, *gops, draft)
+        draft.replace(part)
+    return part

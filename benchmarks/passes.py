@@ -1,0 +1,38 @@
+"""The engine's two ways of looking at a video, as the pipeline does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from av.video.frame import VideoFrame
+
+from operators.video.analysis import Sampling, analyse
+from operators.video.colour import matrix, to_yuv420
+from operators.video.key_frames import analyse_key_frames, propose
+from operators.video.probe import probe
+from operators.video.proxy import FPS, proxy_size
+from schemas.config import Detector
+
+THRESHOLD = 3.0
+
+
+def one_pass(path: Path, workers: int) -> None:
+    """Index, shots, measures of every frame, and two frames a second in the size of a proxy."""
+    video = probe(path)
+    width, height = proxy_size(video.width, video.height)
+
+    def small(frame: VideoFrame) -> VideoFrame:
+        return VideoFrame.from_ndarray(to_yuv420(frame, width, height, matrix(frame)), format="yuv420p")
+
+    sampling = Sampling(FPS, lambda time_us, frame: None, small)
+    analyse(video, Detector.ADAPTIVE, THRESHOLD, samplings=[sampling], workers=workers)
+
+
+def key_frames(path: Path) -> None:
+    """Index, proposed shots, measures of key frames."""
+    propose(probe(path))
+
+
+def key_frames_refined(path: Path) -> None:
+    """The same, the frames with which shots begin, and those of the perceptual hash."""
+    analyse_key_frames(probe(path), Detector.ADAPTIVE, THRESHOLD)

