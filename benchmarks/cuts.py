@@ -1,11 +1,11 @@
-"""What cutting costs, proof included: `python benchmarks/cuts.py [VIDEO ...]`.
+"""What cutting costs, proof included: `python benchmarks/cuts.py [--help]`.
 
-Every video (by default one of 640x360 and one of 1920x1080, rendered first) is cut into clips of about ten seconds in
-three ways: at key frames, so that all are copied; anywhere, so that edges are encoded; and with all encoded. The last
-is compared with bare ffmpeg that encodes the same spans with the same options. CPU seconds of all processes count.
+Every video (by default a minute of each of the rendered films) is cut into clips of about ten seconds in three ways: at
+key frames, so that all are copied; anywhere, so that edges are encoded; and with all encoded. The last is compared with
+bare ffmpeg that encodes the same spans with the same options. CPU seconds of all processes count.
 """
 
-import subprocess
+import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -19,20 +19,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import ffmpeg
 import numpy as np
 
-from benchmarks.metering import cpu_seconds
+from benchmarks.films import LOOKS, film
+from benchmarks.metering import cpu_seconds, ffmpeg_cli
 from operators.video.cut import ENCODING, SOUND_ENCODING, open_cutter
-from operators.video.ffmpeg import ffmpeg_executable, run_ffmpeg
+from operators.video.ffmpeg import run_ffmpeg
 from operators.video.probe import VideoProbe, probe
 
 CLIP_US = 10_000_000
 CODED_BY_NONE = "anything that is not copied"
 
 
-def main(paths: list[str]) -> None:
+def main() -> None:
+    arguments = _arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"{'video':24}{'way':12}{'clips':>6}{'CPU s/clip':>12}{'clips/s/core':>14}  how")
-        for path in [Path(path) for path in paths] or list(_rendered(folder)):
+        for path in arguments.videos or _rendered(arguments.films or folder, folder):
             video = probe(path)
             bounds = _bounds(video)
             _report(path, "key frames", *_cut(video, _snapped(video, bounds), folder))
@@ -42,16 +44,11 @@ def main(paths: list[str]) -> None:
             print(f"{path.name:24}{'encoded / bare':18}{encoded / bare:12.2f}")
 
 
-def _rendered(folder: Path) -> Iterator[Path]:
-    """A minute each of moving patterns under noise, with key frames up to 8 s apart."""
-    for size in ("640x360", "1920x1080"):
-        target = folder / f"{size}.mp4"
-        shots = ";".join(f"testsrc2=s={size}:d=6,hue=h={36 * n},noise=alls=10:allf=t[s{n}]" for n in range(10))
-        graph = f"{shots};{''.join(f'[s{n}]' for n in range(10))}concat=n=10,fps=30"
-        sound = ["-f", "lavfi", "-i", "sine=d=60", "-c:a", "aac"]
-        encoding = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p", "-shortest"]
-        command = [ffmpeg_executable(), "-loglevel", "error", *sound[:4], "-filter_complex", graph, *sound[4:]]
-        subprocess.run([*command, *encoding, str(target)], check=True)
+def _rendered(films: Path, folder: Path) -> Iterator[Path]:
+    """A minute of each film, with sound."""
+    for look in LOOKS:
+        silent, target = film(films, look, 60), folder / f"{look.name}.mp4"
+        ffmpeg_cli("-i", silent, "-f", "lavfi", "-i", "sine=d=60", "-c:v", "copy", "-c:a", "aac", target)
         yield target
 
 
@@ -92,5 +89,12 @@ def _report(path: Path, way: str, ways: Counter[str], seconds: float) -> float:
     return seconds / clips
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("videos", type=Path, nargs="*", metavar="VIDEO")
+    parser.add_argument("--films", type=Path, help="folder that keeps the rendered films")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

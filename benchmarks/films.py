@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.metering import ffmpeg
+from benchmarks.metering import ffmpeg_cli
 
 FPS = 30
 PART_SECONDS = 30
@@ -45,7 +45,7 @@ def film(folder: Path, look: Look, seconds: int) -> Path:
         draft = target.with_name(f"draft_{target.name}")
         listing = target.with_suffix(".txt")
         listing.write_text(f"file '{_part(folder, look)}'\n" * (seconds // PART_SECONDS))
-        ffmpeg("-f", "concat", "-safe", "0", "-i", listing, "-c", "copy", draft)
+        ffmpeg_cli("-f", "concat", "-safe", "0", "-i", listing, "-c", "copy", draft)
         draft.replace(target)
     return target
 
@@ -60,6 +60,6 @@ def _part(folder: Path, look: Look) -> Path:
         joined = "".join(f"[s{shot}]" for shot in range(count))
         codec = ("-c:v", "libx264", "-preset", "veryfast", "-b:v", look.bit_rate, "-pix_fmt", "yuv420p")
         gops = ("-g", str(look.gop), "-x264-params", "scenecut=0")
-        ffmpeg("-filter_complex", f"{shots}{joined}concat=n={count}", *codec, *gops, draft)
+        ffmpeg_cli("-filter_complex", f"{shots}{joined}concat=n={count}", *codec, *gops, draft)
         draft.replace(part)
     return part

@@ -50,7 +50,7 @@ def least_cpu_seconds(rows: Mapping[str, Callable[[], object]], repeats: int) ->
     return least
 
 
-def ffmpeg(*arguments: str | Path) -> None:
+def ffmpeg_cli(*arguments: str | Path) -> None:
     """Run the ffmpeg that the engine uses, as a user would on the command line."""
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-y", *map(str, arguments)]
     subprocess.run(command, check=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.films import LOOKS, Look, film
-from benchmarks.metering import ffmpeg, least_cpu_seconds
+from benchmarks.metering import ffmpeg_cli, least_cpu_seconds
 from benchmarks.passes import key_frames, key_frames_refined, one_pass
 from benchmarks.peers import NOT_INSTALLED, READERS
 from operators.video.packets import open_video
@@ -48,8 +48,8 @@ def _rows(path: Path, scratch: Path) -> dict[str, Callable[[], object]]:
     width, height = proxy_size(*_size(path))
     frames = f"fps={FPS},scale={width}:{height}:flags=area"
     return {
-        BARE: lambda: ffmpeg("-threads", "1", "-i", path, "-an", "-f", "null", "-"),
-        "ffmpeg decodes, threads of its choice": lambda: ffmpeg("-i", path, "-an", "-f", "null", "-"),
+        BARE: lambda: ffmpeg_cli("-threads", "1", "-i", path, "-an", "-f", "null", "-"),
+        "ffmpeg decodes, threads of its choice": lambda: ffmpeg_cli("-i", path, "-an", "-f", "null", "-"),
         "PyAV decodes, one thread": lambda: _decode(path),
         "index": lambda: probe(path),
         ONE_PASS: lambda: one_pass(path, workers=1),
@@ -70,7 +70,7 @@ def _decode(path: Path) -> None:
 def _peer_passes(path: Path, scratch: Path, frames: str) -> None:
     found = [_scenedetect(), "-q", "-i", path, "-o", scratch, "detect-adaptive", "list-scenes"]
     subprocess.run(found, check=True, capture_output=True)
-    ffmpeg("-threads", "1", "-i", path, "-an", "-vf", frames, "-threads", "1", "-f", "rawvideo", "/dev/null")
+    ffmpeg_cli("-threads", "1", "-i", path, "-an", "-vf", frames, "-threads", "1", "-f", "rawvideo", "/dev/null")
 
 
 def _report(look: Look, seconds: dict[str, float]) -> None:
