@@ -9,18 +9,18 @@ alike; and nothing is known of motion.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import av
 import numpy as np
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from operators.video.analysis import Analysis, hashed_times_us
 from operators.video.frames import presented
 from operators.video.measures import LOOK_BYTES, FrameMeasures, Measurer, Picture
-from operators.video.packets import SECOND_US, UnreadableVideo, open_video, packets_of
+from operators.video.packets import SECOND_US, Timeline, UnreadableVideo, decoded, open_video, packets_of
 from operators.video.probe import VideoProbe
 from operators.video.ranges import Span, SpanReader, TimedFrame
 from operators.video.shots import ShotDetector
@@ -128,21 +128,20 @@ def _standing(video: VideoProbe, times_us: NDArray[np.int64]) -> Iterator[TimedF
 
 def _key_frames(video: VideoProbe) -> Iterator[TimedFrame]:
     timeline = video.index.timeline
-    next_pts = timeline.first_pts
     with open_video(video.path) as (container, stream):
         stream.codec_context.thread_count = 1
-        for packet in packets_of(container, [stream]):
-            if packet.size and not (packet.is_keyframe and packet.pts is not None and packet.pts >= next_pts):
-                continue
-            if packet.pts is not None and packet.size:
-                next_pts = timeline.pts(timeline.microseconds(packet.pts) + KEY_FRAME_STEP_US)
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
-                continue
-            for frame in frames:
-                if frame.pts is not None and frame.pts >= timeline.first_pts:
-                    yield timeline.microseconds(frame.pts), frame
+        yield from decoded(_sparse_keys(packets_of(container, [stream]), timeline), timeline)
+
+
+def _sparse_keys(packets: Iterable[Packet], timeline: Timeline) -> Iterator[Packet]:
+    """Key frames at least `KEY_FRAME_STEP_US` apart, and the empty packets that flush the decoder."""
+    next_pts = timeline.first_pts
+    for packet in packets:
+        if packet.size == 0:
+            yield packet
+        elif packet.is_keyframe and packet.pts is not None and packet.pts >= next_pts:
+            next_pts = timeline.pts(timeline.microseconds(packet.pts) + KEY_FRAME_STEP_US)
+            yield packet
 
 
 def _measured(video: VideoProbe, frames: Iterator[TimedFrame]) -> FrameMeasures:

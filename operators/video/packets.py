@@ -10,7 +10,7 @@ An hour of 640x360 video with sound is read in about a second. Left to others: w
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -244,11 +244,16 @@ def packets_of(container: InputContainer, streams: Sequence[Stream]) -> Iterator
 
 
 def decode(container: InputContainer, stream: VideoStream, timeline: Timeline) -> Iterator[tuple[int, VideoFrame]]:
-    """Times (us) and frames from the container's position to its end, in order of presentation.
+    """Times (us) and frames from the container's position to its end, as `decoded` gives them."""
+    return decoded(packets_of(container, [stream]), timeline)
+
+
+def decoded(packets: Iterable[Packet], timeline: Timeline) -> Iterator[tuple[int, VideoFrame]]:
+    """Times (us) and frames of these packets of a video stream, in order of presentation.
 
     Damaged packets are passed over, and so is what comes before the first presented frame.
     """
-    for packet in packets_of(container, [stream]):
+    for packet in packets:
         try:
             frames = packet.decode()
         except av.error.FFmpegError:

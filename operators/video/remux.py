@@ -168,9 +168,14 @@ def nal_type(unit: bytes, codec: str) -> int:
 
 
 def sound_time_us(packet: Packet, timeline: Timeline) -> int:
-    """A sound packet's time on the picture's timeline."""
+    """A sound packet's time on the picture's timeline, rounded to the nearest microsecond (halves up)."""
     assert packet.pts is not None and packet.time_base is not None
-    return round((packet.pts * packet.time_base - timeline.first_pts * timeline.time_base) * SECOND_US)
+    # In integers: a clip has a thousand sound packets, and fractions are slow.
+    sound, picture = packet.time_base, timeline.time_base
+    ticks = packet.pts * sound.numerator * picture.denominator
+    ticks -= timeline.first_pts * picture.numerator * sound.denominator
+    per_second = sound.denominator * picture.denominator
+    return (2 * ticks * SECOND_US + per_second) // (2 * per_second)
 
 
 def copyable_sound(
