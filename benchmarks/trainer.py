@@ -9,7 +9,8 @@ memory to updated weights: patches, frozen tower, forward, backward, AdamW. Rows
 all switches in one process, so that their ratios hold on whatever machine this is.
 
 MFU counts what the model must compute, once: three times the decoder's forward operations (causal attention is half of
-a square) and the frozen tower's forward, over 989 TFLOP/s (bf16, dense, of an H100 or H200).
+a square; with LoRA no gradients of weights) and the frozen tower's forward, over 989 TFLOP/s (bf16, dense, H100 and
+H200).
 """
 
 import argparse
@@ -19,7 +20,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -35,10 +36,13 @@ from trainer_plugin.examples import IGNORED, Example, Grid, VideoClip, VideoSour
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
 from trainer_plugin.kernels import Kernel
+from trainer_plugin.metrics import training_flops
 from trainer_plugin.model import Head, LongVideoModel, RowShare, RunOptions, shard_parameters
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.plan import Costs, SequencePlan
+from trainer_plugin.recipe import Lora, Trained
 from trainer_plugin.step import adamw, supervised_tokens, train_step
+from trainer_plugin.weights import prepare
 
 PEAK = 989e12
 FRAME = (252, 448)
@@ -54,6 +58,12 @@ class Switch:
     options: RunOptions = field(default_factory=RunOptions)
     replicated: bool = False
     """Every rank encodes all frames."""
+    recomputed: bool = False
+    """All layers are, whatever `--recomputed` says."""
+
+    def options_of(self, arguments: argparse.Namespace) -> RunOptions:
+        layers = None if self.recomputed else arguments.recomputed
+        return replace(self.options, recomputed_layers=layers, offload=arguments.offload)
 
 
 SWITCHES = {
@@ -62,9 +72,12 @@ SWITCHES = {
     "kernel=flash2": Switch(RunOptions(kernel=Kernel.FLASH2)),
     "head=full": Switch(RunOptions(head=Head.FULL)),
     "compile=off": Switch(RunOptions(compile=False)),
-    "attention=recomputed": Switch(RunOptions(keep_attention=False)),
+    "layers=recomputed": Switch(recomputed=True),
+    "attention=recomputed": Switch(RunOptions(keep_attention=False), recomputed=True),
     "all": Switch(
-        RunOptions(kernel=Kernel.FLASH2, head=Head.FULL, keep_attention=False, compile=False), replicated=True
+        RunOptions(kernel=Kernel.FLASH2, head=Head.FULL, keep_attention=False, compile=False),
+        replicated=True,
+        recomputed=True,
     ),
 }
 PLAIN = "plain"
@@ -83,11 +96,19 @@ class Measured:
     """Of a video with its question and answer."""
     frames: int
     layers: int
+    recomputed: int | None
+    """Layers computed again in the backward pass; None: all."""
+    offload: bool
+    lora: int | None
+    """Rank of the adapters; None: all weights of the decoder are learned."""
     switch: str
     seconds: float
     mfu: float
     tokens_per_second_per_gpu: float
     peak_gb: float
+    """The most that tensors took at once."""
+    reserved_gb: float
+    """The most that the allocator held."""
     communication: float
     """Share of the step in which NCCL's kernels ran."""
     exposed: float
@@ -123,11 +144,15 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=[32_768])
     parser.add_argument("--layers", type=int, default=28, help="decoder layers: as many as fit")
+    parser.add_argument("--recomputed", type=int, help="decoder layers computed again in the backward pass (all)")
+    parser.add_argument("--lora", type=int, help="learn adapters of this rank, not the decoder's weights")
     parser.add_argument("--switches", nargs="+", default=["ours"], choices=[*SWITCHES, PLAIN])
     parser.add_argument("--sp", type=int, help="ranks that share a row; all, unless told otherwise")
     parser.add_argument("--pack", type=int, default=1, help="videos in a row, each of --tokens")
     parser.add_argument("--features", action="store_true", help="the tower's features were computed before")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--offload", action="store_true", help="hold what is kept for backward in the host's memory")
+    parser.add_argument("--fits", action="store_true", help="one step alone, its compilation included, for its memory")
     parser.add_argument("--profile", action="store_true", help="print where a step's time goes")
     parser.add_argument("--out", type=Path, help="append the results to this file, as JSON lines")
     return parser.parse_args()
@@ -142,37 +167,40 @@ class Subject:
         torch.cuda.empty_cache()
         self.arguments = arguments
         self.plain = name == PLAIN
-        self.compiled = not self.plain and SWITCHES[name].options.compile
+        self.options = None if self.plain else SWITCHES[name].options_of(arguments)
         with torch.device(device):
             inner = Qwen2_5_VLForConditionalGeneration(_config(arguments.layers))
         self.family = family_of(inner.config)
-        self.family.vision_tower(inner).requires_grad_(False)
+        prepare(inner, _trained(arguments.lora))
+        for parameter in inner.parameters():
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else torch.bfloat16)
         self.tower_weights = _tower_weights(inner)
         text_config = inner.config.get_text_config()
         self.costs = Costs.of(text_config)
         self.parallel = parallelize(arguments.sp or dist.get_world_size(), text_config, device)
-        self.model = _plain_model(inner) if self.plain else self._our_model(inner, name)
+        self.model = _plain_model(inner) if self.options is None else self._our_model(inner, self.options)
         self.optimizer = adamw(self.model, learning_rate=1e-5)
 
-    def _our_model(self, inner: PreTrainedModel, name: str) -> LongVideoModel:
-        return shard_parameters(LongVideoModel(inner, self.parallel, SWITCHES[name].options)).train()
+    def _our_model(self, inner: PreTrainedModel, options: RunOptions) -> LongVideoModel:
+        return shard_parameters(LongVideoModel(inner, self.parallel, options)).train()
 
     def serves(self, name: str) -> bool:
         """Can it run this switch as it is?"""
-        if name == PLAIN or self.plain:
+        if self.options is None or name == PLAIN:
             return self.plain and name == PLAIN
-        return self.compiled == SWITCHES[name].options.compile
+        return _built(self.options) == _built(SWITCHES[name].options_of(self.arguments))
 
     def measure(self, tokens: int, name: str) -> Measured:
         """Time steps of one row for each group of ranks, of videos of about so many tokens each."""
         example = _example(self.family, tokens)
         plan = SequencePlan([example] * self.arguments.pack, self.family, self.parallel.layout, self.costs)
         step = self._plain_step(example) if self.plain else self._our_step(plan, name)
-        step()
+        if not self.arguments.fits:
+            step()
         torch.cuda.reset_peak_memory_stats()
-        seconds = statistics.median(_seconds(step) for _ in range(self.arguments.steps))
-        peak = torch.cuda.max_memory_allocated() / 1e9
-        communication, exposed = _communication(step, self.arguments.profile)
+        seconds = statistics.median(_seconds(step) for _ in range(1 if self.arguments.fits else self.arguments.steps))
+        peak, reserved = torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9
+        communication, exposed = (0, 0) if self.arguments.fits else _communication(step, self.arguments.profile)
         rows = self.parallel.dp
         tower = 0.0 if self.arguments.features else self._tower_operations(plan)
         gpu_seconds = seconds * self.parallel.world_size
@@ -183,18 +211,22 @@ class Subject:
             tokens=len(example.input_ids),
             frames=len(example.videos[0].frame_times_us),
             layers=self.arguments.layers,
+            recomputed=None if self.options is None else self.options.recomputed_layers,
+            offload=self.arguments.offload,
+            lora=self.arguments.lora,
             switch=name + (" (features)" if self.arguments.features else ""),
             seconds=round(seconds, 3),
-            mfu=round(rows * (3 * _decoder_operations(plan) + tower) / gpu_seconds / PEAK, 3),
+            mfu=round(rows * (self._decoder_operations(plan) + tower) / gpu_seconds / PEAK, 3),
             tokens_per_second_per_gpu=round(rows * len(plan) / gpu_seconds),
             peak_gb=round(peak, 1),
+            reserved_gb=round(reserved, 1),
             communication=round(communication / seconds, 3),
             exposed=round(exposed / seconds, 3),
         )
 
     def _our_step(self, plan: SequencePlan, name: str) -> Callable[[], object]:
         switch = SWITCHES[name]
-        self.model.options = switch.options
+        self.model.options = switch.options_of(self.arguments)
         share = plan.share(self.parallel.sp_rank, switch.replicated)
         make = _features if self.arguments.features else _frames
         row = RowShare(share, tuple(make(grid) for grid in share.grids))
@@ -230,6 +262,9 @@ class Subject:
 
         return step
 
+    def _decoder_operations(self, plan: SequencePlan) -> float:
+        return training_flops([plan], self.costs, weights_learned=self.arguments.lora is None)
+
     def _tower_operations(self, plan: SequencePlan) -> float:
         """Matrix products of the tower's forward pass; attention inside windows and frames is not counted (a few %)."""
         patches = sum(grid.t * grid.h * grid.w for grid in plan.grids)
@@ -247,6 +282,18 @@ def _plain_model(inner: PreTrainedModel) -> PreTrainedModel:
     for part in [*inner.model.visual.blocks, *inner.model.language_model.layers, inner]:
         fully_shard(part, mp_policy=policy)
     return inner.train()
+
+
+def _built(options: RunOptions) -> tuple[object, ...]:
+    """What cannot be changed once a model is built."""
+    return options.compile, options.recomputed_layers, options.offload
+
+
+def _trained(lora: int | None) -> Trained:
+    """The decoder, or adapters on it; the tower and its projector are frozen."""
+    if lora is None:
+        return Trained(projector=False)
+    return Trained(language_model=False, projector=False, lora=Lora(rank=lora, alpha=2 * lora))
 
 
 def _tower_weights(model: PreTrainedModel) -> tuple[int, int]:
@@ -300,12 +347,6 @@ def _frames(grid: Grid) -> Tensor:
 
 def _features(grid: Grid) -> Tensor:
     return torch.randn(grid.t * FRAME_TOKENS, 3584, dtype=torch.bfloat16).pin_memory()
-
-
-def _decoder_operations(plan: SequencePlan) -> float:
-    """Forward operations of a row; n causal queries make n (n + 1) / 2 pairs."""
-    pairs = sum((end - start) * (end - start + 1) / 2 for start, end in plan.segments)
-    return float(plan.token_costs.sum()) + plan.costs.attention * pairs
 
 
 def _seconds(step: Callable[[], object]) -> float:

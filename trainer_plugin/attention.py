@@ -32,15 +32,17 @@ class AttentionRun:
     ulysses: ProcessGroup | None
     ring: ProcessGroup | None
     kernel: Kernel = Kernel.AUTO
-    keep_outputs: bool = False
-    """With activation checkpointing: keep what attention gave, so that the recomputation skips the kernels."""
+    recomputed_layers: int = 0
+    """Of so many layers, from the first, which are computed again, what attention gave is kept, so that the
+    recomputation skips the kernels."""
     host: HostMemory | None = None
     """Where that is kept; None: on the device."""
     _kept: dict[int, tuple[Tensor | OnHost, Tensor | OnHost]] = field(default_factory=dict)
 
     def stash(self, layer: int) -> _LayerStash | None:
-        """Where layer number `layer` keeps its result; None when nothing is recomputed."""
-        return _LayerStash(self._kept, layer, self.host) if self.keep_outputs and torch.is_grad_enabled() else None
+        """Where layer number `layer` keeps its result; None when it is not recomputed."""
+        recomputed = layer < self.recomputed_layers and torch.is_grad_enabled()
+        return _LayerStash(self._kept, layer, self.host) if recomputed else None
 
 
 @dataclass(frozen=True)

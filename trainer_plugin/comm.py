@@ -1,6 +1,7 @@
 """The collectives that autograd sees. Each backward is the exact adjoint of its forward: a sum, never a mean.
 
 A group of None, or of one rank, does nothing. All sizes come from the plan, so that nothing is asked of other ranks.
+And FSDP's reduction of gradients, with another place for them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.distributed import ProcessGroup
 
 # The older name, of torch before 2.13, is deprecated there.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 def exchange(rows: Tensor, send: Sequence[int], receive: Sequence[int], group: ProcessGroup | None) -> Tensor:
@@ -99,3 +101,31 @@ class _Gather(torch.autograd.Function):
         # Not reduce_scatter: it would add bf16 gradients in bf16.
         shares = _all_to_all(grad, sizes, [mine] * len(sizes), group).unflatten(0, (len(sizes), mine))
         return shares.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32)).to(grad.dtype), None, None
+
+
+class GradientReduction:
+    """FSDP's reduce-scatter (`FSDPModule.set_custom_reduce_scatter`), into memory that the computation has set free.
+
+    By itself FSDP keeps gradients in memory of the stream that reduces them, and what one stream sets free no other
+    gets: a device needs room for all activations and for all gradients, though the ones go as the others come.
+    """
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A buffer. Called in the reducing stream, which has waited for the computation: it may be used at once."""
+        if device.type != "cuda":
+            return torch.empty(size, dtype=dtype, device=device)
+        reducing = torch.cuda.current_stream(device)
+        with torch.cuda.stream(torch.cuda.default_stream(device)):
+            buffer = torch.empty(size, dtype=dtype, device=device)
+        buffer.record_stream(reducing)
+        return buffer
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: ProcessGroup,
+        op: dist.ReduceOp.RedOpType,
+        async_op: bool = False,
+    ) -> dist.Work | None:
+        return _reduce_scatter(output_tensor, input_tensor, group=group, op=op, async_op=async_op)

@@ -165,7 +165,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: fl
     logits = _product(hidden, weight.T)
     if bias is not None:
         logits += bias
-    return logits.div_(temperature)
+    return logits if temperature == 1 else logits.div_(temperature)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

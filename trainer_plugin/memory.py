@@ -24,12 +24,15 @@ def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
     held = (learned * LEARNED_BYTES + frozen * width) // ranks
     held = 0 if recipe.memory.offload_parameters else held
     text = config.get_text_config()
-    # Embeddings and head are gathered for the whole of a pass, which begins with the one and ends with the other.
-    ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-    whole = sum(weight.numel() for weight in ends) * width
+    # Gathered for the whole of a pass; the embeddings only for its beginning.
+    whole = model.get_output_embeddings().weight.numel() * width
     tensors = text.num_hidden_layers * (2 if recipe.memory.keep_attention else 1)
-    kept = 0 if recipe.memory.offload_activations else tensors * recipe.row_tokens // recipe.parallel.sp
-    return held + whole + kept * text.hidden_size * width
+    # A layer that is not computed again keeps at least its MLP's gate and input besides.
+    again = recipe.memory.recomputed_layers
+    whole_layers = 0 if again is None else max(0, text.num_hidden_layers - again)
+    kept = tensors * text.hidden_size + whole_layers * 2 * text.intermediate_size
+    kept = 0 if recipe.memory.offload_activations else kept * recipe.row_tokens // recipe.parallel.sp
+    return held + whole + kept * width
 
 
 def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: Parallel) -> None:

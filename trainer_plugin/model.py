@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from trainer_plugin import attention, kernels, versions
 from trainer_plugin.attention import SEQUENCE_PARALLEL, AttentionRun
-from trainer_plugin.comm import exchange
+from trainer_plugin.comm import GradientReduction, exchange
 from trainer_plugin.examples import Grid
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Features
@@ -44,14 +44,16 @@ class RunOptions:
 
     kernel: Kernel = Kernel.AUTO
     head: Head = Head.CHUNKED
-    checkpoint: bool = True
-    """Recompute layers in the backward pass."""
+    recomputed_layers: int | None = None
+    """Decoder layers, from the first, that are computed again in the backward pass; None: all. Unless it is 0, so are a
+    learned tower's."""
     keep_attention: bool = True
     """But not their attention."""
-    vision_patches: int = 16_384
-    """Patches that the tower encodes at once."""
+    vision_patches: int = 65_536
+    """Patches that the tower encodes at once. With a quarter of them the host is slower than an H100."""
     compile: bool = True
-    """On a GPU, let torch.compile fuse what is no matrix product: norms, rotary embeddings, a frozen tower's blocks."""
+    """On a GPU, let torch.compile fuse what is no matrix product: norms, rotary embeddings, MLPs that are not computed
+    again, a frozen tower's blocks."""
     offload: bool = False
     """Hold what the decoder's backward pass needs in the host's memory."""
 
@@ -99,8 +101,10 @@ class LongVideoModel(nn.Module):
         model.set_attn_implementation({"text_config": SEQUENCE_PARALLEL, "vision_config": VISION_ATTENTION})
         if self.options.compile and parallel.device.type == "cuda":
             self._compile()
-        if self.options.checkpoint:
+        if self.recomputed_layers:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for layer in self._kept_layers():
+            layer.gradient_checkpointing = False  # type: ignore[assignment]
 
     def forward(self, row: RowShare, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of the local supervised tokens.
@@ -123,7 +127,7 @@ class LongVideoModel(nn.Module):
             ulysses=self.parallel.ulysses_group,
             ring=self.parallel.ring_group,
             kernel=self.options.kernel,
-            keep_outputs=self.training and self.options.checkpoint and self.options.keep_attention,
+            recomputed_layers=self.recomputed_layers if self.training and self.options.keep_attention else 0,
             host=self.host,
         )
         with self.host.saving() if self.host else nullcontext():
@@ -142,11 +146,25 @@ class LongVideoModel(nn.Module):
         )
         return found.log_probs, found.entropies
 
+    @property
+    def recomputed_layers(self) -> int:
+        """How many decoder layers, from the first, are computed again in the backward pass."""
+        layers = len(self.family.language_model(self.model).layers)
+        wanted = self.options.recomputed_layers
+        return layers if wanted is None else min(wanted, layers)
+
+    def _kept_layers(self) -> list[nn.Module]:
+        """Decoder layers that are not computed again. The last ones: what they hold is gone when gradients add up."""
+        return list(self.family.language_model(self.model).layers)[self.recomputed_layers :]
+
     def _compile(self) -> None:
-        """Not decoder layers whole: their recomputation stops before the last product, which nobody needs; a compiled
-        MLP could not stop there."""
+        """Not the MLPs that are computed again: that stops before their last product, which nobody needs, unless they
+        have adapters; a compiled MLP could not stop there."""
+        layers = list(self.family.language_model(self.model).layers)
+        adapted = any(".lora_" in name for name, _ in layers[0].named_parameters())
         parts = [] if self._tower_learns() else list(self.family.vision_layers(self.model))
-        parts += [layer.self_attn for layer in self.family.language_model(self.model).layers]
+        parts += [layer.self_attn for layer in layers]
+        parts += [layer.get_submodule("mlp") for layer in (layers if adapted else self._kept_layers())]
         inside = {module for part in parts for module in part.modules()}
         norms = [module for module in self.model.modules() if type(module).__name__.endswith("RMSNorm")]
         for module in [*parts, *(norm for norm in norms if norm not in inside)]:
@@ -218,10 +236,17 @@ def shard_parameters(
         shard(block, reshard_after_forward=not frozen)
     for layer in family.language_model(inner).layers:
         shard(layer)
+    embeddings = inner.get_input_embeddings()
+    if embeddings.weight is not inner.get_output_embeddings().weight:
+        # What they map tokens to needs their weights no more, nor does its gradient.
+        shard(embeddings).set_unshard_in_backward(False)
     shard(model)
+    reduction = GradientReduction()
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
+            module.set_custom_reduce_scatter(reduction)  # type: ignore[arg-type]
+            if model.parallel.world_size > 1:  # FSDP would divide by 1, in another buffer
+                module.set_gradient_divide_factor(1.0)
             # As a plain sum, which gloo knows; a factor of 1 inside the reduction it does not.
             module.set_force_sum_reduction_for_comms(True)
     return model

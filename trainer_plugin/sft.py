@@ -98,7 +98,7 @@ class Training:
             options=RunOptions(
                 kernel=recipe.kernel,
                 head=recipe.head,
-                checkpoint=memory.checkpoint,
+                recomputed_layers=memory.recomputed_layers,
                 keep_attention=memory.keep_attention,
                 vision_patches=memory.vision_patches,
                 offload=memory.offload_activations,

@@ -70,7 +70,7 @@ def train_step(
     loss, per_row = add_gradients(model, rows, tokens)
     parameters = trained_parameters(model).values()
     norm = gradient_norm(parameters)
-    found, grad_norm = torch.stack([loss, norm]).tolist()
+    found, grad_norm = loss.item(), norm.item()
     if not (math.isfinite(found) and math.isfinite(grad_norm)):
         optimizer.zero_grad()
         raise NotFinite(found, grad_norm, tuple((~per_row.isfinite()).nonzero()[:, 0].tolist()))

@@ -93,7 +93,7 @@ def test_kept_outputs_spare_the_kernel_in_the_recomputation(keep, monkeypatch):
             return kernels._Plain.forward(*arguments)
 
     monkeypatch.setitem(kernels.KERNELS, Kernel.PLAIN, Counted)
-    run = run_of(Block((0, 6), (0, 6)), keep_outputs=keep)
+    run = run_of(Block((0, 6), (0, 6)), recomputed_layers=int(keep))
     plain, inputs = states(6, 6), states(6, 6)
     gradients = torch.autograd.grad(expected(*plain, run.share.blocks).square().sum(), plain)
     out = checkpoint(lambda *inputs: attended(*inputs, run)[0] * 1.0, *inputs, use_reentrant=False)
@@ -105,7 +105,7 @@ def test_kept_outputs_spare_the_kernel_in_the_recomputation(keep, monkeypatch):
 
 
 def test_nothing_is_kept_without_gradients():
-    run = run_of(Block((0, 6), (0, 6)), keep_outputs=True)
+    run = run_of(Block((0, 6), (0, 6)), recomputed_layers=1)
     with torch.no_grad():
         attended(*states(6, 6), run)
     assert not run._kept

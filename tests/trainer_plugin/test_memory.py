@@ -39,9 +39,15 @@ def needed(name: str, ranks: int, *settings: str) -> float:
 
 
 def test_it_is_what_the_tensors_of_a_7b_model_add_up_to():
-    # 8.29e9 parameters at 16 bytes, 1.09e9 of embeddings and head at 2, 2 x 28 tensors of 131,072 / 4 x 3,584 at 2.
+    # 8.29e9 parameters at 16 bytes, the head's 0.545e9 at 2, 2 x 28 tensors of 131,072 / 4 x 3,584 at 2.
     whole = needed("long_video_sft", 4, "row_tokens=131072", "parallel.sp=4", "step_tokens=null", "model.path=m")
-    assert whole == pytest.approx((8.29e9 * 16 / 4 + 1.09e9 * 2 + 56 * 32768 * 3584 * 2) / GIB, rel=0.01)
+    assert whole == pytest.approx((8.29e9 * 16 / 4 + 0.545e9 * 2 + 56 * 32768 * 3584 * 2) / GIB, rel=0.01)
+
+
+def test_layers_that_are_not_recomputed_keep_their_mlp():
+    whole = needed("cot_sft", 4, "model.path=m")
+    four = needed("cot_sft", 4, "model.path=m", "memory.recomputed_layers=24")
+    assert four - whole == pytest.approx(4 * 2 * 18944 * 32768 * 2 / GIB)
 
 
 def test_more_ranks_adapters_and_the_host_need_less():

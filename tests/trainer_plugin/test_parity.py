@@ -60,7 +60,7 @@ SWITCHES = {
     "frozen": (True, False),
     "head": tuple(Head),
     "replicated": (False, True),
-    "layers": ("kept", "recomputed", "attention kept"),
+    "layers": ("kept", "recomputed", "attention kept", "one recomputed"),
 }
 Choice = dict[str, object]
 
@@ -174,8 +174,8 @@ def test_loss_and_gradients_are_those_of_the_plain_model(ranks_of, choice):
     def check(drafts, vision_patches):
         options = RunOptions(
             head=choice["head"],
-            checkpoint=choice["layers"] != "kept",
-            keep_attention=choice["layers"] == "attention kept",
+            recomputed_layers={"kept": 0, "one recomputed": 1}.get(choice["layers"]),
+            keep_attention=choice["layers"] != "recomputed",
             vision_patches=vision_patches,
         )
         case = Case(
