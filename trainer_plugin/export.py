@@ -1,4 +1,4 @@
-"""Writes a trained model as an ordinary Hugging Face folder: what `from_pretrained` loads.
+"""Writes a trained model as an ordinary Hugging Face folder: what `from_pretrained` and vLLM load.
 
 Weights are gathered tensor by tensor, so that a device holds one at a time; the first rank's host holds the model once.
 The folder appears when it is whole.

