@@ -28,7 +28,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,16 +45,12 @@ from trainer_plugin.metrics import MetricsLog, StepMetrics, by_reason, peak_flop
 from trainer_plugin.model import RunOptions
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
-from trainer_plugin.rows import Load, plan_row, row_share, without_failed
-from trainer_plugin.step import NotFinite, adamw, train_step
+from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, samples_of, without_failed
+from trainer_plugin.step import BadStep, NotFinite, adamw, train_step
 from trainer_plugin.texts import TextRows
 from trainer_plugin.weights import build_model, read_config, read_tokenizer
 
 log = logging.getLogger(__name__)
-
-
-class BadStep(ArithmeticError):
-    """A step's loss or gradient was not finite: nothing was learned from it, and the last checkpoint is whole."""
 
 
 @dataclass(frozen=True)
@@ -185,15 +180,10 @@ class Training:
 
     def save(self) -> Path:
         """Write a checkpoint now. Every rank must call it, between steps."""
-        position = [self._loader.state_dict()]
-        if self.recipe.texts is not None:
-            gathered: list[Any] = [None] * self.parallel.world_size
-            dist.all_gather_object(gathered, position[0])
-            position = gathered[:: self.parallel.sp]
         state = RunState(
             step=self.step,
             tokens=self.tokens,
-            data=tuple(position),
+            data=positions(self._loader.state_dict(), self.rows, self.parallel),
             left_out=self.left_out,
             model=config_values(self.model.model.config),
             recipe=self.recipe.model_dump(mode="json"),
@@ -288,14 +278,10 @@ class Training:
         return _Work(int(found[0]), int(found[1]), int(found[2]), found[3])
 
     def _bad_step(self, error: NotFinite, loaded: list[Load]) -> BadStep:
-        rows = [loaded[number] for number in error.rows] or loaded
-        keys = [example.key for row in rows for example in row.row.examples]
         saved = self.checkpoints.latest()
+        whole = f"{saved} is whole" if saved else "there is no checkpoint yet"
         return BadStep(
-            f"step {self.step + 1}: {error}; nothing was learned from it, and "
-            f"{f'{saved} is whole' if saved else 'there is no checkpoint yet'}. Samples of this rank's "
-            f"{'rows that are not finite' if error.rows else 'rows (the loss is finite, a gradient is not)'}: "
-            f"{', '.join(keys)}"
+            f"step {self.step + 1}: {error}; nothing was learned from it, and {whole}; {samples_of(error, loaded)}"
         )
 
     def _resume(self) -> None:
@@ -303,12 +289,7 @@ class Training:
         if path is None:
             return
         state = self.checkpoints.load(path, self.model, self.optimizer)
-        if len(state.data) not in (1, self.parallel.dp):
-            raise BadInput(
-                f"checkpoint {path} was written by {len(state.data)} data-parallel ranks that read texts; go on with "
-                f"as many, not {self.parallel.dp}"
-            )
-        self._loader.load_state_dict(state.data[self.parallel.dp_rank if len(state.data) > 1 else 0])
+        self._loader.load_state_dict(position_of(state.data, self.parallel))
         self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
         self._saved = self.step
         log.info("going on from %s: %d steps, %d tokens", path, self.step, self.tokens)

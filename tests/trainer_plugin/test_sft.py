@@ -19,7 +19,8 @@ from trainer_plugin.families import family_of
 from trainer_plugin.features import FeatureFolder
 from trainer_plugin.frames import read_frames
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
-from trainer_plugin.sft import BadStep, Training, learning_rate, main
+from trainer_plugin.sft import Training, learning_rate, main
+from trainer_plugin.step import BadStep
 from trainer_plugin.weights import read_config
 
 ROOT = Path(__file__).parents[2]
