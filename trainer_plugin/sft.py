@@ -31,6 +31,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
+from transformers import PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from trainer_plugin.batches import RowStream, share_given_out
@@ -38,6 +39,7 @@ from trainer_plugin.checkpoint import CheckpointFolder, RunState, config_values
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.export import export_model
 from trainer_plugin.families import family_of
+from trainer_plugin.families.base import Family
 from trainer_plugin.features import FeatureFolder
 from trainer_plugin.loader import RowLoader
 from trainer_plugin.memory import check_memory
@@ -48,7 +50,7 @@ from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData
 from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, samples_of, without_failed
 from trainer_plugin.step import BadStep, NotFinite, adamw, train_step
 from trainer_plugin.texts import TextRows
-from trainer_plugin.weights import build_model, read_config, read_tokenizer
+from trainer_plugin.weights import build_model, read_config, read_tokenizer, tower_identity
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,7 @@ class Training:
             offload=memory.offload_parameters,
             seed=recipe.seed,
         )
+        self._check_features()
         self.costs = self.model.costs
         wanted = recipe.optimizer
         self.optimizer = adamw(self.model, wanted.learning_rate, wanted.weight_decay, wanted.betas)
@@ -212,20 +215,18 @@ class Training:
                 column=recipe.texts.column,
             )
         assert recipe.videos is not None
-        samples = self._open_release(recipe.videos)
+        asked = recipe.videos.features
+        features = FeatureFolder(asked.url, asked.tower) if asked else None
+        samples = open_samples(recipe.videos, self.family, self.tokenizer, features)
         return RowStream(samples, recipe.row_tokens, seed=recipe.seed, rank=rank, ranks=ranks, epochs=recipe.epochs)
 
-    def _open_release(self, videos: VideoData) -> ReleaseDataset:
-        return ReleaseDataset(
-            videos.release,
-            videos.split,
-            self.family,
-            self.tokenizer,
-            policy=videos.frames,
-            target=videos.target,
-            media=videos.media,
-            features=FeatureFolder(videos.features.url, videos.features.tower) if videos.features else None,
-        )
+    def _check_features(self) -> None:
+        asked = self.recipe.videos.features if self.recipe.videos else None
+        if asked is not None and asked.tower != (own := tower_identity(self.model)):
+            raise BadInput(
+                f"videos.features.tower is {asked.tower!r}, but this model's tower is {own!r}: its features would be "
+                f"others. Encode the videos with this model (python -m trainer_plugin.encode), or train the other one"
+            )
 
     def _learn(self, loaded: list[Load], before: float, began: float, waited: float) -> StepMetrics | None:
         """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank."""
@@ -308,6 +309,22 @@ class Training:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop.set()
+
+
+def open_samples(
+    videos: VideoData, family: Family, tokenizer: PreTrainedTokenizerBase, features: FeatureFolder | None = None
+) -> ReleaseDataset:
+    """The recipe's questions about videos."""
+    return ReleaseDataset(
+        videos.release,
+        videos.split,
+        family,
+        tokenizer,
+        policy=videos.frames,
+        target=videos.target,
+        media=videos.media,
+        features=features,
+    )
 
 
 def _of_all_ranks(numbers: list[float], reduction: dist.ReduceOp.RedOpType) -> list[float]:
