@@ -74,7 +74,7 @@ def encode(recipe: Recipe, url: str) -> Encoded:
         config,
         parallel,
         compute=getattr(torch, recipe.precision),
-        options=RunOptions(checkpoint=False, vision_patches=recipe.memory.vision_patches, compile=recipe.compile),
+        options=RunOptions(vision_patches=recipe.memory.vision_patches, compile=recipe.compile),
         seed=recipe.seed,
     )
     samples = open_samples(recipe.videos, model.family, read_tokenizer(recipe.model))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.trainer_plugin.parity import Case, Clip, Draft, sharded
+from tests.trainer_plugin.parity import Case, Clip, Draft, stepped
 from trainer_plugin.model import RunOptions
 from trainer_plugin.offload import MIN_BYTES, HostMemory
 from trainer_plugin.plan import Layout
@@ -13,7 +13,7 @@ def test_gradients_are_those_without_any_of_it(ranks):
     """Nothing recomputed, kept or held elsewhere: what all runs have in common would not show between two others."""
     plain = RunOptions(vision_patches=24, checkpoint=False, keep_attention=False)
     cases = [plain, RunOptions(vision_patches=24), RunOptions(vision_patches=24, offload=True)]
-    expected, *found = (ranks[1].run(sharded, Case("qwen3_vl", DRAFTS, Layout(), options=case))[0] for case in cases)
+    expected, *found = (stepped(ranks[1], Case("qwen3_vl", DRAFTS, Layout(), options=case)) for case in cases)
     assert [max(run.differences(expected, floor=0).values()) for run in found] == [0, 0]
 
 
