@@ -134,7 +134,8 @@ def test_any_blocks_give_what_a_masked_softmax_gives(fakes, kernel, case, heads,
 @pytest.mark.parametrize("kernel", [Kernel.PLAIN, Kernel.AUTO])
 def test_gradients_are_the_derivatives(fakes, kernel, blocks):
     *tensors, _ = rows(blocks[-1].query[1], 12, dim=2)
-    assert torch.autograd.gradcheck(lambda *qkv: attend(*qkv, blocks, 0.3, kernel), tensors)
+    # Along random directions: entry by entry is what the test above compares.
+    assert torch.autograd.gradcheck(lambda *qkv: attend(*qkv, blocks, 0.3, kernel), tensors, fast_mode=True)
 
 
 def test_no_query_rows_give_no_output_and_zero_gradients():
