@@ -43,7 +43,15 @@ from trainer_plugin.families.base import Family
 from trainer_plugin.features import FeatureFolder
 from trainer_plugin.loader import RowLoader
 from trainer_plugin.memory import check_memory
-from trainer_plugin.metrics import MetricsLog, StepMetrics, by_reason, peak_flops, peak_memory, training_flops
+from trainer_plugin.metrics import (
+    MetricsLog,
+    StepMetrics,
+    TowerCosts,
+    by_reason,
+    peak_flops,
+    peak_memory,
+    training_flops,
+)
 from trainer_plugin.model import RunOptions
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
@@ -106,6 +114,7 @@ class Training:
         )
         self._check_features()
         self.costs = self.model.costs
+        self._tower_costs = TowerCosts.of(self.model.model, self.family)
         wanted = recipe.optimizer
         self.optimizer = adamw(self.model, wanted.learning_rate, wanted.weight_decay, wanted.betas)
         self.step = 0
@@ -272,7 +281,8 @@ class Training:
     def _work_of(self, loaded: list[Load]) -> _Work:
         """What is in a step's rows, on all ranks; those that share a row count it once."""
         plans = [row.plan for row in loaded] if self.parallel.sp_rank == 0 else []
-        flops = training_flops(plans, self.costs, weights_learned=self.recipe.trained.language_model)
+        learned = self.recipe.trained.language_model
+        flops = training_flops(plans, self.costs, self._tower_costs, weights_learned=learned)
         tokens, supervised = sum(len(plan) for plan in plans), sum(plan.supervised_count for plan in plans)
         samples = sum(len(row.row.examples) for row in loaded) if plans else 0
         found = _of_all_ranks([tokens, supervised, samples, flops], dist.ReduceOp.SUM)
