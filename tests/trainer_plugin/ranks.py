@@ -23,7 +23,8 @@ PRELOAD = [
     "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
     "transformers.models.qwen3_vl.modeling_qwen3_vl",
     "transformers.models.smolvlm.modeling_smolvlm",
-    "trainer_plugin.model",
+    "trainer_plugin.sft",
+    "trainer_plugin.trainer",
     "tests.trainer_plugin.parity",
 ]
 """What every rank needs is imported once, in the process that they are forked from."""
