@@ -54,10 +54,13 @@ def levelled_model(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("make", [model_folder, levelled_model])
-def test_features_take_the_place_of_frames(ranks, asked, films, tmp_path, make):
+ADAPTERS = ("trained.lora.rank=4", "trained.language_model=false")
+
+
+@pytest.mark.parametrize(("make", "settings"), [(model_folder, ADAPTERS), (levelled_model, ())])
+def test_features_take_the_place_of_frames(ranks, asked, films, tmp_path, make, settings):
     """No video is there any more when they are read, and yet the loss is the same."""
-    model = [f"model={{path: {make(tmp_path / 'model')}}}"]
+    model = [f"model={{path: {make(tmp_path / 'model')}}}", *settings]
     expected = ranks[2].run(curve, asked("frames", *model))[0]
     one, other = ranks[2].run(encode, asked("unused", *model), str(tmp_path / "features"))
     assert one == other == Encoded(one.tower, written=3, found=0, broken={}, unusable=0)
