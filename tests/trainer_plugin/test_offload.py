@@ -11,7 +11,7 @@ DRAFTS = (Draft((3, Clip(2), 9)), Draft((16,), seed=1))
 
 def test_gradients_are_those_without_any_of_it(ranks):
     """Nothing recomputed, kept or held elsewhere: what all runs have in common would not show between two others."""
-    plain = RunOptions(vision_patches=24, checkpoint=False, keep_attention=False)
+    plain = RunOptions(vision_patches=24, recomputed_layers=0, keep_attention=False)
     cases = [plain, RunOptions(vision_patches=24), RunOptions(vision_patches=24, offload=True)]
     expected, *found = (stepped(ranks[1], Case("qwen3_vl", DRAFTS, Layout(), options=case)) for case in cases)
     assert [max(run.differences(expected, floor=0).values()) for run in found] == [0, 0]
