@@ -21,12 +21,12 @@ ui: $(VENV)/.run ## Keep Airflow up on 127.0.0.1; prints address, user and passw
 	$(LVR) ui
 
 test: $(VENV)/.dev ## Run the tests
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev ## Lint, formatting and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --num-workers 2
 
 lock: ## Resolve the lock files in requirements/ again (needs uv)
 	bash requirements/lock.sh

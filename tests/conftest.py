@@ -12,11 +12,13 @@ settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
 
 
-@pytest.fixture(autouse=True)
-def no_endpoints_from_outside(monkeypatch):
-    """Tests must not talk to whatever models the developer has configured."""
-    for name in [name for name in os.environ if name.startswith(("LVR_", "AIRFLOW_CONN_"))]:
-        monkeypatch.delenv(name)
+@pytest.fixture(scope="session", autouse=True)
+def no_endpoints_from_outside():
+    """Tests, and what is built once for many of them, must not talk to whatever models the developer has configured."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("LVR_", "AIRFLOW_CONN_"))]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")

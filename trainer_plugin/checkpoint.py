@@ -11,7 +11,6 @@ is refused by naming the first differences, before anything is changed.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers import PretrainedConfig
 
 from schemas.base import Model, parse_json
 from schemas.errors import BadInput
+from trainer_plugin.files import write_whole
 from trainer_plugin.model import LongVideoModel
 from trainer_plugin.step import trained_parameters
 
@@ -77,10 +77,10 @@ class CheckpointFolder:
         dist.barrier()
         save_tensors(beside, model, optimizer)
         if first:
-            _write(beside / _STATE, state.model_dump_json(indent=1))
+            write_whole(beside / _STATE, state.model_dump_json(indent=1).encode())
             shutil.rmtree(final, ignore_errors=True)
             beside.rename(final)
-            _write(self.folder / "latest", final.name)
+            write_whole(self.folder / "latest", final.name.encode())
             for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
                 shutil.rmtree(old)
         dist.barrier()
@@ -125,6 +125,19 @@ def config_values(config: PretrainedConfig) -> dict[str, Any]:
     return values
 
 
+def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration's nested values by dotted name, without what does not make a model another one."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if name.startswith("_") or name in ("transformers_version", "dtype", "torch_dtype"):
+            continue
+        if isinstance(value, Mapping):
+            flat |= comparable(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
 def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
     """What is learned and its moments, by name; moments that are not there yet are made, as zeros."""
     tensors: dict[str, Tensor] = {}
@@ -154,7 +167,7 @@ def _set_chance(states: Mapping[str, Tensor]) -> None:
 
 
 def _check_config(stored: Mapping[str, Any], present: Mapping[str, Any], path: Path) -> None:
-    before, now = _flat(stored), _flat(present)
+    before, now = comparable(stored), comparable(present)
     differing = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
     # Single values say more than lists that follow from them.
     differing.sort(key=lambda name: isinstance(now.get(name), list))
@@ -180,26 +193,3 @@ def _check_tensors(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, A
             f"checkpoint {path} does not fit what is learned here ({len(differences)} tensors differ): "
             f"{'; '.join(differences[:_SHOWN])}; give the run another out folder, or train the same parts"
         )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted name, without what does not make a model another one."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if name.startswith("_") or name in ("transformers_version", "dtype", "torch_dtype"):
-            continue
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, also when the machine stops."""
-    beside = path.with_name(f".{path.name}.writing")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

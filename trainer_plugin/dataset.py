@@ -10,7 +10,7 @@ number, still evenly over the whole video. What does not fit even so is refused 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -119,11 +119,16 @@ class ReleaseDataset:
         """The question's id: the sample's name whatever else the release holds."""
         return self._samples[number][1].question_id
 
+    def clip(self, number: int, max_tokens: int) -> VideoClip:
+        """What the sample shows when it may have `max_tokens`. Raises as `length`."""
+        return self._draft(number, max_tokens).clip
+
     def length(self, number: int, max_tokens: int) -> int:
         """Tokens of the sample when it may have `max_tokens`.
 
         Raises:
             Unusable: it does not fit, or its text would be taken for video.
+            BadInput: there are features of its video, but of other frames.
         """
         draft = self._draft(number, max_tokens)
         return draft.turn.length + len(draft.video_ids)
@@ -153,7 +158,8 @@ class ReleaseDataset:
         while (clip := self._clip(video, allowed)) is not None:
             video_ids = self.family.video_ids(self.tokenizer, clip.grid, clip.frame_times_us)
             if len(video_ids) <= room:
-                return _Draft(clip, turn, video_ids)
+                features = self.features.find(clip) if self.features else None
+                return _Draft(replace(clip, features=features), turn, video_ids)
             # Markers and times stand between the features: of what there is room for, these get their share.
             allowed = self._tokens(clip) * room // len(video_ids)
         raise Unusable(
@@ -176,10 +182,9 @@ class ReleaseDataset:
         record = video.record
         times = frame_times(record.duration_us, count)
         times += times[-1:] * (-count % self.family.temporal_patch)
-        features = self.features.find(record.video_id) if self.features else None
         for limit in (None, max(allowed, 1)):
             size = self.family.frame_size(record.height, record.width, len(times), limit)
-            clip = VideoClip(video.source, times, size, self.family.grid(*size, len(times)), features)
+            clip = VideoClip(video.source, times, size, self.family.grid(*size, len(times)))
             if self._tokens(clip) <= allowed:
                 return clip
         return None

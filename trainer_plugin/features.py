@@ -1,30 +1,36 @@
-"""Features of videos that a frozen vision tower computed before: one safetensors file per video.
+"""Features of videos that a frozen vision tower computed before (`trainer_plugin.encode`): a safetensors file per clip.
 
 A file says which frames, in which size, and which tower its features are of; one that says something else than what is
-asked is an error, never used. Rows are read by range, so each rank reads only those that it would have encoded.
+asked is an error, never used. So is a folder that has a video in other frames or another size. Files are there whole
+or not at all, and rows are read by range, so that each rank reads only those that it would have encoded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from typing import Any
+import os
+from pathlib import Path
+from typing import IO, Any
 
 import fsspec
 import safetensors.torch
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from schemas.errors import BadInput
 from trainer_plugin.examples import FeatureRef, VideoClip
+from trainer_plugin.files import write_whole
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class FeatureFolder:
-    """The feature files of one tower: `{url}/{video}.safetensors`."""
+    """The feature files of one tower: `{url}/{video}.{hash of frame times and size}.safetensors`."""
 
     def __init__(self, url: str, tower: str) -> None:
-        """`tower` names the weights and the processing, e.g. a hash."""
+        """`tower` names the weights and the processing (`trainer_plugin.weights.tower_identity`)."""
         self.url = url.rstrip("/")
         self.tower = tower
         filesystem, path = fsspec.core.url_to_fs(self.url)
@@ -32,20 +38,50 @@ class FeatureFolder:
             self._names = {name.rpartition("/")[2] for name in filesystem.ls(path, detail=False)}
         except FileNotFoundError:
             self._names = set()
+        self._videos = {name.partition(".")[0] for name in self._names}
 
-    def find(self, video: str) -> FeatureRef | None:
-        """The video's features, if there were some when this folder was opened."""
-        name = f"{video}.safetensors"
-        return FeatureRef(f"{self.url}/{name}", self.tower) if name in self._names else None
+    def __contains__(self, clip: VideoClip) -> bool:
+        """Whether the clip's features were there when this folder was opened."""
+        return _name(clip) in self._names
+
+    def find(self, clip: VideoClip) -> FeatureRef | None:
+        """The clip's features; None for a video without any.
+
+        Raises:
+            BadInput: the video has some, but of other frames or another size.
+        """
+        if clip in self:
+            return self._ref(clip)
+        if clip.video.key in self._videos:
+            raise BadInput(
+                f"{self.url}: its features of video {clip.video.key} are of other frames or another size than asked "
+                f"({len(clip.frame_times_us)} frames of {clip.size}); encode the videos for this recipe "
+                f"(python -m trainer_plugin.encode)"
+            )
+        return None
+
+    def check(self, clip: VideoClip) -> None:
+        """Raises BadInput if what the folder has of a clip is of another tower."""
+        ref = self._ref(clip)
+        filesystem, path = fsspec.core.url_to_fs(ref.url)
+        with filesystem.open(path, "rb") as file:
+            _header(file, clip, ref)
 
     def write(self, clip: VideoClip, features: Tensor) -> FeatureRef:
         """Keep a clip's features, shape [tokens, width], tokens in order."""
-        name = f"{clip.video.key}.safetensors"
+        ref = self._ref(clip)
         data = safetensors.torch.save({"features": features.contiguous()}, _description(clip, self.tower))
-        with fsspec.open(f"{self.url}/{name}", "wb", auto_mkdir=True) as file:
-            file.write(data)
-        self._names.add(name)
-        return FeatureRef(f"{self.url}/{name}", self.tower)
+        filesystem, path = fsspec.core.url_to_fs(ref.url)
+        if isinstance(filesystem, LocalFileSystem):
+            write_whole(Path(path), data)
+        else:
+            filesystem.pipe_file(path, data)
+        self._names.add(_name(clip))
+        self._videos.add(clip.video.key)
+        return ref
+
+    def _ref(self, clip: VideoClip) -> FeatureRef:
+        return FeatureRef(f"{self.url}/{_name(clip)}", self.tower)
 
 
 def read_features(clip: VideoClip, first: int, end: int) -> Tensor:
@@ -61,18 +97,30 @@ def read_features(clip: VideoClip, first: int, end: int) -> Tensor:
     assert ref is not None, f"{clip.video.key}: no features"
     filesystem, path = fsspec.core.url_to_fs(ref.url)
     with filesystem.open(path, "rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(header_bytes))
-        found, wanted = header.get("__metadata__"), _description(clip, ref.tower)
-        if found != wanted:
-            other = [name for name in wanted if (found or {}).get(name) != wanted[name]]
-            raise BadInput(f"{ref.url}: other {', '.join(other)} than asked; compute the features again")
-        tokens, width = header["features"]["shape"]
-        dtype = _DTYPES[header["features"]["dtype"]]
+        stored = _header(file, clip, ref)["features"]
+        tokens, width = stored["shape"]
+        dtype = _DTYPES[stored["dtype"]]
         row_bytes, per_patch = width * dtype.itemsize, tokens // clip.grid.t
-        file.seek(8 + header_bytes + first * per_patch * row_bytes)
+        file.seek(first * per_patch * row_bytes, os.SEEK_CUR)
         data = file.read((end - first) * per_patch * row_bytes)
     return torch.frombuffer(bytearray(data), dtype=dtype).view(-1, width)
+
+
+def _header(file: IO[bytes], clip: VideoClip, ref: FeatureRef) -> dict[str, Any]:
+    """What a file says that it holds, read up to where the tensors begin."""
+    header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    found, wanted = header.get("__metadata__"), _description(clip, ref.tower)
+    if found != wanted:
+        other = [name for name in wanted if (found or {}).get(name) != wanted[name]]
+        raise BadInput(
+            f"{ref.url}: other {', '.join(other)} than asked; encode the videos into another folder, or remove the file"
+        )
+    return header
+
+
+def _name(clip: VideoClip) -> str:
+    shown = hashlib.sha256(json.dumps([clip.frame_times_us, clip.size]).encode()).hexdigest()
+    return f"{clip.video.key}.{shown[:16]}.safetensors"
 
 
 def _description(clip: VideoClip, tower: str) -> dict[str, str]:

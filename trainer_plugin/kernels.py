@@ -1,4 +1,4 @@
-"""Attention of one rank and one layer: which rows attend to which, and the fused kernel that computes each part.
+"""The decoder's attention on one rank, in one layer: which rows attend to which, and what computes each part.
 
 A row of packed segments is described by `Block`s. `attend` cuts them into kernel calls, merges what several calls found
 for the same queries, and is differentiable; it saves q, k, v, the output and the log-sum-exp (LSE), nothing else.
@@ -25,16 +25,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import flash_attention_mask
 
 CUDNN_MIN_ROWS = 4096
 """Parts with fewer query or key rows go to flash2, which takes many short segments in one call; from 16k on cuDNN is
@@ -42,10 +38,6 @@ twice as fast (H100)."""
 
 CHUNK_BYTES = 64 << 20
 """Largest tensor that the plain kernel and the merge allocate beside their results."""
-
-VISION_ATTENTION = "varlen_flash"
-"""Attention name for vision towers. Only because it contains "flash" do Qwen-VL towers make one call for all frames,
-not one per frame."""
 
 
 class Kernel(StrEnum):
@@ -449,86 +441,3 @@ KERNELS: dict[Kernel, type[_Cudnn] | type[_Flash2] | type[_Plain]] = {
     Kernel.FLASH2: _Flash2,
     Kernel.PLAIN: _Plain,
 }
-
-
-def register() -> None:
-    """Make `VISION_ATTENTION` known to transformers. Can be called any number of times.
-
-    The mask entry lets padding reach `varlen_attention`: without one, transformers silently drops a tower's mask.
-    """
-    AttentionInterface.register(VISION_ATTENTION, varlen_attention)
-    AttentionMaskInterface.register(VISION_ATTENTION, flash_attention_mask)
-
-
-def varlen_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool = False,
-    cu_seq_lens_q: Tensor | None = None,
-    cu_seq_lens_k: Tensor | None = None,
-    max_length_q: int | None = None,
-    max_length_k: int | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Bidirectional attention of a vision tower, with the signature of transformers' AttentionInterface.
-
-    Args:
-        query, key, value: [B, h, S, d], as many key heads as query heads.
-        attention_mask: None, or [B, S] bool, True where a key may be attended to; only without cu_seq_lens.
-        cu_seq_lens_q, cu_seq_lens_k: [n + 1] int32, the borders of n segments along S; then B is 1. Without them every
-            batch row is a segment.
-        max_length_q, max_length_k: the longest segment; used on CUDA in half precision, where it all is one call.
-
-    Returns:
-        ([B, S, h, d], None).
-
-    Raises:
-        ValueError: causal attention, dropout or a mask of another kind is asked for.
-    """
-    if is_causal or dropout:
-        raise ValueError(f"{VISION_ATTENTION}: no causal attention (is_causal={is_causal}), no dropout ({dropout})")
-    if attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.ndim != 2):
-        shape = tuple(attention_mask.shape)
-        raise ValueError(f"{VISION_ATTENTION}: the mask is {attention_mask.dtype} {shape}; only [B, S] bool is known")
-    if cu_seq_lens_q is None or cu_seq_lens_k is None:
-        mask = None if attention_mask is None else attention_mask[:, None, None]
-        return _dense(query, key, value, scaling, mask).transpose(1, 2), None
-    if attention_mask is not None or len(query) != 1:
-        raise ValueError(f"{VISION_ATTENTION}: segments take one batch row, not {len(query)}, and no mask")
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-        borders_q, borders_k = cu_seq_lens_q.to(torch.int32), cu_seq_lens_k.to(torch.int32)
-        assert max_length_q is not None
-        assert max_length_k is not None
-        out = varlen_attn(q, k, v, borders_q, borders_k, max_length_q, max_length_k, scale=scaling)
-        assert isinstance(out, Tensor)
-        return out[None], None
-    return _segments(query, key, value, cu_seq_lens_q, cu_seq_lens_k, scaling).transpose(1, 2), None
-
-
-def _dense(query: Tensor, key: Tensor, value: Tensor, scale: float | None, mask: Tensor | None = None) -> Tensor:
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-
-
-def _segments(
-    query: Tensor, key: Tensor, value: Tensor, borders_q: Tensor, borders_k: Tensor, scale: float | None
-) -> Tensor:
-    """[1, h, S, d]: runs of segments of equal length are one batch each."""
-    lengths = [
-        (queries[1] - queries[0], keys[1] - keys[0])
-        for queries, keys in zip(pairwise(borders_q.tolist()), pairwise(borders_k.tolist()), strict=True)
-    ]
-    outs, query_start, key_start = [], 0, 0
-    for (queries, keys), run in groupby(lengths):
-        count = len(list(run))
-        q = query[0, :, query_start : (query_start := query_start + count * queries)].unflatten(1, (count, -1))
-        rows = slice(key_start, (key_start := key_start + count * keys))
-        k, v = (tensor[0, :, rows].unflatten(1, (count, -1)) for tensor in (key, value))
-        out = _dense(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), scale)
-        outs.append(out.transpose(0, 1).flatten(1, 2))
-    return torch.cat(outs, dim=1)[None]

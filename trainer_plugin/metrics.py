@@ -1,8 +1,7 @@
 """What a run says about itself, step by step: a line on the console, JSON Lines, TensorBoard and W&B where installed.
 
 MFU is the share of the device's dense peak that the model's own operations use: those of the decoder and the head, with
-attention counted causally, forward and backward, nothing for what is computed again. The tower's are left out, so the
-figure is a little low where it is trained.
+attention counted causally, and of the vision tower's matrix products, nothing for what is computed again.
 """
 
 from __future__ import annotations
@@ -12,12 +11,15 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from schemas.base import Model
+from trainer_plugin.families.base import Family
 from trainer_plugin.plan import Costs, SequencePlan
 
 log = logging.getLogger(__name__)
@@ -114,20 +116,47 @@ class MetricsLog:
             self._file.write_text("".join(line + "\n" for line in lines))
 
 
-def training_flops(plans: Iterable[SequencePlan], costs: Costs, *, weights_learned: bool = True) -> float:
-    """Operations of the decoder and head in forward and backward passes over rows.
+@dataclass(frozen=True)
+class TowerCosts:
+    """Operations of a vision tower's matrix products in one step, 2 per weight: forward if it is frozen, three times
+    that where it is learned. Its attention, inside windows and frames, is a few per cent more."""
+
+    patch: float
+    """Of a patch."""
+    token: float
+    """Of a token, in the projector."""
+
+    @classmethod
+    def of(cls, model: nn.Module, family: Family) -> TowerCosts:
+        """Of a model whose learned parameters require gradients."""
+        projectors = {id(module) for part in family.projectors(model) for module in part.modules()}
+        found = {True: 0.0, False: 0.0}
+        for module in family.vision_tower(model).modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
+                passes = 3 if module.weight.requires_grad else 1
+                found[id(module) in projectors] += 2.0 * passes * module.weight.numel()
+        return cls(patch=found[False], token=found[True])
+
+
+def training_flops(
+    plans: Iterable[SequencePlan], costs: Costs, tower: TowerCosts | None = None, *, weights_learned: bool = True
+) -> float:
+    """Operations of the model in forward and backward passes over rows.
 
     2 per weight and token and 4 * heads * head_dim * layers per query-key pair forward, twice that backward (PaLM,
     arXiv 2204.02311, appendix B), pairs counted causally and within segments, the head at supervised tokens only.
 
     Args:
-        weights_learned: False with frozen weights (LoRA): the backward pass then makes no gradients of weights.
+        tower: counted for videos without features; None: not at all.
+        weights_learned: False with a frozen decoder (LoRA): the backward pass then makes no gradients of its weights.
     """
     passes = 3.0 if weights_learned else 2.0
     total = 0.0
     for plan in plans:
         pairs = sum((end - start) * (end - start + 1) / 2 for start, end in plan.segments)
         total += passes * (costs.linear * len(plan) + costs.head * plan.supervised_count) + 3 * costs.attention * pairs
+        if tower is not None:
+            total += tower.patch * plan.encoded_patches + tower.token * plan.encoded_tokens
     return total
 
 

@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from transformers import PreTrainedModel
 
-from trainer_plugin import attention, kernels, versions
+from trainer_plugin import attention, versions, vision_attention
 from trainer_plugin.attention import SEQUENCE_PARALLEL, AttentionRun
 from trainer_plugin.comm import GradientReduction, exchange
 from trainer_plugin.examples import Grid
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Features
 from trainer_plugin.head import full_log_probs, token_log_probs
-from trainer_plugin.kernels import VISION_ATTENTION, Kernel
+from trainer_plugin.kernels import Kernel
 from trainer_plugin.offload import HostMemory
 from trainer_plugin.parallel import Parallel
 from trainer_plugin.plan import Costs, RankShare
+from trainer_plugin.vision_attention import VISION_ATTENTION
 
 
 class Head(StrEnum):
@@ -97,7 +98,7 @@ class LongVideoModel(nn.Module):
         """What matrix products take; `shard_parameters` sets it."""
         self.host = HostMemory(parallel.device) if self.options.offload else None
         attention.register()
-        kernels.register()
+        vision_attention.register()
         model.set_attn_implementation({"text_config": SEQUENCE_PARALLEL, "vision_config": VISION_ATTENTION})
         if self.options.compile and parallel.device.type == "cuda":
             self._compile()

@@ -158,8 +158,14 @@ class SequencePlan:
         for example, (start, end) in zip(examples, self.segments, strict=True):
             if example.videos:
                 self.visual[start:end] = example.input_ids == family.video_token_id
-        self.grids = tuple(video.grid for example in examples for video in example.videos)
+        videos = [video for example in examples for video in example.videos]
+        self.grids = tuple(video.grid for video in videos)
         self._tokens_per_patch = [family.tokens_per_temporal_patch(grid) for grid in self.grids]
+        encoded = [video.grid for video in videos if video.features is None]
+        self.encoded_patches = sum(grid.t * grid.h * grid.w for grid in encoded)
+        """Patches that the vision tower takes: those of videos without features that were computed before."""
+        self.encoded_tokens = sum(grid.t * family.tokens_per_temporal_patch(grid) for grid in encoded)
+        """Tokens that its projector makes of them."""
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -1,22 +1,26 @@
 """From a row to this rank's share of it: planned before its frames are decoded, cut after.
 
 What some rank could not decode is no label of any rank: the ranks that share a row agree on it before the forward pass.
+Rows also say where a run was in its data, and which samples a step was about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from trainer_plugin.batches import without_labels
+from schemas.errors import BadInput
+from trainer_plugin.batches import RowStream, without_labels
 from trainer_plugin.examples import Row
 from trainer_plugin.families.base import Family
-from trainer_plugin.loader import Loaded
+from trainer_plugin.loader import Loaded, Rows
 from trainer_plugin.model import RowShare
 from trainer_plugin.parallel import Parallel
 from trainer_plugin.plan import Costs, FrameShare, SequencePlan
+from trainer_plugin.step import NotFinite
 
 Load = Loaded[SequencePlan]
 """A planned row, with the frames that this rank encodes."""
@@ -53,6 +57,40 @@ def without_failed(
     found: list[dict[str, str]] = [{}] * parallel.world_size
     dist.all_gather_object(found, {key: bad.reason for load in loads for key, bad in load.failures.items()})
     return kept, {key: reason for failures in found for key, reason in failures.items()}
+
+
+def samples_of(error: NotFinite, loads: Sequence[Load]) -> str:
+    """Names the samples of this rank's rows that made a step not finite."""
+    rows = [loads[number] for number in error.rows] or loads
+    keys = [example.key for row in rows for example in row.row.examples]
+    which = "rows that are not finite" if error.rows else "rows (their loss is finite)"
+    return f"samples of this rank's {which}: {', '.join(keys)}"
+
+
+def positions(state: dict[str, Any], rows: Rows, parallel: Parallel) -> tuple[dict[str, Any], ...]:
+    """The state of all data-parallel ranks' rows, from this rank's: one if they all have the same (`RowStream`).
+
+    Every rank must call it.
+    """
+    if isinstance(rows, RowStream):
+        return (state,)
+    found: list[dict[str, Any]] = [{}] * parallel.world_size
+    dist.all_gather_object(found, state)
+    return tuple(found[:: parallel.sp])
+
+
+def position_of(saved: Sequence[dict[str, Any]], parallel: Parallel) -> dict[str, Any]:
+    """This rank's among them.
+
+    Raises:
+        BadInput: each data-parallel rank had its own, and there were more or fewer of them.
+    """
+    if len(saved) not in (1, parallel.dp):
+        raise BadInput(
+            f"the checkpoint was written by {len(saved)} data-parallel ranks that read texts; go on with as many, "
+            f"not {parallel.dp}"
+        )
+    return saved[parallel.dp_rank if len(saved) > 1 else 0]
 
 
 def _masked(load: Load, failed: torch.Tensor, family: Family, parallel: Parallel, costs: Costs) -> Load:

@@ -28,10 +28,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from transformers import PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from trainer_plugin.batches import RowStream, share_given_out
@@ -39,23 +39,28 @@ from trainer_plugin.checkpoint import CheckpointFolder, RunState, config_values
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.export import export_model
 from trainer_plugin.families import family_of
+from trainer_plugin.families.base import Family
 from trainer_plugin.features import FeatureFolder
 from trainer_plugin.loader import RowLoader
 from trainer_plugin.memory import check_memory
-from trainer_plugin.metrics import MetricsLog, StepMetrics, by_reason, peak_flops, peak_memory, training_flops
+from trainer_plugin.metrics import (
+    MetricsLog,
+    StepMetrics,
+    TowerCosts,
+    by_reason,
+    peak_flops,
+    peak_memory,
+    training_flops,
+)
 from trainer_plugin.model import RunOptions
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
-from trainer_plugin.rows import Load, plan_row, row_share, without_failed
-from trainer_plugin.step import NotFinite, adamw, train_step
+from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, samples_of, without_failed
+from trainer_plugin.step import BadStep, NotFinite, adamw, train_step
 from trainer_plugin.texts import TextRows
-from trainer_plugin.weights import build_model, read_config, read_tokenizer
+from trainer_plugin.weights import build_model, read_config, read_tokenizer, tower_identity
 
 log = logging.getLogger(__name__)
-
-
-class BadStep(ArithmeticError):
-    """A step's loss or gradient was not finite: nothing was learned from it, and the last checkpoint is whole."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,9 @@ class Training:
             offload=memory.offload_parameters,
             seed=recipe.seed,
         )
+        self._check_features()
         self.costs = self.model.costs
+        self._tower_costs = TowerCosts.of(self.model.model, self.family)
         wanted = recipe.optimizer
         self.optimizer = adamw(self.model, wanted.learning_rate, wanted.weight_decay, wanted.betas)
         self.step = 0
@@ -185,15 +192,10 @@ class Training:
 
     def save(self) -> Path:
         """Write a checkpoint now. Every rank must call it, between steps."""
-        position = [self._loader.state_dict()]
-        if self.recipe.texts is not None:
-            gathered: list[Any] = [None] * self.parallel.world_size
-            dist.all_gather_object(gathered, position[0])
-            position = gathered[:: self.parallel.sp]
         state = RunState(
             step=self.step,
             tokens=self.tokens,
-            data=tuple(position),
+            data=positions(self._loader.state_dict(), self.rows, self.parallel),
             left_out=self.left_out,
             model=config_values(self.model.model.config),
             recipe=self.recipe.model_dump(mode="json"),
@@ -222,20 +224,18 @@ class Training:
                 column=recipe.texts.column,
             )
         assert recipe.videos is not None
-        samples = self._open_release(recipe.videos)
+        asked = recipe.videos.features
+        features = FeatureFolder(asked.url, asked.tower) if asked else None
+        samples = open_samples(recipe.videos, self.family, self.tokenizer, features)
         return RowStream(samples, recipe.row_tokens, seed=recipe.seed, rank=rank, ranks=ranks, epochs=recipe.epochs)
 
-    def _open_release(self, videos: VideoData) -> ReleaseDataset:
-        return ReleaseDataset(
-            videos.release,
-            videos.split,
-            self.family,
-            self.tokenizer,
-            policy=videos.frames,
-            target=videos.target,
-            media=videos.media,
-            features=FeatureFolder(videos.features.url, videos.features.tower) if videos.features else None,
-        )
+    def _check_features(self) -> None:
+        asked = self.recipe.videos.features if self.recipe.videos else None
+        if asked is not None and asked.tower != (own := tower_identity(self.model)):
+            raise BadInput(
+                f"videos.features.tower is {asked.tower!r}, but this model's tower is {own!r}: its features would be "
+                f"others. Encode the videos with this model (python -m trainer_plugin.encode), or train the other one"
+            )
 
     def _learn(self, loaded: list[Load], before: float, began: float, waited: float) -> StepMetrics | None:
         """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank."""
@@ -281,21 +281,18 @@ class Training:
     def _work_of(self, loaded: list[Load]) -> _Work:
         """What is in a step's rows, on all ranks; those that share a row count it once."""
         plans = [row.plan for row in loaded] if self.parallel.sp_rank == 0 else []
-        flops = training_flops(plans, self.costs, weights_learned=self.recipe.trained.language_model)
+        learned = self.recipe.trained.language_model
+        flops = training_flops(plans, self.costs, self._tower_costs, weights_learned=learned)
         tokens, supervised = sum(len(plan) for plan in plans), sum(plan.supervised_count for plan in plans)
         samples = sum(len(row.row.examples) for row in loaded) if plans else 0
         found = _of_all_ranks([tokens, supervised, samples, flops], dist.ReduceOp.SUM)
         return _Work(int(found[0]), int(found[1]), int(found[2]), found[3])
 
     def _bad_step(self, error: NotFinite, loaded: list[Load]) -> BadStep:
-        rows = [loaded[number] for number in error.rows] or loaded
-        keys = [example.key for row in rows for example in row.row.examples]
         saved = self.checkpoints.latest()
+        whole = f"{saved} is whole" if saved else "there is no checkpoint yet"
         return BadStep(
-            f"step {self.step + 1}: {error}; nothing was learned from it, and "
-            f"{f'{saved} is whole' if saved else 'there is no checkpoint yet'}. Samples of this rank's "
-            f"{'rows that are not finite' if error.rows else 'rows (the loss is finite, a gradient is not)'}: "
-            f"{', '.join(keys)}"
+            f"step {self.step + 1}: {error}; nothing was learned from it, and {whole}; {samples_of(error, loaded)}"
         )
 
     def _resume(self) -> None:
@@ -303,12 +300,7 @@ class Training:
         if path is None:
             return
         state = self.checkpoints.load(path, self.model, self.optimizer)
-        if len(state.data) not in (1, self.parallel.dp):
-            raise BadInput(
-                f"checkpoint {path} was written by {len(state.data)} data-parallel ranks that read texts; go on with "
-                f"as many, not {self.parallel.dp}"
-            )
-        self._loader.load_state_dict(state.data[self.parallel.dp_rank if len(state.data) > 1 else 0])
+        self._loader.load_state_dict(position_of(state.data, self.parallel))
         self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
         self._saved = self.step
         log.info("going on from %s: %d steps, %d tokens", path, self.step, self.tokens)
@@ -327,6 +319,22 @@ class Training:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop.set()
+
+
+def open_samples(
+    videos: VideoData, family: Family, tokenizer: PreTrainedTokenizerBase, features: FeatureFolder | None = None
+) -> ReleaseDataset:
+    """The recipe's questions about videos."""
+    return ReleaseDataset(
+        videos.release,
+        videos.split,
+        family,
+        tokenizer,
+        policy=videos.frames,
+        target=videos.target,
+        media=videos.media,
+        features=features,
+    )
 
 
 def _of_all_ranks(numbers: list[float], reduction: dist.ReduceOp.RedOpType) -> list[float]:

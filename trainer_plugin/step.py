@@ -41,6 +41,10 @@ class NotFinite(ArithmeticError):
         """Numbers of this rank's rows whose own loss is not finite; empty when only gradients are."""
 
 
+class BadStep(ArithmeticError):
+    """A run ends with the step that was not finite: nothing was learned from it. The message names its samples."""
+
+
 def supervised_tokens(shares: Iterable[RowShare]) -> int:
     """How many tokens a step learns: this rank's rows and all others'. Every rank must call it."""
     count = torch.tensor([sum(len(row.share.targets) for row in shares)])
@@ -67,32 +71,48 @@ def train_step(
     Raises:
         NotFinite: nothing was changed; the gradients are gone.
     """
-    loss, per_row = add_gradients(model, rows, tokens)
+    losses = add_gradients(model, rows, tokens)
     parameters = trained_parameters(model).values()
-    norm = gradient_norm(parameters)
-    found, grad_norm = loss.item(), norm.item()
-    if not (math.isfinite(found) and math.isfinite(grad_norm)):
+    try:
+        result = finite_step(losses, gradient_norm(parameters))
+    except NotFinite:
         optimizer.zero_grad()
-        raise NotFinite(found, grad_norm, tuple((~per_row.isfinite()).nonzero()[:, 0].tolist()))
+        raise
     if max_norm is not None:
-        clip_gradients(parameters, grad_norm, max_norm)
+        clip_gradients(parameters, result.grad_norm, max_norm)
     optimizer.step()
     optimizer.zero_grad()
-    return StepResult(found, grad_norm)
+    return result
 
 
-def add_gradients(model: LongVideoModel, rows: Iterable[RowShare], tokens: int) -> tuple[Tensor, Tensor]:
-    """Run rows forward and backward. Returns the loss of all ranks, and this rank's part of it for each row, [rows]."""
+def add_gradients(model: LongVideoModel, rows: Iterable[RowShare], tokens: int) -> list[Tensor]:
+    """Run rows forward and backward. Returns each row's part of the loss on this rank, a scalar."""
     losses = []
     for row in rows:
         log_probs, _ = model(row.to(model.parallel.device))
         loss = -log_probs.sum() / max(tokens, 1)
         loss.backward()
         losses.append(loss.detach())
-    per_row = torch.stack(losses)
+    return losses
+
+
+def finite_step(losses: Sequence[Tensor], grad_norm: Tensor) -> StepResult:
+    """What came of a step's gradients. Every rank must call it.
+
+    Args:
+        losses: each row's part of the loss on this rank.
+        grad_norm: as `gradient_norm` gives it.
+
+    Raises:
+        NotFinite: a rank's loss, or the norm, is not finite.
+    """
+    per_row = torch.stack(list(losses))
     total = per_row.sum()
     dist.all_reduce(total)
-    return total, per_row
+    loss, norm = total.item(), grad_norm.item()
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise NotFinite(loss, norm, tuple((~per_row.isfinite()).nonzero()[:, 0].tolist()))
+    return StepResult(loss, norm)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -3,12 +3,18 @@
 Rows come packed (`trainer_plugin.batches.RowStream`), so the Trainer's own batch size, collator and samplers play no
 part; its optimizer, schedule, callbacks, logging and checkpoints do. `gradient_accumulation_steps` counts rows of one
 data-parallel rank, and `max_steps` must be set, for packing leaves open how many rows there are.
+
+Going on from a checkpoint is exact, and decodes nothing of what was learned before it. A loss or gradient that is not
+finite ends the run on every rank, with the samples' names.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +29,12 @@ from trainer_plugin.checkpoint import load_tensors, save_tensors
 from trainer_plugin.export import export_model
 from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
-from trainer_plugin.rows import Load, plan_row, row_share, without_failed
-from trainer_plugin.step import clip_gradients, gradient_norm, supervised_tokens
+from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, samples_of, without_failed
+from trainer_plugin.step import BadStep, NotFinite, clip_gradients, finite_step, gradient_norm, supervised_tokens
 
+log = logging.getLogger(__name__)
+
+_POSITION = "rows.json"
 _SCHEDULER = "scheduler.pt"
 _TENSORS = "sharded"
 
@@ -61,20 +70,30 @@ class LongVideoTrainer(Trainer):
         self.rows = rows
         self.workers = workers
         self.tokenizer = tokenizer
+        self.position = rows.state_dict()
+        """What comes after the rows that were learned."""
+        self._learned = 0
+        self._loaded: list[Load] = []
+        self._losses: list[Tensor] = []
         super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
         # The loss is divided by the step's tokens, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
 
-    def get_train_dataloader(self) -> DataLoader[Load]:
+    def get_train_dataloader(self) -> DataLoader[Load | None]:
         return DataLoader(_Decoded(self), batch_size=None, collate_fn=_as_it_is)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Load], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, RowShare]], int]:
-        """One step's rows, and how many tokens they teach on all ranks; raises BadInput if there are none."""
+        """One step's rows, and how many tokens they teach on all ranks. When the rows end, so does the training."""
         loaded = [load for _, load in zip(range(num_batches), epoch_iterator, strict=False)]
-        loaded, _ = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
-        shares = [row_share(load, self._long.parallel) for load in loaded]
+        if len(loaded) < num_batches:
+            log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
+            self.control.should_training_stop = True
+            return [], 0
+        self._loaded, _ = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
+        self._losses = []
+        shares = [row_share(load, self._long.parallel) for load in self._loaded]
         return [{"row": share} for share in shares], supervised_tokens(shares)
 
     def compute_loss(
@@ -90,8 +109,13 @@ class LongVideoTrainer(Trainer):
         return (loss, {"log_probs": log_probs}) if return_outputs else loss
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """One row's gradients. Raises BadStep, on every rank, after a step's last row if they are not finite."""
+        loss = super().training_step(*arguments, **options)
+        self._losses.append(loss)
+        if len(self._losses) == len(self._loaded):
+            self._check_finite()
         # The Trainer reports the mean over ranks of what each returns; ours are parts of one sum.
-        return super().training_step(*arguments, **options) * self._long.parallel.world_size
+        return loss * self._long.parallel.world_size
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a Hugging Face folder. All ranks must call it."""
@@ -112,9 +136,20 @@ class LongVideoTrainer(Trainer):
         clip_gradients(model.parameters(), float(norm), self.args.max_grad_norm)
         return norm
 
+    def _check_finite(self) -> None:
+        try:
+            finite_step(self._losses, gradient_norm(self._long.parameters()))
+        except NotFinite as error:
+            step = self.state.global_step + 1
+            raise BadStep(
+                f"step {step}: {error}; nothing was learned from it; {samples_of(error, self._loaded)}"
+            ) from error
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_tensors(Path(output_dir) / _TENSORS, self._long, self._adam)
+        saved = positions(self.position, self.rows, self._long.parallel)
         if dist.get_rank() == 0:
+            (Path(output_dir) / _POSITION).write_text(json.dumps(saved))
             torch.save(self._schedule.state_dict(), Path(output_dir) / _SCHEDULER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -125,6 +160,10 @@ class LongVideoTrainer(Trainer):
             return
         self._schedule.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER))
         load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self._schedule.last_epoch)
+        if not self.args.ignore_data_skip:
+            saved = json.loads((Path(checkpoint) / _POSITION).read_text())
+            self.rows.load_state_dict(position_of(saved, self._long.parallel))
+            self._learned = self.state.global_step * self.args.gradient_accumulation_steps
 
     @property
     def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
@@ -144,17 +183,21 @@ class _NoDataset(IterableDataset[Any]):
         return iter(())
 
 
-class _Decoded(IterableDataset[Load]):
-    """The rows with their frames."""
+class _Decoded(IterableDataset[Load | None]):
+    """The rows with their frames; None for each that a checkpoint's run learned, which the Trainer counts and drops."""
 
     def __init__(self, trainer: LongVideoTrainer) -> None:
         self.trainer = trainer
 
-    def __iter__(self) -> Iterator[Load]:
-        model = self.trainer._long
+    def __iter__(self) -> Iterator[Load | None]:
+        trainer, model = self.trainer, self.trainer._long
+        learned, trainer._learned = trainer._learned, 0
+        yield from repeat(None, learned)
         plan = partial(plan_row, family=model.family, parallel=model.parallel, costs=model.costs)
-        with RowLoader(self.trainer.rows, plan, resample=model.family.resample, workers=self.trainer.workers) as loader:
-            yield from loader
+        with RowLoader(trainer.rows, plan, resample=model.family.resample, workers=trainer.workers) as loader:
+            for load in loader:
+                trainer.position = loader.state_dict()
+                yield load
 
 
 def _as_it_is(load: Any) -> Any:

@@ -1,4 +1,5 @@
 """From a folder or a configuration to a sharded model, without any rank but the first ever holding a whole one.
+A vision tower alone is whole on every rank (`build_tower`).
 
 The first rank reads (or draws) the weights in the host's memory; all ranks build the model without storage, shard that,
 and receive their shards tensor by tensor. So a host needs memory for one copy in the stored type, and a device for its
@@ -7,6 +8,8 @@ shards and one tensor. What is learned becomes float32, what is frozen stays in 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from transformers import (
 
 from schemas.errors import BadInput
 from trainer_plugin.bytes_tokenizer import bytes_tokenizer
+from trainer_plugin.checkpoint import comparable, config_values
 from trainer_plugin.families import family_of
 from trainer_plugin.model import LongVideoModel, RunOptions, shard_parameters
 from trainer_plugin.parallel import Parallel
@@ -88,6 +92,54 @@ def build_model(
     model.to_empty(device="cpu" if offload else parallel.device)
     _receive(model, weights, parallel)
     return model.train()
+
+
+def build_tower(
+    source: ModelSource,
+    config: PretrainedConfig,
+    parallel: Parallel,
+    *,
+    compute: torch.dtype = torch.bfloat16,
+    options: RunOptions | None = None,
+    seed: int = 0,
+) -> LongVideoModel:
+    """The model with its vision tower alone, frozen and whole on every rank: the rest has no storage.
+
+    Arguments and errors are those of `build_model`, and so are the tower's weights. Every rank must call it.
+    """
+    weights = _agreed(_weights(source, config, Trained(), seed) if parallel.rank == 0 else {})
+    inner = empty_model(config).requires_grad_(False)
+    model = LongVideoModel(inner, parallel, options)
+    model.compute_dtype = compute
+    inside = {id(module) for module in model.family.vision_tower(inner).modules()}
+    for name, module in inner.named_modules():
+        if id(module) in inside:
+            for key, tensor in [
+                *module.named_parameters(name, recurse=False),
+                *module.named_buffers(name, recurse=False),
+            ]:
+                dtype = compute if isinstance(tensor, nn.Parameter) else tensor.dtype
+                _receive_whole(inner, key, tensor, weights, parallel.device, dtype)
+    return model.eval()
+
+
+def tower_identity(model: LongVideoModel) -> str:
+    """Names the frozen tower that features are of: a hash of its weights, their type and its configuration.
+
+    Every rank must call it, and gets the same.
+    """
+    tower = model.family.vision_tower(model.model)
+    values = comparable(config_values(model.model.config)["vision_config"])
+    found = hashlib.sha256(json.dumps([model.model.config.model_type, values], sort_keys=True).encode())
+    for name, parameter in sorted(tower.named_parameters()):
+        whole = parameter.detach().to(model.parallel.device)
+        whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
+        if model.parallel.rank == 0:
+            found.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
+            found.update(whole.cpu().contiguous().view(torch.uint8).numpy().data)
+    identity = [found.hexdigest()[:16]]
+    dist.broadcast_object_list(identity, src=0)
+    return identity[0]
 
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -165,11 +217,25 @@ def _receive(model: LongVideoModel, weights: dict[str, Tensor], parallel: Parall
         shard = distribute_tensor(whole, parameter.device_mesh, parameter.placements)
         parameter.to_local().copy_(shard.to_local())
     for name, buffer in list(inner.named_buffers()):
-        whole = weights.pop(name) if weights else torch.empty_like(buffer, device="cpu")
-        whole = whole.to(parallel.device).contiguous()
-        dist.broadcast(whole, src=0)
-        holder, _, key = name.rpartition(".")
-        setattr(inner.get_submodule(holder), key, whole)
+        _receive_whole(inner, name, buffer, weights, parallel.device, buffer.dtype)
+
+
+@torch.no_grad()
+def _receive_whole(
+    inner: nn.Module,
+    name: str,
+    empty: Tensor,
+    weights: dict[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Put the first rank's tensor in the place of an empty parameter or buffer."""
+    whole = weights.pop(name) if weights else torch.empty_like(empty, device="cpu")
+    whole = whole.to(device, dtype).contiguous()
+    dist.broadcast(whole, src=0)
+    holder, _, key = name.rpartition(".")
+    whole = nn.Parameter(whole, requires_grad=False) if isinstance(empty, nn.Parameter) else whole
+    setattr(inner.get_submodule(holder), key, whole)
 
 
 def _folder(path: str) -> str:

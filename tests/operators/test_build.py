@@ -37,7 +37,13 @@ from tests.support.titled import TITLES, titled_video
 from trainer_plugin.data import open_release, read_videos
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = ["lane_videos=2", "assemble.eval_fraction=0.0", "assemble.sft_fraction=1.0", "difficulty.frames=4"]
+SETTINGS = [
+    "lane_videos=2",
+    "assemble.eval_fraction=0.0",
+    "assemble.sft_fraction=1.0",
+    "difficulty.frames=4",
+    "difficulty.trials=2",
+]
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +55,15 @@ def films(tmp_path_factory):
     for number in range(3):
         titled_video(folder / f"film{number}.mp4", TITLES[number : number + 4], seed=number)
     (folder / "broken.mp4").write_text("not a video")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_films(films, tmp_path_factory):
+    """As few as show that there are several."""
+    folder = tmp_path_factory.mktemp("two_films")
+    for name in ("film0.mp4", "film1.mp4"):
+        shutil.copy(films / name, folder)
     return folder
 
 
@@ -166,22 +181,32 @@ def test_other_lanes_change_nothing(built, films):
     assert again.published.release == built.release
 
 
-def test_a_build_works_on_an_object_store(films, server, s3_bucket):
-    config = config_for(films, f"{s3_bucket}/lvr", "question.writers=[program]", "difficulty.trials=2")
+def test_a_build_works_on_an_object_store(two_films, server, s3_bucket):
+    config = config_for(two_films, f"{s3_bucket}/lvr", "question.writers=[program]")
     first = run_build(config)
     release = open_release(first.published.url)
-    assert release.videos == {"sft": 3}
-    assert len(list(read_videos(first.published.url, Split.SFT))) == 3
+    assert release.videos == {"sft": 2}
+    assert len(list(read_videos(first.published.url, Split.SFT))) == 2
     asked = len(server.requests)
     again = run_build(config)
     assert (again.computed, again.published.is_new, len(server.requests)) == (0, False, asked)
 
 
-def test_an_edited_prompt_runs_only_what_depends_on_it(built, films, tmp_path, monkeypatch, server):
+@pytest.fixture
+def edit_prompt(tmp_path, monkeypatch):
+    """Adds a line to a prompt, in a copy of them all."""
     prompts = tmp_path / "prompts"
     shutil.copytree(ROOT / "prompts", prompts)
     monkeypatch.setenv("LVR_PROMPTS", str(prompts))
-    (prompts / "reason.md").write_text((prompts / "reason.md").read_text() + "\nMind the order of events.\n")
+
+    def edit(name: str, line: str) -> None:
+        (prompts / f"{name}.md").write_text((prompts / f"{name}.md").read_text() + f"\n{line}\n")
+
+    return edit
+
+
+def test_an_edited_prompt_runs_only_what_depends_on_it(built, films, edit_prompt, server):
+    edit_prompt("reason", "Mind the order of events.")
     config = config_for(films, built.out)
     stale = find_stale(built.folder, config)
     assert {name for name, count in stale.stale.items() if count} == {
@@ -227,8 +252,9 @@ def test_a_new_and_a_changed_video_run_alone(films, tmp_path, server):
     assert computed(run_build(config).metrics)["split"] == 2
 
 
-def test_replay_asks_again_only_what_was_rejected(films, tmp_path, server):
-    config = config_for(films, tmp_path / "out")
+def test_replay_asks_again_only_what_was_rejected(built, films, edit_prompt, server):
+    edit_prompt("_write_question", "Ask anew.")
+    config = config_for(films, built.out)
     server.script = lambda body: "no JSON" if "spatial - where" in json.dumps(body) else capable(body)
     first = run_build(config)
     asked = len(server.requests)
@@ -334,7 +360,7 @@ def test_a_build_killed_again_and_again_ends_as_if_it_never_was(clean, films, tm
     """kill -9 at random points of every stage: the same tables, nothing twice, no answer asked for that was held."""
     out = tmp_path / "killed"
     chance = random.Random(20261122)
-    points = sorted(chance.sample(range(traces(clean.out)), 14))
+    points = sorted(chance.sample(range(traces(clean.out)), 12))
     kills = 0
     with OpenAIServer(script=capable, delay_seconds=0.02) as server:
         environ = server.environ("reasoner", "judge", "target")
@@ -355,7 +381,7 @@ def test_a_build_killed_again_and_again_ends_as_if_it_never_was(clean, films, tm
     assert tables(killed_run) == tables(clean.folder)
 
 
-def test_two_workers_on_the_same_build_leave_one_result(films, tmp_path):
+def test_two_workers_on_the_same_build_leave_one_result(two_films, tmp_path):
     """The model answers differently each time, so that both workers make rows of their own: one of them must hold."""
     out = tmp_path / "shared"
     turns = itertools.count()
@@ -366,7 +392,7 @@ def test_two_workers_on_the_same_build_leave_one_result(films, tmp_path):
         return answer | {"evidence": ["00:02 - 00:08"]} if "evidence" in answer else answer
 
     with OpenAIServer(script=moody) as server:
-        builds = [start(films, out, server.environ("reasoner", "judge", "target")) for _ in range(2)]
+        builds = [start(two_films, out, server.environ("reasoner", "judge", "target")) for _ in range(2)]
         printed = [build.communicate(timeout=240)[0] for build in builds]
     assert [build.returncode for build in builds] == [0, 0], printed
     one, other = [RunFolder.open(str(path)) for path in (out / "runs").iterdir()]

@@ -11,9 +11,10 @@ from operators.settings import load_config
 from tests.support.videos import counting_video
 
 
-@pytest.fixture
-def run(tmp_path):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
     """A finished run over a film without any text, a file that is no video and a row whose file is missing."""
+    tmp_path = tmp_path_factory.mktemp("run")
     counting_video(tmp_path / "film.mp4", seconds=2)
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "list.csv").write_text("uri\nfilm.mp4\ntext.mp4\ngone.mp4\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -12,8 +12,10 @@ import torch.nn.functional as F
 import transformers as hf
 from packaging.version import Version
 from torch import Tensor
+from torch.distributed.tensor import Shard
 from transformers import PretrainedConfig, PreTrainedModel
 
+from tests.trainer_plugin.ranks import Ranks
 from trainer_plugin.batches import without_labels
 from trainer_plugin.examples import IGNORED, Example, Row, VideoClip, VideoSource
 from trainer_plugin.families import family_of
@@ -308,9 +310,22 @@ class Case:
     replicated: bool = False
 
 
+def stepped(ranks: Ranks, case: Case) -> Result:
+    """What ranks compute together."""
+    shares = ranks.run(sharded, case)
+    names = shares[0].gradients
+    # FSDP deals out rows, in the order of ranks. Here they are joined cheaply: a collective for each parameter, as of
+    # DTensor.full_tensor, would take as long as the step.
+    gradients = {name: torch.cat([share.gradients[name] for share in shares]) for name in names}
+    return Result(shares[0].loss, shares[0].scores, gradients)
+
+
 def sharded(case: Case) -> Result:
-    """What the ranks of this process' group compute together; gradients on rank 0 only."""
-    model = _sharded_model(case.family, case.heads, case.layout, case.frozen, case.options)
+    """What this rank's process group computes together, with this rank's rows of the gradients."""
+    model = _sharded_model(
+        case.family, case.heads, case.layout, case.frozen, replace(case.options, vision_patches=OPTIONS.vision_patches)
+    )
+    model.options = case.options
     samples = make_samples(model.family, case.drafts)
     total = count_learned(samples)
     lengths = [len(sample.example.input_ids) for sample in samples]
@@ -329,8 +344,9 @@ def sharded(case: Case) -> Result:
         _scatter_scores(plan, model.parallel.sp_rank, share, log_probs.detach(), targets)
     found = torch.cat(scores)
     dist.all_reduce(found)
-    gradients = {name: p.grad.full_tensor() for name, p in model.model.named_parameters() if p.grad is not None}
-    return Result(-found.sum().item() / total, found, gradients if dist.get_rank() == 0 else {})
+    gradients = {name: p.grad for name, p in model.model.named_parameters() if p.grad is not None}
+    assert {gradient.placements for gradient in gradients.values()} == {(Shard(0),)}
+    return Result(-found.sum().item() / total, found, {name: p.to_local() for name, p in gradients.items()})
 
 
 @cache

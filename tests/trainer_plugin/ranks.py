@@ -23,7 +23,8 @@ PRELOAD = [
     "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
     "transformers.models.qwen3_vl.modeling_qwen3_vl",
     "transformers.models.smolvlm.modeling_smolvlm",
-    "trainer_plugin.model",
+    "trainer_plugin.sft",
+    "trainer_plugin.trainer",
     "tests.trainer_plugin.parity",
 ]
 """What every rank needs is imported once, in the process that they are forked from."""
@@ -42,11 +43,19 @@ class Ranks:
         self.folder = folder
         self.timeout = timeout
         self.processes: list[Any] = []
+        self.died: dict[int, int | None] = {}
+        """Exit codes of the ranks that died in the last run."""
         self._pipes: list[Connection] = []
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What `function(*arguments)` returned on each rank. Raises AssertionError with the first rank's traceback."""
+        """What `function(*arguments)` returned on each rank.
+
+        Raises:
+            AssertionError: a rank died; or some failed, with the first one's traceback.
+        """
         errors, values = self.outcomes(function, *arguments, patient=False)
+        for rank, code in self.died.items():
+            raise AssertionError(f"rank {rank} of {self.world} died with exit code {code}; others say: {errors}")
         for rank, error in errors.items():
             raise AssertionError(f"rank {rank} of {self.world}:\n{error}")
         return [values[rank] for rank in range(self.world)]
@@ -54,17 +63,18 @@ class Ranks:
     def outcomes(
         self, function: Callable[..., Any], *arguments: Any, patient: bool = True
     ) -> tuple[dict[int, str], dict[int, Any]]:
-        """Tracebacks and results by rank; not patient: until the first traceback. A rank that died is in neither."""
+        """Tracebacks and results by rank; not patient: until the first that fails. A rank that died is in neither."""
         if not self.processes:
             self._start()
         message = pickle.dumps((function, arguments))
         for pipe in self._pipes:
             pipe.send_bytes(message)
+        self.died = {}
         errors: dict[int, str] = {}
         values: dict[int, Any] = {}
         waiting = dict(zip(self._pipes, range(self.world), strict=True))
         end = time.monotonic() + self.timeout
-        while waiting and (patient or not errors):
+        while waiting and (patient or not (errors or self.died)):
             ready = wait(list(waiting), max(0.0, end - time.monotonic()))
             if not ready:
                 errors |= dict.fromkeys(waiting.values(), f"no result within {self.timeout} s")
@@ -72,9 +82,12 @@ class Ranks:
             for pipe in ready:
                 rank = waiting.pop(pipe)  # type: ignore[arg-type]
                 try:
-                    error, value = pickle.loads(pipe.recv_bytes())  # type: ignore[union-attr]
+                    answer = pipe.recv_bytes()  # type: ignore[union-attr]
                 except EOFError:
+                    self.processes[rank].join()
+                    self.died[rank] = self.processes[rank].exitcode
                     continue
+                error, value = _unpickled(answer)
                 if error:
                     errors[rank] = error
                 else:
@@ -116,12 +129,21 @@ def _serve(pipe: Connection, rank: int, world: int, rendezvous: Path, timeout: f
     start(limit)
     while True:
         try:
-            function, arguments = pickle.loads(pipe.recv_bytes())
+            asked = pipe.recv_bytes()
         except EOFError:
             return
-        try:
-            answer = ("", function(*arguments))
-        except BaseException:  # noqa: BLE001 - it is raised again by who asked
-            answer = (traceback.format_exc(), None)
         # As bytes: a queue of torch's would hand over shared memory of a process that may be about to end.
-        pipe.send_bytes(pickle.dumps(answer))
+        try:
+            function, arguments = pickle.loads(asked)
+            answer = pickle.dumps(("", function(*arguments)))
+        except BaseException:  # noqa: BLE001 - it is raised again by who asked
+            answer = pickle.dumps((traceback.format_exc(), None))
+        pipe.send_bytes(answer)
+
+
+def _unpickled(answer: bytes) -> tuple[str, Any]:
+    """A rank's traceback and result; or why there is none that can be read here."""
+    try:
+        return pickle.loads(answer)
+    except Exception:  # noqa: BLE001 - whatever a result's class raises
+        return traceback.format_exc(), None

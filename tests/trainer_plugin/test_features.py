@@ -15,9 +15,9 @@ CLIP = VideoClip(VideoSource("film", "film.mp4"), (0, 1, 2, 3, 4, 5), (32, 64), 
 def test_rows_of_some_temporal_patches(where, dtype, tmp_path, request):
     url = str(tmp_path / "features") if where == "local" else request.getfixturevalue("s3_bucket") + "/features"
     features = torch.randn(24, 5).to(dtype)
-    assert FeatureFolder(url, "tower").find("film") is None
+    assert FeatureFolder(url, "tower").find(CLIP) is None
     FeatureFolder(url, "tower").write(CLIP, features)
-    clip = replace(CLIP, features=FeatureFolder(url, "tower").find("film"))
+    clip = replace(CLIP, features=FeatureFolder(url, "tower").find(CLIP))
     assert torch.equal(read_features(clip, 0, 3), features)
     assert torch.equal(read_features(clip, 1, 3), features[8:])
 
@@ -36,12 +36,28 @@ def test_features_of_something_else_are_never_used(tmp_path, other, what):
     if what is None:
         assert read_features(clip, 0, 1).shape == (8, 5)
         return
-    with pytest.raises(BadInput, match=rf"film\.safetensors: other {what} than asked"):
+    with pytest.raises(BadInput, match=rf"film\.\w+\.safetensors: other {what} than asked"):
         read_features(clip, 0, 1)
+    with pytest.raises(BadInput, match="of video film are of other frames or another size than asked"):
+        FeatureFolder(str(tmp_path), "tower").find(replace(CLIP, **other))
 
 
 def test_nor_those_of_another_tower(tmp_path):
     FeatureFolder(str(tmp_path), "before training").write(CLIP, torch.zeros(24, 5))
-    clip = replace(CLIP, features=FeatureFolder(str(tmp_path), "after training").find("film"))
-    with pytest.raises(BadInput, match="other tower than asked; compute the features again"):
-        read_features(clip, 0, 1)
+    folder = FeatureFolder(str(tmp_path), "after training")
+    with pytest.raises(BadInput, match="other tower than asked; encode the videos into another folder"):
+        read_features(replace(CLIP, features=folder.find(CLIP)), 0, 1)
+    with pytest.raises(BadInput, match="other tower than asked"):
+        folder.check(CLIP)
+    FeatureFolder(str(tmp_path), "before training").check(CLIP)
+
+
+def test_a_video_may_be_there_in_several_sizes(tmp_path):
+    folder = FeatureFolder(str(tmp_path), "tower")
+    clips = {1.0: CLIP, 2.0: replace(CLIP, size=(16, 32))}
+    for value, clip in clips.items():
+        folder.write(clip, torch.full((24, 5), value))
+    for value, clip in clips.items():
+        assert clip in folder
+        assert read_features(replace(clip, features=folder.find(clip)), 0, 1).unique() == value
+    assert folder.find(replace(CLIP, video=VideoSource("fil", "fil.mp4"))) is None

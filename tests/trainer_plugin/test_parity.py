@@ -25,7 +25,7 @@ from tests.trainer_plugin.parity import (
     count_learned,
     make_samples,
     reference,
-    sharded,
+    stepped,
     tiny_family,
 )
 from tests.trainer_plugin.ranks import Ranks
@@ -188,7 +188,7 @@ def test_loss_and_gradients_are_those_of_the_plain_model(ranks_of, choice):
             options=options,
             replicated=choice["replicated"],
         )
-        found = ranks_of(world).run(sharded, case)[0]
+        found = stepped(ranks_of(world), case)
         plain = expected(case.family, case.drafts, heads, case.frozen)
         assert int((found.scores < 0).sum()) == count_learned(make_samples(tiny_family(case.family), drafts))
         assert found.gradients.keys() - plain.gradients.keys() == set()
@@ -201,6 +201,6 @@ def test_loss_and_gradients_are_those_of_the_plain_model(ranks_of, choice):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_another_pixel_is_another_loss(ranks_of, family):
     drafts = [(Draft((4, Clip(4), 9), seed=5, touched=touched),) for touched in (False, True)]
-    before, after = (ranks_of(3).run(sharded, Case(family, pair, Layout(1, 3)))[0].loss for pair in drafts)
+    before, after = (stepped(ranks_of(3), Case(family, pair, Layout(1, 3))).loss for pair in drafts)
     assert before != after
     assert after == pytest.approx(reference(family, drafts[1]).loss, rel=1e-6)

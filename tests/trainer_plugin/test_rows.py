@@ -1,14 +1,17 @@
 from dataclasses import replace
 
+import pytest
 import torch
 import torch.distributed as dist
 
+from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Clip, Draft, groups, make_samples, tiny_config
 from trainer_plugin.examples import Row
 from trainer_plugin.families import family_of
 from trainer_plugin.frames import BadVideo
+from trainer_plugin.parallel import parallelize
 from trainer_plugin.plan import Costs, Layout
-from trainer_plugin.rows import Load, plan_row, row_share, without_failed
+from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, without_failed
 
 WORDS = (3 + 4 + 2 - 1, 2 + 5 + 2 - 1, 2 + 3 + 2 - 1, 8 - 1)
 """What the samples teach: words and a video's two markers, but not the first word."""
@@ -57,3 +60,23 @@ def test_other_groups_learn_theirs_but_know_of_it(ranks):
     assert counts == [WORDS[0] + WORDS[1], WORDS[2] + WORDS[3]]
     assert reasons == {"s2": "damaged"}
     assert learned == [2 * (WORDS[0] + WORDS[1]), WORDS[2] + 2 * WORDS[3]]
+
+
+class OwnRows:
+    """Rows of which each data-parallel rank has its own, as of texts."""
+
+
+def taken_up(sp: int) -> tuple[tuple[dict, ...], dict]:
+    parallel = groups(Layout(sp))
+    saved = positions({"of": dist.get_rank()}, OwnRows(), parallel)
+    return saved, position_of(saved, parallel)
+
+
+def test_each_data_parallel_rank_goes_on_where_it_was(ranks):
+    assert ranks[2].run(taken_up, 1) == [(({"of": 0}, {"of": 1}), {"of": 0}), (({"of": 0}, {"of": 1}), {"of": 1})]
+    assert ranks[2].run(taken_up, 2) == [(({"of": 0},), {"of": 0})] * 2
+
+
+def test_with_other_ranks_what_each_had_of_its_own_is_refused(alone):
+    with pytest.raises(BadInput, match="written by 2 data-parallel ranks that read texts; go on with as many, not 1"):
+        position_of([{}, {}], parallelize(1, tiny_config("qwen3_vl").get_text_config(), alone))

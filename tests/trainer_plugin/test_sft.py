@@ -9,18 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
 
 from schemas.config import Media
 from schemas.errors import BadInput
 from tests.trainer_plugin.runs import SETTINGS, curve, recipe, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
-from trainer_plugin.families import family_of
-from trainer_plugin.features import FeatureFolder
-from trainer_plugin.frames import read_frames
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
-from trainer_plugin.sft import BadStep, Training, learning_rate, main
-from trainer_plugin.weights import read_config
+from trainer_plugin.sft import Training, learning_rate, main
+from trainer_plugin.step import BadStep
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,26 +86,6 @@ def test_samples_that_do_not_fit_or_cannot_be_decoded_are_left_out_and_named(alo
         skipped = training.skipped
     assert {reason for reason in skipped.values() if "raise token_budget" in reason}
     assert sum(count for reason, count in metrics.skipped.items() if "raise token_budget" in reason) == 2
-
-
-def test_a_frozen_towers_features_take_the_place_of_frames(alone, release, tmp_path):
-    frozen = ("steps=2", "trained.vision_tower=false", "trained.projector=false", "optimizer.warmup=0")
-    folder = FeatureFolder(str(tmp_path / "features"), "tiny")
-    asked = recipe(tmp_path / "frames", release, *frozen)
-    config = read_config(asked.model)
-    torch.manual_seed(asked.seed)
-    plain, family = AutoModelForImageTextToText.from_config(config), family_of(config)
-    with Training(asked) as training:
-        for number in range(len(training.rows.samples)):
-            [clip] = training.rows.samples.example(number, 512).videos
-            frames = torch.from_numpy(read_frames(clip.video, clip.frame_times_us, clip.size))
-            with torch.no_grad():
-                folder.write(clip, family.encode(plain, family.patches(frames), [clip.grid]).packed())
-        expected = [metrics.loss for metrics in training]
-    read = f"videos.features={{url: {tmp_path / 'features'}, tower: tiny}}"
-    assert curve(recipe(tmp_path / "features-run", release, *frozen, read)) == pytest.approx(expected, rel=1e-6)
-    with pytest.raises(BadInput, match="other tower than asked"):
-        curve(recipe(tmp_path / "other", release, *frozen, read.replace("tiny", "large")))
 
 
 def test_context_extension_learns_from_texts_and_goes_on_in_them(alone, tmp_path):

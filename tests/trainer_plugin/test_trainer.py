@@ -3,14 +3,17 @@ import socket
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from schemas.errors import BadInput
 from tests.trainer_plugin.runs import curve, model_folder, recipe
+from trainer_plugin import loader
 from trainer_plugin.batches import RowStream
 from trainer_plugin.dataset import ReleaseDataset
+from trainer_plugin.frames import read_frames
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Recipe
+from trainer_plugin.step import BadStep
 from trainer_plugin.trainer import LongVideoTrainer
 from trainer_plugin.weights import build_model, read_config, read_tokenizer
 
@@ -69,16 +72,42 @@ def test_the_curve_is_the_recipes_own(ranks, release, tmp_path, world, sp):
     assert found[-2] < 0.95 * found[0]
 
 
-def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, release, tmp_path):
+class Noted(TrainerCallback):
+    """What was learned: the samples of each step."""
+
+    def __init__(self, trainer: LongVideoTrainer) -> None:
+        self.trainer = trainer
+        self.steps: list[list[str]] = []
+
+    def on_step_end(self, *arguments, **state) -> None:
+        self.steps.append([example.key for load in self.trainer._loaded for example in load.row.examples])
+
+
+def noted(trainer: LongVideoTrainer, checkpoint: bool | None = None) -> list[list[str]]:
+    """Train, and say with which samples."""
+    notes = Noted(trainer)
+    trainer.add_callback(notes)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return notes.steps
+
+
+def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, release, tmp_path, monkeypatch):
     from transformers import AutoModelForImageTextToText
 
+    decoded = []
+    monkeypatch.setattr(loader, "read_frames", lambda *asked: decoded.append(asked) or read_frames(*asked))
     asked = recipe(tmp_path, release, "optimizer.warmup=0", f"model={{path: {model_folder(tmp_path / 'model')}}}")
     straight = trainer_of(asked, tmp_path / "straight", 4)
-    straight.train()
+    samples, all_frames = noted(straight), decoded.copy()
     saving = {"save_strategy": "steps", "save_steps": 2}
-    trainer_of(asked, tmp_path / "halves", 2, **saving).train()
+    first = noted(trainer_of(asked, tmp_path / "halves", 2, **saving))
+    decoded.clear()
     resumed = trainer_of(asked, tmp_path / "halves", 4, **saving)
-    resumed.train(resume_from_checkpoint=True)
+    assert first + noted(resumed, checkpoint=True) == samples
+    assert 0 < len(decoded) < len(all_frames)
+    assert decoded == all_frames[-len(decoded) :]
+    assert len(decoded) == sum(map(len, samples[2:]))
+    assert resumed.state.epoch == straight.state.epoch
     for (name, value), (_, other) in zip(
         resumed.model.named_parameters(), straight.model.named_parameters(), strict=True
     ):
@@ -86,6 +115,38 @@ def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, rele
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "halves" / "checkpoint-4")
     expected = dict(straight.model.model.named_parameters())
     assert all(torch.equal(value, expected[name].full_tensor()) for name, value in loaded.named_parameters())
+
+
+def test_the_training_ends_with_the_rows(alone, release, tmp_path, caplog):
+    trainer = trainer_of(recipe(tmp_path, release), tmp_path, 100)
+    trainer.rows.epochs = 1
+    steps = noted(trainer)
+    assert len({key for step in steps for key in step}) == 8
+    assert f"the rows end after step {trainer.state.global_step} of 100" in caplog.text
+
+
+def not_finite(asked: Recipe, folder) -> tuple[str, bool]:
+    """What a step says that is not finite, and whether anything was learned."""
+    as_torchrun_would()
+    trainer = trainer_of(asked, folder, 3)
+    poisoned = next(trainer.model.model.model.language_model.parameters())
+    with torch.no_grad():
+        poisoned.to_local().fill_(torch.nan)
+    others = [parameter for parameter in trainer.model.parameters() if parameter is not poisoned]
+    before = [parameter.full_tensor().clone() for parameter in others]
+    with pytest.raises(BadStep) as raised:
+        trainer.train()
+    return str(raised.value), all(torch.equal(p.full_tensor(), b) for p, b in zip(others, before, strict=True))
+
+
+def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(ranks, release, tmp_path):
+    found = ranks[2].run(not_finite, recipe(tmp_path, release), tmp_path)
+    messages = [message for message, _ in found]
+    start = "step 1: loss nan, gradient norm nan; nothing was learned from it; samples of this rank's rows that are"
+    assert all(message.startswith(start) for message in messages)
+    named = [set(message.partition("not finite: ")[2].split(", ")) for message in messages]
+    assert named[0] and named[1] and not named[0] & named[1]
+    assert [unchanged for _, unchanged in found] == [True, True]
 
 
 def test_max_steps_must_be_set(alone, release, tmp_path):

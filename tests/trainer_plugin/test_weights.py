@@ -11,7 +11,16 @@ from tests.trainer_plugin.runs import model_folder
 from trainer_plugin.model import LongVideoModel
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Lora, ModelSource, Trained
-from trainer_plugin.weights import add_adapters, build_model, empty_model, prepare, read_config, read_tokenizer
+from trainer_plugin.weights import (
+    add_adapters,
+    build_model,
+    build_tower,
+    empty_model,
+    prepare,
+    read_config,
+    read_tokenizer,
+    tower_identity,
+)
 
 EVERYTHING = Trained(vision_tower=True)
 
@@ -48,6 +57,24 @@ def test_random_weights_follow_from_the_seed_alone(ranks):
     two = ranks[2].run(built_tensors, source)[0]
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert one["lm_head.weight"].std() > 0
+
+
+def towers(source: ModelSource) -> list[tuple[str, bool]]:
+    """A frozen tower's name, and whether the decoder has no storage: inside a sharded model, and alone."""
+    config = read_config(source)
+    parallel = parallelize(1, config.get_text_config(), start())
+    frozen = Trained(projector=False)
+    sharded = build_model(source, frozen, config, parallel, compute=torch.float32)
+    alone = build_tower(source, config, parallel, compute=torch.float32)
+    return [(tower_identity(model), model.model.get_output_embeddings().weight.is_meta) for model in (sharded, alone)]
+
+
+def test_a_tower_has_one_name_sharded_or_alone_on_any_ranks(ranks, tmp_path):
+    source = ModelSource(path=str(model_folder(tmp_path / "model")))
+    [(name, held), (same, empty)] = ranks[1].run(towers, source)[0]
+    assert (name, held, empty) == (same, False, True)
+    assert ranks[3].run(towers, source) == [[(name, False), (name, True)]] * 3
+    assert ranks[1].run(towers, ModelSource(path=str(model_folder(tmp_path / "other", seed=6))))[0][0][0] != name
 
 
 def test_tied_embeddings_stay_tied(alone, tmp_path):

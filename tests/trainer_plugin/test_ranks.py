@@ -1,0 +1,51 @@
+"""What happened on a rank is said, whatever it is; and the next run is as if nothing had."""
+
+import os
+import signal
+
+import pytest
+import torch.distributed as dist
+
+
+def rank() -> int:
+    return dist.get_rank()
+
+
+def killed() -> None:
+    if rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class NotBackAgain:
+    """Can be pickled, but raises where it is unpickled."""
+
+    def __reduce__(self):
+        return refuse, ()
+
+
+def refuse() -> None:
+    raise KeyError("not here")
+
+
+def fails() -> None:
+    raise ValueError(f"on {rank()}")
+
+
+def unpicklable() -> object:
+    return lambda: None
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (killed, (), "rank 1 of 2 died with exit code -9"),
+        (fails, (), r"rank [01] of 2:\n(.|\n)*ValueError: on [01]"),
+        (NotBackAgain, (), r"rank [01] of 2:\n(.|\n)*in refuse\n(.|\n)*KeyError: 'not here'"),
+        (print, (NotBackAgain(),), r"rank [01] of 2:\n(.|\n)*in _serve\n(.|\n)*KeyError: 'not here'"),
+        (unpicklable, (), r"rank [01] of 2:\n(.|\n)*pickle"),
+    ],
+)
+def test_what_happened_on_a_rank_is_said(ranks, function, arguments, message):
+    with pytest.raises(AssertionError, match=message):
+        ranks[2].run(function, *arguments)
+    assert ranks[2].run(rank) == [0, 1]
