@@ -36,7 +36,7 @@ from trainer_plugin.examples import IGNORED, Example, Grid, VideoClip, VideoSour
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
 from trainer_plugin.kernels import Kernel
-from trainer_plugin.metrics import training_flops
+from trainer_plugin.metrics import TowerCosts, training_flops
 from trainer_plugin.model import Head, LongVideoModel, RowShare, RunOptions, shard_parameters
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.plan import Costs, SequencePlan
@@ -174,7 +174,7 @@ class Subject:
         prepare(inner, _trained(arguments.lora))
         for parameter in inner.parameters():
             parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else torch.bfloat16)
-        self.tower_weights = _tower_weights(inner)
+        self.tower = TowerCosts.of(inner, self.family)
         text_config = inner.config.get_text_config()
         self.costs = Costs.of(text_config)
         self.parallel = parallelize(arguments.sp or dist.get_world_size(), text_config, device)
@@ -202,7 +202,6 @@ class Subject:
         peak, reserved = torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9
         communication, exposed = (0, 0) if self.arguments.fits else _communication(step, self.arguments.profile)
         rows = self.parallel.dp
-        tower = 0.0 if self.arguments.features else self._tower_operations(plan)
         gpu_seconds = seconds * self.parallel.world_size
         return Measured(
             gpus=self.parallel.world_size,
@@ -216,7 +215,7 @@ class Subject:
             lora=self.arguments.lora,
             switch=name + (" (features)" if self.arguments.features else ""),
             seconds=round(seconds, 3),
-            mfu=round(rows * (self._decoder_operations(plan) + tower) / gpu_seconds / PEAK, 3),
+            mfu=round(rows * self._operations(plan) / gpu_seconds / PEAK, 3),
             tokens_per_second_per_gpu=round(rows * len(plan) / gpu_seconds),
             peak_gb=round(peak, 1),
             reserved_gb=round(reserved, 1),
@@ -262,14 +261,9 @@ class Subject:
 
         return step
 
-    def _decoder_operations(self, plan: SequencePlan) -> float:
-        return training_flops([plan], self.costs, weights_learned=self.arguments.lora is None)
-
-    def _tower_operations(self, plan: SequencePlan) -> float:
-        """Matrix products of the tower's forward pass; attention inside windows and frames is not counted (a few %)."""
-        patches = sum(grid.t * grid.h * grid.w for grid in plan.grids)
-        of_patches, of_tokens = self.tower_weights
-        return 2.0 * (of_patches * patches + of_tokens * patches / 4)
+    def _operations(self, plan: SequencePlan) -> float:
+        tower = None if self.arguments.features else self.tower
+        return training_flops([plan], self.costs, tower, weights_learned=self.arguments.lora is None)
 
 
 def _plain_model(inner: PreTrainedModel) -> PreTrainedModel:
@@ -294,13 +288,6 @@ def _trained(lora: int | None) -> Trained:
     if lora is None:
         return Trained(projector=False)
     return Trained(language_model=False, projector=False, lora=Lora(rank=lora, alpha=2 * lora))
-
-
-def _tower_weights(model: PreTrainedModel) -> tuple[int, int]:
-    """Weights that every patch is multiplied with, and those of every token (the merger's)."""
-    tower = model.model.visual
-    merger = sum(p.numel() for p in tower.merger.parameters() if p.ndim >= 2)
-    return sum(p.numel() for p in tower.parameters() if p.ndim >= 2) - merger, merger
 
 
 def _config(layers: int) -> Qwen2_5_VLConfig:
