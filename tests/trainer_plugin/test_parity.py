@@ -68,18 +68,27 @@ Choice = dict[str, object]
 def choices() -> list[Choice]:
     """Every place with every family, and the switches so that each pair of values of any two of all these meets."""
     switches = [dict(zip(SWITCHES, values, strict=True)) for values in product(*SWITCHES.values())]
-    everything = [{"place": place, "family": family} for place in PLACES for family in FAMILIES]
+    options = [
+        [{"place": place, "family": family, **how} for how in switches] for place in PLACES for family in FAMILIES
+    ]
+    everything = [option for some in options for option in some]
     if EXAMPLES:
-        return [{**where, **how} for where in everything for how in switches]
+        return everything
     met: set[object] = set()
     chosen = []
-    for where in everything:
-        options = [{**where, **how} for how in switches]
+
+    def take(some: list[Choice]) -> None:
         # Of those with most new pairs, the one with most new triples at this number of ranks.
-        found = max(options, key=partial(news, met))
-        met |= pairs(found) | triples(found)
+        found = max(some, key=partial(news, met))
+        met.update(pairs(found) | triples(found))
         chosen.append(found)
-    return chosen
+
+    for some in options:
+        take(some)
+    wanted = set().union(*map(pairs, everything))
+    while not met >= wanted:
+        take(everything)
+    return sorted(chosen, key=lambda choice: choice["place"][0])
 
 
 def news(met: set[object], choice: Choice) -> tuple[int, int]:
@@ -87,8 +96,11 @@ def news(met: set[object], choice: Choice) -> tuple[int, int]:
 
 
 def pairs(choice: Choice) -> set[object]:
-    """The pairs of values in a choice."""
-    return set(combinations(choice.items(), 2))
+    """The pairs of values in a choice. Of ways to keep layers there are more than families: they meet all numbers of
+    ranks, not all layouts."""
+    place, layers = choice["place"], choice["layers"]
+    of_layout = (("place", place), ("layers", layers))
+    return set(combinations(choice.items(), 2)) - {of_layout} | {("ranks", place[0], layers)}
 
 
 def triples(choice: Choice) -> set[object]:
@@ -107,7 +119,9 @@ def test_every_pair_of_values_is_tried():
         ((one, value), (other, another))
         for (one, values), (other, others) in combinations(axes.items(), 2)
         for value, another in product(values, others)
+        if (one, other) != ("place", "layers")
     }
+    wanted |= {("ranks", world, layers) for world in WORLDS for layers in SWITCHES["layers"]}
     assert set().union(*map(pairs, choices())) == wanted
 
 
