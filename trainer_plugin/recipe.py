@@ -78,9 +78,9 @@ class Features(Model):
     """What a frozen tower and projector made of videos before."""
 
     url: str
-    """Folder of `{video}.safetensors`."""
+    """Folder that `trainer_plugin.encode` wrote."""
     tower: str
-    """Which weights and processing they must be of, as the files say."""
+    """Which weights and processing they must be of, as that command says."""
 
 
 class VideoData(Model):
