@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import cv2
@@ -23,7 +24,6 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.ffmpeg import CONFINEMENT, file_url
-from operators.video.measures import planes
 from operators.video.packets import SECOND_US, PacketIndex, Timeline, UnreadableVideo, packets_of
 from operators.video.probe import clockwise_rotation, main_audio_stream
 from operators.video.ranges import seek
@@ -260,7 +260,18 @@ def _same_picture(one: VideoFrame, other: VideoFrame) -> bool:
     """Pixel for pixel. What fills up the lines in memory does not count."""
     if (one.format.name, one.width, one.height) != (other.format.name, other.width, other.height):
         return False
-    return all(np.array_equal(*pair) for pair in zip(planes(one), planes(other), strict=True))
+    return all(np.array_equal(*pair) for pair in zip(_planes(one), _planes(other), strict=True))
+
+
+def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
+    """The planes of a planar frame without what fills up their lines, shapes [height, width * bytes of a sample]."""
+    sample_bytes = -(-frame.format.components[0].bits // 8)
+    return [
+        np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)[
+            :, : plane.width * sample_bytes
+        ]
+        for plane in frame.planes
+    ]
 
 
 def _decoded(
