@@ -10,6 +10,7 @@ to the source's than its neighbours are.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,7 @@ def check_edges(
     last_pts = max(packet.pts or 0 for packet in written.packets)
     with _opened(target) as container:
         container.seek(last_pts, stream=container.streams.video[0])
-        pictures = list(container.decode(video=0))[-1:]
+        pictures = deque(container.decode(video=0), maxlen=1)
     if not pictures or pictures[0].pts != last_pts:
         raise CutError(f"{target.stem}: its last frame cannot be decoded")
     _check_like(target, "last", thumbnail(pictures[0]), last)
@@ -225,7 +226,7 @@ def thumbnail(frame: VideoFrame) -> NDArray[np.uint8]:
     """The frame upright in RGB, its longer side 320 pixels at most. Shape [height, width, 3]."""
     scale = min(1.0, _THUMBNAIL / max(frame.width, frame.height))
     width, height = (max(2, round(pixels * scale / 2) * 2) for pixels in (frame.width, frame.height))
-    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
     return np.ascontiguousarray(np.rot90(rgb, k=-clockwise_rotation(frame) // 90), dtype=np.uint8)
 
 
