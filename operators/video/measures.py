@@ -144,11 +144,15 @@ class Measurer:
 
 
 class SmallPictures:
-    """Frames of any format made small, in one size, by averaging areas. Colours are taken for BT.601's."""
+    """Frames of any format made small, in one size, by averaging areas, at most `GROUP` at a time.
+
+    Colours are taken for BT.601's.
+    """
 
     def __init__(self, width: int, height: int) -> None:
         self._width, self._height = width, height
         self._scaler = VideoReformatter()  # kept: setting it up costs as much as scaling a frame
+        self._pictures: Picture = np.empty((GROUP, height, width, 3), dtype=np.uint8)
         self._small: list[VideoFrame] = []
 
     def put(self, frame: VideoFrame) -> None:
@@ -166,8 +170,8 @@ class SmallPictures:
         self._small.append(small)
 
     def taken(self) -> Picture:
-        """The pictures that were put since the last call, shape [frames, height, width, 3]."""
-        pictures: Picture = np.empty((len(self._small), self._height, self._width, 3), dtype=np.uint8)
+        """The pictures that were put since the last call, shape [frames, height, width, 3], until the next one."""
+        pictures = self._pictures[: len(self._small)]
         for picture, frame in zip(pictures, self._small, strict=True):
             picture[:] = frame.to_ndarray()
         self._small.clear()
