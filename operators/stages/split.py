@@ -48,7 +48,8 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
     source = probe(context.files.fetch(video.uri, context.scratch))
     times_us = analysis.times_us if every_frame else source.index.frame_times_us
     pace = Pace(f"{context.stage} {video.video_id}", video.duration_us)
-    with open_cutter(source, times_us) if settings.write_clips else nullcontext() as cutter:
+    damaged_us = analysis.damaged_us if every_frame else None
+    with open_cutter(source, times_us, damaged_us) if settings.write_clips else nullcontext() as cutter:
         for index, span in enumerate(spans):
             clip = _clip(video, index, span, analysis, times_us, seen=every_frame)
             yield from _written(context, cutter, clip) if cutter else [clip]

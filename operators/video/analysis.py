@@ -103,6 +103,8 @@ class Analysis:
     duration_us: int
     unreadable_us: int
     """Time for which the index promises frames that could not be decoded."""
+    damaged_us: NDArray[np.int64]
+    """Shape [damaged frames], ascending: times of frames in which the decoder has met errors, and made up the rest."""
 
     def statistics(self, start_us: int, end_us: int) -> SpanStatistics:
         """Of the frames that start in `[start_us, end_us)`, or of the one standing there when none does.
@@ -170,8 +172,10 @@ def analyse(
     frames = FrameMeasures()
     look_at = _Look(video, samplings, tiny_frames is not None)
     cells = [-1] * len(samplings)
+    damaged_us: list[int] = []
     for span in decode_spans(video, look_at, _workers(video) if workers is None else workers):
         frames.extend(span.measures)
+        damaged_us += span.damaged_us
         for time_us, score in zip(span.measures.times_us, span.measures.score, strict=True):
             shots.add(time_us, score)
         for number, (sampling, sampled) in enumerate(zip(samplings, span.sampled, strict=True)):
@@ -193,6 +197,7 @@ def analyse(
         looks=np.frombuffer(frames.looks, dtype=np.uint8).reshape(-1, LOOK_BYTES),
         duration_us=video.duration_us,
         unreadable_us=_unreadable(times, video),
+        damaged_us=np.array(damaged_us, dtype=np.int64),
     )
 
 
@@ -204,6 +209,7 @@ class _Span:
     sampled: list[list[TimedFrame]]
     """For each sampling. The first frame of the span is always among them."""
     tiny: list[Picture]
+    damaged_us: list[int]
 
 
 class _Look:
@@ -215,13 +221,16 @@ class _Look:
     def __call__(self, frames: Iterator[TimedFrame]) -> _Span:
         sampled: list[list[TimedFrame]] = [[] for _ in self._samplings]
         tiny: list[Picture] = []
+        damaged_us: list[int] = []
         measurer = Measurer(self._video, (lambda picture: tiny.append(_tiny(picture))) if self._tiny else None)
         for time_us, frame in frames:
             for sampling, taken in zip(self._samplings, sampled, strict=True):
                 if not taken or sampling.cell(time_us) > sampling.cell(taken[-1][0]):
                     taken.append((time_us, sampling.reduce(frame)))
+            if frame.is_corrupt:
+                damaged_us.append(time_us)
             measurer.add(time_us, frame)
-        return _Span(measurer.finish(), sampled, tiny)
+        return _Span(measurer.finish(), sampled, tiny, damaged_us)
 
 
 def _tiny(bgr: Picture) -> Picture:

@@ -11,7 +11,7 @@ import numpy as np
 
 from operators.video.analysis import Analysis
 
-_COLUMNS = ("times_us", "motion", "sharpness", "brightness", "dark", "looks")
+_COLUMNS = ("times_us", "motion", "sharpness", "brightness", "dark", "looks", "damaged_us")
 
 
 def write_analysis(analysis: Analysis, target: Path) -> None:

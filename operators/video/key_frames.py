@@ -117,6 +117,7 @@ def analyse_key_frames(video: VideoProbe, detector: Detector, threshold: float) 
         looks=np.concatenate((proposal.looks, np.frombuffer(hashed.looks, np.uint8).reshape(-1, LOOK_BYTES)))[first],
         duration_us=video.duration_us,
         unreadable_us=0,
+        damaged_us=np.empty(0, dtype=np.int64),
     )
 
 

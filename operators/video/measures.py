@@ -5,7 +5,8 @@ different sizes compare. It lies as it is stored: only the hash in a look is of 
 is not tone-mapped: such videos measure flatter than they are shown.
 
 Frames are made small one by one, so that no decoder's frame has to wait, and measured in groups: on so small a picture
-a call of OpenCV or numpy costs about as much as what it does.
+a call of OpenCV or numpy costs about as much as what it does. Making them small costs most, as it reads all of a frame:
+a tenth of decoding it. libswscale does that better than OpenCV, if its scaler is kept and uses one thread.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from operators.video.probe import VideoProbe
@@ -122,7 +123,7 @@ class Measurer:
 
     def add(self, time_us: int, frame: VideoFrame) -> None:
         """The frame that follows."""
-        self._pictures.put(len(self._times_us), frame)
+        self._pictures.put(frame)
         self._times_us.append(time_us)
         if len(self._times_us) == GROUP:
             self._measure()
@@ -134,7 +135,7 @@ class Measurer:
         return self._measures
 
     def _measure(self) -> None:
-        pictures = self._pictures.bgr()[: len(self._times_us)]
+        pictures = self._pictures.taken()
         self._measures.add(self._times_us, pictures, self._rotation)
         if self._show is not None:
             for picture in pictures:
@@ -143,39 +144,37 @@ class Measurer:
 
 
 class SmallPictures:
-    """A group of frames made small, in one (even) size, by averaging areas.
+    """Frames of any format made small, in one size, by averaging areas, at most `GROUP` at a time.
 
-    Frames of the usual pixel format are reduced plane by plane, which costs a quarter of libswscale's way. One above
-    another their planes are an I420 picture themselves, which is converted at once. As in libswscale, colours are taken
-    for BT.601's.
+    Colours are taken for BT.601's.
     """
 
     def __init__(self, width: int, height: int) -> None:
         self._width, self._height = width, height
-        self._i420 = np.zeros((GROUP * height * 3 // 2, width), dtype=np.uint8)
-        luma, chroma = self._i420[: GROUP * height], self._i420[GROUP * height :]
-        self._luma = luma.reshape(GROUP, height, width)
-        self._chroma = chroma.reshape(2, GROUP, height // 2, width // 2)
-        self._unusual: dict[int, Picture] = {}
+        self._scaler = VideoReformatter()  # kept: setting it up costs as much as scaling a frame
+        self._pictures: Picture = np.empty((GROUP, height, width, 3), dtype=np.uint8)
+        self._small: list[VideoFrame] = []
 
-    def put(self, number: int, frame: VideoFrame) -> None:
-        """Reduce a frame to the group's picture `number`."""
-        if frame.format.name != "yuv420p" or frame.color_range == ColorRange.JPEG:
-            small = frame.reformat(self._width, self._height, "bgr24", interpolation="AREA")
-            self._unusual[number] = np.asarray(small.to_ndarray(), dtype=np.uint8)
-            return
-        luma, blue, red = planes(frame)
-        shrink(luma, self._luma[number])
-        shrink(blue, self._chroma[0, number])
-        shrink(red, self._chroma[1, number])
+    def put(self, frame: VideoFrame) -> None:
+        """Reduce a frame to one more picture."""
+        small = self._scaler.reformat(
+            frame,
+            self._width,
+            self._height,
+            "bgr24",
+            src_colorspace=Colorspace.ITU601,
+            dst_color_range=ColorRange.JPEG,
+            interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND,  # else darker, the larger the frame
+            threads=1,
+        )
+        self._small.append(small)
 
-    def bgr(self) -> Picture:
-        """All pictures that were put since the last call, shape [GROUP, height, width, 3]; others are any."""
-        tall = cv2.cvtColor(self._i420, cv2.COLOR_YUV2BGR_I420)
-        pictures: Picture = np.asarray(tall, dtype=np.uint8).reshape(GROUP, self._height, self._width, 3)
-        for number, picture in self._unusual.items():
-            pictures[number] = picture
-        self._unusual.clear()
+    def taken(self) -> Picture:
+        """The pictures that were put since the last call, shape [frames, height, width, 3], until the next one."""
+        pictures = self._pictures[: len(self._small)]
+        for picture, frame in zip(pictures, self._small, strict=True):
+            picture[:] = frame.to_ndarray()
+        self._small.clear()
         return pictures
 
 
@@ -192,37 +191,6 @@ def analysis_size(video: VideoProbe) -> tuple[int, int]:
     longest = max(video.width, video.height, ANALYSIS_SIDE)
     width, height = (max(2, side * ANALYSIS_SIDE // longest // 2 * 2) for side in (video.width, video.height))
     return (height, width) if video.rotation in (90, 270) else (width, height)
-
-
-def planes(frame: VideoFrame) -> list[Picture]:
-    """The planes of a planar frame without what fills up their lines, shapes [height, width * bytes of a sample]."""
-    sample_bytes = -(-frame.format.components[0].bits // 8)
-    return [
-        np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)[
-            :, : plane.width * sample_bytes
-        ]
-        for plane in frame.planes
-    ]
-
-
-def shrink(picture: Picture, small: Picture) -> None:
-    """Reduce a picture into another's place by averaging areas.
-
-    Halved as often as possible, as OpenCV is fast at that and slow at other factors. Halving leaves out an odd last row
-    or column.
-    """
-    height, width = small.shape[:2]
-    while picture.shape[0] >= 2 * height and picture.shape[1] >= 2 * width:
-        half_height, half_width = picture.shape[0] // 2, picture.shape[1] // 2
-        even = picture[: 2 * half_height, : 2 * half_width]
-        if (half_height, half_width) == (height, width):
-            cv2.resize(even, (width, height), small, interpolation=cv2.INTER_AREA)
-            return
-        picture = np.asarray(cv2.resize(even, (half_width, half_height), interpolation=cv2.INTER_AREA), np.uint8)
-    if picture.shape == small.shape:
-        small[:] = picture
-    else:
-        cv2.resize(picture, (width, height), small, interpolation=cv2.INTER_AREA)
 
 
 def looks(pictures: Picture, rotation: int) -> Picture:

@@ -3,15 +3,18 @@
 Guarantees of a clip that passes: it has exactly the planned frames at the planned times, for readers that obey edit
 lists and for those that do not; OpenCV sees as many and begins with the same one; sound begins with the picture.
 Copied frames are the source's own bytes, and the parameter sets they were written with decode the first of them to the
-source's pixels and all of the last group; equal bytes decode to equal pictures, so the source's last group is not
-decoded too. Encoded clips begin and end with pictures that are nearer to the source's than its neighbours are.
+source's pixels. Equal bytes decode to equal pictures, so a source that has been decoded from end to end before need not
+be decoded again as a copy; of other copies the last group is. Encoded clips begin and end with pictures that are nearer
+to the source's than its neighbours are.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import cv2
@@ -23,7 +26,6 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.ffmpeg import CONFINEMENT, file_url
-from operators.video.measures import planes
 from operators.video.packets import SECOND_US, PacketIndex, Timeline, UnreadableVideo, packets_of
 from operators.video.probe import clockwise_rotation, main_audio_stream
 from operators.video.ranges import seek
@@ -66,6 +68,7 @@ class Written:
 
     packets: list[Packet]
     """The picture's, in decoding order."""
+    codec: str
     extradata: bytes
     first: VideoFrame
     """The first picture that a reader shows who obeys edit lists."""
@@ -82,12 +85,13 @@ def check_times(target: Path, planned: Planned) -> Written:
         _check_frame_times(target, container, planned)
         _check_sound(target, container, planned)
         container.seek(0)
-        first = next(container.decode(stream), None)
+        first = _first(container, stream)
         if first is None or first.is_corrupt or first.pts != 0:
             raise CutError(f"{target.stem}: its first frame cannot be decoded")
     with _opened(target, ignore_editlist="1") as container:
         packets = _check_frame_times(target, container, planned)
-        return Written(packets, bytes(container.streams.video[0].codec_context.extradata or b""), first)
+        context = container.streams.video[0].codec_context
+        return Written(packets, context.codec.canonical_name, bytes(context.extradata or b""), first)
 
 
 def check_copied(target: Path, written: Written, piece: Coded, codec: str, extradata: bytes) -> None:
@@ -105,6 +109,8 @@ def check_copied(target: Path, written: Written, piece: Coded, codec: str, extra
     for number, (copy, original) in enumerate(zip(copies, piece.packets, strict=True)):
         if not _same_frame(copy, original, codec, written.extradata, extradata):
             raise CutError(f"{target.stem}: frame {number} of the copied frames is not the source's")
+    if piece.first == 0 and written.extradata == extradata and bytes(copies[0]) == bytes(piece.packets[0]):
+        return  # the decoder that has shown the first frame would be given the same once more
     of_copy = written.first if piece.first == 0 else next(_decoded(copies[:1], codec, written.extradata), None)
     of_original = next(_decoded(piece.packets[:1], codec, extradata), None)
     if of_copy is None or of_original is None or not _same_picture(of_copy, of_original):
@@ -143,16 +149,26 @@ def check_opencv(target: Path, written: Written) -> None:
     """
     if written.first.interlaced_frame:
         raise CutError(f"{target.stem}: OpenCV 5 cannot convert the colours of interlaced frames; encode them")
-    capture = cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    try:
-        seen, (found, picture) = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.read()
-    finally:
-        capture.release()
-    if not found or seen != len(written.packets):
-        raise CutError(f"{target.stem}: OpenCV sees {seen} frames, not {len(written.packets)}")
+    picture = _opencv_first(target, written, cv2.CAP_PROP_N_THREADS, 1)
     first = thumbnail(written.first)
     there = cv2.resize(picture, (first.shape[1], first.shape[0]), interpolation=cv2.INTER_AREA)
     if _difference(np.ascontiguousarray(there[:, :, ::-1]), first) > LARGEST_READER_DIFFERENCE:
+        raise CutError(f"{target.stem}: OpenCV begins with another frame")
+
+
+def check_opencv_coded(target: Path, written: Written) -> None:
+    """The same of the coded frame. Enough where OpenCV has decoded another clip with the same parameter sets.
+
+    Raises:
+        CutError: it is not so.
+    """
+    if written.first.interlaced_frame:
+        raise CutError(f"{target.stem}: OpenCV 5 cannot convert the colours of interlaced frames; encode them")
+    coded = _opencv_first(target, written, cv2.CAP_PROP_FORMAT, -1).tobytes()
+    packet, codec = bytes(written.packets[0]), written.codec
+    if codec in ("h264", "hevc"):  # OpenCV puts start codes for lengths, and the parameter sets before
+        *_, packet = nal_units(packet, nal_length_size(codec, written.extradata))
+    if not coded.endswith(packet):
         raise CutError(f"{target.stem}: OpenCV begins with another frame")
 
 
@@ -176,7 +192,7 @@ def check_edges(
     last_pts = max(packet.pts or 0 for packet in written.packets)
     with _opened(target) as container:
         container.seek(last_pts, stream=container.streams.video[0])
-        pictures = list(container.decode(video=0))[-1:]
+        pictures = deque(container.decode(video=0), maxlen=1)
     if not pictures or pictures[0].pts != last_pts:
         raise CutError(f"{target.stem}: its last frame cannot be decoded")
     _check_like(target, "last", thumbnail(pictures[0]), last)
@@ -210,14 +226,26 @@ def thumbnail(frame: VideoFrame) -> NDArray[np.uint8]:
     """The frame upright in RGB, its longer side 320 pixels at most. Shape [height, width, 3]."""
     scale = min(1.0, _THUMBNAIL / max(frame.width, frame.height))
     width, height = (max(2, round(pixels * scale / 2) * 2) for pixels in (frame.width, frame.height))
-    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
+    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
     return np.ascontiguousarray(np.rot90(rgb, k=-clockwise_rotation(frame) // 90), dtype=np.uint8)
 
 
 def _opened(target: Path, **options: str) -> InputContainer:
-    container = av.open(file_url(target), "r", container_options={**CONFINEMENT, **options})
+    """A clip to demux. To decode up to seven frames first, by which libavformat guesses what MP4 tells anyway, would be
+    half of a proof."""
+    not_decoded = cast(Any, [{"skip_frame": "all"}])  # PyAV's stubs say strings
+    container = av.open(file_url(target), "r", container_options={**CONFINEMENT, **options}, stream_options=not_decoded)
     container.streams.video[0].codec_context.thread_count = 1
     return container
+
+
+def _first(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+    """The first frame, decoded from its packet alone."""
+    packet = next(container.demux(stream))
+    try:
+        return next(iter([*packet.decode(), *stream.codec_context.decode(None)]), None)
+    except av.error.FFmpegError:
+        return None
 
 
 def _check_frame_times(target: Path, container: InputContainer, planned: Planned) -> list[Packet]:
@@ -228,7 +256,8 @@ def _check_frame_times(target: Path, container: InputContainer, planned: Planned
             f"{target.stem}: ffmpeg wrote {count} frames for a span of {expected} frames of {planned.source}; "
             f"its index and its content disagree, remux it"
         )
-    times_us = np.sort([float((packet.pts or 0) * (packet.time_base or 0)) * SECOND_US for packet in packets])
+    tick_us = float((container.streams.video[0].time_base or 0) * SECOND_US)
+    times_us = np.sort([packet.pts or 0 for packet in packets]) * tick_us
     drift_us = float(np.abs(times_us - planned.times_us).max())
     if drift_us > TOLERANCE_US:
         raise CutError(f"{target.stem}: frames are {drift_us:.0f} us off their times in {planned.source}; remux it")
@@ -247,6 +276,18 @@ def _check_sound(target: Path, container: InputContainer, planned: Planned) -> N
             )
 
 
+def _opencv_first(target: Path, written: Written, *option: int) -> NDArray[np.uint8]:
+    """What OpenCV reads first: a picture or, on demand, the coded frame."""
+    capture = cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, option)
+    try:
+        seen, (found, first) = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.read()
+    finally:
+        capture.release()
+    if not found or seen != len(written.packets):
+        raise CutError(f"{target.stem}: OpenCV sees {seen} frames, not {len(written.packets)}")
+    return np.asarray(first, dtype=np.uint8)
+
+
 def _same_frame(copy: Packet, original: Packet, codec: str, of_copy: bytes, of_original: bytes) -> bool:
     if codec not in ("h264", "hevc"):
         return bytes(copy) == bytes(original)
@@ -260,7 +301,18 @@ def _same_picture(one: VideoFrame, other: VideoFrame) -> bool:
     """Pixel for pixel. What fills up the lines in memory does not count."""
     if (one.format.name, one.width, one.height) != (other.format.name, other.width, other.height):
         return False
-    return all(np.array_equal(*pair) for pair in zip(planes(one), planes(other), strict=True))
+    return all(np.array_equal(*pair) for pair in zip(_planes(one), _planes(other), strict=True))
+
+
+def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
+    """The planes of a planar frame without what fills up their lines, shapes [height, width * bytes of a sample]."""
+    sample_bytes = -(-frame.format.components[0].bits // 8)
+    return [
+        np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)[
+            :, : plane.width * sample_bytes
+        ]
+        for plane in frame.planes
+    ]
 
 
 def _decoded(

@@ -6,6 +6,8 @@ wherever a frame is at hand and judged later, in order.
 
 from __future__ import annotations
 
+from collections import deque
+
 from scenedetect import AdaptiveDetector, ContentDetector
 
 from operators.video.packets import SECOND_US
@@ -16,26 +18,45 @@ SHORTEST_SHOT_US = 600_000
 
 
 class ShotDetector:
-    """Fed with every frame's content score, in order of time."""
+    """Fed with every frame's content score, in order of time.
+
+    The adaptive detector takes ten microseconds for a frame. It is shown only frames that differ enough to begin a
+    shot, with the window of frames on both sides by which it judges them, and the first frame.
+    """
 
     def __init__(self, detector: Detector, threshold: float) -> None:
         self._starts_us: list[int] = [0]
-        self._last: _Microseconds | None = None
-        self._detector: _Adaptive | _Content = (
-            _Adaptive(adaptive_threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
-            if detector is Detector.ADAPTIVE
-            else _Content(threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
-        )
+        self._last_us: int | None = None
+        self._detector: _Adaptive | _Content
+        if detector is Detector.ADAPTIVE:
+            self._detector = _Adaptive(adaptive_threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
+            self._least_score, self._window = self._detector.min_content_val, self._detector.window_width
+        else:
+            self._detector = _Content(threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
+            self._least_score, self._window = 0.0, 0
+        self._not_shown: deque[tuple[int, float]] = deque(maxlen=self._window)
+        self._to_show = 1
 
     def add(self, time_us: int, score: float) -> None:
-        self._last = _Microseconds(time_us)
-        self._starts_us += self._detector.process_frame(self._last, score)
+        self._last_us = time_us
+        if score >= self._least_score:
+            while self._not_shown:
+                self._show(*self._not_shown.popleft())
+            self._to_show = 1 + self._window
+        if self._to_show:
+            self._to_show -= 1
+            self._show(time_us, score)
+        else:
+            self._not_shown.append((time_us, score))
 
     def starts(self) -> tuple[int, ...]:
         """Times (us) at which shots begin, the first 0. To be asked once, after the last frame."""
-        if self._last is not None:
-            self._starts_us += self._detector.post_process(self._last)
+        if self._last_us is not None:
+            self._starts_us += self._detector.post_process(_Microseconds(self._last_us))
         return tuple(sorted({int(start) for start in self._starts_us}))
+
+    def _show(self, time_us: int, score: float) -> None:
+        self._starts_us += self._detector.process_frame(_Microseconds(time_us), score)
 
 
 class _Microseconds(int):

@@ -5,7 +5,7 @@ import pytest
 from operators import preflight as module
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.preflight import PreflightFailed, preflight
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, SplitConfig
 from tests.support.openai_server import OpenAIServer
 
 TEXT_ROLES = ("reasoner", "judge", "target")
@@ -39,6 +39,15 @@ def test_measuring_packages_are_needed_where_captions_are_measured(config, monke
         preflight(config, {})
     with OpenAIServer() as server:
         preflight(config, server.environ())
+
+
+def test_the_network_that_finds_shots_must_be_installed_where_it_is_chosen(config, monkeypatch):
+    chosen = config.model_copy(update={"split": SplitConfig(detector="transnet")})
+    assert "shots: transnet" in preflight(chosen, {})
+    monkeypatch.setattr(module, "find_spec", lambda package: None if package == "torch" else object())
+    with pytest.raises(PreflightFailed, match=r"split.detector 'transnet' needs torch.*choose the detector 'adaptive'"):
+        preflight(chosen, {})
+    assert "shots: adaptive" in preflight(config, {})
 
 
 def test_every_problem_is_told_once_and_all_at_once(config, monkeypatch):

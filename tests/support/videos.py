@@ -7,6 +7,7 @@ a test can tell whether a cut or a seek shows exactly the right frames, and not 
 import subprocess
 from pathlib import Path
 
+import av
 import numpy as np
 
 from operators.video.ffmpeg import ffmpeg_executable
@@ -45,6 +46,16 @@ def shots_video(target: Path, lengths: list[float], fps: int = 30) -> Path:
     joined = "".join(f"[s{shot}]" for shot in range(len(lengths)))
     graph = f"{shots}{joined}concat=n={len(lengths)}"
     return make(target, "-filter_complex", graph, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
+
+
+def damage(path: Path, packet: int, begin: float, end: float) -> None:
+    """Overwrite a part of a coded frame, without its length."""
+    with av.open(str(path)) as container:
+        coded = [packet for packet in container.demux(video=0) if packet.size][packet]
+    first, last = (4 + round(share * (coded.size - 4)) for share in (begin, end))
+    with path.open("r+b") as file:
+        file.seek(coded.pos + first)
+        file.write(bytes([0xA5] * (last - first)))
 
 
 def number_on(rgb: np.ndarray) -> int:

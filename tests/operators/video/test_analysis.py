@@ -7,7 +7,7 @@ from operators.video.analysis import Sampling, analyse
 from operators.video.packets import UnreadableVideo
 from operators.video.probe import probe
 from schemas.config import Detector
-from tests.support.videos import counting_video, make, shots_video
+from tests.support.videos import counting_video, damage, make, shots_video
 
 
 @pytest.mark.parametrize("detector, threshold", [(Detector.ADAPTIVE, 3.0), (Detector.CONTENT, 27.0)])
@@ -30,6 +30,7 @@ def test_every_frame_is_measured_once(tmp_path):
     np.testing.assert_array_equal(analysis.times_us, video.index.frame_times_us)
     assert len(analysis.motion) == len(analysis.sharpness) == len(analysis.brightness) == 120
     assert analysis.unreadable_us == 0
+    assert len(analysis.damaged_us) == 0
 
 
 def test_the_measures_mean_what_they_say(tmp_path):
@@ -155,6 +156,13 @@ def test_what_is_left_of_a_damaged_video_is_used(tmp_path):
     analysis = analyse(video, Detector.ADAPTIVE, 3.0)
     assert 60 < len(analysis.times_us) < 120
     assert 300_000 < analysis.unreadable_us < 1_200_000
+
+
+def test_a_frame_that_the_decoder_has_to_make_up_in_part_is_named(tmp_path):
+    path = counting_video(tmp_path / "v.mp4", "-g", "10", "-bf", "0", "-x264-params", "scenecut=0")
+    damage(path, 40, begin=0.5, end=0.6)
+    analysis = analyse(probe(path), Detector.ADAPTIVE, 3.0)
+    assert analysis.damaged_us.tolist() == [analysis.times_us[40]]
 
 
 def test_a_video_that_is_mostly_damage_is_unreadable(tmp_path):

@@ -11,7 +11,7 @@ from operators.video.frames import frames_at
 from operators.video.probe import probe
 from schemas.config import Detector
 from schemas.tables import Cut
-from tests.support.videos import counting_video, make, number_on
+from tests.support.videos import counting_video, damage, make, number_on
 
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "25")
 VARIABLE = ("-vf", "select='lt(n,45)+not(mod(n,3))'", "-fps_mode", "passthrough")
@@ -134,6 +134,36 @@ def test_a_copy_holds_the_sources_own_bytes(tmp_path):
             return [bytes(packet) for packet in container.demux(video=0) if packet.size]
 
     assert coded(tmp_path / "clip.mp4") == coded(tmp_path / "v.mp4")[30:90]
+
+
+@pytest.mark.parametrize("damaged_us, how", [([], Cut.COPY), ([2_000_000], Cut.ENCODE), ([3_000_000], Cut.COPY)])
+def test_damaged_frames_are_not_copied(tmp_path, damaged_us, how):
+    video = probe(counting_video(tmp_path / "v.mp4", *CLOSED))
+    with open_cutter(video, video.index.frame_times_us, np.array(damaged_us, dtype=np.int64)) as cutter:
+        assert cutter.cut(*GROUPS, tmp_path / "clip.mp4") is how
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_damage_in_the_last_frame_is_not_copied(tmp_path, seen):
+    """The copy would be the source's own bytes, whether an analysis has seen the damage or the proof has to find it."""
+    path = counting_video(tmp_path / "v.mp4", *BASELINE)
+    damage(path, 59, begin=0.5, end=0.6)
+    video = probe(path)
+    analysis = analyse(video, Detector.ADAPTIVE, 3.0)
+    with open_cutter(video, analysis.times_us, analysis.damaged_us if seen else None) as cutter:
+        assert cutter.cut(0, 1_000_000, tmp_path / "before.mp4") is Cut.COPY
+        assert cutter.cut(1_000_000, 2_000_000, tmp_path / "damaged.mp4") is Cut.ENCODE
+        assert cutter.cut(2_000_000, 3_000_000, tmp_path / "after.mp4") is Cut.COPY
+
+
+def test_a_frame_that_cannot_be_decoded_is_in_no_clip(tmp_path):
+    path = counting_video(tmp_path / "v.mp4", *BASELINE)
+    damage(path, 59, begin=0, end=1)
+    video = probe(path)
+    analysis = analyse(video, Detector.ADAPTIVE, 3.0)
+    with open_cutter(video, analysis.times_us, analysis.damaged_us) as cutter:
+        assert cutter.cut(1_000_000, 2_000_000, tmp_path / "clip.mp4") is Cut.COPY
+    assert numbers(tmp_path / "clip.mp4")[0] == list(range(30, 59))
 
 
 def test_clips_of_one_opened_video_are_those_cut_alone(tmp_path):

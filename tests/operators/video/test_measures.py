@@ -20,7 +20,6 @@ from operators.video.measures import (
     analysis_size,
     difference,
     looks,
-    shrink,
     unlikeness,
 )
 from operators.video.packets import decode, open_video
@@ -48,12 +47,6 @@ def look(bgr, rotation):
     return looks(bgr[None], rotation)[0]
 
 
-def shrunk(picture, width, height):
-    small = np.empty((height, width, *picture.shape[2:]), np.uint8)
-    shrink(picture, small)
-    return small
-
-
 @pytest.mark.parametrize(
     "width, height, rotation, expected",
     [(1920, 1080, 0, (160, 90)), (1080, 1920, 90, (160, 90)), (1080, 1920, 0, (90, 160)), (853, 480, 0, (160, 90)),
@@ -75,24 +68,43 @@ def test_a_reduced_frame_is_what_libswscale_makes_of_it(tmp_path, size, pixels):
     assert frame.format.name == pixels
     expected = frame.reformat(width=160, height=90, format="bgr24", interpolation="AREA").to_ndarray()
     pictures = SmallPictures(160, 90)
-    pictures.put(3, frame)
-    found = pictures.bgr()[3]
+    pictures.put(frame)
+    (found,) = pictures.taken()
     assert found.shape == (90, 160, 3)
     assert np.abs(found.astype(int) - expected).mean() < 4
 
 
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 30), st.integers(1, 30), st.sampled_from([(), (3,)]))
-def test_shrinking_gives_the_size_and_keeps_plain_pictures(height, width, new_height, new_width, channels):
-    small = shrunk(np.full((height, width, *channels), 77, np.uint8), new_width, new_height)
-    assert small.shape == (new_height, new_width, *channels)
-    assert (small == 77).all()
+def grey(luma):
+    """A frame of these levels of luma, all grey."""
+    height, width = luma.shape
+    return av.VideoFrame.from_ndarray(np.concatenate([luma, np.full((height // 2, width), 128, np.uint8)]), "yuv420p")
 
 
-@given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 2, 4, 8]), st.sampled_from([(), (3,)]))
-def test_shrinking_averages_areas(height, width, factor, channels):
-    picture = noise(height * width, height * factor, width * factor, *channels)
-    exact = picture.reshape(height, factor, width, factor, -1).mean(axis=(1, 3)).reshape(height, width, *channels)
-    assert np.abs(shrunk(picture, width, height) - exact).max() <= 2  # each halving rounds
+def reduced(frame, width, height):
+    pictures = SmallPictures(width, height)
+    pictures.put(frame)
+    return pictures.taken()[0]
+
+
+@given(st.integers(1, 45), st.integers(1, 80), st.integers(1, 45), st.integers(1, 80))
+def test_reducing_gives_the_size_and_keeps_plain_pictures(height, width, new_height, new_width):
+    small = reduced(grey(np.full((2 * height, 2 * width), 126, np.uint8)), 2 * new_width, 2 * new_height)
+    assert small.shape == (2 * new_height, 2 * new_width, 3)
+    assert np.abs(small.astype(int) - 128).max() <= 3
+
+
+@given(st.integers(2, 20), st.integers(2, 20), st.sampled_from([1, 2, 3, 4, 8, 12]))
+def test_reducing_averages_areas(height, width, factor):
+    luma = 16 + noise(height * width, 2 * height * factor, 2 * width * factor) % 220
+    means = luma.reshape(2 * height, factor, 2 * width, factor).mean(axis=(1, 3))
+    error = reduced(grey(luma), 2 * width, 2 * height) - ((means - 16) * 255 / 219)[..., None]
+    assert np.abs(error).max() <= 3
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8, 12])
+def test_reducing_makes_large_frames_no_darker_than_small_ones(factor):
+    luma = 16 + noise(factor, 90 * factor, 160 * factor) % 220
+    assert reduced(grey(luma), 160, 90).mean() == pytest.approx((luma.mean() - 16) * 255 / 219, abs=0.6)
 
 
 def test_the_score_is_that_of_pyscenedetect():
@@ -177,9 +189,7 @@ def test_groups_measure_what_single_pictures_do(tmp_path, count):
         measurer.add(time_us, frame)
     together, alone = measurer.finish(), FrameMeasures()
     for (time_us, frame), picture in zip(frames, shown, strict=True):
-        single = SmallPictures(160, 90)
-        single.put(0, frame)
-        np.testing.assert_array_equal(single.bgr()[0], picture)
+        np.testing.assert_array_equal(reduced(frame, 160, 90), picture)
         alone.add([time_us], picture[None], 0)
     for field in ("times_us", "score", "motion", "sharpness", "brightness", "dark", "looks"):
         assert getattr(together, field) == getattr(alone, field)

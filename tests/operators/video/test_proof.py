@@ -1,5 +1,6 @@
 """What is wrong with a clip is found, whatever it is: each test makes a file with one fault."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import av
@@ -16,6 +17,7 @@ from operators.video.proof import (
     check_edges,
     check_last_group,
     check_opencv,
+    check_opencv_coded,
     check_times,
     source_thumbnails,
     thumbnail,
@@ -59,6 +61,7 @@ def test_a_faultless_copy_passes(copied):
     check_last_group(copied.target, written, "h264")
     check_all_decoded(copied.target, written, "h264")
     check_opencv(copied.target, written)
+    check_opencv_coded(copied.target, written)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +89,36 @@ def test_sound_that_begins_late_is_found(tmp_path):
     clip = make(tmp_path / "clip.mp4", "-i", str(counting_video(tmp_path / "v.mp4", "-bf", "0", seconds=2)), *sound)
     with pytest.raises(CutError, match="sound begins at"):
         check_times(clip, planned(sound=True))
+
+
+@pytest.mark.parametrize(
+    "codec", [("libx264", "-bf", "0"), ("libx265", "-x265-params", "log-level=none:bframes=0"), ("libvpx-vp9",)]
+)
+def test_opencv_begins_with_the_first_frame_of_any_codec(tmp_path, codec):
+    clip = make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "testsrc2=s=64x64:r=30:d=1", "-c:v", *codec)
+    check_opencv_coded(clip, check_times(clip, planned(frames=30)))
+
+
+def test_a_first_frame_that_does_not_decode_is_found(copied, tmp_path):
+    data = copied.target.read_bytes()
+    first = bytes(check_times(copied.target, planned()).packets[0])
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(data.replace(first, first[:4] + bytes(len(first) - 4)))
+    with pytest.raises(CutError, match="clip: its first frame cannot be decoded"):
+        check_times(clip, planned())
+
+
+@pytest.mark.parametrize("check", [check_opencv, check_opencv_coded])
+def test_opencv_that_sees_other_frames_is_found(source, copied, check):
+    """As if frames were hidden from the reader with whom OpenCV is compared."""
+    written = check_times(copied.target, planned())
+    with pytest.raises(CutError, match="OpenCV sees 60 frames, not 59"):
+        check(copied.target, replace(written, packets=written.packets[1:]))
+    with open_video(source.path) as (container, stream):
+        other = [frame for _, frame in zip(range(25), container.decode(stream), strict=False)][-1]
+    begun = replace(written, packets=[*written.packets[30:], *written.packets[:30]], first=other)
+    with pytest.raises(CutError, match="OpenCV begins with another frame"):
+        check(copied.target, begun)
 
 
 def test_a_changed_byte_is_found(copied):

@@ -69,5 +69,21 @@ def test_shots_of_a_film_are_those_of_pyscenedetect(tmp_path, detector):
     assert found_by_scores(detector, times_us, pictures) == expected
 
 
+class Scored(AdaptiveDetector):
+    def _calculate_frame_score(self, timecode, frame_img):
+        return frame_img
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 4.0, 9.0, 14.9, 15.0, 30.0, 90.0]), min_size=1, max_size=60))
+def test_frames_that_the_detector_is_not_shown_would_change_nothing(scores):
+    theirs, ours = Scored(adaptive_threshold=3.0, min_scene_len=0.1), ShotDetector(Detector.ADAPTIVE, 3.0)
+    ours._detector.min_scene_len = 100_000
+    codes = [FrameTimecode(Timecode(40_000 * number, Fraction(1, 1_000_000)), 25.0) for number in range(len(scores))]
+    expected = [cut.pts for code, score in zip(codes, scores, strict=True) for cut in theirs.process_frame(code, score)]
+    for code, score in zip(codes, scores, strict=True):
+        ours.add(code.pts, score)
+    assert ours.starts() == (0, *expected)
+
+
 def test_nothing_has_one_shot():
     assert ShotDetector(Detector.ADAPTIVE, 3.0).starts() == (0,)
