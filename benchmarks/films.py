@@ -42,6 +42,7 @@ def film(folder: Path, look: Look, seconds: int) -> Path:
     """A film of whole half minutes, rendered unless it is there."""
     target = folder / f"{look.size}_{look.bit_rate}_{look.gop}_{seconds}s.mp4"
     if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f"draft_{target.name}")
         listing = target.with_suffix(".txt")
         listing.write_text(f"file '{_part(folder, look)}'\n" * (seconds // PART_SECONDS))
