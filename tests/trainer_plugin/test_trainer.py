@@ -117,6 +117,14 @@ def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, rele
     assert all(torch.equal(value, expected[name].full_tensor()) for name, value in loaded.named_parameters())
 
 
+def test_a_model_saved_into_the_output_folder_leaves_the_checkpoints_there(alone, release, tmp_path):
+    trainer = trainer_of(recipe(tmp_path, release), tmp_path / "out", 1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    trainer.save_model()
+    assert {"checkpoint-1", "model.safetensors"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert (tmp_path / "out" / "checkpoint-1" / "sharded").is_dir()
+
+
 def test_the_training_ends_with_the_rows(alone, release, tmp_path, caplog):
     trainer = trainer_of(recipe(tmp_path, release), tmp_path, 100)
     trainer.rows.epochs = 1
