@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer_plugin.model import LongVideoModel
+from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.recipe import Export
 from trainer_plugin.weights import empty_model
 
@@ -62,6 +62,7 @@ def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) ->
     """Whole tensors in the first rank's host memory; nothing on the others."""
     first = dist.get_rank() == 0
     weights: dict[str, Tensor] = {}
+    reshard(model)
     for name, parameter in model.model.named_parameters():
         if adapters_only and ".lora_" not in name:
             continue

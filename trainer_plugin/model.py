@@ -253,6 +253,16 @@ def shard_parameters(
     return model
 
 
+def reshard(model: nn.Module) -> None:
+    """Let the model's parameters be this rank's shards again.
+
+    A forward pass without a backward leaves some gathered, in the type of the computation.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def _is_encoded(pixels: Tensor) -> bool:
     return pixels.is_floating_point()
 

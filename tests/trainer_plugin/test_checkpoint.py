@@ -6,6 +6,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput
 from tests.trainer_plugin.runs import curve, recipe, whole_parameters
+from trainer_plugin.rows import row_share
 from trainer_plugin.sft import Training
 
 LORA = (
@@ -85,6 +86,21 @@ def moments_after_resume(asked) -> dict[str, torch.Tensor]:
             found |= {f"{name}.{key}": states[parameter][key].full_tensor() for key in ("exp_avg", "exp_avg_sq")}
             assert float(states[parameter]["step"]) == 1
         return found
+
+
+def test_a_look_at_a_loss_before_it_is_saved_changes_nothing(alone, release, tmp_path):
+    def run(folder: str, look: bool) -> dict[str, torch.Tensor]:
+        asked = recipe(tmp_path / folder, release, "steps=2", "precision=bfloat16")
+        with Training(asked) as training:
+            next(iter(training))
+            if look:
+                with torch.no_grad():
+                    training.model(row_share(next(training._loader), training.parallel))
+            training.save()
+        return moments_after_resume(asked)
+
+    expected, found = run("blind", look=False), run("looked", look=True)
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def test_any_number_of_ranks_reads_it(ranks, release, tmp_path):
