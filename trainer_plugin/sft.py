@@ -238,10 +238,17 @@ class Training:
             )
 
     def _learn(self, loaded: list[Load], before: float, began: float, waited: float) -> StepMetrics | None:
-        """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank."""
+        """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank.
+
+        Raises:
+            BadInput: on every rank, when all samples of the data have been left out.
+            BadStep: on every rank, when the step is not finite.
+        """
         work = self._work_of(loaded)
         if work.supervised_tokens == 0:
+            self._check_some_left()
             log.warning("step %d: no rank has anything to learn in its rows; they are passed over", self.step + 1)
+            self._ended = bool(_of_all_ranks([float(self._stop.is_set())], dist.ReduceOp.MAX)[0])
             return None
         # The middle of the step: neither the first is without effect nor, where it falls to 0, the last.
         after = before + 1 / self.recipe.steps if self.recipe.steps else self.share_done
@@ -277,6 +284,15 @@ class Training:
             memory_bytes=int(memory),
             skipped=by_reason(self.skipped),
         )
+
+    def _check_some_left(self) -> None:
+        """Without epochs, rows never end: nor would a run whose last video cannot be decoded."""
+        skipped = self.skipped
+        if isinstance(self.rows, RowStream) and len(skipped) == len(self.rows.samples):
+            raise BadInput(
+                f"not one of the {len(skipped)} samples can be trained on: {by_reason(skipped)}; "
+                f"look at the release and at videos.media"
+            )
 
     def _work_of(self, loaded: list[Load]) -> _Work:
         """What is in a step's rows, on all ranks; those that share a row count it once."""

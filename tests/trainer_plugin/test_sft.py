@@ -88,6 +88,23 @@ def test_samples_that_do_not_fit_or_cannot_be_decoded_are_left_out_and_named(alo
     assert sum(count for reason, count in metrics.skipped.items() if "raise token_budget" in reason) == 2
 
 
+def test_a_run_of_which_no_video_can_be_decoded_ends(alone, tmp_path):
+    url = release_of(tmp_path, [numbered_film(tmp_path, name, 1.0) for name in ("one", "two")], media=Media.NONE)
+    asked = recipe(tmp_path / "run", url, "steps=2", f"videos.media={tmp_path / 'elsewhere'}")
+    with pytest.raises(BadInput, match=r"not one of the 4 samples can be trained on: \{'missing': 4\}"):
+        curve(asked)
+
+
+def test_it_ends_when_asked_to_while_there_is_nothing_to_learn(alone, tmp_path):
+    url = release_of(tmp_path, [numbered_film(tmp_path, name, 1.0) for name in ("one", "two")], media=Media.NONE)
+    settings = ("steps=2", f"videos.media={tmp_path / 'elsewhere'}", "row_tokens=256", "step_tokens=256")
+    with Training(recipe(tmp_path / "run", url, *settings)) as training:
+        signal.raise_signal(signal.SIGTERM)
+        assert list(training) == []
+        assert training.interrupted
+        assert 0 < len(training.skipped) < 4
+
+
 def test_context_extension_learns_from_texts_and_goes_on_in_them(alone, tmp_path):
     for number in range(2):
         texts = [f"Document {number}.{line}: " + "a quick brown fox. " * (line % 7) for line in range(20)]
