@@ -64,10 +64,16 @@ class CheckpointFolder:
     def latest(self) -> Path | None:
         """The last whole checkpoint."""
         pointer = self.folder / "latest"
-        return self.folder / pointer.read_text().strip() if pointer.exists() else None
+        if not pointer.exists():
+            return None
+        named = self.folder / pointer.read_text().strip()
+        return _aside(named) if _aside(named).exists() and not named.exists() else named
 
     def save(self, model: LongVideoModel, optimizer: Optimizer, state: RunState) -> Path:
-        """Write a checkpoint, then forget all but the last `keep`."""
+        """Write a checkpoint, then forget all but the last `keep` up to it.
+
+        Later ones, of a run that was sent back to this step, stay until it comes to them.
+        """
         final = self.folder / f"step-{state.step:08d}"
         beside = self.folder / f".{final.name}.writing"
         first = dist.get_rank() == 0
@@ -78,10 +84,13 @@ class CheckpointFolder:
         save_tensors(beside, model, optimizer)
         if first:
             write_whole(beside / _STATE, state.model_dump_json(indent=1).encode())
-            shutil.rmtree(final, ignore_errors=True)
+            if final.exists():
+                shutil.rmtree(_aside(final), ignore_errors=True)
+                final.rename(_aside(final))
             beside.rename(final)
             write_whole(self.folder / "latest", final.name.encode())
-            for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+            earlier = [path for path in sorted(self.folder.glob("step-*")) if path.name <= final.name]
+            for old in [*earlier[: -self.keep], *self.folder.glob(".step-*.replaced")]:
                 shutil.rmtree(old)
         dist.barrier()
         return final
@@ -96,6 +105,11 @@ class CheckpointFolder:
         _check_config(state.model, config_values(model.model.config), path)
         load_tensors(path, model, optimizer, state.step)
         return state
+
+
+def _aside(checkpoint: Path) -> Path:
+    """Where a checkpoint lies while another of the same step takes its place."""
+    return checkpoint.with_name(f".{checkpoint.name}.replaced")
 
 
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +30,38 @@ def test_only_the_last_ones_are_kept_and_latest_names_a_whole_one(alone, release
     found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert found == ["latest", "step-00000003", "step-00000004"]
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000004"
+
+
+def test_a_run_that_was_sent_back_keeps_what_it_saves(alone, release, tmp_path):
+    curve(recipe(tmp_path, release, "steps=4", "checkpoints.every_steps=1", "checkpoints.keep=3"))
+    (tmp_path / "checkpoints" / "latest").write_text("step-00000002")
+    again = recipe(tmp_path, release, "steps=4", "checkpoints.every_steps=1", "checkpoints.keep=1")
+    with Training(again) as training:
+        next(iter(training))
+        saved = training.save()
+        assert saved.name == "step-00000003" and saved.exists()
+        found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert found == ["latest", "step-00000003", "step-00000004"]
+
+
+def test_a_kill_while_a_step_is_saved_again_leaves_a_whole_checkpoint(run, release, monkeypatch):
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name.endswith(".writing"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with Training(recipe(run, release, "steps=2")) as training:
+        monkeypatch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.save()
+        monkeypatch.undo()
+    with Training(recipe(run, release, "steps=2")) as training:
+        assert training.step == 1
+        training.save()
+    found = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert found == ["latest", "step-00000001"]
 
 
 def test_a_save_that_dies_leaves_the_last_checkpoint(run, release, monkeypatch):
