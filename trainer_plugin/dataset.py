@@ -163,7 +163,7 @@ class ReleaseDataset:
             # Markers and times stand between the features: of what there is room for, these get their share.
             allowed = self._tokens(clip) * room // len(video_ids)
         raise Unusable(
-            sample.question_id, f"it does not fit into {max_tokens} tokens with the fewest frames; raise token_budget"
+            sample.question_id, f"it does not fit into {max_tokens} tokens with the fewest frames; raise row_tokens"
         )
 
     def _clip(self, video: IndexedVideo, allowed: int) -> VideoClip | None:

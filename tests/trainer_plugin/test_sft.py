@@ -84,8 +84,8 @@ def test_samples_that_do_not_fit_or_cannot_be_decoded_are_left_out_and_named(alo
     with Training(tight) as training:
         [metrics] = training
         skipped = training.skipped
-    assert {reason for reason in skipped.values() if "raise token_budget" in reason}
-    assert sum(count for reason, count in metrics.skipped.items() if "raise token_budget" in reason) == 2
+    assert {reason for reason in skipped.values() if "raise row_tokens" in reason}
+    assert sum(count for reason, count in metrics.skipped.items() if "raise row_tokens" in reason) == 2
 
 
 def test_a_run_of_which_no_video_can_be_decoded_ends(alone, tmp_path):
