@@ -35,7 +35,7 @@ from transformers import PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from trainer_plugin.batches import RowStream, share_given_out
-from trainer_plugin.checkpoint import CheckpointFolder, RunState, config_values
+from trainer_plugin.checkpoint import CheckpointFolder, RunState, model_values
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.export import export_model
 from trainer_plugin.families import family_of
@@ -197,7 +197,7 @@ class Training:
             tokens=self.tokens,
             data=positions(self._loader.state_dict(), self.rows, self.parallel),
             left_out=self.left_out,
-            model=config_values(self.model.model.config),
+            model=model_values(self.model),
             recipe=self.recipe.model_dump(mode="json"),
         )
         self._saved = self.step

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from schemas.errors import BadInput
-from trainer_plugin.checkpoint import load_tensors, save_tensors
+from trainer_plugin.checkpoint import load_tensors, model_values, save_tensors
 from trainer_plugin.export import export_model
 from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
@@ -35,6 +35,7 @@ from trainer_plugin.step import BadStep, NotFinite, clip_gradients, finite_step,
 log = logging.getLogger(__name__)
 
 _POSITION = "rows.json"
+_MODEL = "model.json"
 _SCHEDULER = "scheduler.pt"
 _TENSORS = "sharded"
 
@@ -148,8 +149,10 @@ class LongVideoTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_tensors(Path(output_dir) / _TENSORS, self._long, self._adam)
         saved = positions(self.position, self.rows, self._long.parallel)
+        values = model_values(self._long)
         if dist.get_rank() == 0:
             (Path(output_dir) / _POSITION).write_text(json.dumps(saved))
+            (Path(output_dir) / _MODEL).write_text(json.dumps(values))
             torch.save(self._schedule.state_dict(), Path(output_dir) / _SCHEDULER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -158,8 +161,9 @@ class LongVideoTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
+        values = json.loads((Path(checkpoint) / _MODEL).read_text())
         self._schedule.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER))
-        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self._schedule.last_epoch)
+        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self._schedule.last_epoch, values)
         if not self.args.ignore_data_skip:
             saved = json.loads((Path(checkpoint) / _POSITION).read_text())
             self.rows.load_state_dict(position_of(saved, self._long.parallel))

@@ -6,7 +6,8 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput
-from tests.trainer_plugin.runs import curve, recipe, whole_parameters
+from tests.trainer_plugin.runs import curve, model_folder, recipe, whole_parameters
+from trainer_plugin.checkpoint import model_values
 from trainer_plugin.rows import row_share
 from trainer_plugin.sft import Training
 
@@ -90,6 +91,35 @@ def test_another_model_is_refused_by_naming_the_difference(run, release):
     with pytest.raises(BadInput, match=r"lora_A\.default\.weight is not in it"):
         Training(recipe(run, release, "steps=3", *LORA))
     assert {path: path.stat().st_mtime for path in before} == before
+
+
+def test_adapters_of_another_scale_or_on_other_frozen_weights_are_refused(alone, release, tmp_path):
+    def asked(folder: str, lora: str = "{rank: 2}"):
+        settings = (f"model={{path: {tmp_path / folder}}}", *LORA, f"trained.lora={lora}", "steps=1")
+        return recipe(tmp_path / "run", release, *settings)
+
+    for seed, folder in enumerate(("own", "other")):
+        model_folder(tmp_path / folder, seed)
+    curve(asked("own"))
+    with pytest.raises(BadInput, match=r"another model: lora\.default\.alpha is 32, not 64"):
+        Training(asked("own", "{rank: 2, alpha: 64}"))
+    with pytest.raises(BadInput, match=r"another model: frozen_bits is -?\d+, not -?\d+"):
+        Training(asked("other"))
+    with Training(asked("own")) as training:
+        assert training.step == 1
+
+
+def frozen_bits(asked) -> int:
+    with Training(asked) as training:
+        list(training)
+        return model_values(training.model)["frozen_bits"]
+
+
+def test_frozen_weights_are_the_same_for_any_number_of_ranks(ranks, release, tmp_path):
+    asked = recipe(tmp_path, release, "steps=1", "trained={projector: false}")
+    [one] = ranks[1].run(frozen_bits, asked)
+    assert one != 0
+    assert ranks[2].run(frozen_bits, asked) == [one, one]
 
 
 def test_other_data_or_another_seed_is_refused(run, release):

@@ -68,7 +68,7 @@ def test_what_looks_like_a_special_token_in_a_document_is_text(tmp_path):
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"text": null}\n', r"a\.jsonl: document 0 is None, not a text"),
-        ("a.jsonl", b'[1]\n', r"a\.jsonl: line 1 is no JSON object with a field 'text'"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl: line 1 is no JSON object with a field 'text'"),
         ("a.tar", b"\xe9t\xe9", r"a\.tar: 0\.txt is not UTF-8"),
     ],
 )

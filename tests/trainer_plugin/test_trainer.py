@@ -117,10 +117,15 @@ def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, rele
     assert all(torch.equal(value, expected[name].full_tensor()) for name, value in loaded.named_parameters())
 
 
-def test_a_model_saved_into_the_output_folder_leaves_the_checkpoints_there(alone, release, tmp_path):
+def test_a_model_saved_into_the_output_folder_leaves_the_checkpoints_which_are_of_that_model_alone(
+    alone, release, tmp_path
+):
     trainer = trainer_of(recipe(tmp_path, release), tmp_path / "out", 1, save_strategy="steps", save_steps=1)
     trainer.train()
     trainer.save_model()
+    other = trainer_of(recipe(tmp_path, release, "model.rope_theta=5e4"), tmp_path / "out", 2)
+    with pytest.raises(BadInput, match=r"another model: text_config.rope_parameters.rope_theta is 10000.0, not 50000"):
+        other.train(resume_from_checkpoint=True)
     assert {"checkpoint-1", "model.safetensors"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert (tmp_path / "out" / "checkpoint-1" / "sharded").is_dir()
 
