@@ -64,8 +64,21 @@ class CheckpointFolder:
         self.folder = folder
         self.keep = keep
 
+    def agreed_latest(self) -> Path | None:
+        """`latest`, of which all ranks must see the same.
+
+        Raises:
+            BadInput: on every rank, when they do not: they would go on from different steps.
+        """
+        found: list[Path | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, self.latest())
+        if len(set(found)) > 1:
+            seen = ", ".join(f"rank {rank}: {path}" for rank, path in enumerate(found))
+            raise BadInput(f"ranks see different checkpoints ({seen}); put `out` on a disk that all hosts share")
+        return found[0]
+
     def latest(self) -> Path | None:
-        """The last whole checkpoint."""
+        """The last whole checkpoint that this process sees."""
         pointer = self.folder / "latest"
         if not pointer.exists():
             return None

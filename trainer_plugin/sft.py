@@ -312,7 +312,7 @@ class Training:
         )
 
     def _resume(self) -> None:
-        path = self.checkpoints.latest()
+        path = self.checkpoints.agreed_latest()
         if path is None:
             return
         state = self.checkpoints.load(path, self.model, self.optimizer)

@@ -141,6 +141,21 @@ def test_chance_goes_on_where_it_was(alone, release, tmp_path):
         assert float(torch.rand(())) == expected
 
 
+def begun(folders, release) -> str:
+    """What a rank says whose `out` is another folder than the others'."""
+    with pytest.raises(BadInput) as raised:
+        Training(recipe(folders[torch.distributed.get_rank()], release, "steps=2"))
+    return str(raised.value)
+
+
+def test_ranks_that_see_different_checkpoints_are_told_so(ranks, release, tmp_path):
+    folders = [tmp_path / "shared", tmp_path / "own"]
+    ranks[1].run(curve, recipe(folders[0], release, "steps=1"))
+    saved = folders[0] / "checkpoints" / "step-00000001"
+    told = f"ranks see different checkpoints (rank 0: {saved}, rank 1: None); put `out` on a disk that all hosts share"
+    assert ranks[2].run(begun, folders, release) == [told, told]
+
+
 def moments_after_resume(asked) -> dict[str, torch.Tensor]:
     with Training(asked) as training:
         states = training.optimizer.state
