@@ -55,7 +55,16 @@ from trainer_plugin.metrics import (
 from trainer_plugin.model import RunOptions
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
-from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, samples_of, without_failed
+from trainer_plugin.rows import (
+    Load,
+    check_some_left,
+    plan_row,
+    position_of,
+    positions,
+    row_share,
+    samples_of,
+    without_failed,
+)
 from trainer_plugin.step import BadStep, NotFinite, adamw, train_step
 from trainer_plugin.texts import TextRows
 from trainer_plugin.weights import build_model, read_config, read_tokenizer, tower_identity
@@ -246,7 +255,7 @@ class Training:
         """
         work = self._work_of(loaded)
         if work.supervised_tokens == 0:
-            self._check_some_left()
+            check_some_left(self.rows, self.skipped)
             log.warning("step %d: no rank has anything to learn in its rows; they are passed over", self.step + 1)
             self._ended = bool(_of_all_ranks([float(self._stop.is_set())], dist.ReduceOp.MAX)[0])
             return None
@@ -284,15 +293,6 @@ class Training:
             memory_bytes=int(memory),
             skipped=by_reason(self.skipped),
         )
-
-    def _check_some_left(self) -> None:
-        """Without epochs, rows never end: nor would a run whose last video cannot be decoded."""
-        skipped = self.skipped
-        if isinstance(self.rows, RowStream) and len(skipped) == len(self.rows.samples):
-            raise BadInput(
-                f"not one of the {len(skipped)} samples can be trained on: {by_reason(skipped)}; "
-                f"look at the release and at videos.media"
-            )
 
     def _work_of(self, loaded: list[Load]) -> _Work:
         """What is in a step's rows, on all ranks; those that share a row count it once."""

@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Iterator
 from functools import partial
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,16 @@ from trainer_plugin.checkpoint import load_tensors, model_values, save_tensors
 from trainer_plugin.export import export_model
 from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
-from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, samples_of, without_failed
+from trainer_plugin.rows import (
+    Load,
+    check_some_left,
+    plan_row,
+    position_of,
+    positions,
+    row_share,
+    samples_of,
+    without_failed,
+)
 from trainer_plugin.step import BadStep, NotFinite, clip_gradients, finite_step, gradient_norm, supervised_tokens
 
 log = logging.getLogger(__name__)
@@ -73,6 +82,7 @@ class LongVideoTrainer(Trainer):
         self.tokenizer = tokenizer
         self.position = rows.state_dict()
         """What comes after the rows that were learned."""
+        self._left_out: dict[str, str] = {}
         self._learned = 0
         self._loaded: list[Load] = []
         self._losses: list[Tensor] = []
@@ -86,16 +96,23 @@ class LongVideoTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Load], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, RowShare]], int]:
-        """One step's rows, and how many tokens they teach on all ranks. When the rows end, so does the training."""
-        loaded = [load for _, load in zip(range(num_batches), epoch_iterator, strict=False)]
-        if len(loaded) < num_batches:
-            log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
-            self.control.should_training_stop = True
-            return [], 0
-        self._loaded, _ = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
-        self._losses = []
-        shares = [row_share(load, self._long.parallel) for load in self._loaded]
-        return [{"row": share} for share in shares], supervised_tokens(shares)
+        """One step's rows, and how many tokens they teach on all ranks; rows that teach none are passed over. When the
+        rows end, so does the training.
+
+        Raises:
+            BadInput: on every rank, when all samples of the data have been left out.
+        """
+        while len(loaded := list(islice(epoch_iterator, num_batches))) == num_batches:
+            self._loaded, failed = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
+            self._left_out |= failed
+            shares = [row_share(load, self._long.parallel) for load in self._loaded]
+            if tokens := supervised_tokens(shares):
+                self._losses = []
+                return [{"row": share} for share in shares], tokens
+            check_some_left(self.rows, self.skipped)
+        log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
+        self.control.should_training_stop = True
+        return [], 0
 
     def compute_loss(
         self,
@@ -123,6 +140,11 @@ class LongVideoTrainer(Trainer):
         folder = output_dir or self.args.output_dir
         assert folder is not None
         export_model(self._long, Path(folder), self.tokenizer, dtype=self._long.compute_dtype)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Reasons by key of the sample, of all that do not fit and, since this run began, could not be decoded."""
+        return {**self.position.get("skipped", {}), **self._left_out}
 
     @property
     def _long(self) -> LongVideoModel:
