@@ -208,17 +208,15 @@ class LongVideoModel(nn.Module):
     def _check_pixels(self, number: int, grid: Grid, pixels: Tensor) -> None:
         """Others would give tokens the features of their neighbours."""
         family, shape = self.family, tuple(pixels.shape)
+        frames, tokens = grid.t * family.temporal_patch, grid.t * family.tokens_per_temporal_patch(grid)
         if _is_encoded(pixels):
-            wanted = (grid.t * family.tokens_per_temporal_patch(grid), self._feature_width)
-            fits = shape == wanted
+            fits = shape == (tokens, self._feature_width)
         else:
-            fits = len(shape) == 4 and shape[0] == grid.t * family.temporal_patch
-            fits = fits and family.grid(shape[1], shape[2], shape[0]) == grid
-            wanted = (grid.t * family.temporal_patch, "height", "width", 3)
+            fits = len(shape) == 4 and shape[0] == frames and family.grid(shape[1], shape[2], frames) == grid
         if not fits:
             raise ValueError(
-                f"pixels[{number}] have shape {shape} ({pixels.dtype}), which do not make its {grid}: {wanted} are "
-                f"wanted, uint8 frames in the size that the grid is of or features of a floating-point type"
+                f"pixels[{number}] have shape {shape} ({pixels.dtype}), which do not make its {grid}: give {frames} "
+                f"uint8 frames of its size, or floating-point features [{tokens}, {self._feature_width}]"
             )
 
     def _encode(self, grid: Grid, pixels: Tensor) -> Tensor:
