@@ -213,7 +213,13 @@ class Training:
         return self.checkpoints.save(self.model, self.optimizer, state)
 
     def export(self, folder: Path | None = None) -> None:
-        """Write a Hugging Face folder, `{out}/export` by default. Every rank must call it."""
+        """Write a Hugging Face folder, `{out}/export` by default. Every rank must call it.
+
+        Raises:
+            BadInput: the recipe says that nothing is exported.
+        """
+        if self.recipe.export is Export.NONE:
+            raise BadInput("there is nothing to export with export: none; set it to model or adapter")
         dtype = getattr(torch, self.recipe.precision)
         folder = folder or Path(self.recipe.out) / "export"
         source = self.recipe.model.tokenizer or self.recipe.model.path

@@ -71,10 +71,15 @@ class LongVideoTrainer(Trainer):
             options: of `transformers.Trainer`, such as callbacks.
 
         Raises:
-            BadInput: `args.max_steps` is not set.
+            BadInput: `args.max_steps` is not set, or `args` asks for what the model does in its own way.
         """
         if args.max_steps <= 0:
             raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
+        if args.gradient_checkpointing:
+            raise BadInput(
+                "gradient_checkpointing is for plain models: leave it out, this one computes layers again as its "
+                "RunOptions.recomputed_layers says (all, by default)"
+            )
         # It is sharded already; accelerate must not wrap it once more.
         model._is_accelerate_prepared = True  # type: ignore[assignment]
         self.rows = rows

@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Draft, make_samples, tiny_family
 from tests.trainer_plugin.runs import model_folder, recipe, text_log_probs
 from trainer_plugin.examples import Example
@@ -99,3 +100,11 @@ def test_an_export_over_another_leaves_nothing_of_its_weights_and_everything_els
     assert (folder / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in folder.glob("*.safetensors")) == ["model.safetensors"]
     assert not list(tmp_path.glob(".export*"))
+
+
+def test_a_recipe_without_an_export_has_none(alone, release, tmp_path):
+    with (
+        Training(recipe(tmp_path, release, "steps=1", "export=none")) as training,
+        pytest.raises(BadInput, match="nothing to export with export: none"),
+    ):
+        training.export()

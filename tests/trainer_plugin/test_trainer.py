@@ -182,3 +182,8 @@ def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(r
 def test_max_steps_must_be_set(alone, release, tmp_path):
     with pytest.raises(BadInput, match="max_steps is -1: set it"):
         trainer_of(recipe(tmp_path, release), tmp_path, -1)
+
+
+def test_recomputation_is_the_models_own(alone, release, tmp_path):
+    with pytest.raises(BadInput, match=r"leave it out, .* RunOptions\.recomputed_layers"):
+        trainer_of(recipe(tmp_path, release), tmp_path, 1, gradient_checkpointing=True)
