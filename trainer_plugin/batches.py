@@ -99,7 +99,8 @@ class RowStream(Iterator[Row]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another stream was. The number of ranks may differ; rows are then dealt out anew.
+        """Go on where another stream was. The number of ranks may differ; rows are then dealt out anew. So may the
+        budget: what does not fit any more is skipped.
 
         Raises:
             BadInput: it went over other samples, or in the order of another seed.
@@ -112,9 +113,9 @@ class RowStream(Iterator[Row]):
         self._epoch, self._position = state["epoch"], state["position"]
         self._order = self._permutation(self._epoch)
         self.skipped = dict(state["skipped"])
-        self._window = [
-            (epoch, number, self.samples.length(number, self.token_budget)) for epoch, number in state["window"]
-        ]
+        self._window = []
+        for epoch, number in state["window"]:
+            self._wait(epoch, number)
 
     def _pack(self) -> list[tuple[int, int, int]]:
         """The next row: the sample that waits longest, and of those ahead each that still fits. Empty at the end."""
@@ -130,16 +131,19 @@ class RowStream(Iterator[Row]):
 
     def _refill(self) -> None:
         while len(self._window) < self.look_ahead and (self.epochs is None or self._epoch < self.epochs):
-            number = self._order[self._position]
-            try:
-                tokens = self.samples.length(number, self.token_budget)
-            except Unusable as unusable:
-                self.skipped[unusable.key] = unusable.reason
-            else:
-                self._window.append((self._epoch, number, tokens))
+            self._wait(self._epoch, self._order[self._position])
             self._position += 1
             if self._position == len(self._order):
                 self._next_epoch()
+
+    def _wait(self, epoch: int, number: int) -> None:
+        """Put a sample among those that wait, or skip it."""
+        try:
+            tokens = self.samples.length(number, self.token_budget)
+        except Unusable as unusable:
+            self.skipped[unusable.key] = unusable.reason
+        else:
+            self._window.append((epoch, number, tokens))
 
     def _next_epoch(self) -> None:
         if len(self.skipped) == len(self.samples):

@@ -22,17 +22,20 @@ from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
 from schemas.base import Model, parse_json
 from schemas.errors import BadInput
 from trainer_plugin.files import write_whole
-from trainer_plugin.model import LongVideoModel
+from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.step import trained_parameters
 
 _STATE = "state.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_LORA, _FROZEN = "lora", "frozen_bits"
+_BITS = {2: torch.int16, 4: torch.int32}
 _SHOWN = 3
 """Differences that an error names."""
 
@@ -49,7 +52,7 @@ class RunState(Model):
     left_out: dict[str, str]
     """Reasons by key of the sample: videos that could not be decoded."""
     model: dict[str, Any]
-    """The model's configuration."""
+    """`model_values`."""
     recipe: dict[str, Any]
     """What was asked for, for people."""
 
@@ -61,13 +64,32 @@ class CheckpointFolder:
         self.folder = folder
         self.keep = keep
 
+    def agreed_latest(self) -> Path | None:
+        """`latest`, of which all ranks must see the same.
+
+        Raises:
+            BadInput: on every rank, when they do not: they would go on from different steps.
+        """
+        found: list[Path | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, self.latest())
+        if len(set(found)) > 1:
+            seen = ", ".join(f"rank {rank}: {path}" for rank, path in enumerate(found))
+            raise BadInput(f"ranks see different checkpoints ({seen}); put `out` on a disk that all hosts share")
+        return found[0]
+
     def latest(self) -> Path | None:
-        """The last whole checkpoint."""
+        """The last whole checkpoint that this process sees."""
         pointer = self.folder / "latest"
-        return self.folder / pointer.read_text().strip() if pointer.exists() else None
+        if not pointer.exists():
+            return None
+        named = self.folder / pointer.read_text().strip()
+        return _aside(named) if _aside(named).exists() and not named.exists() else named
 
     def save(self, model: LongVideoModel, optimizer: Optimizer, state: RunState) -> Path:
-        """Write a checkpoint, then forget all but the last `keep`."""
+        """Write a checkpoint, then forget all but the last `keep` up to it.
+
+        Later ones, of a run that was sent back to this step, stay until it comes to them.
+        """
         final = self.folder / f"step-{state.step:08d}"
         beside = self.folder / f".{final.name}.writing"
         first = dist.get_rank() == 0
@@ -78,10 +100,13 @@ class CheckpointFolder:
         save_tensors(beside, model, optimizer)
         if first:
             write_whole(beside / _STATE, state.model_dump_json(indent=1).encode())
-            shutil.rmtree(final, ignore_errors=True)
+            if final.exists():
+                shutil.rmtree(_aside(final), ignore_errors=True)
+                final.rename(_aside(final))
             beside.rename(final)
             write_whole(self.folder / "latest", final.name.encode())
-            for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+            earlier = [path for path in sorted(self.folder.glob("step-*")) if path.name <= final.name]
+            for old in [*earlier[: -self.keep], *self.folder.glob(".step-*.replaced")]:
                 shutil.rmtree(old)
         dist.barrier()
         return final
@@ -93,9 +118,13 @@ class CheckpointFolder:
             BadInput: it is of another model, or learned something else.
         """
         state = parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE))
-        _check_config(state.model, config_values(model.model.config), path)
-        load_tensors(path, model, optimizer, state.step)
+        load_tensors(path, model, optimizer, state.step, state.model)
         return state
+
+
+def _aside(checkpoint: Path) -> Path:
+    """Where a checkpoint lies while another of the same step takes its place."""
+    return checkpoint.with_name(f".{checkpoint.name}.replaced")
 
 
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
@@ -103,15 +132,24 @@ def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> Non
     save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
 
 
-def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, step: int) -> None:
-    """Read what `save_tensors` wrote after `step` steps, with any number of ranks.
+def load_tensors(
+    path: Path, model: LongVideoModel, optimizer: Optimizer, step: int, written_by: Mapping[str, Any]
+) -> None:
+    """Read what `save_tensors` wrote after `step` steps, with any number of ranks. Every rank must call it.
+
+    Args:
+        written_by: `model_values` of the model that it was written by.
 
     Raises:
-        BadInput: it is of other parameters; nothing was changed.
+        BadInput: it is of another model or of other parameters; nothing was changed.
     """
     stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    present = model_values(model)
+    # The parts that are learned say more than that there are adapters, or that the frozen parts are others.
+    _check_config({**written_by, **{name: present[name] for name in (_LORA, _FROZEN)}}, present, path)
     tensors = _tensors(model, optimizer)
     _check_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()}, stored, path)
+    _check_config(written_by, present, path)
     chance = {name: tensor for name, tensor in _chance().items() if name in stored}
     load(tensors | chance, checkpoint_id=path)
     _set_chance(chance)
@@ -123,6 +161,21 @@ def config_values(config: PretrainedConfig) -> dict[str, Any]:
     """A model's configuration as JSON values."""
     values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
     return values
+
+
+def model_values(model: LongVideoModel) -> dict[str, Any]:
+    """What the learned tensors are part of, as JSON values: the configuration, how much adapters count, and the sum of
+    the bits of all that is frozen, which is the same for any number of ranks. Every rank must call it."""
+    reshard(model)
+    total = torch.zeros((), dtype=torch.int64)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            shard = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            total += shard.contiguous().view(_BITS[shard.dtype.itemsize]).sum(dtype=torch.int64).cpu()
+    dist.all_reduce(total)
+    adapters = getattr(model.model, "peft_config", {})
+    lora = {name: {"rank": config.r, "alpha": config.lora_alpha} for name, config in adapters.items()}
+    return {**config_values(model.model.config), _LORA: lora, _FROZEN: int(total)}
 
 
 def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -111,7 +111,8 @@ class GradientReduction:
     """
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A buffer. Called in the reducing stream, which has waited for the computation: it may be used at once."""
+        """A buffer. Called in the computation's stream, which must be the default one, or in the reducing stream once
+        that has waited for it: it may be used at once."""
         if device.type != "cuda":
             return torch.empty(size, dtype=dtype, device=device)
         reducing = torch.cuda.current_stream(device)

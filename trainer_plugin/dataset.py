@@ -127,7 +127,7 @@ class ReleaseDataset:
         """Tokens of the sample when it may have `max_tokens`.
 
         Raises:
-            Unusable: it does not fit, or its text would be taken for video.
+            Unusable: it does not fit, the family takes no such frames, or its text would be taken for video.
             BadInput: there are features of its video, but of other frames.
         """
         draft = self._draft(number, max_tokens)
@@ -153,18 +153,28 @@ class ReleaseDataset:
         turn = self._chat.turn(self._question(sample), self._answer(sample))
         if self.family.video_token_id in turn.before_ids + turn.after_ids + turn.answer_ids:
             raise Unusable(sample.question_id, "its text holds the token that stands for video")
-        room = max_tokens - turn.length
+        try:
+            fitted = self._fitted(video, max_tokens - turn.length)
+        except ValueError as error:  # the family has no size for such frames
+            raise Unusable(sample.question_id, str(error)) from error
+        if fitted is None:
+            raise Unusable(
+                sample.question_id, f"it does not fit into {max_tokens} tokens with the fewest frames; raise row_tokens"
+            )
+        clip, video_ids = fitted
+        features = self.features.find(clip) if self.features else None
+        return _Draft(replace(clip, features=features), turn, video_ids)
+
+    def _fitted(self, video: IndexedVideo, room: int) -> tuple[VideoClip, list[int]] | None:
+        """The clip that `room` tokens can show, and those tokens."""
         allowed = min(self.policy.max_video_tokens or room, room)
         while (clip := self._clip(video, allowed)) is not None:
             video_ids = self.family.video_ids(self.tokenizer, clip.grid, clip.frame_times_us)
             if len(video_ids) <= room:
-                features = self.features.find(clip) if self.features else None
-                return _Draft(replace(clip, features=features), turn, video_ids)
+                return clip, video_ids
             # Markers and times stand between the features: of what there is room for, these get their share.
             allowed = self._tokens(clip) * room // len(video_ids)
-        raise Unusable(
-            sample.question_id, f"it does not fit into {max_tokens} tokens with the fewest frames; raise token_budget"
-        )
+        return None
 
     def _clip(self, video: IndexedVideo, allowed: int) -> VideoClip | None:
         """As many frames as the policy asks for and `allowed` features can show; None when not even the fewest fit."""

@@ -1,7 +1,8 @@
 """Writes a trained model as an ordinary Hugging Face folder: what `from_pretrained` and vLLM load.
 
 Weights are gathered tensor by tensor, so that a device holds one at a time; the first rank's host holds the model once.
-The folder appears when it is whole.
+A new folder appears when it is whole. In one that is there, the weights are replaced and everything else stays: a
+Trainer's output folder also holds its checkpoints.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer_plugin.model import LongVideoModel
+from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.recipe import Export
 from trainer_plugin.weights import empty_model
 
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".index.json")
 _WRITTEN_ANEW = ("config.json",)
+_OF_AN_EXPORT = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json")
+"""What would be loaded, or added to the weights, if it were left beside those of another export."""
 
 
 def export_model(
@@ -33,7 +36,7 @@ def export_model(
     source: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write the folder; one that is there is replaced. Every rank must call it.
+    """Write the folder. Every rank must call it.
 
     Args:
         kind: the whole model with adapters merged into it, or PEFT's adapters alone.
@@ -51,8 +54,7 @@ def export_model(
         else:
             _write_model(model.model, weights, beside, dtype)
             _write_companions(beside, tokenizer, source)
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
+        _put(beside, folder)
     dist.barrier()
 
 
@@ -60,6 +62,7 @@ def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) ->
     """Whole tensors in the first rank's host memory; nothing on the others."""
     first = dist.get_rank() == 0
     weights: dict[str, Tensor] = {}
+    reshard(model)
     for name, parameter in model.model.named_parameters():
         if adapters_only and ".lora_" not in name:
             continue
@@ -69,6 +72,19 @@ def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) ->
             # Adapters stay exact until they are merged.
             weights[name] = whole.cpu() if ".lora_" in name else whole.to(dtype).cpu()
     return weights
+
+
+def _put(beside: Path, folder: Path) -> None:
+    """Move what was written to where it belongs. Killed in between, it leaves a folder that lacks weights and does not
+    load, never one with some of each."""
+    if not folder.exists():
+        beside.rename(folder)
+        return
+    for old in [path for pattern in _OF_AN_EXPORT for path in folder.glob(pattern)]:
+        old.unlink()
+    for new in sorted(beside.iterdir()):  # the index of the weights' files after them
+        new.replace(folder / new.name)
+    beside.rmdir()
 
 
 def _write_model(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:

@@ -278,7 +278,9 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
         size = file.seek(0, io.SEEK_END) - source.offset if source.size is None else source.size
         options = {**_CONFINEMENT, "fflags": "+genpts"}
         try:
-            container = av.open(_Section(file, source.offset, size), "r", container_options=options)
+            section = _Section(file, source.offset, size)
+            # Titles in an old encoding say nothing about the frames.
+            container = av.open(section, "r", container_options=options, metadata_errors="replace")
         except av.error.FFmpegError as error:
             raise BadVideo(source.key, "not_a_video", f"{source.url}: {error.strerror}; fetch it again") from error
         with container:

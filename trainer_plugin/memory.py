@@ -11,8 +11,11 @@ from trainer_plugin.parallel import Parallel
 from trainer_plugin.recipe import Recipe
 from trainer_plugin.weights import empty_model, prepare
 
-LEARNED_BYTES = 16
-"""A learned weight, its gradient and AdamW's two moments, in float32."""
+LEARNED_BYTES = 12
+"""A learned weight and AdamW's two moments, in float32."""
+
+GRADIENT_BYTES = 4
+"""Its gradient."""
 
 
 def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
@@ -22,7 +25,9 @@ def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters()) - learned
     held = (learned * LEARNED_BYTES + frozen * width) // ranks
-    held = 0 if recipe.memory.offload_parameters else held
+    gradients = learned * GRADIENT_BYTES // ranks
+    if recipe.memory.offload_parameters:
+        held = gradients = 0
     text = config.get_text_config()
     # Gathered for the whole of a pass; the embeddings only for its beginning.
     whole = model.get_output_embeddings().weight.numel() * width
@@ -32,7 +37,11 @@ def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
     whole_layers = 0 if again is None else max(0, text.num_hidden_layers - again)
     kept = tensors * text.hidden_size + whole_layers * 2 * text.intermediate_size
     kept = 0 if recipe.memory.offload_activations else kept * recipe.row_tokens // recipe.parallel.sp
-    return held + whole + kept * width
+    during = whole + kept * width
+    if recipe.micro_steps(max(1, ranks // recipe.parallel.sp)) == 1:
+        # The gradients of a step's only row come as what was kept for them goes.
+        return held + max(during, gradients)
+    return held + during + gradients
 
 
 def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: Parallel) -> None:

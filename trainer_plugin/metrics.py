@@ -20,6 +20,7 @@ from torch import nn
 
 from schemas.base import Model
 from trainer_plugin.families.base import Family
+from trainer_plugin.files import write_whole
 from trainer_plugin.plan import Costs, SequencePlan
 
 log = logging.getLogger(__name__)
@@ -112,8 +113,10 @@ class MetricsLog:
 
     def _drop_after(self, step: int) -> None:
         if self._file.exists():
-            lines = [line for line in self._file.read_text().splitlines() if json.loads(line)["step"] <= step]
-            self._file.write_text("".join(line + "\n" for line in lines))
+            lines = self._file.read_text().splitlines(keepends=True)
+            # A full disk or a kill leaves half of the last one.
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            write_whole(self._file, "".join(kept).encode())
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,9 @@ class LongVideoModel(nn.Module):
 
         Returns:
             float32 [N] and, if asked for, the entropies [N].
+
+        Raises:
+            ValueError: a video's frames or features are not of its grid.
         """
         share = row.share
         language_model = self.family.language_model(self.model)
@@ -172,11 +175,13 @@ class LongVideoModel(nn.Module):
             module.compile()
 
     def _features(self, row: RowShare) -> Features | None:
-        """Of the local placeholders, in their order; None when no rank of any group has a frame."""
+        """Of the local placeholders, in their order; None when no rank of any group has a frame that could matter."""
         pieces = list(self._pieces(row))
         calls = sum(not _is_encoded(pixels) for _, pixels in pieces)
         agreed, shown = _most(calls, len(pieces))
-        if shown == 0:
+        if torch.is_grad_enabled() and self._tower_learns() and not self._decoder_learns():
+            agreed = max(agreed, 1)  # or the loss of texts alone would have no gradient at all
+        elif shown == 0:
             return None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_learns()):
             features = [self._encode(grid, pixels) for grid, pixels in pieces]
@@ -191,13 +196,28 @@ class LongVideoModel(nn.Module):
 
     def _pieces(self, row: RowShare) -> Iterator[tuple[Grid, Tensor]]:
         """This rank's frames, in pieces of at most `vision_patches` patches (or a temporal patch), and its features."""
-        for grid, pixels in zip(row.share.grids, row.pixels, strict=True):
+        for number, (grid, pixels) in enumerate(zip(row.share.grids, row.pixels, strict=True)):
+            self._check_pixels(number, grid, pixels)
             if _is_encoded(pixels):
                 yield grid, pixels
                 continue
             step = max(1, self.options.vision_patches // (grid.h * grid.w)) * self.family.temporal_patch
             for piece in pixels.split(step):
                 yield Grid(len(piece) // self.family.temporal_patch, grid.h, grid.w), piece
+
+    def _check_pixels(self, number: int, grid: Grid, pixels: Tensor) -> None:
+        """Others would give tokens the features of their neighbours."""
+        family, shape = self.family, tuple(pixels.shape)
+        frames, tokens = grid.t * family.temporal_patch, grid.t * family.tokens_per_temporal_patch(grid)
+        if _is_encoded(pixels):
+            fits = shape == (tokens, self._feature_width)
+        else:
+            fits = len(shape) == 4 and shape[0] == frames and family.grid(shape[1], shape[2], frames) == grid
+        if not fits:
+            raise ValueError(
+                f"pixels[{number}] have shape {shape} ({pixels.dtype}), which do not make its {grid}: give {frames} "
+                f"uint8 frames of its size, or floating-point features [{tokens}, {self._feature_width}]"
+            )
 
     def _encode(self, grid: Grid, pixels: Tensor) -> Tensor:
         """Features [tokens, hidden * levels] of a piece."""
@@ -210,11 +230,18 @@ class LongVideoModel(nn.Module):
         return grid, frames.to(self.parallel.device)
 
     def _no_features(self) -> Tensor:
-        width = self.family.text_config(self.model.config).hidden_size * self.family.levels
-        return torch.empty(0, width, dtype=self.compute_dtype, device=self.parallel.device)
+        return torch.empty(0, self._feature_width, dtype=self.compute_dtype, device=self.parallel.device)
+
+    @property
+    def _feature_width(self) -> int:
+        return int(self.family.text_config(self.model.config).hidden_size) * self.family.levels
 
     def _tower_learns(self) -> bool:
         return any(parameter.requires_grad for parameter in self.family.vision_tower(self.model).parameters())
+
+    def _decoder_learns(self) -> bool:
+        tower = {id(parameter) for parameter in self.family.vision_tower(self.model).parameters()}
+        return any(p.requires_grad and id(p) not in tower for p in self.model.parameters())
 
 
 def shard_parameters(
@@ -251,6 +278,16 @@ def shard_parameters(
             # As a plain sum, which gloo knows; a factor of 1 inside the reduction it does not.
             module.set_force_sum_reduction_for_comms(True)
     return model
+
+
+def reshard(model: nn.Module) -> None:
+    """Let the model's parameters be this rank's shards again.
+
+    A forward pass without a backward leaves some gathered, in the type of the computation.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _is_encoded(pixels: Tensor) -> bool:

@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import PretrainedConfig
 
+from schemas.errors import BadInput
 from trainer_plugin.plan import Layout, choose_layout
 
 TIMEOUT = timedelta(minutes=10)
@@ -94,11 +95,11 @@ def parallelize(
             PyTorch's own, 30 minutes for gloo.)
 
     Raises:
-        ValueError: `sp` does not divide the number of processes, or the layout does not fit.
+        BadInput: `sp` does not divide the number of processes, or the layout does not fit.
     """
     world = dist.get_world_size()
     if sp < 1 or world % sp:
-        raise ValueError(f"sequence-parallel size {sp} does not divide {world} processes; start a multiple of {sp}")
+        raise BadInput(f"sequence-parallel size {sp} does not divide {world} processes; start a multiple of {sp}")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     heads, kv_heads = text_config.num_attention_heads, text_config.num_key_value_heads
     reason = "as asked for"
@@ -128,9 +129,9 @@ def _group(ranks: torch.Tensor, timeout: timedelta) -> ProcessGroup | None:
 
 def _check(layout: Layout, sp: int, heads: int, kv_heads: int) -> None:
     if layout.size != sp:
-        raise ValueError(f"layout {layout.ulysses} x {layout.ring} is not of {sp} ranks")
+        raise BadInput(f"layout {layout.ulysses} x {layout.ring} is not of {sp} ranks")
     if heads % layout.ulysses or (kv_heads % layout.ulysses and layout.ulysses % kv_heads):
-        raise ValueError(
+        raise BadInput(
             f"Ulysses over {layout.ulysses} ranks does not fit {heads} query and {kv_heads} kv heads; "
             f"use a divisor, and gather-KV for the rest"
         )

@@ -6,7 +6,7 @@ Rows also say where a run was in its data, and which samples a step was about.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from trainer_plugin.batches import RowStream, without_labels
 from trainer_plugin.examples import Row
 from trainer_plugin.families.base import Family
 from trainer_plugin.loader import Loaded, Rows
+from trainer_plugin.metrics import by_reason
 from trainer_plugin.model import RowShare
 from trainer_plugin.parallel import Parallel
 from trainer_plugin.plan import Costs, FrameShare, SequencePlan
@@ -57,6 +58,22 @@ def without_failed(
     found: list[dict[str, str]] = [{}] * parallel.world_size
     dist.all_gather_object(found, {key: bad.reason for load in loads for key, bad in load.failures.items()})
     return kept, {key: reason for failures in found for key, reason in failures.items()}
+
+
+def check_some_left(rows: Rows, skipped: Mapping[str, str]) -> None:
+    """To be asked when a step had nothing to learn: rows may be endless, though no video can be decoded.
+
+    Args:
+        skipped: reasons by key, of all samples left out so far; the same on every rank.
+
+    Raises:
+        BadInput: those are all that there are.
+    """
+    if isinstance(rows, RowStream) and len(skipped) == len(rows.samples):
+        raise BadInput(
+            f"not one of the {len(skipped)} samples can be trained on: {by_reason(skipped)}; "
+            f"look at the release and at where its videos are"
+        )
 
 
 def samples_of(error: NotFinite, loads: Sequence[Load]) -> str:

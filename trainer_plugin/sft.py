@@ -35,7 +35,7 @@ from transformers import PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from trainer_plugin.batches import RowStream, share_given_out
-from trainer_plugin.checkpoint import CheckpointFolder, RunState, config_values
+from trainer_plugin.checkpoint import CheckpointFolder, RunState, model_values
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.export import export_model
 from trainer_plugin.families import family_of
@@ -55,7 +55,16 @@ from trainer_plugin.metrics import (
 from trainer_plugin.model import RunOptions
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
-from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, samples_of, without_failed
+from trainer_plugin.rows import (
+    Load,
+    check_some_left,
+    plan_row,
+    position_of,
+    positions,
+    row_share,
+    samples_of,
+    without_failed,
+)
 from trainer_plugin.step import BadStep, NotFinite, adamw, train_step
 from trainer_plugin.texts import TextRows
 from trainer_plugin.weights import build_model, read_config, read_tokenizer, tower_identity
@@ -197,14 +206,20 @@ class Training:
             tokens=self.tokens,
             data=positions(self._loader.state_dict(), self.rows, self.parallel),
             left_out=self.left_out,
-            model=config_values(self.model.model.config),
+            model=model_values(self.model),
             recipe=self.recipe.model_dump(mode="json"),
         )
         self._saved = self.step
         return self.checkpoints.save(self.model, self.optimizer, state)
 
     def export(self, folder: Path | None = None) -> None:
-        """Write a Hugging Face folder, `{out}/export` by default. Every rank must call it."""
+        """Write a Hugging Face folder, `{out}/export` by default. Every rank must call it.
+
+        Raises:
+            BadInput: the recipe says that nothing is exported.
+        """
+        if self.recipe.export is Export.NONE:
+            raise BadInput("there is nothing to export with export: none; set it to model or adapter")
         dtype = getattr(torch, self.recipe.precision)
         folder = folder or Path(self.recipe.out) / "export"
         source = self.recipe.model.tokenizer or self.recipe.model.path
@@ -238,10 +253,17 @@ class Training:
             )
 
     def _learn(self, loaded: list[Load], before: float, began: float, waited: float) -> StepMetrics | None:
-        """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank."""
+        """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank.
+
+        Raises:
+            BadInput: on every rank, when all samples of the data have been left out.
+            BadStep: on every rank, when the step is not finite.
+        """
         work = self._work_of(loaded)
         if work.supervised_tokens == 0:
+            check_some_left(self.rows, self.skipped)
             log.warning("step %d: no rank has anything to learn in its rows; they are passed over", self.step + 1)
+            self._ended = bool(_of_all_ranks([float(self._stop.is_set())], dist.ReduceOp.MAX)[0])
             return None
         # The middle of the step: neither the first is without effect nor, where it falls to 0, the last.
         after = before + 1 / self.recipe.steps if self.recipe.steps else self.share_done
@@ -296,7 +318,7 @@ class Training:
         )
 
     def _resume(self) -> None:
-        path = self.checkpoints.latest()
+        path = self.checkpoints.agreed_latest()
         if path is None:
             return
         state = self.checkpoints.load(path, self.model, self.optimizer)

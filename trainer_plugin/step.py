@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
-from trainer_plugin.model import LongVideoModel, RowShare
+from trainer_plugin.model import LongVideoModel, RowShare, reshard
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,11 @@ def finite_step(losses: Sequence[Tensor], grad_norm: Tensor) -> StepResult:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Those that are learned, by name."""
+    """Those that are learned, by name; this rank's shards of them."""
+    learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if all(isinstance(parameter, DTensor) for parameter in learned.values()):
+        return learned
+    reshard(model)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

@@ -118,12 +118,18 @@ class TextRows(Iterator[Row]):
                     if document < first_document:
                         continue
                     empty = False
-                    ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-                    yield (epoch, file, document), [*ids, self.tokenizer.eos_token_id]
+                    yield (epoch, file, document), self._ids(text, f"{name}: document {document}")
                 first_document = 0
             if empty and first_file == 0:
                 raise BadInput(f"{self._order(epoch)}: not one document in these files")
             epoch, first_file = epoch + 1, 0
+
+    def _ids(self, text: Any, key: str) -> list[int]:
+        """Of a document, with the token that closes it. What looks like a special token in it is text."""
+        if not isinstance(text, str):
+            raise BadInput(f"{key} is {text!r}, not a text; leave it out")
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [*ids, self.tokenizer.eos_token_id]
 
     def _order(self, epoch: int) -> list[str]:
         """This rank's files in an epoch."""
@@ -154,7 +160,7 @@ def _json_texts(name: str, column: str) -> Iterator[str]:
         for number, line in enumerate(file, 1):
             try:
                 yield json.loads(line)[column]
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise BadInput(
                     f"{name}: line {number} is no JSON object with a field {column!r} ({error!r})"
                 ) from error
@@ -164,4 +170,7 @@ def _tar_texts(name: str) -> Iterator[str]:
     with fsspec.open(name, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
         for member in tar:
             if member.name.endswith(".txt") and (content := tar.extractfile(member)) is not None:
-                yield content.read().decode()
+                try:
+                    yield content.read().decode()
+                except UnicodeDecodeError as error:
+                    raise BadInput(f"{name}: {member.name} is not UTF-8 ({error}); leave it out") from error

@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Iterator
 from functools import partial
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,26 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from schemas.errors import BadInput
-from trainer_plugin.checkpoint import load_tensors, save_tensors
+from trainer_plugin.checkpoint import load_tensors, model_values, save_tensors
 from trainer_plugin.export import export_model
 from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
-from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, samples_of, without_failed
+from trainer_plugin.rows import (
+    Load,
+    check_some_left,
+    plan_row,
+    position_of,
+    positions,
+    row_share,
+    samples_of,
+    without_failed,
+)
 from trainer_plugin.step import BadStep, NotFinite, clip_gradients, finite_step, gradient_norm, supervised_tokens
 
 log = logging.getLogger(__name__)
 
 _POSITION = "rows.json"
+_MODEL = "model.json"
 _SCHEDULER = "scheduler.pt"
 _TENSORS = "sharded"
 
@@ -61,10 +71,15 @@ class LongVideoTrainer(Trainer):
             options: of `transformers.Trainer`, such as callbacks.
 
         Raises:
-            BadInput: `args.max_steps` is not set.
+            BadInput: `args.max_steps` is not set, or `args` asks for what the model does in its own way.
         """
         if args.max_steps <= 0:
             raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
+        if args.gradient_checkpointing:
+            raise BadInput(
+                "gradient_checkpointing is for plain models: leave it out, this one computes layers again as its "
+                "RunOptions.recomputed_layers says (all, by default)"
+            )
         # It is sharded already; accelerate must not wrap it once more.
         model._is_accelerate_prepared = True  # type: ignore[assignment]
         self.rows = rows
@@ -72,6 +87,7 @@ class LongVideoTrainer(Trainer):
         self.tokenizer = tokenizer
         self.position = rows.state_dict()
         """What comes after the rows that were learned."""
+        self._left_out: dict[str, str] = {}
         self._learned = 0
         self._loaded: list[Load] = []
         self._losses: list[Tensor] = []
@@ -85,16 +101,23 @@ class LongVideoTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Load], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, RowShare]], int]:
-        """One step's rows, and how many tokens they teach on all ranks. When the rows end, so does the training."""
-        loaded = [load for _, load in zip(range(num_batches), epoch_iterator, strict=False)]
-        if len(loaded) < num_batches:
-            log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
-            self.control.should_training_stop = True
-            return [], 0
-        self._loaded, _ = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
-        self._losses = []
-        shares = [row_share(load, self._long.parallel) for load in self._loaded]
-        return [{"row": share} for share in shares], supervised_tokens(shares)
+        """One step's rows, and how many tokens they teach on all ranks; rows that teach none are passed over. When the
+        rows end, so does the training.
+
+        Raises:
+            BadInput: on every rank, when all samples of the data have been left out.
+        """
+        while len(loaded := list(islice(epoch_iterator, num_batches))) == num_batches:
+            self._loaded, failed = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
+            self._left_out |= failed
+            shares = [row_share(load, self._long.parallel) for load in self._loaded]
+            if tokens := supervised_tokens(shares):
+                self._losses = []
+                return [{"row": share} for share in shares], tokens
+            check_some_left(self.rows, self.skipped)
+        log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
+        self.control.should_training_stop = True
+        return [], 0
 
     def compute_loss(
         self,
@@ -124,6 +147,11 @@ class LongVideoTrainer(Trainer):
         export_model(self._long, Path(folder), self.tokenizer, dtype=self._long.compute_dtype)
 
     @property
+    def skipped(self) -> dict[str, str]:
+        """Reasons by key of the sample, of all that do not fit and, since this run began, could not be decoded."""
+        return {**self.position.get("skipped", {}), **self._left_out}
+
+    @property
     def _long(self) -> LongVideoModel:
         assert isinstance(self.model, LongVideoModel)
         return self.model
@@ -148,8 +176,10 @@ class LongVideoTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_tensors(Path(output_dir) / _TENSORS, self._long, self._adam)
         saved = positions(self.position, self.rows, self._long.parallel)
+        values = model_values(self._long)
         if dist.get_rank() == 0:
             (Path(output_dir) / _POSITION).write_text(json.dumps(saved))
+            (Path(output_dir) / _MODEL).write_text(json.dumps(values))
             torch.save(self._schedule.state_dict(), Path(output_dir) / _SCHEDULER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -158,8 +188,9 @@ class LongVideoTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
+        values = json.loads((Path(checkpoint) / _MODEL).read_text())
         self._schedule.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER))
-        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self._schedule.last_epoch)
+        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self._schedule.last_epoch, values)
         if not self.args.ignore_data_skip:
             saved = json.loads((Path(checkpoint) / _POSITION).read_text())
             self.rows.load_state_dict(position_of(saved, self._long.parallel))

@@ -106,6 +106,16 @@ def test_what_does_not_fit_is_skipped_by_name():
     assert stream.skipped == {"q1": "500 tokens"}
 
 
+def test_what_waits_and_does_not_fit_a_smaller_budget_is_skipped_too():
+    before = RowStream(Lengths([90, 60, 20, 80]), BUDGET, seed=1, epochs=1)
+    learned = keys(next(before))
+    after = RowStream(Lengths([90, 60, 20, 80]), 50, seed=1, epochs=1)
+    after.load_state_dict(before.state_dict())
+    rest = [key for row in after for key in keys(row)]
+    assert sorted([*learned, *rest, *after.skipped]) == ["q0", "q1", "q2", "q3"]
+    assert len(after.skipped) >= 2
+
+
 def test_there_must_be_something_to_train_on():
     with pytest.raises(BadInput, match="no samples to train on"):
         RowStream(Lengths([]), BUDGET, seed=1)

@@ -1,11 +1,14 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput
-from tests.trainer_plugin.runs import curve, recipe, whole_parameters
+from tests.trainer_plugin.runs import curve, model_folder, recipe, whole_parameters
+from trainer_plugin.checkpoint import model_values
+from trainer_plugin.rows import row_share
 from trainer_plugin.sft import Training
 
 LORA = (
@@ -28,6 +31,38 @@ def test_only_the_last_ones_are_kept_and_latest_names_a_whole_one(alone, release
     found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert found == ["latest", "step-00000003", "step-00000004"]
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000004"
+
+
+def test_a_run_that_was_sent_back_keeps_what_it_saves(alone, release, tmp_path):
+    curve(recipe(tmp_path, release, "steps=4", "checkpoints.every_steps=1", "checkpoints.keep=3"))
+    (tmp_path / "checkpoints" / "latest").write_text("step-00000002")
+    again = recipe(tmp_path, release, "steps=4", "checkpoints.every_steps=1", "checkpoints.keep=1")
+    with Training(again) as training:
+        next(iter(training))
+        saved = training.save()
+        assert saved.name == "step-00000003" and saved.exists()
+        found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert found == ["latest", "step-00000003", "step-00000004"]
+
+
+def test_a_kill_while_a_step_is_saved_again_leaves_a_whole_checkpoint(run, release, monkeypatch):
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name.endswith(".writing"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with Training(recipe(run, release, "steps=2")) as training:
+        monkeypatch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.save()
+        monkeypatch.undo()
+    with Training(recipe(run, release, "steps=2")) as training:
+        assert training.step == 1
+        training.save()
+    found = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert found == ["latest", "step-00000001"]
 
 
 def test_a_save_that_dies_leaves_the_last_checkpoint(run, release, monkeypatch):
@@ -58,6 +93,35 @@ def test_another_model_is_refused_by_naming_the_difference(run, release):
     assert {path: path.stat().st_mtime for path in before} == before
 
 
+def test_adapters_of_another_scale_or_on_other_frozen_weights_are_refused(alone, release, tmp_path):
+    def asked(folder: str, lora: str = "{rank: 2}"):
+        settings = (f"model={{path: {tmp_path / folder}}}", *LORA, f"trained.lora={lora}", "steps=1")
+        return recipe(tmp_path / "run", release, *settings)
+
+    for seed, folder in enumerate(("own", "other")):
+        model_folder(tmp_path / folder, seed)
+    curve(asked("own"))
+    with pytest.raises(BadInput, match=r"another model: lora\.default\.alpha is 32, not 64"):
+        Training(asked("own", "{rank: 2, alpha: 64}"))
+    with pytest.raises(BadInput, match=r"another model: frozen_bits is -?\d+, not -?\d+"):
+        Training(asked("other"))
+    with Training(asked("own")) as training:
+        assert training.step == 1
+
+
+def frozen_bits(asked) -> int:
+    with Training(asked) as training:
+        list(training)
+        return model_values(training.model)["frozen_bits"]
+
+
+def test_frozen_weights_are_the_same_for_any_number_of_ranks(ranks, release, tmp_path):
+    asked = recipe(tmp_path, release, "steps=1", "trained={projector: false}")
+    [one] = ranks[1].run(frozen_bits, asked)
+    assert one != 0
+    assert ranks[2].run(frozen_bits, asked) == [one, one]
+
+
 def test_other_data_or_another_seed_is_refused(run, release):
     with pytest.raises(BadInput, match="other samples or of seed 0, not 7"):
         Training(recipe(run, release, "steps=3", "seed=7"))
@@ -77,6 +141,21 @@ def test_chance_goes_on_where_it_was(alone, release, tmp_path):
         assert float(torch.rand(())) == expected
 
 
+def begun(folders, release) -> str:
+    """What a rank says whose `out` is another folder than the others'."""
+    with pytest.raises(BadInput) as raised:
+        Training(recipe(folders[torch.distributed.get_rank()], release, "steps=2"))
+    return str(raised.value)
+
+
+def test_ranks_that_see_different_checkpoints_are_told_so(ranks, release, tmp_path):
+    folders = [tmp_path / "shared", tmp_path / "own"]
+    ranks[1].run(curve, recipe(folders[0], release, "steps=1"))
+    saved = folders[0] / "checkpoints" / "step-00000001"
+    told = f"ranks see different checkpoints (rank 0: {saved}, rank 1: None); put `out` on a disk that all hosts share"
+    assert ranks[2].run(begun, folders, release) == [told, told]
+
+
 def moments_after_resume(asked) -> dict[str, torch.Tensor]:
     with Training(asked) as training:
         states = training.optimizer.state
@@ -85,6 +164,21 @@ def moments_after_resume(asked) -> dict[str, torch.Tensor]:
             found |= {f"{name}.{key}": states[parameter][key].full_tensor() for key in ("exp_avg", "exp_avg_sq")}
             assert float(states[parameter]["step"]) == 1
         return found
+
+
+def test_a_look_at_a_loss_before_it_is_saved_changes_nothing(alone, release, tmp_path):
+    def run(folder: str, look: bool) -> dict[str, torch.Tensor]:
+        asked = recipe(tmp_path / folder, release, "steps=2", "precision=bfloat16")
+        with Training(asked) as training:
+            next(iter(training))
+            if look:
+                with torch.no_grad():
+                    training.model(row_share(next(training._loader), training.parallel))
+            training.save()
+        return moments_after_resume(asked)
+
+    expected, found = run("blind", look=False), run("looked", look=True)
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def test_any_number_of_ranks_reads_it(ranks, release, tmp_path):

@@ -112,6 +112,18 @@ def test_a_sample_has_its_length_and_keeps_within_the_budget(url, budget, number
     assert list(clip.frame_times_us) == sorted(clip.frame_times_us)
 
 
+def test_frames_that_the_family_does_not_take_are_refused_by_name(tmp_path):
+    strip = make_video("strip").model_copy(update={"width": 6400, "height": 16})
+    url = release_of(tmp_path, [strip], questions=1, media=Media.NONE)
+    family = family_of(Qwen2_5_VLConfig())
+    policy = FramePolicy(fps=None, frames=3)
+    dataset = ReleaseDataset(
+        url, Split.SFT, family, byte_tokenizer(), policy=policy, target=Target.ANSWER, media="videos"
+    )
+    with pytest.raises(Unusable, match="q0000: frames of 6400x16 pixels: one side is more than 200 times the other"):
+        dataset.length(0, 10_000)
+
+
 def test_a_question_that_spells_the_video_token_is_refused(url, monkeypatch):
     dataset = dataset_of(url)
     monkeypatch.setattr(ReleaseDataset, "_question", lambda self, sample: "What is <|video|>?")

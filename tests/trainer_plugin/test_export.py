@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Draft, make_samples, tiny_family
 from tests.trainer_plugin.runs import model_folder, recipe, text_log_probs
 from trainer_plugin.examples import Example
@@ -85,3 +86,25 @@ def test_adapters_alone_are_what_peft_loads(alone, release, tmp_path):
     assert not any(name.startswith("model") for name in files)
     adapted = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(source), tmp_path / "export")
     assert torch.allclose(text_log_probs(adapted.eval(), text_example()), expected, atol=1e-5)
+
+
+def test_an_export_over_another_leaves_nothing_of_its_weights_and_everything_else(alone, release, tmp_path):
+    source = model_folder(tmp_path / "source")
+    folder = tmp_path / "export"
+    settings = (f"model={{path: {source}}}", "steps=1", *LORA)
+    train_and_export(recipe(tmp_path, release, *settings, "export=adapter"))
+    (folder / "notes.txt").write_text("mine")
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"old")
+    expected = train_and_export(recipe(tmp_path, release, *settings, "export=model"))
+    assert torch.allclose(text_log_probs(exported(folder), text_example()), expected, atol=1e-5)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in folder.glob("*.safetensors")) == ["model.safetensors"]
+    assert not list(tmp_path.glob(".export*"))
+
+
+def test_a_recipe_without_an_export_has_none(alone, release, tmp_path):
+    with (
+        Training(recipe(tmp_path, release, "steps=1", "export=none")) as training,
+        pytest.raises(BadInput, match="nothing to export with export: none"),
+    ):
+        training.export()

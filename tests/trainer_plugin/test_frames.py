@@ -151,6 +151,12 @@ def test_what_is_no_video_is_named(tmp_path, content, reason):
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
 
 
+def test_a_title_in_another_encoding_does_not_hide_the_frames(film, tmp_path):
+    titled = make(tmp_path / "titled.mp4", "-i", str(film), "-c", "copy", "-metadata", "title=XXXX")
+    titled.write_bytes(titled.read_bytes().replace(b"XXXX", b"caf\xe9"))
+    assert np.array_equal(read_frames(source_of(titled), [0], SIZE), read_frames(source_of(film), [0], SIZE))
+
+
 def test_sound_alone_is_no_video(tmp_path):
     sound = make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "sine=d=0.2")
     with pytest.raises(BadVideo, match="no video stream"):

@@ -40,8 +40,18 @@ def needed(name: str, ranks: int, *settings: str) -> float:
 
 def test_it_is_what_the_tensors_of_a_7b_model_add_up_to():
     # 8.29e9 parameters at 16 bytes, the head's 0.545e9 at 2, 2 x 28 tensors of 131,072 / 4 x 3,584 at 2.
-    whole = needed("long_video_sft", 4, "row_tokens=131072", "parallel.sp=4", "step_tokens=null", "model.path=m")
+    settings = ("row_tokens=131072", "parallel.sp=4", "model.path=m")
+    whole = needed("long_video_sft", 4, *settings)
     assert whole == pytest.approx((8.29e9 * 16 / 4 + 0.545e9 * 2 + 56 * 32768 * 3584 * 2) / GIB, rel=0.01)
+
+
+def test_a_single_rows_gradients_take_the_place_of_what_was_kept():
+    settings = ("row_tokens=131072", "parallel.sp=4", "model.path=m", "step_tokens=null")
+    assert needed("long_video_sft", 4, *settings) == pytest.approx(
+        (8.29e9 * 12 / 4 + 0.545e9 * 2 + 56 * 32768 * 3584 * 2) / GIB, rel=0.01
+    )
+    few = (*settings, "memory.offload_activations=true")
+    assert needed("long_video_sft", 4, *few) == pytest.approx(8.29e9 * 16 / 4 / GIB, rel=0.01)
 
 
 def test_layers_that_are_not_recomputed_keep_their_mlp():

@@ -55,6 +55,8 @@ def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint(tmp_path):
     for step in (1, 2, 3):
         first.write(metrics(step))
     first.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "los')  # the disk was full
     second = MetricsLog(tmp_path, {}, step=2)
     second.write(metrics(3, loss=0.5))
     second.close()

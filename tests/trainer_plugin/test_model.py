@@ -159,6 +159,32 @@ def test_features_that_were_computed_before_pass_through(alone, name):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        lambda frames: torch.cat([frames, frames[:2]]),
+        lambda frames: frames[:2],
+        lambda frames: frames.transpose(1, 2),
+        lambda frames: frames / 255,
+        lambda frames: torch.zeros(frames.shape[0], 7),
+    ],
+)
+def test_frames_that_are_not_of_their_grid_are_refused(alone, spoiled):
+    model = wrapped("qwen2_5_vl", alone)
+    row = row_of(model, DRAFT, Draft((3, Clip(2), 9), learned=1.0, seed=4))
+    with pytest.raises(ValueError, match=r"pixels\[0\] have shape .* do not make its Grid\(t=3, h=4, w=6\)"):
+        model(replace(row, pixels=(spoiled(row.pixels[0]), *row.pixels[1:])))
+
+
+def test_with_a_frozen_decoder_texts_alone_teach_nothing_and_fail_nothing(alone):
+    model = wrapped("qwen2_5_vl", alone)
+    model.model.requires_grad_(False)
+    tower = model.model.model.visual.requires_grad_(True)
+    log_probs, _ = model(row_of(model, Draft((30,), learned=1.0)))
+    log_probs.sum().backward()
+    assert all(not parameter.grad.any() for parameter in tower.parameters())
+
+
 def test_a_share_moves_whole(alone):
     model = wrapped("qwen3_vl", alone)
     row = row_of(model)

@@ -56,6 +56,33 @@ def test_rows_are_full_and_hold_every_document_in_its_order_closed(folder):
     assert groups == {tuple(DOCUMENTS[first : first + 10]) for first in (0, 10, 20)}
 
 
+def test_what_looks_like_a_special_token_in_a_document_is_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a <|video|> is one token"}) + "\n")
+    ids = next(rows(tmp_path, 26)).examples[0].input_ids
+    assert len(ids) == 26 and TOKENIZER.decode(ids) == "a <|video|> is one token<|endoftext|>a"
+    special = [id for id in ids.tolist() if id in TOKENIZER.all_special_ids]
+    assert special == [TOKENIZER.eos_token_id]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": null}\n', r"a\.jsonl: document 0 is None, not a text"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl: line 1 is no JSON object with a field 'text'"),
+        ("a.tar", b"\xe9t\xe9", r"a\.tar: 0\.txt is not UTF-8"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    if name == "a.tar":
+        with tarfile.open(tmp_path / name, "w") as tar:
+            member = tarfile.TarInfo("0.txt")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(BadInput, match=message):
+        next(rows(tmp_path))
+
+
 def test_epochs_follow_each_other_in_different_orders(folder):
     keys = [row.examples[0].key for row in islice(rows(folder), 80)]
     epochs = [row.epoch for row in islice(rows(folder), 80)]

@@ -1,18 +1,21 @@
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from schemas.config import Media
 from schemas.errors import BadInput
 from tests.trainer_plugin.runs import curve, model_folder, recipe
+from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import loader
 from trainer_plugin.batches import RowStream
-from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.frames import read_frames
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Recipe
+from trainer_plugin.sft import open_samples
 from trainer_plugin.step import BadStep
 from trainer_plugin.trainer import LongVideoTrainer
 from trainer_plugin.weights import build_model, read_config, read_tokenizer
@@ -24,9 +27,7 @@ def trainer_of(asked: Recipe, folder, steps: int, **options) -> LongVideoTrainer
     parallel = parallelize(asked.parallel.sp, config.get_text_config(), start())
     model = build_model(asked.model, asked.trained, config, parallel, compute=torch.float32, seed=asked.seed)
     videos = asked.videos
-    samples = ReleaseDataset(
-        videos.release, videos.split, model.family, tokenizer, policy=videos.frames, target=videos.target
-    )
+    samples = open_samples(videos, model.family, tokenizer)
     rows = RowStream(samples, asked.row_tokens, seed=asked.seed, rank=parallel.dp_rank, ranks=parallel.dp)
     arguments = TrainingArguments(
         str(folder),
@@ -117,12 +118,41 @@ def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, rele
     assert all(torch.equal(value, expected[name].full_tensor()) for name, value in loaded.named_parameters())
 
 
+def test_a_model_saved_into_the_output_folder_leaves_the_checkpoints_which_are_of_that_model_alone(
+    alone, release, tmp_path
+):
+    trainer = trainer_of(recipe(tmp_path, release), tmp_path / "out", 1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    trainer.save_model()
+    other = trainer_of(recipe(tmp_path, release, "model.rope_theta=5e4"), tmp_path / "out", 2)
+    with pytest.raises(BadInput, match=r"another model: text_config.rope_parameters.rope_theta is 10000.0, not 50000"):
+        other.train(resume_from_checkpoint=True)
+    assert {"checkpoint-1", "model.safetensors"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert (tmp_path / "out" / "checkpoint-1" / "sharded").is_dir()
+
+
 def test_the_training_ends_with_the_rows(alone, release, tmp_path, caplog):
     trainer = trainer_of(recipe(tmp_path, release), tmp_path, 100)
     trainer.rows.epochs = 1
     steps = noted(trainer)
     assert len({key for step in steps for key in step}) == 8
     assert f"the rows end after step {trainer.state.global_step} of 100" in caplog.text
+
+
+def test_what_cannot_be_decoded_is_named_and_a_step_that_teaches_nothing_is_none(alone, tmp_path):
+    films = [numbered_film(tmp_path, name, 1.0) for name in ("good", "bad")]
+    url = release_of(tmp_path, films, media=Media.NONE)
+    Path(films[1].uri).unlink()
+    settings = ("row_tokens=256", "step_tokens=256", "optimizer.warmup=0")
+    asked = recipe(tmp_path / "run", url, f"videos.media={tmp_path}", *settings)
+    trainer = trainer_of(asked, tmp_path / "some", 4)
+    learned = noted(trainer)
+    assert len(learned) == 4
+    assert all(set(step) - set(trainer.skipped) for step in learned)
+    assert list(trainer.skipped.values()) == ["missing", "missing"]
+    Path(films[0].uri).unlink()
+    with pytest.raises(BadInput, match=r"not one of the 4 samples can be trained on: \{'missing': 4\}"):
+        trainer_of(asked, tmp_path / "none", 2).train()
 
 
 def not_finite(asked: Recipe, folder) -> tuple[str, bool]:
@@ -152,3 +182,8 @@ def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(r
 def test_max_steps_must_be_set(alone, release, tmp_path):
     with pytest.raises(BadInput, match="max_steps is -1: set it"):
         trainer_of(recipe(tmp_path, release), tmp_path, -1)
+
+
+def test_recomputation_is_the_models_own(alone, release, tmp_path):
+    with pytest.raises(BadInput, match=r"leave it out, .* RunOptions\.recomputed_layers"):
+        trainer_of(recipe(tmp_path, release), tmp_path, 1, gradient_checkpointing=True)
