@@ -185,6 +185,7 @@ def test_closing_ends_the_thread_even_with_requests_under_way(tmp_path, prompt):
 def test_interrupting_the_caller_takes_its_requests_back(tmp_path, prompt):
     """Ctrl-C while a server is slow: the process ends at once, without noise from what was under way."""
     code = textwrap.dedent(f"""
+        import signal
         import sys
         from pathlib import Path
         from pydantic import BaseModel
@@ -193,6 +194,7 @@ def test_interrupting_the_caller_takes_its_requests_back(tmp_path, prompt):
         from operators.models.prompts import load_prompt
         from operators.models.session import open_models, resolve
         from schemas.config import ModelsConfig, Role
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
         class Sight(BaseModel):
             text: str
         prompt = load_prompt("look", Path({str(tmp_path / "prompts")!r}), {{"Sight": Sight}})
