@@ -134,7 +134,8 @@ def read_answer(raw: str, output: type[BaseModel], cut: bool) -> BaseModel:
 def answer_text(raw: str) -> str:
     """An answer without what was thought before it and without a code fence."""
     text = raw.strip()
-    if not text.startswith("{"):
-        text = text.rpartition("</think>")[2].strip()
+    if not text.startswith(("{", "```")):
+        before, mark, after = text.partition("</think>")
+        text = after.strip() if mark else before
     fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*(?:```)?", text, re.DOTALL)
     return fenced[1] if fenced else text

@@ -127,8 +127,10 @@ def test_answers_are_read_through_thoughts_and_fences(scene):
         assert read_answer(raw, Scene, cut=False) == scene
 
 
-def test_a_text_may_speak_of_thinking():
-    assert read_answer('{"text": "a sign: </think>"}', Scene, cut=False).text == "a sign: </think>"
+@pytest.mark.parametrize("form", ["%s", "```json\n%s\n```", "<think>hm</think>%s", "<think>hm</think>```\n%s\n```"])
+def test_a_text_may_speak_of_thinking(form):
+    raw = form % '{"text": "a sign: </think>"}'
+    assert read_answer(raw, Scene, cut=False).text == "a sign: </think>"
 
 
 @pytest.mark.parametrize("raw", ["", "I cannot.", "[]", '{"text": 1', '{"text": null}', "{}", '{"text": "a"} and more'])
