@@ -23,12 +23,10 @@ from numpy.typing import NDArray
 
 from benchmarks.films import LOOKS, film
 from benchmarks.metering import cpu_seconds, ffmpeg_cli
-from benchmarks.passes import THRESHOLD
 from operators.video.analysis import analyse
 from operators.video.cut import ENCODING, SOUND_ENCODING, open_cutter
 from operators.video.ffmpeg import run_ffmpeg
 from operators.video.probe import VideoProbe, probe
-from schemas.config import Detector
 
 CLIP_US = 10_000_000
 CODED_BY_NONE = "anything that is not copied"
@@ -42,7 +40,7 @@ def main() -> None:
         for path in arguments.videos or _rendered(arguments.films or folder, folder):
             video = probe(path)
             bounds = _bounds(video)
-            damaged_us = analyse(video, Detector.ADAPTIVE, THRESHOLD).damaged_us
+            damaged_us = analyse(video).damaged_us
             _report(path, "key frames", *_cut(video, damaged_us, _snapped(video, bounds), folder))
             _report(path, "  unseen", *_cut(video, None, _snapped(video, bounds), folder))
             _report(path, "anywhere", *_cut(video, damaged_us, bounds, folder))

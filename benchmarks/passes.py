@@ -25,7 +25,7 @@ def one_pass(path: Path, workers: int) -> None:
         return VideoFrame.from_ndarray(to_yuv420(frame, width, height, matrix(frame)), format="yuv420p")
 
     sampling = Sampling(FPS, lambda time_us, frame: None, small)
-    analyse(video, Detector.ADAPTIVE, THRESHOLD, samplings=[sampling], workers=workers)
+    analyse(video, samplings=[sampling], workers=workers).shot_starts(Detector.ADAPTIVE, THRESHOLD)
 
 
 def key_frames(path: Path) -> None:
@@ -35,4 +35,4 @@ def key_frames(path: Path) -> None:
 
 def key_frames_refined(path: Path) -> None:
     """The same, the frames with which shots begin, and those of the perceptual hash."""
-    analyse_key_frames(probe(path), Detector.ADAPTIVE, THRESHOLD)
+    analyse_key_frames(probe(path)).shot_starts(Detector.ADAPTIVE, THRESHOLD)

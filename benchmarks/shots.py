@@ -31,7 +31,8 @@ from operators.video.agreement import Score, agreement
 from operators.video.analysis import analyse
 from operators.video.key_frames import propose, refine
 from operators.video.probe import probe
-from operators.video.transnet import TransNetDetector
+from operators.video.shots import shot_starts
+from operators.video.transnet import TransNet
 from schemas.config import Detector
 from schemas.sample_film import Distractor, FilmScript, FilmTruth, Scene, Shot
 from schemas.tables import VideoCategory
@@ -92,15 +93,14 @@ def swings() -> FilmScript:
 def starts_of(path: Path, scratch: Path, transnet: bool) -> dict[str, list[int]]:
     """Boundaries between shots (us), by detector."""
     video = probe(path)
-    network = TransNetDetector() if transnet else None
-    adaptive = analyse(video, Detector.ADAPTIVE, 3.0, tiny_frames=network.add if network else None)
+    analysis = analyse(video, network=TransNet() if transnet else None)
     found = {
-        "adaptive": adaptive.shot_starts_us,
-        "content": analyse(video, Detector.CONTENT, 27.0).shot_starts_us,
-        "key frames, refined": refine(video, propose(video), Detector.ADAPTIVE, 3.0),
+        "adaptive": analysis.shot_starts(Detector.ADAPTIVE, 3.0),
+        "content": analysis.shot_starts(Detector.CONTENT, 27.0),
+        "key frames, refined": shot_starts(refine(video, propose(video)), Detector.ADAPTIVE, 3.0),
     }
-    if network:
-        found["transnet"] = network.starts()
+    if transnet:
+        found["transnet"] = analysis.shot_starts(Detector.TRANSNET, 0.5)
     theirs = {f"PySceneDetect {name}": _scenedetect(path, name, scratch) for name in ("adaptive", "content")}
     return {name: [start for start in starts if start > 0] for name, starts in {**found, **theirs}.items()}
 

@@ -69,7 +69,8 @@ class SplitConfig(Model):
     """`adaptive` (PySceneDetect) tolerates fast camera movement, `content` (PySceneDetect) is more sensitive,
     `transnet` (TransNetV2, needs torch) also sees gradual transitions."""
     threshold: float = Field(default=0.0, ge=0.0)
-    """The detector's own threshold; 0 is its usual one: 3 (adaptive), 27 (content), 0.5 (transnet)."""
+    """The detector's own threshold; 0 is its usual one: 3 (adaptive), 27 (content), 0.5 (transnet). Another one decodes
+    nothing again."""
     write_clips: bool = True
     """Write every clip as an MP4 of its own (exact; copied where that can be proved, else re-encoded). Off: clips are
     spans of their source."""

@@ -17,7 +17,7 @@ from operators.video.packets import SECOND_US, UnreadableVideo
 from operators.video.probe import VideoProbe, probe
 from operators.video.watch import Watched, watch
 from schemas.base import Span
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, Detector
 from schemas.tables import Reject, Source, Video
 
 
@@ -102,14 +102,14 @@ def _video(context: Context, source: Source, measured: VideoProbe, watched: Watc
     )
 
 
-def _section(config: BuildConfig) -> list[str | float]:
-    """How the video is watched. How clips are made of what was seen changes nothing here."""
-    return [config.split.decode, config.split.detector, config.split.shot_threshold]
+def _section(config: BuildConfig) -> list[str | bool]:
+    """How the video is watched. What is made of what was seen, shots and clips, changes nothing here."""
+    return [config.split.decode, config.split.detector is Detector.TRANSNET]
 
 
 STAGE = Stage(
     name="ingest",
-    version=2,
+    version=3,
     row=Video,
     reads=("source",),
     run=run,

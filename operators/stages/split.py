@@ -1,6 +1,6 @@
 """From a video to clips: plans clips of about ten seconds along its shots, and writes each as a file.
 
-Nothing is looked for here: shots and measures come from the decode that `ingest` has made. Clips tile the video
+Nothing is decoded to find them: shots are judged by what the decode of `ingest` has measured. Clips tile the video
 whatever happens to single files: a clip that could not be written stays, as a span of its source, and the failure is a
 reject beside it.
 """
@@ -39,8 +39,9 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
     every_frame = settings.decode is Decode.EVERY_FRAME
     analysis = read_analysis(context.files.fetch(video.analysis_uri, context.scratch))
     # Between key frames nothing was seen, so that a shot may begin without a look of its own.
-    unlikeness = analysis.shot_unlikeness().tolist() if every_frame else None
-    spans = plan_clips(video.duration_us, analysis.shot_starts_us, settings, unlikeness)
+    shot_starts_us = analysis.shot_starts(settings.detector, settings.shot_threshold)
+    unlikeness = analysis.shot_unlikeness(shot_starts_us).tolist() if every_frame else None
+    spans = plan_clips(video.duration_us, shot_starts_us, settings, unlikeness)
     if every_frame and not settings.write_clips:
         for index, span in enumerate(spans):
             yield _clip(video, index, span, analysis, analysis.times_us)
@@ -74,7 +75,7 @@ def _clip(
         start_us=span.start_us,
         end_us=span.end_us,
         boundary=span.boundary,
-        shot_starts_us=tuple(shot for shot in analysis.shot_starts_us if span.start_us <= shot < span.end_us),
+        shot_starts_us=span.shot_starts_us,
         cut=Cut.NONE,
         uri=None,
         frame_count=beyond - first,
@@ -103,7 +104,7 @@ def _written(context: Context, cutter: Cutter, clip: Clip) -> Iterator[Clip | Re
 
 STAGE = Stage(
     name="split",
-    version=1,
+    version=2,
     row=Clip,
     reads=("ingest",),
     run=run,

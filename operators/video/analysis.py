@@ -1,8 +1,8 @@
-"""The one decode of a whole video: where shots begin, what every frame measures, and sampled frames for who wants them.
+"""The one decode of a whole video: what every frame measures, and sampled frames for who wants them.
 
-Decoding is what costs, so everything that needs every frame shares this pass. Long videos are decoded in parallel
-(`operators.video.ranges`); the result is the same to the byte. Memory is constant but for 65 bytes a frame (7 MB for an
-hour at 30 frames a second).
+Decoding is what costs, so everything that needs every frame shares this pass. Where shots begin is judged from the
+measures, later and as often as wanted. Long videos are decoded in parallel (`operators.video.ranges`); the result is
+the same to the byte. Memory is constant but for 65 bytes a frame (7 MB for an hour at 30 frames a second).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from operators.video import transnet
+from operators.video import shots, transnet
 from operators.video.measures import (
     HASH_BYTES,
     LOOK_BYTES,
@@ -29,7 +29,7 @@ from operators.video.measures import (
 from operators.video.packets import SECOND_US, UnreadableVideo
 from operators.video.probe import VideoProbe
 from operators.video.ranges import TimedFrame, decode_spans
-from operators.video.shots import ShotDetector
+from operators.video.shots import Scores
 from schemas.config import Detector
 
 Consumer = Callable[[int, VideoFrame], None]
@@ -89,8 +89,6 @@ class SpanStatistics:
 class Analysis:
     """What one decode has shown."""
 
-    shot_starts_us: tuple[int, ...]
-    """Ascending frame times; the first is 0."""
     times_us: NDArray[np.int64]
     """Shape [frames], ascending: the frames that really could be decoded."""
     motion: NDArray[np.float32]
@@ -100,11 +98,25 @@ class Analysis:
     dark: NDArray[np.float32]
     looks: Picture
     """Shape [frames, LOOK_BYTES]; `operators.video.measures.unlikeness` is the distance."""
+    scores: Scores
+    """Of all frames; of key frames alone nothing follows, so there of the stretches where shots may begin."""
+    transition: NDArray[np.float32]
+    """Shape [frames]: how probably each is part of a transition, as TransNetV2 sees it; empty if it was not asked."""
     duration_us: int
     unreadable_us: int
     """Time for which the index promises frames that could not be decoded."""
     damaged_us: NDArray[np.int64]
     """Shape [damaged frames], ascending: times of frames in which the decoder has met errors, and made up the rest."""
+
+    def shot_starts(self, detector: Detector, threshold: float) -> tuple[int, ...]:
+        """Times (us) at which shots begin, ascending, the first 0.
+
+        Raises:
+            ValueError: `transnet` is to judge and was not asked during the decode.
+        """
+        if detector is Detector.TRANSNET:
+            return transnet.shot_starts(self.times_us, self.transition, threshold)
+        return shots.shot_starts(self.scores, detector, threshold)
 
     def statistics(self, start_us: int, end_us: int) -> SpanStatistics:
         """Of the frames that start in `[start_us, end_us)`, or of the one standing there when none does.
@@ -123,13 +135,13 @@ class Analysis:
             frozen=float((moving < FROZEN_MOTION).mean()) if len(moving) else 0.0,
         )
 
-    def shot_unlikeness(self) -> NDArray[np.float64]:
+    def shot_unlikeness(self, shot_starts_us: Sequence[int]) -> NDArray[np.float64]:
         """How different the pictures on both sides of each boundary between shots look, 0 to 1. Shape [shots - 1].
 
         Compared are the looks at 95 % of the shot before and at 5 % of the shot after (as Panda-70M does, to stay
         clear of the transition itself).
         """
-        edges = np.array([*self.shot_starts_us, self.duration_us])
+        edges = np.array([*shot_starts_us, self.duration_us])
         lengths = np.diff(edges)
         begin, end = self._standing(edges[:-1] + lengths // 20), self._standing(edges[:-1] + lengths * 19 // 20)
         return unlikeness(self.looks[end[:-1]], self.looks[begin[1:]])
@@ -150,53 +162,48 @@ def hashed_times_us(duration_us: int) -> NDArray[np.int64]:
 
 def analyse(
     video: VideoProbe,
-    detector: Detector,
-    threshold: float,
     *,
     samplings: Sequence[Sampling] = (),
-    tiny_frames: Callable[[int, Picture], None] | None = None,
+    network: transnet.TransNet | None = None,
     workers: int | None = None,
 ) -> Analysis:
     """Decode every frame once.
 
     Args:
         samplings: who wants frames of a regular grid.
-        tiny_frames: takes every frame's time (us) and RGB picture, shape [27, 48, 3], in order: what
-            `operators.video.transnet` looks at.
+        network: is shown every frame, and asked for transitions.
         workers: spans decoded at once; None means one for a short video, all cores (eight at most) for a long one.
 
     Raises:
         UnreadableVideo: `damaged` when half of the video or more cannot be decoded.
     """
-    shots = ShotDetector(detector, threshold)
     frames = FrameMeasures()
-    look_at = _Look(video, samplings, tiny_frames is not None)
+    look_at = _Look(video, samplings, network is not None)
     cells = [-1] * len(samplings)
     damaged_us: list[int] = []
     for span in decode_spans(video, look_at, _workers(video) if workers is None else workers):
         frames.extend(span.measures)
         damaged_us += span.damaged_us
-        for time_us, score in zip(span.measures.times_us, span.measures.score, strict=True):
-            shots.add(time_us, score)
         for number, (sampling, sampled) in enumerate(zip(samplings, span.sampled, strict=True)):
             for time_us, frame in sampled:
                 if sampling.cell(time_us) > cells[number]:  # a span cannot know what was sampled just before it
                     cells[number] = sampling.cell(time_us)
                     sampling.take(time_us, frame)
-        if tiny_frames is not None:
-            for time_us, picture in zip(span.measures.times_us, span.tiny, strict=True):
-                tiny_frames(time_us, picture)
-    times = np.array(frames.times_us, dtype=np.int64)
+        for picture in span.tiny:
+            assert network is not None
+            network.add(picture)
+    times_us = np.array(frames.times_us, dtype=np.int64)
     return Analysis(
-        shot_starts_us=shots.starts(),
-        times_us=times,
+        times_us=times_us,
         motion=np.array(frames.motion, dtype=np.float32),
         sharpness=np.array(frames.sharpness, dtype=np.float32),
         brightness=np.array(frames.brightness, dtype=np.float32),
         dark=np.array(frames.dark, dtype=np.float32),
         looks=np.frombuffer(frames.looks, dtype=np.uint8).reshape(-1, LOOK_BYTES),
+        scores=Scores(times_us, np.array(frames.score, dtype=np.float32)),
+        transition=np.empty(0, np.float32) if network is None else network.probabilities(),
         duration_us=video.duration_us,
-        unreadable_us=_unreadable(times, video),
+        unreadable_us=_unreadable(times_us, video),
         damaged_us=np.array(damaged_us, dtype=np.int64),
     )
 

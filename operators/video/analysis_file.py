@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from operators.video.analysis import Analysis
+from operators.video.shots import Scores
 
-_COLUMNS = ("times_us", "motion", "sharpness", "brightness", "dark", "looks", "damaged_us")
+_COLUMNS = ("times_us", "motion", "sharpness", "brightness", "dark", "looks", "transition", "damaged_us")
 
 
 def write_analysis(analysis: Analysis, target: Path) -> None:
@@ -19,9 +20,10 @@ def write_analysis(analysis: Analysis, target: Path) -> None:
     np.savez_compressed(
         target,
         allow_pickle=False,
-        shot_starts_us=np.array(analysis.shot_starts_us, dtype=np.int64),
         duration_us=np.int64(analysis.duration_us),
         unreadable_us=np.int64(analysis.unreadable_us),
+        scored_us=analysis.scores.times_us,
+        content_scores=analysis.scores.content,
         **{name: getattr(analysis, name) for name in _COLUMNS},
     )
 
@@ -30,8 +32,8 @@ def read_analysis(path: Path) -> Analysis:
     """What `write_analysis` has written."""
     with np.load(path, allow_pickle=False) as stored:
         return Analysis(
-            shot_starts_us=tuple(stored["shot_starts_us"].tolist()),
             duration_us=int(stored["duration_us"]),
             unreadable_us=int(stored["unreadable_us"]),
+            scores=Scores(stored["scored_us"], stored["content_scores"]),
             **{name: stored[name] for name in _COLUMNS},
         )

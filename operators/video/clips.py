@@ -29,6 +29,8 @@ class ClipSpan:
     start_us: int
     end_us: int
     boundary: Boundary
+    shot_starts_us: tuple[int, ...]
+    """Where shots begin within it."""
 
 
 def plan_clips(
@@ -58,7 +60,11 @@ def plan_clips(
             return Boundary.END
         return Boundary.SHOT if end_us in shots else Boundary.FIXED
 
-    return [ClipSpan(start, end, kind(end)) for start, end in pairwise([0, *ends])]
+    def shots_in(start_us: int, end_us: int) -> tuple[int, ...]:
+        first, beyond = (bisect_left(shot_starts_us, time_us) for time_us in (start_us, end_us))
+        return tuple(shot_starts_us[first:beyond])
+
+    return [ClipSpan(start, end, kind(end), shots_in(start, end)) for start, end in pairwise([0, *ends])]
 
 
 @dataclass(frozen=True)

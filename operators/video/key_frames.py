@@ -2,12 +2,13 @@
 
 `propose` decodes key frames only. Where two neighbours look different a shot begins between them; it is said to begin
 with the later one, where encoders that watch for cuts put their key frames. `refine` decodes those stretches, and what
-follows on the last key frame, to find the frame. Not seen are shots that begin and end between two key frames that look
-alike; and nothing is known of motion.
+follows on the last key frame, so that a detector can name the frame. Not seen are shots that begin and end between two
+key frames that look alike; and nothing is known of motion.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,8 +24,7 @@ from operators.video.measures import LOOK_BYTES, FrameMeasures, Measurer, Pictur
 from operators.video.packets import SECOND_US, Timeline, UnreadableVideo, decoded, open_video, packets_of
 from operators.video.probe import VideoProbe
 from operators.video.ranges import Span, SpanReader, TimedFrame
-from operators.video.shots import ShotDetector
-from schemas.config import Detector
+from operators.video.shots import Scores
 
 KEY_FRAME_STEP_US = SECOND_US
 """Key frames nearer than this to the one before are passed over: they cost three times as much as other frames."""
@@ -82,39 +82,38 @@ def propose(video: VideoProbe) -> Proposal:
     )
 
 
-def refine(video: VideoProbe, proposal: Proposal, detector: Detector, threshold: float) -> tuple[int, ...]:
-    """Times (us) of the frames with which shots begin, the first 0: the detector's, between key frames that differ."""
-    shots = ShotDetector(detector, threshold)
-    shots.add(0, 0.0)
+def refine(video: VideoProbe, proposal: Proposal) -> Scores:
+    """Scores of all frames of the stretches in which shots may begin, after one of the video's first frame."""
+    times_us, scores = array("q", [0]), array("d", [0.0])
     with open_video(video.path) as (container, stream):
         reader = SpanReader(container, stream, video.index)
         for span in _stretches(video, [*proposal.changes_us, (int(proposal.times_us[-1]), video.duration_us)]):
             frames = _measured(video, reader.frames(*span))
             if len(frames.score) > 1:
                 frames.score[0] = frames.score[1]  # the frame before the first was not decoded
-            for time_us, score in zip(frames.times_us, frames.score, strict=True):
-                shots.add(time_us, score)
-    return shots.starts()
+            times_us.extend(frames.times_us)
+            scores.extend(frames.score)
+    return Scores(np.array(times_us), np.array(scores, dtype=np.float32))
 
 
-def analyse_key_frames(video: VideoProbe, detector: Detector, threshold: float) -> Analysis:
+def analyse_key_frames(video: VideoProbe) -> Analysis:
     """An analysis of key frames, of which motion is not known (NaN), and of the frames that a perceptual hash is of.
 
     Raises:
         UnreadableVideo: `damaged` when no key frame can be decoded, or none of those frames.
     """
     proposal = propose(video)
-    shot_starts_us = refine(video, proposal, detector, threshold)
     hashed = _measured(video, _standing(video, hashed_times_us(video.duration_us)))
     times_us, first = np.unique(np.concatenate((proposal.times_us, hashed.times_us)), return_index=True)
     return Analysis(
-        shot_starts_us=shot_starts_us,
+        scores=refine(video, proposal),
         times_us=times_us,
         motion=np.full(len(times_us), np.nan, dtype=np.float32),
         sharpness=np.concatenate((proposal.sharpness, np.array(hashed.sharpness, np.float32)))[first],
         brightness=np.concatenate((proposal.brightness, np.array(hashed.brightness, np.float32)))[first],
         dark=np.concatenate((proposal.dark, np.array(hashed.dark, np.float32)))[first],
         looks=np.concatenate((proposal.looks, np.frombuffer(hashed.looks, np.uint8).reshape(-1, LOOK_BYTES)))[first],
+        transition=np.empty(0, dtype=np.float32),
         duration_us=video.duration_us,
         unreadable_us=0,
         damaged_us=np.empty(0, dtype=np.int64),

@@ -1,13 +1,16 @@
 """Finds shots in content scores: PySceneDetect's detectors, without their reading of pictures.
 
-The scores come from the one decode that everything shares (`operators.video.measures`), so that they can be computed
-wherever a frame is at hand and judged later, in order.
+The scores come from the one decode that everything shares (`operators.video.measures`) and are kept, so that another
+detector or threshold decodes nothing again.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from scenedetect import AdaptiveDetector, ContentDetector
 
 from operators.video.packets import SECOND_US
@@ -15,6 +18,24 @@ from schemas.config import Detector
 
 SHORTEST_SHOT_US = 600_000
 """Boundaries closer than this are flashes (PySceneDetect's default for `min_scene_len` on the command line)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What frames are judged by. Arrays of shape [frames]."""
+
+    times_us: NDArray[np.int64]
+    """Ascending, the first 0."""
+    content: NDArray[np.float32]
+    """PySceneDetect's content score: how much a frame differs from the one before, 0 to 255."""
+
+
+def shot_starts(scores: Scores, detector: Detector, threshold: float) -> tuple[int, ...]:
+    """Times (us) at which shots begin, the first 0."""
+    shots = ShotDetector(detector, threshold)
+    for time_us, score in zip(scores.times_us.tolist(), scores.content.tolist(), strict=True):
+        shots.add(time_us, score)
+    return shots.starts()
 
 
 class ShotDetector:

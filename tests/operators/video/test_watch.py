@@ -5,7 +5,7 @@ from operators.video.frames import frame_times
 from operators.video.packets import UnreadableVideo
 from operators.video.probe import probe
 from operators.video.watch import watch
-from schemas.config import SplitConfig
+from schemas.config import Detector, SplitConfig
 from tests.support.videos import counting_video, shots_video
 
 
@@ -24,7 +24,7 @@ def watched(tmp_path):
 @pytest.mark.parametrize("detector", ["adaptive", "content"])
 def test_a_video_is_watched_to_its_end_with_a_proxy_beside(tmp_path, watched, detector):
     outcome, told = watched(shots_video(tmp_path / "v.mp4", [1.5, 1.5]), detector=detector)
-    assert outcome.analysis.shot_starts_us == (0, 1_500_000)
+    assert outcome.analysis.shot_starts(Detector(detector), Detector(detector).usual_threshold) == (0, 1_500_000)
     assert outcome.proxy.times_us.tolist() == frame_times(outcome.proxy.path).tolist() == told
     assert told == [0, 500_000, 1_000_000, 1_500_000, 2_000_000, 2_500_000]
 
@@ -32,7 +32,7 @@ def test_a_video_is_watched_to_its_end_with_a_proxy_beside(tmp_path, watched, de
 def test_of_key_frames_alone_there_is_no_proxy(tmp_path, watched):
     outcome, _ = watched(shots_video(tmp_path / "v.mp4", [1.5, 1.5]), decode="key_frames")
     assert outcome.proxy is None
-    assert outcome.analysis.shot_starts_us == (0, 1_500_000)
+    assert outcome.analysis.shot_starts(Detector.ADAPTIVE, 3.0) == (0, 1_500_000)
     assert np.isnan(outcome.analysis.motion).all()
 
 
@@ -40,7 +40,7 @@ def test_of_key_frames_alone_there_is_no_proxy(tmp_path, watched):
 def test_the_network_sees_the_same_decode(tmp_path, watched):
     pytest.importorskip("torch")
     outcome, told = watched(shots_video(tmp_path / "v.mp4", [2.0, 2.0]), detector="transnet")
-    assert outcome.analysis.shot_starts_us == (0, 2_000_000)
+    assert outcome.analysis.shot_starts(Detector.TRANSNET, 0.5) == (0, 2_000_000)
     assert len(outcome.analysis.times_us) == 120
     assert outcome.proxy.times_us.tolist() == told
 
