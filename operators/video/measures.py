@@ -1,6 +1,6 @@
 """Measures single frames: how much one differs from the one before, how sharp, bright and dark it is, and its look.
 
-Everything is measured on one small picture, at most 160 pixels on its longer side, so that numbers of videos of
+Everything is measured on one small picture, at most 128 pixels on its longer side, so that numbers of videos of
 different sizes compare. It lies as it is stored: only the hash in a look is of the upright picture. Wide dynamic range
 is not tone-mapped: such videos measure flatter than they are shown.
 
@@ -26,8 +26,9 @@ from operators.video.probe import VideoProbe
 
 Picture = NDArray[np.uint8]
 
-ANALYSIS_SIDE = 160
-"""Longer side of the measured pictures. At 256, PySceneDetect's own choice, the sample films' shots are the same."""
+ANALYSIS_SIDE = 128
+"""Longer side of the measured pictures. At 160 and at 256 (PySceneDetect's own choice) shots of the sample films and of
+a real one are the same."""
 
 DARK_LUMA = 25
 """A pixel up to this is dark: a tenth of the range (ffmpeg's `blackdetect`, `pixel_black_th`)."""
@@ -37,6 +38,9 @@ LOOK_BYTES = HASH_BYTES + HISTOGRAM_BINS
 
 GROUP = 16
 """Pictures that are measured at once; with what is made of them they take 2 MB."""
+
+# Without ACCURATE_RND pictures are darker, the larger the frame. Joined once: that takes as long as a difference.
+_AREA = Interpolation.AREA | Interpolation.ACCURATE_RND
 
 _LEVELS = 3
 _LEVEL_WEIGHTS = np.array([[_LEVELS**2, _LEVELS, 1]], dtype=np.float32)
@@ -164,7 +168,7 @@ class SmallPictures:
             "bgr24",
             src_colorspace=Colorspace.ITU601,
             dst_color_range=ColorRange.JPEG,
-            interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND,  # else darker, the larger the frame
+            interpolation=_AREA,
             threads=1,
         )
         self._small.append(small)

@@ -49,8 +49,8 @@ def look(bgr, rotation):
 
 @pytest.mark.parametrize(
     "width, height, rotation, expected",
-    [(1920, 1080, 0, (160, 90)), (1080, 1920, 90, (160, 90)), (1080, 1920, 0, (90, 160)), (853, 480, 0, (160, 90)),
-     (3840, 1606, 0, (160, 66)), (100, 31, 0, (100, 30)), (16, 16, 0, (16, 16)), (2000, 3, 0, (160, 2))],
+    [(1920, 1080, 0, (128, 72)), (1080, 1920, 90, (128, 72)), (1080, 1920, 0, (72, 128)), (853, 480, 0, (128, 72)),
+     (3840, 1606, 0, (128, 52)), (100, 31, 0, (100, 30)), (16, 16, 0, (16, 16)), (2000, 3, 0, (128, 2))],
 )  # fmt: skip
 def test_the_measured_picture_is_small_and_even_and_lies_as_stored(tmp_path, width, height, rotation, expected):
     any_video = probe(counting_video(tmp_path / "v.mp4", seconds=0.2))
@@ -189,7 +189,7 @@ def test_groups_measure_what_single_pictures_do(tmp_path, count):
         measurer.add(time_us, frame)
     together, alone = measurer.finish(), FrameMeasures()
     for (time_us, frame), picture in zip(frames, shown, strict=True):
-        np.testing.assert_array_equal(reduced(frame, 160, 90), picture)
+        np.testing.assert_array_equal(reduced(frame, 128, 72), picture)
         alone.add([time_us], picture[None], 0)
     for field in ("times_us", "score", "motion", "sharpness", "brightness", "dark", "looks"):
         assert getattr(together, field) == getattr(alone, field)
