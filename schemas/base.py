@@ -91,9 +91,9 @@ def parse_json(data: bytes | str, model: type[M], name: str) -> M:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        first = dict(error.errors()[0])
+        first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "(file)"
-        raise SchemaError(f"{name}, field {field}: {message_of(first)}") from error
+        raise SchemaError(f"{name}, field {field}: {message_of(dict(first))}") from error
 
 
 def message_of(found: Mapping[str, Any]) -> str:

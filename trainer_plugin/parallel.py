@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,8 @@ from transformers import PretrainedConfig
 
 from schemas.errors import BadInput
 from trainer_plugin.plan import Layout, choose_layout
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
 """How long a collective waits for the other ranks."""
@@ -77,6 +81,26 @@ def start(timeout: timedelta = TIMEOUT) -> torch.device:
             store = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     return device
+
+
+def on_first_rank(function: Callable[[], T]) -> T | None:
+    """What `function` gives on the first rank; None on the others, which do not call it. Every rank must call this.
+
+    Raises:
+        BadInput: on every rank, what the first one's `function` raised: the others do not wait for it in vain.
+    """
+    found: T | None = None
+    problem: list[BadInput | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            found = function()
+        except BadInput as error:
+            problem = [error]
+    told = [None if problem[0] is None else str(problem[0])]
+    dist.broadcast_object_list(told, src=0)
+    if told[0] is not None:
+        raise BadInput(told[0]) from problem[0]
+    return found
 
 
 def parallelize(

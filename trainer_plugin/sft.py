@@ -48,12 +48,13 @@ from trainer_plugin.metrics import (
     StepMetrics,
     TowerCosts,
     by_reason,
+    check_loggers,
     peak_flops,
     peak_memory,
     training_flops,
 )
 from trainer_plugin.model import RunOptions
-from trainer_plugin.parallel import parallelize, start
+from trainer_plugin.parallel import on_first_rank, parallelize, start
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
 from trainer_plugin.rows import (
     Load,
@@ -94,6 +95,7 @@ class Training:
         self.recipe = recipe
         patience = timedelta(minutes=recipe.parallel.timeout_minutes)
         device = start(patience)
+        on_first_rank(lambda: check_loggers(recipe.wandb_project))
         config = read_config(recipe.model)
         self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device, timeout=patience)
         self.micro_steps = recipe.micro_steps(self.parallel.dp)
@@ -143,7 +145,7 @@ class Training:
                 RowLoader(self.rows, plan, resample=self.family.resample, workers=workers)
             )
             self._resume()
-            self._log = self._open_log()
+            self._log = on_first_rank(self._open_log)
             if self._log is not None:
                 resources.callback(self._log.close)
             self._resources = resources.pop_all()
@@ -327,9 +329,7 @@ class Training:
         self._saved = self.step
         log.info("going on from %s: %d steps, %d tokens", path, self.step, self.tokens)
 
-    def _open_log(self) -> MetricsLog | None:
-        if self.parallel.rank != 0:
-            return None
+    def _open_log(self) -> MetricsLog:
         opened = MetricsLog(
             Path(self.recipe.out),
             self.recipe.model_dump(mode="json"),

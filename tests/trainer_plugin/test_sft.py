@@ -155,6 +155,37 @@ def test_what_a_person_must_mend_is_said_before_anything_is_loaded(alone, releas
     assert "optimiser: no such field; did you mean 'optimizer'?" in caplog.text
 
 
+def refused_without(module: str, asked) -> str:
+    """What this rank says when the first one has a package less."""
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.distributed.get_rank() == 0:
+            patch.setitem(sys.modules, module, None)
+        with pytest.raises(BadInput) as raised:
+            Training(asked)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("module", ["wandb", "torch.utils.tensorboard"])
+def test_ranks_refuse_together_what_the_first_cannot_log_to_before_there_is_a_model(ranks, tmp_path, module):
+    asked = recipe(tmp_path, "nowhere", "wandb_project=mine", "model={path: nowhere}")
+    one, other = ranks[2].run(refused_without, module, asked)
+    assert one == other
+    assert one.startswith(f"{module} cannot be imported")
+
+
+def cannot_write(asked) -> str:
+    with pytest.raises(BadInput) as raised:
+        Training(asked)
+    return str(raised.value)
+
+
+def test_ranks_refuse_together_a_folder_that_cannot_be_written_to(ranks, release, tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    one, other = ranks[2].run(cannot_write, recipe(tmp_path, release))
+    assert one == other
+    assert one.startswith(f"metrics cannot be written to {tmp_path}: ")
+
+
 def test_the_learning_rate_rises_and_falls():
     cosine = Optimizer(learning_rate=2.0, warmup=0.1)
     shares = [0.0, 0.05, 0.1, 0.55, 1.0]
