@@ -28,7 +28,7 @@ from transformers import PretrainedConfig
 
 from schemas.base import Model, parse_json
 from schemas.errors import BadInput
-from trainer_plugin.files import write_whole
+from trainer_plugin.files import aside, put_whole, write_whole
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.step import trained_parameters
 
@@ -83,10 +83,10 @@ class CheckpointFolder:
         if not pointer.exists():
             return None
         named = self.folder / pointer.read_text().strip()
-        return _aside(named) if _aside(named).exists() and not named.exists() else named
+        return aside(named) if aside(named).exists() and not named.exists() else named
 
     def save(self, model: LongVideoModel, optimizer: Optimizer, state: RunState) -> Path:
-        """Write a checkpoint, then forget all but the last `keep` up to it.
+        """Write a checkpoint, then forget all but the last `keep` up to it, and what killed runs left half.
 
         Later ones, of a run that was sent back to this step, stay until it comes to them.
         """
@@ -95,15 +95,13 @@ class CheckpointFolder:
         first = dist.get_rank() == 0
         if first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(beside, ignore_errors=True)
+            for left in self.folder.glob(".step-*.writing"):
+                shutil.rmtree(left)
         dist.barrier()
         save_tensors(beside, model, optimizer)
         if first:
             write_whole(beside / _STATE, state.model_dump_json(indent=1).encode())
-            if final.exists():
-                shutil.rmtree(_aside(final), ignore_errors=True)
-                final.rename(_aside(final))
-            beside.rename(final)
+            put_whole(beside, final)
             write_whole(self.folder / "latest", final.name.encode())
             earlier = [path for path in sorted(self.folder.glob("step-*")) if path.name <= final.name]
             for old in [*earlier[: -self.keep], *self.folder.glob(".step-*.replaced")]:
@@ -120,11 +118,6 @@ class CheckpointFolder:
         state = parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE))
         load_tensors(path, model, optimizer, state.step, state.model)
         return state
-
-
-def _aside(checkpoint: Path) -> Path:
-    """Where a checkpoint lies while another of the same step takes its place."""
-    return checkpoint.with_name(f".{checkpoint.name}.replaced")
 
 
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trainer_plugin.files import put_whole
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.recipe import Export
 from trainer_plugin.weights import empty_model
@@ -78,7 +79,7 @@ def _put(beside: Path, folder: Path) -> None:
     """Move what was written to where it belongs. Killed in between, it leaves a folder that lacks weights and does not
     load, never one with some of each."""
     if not folder.exists():
-        beside.rename(folder)
+        put_whole(beside, folder)
         return
     for old in [path for pattern in _OF_AN_EXPORT for path in folder.glob(pattern)]:
         old.unlink()

@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,27 @@ def test_a_save_that_dies_leaves_the_last_checkpoint(run, release, monkeypatch):
     with Training(recipe(run, release, "steps=3")) as training:
         assert training.step == 1
         assert len(list(training)) == 2
+
+
+def killed_while_it_saves(asked) -> None:
+    """The last rank is killed in the middle of the second checkpoint."""
+    with Training(asked) as training:
+        for metrics in training:
+            if metrics.step == 2 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+                os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, release, tmp_path, world):
+    asked, straight = (recipe(tmp_path / name, release, "steps=3", "checkpoints.every_steps=1") for name in "ab")
+    errors, _ = ranks[world].outcomes(killed_while_it_saves, asked)
+    assert ranks[world].died == {world - 1: -signal.SIGKILL}
+    assert set(errors) == set(range(world - 1))
+    folder = tmp_path / "a" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == [".step-00000002.writing", "latest", "step-00000001"]
+    (folder / ".step-00000002.writing").rename(folder / ".step-00000007.writing")  # of a step that comes no more
+    assert ranks[world].run(curve, asked)[0] == ranks[world].run(curve, straight)[0][1:]
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000002", "step-00000003"]
 
 
 def test_another_model_is_refused_by_naming_the_difference(run, release):

@@ -1,5 +1,8 @@
+import json
 import os
+import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,7 @@ from trainer_plugin.trainer import LongVideoTrainer
 from trainer_plugin.weights import build_model, read_config, read_tokenizer
 
 
-def trainer_of(asked: Recipe, folder, steps: int, **options) -> LongVideoTrainer:
+def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, **options) -> LongVideoTrainer:
     """The recipe's run as a Trainer's: the same model, rows, optimizer and rate."""
     config, tokenizer = read_config(asked.model), read_tokenizer(asked.model)
     parallel = parallelize(asked.parallel.sp, config.get_text_config(), start())
@@ -42,7 +45,7 @@ def trainer_of(asked: Recipe, folder, steps: int, **options) -> LongVideoTrainer
         use_cpu=True,
         **{"save_strategy": "no", **options},
     )
-    return LongVideoTrainer(model, arguments, rows, tokenizer, workers=0)
+    return kind(model, arguments, rows, tokenizer, workers=0)
 
 
 def as_torchrun_would() -> None:
@@ -116,6 +119,81 @@ def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, rele
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "halves" / "checkpoint-4")
     expected = dict(straight.model.model.named_parameters())
     assert all(torch.equal(value, expected[name].full_tensor()) for name, value in loaded.named_parameters())
+
+
+def killed_while_it_saves(asked: Recipe, folder, where: str) -> None:
+    """The last rank is killed in the middle of the second checkpoint."""
+    if torch.distributed.get_world_size() > 1:
+        as_torchrun_would()
+    trainer = trainer_of(asked, folder, 4, save_strategy="steps", save_steps=1)
+    real = getattr(trainer, where)
+
+    def deadly(*arguments):
+        if trainer.state.global_step == 2 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    setattr(trainer, where, deadly)
+    trainer.train()
+
+
+def learned(asked: Recipe, folder, steps: int, checkpoint: bool | None) -> list[list[str]]:
+    if torch.distributed.get_world_size() > 1:
+        as_torchrun_would()
+    return noted(trainer_of(asked, folder, steps, save_strategy="steps", save_steps=1, save_total_limit=2), checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("world", "where"), [(1, "_save_optimizer_and_scheduler"), (1, "_save_rng_state"), (2, "_save_rng_state")]
+)
+def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, release, tmp_path, world, where):
+    asked, folder = recipe(tmp_path, release), tmp_path / "run"
+    errors, _ = ranks[world].outcomes(killed_while_it_saves, asked, folder, where)
+    assert ranks[world].died == {world - 1: -signal.SIGKILL}
+    assert set(errors) == set(range(world - 1))
+    assert [path.name for path in folder.glob("*checkpoint-*")] == ["checkpoint-1"]
+    straight = ranks[world].run(learned, asked, tmp_path / "straight", 3, None)[0]
+    assert ranks[world].run(learned, asked, folder, 3, True)[0] == straight[1:]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "checkpoint-3"]
+    assert {path.name for path in (folder / "checkpoint-3").iterdir()} >= {"model.safetensors", "trainer_state.json"}
+
+
+def test_a_checkpoint_that_lacks_something_is_refused_by_name(alone, release, tmp_path):
+    asked, saving = recipe(tmp_path, release), {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+    trainer_of(asked, tmp_path / "out", 1, **saving).train()
+    lacking = (
+        r"checkpoint-1 \(without rows.json, model.json, scheduler.pt, sharded\): .* remove it, or name another one"
+    )
+    with pytest.raises(BadInput, match=lacking):
+        trainer_of(asked, tmp_path / "out", 2, **saving).train(resume_from_checkpoint=True)
+
+
+def test_the_best_checkpoint_is_named_where_it_is_and_kept(alone, release, tmp_path):
+    class Rated(LongVideoTrainer):
+        """With an evaluation of one's own."""
+
+        def evaluate(self, *arguments, **options):
+            return {"eval_score": -self.state.global_step}
+
+    trainer = trainer_of(
+        recipe(tmp_path, release),
+        tmp_path / "out",
+        3,
+        save_strategy="steps",
+        save_steps=1,
+        save_total_limit=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        metric_for_best_model="score",
+        kind=partial(Rated, eval_dataset=[None]),
+    )
+    trainer.train()
+    best = tmp_path / "out" / "checkpoint-1"
+    assert trainer.state.best_model_checkpoint == str(best)
+    saved = json.loads((tmp_path / "out" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert saved["best_model_checkpoint"] == str(best)
+    assert json.loads((best / "trainer_state.json").read_text())["best_model_checkpoint"] == str(best)
+    assert not (tmp_path / "out" / "checkpoint-2").exists()
 
 
 def test_a_model_saved_into_the_output_folder_leaves_the_checkpoints_which_are_of_that_model_alone(
