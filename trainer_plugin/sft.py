@@ -324,7 +324,7 @@ class Training:
         if path is None:
             return
         state = self.checkpoints.load(path, self.model, self.optimizer)
-        self._loader.load_state_dict(position_of(state.data, self.parallel))
+        self._loader.load_state_dict(position_of(state.data, self.rows, self.parallel))
         self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
         self._saved = self.step
         log.info("going on from %s: %d steps, %d tokens", path, self.step, self.tokens)

@@ -250,7 +250,7 @@ class LongVideoTrainer(Trainer):
         load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self._schedule.last_epoch, values)
         if not self.args.ignore_data_skip:
             saved = json.loads((Path(checkpoint) / _POSITION).read_text())
-            self.rows.load_state_dict(position_of(saved, self._long.parallel))
+            self.rows.load_state_dict(position_of(saved, self.rows, self._long.parallel))
             self._learned = self.state.global_step * self.args.gradient_accumulation_steps
 
     @property
