@@ -220,12 +220,17 @@ class Training:
         Raises:
             BadInput: the recipe says that nothing is exported.
         """
-        if self.recipe.export is Export.NONE:
-            raise BadInput("there is nothing to export with export: none; set it to model or adapter")
-        dtype = getattr(torch, self.recipe.precision)
-        folder = folder or Path(self.recipe.out) / "export"
-        source = self.recipe.model.tokenizer or self.recipe.model.path
-        export_model(self.model, folder, self.tokenizer, kind=self.recipe.export, source=source, dtype=dtype)
+        asked = self.recipe.model
+        source = asked.path or asked.tokenizer
+        from_elsewhere = source is None or source != (asked.tokenizer or source)
+        export_model(
+            self.model,
+            folder or Path(self.recipe.out) / "export",
+            kind=self.recipe.export,
+            source=source,
+            tokenizer=self.tokenizer if from_elsewhere else None,
+            dtype=getattr(torch, self.recipe.precision),
+        )
 
     def _open_rows(self) -> RowStream | TextRows:
         recipe, rank, ranks = self.recipe, self.parallel.dp_rank, self.parallel.dp

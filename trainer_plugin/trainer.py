@@ -150,7 +150,7 @@ class LongVideoTrainer(Trainer):
         """Write a Hugging Face folder. All ranks must call it."""
         folder = output_dir or self.args.output_dir
         assert folder is not None
-        export_model(self._long, Path(folder), self.tokenizer, dtype=self._long.compute_dtype)
+        export_model(self._long, Path(folder), tokenizer=self.tokenizer, dtype=self._long.compute_dtype)
 
     @property
     def skipped(self) -> dict[str, str]:
