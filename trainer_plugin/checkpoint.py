@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 from transformers import PretrainedConfig
 
 from schemas.base import Model, parse_json
@@ -35,7 +35,7 @@ from trainer_plugin.step import trained_parameters
 _STATE = "state.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _LORA, _FROZEN = "lora", "frozen_bits"
-_BITS = {2: torch.int16, 4: torch.int32}
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SHOWN = 3
 """Differences that an error names."""
 
@@ -120,6 +120,15 @@ class CheckpointFolder:
         return state
 
 
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raises BadInput if a checkpoint would not hold all of its state."""
+    if not isinstance(optimizer, Adam) or optimizer.defaults["amsgrad"]:
+        raise BadInput(
+            f"checkpoints hold the two moments of torch's Adam and AdamW, not the state of {type(optimizer).__name__}; "
+            f"use AdamW, without amsgrad"
+        )
+
+
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
     """Every rank writes its shards of what is learned and of AdamW's moments, and its random state."""
     save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
@@ -186,6 +195,7 @@ def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
     """What is learned and its moments, by name; moments that are not there yet are made, as zeros."""
+    check_optimizer(optimizer)
     tensors: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(model).items():
         state = optimizer.state[parameter]

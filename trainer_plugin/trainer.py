@@ -25,10 +25,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
 from schemas.errors import BadInput
-from trainer_plugin.checkpoint import load_tensors, model_values, save_tensors
+from trainer_plugin.checkpoint import check_optimizer, load_tensors, model_values, save_tensors
 from trainer_plugin.export import export_model
 from trainer_plugin.files import put_whole
 from trainer_plugin.loader import RowLoader, Rows
@@ -53,6 +53,16 @@ _SCHEDULER = "scheduler.pt"
 _TENSORS = "sharded"
 _STATE = "trainer_state.json"
 
+_NOT_HERE = {
+    "gradient_checkpointing": "layers are computed again as RunOptions.recomputed_layers says, by default all",
+    "torch_compile": "RunOptions.compile does that, by default",
+    "fp16": "gradients would be clipped as scaled; the model computes in the type that it was built with",
+    "label_smoothing_factor": "the loss is that of the labels",
+    "neftune_noise_alpha": "embeddings are the model's own",
+    "load_best_model_at_end": "load the best checkpoint's folder instead, as a Hugging Face model",
+}
+"""Arguments that would be passed over silently, or break something, and what there is instead."""
+
 
 class LongVideoTrainer(Trainer):
     """A Trainer of a sharded `LongVideoModel` over packed rows."""
@@ -76,14 +86,17 @@ class LongVideoTrainer(Trainer):
             options: of `transformers.Trainer`, such as callbacks.
 
         Raises:
-            BadInput: `args.max_steps` is not set, or `args` asks for what the model does in its own way.
+            BadInput: `args.max_steps` is not set, `args` asks for what is not done here, or several GPUs are seen.
         """
         if args.max_steps <= 0:
             raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
-        if args.gradient_checkpointing:
+        for name, instead in _NOT_HERE.items():
+            if asked := getattr(args, name):
+                raise BadInput(f"{name} is {asked}, but must be left out: {instead}")
+        if args.n_gpu > 1:
             raise BadInput(
-                "gradient_checkpointing is for plain models: leave it out, this one computes layers again as its "
-                "RunOptions.recomputed_layers says (all, by default)"
+                f"one process sees {args.n_gpu} GPUs, which transformers would copy the model to: start one for each "
+                f"with torchrun, or set CUDA_VISIBLE_DEVICES"
             )
         # It is sharded already; accelerate must not wrap it once more.
         model._is_accelerate_prepared = True  # type: ignore[assignment]
@@ -125,6 +138,13 @@ class LongVideoTrainer(Trainer):
         self.control.should_training_stop = True
         return [], 0
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As `args` say. Raises BadInput when checkpoints are to be saved that could not hold its state."""
+        optimizer = super().create_optimizer(model)
+        if self.args.save_strategy != SaveStrategy.NO and not self.args.save_only_model:
+            check_optimizer(optimizer)
+        return optimizer
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -161,6 +181,9 @@ class LongVideoTrainer(Trainer):
     def _long(self) -> LongVideoModel:
         assert isinstance(self.model, LongVideoModel)
         return self.model
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        """It is where it belongs, its parameters perhaps in the host's memory."""
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs

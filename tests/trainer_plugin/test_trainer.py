@@ -262,6 +262,39 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
         trainer_of(recipe(tmp_path, release), tmp_path, -1)
 
 
-def test_recomputation_is_the_models_own(alone, release, tmp_path):
-    with pytest.raises(BadInput, match=r"leave it out, .* RunOptions\.recomputed_layers"):
-        trainer_of(recipe(tmp_path, release), tmp_path, 1, gradient_checkpointing=True)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gradient_checkpointing": True}, r"gradient_checkpointing is True, .* RunOptions\.recomputed_layers"),
+        ({"torch_compile": True}, r"torch_compile is True, but must be left out: RunOptions\.compile"),
+        ({"fp16": True}, "fp16 is True, but must be left out: gradients would be clipped as scaled"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1, but must be left out"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha is 5.0, but must be left out"),
+        ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end is True, but must be left"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(alone, release, tmp_path, options, message):
+    with pytest.raises(BadInput, match=message):
+        trainer_of(recipe(tmp_path, release), tmp_path, 1, **options)
+
+
+def test_one_process_with_several_gpus_is_told_how_to_start_more(alone, release, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 8)
+    with pytest.raises(BadInput, match=r"one process sees 8 GPUs, .* start one for each with torchrun"):
+        trainer_of(recipe(tmp_path, release), tmp_path, 1)
+
+
+def test_an_optimizer_that_a_checkpoint_would_not_hold_is_refused_before_the_first_step(alone, release, tmp_path):
+    asked = recipe(tmp_path, release)
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    with pytest.raises(BadInput, match="not the state of SGD; use AdamW"):
+        trainer_of(asked, tmp_path, 1, optim="sgd", **saving).train()
+    trainer = trainer_of(asked, tmp_path, 1, optim="sgd")
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_parameters_stay_where_they_are(alone, release, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "device", torch.device("meta"))
+    trainer = trainer_of(recipe(tmp_path, release), tmp_path, 1)
+    assert {parameter.device.type for parameter in trainer.model.parameters()} == {"cpu"}
