@@ -68,22 +68,39 @@ class CheckpointFolder:
         """`latest`, of which all ranks must see the same.
 
         Raises:
-            BadInput: on every rank, when they do not: they would go on from different steps.
+            BadInput: on every rank, when they do not: they would go on from different steps; or none of them finds it.
         """
-        found: list[Path | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, self.latest())
+        try:
+            mine: Path | str | None = self.latest()
+        except BadInput as error:
+            mine = str(error)
+        found: list[Path | str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, mine)
         if len(set(found)) > 1:
             seen = ", ".join(f"rank {rank}: {path}" for rank, path in enumerate(found))
             raise BadInput(f"ranks see different checkpoints ({seen}); put `out` on a disk that all hosts share")
-        return found[0]
+        if isinstance(mine, str):
+            raise BadInput(mine)
+        return mine
 
     def latest(self) -> Path | None:
-        """The last whole checkpoint that this process sees."""
+        """The last whole checkpoint that this process sees.
+
+        Raises:
+            BadInput: the one that is named is not there.
+        """
         pointer = self.folder / "latest"
         if not pointer.exists():
             return None
-        named = self.folder / pointer.read_text().strip()
-        return aside(named) if aside(named).exists() and not named.exists() else named
+        name = pointer.read_text().strip()
+        for path in (self.folder / name, aside(self.folder / name)) if name else ():
+            if path.is_dir():
+                return path
+        there = ", ".join(sorted(path.name for path in self.folder.glob("step-*"))) or "none"
+        raise BadInput(
+            f"{pointer} names {name!r}, which is not there; write the name of one that is into it ({there}), or remove "
+            f"it to begin anew"
+        )
 
     def save(self, model: LongVideoModel, optimizer: Optimizer, state: RunState) -> Path:
         """Write a checkpoint, then forget all but the last `keep` up to it, and what killed runs left half.

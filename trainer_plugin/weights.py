@@ -41,13 +41,14 @@ def read_config(source: ModelSource) -> PretrainedConfig:
     Raises:
         BadInput: there is none, or transformers or the trainer does not know its kind of model.
     """
+    folder = None if source.path is None else _folder(source.path)
     try:
-        if source.path is not None:
-            config = AutoConfig.from_pretrained(_folder(source.path))
+        if folder is not None:
+            config = AutoConfig.from_pretrained(folder)
         else:
             config = AutoConfig.for_model(**(source.config or {}))
         family_of(config)
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"model {source.path or source.config}: {error}") from error
     text = config.get_text_config()
     if source.rope_theta is not None:
@@ -58,9 +59,15 @@ def read_config(source: ModelSource) -> PretrainedConfig:
 
 
 def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer of the recipe, of the model's folder, or of bytes."""
+    """The tokenizer of the recipe, of the model's folder, or of bytes. Raises BadInput if the folder has none."""
     folder = source.tokenizer or source.path
-    return bytes_tokenizer() if folder is None else AutoTokenizer.from_pretrained(_folder(folder))
+    if folder is None:
+        return bytes_tokenizer()
+    folder = _folder(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"there is no tokenizer in {folder}; name its folder in model.tokenizer ({error})") from error
 
 
 def build_model(

@@ -178,6 +178,13 @@ def test_ranks_that_see_different_checkpoints_are_told_so(ranks, release, tmp_pa
     assert ranks[2].run(begun, folders, release) == [told, told]
 
 
+def test_a_latest_that_is_gone_is_named_with_those_that_are_there(run, release):
+    for latest in ("step-00000009", ""):
+        (run / "checkpoints" / "latest").write_text(latest)
+        with pytest.raises(BadInput, match=rf"latest names '{latest}', which is not there; .* \(step-00000001\)"):
+            Training(recipe(run, release, "steps=3"))
+
+
 def moments_after_resume(asked) -> dict[str, torch.Tensor]:
     with Training(asked) as training:
         states = training.optimizer.state
