@@ -68,7 +68,16 @@ def start(timeout: timedelta = TIMEOUT) -> torch.device:
 
     Collectives of all ranks together that wait longer than `timeout` fail on every rank: a rank that hangs is an error
     within that time. One that dies is an error at once on the ranks that talk to it.
+
+    Raises:
+        BadInput: nothing says which of several GPUs is this rank's.
     """
+    if "RANK" in os.environ and "LOCAL_RANK" not in os.environ and torch.cuda.device_count() > 1:
+        raise BadInput(
+            f"RANK is set, but not LOCAL_RANK, so that all ranks of a host would take the first of its "
+            f"{torch.cuda.device_count()} GPUs; start them with torchrun, or set LOCAL_RANK and LOCAL_WORLD_SIZE as it "
+            f"does"
+        )
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
