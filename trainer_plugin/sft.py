@@ -211,8 +211,9 @@ class Training:
             model=model_values(self.model),
             recipe=self.recipe.model_dump(mode="json"),
         )
+        saved = self.checkpoints.save(self.model, self.optimizer, state)
         self._saved = self.step
-        return self.checkpoints.save(self.model, self.optimizer, state)
+        return saved
 
     def export(self, folder: Path | None = None) -> None:
         """Write a Hugging Face folder, `{out}/export` by default. Every rank must call it.
