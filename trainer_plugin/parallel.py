@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -92,24 +92,28 @@ def start(timeout: timedelta = TIMEOUT) -> torch.device:
     return device
 
 
-def on_first_rank(function: Callable[[], T]) -> T | None:
-    """What `function` gives on the first rank; None on the others, which do not call it. Every rank must call this.
+def together(function: Callable[[], T]) -> T:
+    """What `function` gives on this rank. Every rank must call this.
 
     Raises:
-        BadInput: on every rank, what the first one's `function` raised: the others do not wait for it in vain.
+        BadInput: on every rank, when `function` raised it on one: the others would wait for that one in vain.
     """
-    found: T | None = None
-    problem: list[BadInput | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            found = function()
-        except BadInput as error:
-            problem = [error]
-    told = [None if problem[0] is None else str(problem[0])]
-    dist.broadcast_object_list(told, src=0)
-    if told[0] is not None:
-        raise BadInput(told[0]) from problem[0]
-    return found
+    found, mine = None, None
+    try:
+        found = function()
+    except BadInput as error:
+        mine = error
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, None if mine is None else str(mine))
+    for problem in problems:
+        if problem is not None:
+            raise BadInput(problem) from mine
+    return cast(T, found)
+
+
+def on_first_rank(function: Callable[[], T]) -> T | None:
+    """What `function` gives on the first rank; None on the others, which do not call it. Otherwise as `together`."""
+    return together(lambda: function() if dist.get_rank() == 0 else None)
 
 
 def parallelize(

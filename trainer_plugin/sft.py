@@ -54,7 +54,7 @@ from trainer_plugin.metrics import (
     training_flops,
 )
 from trainer_plugin.model import RunOptions
-from trainer_plugin.parallel import on_first_rank, parallelize, start
+from trainer_plugin.parallel import on_first_rank, parallelize, start, together
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
 from trainer_plugin.rows import (
     Load,
@@ -96,14 +96,14 @@ class Training:
         patience = timedelta(minutes=recipe.parallel.timeout_minutes)
         device = start(patience)
         on_first_rank(lambda: check_loggers(recipe.wandb_project))
-        config = read_config(recipe.model)
+        config = together(lambda: read_config(recipe.model))
         self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device, timeout=patience)
         self.micro_steps = recipe.micro_steps(self.parallel.dp)
         """Rows of this rank in one optimizer step."""
         check_memory(config, recipe, self.parallel)
         self.family = family_of(config)
-        self.tokenizer = read_tokenizer(recipe.model)
-        self.rows = self._open_rows()
+        self.tokenizer = together(lambda: read_tokenizer(recipe.model))
+        self.rows = together(self._open_rows)
         memory = recipe.memory
         self.model = build_model(
             recipe.model,

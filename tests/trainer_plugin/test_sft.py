@@ -12,7 +12,7 @@ import torch
 
 from schemas.config import Media
 from schemas.errors import BadInput
-from tests.trainer_plugin.runs import SETTINGS, curve, recipe, whole_parameters
+from tests.trainer_plugin.runs import SETTINGS, curve, model_folder, recipe, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
 from trainer_plugin.sft import Training, learning_rate, main
@@ -171,6 +171,19 @@ def test_ranks_refuse_together_what_the_first_cannot_log_to_before_there_is_a_mo
     one, other = ranks[2].run(refused_without, module, asked)
     assert one == other
     assert one.startswith(f"{module} cannot be imported")
+
+
+def refused_on_one(folders, url: str, out: Path) -> str:
+    """What this rank says when only the first one's host has the model."""
+    with pytest.raises(BadInput) as raised:
+        Training(recipe(out, url, f"model={{path: {folders[torch.distributed.get_rank()]}}}"))
+    return str(raised.value)
+
+
+def test_ranks_refuse_together_a_model_that_is_not_on_all_hosts(ranks, release, tmp_path):
+    folders = [model_folder(tmp_path / "model"), tmp_path / "elsewhere"]
+    one, other = ranks[2].run(refused_on_one, folders, release, tmp_path / "run")
+    assert one == other == f"{tmp_path}/elsewhere: no such folder; models are read from disk, not from a hub"
 
 
 def cannot_write(asked) -> str:
