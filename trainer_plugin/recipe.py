@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,8 @@ from schemas.tables import Split
 from trainer_plugin.dataset import FramePolicy, Target
 from trainer_plugin.kernels import Kernel
 from trainer_plugin.model import Head
+
+_Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelSource(Model):
@@ -126,7 +128,7 @@ class Optimizer(Model):
     """Share of the training in which the learning rate rises from 0."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Of matrices; norms and biases never decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm over all parameters; None: never."""
 

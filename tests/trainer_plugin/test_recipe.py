@@ -49,6 +49,7 @@ def test_settings_win_over_the_file_and_a_file_over_nothing(tmp_path):
     [
         (["videos.framez=1"], "videos.framez: no such field; did you mean 'frames'"),
         (["optimizer.learning_rate=-1"], r"optimizer.learning_rate: .*greater than 0, got -1"),
+        (["optimizer.betas=[0.9, 1.0]"], r"optimizer.betas.1: .*less than 1, got 1.0"),
         (["precision=float16"], "precision"),
     ],
 )
