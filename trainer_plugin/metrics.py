@@ -129,8 +129,10 @@ class MetricsLog:
             self._wandb.finish()
 
     def _begun_board(self, folder: Path, step: int) -> Any:
-        tensorboard = _tensorboard()
-        return None if tensorboard is None else tensorboard.SummaryWriter(str(folder), purge_step=step + 1)
+        if (tensorboard := _tensorboard()) is None:
+            log.warning("tensorboard is not installed; metrics go to %s alone", self._file)
+            return None
+        return tensorboard.SummaryWriter(str(folder), purge_step=step + 1)
 
     def _begun_run(self, folder: Path, project: str, recipe: Mapping[str, Any]) -> Any:
         """The W&B run of this folder: the same when a run goes on in it, another for another folder of that name."""

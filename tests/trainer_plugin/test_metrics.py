@@ -79,11 +79,12 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     assert found.Scalars("skipped/damaged")[0].value == 2
 
 
-def test_it_works_without_tensorboard(tmp_path, monkeypatch):
+def test_it_works_without_tensorboard_and_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check_loggers(None)
     MetricsLog(tmp_path, {}).write(metrics(1))
     assert not (tmp_path / "tensorboard").exists()
+    assert "tensorboard is not installed; metrics go to" in caplog.text
 
 
 @pytest.mark.parametrize(
