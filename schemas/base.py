@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
@@ -92,7 +93,14 @@ def parse_json(data: bytes | str, model: type[M], name: str) -> M:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "(file)"
-        raise SchemaError(f"{name}, field {field}: {first['msg']}, got {first['input']!r}") from error
+        raise SchemaError(f"{name}, field {field}: {message_of(dict(first))}") from error
+
+
+def message_of(found: Mapping[str, Any]) -> str:
+    """What one of a ValidationError's `errors()` says, and the value: of the field at fault, never of all around it."""
+    message: str = found["msg"].removeprefix("Value error, ")
+    contradiction = found["type"] == "value_error" and isinstance(found["input"], Mapping)
+    return message if contradiction or found["type"] == "missing" else f"{message}, got {found['input']!r}"
 
 
 def digest(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from schemas.base import message_of
 from schemas.errors import BadInput
 
 M = TypeVar("M", bound=BaseModel)
@@ -80,7 +81,7 @@ def _explain(found: dict[str, Any], model: type[BaseModel]) -> str:
         return f"{name}: no such field; {hint}"
     if found["type"] == "missing":
         return f"{name}: is required"
-    return f"{name}: {found['msg'].removeprefix('Value error, ')}, got {found['input']!r}"
+    return f"{name}: {message_of(found)}"
 
 
 def _fields_at(path: Sequence[str], model: type[BaseModel]) -> list[str]:

@@ -8,7 +8,11 @@ nothing there imports it, so that a training job installs it without Airflow. `d
     model.py       a model's share of a row                   families/             what differs between models
     plan.py        who does what for a row                    parallel.py           process groups
     attention.py, kernels.py, comm.py, head.py                the mathematics, and what crosses ranks
+    vision_attention.py                                       the same for the tower's
     data.py        reads a release                            dataset.py, batches.py, texts.py, loader.py, rows.py
-    weights.py, checkpoint.py, export.py                      from and to the disk
+    examples.py, chat.py, frames.py, patches.py               what a sample is, its texts and its frames
+    encode.py, features.py                                    videos that are encoded once
+    weights.py, checkpoint.py, export.py, files.py            from and to the disk
     metrics.py, memory.py, offload.py                         what it costs
+    versions.py, bytes_tokenizer.py                           what it runs with; a tokenizer for random weights
 """

@@ -143,6 +143,7 @@ class RowStream(Iterator[Row]):
         except Unusable as unusable:
             self.skipped[unusable.key] = unusable.reason
         else:
+            self.skipped.pop(self.samples.key(number), None)  # it did not fit into a smaller budget
             self._window.append((epoch, number, tokens))
 
     def _next_epoch(self) -> None:

@@ -23,19 +23,19 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 from transformers import PretrainedConfig
 
 from schemas.base import Model, parse_json
 from schemas.errors import BadInput
-from trainer_plugin.files import write_whole
+from trainer_plugin.files import aside, put_whole, write_whole
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.step import trained_parameters
 
 _STATE = "state.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _LORA, _FROZEN = "lora", "frozen_bits"
-_BITS = {2: torch.int16, 4: torch.int32}
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SHOWN = 3
 """Differences that an error names."""
 
@@ -68,25 +68,42 @@ class CheckpointFolder:
         """`latest`, of which all ranks must see the same.
 
         Raises:
-            BadInput: on every rank, when they do not: they would go on from different steps.
+            BadInput: on every rank, when they do not: they would go on from different steps; or none of them finds it.
         """
-        found: list[Path | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, self.latest())
+        try:
+            mine: Path | str | None = self.latest()
+        except BadInput as error:
+            mine = str(error)
+        found: list[Path | str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, mine)
         if len(set(found)) > 1:
             seen = ", ".join(f"rank {rank}: {path}" for rank, path in enumerate(found))
             raise BadInput(f"ranks see different checkpoints ({seen}); put `out` on a disk that all hosts share")
-        return found[0]
+        if isinstance(mine, str):
+            raise BadInput(mine)
+        return mine
 
     def latest(self) -> Path | None:
-        """The last whole checkpoint that this process sees."""
+        """The last whole checkpoint that this process sees.
+
+        Raises:
+            BadInput: the one that is named is not there.
+        """
         pointer = self.folder / "latest"
         if not pointer.exists():
             return None
-        named = self.folder / pointer.read_text().strip()
-        return _aside(named) if _aside(named).exists() and not named.exists() else named
+        name = pointer.read_text().strip()
+        for path in (self.folder / name, aside(self.folder / name)) if name else ():
+            if path.is_dir():
+                return path
+        there = ", ".join(sorted(path.name for path in self.folder.glob("step-*"))) or "none"
+        raise BadInput(
+            f"{pointer} names {name!r}, which is not there; write the name of one that is into it ({there}), or remove "
+            f"it to begin anew"
+        )
 
     def save(self, model: LongVideoModel, optimizer: Optimizer, state: RunState) -> Path:
-        """Write a checkpoint, then forget all but the last `keep` up to it.
+        """Write a checkpoint, then forget all but the last `keep` up to it, and what killed runs left half.
 
         Later ones, of a run that was sent back to this step, stay until it comes to them.
         """
@@ -95,15 +112,13 @@ class CheckpointFolder:
         first = dist.get_rank() == 0
         if first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(beside, ignore_errors=True)
+            for left in self.folder.glob(".step-*.writing"):
+                shutil.rmtree(left)
         dist.barrier()
         save_tensors(beside, model, optimizer)
         if first:
             write_whole(beside / _STATE, state.model_dump_json(indent=1).encode())
-            if final.exists():
-                shutil.rmtree(_aside(final), ignore_errors=True)
-                final.rename(_aside(final))
-            beside.rename(final)
+            put_whole(beside, final)
             write_whole(self.folder / "latest", final.name.encode())
             earlier = [path for path in sorted(self.folder.glob("step-*")) if path.name <= final.name]
             for old in [*earlier[: -self.keep], *self.folder.glob(".step-*.replaced")]:
@@ -122,9 +137,13 @@ class CheckpointFolder:
         return state
 
 
-def _aside(checkpoint: Path) -> Path:
-    """Where a checkpoint lies while another of the same step takes its place."""
-    return checkpoint.with_name(f".{checkpoint.name}.replaced")
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raises BadInput if a checkpoint would not hold all of its state."""
+    if not isinstance(optimizer, Adam) or optimizer.defaults["amsgrad"]:
+        raise BadInput(
+            f"checkpoints hold the two moments of torch's Adam and AdamW, not the state of {type(optimizer).__name__}; "
+            f"use AdamW, without amsgrad"
+        )
 
 
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
@@ -193,6 +212,7 @@ def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
     """What is learned and its moments, by name; moments that are not there yet are made, as zeros."""
+    check_optimizer(optimizer)
     tensors: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(model).items():
         state = optimizer.state[parameter]

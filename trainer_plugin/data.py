@@ -54,7 +54,7 @@ def open_release(url: str) -> Release:
         BadInput: there is no manifest at that address.
         SchemaError: it is not one that this version can read.
     """
-    address = f"{url.rstrip('/')}/manifest.json"
+    address = _address(url, "manifest.json")
     try:
         with fsspec.open(address, "rb") as file:
             return Release.model_validate_json(file.read())
@@ -69,7 +69,7 @@ def read_samples(url: str, split: Split) -> list[Sample]:
     return [
         sample
         for file in _files(url, split, "parquet/")
-        for sample in rows_from_parquet(_read(url, file), Sample, f"{url}/{file.path}")
+        for sample in rows_from_parquet(_read(url, file), Sample, _address(url, file.path))
     ]
 
 
@@ -92,7 +92,8 @@ def read_videos(url: str, split: Split, *, part: int = 0, parts: int = 1) -> Ite
             number += 1
             records += 1
         if records != file.videos:
-            raise SchemaError(f"{url}/{file.path}: {records} records, the manifest says {file.videos}; copy it again")
+            address = _address(url, file.path)
+            raise SchemaError(f"{address}: {records} records, the manifest says {file.videos}; copy it again")
 
 
 def index_videos(url: str, split: Split, media: str | None = None) -> list[IndexedVideo]:
@@ -119,12 +120,17 @@ def _files(url: str, split: Split, folder: str) -> list[ReleaseFile]:
 
 
 def _read(url: str, file: ReleaseFile) -> bytes:
-    with fsspec.open(f"{url}/{file.path}", "rb") as opened:
+    with fsspec.open(_address(url, file.path), "rb") as opened:
         return opened.read()
 
 
+def _address(url: str, path: str) -> str:
+    """Two slashes would be another object on S3."""
+    return f"{url.rstrip('/')}/{path}"
+
+
 def _records(url: str, file: ReleaseFile) -> Iterator[VideoSamples]:
-    address = f"{url}/{file.path}"
+    address = _address(url, file.path)
     with fsspec.open(address, "rb") as stream:
         try:
             yield from _members(stream, address)
@@ -133,7 +139,7 @@ def _records(url: str, file: ReleaseFile) -> Iterator[VideoSamples]:
 
 
 def _index(url: str, file: ReleaseFile, media: str | None) -> list[IndexedVideo]:
-    address = f"{url}/{file.path}"
+    address = _address(url, file.path)
     filesystem, path = fsspec.core.url_to_fs(address)
     found: list[IndexedVideo] = []
     video: VideoSource | None = None

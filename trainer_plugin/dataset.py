@@ -63,7 +63,9 @@ class FramePolicy(Model):
     @model_validator(mode="after")
     def _is_one_of_both(self) -> FramePolicy:
         if (self.fps is None) == (self.frames is None):
-            raise ValueError(f"frame policy: give either fps or frames, got fps={self.fps} and frames={self.frames}")
+            raise ValueError(
+                f"give either fps or frames and leave the other null, got fps={self.fps} and frames={self.frames}"
+            )
         return self
 
     def count(self, duration_us: int, video_fps: float) -> int:

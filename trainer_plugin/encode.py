@@ -28,7 +28,7 @@ from trainer_plugin.examples import Row, Unusable, VideoClip
 from trainer_plugin.features import FeatureFolder
 from trainer_plugin.loader import RowLoader
 from trainer_plugin.model import LongVideoModel, RunOptions
-from trainer_plugin.parallel import parallelize, start
+from trainer_plugin.parallel import parallelize, start, together
 from trainer_plugin.plan import FrameShare
 from trainer_plugin.recipe import Recipe, load_recipe, recipe_names
 from trainer_plugin.sft import open_samples
@@ -67,7 +67,7 @@ def encode(recipe: Recipe, url: str) -> Encoded:
     if recipe.trained.vision_tower or recipe.trained.projector:
         raise BadInput("features are of a frozen tower; set trained.vision_tower and trained.projector to false")
     device = start(_PATIENCE)
-    config = read_config(recipe.model)
+    config = together(lambda: read_config(recipe.model))
     parallel = parallelize(1, config.get_text_config(), device, timeout=_PATIENCE)
     model = build_tower(
         recipe.model,
@@ -77,20 +77,21 @@ def encode(recipe: Recipe, url: str) -> Encoded:
         options=RunOptions(vision_patches=recipe.memory.vision_patches, compile=recipe.compile),
         seed=recipe.seed,
     )
-    samples = open_samples(recipe.videos, model.family, read_tokenizer(recipe.model))
+    videos = recipe.videos
+    samples = together(lambda: open_samples(videos, model.family, read_tokenizer(recipe.model)))
     folder = FeatureFolder(url, tower_identity(model))
     clips, unusable = clips_of(samples, recipe.row_tokens)
     missing = [clip for clip in clips if clip not in folder]
-    for clip in [clip for clip in clips if clip in folder][parallel.rank :: parallel.world_size]:
-        folder.check(clip)
-    dist.barrier()  # all have looked before any writes
+    found = [clip for clip in clips if clip in folder]
+    # All have looked before any writes.
+    together(lambda: folder.check(found[parallel.rank :: parallel.world_size]))
     numbers = [clips[clip] for clip in missing[parallel.rank :: parallel.world_size]]
     everyone: list[tuple[int, dict[str, str]]] = [(0, {})] * parallel.world_size
     dist.all_gather_object(everyone, _encode_rows(model, samples, numbers, recipe, folder))
     return Encoded(
         tower=folder.tower,
         written=sum(written for written, _ in everyone),
-        found=len(clips) - len(missing),
+        found=len(found),
         broken={key: reason for _, broken in everyone for key, reason in broken.items()},
         unusable=unusable,
     )

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from schemas.errors import BadInput
+from trainer_plugin.files import put_whole
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.recipe import Export
 from trainer_plugin.weights import empty_model
@@ -30,30 +32,36 @@ _OF_AN_EXPORT = ("*.safetensors", "*.safetensors.index.json", "adapter_config.js
 def export_model(
     model: LongVideoModel,
     folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
     *,
     kind: Export = Export.MODEL,
     source: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
     """Write the folder. Every rank must call it.
 
     Args:
         kind: the whole model with adapters merged into it, or PEFT's adapters alone.
-        source: the folder that the model came from, whose other files (tokenizer, processors) come along; without one
-            the tokenizer is saved.
+        source: the folder that the model came from, whose other files (processors, tokenizer) come along.
+        tokenizer: written over those files; None where the source has the right one.
         dtype: of the weights.
+
+    Raises:
+        BadInput: nothing is asked for.
     """
+    if kind is Export.NONE:
+        raise BadInput("there is nothing to export with export: none; set it to model or adapter")
     weights = _gathered(model, dtype, adapters_only=kind is Export.ADAPTER)
-    if dist.get_rank() == 0 and kind is not Export.NONE:
-        beside = folder.with_name(f".{folder.name}.writing")
+    if dist.get_rank() == 0:
+        # In a folder that is there, not next to it: that may be another disk.
+        beside = folder / ".writing" if folder.exists() else folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         if kind is Export.ADAPTER:
             _write_adapters(model.model, weights, beside)
         else:
             _write_model(model.model, weights, beside, dtype)
-            _write_companions(beside, tokenizer, source)
+            _write_companions(beside, source, tokenizer)
         _put(beside, folder)
     dist.barrier()
 
@@ -77,8 +85,8 @@ def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) ->
 def _put(beside: Path, folder: Path) -> None:
     """Move what was written to where it belongs. Killed in between, it leaves a folder that lacks weights and does not
     load, never one with some of each."""
-    if not folder.exists():
-        beside.rename(folder)
+    if beside.parent != folder:
+        put_whole(beside, folder)
         return
     for old in [path for pattern in _OF_AN_EXPORT for path in folder.glob(pattern)]:
         old.unlink()
@@ -113,10 +121,9 @@ def _write_adapters(model: PreTrainedModel, weights: dict[str, Tensor], folder: 
     model.peft_config["default"].save_pretrained(folder)
 
 
-def _write_companions(folder: Path, tokenizer: PreTrainedTokenizerBase, source: str | None) -> None:
-    if source is None:
-        tokenizer.save_pretrained(folder)
-        return
-    for file in Path(source).iterdir():
+def _write_companions(folder: Path, source: str | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    for file in Path(source).iterdir() if source else ():
         if file.is_file() and not file.name.endswith(_NOT_COPIED) and file.name not in _WRITTEN_ANEW:
             shutil.copyfile(file, folder / file.name)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,12 +61,13 @@ class FeatureFolder:
             )
         return None
 
-    def check(self, clip: VideoClip) -> None:
-        """Raises BadInput if what the folder has of a clip is of another tower."""
-        ref = self._ref(clip)
-        filesystem, path = fsspec.core.url_to_fs(ref.url)
-        with filesystem.open(path, "rb") as file:
-            _header(file, clip, ref)
+    def check(self, clips: Iterable[VideoClip]) -> None:
+        """Raises BadInput if what the folder has of one of these clips is of another tower."""
+        for clip in clips:
+            ref = self._ref(clip)
+            filesystem, path = fsspec.core.url_to_fs(ref.url)
+            with filesystem.open(path, "rb") as file:
+                _header(file, clip, ref)
 
     def write(self, clip: VideoClip, features: Tensor) -> FeatureRef:
         """Keep a clip's features, shape [tokens, width], tokens in order."""

@@ -12,7 +12,7 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain
@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 _PIECE_FRAMES = 128
 """Frames that one task decodes: so many that starting at a key frame before them costs little, so few that a long
 share keeps all workers busy."""
+
+
+_SLOW_SECONDS = 60.0
+"""How long a rank waits for a piece before it says for which."""
 
 
 class Rows(Protocol):
@@ -219,6 +223,9 @@ class _Decoder:
     def result(self, task: _Task) -> Tensor:
         if task.future is None:
             return torch.from_numpy(_decode(task.piece))
+        while not wait([task.future], _SLOW_SECONDS).done:
+            name, frames = task.piece.clip.video.key, len(task.piece.times_us)
+            log.warning("video %s: still waiting for %d frames after another %g s", name, frames, _SLOW_SECONDS)
         try:
             found = task.future.result()
         except BrokenProcessPool:

@@ -6,7 +6,6 @@ import torch
 from transformers import PretrainedConfig
 
 from schemas.errors import BadInput
-from trainer_plugin.families import family_of
 from trainer_plugin.parallel import Parallel
 from trainer_plugin.recipe import Recipe
 from trainer_plugin.weights import empty_model, prepare
@@ -50,7 +49,6 @@ def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: Parallel) -
     Raises:
         BadInput: on every rank, with the number of bytes and the ways out.
     """
-    family_of(config)
     if parallel.device.type != "cuda":
         return
     there = torch.cuda.get_device_properties(parallel.device).total_memory

@@ -6,6 +6,7 @@ attention counted causally, and of the vision tower's matrix products, nothing f
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -13,12 +14,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from schemas.base import Model
+from schemas.errors import BadInput
 from trainer_plugin.families.base import Family
 from trainer_plugin.files import write_whole
 from trainer_plugin.plan import Costs, SequencePlan
@@ -72,6 +75,17 @@ class StepMetrics(Model):
         )
 
 
+def check_loggers(wandb_project: str | None) -> None:
+    """To be asked before a run loads anything.
+
+    Raises:
+        BadInput: what it will log to is not installed, or cannot be imported.
+    """
+    _tensorboard()
+    if wandb_project is not None:
+        _wandb()
+
+
 class MetricsLog:
     """Where the metrics of one run go. Only the first rank has one."""
 
@@ -83,13 +97,16 @@ class MetricsLog:
             step: the last step that counts; what a run wrote after the checkpoint that it goes on from is dropped.
 
         Raises:
-            ModuleNotFoundError: a W&B project is named, but wandb is not installed.
+            BadInput: as `check_loggers`; the folder cannot be written to; or W&B will not have the run.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "metrics.jsonl"
-        self._drop_after(step)
-        self._board = _tensorboard(folder / "tensorboard", step)
-        self._wandb = _wandb(folder, wandb_project, recipe)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._drop_after(step)
+            self._board = self._begun_board(folder / "tensorboard", step)
+        except OSError as error:
+            raise BadInput(f"metrics cannot be written to {folder}: {error}") from error
+        self._wandb = None if wandb_project is None else self._begun_run(folder, wandb_project, recipe)
 
     def write(self, metrics: StepMetrics) -> None:
         """Record one step."""
@@ -110,6 +127,23 @@ class MetricsLog:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _begun_board(self, folder: Path, step: int) -> Any:
+        if (tensorboard := _tensorboard()) is None:
+            log.warning("tensorboard is not installed; metrics go to %s alone", self._file)
+            return None
+        return tensorboard.SummaryWriter(str(folder), purge_step=step + 1)
+
+    def _begun_run(self, folder: Path, project: str, recipe: Mapping[str, Any]) -> Any:
+        """The W&B run of this folder: the same when a run goes on in it, another for another folder of that name."""
+        wandb = _wandb()
+        identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        try:
+            return wandb.init(
+                project=project, id=identity, name=folder.name, dir=str(folder), config=dict(recipe), resume="allow"
+            )
+        except wandb.Error as error:
+            raise BadInput(f"wandb_project {project}: {error}; `wandb login`, or leave wandb_project out") from error
 
     def _drop_after(self, step: int) -> None:
         if self._file.exists():
@@ -185,17 +219,19 @@ def by_reason(left_out: Mapping[str, str]) -> dict[str, int]:
     return dict(Counter(left_out.values()))
 
 
-def _tensorboard(folder: Path, step: int) -> Any:
+def _tensorboard() -> ModuleType | None:
+    """None where it is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    return _imported("torch.utils.tensorboard", "mend the package tensorboard, or uninstall it to do without")
 
 
-def _wandb(folder: Path, project: str | None, recipe: Mapping[str, Any]) -> Any:
-    if project is None:
-        return None
-    import wandb  # type: ignore[import-not-found, unused-ignore]
+def _wandb() -> ModuleType:
+    return _imported("wandb", "pip install wandb, or leave wandb_project out")
 
-    return wandb.init(project=project, dir=str(folder), config=dict(recipe), resume="allow", id=folder.name)
+
+def _imported(module: str, way_out: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever a broken package raises
+        raise BadInput(f"{module} cannot be imported ({type(error).__name__}: {error}): {way_out}") from error

@@ -93,7 +93,7 @@ class LongVideoModel(nn.Module):
         self.parallel = parallel
         self.options = options or RunOptions()
         self.family = family_of(model.config)
-        self.costs = Costs.of(self.family.text_config(model.config))
+        self.costs = Costs.of(model.config.get_text_config())
         self.compute_dtype = model.dtype
         """What matrix products take; `shard_parameters` sets it."""
         self.host = HostMemory(parallel.device) if self.options.offload else None
@@ -141,10 +141,8 @@ class LongVideoModel(nn.Module):
         weight = self.model.get_output_embeddings().weight
         if self.options.head is Head.FULL:
             targets = torch.zeros_like(share.input_ids).index_copy(0, share.supervised, share.targets)
-            full = full_log_probs(hidden, weight, targets, temperature=temperature, entropy=entropy)
-            return full.log_probs[share.supervised], None if full.entropies is None else full.entropies[
-                share.supervised
-            ]
+            log_probs, entropies = full_log_probs(hidden, weight, targets, temperature=temperature, entropy=entropy)
+            return log_probs[share.supervised], entropies if entropies is None else entropies[share.supervised]
         found = token_log_probs(
             hidden[share.supervised], weight, share.targets, temperature=temperature, entropy=entropy
         )
@@ -234,7 +232,7 @@ class LongVideoModel(nn.Module):
 
     @property
     def _feature_width(self) -> int:
-        return int(self.family.text_config(self.model.config).hidden_size) * self.family.levels
+        return int(self.model.config.get_text_config().hidden_size) * self.family.levels
 
     def _tower_learns(self) -> bool:
         return any(parameter.requires_grad for parameter in self.family.vision_tower(self.model).parameters())

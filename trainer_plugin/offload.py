@@ -20,6 +20,8 @@ class OnHost:
     """A tensor's copy in pinned memory, there once `copied` has happened."""
 
     tensor: Tensor
+    """`repeated_once` of it."""
+    size: torch.Size
     device: torch.device
     copied: torch.cuda.Event
 
@@ -36,22 +38,28 @@ class HostMemory:
 
     def hold(self, tensor: Tensor) -> Tensor | OnHost:
         """Begin to copy a tensor out; it is freed on the device when that is done and nobody else has it."""
-        if self.stream is None or not tensor.is_cuda or tensor.nbytes < MIN_BYTES:
+        once = repeated_once(tensor)
+        if self.stream is None or not tensor.is_cuda or once.nbytes < MIN_BYTES:
             return tensor
-        host = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, pin_memory=True)
+        host = torch.empty_like(once, device="cpu", pin_memory=True)
         self.stream.wait_stream(torch.cuda.current_stream(tensor.device))
         with torch.cuda.stream(self.stream):
-            host.copy_(tensor, non_blocking=True)
+            host.copy_(once, non_blocking=True)
         tensor.record_stream(self.stream)
-        return OnHost(host, tensor.device, self.stream.record_event())
+        return OnHost(host, tensor.size(), tensor.device, self.stream.record_event())
 
     def fetch(self, held: Tensor | OnHost) -> Tensor:
         """The tensor, on its device again."""
         if isinstance(held, Tensor):
             return held
         torch.cuda.current_stream(held.device).wait_event(held.copied)
-        return held.tensor.to(held.device, non_blocking=True)
+        return held.tensor.to(held.device, non_blocking=True).expand(held.size)
 
     def _pack(self, tensor: Tensor) -> Tensor | OnHost:
         # Leaves are parameters, also FSDP's gathered ones: their memory is not freed by forgetting this reference.
         return tensor if tensor.is_leaf and tensor.requires_grad else self.hold(tensor)
+
+
+def repeated_once(tensor: Tensor) -> Tensor:
+    """A view with what an expanded tensor repeats there once; expanded to the tensor's size it is the same again."""
+    return tensor[tuple(slice(1 if stride == 0 else None) for stride in tensor.stride())]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,8 @@ from transformers import PretrainedConfig
 
 from schemas.errors import BadInput
 from trainer_plugin.plan import Layout, choose_layout
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
 """How long a collective waits for the other ranks."""
@@ -64,7 +68,16 @@ def start(timeout: timedelta = TIMEOUT) -> torch.device:
 
     Collectives of all ranks together that wait longer than `timeout` fail on every rank: a rank that hangs is an error
     within that time. One that dies is an error at once on the ranks that talk to it.
+
+    Raises:
+        BadInput: nothing says which of several GPUs is this rank's.
     """
+    if "RANK" in os.environ and "LOCAL_RANK" not in os.environ and torch.cuda.device_count() > 1:
+        raise BadInput(
+            f"RANK is set, but not LOCAL_RANK, so that all ranks of a host would take the first of its "
+            f"{torch.cuda.device_count()} GPUs; start them with torchrun, or set LOCAL_RANK and LOCAL_WORLD_SIZE as it "
+            f"does"
+        )
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
@@ -77,6 +90,30 @@ def start(timeout: timedelta = TIMEOUT) -> torch.device:
             store = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     return device
+
+
+def together(function: Callable[[], T]) -> T:
+    """What `function` gives on this rank. Every rank must call this.
+
+    Raises:
+        BadInput: on every rank, when `function` raised it on one: the others would wait for that one in vain.
+    """
+    found, mine = None, None
+    try:
+        found = function()
+    except BadInput as error:
+        mine = error
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, None if mine is None else str(mine))
+    for problem in problems:
+        if problem is not None:
+            raise BadInput(problem) from mine
+    return cast(T, found)
+
+
+def on_first_rank(function: Callable[[], T]) -> T | None:
+    """What `function` gives on the first rank; None on the others, which do not call it. Otherwise as `together`."""
+    return together(lambda: function() if dist.get_rank() == 0 else None)
 
 
 def parallelize(

@@ -1,7 +1,7 @@
 """From decoded frames to what vision towers take, equal to Hugging Face's video processors but without torchvision.
 
 Pure functions of tensors, on whatever device the frames are on. The sizes, layouts and formulas are those of
-transformers 5.23: `Qwen2VLVideoProcessor` (also of Qwen2.5-VL), `Qwen3VLVideoProcessor`, `SmolVLMVideoProcessor`.
+transformers' `Qwen2VLVideoProcessor` (also of Qwen2.5-VL), `Qwen3VLVideoProcessor` and `SmolVLMVideoProcessor`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,8 @@ from schemas.tables import Split
 from trainer_plugin.dataset import FramePolicy, Target
 from trainer_plugin.kernels import Kernel
 from trainer_plugin.model import Head
+
+_Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelSource(Model):
@@ -40,7 +42,8 @@ class ModelSource(Model):
     @model_validator(mode="after")
     def _is_one_of_both(self) -> ModelSource:
         if (self.path is None) == (self.config is None):
-            raise ValueError(f"give either path or config, got path={self.path} and config={self.config}")
+            got = "neither" if self.path is None else f"both (path={self.path})"
+            raise ValueError(f"give either path or config and leave the other null, got {got}")
         return self
 
 
@@ -65,11 +68,10 @@ class Trained(Model):
 
     @model_validator(mode="after")
     def _agrees(self) -> Trained:
-        if self.lora and (self.language_model or self.projector or self.vision_tower):
-            raise ValueError(
-                "with lora only adapters are learned; set language_model, projector and vision_tower to false"
-            )
-        if not (self.lora or self.language_model or self.projector or self.vision_tower):
+        whole = [name for name in ("language_model", "projector", "vision_tower") if getattr(self, name)]
+        if self.lora and whole:
+            raise ValueError(f"with lora only adapters are learned; set {' and '.join(whole)} to false, not true")
+        if not (self.lora or whole):
             raise ValueError("nothing is learned; set one of language_model, lora, projector, vision_tower")
         return self
 
@@ -126,7 +128,7 @@ class Optimizer(Model):
     """Share of the training in which the learning rate rises from 0."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Of matrices; norms and biases never decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm over all parameters; None: never."""
 
@@ -209,17 +211,26 @@ class Recipe(Model):
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:
         if (self.videos is None) == (self.texts is None):
-            raise ValueError("give either videos or texts as data")
+            got = "both" if self.videos else "neither"
+            raise ValueError(f"give either videos or texts as data and leave the other null, got {got}")
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"give either epochs or steps, got epochs={self.epochs} and steps={self.steps}")
+            raise ValueError(
+                f"give either epochs or steps and leave the other null, got epochs={self.epochs} and steps={self.steps}"
+            )
         if self.texts and self.epochs:
-            raise ValueError("texts have no end that is known beforehand; give steps instead of epochs")
-        if self.videos and self.videos.features and (self.trained.vision_tower or self.trained.projector):
-            raise ValueError("videos.features are of a frozen tower; set trained.vision_tower and projector to false")
+            raise ValueError(
+                f"texts have no end that is known beforehand; give steps instead of epochs, got epochs={self.epochs}"
+            )
+        tower = [f"trained.{name}" for name in ("projector", "vision_tower") if getattr(self.trained, name)]
+        if self.videos and self.videos.features and tower:
+            raise ValueError(f"videos.features are of a frozen tower; set {' and '.join(tower)} to false, not true")
         if self.step_tokens is not None and self.step_tokens % self.row_tokens:
-            raise ValueError(f"step_tokens {self.step_tokens} is not a multiple of row_tokens {self.row_tokens}")
+            more = -(-self.step_tokens // self.row_tokens) * self.row_tokens
+            raise ValueError(
+                f"step_tokens {self.step_tokens} is not a multiple of row_tokens {self.row_tokens}; set it to {more}"
+            )
         if self.export is Export.ADAPTER and not self.trained.lora:
-            raise ValueError("export: adapter needs trained.lora")
+            raise ValueError("export is adapter, but trained.lora is not set; set it, or export to model")
         return self
 
     def micro_steps(self, ranks: int) -> int:

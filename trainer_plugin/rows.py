@@ -96,18 +96,20 @@ def positions(state: dict[str, Any], rows: Rows, parallel: Parallel) -> tuple[di
     return tuple(found[:: parallel.sp])
 
 
-def position_of(saved: Sequence[dict[str, Any]], parallel: Parallel) -> dict[str, Any]:
-    """This rank's among them.
+def position_of(saved: Sequence[dict[str, Any]], rows: Rows, parallel: Parallel) -> dict[str, Any]:
+    """Among them, where this rank's rows go on.
 
     Raises:
         BadInput: each data-parallel rank had its own, and there were more or fewer of them.
     """
-    if len(saved) not in (1, parallel.dp):
+    if isinstance(rows, RowStream):
+        return saved[0]
+    if len(saved) != parallel.dp:
         raise BadInput(
             f"the checkpoint was written by {len(saved)} data-parallel ranks that read texts; go on with as many, "
             f"not {parallel.dp}"
         )
-    return saved[parallel.dp_rank if len(saved) > 1 else 0]
+    return saved[parallel.dp_rank]
 
 
 def _masked(load: Load, failed: torch.Tensor, family: Family, parallel: Parallel, costs: Costs) -> Load:

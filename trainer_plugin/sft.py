@@ -48,12 +48,13 @@ from trainer_plugin.metrics import (
     StepMetrics,
     TowerCosts,
     by_reason,
+    check_loggers,
     peak_flops,
     peak_memory,
     training_flops,
 )
 from trainer_plugin.model import RunOptions
-from trainer_plugin.parallel import parallelize, start
+from trainer_plugin.parallel import on_first_rank, parallelize, start, together
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
 from trainer_plugin.rows import (
     Load,
@@ -94,14 +95,15 @@ class Training:
         self.recipe = recipe
         patience = timedelta(minutes=recipe.parallel.timeout_minutes)
         device = start(patience)
-        config = read_config(recipe.model)
+        on_first_rank(lambda: check_loggers(recipe.wandb_project))
+        config = together(lambda: read_config(recipe.model))
         self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device, timeout=patience)
         self.micro_steps = recipe.micro_steps(self.parallel.dp)
         """Rows of this rank in one optimizer step."""
         check_memory(config, recipe, self.parallel)
         self.family = family_of(config)
-        self.tokenizer = read_tokenizer(recipe.model)
-        self.rows = self._open_rows()
+        self.tokenizer = together(lambda: read_tokenizer(recipe.model))
+        self.rows = together(self._open_rows)
         memory = recipe.memory
         self.model = build_model(
             recipe.model,
@@ -143,7 +145,7 @@ class Training:
                 RowLoader(self.rows, plan, resample=self.family.resample, workers=workers)
             )
             self._resume()
-            self._log = self._open_log()
+            self._log = on_first_rank(self._open_log)
             if self._log is not None:
                 resources.callback(self._log.close)
             self._resources = resources.pop_all()
@@ -209,8 +211,9 @@ class Training:
             model=model_values(self.model),
             recipe=self.recipe.model_dump(mode="json"),
         )
+        saved = self.checkpoints.save(self.model, self.optimizer, state)
         self._saved = self.step
-        return self.checkpoints.save(self.model, self.optimizer, state)
+        return saved
 
     def export(self, folder: Path | None = None) -> None:
         """Write a Hugging Face folder, `{out}/export` by default. Every rank must call it.
@@ -218,12 +221,17 @@ class Training:
         Raises:
             BadInput: the recipe says that nothing is exported.
         """
-        if self.recipe.export is Export.NONE:
-            raise BadInput("there is nothing to export with export: none; set it to model or adapter")
-        dtype = getattr(torch, self.recipe.precision)
-        folder = folder or Path(self.recipe.out) / "export"
-        source = self.recipe.model.tokenizer or self.recipe.model.path
-        export_model(self.model, folder, self.tokenizer, kind=self.recipe.export, source=source, dtype=dtype)
+        asked = self.recipe.model
+        source = asked.path or asked.tokenizer
+        from_elsewhere = source is None or source != (asked.tokenizer or source)
+        export_model(
+            self.model,
+            folder or Path(self.recipe.out) / "export",
+            kind=self.recipe.export,
+            source=source,
+            tokenizer=self.tokenizer if from_elsewhere else None,
+            dtype=getattr(torch, self.recipe.precision),
+        )
 
     def _open_rows(self) -> RowStream | TextRows:
         recipe, rank, ranks = self.recipe, self.parallel.dp_rank, self.parallel.dp
@@ -322,14 +330,12 @@ class Training:
         if path is None:
             return
         state = self.checkpoints.load(path, self.model, self.optimizer)
-        self._loader.load_state_dict(position_of(state.data, self.parallel))
+        self._loader.load_state_dict(position_of(state.data, self.rows, self.parallel))
         self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
         self._saved = self.step
         log.info("going on from %s: %d steps, %d tokens", path, self.step, self.tokens)
 
-    def _open_log(self) -> MetricsLog | None:
-        if self.parallel.rank != 0:
-            return None
+    def _open_log(self) -> MetricsLog:
         opened = MetricsLog(
             Path(self.recipe.out),
             self.recipe.model_dump(mode="json"),

@@ -60,7 +60,7 @@ def train_step(
     *,
     max_norm: float | None = 1.0,
 ) -> StepResult:
-    """Learn from rows. Every rank must call it, with equally many rows.
+    """Learn from rows. Every rank must call it, with equally many rows, at least one.
 
     Args:
         model: with sharded parameters, in training mode.
@@ -69,9 +69,14 @@ def train_step(
         max_norm: gradients are scaled down to this norm; None leaves them as they are.
 
     Raises:
+        ValueError: there is no row or no token to learn from; nothing was changed.
         NotFinite: nothing was changed; the gradients are gone.
     """
+    if tokens < 1:
+        raise ValueError(f"tokens is {tokens}: pass over a step in which no rank learns anything (supervised_tokens)")
     losses = add_gradients(model, rows, tokens)
+    if not losses:
+        raise ValueError("rows is empty: every rank takes equally many, one without labels where it has none left")
     parameters = trained_parameters(model).values()
     try:
         result = finite_step(losses, gradient_norm(parameters))
@@ -90,7 +95,7 @@ def add_gradients(model: LongVideoModel, rows: Iterable[RowShare], tokens: int) 
     losses = []
     for row in rows:
         log_probs, _ = model(row.to(model.parallel.device))
-        loss = -log_probs.sum() / max(tokens, 1)
+        loss = -log_probs.sum() / tokens
         loss.backward()
         losses.append(loss.detach())
     return losses

@@ -75,12 +75,11 @@ class TextRows(Iterator[Row]):
         self._begin((0, 0, 0), 0)
 
     def __next__(self) -> Row:
+        self._fetch()
         epoch, file, document = self._place
         ids: list[int] = []
         while len(ids) < self.length:
-            if not self._rest:
-                self._place, self._rest = next(self._documents)
-                self._used = 0
+            self._fetch()
             taken = self._rest[: self.length - len(ids)]
             ids += taken
             self._used += len(taken)
@@ -103,6 +102,12 @@ class TextRows(Iterator[Row]):
             raise BadInput(f"the saved position is in other files or of seed {state['seed']}, not {self.seed}")
         epoch, file, document = state["place"]
         self._begin((epoch, file, document), state["used"])
+
+    def _fetch(self) -> None:
+        """The next document, once all of the last one is used."""
+        if not self._rest:
+            self._place, self._rest = next(self._documents)
+            self._used = 0
 
     def _begin(self, place: Place, used: int) -> None:
         self._documents = self._documents_from(place)

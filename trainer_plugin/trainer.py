@@ -4,14 +4,16 @@ Rows come packed (`trainer_plugin.batches.RowStream`), so the Trainer's own batc
 part; its optimizer, schedule, callbacks, logging and checkpoints do. `gradient_accumulation_steps` counts rows of one
 data-parallel rank, and `max_steps` must be set, for packing leaves open how many rows there are.
 
-Going on from a checkpoint is exact, and decodes nothing of what was learned before it. A loss or gradient that is not
-finite ends the run on every rank, with the samples' names.
+A checkpoint is there whole or not at all, whenever the run is killed. Going on from it is exact, and decodes nothing
+of what was learned before it. A loss or gradient that is not finite ends the run on every rank, with the
+samples' names.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice, repeat
@@ -23,10 +25,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
 from schemas.errors import BadInput
-from trainer_plugin.checkpoint import load_tensors, model_values, save_tensors
+from trainer_plugin.checkpoint import check_optimizer, load_tensors, model_values, save_tensors
 from trainer_plugin.export import export_model
+from trainer_plugin.files import put_whole
 from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
 from trainer_plugin.rows import (
@@ -47,6 +51,17 @@ _POSITION = "rows.json"
 _MODEL = "model.json"
 _SCHEDULER = "scheduler.pt"
 _TENSORS = "sharded"
+_STATE = "trainer_state.json"
+
+_NOT_HERE = {
+    "gradient_checkpointing": "layers are computed again as RunOptions.recomputed_layers says, by default all",
+    "torch_compile": "RunOptions.compile does that, by default",
+    "fp16": "gradients would be clipped as scaled; the model computes in the type that it was built with",
+    "label_smoothing_factor": "the loss is that of the labels",
+    "neftune_noise_alpha": "embeddings are the model's own",
+    "load_best_model_at_end": "load the best checkpoint's folder instead, as a Hugging Face model",
+}
+"""Arguments that would be passed over silently, or break something, and what there is instead."""
 
 
 class LongVideoTrainer(Trainer):
@@ -71,14 +86,17 @@ class LongVideoTrainer(Trainer):
             options: of `transformers.Trainer`, such as callbacks.
 
         Raises:
-            BadInput: `args.max_steps` is not set, or `args` asks for what the model does in its own way.
+            BadInput: `args.max_steps` is not set, `args` asks for what is not done here, or several GPUs are seen.
         """
         if args.max_steps <= 0:
             raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
-        if args.gradient_checkpointing:
+        for name, instead in _NOT_HERE.items():
+            if asked := getattr(args, name):
+                raise BadInput(f"{name} is {asked}, but must be left out: {instead}")
+        if args.n_gpu > 1:
             raise BadInput(
-                "gradient_checkpointing is for plain models: leave it out, this one computes layers again as its "
-                "RunOptions.recomputed_layers says (all, by default)"
+                f"one process sees {args.n_gpu} GPUs, which transformers would copy the model to: start one for each "
+                f"with torchrun, or set CUDA_VISIBLE_DEVICES"
             )
         # It is sharded already; accelerate must not wrap it once more.
         model._is_accelerate_prepared = True  # type: ignore[assignment]
@@ -91,6 +109,7 @@ class LongVideoTrainer(Trainer):
         self._learned = 0
         self._loaded: list[Load] = []
         self._losses: list[Tensor] = []
+        self._beside: Path | None = None
         super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
         # The loss is divided by the step's tokens, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
@@ -119,6 +138,13 @@ class LongVideoTrainer(Trainer):
         self.control.should_training_stop = True
         return [], 0
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As `args` say. Raises BadInput when checkpoints are to be saved that could not hold its state."""
+        optimizer = super().create_optimizer(model)
+        if self.args.save_strategy != SaveStrategy.NO and not self.args.save_only_model:
+            check_optimizer(optimizer)
+        return optimizer
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -144,7 +170,7 @@ class LongVideoTrainer(Trainer):
         """Write a Hugging Face folder. All ranks must call it."""
         folder = output_dir or self.args.output_dir
         assert folder is not None
-        export_model(self._long, Path(folder), self.tokenizer, dtype=self._long.compute_dtype)
+        export_model(self._long, Path(folder), tokenizer=self.tokenizer, dtype=self._long.compute_dtype)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -155,6 +181,9 @@ class LongVideoTrainer(Trainer):
     def _long(self) -> LongVideoModel:
         assert isinstance(self.model, LongVideoModel)
         return self.model
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        """It is where it belongs, its parameters perhaps in the host's memory."""
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs
@@ -173,6 +202,43 @@ class LongVideoTrainer(Trainer):
                 f"step {step}: {error}; nothing was learned from it; {samples_of(error, self._loaded)}"
             ) from error
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Lets the Trainer write all of it in a folder beside, then renames that."""
+        first = dist.get_rank() == 0
+        out = Path(self._get_output_dir(trial))
+        final = out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        beside = out / ".writing"
+        written = beside / final.name
+        if first:
+            shutil.rmtree(beside, ignore_errors=True)
+        dist.barrier()
+        self._beside = beside
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._beside = None
+        if self.state.best_model_checkpoint == str(written):
+            self.state.best_model_checkpoint = str(final)
+            if first:
+                self.state.save_to_json(str(written / _STATE))
+        dist.barrier()
+        if first:
+            put_whole(written, final)
+            shutil.rmtree(beside)
+            best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
+            rotate_checkpoints(str(out), limit, best_model_checkpoint=best, use_mtime=True)
+        dist.barrier()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._beside is None else str(self._beside)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Not before it has its place: what is pushed is read later, and the folder beside is none of it."""
+        if self._beside is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_tensors(Path(output_dir) / _TENSORS, self._long, self._adam)
         saved = positions(self.position, self.rows, self._long.parallel)
@@ -183,7 +249,21 @@ class LongVideoTrainer(Trainer):
             torch.save(self._schedule.state_dict(), Path(output_dir) / _SCHEDULER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Nothing yet: weights come with their moments, once there is an optimizer."""
+        """Nothing yet: weights come with their moments, once there is an optimizer. But it must have all of it.
+
+        Raises:
+            BadInput: on every rank, when it has not.
+        """
+        parts = (_STATE, _POSITION, _MODEL, _SCHEDULER, _TENSORS)
+        missing = [name for name in parts if not (Path(resume_from_checkpoint) / name).exists()]
+        found: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
+        dist.all_gather_object(found, (str(resume_from_checkpoint), ", ".join(missing)))
+        if len(set(found)) > 1 or missing:
+            seen = "; ".join(f"{path} (without {lacking or 'nothing'})" for path, lacking in sorted(set(found)))
+            raise BadInput(
+                f"no run can go on from checkpoint {seen}: it was written with save_only_model, by another Trainer, or "
+                f"on a disk that not all hosts share; remove it, or name another one"
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -193,7 +273,7 @@ class LongVideoTrainer(Trainer):
         load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self._schedule.last_epoch, values)
         if not self.args.ignore_data_skip:
             saved = json.loads((Path(checkpoint) / _POSITION).read_text())
-            self.rows.load_state_dict(position_of(saved, self._long.parallel))
+            self.rows.load_state_dict(position_of(saved, self.rows, self._long.parallel))
             self._learned = self.state.global_step * self.args.gradient_accumulation_steps
 
     @property

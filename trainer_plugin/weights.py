@@ -31,7 +31,7 @@ from trainer_plugin.bytes_tokenizer import bytes_tokenizer
 from trainer_plugin.checkpoint import comparable, config_values
 from trainer_plugin.families import family_of
 from trainer_plugin.model import LongVideoModel, RunOptions, shard_parameters
-from trainer_plugin.parallel import Parallel
+from trainer_plugin.parallel import Parallel, on_first_rank
 from trainer_plugin.recipe import Lora, ModelSource, Trained
 
 
@@ -41,13 +41,14 @@ def read_config(source: ModelSource) -> PretrainedConfig:
     Raises:
         BadInput: there is none, or transformers or the trainer does not know its kind of model.
     """
+    folder = None if source.path is None else _folder(source.path)
     try:
-        if source.path is not None:
-            config = AutoConfig.from_pretrained(_folder(source.path))
+        if folder is not None:
+            config = AutoConfig.from_pretrained(folder)
         else:
             config = AutoConfig.for_model(**(source.config or {}))
         family_of(config)
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"model {source.path or source.config}: {error}") from error
     text = config.get_text_config()
     if source.rope_theta is not None:
@@ -58,9 +59,15 @@ def read_config(source: ModelSource) -> PretrainedConfig:
 
 
 def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer of the recipe, of the model's folder, or of bytes."""
+    """The tokenizer of the recipe, of the model's folder, or of bytes. Raises BadInput if the folder has none."""
     folder = source.tokenizer or source.path
-    return bytes_tokenizer() if folder is None else AutoTokenizer.from_pretrained(_folder(folder))
+    if folder is None:
+        return bytes_tokenizer()
+    folder = _folder(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"there is no tokenizer in {folder}; name its folder in model.tokenizer ({error})") from error
 
 
 def build_model(
@@ -84,7 +91,7 @@ def build_model(
     Raises:
         BadInput: on every rank, when the folder's weights are not those of the model.
     """
-    weights = _agreed(_weights(source, config, trained, seed) if parallel.rank == 0 else {})
+    weights = on_first_rank(lambda: _weights(source, config, trained, seed)) or {}
     skeleton = prepare(empty_model(config), trained)
     for parameter in skeleton.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
@@ -107,7 +114,7 @@ def build_tower(
 
     Arguments and errors are those of `build_model`, and so are the tower's weights. Every rank must call it.
     """
-    weights = _agreed(_weights(source, config, Trained(), seed) if parallel.rank == 0 else {})
+    weights = on_first_rank(lambda: _weights(source, config, Trained(), seed)) or {}
     inner = empty_model(config).requires_grad_(False)
     model = LongVideoModel(inner, parallel, options)
     model.compute_dtype = compute
@@ -165,8 +172,11 @@ def prepare(model: PreTrainedModel, trained: Trained) -> PreTrainedModel:
 
 
 def add_adapters(model: PreTrainedModel, lora: Lora) -> None:
-    """LoRA on every linear layer of the decoder, in place; everything else is frozen."""
-    from peft import LoraConfig
+    """LoRA on every linear layer of the decoder, in place; everything else is frozen. Raises BadInput without peft."""
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise BadInput(f"trained.lora needs the package peft ({error}): pip install peft") from error
 
     decoder = family_of(model.config).language_model(model)
     inside = {id(module) for module in decoder.modules() if isinstance(module, nn.Linear)}
@@ -175,8 +185,8 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> None:
     model.add_adapter(config)
 
 
-def _weights(source: ModelSource, config: PretrainedConfig, trained: Trained, seed: int) -> dict[str, Tensor] | str:
-    """All parameters and buffers by name, or what is wrong with them."""
+def _weights(source: ModelSource, config: PretrainedConfig, trained: Trained, seed: int) -> dict[str, Tensor]:
+    """All parameters and buffers by name; raises BadInput if they are not the model's."""
     torch.manual_seed(seed)
     if source.path is None:
         model = AutoModelForImageTextToText.from_config(config)
@@ -186,23 +196,16 @@ def _weights(source: ModelSource, config: PretrainedConfig, trained: Trained, se
                 _folder(source.path), config=config, dtype="auto", output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
-            return f"model {source.path}: {error}"
+            raise BadInput(f"model {source.path}: {error}") from error
         model, found = loaded
         for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
             if found.get(kind):
                 few = sorted(str(key) for key in found[kind])[:3]
-                return f"model {source.path}: {len(found[kind])} {kind.replace('_', ' ')} in its weights, e.g. {few}"
+                raise BadInput(
+                    f"model {source.path}: {len(found[kind])} {kind.replace('_', ' ')} in its weights, e.g. {few}"
+                )
     prepare(model, trained)
     return {**dict(model.named_buffers()), **dict(model.named_parameters())}
-
-
-def _agreed(weights: dict[str, Tensor] | str) -> dict[str, Tensor]:
-    """The weights; fails on all ranks with what the first rank says is wrong with them."""
-    problem = [weights if isinstance(weights, str) else ""]
-    dist.broadcast_object_list(problem, src=0)
-    if isinstance(weights, str) or problem[0]:
-        raise BadInput(problem[0])
-    return weights
 
 
 @torch.no_grad()

@@ -116,6 +116,17 @@ def test_what_waits_and_does_not_fit_a_smaller_budget_is_skipped_too():
     assert len(after.skipped) >= 2
 
 
+def test_what_fits_a_larger_budget_is_skipped_no_more():
+    before = RowStream(Lengths([90, 60, 20]), 70, seed=1, epochs=3, look_ahead=1)
+    while not before.skipped:
+        next(before)
+    assert list(before.skipped) == ["q0"]
+    after = RowStream(Lengths([90, 60, 20]), BUDGET, seed=1, epochs=3, look_ahead=1)
+    after.load_state_dict(before.state_dict())
+    assert "q0" in [key for row in after for key in keys(row)]
+    assert after.skipped == {}
+
+
 def test_there_must_be_something_to_train_on():
     with pytest.raises(BadInput, match="no samples to train on"):
         RowStream(Lengths([]), BUDGET, seed=1)

@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,27 @@ def test_a_save_that_dies_leaves_the_last_checkpoint(run, release, monkeypatch):
         assert len(list(training)) == 2
 
 
+def killed_while_it_saves(asked) -> None:
+    """The last rank is killed in the middle of the second checkpoint."""
+    with Training(asked) as training:
+        for metrics in training:
+            if metrics.step == 2 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+                os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, release, tmp_path, world):
+    asked, straight = (recipe(tmp_path / name, release, "steps=3", "checkpoints.every_steps=1") for name in "ab")
+    errors, _ = ranks[world].outcomes(killed_while_it_saves, asked)
+    assert ranks[world].died == {world - 1: -signal.SIGKILL}
+    assert set(errors) == set(range(world - 1))
+    folder = tmp_path / "a" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == [".step-00000002.writing", "latest", "step-00000001"]
+    (folder / ".step-00000002.writing").rename(folder / ".step-00000007.writing")  # of a step that comes no more
+    assert ranks[world].run(curve, asked)[0] == ranks[world].run(curve, straight)[0][1:]
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000002", "step-00000003"]
+
+
 def test_another_model_is_refused_by_naming_the_difference(run, release):
     before = {path: path.stat().st_mtime for path in run.rglob("*") if path.is_file() and "checkpoints" in str(path)}
     with pytest.raises(BadInput, match=r"another model: text_config.num_hidden_layers is 2, not 3"):
@@ -154,6 +176,13 @@ def test_ranks_that_see_different_checkpoints_are_told_so(ranks, release, tmp_pa
     saved = folders[0] / "checkpoints" / "step-00000001"
     told = f"ranks see different checkpoints (rank 0: {saved}, rank 1: None); put `out` on a disk that all hosts share"
     assert ranks[2].run(begun, folders, release) == [told, told]
+
+
+def test_a_latest_that_is_gone_is_named_with_those_that_are_there(run, release):
+    for latest in ("step-00000009", ""):
+        (run / "checkpoints" / "latest").write_text(latest)
+        with pytest.raises(BadInput, match=rf"latest names '{latest}', which is not there; .* \(step-00000001\)"):
+            Training(recipe(run, release, "steps=3"))
 
 
 def moments_after_resume(asked) -> dict[str, torch.Tensor]:

@@ -7,9 +7,14 @@ import torch
 import torch.distributed as dist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
 
 from tests.trainer_plugin.ranks import Ranks
-from trainer_plugin.comm import exchange, gather, heads_to_tokens, tokens_to_heads
+from tests.trainer_plugin.test_head import GPU
+from trainer_plugin.comm import GradientReduction, exchange, gather, heads_to_tokens, tokens_to_heads
 
 WORLD = 3
 HEADS, DIM = 2, 4
@@ -117,3 +122,83 @@ def test_one_rank_alone_needs_no_group():
     assert gather(x, (5,), None) is x
     assert torch.equal(tokens_to_heads(x, (5,), None), x[:, 0])
     assert torch.equal(heads_to_tokens(x[:, 0], (5,), None), x)
+
+
+class Noted(GradientReduction):
+    def __init__(self) -> None:
+        self.given: list[torch.Tensor] = []
+
+    def allocate(self, size, *, dtype, device):
+        self.given.append(super().allocate(size, dtype=dtype, device=device))
+        return self.given[-1]
+
+
+def linear(device: str, reduction) -> nn.Module:
+    """A sharded layer whose gradients are summed over all ranks."""
+    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    layer = fully_shard(nn.Linear(1024, 2 * WORLD, bias=False, device=device), mesh=mesh)
+    layer.set_custom_reduce_scatter(reduction)
+    layer.set_force_sum_reduction_for_comms(True)
+    if dist.get_world_size() > 1:
+        layer.set_gradient_divide_factor(1.0)
+    return layer
+
+
+def reduced():
+    """The gradient of a sum over all ranks, and whether this rank's part of it lies in a buffer of ours."""
+    reduction = Noted()
+    layer = linear("cpu", reduction)
+    layer(rows(5, 1024, rank=dist.get_rank()).float()).sum().backward()
+    gradient = layer.weight.grad
+    own = gradient.to_local().untyped_storage().data_ptr()
+    return gradient.full_tensor(), own in {buffer.untyped_storage().data_ptr() for buffer in reduction.given}
+
+
+def test_gradients_are_summed_into_the_buffers_that_it_gives(ranks):
+    expected = sum(rows(5, 1024, rank=rank).float().sum(0) for rank in range(WORLD))
+    for gradient, ours in ranks.run(reduced):
+        torch.testing.assert_close(gradient, expected.expand(2 * WORLD, -1), rtol=1e-5, atol=1e-5)
+        assert ours
+
+
+class TestOnGpu:
+    """A stream's pool is where what was allocated on it goes back to. Only that stream gets it again."""
+
+    pytestmark = GPU
+    device = torch.device("cuda", 0)
+
+    def pool(self, tensor: torch.Tensor) -> int:
+        """The stream whose pool a tensor's memory is of; 0 is the default one, on which all computation runs."""
+        [stream] = [
+            segment["stream"]
+            for segment in torch.cuda.memory_snapshot()
+            if segment["address"] <= tensor.data_ptr() < segment["address"] + segment["total_size"]
+        ]
+        return stream
+
+    def test_a_buffer_is_of_memory_that_the_computation_set_free(self):
+        numbers = 1 << 26
+        reducing = torch.cuda.Stream(self.device)
+        torch.empty(numbers, device=self.device)  # set free at once
+        reserved = torch.cuda.memory_reserved()
+
+        def allocated(reduction) -> torch.Tensor:
+            reducing.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(reducing):
+                return reduction.allocate((numbers,), dtype=torch.float32, device=self.device)
+
+        ours = allocated(GradientReduction())
+        assert (ours.numel(), ours.dtype, ours.device) == (numbers, torch.float32, self.device)
+        assert (self.pool(ours), torch.cuda.memory_reserved()) == (0, reserved)
+        stock = allocated(DefaultReduceScatter())
+        assert self.pool(stock) == reducing.cuda_stream
+
+    @pytest.mark.parametrize(("reduction", "ours"), [(GradientReduction, True), (DefaultReduceScatter, False)])
+    def test_gradients_stay_in_the_computations_memory(self, alone, reduction, ours):
+        layer = linear("cuda", reduction())
+        x = torch.randn(5, 1024, device=self.device)
+        layer(x).sum().backward()
+        torch.cuda.synchronize()
+        gradient = layer.weight.grad.to_local()
+        torch.testing.assert_close(gradient, x.sum(0).expand(2 * WORLD, -1))
+        assert (self.pool(gradient) == 0) is ours

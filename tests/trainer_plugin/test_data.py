@@ -57,12 +57,14 @@ def test_the_index_says_where_each_video_lies(release):
 def test_the_index_of_a_release_on_s3(release, s3_bucket):
     url, _ = release
     s3fs.S3FileSystem().put(url, f"{s3_bucket}/demo", recursive=True)
-    local, remote = index_videos(url, Split.SFT), index_videos(f"{s3_bucket}/demo", Split.SFT)
+    local, remote = index_videos(url, Split.SFT), index_videos(f"{s3_bucket}/demo/", Split.SFT)
     assert [video.record for video in remote] == [video.record for video in local]
     assert [(video.source.offset, video.source.size) for video in remote] == [
         (video.source.offset, video.source.size) for video in local
     ]
     assert all(video.source.url.startswith(s3_bucket) for video in remote)
+    assert read_samples(f"{s3_bucket}/demo/", Split.SFT) == read_samples(url, Split.SFT)
+    assert len(list(read_videos(f"{s3_bucket}/demo/", Split.SFT))) == len(local)
 
 
 def test_videos_of_a_release_without_media_are_found_beside_it(release, tmp_path):

@@ -99,6 +99,17 @@ def test_features_of_another_tower_or_of_other_frames_are_refused(alone, asked, 
             curve(asked("frames", reading(features, done.tower), other))
 
 
+def test_all_ranks_refuse_a_single_file_of_another_tower(ranks, asked, tmp_path):
+    own, other = tmp_path / "own", tmp_path / "other"
+    ranks[1].run(encode, asked("unused"), str(own))
+    ranks[1].run(encode, asked("unused", "seed=1"), str(other))
+    name = next(own.iterdir()).name
+    (other / name).replace(own / name)
+    errors, _ = ranks[2].outcomes(encode, asked("unused"), str(own))
+    assert set(errors) == {0, 1}
+    assert all(f"BadInput: {own}/{name}: other tower than asked" in error for error in errors.values())
+
+
 def test_the_command_says_what_to_write_into_the_recipe(url, films, tmp_path, caplog):
     settings = [*SETTINGS, f"videos.release={url}", f"videos.media={films}"]
     assert main([str(tmp_path / "features"), "demo", *settings]) == 2

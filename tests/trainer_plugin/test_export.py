@@ -5,6 +5,8 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Draft, make_samples, tiny_family
 from tests.trainer_plugin.runs import model_folder, recipe, text_log_probs
+from trainer_plugin.bytes_tokenizer import bytes_tokenizer
+from trainer_plugin.chat import CHATML
 from trainer_plugin.examples import Example
 from trainer_plugin.model import RowShare
 from trainer_plugin.plan import SequencePlan
@@ -62,6 +64,19 @@ def test_the_folder_of_a_run_from_a_folder_gives_the_same_and_has_its_files(rank
     assert AutoTokenizer.from_pretrained(tmp_path / "export").decode([257]) == "<|im_start|>"
 
 
+def test_a_tokenizer_of_its_own_comes_along_with_the_models_processors(alone, release, tmp_path):
+    source, other = model_folder(tmp_path / "source"), tmp_path / "tokenizer"
+    (source / "preprocessor_config.json").write_text("{}")
+    tokenizer = bytes_tokenizer()
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(other)
+    model = f"model={{path: {source}, tokenizer: {other}}}"
+    train_and_export(recipe(tmp_path, release, model, "steps=1", "export=model"))
+    assert (tmp_path / "export" / "preprocessor_config.json").exists()
+    assert AutoTokenizer.from_pretrained(source).chat_template is None
+    assert AutoTokenizer.from_pretrained(tmp_path / "export").chat_template == CHATML
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_adapters_are_merged_into_the_model(alone, release, tmp_path, precision):
     source = model_folder(tmp_path / "source")
@@ -99,7 +114,14 @@ def test_an_export_over_another_leaves_nothing_of_its_weights_and_everything_els
     assert torch.allclose(text_log_probs(exported(folder), text_example()), expected, atol=1e-5)
     assert (folder / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in folder.glob("*.safetensors")) == ["model.safetensors"]
-    assert not list(tmp_path.glob(".export*"))
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+def test_a_disk_of_its_own_is_exported_to(alone, release, tmp_path, small_disk):
+    with Training(recipe(tmp_path, release, "steps=1", "precision=bfloat16", "export=model")) as training:
+        list(training)
+        training.export(small_disk)
+    assert {"config.json", "model.safetensors"} <= {path.name for path in small_disk.iterdir()}
 
 
 def test_a_recipe_without_an_export_has_none(alone, release, tmp_path):

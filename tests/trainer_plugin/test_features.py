@@ -48,8 +48,8 @@ def test_nor_those_of_another_tower(tmp_path):
     with pytest.raises(BadInput, match="other tower than asked; encode the videos into another folder"):
         read_features(replace(CLIP, features=folder.find(CLIP)), 0, 1)
     with pytest.raises(BadInput, match="other tower than asked"):
-        folder.check(CLIP)
-    FeatureFolder(str(tmp_path), "before training").check(CLIP)
+        folder.check([CLIP])
+    FeatureFolder(str(tmp_path), "before training").check([CLIP])
 
 
 def test_a_video_may_be_there_in_several_sizes(tmp_path):

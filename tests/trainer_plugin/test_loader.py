@@ -7,6 +7,7 @@ import torch
 from schemas.tables import Split
 from tests.support.videos import number_on
 from tests.trainer_plugin.support import FPS, TinyFamily, byte_tokenizer, numbered_film, release_of
+from trainer_plugin import loader as loader_module
 from trainer_plugin.batches import RowStream, without_labels
 from trainer_plugin.dataset import FramePolicy, ReleaseDataset, Target
 from trainer_plugin.examples import Example, Grid, Row, VideoClip, VideoSource
@@ -140,6 +141,14 @@ def test_a_video_that_takes_its_decoder_down_is_left_out_and_the_others_are_not(
     assert [loaded.failed.tolist() for loaded in found] == [[False, True], [False], [False]]
     assert found[0].failures["deadly"].reason == "crashed"
     assert [number_on(frame.numpy()) for frame in found[2].pixels[0]] == [0, 15]
+
+
+def test_a_video_that_is_waited_for_is_named(film, monkeypatch, caplog):
+    monkeypatch.setattr(loader_module, "_SLOW_SECONDS", 0.01)
+    with RowLoader(FixedRows(row_with(film)), whole, workers=1) as loader:
+        [loaded] = loader
+    assert "video film: still waiting for 2 frames after another 0.01 s" in caplog.text
+    assert not loaded.failed.any()
 
 
 def test_storage_that_fails_stops_the_training_instead_of_costing_examples(film, tmp_path):

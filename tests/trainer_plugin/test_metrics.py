@@ -1,10 +1,13 @@
 import json
 import sys
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Clip, Draft, freeze_tower, make_samples, tiny_config, tiny_model
 from trainer_plugin.examples import FeatureRef
 from trainer_plugin.families import family_of
@@ -13,6 +16,7 @@ from trainer_plugin.metrics import (
     StepMetrics,
     TowerCosts,
     by_reason,
+    check_loggers,
     peak_flops,
     peak_memory,
     training_flops,
@@ -75,12 +79,67 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     assert found.Scalars("skipped/damaged")[0].value == 2
 
 
-def test_it_works_without_tensorboard_and_says_that_wandb_is_missing(tmp_path, monkeypatch):
+def test_it_works_without_tensorboard_and_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check_loggers(None)
     MetricsLog(tmp_path, {}).write(metrics(1))
     assert not (tmp_path / "tensorboard").exists()
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ModuleNotFoundError, match="wandb"):
+    assert "tensorboard is not installed; metrics go to" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("wandb", r"wandb cannot be imported \(.*\): pip install wandb, or leave wandb_project out"),
+        (
+            "torch.utils.tensorboard",
+            r"tensorboard cannot be imported \(.*\): mend the package tensorboard, or uninstall it",
+        ),
+    ],
+)
+def test_what_cannot_be_imported_is_named_with_the_way_out(tmp_path, monkeypatch, module, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BadInput, match=message):
+        check_loggers("mine")
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"metrics cannot be written to .*file/run: .*Not a directory"):
+        MetricsLog(tmp_path / "file" / "run", {})
+
+
+class Wandb(ModuleType):
+    """What is used of W&B's package, which is not installed for tests."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self, fails: str = "") -> None:
+        super().__init__("wandb")
+        self.fails = fails
+        self.begun: list[dict[str, Any]] = []
+
+    def init(self, **asked):
+        if self.fails:
+            raise self.Error(self.fails)
+        self.begun.append(asked)
+        return self
+
+
+def test_a_folder_is_one_run_of_wandb_whatever_others_are_called(tmp_path, monkeypatch):
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for folder in ("a/cot", "b/cot", "a/cot"):
+        MetricsLog(tmp_path / folder, {"seed": 0}, wandb_project="mine")
+    assert [asked["name"] for asked in wandb.begun] == ["cot", "cot", "cot"]
+    one, other, again = (asked["id"] for asked in wandb.begun)
+    assert one == again != other
+
+
+def test_who_is_not_logged_in_is_told_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", Wandb(fails="no API key"))
+    with pytest.raises(BadInput, match="wandb_project mine: no API key; `wandb login`, or leave wandb_project out"):
         MetricsLog(tmp_path, {}, wandb_project="mine")
 
 

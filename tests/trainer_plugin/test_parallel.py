@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from transformers import Qwen2Config
 
+from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Case, Clip, Draft, sharded
 from tests.trainer_plugin.ranks import Ranks
 from trainer_plugin.comm import gather
@@ -62,6 +63,14 @@ def test_one_process_is_a_group_of_one(alone):
     assert (parallel.world_size, parallel.dp, parallel.sp) == (1, 1, 1)
     assert (parallel.sp_group, parallel.ulysses_group, parallel.ring_group) == (None, None, None)
     assert start() == CPU  # a second time changes nothing
+
+
+def test_ranks_that_would_share_the_first_gpu_are_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    with pytest.raises(BadInput, match=r"not LOCAL_RANK, .* the first of its 8 GPUs; start them with torchrun"):
+        start()
 
 
 @pytest.mark.parametrize(

@@ -48,21 +48,58 @@ def test_settings_win_over_the_file_and_a_file_over_nothing(tmp_path):
     ("settings", "message"),
     [
         (["videos.framez=1"], "videos.framez: no such field; did you mean 'frames'"),
-        (["model.config={}"], "give either path or config"),
-        (["steps=3"], "give either epochs or steps, got epochs=1 and steps=3"),
-        (["texts={files: t}"], "give either videos or texts"),
-        (["step_tokens=131073"], "step_tokens 131073 is not a multiple of row_tokens 131072"),
-        (["trained.lora={}"], "with lora only adapters are learned"),
-        (["trained={language_model: false, projector: false}"], "nothing is learned"),
-        (["export=adapter"], "export: adapter needs trained.lora"),
-        (["videos.features={url: f, tower: t}"], "are of a frozen tower; set trained.vision_tower and projector"),
         (["optimizer.learning_rate=-1"], r"optimizer.learning_rate: .*greater than 0, got -1"),
+        (["optimizer.betas=[0.9, 1.0]"], r"optimizer.betas.1: .*less than 1, got 1.0"),
         (["precision=float16"], "precision"),
     ],
 )
-def test_what_is_unknown_or_contradicts_is_named(settings, message):
+def test_what_is_unknown_or_does_not_fit_is_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe("cot_sft", GIVEN["videos"] + settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.config={}"], "model: give either path or config and leave the other null, got both (path=m)"),
+        (["model.path=null"], "model: give either path or config and leave the other null, got neither"),
+        (["steps=3"], "configuration: give either epochs or steps and leave the other null, got epochs=1 and steps=3"),
+        (["texts={files: t}"], "configuration: give either videos or texts as data and leave the other null, got both"),
+        (["videos=null"], "configuration: give either videos or texts as data and leave the other null, got neither"),
+        (
+            ["videos=null", "texts={files: t}"],
+            "configuration: texts have no end that is known beforehand; give steps instead of epochs, got epochs=1",
+        ),
+        (
+            ["step_tokens=131073"],
+            "configuration: step_tokens 131073 is not a multiple of row_tokens 131072; set it to 262144",
+        ),
+        (
+            ["trained.lora={}"],
+            "trained: with lora only adapters are learned; set language_model and projector to false, not true",
+        ),
+        (
+            ["trained={language_model: false, projector: false}"],
+            "trained: nothing is learned; set one of language_model, lora, projector, vision_tower",
+        ),
+        (
+            ["export=adapter"],
+            "configuration: export is adapter, but trained.lora is not set; set it, or export to model",
+        ),
+        (
+            ["videos.features={url: f, tower: t}"],
+            "configuration: videos.features are of a frozen tower; set trained.projector to false, not true",
+        ),
+        (
+            ["videos.frames.frames=8"],
+            "videos.frames: give either fps or frames and leave the other null, got fps=2.0 and frames=8",
+        ),
+    ],
+)
+def test_what_contradicts_is_named_alone(settings, message):
+    with pytest.raises(ConfigError) as raised:
+        load_recipe("cot_sft", GIVEN["videos"] + settings)
+    assert str(raised.value) == f"the configuration does not fit:\n  - {message}"
 
 
 def test_an_unknown_recipe_names_the_known_ones():

@@ -4,12 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Clip, Draft, groups, make_samples, tiny_config
 from trainer_plugin.examples import Row
 from trainer_plugin.families import family_of
 from trainer_plugin.frames import BadVideo
-from trainer_plugin.parallel import parallelize
 from trainer_plugin.plan import Costs, Layout
 from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, without_failed
 
@@ -69,7 +67,7 @@ class OwnRows:
 def taken_up(sp: int) -> tuple[tuple[dict, ...], dict]:
     parallel = groups(Layout(sp))
     saved = positions({"of": dist.get_rank()}, OwnRows(), parallel)
-    return saved, position_of(saved, parallel)
+    return saved, position_of(saved, OwnRows(), parallel)
 
 
 def test_each_data_parallel_rank_goes_on_where_it_was(ranks):
@@ -77,6 +75,12 @@ def test_each_data_parallel_rank_goes_on_where_it_was(ranks):
     assert ranks[2].run(taken_up, 2) == [(({"of": 0},), {"of": 0})] * 2
 
 
-def test_with_other_ranks_what_each_had_of_its_own_is_refused(alone):
-    with pytest.raises(BadInput, match="written by 2 data-parallel ranks that read texts; go on with as many, not 1"):
-        position_of([{}, {}], parallelize(1, tiny_config("qwen3_vl").get_text_config(), alone))
+def refused(before: int) -> None:
+    position_of([{}] * before, OwnRows(), groups(Layout(1)))
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2)])
+def test_with_other_ranks_what_each_had_of_its_own_is_refused(ranks, before, now):
+    errors, _ = ranks[now].outcomes(refused, before)
+    message = f"written by {before} data-parallel ranks that read texts; go on with as many, not {now}"
+    assert len(errors) == now and all(message in error for error in errors.values())

@@ -12,7 +12,7 @@ import torch
 
 from schemas.config import Media
 from schemas.errors import BadInput
-from tests.trainer_plugin.runs import SETTINGS, curve, recipe, whole_parameters
+from tests.trainer_plugin.runs import SETTINGS, curve, model_folder, recipe, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
 from trainer_plugin.sft import Training, learning_rate, main
@@ -153,6 +153,50 @@ def test_what_a_person_must_mend_is_said_before_anything_is_loaded(alone, releas
         Training(recipe(tmp_path, release, "model={path: Qwen/Qwen2.5-VL-7B-Instruct}"))
     assert main(["demo", f"out={tmp_path}", "videos.release=x", "optimiser.learning_rate=1"]) == 2
     assert "optimiser: no such field; did you mean 'optimizer'?" in caplog.text
+
+
+def refused_without(module: str, asked) -> str:
+    """What this rank says when the first one has a package less."""
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.distributed.get_rank() == 0:
+            patch.setitem(sys.modules, module, None)
+        with pytest.raises(BadInput) as raised:
+            Training(asked)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("module", ["wandb", "torch.utils.tensorboard"])
+def test_ranks_refuse_together_what_the_first_cannot_log_to_before_there_is_a_model(ranks, tmp_path, module):
+    asked = recipe(tmp_path, "nowhere", "wandb_project=mine", "model={path: nowhere}")
+    one, other = ranks[2].run(refused_without, module, asked)
+    assert one == other
+    assert one.startswith(f"{module} cannot be imported")
+
+
+def refused_on_one(folders, url: str, out: Path) -> str:
+    """What this rank says when only the first one's host has the model."""
+    with pytest.raises(BadInput) as raised:
+        Training(recipe(out, url, f"model={{path: {folders[torch.distributed.get_rank()]}}}"))
+    return str(raised.value)
+
+
+def test_ranks_refuse_together_a_model_that_is_not_on_all_hosts(ranks, release, tmp_path):
+    folders = [model_folder(tmp_path / "model"), tmp_path / "elsewhere"]
+    one, other = ranks[2].run(refused_on_one, folders, release, tmp_path / "run")
+    assert one == other == f"{tmp_path}/elsewhere: no such folder; models are read from disk, not from a hub"
+
+
+def cannot_write(asked) -> str:
+    with pytest.raises(BadInput) as raised:
+        Training(asked)
+    return str(raised.value)
+
+
+def test_ranks_refuse_together_a_folder_that_cannot_be_written_to(ranks, release, tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    one, other = ranks[2].run(cannot_write, recipe(tmp_path, release))
+    assert one == other
+    assert one.startswith(f"metrics cannot be written to {tmp_path}: ")
 
 
 def test_the_learning_rate_rises_and_falls():

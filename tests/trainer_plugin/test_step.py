@@ -110,6 +110,26 @@ def test_what_is_not_finite_changes_nothing_and_names_the_row(ranks):
     assert ranks[2].run(not_finite)[0] == ((1,), True, True)
 
 
+def nothing_to_learn() -> tuple[str, str, bool]:
+    model = sharded(Layout())
+    optimizer = adamw(model, 1e-3, weight_decay=0.1)
+    before = [p.detach().full_tensor().clone() for p in model.parameters()]
+    messages = []
+    for rows, tokens in (([], 5), (rows_of(model, 1), 0)):
+        with pytest.raises(ValueError) as raised:
+            train_step(model, optimizer, iter(rows), tokens)
+        messages.append(str(raised.value))
+    same = all(torch.equal(p.detach().full_tensor(), b) for p, b in zip(model.parameters(), before, strict=True))
+    return messages[0], messages[1], same
+
+
+def test_a_step_of_nothing_names_what_is_missing_and_changes_nothing(ranks):
+    no_rows, no_tokens, same = ranks[1].run(nothing_to_learn)[0]
+    assert no_rows == "rows is empty: every rank takes equally many, one without labels where it has none left"
+    assert no_tokens == "tokens is 0: pass over a step in which no rank learns anything (supervised_tokens)"
+    assert same
+
+
 def test_only_what_is_learned_is_optimised_and_only_matrices_decay():
     model = tiny_model("qwen3_vl").requires_grad_(False)
     model.lm_head.requires_grad_(True)

@@ -91,6 +91,12 @@ def test_epochs_follow_each_other_in_different_orders(folder):
     assert keys[0].endswith(":0")
 
 
+def test_a_row_is_named_after_its_first_document(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("abc", "def", "ghijk")))
+    keys = [row.examples[0].key for row in islice(rows(tmp_path, 4), 4)]
+    assert [key.rpartition("a.jsonl:")[2] for key in keys] == ["0", "1", "2", "2"]
+
+
 @given(st.integers(0, 50), st.integers(3, 200))
 def test_a_stream_goes_on_exactly_where_another_was(folder, before, length):
     stream = rows(folder, length)

@@ -1,5 +1,8 @@
+import json
 import os
+import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,7 @@ from trainer_plugin.trainer import LongVideoTrainer
 from trainer_plugin.weights import build_model, read_config, read_tokenizer
 
 
-def trainer_of(asked: Recipe, folder, steps: int, **options) -> LongVideoTrainer:
+def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, **options) -> LongVideoTrainer:
     """The recipe's run as a Trainer's: the same model, rows, optimizer and rate."""
     config, tokenizer = read_config(asked.model), read_tokenizer(asked.model)
     parallel = parallelize(asked.parallel.sp, config.get_text_config(), start())
@@ -42,7 +45,7 @@ def trainer_of(asked: Recipe, folder, steps: int, **options) -> LongVideoTrainer
         use_cpu=True,
         **{"save_strategy": "no", **options},
     )
-    return LongVideoTrainer(model, arguments, rows, tokenizer, workers=0)
+    return kind(model, arguments, rows, tokenizer, workers=0)
 
 
 def as_torchrun_would() -> None:
@@ -118,6 +121,81 @@ def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, rele
     assert all(torch.equal(value, expected[name].full_tensor()) for name, value in loaded.named_parameters())
 
 
+def killed_while_it_saves(asked: Recipe, folder, where: str) -> None:
+    """The last rank is killed in the middle of the second checkpoint."""
+    if torch.distributed.get_world_size() > 1:
+        as_torchrun_would()
+    trainer = trainer_of(asked, folder, 4, save_strategy="steps", save_steps=1)
+    real = getattr(trainer, where)
+
+    def deadly(*arguments):
+        if trainer.state.global_step == 2 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    setattr(trainer, where, deadly)
+    trainer.train()
+
+
+def learned(asked: Recipe, folder, steps: int, checkpoint: bool | None) -> list[list[str]]:
+    if torch.distributed.get_world_size() > 1:
+        as_torchrun_would()
+    return noted(trainer_of(asked, folder, steps, save_strategy="steps", save_steps=1, save_total_limit=2), checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("world", "where"), [(1, "_save_optimizer_and_scheduler"), (1, "_save_rng_state"), (2, "_save_rng_state")]
+)
+def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, release, tmp_path, world, where):
+    asked, folder = recipe(tmp_path, release), tmp_path / "run"
+    errors, _ = ranks[world].outcomes(killed_while_it_saves, asked, folder, where)
+    assert ranks[world].died == {world - 1: -signal.SIGKILL}
+    assert set(errors) == set(range(world - 1))
+    assert [path.name for path in folder.glob("*checkpoint-*")] == ["checkpoint-1"]
+    straight = ranks[world].run(learned, asked, tmp_path / "straight", 3, None)[0]
+    assert ranks[world].run(learned, asked, folder, 3, True)[0] == straight[1:]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "checkpoint-3"]
+    assert {path.name for path in (folder / "checkpoint-3").iterdir()} >= {"model.safetensors", "trainer_state.json"}
+
+
+def test_a_checkpoint_that_lacks_something_is_refused_by_name(alone, release, tmp_path):
+    asked, saving = recipe(tmp_path, release), {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+    trainer_of(asked, tmp_path / "out", 1, **saving).train()
+    lacking = (
+        r"checkpoint-1 \(without rows.json, model.json, scheduler.pt, sharded\): .* remove it, or name another one"
+    )
+    with pytest.raises(BadInput, match=lacking):
+        trainer_of(asked, tmp_path / "out", 2, **saving).train(resume_from_checkpoint=True)
+
+
+def test_the_best_checkpoint_is_named_where_it_is_and_kept(alone, release, tmp_path):
+    class Rated(LongVideoTrainer):
+        """With an evaluation of one's own."""
+
+        def evaluate(self, *arguments, **options):
+            return {"eval_score": -self.state.global_step}
+
+    trainer = trainer_of(
+        recipe(tmp_path, release),
+        tmp_path / "out",
+        3,
+        save_strategy="steps",
+        save_steps=1,
+        save_total_limit=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        metric_for_best_model="score",
+        kind=partial(Rated, eval_dataset=[None]),
+    )
+    trainer.train()
+    best = tmp_path / "out" / "checkpoint-1"
+    assert trainer.state.best_model_checkpoint == str(best)
+    saved = json.loads((tmp_path / "out" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert saved["best_model_checkpoint"] == str(best)
+    assert json.loads((best / "trainer_state.json").read_text())["best_model_checkpoint"] == str(best)
+    assert not (tmp_path / "out" / "checkpoint-2").exists()
+
+
 def test_a_model_saved_into_the_output_folder_leaves_the_checkpoints_which_are_of_that_model_alone(
     alone, release, tmp_path
 ):
@@ -184,6 +262,39 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
         trainer_of(recipe(tmp_path, release), tmp_path, -1)
 
 
-def test_recomputation_is_the_models_own(alone, release, tmp_path):
-    with pytest.raises(BadInput, match=r"leave it out, .* RunOptions\.recomputed_layers"):
-        trainer_of(recipe(tmp_path, release), tmp_path, 1, gradient_checkpointing=True)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gradient_checkpointing": True}, r"gradient_checkpointing is True, .* RunOptions\.recomputed_layers"),
+        ({"torch_compile": True}, r"torch_compile is True, but must be left out: RunOptions\.compile"),
+        ({"fp16": True}, "fp16 is True, but must be left out: gradients would be clipped as scaled"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1, but must be left out"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha is 5.0, but must be left out"),
+        ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end is True, but must be left"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(alone, release, tmp_path, options, message):
+    with pytest.raises(BadInput, match=message):
+        trainer_of(recipe(tmp_path, release), tmp_path, 1, **options)
+
+
+def test_one_process_with_several_gpus_is_told_how_to_start_more(alone, release, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 8)
+    with pytest.raises(BadInput, match=r"one process sees 8 GPUs, .* start one for each with torchrun"):
+        trainer_of(recipe(tmp_path, release), tmp_path, 1)
+
+
+def test_an_optimizer_that_a_checkpoint_would_not_hold_is_refused_before_the_first_step(alone, release, tmp_path):
+    asked = recipe(tmp_path, release)
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    with pytest.raises(BadInput, match="not the state of SGD; use AdamW"):
+        trainer_of(asked, tmp_path, 1, optim="sgd", **saving).train()
+    trainer = trainer_of(asked, tmp_path, 1, optim="sgd")
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_parameters_stay_where_they_are(alone, release, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "device", torch.device("meta"))
+    trainer = trainer_of(recipe(tmp_path, release), tmp_path, 1)
+    assert {parameter.device.type for parameter in trainer.model.parameters()} == {"cpu"}

@@ -146,5 +146,14 @@ def test_weights_that_are_not_the_models_are_refused(alone, tmp_path):
 def test_an_unsupported_model_says_what_a_family_must_provide():
     with pytest.raises(BadInput, match=r"model_type 'llava' is not supported .* provide .*encode.*projectors"):
         read_config(ModelSource(config={"model_type": "llava"}))
-    with pytest.raises(BadInput, match="no such folder"):
+
+
+def test_a_folder_that_lacks_something_is_named(tmp_path):
+    with pytest.raises(BadInput, match=r"^Qwen/Qwen3-VL-8B: no such folder"):
         read_tokenizer(ModelSource(path="Qwen/Qwen3-VL-8B"))
+    with pytest.raises(BadInput, match=r"^Qwen/Qwen3-VL-8B: no such folder"):
+        read_config(ModelSource(path="Qwen/Qwen3-VL-8B"))
+    with pytest.raises(BadInput, match=rf"there is no tokenizer in {tmp_path}; name its folder in model\.tokenizer"):
+        read_tokenizer(ModelSource(path=str(tmp_path)))
+    with pytest.raises(BadInput, match=rf"model {tmp_path}: "):
+        read_config(ModelSource(path=str(tmp_path)))

@@ -143,10 +143,6 @@ class Family(ABC):
     def vision_layers(self, model: Model) -> Iterable[nn.Module]:
         """The tower's transformer blocks: what is checkpointed and sharded one by one."""
 
-    def text_config(self, config: PretrainedConfig) -> PretrainedConfig:
-        """The decoder's configuration."""
-        return config.get_text_config()
-
     def blank_frames(self) -> tuple[Grid, Tensor]:
         """The smallest frames that the tower takes, for a rank that has none to encode but must keep step."""
         height, width = self.frame_size(1, 1, self.temporal_patch)
