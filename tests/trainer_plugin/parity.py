@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -30,7 +31,8 @@ FAMILIES = ("qwen2_5_vl", "qwen3_vl", "smolvlm")
 HEADS = (4, 2)
 """Query and key heads."""
 OPTIONS = RunOptions(vision_patches=24)
-
+LEAST = 1e-30
+"""Of what a difference is taken as a share, so that 0 differs from 0 by nothing."""
 
 MODELS: dict[str, type[PreTrainedModel]] = {
     "qwen2_5_vl": hf.Qwen2_5_VLForConditionalGeneration,
@@ -195,7 +197,8 @@ class Result:
         """Of everything by name: the largest difference relative to the other's largest entry.
 
         A gradient that cancels to nothing, like that of a query with one key, is the rounding noise of its summands:
-        no tensor's largest entry counts as less than the share `floor` of the step's largest gradient.
+        no tensor's largest entry counts as less than the share `floor` of the step's largest gradient. Not a number
+        counts as infinitely different: it would be passed over by a maximum.
         """
         zero = torch.zeros(1)
         names = self.gradients.keys() | other.gradients.keys()
@@ -203,10 +206,11 @@ class Result:
         pairs |= {"(loss)": (torch.tensor([self.loss]), torch.tensor([other.loss]))}
         pairs |= {"(log-probabilities)": (self.scores, other.scores)}
         largest = max(float(gradient.abs().max()) for gradient in other.gradients.values())
-        return {
-            name: float((found - expected).abs().max() / max(float(expected.abs().max()), floor * largest))
+        shares = {
+            name: float((found - expected).abs().max()) / max(float(expected.abs().max()), floor * largest, LEAST)
             for name, (found, expected) in pairs.items()
         }
+        return {name: math.inf if math.isnan(share) else share for name, share in shares.items()}
 
 
 def freeze_tower(model: PreTrainedModel) -> None:
