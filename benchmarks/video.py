@@ -77,10 +77,11 @@ def _report(look: Look, seconds: dict[str, float]) -> None:
     print(f"\n{look.name:44}{'CPU s':>9}{'x decode':>10}")
     for name, cost in seconds.items():
         print(f"{name:44}{cost:9.2f}{cost / seconds[BARE]:10.2f}", flush=True)
-    peer = (seconds[PEER_PASSES] - seconds[PEER_START]) / seconds[ONE_PASS]
+    theirs, running = seconds[PEER_PASSES], seconds[PEER_PASSES] - seconds[PEER_START]
     print(f"{'one pass / decode (at most 1.3)':44}{seconds[ONE_PASS] / seconds[BARE]:19.2f}")
     print(f"{'key frames / decode (at most 0.2)':44}{seconds[KEY_FRAMES] / seconds[BARE]:19.2f}")
-    print(f"{'their passes without start / one pass (2.5)':44}{peer:19.2f}", flush=True)
+    print(f"{'their passes / one pass (at least 2.5)':44}{theirs / seconds[ONE_PASS]:19.2f}")
+    print(f"{'  without their start':44}{running / seconds[ONE_PASS]:19.2f}", flush=True)
 
 
 def _report_peer(reader: str, path: Path, python: str) -> None:
