@@ -1,7 +1,9 @@
 # Everything runs in .venv; nothing is installed elsewhere.
 PYTHON ?= python3
 VENV := .venv
-PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet
+PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet --no-compile
+# On all cores, where pip compiles on one; what is hardly ever imported compiles itself when it is.
+COMPILE := $(VENV)/bin/python -m compileall -qq -j 0 -x 'site-packages/(.*/tests/|transformers/models/)' $(VENV)/lib || true
 LVR := $(VENV)/bin/lvr
 OUT ?= .demo
 
@@ -20,8 +22,9 @@ demo: $(VENV)/.run ## Build a dataset from sample films, under a real Airflow
 ui: $(VENV)/.run ## Keep Airflow up on 127.0.0.1; prints address, user and password
 	$(LVR) ui
 
+# Three at a time on two cores: many tests wait, for an Airflow to start or for a process to end.
 test: $(VENV)/.dev ## Run the tests
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev ## Lint, formatting and types
 	$(VENV)/bin/ruff check .
@@ -42,15 +45,17 @@ libgomp:
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --upgrade-deps $(VENV) # Python 3.11's own pip takes twice as long
 
 $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python libgomp
 	$(PIP) --no-deps -r requirements/run.txt
 	$(PIP) --no-deps -e .
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt requirements/torch.txt pyproject.toml | $(VENV)/bin/python libgomp
 	$(PIP) --no-deps -r requirements/dev.txt
 	$(PIP) -r requirements/torch.txt
 	$(PIP) --no-deps -e .
+	$(COMPILE)
 	@touch $@ $(VENV)/.run

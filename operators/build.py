@@ -18,7 +18,6 @@ from operators.models.session import resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.preflight import preflight
 from operators.release.publish import Published, publish
-from operators.report import write_report
 from operators.runner import Progress, run_stage
 from operators.runs import RunFolder
 from operators.sources.listing import read_sources
@@ -129,6 +128,8 @@ def run_build(
         pool.shutdown(wait=False, cancel_futures=True)
     for name in BUILD_STAGES:
         run_stage(folder, name, report=report)
+    from operators.report import write_report  # pandas: nobody who only plans a build waits for it
+
     write_report(folder)
     published = publish(folder)
     return BuildResult(folder, published, tuple(folder.metrics()))

@@ -79,6 +79,8 @@ class UnitInput:
     """sha256 of the tables' objects, by stage."""
     sources: tuple[Source, ...] = ()
     """For stages that read `source`."""
+    empty: bool = False
+    """The first input has no rows: nothing can come of it, and nothing is decoded."""
 
     def identity(self, stage: str) -> InputIdentity:
         """What the unit's key says of one input."""
@@ -149,7 +151,7 @@ def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitIn
     if commit := store.find_commit(stage.name, digest(key)):
         return UnitOutcome(commit, reused=True)
     with scratch_folder(stage.name) as scratch:
-        if not stage.isolated:
+        if unit_input.empty or not stage.isolated:
             return compute_unit(store.url, config, key, unit_input, scratch, cores)
         try:
             return run_isolated(
@@ -300,8 +302,10 @@ def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:
 def _lane_inputs(folder: RunFolder, stage: Stage, lane: Lane) -> Iterator[UnitInput]:
     records = {name: folder.record(name, lane.index) for name in stage.reads if name != "source"}
     for source in lane.sources:
-        tables = {name: (record.commits[source.source_id].rows_sha256,) for name, record in records.items()}
-        yield UnitInput(source.source_id, tables, (source,))
+        commits = {name: record.commits[source.source_id] for name, record in records.items()}
+        tables = {name: (commit.rows_sha256,) for name, commit in commits.items()}
+        first = commits.get(stage.reads[0])
+        yield UnitInput(source.source_id, tables, (source,), empty=first is not None and not first.rows)
 
 
 def _read_input(store: Store, name: str, unit_input: UnitInput) -> list[Row]:

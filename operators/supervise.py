@@ -30,6 +30,8 @@ from operators.isolate import die_with_parent
 
 GRACE_SECONDS = 20.0
 """Between SIGTERM and SIGKILL."""
+ORPHANS_SECONDS = 2.0
+"""The same, at most, for what a command has left behind that ended by itself."""
 _TAIL_LINES = 40
 _PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
@@ -194,7 +196,7 @@ def watch(command: Sequence[str], grace_seconds: float) -> int:
             os.read(wake_read, 4096)
         elif not os.read(sys.stdin.fileno(), 4096):
             break  # whoever started this is gone, or wants the command gone
-    end_session(child, grace_seconds)
+    end_session(child, grace_seconds if child.poll() is None else min(grace_seconds, ORPHANS_SECONDS))
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 

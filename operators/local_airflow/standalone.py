@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.metadata
 import json
 import os
 import secrets
@@ -73,7 +74,7 @@ class Standalone:
         try:
             self.password = _password(self.home)
             environment = self.environment()
-            _migrate(environment, self._log("migrate"))
+            _migrate(self.home, environment, self._log("migrate"))
             for name in COMPONENTS:
                 self._processes[name] = self._start(name, environment)
             self._wait_until_healthy()
@@ -123,7 +124,7 @@ class Standalone:
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": _password_file(self.home),
-            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db?timeout=60",
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_database(self.home)}?timeout=60",
             "WORKERS__MIN_HEARTBEAT_INTERVAL": 1,
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.5,
             "DAG_PROCESSOR__REFRESH_INTERVAL": 10,
@@ -243,6 +244,10 @@ def _lock(home: Path) -> IO[str]:
     return lock
 
 
+def _database(home: Path) -> Path:
+    return home / "airflow.db"
+
+
 def _password_file(home: Path) -> Path:
     return home / "passwords.json"
 
@@ -257,7 +262,11 @@ def _password(home: Path) -> str:
     return passwords[USER]
 
 
-def _migrate(environment: Mapping[str, str], log: Path) -> None:
+def _migrate(home: Path, environment: Mapping[str, str], log: Path) -> None:
+    """Make the database, or bring it up to this version of Airflow. Which one did so last is noted beside it."""
+    version, note = importlib.metadata.version("apache-airflow-core"), home / "migrated"
+    if _database(home).exists() and note.exists() and note.read_text() == version:
+        return
     with log.open("w") as output:
         done = subprocess.run(
             _airflow("db", "migrate"), env=dict(environment), stdout=output, stderr=subprocess.STDOUT, check=False
@@ -266,6 +275,7 @@ def _migrate(environment: Mapping[str, str], log: Path) -> None:
         raise StandaloneError(
             f"airflow db migrate ended with status {done.returncode}; the end of {log}:\n{_tail(log)}"
         )
+    note.write_text(version)
 
 
 def _tail(log: Path) -> str:

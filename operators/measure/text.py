@@ -12,17 +12,18 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rapidocr import RapidOCR
-from rapidocr.ch_ppocr_det import TextDetOutput
-from rapidocr.ch_ppocr_rec import TextRecOutput
 
 from schemas.base import Box, Span
 from schemas.tables import ScreenText
+
+if TYPE_CHECKING:
+    from rapidocr.ch_ppocr_det import TextDetOutput
+    from rapidocr.ch_ppocr_rec import TextRecOutput
 
 MIN_SCORE = 0.8
 """Readings below are noise; on frames without text PP-OCR typically finds a letter or two at 0.5 to 0.7."""
@@ -63,6 +64,8 @@ class TextReader:
     """Reads frames in the order of time: a frame that looks like the last one that was read has the same text."""
 
     def __init__(self) -> None:
+        from rapidocr import RapidOCR  # more than a second: only who reads texts pays, not all that name the stage
+
         self._ocr = RapidOCR(params=_OCR)
         self._blocks: NDArray[np.int16] | None = None
         self._readings: tuple[Reading, ...] = ()
@@ -79,7 +82,7 @@ class TextReader:
 
     def _recognise(self, rgb: NDArray[np.uint8]) -> tuple[Reading, ...]:
         bgr = np.ascontiguousarray(rgb[:, :, ::-1])
-        found = cast(TextDetOutput, self._ocr(bgr, use_det=True, use_rec=False, use_cls=False))
+        found = cast("TextDetOutput", self._ocr(bgr, use_det=True, use_rec=False, use_cls=False))
         if found.boxes is None:
             return ()
         readings = [self._read_line(bgr, _bounds(corners, *bgr.shape[:2])) for corners in found.boxes]
@@ -98,7 +101,7 @@ class TextReader:
         line = bgr[top:bottom, left:right]
         if not line.size:
             return None
-        read = cast(TextRecOutput, self._ocr(line, use_det=False, use_rec=True, use_cls=False))
+        read = cast("TextRecOutput", self._ocr(line, use_det=False, use_rec=True, use_cls=False))
         if not read.txts:
             return None
         return Reading(text=read.txts[0].strip(), box=box, score=float(read.scores[0]))

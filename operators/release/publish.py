@@ -13,7 +13,6 @@ from collections import Counter
 from dataclasses import dataclass
 
 from operators.losses import why_empty
-from operators.release.card import dataset_card
 from operators.runs import RunFolder, RunMissing
 from operators.store import Store
 from schemas.base import digest, parse_json
@@ -140,6 +139,8 @@ def _claim_version(store: Store, name: str, content: str, version: int) -> int:
 
 
 def _write(store: Store, folder: RunFolder, release: Release) -> None:
+    from operators.release.card import dataset_card  # pandas: nobody who only looks for a release waits for it
+
     address = _address(release.name, release.version)
     for file in release.files:
         store.name_object(file.sha256, f"{address}/{file.path}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from operators.supervise import WatchdogExpired, run_watched, start, stop
+from operators.supervise import GRACE_SECONDS, WatchdogExpired, run_watched, start, stop
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
@@ -112,6 +112,15 @@ def test_output_keeps_a_quiet_watchdog_away(clock):
     code = "import sys, time\nfor i in range(5): print(i, file=sys.stderr); time.sleep(0.2)"
     finished = run_watched(python(code), wall_seconds=10 * 3600, silence_seconds=2 * 3600, on_line=clock.leap)
     assert (finished.status, clock.leapt) == (0, 5 * 3600)
+
+
+def test_what_a_command_leaves_behind_does_not_keep_its_end_back(tmp_path):
+    pids = tmp_path / "pids"
+    stubborn_child = STUBBORN_FAMILY.replace("    time.sleep(600)\n", "    print('ended', time.monotonic())\n")
+    finished = run_watched([*python(stubborn_child), str(pids)], wall_seconds=PATIENCE, silence_seconds=PATIENCE)
+    said, at = finished.last_line.split()
+    assert said == "ended" and time.monotonic() - float(at) < GRACE_SECONDS / 2
+    assert all(gone(pid) for pid in pids_in(pids, 2))
 
 
 def test_stop_ends_the_family(tmp_path):

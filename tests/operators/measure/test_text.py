@@ -1,5 +1,8 @@
 """On-screen text: real OCR on drawn frames, and the following of readings over time."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -33,6 +36,11 @@ def reading(text: str, box: Box = PLACE, score: float = 0.95) -> Reading:
 @pytest.fixture(scope="module")
 def reader() -> TextReader:
     return TextReader()
+
+
+def test_the_reader_is_not_imported_before_it_is_needed():
+    program = "import sys, operators.stages.caption; sys.exit('rapidocr' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_reads_the_words_and_where_they_stand(reader):
