@@ -6,7 +6,6 @@ detector or threshold decodes nothing again.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,59 +24,38 @@ class Scores:
     """What frames are judged by. Arrays of shape [frames]."""
 
     times_us: NDArray[np.int64]
-    """Ascending, the first 0."""
+    """In order; begins with the first frame that could be decoded."""
     content: NDArray[np.float32]
     """PySceneDetect's content score: how much a frame differs from the one before, 0 to 255."""
 
 
 def shot_starts(scores: Scores, detector: Detector, threshold: float) -> tuple[int, ...]:
-    """Times (us) at which shots begin, the first 0."""
-    shots = ShotDetector(detector, threshold)
-    for time_us, score in zip(scores.times_us.tolist(), scores.content.tolist(), strict=True):
-        shots.add(time_us, score)
-    return shots.starts()
+    """Times (us) at which shots begin, the first 0.
 
-
-class ShotDetector:
-    """Fed with every frame's content score, in order of time.
-
-    The adaptive detector takes ten microseconds for a frame. It is shown only frames that differ enough to begin a
-    shot, with the window of frames on both sides by which it judges them, and the first frame.
+    PySceneDetect's adaptive detector takes ten microseconds for a frame. It is shown only frames that differ enough to
+    begin a shot, with the window of frames on both sides by which it judges them, and the first frame.
     """
+    times_us, content = scores.times_us, scores.content
+    if not len(times_us):
+        return (0,)
+    judge: _Adaptive | _Content
+    if detector is Detector.ADAPTIVE:
+        judge = _Adaptive(adaptive_threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
+        shown = _around(np.flatnonzero(content >= judge.min_content_val), judge.window_width, len(content))
+    else:
+        judge = _Content(threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
+        shown = np.arange(len(content))
+    starts_us = [0]
+    for time_us, score in zip(times_us[shown].tolist(), content[shown].tolist(), strict=True):
+        starts_us += judge.process_frame(_Microseconds(time_us), score)
+    starts_us += judge.post_process(_Microseconds(times_us[-1]))
+    return tuple(sorted({int(start_us) for start_us in starts_us}))
 
-    def __init__(self, detector: Detector, threshold: float) -> None:
-        self._starts_us: list[int] = [0]
-        self._last_us: int | None = None
-        self._detector: _Adaptive | _Content
-        if detector is Detector.ADAPTIVE:
-            self._detector = _Adaptive(adaptive_threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
-            self._least_score, self._window = self._detector.min_content_val, self._detector.window_width
-        else:
-            self._detector = _Content(threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
-            self._least_score, self._window = 0.0, 0
-        self._not_shown: deque[tuple[int, float]] = deque(maxlen=self._window)
-        self._to_show = 1
 
-    def add(self, time_us: int, score: float) -> None:
-        self._last_us = time_us
-        if score >= self._least_score:
-            while self._not_shown:
-                self._show(*self._not_shown.popleft())
-            self._to_show = 1 + self._window
-        if self._to_show:
-            self._to_show -= 1
-            self._show(time_us, score)
-        else:
-            self._not_shown.append((time_us, score))
-
-    def starts(self) -> tuple[int, ...]:
-        """Times (us) at which shots begin, the first 0. To be asked once, after the last frame."""
-        if self._last_us is not None:
-            self._starts_us += self._detector.post_process(_Microseconds(self._last_us))
-        return tuple(sorted({int(start) for start in self._starts_us}))
-
-    def _show(self, time_us: int, score: float) -> None:
-        self._starts_us += self._detector.process_frame(_Microseconds(time_us), score)
+def _around(frames: NDArray[np.int64], width: int, count: int) -> NDArray[np.int64]:
+    """These frames' numbers, those of `width` frames on both sides, and 0. Ascending, below `count`."""
+    near = np.append(0, frames[:, None] + np.arange(-width, width + 1))
+    return np.unique(near.clip(0, count - 1))
 
 
 class _Microseconds(int):

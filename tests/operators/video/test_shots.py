@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
 from scenedetect.common import Timecode
 
+from operators.video import shots
 from operators.video.measures import FrameMeasures, Measurer
 from operators.video.packets import decode, open_video
 from operators.video.probe import probe
-from operators.video.shots import SHORTEST_SHOT_US, ShotDetector
+from operators.video.shots import SHORTEST_SHOT_US, Scores, shot_starts
 from schemas.config import Detector
 from tests.support.videos import shots_video
 
@@ -32,10 +33,7 @@ def found_by_pyscenedetect(detector, times_us, pictures):
 def found_by_scores(detector, times_us, pictures):
     measures = FrameMeasures()
     measures.add(times_us, np.stack(pictures), 0)
-    shots = ShotDetector(detector, THRESHOLDS[detector])
-    for time_us, score in zip(measures.times_us, measures.score, strict=True):
-        shots.add(time_us, score)
-    return shots.starts()
+    return shot_starts(Scores(np.array(measures.times_us), np.array(measures.score)), detector, THRESHOLDS[detector])
 
 
 @pytest.mark.parametrize("detector", list(THRESHOLDS))
@@ -76,14 +74,18 @@ class Scored(AdaptiveDetector):
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 4.0, 9.0, 14.9, 15.0, 30.0, 90.0]), min_size=1, max_size=60))
 def test_frames_that_the_detector_is_not_shown_would_change_nothing(scores):
-    theirs, ours = Scored(adaptive_threshold=3.0, min_scene_len=0.1), ShotDetector(Detector.ADAPTIVE, 3.0)
-    ours._detector.min_scene_len = 100_000
-    codes = [FrameTimecode(Timecode(40_000 * number, Fraction(1, 1_000_000)), 25.0) for number in range(len(scores))]
+    theirs = Scored(adaptive_threshold=3.0, min_scene_len=0.1)
+    times_us = [40_000 * number for number in range(len(scores))]
+    codes = [FrameTimecode(Timecode(time_us, Fraction(1, 1_000_000)), 25.0) for time_us in times_us]
     expected = [cut.pts for code, score in zip(codes, scores, strict=True) for cut in theirs.process_frame(code, score)]
-    for code, score in zip(codes, scores, strict=True):
-        ours.add(code.pts, score)
-    assert ours.starts() == (0, *expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shots, "SHORTEST_SHOT_US", 100_000)
+        ours = shot_starts(Scores(np.array(times_us), np.array(scores)), Detector.ADAPTIVE, 3.0)
+    assert ours == (0, *expected)
 
 
-def test_nothing_has_one_shot():
-    assert ShotDetector(Detector.ADAPTIVE, 3.0).starts() == (0,)
+@pytest.mark.parametrize("detector", list(THRESHOLDS))
+def test_nothing_has_one_shot_and_so_has_one_frame(detector):
+    for times_us in ([], [0], [40_000]):
+        scores = Scores(np.array(times_us, np.int64), np.zeros(len(times_us), np.float32))
+        assert shot_starts(scores, detector, THRESHOLDS[detector]) == (0,)
