@@ -82,6 +82,10 @@ class UnitInput:
     empty: bool = False
     """The first input has no rows: nothing can come of it, and nothing is decoded."""
 
+    def isolated(self, stage: Stage) -> bool:
+        """Is it worked on in a process of its own?"""
+        return stage.isolated and not self.empty
+
     def identity(self, stage: str) -> InputIdentity:
         """What the unit's key says of one input."""
         content = [digest(source) for source in self.sources] if stage == "source" else list(self.tables[stage])
@@ -151,7 +155,7 @@ def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitIn
     if commit := store.find_commit(stage.name, digest(key)):
         return UnitOutcome(commit, reused=True)
     with scratch_folder(stage.name) as scratch:
-        if unit_input.empty or not stage.isolated:
+        if not unit_input.isolated(stage):
             return compute_unit(store.url, config, key, unit_input, scratch, cores)
         try:
             return run_isolated(
@@ -174,7 +178,8 @@ def compute_unit(
     """
     stage = stage_named(key.stage)
     store = Store(store_url)
-    cpu_started = process_cpu_seconds() if stage.isolated else time.thread_time()
+    cpu_seconds = process_cpu_seconds if unit_input.isolated(stage) else time.thread_time
+    cpu_started = cpu_seconds()
     started = time.perf_counter()
     tables = [_read_input(store, stage_input, unit_input) for stage_input in stage.reads]
     try:
@@ -190,7 +195,7 @@ def compute_unit(
     rejects = [row for row in produced if isinstance(row, Reject)]
     rows = [row for row in produced if not isinstance(row, Reject)]
     commit = _commit(store, stage, key, rows, rejects)
-    cpu_ended = process_cpu_seconds() if stage.isolated else time.thread_time()
+    cpu_ended = cpu_seconds()
     model_seconds = sum(role["busy_seconds"] for role in usage.values())
     phases = {
         "models": model_seconds,
