@@ -267,6 +267,7 @@ def _migrate(home: Path, environment: Mapping[str, str], log: Path) -> None:
     version, note = importlib.metadata.version("apache-airflow-core"), home / "migrated"
     if _database(home).exists() and note.exists() and note.read_text() == version:
         return
+    note.unlink(missing_ok=True)  # what is left half done is no version's
     with log.open("w") as output:
         done = subprocess.run(
             _airflow("db", "migrate"), env=dict(environment), stdout=output, stderr=subprocess.STDOUT, check=False

@@ -1,5 +1,6 @@
 """What `lvr ui` and `lvr demo` start is gone without a trace, however they end. What it can do: tests/e2e."""
 
+import importlib.metadata
 import signal
 import socket
 import subprocess
@@ -9,7 +10,13 @@ import time
 import psutil
 import pytest
 
-from operators.local_airflow.standalone import COMPONENTS, ROOT, Standalone, reserve_port
+from operators.local_airflow.standalone import (
+    COMPONENTS,
+    ROOT,
+    Standalone,
+    StandaloneError,
+    reserve_port,
+)
 
 STARTER = """
 import sys, time
@@ -81,6 +88,22 @@ def test_a_port_that_is_taken_is_left_alone(home):
         airflow = Standalone(home, port=wanted)
         assert airflow.port != wanted
         airflow.close()
+
+
+def test_a_database_that_another_version_has_begun_to_migrate_is_not_taken_for_done(tmp_path, monkeypatch):
+    """After a failed upgrade the Airflow from before is started again, and has to say what it makes of the database."""
+    broken = tmp_path / "packages" / "airflow" / "__main__.py"
+    broken.parent.mkdir(parents=True)
+    (broken.parent / "__init__.py").touch()
+    broken.write_text("raise SystemExit('half of it is done')")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parents[1]))
+    version = importlib.metadata.version("apache-airflow-core")
+    (tmp_path / "migrated").write_text(version)
+    (tmp_path / "airflow.db").touch()
+    for started in ("a newer one", version):
+        monkeypatch.setattr(importlib.metadata, "version", lambda package, started=started: started)
+        with pytest.raises(StandaloneError, match=r"db migrate ended with status 1;(.|\n)*half of it is done"):
+            Standalone(tmp_path).__enter__()
 
 
 def test_a_port_is_given_out_once():
