@@ -67,10 +67,11 @@ class SplitConfig(Model):
     measured, and there is no proxy, so that captions decode the source again."""
     detector: Detector = Detector.ADAPTIVE
     """`adaptive` (PySceneDetect) tolerates fast camera movement, `content` (PySceneDetect) is more sensitive,
-    `transnet` (TransNetV2, needs torch) also sees gradual transitions."""
+    `transnet` (TransNetV2, needs torch) also sees gradual transitions. A change to or from it decodes all videos
+    again."""
     threshold: float = Field(default=0.0, ge=0.0)
-    """The detector's own threshold; 0 is its usual one: 3 (adaptive), 27 (content), 0.5 (transnet). Another one decodes
-    nothing again."""
+    """The detector's own threshold; 0 is its usual one: 3 (adaptive), 27 (content), 0.5 (transnet). For
+    another one clips are cut anew, but videos are not looked through again."""
     write_clips: bool = True
     """Write every clip as an MP4 of its own (exact; copied where that can be proved, else re-encoded). Off: clips are
     spans of their source."""

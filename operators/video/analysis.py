@@ -2,7 +2,7 @@
 
 Decoding is what costs, so everything that needs every frame shares this pass. Where shots begin is judged from the
 measures, later and as often as wanted. Long videos are decoded in parallel (`operators.video.ranges`); the result is
-the same to the byte. Memory is constant but for 65 bytes a frame (7 MB for an hour at 30 frames a second).
+the same to the byte. Memory is constant but for 95 bytes a frame (10 MB for an hour at 30 frames a second).
 """
 
 from __future__ import annotations

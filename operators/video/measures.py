@@ -57,7 +57,7 @@ class Seen(NamedTuple):
 
 @dataclass
 class FrameMeasures:
-    """One number of each kind for each frame, in columns. 65 bytes a frame."""
+    """One number of each kind for each frame, in columns. 67 bytes a frame."""
 
     times_us: array[int] = field(default_factory=lambda: array("q"))
     score: array[float] = field(default_factory=lambda: array("d"))

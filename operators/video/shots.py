@@ -1,7 +1,7 @@
 """Finds shots in content scores: PySceneDetect's detectors, without their reading of pictures.
 
-The scores come from the one decode that everything shares (`operators.video.measures`) and are kept, so that another
-detector or threshold decodes nothing again.
+The scores come from the one decode that everything shares (`operators.video.measures`) and are kept, so that
+the other detector or another threshold decodes nothing again.
 """
 
 from __future__ import annotations

@@ -28,17 +28,12 @@ STEP = 50
 MARGIN = (WINDOW - STEP) // 2
 """Frames at either end of a window whose judgement is left to the windows before and after."""
 
-THRESHOLD = 0.5
-"""A frame is part of a transition when its probability is higher (the authors' choice for all their figures)."""
-
 MOST_WORKERS = 4
 """Windows judged at once on a CPU, each on one core: cores that share a window waste half their time as soon as other
 work comes between them. Each takes 200 MB, after 400 MB for torch and the network."""
 
 
-def shot_starts(
-    times_us: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float = THRESHOLD
-) -> tuple[int, ...]:
+def shot_starts(times_us: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float) -> tuple[int, ...]:
     """Times (us) at which shots begin, the first 0.
 
     As `TransNetV2.predictions_to_scenes` has them: a shot begins with the first frame that is in no transition. A
@@ -47,7 +42,7 @@ def shot_starts(
     Args:
         times_us: of the frames. Shape [frames].
         probabilities: that each is part of a transition. Shape [frames].
-        threshold: 0 to 1; lower finds more shots.
+        threshold: a frame is part of a transition when its probability is higher; 0 to 1, lower finds more shots.
 
     Raises:
         ValueError: there is not a probability for every frame.

@@ -58,6 +58,13 @@ def test_clips_follow_the_shots_and_are_written(tmp_path, produced):
     assert produced(path, **SHORT)[0] == clips
 
 
+@pytest.mark.parametrize("threshold, starts", [(27.0, {0, 1_200_000, 2_800_000, 3_600_000}), (250.0, {0})])
+def test_the_configured_detector_and_threshold_judge_where_shots_begin(tmp_path, produced, threshold, starts):
+    path = shots_video(tmp_path / "film.mp4", [1.2, 1.6, 0.8, 1.4])
+    clips, _ = produced(path, write_clips=False, detector="content", threshold=threshold, **SHORT)
+    assert {shot for clip in clips for shot in clip.shot_starts_us} == starts
+
+
 def test_a_row_says_how_its_clip_was_cut(tmp_path, produced):
     """Key frames stand at every full second."""
     keys = ("-g", "30", "-x264-params", "scenecut=0:bframes=0")

