@@ -83,7 +83,7 @@ def propose(video: VideoProbe) -> Proposal:
 
 
 def refine(video: VideoProbe, proposal: Proposal) -> Scores:
-    """Scores of all frames of the stretches in which shots may begin, after one of the video's first frame."""
+    """Scores of all frames of the stretches in which shots may begin, after a 0 for the video's first frame."""
     times_us, scores = array("q", [0]), array("d", [0.0])
     with open_video(video.path) as (container, stream):
         reader = SpanReader(container, stream, video.index)

@@ -24,7 +24,7 @@ class Scores:
     """What frames are judged by. Arrays of shape [frames]."""
 
     times_us: NDArray[np.int64]
-    """In order; begins with the first frame that could be decoded."""
+    """In order."""
     content: NDArray[np.float32]
     """PySceneDetect's content score: how much a frame differs from the one before, 0 to 255."""
 
