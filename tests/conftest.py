@@ -7,6 +7,9 @@ import uuid
 import pytest
 from hypothesis import settings
 
+# Before anything imports torch: its threads wait by spinning, and beside other work take three times what they need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Machines are shared: how long one example takes says nothing.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
