@@ -75,7 +75,7 @@ def page(airflow):
         page.fill("input[name=username]", USER)
         page.fill("input[name=password]", airflow.password)
         page.click("button[type=submit]")
-        page.wait_for_url(f"{airflow.url}/**", wait_until="load")
+        page.wait_for_url(lambda url: not url.startswith(f"{airflow.url}/auth/"), wait_until="load")
         yield page
         browser.close()
 
