@@ -39,7 +39,6 @@ _PIECE_FRAMES = 128
 """Frames that one task decodes: so many that starting at a key frame before them costs little, so few that a long
 share keeps all workers busy."""
 
-
 _SLOW_SECONDS = 60.0
 """How long a rank waits for a piece before it says for which."""
 
