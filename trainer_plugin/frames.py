@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import av
 import fsspec
@@ -34,6 +34,9 @@ _CONFINEMENT = {
     "protocol_whitelist": "none",
 }
 """No playlists, and no way from a video to another file or address."""
+
+_ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""A title in an old encoding says nothing about the frames. PyAV 19 does not mind one."""
 
 _INDEXED_CONTAINERS = ("mov", "matroska")
 """Demuxers that seek to key frames, with right times after it. The others are decoded from the beginning."""
@@ -279,8 +282,7 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
         options = {**_CONFINEMENT, "fflags": "+genpts"}
         try:
             section = _Section(file, source.offset, size)
-            # Titles in an old encoding say nothing about the frames.
-            container = av.open(section, "r", container_options=options, metadata_errors="replace")
+            container = av.open(section, "r", container_options=options, **_ANY_TITLE)
         except av.error.FFmpegError as error:
             raise BadVideo(source.key, "not_a_video", f"{source.url}: {error.strerror}; fetch it again") from error
         with container:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import av
 import numpy as np
@@ -40,6 +40,9 @@ LONGEST_HOLD_US = 600 * SECOND_US
 _LONGEST_VIDEO_SECONDS = 1000 * 3600
 _FARTHEST_CLOCK_SECONDS = 10**11
 """Beyond this a timestamp is damaged (and sums of microseconds could overflow). A clock may count from the year 0."""
+
+_ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""A title in an old encoding says nothing about the frames. PyAV 19 does not mind one."""
 
 _INDEXED_CONTAINERS = ("mov", "matroska", "avi", "flv", "gif", "ivf")
 """Demuxers whose seek lands on a key frame. The others search for a timestamp and may land behind the key frame."""
@@ -168,7 +171,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if path.stat().st_size == 0:
         raise UnreadableVideo("empty_file", f"{path.name}: the file has no bytes; fetch it again")
     try:
-        container = av.open(file_url(path), "r", container_options=CONFINEMENT, metadata_errors="replace")
+        container = av.open(file_url(path), "r", container_options=CONFINEMENT, **_ANY_TITLE)
     except av.error.FFmpegError as error:
         raise _not_opened(path) from error
     with container:

@@ -233,8 +233,8 @@ def thumbnail(frame: VideoFrame) -> NDArray[np.uint8]:
 def _opened(target: Path, **options: str) -> InputContainer:
     """A clip to demux. To decode up to seven frames first, by which libavformat guesses what MP4 tells anyway, would be
     half of a proof."""
-    not_decoded = cast(Any, [{"skip_frame": "all"}])  # PyAV's stubs say strings
-    container = av.open(file_url(target), "r", container_options={**CONFINEMENT, **options}, stream_options=not_decoded)
+    confined = {**CONFINEMENT, **options}
+    container = av.open(file_url(target), "r", options={"skip_frame": "all"}, container_options=confined)
     container.streams.video[0].codec_context.thread_count = 1
     return container
 
