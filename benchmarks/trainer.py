@@ -63,7 +63,9 @@ class Switch:
 
     def options_of(self, arguments: argparse.Namespace) -> RunOptions:
         layers = None if self.recomputed else arguments.recomputed
-        return replace(self.options, recomputed_layers=layers, offload=arguments.offload)
+        return replace(
+            self.options, recomputed_layers=layers, mlp_tokens=arguments.mlp_tokens, offload=arguments.offload
+        )
 
 
 SWITCHES = {
@@ -98,6 +100,8 @@ class Measured:
     layers: int
     recomputed: int | None
     """Layers computed again in the backward pass; None: all."""
+    mlp_tokens: int | None
+    """Tokens of which their MLPs are computed at once; None: all."""
     offload: bool
     lora: int | None
     """Rank of the adapters; None: all weights of the decoder are learned."""
@@ -145,6 +149,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, nargs="+", default=[32_768])
     parser.add_argument("--layers", type=int, default=28, help="decoder layers: as many as fit")
     parser.add_argument("--recomputed", type=int, help="decoder layers computed again in the backward pass (all)")
+    parser.add_argument("--mlp-tokens", type=int, help="tokens of which their MLPs are computed at once (all)")
     parser.add_argument("--lora", type=int, help="learn adapters of this rank, not the decoder's weights")
     parser.add_argument("--switches", nargs="+", default=["ours"], choices=[*SWITCHES, PLAIN])
     parser.add_argument("--sp", type=int, help="ranks that share a row; all, unless told otherwise")
@@ -211,6 +216,7 @@ class Subject:
             frames=len(example.videos[0].frame_times_us),
             layers=self.arguments.layers,
             recomputed=None if self.options is None else self.options.recomputed_layers,
+            mlp_tokens=self.arguments.mlp_tokens,
             offload=self.arguments.offload,
             lora=self.arguments.lora,
             switch=name + (" (features)" if self.arguments.features else ""),

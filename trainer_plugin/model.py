@@ -29,6 +29,7 @@ from trainer_plugin.kernels import Kernel
 from trainer_plugin.offload import HostMemory
 from trainer_plugin.parallel import Parallel
 from trainer_plugin.plan import Costs, RankShare
+from trainer_plugin.tiling import tile
 from trainer_plugin.vision_attention import VISION_ATTENTION
 
 
@@ -50,6 +51,8 @@ class RunOptions:
     learned tower's."""
     keep_attention: bool = True
     """But not their attention."""
+    mlp_tokens: int | None = None
+    """Tokens of which the MLPs of those layers are computed at once; None: all."""
     vision_patches: int = 65_536
     """Patches that the tower encodes at once. With a quarter of them the host is slower than an H100."""
     compile: bool = True
@@ -100,8 +103,13 @@ class LongVideoModel(nn.Module):
         attention.register()
         vision_attention.register()
         model.set_attn_implementation({"text_config": SEQUENCE_PARALLEL, "vision_config": VISION_ATTENTION})
-        if self.options.compile and parallel.device.type == "cuda":
+        compiles = self.options.compile and parallel.device.type == "cuda"
+        if compiles:
             self._compile()
+        if self.options.mlp_tokens is not None:
+            for layer in self._recomputed_layers():
+                mlp = layer.get_submodule("mlp")
+                tile(mlp, self.options.mlp_tokens, torch.compile(mlp.forward) if compiles else None)
         if self.recomputed_layers:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         for layer in self._kept_layers():
@@ -155,18 +163,22 @@ class LongVideoModel(nn.Module):
         wanted = self.options.recomputed_layers
         return layers if wanted is None else min(wanted, layers)
 
+    def _recomputed_layers(self) -> list[nn.Module]:
+        return list(self.family.language_model(self.model).layers)[: self.recomputed_layers]
+
     def _kept_layers(self) -> list[nn.Module]:
         """Decoder layers that are not computed again. The last ones: what they hold is gone when gradients add up."""
         return list(self.family.language_model(self.model).layers)[self.recomputed_layers :]
 
     def _compile(self) -> None:
         """Not the MLPs that are computed again: that stops before their last product, which nobody needs, unless they
-        have adapters; a compiled MLP could not stop there."""
+        have adapters; a compiled MLP could not stop there. What is computed in tiles is compiled by itself."""
         layers = list(self.family.language_model(self.model).layers)
         adapted = any(".lora_" in name for name, _ in layers[0].named_parameters())
         parts = [] if self._tower_learns() else list(self.family.vision_layers(self.model))
         parts += [layer.self_attn for layer in layers]
-        parts += [layer.get_submodule("mlp") for layer in (layers if adapted else self._kept_layers())]
+        whole = adapted and self.options.mlp_tokens is None
+        parts += [layer.get_submodule("mlp") for layer in (layers if whole else self._kept_layers())]
         inside = {module for part in parts for module in part.modules()}
         norms = [module for module in self.model.modules() if type(module).__name__.endswith("RMSNorm")]
         for module in [*parts, *(norm for norm in norms if norm not in inside)]:

@@ -150,6 +150,8 @@ class Memory(Model):
     130 KB of memory for each of a rank's tokens (7B model, bfloat16) and saves a seventh of its time."""
     keep_attention: bool = True
     """But not their attention, whose outputs are kept."""
+    mlp_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of which the MLPs of those layers are computed at once; None: all. For rows that do not fit otherwise."""
     offload_activations: bool = False
     """Hold what is kept for the backward pass in the host's memory."""
     offload_parameters: bool = False

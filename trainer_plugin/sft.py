@@ -116,6 +116,7 @@ class Training:
                 head=recipe.head,
                 recomputed_layers=memory.recomputed_layers,
                 keep_attention=memory.keep_attention,
+                mlp_tokens=memory.mlp_tokens,
                 vision_patches=memory.vision_patches,
                 offload=memory.offload_activations,
                 compile=recipe.compile,

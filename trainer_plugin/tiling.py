@@ -1,0 +1,89 @@
+"""Computes an MLP in tiles of tokens, as Arctic Long Sequence Training does (TiledMLP; arXiv:2506.13996).
+
+What an MLP's backward pass needs is the widest there is in a decoder, several tensors of `intermediate_size` for every
+token. In tiles it is there for one of them at a time. The price is a forward pass for each tile in the backward pass;
+one that recomputes the whole layer does all of it but the last product anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def tile(module: nn.Module, tokens: int, forward: Forward | None = None) -> None:
+    """Let a module that maps every token by itself, [..., tokens, hidden] to the same, take at most so many at once.
+
+    Gradients are exact; those of weights are summed over tiles in float32. Parameters and their names stay. The module
+    may use no random numbers.
+
+    Args:
+        forward: how a tile is computed, `module.forward` unless told otherwise.
+    """
+    module.forward = _Tiled(module, forward or module.forward, tokens)
+
+
+class _Tiled:
+    def __init__(self, module: nn.Module, forward: Forward, tokens: int) -> None:
+        self.module = module
+        self.compute = forward
+        self.tokens = tokens
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        if hidden.shape[-2] <= self.tokens:
+            return self.compute(hidden)
+        learned = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        # With nothing learned before the module its input has no place in the graph; this gives it one.
+        hidden = _Keep.apply(hidden, torch.empty(0, requires_grad=True))
+        result: Tensor = _InTiles.apply(hidden, hidden.grad_fn, self, *learned)
+        return result
+
+    def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Views of tiles of almost equal size."""
+        return tensor.tensor_split(math.ceil(tensor.shape[-2] / self.tokens), dim=-2)
+
+
+class _Keep(torch.autograd.Function):
+    """Saves the tiles' input before they are computed. So a recomputation of the layer around, which ends with the last
+    tensor that the layer has saved, does not compute them: that is left to their own backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, _: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden)
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+class _InTiles(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, kept: Any, tiled: _Tiled, *learned: Tensor) -> Tensor:
+        ctx.kept, ctx.tiled, ctx.learned = kept, tiled, learned
+        result = torch.empty_like(hidden)
+        for tile, place in zip(tiled.split(hidden), tiled.split(result), strict=True):
+            place.copy_(tiled.compute(tile))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tiled, learned = ctx.tiled, ctx.learned
+        [hidden] = ctx.kept.saved_tensors
+        hidden_grad = torch.empty_like(hidden)
+        sums = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in learned]
+        for tile, tile_grad, place in zip(*map(tiled.split, (hidden, grad, hidden_grad)), strict=True):
+            tile = tile.detach().requires_grad_()
+            with torch.enable_grad():
+                result = tiled.compute(tile)
+            found, *weights = torch.autograd.grad(result, (tile, *learned), tile_grad)
+            place.copy_(found)
+            for total, weight in zip(sums, weights, strict=True):
+                total += weight
+        return hidden_grad, None, None, *(total.to(each.dtype) for total, each in zip(sums, learned, strict=True))
