@@ -117,17 +117,15 @@ def run_watched(
     watcher = start(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, grace_seconds=grace_seconds)
     on_start(watcher)
     lines: queue.Queue[tuple[str, str] | None] = queue.Queue()
-    readers = [
-        threading.Thread(target=_read, args=(name, stream, lines), daemon=True)
-        for name, stream in (("out", watcher.stdout), ("err", watcher.stderr))
-    ]
-    for reader in readers:
-        reader.start()
+    streams = {"out": watcher.stdout, "err": watcher.stderr}
+    for name, stream in streams.items():
+        threading.Thread(target=_read, args=(name, stream, lines), daemon=True).start()
+    unended = len(streams)
     started = heard = time.monotonic()
     last_line = ""
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
-        while any(reader.is_alive() for reader in readers) or not lines.empty():
+        while unended:
             deadline = min(started + wall_seconds, heard + silence_seconds)
             try:
                 said = lines.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -135,6 +133,7 @@ def run_watched(
                 raise WatchdogExpired(_expiry(command, started, wall_seconds, silence_seconds, tail)) from None
             heard = time.monotonic()
             if said is None:
+                unended -= 1
                 continue
             name, line = said
             if name == "err":
@@ -148,9 +147,10 @@ def run_watched(
 
 
 def _read(name: str, stream: IO[str], lines: queue.Queue[tuple[str, str] | None]) -> None:
+    """Put a stream's lines into a queue, under its name, and None at its end."""
     for line in stream:
         lines.put((name, line.rstrip("\n")))
-    lines.put(None)  # wakes the loop, which then sees that this stream has ended
+    lines.put(None)
 
 
 def _status(code: int) -> int:

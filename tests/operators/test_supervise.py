@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from operators import supervise
 from operators.supervise import GRACE_SECONDS, WatchdogExpired, run_watched, start, stop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +63,14 @@ def test_lines_status_and_last_line_come_back():
     )
     assert lines == ["one", "two"]
     assert (finished.status, finished.last_line, finished.tail) == (3, "{}", "one\ntwo")
+
+
+def test_the_end_is_seen_though_a_reader_has_not_ended_yet(monkeypatch):
+    """The last thread to say that its stream has ended may be alive when that is heard: nothing more would wake up."""
+    read = supervise._read
+    monkeypatch.setattr(supervise, "_read", lambda *stream: (read(*stream), time.sleep(PATIENCE)))
+    finished = run_watched(python("print(7)"), wall_seconds=PATIENCE, silence_seconds=PATIENCE)
+    assert (finished.status, finished.last_line) == (0, "7")
 
 
 def test_a_signal_is_a_negative_status():
