@@ -294,6 +294,13 @@ def locked(name: str) -> dict[str, str]:
     return versions
 
 
+@pytest.mark.parametrize("lock", sorted(path.name for path in (ROOT / "requirements").glob("*.txt")))
+def test_every_python_gets_the_versions_that_one_of_them_was_tested_with(lock):
+    lines = (ROOT / "requirements" / lock).read_text().splitlines()
+    names = [canonicalize_name(Requirement(line).name) for line in lines if not line.startswith("#")]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_the_lock_holds_what_the_extras_ask_for_and_agrees_with_the_tested_environment():
     deploy, dev = locked("deploy.txt"), locked("dev.txt")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
