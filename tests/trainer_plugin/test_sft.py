@@ -233,13 +233,20 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
 
 
 def test_the_command_saves_and_ends_when_asked_to_and_ends_when_a_rank_dies(release, tmp_path):
-    endless = ("steps=100000", "optimizer.warmup=0", "parallel.sp=2")
+    endless = ("steps=100000", "optimizer.warmup=0", "parallel.sp=2", "videos.workers=2")
     process = torchrun(tmp_path, release, *endless)
     wait_for_steps(process, tmp_path, 1)
-    for rank in ranks_of(process)[:1]:
-        os.kill(rank, signal.SIGTERM)  # one is enough: they agree
+    os.kill(ranks_of(process)[0], signal.SIGTERM)  # one is enough: they agree
     _, output = process.communicate(timeout=100)
     assert process.returncode == 0, output
+    assert f"asked to end after step {steps_of(tmp_path)}" in output
+
+    process = torchrun(tmp_path, release, *endless)
+    wait_for_steps(process, tmp_path, steps_of(tmp_path) + 1)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does; torchrun passes it on to each rank's whole group
+    _, output = process.communicate(timeout=100)
+    assert time.monotonic() - began < 25, output  # before torchrun kills
     done = steps_of(tmp_path)
     assert f"asked to end after step {done}" in output
     assert (tmp_path / "checkpoints" / "latest").read_text() == f"step-{done:08d}"
