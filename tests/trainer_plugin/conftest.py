@@ -46,7 +46,7 @@ class Unsendable(Exception):
 if "trainer_plugin.decoders" in sys.orig_argv:
     import trainer_plugin.frames as frames
 
-    plain = frames._shown_packets
+    plain = frames._shown_pts
 
     def strange(source, *rest):
         if source.key == "deadly":
@@ -57,7 +57,7 @@ if "trainer_plugin.decoders" in sys.orig_argv:
             raise Unsendable("film", "")
         return plain(source, *rest)
 
-    frames._shown_packets = strange
+    frames._shown_pts = strange
 """
 
 
