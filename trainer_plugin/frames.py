@@ -276,11 +276,7 @@ def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStre
             shown = True
             yield packet.pts
     if not shown:
-        raise BadVideo(
-            source.key,
-            "damaged",
-            "it has no frame to show; the file was probably cut off, fetch it again",
-        )
+        raise BadVideo(source.key, "damaged", "it shows no frame; the file was probably cut off, fetch it again")
 
 
 def _quarter_turns(frame: VideoFrame) -> int:

@@ -70,7 +70,7 @@ def test_a_video_that_shows_none_of_its_frames_is_damaged(tmp_path):
     data = make(tmp_path / "cut.mp4", "-ss", "0.1", "-i", str(film), "-c", "copy").read_bytes()
     media_time = data.index(b"elst") + 16  # after the box's name: version, count and the entry's duration
     (tmp_path / "cut.mp4").write_bytes(data[:media_time] + (1 << 24).to_bytes(4, "big") + data[media_time + 4 :])
-    with pytest.raises(BadVideo, match="video cut: it has no frame to show") as error:
+    with pytest.raises(BadVideo, match="video cut: it shows no frame") as error:
         read_frames(source_of(tmp_path / "cut.mp4"), [0], SIZE)
     assert error.value.reason == "damaged"
 
