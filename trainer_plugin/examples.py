@@ -91,9 +91,11 @@ class Row:
 
 
 class Unusable(ValueError):
-    """A sample that cannot be trained on, e.g. because it does not fit. It is skipped, counted and named."""
+    """A sample that cannot be trained on. It is skipped, counted by `reason`, a typed word, and named by `key`; the
+    message has the details."""
 
-    def __init__(self, key: str, reason: str) -> None:
-        super().__init__(f"sample {key}: {reason}")
+    def __init__(self, key: str, reason: str, message: str) -> None:
+        super().__init__(f"sample {key}: {message}")
         self.key = key
         self.reason = reason
+        self.message = message

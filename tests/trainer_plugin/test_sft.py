@@ -83,9 +83,9 @@ def test_samples_that_do_not_fit_or_cannot_be_decoded_are_left_out_and_named(alo
     tight = recipe(tmp_path / "tight", url, "steps=1", "row_tokens=96", "step_tokens=96", f"videos.media={tmp_path}")
     with Training(tight) as training:
         [metrics] = training
-        skipped = training.skipped
-    assert {reason for reason in skipped.values() if "raise row_tokens" in reason}
-    assert sum(count for reason, count in metrics.skipped.items() if "raise row_tokens" in reason) == 2
+        assert sorted(training.skipped.values()) == ["no_video_stream", "too_long", "too_long"]
+    assert metrics.skipped == {"too_long": 2, "no_video_stream": 1}
+    assert "raise row_tokens; it is left out, as all that are too_long" in caplog.text
 
 
 def test_a_run_of_which_no_video_can_be_decoded_ends(alone, tmp_path):
