@@ -46,7 +46,7 @@ class Decoders:
         for decoder in self._all:
             self._idle.put(decoder)
         self._threads = ThreadPoolExecutor(count)
-        self._too_slow: dict[str, BadVideo] = {}
+        self._too_slow: dict[str, str] = {}
 
     def submit(self, piece: Piece) -> Future[Frames]:
         """What `read_frames` gives, or raises. Besides, the future may raise BadVideo with one of two reasons more:
@@ -64,7 +64,7 @@ class Decoders:
     def _decode(self, piece: Piece) -> Frames:
         key = piece[0].key
         if key in self._too_slow:
-            raise self._too_slow[key]
+            raise BadVideo(key, "too_slow", self._too_slow[key])
         decoder = self._idle.get()
         try:
             answer = decoder.ask(piece)
@@ -75,7 +75,7 @@ class Decoders:
         if answer is None:
             raise BadVideo(key, "crashed", "decoding it ends the process; leave it out")
         if isinstance(answer, BadVideo) and answer.reason == "too_slow":
-            self._too_slow[key] = answer
+            self._too_slow[key] = answer.message
         if isinstance(answer, Exception):
             raise answer
         return answer

@@ -152,7 +152,7 @@ def test_features_take_the_place_of_frames(url, tmp_path):
     features = torch.randn(clip.grid.t * clip.grid.h * clip.grid.w, 6)
     folder.write(clip, features)
     row = Row((dataset.example(0, 800),), 0)
-    with RowLoader(FixedRows(row), lambda row: (None, [FrameShare(0, 1, 3)]), workers=1) as loader:
+    with RowLoader(FixedRows(row), lambda row: (None, [FrameShare(0, 1, 2)]), workers=1) as loader:
         [loaded] = loader
     tokens = clip.grid.h * clip.grid.w
-    assert torch.equal(loaded.pixels[0], features[tokens : 3 * tokens])
+    assert torch.equal(loaded.pixels[0], features[tokens : 2 * tokens])
