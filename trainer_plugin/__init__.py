@@ -11,6 +11,7 @@ nothing there imports it, so that a training job installs it without Airflow. `d
     vision_attention.py                                       the same for the tower's
     data.py        reads a release                            dataset.py, batches.py, texts.py, loader.py, rows.py
     examples.py, chat.py, frames.py, patches.py               what a sample is, its texts and its frames
+    decoders.py                                               processes that decode
     encode.py, features.py                                    videos that are encoded once
     weights.py, checkpoint.py, export.py, files.py            from and to the disk
     metrics.py, memory.py, offload.py                         what it costs

@@ -11,6 +11,8 @@ exactly what comes next, whatever the number of decoding processes.
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
@@ -19,6 +21,8 @@ import torch
 
 from schemas.errors import BadInput
 from trainer_plugin.examples import IGNORED, Example, Row, Unusable
+
+log = logging.getLogger(__name__)
 
 
 class Samples(Protocol):
@@ -71,7 +75,8 @@ class RowStream(Iterator[Row]):
         self.epochs = epochs
         self.look_ahead = look_ahead
         self.skipped: dict[str, str] = {}
-        """Why, by key of the sample: those met so far that cannot be trained on."""
+        """Reasons by key of the sample: those met so far that cannot be trained on."""
+        self._said: set[str] = set()
         self._epoch = 0
         self._position = 0
         self._window: list[tuple[int, int, int]] = []  # epoch, sample, tokens
@@ -142,14 +147,23 @@ class RowStream(Iterator[Row]):
             tokens = self.samples.length(number, self.token_budget)
         except Unusable as unusable:
             self.skipped[unusable.key] = unusable.reason
+            self._say(unusable)
         else:
             self.skipped.pop(self.samples.key(number), None)  # it did not fit into a smaller budget
             self._window.append((epoch, number, tokens))
 
+    def _say(self, unusable: Unusable) -> None:
+        """Of each reason the first sample; all ranks meet the same."""
+        if self.rank == 0 and unusable.reason not in self._said:
+            log.warning("%s; it is left out, as all that are %s", unusable, unusable.reason)
+        self._said.add(unusable.reason)
+
     def _next_epoch(self) -> None:
         if len(self.skipped) == len(self.samples):
+            counts = dict(Counter(self.skipped.values()))
             raise BadInput(
-                f"not one of the {len(self.samples)} samples can be trained on: {next(iter(self.skipped.items()))}"
+                f"not one of the {len(self.samples)} samples can be trained on: {counts}; the log names the first of "
+                f"each reason"
             )
         self._epoch, self._position = self._epoch + 1, 0
         self._order = self._permutation(self._epoch)

@@ -2,16 +2,19 @@
 
 Samples alone come from the Parquet tables; samples with their videos come from the tars, either one after another, a
 video's bytes read once for all its questions, or as an index that says where in the tars each video lies. Nothing is
-skipped silently: a file that does not match the manifest is an error that names it.
+skipped silently: a file is an error that names it when its length in bytes or, for tars, its number of records is not
+the manifest's. Hashes are not compared: that would read every video.
 """
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import fsspec
 from pydantic import ValidationError
@@ -65,7 +68,12 @@ def open_release(url: str) -> Release:
 
 
 def read_samples(url: str, split: Split) -> list[Sample]:
-    """All samples of a split, in the order in which the tars hold them."""
+    """All samples of a split, in the order in which the tars hold them.
+
+    Raises:
+        BadInput: there is no such split.
+        SchemaError: a file is gone, of another length than the manifest says, or a row does not fit.
+    """
     return [
         sample
         for file in _files(url, split, "parquet/")
@@ -81,7 +89,8 @@ def read_videos(url: str, split: Split, *, part: int = 0, parts: int = 1) -> Ite
             rank and worker. Shares differ by at most one video.
 
     Raises:
-        SchemaError: a tar ends early, holds another number of records than the manifest says, or a record does not fit.
+        SchemaError: a tar is gone, of another length or with another number of records than the manifest says, or a
+            record does not fit.
     """
     number = 0
     for file in _files(url, split, "data/"):
@@ -120,8 +129,31 @@ def _files(url: str, split: Split, folder: str) -> list[ReleaseFile]:
 
 
 def _read(url: str, file: ReleaseFile) -> bytes:
-    with fsspec.open(_address(url, file.path), "rb") as opened:
+    with _opened(url, file) as opened:
         return opened.read()
+
+
+@contextmanager
+def _opened(url: str, file: ReleaseFile, **options: Any) -> Iterator[IO[bytes]]:
+    """A file of the release.
+
+    Args:
+        options: of fsspec's `open`.
+
+    Raises:
+        SchemaError: it is gone, or of another length than the manifest says.
+    """
+    address = _address(url, file.path)
+    filesystem, path = fsspec.core.url_to_fs(address)
+    try:
+        opened = filesystem.open(path, "rb", **options)
+    except FileNotFoundError:
+        raise SchemaError(f"{address}: no such file, though the manifest names it; copy it again") from None
+    with opened:
+        if (found := opened.seek(0, io.SEEK_END)) != file.bytes:
+            raise SchemaError(f"{address}: {found} bytes, the manifest says {file.bytes}; copy it again")
+        opened.seek(0)
+        yield opened
 
 
 def _address(url: str, path: str) -> str:
@@ -131,7 +163,7 @@ def _address(url: str, path: str) -> str:
 
 def _records(url: str, file: ReleaseFile) -> Iterator[VideoSamples]:
     address = _address(url, file.path)
-    with fsspec.open(address, "rb") as stream:
+    with _opened(url, file) as stream:
         try:
             yield from _members(stream, address)
         except tarfile.TarError as error:
@@ -140,11 +172,10 @@ def _records(url: str, file: ReleaseFile) -> Iterator[VideoSamples]:
 
 def _index(url: str, file: ReleaseFile, media: str | None) -> list[IndexedVideo]:
     address = _address(url, file.path)
-    filesystem, path = fsspec.core.url_to_fs(address)
     found: list[IndexedVideo] = []
     video: VideoSource | None = None
     try:
-        with filesystem.open(path, "rb", block_size=_HEADER_BYTES) as opened, tarfile.open(fileobj=opened) as tar:
+        with _opened(url, file, block_size=_HEADER_BYTES) as opened, tarfile.open(fileobj=opened) as tar:
             for member in tar:
                 key, _, suffix = member.name.partition(".")
                 if suffix != "json":

@@ -109,7 +109,7 @@ class ReleaseDataset:
         self.target = target
         self.features = features
         self.tokenizer = tokenizer
-        self._chat = Chat(tokenizer)
+        self._chat = Chat(tokenizer, family.video_token_id)
         self._samples = [
             (video, sample) for video in index_videos(url, split, media) for sample in video.record.samples
         ]
@@ -129,18 +129,14 @@ class ReleaseDataset:
         """Tokens of the sample when it may have `max_tokens`.
 
         Raises:
-            Unusable: it does not fit, the family takes no such frames, or its text would be taken for video.
+            Unusable: `too_long`: it does not fit; `frame_size`: the family takes no such frames; or as `Chat.turn`.
             BadInput: there are features of its video, but of other frames.
         """
         draft = self._draft(number, max_tokens)
         return draft.turn.length + len(draft.video_ids)
 
     def example(self, number: int, max_tokens: int) -> Example:
-        """The sample, of exactly `length(number, max_tokens)` tokens.
-
-        Raises:
-            Unusable: it does not fit, or its text would be taken for video.
-        """
+        """The sample, of exactly `length(number, max_tokens)` tokens. Raises as that."""
         draft = self._draft(number, max_tokens)
         turn, clip = draft.turn, draft.clip
         prompt = torch.tensor(turn.before_ids + draft.video_ids + turn.after_ids)
@@ -152,17 +148,15 @@ class ReleaseDataset:
 
     def _draft(self, number: int, max_tokens: int) -> _Draft:
         video, sample = self._samples[number]
-        turn = self._chat.turn(self._question(sample), self._answer(sample))
-        if self.family.video_token_id in turn.before_ids + turn.after_ids + turn.answer_ids:
-            raise Unusable(sample.question_id, "its text holds the token that stands for video")
+        key = sample.question_id
+        turn = self._chat.turn(key, self._question(sample), self._answer(sample))
         try:
             fitted = self._fitted(video, max_tokens - turn.length)
         except ValueError as error:  # the family has no size for such frames
-            raise Unusable(sample.question_id, str(error)) from error
+            raise Unusable(key, "frame_size", str(error)) from error
         if fitted is None:
-            raise Unusable(
-                sample.question_id, f"it does not fit into {max_tokens} tokens with the fewest frames; raise row_tokens"
-            )
+            message = f"it does not fit into {max_tokens} tokens with the fewest frames; raise row_tokens"
+            raise Unusable(key, "too_long", message)
         clip, video_ids = fitted
         features = self.features.find(clip) if self.features else None
         return _Draft(replace(clip, features=features), turn, video_ids)

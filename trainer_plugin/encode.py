@@ -123,9 +123,9 @@ def features_of(model: LongVideoModel, frames: Tensor) -> Tensor:
     family = model.family
     _, height, width, _ = frames.shape
     grid = family.grid(height, width, len(frames))
-    together = max(1, model.options.vision_patches // (grid.h * grid.w)) * family.temporal_patch
+    frames_at_once = max(1, model.options.vision_patches // (grid.h * grid.w)) * family.temporal_patch
     found = []
-    for piece in frames.split(together):
+    for piece in frames.split(frames_at_once):
         patches = family.patches(piece.to(model.parallel.device)).to(model.compute_dtype)
         found.append(family.encode(model.model, patches, [family.grid(height, width, len(piece))]).packed().cpu())
     return torch.cat(found)

@@ -6,7 +6,8 @@ that it encodes (`trainer_plugin.batches`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -80,6 +81,11 @@ class Example:
     videos: tuple[VideoClip, ...] = ()
     """In the order of their placeholders."""
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether any token of it is."""
+        return bool((self.labels != IGNORED).any())
+
 
 @dataclass(frozen=True)
 class Row:
@@ -88,12 +94,16 @@ class Row:
     examples: tuple[Example, ...]
     epoch: int
     """Of its first example, from 0."""
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+    """Reasons by key of what came before it in its file and is no sample (`trainer_plugin.texts`)."""
 
 
 class Unusable(ValueError):
-    """A sample that cannot be trained on, e.g. because it does not fit. It is skipped, counted and named."""
+    """A sample that cannot be trained on. It is skipped, counted by `reason`, a typed word, and named by `key`; the
+    message has the details."""
 
-    def __init__(self, key: str, reason: str) -> None:
-        super().__init__(f"sample {key}: {reason}")
+    def __init__(self, key: str, reason: str, message: str) -> None:
+        super().__init__(f"sample {key}: {message}")
         self.key = key
         self.reason = reason
+        self.message = message

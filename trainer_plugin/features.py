@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import fsspec
 import safetensors.torch
@@ -25,6 +26,9 @@ from trainer_plugin.examples import FeatureRef, VideoClip
 from trainer_plugin.files import write_whole
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes: safetensors' own limit."""
 
 
 class FeatureFolder:
@@ -62,12 +66,10 @@ class FeatureFolder:
         return None
 
     def check(self, clips: Iterable[VideoClip]) -> None:
-        """Raises BadInput if what the folder has of one of these clips is of another tower."""
+        """Raises BadInput if what the folder has of one of these clips is of another tower, or damaged."""
         for clip in clips:
-            ref = self._ref(clip)
-            filesystem, path = fsspec.core.url_to_fs(ref.url)
-            with filesystem.open(path, "rb") as file:
-                _header(file, clip, ref)
+            with _opened(self._ref(clip), clip):
+                pass
 
     def write(self, clip: VideoClip, features: Tensor) -> FeatureRef:
         """Keep a clip's features, shape [tokens, width], tokens in order."""
@@ -93,31 +95,54 @@ def read_features(clip: VideoClip, first: int, end: int) -> Tensor:
         Shape [(end - first) * tokens per temporal patch, width], in the file's dtype.
 
     Raises:
-        BadInput: the file's features are of other frames, another size or another tower.
+        BadInput: the file's features are of other frames, another size or another tower; or it is damaged, or gone.
     """
     ref = clip.features
     assert ref is not None, f"{clip.video.key}: no features"
-    filesystem, path = fsspec.core.url_to_fs(ref.url)
-    with filesystem.open(path, "rb") as file:
-        stored = _header(file, clip, ref)["features"]
-        tokens, width = stored["shape"]
-        dtype = _DTYPES[stored["dtype"]]
-        row_bytes, per_patch = width * dtype.itemsize, tokens // clip.grid.t
-        file.seek(first * per_patch * row_bytes, os.SEEK_CUR)
-        data = file.read((end - first) * per_patch * row_bytes)
+    with _opened(ref, clip) as (file, (tokens, width), dtype):
+        per_patch = tokens // clip.grid.t
+        file.seek(first * per_patch * width * dtype.itemsize, os.SEEK_CUR)
+        size = (end - first) * per_patch * width * dtype.itemsize
+        data = file.read(size)
+    if len(data) != size:
+        raise BadInput(f"{ref.url}: it is cut off; remove it, and encode the video again")
     return torch.frombuffer(bytearray(data), dtype=dtype).view(-1, width)
 
 
-def _header(file: IO[bytes], clip: VideoClip, ref: FeatureRef) -> dict[str, Any]:
-    """What a file says that it holds, read up to where the tensors begin."""
-    header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    found, wanted = header.get("__metadata__"), _description(clip, ref.tower)
-    if found != wanted:
-        other = [name for name in wanted if (found or {}).get(name) != wanted[name]]
+@contextmanager
+def _opened(ref: FeatureRef, clip: VideoClip) -> Iterator[tuple[IO[bytes], tuple[int, int], torch.dtype]]:
+    """A clip's file at the place where its features begin, with their shape [tokens, width] and type.
+
+    Raises:
+        BadInput: it holds something else, is damaged, or gone.
+    """
+    filesystem, path = fsspec.core.url_to_fs(ref.url)
+    try:
+        opened = filesystem.open(path, "rb")
+    except FileNotFoundError:
+        raise BadInput(f"{ref.url}: it is gone since the run began; encode the video again") from None
+    with opened as file:
+        found, shape, dtype = _header(file, ref)
+        wanted = _description(clip, ref.tower)
+        if other := [name for name in wanted if found.get(name) != wanted[name]]:
+            raise BadInput(
+                f"{ref.url}: other {', '.join(other)} than asked; encode the videos into another folder, or remove "
+                f"the file"
+            )
+        yield file, shape, dtype
+
+
+def _header(file: IO[bytes], ref: FeatureRef) -> tuple[dict[str, str], tuple[int, int], torch.dtype]:
+    """What a file says that it holds, read up to where the features begin."""
+    size = int.from_bytes(file.read(8), "little")
+    try:
+        header = json.loads(file.read(min(size, _LONGEST_HEADER)))
+        tokens, width = header["features"]["shape"]
+        return header["__metadata__"], (tokens, width), _DTYPES[header["features"]["dtype"]]
+    except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{ref.url}: other {', '.join(other)} than asked; encode the videos into another folder, or remove the file"
-        )
-    return header
+            f"{ref.url}: its header is damaged ({error!r}); remove it, and encode the video again"
+        ) from error
 
 
 def _name(clip: VideoClip) -> str:

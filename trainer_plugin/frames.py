@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 import av
 import fsspec
@@ -64,44 +64,6 @@ class BadVideo(ValueError):
         return type(self), (self.key, self.reason, self.message)
 
 
-@dataclass(frozen=True)
-class VideoFacts:
-    """What a video's packets and first frame say."""
-
-    duration_us: int
-    """From the first frame's start to the last frame's end."""
-    frame_times_us: NDArray[np.int64]
-    """Shape [frames], ascending, the first 0."""
-    width: int
-    """Displayed: after rotation, in square pixels."""
-    height: int
-
-
-def video_facts(source: VideoSource) -> VideoFacts:
-    """Measure a video: every packet is read, one frame is decoded. Headers lie, so they are not asked.
-
-    Raises:
-        BadVideo: see `read_frames`.
-    """
-    with _opened(source) as (container, stream):
-        frame = _first_frame(source, container, stream)
-    with _opened(source) as (container, stream):
-        shown = sorted(_shown_packets(source, container, stream))
-        clock = _Clock(Fraction(cast(Fraction, stream.time_base)), shown[0].pts)
-        aspect = stream.sample_aspect_ratio or 1
-    width, height = round(frame.width * aspect), frame.height
-    if _quarter_turns(frame) % 2:
-        width, height = height, width
-    times = [packet.pts for packet in shown]
-    last = shown[-1].duration or (int(np.median(np.diff(times))) if len(times) > 1 else 1)
-    return VideoFacts(
-        duration_us=clock.microseconds(times[-1] + last),
-        frame_times_us=np.unique(np.array([clock.microseconds(pts) for pts in times], dtype=np.int64)),
-        width=width,
-        height=height,
-    )
-
-
 def read_frames(
     source: VideoSource, times_us: Sequence[int], size: tuple[int, int], resample: Resample = "bicubic"
 ) -> NDArray[np.uint8]:
@@ -115,14 +77,14 @@ def read_frames(
         Shape [len(times_us), *size, 3], RGB.
 
     Raises:
-        BadVideo: `missing`, `not_a_video`, `no_video_stream`, `no_timestamps` or `damaged` (nothing decodes near an
-            asked time, or the video ends more than a second before it).
-        OSError: the storage failed, which says nothing about the video.
+        BadVideo: `missing`, `not_a_video`, `no_video_stream`, `no_timestamps` or `damaged` (it shows no frame, nothing
+            decodes near an asked time, or it ends more than a second before it).
+        OSError: the storage failed, or the tar that holds the video is gone, which says nothing about the video.
     """
     frames = np.empty((len(times_us), *size, 3), dtype=np.uint8)
     with _opened(source) as (container, stream):
-        first = list(islice(_shown_packets(source, container, stream), _REORDERED))
-        clock = _Clock(Fraction(cast(Fraction, stream.time_base)), min(packet.pts for packet in first))
+        first = islice(_shown_pts(source, container, stream), _REORDERED)
+        clock = _Clock(Fraction(cast(Fraction, stream.time_base)), min(first))
         walk = _Walk(source.key, container, stream, clock)
         shown: VideoFrame | None = None
         for number, time_us in enumerate(times_us):
@@ -133,13 +95,6 @@ def read_frames(
             shown = frame
             frames[number] = resize(torch.from_numpy(_upright(frame))[None], size, resample)[0].numpy()
     return frames
-
-
-class _Times(NamedTuple):
-    """A packet's, in the stream's time base."""
-
-    pts: int
-    duration: int
 
 
 @dataclass(frozen=True)
@@ -275,7 +230,9 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
     filesystem, path = fsspec.core.url_to_fs(source.url)
     try:
         file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if source.size is not None:
+            raise OSError(f"{source.url}: the tar was there when the release was opened; is its disk away?") from error
         raise BadVideo(source.key, "missing", f"{source.url}: no such file; fetch it, or leave it missing") from None
     with file:
         size = file.seek(0, io.SEEK_END) - source.offset if source.size is None else source.size
@@ -294,13 +251,14 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
             yield container, stream
 
 
-def _shown_packets(source: VideoSource, container: InputContainer, stream: VideoStream) -> Iterator[_Times]:
-    """The times of the frames that are presented, from the container's position on, in order of decoding.
+def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStream) -> Iterator[int]:
+    """The timestamps of the frames that are presented, from the container's position on, in order of decoding.
 
     Raises:
         BadVideo: there is none, or one has no time.
     """
     key_pts: int | None = None
+    shown = False
     packets = container.demux(stream)
     while True:
         try:
@@ -315,16 +273,10 @@ def _shown_packets(source: VideoSource, container: InputContainer, stream: Video
             raise BadVideo(source.key, "no_timestamps", "its frames carry no times; remux it, e.g. to MP4")
         key_pts = packet.pts if key_pts is None else key_pts
         if packet.pts >= key_pts and not packet.is_discard:
-            yield _Times(packet.pts, packet.duration or 0)
-    if key_pts is None:
-        raise BadVideo(source.key, "damaged", "no frame can be read; the file was probably cut off, fetch it again")
-
-
-def _first_frame(source: VideoSource, container: InputContainer, stream: VideoStream) -> VideoFrame:
-    try:
-        return next(container.decode(stream))
-    except (StopIteration, av.error.FFmpegError) as error:
-        raise BadVideo(source.key, "damaged", f"its first frame cannot be decoded ({error}); fetch it again") from error
+            shown = True
+            yield packet.pts
+    if not shown:
+        raise BadVideo(source.key, "damaged", "it shows no frame; the file was probably cut off, fetch it again")
 
 
 def _quarter_turns(frame: VideoFrame) -> int:

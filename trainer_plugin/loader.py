@@ -1,28 +1,24 @@
 """Decodes ahead, in worker processes, the frames that this rank encodes of each row, and hands rows on in order.
 
 The order is the rows' own, whatever the number of workers; the state is that of the rows handed on, not of those
-decoded ahead. A video that cannot be decoded, or that takes its decoder down with it, does not stop the training: its
-frames are black, its example is marked as failed, and all ranks of the group leave its labels out.
+decoded ahead. A video that cannot be decoded, also one whose decoder dies or never ends, does not stop the training:
+its frames are black, its example is marked as failed, and all ranks of the group leave its labels out.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer_plugin.decoders import Decoders, Piece
 from trainer_plugin.examples import Row, VideoClip
 from trainer_plugin.features import read_features
 from trainer_plugin.frames import BadVideo, read_frames
@@ -86,7 +82,7 @@ class RowLoader(Generic[P]):
         """
         Args:
             plan: what to do with a row, and which temporal patches this rank encodes.
-            workers: processes that decode; 0: this one, when a row is asked for.
+            workers: processes that decode; 0: this one, when a row is asked for, however long it takes.
             ahead: rows whose frames are decoded, and held, before they are asked for.
         """
         self._rows = rows
@@ -104,7 +100,7 @@ class RowLoader(Generic[P]):
         self.close()
 
     def close(self) -> None:
-        """End the worker processes; what was decoded ahead is dropped."""
+        """End the worker processes, also those that decode; what was decoded ahead is dropped."""
         self._forget()
         self._decoder.close()
 
@@ -181,6 +177,10 @@ class _Piece:
         frames = self.clip.frames_per_patch
         return self.clip.frame_times_us[self.first * frames : self.end * frames]
 
+    @property
+    def asked(self) -> Piece:
+        return self.clip.video, self.times_us, self.clip.size, self.resample
+
 
 @dataclass(frozen=True)
 class _Task:
@@ -201,40 +201,30 @@ class _Waiting(Generic[P]):
 
 
 class _Decoder:
-    """Runs pieces in worker processes, and what has features in a thread."""
+    """Runs pieces in processes of their own, and what has features in a thread."""
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._processes = _processes(workers) if workers else None
+        self._decoders = Decoders(workers) if workers else None
         self._reader = ThreadPoolExecutor(1)
 
     def submit(self, piece: _Piece) -> _Task:
         if piece.clip.features is not None:
             return _Task(piece, self._reader.submit(read_features, piece.clip, piece.first, piece.end))
-        if self._processes is None:
-            return _Task(piece, None)
-        try:
-            return _Task(piece, self._processes.submit(_decode, piece))
-        except BrokenProcessPool:
-            self._processes = _processes(self._workers)
-            return _Task(piece, self._processes.submit(_decode, piece))
+        return _Task(piece, self._decoders.submit(piece.asked) if self._decoders else None)
 
     def result(self, task: _Task) -> Tensor:
         if task.future is None:
-            return torch.from_numpy(_decode(task.piece))
+            return torch.from_numpy(read_frames(*task.piece.asked))
         while not wait([task.future], _SLOW_SECONDS).done:
             name, frames = task.piece.clip.video.key, len(task.piece.times_us)
             log.warning("video %s: still waiting for %d frames after another %g s", name, frames, _SLOW_SECONDS)
-        try:
-            found = task.future.result()
-        except BrokenProcessPool:
-            found = _decode_alone(task.piece)
+        found = task.future.result()
         return found if isinstance(found, Tensor) else torch.from_numpy(found)
 
     def close(self) -> None:
+        if self._decoders is not None:
+            self._decoders.close()
         self._reader.shutdown(cancel_futures=True)
-        if self._processes is not None:
-            self._processes.shutdown(cancel_futures=True)
 
 
 def _pieces(clip: VideoClip, share: FrameShare, resample: Resample) -> list[_Piece]:
@@ -243,27 +233,3 @@ def _pieces(clip: VideoClip, share: FrameShare, resample: Resample) -> list[_Pie
         _Piece(clip, first, min(first + patches, share.end), resample)
         for first in range(share.first, share.end, max(1, patches))
     ]
-
-
-def _processes(workers: int) -> ProcessPoolExecutor:
-    # Spawned: a fork would take along the locks of CUDA's, NCCL's and fsspec's threads.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
-
-
-def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer ends its workers
-    torch.set_num_threads(1)
-
-
-def _decode(piece: _Piece) -> NDArray[np.uint8]:
-    # An array: tensors would pass through /dev/shm, which containers keep small.
-    return read_frames(piece.clip.video, piece.times_us, piece.clip.size, piece.resample)
-
-
-def _decode_alone(piece: _Piece) -> NDArray[np.uint8]:
-    """Decode what was under way, or waiting, when a worker process died: whoever kills its own process did it."""
-    with _processes(1) as alone:
-        try:
-            return alone.submit(_decode, piece).result()
-        except BrokenProcessPool:
-            raise BadVideo(piece.clip.video.key, "crashed", "decoding it ends the process; leave it out") from None

@@ -45,9 +45,10 @@ class StepMetrics(Model):
     """Before clipping."""
     learning_rate: float
     tokens: int
-    """All tokens of the step's rows."""
+    """All tokens of those of the step's rows in which something is learned."""
     supervised_tokens: int
     samples: int
+    """Those of which something is learned."""
     total_tokens: int
     """Of the run so far."""
     seconds: float
@@ -61,7 +62,7 @@ class StepMetrics(Model):
     memory_bytes: int
     """The most that tensors took on a device; the process's largest size on a CPU."""
     skipped: dict[str, int]
-    """Samples left out so far, by reason."""
+    """Samples left out so far and not learned since, by reason."""
 
     def line(self) -> str:
         """For the console."""

@@ -44,20 +44,34 @@ def without_failed(
     """The rows of one step without the labels of samples that some rank could not decode. Every rank must call it.
 
     Returns:
-        The rows, and why by key of the sample: those of all ranks.
+        The rows, and reasons by key of the samples that were left out or passed over: those of all ranks.
     """
     failed = torch.cat([load.failed for load in loads]).to(torch.int32)
     if parallel.sp_group is not None:
         dist.all_reduce(failed, dist.ReduceOp.MAX, group=parallel.sp_group)
-    somewhere = failed.amax(0)
+    mine = {key: bad.reason for load in loads for key, bad in load.failures.items()}
+    for load in loads:
+        mine |= load.row.passed_over
+    somewhere = torch.tensor(int(bool(mine) or bool(failed.any())))
     dist.all_reduce(somewhere, dist.ReduceOp.MAX)
     if not somewhere:
         return list(loads), {}
     flags = failed.bool().split([len(load.failed) for load in loads])
     kept = [_masked(load, flag, family, parallel, costs) for load, flag in zip(loads, flags, strict=True)]
     found: list[dict[str, str]] = [{}] * parallel.world_size
-    dist.all_gather_object(found, {key: bad.reason for load in loads for key, bad in load.failures.items()})
+    dist.all_gather_object(found, mine)
     return kept, {key: reason for failures in found for key, reason in failures.items()}
+
+
+def still_left_out(left_out: Mapping[str, str], loads: Sequence[Load], parallel: Parallel) -> dict[str, str]:
+    """`left_out`, which is the same on every rank, without samples that some rank's rows teach now. Every rank must
+    call it."""
+    if not left_out:
+        return {}
+    learned: list[set[str]] = [set()] * parallel.world_size
+    mine = {example.key for load in loads for example in load.row.examples if example.is_learned}
+    dist.all_gather_object(learned, mine & left_out.keys())
+    return {key: reason for key, reason in left_out.items() if key not in set().union(*learned)}
 
 
 def check_some_left(rows: Rows, skipped: Mapping[str, str]) -> None:

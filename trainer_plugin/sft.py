@@ -64,6 +64,7 @@ from trainer_plugin.rows import (
     positions,
     row_share,
     samples_of,
+    still_left_out,
     without_failed,
 )
 from trainer_plugin.step import BadStep, NotFinite, adamw, train_step
@@ -75,7 +76,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Work:
-    """Of one step on all ranks."""
+    """Of one step on all ranks. Rows in which nothing is learned do not count, nor do such samples."""
 
     tokens: int
     supervised_tokens: int
@@ -134,7 +135,7 @@ class Training:
         self.tokens = 0
         """Of all rows so far."""
         self.left_out: dict[str, str] = {}
-        """Reasons by key of the sample: videos that could not be decoded."""
+        """Reasons by key of the sample: videos that could not be decoded, documents that are no texts."""
         self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
         self._saved = -1
         self._stop = threading.Event()
@@ -165,12 +166,12 @@ class Training:
         while not self._ended and self.step != self.recipe.steps:
             asked = time.perf_counter()
             before = self.share_done
-            loaded = list(islice(self._loader, self.micro_steps))
+            loaded = together(lambda: list(islice(self._loader, self.micro_steps)))
             if not loaded:
                 break
             waited = time.perf_counter() - asked
             loaded, failed = without_failed(loaded, self.family, self.parallel, self.costs)
-            self.left_out |= failed
+            self.left_out = still_left_out({**self.left_out, **failed}, loaded, self.parallel)
             metrics = self._learn(loaded, before, began, waited)
             if metrics is None:
                 continue
@@ -199,7 +200,7 @@ class Training:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Reasons by key of the sample, of all samples left out so far."""
+        """Reasons by key of the sample, of all samples left out so far and not learned since."""
         return {**self._loader.state_dict().get("skipped", {}), **self.left_out}
 
     def save(self) -> Path:
@@ -311,11 +312,12 @@ class Training:
 
     def _work_of(self, loaded: list[Load]) -> _Work:
         """What is in a step's rows, on all ranks; those that share a row count it once."""
-        plans = [row.plan for row in loaded] if self.parallel.sp_rank == 0 else []
+        rows = [row for row in loaded if row.plan.supervised_count] if self.parallel.sp_rank == 0 else []
+        plans = [row.plan for row in rows]
         learned = self.recipe.trained.language_model
         flops = training_flops(plans, self.costs, self._tower_costs, weights_learned=learned)
         tokens, supervised = sum(len(plan) for plan in plans), sum(plan.supervised_count for plan in plans)
-        samples = sum(len(row.row.examples) for row in loaded) if plans else 0
+        samples = sum(example.is_learned for row in rows for example in row.row.examples)
         found = _of_all_ranks([tokens, supervised, samples, flops], dist.ReduceOp.SUM)
         return _Work(int(found[0]), int(found[1]), int(found[2]), found[3])
 

@@ -2,30 +2,41 @@
 
 Documents come from Parquet, JSON Lines or tar files, are closed by the end-of-text token, and are cut into rows of
 exactly the asked length; attention runs over the whole row (LongVILA's stage 4). Files are dealt out to ranks, in an
-order by seed and epoch; documents keep their order in a file. The stream never ends, and resumes exactly.
+order by seed and epoch; documents keep their order in a file. The stream never ends, and resumes exactly. A document
+that is no text is passed over, counted and named; a file that is damaged as a whole is an error.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
+import logging
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
-from trainer_plugin.examples import Example, Row
+from trainer_plugin.examples import Example, Row, Unusable
+
+log = logging.getLogger(__name__)
 
 Place = tuple[int, int, int]
 """Epoch, file in the epoch's order, document in the file."""
 
 _BATCH_DOCUMENTS = 64
+
+_MOST_UNUSABLE = 1000
+"""Documents one after the other that are no texts, before that is taken for a wrong column or wrong files."""
 
 
 class TextRows(Iterator[Row]):
@@ -72,9 +83,14 @@ class TextRows(Iterator[Row]):
         self._place: Place
         self._rest: list[int]
         self._used: int
+        self._passed_over: dict[str, str]
         self._begin((0, 0, 0), 0)
 
     def __next__(self) -> Row:
+        """
+        Raises:
+            BadInput: a file is damaged, or none of a thousand documents one after the other is a text.
+        """
         self._fetch()
         epoch, file, document = self._place
         ids: list[int] = []
@@ -86,7 +102,8 @@ class TextRows(Iterator[Row]):
             self._rest = self._rest[len(taken) :]
         input_ids = torch.tensor(ids)
         key = f"{self._order(epoch)[file]}:{document}"
-        return Row((Example(key, input_ids, input_ids, self.positions(input_ids)),), epoch)
+        passed_over, self._passed_over = self._passed_over, {}
+        return Row((Example(key, input_ids, input_ids, self.positions(input_ids)),), epoch, passed_over)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next row begins, as JSON values: each rank has its own."""
@@ -110,29 +127,41 @@ class TextRows(Iterator[Row]):
             self._used = 0
 
     def _begin(self, place: Place, used: int) -> None:
+        self._passed_over = {}
         self._documents = self._documents_from(place)
         self._place, tokens = next(self._documents)
         self._used, self._rest = used, tokens[used:]
 
     def _documents_from(self, place: Place) -> Iterator[tuple[Place, list[int]]]:
         epoch, first_file, first_document = place
+        unusable = 0
         while True:
             empty = True
             for file, name in list(enumerate(self._order(epoch)))[first_file:]:
-                for document, text in enumerate(_texts(name, self.column)):
+                for document, stored in enumerate(_documents(name, self.column)):
                     if document < first_document:
                         continue
-                    empty = False
-                    yield (epoch, file, document), self._ids(text, f"{name}: document {document}")
+                    try:
+                        ids = self._ids(_text(f"{name}:{document}", name, stored, self.column))
+                    except Unusable as problem:
+                        unusable += 1
+                        self._pass_over(problem, unusable)
+                        continue
+                    empty, unusable = False, 0
+                    yield (epoch, file, document), ids
                 first_document = 0
             if empty and first_file == 0:
-                raise BadInput(f"{self._order(epoch)}: not one document in these files")
+                raise BadInput(f"{self._order(epoch)}: not one document in these files that is a text")
             epoch, first_file = epoch + 1, 0
 
-    def _ids(self, text: Any, key: str) -> list[int]:
+    def _pass_over(self, problem: Unusable, in_a_row: int) -> None:
+        if in_a_row == _MOST_UNUSABLE:
+            raise BadInput(f"{in_a_row} documents one after the other are no texts, the last: {problem}")
+        log.warning("%s; it is left out", problem)
+        self._passed_over[problem.key] = problem.reason
+
+    def _ids(self, text: str) -> list[int]:
         """Of a document, with the token that closes it. What looks like a special token in it is text."""
-        if not isinstance(text, str):
-            raise BadInput(f"{key} is {text!r}, not a text; leave it out")
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [*ids, self.tokenizer.eos_token_id]
 
@@ -145,13 +174,41 @@ class TextRows(Iterator[Row]):
         return sorted(self.files, key=rank)[self.rank :: self.ranks]
 
 
-def _texts(name: str, column: str) -> Iterator[str]:
-    if name.endswith(".parquet"):
-        return _parquet_texts(name, column)
-    return _tar_texts(name) if name.endswith(".tar") else _json_texts(name, column)
+def _documents(name: str, column: str) -> Iterator[Any]:
+    """What a file holds of each document: a value (Parquet), a line (JSON Lines) or a member's bytes (tar).
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    try:
+        if name.endswith(".parquet"):
+            yield from _parquet_values(name, column)
+        else:
+            yield from _tar_members(name) if name.endswith(".tar") else _lines(name)
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, pa.ArrowInvalid) as error:
+        raise BadInput(f"{name}: it is damaged ({error!r}); copy it again, or leave it out") from error
 
 
-def _parquet_texts(name: str, column: str) -> Iterator[str]:
+def _text(key: str, name: str, stored: Any, column: str) -> str:
+    """A document from what its file holds of it.
+
+    Raises:
+        Unusable: `not_a_text`.
+    """
+    try:
+        if name.endswith(".tar"):
+            stored = stored.decode()
+        elif not name.endswith(".parquet"):
+            stored = json.loads(stored)[column]
+        if not isinstance(stored, str):
+            raise TypeError(f"{stored!r} is no text")
+        stored.encode()  # no tokenizer takes half a surrogate pair
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unusable(key, "not_a_text", f"it is no text in UTF-8, or no JSON with {column!r} ({error!r})") from error
+    return stored
+
+
+def _parquet_values(name: str, column: str) -> Iterator[Any]:
     with fsspec.open(name, "rb") as file:
         table = pq.ParquetFile(file)
         if column not in table.schema_arrow.names:
@@ -160,22 +217,13 @@ def _parquet_texts(name: str, column: str) -> Iterator[str]:
             yield from batch.column(0).to_pylist()
 
 
-def _json_texts(name: str, column: str) -> Iterator[str]:
-    with fsspec.open(name, "rt", encoding="utf-8", compression="infer") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)[column]
-            except (ValueError, KeyError, TypeError) as error:
-                raise BadInput(
-                    f"{name}: line {number} is no JSON object with a field {column!r} ({error!r})"
-                ) from error
+def _lines(name: str) -> Iterator[bytes]:
+    with fsspec.open(name, "rb", compression="infer") as file:
+        yield from io.BufferedReader(file)  # remote files look for line ends block by block, for each line anew
 
 
-def _tar_texts(name: str) -> Iterator[str]:
+def _tar_members(name: str) -> Iterator[bytes]:
     with fsspec.open(name, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
         for member in tar:
             if member.name.endswith(".txt") and (content := tar.extractfile(member)) is not None:
-                try:
-                    yield content.read().decode()
-                except UnicodeDecodeError as error:
-                    raise BadInput(f"{name}: {member.name} is not UTF-8 ({error}); leave it out") from error
+                yield content.read()

@@ -33,6 +33,7 @@ from trainer_plugin.export import export_model
 from trainer_plugin.files import put_whole
 from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
+from trainer_plugin.parallel import together
 from trainer_plugin.rows import (
     Load,
     check_some_left,
@@ -126,7 +127,7 @@ class LongVideoTrainer(Trainer):
         Raises:
             BadInput: on every rank, when all samples of the data have been left out.
         """
-        while len(loaded := list(islice(epoch_iterator, num_batches))) == num_batches:
+        while len(loaded := together(lambda: list(islice(epoch_iterator, num_batches)))) == num_batches:
             self._loaded, failed = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
             self._left_out |= failed
             shares = [row_share(load, self._long.parallel) for load in self._loaded]

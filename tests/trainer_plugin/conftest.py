@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -32,3 +34,38 @@ def alone():
     yield start()
     dist.destroy_process_group()
     torch.set_num_threads(before)
+
+
+STRANGE = """
+import os, sys, time
+
+class Unsendable(Exception):
+    def __init__(self, key, reason):
+        super().__init__(key)
+
+if "trainer_plugin.decoders" in sys.orig_argv:
+    import trainer_plugin.frames as frames
+
+    plain = frames._shown_pts
+
+    def strange(source, *rest):
+        if source.key == "deadly":
+            os.abort()
+        if source.key == "endless":
+            time.sleep(100)
+        if source.key == "unsendable":
+            raise Unsendable("film", "")
+        return plain(source, *rest)
+
+    frames._shown_pts = strange
+"""
+
+
+@pytest.fixture
+def strange_decoders(tmp_path, monkeypatch) -> Path:
+    """Processes that decode do, for videos with certain keys, what broken libraries may do."""
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(STRANGE)
+    monkeypatch.syspath_prepend(folder)
+    return folder

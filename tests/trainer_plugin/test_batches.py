@@ -28,7 +28,7 @@ class Lengths:
 
     def length(self, number, max_tokens):
         if self.lengths[number] > max_tokens:
-            raise Unusable(self.key(number), f"{self.lengths[number]} tokens")
+            raise Unusable(self.key(number), "too_long", f"{self.lengths[number]} tokens")
         return self.lengths[number]
 
     def example(self, number, max_tokens):
@@ -103,7 +103,7 @@ def test_a_step_that_runs_out_of_samples_is_filled_with_rows_without_labels():
 def test_what_does_not_fit_is_skipped_by_name():
     stream = RowStream(Lengths([10, 500, 20]), BUDGET, seed=1, epochs=2)
     assert Counter(key for row in stream for key in keys(row)) == {"q0": 2, "q2": 2}
-    assert stream.skipped == {"q1": "500 tokens"}
+    assert stream.skipped == {"q1": "too_long"}
 
 
 def test_what_waits_and_does_not_fit_a_smaller_budget_is_skipped_too():
@@ -130,7 +130,7 @@ def test_what_fits_a_larger_budget_is_skipped_no_more():
 def test_there_must_be_something_to_train_on():
     with pytest.raises(BadInput, match="no samples to train on"):
         RowStream(Lengths([]), BUDGET, seed=1)
-    with pytest.raises(BadInput, match=r"not one of the 2 samples can be trained on.*500 tokens"):
+    with pytest.raises(BadInput, match=r"not one of the 2 samples can be trained on: \{'too_long': 2\}"):
         next(RowStream(Lengths([500, 500]), BUDGET, seed=1))
 
 

@@ -99,3 +99,25 @@ def test_a_shortened_tar_is_an_error_not_a_short_epoch(release):
         list(read_videos(url, Split.SFT))
     with pytest.raises(SchemaError, match=tar.name):
         index_videos(url, Split.SFT)
+
+
+@pytest.mark.parametrize("read", [lambda *asked: list(read_videos(*asked)), index_videos, read_samples])
+def test_a_file_of_another_length_or_none_is_an_error_that_names_it(release, read):
+    url, _ = release
+    folder = "parquet" if read is read_samples else "data"
+    file = sorted(Path(url).rglob(f"{folder}/**/*.*"))[0]
+    file.write_bytes(file.read_bytes() + bytes(512))
+    with pytest.raises(SchemaError, match=rf"{file.name}: \d+ bytes, the manifest says {file.stat().st_size - 512}"):
+        read(url, Split.SFT)
+    file.unlink()
+    with pytest.raises(SchemaError, match=f"{file.name}: no such file, though the manifest names it"):
+        read(url, Split.SFT)
+
+
+def test_a_tar_of_as_many_bytes_but_other_records_is_an_error(release):
+    url, _ = release
+    tar = sorted(Path(url).glob("data/sft/*.tar"))[0]
+    tar.write_bytes(bytes(tar.stat().st_size))
+    for read in (index_videos, lambda *asked: list(read_videos(*asked))):
+        with pytest.raises(SchemaError, match=f"{tar.name}: 0 records, the manifest says 2; copy it again"):
+            read(url, Split.SFT)

@@ -120,14 +120,16 @@ def test_frames_that_the_family_does_not_take_are_refused_by_name(tmp_path):
     dataset = ReleaseDataset(
         url, Split.SFT, family, byte_tokenizer(), policy=policy, target=Target.ANSWER, media="videos"
     )
-    with pytest.raises(Unusable, match="q0000: frames of 6400x16 pixels: one side is more than 200 times the other"):
+    complaint = "q0000: frames of 6400x16 pixels: one side is more than 200 times the other"
+    with pytest.raises(Unusable, match=complaint) as unusable:
         dataset.length(0, 10_000)
+    assert unusable.value.reason == "frame_size"
 
 
 def test_a_question_that_spells_the_video_token_is_refused(url, monkeypatch):
     dataset = dataset_of(url)
     monkeypatch.setattr(ReleaseDataset, "_question", lambda self, sample: "What is <|video|>?")
-    with pytest.raises(Unusable, match="holds the token that stands for video"):
+    with pytest.raises(Unusable, match=r"sample q\d+: its text holds the special token '<\|video\|>'"):
         dataset.length(0, 10_000)
 
 

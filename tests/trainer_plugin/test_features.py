@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +51,32 @@ def test_nor_those_of_another_tower(tmp_path):
     with pytest.raises(BadInput, match="other tower than asked"):
         folder.check([CLIP])
     FeatureFolder(str(tmp_path), "before training").check([CLIP])
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (lambda whole: whole[:-1], "it is cut off; remove it, and encode the video again"),
+        (lambda whole: whole[:40], "its header is damaged"),
+        (lambda whole: b"\xff" * len(whole), "its header is damaged"),
+        (lambda whole: b"", "its header is damaged"),
+        (lambda whole: (2).to_bytes(8, "little") + b"[]", "its header is damaged"),
+        (lambda whole: whole.replace(b"F32", b"F31"), "its header is damaged"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, content, complaint):
+    ref = FeatureFolder(str(tmp_path), "tower").write(CLIP, torch.zeros(24, 5))
+    path = Path(ref.url)
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(BadInput, match=rf"film\.\w+\.safetensors: {complaint}"):
+        read_features(replace(CLIP, features=ref), 1, 3)
+
+
+def test_so_is_one_that_has_gone(tmp_path):
+    ref = FeatureFolder(str(tmp_path), "tower").write(CLIP, torch.zeros(24, 5))
+    Path(ref.url).unlink()
+    with pytest.raises(BadInput, match=r"film\.\w+\.safetensors: it is gone since the run began"):
+        read_features(replace(CLIP, features=ref), 1, 3)
 
 
 def test_a_video_may_be_there_in_several_sizes(tmp_path):

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.video.probe import probe
 from tests.support.videos import counting_video, make, number_on
 from trainer_plugin import frames
 from trainer_plugin.examples import VideoSource
-from trainer_plugin.frames import BadVideo, read_frames, video_facts
+from trainer_plugin.frames import BadVideo, read_frames
 from trainer_plugin.patches import resize
 
 SIZE = (64, 160)
@@ -44,17 +45,39 @@ def source_of(path: Path) -> VideoSource:
     ],
 )
 def test_the_frame_being_presented_is_the_one_returned(tmp_path, name, options):
+    """Of the times that the pipeline measures, which a release's samples are about."""
     source = source_of(counting_video(tmp_path / name, *options))
-    facts = video_facts(source)
+    measured = probe(tmp_path / name)
     kept = [n for n in range(120) if options != VARIABLE or n < 45 or n % 3 == 0]
-    assert len(facts.frame_times_us) == len(kept)
-    assert (facts.width, facts.height) == (160, 64)
-    assert facts.duration_us == pytest.approx(4e6, abs=70_000)
-    times = facts.frame_times_us
-    asked = [0, 20_000, 900_000, int(times[60]) - 1, int(times[60]), 3_100_000, 3_100_000, facts.duration_us - 1]
+    times = measured.index.frame_times_us
+    assert len(times) == len(kept)
+    asked = [0, 20_000, 900_000, int(times[60]) - 1, int(times[60]), 3_100_000, 3_100_000, measured.duration_us - 1]
     shown = [kept[int(np.searchsorted(times, time, side="right")) - 1] for time in asked]
     assert [number_on(frame) for frame in read_frames(source, asked, SIZE)] == shown
     assert [number_on(read_frames(source, [time], SIZE)[0]) for time in asked] == shown
+
+
+def test_times_count_from_the_first_frame_that_an_edit_list_shows(tmp_path):
+    """Which is not the first in the file that is shown: frames before it in time follow it."""
+    film = counting_video(tmp_path / "film.mp4", "-bf", "3", seconds=2)
+    cut = make(tmp_path / "cut.mp4", "-ss", "0.1", "-i", str(film), "-c", "copy")
+    found = read_frames(source_of(cut), [0, 33_334, 66_667, 500_000], SIZE)
+    assert [number_on(frame) for frame in found] == [3, 4, 5, 18]
+
+
+def test_a_video_that_shows_none_of_its_frames_is_damaged(tmp_path):
+    film = counting_video(tmp_path / "film.mp4", seconds=1)
+    data = make(tmp_path / "cut.mp4", "-ss", "0.1", "-i", str(film), "-c", "copy").read_bytes()
+    media_time = data.index(b"elst") + 16  # after the box's name: version, count and the entry's duration
+    (tmp_path / "cut.mp4").write_bytes(data[:media_time] + (1 << 24).to_bytes(4, "big") + data[media_time + 4 :])
+    with pytest.raises(BadVideo, match="video cut: it shows no frame") as error:
+        read_frames(source_of(tmp_path / "cut.mp4"), [0], SIZE)
+    assert error.value.reason == "damaged"
+
+
+def test_a_tar_that_is_gone_is_an_outage(tmp_path):
+    with pytest.raises(OSError, match=r"gone\.tar: the tar was there when the release was opened"):
+        read_frames(VideoSource("film", str(tmp_path / "gone.tar"), 512, 1000), [0], SIZE)
 
 
 @given(st.lists(st.integers(0, 3_999_999), min_size=1, max_size=8).map(sorted))
@@ -82,7 +105,6 @@ def test_a_video_in_a_tar_is_read_where_it_lies(film, tmp_path, s3_bucket):
     for url in (str(tmp_path / "data.tar"), f"{s3_bucket}/data.tar"):
         source = VideoSource("film", url, member.offset_data, member.size)
         assert [number_on(frame) for frame in read_frames(source, [500_000, 3_500_000], SIZE)] == [15, 105]
-        assert video_facts(source).duration_us == 4_000_000
 
 
 def test_what_is_not_asked_is_not_read(tmp_path, monkeypatch):
@@ -115,15 +137,9 @@ def test_frames_are_upright(tmp_path):
     graph = "color=black:s=128x64:d=0.2,drawbox=w=64:color=white:t=fill"
     plain = make(tmp_path / "plain.mp4", "-f", "lavfi", "-i", graph, "-pix_fmt", "yuv420p")
     turned = source_of(make(tmp_path / "v.mp4", "-display_rotation", "-90", "-i", str(plain), "-c", "copy"))
-    assert (video_facts(turned).width, video_facts(turned).height) == (64, 128)
     [frame] = read_frames(turned, [0], (128, 64))
     assert frame[:60].mean() > 240
     assert frame[68:].mean() < 15
-
-
-def test_wide_pixels_are_displayed_wide(tmp_path):
-    facts = video_facts(source_of(counting_video(tmp_path / "v.mp4", "-vf", "setsar=4/3", seconds=0.2)))
-    assert (facts.width, facts.height) == (213, 64)
 
 
 def test_times_a_little_behind_the_end_show_the_last_frame(film):
@@ -160,4 +176,4 @@ def test_a_title_in_another_encoding_does_not_hide_the_frames(film, tmp_path):
 def test_sound_alone_is_no_video(tmp_path):
     sound = make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "sine=d=0.2")
     with pytest.raises(BadVideo, match="no video stream"):
-        video_facts(source_of(sound))
+        read_frames(source_of(sound), [0], SIZE)

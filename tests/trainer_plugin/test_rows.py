@@ -9,7 +9,7 @@ from trainer_plugin.examples import Row
 from trainer_plugin.families import family_of
 from trainer_plugin.frames import BadVideo
 from trainer_plugin.plan import Costs, Layout
-from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, without_failed
+from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, still_left_out, without_failed
 
 WORDS = (3 + 4 + 2 - 1, 2 + 5 + 2 - 1, 2 + 3 + 2 - 1, 8 - 1)
 """What the samples teach: words and a video's two markers, but not the first word."""
@@ -58,6 +58,20 @@ def test_other_groups_learn_theirs_but_know_of_it(ranks):
     assert counts == [WORDS[0] + WORDS[1], WORDS[2] + WORDS[3]]
     assert reasons == {"s2": "damaged"}
     assert learned == [2 * (WORDS[0] + WORDS[1]), WORDS[2] + 2 * WORDS[3]]
+
+
+def left_out_after() -> dict[str, str]:
+    """Each rank has one of the rows."""
+    config = tiny_config("qwen2_5_vl")
+    family, costs = family_of(config), Costs.of(config.get_text_config())
+    parallel = groups(Layout(1))
+    loads, _ = without_failed(loads_of(parallel, family, costs), family, parallel, costs)
+    return still_left_out(dict.fromkeys(("s0", "s2", "s3", "s9"), "missing"), [loads[parallel.rank]], parallel)
+
+
+def test_a_sample_that_any_rank_learns_is_left_out_no_more(ranks):
+    """s2 is in the last rank's row, but could not be decoded."""
+    assert ranks[2].run(left_out_after) == [{"s2": "missing", "s9": "missing"}] * 2
 
 
 class OwnRows:

@@ -83,9 +83,38 @@ def test_samples_that_do_not_fit_or_cannot_be_decoded_are_left_out_and_named(alo
     tight = recipe(tmp_path / "tight", url, "steps=1", "row_tokens=96", "step_tokens=96", f"videos.media={tmp_path}")
     with Training(tight) as training:
         [metrics] = training
-        skipped = training.skipped
-    assert {reason for reason in skipped.values() if "raise row_tokens" in reason}
-    assert sum(count for reason, count in metrics.skipped.items() if "raise row_tokens" in reason) == 2
+        assert sorted(training.skipped.values()) == ["no_video_stream", "too_long", "too_long"]
+    assert metrics.skipped == {"too_long": 2, "no_video_stream": 1}
+    assert "raise row_tokens; it is left out, as all that are too_long" in caplog.text
+
+
+def test_a_sample_that_is_learned_after_all_is_left_out_no_more(alone, tmp_path):
+    films = [numbered_film(tmp_path, name, 1.0) for name in ("good", "late")]
+    url = release_of(tmp_path, films, media=Media.NONE)
+    late = Path(films[1].uri)
+    content = late.read_bytes()
+    late.unlink()
+    small = ("row_tokens=256", "step_tokens=256", f"videos.media={tmp_path}", "checkpoints.every_steps=1000")
+    with Training(recipe(tmp_path / "run", url, "steps=null", "epochs=20", *small)) as training:
+        found = [metrics.skipped for metrics in training if late.exists() or late.write_bytes(content)]
+        assert found[0] and not found[-1] and not training.skipped
+        saved = json.loads((training.checkpoints.latest() / "state.json").read_text())
+    assert saved["left_out"] == {}
+
+
+def epoch_of(asked) -> tuple[int, int, int]:
+    """Samples, tokens and supervised tokens of a whole run."""
+    with Training(asked) as training:
+        found = [(metrics.samples, metrics.tokens, metrics.supervised_tokens) for metrics in training]
+        assert training.tokens == sum(tokens for _, tokens, _ in found)
+    return tuple(map(sum, zip(*found, strict=True)))
+
+
+def test_what_ranks_do_that_have_nothing_left_does_not_count(ranks, release, tmp_path):
+    settings = ("steps=null", "epochs=1", "row_tokens=256", "step_tokens=768")
+    one = ranks[1].run(epoch_of, recipe(tmp_path / "one", release, *settings))[0]
+    assert one[0] == 8
+    assert ranks[3].run(epoch_of, recipe(tmp_path / "three", release, *settings)) == [one] * 3
 
 
 def test_a_run_of_which_no_video_can_be_decoded_ends(alone, tmp_path):
@@ -127,6 +156,48 @@ def test_context_extension_learns_from_texts_and_goes_on_in_them(alone, tmp_path
     exported = json.loads((tmp_path / "halves" / "export" / "config.json").read_text())["text_config"]
     assert exported["rope_parameters"]["rope_theta"] == 15_300_000
     assert exported["max_position_embeddings"] == 131_072
+
+
+def texts_of(tmp_path: Path, *settings: str):
+    """A recipe for two ranks, of which each reads one of two files of twenty documents each."""
+    model = load_recipe("demo", ["out=x", "videos.release=x"]).model.config
+    for number in range(2):
+        (tmp_path / f"{number}.jsonl").write_text('{"text": "a quick brown fox. a quick brown fox."}\n' * 20)
+    given = [f"out={tmp_path / 'run'}", f"texts.files={tmp_path}/*.jsonl", f"model.config={json.dumps(model)}"]
+    given += ["row_tokens=128", "step_tokens=256", "steps=10", "parallel.sp=1", "precision=float32", "export=none"]
+    return load_recipe("extend_64k", [*given, *settings])
+
+
+def steps_and_skipped(asked) -> tuple[int, dict[str, str], dict[str, int]]:
+    with Training(asked) as training:
+        *_, last = training
+        return last.step, training.skipped, last.skipped
+
+
+def test_a_line_that_is_no_text_is_left_out_and_every_rank_knows_of_it(ranks, tmp_path):
+    asked = texts_of(tmp_path)
+    lines = (tmp_path / "1.jsonl").read_text().splitlines()
+    (tmp_path / "1.jsonl").write_text("\n".join([*lines[:5], '{"text": "cut', *lines[5:]]))
+    skipped = {f"file://{tmp_path}/1.jsonl:5": "not_a_text"}
+    assert ranks[2].run(steps_and_skipped, asked) == [(10, skipped, {"not_a_text": 1})] * 2
+    saved = json.loads((tmp_path / "run" / "checkpoints" / "step-00000010" / "state.json").read_text())
+    assert saved["left_out"] == skipped
+
+
+def refused_on_the_way(asked) -> str:
+    with pytest.raises(BadInput) as raised:
+        curve(asked)
+    return str(raised.value)
+
+
+def test_ranks_refuse_together_what_one_of_them_finds_on_the_way(ranks, tmp_path):
+    asked = texts_of(tmp_path)
+    with (tmp_path / "1.jsonl").open("a") as file:
+        file.write("no JSON\n" * 1000)
+    one, other = ranks[2].run(refused_on_the_way, asked)
+    assert one == other
+    assert one.startswith("1000 documents one after the other are no texts, the last: ")
+    assert steps_of(tmp_path / "run") > 0
 
 
 def test_a_loss_that_is_not_finite_names_the_samples_and_leaves_the_checkpoint(alone, release, tmp_path):
@@ -233,13 +304,20 @@ def ranks_of(process: subprocess.Popen) -> list[int]:
 
 
 def test_the_command_saves_and_ends_when_asked_to_and_ends_when_a_rank_dies(release, tmp_path):
-    endless = ("steps=100000", "optimizer.warmup=0", "parallel.sp=2")
+    endless = ("steps=100000", "optimizer.warmup=0", "parallel.sp=2", "videos.workers=2")
     process = torchrun(tmp_path, release, *endless)
     wait_for_steps(process, tmp_path, 1)
-    for rank in ranks_of(process)[:1]:
-        os.kill(rank, signal.SIGTERM)  # one is enough: they agree
+    os.kill(ranks_of(process)[0], signal.SIGTERM)  # one is enough: they agree
     _, output = process.communicate(timeout=100)
     assert process.returncode == 0, output
+    assert f"asked to end after step {steps_of(tmp_path)}" in output
+
+    process = torchrun(tmp_path, release, *endless)
+    wait_for_steps(process, tmp_path, steps_of(tmp_path) + 1)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does; torchrun passes it on to each rank's whole group
+    _, output = process.communicate(timeout=100)
+    assert time.monotonic() - began < 25, output  # before torchrun kills
     done = steps_of(tmp_path)
     assert f"asked to end after step {done}" in output
     assert (tmp_path / "checkpoints" / "latest").read_text() == f"step-{done:08d}"

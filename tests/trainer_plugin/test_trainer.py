@@ -233,6 +233,25 @@ def test_what_cannot_be_decoded_is_named_and_a_step_that_teaches_nothing_is_none
         trainer_of(asked, tmp_path / "none", 2).train()
 
 
+class Damaged(RowStream):
+    def __next__(self):
+        raise BadInput("film.safetensors: it is cut off")
+
+
+def damaged_on_one(asked: Recipe, folder) -> str:
+    as_torchrun_would()
+    trainer = trainer_of(asked, folder, 3)
+    if torch.distributed.get_rank() == 1:
+        trainer.rows.__class__ = Damaged
+    with pytest.raises(BadInput) as raised:
+        trainer.train()
+    return str(raised.value)
+
+
+def test_what_one_rank_finds_damaged_ends_it_on_every_rank(ranks, release, tmp_path):
+    assert ranks[2].run(damaged_on_one, recipe(tmp_path, release), tmp_path) == ["film.safetensors: it is cut off"] * 2
+
+
 def not_finite(asked: Recipe, folder) -> tuple[str, bool]:
     """What a step says that is not finite, and whether anything was learned."""
     as_torchrun_would()

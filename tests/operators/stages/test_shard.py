@@ -83,7 +83,7 @@ def test_proxies_are_published_small_and_on_the_sources_times(tmp_path):
     """Read with the trainer's reader: at each time it shows what the source shows then, to half a second."""
     pytest.importorskip("torch")
     from trainer_plugin.examples import VideoSource
-    from trainer_plugin.frames import read_frames, video_facts
+    from trainer_plugin.frames import read_frames
 
     path = counting_video(tmp_path / "film.mp4", "-vf", "scale=1280:512:flags=neighbor", seconds=6)
     config = BuildConfig(source=str(tmp_path), out=str(tmp_path / "out"))
@@ -95,9 +95,9 @@ def test_proxies_are_published_small_and_on_the_sources_times(tmp_path):
     assert (record["width"], record["height"], record["fps"], record["duration_us"]) == (640, 256, 2.0, 6_000_000)
     (tmp_path / "published.mp4").write_bytes(content["film.mp4"])
     published = VideoSource("film", str(tmp_path / "published.mp4"))
-    facts = video_facts(published)
-    assert (facts.width, facts.height, facts.duration_us) == (640, 256, 6_000_000)
-    assert facts.frame_times_us.tolist() == [500_000 * number for number in range(12)]
+    measured = probe(tmp_path / "published.mp4")
+    assert (measured.width, measured.height, measured.duration_us) == (640, 256, 6_000_000)
+    assert measured.index.frame_times_us.tolist() == [500_000 * number for number in range(12)]
     times_us = [0, 499_999, 500_000, 3_100_000, 5_999_999]
     shown = [number_on(frame) for frame in read_frames(published, times_us, (64, 160))]
     assert shown == [0, 0, 15, 90, 165]
