@@ -33,7 +33,7 @@ Frames = NDArray[np.uint8]
 Piece = tuple[VideoSource, Sequence[int], tuple[int, int], Resample]
 """The arguments of `read_frames`."""
 
-LONGEST_SECONDS = 600.0
+LONGEST_SECONDS = 300.0
 """How long a process may decode one piece. Other ranks wait for it, so no longer than `parallel.timeout_minutes`."""
 
 
