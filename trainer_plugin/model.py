@@ -175,7 +175,7 @@ class LongVideoModel(nn.Module):
         have adapters; a compiled MLP could not stop there. What is computed in tiles is compiled by itself."""
         layers = list(self.family.language_model(self.model).layers)
         adapted = any(".lora_" in name for name, _ in layers[0].named_parameters())
-        parts = [] if self._tower_learns() else list(self.family.vision_layers(self.model))
+        parts = [] if self.tower_learns() else list(self.family.vision_layers(self.model))
         parts += [layer.self_attn for layer in layers]
         whole = adapted and self.options.mlp_tokens is None
         parts += [layer.get_submodule("mlp") for layer in (layers if whole else self._kept_layers())]
@@ -189,11 +189,11 @@ class LongVideoModel(nn.Module):
         pieces = list(self._pieces(row))
         calls = sum(not _is_encoded(pixels) for _, pixels in pieces)
         agreed, shown = _most(calls, len(pieces))
-        if torch.is_grad_enabled() and self._tower_learns() and not self._decoder_learns():
+        if torch.is_grad_enabled() and self.tower_learns() and not self._decoder_learns():
             agreed = max(agreed, 1)  # or the loss of texts alone would have no gradient at all
         elif shown == 0:
             return None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_learns()):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_learns()):
             features = [self._encode(grid, pixels) for grid, pixels in pieces]
             # A rank with less to do encodes something blank, so that sharded parameters are gathered by all at once,
             # and takes no row of it, so that its gradients are zeros.
@@ -246,7 +246,8 @@ class LongVideoModel(nn.Module):
     def _feature_width(self) -> int:
         return int(self.model.config.get_text_config().hidden_size) * self.family.levels
 
-    def _tower_learns(self) -> bool:
+    def tower_learns(self) -> bool:
+        """Whether the vision tower or its projector is trained."""
         return any(parameter.requires_grad for parameter in self.family.vision_tower(self.model).parameters())
 
     def _decoder_learns(self) -> bool:

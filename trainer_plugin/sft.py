@@ -58,6 +58,7 @@ from trainer_plugin.parallel import on_first_rank, parallelize, start, together
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
 from trainer_plugin.rows import (
     Load,
+    check_features,
     check_some_left,
     plan_row,
     position_of,
@@ -68,7 +69,7 @@ from trainer_plugin.rows import (
 )
 from trainer_plugin.step import BadStep, NotFinite, adamw, train_step
 from trainer_plugin.texts import TextRows
-from trainer_plugin.weights import build_model, read_config, read_tokenizer, tower_identity
+from trainer_plugin.weights import build_model, read_config, read_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class Training:
             offload=memory.offload_parameters,
             seed=recipe.seed,
         )
-        self._check_features()
+        check_features(self.rows, self.model)
         self.costs = self.model.costs
         self._tower_costs = TowerCosts.of(self.model.model, self.family)
         wanted = recipe.optimizer
@@ -252,14 +253,6 @@ class Training:
         features = FeatureFolder(asked.url, asked.tower) if asked else None
         samples = open_samples(recipe.videos, self.family, self.tokenizer, features)
         return RowStream(samples, recipe.row_tokens, seed=recipe.seed, rank=rank, ranks=ranks, epochs=recipe.epochs)
-
-    def _check_features(self) -> None:
-        asked = self.recipe.videos.features if self.recipe.videos else None
-        if asked is not None and asked.tower != (own := tower_identity(self.model)):
-            raise BadInput(
-                f"videos.features.tower is {asked.tower!r}, but this model's tower is {own!r}: its features would be "
-                f"others. Encode the videos with this model (python -m trainer_plugin.encode), or train the other one"
-            )
 
     def _learn(self, loaded: list[Load], before: float, began: float, waited: float) -> StepMetrics | None:
         """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank.

@@ -35,6 +35,7 @@ from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
 from trainer_plugin.rows import (
     Load,
+    check_features,
     check_some_left,
     plan_row,
     position_of,
@@ -86,7 +87,8 @@ class LongVideoTrainer(Trainer):
             options: of `transformers.Trainer`, such as callbacks.
 
         Raises:
-            BadInput: `args.max_steps` is not set, `args` asks for what is not done here, or several GPUs are seen.
+            BadInput: `args.max_steps` is not set, `args` asks for what is not done here, several GPUs are seen, or the
+                rows read features that are not the model's.
         """
         if args.max_steps <= 0:
             raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
@@ -98,6 +100,7 @@ class LongVideoTrainer(Trainer):
                 f"one process sees {args.n_gpu} GPUs, which transformers would copy the model to: start one for each "
                 f"with torchrun, or set CUDA_VISIBLE_DEVICES"
             )
+        check_features(rows, model)
         # It is sharded already; accelerate must not wrap it once more.
         model._is_accelerate_prepared = True  # type: ignore[assignment]
         self.rows = rows

@@ -15,6 +15,7 @@ from tests.trainer_plugin.runs import curve, model_folder, recipe
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import loader
 from trainer_plugin.batches import RowStream
+from trainer_plugin.features import FeatureFolder
 from trainer_plugin.frames import read_frames
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Recipe
@@ -24,13 +25,13 @@ from trainer_plugin.trainer import LongVideoTrainer
 from trainer_plugin.weights import build_model, read_config, read_tokenizer
 
 
-def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, **options) -> LongVideoTrainer:
+def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, features=None, **options) -> LongVideoTrainer:
     """The recipe's run as a Trainer's: the same model, rows, optimizer and rate."""
     config, tokenizer = read_config(asked.model), read_tokenizer(asked.model)
     parallel = parallelize(asked.parallel.sp, config.get_text_config(), start())
     model = build_model(asked.model, asked.trained, config, parallel, compute=torch.float32, seed=asked.seed)
     videos = asked.videos
-    samples = open_samples(videos, model.family, tokenizer)
+    samples = open_samples(videos, model.family, tokenizer, features)
     rows = RowStream(samples, asked.row_tokens, seed=asked.seed, rank=parallel.dp_rank, ranks=parallel.dp)
     arguments = TrainingArguments(
         str(folder),
@@ -276,6 +277,15 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
 def test_what_would_be_passed_over_is_refused(alone, release, tmp_path, options, message):
     with pytest.raises(BadInput, match=message):
         trainer_of(recipe(tmp_path, release), tmp_path, 1, **options)
+
+
+def test_features_that_are_not_of_this_models_frozen_tower_are_refused(alone, release, tmp_path):
+    features = FeatureFolder(str(tmp_path), "another")
+    with pytest.raises(BadInput, match=r"are of a frozen tower, but this model's tower or projector is trained"):
+        trainer_of(recipe(tmp_path, release), tmp_path, 1, features=features)
+    frozen = recipe(tmp_path, release, "trained.vision_tower=false", "trained.projector=false")
+    with pytest.raises(BadInput, match=r"videos\.features\.tower is 'another', but this model's tower is"):
+        trainer_of(frozen, tmp_path, 1, features=features)
 
 
 def test_one_process_with_several_gpus_is_told_how_to_start_more(alone, release, tmp_path, monkeypatch):
