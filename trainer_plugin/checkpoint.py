@@ -34,6 +34,8 @@ from trainer_plugin.step import trained_parameters
 
 _STATE = "state.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_STATES = ("step", *_MOMENTS)
+"""Of AdamW, for each parameter: one without a gradient in some step is behind in its own count of them."""
 _LORA, _FROZEN = "lora", "frozen_bits"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SHOWN = 3
@@ -133,7 +135,7 @@ class CheckpointFolder:
             BadInput: it is of another model, or learned something else.
         """
         state = parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE))
-        load_tensors(path, model, optimizer, state.step, state.model)
+        load_tensors(path, model, optimizer, state.model)
         return state
 
 
@@ -147,14 +149,12 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
-    """Every rank writes its shards of what is learned and of AdamW's moments, and its random state."""
+    """Every rank writes its shards of what is learned and of AdamW's state, and its random state."""
     save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
 
 
-def load_tensors(
-    path: Path, model: LongVideoModel, optimizer: Optimizer, step: int, written_by: Mapping[str, Any]
-) -> None:
-    """Read what `save_tensors` wrote after `step` steps, with any number of ranks. Every rank must call it.
+def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, written_by: Mapping[str, Any]) -> None:
+    """Read what `save_tensors` wrote, with any number of ranks. Every rank must call it.
 
     Args:
         written_by: `model_values` of the model that it was written by.
@@ -172,8 +172,6 @@ def load_tensors(
     chance = {name: tensor for name, tensor in _chance().items() if name in stored}
     load(tensors | chance, checkpoint_id=path)
     _set_chance(chance)
-    for parameter in trained_parameters(model).values():
-        optimizer.state[parameter]["step"].fill_(step)
 
 
 def config_values(config: PretrainedConfig) -> dict[str, Any]:
@@ -211,7 +209,7 @@ def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
-    """What is learned and its moments, by name; moments that are not there yet are made, as zeros."""
+    """What is learned and AdamW's state of it, by name; states that are not there yet are made, as zeros."""
     check_optimizer(optimizer)
     tensors: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(model).items():
@@ -221,7 +219,7 @@ def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
             state["step"] = torch.zeros((), dtype=torch.float32, device=place)
             state |= {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
         tensors[f"parameters.{name}"] = parameter.detach()
-        tensors |= {f"{moment}.{name}": state[moment] for moment in _MOMENTS}
+        tensors |= {f"{part}.{name}": state[part] for part in _STATES}
     return tensors
 
 

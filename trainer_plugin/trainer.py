@@ -273,7 +273,7 @@ class LongVideoTrainer(Trainer):
             return
         values = json.loads((Path(checkpoint) / _MODEL).read_text())
         self._schedule.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER))
-        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self._schedule.last_epoch, values)
+        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, values)
         if not self.args.ignore_data_skip:
             saved = json.loads((Path(checkpoint) / _POSITION).read_text())
             self.rows.load_state_dict(position_of(saved, self.rows, self._long.parallel))

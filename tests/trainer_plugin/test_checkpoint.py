@@ -7,10 +7,14 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput
+from tests.trainer_plugin.parity import OPTIONS, Clip, Draft, groups, make_samples, plan_of, share_pixels, tiny_model
 from tests.trainer_plugin.runs import curve, model_folder, recipe, whole_parameters
-from trainer_plugin.checkpoint import model_values
+from trainer_plugin.checkpoint import load_tensors, model_values, save_tensors
+from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
+from trainer_plugin.plan import Layout
 from trainer_plugin.rows import row_share
 from trainer_plugin.sft import Training
+from trainer_plugin.step import adamw, supervised_tokens, train_step
 
 LORA = (
     "trained.lora={rank: 2}",
@@ -193,6 +197,38 @@ def moments_after_resume(asked) -> dict[str, torch.Tensor]:
             found |= {f"{name}.{key}": states[parameter][key].full_tensor() for key in ("exp_avg", "exp_avg_sq")}
             assert float(states[parameter]["step"]) == 1
         return found
+
+
+def text_between_videos(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What a step on a video learns after two on texts, in which the tower has no gradients: straight, and resumed."""
+    drafts = {"video": Draft((3, Clip(2), 9)), "text": Draft((34,), seed=1)}
+
+    def begun() -> tuple[LongVideoModel, torch.optim.Optimizer]:
+        parallel = groups(Layout())
+        model = shard_parameters(LongVideoModel(tiny_model("qwen3_vl"), parallel, OPTIONS), compute=None).train()
+        return model, adamw(model, 1e-2)
+
+    def learn(model: LongVideoModel, optimizer: torch.optim.Optimizer, *names: str) -> dict[str, torch.Tensor]:
+        for name in names:
+            samples = make_samples(model.family, [drafts[name]])
+            share = plan_of(model, samples).share(0)
+            row = RowShare(share, share_pixels(model.family, share, samples))
+            train_step(model, optimizer, [row], supervised_tokens([row]))
+        return {name: parameter.detach().full_tensor().clone() for name, parameter in model.named_parameters()}
+
+    model, optimizer = begun()
+    learn(model, optimizer, "video", "text", "text")
+    save_tensors(folder, model, optimizer)
+    values = model_values(model)
+    straight = learn(model, optimizer, "video")
+    model, optimizer = begun()
+    load_tensors(folder, model, optimizer, values)
+    return straight, learn(model, optimizer, "video")
+
+
+def test_what_had_no_gradient_in_some_steps_goes_on_exactly(ranks, tmp_path):
+    straight, resumed = ranks[1].run(text_between_videos, tmp_path / "state")[0]
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
 
 
 def test_a_look_at_a_loss_before_it_is_saved_changes_nothing(alone, release, tmp_path):
