@@ -122,20 +122,22 @@ class LongVideoTrainer(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Load], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, RowShare]], int]:
+    ) -> tuple[list[dict[str, RowShare | None]], int]:
         """One step's rows, and how many tokens they teach on all ranks; rows that teach none are passed over. When the
-        rows end, so does the training.
+        rows end, so does the training, with a step of those that are left.
 
         Raises:
             BadInput: on every rank, when all samples of the data have been left out.
         """
-        while len(loaded := list(islice(epoch_iterator, num_batches))) == num_batches:
+        while loaded := list(islice(epoch_iterator, num_batches)):
             self._loaded, failed = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
             self._left_out |= failed
             shares = [row_share(load, self._long.parallel) for load in self._loaded]
             if tokens := supervised_tokens(shares):
                 self._losses = []
-                return [{"row": share} for share in shares], tokens
+                # The Trainer steps after so many micro-steps, never after fewer.
+                missing = num_batches - len(shares)
+                return [{"row": share} for share in (*shares, *[None] * missing)], tokens
             check_some_left(self.rows, self.skipped)
         log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
         self.control.should_training_stop = True
@@ -160,9 +162,11 @@ class LongVideoTrainer(Trainer):
         loss = -log_probs.sum() / max(int(num_items_in_batch or 0), 1)
         return (loss, {"log_probs": log_probs}) if return_outputs else loss
 
-    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any) -> Tensor:
         """One row's gradients. Raises BadStep, on every rank, after a step's last row if they are not finite."""
-        loss = super().training_step(*arguments, **options)
+        if inputs["row"] is None:
+            return torch.zeros_like(self._losses[-1])
+        loss = super().training_step(model, inputs, *arguments)
         self._losses.append(loss)
         if len(self._losses) == len(self._loaded):
             self._check_finite()

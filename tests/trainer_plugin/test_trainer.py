@@ -218,6 +218,18 @@ def test_the_training_ends_with_the_rows(alone, release, tmp_path, caplog):
     assert f"the rows end after step {trainer.state.global_step} of 100" in caplog.text
 
 
+def test_the_last_step_learns_from_the_rows_that_are_left(alone, release, tmp_path):
+    settings = ("row_tokens=256", "step_tokens=768", "optimizer.warmup=0", "steps=null", "epochs=1")
+    asked = recipe(tmp_path / "own", release, *settings)
+    trainer = trainer_of(asked, tmp_path / "trainer", 100)
+    trainer.rows.epochs = 1
+    steps = noted(trainer)
+    assert len(trainer._loaded) < trainer.args.gradient_accumulation_steps == 3
+    assert sorted(key for step in steps for key in step) == sorted(map(trainer.rows.samples.key, range(8)))
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses == pytest.approx(curve(asked), rel=2e-4)
+
+
 def test_what_cannot_be_decoded_is_named_and_a_step_that_teaches_nothing_is_none(alone, tmp_path):
     films = [numbered_film(tmp_path, name, 1.0) for name in ("good", "bad")]
     url = release_of(tmp_path, films, media=Media.NONE)
