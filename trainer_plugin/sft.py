@@ -91,7 +91,8 @@ class Training:
         """Joins the other ranks, loads the model, and goes on from the last checkpoint in `recipe.out`, if any.
 
         Raises:
-            BadInput: on every rank: the model, the data, the checkpoint or the number of processes does not fit.
+            BadInput: on every rank: the model, the data, the checkpoint or the number of processes does not fit, or
+                `recipe.out` is not on a disk that all ranks share.
         """
         self.recipe = recipe
         patience = timedelta(minutes=recipe.parallel.timeout_minutes)
@@ -105,6 +106,7 @@ class Training:
         self.family = family_of(config)
         self.tokenizer = together(lambda: read_tokenizer(recipe.model))
         self.rows = together(self._open_rows)
+        self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
         memory = recipe.memory
         self.model = build_model(
             recipe.model,
@@ -136,7 +138,6 @@ class Training:
         """Of all rows so far."""
         self.left_out: dict[str, str] = {}
         """Reasons by key of the sample: videos that could not be decoded."""
-        self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
         self._saved = -1
         self._stop = threading.Event()
         self._ended = False

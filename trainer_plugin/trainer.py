@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
 from schemas.errors import BadInput
-from trainer_plugin.checkpoint import check_optimizer, load_tensors, model_values, save_tensors
+from trainer_plugin.checkpoint import WritingPlace, check_optimizer, load_tensors, model_values, save_tensors
 from trainer_plugin.export import export_model
 from trainer_plugin.files import put_whole
 from trainer_plugin.loader import RowLoader, Rows
@@ -87,8 +87,8 @@ class LongVideoTrainer(Trainer):
             options: of `transformers.Trainer`, such as callbacks.
 
         Raises:
-            BadInput: `args.max_steps` is not set, `args` asks for what is not done here, several GPUs are seen, or the
-                rows read features that are not the model's.
+            BadInput: `args.max_steps` is not set, `args` asks for what is not done here, several GPUs are seen,
+                the rows read features that are not the model's, or ranks would not save on a disk that all share.
         """
         if args.max_steps <= 0:
             raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
@@ -113,6 +113,7 @@ class LongVideoTrainer(Trainer):
         self._loaded: list[Load] = []
         self._losses: list[Tensor] = []
         self._beside: Path | None = None
+        self._writing = WritingPlace(Path(args.output_dir or "")) if args.save_strategy != SaveStrategy.NO else None
         super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
         # The loss is divided by the step's tokens, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
@@ -214,11 +215,9 @@ class LongVideoTrainer(Trainer):
         first = dist.get_rank() == 0
         out = Path(self._get_output_dir(trial))
         final = out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        beside = out / ".writing"
+        self._writing = self._writing or WritingPlace(out)
+        beside = self._writing.cleared()
         written = beside / final.name
-        if first:
-            shutil.rmtree(beside, ignore_errors=True)
-        dist.barrier()
         self._beside = beside
         try:
             super()._save_checkpoint(model, trial)

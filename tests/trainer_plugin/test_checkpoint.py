@@ -1,6 +1,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import OPTIONS, Clip, Draft, groups, make_samples, plan_of, share_pixels, tiny_model
 from tests.trainer_plugin.runs import curve, model_folder, recipe, whole_parameters
-from trainer_plugin.checkpoint import load_tensors, model_values, save_tensors
+from trainer_plugin.checkpoint import CheckpointFolder, load_tensors, model_values, save_tensors
 from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
 from trainer_plugin.plan import Layout
 from trainer_plugin.rows import row_share
@@ -102,8 +103,8 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, r
     assert ranks[world].died == {world - 1: -signal.SIGKILL}
     assert set(errors) == set(range(world - 1))
     folder = tmp_path / "a" / "checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == [".step-00000002.writing", "latest", "step-00000001"]
-    (folder / ".step-00000002.writing").rename(folder / ".step-00000007.writing")  # of a step that comes no more
+    [half, *whole] = sorted(path.name for path in folder.iterdir())
+    assert half.endswith(".writing") and whole == ["latest", "step-00000001"]
     assert ranks[world].run(curve, asked)[0] == ranks[world].run(curve, straight)[0][1:]
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000002", "step-00000003"]
 
@@ -174,12 +175,40 @@ def begun(folders, release) -> str:
     return str(raised.value)
 
 
-def test_ranks_that_see_different_checkpoints_are_told_so(ranks, release, tmp_path):
+def test_ranks_that_write_into_different_folders_are_told_so_at_the_start(ranks, release, tmp_path):
     folders = [tmp_path / "shared", tmp_path / "own"]
-    ranks[1].run(curve, recipe(folders[0], release, "steps=1"))
-    saved = folders[0] / "checkpoints" / "step-00000001"
-    told = f"ranks see different checkpoints (rank 0: {saved}, rank 1: None); put `out` on a disk that all hosts share"
+    told = (
+        f"rank 1 does not see in {folders[1] / 'checkpoints'} what the first rank wrote there; put `out` on a disk "
+        f"that all hosts share"
+    )
     assert ranks[2].run(begun, folders, release) == [told, told]
+    assert list((folders[0] / "checkpoints").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named_at_the_start(alone, release, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"checkpoints cannot be written into .*file/checkpoints: .*Not a directory"):
+        Training(recipe(tmp_path / "file", release))
+
+
+def test_a_run_that_still_writes_when_the_next_one_saves_loses_nothing(run, release):
+    with Training(recipe(run, release, "steps=3")) as late, Training(recipe(run, release, "steps=3")) as current:
+        beside = late.checkpoints._writing.cleared()
+        beside.mkdir()
+        (beside / "half").touch()
+        current.save()
+        assert (beside / "half").exists()
+
+
+def different(folders) -> str:
+    with pytest.raises(BadInput) as raised:
+        CheckpointFolder.agreed_latest(SimpleNamespace(latest=lambda: folders[torch.distributed.get_rank()]))
+    return str(raised.value)
+
+
+def test_ranks_that_see_different_checkpoints_are_told_so(ranks):
+    told = "ranks see different checkpoints (rank 0: here, rank 1: None); put `out` on a disk that all hosts share"
+    assert ranks[2].run(different, ["here", None]) == [told, told]
 
 
 def test_a_latest_that_is_gone_is_named_with_those_that_are_there(run, release):

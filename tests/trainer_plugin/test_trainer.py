@@ -159,6 +159,20 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, r
     assert {path.name for path in (folder / "checkpoint-3").iterdir()} >= {"model.safetensors", "trainer_state.json"}
 
 
+def elsewhere(asked: Recipe, folder) -> str:
+    """What a rank says whose output folder is another one than the others'."""
+    as_torchrun_would()
+    own = folder / str(torch.distributed.get_rank())
+    with pytest.raises(BadInput) as raised:
+        trainer_of(asked, own, 1, save_strategy="steps", save_steps=1)
+    return str(raised.value)
+
+
+def test_ranks_that_would_save_into_different_folders_are_told_so_at_the_start(ranks, release, tmp_path):
+    told = f"rank 1 does not see in {tmp_path / '1'} what the first rank wrote there; put `out` on a disk that all "
+    assert all(each.startswith(told) for each in ranks[2].run(elsewhere, recipe(tmp_path, release), tmp_path))
+
+
 def test_a_checkpoint_that_lacks_something_is_refused_by_name(alone, release, tmp_path):
     asked, saving = recipe(tmp_path, release), {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
     trainer_of(asked, tmp_path / "out", 1, **saving).train()
