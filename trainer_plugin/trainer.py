@@ -95,6 +95,11 @@ class LongVideoTrainer(Trainer):
         for name, instead in _NOT_HERE.items():
             if asked := getattr(args, name):
                 raise BadInput(f"{name} is {asked}, but must be left out: {instead}")
+        if args.bf16 and model.compute_dtype != torch.bfloat16:
+            raise BadInput(
+                f"bf16 is True, but the model was built to compute in {model.compute_dtype}; build it with "
+                f"compute=torch.bfloat16, or leave bf16 out"
+            )
         if args.n_gpu > 1:
             raise BadInput(
                 f"one process sees {args.n_gpu} GPUs, which transformers would copy the model to: start one for each "

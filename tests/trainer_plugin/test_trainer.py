@@ -295,6 +295,7 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
         ({"gradient_checkpointing": True}, r"gradient_checkpointing is True, .* RunOptions\.recomputed_layers"),
         ({"torch_compile": True}, r"torch_compile is True, but must be left out: RunOptions\.compile"),
         ({"fp16": True}, "fp16 is True, but must be left out: gradients would be clipped as scaled"),
+        ({"bf16": True}, r"bf16 is True, but the model was built to compute in torch\.float32; build it with"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1, but must be left out"),
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha is 5.0, but must be left out"),
         ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end is True, but must be left"),
