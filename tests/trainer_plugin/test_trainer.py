@@ -14,6 +14,7 @@ from schemas.errors import BadInput
 from tests.trainer_plugin.runs import curve, model_folder, recipe
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import loader
+from trainer_plugin import recipe as recipes
 from trainer_plugin.batches import RowStream
 from trainer_plugin.features import FeatureFolder
 from trainer_plugin.frames import read_frames
@@ -282,6 +283,17 @@ def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(r
     named = [set(message.partition("not finite: ")[2].split(", ")) for message in messages]
     assert named[0] and named[1] and not named[0] & named[1]
     assert [unchanged for _, unchanged in found] == [True, True]
+
+
+def test_the_example_in_the_documents_runs(alone, release, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
+    [example] = [block.partition("```")[0] for block in page.split("```python\n") if "LongVideoTrainer" in block]
+    monkeypatch.setattr(recipes, "load_recipe", lambda *named: recipe(tmp_path, release))
+    given = "max_steps=1000, gradient_accumulation_steps=4"
+    assert given in example
+    shorter = example.replace(given, "max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True, save_steps=2")
+    exec(shorter, {"__name__": "__main__"})
+    assert (tmp_path / "checkpoint-2" / "model.safetensors").exists()
 
 
 def test_max_steps_must_be_set(alone, release, tmp_path):
