@@ -30,7 +30,8 @@ from trainer_plugin.sft import Training
 VLLM_PYTHON = os.environ.get("VLLM_PYTHON", "")
 PROGRAM = Path(__file__).with_name("vllm_log_probs.py")
 
-FPS = 2
+FPS = 1
+"""So slow that time, not a side of the frame, is the last position of a Qwen2.5-VL video: text begins after it."""
 FRAMES, ROWS, COLUMNS = 8, 6, 8
 """Of tokens; processors leave such a size as it is."""
 
