@@ -2,7 +2,8 @@
 
 A checkpoint is a folder, written beside and renamed when it is whole; `latest` is written last and names it. Every rank
 writes its own shards (torch.distributed.checkpoint), and any number of ranks can read them. Frozen weights are not in
-it: they are where they came from.
+it: they are where they came from. A run that still writes when the next one has begun takes nothing from that one: each
+writes beside under a name of its own, and removes only what was half written before it began.
 
 Guarantees: with equally many ranks the run goes on bit by bit as if it had not stopped. A checkpoint of another model
 is refused by naming the first differences, before anything is changed.
@@ -14,6 +15,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
@@ -30,10 +32,13 @@ from schemas.base import Model, parse_json
 from schemas.errors import BadInput
 from trainer_plugin.files import aside, put_whole, write_whole
 from trainer_plugin.model import LongVideoModel, reshard
+from trainer_plugin.parallel import on_first_rank, together
 from trainer_plugin.step import trained_parameters
 
 _STATE = "state.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_STATES = ("step", *_MOMENTS)
+"""Of AdamW, for each parameter: one without a gradient in some step is behind in its own count of them."""
 _LORA, _FROZEN = "lora", "frozen_bits"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SHOWN = 3
@@ -61,8 +66,10 @@ class CheckpointFolder:
     """The checkpoints of one run, `{folder}/step-00000100`. All ranks must call all methods together."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
+        """Raises BadInput, on every rank, unless all of them can write into the same folder."""
         self.folder = folder
         self.keep = keep
+        self._writing = WritingPlace(folder)
 
     def agreed_latest(self) -> Path | None:
         """`latest`, of which all ranks must see the same.
@@ -108,15 +115,9 @@ class CheckpointFolder:
         Later ones, of a run that was sent back to this step, stay until it comes to them.
         """
         final = self.folder / f"step-{state.step:08d}"
-        beside = self.folder / f".{final.name}.writing"
-        first = dist.get_rank() == 0
-        if first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(".step-*.writing"):
-                shutil.rmtree(left)
-        dist.barrier()
+        beside = self._writing.cleared()
         save_tensors(beside, model, optimizer)
-        if first:
+        if dist.get_rank() == 0:
             write_whole(beside / _STATE, state.model_dump_json(indent=1).encode())
             put_whole(beside, final)
             write_whole(self.folder / "latest", final.name.encode())
@@ -133,8 +134,49 @@ class CheckpointFolder:
             BadInput: it is of another model, or learned something else.
         """
         state = parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE))
-        load_tensors(path, model, optimizer, state.step, state.model)
+        load_tensors(path, model, optimizer, state.model)
         return state
+
+
+class WritingPlace:
+    """Where one run writes what is not whole yet, inside the folder that it is for. All ranks call all methods."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            BadInput: on every rank, when the first one cannot write into `folder`, or some rank sees another one.
+        """
+        name = [f".run-{token_hex(8)}.writing"]
+        dist.broadcast_object_list(name, src=0)
+        self.path = folder / name[0]
+        self._left = list(folder.glob(".run-*.writing"))
+        on_first_rank(self._make)
+        try:
+            together(self._check_seen)
+        finally:
+            if dist.get_rank() == 0:
+                self.path.rmdir()
+
+    def cleared(self) -> Path:
+        """The path, with nothing there; what runs that had begun before this one left half is gone too."""
+        if dist.get_rank() == 0:
+            for left in (self.path, *self._left):
+                shutil.rmtree(left, ignore_errors=True)
+        dist.barrier()
+        return self.path
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise BadInput(f"checkpoints cannot be written into {self.path.parent}: {error}") from error
+
+    def _check_seen(self) -> None:
+        if not self.path.is_dir():
+            raise BadInput(
+                f"rank {dist.get_rank()} does not see in {self.path.parent} what the first rank wrote there; put `out` "
+                f"on a disk that all hosts share"
+            )
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
@@ -147,14 +189,12 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
-    """Every rank writes its shards of what is learned and of AdamW's moments, and its random state."""
+    """Every rank writes its shards of what is learned and of AdamW's state, and its random state."""
     save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
 
 
-def load_tensors(
-    path: Path, model: LongVideoModel, optimizer: Optimizer, step: int, written_by: Mapping[str, Any]
-) -> None:
-    """Read what `save_tensors` wrote after `step` steps, with any number of ranks. Every rank must call it.
+def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, written_by: Mapping[str, Any]) -> None:
+    """Read what `save_tensors` wrote, with any number of ranks. Every rank must call it.
 
     Args:
         written_by: `model_values` of the model that it was written by.
@@ -172,8 +212,6 @@ def load_tensors(
     chance = {name: tensor for name, tensor in _chance().items() if name in stored}
     load(tensors | chance, checkpoint_id=path)
     _set_chance(chance)
-    for parameter in trained_parameters(model).values():
-        optimizer.state[parameter]["step"].fill_(step)
 
 
 def config_values(config: PretrainedConfig) -> dict[str, Any]:
@@ -211,7 +249,7 @@ def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
-    """What is learned and its moments, by name; moments that are not there yet are made, as zeros."""
+    """What is learned and AdamW's state of it, by name; states that are not there yet are made, as zeros."""
     check_optimizer(optimizer)
     tensors: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(model).items():
@@ -221,7 +259,7 @@ def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
             state["step"] = torch.zeros((), dtype=torch.float32, device=place)
             state |= {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
         tensors[f"parameters.{name}"] = parameter.detach()
-        tensors |= {f"{moment}.{name}": state[moment] for moment in _MOMENTS}
+        tensors |= {f"{part}.{name}": state[part] for part in _STATES}
     return tensors
 
 

@@ -165,7 +165,8 @@ class ReleaseDataset:
         """The clip that `room` tokens can show, and those tokens."""
         allowed = min(self.policy.max_video_tokens or room, room)
         while (clip := self._clip(video, allowed)) is not None:
-            video_ids = self.family.video_ids(self.tokenizer, clip.grid, clip.frame_times_us)
+            duration_us = video.record.duration_us
+            video_ids = self.family.video_ids(self.tokenizer, clip.grid, clip.frame_times_us, duration_us)
             if len(video_ids) <= room:
                 return clip, video_ids
             # Markers and times stand between the features: of what there is room for, these get their share.

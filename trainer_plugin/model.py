@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from transformers import PreTrainedModel
 
+from schemas.errors import BadInput
 from trainer_plugin import attention, versions, vision_attention
 from trainer_plugin.attention import SEQUENCE_PARALLEL, AttentionRun
 from trainer_plugin.comm import GradientReduction, exchange
@@ -27,7 +28,7 @@ from trainer_plugin.families.base import Features
 from trainer_plugin.head import full_log_probs, token_log_probs
 from trainer_plugin.kernels import Kernel
 from trainer_plugin.offload import HostMemory
-from trainer_plugin.parallel import Parallel
+from trainer_plugin.parallel import Parallel, together
 from trainer_plugin.plan import Costs, RankShare
 from trainer_plugin.tiling import tile
 from trainer_plugin.vision_attention import VISION_ATTENTION
@@ -124,7 +125,7 @@ class LongVideoModel(nn.Module):
             float32 [N] and, if asked for, the entropies [N].
 
         Raises:
-            ValueError: a video's frames or features are not of its grid.
+            BadInput: on every rank, when a video's frames or features are not of its grid on one; names its sample.
         """
         share = row.share
         language_model = self.family.language_model(self.model)
@@ -175,7 +176,7 @@ class LongVideoModel(nn.Module):
         have adapters; a compiled MLP could not stop there. What is computed in tiles is compiled by itself."""
         layers = list(self.family.language_model(self.model).layers)
         adapted = any(".lora_" in name for name, _ in layers[0].named_parameters())
-        parts = [] if self._tower_learns() else list(self.family.vision_layers(self.model))
+        parts = [] if self.tower_learns() else list(self.family.vision_layers(self.model))
         parts += [layer.self_attn for layer in layers]
         whole = adapted and self.options.mlp_tokens is None
         parts += [layer.get_submodule("mlp") for layer in (layers if whole else self._kept_layers())]
@@ -186,14 +187,17 @@ class LongVideoModel(nn.Module):
 
     def _features(self, row: RowShare) -> Features | None:
         """Of the local placeholders, in their order; None when no rank of any group has a frame that could matter."""
-        pieces = list(self._pieces(row))
+        problem = self._problem(row)
+        pieces = list(self._pieces(row)) if problem is None else []
         calls = sum(not _is_encoded(pixels) for _, pixels in pieces)
-        agreed, shown = _most(calls, len(pieces))
-        if torch.is_grad_enabled() and self._tower_learns() and not self._decoder_learns():
+        agreed, shown, refused = _most(calls, len(pieces), problem is not None)
+        if refused:
+            together(partial(_refuse, problem))
+        if torch.is_grad_enabled() and self.tower_learns() and not self._decoder_learns():
             agreed = max(agreed, 1)  # or the loss of texts alone would have no gradient at all
         elif shown == 0:
             return None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_learns()):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_learns()):
             features = [self._encode(grid, pixels) for grid, pixels in pieces]
             # A rank with less to do encodes something blank, so that sharded parameters are gathered by all at once,
             # and takes no row of it, so that its gradients are zeros.
@@ -206,8 +210,7 @@ class LongVideoModel(nn.Module):
 
     def _pieces(self, row: RowShare) -> Iterator[tuple[Grid, Tensor]]:
         """This rank's frames, in pieces of at most `vision_patches` patches (or a temporal patch), and its features."""
-        for number, (grid, pixels) in enumerate(zip(row.share.grids, row.pixels, strict=True)):
-            self._check_pixels(number, grid, pixels)
+        for grid, pixels in zip(row.share.grids, row.pixels, strict=True):
             if _is_encoded(pixels):
                 yield grid, pixels
                 continue
@@ -215,19 +218,29 @@ class LongVideoModel(nn.Module):
             for piece in pixels.split(step):
                 yield Grid(len(piece) // self.family.temporal_patch, grid.h, grid.w), piece
 
-    def _check_pixels(self, number: int, grid: Grid, pixels: Tensor) -> None:
-        """Others would give tokens the features of their neighbours."""
-        family, shape = self.family, tuple(pixels.shape)
-        frames, tokens = grid.t * family.temporal_patch, grid.t * family.tokens_per_temporal_patch(grid)
+    def _problem(self, row: RowShare) -> str | None:
+        """What is wrong with this rank's pixels: others would give tokens the features of their neighbours."""
+        share = row.share
+        if len(row.pixels) != len(share.grids):
+            return f"samples {share.keys}: {len(row.pixels)} pixels for {len(share.grids)} shares of frames"
+        for key, grid, pixels in zip(share.keys, share.grids, row.pixels, strict=True):
+            if not self._fits(grid, pixels):
+                frames, tokens = grid.t * self.family.temporal_patch, self._tokens(grid)
+                return (
+                    f"sample {key}: pixels of shape {tuple(pixels.shape)} ({pixels.dtype}) do not make its {grid}: "
+                    f"give {frames} uint8 frames of its size, or floating-point features "
+                    f"[{tokens}, {self._feature_width}]"
+                )
+        return None
+
+    def _fits(self, grid: Grid, pixels: Tensor) -> bool:
+        shape, frames = tuple(pixels.shape), grid.t * self.family.temporal_patch
         if _is_encoded(pixels):
-            fits = shape == (tokens, self._feature_width)
-        else:
-            fits = len(shape) == 4 and shape[0] == frames and family.grid(shape[1], shape[2], frames) == grid
-        if not fits:
-            raise ValueError(
-                f"pixels[{number}] have shape {shape} ({pixels.dtype}), which do not make its {grid}: give {frames} "
-                f"uint8 frames of its size, or floating-point features [{tokens}, {self._feature_width}]"
-            )
+            return shape == (self._tokens(grid), self._feature_width)
+        return len(shape) == 4 and shape[0] == frames and self.family.grid(shape[1], shape[2], frames) == grid
+
+    def _tokens(self, grid: Grid) -> int:
+        return grid.t * self.family.tokens_per_temporal_patch(grid)
 
     def _encode(self, grid: Grid, pixels: Tensor) -> Tensor:
         """Features [tokens, hidden * levels] of a piece."""
@@ -246,7 +259,8 @@ class LongVideoModel(nn.Module):
     def _feature_width(self) -> int:
         return int(self.model.config.get_text_config().hidden_size) * self.family.levels
 
-    def _tower_learns(self) -> bool:
+    def tower_learns(self) -> bool:
+        """Whether the vision tower or its projector is trained."""
         return any(parameter.requires_grad for parameter in self.family.vision_tower(self.model).parameters())
 
     def _decoder_learns(self) -> bool:
@@ -302,6 +316,11 @@ def reshard(model: nn.Module) -> None:
 
 def _is_encoded(pixels: Tensor) -> bool:
     return pixels.is_floating_point()
+
+
+def _refuse(problem: str | None) -> None:
+    if problem is not None:
+        raise BadInput(problem)
 
 
 def _most(*counts: int) -> tuple[int, ...]:

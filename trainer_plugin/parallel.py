@@ -70,7 +70,7 @@ def start(timeout: timedelta = TIMEOUT) -> torch.device:
     within that time. One that dies is an error at once on the ranks that talk to it.
 
     Raises:
-        BadInput: nothing says which of several GPUs is this rank's.
+        BadInput: nothing says which of several GPUs is this rank's, or there are more ranks than GPUs.
     """
     if "RANK" in os.environ and "LOCAL_RANK" not in os.environ and torch.cuda.device_count() > 1:
         raise BadInput(
@@ -78,8 +78,13 @@ def start(timeout: timedelta = TIMEOUT) -> torch.device:
             f"{torch.cuda.device_count()} GPUs; start them with torchrun, or set LOCAL_RANK and LOCAL_WORLD_SIZE as it "
             f"does"
         )
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    cuda, local = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda and local >= (gpus := torch.cuda.device_count()):
+        raise BadInput(
+            f"LOCAL_RANK is {local}, but this host shows {gpus} GPUs, one for each rank; start with "
+            f"--nproc-per-node {gpus}, or let CUDA_VISIBLE_DEVICES show more"
+        )
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():

@@ -20,20 +20,25 @@ Resample = Literal["bicubic", "lanczos"]
 _LARGEST_ASPECT = 200
 
 
+def resample_mode(resample: Resample) -> Resample:
+    """What torch does for it: bicubic where it cannot do Lanczos (before 2.12), as in the processors."""
+    return "bicubic" if torch.__version__ < "2.12" else resample
+
+
 def resize(frames: Tensor, size: tuple[int, int], resample: Resample = "bicubic") -> Tensor:
     """Frames in another size, antialiased and rounded as torchvision's `resize` does on the CPU.
 
     Args:
         frames: uint8, shape [n, height, width, 3], on the CPU.
         size: height and width.
-        resample: where torch cannot do Lanczos (before 2.12) it is bicubic, as in the processors.
+        resample: see `resample_mode`.
 
     Returns:
         uint8, shape [n, *size, 3].
     """
     if tuple(frames.shape[1:3]) == size:
         return frames
-    mode = "bicubic" if torch.__version__ < "2.12" else resample
+    mode = resample_mode(resample)
     resized = functional.interpolate(frames.permute(0, 3, 1, 2), size=size, mode=mode, antialias=True)
     return resized.permute(0, 2, 3, 1).contiguous()
 

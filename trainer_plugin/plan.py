@@ -123,6 +123,8 @@ class RankShare:
     frames: tuple[FrameShare, ...]
     grids: tuple[Grid, ...]
     """Of `frames`: (end - first, h, w)."""
+    keys: tuple[str, ...]
+    """Of `frames`: the samples that show them."""
     send_order: Tensor
     """The features that this rank encodes, ordered by who owns their token. When every rank encodes all frames
     (`replicated`): those that it needs itself."""
@@ -159,6 +161,7 @@ class SequencePlan:
             if example.videos:
                 self.visual[start:end] = example.input_ids == family.video_token_id
         videos = [video for example in examples for video in example.videos]
+        self._keys = [example.key for example in examples for _ in example.videos]
         self.grids = tuple(video.grid for video in videos)
         self._tokens_per_patch = [family.tokens_per_temporal_patch(grid) for grid in self.grids]
         encoded = [video.grid for video in videos if video.features is None]
@@ -231,6 +234,7 @@ class SequencePlan:
             targets=targets[supervised],
             frames=frames,
             grids=tuple(self._grid(share) for share in frames),
+            keys=tuple(self._keys[share.video] for share in frames),
             send_order=order,
             send_sizes=() if replicated else _counts(owner[mine], size),
             receive_sizes=() if replicated else _counts(encoder[owner == rank], size),

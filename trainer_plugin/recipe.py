@@ -139,7 +139,8 @@ class ParallelPlan(Model):
     sp: int = Field(default=1, ge=1)
     """Ranks that share a row; the others take other rows."""
     timeout_minutes: float = Field(default=10.0, gt=0)
-    """A rank that waits longer for the others ends with an error. Longer than a checkpoint takes."""
+    """A rank that waits longer for the others ends with an error. Longer than a checkpoint takes, and than
+    the first rank's reading of the weights."""
 
 
 class Memory(Model):

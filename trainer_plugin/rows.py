@@ -14,14 +14,16 @@ import torch.distributed as dist
 
 from schemas.errors import BadInput
 from trainer_plugin.batches import RowStream, without_labels
+from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.examples import Row
 from trainer_plugin.families.base import Family
 from trainer_plugin.loader import Loaded, Rows
 from trainer_plugin.metrics import by_reason
-from trainer_plugin.model import RowShare
+from trainer_plugin.model import LongVideoModel, RowShare
 from trainer_plugin.parallel import Parallel
 from trainer_plugin.plan import Costs, FrameShare, SequencePlan
 from trainer_plugin.step import NotFinite
+from trainer_plugin.weights import tower_identity
 
 Load = Loaded[SequencePlan]
 """A planned row, with the frames that this rank encodes."""
@@ -87,6 +89,27 @@ def check_some_left(rows: Rows, skipped: Mapping[str, str]) -> None:
         raise BadInput(
             f"not one of the {len(skipped)} samples can be trained on: {by_reason(skipped)}; "
             f"look at the release and at where its videos are"
+        )
+
+
+def check_features(rows: Rows, model: LongVideoModel) -> None:
+    """To be asked before the first step. Every rank must call it.
+
+    Raises:
+        BadInput: the rows read features of another tower than the model's, or of one that is being trained.
+    """
+    samples = rows.samples if isinstance(rows, RowStream) else None
+    if not isinstance(samples, ReleaseDataset) or samples.features is None:
+        return
+    if model.tower_learns():
+        raise BadInput(
+            f"features in {samples.features.url} are of a frozen tower, but this model's tower or projector is "
+            f"trained; set trained.vision_tower and trained.projector to false, or leave videos.features out"
+        )
+    if (asked := samples.features.tower) != (own := tower_identity(model)):
+        raise BadInput(
+            f"videos.features.tower is {asked!r}, but this model's tower is {own!r}: its features would be "
+            f"others. Encode the videos with this model (python -m trainer_plugin.encode), or train the other one"
         )
 
 

@@ -58,6 +58,7 @@ from trainer_plugin.parallel import on_first_rank, parallelize, start, together
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
 from trainer_plugin.rows import (
     Load,
+    check_features,
     check_some_left,
     plan_row,
     position_of,
@@ -69,7 +70,7 @@ from trainer_plugin.rows import (
 )
 from trainer_plugin.step import BadStep, NotFinite, adamw, train_step
 from trainer_plugin.texts import TextRows
-from trainer_plugin.weights import build_model, read_config, read_tokenizer, tower_identity
+from trainer_plugin.weights import build_model, read_config, read_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ class Training:
         """Joins the other ranks, loads the model, and goes on from the last checkpoint in `recipe.out`, if any.
 
         Raises:
-            BadInput: on every rank: the model, the data, the checkpoint or the number of processes does not fit.
+            BadInput: on every rank: the model, the data, the checkpoint or the number of processes does not fit, or
+                `recipe.out` is not on a disk that all ranks share.
         """
         self.recipe = recipe
         patience = timedelta(minutes=recipe.parallel.timeout_minutes)
@@ -105,6 +107,7 @@ class Training:
         self.family = family_of(config)
         self.tokenizer = together(lambda: read_tokenizer(recipe.model))
         self.rows = together(self._open_rows)
+        self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
         memory = recipe.memory
         self.model = build_model(
             recipe.model,
@@ -125,7 +128,7 @@ class Training:
             offload=memory.offload_parameters,
             seed=recipe.seed,
         )
-        self._check_features()
+        check_features(self.rows, self.model)
         self.costs = self.model.costs
         self._tower_costs = TowerCosts.of(self.model.model, self.family)
         wanted = recipe.optimizer
@@ -136,7 +139,6 @@ class Training:
         """Of all rows so far."""
         self.left_out: dict[str, str] = {}
         """Reasons by key of the sample: videos that could not be decoded, documents that are no texts."""
-        self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
         self._saved = -1
         self._stop = threading.Event()
         self._ended = False
@@ -253,14 +255,6 @@ class Training:
         features = FeatureFolder(asked.url, asked.tower) if asked else None
         samples = open_samples(recipe.videos, self.family, self.tokenizer, features)
         return RowStream(samples, recipe.row_tokens, seed=recipe.seed, rank=rank, ranks=ranks, epochs=recipe.epochs)
-
-    def _check_features(self) -> None:
-        asked = self.recipe.videos.features if self.recipe.videos else None
-        if asked is not None and asked.tower != (own := tower_identity(self.model)):
-            raise BadInput(
-                f"videos.features.tower is {asked.tower!r}, but this model's tower is {own!r}: its features would be "
-                f"others. Encode the videos with this model (python -m trainer_plugin.encode), or train the other one"
-            )
 
     def _learn(self, loaded: list[Load], before: float, began: float, waited: float) -> StepMetrics | None:
         """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank.

@@ -70,17 +70,19 @@ def train_step(
 
     Raises:
         ValueError: there is no row or no token to learn from; nothing was changed.
-        NotFinite: nothing was changed; the gradients are gone.
+        NotFinite: nothing was changed.
+
+    After any error the gradients are gone, so that another step can follow.
     """
     if tokens < 1:
         raise ValueError(f"tokens is {tokens}: pass over a step in which no rank learns anything (supervised_tokens)")
-    losses = add_gradients(model, rows, tokens)
-    if not losses:
-        raise ValueError("rows is empty: every rank takes equally many, one without labels where it has none left")
-    parameters = trained_parameters(model).values()
     try:
+        losses = add_gradients(model, rows, tokens)
+        if not losses:
+            raise ValueError("rows is empty: every rank takes equally many, one without labels where it has none left")
+        parameters = trained_parameters(model).values()
         result = finite_step(losses, gradient_norm(parameters))
-    except NotFinite:
+    except BaseException:  # also an interruption: the next step would add to what is there
         optimizer.zero_grad()
         raise
     if max_norm is not None:

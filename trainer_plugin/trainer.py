@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
 from schemas.errors import BadInput
-from trainer_plugin.checkpoint import check_optimizer, load_tensors, model_values, save_tensors
+from trainer_plugin.checkpoint import WritingPlace, check_optimizer, load_tensors, model_values, save_tensors
 from trainer_plugin.export import export_model
 from trainer_plugin.files import put_whole
 from trainer_plugin.loader import RowLoader, Rows
@@ -36,12 +36,14 @@ from trainer_plugin.model import LongVideoModel, RowShare
 from trainer_plugin.parallel import together
 from trainer_plugin.rows import (
     Load,
+    check_features,
     check_some_left,
     plan_row,
     position_of,
     positions,
     row_share,
     samples_of,
+    still_left_out,
     without_failed,
 )
 from trainer_plugin.step import BadStep, NotFinite, clip_gradients, finite_step, gradient_norm, supervised_tokens
@@ -87,18 +89,25 @@ class LongVideoTrainer(Trainer):
             options: of `transformers.Trainer`, such as callbacks.
 
         Raises:
-            BadInput: `args.max_steps` is not set, `args` asks for what is not done here, or several GPUs are seen.
+            BadInput: `args.max_steps` is not set, `args` asks for what is not done here, several GPUs are seen,
+                the rows read features that are not the model's, or ranks would not save on a disk that all share.
         """
         if args.max_steps <= 0:
             raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
         for name, instead in _NOT_HERE.items():
             if asked := getattr(args, name):
                 raise BadInput(f"{name} is {asked}, but must be left out: {instead}")
+        if args.bf16 and model.compute_dtype != torch.bfloat16:
+            raise BadInput(
+                f"bf16 is True, but the model was built to compute in {model.compute_dtype}; build it with "
+                f"compute=torch.bfloat16, or leave bf16 out"
+            )
         if args.n_gpu > 1:
             raise BadInput(
                 f"one process sees {args.n_gpu} GPUs, which transformers would copy the model to: start one for each "
                 f"with torchrun, or set CUDA_VISIBLE_DEVICES"
             )
+        check_features(rows, model)
         # It is sharded already; accelerate must not wrap it once more.
         model._is_accelerate_prepared = True  # type: ignore[assignment]
         self.rows = rows
@@ -111,6 +120,7 @@ class LongVideoTrainer(Trainer):
         self._loaded: list[Load] = []
         self._losses: list[Tensor] = []
         self._beside: Path | None = None
+        self._writing = WritingPlace(Path(args.output_dir or "")) if args.save_strategy != SaveStrategy.NO else None
         super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
         # The loss is divided by the step's tokens, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
@@ -120,20 +130,22 @@ class LongVideoTrainer(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Load], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, RowShare]], int]:
+    ) -> tuple[list[dict[str, RowShare | None]], int]:
         """One step's rows, and how many tokens they teach on all ranks; rows that teach none are passed over. When the
-        rows end, so does the training.
+        rows end, so does the training, with a step of those that are left.
 
         Raises:
             BadInput: on every rank, when all samples of the data have been left out.
         """
-        while len(loaded := together(lambda: list(islice(epoch_iterator, num_batches)))) == num_batches:
+        while loaded := together(lambda: list(islice(epoch_iterator, num_batches))):
             self._loaded, failed = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
-            self._left_out |= failed
+            self._left_out = still_left_out({**self._left_out, **failed}, self._loaded, self._long.parallel)
             shares = [row_share(load, self._long.parallel) for load in self._loaded]
             if tokens := supervised_tokens(shares):
                 self._losses = []
-                return [{"row": share} for share in shares], tokens
+                # The Trainer steps after so many micro-steps, never after fewer.
+                missing = num_batches - len(shares)
+                return [{"row": share} for share in (*shares, *[None] * missing)], tokens
             check_some_left(self.rows, self.skipped)
         log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
         self.control.should_training_stop = True
@@ -158,9 +170,11 @@ class LongVideoTrainer(Trainer):
         loss = -log_probs.sum() / max(int(num_items_in_batch or 0), 1)
         return (loss, {"log_probs": log_probs}) if return_outputs else loss
 
-    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any) -> Tensor:
         """One row's gradients. Raises BadStep, on every rank, after a step's last row if they are not finite."""
-        loss = super().training_step(*arguments, **options)
+        if inputs["row"] is None:
+            return torch.zeros_like(self._losses[-1])
+        loss = super().training_step(model, inputs, *arguments)
         self._losses.append(loss)
         if len(self._losses) == len(self._loaded):
             self._check_finite()
@@ -208,11 +222,9 @@ class LongVideoTrainer(Trainer):
         first = dist.get_rank() == 0
         out = Path(self._get_output_dir(trial))
         final = out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        beside = out / ".writing"
+        self._writing = self._writing or WritingPlace(out)
+        beside = self._writing.cleared()
         written = beside / final.name
-        if first:
-            shutil.rmtree(beside, ignore_errors=True)
-        dist.barrier()
         self._beside = beside
         try:
             super()._save_checkpoint(model, trial)
@@ -271,7 +283,7 @@ class LongVideoTrainer(Trainer):
             return
         values = json.loads((Path(checkpoint) / _MODEL).read_text())
         self._schedule.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER))
-        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, self._schedule.last_epoch, values)
+        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, values)
         if not self.args.ignore_data_skip:
             saved = json.loads((Path(checkpoint) / _POSITION).read_text())
             self.rows.load_state_dict(position_of(saved, self.rows, self._long.parallel))

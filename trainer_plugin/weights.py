@@ -32,6 +32,7 @@ from trainer_plugin.checkpoint import comparable, config_values
 from trainer_plugin.families import family_of
 from trainer_plugin.model import LongVideoModel, RunOptions, shard_parameters
 from trainer_plugin.parallel import Parallel, on_first_rank
+from trainer_plugin.patches import resample_mode
 from trainer_plugin.recipe import Lora, ModelSource, Trained
 
 
@@ -131,13 +132,15 @@ def build_tower(
 
 
 def tower_identity(model: LongVideoModel) -> str:
-    """Names the frozen tower that features are of: a hash of its weights, their type and its configuration.
+    """Names the frozen tower that features are of: a hash of its weights, their type, its configuration, and how
+    frames are resized for it, which for SmolVLM depends on the version of torch.
 
     Every rank must call it, and gets the same.
     """
     tower = model.family.vision_tower(model.model)
     values = comparable(config_values(model.model.config)["vision_config"])
-    found = hashlib.sha256(json.dumps([model.model.config.model_type, values], sort_keys=True).encode())
+    resized = resample_mode(model.family.resample)
+    found = hashlib.sha256(json.dumps([model.model.config.model_type, values, resized], sort_keys=True).encode())
     for name, parameter in sorted(tower.named_parameters()):
         whole = parameter.detach().to(model.parallel.device)
         whole = whole.full_tensor() if isinstance(whole, DTensor) else whole

@@ -162,7 +162,7 @@ def _make_sample(family: Family, draft: Draft, key: str) -> Sample:
         grid = family.grid(*size, count)
         videos.append(torch.randint(0, 256, (count, *size, 3), dtype=torch.uint8, generator=random))
         clips.append(VideoClip(VideoSource(f"{key}-{len(clips)}", ""), times, size, grid))
-        ids += family.video_ids(Words(), grid, times)
+        ids += family.video_ids(Words(), grid, times, count * piece.step_us)
     if draft.touched:
         videos[-1][-1, 0, 0, 0] ^= 128
     tokens = torch.tensor(ids)

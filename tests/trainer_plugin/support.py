@@ -42,7 +42,7 @@ class TinyFamily:
     def tokens_per_temporal_patch(self, grid: Grid) -> int:
         return grid.h * grid.w
 
-    def video_ids(self, tokenizer, grid: Grid, frame_times_us) -> list[int]:
+    def video_ids(self, tokenizer, grid: Grid, frame_times_us, duration_us: int) -> list[int]:
         times = [tokenizer(f"{time / 1e6:.1f}")["input_ids"] for time in frame_times_us[::2]]
         return [id for time in times for id in [*time, *[self.video_token_id] * (grid.h * grid.w)]]
 

@@ -1,16 +1,21 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput
+from tests.trainer_plugin.parity import OPTIONS, Clip, Draft, groups, make_samples, plan_of, share_pixels, tiny_model
 from tests.trainer_plugin.runs import curve, model_folder, recipe, whole_parameters
-from trainer_plugin.checkpoint import model_values
+from trainer_plugin.checkpoint import CheckpointFolder, load_tensors, model_values, save_tensors
+from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
+from trainer_plugin.plan import Layout
 from trainer_plugin.rows import row_share
 from trainer_plugin.sft import Training
+from trainer_plugin.step import adamw, supervised_tokens, train_step
 
 LORA = (
     "trained.lora={rank: 2}",
@@ -98,8 +103,8 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, r
     assert ranks[world].died == {world - 1: -signal.SIGKILL}
     assert set(errors) == set(range(world - 1))
     folder = tmp_path / "a" / "checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == [".step-00000002.writing", "latest", "step-00000001"]
-    (folder / ".step-00000002.writing").rename(folder / ".step-00000007.writing")  # of a step that comes no more
+    [half, *whole] = sorted(path.name for path in folder.iterdir())
+    assert half.endswith(".writing") and whole == ["latest", "step-00000001"]
     assert ranks[world].run(curve, asked)[0] == ranks[world].run(curve, straight)[0][1:]
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000002", "step-00000003"]
 
@@ -170,12 +175,40 @@ def begun(folders, release) -> str:
     return str(raised.value)
 
 
-def test_ranks_that_see_different_checkpoints_are_told_so(ranks, release, tmp_path):
+def test_ranks_that_write_into_different_folders_are_told_so_at_the_start(ranks, release, tmp_path):
     folders = [tmp_path / "shared", tmp_path / "own"]
-    ranks[1].run(curve, recipe(folders[0], release, "steps=1"))
-    saved = folders[0] / "checkpoints" / "step-00000001"
-    told = f"ranks see different checkpoints (rank 0: {saved}, rank 1: None); put `out` on a disk that all hosts share"
+    told = (
+        f"rank 1 does not see in {folders[1] / 'checkpoints'} what the first rank wrote there; put `out` on a disk "
+        f"that all hosts share"
+    )
     assert ranks[2].run(begun, folders, release) == [told, told]
+    assert list((folders[0] / "checkpoints").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named_at_the_start(alone, release, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"checkpoints cannot be written into .*file/checkpoints: .*Not a directory"):
+        Training(recipe(tmp_path / "file", release))
+
+
+def test_a_run_that_still_writes_when_the_next_one_saves_loses_nothing(run, release):
+    with Training(recipe(run, release, "steps=3")) as late, Training(recipe(run, release, "steps=3")) as current:
+        beside = late.checkpoints._writing.cleared()
+        beside.mkdir()
+        (beside / "half").touch()
+        current.save()
+        assert (beside / "half").exists()
+
+
+def different(folders) -> str:
+    with pytest.raises(BadInput) as raised:
+        CheckpointFolder.agreed_latest(SimpleNamespace(latest=lambda: folders[torch.distributed.get_rank()]))
+    return str(raised.value)
+
+
+def test_ranks_that_see_different_checkpoints_are_told_so(ranks):
+    told = "ranks see different checkpoints (rank 0: here, rank 1: None); put `out` on a disk that all hosts share"
+    assert ranks[2].run(different, ["here", None]) == [told, told]
 
 
 def test_a_latest_that_is_gone_is_named_with_those_that_are_there(run, release):
@@ -193,6 +226,38 @@ def moments_after_resume(asked) -> dict[str, torch.Tensor]:
             found |= {f"{name}.{key}": states[parameter][key].full_tensor() for key in ("exp_avg", "exp_avg_sq")}
             assert float(states[parameter]["step"]) == 1
         return found
+
+
+def text_between_videos(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What a step on a video learns after two on texts, in which the tower has no gradients: straight, and resumed."""
+    drafts = {"video": Draft((3, Clip(2), 9)), "text": Draft((34,), seed=1)}
+
+    def begun() -> tuple[LongVideoModel, torch.optim.Optimizer]:
+        parallel = groups(Layout())
+        model = shard_parameters(LongVideoModel(tiny_model("qwen3_vl"), parallel, OPTIONS), compute=None).train()
+        return model, adamw(model, 1e-2)
+
+    def learn(model: LongVideoModel, optimizer: torch.optim.Optimizer, *names: str) -> dict[str, torch.Tensor]:
+        for name in names:
+            samples = make_samples(model.family, [drafts[name]])
+            share = plan_of(model, samples).share(0)
+            row = RowShare(share, share_pixels(model.family, share, samples))
+            train_step(model, optimizer, [row], supervised_tokens([row]))
+        return {name: parameter.detach().full_tensor().clone() for name, parameter in model.named_parameters()}
+
+    model, optimizer = begun()
+    learn(model, optimizer, "video", "text", "text")
+    save_tensors(folder, model, optimizer)
+    values = model_values(model)
+    straight = learn(model, optimizer, "video")
+    model, optimizer = begun()
+    load_tensors(folder, model, optimizer, values)
+    return straight, learn(model, optimizer, "video")
+
+
+def test_what_had_no_gradient_in_some_steps_goes_on_exactly(ranks, tmp_path):
+    straight, resumed = ranks[1].run(text_between_videos, tmp_path / "state")[0]
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
 
 
 def test_a_look_at_a_loss_before_it_is_saved_changes_nothing(alone, release, tmp_path):

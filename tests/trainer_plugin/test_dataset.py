@@ -112,6 +112,14 @@ def test_a_sample_has_its_length_and_keeps_within_the_budget(url, budget, number
     assert list(clip.frame_times_us) == sorted(clip.frame_times_us)
 
 
+def test_the_family_is_told_how_long_the_whole_video_is(url):
+    dataset, told = dataset_of(url), []
+    dataset.family.video_ids = lambda *given: told.append(given[-1]) or []
+    for number in range(len(dataset)):
+        dataset.length(number, 100_000)
+    assert sorted(set(told)) == [seconds * 1_000_000 for seconds in SECONDS]
+
+
 def test_frames_that_the_family_does_not_take_are_refused_by_name(tmp_path):
     strip = make_video("strip").model_copy(update={"width": 6400, "height": 16})
     url = release_of(tmp_path, [strip], questions=1, media=Media.NONE)

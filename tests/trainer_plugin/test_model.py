@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from schemas.errors import BadInput
 from tests.trainer_plugin.parity import (
     FAMILIES,
     Clip,
@@ -172,8 +173,14 @@ def test_features_that_were_computed_before_pass_through(alone, name):
 def test_frames_that_are_not_of_their_grid_are_refused(alone, spoiled):
     model = wrapped("qwen2_5_vl", alone)
     row = row_of(model, DRAFT, Draft((3, Clip(2), 9), learned=1.0, seed=4))
-    with pytest.raises(ValueError, match=r"pixels\[0\] have shape .* do not make its Grid\(t=3, h=4, w=6\)"):
+    with pytest.raises(ValueError, match=r"sample s0: pixels of shape .* do not make its Grid\(t=3, h=4, w=6\)"):
         model(replace(row, pixels=(spoiled(row.pixels[0]), *row.pixels[1:])))
+
+
+def test_pixels_that_are_missing_are_refused(alone):
+    model = wrapped("qwen2_5_vl", alone)
+    with pytest.raises(BadInput, match=r"samples \('s0',\): 0 pixels for 1 shares of frames"):
+        model(replace(row_of(model), pixels=()))
 
 
 def test_with_a_frozen_decoder_texts_alone_teach_nothing_and_fail_nothing(alone):
@@ -252,6 +259,25 @@ def test_a_blank_keeps_ranks_without_frames_in_step(ranks):
     )
     assert (one, two, three, frames) == (1, 1, 1, 2)
     assert none == nothing == 0 < some
+
+
+def refused_of(drafts):
+    """What a rank says when the last one's frames are not of their grid."""
+    model = LongVideoModel(tiny_model("qwen2_5_vl"), groups(Layout()), RunOptions(vision_patches=24)).train()
+    row = row_of(model, *drafts[dist.get_rank()])
+    if dist.get_rank() == 2:
+        row = replace(row, pixels=(row.pixels[0][:, 1:],))
+    with pytest.raises(BadInput) as raised:
+        model(row)
+    return str(raised.value)
+
+
+def test_frames_that_are_wrong_on_one_rank_are_refused_at_once_by_all(ranks):
+    text = Draft((30,), learned=1.0)
+    drafts = [(DRAFT,), (text,), (text, Draft((3, Clip(2), 9), learned=1.0))]
+    messages = ranks.run(refused_of, drafts)
+    assert len(set(messages)) == 1
+    assert messages[0].startswith("sample s1: pixels of shape (4, 55, 84, 3) (torch.uint8) do not make its Grid(t=2,")
 
 
 def test_without_any_frame_no_tower_runs(ranks):

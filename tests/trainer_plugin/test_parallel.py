@@ -73,6 +73,15 @@ def test_ranks_that_would_share_the_first_gpu_are_refused(monkeypatch):
         start()
 
 
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "4")
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(BadInput, match=r"LOCAL_RANK is 4, but this host shows 4 GPUs, .* --nproc-per-node 4, or"):
+        start()
+
+
 @pytest.mark.parametrize(
     ("sp", "layout", "message"),
     [

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,7 +18,15 @@ from tests.trainer_plugin.parity import (
 )
 from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
 from trainer_plugin.plan import Layout
-from trainer_plugin.step import NotFinite, adamw, gradient_norm, supervised_tokens, train_step, trained_parameters
+from trainer_plugin.step import (
+    NotFinite,
+    StepResult,
+    adamw,
+    gradient_norm,
+    supervised_tokens,
+    train_step,
+    trained_parameters,
+)
 
 DRAFTS = (Draft((3, Clip(2), 9)), Draft((34,), seed=1), Draft((2, Clip(3), 5), seed=2), Draft((6, Clip(1), 17), seed=3))
 
@@ -108,6 +118,29 @@ def not_finite() -> tuple[tuple[int, ...], bool, bool]:
 
 def test_what_is_not_finite_changes_nothing_and_names_the_row(ranks):
     assert ranks[2].run(not_finite)[0] == ((1,), True, True)
+
+
+def interrupted() -> tuple[StepResult, StepResult]:
+    """A step after one that broke off between its rows, and the same step without."""
+
+    def broken_off(rows: list[RowShare]) -> Iterator[RowShare]:
+        yield rows[0]
+        raise KeyboardInterrupt
+
+    found = []
+    for before in (True, False):
+        model = sharded(Layout())
+        optimizer, rows = adamw(model, 1e-3), rows_of(model, 2)
+        if before:
+            with pytest.raises(KeyboardInterrupt):
+                train_step(model, optimizer, broken_off(rows), supervised_tokens(rows))
+        found.append(train_step(model, optimizer, rows, supervised_tokens(rows)))
+    return found[0], found[1]
+
+
+def test_a_step_that_broke_off_leaves_nothing_to_the_next(ranks):
+    after, alone = ranks[1].run(interrupted)[0]
+    assert after == alone
 
 
 def nothing_to_learn() -> tuple[str, str, bool]:

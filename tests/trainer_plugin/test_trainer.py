@@ -14,7 +14,9 @@ from schemas.errors import BadInput
 from tests.trainer_plugin.runs import curve, model_folder, recipe
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import loader
+from trainer_plugin import recipe as recipes
 from trainer_plugin.batches import RowStream
+from trainer_plugin.features import FeatureFolder
 from trainer_plugin.frames import read_frames
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Recipe
@@ -24,13 +26,13 @@ from trainer_plugin.trainer import LongVideoTrainer
 from trainer_plugin.weights import build_model, read_config, read_tokenizer
 
 
-def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, **options) -> LongVideoTrainer:
+def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, features=None, **options) -> LongVideoTrainer:
     """The recipe's run as a Trainer's: the same model, rows, optimizer and rate."""
     config, tokenizer = read_config(asked.model), read_tokenizer(asked.model)
     parallel = parallelize(asked.parallel.sp, config.get_text_config(), start())
     model = build_model(asked.model, asked.trained, config, parallel, compute=torch.float32, seed=asked.seed)
     videos = asked.videos
-    samples = open_samples(videos, model.family, tokenizer)
+    samples = open_samples(videos, model.family, tokenizer, features)
     rows = RowStream(samples, asked.row_tokens, seed=asked.seed, rank=parallel.dp_rank, ranks=parallel.dp)
     arguments = TrainingArguments(
         str(folder),
@@ -158,6 +160,20 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, r
     assert {path.name for path in (folder / "checkpoint-3").iterdir()} >= {"model.safetensors", "trainer_state.json"}
 
 
+def elsewhere(asked: Recipe, folder) -> str:
+    """What a rank says whose output folder is another one than the others'."""
+    as_torchrun_would()
+    own = folder / str(torch.distributed.get_rank())
+    with pytest.raises(BadInput) as raised:
+        trainer_of(asked, own, 1, save_strategy="steps", save_steps=1)
+    return str(raised.value)
+
+
+def test_ranks_that_would_save_into_different_folders_are_told_so_at_the_start(ranks, release, tmp_path):
+    told = f"rank 1 does not see in {tmp_path / '1'} what the first rank wrote there; put `out` on a disk that all "
+    assert all(each.startswith(told) for each in ranks[2].run(elsewhere, recipe(tmp_path, release), tmp_path))
+
+
 def test_a_checkpoint_that_lacks_something_is_refused_by_name(alone, release, tmp_path):
     asked, saving = recipe(tmp_path, release), {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
     trainer_of(asked, tmp_path / "out", 1, **saving).train()
@@ -215,6 +231,18 @@ def test_the_training_ends_with_the_rows(alone, release, tmp_path, caplog):
     steps = noted(trainer)
     assert len({key for step in steps for key in step}) == 8
     assert f"the rows end after step {trainer.state.global_step} of 100" in caplog.text
+
+
+def test_the_last_step_learns_from_the_rows_that_are_left(alone, release, tmp_path):
+    settings = ("row_tokens=256", "step_tokens=768", "optimizer.warmup=0", "steps=null", "epochs=1")
+    asked = recipe(tmp_path / "own", release, *settings)
+    trainer = trainer_of(asked, tmp_path / "trainer", 100)
+    trainer.rows.epochs = 1
+    steps = noted(trainer)
+    assert len(trainer._loaded) < trainer.args.gradient_accumulation_steps == 3
+    assert sorted(key for step in steps for key in step) == sorted(map(trainer.rows.samples.key, range(8)))
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses == pytest.approx(curve(asked), rel=2e-4)
 
 
 def test_what_cannot_be_decoded_is_named_and_a_step_that_teaches_nothing_is_none(alone, tmp_path):
@@ -276,6 +304,17 @@ def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(r
     assert [unchanged for _, unchanged in found] == [True, True]
 
 
+def test_the_example_in_the_documents_runs(alone, release, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
+    [example] = [block.partition("```")[0] for block in page.split("```python\n") if "LongVideoTrainer" in block]
+    monkeypatch.setattr(recipes, "load_recipe", lambda *named: recipe(tmp_path, release))
+    given = "max_steps=1000, gradient_accumulation_steps=4"
+    assert given in example
+    shorter = example.replace(given, "max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True, save_steps=2")
+    exec(shorter, {"__name__": "__main__"})
+    assert (tmp_path / "checkpoint-2" / "model.safetensors").exists()
+
+
 def test_max_steps_must_be_set(alone, release, tmp_path):
     with pytest.raises(BadInput, match="max_steps is -1: set it"):
         trainer_of(recipe(tmp_path, release), tmp_path, -1)
@@ -287,6 +326,7 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
         ({"gradient_checkpointing": True}, r"gradient_checkpointing is True, .* RunOptions\.recomputed_layers"),
         ({"torch_compile": True}, r"torch_compile is True, but must be left out: RunOptions\.compile"),
         ({"fp16": True}, "fp16 is True, but must be left out: gradients would be clipped as scaled"),
+        ({"bf16": True}, r"bf16 is True, but the model was built to compute in torch\.float32; build it with"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1, but must be left out"),
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha is 5.0, but must be left out"),
         ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end is True, but must be left"),
@@ -295,6 +335,15 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
 def test_what_would_be_passed_over_is_refused(alone, release, tmp_path, options, message):
     with pytest.raises(BadInput, match=message):
         trainer_of(recipe(tmp_path, release), tmp_path, 1, **options)
+
+
+def test_features_that_are_not_of_this_models_frozen_tower_are_refused(alone, release, tmp_path):
+    features = FeatureFolder(str(tmp_path), "another")
+    with pytest.raises(BadInput, match=r"are of a frozen tower, but this model's tower or projector is trained"):
+        trainer_of(recipe(tmp_path, release), tmp_path, 1, features=features)
+    frozen = recipe(tmp_path, release, "trained.vision_tower=false", "trained.projector=false")
+    with pytest.raises(BadInput, match=r"videos\.features\.tower is 'another', but this model's tower is"):
+        trainer_of(frozen, tmp_path, 1, features=features)
 
 
 def test_one_process_with_several_gpus_is_told_how_to_start_more(alone, release, tmp_path, monkeypatch):

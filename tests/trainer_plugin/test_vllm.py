@@ -30,7 +30,8 @@ from trainer_plugin.sft import Training
 VLLM_PYTHON = os.environ.get("VLLM_PYTHON", "")
 PROGRAM = Path(__file__).with_name("vllm_log_probs.py")
 
-FPS = 2
+FPS = 1
+"""So slow that time, not a side of the frame, is the last position of a Qwen2.5-VL video: text begins after it."""
 FRAMES, ROWS, COLUMNS = 8, 6, 8
 """Of tokens; processors leave such a size as it is."""
 
@@ -110,7 +111,8 @@ def film(family: Family) -> np.ndarray:
 def example_of(training: Training, frames: np.ndarray) -> Example:
     family, encode, (count, height, width, _) = training.family, training.tokenizer.encode, frames.shape
     grid, times = family.grid(height, width, count), tuple(n * 1_000_000 // FPS for n in range(count))
-    input_ids = torch.tensor([*encode(BEFORE), *family.video_ids(training.tokenizer, grid, times), *encode(AFTER)])
+    video_ids = family.video_ids(training.tokenizer, grid, times, count * 1_000_000 // FPS)
+    input_ids = torch.tensor([*encode(BEFORE), *video_ids, *encode(AFTER)])
     clip = VideoClip(VideoSource("film", ""), times, (height, width), grid)
     return Example("film", input_ids, input_ids.clone(), family.positions(input_ids, [(grid, times)]), (clip,))
 

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.torch_version import TorchVersion
 from transformers import AutoModelForImageTextToText
 
 from schemas.errors import BadInput
@@ -75,6 +76,18 @@ def test_a_tower_has_one_name_sharded_or_alone_on_any_ranks(ranks, tmp_path):
     assert (name, held, empty) == (same, False, True)
     assert ranks[3].run(towers, source) == [[(name, False), (name, True)]] * 3
     assert ranks[1].run(towers, ModelSource(path=str(model_folder(tmp_path / "other", seed=6))))[0][0][0] != name
+
+
+@pytest.mark.parametrize(("family", "same"), [("qwen2_5_vl", True), ("smolvlm", False)])
+def test_a_tower_whose_frames_are_resized_otherwise_has_another_name(alone, monkeypatch, family, same):
+    source = ModelSource(config=json.loads(tiny_config(family).to_json_string()))
+    config = read_config(source)
+    model = build_tower(source, config, parallelize(1, config.get_text_config(), alone), compute=torch.float32)
+    names = set()
+    for version in ("2.11.0", "2.12.0"):
+        monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+        names.add(tower_identity(model))
+    assert (len(names) == 1) is same
 
 
 def test_tied_embeddings_stay_tied(alone, tmp_path):

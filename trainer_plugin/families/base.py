@@ -82,11 +82,14 @@ class Family(ABC):
         """Placeholder tokens for each temporal patch."""
 
     @abstractmethod
-    def video_ids(self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int]) -> list[int]:
+    def video_ids(
+        self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int], duration_us: int
+    ) -> list[int]:
         """The token ids that stand for a video inside a user's turn, markers included.
 
         Args:
             frame_times_us: of the chosen frames, `grid.t * temporal_patch` of them.
+            duration_us: of the whole video.
         """
 
     @abstractmethod

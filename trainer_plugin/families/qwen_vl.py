@@ -127,7 +127,9 @@ class Qwen25VL(_QwenVL):
         area = self.factor**2
         return per_frame_size(height, width, factor=self.factor, min_pixels=least * area, max_pixels=most * area)
 
-    def video_ids(self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int]) -> list[int]:
+    def video_ids(
+        self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int], duration_us: int
+    ) -> list[int]:
         return [self.vision_start_id, *[self.video_token_id] * self._tokens(grid), self.vision_end_id]
 
     def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
@@ -177,7 +179,9 @@ class Qwen3VL(_QwenVL):
             max_pixels=most * pixels,
         )
 
-    def video_ids(self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int]) -> list[int]:
+    def video_ids(
+        self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int], duration_us: int
+    ) -> list[int]:
         ids: list[int] = []
         tokens = [self.video_token_id] * self.tokens_per_temporal_patch(grid)
         for first in range(0, len(frame_times_us), self.temporal_patch):

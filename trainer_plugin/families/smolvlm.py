@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -41,12 +42,15 @@ class SmolVLM(Family):
     def tokens_per_temporal_patch(self, grid: Grid) -> int:
         return grid.h * grid.w // self.scale**2
 
-    def video_ids(self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int]) -> list[int]:
-        """As `SmolVLMProcessor` writes a video, but with the number of frames in digits."""
-        seconds = frame_times_us[-1] // SECOND_US
+    def video_ids(
+        self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int], duration_us: int
+    ) -> list[int]:
+        """As `SmolVLMProcessor` writes a video."""
+        from num2words import num2words  # the other families do without
+
+        duration = timedelta(seconds=duration_us // SECOND_US)
         intro = (
-            f"You are provided the following series of {grid.t} frames from a "
-            f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} [H:MM:SS] video.\n"
+            f"You are provided the following series of {num2words(grid.t)} frames from a {duration} [H:MM:SS] video.\n"
         )
         ids = tokenizer.encode(intro, add_special_tokens=False)
         for time_us in frame_times_us:

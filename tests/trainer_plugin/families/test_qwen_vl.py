@@ -110,7 +110,7 @@ def test_video_tokens_that_do_not_fit_their_grids_are_refused(count, grids, mess
 
 
 def test_a_video_of_qwen2_5_is_one_run_of_tokens():
-    ids = families["qwen2_5_vl"].video_ids(Words(), Grid(2, 4, 6), [0, 1, 2, 3])
+    ids = families["qwen2_5_vl"].video_ids(Words(), Grid(2, 4, 6), [0, 1, 2, 3], 4)
     assert ids == [START_ID, *[VIDEO_ID] * 12, END_ID]
 
 
@@ -125,7 +125,7 @@ class Letters:
 def test_a_video_of_qwen3_tells_the_times_that_its_processor_tells(patches, fps, every):
     indices = [every * number for number in range(2 * patches)]
     times = [round(index / fps * 1e6) for index in indices]
-    ids = families["qwen3_vl"].video_ids(Letters(), Grid(patches, 2, 4), times)
+    ids = families["qwen3_vl"].video_ids(Letters(), Grid(patches, 2, 4), times, 2 * times[-1])
     seconds = Qwen3VLProcessor._calculate_timestamps(None, indices, fps, 2)
     told = [float(text.removeprefix("<").removesuffix(" seconds>")) for text in ids[::5]]
     assert told == pytest.approx(seconds, abs=0.0501)  # in tenths, of times in whole microseconds
