@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
@@ -43,6 +44,8 @@ _LORA, _FROZEN = "lora", "frozen_bits"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SHOWN = 3
 """Differences that an error names."""
+_SEEN_WITHIN_SECONDS = 5.0
+"""How late a shared disk may show one host what another has made."""
 
 
 class RunState(Model):
@@ -172,11 +175,14 @@ class WritingPlace:
             raise BadInput(f"checkpoints cannot be written into {self.path.parent}: {error}") from error
 
     def _check_seen(self) -> None:
-        if not self.path.is_dir():
-            raise BadInput(
-                f"rank {dist.get_rank()} does not see in {self.path.parent} what the first rank wrote there; put `out` "
-                f"on a disk that all hosts share"
-            )
+        deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
+        while not self.path.is_dir():
+            if time.monotonic() > deadline:
+                raise BadInput(
+                    f"rank {dist.get_rank()} does not see in {self.path.parent} what the first rank wrote there; put "
+                    f"`out` on a disk that all hosts share"
+                )
+            time.sleep(0.1)
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
