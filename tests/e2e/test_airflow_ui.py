@@ -6,7 +6,6 @@ left in pytest's temporary folder. The tests share that one Airflow, and the las
 
 import json
 import os
-import shutil
 import signal
 import stat
 import time
@@ -23,14 +22,9 @@ from operators.local_airflow.demo import wait_for_dag
 from operators.local_airflow.progress import follow
 from operators.local_airflow.rest import AirflowApi, ApiError
 from operators.local_airflow.standalone import COMPONENTS, USER, Standalone, StandaloneError
+from tests.support.browser import chromium
 from tests.support.cards import cards_video
 from tests.support.openai_server import OpenAIServer
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -63,12 +57,7 @@ def airflow(folder, models):
 
 @pytest.fixture(scope="module")
 def page(airflow):
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 1000}, reduced_motion="reduce")
         page.set_default_timeout(60_000)
         page.goto(airflow.url)
@@ -77,7 +66,6 @@ def page(airflow):
         page.click("button[type=submit]")
         page.wait_for_url(lambda url: not url.startswith(f"{airflow.url}/auth/"), wait_until="load")
         yield page
-        browser.close()
 
 
 def element(name: str) -> str:

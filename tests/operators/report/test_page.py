@@ -6,10 +6,9 @@ from html.parser import HTMLParser
 import pytest
 
 from operators.report import write_report
+from tests.support.browser import chromium
 from tests.support.synthetic_rows import HOSTILE
 from tests.support.synthetic_run import synthetic_run
-
-CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
 
 
 class Tags(HTMLParser):
@@ -98,12 +97,9 @@ def test_the_same_run_gives_the_same_page(folder):
 
 @pytest.mark.slow
 def test_it_fits_every_width_in_a_browser_and_follows_its_colour_scheme(tmp_path):
-    from playwright.sync_api import sync_playwright
-
     address = write_report(synthetic_run(tmp_path, videos=2, hostile=True))
     messages, papers = [], set()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_chromium(), args=CHROMIUM_FLAGS)
+    with chromium() as browser:
         for scheme, width in (("light", 1280), ("dark", 360)):
             tab = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}).new_page()
             tab.on("console", lambda message: messages.append(message.text))
@@ -111,15 +107,5 @@ def test_it_fits_every_width_in_a_browser_and_follows_its_colour_scheme(tmp_path
             tab.goto(f"file://{address}")
             assert tab.evaluate("document.documentElement.scrollWidth") == width
             papers.add((scheme, tab.evaluate("getComputedStyle(document.documentElement).backgroundColor")))
-        browser.close()
     assert messages == []
     assert len(papers) == 2
-
-
-def _chromium():
-    import shutil
-
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium on this machine")
-    return found

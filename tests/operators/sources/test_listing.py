@@ -106,7 +106,7 @@ def test_a_file_name_that_is_not_utf8_is_one_reject(tmp_path):
     [
         ("foo://x.mp4", "Protocol not known: foo"),
         ("oci://bucket/x.mp4", "ocifs"),
-        ("a\0b.mp4", "null byte"),
+        ("a\0b.mp4", "embedded null"),
         ("folder", "is a directory, not a file"),
         ("pipe", "is a other, not a file"),
         ("x" * 300 + ".mp4", "File name too long"),
