@@ -102,17 +102,23 @@ def together(function: Callable[[], T]) -> T:
 
     Raises:
         BadInput: on every rank, when `function` raised it on one: the others would wait for that one in vain.
+        RuntimeError: when it raised something else on another rank; on that one this is raised again.
     """
-    found, mine = None, None
+    found: T | None = None
+    mine: Exception | None = None
     try:
         found = function()
-    except BadInput as error:
+    except Exception as error:  # noqa: BLE001 - raised below, once the others know of it
         mine = error
-    problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, None if mine is None else str(mine))
-    for problem in problems:
+    problems: list[tuple[bool, str] | None] = [None] * dist.get_world_size()
+    problem = None if mine is None else (isinstance(mine, BadInput), f"{mine}")
+    dist.all_gather_object(problems, problem)
+    if mine is not None and not isinstance(mine, BadInput):
+        raise mine
+    for rank, problem in enumerate(problems):
         if problem is not None:
-            raise BadInput(problem) from mine
+            bad_input, message = problem
+            raise BadInput(message) if bad_input else RuntimeError(f"rank {rank} has failed: {message}") from mine
     return cast(T, found)
 
 

@@ -14,7 +14,7 @@ from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Case, Clip, Draft, sharded
 from tests.trainer_plugin.ranks import Ranks
 from trainer_plugin.comm import gather
-from trainer_plugin.parallel import parallelize, start
+from trainer_plugin.parallel import parallelize, start, together
 from trainer_plugin.plan import Layout
 
 CPU = torch.device("cpu")
@@ -107,6 +107,29 @@ def test_heads_that_do_not_fit_are_refused(ranks, heads, kv_heads):
 
 def refused(heads, kv_heads):
     parallelize(4, config(heads, kv_heads), CPU, Layout(4, 1))
+
+
+def raised(errors):
+    """What the ranks tell each other, and what they have after that."""
+
+    def fail():
+        if (error := errors[dist.get_rank()]) is not None:
+            raise error
+        return dist.get_rank()
+
+    try:
+        return together(fail), None
+    except (BadInput, OSError, RuntimeError) as error:
+        return type(error).__name__, str(error)
+
+
+@pytest.mark.parametrize("ranks", [(3,)], indirect=True)
+def test_what_fails_on_one_rank_is_an_error_on_every_rank(ranks):
+    assert ranks.run(raised, [None, None, None]) == [(0, None), (1, None), (2, None)]
+    assert ranks.run(raised, [None, BadInput("no film"), None]) == [("BadInput", "no film")] * 3
+    gone, told = ("OSError", "disk away"), ("RuntimeError", "rank 1 has failed: disk away")
+    assert ranks.run(raised, [None, OSError("disk away"), None]) == [told, gone, told]
+    assert ranks.run(raised, [BadInput("no film"), OSError("disk away"), None])[1:] == [gone, ("BadInput", "no film")]
 
 
 STEP = Case("qwen2_5_vl", (Draft((5, Clip(4), 20), learned=1.0),), Layout(3, 1), heads=(6, 3))
