@@ -251,12 +251,13 @@ class StaleOperator(LvrCommandOperator):
 
 
 def _newest_release(context: Context) -> dict[str, Any]:
-    events = context["inlet_events"][RELEASES]
-    if not len(events):
+    # One that a person made in the UI says nothing of a build.
+    builds = [dict(event.extra) for event in context["inlet_events"][RELEASES] if event.extra and "run" in event.extra]
+    if not builds:
         raise AirflowSkipException(
             "no build has been published yet: run build_dataset first, or name one with the parameters out and name"
         )
-    return dict(events[-1].extra or {})
+    return builds[-1]
 
 
 class _Progress:

@@ -22,6 +22,7 @@ from operators.runner import Progress, run_stage
 from operators.runs import RunFolder
 from operators.sources.listing import read_sources
 from operators.store import Store
+from schemas.base import digest
 from schemas.config import BuildConfig
 from schemas.errors import BadInput
 from schemas.run import Lane, Run, StageMetrics
@@ -38,8 +39,10 @@ def new_run_id(name: str) -> str:
 
 
 def run_id_from(text: str) -> str:
-    """A legal run id from any text, such as Airflow's `manual__2026-11-22T10:00:00+00:00`."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:96]
+    """A legal run id from any text, such as Airflow's `manual__2026-11-22T10:00:00+00:00`. Of a long one it keeps what
+    fits, and a hash that tells it from others that begin alike."""
+    legal = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")
+    return legal if len(legal) <= 96 else f"{legal[:87]}-{digest(text)[:8]}"
 
 
 def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os.environ) -> RunFolder:

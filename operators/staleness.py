@@ -31,10 +31,6 @@ class Staleness:
     stale: Mapping[str, int]
     reasons: tuple[str, ...]
 
-    @property
-    def is_stale(self) -> bool:
-        return any(self.stale.values())
-
 
 def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, str] = os.environ) -> Staleness:
     """Compare what is committed with what `config` asks for now, given today's sources, prompts, code and models.

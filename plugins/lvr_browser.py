@@ -78,16 +78,17 @@ def releases(session: SessionDep) -> HTMLResponse:
 
 def _samples(newest: Sequence[dict[str, Any]]) -> list[Any]:
     from operators.release.show import pick_samples, read_samples
-    from operators.runs import RunFolder
+    from operators.runs import RunFolder, RunMissing
+    from schemas.errors import Outage
     from schemas.run import Release
 
     for published in newest:
-        store = RunFolder.open(published["run"]).store
-        address = published["url"].removeprefix(f"{store.url}/")
         try:
+            store = RunFolder.open(published["run"]).store
+            address = published["url"].removeprefix(f"{store.url}/")
             release = Release.model_validate_json(store.read(f"{address}/manifest.json"))
             return pick_samples(read_samples(store, release), SHOWN_SAMPLES)
-        except FileNotFoundError:
+        except (FileNotFoundError, RunMissing, Outage):
             return []  # moved or deleted since; the list of releases still stands
     return []
 

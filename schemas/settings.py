@@ -27,7 +27,7 @@ def read_fields(file: Path) -> dict[str, Any]:
         ConfigError: an unreadable file, or one that is something else.
     """
     try:
-        values = yaml.safe_load(file.read_text()) or {}
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"config file {file}: {error}") from error
     if not isinstance(values, dict):

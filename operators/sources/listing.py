@@ -10,14 +10,17 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from operators.sources.rejects import assert_storable, plan_reject
@@ -48,7 +51,7 @@ def read_sources(source: str, media_root: str = "") -> Listing:
     """List the videos of a source.
 
     Args:
-        source: a folder (searched with its subfolders), a `.csv`, `.json` or `.jsonl` manifest (`ManifestRow`), or one
+        source: a folder (searched with its subfolders, also linked ones), a `.csv`, `.json` or `.jsonl` manifest (`ManifestRow`), or one
             of Shot2Story's annotation files with its `*_meta.csv` beside it. A local path or an fsspec URL.
         media_root: where relative addresses of a manifest start, and where Shot2Story's full videos lie; by default
             the manifest's own folder.
@@ -81,13 +84,31 @@ def read_sources(source: str, media_root: str = "") -> Listing:
 
 
 def _folder_entries(fs: Any, path: str) -> Iterator[ManifestRow | Reject]:
-    for found in sorted(fs.find(path)):
+    for found in _files_in(fs, path):
         if PurePosixPath(found).suffix.lower() in VIDEO_SUFFIXES and not PurePosixPath(found).name.startswith("."):
             name = found[len(path.rstrip("/")) + 1 :]
             try:
                 yield ManifestRow(uri=name)
             except ValidationError:
                 yield plan_reject(name, "unreadable_uri", f"{found}: its name is not UTF-8; rename the file")
+
+
+def _files_in(fs: Any, path: str) -> list[str]:
+    """All files below a folder, sorted; on a local disk also below linked folders, each folder once."""
+    if not isinstance(fs, LocalFileSystem):
+        return sorted(fs.find(path))
+    files: list[str] = []
+    seen: set[str] = set()
+    starts = deque([path])
+    while starts:  # links come last, so that what they lead to keeps the path that it has by itself
+        for folder, folders, names in os.walk(starts.popleft()):
+            if (real := os.path.realpath(folder)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            files += [f"{folder}/{name}" for name in names]
+            starts += [below for name in sorted(folders) if Path(below := f"{folder}/{name}").is_symlink()]
+    return sorted(files)
 
 
 def _file_entries(fs: Any, path: str, source: str, media_root: str) -> Iterator[ManifestRow | Reject]:
@@ -134,8 +155,10 @@ def _manifest_entries(rows: list[dict[str, Any]], source: str) -> Iterator[Manif
 
 
 def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listing:
+    listed = list(entries)
+    ids = _ids_of([entry.uri for entry in listed if isinstance(entry, ManifestRow) and not entry.source_id])
     with ThreadPoolExecutor(max_workers=_LOOKS_AT_ONCE) as pool:
-        looked = list(pool.map(lambda entry: _looked_at(entry, media_root), entries))
+        looked = list(pool.map(lambda entry: _looked_at(entry, media_root, ids), listed))
     sources: dict[str, Source] = {}
     rejects: list[Reject] = []
     for found in looked:
@@ -152,12 +175,12 @@ def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listin
     return Listing(tuple(sources[name] for name in sorted(sources)), tuple(rejects))
 
 
-def _looked_at(entry: ManifestRow | Reject, media_root: str) -> Source | Reject:
+def _looked_at(entry: ManifestRow | Reject, media_root: str, ids: Mapping[str, str]) -> Source | Reject:
     """An entry whose file has been found, or why it cannot be used."""
     if isinstance(entry, Reject):
         return entry
     uri = entry.uri if "://" in entry.uri or entry.uri.startswith("/") else f"{media_root.rstrip('/')}/{entry.uri}"
-    identifier = entry.source_id or source_id_of(entry.uri)
+    identifier = entry.source_id or ids[entry.uri]
     found = _checked_fingerprint(uri, identifier)
     if isinstance(found, Reject):
         return found
@@ -165,15 +188,26 @@ def _looked_at(entry: ManifestRow | Reject, media_root: str) -> Source | Reject:
     return Source(source_id=identifier, uri=_absolute(uri), fingerprint=found, **fields)
 
 
+def _ids_of(relative_paths: Sequence[str]) -> dict[str, str]:
+    """Stable ids by path inside the source: a YouTube id as it is, where it is no other path's, else as `source_id_of`.
+
+    `a/segment_001.mp4` and `b/segment_001.mp4` look like one YouTube id.
+    """
+    stems = {path: PurePosixPath(path).stem for path in relative_paths}
+    used = Counter(stems.values())
+    return {
+        path: stem if _YOUTUBE_ID.fullmatch(stem) and used[stem] == 1 else source_id_of(path)
+        for path, stem in stems.items()
+    }
+
+
 def source_id_of(relative_path: str) -> str:
-    """A stable id from a path inside the source: a YouTube id as it is, else the stem and a hash of the whole path.
+    """A stable id from a path inside the source: the stem and a hash of the whole path.
 
     The hash keeps `a/clip.mp4` and `b/clip.mp4` apart; the content is identified by the video's sha256, which cannot
     be known before every byte was read.
     """
     stem = PurePosixPath(relative_path).stem
-    if _YOUTUBE_ID.fullmatch(stem):
-        return stem
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:48] or "video"
     return f"{slug}-{hashlib.sha256(relative_path.encode()).hexdigest()[:8]}"
 

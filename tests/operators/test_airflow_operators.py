@@ -213,7 +213,11 @@ def stale_output(**counts) -> str:
 
 def test_stale_work_of_the_newest_release_goes_on(tmp_path, context):
     context["params"] = {"out": None, "name": None, "overrides": ["verify.blind_trials=8"]}
-    context["inlet_events"][RELEASES] = [Event(), Event({"run": "s3://b/data/runs/r", "name": "n"})]
+    context["inlet_events"][RELEASES] = [
+        Event({"run": "old"}),
+        Event({"run": "s3://b/data/runs/r", "name": "n"}),
+        Event(),
+    ]
     stale = StaleOperator(task_id="s", command=lvr(tmp_path, stale_output(caption=2, split=0)))
     assert stale.execute(context)["stale"] == {"caption": 2, "split": 0}
     assert arguments(tmp_path) == ["stale", "--out", "s3://b/data", "--name", "n", "--set", "verify.blind_trials=8"]
@@ -234,8 +238,11 @@ def test_nothing_stale_ends_the_run_there(tmp_path, context):
     assert context["ti"].xcoms["return_value"]["stale"] == {"caption": 0}
 
 
-def test_nothing_published_yet_is_said(tmp_path, context):
+@pytest.mark.parametrize("events", [[], [Event()]])
+def test_nothing_published_yet_is_said(tmp_path, context, events):
+    """An event made by hand in the UI names no build."""
     context["params"] = {"out": None, "name": None, "overrides": []}
+    context["inlet_events"][RELEASES] = events
     with pytest.raises(AirflowSkipException, match="run build_dataset first"):
         StaleOperator(task_id="s", command=lvr(tmp_path, "")).execute(context)
 

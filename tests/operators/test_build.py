@@ -219,7 +219,7 @@ def test_an_edited_prompt_runs_only_what_depends_on_it(built, films, edit_prompt
     assert written and {request_id(request) for request in server.requests}.isdisjoint(built.asked)
     assert computed(again.metrics).keys() == {"reason", "verify", "assemble", "shard"}
     assert again.published.release.version == 2
-    assert not find_stale(again.folder, config).is_stale
+    assert not any(find_stale(again.folder, config).stale.values())
 
 
 def test_a_full_disk_stops_the_stage_and_with_some_room_it_goes_on(clean, films, small_disk, server):
@@ -323,6 +323,9 @@ def test_lanes_hold_all_sources_in_order():
 
 def test_airflow_run_ids_become_legal():
     assert run_id_from("manual__2026-11-22T10:00:00.5+00:00") == "manual__2026-11-22T10-00-00-5-00-00"
+    long, other = (run_id_from("x" * 200 + end) for end in "ab")
+    assert len(long) == len(other) == 96
+    assert long != other
 
 
 def start(films, out, environ):

@@ -159,7 +159,7 @@ def test_a_killed_writer_leaves_no_half_object(tmp_path, delay):
     writer.start()
     objects = Path(url) / "objects"
     deadline = time.monotonic() + 60
-    while not objects.exists():
+    while not any(objects.rglob("*.bin")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(delay)

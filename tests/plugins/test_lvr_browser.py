@@ -74,3 +74,11 @@ def test_a_run_that_is_none_is_not_looked_for_elsewhere(page, tmp_path, run_id):
 def test_before_the_plan_and_before_the_report_the_page_says_so(page, tmp_path):
     assert b"No build yet" in page(None, str(tmp_path)).body
     assert b"once all shards are" in page(planned(tmp_path).url, str(tmp_path)).body
+
+
+def test_samples_of_a_release_that_is_gone_are_none(plugin, tmp_path):
+    published = {
+        "run": str(tmp_path / "gone" / "runs" / "r"),
+        "url": str(tmp_path / "gone" / "releases" / "x" / "v0001"),
+    }
+    assert plugin._samples([published]) == []

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,15 @@ class Inner(Model):
 class Outer(Model):
     name: str
     inner: Inner | None = None
+
+
+def test_a_file_is_utf8_whatever_the_locale_says(tmp_path):
+    (tmp_path / "c.yaml").write_bytes("name: Überblick".encode())
+    code = "import sys, pathlib, schemas.settings as s; print(ascii(s.read_fields(pathlib.Path(sys.argv[1]))))"
+    environ = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path / "c.yaml")]
+    said = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+    assert said == "{'name': '\\xdcberblick'}\n"
 
 
 def test_settings_reach_into_sections():

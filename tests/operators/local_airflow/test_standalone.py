@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from operators.local_airflow import standalone
 from operators.local_airflow.standalone import (
     COMPONENTS,
     ROOT,
@@ -104,6 +105,16 @@ def test_a_database_that_another_version_has_begun_to_migrate_is_not_taken_for_d
         monkeypatch.setattr(importlib.metadata, "version", lambda package, started=started: started)
         with pytest.raises(StandaloneError, match=r"db migrate ended with status 1;(.|\n)*half of it is done"):
             Standalone(tmp_path).__enter__()
+
+
+def test_a_start_that_was_killed_as_it_wrote_the_password_does_not_hinder_the_next(tmp_path, monkeypatch):
+    def killed(values, writer):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(standalone.json, "dump", killed)
+        standalone._password(tmp_path)
+    assert standalone._password(tmp_path) == standalone._password(tmp_path)
 
 
 def test_a_port_is_given_out_once():

@@ -35,6 +35,29 @@ def test_equal_names_in_different_folders_get_different_ids():
     assert source_id_of("ä ö/кино.mp4") == source_id_of("ä ö/кино.mp4")
 
 
+def test_names_like_youtube_ids_are_ids_where_each_is_there_once(tmp_path):
+    for folder in ("a", "b"):
+        touch(tmp_path / folder / "segment_001.mp4")
+    touch(tmp_path / "a" / "segment_002.mp4")
+    listing = read_sources(str(tmp_path))
+    assert listing.rejects == ()
+    first, second, third = (source.source_id for source in listing.sources)
+    assert (first[:12], second[:12], third) == ("segment_001-", "segment_001-", "segment_002")
+
+
+def test_linked_folders_are_searched_and_each_folder_once(tmp_path):
+    touch(tmp_path / "elsewhere" / "deep" / "far.mp4")
+    touch(tmp_path / "films" / "z" / "near.mp4")
+    (tmp_path / "films" / "a").symlink_to("z")
+    (tmp_path / "films" / "loop").symlink_to("..")
+    (tmp_path / "films" / "other").symlink_to(tmp_path / "elsewhere")
+    listing = read_sources(str(tmp_path / "films"))
+    assert {source.uri.removeprefix(f"{tmp_path}/films/") for source in listing.sources} == {
+        "z/near.mp4", "loop/elsewhere/deep/far.mp4",
+    }  # fmt: skip
+    assert listing.rejects == ()
+
+
 def test_a_relative_folder_gives_absolute_addresses(tmp_path, monkeypatch):
     touch(tmp_path / "films" / "one.mp4")
     monkeypatch.chdir(tmp_path)
