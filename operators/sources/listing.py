@@ -51,8 +51,9 @@ def read_sources(source: str, media_root: str = "") -> Listing:
     """List the videos of a source.
 
     Args:
-        source: a folder (searched with its subfolders, also linked ones), a `.csv`, `.json` or `.jsonl` manifest (`ManifestRow`), or one
-            of Shot2Story's annotation files with its `*_meta.csv` beside it. A local path or an fsspec URL.
+        source: a folder (searched with its subfolders, also linked ones), a `.csv`, `.json` or `.jsonl` manifest
+            (`ManifestRow`), or one of Shot2Story's annotation files with its `*_meta.csv` beside it. A local path or an
+            fsspec URL.
         media_root: where relative addresses of a manifest start, and where Shot2Story's full videos lie; by default
             the manifest's own folder.
 

@@ -272,7 +272,7 @@ STAGE = Stage(
     row=Caption,
     reads=("ingest", "split"),
     run=run,
-    section=lambda config: config.caption,
+    section=lambda config: [config.caption, config.split.clip_seconds],
     prompts=("caption",),
     roles=(Role.CAPTIONER,),
     asks=lambda config: config.models.captioner.model != MEASURED,
