@@ -215,10 +215,11 @@ def replay(
 ) -> None:
     """Try a run's rejects again: ask anew what they asked, and build what follows from it."""
     from operators.losses import losses
-    from operators.replay import forget_rejects
+    from operators.replay import assert_same_models, forget_rejects
 
     console = Console()
     folder = RunFolder.open(run)
+    assert_same_models(folder.run)
     counts = forget_rejects(folder, stage, reason)
     if not counts:
         there_are = ", ".join(map(str, losses(folder))) or "none"

@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator, Mapping
 
+from operators.models.embedded import EMBEDDED_MODEL
 from operators.models.journal import Journal
+from operators.models.session import MEASURED, resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.runs import RunFolder
+from schemas.config import ModelConfig, Role
 from schemas.errors import BadInput
+from schemas.run import Run
 from schemas.tables import Reject
+
+
+class OtherModels(BadInput):
+    """What a run requested means other models here than those that it was built with."""
+
+
+def assert_same_models(run: Run, environ: Mapping[str, str] = os.environ) -> None:
+    """Replaying the run's request in this environment asks the models that the run asked.
+
+    Raises:
+        OtherModels: it does not; the message names each role, both models and the variables to set.
+        EndpointError: a requested model has no endpoint here.
+    """
+    here = resolve(run.requested.models, environ)
+    problems = [line for role in Role for line in _differences(role, run.config.models.of(role), here.of(role))]
+    if problems:
+        raise OtherModels(f"run {run.run_id} cannot be replayed here: {'; '.join(problems)}")
+
+
+def _differences(role: Role, before: ModelConfig, here: ModelConfig) -> Iterator[str]:
+    variables = f"LVR_{role.name}"
+    if before.model != here.model:
+        way_out = (
+            f"unset {variables}_URL and LVR_MODEL_URL"
+            if before.model in {MEASURED, EMBEDDED_MODEL}
+            else f"set {variables}_URL to its server and {variables}_MODEL={before.model}"
+        )
+        yield f"{role.value}: it was built with {before.model!r}, here it would be {here.model!r}; {way_out}"
+    elif before.vision != here.vision:
+        was = "with" if before.vision else "without"
+        yield f"{role.value}: {before.model!r} was asked {was} vision; set {variables}_VISION={int(bool(before.vision))}"
 
 
 def forget_rejects(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from operators.cli import BAD_INPUT_STATUS, OUTAGE_STATUS, main
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, ModelsConfig
 from tests.support.openai_server import OpenAIServer
 from tests.support.synthetic_run import synthetic_run
 
@@ -110,6 +110,17 @@ def test_an_outage_has_a_status_of_its_own(lvr, tmp_path, monkeypatch):
         status, _, said = lvr("stage", folder.url, "question", "--lane", "0")
     assert status == OUTAGE_STATUS
     assert "refused the key (HTTP 401); set LVR_REASONER_API_KEY" in said
+
+
+def test_a_replay_with_other_models_takes_nothing_back(lvr, tmp_path):
+    folder = synthetic_run(tmp_path, videos=4)
+    open_request = folder.run.requested.model_copy(update={"models": ModelsConfig()})
+    run = folder.run.model_copy(update={"requested": open_request})
+    folder.store.write(f"{folder.address}/run.json", run.model_dump_json().encode())
+    status, _, said = lvr("replay", folder.url)
+    assert (status, "captioner: it was built with 'vlm-8b', here it would be 'measured'" in said) == (2, True), said
+    commits = [commit for record in folder.records() for commit in record.commits.values()]
+    assert all(folder.store.find_commit(commit.key.stage, commit.key_sha256) == commit for commit in commits)
 
 
 def test_schemas_and_help_are_printed(lvr):

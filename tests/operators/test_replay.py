@@ -1,0 +1,59 @@
+"""What a replay takes back, and in which environment it refuses to."""
+
+import pytest
+
+from operators.replay import OtherModels, assert_same_models
+from schemas.config import ModelConfig, ModelsConfig
+from tests.support.synthetic_run import synthetic_run
+
+SERVER = "http://models:8000/v1"
+ENDPOINTS = {
+    "LVR_MODEL_URL": SERVER,
+    "LVR_CAPTIONER_MODEL": "vlm-8b",
+    "LVR_REASONER_MODEL": "reasoner-120b",
+    "LVR_JUDGE_MODEL": "judge-30b",
+    "LVR_TARGET_MODEL": "target-7b",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return synthetic_run(tmp_path, videos=4)
+
+
+def open_request(run):
+    """The same run, asked for without models: its endpoints named them."""
+    return run.model_copy(update={"requested": run.requested.model_copy(update={"models": ModelsConfig()})})
+
+
+def test_a_run_is_replayed_with_the_models_that_it_was_built_with(folder):
+    run = open_request(folder.run)
+    assert_same_models(run, ENDPOINTS)
+    with pytest.raises(OtherModels) as refused:
+        assert_same_models(run, {})
+    told = str(refused.value)
+    assert (
+        "captioner: it was built with 'vlm-8b', here it would be 'measured'; set LVR_CAPTIONER_URL to its server and "
+        "LVR_CAPTIONER_MODEL=vlm-8b"
+    ) in told
+    assert told.count("it was built with") == 4
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        (ENDPOINTS | {"LVR_JUDGE_MODEL": "judge-7b"}, "judge: .*'judge-30b', .* 'judge-7b'; set LVR_JUDGE_URL"),
+        (ENDPOINTS | {"LVR_TARGET_VISION": "0"}, "target: 'target-7b' was asked with vision; set LVR_TARGET_VISION=1"),
+    ],
+)
+def test_the_role_that_differs_is_named_alone(folder, environ, told):
+    with pytest.raises(OtherModels, match=rf"cannot be replayed here: {told}[^;]*$"):
+        assert_same_models(open_request(folder.run), environ)
+
+
+def test_an_endpoint_that_the_run_did_not_have_is_named(folder):
+    run = open_request(folder.run)
+    models = run.config.models.model_copy(update={"captioner": ModelConfig(model="measured", vision=False)})
+    run = run.model_copy(update={"config": run.config.model_copy(update={"models": models})})
+    with pytest.raises(OtherModels, match="captioner: .*'measured', .*'vlm-8b'; unset LVR_CAPTIONER_URL and LVR_MODEL"):
+        assert_same_models(run, ENDPOINTS)
