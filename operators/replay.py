@@ -11,9 +11,10 @@ from operators.models.journal import Journal
 from operators.models.session import MEASURED, resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.runs import RunFolder
+from operators.store import Store
 from schemas.config import ModelConfig, Role
 from schemas.errors import BadInput
-from schemas.run import Run
+from schemas.run import Commit, Run
 from schemas.tables import Reject
 
 
@@ -51,7 +52,7 @@ def _differences(role: Role, before: ModelConfig, here: ModelConfig) -> Iterator
 def forget_rejects(
     folder: RunFolder, stage: str | None = None, reason: str | None = None
 ) -> dict[tuple[str, str], int]:
-    """Take back every unit of the run that holds a matching reject.
+    """Take back every unit of the run that holds a matching reject, unless it has been tried again and came out well.
 
     The units' other answers stay in the journal: only what was asked about the rejected rows is asked again.
 
@@ -60,7 +61,7 @@ def forget_rejects(
         reason: only rejects with this reason; None: with any.
 
     Returns:
-        Matching rejects counted by (stage, reason).
+        The run's matching rejects counted by (stage, reason), also those that an earlier replay has taken back.
 
     Raises:
         BadInput: no stage has that name.
@@ -70,15 +71,24 @@ def forget_rejects(
         raise BadInput(f"no stage is called {stage!r}; there are {', '.join((*VIDEO_STAGES, *BUILD_STAGES))}")
     for record in folder.records():
         for unit, commit in record.commits.items():
-            if not commit.rejects or stage not in (None, record.stage):
+            if stage not in (None, record.stage):
                 continue
-            rejects = folder.store.get_rows(commit.rejects_sha256, Reject)
-            matching = [reject for reject in rejects if reason in (None, reject.reason)]
-            if not matching:
-                continue
+            matching = _rejects(folder.store, commit, reason)
             counts.update((reject.stage, reject.reason) for reject in matching)
-            asked = [reject.request_sha256 for reject in matching if reject.request_sha256]
-            with Journal(f"{folder.store.url}/journal/{record.stage}/{unit}") as journal:
-                journal.forget(asked, keys=[reject.key for reject in matching])
-            folder.store.forget_commit(record.stage, commit.key_sha256)
+            standing = folder.store.find_commit(record.stage, commit.key_sha256) if matching else None
+            if standing and (again := _rejects(folder.store, standing, reason)):
+                _forget(folder.store, record.stage, unit, standing, again)
     return dict(counts)
+
+
+def _rejects(store: Store, commit: Commit, reason: str | None) -> list[Reject]:
+    if not commit.rejects:
+        return []
+    return [each for each in store.get_rows(commit.rejects_sha256, Reject) if reason in (None, each.reason)]
+
+
+def _forget(store: Store, stage: str, unit: str, commit: Commit, rejects: list[Reject]) -> None:
+    asked = [reject.request_sha256 for reject in rejects if reject.request_sha256]
+    with Journal(f"{store.url}/journal/{stage}/{unit}") as journal:
+        journal.forget(asked, keys=[reject.key for reject in rejects])
+    store.forget_commit(stage, commit.key_sha256)

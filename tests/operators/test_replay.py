@@ -2,8 +2,9 @@
 
 import pytest
 
-from operators.replay import OtherModels, assert_same_models
+from operators.replay import OtherModels, assert_same_models, forget_rejects
 from schemas.config import ModelConfig, ModelsConfig
+from schemas.tables import Reject
 from tests.support.synthetic_run import synthetic_run
 
 SERVER = "http://models:8000/v1"
@@ -19,6 +20,13 @@ ENDPOINTS = {
 @pytest.fixture
 def folder(tmp_path):
     return synthetic_run(tmp_path, videos=4)
+
+
+def rejecting(folder):
+    """The first unit of the run that holds rejects: stage and commit."""
+    return next(
+        (record.stage, commit) for record in folder.records() for commit in record.commits.values() if commit.rejects
+    )
 
 
 def open_request(run):
@@ -57,3 +65,23 @@ def test_an_endpoint_that_the_run_did_not_have_is_named(folder):
     run = run.model_copy(update={"config": run.config.model_copy(update={"models": models})})
     with pytest.raises(OtherModels, match="captioner: .*'measured', .*'vlm-8b'; unset LVR_CAPTIONER_URL and LVR_MODEL"):
         assert_same_models(run, ENDPOINTS)
+
+
+def test_a_second_replay_keeps_what_the_first_repaired(folder):
+    stage, commit = rejecting(folder)
+    counts = forget_rejects(folder, stage)
+    assert folder.store.find_commit(stage, commit.key_sha256) is None
+    repaired = commit.model_copy(update={"rejects": 0, "rejects_sha256": folder.store.put_rows([], Reject)})
+    folder.store.commit(repaired)
+    assert forget_rejects(folder, stage) == counts  # one that was interrupted goes on
+    assert folder.store.find_commit(stage, commit.key_sha256) == repaired
+
+
+def test_what_was_rejected_again_is_tried_again(folder):
+    stage, commit = rejecting(folder)
+    forget_rejects(folder, stage)
+    [first, *others] = folder.store.get_rows(commit.rejects_sha256, Reject)
+    rejects = [first.model_copy(update={"raw": "another answer"}), *others]
+    folder.store.commit(commit.model_copy(update={"rejects_sha256": folder.store.put_rows(rejects, Reject)}))
+    forget_rejects(folder, stage)
+    assert folder.store.find_commit(stage, commit.key_sha256) is None
