@@ -45,8 +45,8 @@ def _differences(role: Role, before: ModelConfig, here: ModelConfig) -> Iterator
         )
         yield f"{role.value}: it was built with {before.model!r}, here it would be {here.model!r}; {way_out}"
     elif before.vision != here.vision:
-        was = "with" if before.vision else "without"
-        yield f"{role.value}: {before.model!r} was asked {was} vision; set {variables}_VISION={int(bool(before.vision))}"
+        was, flag = ("with", 1) if before.vision else ("without", 0)
+        yield f"{role.value}: {before.model!r} was asked {was} vision; set {variables}_VISION={flag}"
 
 
 def forget_rejects(

@@ -1,4 +1,4 @@
-"""Publish a run's files as a release: a folder that any loader reads, versioned, verified and written manifest last.
+"""Publish a run's files as a release: a folder that any loader reads, versioned and written manifest last.
 
     releases/{name}/v0001/data/{split}/*.tar  parquet/{split}.parquet  README.md  report.html  manifest.json
     releases/{name}/latest.json               which version is the newest
@@ -30,7 +30,7 @@ class SeveralDatasets(BadInput):
 
 @dataclass(frozen=True)
 class Published:
-    """A release and where it is. `is_new` is False when the newest release has this very content already."""
+    """A release and where it is. `is_new` is False when another run has published this very content before."""
 
     release: Release
     url: str
@@ -52,32 +52,18 @@ def publish(folder: RunFolder) -> Published:
             f"run {folder.run.run_id}: nothing to publish: {why_empty(folder)}. {folder.url}/report.html shows them all"
         )
     content = digest([[file.path, file.sha256] for file in files])
-    newest = newest_release(store, name)
-    if newest is not None and newest.content_sha256 == content:
-        _point_to(store, folder, newest.version)
-        made_by_this_run = newest.run_id == folder.run.run_id  # which ended before it could say so
-        return Published(newest, _url(store, name, newest.version), is_new=made_by_this_run)
-    tars = [file for file in files if file.path.startswith("data/")]
-    release = Release(
-        name=name,
-        version=_claim_version(store, name, content, newest.version + 1 if newest else 1),
-        run_id=folder.run.run_id,
-        content_sha256=content,
-        samples=_by_split(tars, "samples"),
-        videos=_by_split(tars, "videos"),
-        files=tuple(files),
-    )
-    _write(store, folder, release)
-    return Published(release, _url(store, name, release.version), is_new=True)
+    release = newest_release(store, name)
+    if release is None or release.content_sha256 != content:
+        release = _write(store, folder, _new_release(folder, files, content, _next_version(store, name)))
+    _point_to(store, name, LatestRelease(version=release.version, run_id=folder.run.run_id))
+    made_by_this_run = release.run_id == folder.run.run_id  # now, or before it ended without saying so
+    return Published(release, f"{store.url}/{_address(name, release.version)}", is_new=made_by_this_run)
 
 
 def newest_release(store: Store, name: str) -> Release | None:
-    """The newest published release of a dataset, or None."""
+    """The newest published release of a dataset; None when there is none, or when its folder has been deleted."""
     latest = _latest(store, name)
-    if latest is None:
-        return None
-    address = f"{_address(name, latest.version)}/manifest.json"
-    return parse_json(store.read(address), Release, f"{store.url}/{address}")
+    return None if latest is None else _release(store, name, latest.version)
 
 
 def latest_run(store: Store, name: str) -> RunFolder:
@@ -117,28 +103,72 @@ def _latest(store: Store, name: str) -> LatestRelease | None:
         return None
 
 
-def _point_to(store: Store, folder: RunFolder, version: int) -> None:
-    before = _latest(store, folder.run.config.name)
-    if before is not None and before.version > version:
-        return  # a run that published meanwhile was given a later version
-    latest = LatestRelease(version=version, run_id=folder.run.run_id)
-    store.write(f"releases/{folder.run.config.name}/latest.json", latest.model_dump_json(indent=1).encode())
+def _release(store: Store, name: str, version: int) -> Release | None:
+    address = f"{_address(name, version)}/manifest.json"
+    try:
+        return parse_json(store.read(address), Release, f"{store.url}/{address}")
+    except FileNotFoundError:
+        return None
+
+
+def _point_to(store: Store, name: str, latest: LatestRelease) -> None:
+    """Let `latest.json` name a version, unless it names a later one, or one has been published meanwhile.
+
+    Whoever writes looks afterwards for a later manifest: of publishers at once, the last to write finds them all.
+    """
+    before = _latest(store, name)
+    if before is not None and before.version > latest.version:
+        return
+    store.write(f"releases/{name}/latest.json", latest.model_dump_json(indent=1).encode())
+    if later := _release_after(store, name, latest.version):
+        _point_to(store, name, LatestRelease(version=later.version, run_id=later.run_id))
+
+
+def _release_after(store: Store, name: str, version: int) -> Release | None:
+    """The first published release after a version. Numbers may be claimed by who has not published yet, or never."""
+    while store.exists(_claim(name, version := version + 1)):
+        if release := _release(store, name, version):
+            return release
+    return None
+
+
+def _next_version(store: Store, name: str) -> int:
+    """The version after the newest, or the newest itself where its folder has been deleted."""
+    latest = _latest(store, name)
+    if latest is None:
+        return 1
+    return latest.version + 1 if _release(store, name, latest.version) else latest.version
 
 
 def _claim_version(store: Store, name: str, content: str, version: int) -> int:
     """The first version from `version` on that is free, or that was claimed for this very content.
 
-    Two runs that publish at once get two versions, and one that was killed while publishing gets its own again.
+    Two contents that are published at once get two versions. Who was killed while publishing gets its own again, unless
+    another has published since: it is then the newest once more, with the next number.
     """
     while True:
-        claim = f"{_address(name, version)}.claim"
-        store.write(claim, content.encode(), replace=False)
-        if store.read(claim).decode() == content:
+        store.write(_claim(name, version), content.encode(), replace=False)
+        if store.read(_claim(name, version)).decode() == content:
             return version
         version += 1
 
 
-def _write(store: Store, folder: RunFolder, release: Release) -> None:
+def _new_release(folder: RunFolder, files: list[ReleaseFile], content: str, version: int) -> Release:
+    name = folder.run.config.name
+    tars = [file for file in files if file.path.startswith("data/")]
+    return Release(
+        name=name,
+        version=_claim_version(folder.store, name, content, version),
+        run_id=folder.run.run_id,
+        content_sha256=content,
+        samples=_by_split(tars, "samples"),
+        videos=_by_split(tars, "videos"),
+        files=tuple(files),
+    )
+
+
+def _write(store: Store, folder: RunFolder, release: Release) -> Release:
+    """Write a release's files and return it as it stands: another run with the same content may have been first."""
     from operators.release.card import dataset_card  # pandas: nobody who only looks for a release waits for it
 
     address = _address(release.name, release.version)
@@ -146,8 +176,9 @@ def _write(store: Store, folder: RunFolder, release: Release) -> None:
         store.name_object(file.sha256, f"{address}/{file.path}")
     store.write(f"{address}/README.md", dataset_card(release, folder.run).encode())
     store.write(f"{address}/report.html", store.read(f"{folder.address}/report.html"))
-    store.write(f"{address}/manifest.json", release.model_dump_json(indent=1).encode())
-    _point_to(store, folder, release.version)
+    manifest = f"{address}/manifest.json"
+    store.write(manifest, release.model_dump_json(indent=1).encode(), replace=False)
+    return parse_json(store.read(manifest), Release, f"{store.url}/{manifest}")
 
 
 def _by_split(files: list[ReleaseFile], count: str) -> dict[str, int]:
@@ -161,5 +192,5 @@ def _address(name: str, version: int) -> str:
     return f"releases/{name}/v{version:04d}"
 
 
-def _url(store: Store, name: str, version: int) -> str:
-    return f"{store.url}/{_address(name, version)}"
+def _claim(name: str, version: int) -> str:
+    return f"{_address(name, version)}.claim"

@@ -1,11 +1,18 @@
-"""Finding a published dataset again without its name."""
+"""Runs that publish one after another or at once, and finding a published dataset again without its name."""
+
+import hashlib
+import shutil
 
 import pytest
 
-from operators.release.publish import SeveralDatasets, only_name
-from operators.runs import RunMissing
+from operators.release import publish as module
+from operators.release.publish import SeveralDatasets, latest_run, newest_release, only_name, publish
+from operators.runs import RunFolder, RunMissing
 from operators.store import Store
-from schemas.run import LatestRelease
+from schemas.base import digest
+from schemas.run import Commit, LatestRelease, ReleaseFile, StageKey, StageRecord
+from schemas.tables import Reject
+from tests.support.synthetic_run import synthetic_run
 
 
 def publish_as(store: Store, name: str) -> None:
@@ -27,3 +34,98 @@ def test_the_only_dataset_needs_no_name_and_of_several_one_must_be_named(store):
     publish_as(store, "cartoons")
     with pytest.raises(SeveralDatasets, match="holds the datasets cartoons, films; name one of them"):
         only_name(store)
+
+
+@pytest.fixture
+def assembled(tmp_path):
+    return synthetic_run(tmp_path, videos=4)
+
+
+def sharded(assembled, run_id, tar=b"a tar"):
+    """The assembled run under another id, with a shard stage that made this one tar."""
+    store = assembled.store
+    run = assembled.run.model_copy(update={"run_id": run_id})
+    folder = RunFolder.create(store, run, list(assembled.lanes()))
+    for record in assembled.records():
+        folder.write_record(record)
+    name = {"sha256": store.put_bytes(tar, ".tar"), "bytes": len(tar)}
+    file = ReleaseFile(path="data/sft/00000.tar", split="sft", videos=1, samples=2, **name)
+    key = StageKey(stage="shard", version=1, unit="all", seed=0, section=run_id, prompts=(), models=(), inputs=())
+    commit = Commit(
+        key_sha256=digest(key),
+        key=key,
+        rows_sha256=store.put_rows([file], ReleaseFile),
+        rejects_sha256=store.put_rows([], Reject),
+        rows=1,
+        rejects=0,
+    )
+    folder.write_record(StageRecord(stage="shard", lane=None, commits={"all": commit}))
+    store.write(f"{folder.address}/report.html", run_id.encode())
+    return folder
+
+
+def meanwhile(monkeypatch, function, act):
+    """Lets `act` happen once, after the next call of this function of the module has returned."""
+    real = getattr(module, function)
+
+    def interrupted(*arguments):
+        found = real(*arguments)
+        monkeypatch.setattr(module, function, real)
+        act()
+        return found
+
+    monkeypatch.setattr(module, function, interrupted)
+
+
+def test_equal_content_is_published_once(assembled):
+    first, second = sharded(assembled, "first"), sharded(assembled, "second")
+    made, found = publish(first), publish(second)
+    assert (made.release.version, made.is_new) == (1, True)
+    assert (found.release, found.is_new, publish(first).is_new) == (made.release, False, True)
+    other = publish(sharded(assembled, "third", tar=b"another tar"))
+    assert (other.release.version, other.is_new) == (2, True)
+
+
+def test_of_two_that_publish_the_same_at_once_one_is_new(assembled, monkeypatch):
+    published = {}
+    first, second = sharded(assembled, "first"), sharded(assembled, "second")
+    meanwhile(monkeypatch, "_claim_version", lambda: published.update(second=publish(second)))
+    published["first"] = publish(first)
+    assert {name: (each.release.run_id, each.is_new) for name, each in published.items()} == {
+        "first": ("second", False),
+        "second": ("second", True),
+    }
+    assert newest_release(assembled.store, "synthetic").run_id == "second"
+
+
+def test_who_writes_last_points_to_the_newest_version(assembled, monkeypatch):
+    first, second = sharded(assembled, "first"), sharded(assembled, "second", tar=b"another tar")
+
+    def both():
+        meanwhile(monkeypatch, "_latest", lambda: publish(second))
+
+    meanwhile(monkeypatch, "_write", both)  # the second publishes after the first has read and before it writes
+    assert publish(first).release.version == 1
+    assert newest_release(assembled.store, "synthetic").version == 2
+    assert latest_run(assembled.store, "synthetic").run.run_id == "second"
+
+
+@pytest.mark.parametrize(("tar", "version"), [(b"a tar", 1), (b"another tar", 2)])
+def test_a_release_that_was_deleted_by_hand_is_published_anew(assembled, tar, version):
+    shutil.rmtree(publish(sharded(assembled, "first")).url)
+    assert newest_release(assembled.store, "synthetic") is None
+    again = publish(sharded(assembled, "second", tar))
+    assert (again.release.version, again.is_new) == (version, True)
+    assert newest_release(assembled.store, "synthetic") == again.release
+    tar_file = assembled.store.read(f"releases/synthetic/v{version:04d}/data/sft/00000.tar")
+    assert hashlib.sha256(tar_file).hexdigest() == again.release.files[0].sha256
+
+
+def test_who_was_killed_while_publishing_comes_after_those_that_published_since(assembled, monkeypatch):
+    killed = sharded(assembled, "killed")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        publish(killed)
+    assert publish(sharded(assembled, "other", tar=b"another tar")).release.version == 2
+    assert publish(killed).release.version == 3
+    assert newest_release(assembled.store, "synthetic").run_id == "killed"
