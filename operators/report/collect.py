@@ -42,6 +42,7 @@ class StageNumbers:
     cpu_seconds: float
     phase_seconds: dict[str, float]
     busy_share: float
+    """Share of the units' own time, added up, with at least one model request under way."""
     tokens_in: int
     tokens_out: int
 
@@ -232,8 +233,8 @@ def _stage(tables: Tables, name: str, metrics: list[StageMetrics], rejects: int)
     phases: Counter[str] = Counter()
     for each in metrics:
         phases.update(each.phase_seconds)
-    wall = sum(each.wall_seconds for each in metrics)
-    busy = sum(each.server_busy_share * each.wall_seconds for each in metrics)
+    busy = sum(each.server_busy_share * sum(each.phase_seconds.values()) for each in metrics)
+    worked = sum(phases.values())
     return StageNumbers(
         stage=name,
         lanes_done=tables.lanes_done[name],
@@ -242,10 +243,10 @@ def _stage(tables: Tables, name: str, metrics: list[StageMetrics], rejects: int)
         rejects=rejects,
         units=sum(each.units for each in metrics),
         reused=sum(each.reused for each in metrics),
-        wall_seconds=wall,
+        wall_seconds=sum(each.wall_seconds for each in metrics),
         cpu_seconds=sum(each.cpu_seconds for each in metrics),
         phase_seconds=dict(phases),
-        busy_share=busy / wall if wall else 0.0,
+        busy_share=busy / worked if worked else 0.0,
         tokens_in=sum(each.tokens_in for each in metrics),
         tokens_out=sum(each.tokens_out for each in metrics),
     )

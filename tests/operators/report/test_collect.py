@@ -106,6 +106,19 @@ def test_costs_add_up_over_lanes(folder, numbers):
     assert captioner.requests == sum(each.requests["captioner"] for each in metrics)
 
 
+def test_the_busy_share_is_of_the_time_that_units_took_not_of_the_lanes_clocks(tmp_path):
+    """A lane whose eight units waited together for 80 s in 10 s weighs eight times one that computed for 10 s."""
+    folder = synthetic_run(tmp_path, videos=8, until="ingest")
+    waiting, computing = (each for each in folder.metrics() if each.stage == "ingest")
+    waits = {"models": 80.0, "compute": 0.0, "write": 0.0}
+    computes = {"models": 0.0, "compute": 10.0, "write": 0.0}
+    for each, phases, share in ((waiting, waits, 1.0), (computing, computes, 0.0)):
+        changes = {"wall_seconds": 10.0, "phase_seconds": phases, "server_busy_share": share}
+        folder.write_metrics(each.model_copy(update=changes))
+    [ingest] = [stage for stage in collect(folder).stages if stage.stage == "ingest"]
+    assert ingest.busy_share == pytest.approx(80 / 90)
+
+
 def test_examples_differ(numbers):
     shown = {(each.sample.problem_type, each.sample.kind, each.sample.writer) for each in numbers.examples}
     assert len(shown) == len(numbers.examples) == EXAMPLES
