@@ -14,6 +14,9 @@ SURPRISING = 3.0
 TRUNCATED_SHARE = 0.02
 """Captions cut off by their token limit: more than this, and the limit or the prompt should change."""
 
+OF_A_SEGMENT = "annotation"
+"""Reason of the rejects of planning that stand for a segment of a video, which may be used all the same."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -46,7 +49,8 @@ def _progress(numbers: Numbers) -> Iterator[Finding]:
 
 def _media(numbers: Numbers) -> Iterator[Finding]:
     if numbers.done("ingest"):
-        unusable = sum(group.count for group in numbers.rejects if group.stage == "plan")
+        planning = [group for group in numbers.rejects if group.stage == "plan"]
+        unusable = sum(group.count for group in planning if group.reason != OF_A_SEGMENT)
         readable, planned = len(numbers.videos), numbers.run.videos + unusable
         yield Finding(readable == planned, "Readable videos", f"{readable:,} of {planned:,}")
     if numbers.done("caption") and len(numbers.clip_seconds):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from operators.report.collect import RejectGroup
 from operators.report.floors import Floor
 from operators.report.health import findings
 
@@ -34,6 +35,13 @@ def test_rl_samples_without_a_gradient_are_found(numbers):
 def test_vanished_questions_are_found(numbers):
     assert verdict(numbers, "Questions accounted for")
     assert not verdict(replace(numbers, unaccounted=1), "Questions accounted for")
+
+
+def test_segments_that_planning_left_out_are_no_unreadable_videos(numbers):
+    """Nine of ten planned videos can be read, and a file beside them was none."""
+    segments = RejectGroup("plan", "annotation", 500, ())
+    found = findings(replace(numbers, rejects=(*numbers.rejects, segments)))
+    assert [each.figure for each in found if each.what == "Readable videos"] == ["9 of 11"]
 
 
 @pytest.mark.parametrize(("accuracy", "ok"), [(0.25, True), (0.27, True), (0.35, False)])
