@@ -50,24 +50,25 @@ WAITING_UNITS = 8
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage has come: units done of all, and rejects so far."""
+    """How far a stage has come: units done of all, those of them that were reused, and rejects so far."""
 
     stage: str
     lane: int | None
     done: int
+    reused: int
     total: int
     rejects: int
     seconds: float
 
     def __str__(self) -> str:
-        rate = self.done / self.seconds if self.seconds else 0.0
-        left = (self.total - self.done) / rate if rate else 0.0
         where = "" if self.lane is None else f" lane {self.lane}"
         unit = "units" if self.lane is None else "videos"
-        return (
-            f"{self.stage}{where}: {self.done}/{self.total} {unit}, {rate * 60:.1f} a minute, "
-            f"{left:.0f} s left, {self.rejects} rejects"
-        )
+        said = [f"{self.stage}{where}: {self.done}/{self.total} {unit}"]
+        said += [f"{self.reused} of them reused"] if self.reused else []
+        if (computed := self.done - self.reused) and self.seconds:
+            rate = computed / self.seconds  # finding a unit takes no time to speak of
+            said += [f"{rate * 60:.1f} a minute", f"{(self.total - self.done) / rate:.0f} s left"]
+        return ", ".join([*said, f"{self.rejects} rejects"])
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def run_stage(
                 outcomes[futures[future]] = future.result()
                 rejects = sum(outcome.commit.rejects for outcome in outcomes.values())
                 elapsed = time.perf_counter() - started
-                report(Progress(name, lane, len(outcomes), len(inputs), rejects, elapsed))
+                reused = sum(outcome.reused for outcome in outcomes.values())
+                report(Progress(name, lane, len(outcomes), reused, len(inputs), rejects, elapsed))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -6,12 +6,23 @@ import time
 import pytest
 
 from operators.pipeline import stage
-from operators.runner import UnitInput, run_unit
+from operators.runner import Progress, UnitInput, run_unit
 from operators.sources.listing import fingerprint
 from operators.store import Store
 from schemas.config import BuildConfig
 from schemas.tables import Source, Video
 from tests.support.videos import counting_video
+
+
+def test_the_pace_is_that_of_what_was_computed():
+    found = {"done": 900, "reused": 900, "total": 1000, "rejects": 0, "seconds": 1.0}
+    assert str(Progress("ingest", 2, **found)) == "ingest lane 2: 900/1000 videos, 900 of them reused, 0 rejects"
+    gone_on = {"done": 902, "reused": 900, "total": 1000, "rejects": 1, "seconds": 60.0}
+    assert str(Progress("ingest", 2, **gone_on)) == (
+        "ingest lane 2: 902/1000 videos, 900 of them reused, 2.0 a minute, 2940 s left, 1 rejects"
+    )
+    fresh = {"done": 1, "reused": 0, "total": 1, "rejects": 0, "seconds": 30.0}
+    assert str(Progress("shard", None, **fresh)) == "shard: 1/1 units, 2.0 a minute, 0 s left, 0 rejects"
 
 
 @pytest.fixture
