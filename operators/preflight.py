@@ -154,7 +154,7 @@ def _programs(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
 def _output(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     store = Store(config.out)
     probe = f"tmp/preflight-{uuid.uuid4().hex}"
-    store.write(probe, b"written by preflight")
+    store.write(probe, b"written by preflight", replace=False)  # as objects are: with a hard link
     store.remove(probe)
     if not store.is_local:
         return [f"out: {config.out} can be written"]

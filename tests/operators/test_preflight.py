@@ -1,5 +1,9 @@
 """What preflight asks of model servers, what it asks of this machine, and which settings it refuses together."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from operators import preflight as module
@@ -81,3 +85,13 @@ def test_settings_that_cannot_work_together_are_refused(config, settings, enviro
 def test_measured_captions_suit_the_program(config):
     derived = BuildConfig.model_validate({**config.model_dump(), "question": {"writers": ["program"]}})
     assert "captioner: measured, no server" in preflight(derived, {})
+
+
+def test_an_output_folder_without_hard_links_is_told(config, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(PreflightFailed, match="is this a file system without hard links"):
+        preflight(config, {})
+    assert not list(Path(config.out, "tmp").iterdir())
