@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +126,9 @@ def run_stage(
     started = time.perf_counter()
     stage = stage_named(name)
     inputs = list(_unit_inputs(folder, stage, lane))
+    earlier = folder.attempts(name, lane)
     outcomes: dict[str, UnitOutcome] = {}
+    reasons: Counter[str] = Counter()
     at_once = (workers or os.cpu_count() or 1) if stage.isolated else WAITING_UNITS
     cores = max(1, at_once // len(inputs)) if stage.isolated else 1
     with ThreadPoolExecutor(max_workers=min(at_once, len(inputs))) as pool:
@@ -136,18 +138,17 @@ def run_stage(
         }
         try:
             for future in as_completed(futures):
-                outcomes[futures[future]] = future.result()
-                rejects = sum(outcome.commit.rejects for outcome in outcomes.values())
-                elapsed = time.perf_counter() - started
-                reused = sum(outcome.reused for outcome in outcomes.values())
-                report(Progress(name, lane, len(outcomes), reused, len(inputs), rejects, elapsed))
+                outcome = outcomes[futures[future]] = future.result()
+                reasons.update(_reasons(folder.store, outcome.commit))
+                metrics = _metrics(name, lane, outcomes.values(), reasons, time.perf_counter() - started)
+                if not outcome.reused or len(outcomes) == len(inputs):  # for whoever is killed before the end
+                    folder.write_metrics(metrics, earlier)
+                report(_progress(metrics, len(inputs)))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     commits = {unit_input.unit: outcomes[unit_input.unit].commit for unit_input in inputs}
     folder.write_record(StageRecord(stage=name, lane=lane, commits=commits))
-    metrics = _metrics(folder.store, name, lane, outcomes, time.perf_counter() - started)
-    folder.write_metrics(metrics)
     return metrics
 
 
@@ -335,19 +336,32 @@ def _usage(client: ModelClient) -> dict[str, float]:
     }
 
 
+def _progress(metrics: StageMetrics, total: int) -> Progress:
+    return Progress(
+        metrics.stage,
+        metrics.lane,
+        done=metrics.units,
+        reused=metrics.reused,
+        total=total,
+        rejects=sum(metrics.rejects.values()),
+        seconds=metrics.wall_seconds,
+    )
+
+
+def _reasons(store: Store, commit: Commit) -> Iterator[str]:
+    if commit.rejects:
+        yield from (reject.reason for reject in store.get_rows(commit.rejects_sha256, Reject))
+
+
 def _metrics(
-    store: Store, name: str, lane: int | None, outcomes: Mapping[str, UnitOutcome], wall_seconds: float
+    name: str, lane: int | None, done: Collection[UnitOutcome], reasons: Mapping[str, int], wall_seconds: float
 ) -> StageMetrics:
-    done = list(outcomes.values())
     phases: Counter[str] = Counter()
     usage: dict[str, Counter[str]] = {}
-    reasons: Counter[str] = Counter()
     for outcome in done:
         phases.update(outcome.phase_seconds or {})
         for role, counts in (outcome.usage or {}).items():
             usage.setdefault(role, Counter()).update(counts)
-        if outcome.commit.rejects:
-            reasons.update(reject.reason for reject in store.get_rows(outcome.commit.rejects_sha256, Reject))
     busy, worked = phases["models"], sum(phases.values())
     return StageMetrics(
         stage=name,

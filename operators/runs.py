@@ -3,12 +3,12 @@
 run.json                          the resolved configuration
 lanes/00000.json                  the source videos of each lane
 records/{stage}-00000.json        the commits of each (stage, lane); `{stage}.json` for stages over the build
-metrics/{stage}-00000.json        one JSON line each
+metrics/{stage}-00000.json        one JSON line for each attempt
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -17,7 +17,8 @@ from schemas.base import parse_json
 from schemas.errors import BadInput
 from schemas.run import Lane, Run, StageMetrics, StageRecord
 
-M = TypeVar("M", StageRecord, StageMetrics, Lane)
+M = TypeVar("M", StageRecord, Lane)
+N = TypeVar("N", int, float)
 
 
 class RunMissing(BadInput):
@@ -88,12 +89,26 @@ class RunFolder:
         )
 
     def metrics(self) -> list[StageMetrics]:
-        """The metrics of every finished (stage, lane)."""
-        return [self._read(f"metrics/{name}", StageMetrics) for name in self._finished("metrics")]
+        """The metrics of every (stage, lane) under way or finished, its attempts added up."""
+        return [_added_up(self._attempts(name)) for name in self._finished("metrics")]
 
-    def write_metrics(self, metrics: StageMetrics) -> None:
-        line = metrics.model_dump_json() + "\n"
-        self.store.write(f"{self.address}/metrics/{_name(metrics.stage, metrics.lane)}", line.encode())
+    def attempts(self, stage: str, lane: int | None) -> list[StageMetrics]:
+        """What each attempt at a (stage, lane) did, in order; an attempt that was killed counts as far as it came."""
+        try:
+            return self._attempts(_name(stage, lane))
+        except FileNotFoundError:
+            return []
+
+    def write_metrics(self, metrics: StageMetrics, earlier: Sequence[StageMetrics] = ()) -> None:
+        """Write what an attempt has done so far, after the `earlier` attempts."""
+        lines = [each.model_dump_json() + "\n" for each in (*earlier, metrics)]
+        name = _name(metrics.stage, metrics.lane)
+        self.store.write(f"{self.address}/metrics/{name}", "".join(lines).encode())
+
+    def _attempts(self, name: str) -> list[StageMetrics]:
+        address = f"{self.address}/metrics/{name}"
+        lines = self.store.read(address).splitlines()
+        return [parse_json(line, StageMetrics, f"{self.store.url}/{address}") for line in lines]
 
     def _read(self, name: str, model: type[M]) -> M:
         return parse_json(self.store.read(f"{self.address}/{name}"), model, f"{self.url}/{name}")
@@ -107,3 +122,30 @@ class RunFolder:
 
 def _name(stage: str, lane: int | None) -> str:
     return f"{stage}.json" if lane is None else f"{stage}-{lane:05d}.json"
+
+
+def _added_up(attempts: Sequence[StageMetrics]) -> StageMetrics:
+    """Costs add up; what there is, and what the run did not compute itself, follows from the last attempt."""
+    last = attempts[-1]
+    computed = sum(each.units - each.reused for each in attempts)
+    phases = _sums([each.phase_seconds for each in attempts])
+    worked = sum(phases.values())
+    busy = sum(each.server_busy_share * sum(each.phase_seconds.values()) for each in attempts)
+    return last.model_copy(
+        update={
+            "reused": max(0, last.units - computed),
+            "wall_seconds": sum(each.wall_seconds for each in attempts),
+            "cpu_seconds": sum(each.cpu_seconds for each in attempts),
+            "phase_seconds": phases,
+            "requests": _sums([each.requests for each in attempts]),
+            "journal_hits": _sums([each.journal_hits for each in attempts]),
+            "tokens_in": sum(each.tokens_in for each in attempts),
+            "tokens_out": sum(each.tokens_out for each in attempts),
+            "server_busy_share": busy / worked if worked else 0.0,
+        }
+    )
+
+
+def _sums(counts: Sequence[Mapping[str, N]]) -> dict[str, N]:
+    names = dict.fromkeys(name for each in counts for name in each)
+    return {name: sum(each.get(name, 0) for each in counts) for name in names}

@@ -5,12 +5,14 @@ import time
 
 import pytest
 
+from operators import runner
 from operators.pipeline import stage
-from operators.runner import Progress, UnitInput, run_unit
+from operators.runner import Progress, UnitInput, UnitOutcome, run_stage, run_unit
 from operators.sources.listing import fingerprint
-from operators.store import Store
+from operators.store import Store, StoreError
 from schemas.config import BuildConfig
 from schemas.tables import Source, Video
+from tests.support.synthetic_run import synthetic_run
 from tests.support.videos import counting_video
 
 
@@ -23,6 +25,39 @@ def test_the_pace_is_that_of_what_was_computed():
     )
     fresh = {"done": 1, "reused": 0, "total": 1, "rejects": 0, "seconds": 30.0}
     assert str(Progress("shard", None, **fresh)) == "shard: 1/1 units, 2.0 a minute, 0 s left, 0 rejects"
+
+
+def test_what_a_killed_attempt_did_is_counted(tmp_path, monkeypatch):
+    """Attempt by attempt: one unit computed and then killed, the other computed, everything found (a cleared task)."""
+    folder = synthetic_run(tmp_path, videos=2, until="ingest")
+    commits = folder.record("ingest", 0).commits
+    used = {"judge": {"requests": 5, "journal_hits": 1, "tokens_in": 900, "tokens_out": 100, "busy_seconds": 3.0}}
+    finished = []
+
+    def attempt(dies=False):
+        def run_unit(store, config, stage, unit_input, cores):
+            if unit_input.unit in finished:
+                return UnitOutcome(commits[unit_input.unit], reused=True)
+            if finished and dies:
+                deadline = time.monotonic() + 30
+                while not folder.attempts("split", 0) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                raise StoreError("the power is gone")
+            finished.append(unit_input.unit)
+            phases = {"models": 3.0, "compute": 1.0, "write": 0.0}
+            return UnitOutcome(commits[unit_input.unit], False, 0.5, phases, used)
+
+        monkeypatch.setattr(runner, "run_unit", run_unit)
+        return run_stage(folder, "split", 0, workers=1)
+
+    with pytest.raises(StoreError, match="power"):
+        attempt(dies=True)
+    assert (attempt().reused, attempt().reused) == (1, 2)
+    assert [(each.units, each.reused) for each in folder.attempts("split", 0)] == [(1, 0), (2, 1), (2, 2)]
+    [split] = [each for each in folder.metrics() if each.stage == "split"]
+    assert (split.units, split.reused, split.tokens_in, split.tokens_out) == (2, 0, 1800, 200)
+    assert (split.requests, split.journal_hits) == ({"judge": 10}, {"judge": 2})
+    assert (split.cpu_seconds, split.phase_seconds["models"], split.server_busy_share) == (1.0, 6.0, 0.75)
 
 
 @pytest.fixture
