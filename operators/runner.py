@@ -79,7 +79,7 @@ class UnitInput:
     tables: Mapping[str, tuple[str, ...]]
     """sha256 of the tables' objects, by stage."""
     sources: tuple[Source, ...] = ()
-    """For stages that read `source`."""
+    """By their ids; for stages that read `source`, and those that open the video."""
     empty: bool = False
     """The first input has no rows: nothing can come of it, and nothing is decoded."""
 
@@ -87,10 +87,14 @@ class UnitInput:
         """Is it worked on in a process of its own?"""
         return stage.isolated and not self.empty
 
-    def identity(self, stage: str) -> InputIdentity:
-        """What the unit's key says of one input."""
-        content = [digest(source) for source in self.sources] if stage == "source" else list(self.tables[stage])
-        return InputIdentity(stage=stage, rows_sha256=content[0] if len(content) == 1 else digest(content))
+    def identity(self, name: str, source_columns: Collection[str]) -> InputIdentity:
+        """What the unit's key says of one input: of `source`, these columns alone."""
+        if name == "source":
+            columns = set(source_columns)
+            content = [digest(source.model_dump(mode="json", include=columns)) for source in self.sources]
+        else:
+            content = list(self.tables[name])
+        return InputIdentity(stage=name, rows_sha256=content[0] if len(content) == 1 else digest(content))
 
 
 @dataclass(frozen=True)
@@ -256,7 +260,7 @@ def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> Stage
         section=canonical_json(stage.section(config)),
         prompts=tuple(_prompt_identity(prompt) for prompt in stage.prompts) if asks else (),
         models=tuple(_model_identity(config, role) for role in stage.roles) if asks else (),
-        inputs=tuple(unit_input.identity(name) for name in stage.reads),
+        inputs=tuple(unit_input.identity(name, stage.source_columns) for name in stage.reads),
     )
 
 
@@ -296,7 +300,8 @@ def _unit_inputs(folder: RunFolder, stage: Stage, lane: int | None) -> Iterator[
             raise ValueError(f"stage {stage.name} works on lanes: name one of 0..{folder.run.lanes - 1}")
         yield from _lane_inputs(folder, stage, folder.lane(lane))
         return
-    yield UnitInput(WHOLE_BUILD, {name: _all_tables(folder, name) for name in stage.reads})
+    tables = {name: _all_tables(folder, name) for name in stage.reads if name != "source"}
+    yield UnitInput(WHOLE_BUILD, tables, folder.sources() if "source" in stage.reads else ())
 
 
 def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from operators.store import Store
 from schemas.base import parse_json
 from schemas.errors import BadInput
 from schemas.run import Lane, Run, StageMetrics, StageRecord
+from schemas.tables import Source
 
 M = TypeVar("M", StageRecord, Lane)
 N = TypeVar("N", int, float)
@@ -70,6 +71,11 @@ class RunFolder:
 
     def lanes(self) -> Iterator[Lane]:
         return (self.lane(index) for index in range(self.run.lanes))
+
+    def sources(self) -> tuple[Source, ...]:
+        """Every source video of the run, by its id: lanes leave no trace in what follows."""
+        found = [source for lane in self.lanes() for source in lane.sources]
+        return tuple(sorted(found, key=lambda source: source.source_id))
 
     def record(self, stage: str, lane: int | None) -> StageRecord:
         """The commits of a finished stage."""

@@ -88,6 +88,8 @@ class Stage:
     run: Callable[..., Iterator[Row]]
     section: Callable[[BuildConfig], Any]
     """The part of the configuration that the rows depend on."""
+    source_columns: tuple[str, ...] = ()
+    """Where it reads `source`: the columns that its rows depend on. It looks at no others."""
     prompts: tuple[str, ...] = ()
     roles: tuple[Role, ...] = ()
     asks: Callable[[BuildConfig], bool] = lambda config: True

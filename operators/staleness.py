@@ -53,7 +53,7 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
         reasons[f"{len(gone)} videos are gone from the source"] += 1
     if not stale:
         tables = {name: {each.unit: each.tables[name] for each in walked} for name in VIDEO_STAGES}
-        _walk_build(previous.store, resolved, before, tables, stale, reasons)
+        _walk_build(previous.store, resolved, before, sources, tables, stale, reasons)
     else:
         stale.update(dict.fromkeys(BUILD_STAGES, 1))
     lines = [f"{text} ({count} units)" if count > 1 else text for text, count in reasons.items()]
@@ -89,13 +89,15 @@ def _walk_build(
     store: Store,
     config: BuildConfig,
     before: Mapping[tuple[str, str], StageKey],
+    sources: tuple[Source, ...],
     tables: dict[str, dict[str, str]],
     stale: Counter[str],
     reasons: Counter[str],
 ) -> None:
     for position, name in enumerate(BUILD_STAGES):
-        read = {other: tuple(sha for _, sha in sorted(tables[other].items())) for other in stage(name).reads}
-        key = stage_key(stage(name), config, UnitInput(WHOLE_BUILD, read))
+        others = [other for other in stage(name).reads if other != "source"]
+        read = {other: tuple(sha for _, sha in sorted(tables[other].items())) for other in others}
+        key = stage_key(stage(name), config, UnitInput(WHOLE_BUILD, read, sources))
         commit = store.find_commit(name, digest(key))
         if commit is None:
             reasons[explain(before.get((name, WHOLE_BUILD)), key)] += 1
@@ -118,8 +120,14 @@ def explain(before: StageKey | None, now: StageKey) -> str:
         changes.append(f"seed changed from {before.seed} to {now.seed}")
     for old_input, new_input in zip(before.inputs, now.inputs, strict=False):
         if old_input != new_input:
-            changes.append("source file changed" if new_input.stage == "source" else f"{new_input.stage} rows changed")
+            changes.append(_changed_input(now.stage, new_input.stage))
     return f"{now.stage}: " + ("; ".join(changes) or "its commit was taken back")
+
+
+def _changed_input(stage: str, name: str) -> str:
+    if name != "source":
+        return f"{name} rows changed"
+    return "source file changed" if stage == VIDEO_STAGES[0] else "what the source's list says changed"
 
 
 def _changed_prompts(before: StageKey, now: StageKey) -> Iterator[str]:

@@ -94,7 +94,10 @@ class AudioTrack(Model):
 
 
 class Video(Row):
-    """One readable source video, as measured from its packets and from one decode of its frames."""
+    """One readable source video, as measured from its packets and from one decode of its frames.
+
+    What its list says of it, its title or its licence, stays in `Source`: it may change without a frame being decoded.
+    """
 
     video_id: VideoId
     uri: str
@@ -148,12 +151,6 @@ class Video(Row):
     proxy_uri: str | None
     """Address of the video in little, relative to the store (`operators.video.proxy`); None where only key frames were
     decoded."""
-    title: str
-    category: VideoCategory
-    licence: str
-    origin: str
-    split_hint: Split | None
-    annotations: tuple[Annotation, ...]
 
 
 class Boundary(StrEnum):

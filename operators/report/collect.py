@@ -156,9 +156,18 @@ def collect(folder: RunFolder) -> Numbers:
 
 
 def _videos(tables: Tables) -> pd.DataFrame:
-    names = ("video_id", "duration_us", "title", "category", "licence", "origin")
-    videos = tables.frame("ingest", Video, names)
-    return videos.assign(seconds=videos["duration_us"] / _MICROSECONDS).drop(columns="duration_us")
+    videos = tables.frame("ingest", Video, ("video_id", "duration_us"))
+    seconds = videos["duration_us"] / _MICROSECONDS
+    return videos.assign(seconds=seconds).drop(columns="duration_us").merge(_described(tables), on="video_id")
+
+
+def _described(tables: Tables) -> pd.DataFrame:
+    """What the run's list says of each video, readable or not."""
+    rows = [
+        (source.source_id, source.title, source.category.value, source.licence, source.origin)
+        for source in tables.folder.sources()
+    ]
+    return pd.DataFrame(rows, columns=["video_id", "title", "category", "licence", "origin"])
 
 
 def _clip_seconds(tables: Tables) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from operators.stage import Context, Scope, Stage
 from schemas.base import digest
 from schemas.config import AssembleConfig
 from schemas.sample import LETTERS, Sample
-from schemas.tables import Question, QuestionKind, Reasoning, Reject, Split, Trial, Video
+from schemas.tables import Question, QuestionKind, Reasoning, Reject, Source, Split, Trial, Video, VideoCategory
 
 
 def run(
@@ -22,9 +22,12 @@ def run(
     reasonings: list[Reasoning],
     checks: list[Trial],
     difficulties: list[Trial],
+    sources: list[Source],
 ) -> Iterator[Sample | Reject]:
     """One sample for each question that passed every check, in the order of video and question ids."""
-    split_of = assign_splits(videos, context.config.assemble, context.config.seed)
+    source_of = {source.source_id: source for source in sources}
+    hints = {source.source_id: source.split_hint for source in sources}
+    split_of = assign_splits(videos, hints, context.config.assemble, context.config.seed)
     video_of = {video.video_id: video for video in videos}
     reasoning_of = {reasoning.question_id: reasoning for reasoning in reasonings}
     checks_of: dict[str, list[Trial]] = defaultdict(list)
@@ -42,6 +45,7 @@ def run(
         yield make_sample(
             context,
             video_of[question.video_id],
+            source_of[question.video_id].category,
             question,
             reasoning_of[question.question_id],
             checks_of[question.question_id],
@@ -53,6 +57,7 @@ def run(
 def make_sample(
     context: Context,
     video: Video,
+    category: VideoCategory,
     question: Question,
     reasoning: Reasoning,
     checks: Sequence[Trial],
@@ -84,7 +89,7 @@ def make_sample(
         pass_rate=difficulty.correct / difficulty.n,
         trials=difficulty.n,
         split=split,
-        video_category=video.category,
+        video_category=category,
         duration_us=video.duration_us,
         writer=question.writer,
         question_model=question.provenance.model,
@@ -94,7 +99,9 @@ def make_sample(
     )
 
 
-def assign_splits(videos: Sequence[Video], config: AssembleConfig, seed: int) -> dict[str, Split]:
+def assign_splits(
+    videos: Sequence[Video], hint_of: Mapping[str, Split | None], config: AssembleConfig, seed: int
+) -> dict[str, Split]:
     """A split for every video. Near-duplicates share one; a video keeps its split when unrelated ones come or go.
 
     Each group draws a number in [0, 1) from the seed and its first video's id; thresholds on it give the wished shares
@@ -102,7 +109,7 @@ def assign_splits(videos: Sequence[Video], config: AssembleConfig, seed: int) ->
     """
     splits: dict[str, Split] = {}
     for group in near_duplicate_groups(videos, config.near_duplicate_bits):
-        hints = {video.split_hint for video in group}
+        hints = {hint_of[video.video_id] for video in group}
         draw = int(digest([seed, "split", group[0].video_id])[:13], 16) / 16**13
         if hinted := next((split for split in Split if split in hints), None):
             split = hinted
@@ -147,7 +154,8 @@ STAGE = Stage(
     name="assemble",
     version=1,
     row=Sample,
-    reads=("ingest", "question", "reason", "verify", "difficulty"),
+    reads=("ingest", "question", "reason", "verify", "difficulty", "source"),
+    source_columns=("source_id", "category", "split_hint"),
     run=run,
     section=lambda config: config.assemble,
     scope=Scope.BUILD,

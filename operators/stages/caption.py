@@ -33,7 +33,7 @@ from schemas.answers import ClipDescription, SeenObject, SeenText
 from schemas.base import Box, Row, Span
 from schemas.config import Role
 from schemas.provenance import Provenance
-from schemas.tables import Annotation, Caption, CaptionStatus, Clip, DetectedObject, ScreenText, Video
+from schemas.tables import Annotation, Caption, CaptionStatus, Clip, DetectedObject, ScreenText, Source, Video
 
 MEASURED_SIDE = SIDE
 """Longest side in pixels of the frames that are measured; on-screen text must stay legible."""
@@ -52,12 +52,13 @@ HINTS = frozenset({"caption", "narration", "speech"})
 """Kinds of annotations that the captioner is shown; a summary of the whole video would leak into every clip."""
 
 
-def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip]) -> Iterator[Row]:
+def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip], sources: Sequence[Source]) -> Iterator[Row]:
     """For every clip a caption, or a reject when the captioner refuses; one reject when the video cannot be read."""
+    notes_of = {source.source_id: source.annotations for source in sources}
     caption = _describe_clips if Role.CAPTIONER in context.models else _measure_clips
     for video in videos:
         try:
-            yield from caption(context, video, clips)
+            yield from caption(context, video, clips, notes_of[video.video_id])
         except (SourceGone, UnreadableVideo) as error:
             yield context.reject(video.video_id, error.reason, f"video {video.video_id}: {error}")
 
@@ -75,7 +76,9 @@ class Measures:
     """For each frame its cell and what is written in it."""
 
 
-def _measure_clips(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator[Caption]:
+def _measure_clips(
+    context: Context, video: Video, clips: Sequence[Clip], notes: Sequence[Annotation]
+) -> Iterator[Caption]:
     measures = list(_measures(context, video, clips))
     texts = track(reading for each in measures for reading in each.readings)
     for each in measures:
@@ -83,6 +86,7 @@ def _measure_clips(context: Context, video: Video, clips: Sequence[Clip]) -> Ite
         yield _caption(
             video,
             each.clip,
+            notes,
             text=describe(each.clip, each.colours, max(map(len, each.faces)), visible),
             objects=tuple(face for faces in each.faces for face in faces),
             screen_texts=visible,
@@ -134,12 +138,14 @@ class Inquiry:
     colours: tuple[str, ...]
 
 
-def _describe_clips(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator[Row]:
+def _describe_clips(
+    context: Context, video: Video, clips: Sequence[Clip], notes: Sequence[Annotation]
+) -> Iterator[Row]:
     settings = context.config.caption
     counts = [settings.frames_per_clip] * len(clips)
     path = footage(context, video, settings.frames_per_clip / context.config.split.clip_seconds, settings.frame_side)
     sampled = _sampled(path, clips, counts, settings.frame_side)
-    inquiries = [_inquiry(context, video, clip, samples) for clip, samples in zip(clips, sampled, strict=True)]
+    inquiries = [_inquiry(context, clip, samples, notes) for clip, samples in zip(clips, sampled, strict=True)]
     answers = context.models[Role.CAPTIONER].ask([each.request for each in inquiries])
     for inquiry, answer in zip(inquiries, answers, strict=True):
         if isinstance(answer, Refusal):
@@ -147,14 +153,14 @@ def _describe_clips(context: Context, video: Video, clips: Sequence[Clip]) -> It
             message = f"clip {key}: {answer.message}"
             yield context.reject(key, answer.reason, message, answer.raw, answer.request_sha256)
         else:
-            yield _described(video, inquiry, answer)
+            yield _described(video, inquiry, answer, notes)
 
 
-def _inquiry(context: Context, video: Video, clip: Clip, samples: Sequence[Sample]) -> Inquiry:
+def _inquiry(context: Context, clip: Clip, samples: Sequence[Sample], notes: Sequence[Annotation]) -> Inquiry:
     prompt = context.prompts["caption"]
     hints = [
         {"kind": note.kind, "start": clock(note.start_us), "end": clock(note.end_us), "text": note.text}
-        for note in _annotations(video, clip, HINTS)
+        for note in _within(clip, notes, HINTS)
     ]
     text = prompt.render(frames=len(samples), start=clock(clip.start_us), end=clock(clip.end_us), hints=hints)
     frames = tuple(TimedFrame(each.time_us, to_jpeg(each.rgb, JPEG_QUALITY)) for each in samples)
@@ -169,13 +175,14 @@ def _inquiry(context: Context, video: Video, clip: Clip, samples: Sequence[Sampl
     )
 
 
-def _described(video: Video, inquiry: Inquiry, answer: Answer) -> Caption:
+def _described(video: Video, inquiry: Inquiry, answer: Answer, notes: Sequence[Annotation]) -> Caption:
     """The answer as a caption. What it says of times outside the clip or of places outside the picture is left out; the
     provenance keeps it as it came."""
     description = cast(ClipDescription, answer.value)
     return _caption(
         video,
         inquiry.clip,
+        notes,
         text=description.text,
         objects=tuple(thing for seen in description.objects if (thing := _object(inquiry, seen))),
         screen_texts=tuple(words for seen in description.on_screen_text if (words := _screen_text(inquiry, seen))),
@@ -229,18 +236,17 @@ def _box(inquiry: Inquiry, corners: Sequence[float]) -> Box | None:
     return Box(x0=left, y0=top, x1=right, y1=bottom)
 
 
-def _annotations(video: Video, clip: Clip, kinds: Collection[str]) -> list[Annotation]:
-    """The video's annotations of these kinds that reach into the clip."""
+def _within(clip: Clip, notes: Sequence[Annotation], kinds: Collection[str]) -> list[Annotation]:
+    """The annotations of these kinds that reach into the clip."""
     return [
-        note
-        for note in video.annotations
-        if note.kind in kinds and note.start_us < clip.end_us and note.end_us > clip.start_us
+        note for note in notes if note.kind in kinds and note.start_us < clip.end_us and note.end_us > clip.start_us
     ]
 
 
 def _caption(
     video: Video,
     clip: Clip,
+    notes: Sequence[Annotation],
     *,
     text: str,
     objects: tuple[DetectedObject, ...],
@@ -259,7 +265,7 @@ def _caption(
         objects=objects,
         screen_texts=screen_texts,
         colours=colours,
-        speech=" ".join(note.text for note in _annotations(video, clip, {"speech"})),
+        speech=" ".join(note.text for note in _within(clip, notes, {"speech"})),
         frame_times_us=times_us,
         status=status,
         provenance=provenance,
@@ -270,7 +276,8 @@ STAGE = Stage(
     name="caption",
     version=1,
     row=Caption,
-    reads=("ingest", "split"),
+    reads=("ingest", "split", "source"),
+    source_columns=("source_id", "annotations"),
     run=run,
     section=lambda config: [config.caption, config.split.clip_seconds],
     prompts=("caption",),

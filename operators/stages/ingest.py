@@ -93,12 +93,6 @@ def _video(context: Context, source: Source, measured: VideoProbe, watched: Watc
         audio_tracks=measured.audio_tracks,
         analysis_uri=context.files.put_file(columns),
         proxy_uri=context.files.put_file(watched.proxy.path) if watched.proxy else None,
-        title=source.title,
-        category=source.category,
-        licence=source.licence,
-        origin=source.origin,
-        split_hint=source.split_hint,
-        annotations=source.annotations,
     )
 
 
@@ -109,9 +103,10 @@ def _section(config: BuildConfig) -> list[str | bool]:
 
 STAGE = Stage(
     name="ingest",
-    version=3,
+    version=4,
     row=Video,
     reads=("source",),
+    source_columns=("source_id", "uri", "fingerprint"),
     run=run,
     section=_section,
     isolated=True,

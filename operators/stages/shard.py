@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +27,7 @@ from schemas.base import digest
 from schemas.config import Media
 from schemas.run import ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
-from schemas.tables import Reject, Split, Video
+from schemas.tables import Reject, Source, Split, Video
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,11 @@ _MP4_CONTAINERS = (".mp4", ".m4v", ".mov")
 _REMUX_SECONDS = 3600.0
 
 
-def run(context: Context, samples: list[Sample], videos: list[Video]) -> Iterator[ReleaseFile | Reject]:
+def run(
+    context: Context, samples: list[Sample], videos: list[Video], sources: list[Source]
+) -> Iterator[ReleaseFile | Reject]:
     """The files of a release as objects: `data/{split}/{name}-{split}-000000.tar` and `parquet/{split}.parquet`."""
+    source_of = {source.source_id: source for source in sources}
     samples_of: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         samples_of[sample.video_id].append(sample)
@@ -49,7 +52,7 @@ def run(context: Context, samples: list[Sample], videos: list[Video]) -> Iterato
         missing: set[str] = set()
         for index, group in enumerate(groups):
             path = f"data/{split}/{context.config.name}-{split}-{index:06d}.tar"
-            written, rejects = _write_tar(context, path, group, samples_of)
+            written, rejects = _write_tar(context, path, group, source_of, samples_of)
             missing |= {reject.key for reject in rejects}
             yield from rejects
             if written.videos:
@@ -66,7 +69,9 @@ def equal_groups(videos: Sequence[Video], at_most: int) -> list[Sequence[Video]]
     return [videos[first:last] for first, last in pairwise(bounds)]
 
 
-def make_record(video: Video, samples: Sequence[Sample], media: Media = Media.ORIGINAL) -> WebDatasetRecord:
+def make_record(
+    video: Video, source: Source, samples: Sequence[Sample], media: Media = Media.ORIGINAL
+) -> WebDatasetRecord:
     """The `.json` member of a video's record. Rate and size are those of the video that stands beside it."""
     width, height, fps = video.width, video.height, video.fps
     if media is Media.PROXY:
@@ -75,10 +80,10 @@ def make_record(video: Video, samples: Sequence[Sample], media: Media = Media.OR
     return WebDatasetRecord(
         video_id=video.video_id,
         split=samples[0].split,
-        video_category=video.category,
-        title=video.title,
-        licence=video.licence,
-        origin=video.origin,
+        video_category=source.category,
+        title=source.title,
+        licence=source.licence,
+        origin=source.origin,
         duration_us=video.duration_us,
         fps=fps,
         width=width,
@@ -89,14 +94,20 @@ def make_record(video: Video, samples: Sequence[Sample], media: Media = Media.OR
 
 
 def _write_tar(
-    context: Context, path: str, videos: Sequence[Video], samples_of: dict[str, list[Sample]]
+    context: Context,
+    path: str,
+    videos: Sequence[Video],
+    source_of: Mapping[str, Source],
+    samples_of: Mapping[str, list[Sample]],
 ) -> tuple[ReleaseFile, list[Reject]]:
     local = context.scratch / Path(path).name
     rejects = []
     records = questions = 0
     with TarWriter(local) as tar:
         for video in videos:
-            record = make_record(video, samples_of[video.video_id], context.config.shard.media)
+            record = make_record(
+                video, source_of[video.video_id], samples_of[video.video_id], context.config.shard.media
+            )
             if context.config.shard.media is not Media.NONE:
                 try:
                     with _media(context, video) as media:
@@ -171,7 +182,8 @@ STAGE = Stage(
     name="shard",
     version=1,
     row=ReleaseFile,
-    reads=("assemble", "ingest"),
+    reads=("assemble", "ingest", "source"),
+    source_columns=("source_id", "title", "category", "licence", "origin"),
     run=run,
     section=lambda config: (config.shard.model_dump(mode="json"), config.name),
     scope=Scope.BUILD,

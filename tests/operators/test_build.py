@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -256,6 +257,21 @@ def test_a_new_and_a_changed_video_run_alone(built, shelf):
     assert stale.stale["ingest"] == 2
     assert set(stale.reasons) == {"a new video", "ingest: source file changed"}
     assert computed(run_build(config).metrics)["split"] == 2
+
+
+def test_a_title_or_a_licence_is_corrected_without_looking_at_a_video_again(built, films, tmp_path, server):
+    rows = [f"{path.name},A title,CC0" for path in sorted(films.iterdir())]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,title,licence", *rows]))
+    config = config_for(tmp_path / "list.csv", built.out, f"media_root={films}")
+    stale = find_stale(built.folder, config)
+    assert {name: count for name, count in stale.stale.items() if count} == {"shard": 1}
+    assert stale.reasons == ("shard: what the source's list says changed",)
+    again = run_build(config)
+    assert computed(again.metrics) == {"shard": 1}
+    [path] = Path(again.published.url).glob("data/*/*.tar")
+    with tarfile.open(path) as tar:
+        records = [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]
+    assert [(record["title"], record["licence"]) for record in records] == [("A title", "CC0")] * 2
 
 
 def test_replay_asks_again_only_what_was_rejected(built, films, edit_prompt, server):

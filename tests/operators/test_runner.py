@@ -6,14 +6,46 @@ import time
 import pytest
 
 from operators import runner
-from operators.pipeline import stage
-from operators.runner import Progress, UnitInput, UnitOutcome, run_stage, run_unit
+from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
+from operators.runner import Progress, UnitInput, UnitOutcome, run_stage, run_unit, stage_key
 from operators.sources.listing import fingerprint
 from operators.store import Store, StoreError
 from schemas.config import BuildConfig
-from schemas.tables import Source, Video
+from schemas.tables import Annotation, Source, Split, Video, VideoCategory
 from tests.support.synthetic_run import synthetic_run
 from tests.support.videos import counting_video
+
+WHO_READS = {
+    "uri": {"ingest"},
+    "fingerprint": {"ingest"},
+    "title": {"shard"},
+    "category": {"assemble", "shard"},
+    "licence": {"shard"},
+    "origin": {"shard"},
+    "split_hint": {"assemble"},
+    "annotations": {"caption"},
+}
+"""Columns of `Source`, and the stages whose rows depend on them directly."""
+
+
+@pytest.mark.parametrize("column", WHO_READS)
+def test_what_is_said_of_a_source_is_part_of_the_identity_of_those_who_use_it(tmp_path, column):
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
+    note = Annotation(start_us=0, end_us=1, kind="speech", text="Come in!")
+    other = {"category": VideoCategory.FILM, "split_hint": Split.EVAL, "annotations": (note,)}.get(column, "another")
+    before = Source(source_id="film", uri="film.mp4", fingerprint="1")
+    after = before.model_copy(update={column: other})
+
+    def keys(source):
+        for name in (*VIDEO_STAGES, *BUILD_STAGES):
+            tables = {read: ("0" * 64,) for read in stage(name).reads if read != "source"}
+            yield name, stage_key(stage(name), config, UnitInput("film", tables, (source,)))
+
+    assert {name for name, key in keys(before) if key != dict(keys(after))[name]} == WHO_READS[column]
+
+
+def test_every_column_of_a_source_is_used():
+    assert WHO_READS.keys() | {"source_id"} == Source.model_fields.keys()
 
 
 def test_the_pace_is_that_of_what_was_computed():

@@ -44,7 +44,10 @@ def changed(identity, **fields):
         ),
         ({"version": 2}, "verify: code changed from version 1 to 2"),
         ({"seed": 7}, "verify: seed changed from 0 to 7"),
-        ({"inputs": (changed(SOURCE, rows_sha256="9" * 64), QUESTIONS)}, "verify: source file changed"),
+        (
+            {"inputs": (changed(SOURCE, rows_sha256="9" * 64), QUESTIONS)},
+            "verify: what the source's list says changed",
+        ),
         ({"inputs": (SOURCE, changed(QUESTIONS, rows_sha256="9" * 64))}, "verify: question rows changed"),
         ({"version": 2, "seed": 7}, "verify: code changed from version 1 to 2; seed changed from 0 to 7"),
         ({}, "verify: its commit was taken back"),
@@ -59,6 +62,13 @@ def test_a_captioner_where_captions_were_measured_is_named():
     captioner = ModelIdentity(role=Role.CAPTIONER, model="vlm-8b", vision=True)
     described = changed(measured, models=(captioner,), prompts=(PromptIdentity(prompt_id="caption", sha256="5" * 64),))
     assert explain(measured, described) == "caption: a captioner is asked now: vlm-8b"
+
+
+def test_a_source_that_changed_is_told_as_what_the_stage_reads_of_it():
+    """The file itself is for ingest alone, the others read what its list says."""
+    before = changed(BEFORE, stage="ingest")
+    after = changed(before, inputs=(changed(SOURCE, rows_sha256="5" * 64), QUESTIONS))
+    assert explain(before, after) == "ingest: source file changed"
 
 
 def test_what_was_not_there_before_is_new():

@@ -10,6 +10,7 @@ from schemas.tables import (
     Question,
     QuestionCategory,
     QuestionKind,
+    Source,
     Split,
     Trial,
     Video,
@@ -19,7 +20,11 @@ from schemas.tables import (
 PROGRAM = Provenance(model="program")
 
 
-def make_video(name: str, hint: Split | None = None, bits: int | None = None) -> Video:
+def make_source(name: str, **described) -> Source:
+    return Source(source_id=name, uri=f"/videos/{name}.mp4", fingerprint="1", **described)
+
+
+def make_video(name: str, bits: int | None = None) -> Video:
     if bits is None:
         bits = int(hashlib.sha512(name.encode()).hexdigest(), 16)
     return Video(
@@ -28,8 +33,7 @@ def make_video(name: str, hint: Split | None = None, bits: int | None = None) ->
         longest_gop_us=10_000_000, open_gops=False, width=640, height=360, sample_aspect="1:1", fps=25.0,
         variable_frame_rate=False, frame_count=7500, rotation=0, interlaced=False, codec="h264", pixel_format="yuv420p",
         bit_depth=8, primaries="bt709", transfer="bt709", audio_codec="", audio_tracks=(),
-        analysis_uri="objects/00/0.npz", proxy_uri=None, title="",
-        category=VideoCategory.FILM, licence="", origin="", split_hint=hint, annotations=(),
+        analysis_uri="objects/00/0.npz", proxy_uri=None,
     )  # fmt: skip
 
 
@@ -56,6 +60,6 @@ def make_sample(number: int, video: Video, split: Split = Split.SFT) -> Sample:
         videos=f"{video.video_id}.mp4", answer="<answer>A</answer>", question_id=question.question_id,
         video_id=video.video_id, kind=QuestionKind.CHOICE, question="What?", options=("a boat", "a car"),
         answer_text="a boat", evidence=question.evidence, pass_rate=0.5, trials=10, split=split,
-        video_category=video.category, duration_us=video.duration_us, writer="program", question_model="program",
+        video_category=VideoCategory.FILM, duration_us=video.duration_us, writer="program", question_model="program",
         reasoning_model="program", target_model="target", provenance="0" * 64,
     )  # fmt: skip

@@ -89,6 +89,17 @@ class RowMaker:
     hostile: bool
     media: Path | None
 
+    def source(self, index: int) -> Source:
+        return Source(
+            source_id=f"vid_{index:03d}",
+            uri=f"videos/vid_{index:03d}.mp4",
+            fingerprint="0",
+            title=self._text(self.random.choice(_TITLES)),
+            category=self.random.choice(list(VideoCategory)),
+            licence="CC BY 4.0",
+            origin="synthetic",
+        )
+
     def tables(self, source: Source, index: int) -> Tables:
         made = Tables()
         if index % 12 == 7:
@@ -156,12 +167,6 @@ class RowMaker:
             audio_tracks=(),
             analysis_uri=f"objects/00/{source.source_id}.npz",
             proxy_uri=None,
-            title=self._text(self.random.choice(_TITLES)),
-            category=self.random.choice(list(VideoCategory)),
-            licence=source.licence,
-            origin="synthetic",
-            split_hint=None,
-            annotations=(),
         )
 
     def _clips(self, video: Video) -> Sequence[Clip]:

@@ -28,7 +28,6 @@ from schemas.tables import (
     Question,
     Reasoning,
     Reject,
-    Source,
     Trial,
     Video,
 )
@@ -63,10 +62,8 @@ def synthetic_run(
     `media` gives each video a real file (2 s long), so that `until="shard"` can write tars.
     """
     store = Store(str(out))
-    sources = tuple(
-        Source(source_id=f"vid_{index:03d}", uri=f"videos/vid_{index:03d}.mp4", fingerprint="0", licence="CC BY 4.0")
-        for index in range(videos)
-    )
+    maker = RowMaker(random.Random(seed), nothing_passes, hostile, out / "videos" if media else None)
+    sources = tuple(maker.source(index) for index in range(videos))
     lanes = [
         Lane(index=index, label=f"lane {index}", sources=sources[first : first + LANE_VIDEOS])
         for index, first in enumerate(range(0, videos, LANE_VIDEOS))
@@ -82,7 +79,6 @@ def synthetic_run(
         plan_rejects_sha256=store.put_rows([plan_reject], Reject),
     )
     folder = RunFolder.create(store, run, lanes)
-    maker = RowMaker(random.Random(seed), nothing_passes, hostile, out / "videos" if media else None)
     tables = {source.source_id: maker.tables(source, index) for index, source in enumerate(sources)}
     for stage in VIDEO_STAGES[: VIDEO_STAGES.index(until) + 1 if until in VIDEO_STAGES else None]:
         for lane in lanes:
@@ -138,14 +134,14 @@ def _run_build_stage(folder: RunFolder, stage: str, tables: list[Tables], out: P
     scratch = out / "scratch"
     scratch.mkdir(exist_ok=True)
     context = Context(stage, "all", folder.run.config, {}, {}, folder.store, scratch)
-    columns = [[row for each in tables for row in each.rows.get(name, [])] for name in assemble.STAGE.reads]
-    videos = columns[0]
+    columns = [[row for each in tables for row in each.rows.get(name, [])] for name in assemble.STAGE.reads[:-1]]
+    videos, sources = columns[0], folder.sources()
     if stage == "assemble":
-        found, declared = assemble, list(assemble.run(context, *columns))
+        found, declared = assemble, list(assemble.run(context, *columns, sources))
     else:
         [assembled] = folder.record("assemble", None).commits.values()
         samples = folder.store.get_rows(assembled.rows_sha256, Sample)
-        found, declared = shard, list(shard.run(context, samples, videos))
+        found, declared = shard, list(shard.run(context, samples, videos, sources))
     rejects = [row for row in declared if isinstance(row, Reject)]
     rows = [row for row in declared if not isinstance(row, Reject)]
     commit = _commit(folder, stage, "all", rows, rejects, found.STAGE.row)

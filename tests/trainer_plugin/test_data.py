@@ -6,7 +6,7 @@ import s3fs
 from schemas.config import Media
 from schemas.errors import BadInput, SchemaError
 from schemas.tables import Split
-from tests.operators.stages.test_shard import make_source, shard
+from tests.operators.stages.test_shard import make_film, shard
 from tests.support.rows import make_sample
 from tests.trainer_plugin.support import publish, release_of
 from trainer_plugin.data import index_videos, open_release, read_samples, read_videos
@@ -15,7 +15,7 @@ from trainer_plugin.data import index_videos, open_release, read_samples, read_v
 @pytest.fixture
 def release(tmp_path):
     """A release of five videos with two questions each, in two tars, without media in none."""
-    films = [make_source(tmp_path / f"film{number}.mp4", bytes([number]) * 1000) for number in range(5)]
+    films = [make_film(tmp_path / f"film{number}.mp4", bytes([number]) * 1000) for number in range(5)]
     samples = [make_sample(2 * number + turn, film) for number, film in enumerate(films) for turn in (0, 1)]
     files, store = shard(tmp_path, samples, films, videos_per_tar=3)
     return publish(store, files, videos=5, samples=10), samples
@@ -69,7 +69,7 @@ def test_the_index_of_a_release_on_s3(release, s3_bucket):
 
 def test_videos_of_a_release_without_media_are_found_beside_it(release, tmp_path):
     (tmp_path / "without").mkdir()
-    film = make_source(tmp_path / "film.mp4", b"film")
+    film = make_film(tmp_path / "film.mp4", b"film")
     url = release_of(tmp_path / "without", [film], media=Media.NONE)
     [video] = index_videos(url, Split.SFT, media=str(tmp_path))
     assert Path(video.source.url).read_bytes() == b"film"

@@ -10,13 +10,13 @@ from operators.stages.assemble import STAGE, assign_splits, near_duplicate_group
 from schemas.config import AssembleConfig, BuildConfig
 from schemas.sample import LETTERS
 from schemas.tables import Check, QuestionKind, Reasoning, Reject, Split
-from tests.support.rows import PROGRAM, make_question, make_trial, make_video
+from tests.support.rows import PROGRAM, make_question, make_source, make_trial, make_video
 
 HASHES = st.integers(0, 2**512 - 1)
 
 
-def assemble(videos, questions, correct, checks=(), seed=0):
-    """The rows that the stage makes when the target is right `correct[question_id]` times of 10."""
+def assemble(split, questions, correct, checks=(), seed=0):
+    """The rows made of a video of that split when the target is right `correct[question_id]` times of 10."""
     config = BuildConfig(source="a", out="b", seed=seed)
     context = Context(STAGE.name, "all", config, {}, {}, files=None, scratch=None)
     reasonings = [
@@ -28,35 +28,41 @@ def assemble(videos, questions, correct, checks=(), seed=0):
     difficulties = [
         make_trial(q, Check.DIFFICULTY, correct[q.question_id]) for q in questions if q.question_id in correct
     ]
-    return list(STAGE.run(context, videos, questions, reasonings, list(checks), difficulties))
+    sources = [make_source("v", split_hint=split, category="news_politics")]
+    return list(STAGE.run(context, [make_video("v")], questions, reasonings, list(checks), difficulties, sources))
+
+
+def unhinted(videos):
+    return dict.fromkeys(video.video_id for video in videos)
 
 
 def test_a_sample_carries_the_published_columns():
     question = make_question(1)
-    [sample] = assemble([make_video("v", Split.SFT)], [question], {"q0001": 4})
+    [sample] = assemble(Split.SFT, [question], {"q0001": 4})
     letter = LETTERS[sample.options.index("a boat")]
     assert sample.answer == f"<answer>{letter}</answer>" and sample.final_answer == letter
     assert sample.problem.splitlines()[0] == "What comes 1th?"
     assert sample.problem.splitlines()[1 + sample.options.index("a boat")] == f"{letter}. a boat"
     assert (sample.videos, sample.data_type, sample.problem_type) == ("v.mp4", "video", "plot")
     assert (sample.pass_rate, sample.trials, sample.split) == (0.4, 10, Split.SFT)
+    assert sample.video_category == "news_politics"
     assert 0 <= sample.problem_id < 2**63
 
 
 def test_an_open_question_keeps_its_answer_in_words():
-    [sample] = assemble([make_video("v", Split.SFT)], [make_question(1, kind=QuestionKind.OPEN)], {"q0001": 4})
+    [sample] = assemble(Split.SFT, [make_question(1, kind=QuestionKind.OPEN)], {"q0001": 4})
     assert (sample.answer, sample.problem, sample.options) == ("<answer>a boat</answer>", "What comes 1th?", ())
 
 
 def test_letters_are_uniform_and_follow_from_the_seed():
     questions = [make_question(number) for number in range(2000)]
     correct = {q.question_id: 5 for q in questions}
-    samples = assemble([make_video("v", Split.SFT)], questions, correct)
+    samples = assemble(Split.SFT, questions, correct)
     counts = Counter(sample.final_answer for sample in samples)
     assert set(counts) == set("ABCD")
     assert all(abs(count - 500) < 4 * (2000 * 0.25 * 0.75) ** 0.5 for count in counts.values())
-    assert assemble([make_video("v", Split.SFT)], questions, correct) == samples
-    assert assemble([make_video("v", Split.SFT)], questions, correct, seed=1) != samples
+    assert assemble(Split.SFT, questions, correct) == samples
+    assert assemble(Split.SFT, questions, correct, seed=1) != samples
 
 
 def test_only_questions_that_passed_every_check_become_samples():
@@ -66,7 +72,7 @@ def test_only_questions_that_passed_every_check_become_samples():
         make_trial(questions[1], Check.BLIND, 10, passed=False),
         make_trial(questions[2], Check.BLIND, 1),
     ]
-    rows = assemble([make_video("v", Split.SFT)], questions, {"q0001": 5, "q0002": 5}, checks)
+    rows = assemble(Split.SFT, questions, {"q0001": 5, "q0002": 5}, checks)
     assert [row.question_id for row in rows] == ["q0001"]
 
 
@@ -75,36 +81,39 @@ def test_a_question_that_the_target_never_answered_is_no_sample():
     reasoning = Reasoning(question_id="q0001", video_id="v", reasoning="So.", evidence=(), provenance=PROGRAM)
     context = Context(STAGE.name, "all", BuildConfig(source="a", out="b"), {}, {}, files=None, scratch=None)
     unanswered = make_trial(question, Check.DIFFICULTY, 0, n=0, passed=False)
-    assert list(STAGE.run(context, [make_video("v", Split.SFT)], [question], [reasoning], [], [unanswered])) == []
+    sources = [make_source("v", split_hint=Split.SFT)]
+    assert list(STAGE.run(context, [make_video("v")], [question], [reasoning], [], [unanswered], sources)) == []
 
 
 @pytest.mark.parametrize(("correct", "reason"), [(0, "always_wrong"), (10, "always_right")])
 def test_rl_keeps_out_what_gives_no_gradient(correct, reason):
     question = make_question(1)
-    [reject] = assemble([make_video("v", Split.RL)], [question], {"q0001": correct})
+    [reject] = assemble(Split.RL, [question], {"q0001": correct})
     assert isinstance(reject, Reject) and (reject.key, reject.reason) == ("q0001", reason)
-    [kept] = assemble([make_video("v", Split.SFT)], [question], {"q0001": correct})
+    [kept] = assemble(Split.SFT, [question], {"q0001": correct})
     assert kept.pass_rate == correct / 10
 
 
 def test_near_duplicates_share_a_split_and_hints_decide():
     bits = random.Random(0).getrandbits(512)
-    videos = [make_video("a", bits=bits), make_video("b", Split.EVAL, bits ^ 0b111), make_video("c")]
-    splits = assign_splits(videos, AssembleConfig(eval_fraction=0.0), seed=0)
+    videos = [make_video("a", bits), make_video("b", bits ^ 0b111), make_video("c")]
+    hints = {"a": None, "b": Split.EVAL, "c": None}
+    splits = assign_splits(videos, hints, AssembleConfig(eval_fraction=0.0), seed=0)
     assert splits["a"] is splits["b"] is Split.EVAL
     assert splits["c"] is not Split.EVAL
 
 
 def test_a_video_keeps_its_split_when_others_come():
     videos = [make_video(f"v{number}") for number in range(200)]
-    before = assign_splits(videos[:100], AssembleConfig(), seed=0)
-    after = assign_splits(videos, AssembleConfig(), seed=0)
+    before = assign_splits(videos[:100], unhinted(videos), AssembleConfig(), seed=0)
+    after = assign_splits(videos, unhinted(videos), AssembleConfig(), seed=0)
     assert before.items() <= after.items()
 
 
 def test_shares_come_out_as_wished():
     videos = [make_video(f"v{number}") for number in range(3000)]
-    counts = Counter(assign_splits(videos, AssembleConfig(eval_fraction=0.1, near_duplicate_bits=0), seed=3).values())
+    config = AssembleConfig(eval_fraction=0.1, near_duplicate_bits=0)
+    counts = Counter(assign_splits(videos, unhinted(videos), config, seed=3).values())
     assert abs(counts[Split.EVAL] - 300) < 4 * (3000 * 0.1 * 0.9) ** 0.5
     assert abs(counts[Split.SFT] - 900) < 4 * (3000 * 0.3 * 0.7) ** 0.5
 

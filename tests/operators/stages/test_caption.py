@@ -16,7 +16,7 @@ from operators.stage import Context
 from operators.stages.caption import STAGE
 from operators.store import Store
 from schemas.config import BuildConfig, CaptionConfig, ModelsConfig, Role
-from schemas.tables import Annotation, Boundary, Caption, CaptionStatus, Clip, Cut, Reject, Video
+from schemas.tables import Annotation, Boundary, Caption, CaptionStatus, Clip, Cut, Reject, Source
 from tests.support.openai_server import OpenAIServer, Reply
 from tests.support.rows import make_video
 
@@ -72,8 +72,8 @@ def make_clip(index: int, start: int, end: int, *shots: int) -> Clip:
 CLIPS = [make_clip(0, 0, 10, 0), make_clip(1, 10, 16), make_clip(2, 16, 24, 20)]
 
 
-def make_source(path: Path, *annotations: Annotation) -> Video:
-    return make_video("film").model_copy(update={"uri": str(path), "annotations": annotations})
+def make_source(path: Path, *annotations: Annotation) -> Source:
+    return Source(source_id="film", uri=str(path), fingerprint="1", annotations=annotations)
 
 
 def note(kind: str, start: int, end: int, text: str) -> Annotation:
@@ -82,17 +82,17 @@ def note(kind: str, start: int, end: int, text: str) -> Annotation:
 
 @pytest.fixture
 def caption(tmp_path):
-    """Runs the stage on one video: `caption(video, clips, models)` gives rows and rejects."""
+    """Runs the stage on one video: `caption(source, clips, models)` gives rows and rejects."""
 
-    def run(video: Video, clips: list[Clip], models=None, **settings) -> list:
+    def run(source: Source, clips: list[Clip], models=None, **settings) -> list:
         config = BuildConfig(source=str(tmp_path), out=str(tmp_path), caption=CaptionConfig(**settings))
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         prompts = {name: load_prompt(name) for name in STAGE.prompts}
         files = Store(str(tmp_path / "store"))
-        return list(
-            STAGE.run(Context("caption", "film", config, prompts, models or {}, files, scratch), [video], clips)
-        )
+        context = Context("caption", "film", config, prompts, models or {}, files, scratch)
+        video = make_video("film").model_copy(update={"uri": source.uri})
+        return list(STAGE.run(context, [video], clips, [source]))
 
     return run
 
@@ -129,8 +129,8 @@ def test_measured_captions_have_the_times_of_their_frames_and_no_model(film, cap
 
 
 def test_speech_that_reaches_into_a_clip_is_heard_in_it(film, caption):
-    video = make_source(film, note("speech", 8, 11, "Come in!"), note("caption", 0, 24, "A house."))
-    assert [row.speech for row in caption(video, CLIPS)] == ["Come in!", "Come in!", ""]
+    source = make_source(film, note("speech", 8, 11, "Come in!"), note("caption", 0, 24, "A house."))
+    assert [row.speech for row in caption(source, CLIPS)] == ["Come in!", "Come in!", ""]
 
 
 def test_the_same_video_gives_the_same_captions(film, caption, tmp_path):

@@ -16,11 +16,11 @@ from schemas.arrow import rows_from_parquet
 from schemas.config import BuildConfig, Media, ShardConfig
 from schemas.sample import Sample
 from schemas.tables import Reject, Source, Split
-from tests.support.rows import make_sample, make_video
+from tests.support.rows import make_sample, make_source, make_video
 from tests.support.videos import counting_video, number_on
 
 
-def make_source(path: Path, content: bytes | None = None):
+def make_film(path: Path, content: bytes | None = None):
     """A video row whose file holds these bytes (an MP4 as far as anyone looks), or is what is there."""
     if content is not None:
         path.write_bytes(content)
@@ -33,7 +33,9 @@ def shard(tmp_path, samples, videos, **settings):
     store = Store(str(tmp_path / "out"))
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
-    return list(STAGE.run(Context(STAGE.name, "all", config, {}, {}, store, scratch), samples, videos)), store
+    context = Context(STAGE.name, "all", config, {}, {}, store, scratch)
+    sources = [make_source(video.video_id, title=f"The {video.video_id}", licence="CC0") for video in videos]
+    return list(STAGE.run(context, samples, videos, sources)), store
 
 
 def members(store, file):
@@ -43,7 +45,7 @@ def members(store, file):
 
 @pytest.fixture
 def films(tmp_path):
-    return [make_source(tmp_path / f"film{number}.mp4", bytes([number]) * 1000) for number in range(5)]
+    return [make_film(tmp_path / f"film{number}.mp4", bytes([number]) * 1000) for number in range(5)]
 
 
 def test_a_record_is_a_video_with_everything_asked_about_it(tmp_path, films):
@@ -55,6 +57,7 @@ def test_a_record_is_a_video_with_everything_asked_about_it(tmp_path, films):
     assert list(content) == ["film0.mp4", "film0.json"]
     assert content["film0.mp4"] == bytes([0]) * 1000
     record = json.loads(content["film0.json"])
+    assert (record["title"], record["licence"]) == ("The film0", "CC0")
     assert [sample["question_id"] for sample in record["samples"]] == ["q0001", "q0002"]
     assert rows_from_parquet(store.read(object_path(table.sha256, ".parquet")), Sample, "t") == samples
 
@@ -104,7 +107,7 @@ def test_proxies_are_published_small_and_on_the_sources_times(tmp_path):
 
 
 def test_another_container_becomes_mp4_with_its_streams_untouched(tmp_path):
-    film = make_source(counting_video(tmp_path / "film.mkv", seconds=1))
+    film = make_film(counting_video(tmp_path / "film.mkv", seconds=1))
     [tar, _], store = shard(tmp_path, [make_sample(1, film)], [film])
     (tmp_path / "out.mp4").write_bytes(members(store, tar)["film.mp4"])
     assert (probe(tmp_path / "out.mp4").frame_count, probe(tmp_path / "out.mp4").codec) == (30, "h264")
@@ -121,7 +124,7 @@ def test_a_video_that_has_changed_or_gone_is_a_reject_and_leaves_no_trace(tmp_pa
 
 
 def test_an_unreadable_container_is_a_reject(tmp_path):
-    film = make_source(tmp_path / "film.webm", b"not a video")
+    film = make_film(tmp_path / "film.webm", b"not a video")
     with pytest.raises(UnreadableVideo):
         probe(Path(film.uri))
     [reject], _ = shard(tmp_path, [make_sample(1, film)], [film])
