@@ -211,7 +211,8 @@ def _screen_text(inquiry: Inquiry, seen: SeenText) -> ScreenText | None:
 
 def _frame_index(inquiry: Inquiry, words: str) -> int | None:
     """The frame nearest to a time such as `01:12.40`; None when that is no time or does not lie in the clip."""
-    match = re.fullmatch(r"\[?((?:\d+:){0,2}\d+(?:\.\d+)?)\]?", words.strip())
+    # Without bounds a number that the model does not come to an end of becomes infinite.
+    match = re.fullmatch(r"\[?((?:\d{1,6}:){0,2}\d{1,6}(?:\.\d{1,20})?)\]?", words.strip())
     if match is None:
         return None
     parts = reversed(match[1].split(":"))

@@ -229,6 +229,9 @@ def test_objects_and_texts_get_exact_times_and_boxes_as_fractions(ask):
             {"label": "same in pixels", "time": "[00:06.79]", "box": [56, 11.2, 168, 22.4]},
             {"label": "no such time", "time": "00:12.00", "box": [0.1, 0.1, 0.2, 0.2]},
             {"label": "no time", "time": "soon", "box": [0.1, 0.1, 0.2, 0.2]},
+            {"label": "no end of time", "time": "3" * 400, "box": [0.1, 0.1, 0.2, 0.2]},
+            {"label": "no end of hours", "time": f"{'3' * 400}:00:06.80", "box": [0.1, 0.1, 0.2, 0.2]},
+            {"label": "no end of edges", "time": "00:06.80", "box": [0.1, 0.1, 10**400, 0.2]},
             {"label": "outside", "time": "00:06.80", "box": [0.5, 0.5, 1.5, 1.5]},
             {"label": "inside out", "time": "00:06.80", "box": [0.5, 0.5, 0.4, 0.6]},
             {"label": "no box", "time": "00:06.80", "box": []},
@@ -236,6 +239,7 @@ def test_objects_and_texts_get_exact_times_and_boxes_as_fractions(ask):
         "on_screen_text": [
             {"text": "WELCOME HOME", "first": "00:06.80", "last": "00:09.20", "box": [0.25, 0.1, 0.75, 0.2]},
             {"text": "BACKWARDS", "first": "00:09.20", "last": "00:06.80", "box": [0.25, 0.1, 0.75, 0.2]},
+            {"text": "ENDLESS", "first": "00:06.80", "last": "3" * 400, "box": [0.25, 0.1, 0.75, 0.2]},
         ],
     }
     (row, *_), _ = ask(seen, PLAIN, PLAIN)
