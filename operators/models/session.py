@@ -14,6 +14,7 @@ import functools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -95,6 +96,9 @@ class ModelPool:
         self._retries = retries
         self._owner = os.getpid()
         self._loop = asyncio.new_event_loop()
+        # The loop's own executor is shut down by a new thread, and a process that is ending may not start any.
+        self._executor = ThreadPoolExecutor(thread_name_prefix="model-pool-blocking")
+        self._loop.set_default_executor(self._executor)
         self._thread = threading.Thread(target=self._loop.run_forever, name="model-pool", daemon=True)
         self._thread.start()
         self._connections: dict[tuple[Role, Endpoint, ModelConfig], Connection] = {}
@@ -136,6 +140,7 @@ class ModelPool:
         asyncio.run_coroutine_threadsafe(self._wind_down(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._executor.shutdown(wait=True)
         self._loop.close()
         self._embedded.stop()
 
@@ -146,7 +151,6 @@ class ModelPool:
         await asyncio.gather(*unfinished, return_exceptions=True)
         for connection in self._connections.values():
             await connection.close()
-        await self._loop.shutdown_default_executor()
 
     def _connection(self, role: Role, endpoint: Endpoint, config: ModelConfig) -> Connection:
         """Runs in the event loop only, which is what makes it safe."""

@@ -182,6 +182,22 @@ def test_closing_ends_the_thread_even_with_requests_under_way(tmp_path, prompt):
         assert not pool._thread.is_alive()
 
 
+def test_closing_starts_no_thread(tmp_path, prompt, server, monkeypatch):
+    """A process that is ending may not: Python 3.12 and later refuse."""
+    pool = ModelPool()
+    with Journal(str(tmp_path)) as journal:
+        client = pool.client(Role.JUDGE, ModelConfig(model="fake-model"), journal, server.environ())
+        client.ask([Request("q", prompt, "Anything?")])
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    pool.close()
+    assert not pool._thread.is_alive()
+    assert not any(thread.is_alive() for thread in pool._executor._threads)
+
+
 def test_interrupting_the_caller_takes_its_requests_back(tmp_path, prompt):
     """Ctrl-C while a server is slow: the process ends at once, without noise from what was under way."""
     code = textwrap.dedent(f"""
