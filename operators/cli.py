@@ -6,6 +6,7 @@ server, the disk), running again goes on where it stopped; 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -72,11 +73,14 @@ def _leave(*_: object) -> None:
 
     Writes to the descriptor itself: the signal may have come in the middle of a print.
     """
-    stop_children()
-    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
-    message = f"{show_cursor}\ninterrupted; finished work is kept, run the same command again to go on\n"
-    os.write(sys.stderr.fileno(), message.encode())
-    os._exit(INTERRUPTED_STATUS)
+    try:
+        stop_children()
+        show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
+        message = f"{show_cursor}\ninterrupted; finished work is kept, run the same command again to go on\n"
+        with contextlib.suppress(OSError):  # the same Ctrl-C has ended who would have read it
+            os.write(sys.stderr.fileno(), message.encode())
+    finally:
+        os._exit(INTERRUPTED_STATUS)
 
 
 def _fail(message: str, status: int) -> None:

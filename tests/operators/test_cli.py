@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from operators.cli import BAD_INPUT_STATUS, OUTAGE_STATUS, main
+from operators.cli import BAD_INPUT_STATUS, INTERRUPTED_STATUS, OUTAGE_STATUS, main
 from schemas.config import BuildConfig, ModelsConfig
 from tests.support.openai_server import OpenAIServer
 from tests.support.synthetic_run import synthetic_run
@@ -121,6 +121,31 @@ def test_a_replay_with_other_models_takes_nothing_back(lvr, tmp_path):
     assert (status, "captioner: it was built with 'vlm-8b', here it would be 'measured'" in said) == (2, True), said
     commits = [commit for record in folder.records() for commit in record.commits.values()]
     assert all(folder.store.find_commit(commit.key.stage, commit.key_sha256) == commit for commit in commits)
+
+
+def test_ctrl_c_ends_it_though_nobody_reads_what_it_says(tmp_path):
+    """`lvr build 2>&1 | tee log`: the same Ctrl-C has ended `tee`, while a thread is busy here."""
+    code = """if True:
+        import os, signal, sys, threading, time
+        from operators import cli
+
+        @cli.app.command()
+        def busy():
+            threading.Thread(target=time.sleep, args=(600,)).start()
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(600)
+
+        sys.argv = ["lvr", "busy"]
+        cli.main()
+    """
+    unread, stderr = os.pipe()
+    os.close(unread)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    try:
+        ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, stderr=stderr, timeout=60)
+    finally:
+        os.close(stderr)
+    assert ended.returncode == INTERRUPTED_STATUS
 
 
 def test_schemas_and_help_are_printed(lvr):
