@@ -11,14 +11,14 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from operators.models.session import resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.preflight import preflight
 from operators.release.publish import Published, publish
-from operators.runner import Progress, run_stage
+from operators.runner import Halt, Progress, run_stage
 from operators.runs import RunFolder
 from operators.sources.listing import read_sources
 from operators.store import Store
@@ -113,6 +113,8 @@ def run_build(
 ) -> BuildResult:
     """Run a whole build in this process and its children, with the models that the environment names.
 
+    After a failure no lane begins another unit; those under way in other lanes come to their end, and are committed.
+
     Args:
         lanes_at_once: lanes under way at the same time; within a lane, stages follow one another.
         report: called after every finished unit, from several threads.
@@ -124,9 +126,12 @@ def run_build(
     preflight(config)
     folder = plan_build(config, new_run_id(config.name))
     workers = max(1, (os.cpu_count() or 1) // min(lanes_at_once, folder.run.lanes))
+    halt = Halt()
     pool = ThreadPoolExecutor(max_workers=lanes_at_once)
     try:
-        list(pool.map(lambda lane: _run_lane(folder, lane, workers, report), range(folder.run.lanes)))
+        lanes = [pool.submit(_run_lane, folder, lane, workers, report, halt) for lane in range(folder.run.lanes)]
+        for lane in as_completed(lanes):
+            lane.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     for name in BUILD_STAGES:
@@ -138,6 +143,7 @@ def run_build(
     return BuildResult(folder, published, tuple(folder.metrics()))
 
 
-def _run_lane(folder: RunFolder, lane: int, workers: int, report: Callable[[Progress], None]) -> None:
+def _run_lane(folder: RunFolder, lane: int, workers: int, report: Callable[[Progress], None], halt: Halt) -> None:
     for name in VIDEO_STAGES:
-        run_stage(folder, name, lane, workers=workers, report=report)
+        with halt:
+            run_stage(folder, name, lane, workers=workers, report=report, halt=halt)

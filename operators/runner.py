@@ -71,6 +71,23 @@ class Progress:
         return ", ".join([*said, f"{self.rejects} rejects"])
 
 
+class Halt:
+    """What stages share that run at once: after the first failure under it, nothing more begins under it.
+
+    A context manager for several threads. What would begin after the failure raises that very failure.
+    """
+
+    def __init__(self) -> None:
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def __exit__(self, kind: object, failure: BaseException | None, trace: object) -> None:
+        self._failure = self._failure or failure
+
+
 @dataclass(frozen=True)
 class UnitInput:
     """What one unit of a stage reads: the tables of each stage in `reads`, one table per contributing video."""
@@ -116,12 +133,14 @@ def run_stage(
     *,
     workers: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    halt: Halt | None = None,
 ) -> StageMetrics:
     """Run a stage of a run for a lane (or over the whole build), and record its commits and metrics.
 
     Args:
         workers: units of an isolated stage worked on at once, by default one per core. Other stages wait for models
             most of the time and work on `WAITING_UNITS`.
+        halt: shared with stages that run at the same time; after a failure in one, none begins another unit.
 
     Raises:
         ModelUnavailable: a model server failed for good; finished units and journaled answers are kept.
@@ -135,22 +154,21 @@ def run_stage(
     reasons: Counter[str] = Counter()
     at_once = (workers or os.cpu_count() or 1) if stage.isolated else WAITING_UNITS
     cores = max(1, at_once // len(inputs)) if stage.isolated else 1
-    with ThreadPoolExecutor(max_workers=min(at_once, len(inputs))) as pool:
-        futures = {
-            pool.submit(run_unit, folder.store, folder.run.config, stage, unit_input, cores): unit_input.unit
-            for unit_input in inputs
-        }
-        try:
-            for future in as_completed(futures):
-                outcome = outcomes[futures[future]] = future.result()
-                reasons.update(_reasons(folder.store, outcome.commit))
-                metrics = _metrics(name, lane, outcomes.values(), reasons, time.perf_counter() - started)
-                if not outcome.reused or len(outcomes) == len(inputs):  # for whoever is killed before the end
-                    folder.write_metrics(metrics, earlier)
-                report(_progress(metrics, len(inputs)))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    halt = halt or Halt()
+
+    def work(unit_input: UnitInput) -> UnitOutcome:
+        with halt:
+            return run_unit(folder.store, folder.run.config, stage, unit_input, cores)
+
+    with ThreadPoolExecutor(max_workers=min(at_once, len(inputs))) as pool, halt:
+        futures = {pool.submit(work, unit_input): unit_input.unit for unit_input in inputs}
+        for future in as_completed(futures):
+            outcome = outcomes[futures[future]] = future.result()
+            reasons.update(_reasons(folder.store, outcome.commit))
+            metrics = _metrics(name, lane, outcomes.values(), reasons, time.perf_counter() - started)
+            if not outcome.reused or len(outcomes) == len(inputs):  # for whoever is killed before the end
+                folder.write_metrics(metrics, earlier)
+            report(_progress(metrics, len(inputs)))
     commits = {unit_input.unit: outcomes[unit_input.unit].commit for unit_input in inputs}
     folder.write_record(StageRecord(stage=name, lane=lane, commits=commits))
     return metrics

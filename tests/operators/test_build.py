@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -26,7 +28,7 @@ from operators.preflight import PreflightFailed
 from operators.release.publish import latest_run
 from operators.release.verify import verify_release
 from operators.replay import forget_rejects
-from operators.runner import run_stage
+from operators.runner import UnitOutcome, run_stage
 from operators.runs import RunFolder, RunMissing
 from operators.settings import load_config
 from operators.staleness import find_stale
@@ -314,6 +316,37 @@ def test_a_wrong_model_name_is_told_with_those_there_are(films, tmp_path, server
     monkeypatch.setenv("LVR_JUDGE_MODEL", "gpt-9")
     with pytest.raises(PreflightFailed, match="has no model 'gpt-9'; it lists fake-model"):
         run_build(config_for(films, tmp_path / "out"))
+
+
+def test_after_a_failure_in_one_lane_no_lane_begins_another_video(tmp_path, monkeypatch):
+    """The failure is told while the other lane is at work, whichever lane comes first."""
+    for number in range(4):
+        (tmp_path / f"film{number}.mp4").write_bytes(b"never read")
+    begun, told = [], threading.Event()
+    both = threading.Barrier(2, timeout=20)
+    done = UnitOutcome(SimpleNamespace(rows=0, rejects=0), reused=False)
+
+    def unit(store, config, stage, unit_input, cores):
+        film = Path(unit_input.sources[0].uri).stem
+        begun.append(film)
+        both.wait()
+        if film == "film2":
+            raise ModelUnavailable("the model server is away")
+        told.wait(timeout=20)
+        return done
+
+    monkeypatch.setattr("operators.build.preflight", lambda config: None)
+    monkeypatch.setattr("operators.runner.run_unit", unit)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    others = set(threading.enumerate())
+    with pytest.raises(ModelUnavailable, match="the model server is away"):
+        run_build(config_for(tmp_path, tmp_path / "out"))
+    at_work = set(threading.enumerate()) - others
+    told.set()
+    assert at_work
+    for thread in at_work:
+        thread.join(timeout=60)
+    assert sorted(begun) == ["film0", "film2"]
 
 
 def test_a_source_with_nothing_usable_says_why(tmp_path, server):

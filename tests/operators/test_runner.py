@@ -2,15 +2,19 @@
 
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from operators import runner
+from operators.build import plan_build
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.runner import Progress, UnitInput, UnitOutcome, run_stage, run_unit, stage_key
 from operators.sources.listing import fingerprint
 from operators.store import Store, StoreError
 from schemas.config import BuildConfig
+from schemas.errors import Outage
 from schemas.tables import Annotation, Source, Split, Video, VideoCategory
 from tests.support.synthetic_run import synthetic_run
 from tests.support.videos import counting_video
@@ -114,3 +118,25 @@ def test_a_unit_without_input_rows_does_not_count_what_others_compute(tmp_path, 
     outcome = run_unit(store, config, stage("split"), unit_input)
     assert (outcome.commit.rows, outcome.commit.rejects) == (0, 0)
     assert outcome.cpu_seconds <= time.thread_time() - started
+
+
+def test_after_a_failure_no_further_unit_begins(tmp_path, monkeypatch):
+    for number in range(6):
+        (tmp_path / f"film{number}.mp4").write_bytes(b"never read")
+    folder = plan_build(BuildConfig(source=str(tmp_path), out=str(tmp_path / "out")), "run", {})
+    begun, failed = [], threading.Event()
+
+    def unit(store, config, stage, unit_input, cores):
+        film = Path(unit_input.sources[0].uri).stem
+        begun.append(film)
+        if film == "film0":
+            failed.set()
+            raise Outage("the model server is away")
+        failed.wait()
+        time.sleep(0.2)
+        return UnitOutcome(SimpleNamespace(rows=0, rejects=0), reused=False)
+
+    monkeypatch.setattr(runner, "run_unit", unit)
+    with pytest.raises(Outage, match="the model server is away"):
+        run_stage(folder, "ingest", 0, workers=2)
+    assert set(begun) <= {"film0", "film1"}
