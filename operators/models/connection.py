@@ -30,7 +30,14 @@ _FINISH: dict[str | None, Literal["stop", "length", "content_filter"]] = {
     "content_filter": "content_filter",
 }
 _OUR_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-_TOO_LONG = re.compile(r"context|maximum (model|input|prompt|sequence) length|too (long|large)|exceed", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context.?(length|window|size)|maximum (model|input|prompt|sequence) length"
+    r"|\b(prompt|input|request|sequence|messages?)\b.*(too (long|large)|exceed)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""In the words of OpenAI, vLLM, SGLang and llama.cpp."""
+_SET_UP = re.compile(r"max_(\w+_)?tokens(?!.*\b(prompt|input)\b)|temperature|schema|quota", re.IGNORECASE | re.DOTALL)
+"""What is asked of every request alike; vLLM names `max_tokens` also where the prompt leaves no room for them."""
 _BLOCKED = re.compile(r"content.?filter|content.?policy|safety|moderation|inspection", re.IGNORECASE)
 
 
@@ -137,7 +144,8 @@ def _refused(error: openai.APIStatusError) -> RequestRefused | None:
     words = f"{error.code} {error.type} {error.message}"
     if error.status_code in {400, 403} and _BLOCKED.search(words):
         return RequestRefused("blocked", f"the server's content filter refused the request: {error.message}")
-    if error.status_code == 413 or (error.status_code in {400, 422} and _TOO_LONG.search(words)):
+    is_too_long = _TOO_LONG.search(words) and not _SET_UP.search(words)
+    if error.status_code == 413 or (error.status_code in {400, 422} and is_too_long):
         return RequestRefused("too_long", f"the request is too long for the model: {error.message}")
     return None
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 import time
 from dataclasses import replace
@@ -177,6 +178,21 @@ def test_a_model_that_declines_is_a_refusal(client, server, request_of):
         (400, "request (9031 tokens) exceeds the available context size (8192 tokens), try increasing it", None),
         (400, "The input (9031 tokens) is longer than the model's context length (8192 tokens).", None),
         (400, "Input tokens exceed the configured limit", "context_length_exceeded"),
+        (
+            400,
+            "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (904 in the "
+            "messages, 4096 in the completion). Please reduce the length of the messages or completion.",
+            None,
+        ),
+        (
+            400,
+            "'max_tokens' or 'max_completion_tokens' is too large: 4096. This model's maximum context length is 8192 "
+            "tokens and your request has 5000 input tokens (4096 > 8192 - 5000).",
+            None,
+        ),
+        (400, "The decoder prompt (length 9031) is longer than the maximum model length of 8192.", None),
+        (400, "the request exceeds the available context size. try increasing the context size", None),
+        (400, "prompt is too long: 205000 tokens > 200000 maximum", None),
         (413, "Request Entity Too Large", None),
     ],
 )
@@ -185,6 +201,23 @@ def test_too_long_is_a_refusal(client, server, request_of, status, message, code
     (refusal,) = client.ask([request_of()])
     assert refusal.reason == "too_long"
     assert message in refusal.message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens is too large: 4096. This model supports at most 2048 completion tokens, whereas you provided 4096.",
+        "The request's max_tokens (9000) exceeds the model's context length (8192)",
+        "temperature exceeds the maximum of 1.0",
+        "At most 0 image(s) may be provided in one prompt.",
+        "You exceeded your current quota, please check your plan and billing details.",
+        "Invalid schema for response_format: nesting exceeds 5 levels",
+    ],
+)
+def test_a_set_up_that_no_request_fits_is_an_outage_and_no_refusal(client, server, request_of, message):
+    server.fail(Fault(status=400, message=message))
+    with pytest.raises(ModelUnavailable, match=re.escape(message)):
+        client.ask([request_of()])
 
 
 def test_when_only_the_repetition_is_too_long_the_answer_counts(client, server, request_of):
