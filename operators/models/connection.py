@@ -2,8 +2,9 @@
 
 Retries are the openai client's own: for lost connections, timeouts, HTTP 408, 409, 429 and 5xx it waits 0.5 s,
 doubling up to 8 s, less up to a quarter at random, or for as long as `Retry-After` says (up to two minutes; beyond,
-it gives up). A request's id travels as `X-Request-Id`, and an answer that carries the id of another request is an
-error: a text can never land on another clip. Servers that do not repeat the id (llama.cpp) leave that to HTTP itself.
+it gives up). A request's id travels as `X-Request-Id: lvr-{sha256}`, and an answer that carries the id of another
+request is an error: a text can never land on another clip. Servers that do not repeat the id (llama.cpp) leave that to
+HTTP itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _FINISH: dict[str | None, Literal["stop", "length", "content_filter"]] = {
     "length": "length",
     "content_filter": "content_filter",
 }
-_OUR_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_OUR_ID = re.compile(r"lvr-([0-9a-f]{64})(?![0-9a-f])")
+"""The prefix tells it from a gateway's own ids, which may be hashes, too."""
 _TOO_LONG = re.compile(
     r"context.?(length|window|size)|maximum (model|input|prompt|sequence) length"
     r"|\b(prompt|input|request|sequence|messages?)\b.*(too (long|large)|exceed)",
@@ -117,7 +119,7 @@ class Connection:
                         top_p=exchange.sampling.top_p,
                         max_tokens=exchange.sampling.max_tokens,
                         seed=exchange.seed,
-                        extra_headers={"X-Request-Id": exchange.sha256},
+                        extra_headers={"X-Request-Id": f"lvr-{exchange.sha256}"},
                     )
                     completion: object = response.parse()
                 except openai.APIStatusError as error:

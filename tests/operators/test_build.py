@@ -69,7 +69,7 @@ def one_film(films, tmp_path_factory):
 
 
 def request_id(request):
-    return {name.lower(): value for name, value in request.headers.items()}["x-request-id"]
+    return {name.lower(): value for name, value in request.headers.items()}["x-request-id"].removeprefix("lvr-")
 
 
 def capable(body):
