@@ -24,7 +24,7 @@ from operators.airflow_params import config_from_params
 from operators.settings import ConfigError, validate_config
 from operators.supervise import Finished, WatchdogExpired, run_watched, stop
 
-LVR = (sys.executable, "-m", "operators.cli")
+LVR = (sys.executable, "-P", "-m", "operators.cli")
 BAD_INPUT_STATUS = 2
 PROGRESS_SECONDS = 2.0
 """The progress that the UI shows is renewed no more often."""

@@ -67,7 +67,8 @@ def start(
     Args:
         pass_fds: descriptors that the watcher keeps open as long as it lives (a lock); the command does not get them.
     """
-    watcher = [sys.executable, "-m", "operators.supervise", str(grace_seconds), *command]
+    # -P, here and wherever a module is run: the current folder may hold another package of the same name.
+    watcher = [sys.executable, "-P", "-m", "operators.supervise", str(grace_seconds), *command]
     environment = dict(os.environ if env is None else env)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PACKAGE_ROOT), environment.get("PYTHONPATH", "")]))
     return subprocess.Popen(

@@ -122,9 +122,9 @@ class _Decoder:
                 self._pipe, theirs = Pipe()
                 with theirs:
                     self._process = subprocess.Popen(
-                        [sys.executable, "-m", __name__, str(theirs.fileno())],
+                        [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
                         pass_fds=[theirs.fileno()],
-                        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
                     )
             return self._pipe
 

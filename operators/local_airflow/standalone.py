@@ -220,7 +220,7 @@ def reserve_port(wanted: int) -> tuple[int, IO[str]]:
 
 
 def _airflow(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "airflow", *arguments]
+    return [sys.executable, "-P", "-m", "airflow", *arguments]
 
 
 def _require_airflow() -> None:

@@ -61,7 +61,7 @@ class EmbeddedServer:
         _assert_installed()
         with tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "operators.models.engine", f"--parent={os.getpid()}", *self._arguments],
+                [sys.executable, "-P", "-m", "operators.models.engine", f"--parent={os.getpid()}", *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

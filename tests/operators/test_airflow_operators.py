@@ -1,7 +1,6 @@
 """Operators run real child processes: a small script stands where `lvr` does, and says what it was given."""
 
 import json
-import os
 import signal
 import sys
 import textwrap
@@ -21,6 +20,7 @@ assert airflow_home.HOME  # before Airflow
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException  # noqa: E402
 
 from operators.airflow_operators import (  # noqa: E402
+    LVR,
     RELEASES,
     PlanOperator,
     PreflightOperator,
@@ -29,6 +29,7 @@ from operators.airflow_operators import (  # noqa: E402
     StageOperator,
     StaleOperator,
 )
+from operators.supervise import run_watched  # noqa: E402
 
 CONFIG = BuildConfig(source="/videos", out="/data").model_dump(mode="json")
 
@@ -247,7 +248,10 @@ def test_nothing_published_yet_is_said(tmp_path, context, events):
         StaleOperator(task_id="s", command=lvr(tmp_path, "")).execute(context)
 
 
-def test_the_default_command_is_this_installations_lvr():
-    from operators.airflow_operators import LVR
-
-    assert LVR[0] == sys.executable and os.access(LVR[0], os.X_OK) and LVR[1:] == ("-m", "operators.cli")
+def test_the_default_command_is_this_installations_lvr_wherever_it_runs(tmp_path, monkeypatch):
+    (tmp_path / "operators").mkdir()
+    (tmp_path / "operators" / "__init__.py").write_text("raise ImportError(__file__)")
+    monkeypatch.chdir(tmp_path)
+    finished = run_watched([*LVR, "schema", "Box"], wall_seconds=60, silence_seconds=60)
+    assert LVR[0] == sys.executable
+    assert (finished.status, finished.last_line) == (0, "}"), finished.tail

@@ -132,6 +132,14 @@ def test_what_a_command_leaves_behind_does_not_keep_its_end_back(tmp_path):
     assert all(gone(pid) for pid in pids_in(pids, 2))
 
 
+def test_a_folder_with_a_package_of_the_same_name_does_no_harm(tmp_path, monkeypatch):
+    (tmp_path / "operators").mkdir()
+    (tmp_path / "operators" / "__init__.py").write_text("raise ImportError(__file__)")
+    monkeypatch.chdir(tmp_path)
+    finished = run_watched(python("print(7)"), wall_seconds=PATIENCE, silence_seconds=PATIENCE)
+    assert (finished.status, finished.last_line) == (0, "7"), finished.tail
+
+
 def test_stop_ends_the_family(tmp_path):
     pids = tmp_path / "pids"
     watcher = start([*python(STUBBORN_FAMILY), str(pids)], grace_seconds=0.5)

@@ -63,6 +63,13 @@ def test_frames_and_errors_come_back(decoders, film, tmp_path):
     assert "in read_frames" in storage.value.__notes__[0]
 
 
+def test_a_folder_with_a_package_of_the_same_name_does_no_harm(decoders, film, tmp_path, monkeypatch):
+    (tmp_path / "trainer_plugin").mkdir()
+    (tmp_path / "trainer_plugin" / "__init__.py").write_text("raise ImportError(__file__)")
+    monkeypatch.chdir(tmp_path)
+    assert numbers(decoders.submit(piece(film))) == [0, 15]
+
+
 def test_an_error_that_cannot_be_sent_comes_as_its_traceback(decoders, film, strange_decoders):
     with pytest.raises(RuntimeError, match=r"in strange\n.*\nsitecustomize\.Unsendable: film"):
         decoders.submit(piece(film, "unsendable")).result(60)

@@ -16,6 +16,7 @@ from operators.local_airflow.standalone import (
     ROOT,
     Standalone,
     StandaloneError,
+    _airflow,
     reserve_port,
 )
 
@@ -58,6 +59,19 @@ def starter(home):
     ) as starter:
         yield starter
         starter.kill()
+
+
+def test_airflow_starts_in_a_folder_with_a_package_of_the_same_name(tmp_path):
+    (tmp_path / "airflow").mkdir()
+    (tmp_path / "airflow" / "__init__.py").write_text("raise ImportError(__file__)")
+    said = subprocess.run(
+        _airflow("version"),
+        cwd=tmp_path,
+        env=Standalone(tmp_path / "home").environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert importlib.metadata.version("apache-airflow") in said.stdout, said.stderr
 
 
 @pytest.mark.slow

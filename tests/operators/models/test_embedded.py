@@ -156,6 +156,14 @@ def test_it_ends_with_a_parent_that_is_killed():
         time.sleep(0.05)
 
 
+def test_it_starts_in_a_folder_with_a_package_of_the_same_name(tmp_path, monkeypatch):
+    (tmp_path / "operators").mkdir()
+    (tmp_path / "operators" / "__init__.py").write_text("raise ImportError(__file__)")
+    monkeypatch.chdir(tmp_path)
+    with EmbeddedServer() as endpoint:
+        check(endpoint)
+
+
 def test_a_start_that_fails_says_what_the_engine_said():
     with pytest.raises(ModelUnavailable, match=r"did not start: (?s:.*)argument --context"):
         EmbeddedServer(slot_context="many").start()
