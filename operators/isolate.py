@@ -142,27 +142,29 @@ def die_with_parent(parent_pid: int) -> None:
 def _answer(child: Any, receiver: Connection, timeout_seconds: float, memory_bytes: int) -> tuple[str, Any]:
     """How it ended, and with what. Raises EOFError when no answer will come."""
     deadline = time.monotonic() + timeout_seconds
+    look_at = time.monotonic() + _LOOK_SECONDS
     while True:
-        _watch(child, receiver, timeout_seconds, deadline, memory_bytes)
-        outcome, value = receiver.recv()
-        if outcome != "log":
-            return outcome, value
-        logging.getLogger(value.name).handle(value)
-
-
-def _watch(child: Any, receiver: Connection, timeout_seconds: float, deadline: float, memory_bytes: int) -> None:
-    """Returns when there is a message, or none will come."""
-    while not receiver.poll(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
+        if receiver.poll(max(0.0, min(look_at, deadline) - time.monotonic())):
+            outcome, value = receiver.recv()
+            if outcome != "log":
+                return outcome, value
+            logging.getLogger(value.name).handle(value)
         if time.monotonic() >= deadline:
             raise ChildFailed(
                 "timeout", f"no result within {timeout_seconds:.0f} s; raise the limit or look at the input"
             )
-        used = _resident_bytes(child.pid)
-        if used > memory_bytes:
-            raise ChildFailed(
-                "out_of_memory",
-                f"{used / 1e9:.1f} GB of memory in use, {memory_bytes / 1e9:.1f} GB are allowed; look at the input",
-            )
+        if time.monotonic() >= look_at:
+            _assert_within(memory_bytes, child.pid)
+            look_at = time.monotonic() + _LOOK_SECONDS
+
+
+def _assert_within(memory_bytes: int, pid: int) -> None:
+    used = _resident_bytes(pid)
+    if used > memory_bytes:
+        raise ChildFailed(
+            "out_of_memory",
+            f"{used / 1e9:.1f} GB of memory in use, {memory_bytes / 1e9:.1f} GB are allowed; look at the input",
+        )
 
 
 def _resident_bytes(pid: int) -> int:

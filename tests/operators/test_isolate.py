@@ -100,6 +100,21 @@ def test_a_bomb_is_ended_before_it_takes_the_machine(hungry):
     assert failed.value.reason == "out_of_memory"
 
 
+def fill_memory_and_log(seconds):
+    hoard = [b"x" * (16 << 20) for _ in range(40)]
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        log_a_line(logging.WARNING)
+        time.sleep(0.1)
+    return len(hoard)
+
+
+def test_logging_does_not_keep_the_watchdog_from_looking():
+    with pytest.raises(ChildFailed) as failed:
+        run_isolated(fill_memory_and_log, 8, timeout_seconds=60, memory_bytes=500_000_000)
+    assert failed.value.reason == "out_of_memory"
+
+
 def test_memory_that_cannot_be_had_is_a_typed_failure():
     with pytest.raises(ChildFailed) as failed:
         run_isolated(ask_for_too_much, timeout_seconds=60)
