@@ -102,6 +102,9 @@ def run_isolated(
     child.start()
     sender.close()
     try:
+        if _stopping.is_set():  # since it was looked at: `stop_children` does not see a child that is being started
+            _kill_group(child)
+            raise Stopped("the program is ending")
         outcome, value = _answer(child, receiver, timeout_seconds, memory_bytes)
     except ChildFailed:
         _kill_group(child)

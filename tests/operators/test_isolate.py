@@ -1,8 +1,10 @@
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import ffmpeg
 import psutil
 import pytest
 
-from operators.isolate import ChildFailed, run_isolated
+from operators import isolate
+from operators.isolate import ChildFailed, Stopped, run_isolated
 from operators.video.ffmpeg import run_ffmpeg
 from tests.support.videos import counting_video
 
@@ -171,6 +174,21 @@ def gone(pid):
 
 def log_a_line(level):
     logging.getLogger("operators.video").log(level, "%d of %d frames", 3, 7)
+
+
+def test_a_child_that_is_just_being_started_is_ended_with_the_others(monkeypatch):
+    process = multiprocessing.get_context("spawn").Process
+    start = process.start
+
+    def start_and_stop(child):
+        isolate.stop_children()
+        start(child)
+
+    monkeypatch.setattr(isolate, "_stopping", threading.Event())
+    monkeypatch.setattr(process, "start", start_and_stop)
+    with pytest.raises(Stopped):
+        run_isolated(time.sleep, 600, timeout_seconds=10)
+    assert not multiprocessing.active_children()
 
 
 def test_what_a_child_logs_is_logged_here(caplog):
