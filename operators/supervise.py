@@ -32,6 +32,8 @@ GRACE_SECONDS = 20.0
 """Between SIGTERM and SIGKILL."""
 ORPHANS_SECONDS = 2.0
 """The same, at most, for what a command has left behind that ended by itself."""
+STREAMS_SECONDS = 3.0
+"""For which a command's streams are read after its end: what has left its session may hold them for ever."""
 _TAIL_LINES = 40
 _PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
@@ -121,6 +123,7 @@ def run_watched(
     streams = {"out": watcher.stdout, "err": watcher.stderr}
     for name, stream in streams.items():
         threading.Thread(target=_read, args=(name, stream, lines), daemon=True).start()
+    threading.Thread(target=_end_streams, args=(watcher, lines, len(streams)), daemon=True).start()
     unended = len(streams)
     started = heard = time.monotonic()
     last_line = ""
@@ -152,6 +155,14 @@ def _read(name: str, stream: IO[str], lines: queue.Queue[tuple[str, str] | None]
     for line in stream:
         lines.put((name, line.rstrip("\n")))
     lines.put(None)
+
+
+def _end_streams(watcher: subprocess.Popen[str], lines: queue.Queue[tuple[str, str] | None], count: int) -> None:
+    """Put the streams' ends into the queue, a while after the command's."""
+    watcher.wait()
+    time.sleep(STREAMS_SECONDS)
+    for _ in range(count):
+        lines.put(None)
 
 
 def _status(code: int) -> int:

@@ -132,6 +132,21 @@ def test_what_a_command_leaves_behind_does_not_keep_its_end_back(tmp_path):
     assert all(gone(pid) for pid in pids_in(pids, 2))
 
 
+def test_who_left_the_session_with_the_streams_does_not_keep_the_end_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervise, "STREAMS_SECONDS", 0.2)
+    code = """
+        import subprocess, sys
+        left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        open(sys.argv[1], "w").write(str(left.pid))
+        print("done")
+    """
+    finished = run_watched([*python(code), str(tmp_path / "pid")], wall_seconds=PATIENCE, silence_seconds=PATIENCE)
+    [left] = pids_in(tmp_path / "pid", 1)
+    assert psutil.pid_exists(left)
+    os.kill(left, signal.SIGKILL)
+    assert (finished.status, finished.last_line) == (0, "done")
+
+
 def test_a_folder_with_a_package_of_the_same_name_does_no_harm(tmp_path, monkeypatch):
     (tmp_path / "operators").mkdir()
     (tmp_path / "operators" / "__init__.py").write_text("raise ImportError(__file__)")
