@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -78,7 +78,7 @@ class LvrCommandOperator(BaseOperator):
             environment = command_environment()
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
-        progress = _Progress(context)
+        progress = _Progress(context, self.log.warning)
 
         def on_line(line: str) -> None:
             self.log.info(line)
@@ -261,16 +261,27 @@ def _newest_release(context: Context) -> dict[str, Any]:
 
 
 class _Progress:
-    """The task's newest progress line, in its state store: the UI and the REST API show it while the task runs."""
+    """The task's newest progress line, in its state store: the UI and the REST API show it while the task runs.
 
-    def __init__(self, context: Context) -> None:
+    A line that cannot be stored is left out, and the log says so the first time.
+    """
+
+    def __init__(self, context: Context, warn: Callable[[str], None]) -> None:
         self._store = context["task_state_store"]
+        self._warn = warn
+        self._has_failed = False
         self._shown_at = 0.0
 
     def show(self, line: str) -> None:
-        if line and time.monotonic() - self._shown_at >= PROGRESS_SECONDS:
+        if not line or time.monotonic() - self._shown_at < PROGRESS_SECONDS:
+            return
+        try:
             self._store.set("progress", line)
-            self._shown_at = time.monotonic()
+        except Exception as error:  # noqa: BLE001 - hours of work do not depend on what the UI shows
+            if not self._has_failed:
+                self._warn(f"the progress cannot be stored, the UI may show an old one: {error}")
+            self._has_failed = True
+        self._shown_at = time.monotonic()
 
 
 def _json(line: str) -> Any:

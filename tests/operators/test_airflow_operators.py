@@ -88,6 +88,21 @@ def test_a_stage_runs_for_its_lane_and_returns_its_metrics(tmp_path, context, ca
     assert context["task_state_store"] == {"progress": "ingest lane 3: 1/2 videos"}
 
 
+class BrokenStore(StateStore):
+    def set(self, key, value):
+        raise RuntimeError("the API server does not answer")
+
+
+def test_progress_that_cannot_be_stored_is_said_once_and_ends_nothing(tmp_path, context, capfd, monkeypatch):
+    monkeypatch.setattr("operators.airflow_operators.PROGRESS_SECONDS", 0.0)
+    context["task_state_store"] = BrokenStore()
+    code = "print('1/2 videos', '2/2 videos', sep='\\n', file=sys.stderr); print(json.dumps({'rows': 7}))"
+    stage = StageOperator(task_id="shard", stage="shard", run_url="/r", command=lvr(tmp_path, code))
+    assert stage.execute(context) == {"rows": 7}
+    said = capfd.readouterr().out
+    assert "2/2 videos" in said and said.count("the API server does not answer") == 1
+
+
 def test_a_stage_over_the_build_needs_no_lane(tmp_path, context):
     stage = StageOperator(task_id="shard", stage="shard", run_url="/data/runs/r", command=lvr(tmp_path, "print('{}')"))
     stage.execute(context)
