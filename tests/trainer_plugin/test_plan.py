@@ -203,7 +203,7 @@ def test_a_row_shorter_than_its_ranks_is_padded_with_what_nobody_sees():
     assert (len(plan), plan.segments, plan.supervised_count) == (8, [(0, 3), (3, 8)], 2)
 
 
-@given(st.lists(st.floats(0, 1e6), max_size=30), st.integers(1, 9))
+@given(st.lists(st.floats(0, 1e6, allow_subnormal=False), max_size=30), st.integers(1, 9))
 def test_cuts_cover_all_and_are_balanced(costs, parts):
     cuts = balanced_cuts(torch.tensor(costs, dtype=torch.float64), parts)
     assert len(cuts) == parts

@@ -150,7 +150,7 @@ def test_other_words_are_for_the_judge_who_sees_the_question(verify, server, sam
 
 def test_all_questions_of_a_check_are_asked_side_by_side(verify, server):
     server.script = judge()
-    server.delay_seconds = 0.05
+    server.delay_seconds = 0.5
     verify(CHOICE, OPEN)
     assert server.peak >= 8
 
