@@ -311,7 +311,7 @@ def test_the_example_in_the_documents_runs(alone, release, tmp_path, monkeypatch
     given = "max_steps=1000, gradient_accumulation_steps=4"
     assert given in example
     shorter = example.replace(given, "max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True, save_steps=2")
-    exec(shorter, {"__name__": "__main__"})
+    exec(shorter, {})
     assert (tmp_path / "checkpoint-2" / "model.safetensors").exists()
 
 
