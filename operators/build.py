@@ -62,6 +62,7 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
         )
     lanes = make_lanes(listing.sources, config.lane_videos)
     store = Store(config.out)
+    store.remove_unfinished()
     run = Run(
         run_id=run_id,
         requested=config,

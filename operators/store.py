@@ -4,8 +4,8 @@
     commits/{stage}/{key}.json   the manifest of a finished (stage, unit), written last; the first writer wins
     journal/{stage}/{unit}/      model answers of running units (operators.models.journal)
 
-A killed writer leaves at most a file under `tmp/`. Two writers of the same object write the same bytes; two writers of
-the same commit agree on the first one, and both go on with what it names.
+A killed writer leaves at most a file under `tmp/`, which a later run removes. Two writers of the same object write the
+same bytes; two writers of the same commit agree on the first one, and both go on with what it names.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ from schemas.errors import Outage, SchemaError
 from schemas.run import Commit
 
 R = TypeVar("R", bound=Row)
+
+_DAY_SECONDS = 24 * 3600
 
 _WAYS_OUT = {
     errno.ENOSPC: "the disk is full; free some space and run again, finished work is kept",
@@ -203,6 +206,14 @@ class Store:
     def remove(self, address: str) -> None:
         with outages(self.url), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self._path(address))
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed writers have left: what nobody has written to for a day, as others may be writing now."""
+        for address in self.list("tmp") if self.is_local else ():
+            path = Path(self._path(address))
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # another run was first, another user's file
+                if time.time() - path.stat().st_mtime > _DAY_SECONDS:
+                    path.unlink()
 
     def _path(self, address: str) -> str:
         return f"{self.root}/{address}"

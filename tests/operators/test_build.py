@@ -484,6 +484,15 @@ def test_ending_a_stage_as_airflow_does_rejects_nothing(films, tmp_path):
     assert run_stage(folder, "split", 0).rows > 0
 
 
+def test_a_new_run_removes_what_killed_writers_left(films, tmp_path, server):
+    left = tmp_path / "out/tmp/left.tar"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    os.utime(left, (0, 0))
+    plan_build(config_for(films, tmp_path / "out"), "run")
+    assert not left.exists()
+
+
 def test_a_source_that_vanishes_is_a_reject_and_no_failed_build(films, tmp_path, server):
     shelf = tmp_path / "shelf"
     shelf.mkdir()

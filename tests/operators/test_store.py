@@ -169,6 +169,17 @@ def test_a_killed_writer_leaves_no_half_object(tmp_path, delay):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
 
 
+def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
+    store, folder = Store(str(tmp_path)), tmp_path / "tmp"
+    store.remove_unfinished()
+    folder.mkdir()
+    for name, hours in (("abandoned.tar", 25), ("in-progress.tar", 23)):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - 3600 * hours,) * 2)
+    store.remove_unfinished()
+    assert [path.name for path in folder.iterdir()] == ["in-progress.tar"]
+
+
 def test_a_writer_that_looked_too_early_does_not_overwrite_the_first(store, monkeypatch):
     """Between the look and the write another worker may commit: the storage itself must refuse the second."""
     monkeypatch.setattr(Store, "exists", lambda self, address: False)

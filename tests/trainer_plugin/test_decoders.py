@@ -101,7 +101,7 @@ def test_a_video_that_is_decoded_without_end_is_given_up_once(decoders, film, st
         with pytest.raises(BadVideo, match="video endless: 2 frames are not decoded in 8 s") as bad:
             decoders.submit(piece(film, "endless")).result(60)
         assert bad.value.reason == "too_slow"
-    assert time.monotonic() - began < 16
+    assert time.monotonic() - began < 3 * 8.0
     assert numbers(decoders.submit(piece(film))) == [0, 15]
 
 
@@ -112,7 +112,7 @@ def test_closing_ends_what_still_decodes(film, strange_decoders):
         time.sleep(0.01)
     began = time.monotonic()
     decoders.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 50  # it would sleep 100
     assert processes_of(os.getpid()) == []
     assert all(future.done() for future in futures)
 
