@@ -108,24 +108,14 @@ class Training:
         self.tokenizer = together(lambda: read_tokenizer(recipe.model))
         self.rows = together(self._open_rows)
         self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
-        memory = recipe.memory
         self.model = build_model(
             recipe.model,
             recipe.trained,
             config,
             self.parallel,
             compute=getattr(torch, recipe.precision),
-            options=RunOptions(
-                kernel=recipe.kernel,
-                head=recipe.head,
-                recomputed_layers=memory.recomputed_layers,
-                keep_attention=memory.keep_attention,
-                mlp_tokens=memory.mlp_tokens,
-                vision_patches=memory.vision_patches,
-                offload=memory.offload_activations,
-                compile=recipe.compile,
-            ),
-            offload=memory.offload_parameters,
+            options=run_options(recipe),
+            offload=recipe.memory.offload_parameters,
             seed=recipe.seed,
         )
         check_features(self.rows, self.model)
@@ -359,6 +349,21 @@ def open_samples(
         target=videos.target,
         media=videos.media,
         features=features,
+    )
+
+
+def run_options(recipe: Recipe) -> RunOptions:
+    """How the recipe's model is run."""
+    memory = recipe.memory
+    return RunOptions(
+        kernel=recipe.kernel,
+        head=recipe.head,
+        recomputed_layers=memory.recomputed_layers,
+        keep_attention=memory.keep_attention,
+        mlp_tokens=memory.mlp_tokens,
+        vision_patches=memory.vision_patches,
+        offload=memory.offload_activations,
+        compile=recipe.compile,
     )
 
 
