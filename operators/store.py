@@ -14,6 +14,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -31,6 +32,8 @@ from schemas.run import Commit
 
 R = TypeVar("R", bound=Row)
 
+_PARTIAL = re.compile(r"[0-9a-f]{32}-")
+"""How the names of files under `tmp/` begin. `out` may be a folder in which others have a `tmp/` of their own."""
 _DAY_SECONDS = 24 * 3600
 
 _WAYS_OUT = {
@@ -209,8 +212,10 @@ class Store:
 
     def remove_unfinished(self) -> None:
         """Remove what killed writers have left: what nobody has written to for a day, as others may be writing now."""
-        for address in self.list("tmp") if self.is_local else ():
-            path = Path(self._path(address))
+        paths = [Path(self._path(address)) for address in self.list("tmp")] if self.is_local else []
+        for path in paths:
+            if not _PARTIAL.match(path.name):
+                continue
             with contextlib.suppress(FileNotFoundError, PermissionError):  # another run was first, another user's file
                 if time.time() - path.stat().st_mtime > _DAY_SECONDS:
                     path.unlink()

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import threading
 import time
+import uuid
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -485,7 +486,7 @@ def test_ending_a_stage_as_airflow_does_rejects_nothing(films, tmp_path):
 
 
 def test_a_new_run_removes_what_killed_writers_left(films, tmp_path, server):
-    left = tmp_path / "out/tmp/left.tar"
+    left = tmp_path / "out/tmp" / f"{uuid.uuid4().hex}-left.tar"
     left.parent.mkdir(parents=True)
     left.touch()
     os.utime(left, (0, 0))

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+import uuid
 from pathlib import Path
 
 import fsspec
@@ -173,11 +174,25 @@ def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
     store, folder = Store(str(tmp_path)), tmp_path / "tmp"
     store.remove_unfinished()
     folder.mkdir()
-    for name, hours in (("abandoned.tar", 25), ("in-progress.tar", 23)):
+    abandoned, in_progress = (f"{uuid.uuid4().hex}-{name}.tar" for name in ("abandoned", "in-progress"))
+    for name, hours in ((abandoned, 25), (in_progress, 23), ("somebody's.tar", 25)):
         (folder / name).write_bytes(b"half")
         os.utime(folder / name, (time.time() - 3600 * hours,) * 2)
     store.remove_unfinished()
-    assert [path.name for path in folder.iterdir()] == ["in-progress.tar"]
+    assert {path.name for path in folder.iterdir()} == {in_progress, "somebody's.tar"}
+
+
+def test_a_partial_file_has_a_name_by_which_it_is_removed(tmp_path):
+    store = Store(str(tmp_path))
+
+    def killed(partial):
+        partial.touch()
+        os.utime(partial, (0, 0))
+        store.remove_unfinished()
+        assert not partial.exists()
+        partial.touch()
+
+    store._publish_local("objects/ab/name.tar", killed)
 
 
 def test_a_writer_that_looked_too_early_does_not_overwrite_the_first(store, monkeypatch):
