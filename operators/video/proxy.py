@@ -42,8 +42,7 @@ _ENCODER = {
 }
 """On-screen text is read as well as at CRF 26, and worse from 42 on; the next slower preset saves 1 % for twice the
 time. x264 gives frames that stand for half a second finer quantizers than the figure is known for. Unless it is to be
-independent of the CPU, its AVX-512 macroblock tree makes other bytes of the same frames once in some 700 proxies of a
-film of four seconds (11 of 8,161 on an AMD EPYC; none of 14,603 with it, and no slower)."""
+independent of the CPU, its AVX-512 macroblock tree now and then makes other bytes of the same frames."""
 
 
 @dataclass(frozen=True)
