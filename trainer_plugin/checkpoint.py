@@ -116,19 +116,24 @@ class CheckpointFolder:
         """Write a checkpoint, then forget all but the last `keep` up to it, and what killed runs left half.
 
         Later ones, of a run that was sent back to this step, stay until it comes to them.
+
+        Raises:
+            CheckpointException, OSError, RuntimeError: on every rank, when one of them cannot write, say as the disk is
+                full; the last checkpoint stays.
         """
         final = self.folder / f"step-{state.step:08d}"
         beside = self._writing.cleared()
         save_tensors(beside, model, optimizer)
-        if dist.get_rank() == 0:
-            write_whole(beside / _STATE, state.model_dump_json(indent=1).encode())
-            put_whole(beside, final)
-            write_whole(self.folder / "latest", final.name.encode())
-            earlier = [path for path in sorted(self.folder.glob("step-*")) if path.name <= final.name]
-            for old in [*earlier[: -self.keep], *self.folder.glob(".step-*.replaced")]:
-                shutil.rmtree(old)
-        dist.barrier()
+        on_first_rank(lambda: self._publish(beside, final, state))
         return final
+
+    def _publish(self, beside: Path, final: Path, state: RunState) -> None:
+        write_whole(beside / _STATE, state.model_dump_json(indent=1).encode())
+        put_whole(beside, final)
+        write_whole(self.folder / "latest", final.name.encode())
+        earlier = [path for path in sorted(self.folder.glob("step-*")) if path.name <= final.name]
+        for old in [*earlier[: -self.keep], *self.folder.glob(".step-*.replaced")]:
+            shutil.rmtree(old)
 
     def load(self, path: Path, model: LongVideoModel, optimizer: Optimizer) -> RunState:
         """Take up a checkpoint.

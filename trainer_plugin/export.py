@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from schemas.errors import BadInput
 from trainer_plugin.files import put_whole
 from trainer_plugin.model import LongVideoModel, reshard
+from trainer_plugin.parallel import on_first_rank
 from trainer_plugin.recipe import Export
 from trainer_plugin.weights import empty_model
 
@@ -48,11 +49,13 @@ def export_model(
 
     Raises:
         BadInput: nothing is asked for.
+        OSError, RuntimeError: on every rank, when the first one cannot write.
     """
     if kind is Export.NONE:
         raise BadInput("there is nothing to export with export: none; set it to model or adapter")
     weights = _gathered(model, dtype, adapters_only=kind is Export.ADAPTER)
-    if dist.get_rank() == 0:
+
+    def write() -> None:
         # In a folder that is there, not next to it: that may be another disk.
         beside = folder / ".writing" if folder.exists() else folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(beside, ignore_errors=True)
@@ -63,7 +66,8 @@ def export_model(
             _write_model(model.model, weights, beside, dtype)
             _write_companions(beside, source, tokenizer)
         _put(beside, folder)
-    dist.barrier()
+
+    on_first_rank(write)
 
 
 def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) -> dict[str, Tensor]:

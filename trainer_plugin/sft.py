@@ -31,7 +31,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from trainer_plugin.batches import RowStream, share_given_out
@@ -53,8 +53,8 @@ from trainer_plugin.metrics import (
     peak_memory,
     training_flops,
 )
-from trainer_plugin.model import RunOptions
-from trainer_plugin.parallel import on_first_rank, parallelize, start, together
+from trainer_plugin.model import LongVideoModel, RunOptions
+from trainer_plugin.parallel import Parallel, on_first_rank, parallelize, start, together
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
 from trainer_plugin.rows import (
     Load,
@@ -108,16 +108,7 @@ class Training:
         self.tokenizer = together(lambda: read_tokenizer(recipe.model))
         self.rows = together(self._open_rows)
         self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
-        self.model = build_model(
-            recipe.model,
-            recipe.trained,
-            config,
-            self.parallel,
-            compute=getattr(torch, recipe.precision),
-            options=run_options(recipe),
-            offload=recipe.memory.offload_parameters,
-            seed=recipe.seed,
-        )
+        self.model = open_model(recipe, config, self.parallel)
         check_features(self.rows, self.model)
         self.costs = self.model.costs
         self._tower_costs = TowerCosts.of(self.model.model, self.family)
@@ -352,18 +343,34 @@ def open_samples(
     )
 
 
-def run_options(recipe: Recipe) -> RunOptions:
-    """How the recipe's model is run."""
+def open_model(recipe: Recipe, config: PretrainedConfig, parallel: Parallel) -> LongVideoModel:
+    """The recipe's model, sharded and ready to train. Every rank must call it.
+
+    Args:
+        config: `read_config(recipe.model)`.
+
+    Raises:
+        BadInput: on every rank, when the folder's weights are not those of the model.
+    """
     memory = recipe.memory
-    return RunOptions(
-        kernel=recipe.kernel,
-        head=recipe.head,
-        recomputed_layers=memory.recomputed_layers,
-        keep_attention=memory.keep_attention,
-        mlp_tokens=memory.mlp_tokens,
-        vision_patches=memory.vision_patches,
-        offload=memory.offload_activations,
-        compile=recipe.compile,
+    return build_model(
+        recipe.model,
+        recipe.trained,
+        config,
+        parallel,
+        compute=getattr(torch, recipe.precision),
+        options=RunOptions(
+            kernel=recipe.kernel,
+            head=recipe.head,
+            recomputed_layers=memory.recomputed_layers,
+            keep_attention=memory.keep_attention,
+            mlp_tokens=memory.mlp_tokens,
+            vision_patches=memory.vision_patches,
+            offload=memory.offload_activations,
+            compile=recipe.compile,
+        ),
+        offload=memory.offload_parameters,
+        seed=recipe.seed,
     )
 
 

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, rotate_checkpoints
 
 from schemas.errors import BadInput
 from trainer_plugin.checkpoint import WritingPlace, check_optimizer, load_tensors, model_values, save_tensors
@@ -33,7 +33,7 @@ from trainer_plugin.export import export_model
 from trainer_plugin.files import put_whole
 from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
-from trainer_plugin.parallel import together
+from trainer_plugin.parallel import on_first_rank, together
 from trainer_plugin.rows import (
     Load,
     check_features,
@@ -101,6 +101,12 @@ class LongVideoTrainer(Trainer):
             raise BadInput(
                 f"bf16 is True, but the model was built to compute in {model.compute_dtype}; build it with "
                 f"compute=torch.bfloat16, or leave bf16 out"
+            )
+        evaluates = args.eval_strategy != IntervalStrategy.NO or args.eval_on_start
+        if evaluates and type(self).evaluate is Trainer.evaluate:
+            raise BadInput(
+                f"eval_strategy is {IntervalStrategy(args.eval_strategy).value}, eval_on_start {args.eval_on_start}: there is no "
+                f"evaluation of packed rows here; override `evaluate` in a class of your own, or leave both out"
             )
         if args.n_gpu > 1:
             raise BadInput(
@@ -218,8 +224,8 @@ class LongVideoTrainer(Trainer):
             ) from error
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Lets the Trainer write all of it in a folder beside, then renames that."""
-        first = dist.get_rank() == 0
+        """Lets the Trainer write all of it in a folder beside, then renames that. What a rank cannot write is an error
+        on all."""
         out = Path(self._get_output_dir(trial))
         final = out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self._writing = self._writing or WritingPlace(out)
@@ -227,20 +233,20 @@ class LongVideoTrainer(Trainer):
         written = beside / final.name
         self._beside = beside
         try:
-            super()._save_checkpoint(model, trial)
+            together(partial(super()._save_checkpoint, model, trial))
         finally:
             self._beside = None
         if self.state.best_model_checkpoint == str(written):
             self.state.best_model_checkpoint = str(final)
-            if first:
-                self.state.save_to_json(str(written / _STATE))
-        dist.barrier()
-        if first:
+
+        def publish() -> None:
+            self.state.save_to_json(str(written / _STATE))
             put_whole(written, final)
             shutil.rmtree(beside)
             best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
             rotate_checkpoints(str(out), limit, best_model_checkpoint=best, use_mtime=True)
-        dist.barrier()
+
+        on_first_rank(publish)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
 
@@ -256,10 +262,13 @@ class LongVideoTrainer(Trainer):
         save_tensors(Path(output_dir) / _TENSORS, self._long, self._adam)
         saved = positions(self.position, self.rows, self._long.parallel)
         values = model_values(self._long)
-        if dist.get_rank() == 0:
+
+        def write() -> None:
             (Path(output_dir) / _POSITION).write_text(json.dumps(saved))
             (Path(output_dir) / _MODEL).write_text(json.dumps(values))
             torch.save(self._schedule.state_dict(), Path(output_dir) / _SCHEDULER)
+
+        on_first_rank(write)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing yet: weights come with their moments, once there is an optimizer. But it must have all of it.

@@ -88,6 +88,25 @@ def test_a_save_that_dies_leaves_the_last_checkpoint(run, release, monkeypatch):
         assert len(list(training)) == 2
 
 
+def full_while_it_saves(asked) -> str:
+    """The first rank's disk is full when all shards of the first checkpoint are written. Returns what a rank says."""
+
+    def full(*arguments):
+        raise OSError("No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch, Training(asked) as training:
+        if torch.distributed.get_rank() == 0:
+            patch.setattr("trainer_plugin.checkpoint.write_whole", full)
+        with pytest.raises((OSError, RuntimeError)) as raised:
+            list(training)
+    return str(raised.value)
+
+
+def test_a_full_disk_of_the_first_rank_is_an_error_on_every_rank(ranks, release, tmp_path):
+    told = ["No space left on device", "rank 0 has failed: No space left on device"]
+    assert ranks[2].run(full_while_it_saves, recipe(tmp_path, release, "steps=1")) == told
+
+
 def killed_while_it_saves(asked) -> None:
     """The last rank is killed in the middle of the second checkpoint."""
     with Training(asked) as training:

@@ -160,6 +160,38 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, r
     assert {path.name for path in (folder / "checkpoint-3").iterdir()} >= {"model.safetensors", "trainer_state.json"}
 
 
+def full_while_it_saves(asked: Recipe, folder, where: str, rank: int) -> str:
+    """One rank's disk is full in the middle of the first checkpoint. Returns what a rank says."""
+    as_torchrun_would()
+    trainer = trainer_of(asked, folder, 2, save_strategy="steps", save_steps=1)
+
+    def full(*arguments, **options):
+        raise OSError("No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.distributed.get_rank() == rank:
+            patch.setattr(where, full)
+        with pytest.raises((OSError, RuntimeError)) as raised:
+            trainer.train()
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "rank"),
+    [
+        ("trainer_plugin.export._put", 0),
+        ("pathlib.Path.write_text", 0),
+        ("transformers.Trainer._save_rng_state", 1),
+        ("trainer_plugin.trainer.put_whole", 0),
+    ],
+)
+def test_a_disk_that_is_full_for_one_rank_is_an_error_on_every_rank(ranks, release, tmp_path, where, rank):
+    told = [f"rank {rank} has failed: No space left on device"] * 2
+    told[rank] = "No space left on device"
+    assert ranks[2].run(full_while_it_saves, recipe(tmp_path, release), tmp_path / "run", where, rank) == told
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
 def elsewhere(asked: Recipe, folder) -> str:
     """What a rank says whose output folder is another one than the others'."""
     as_torchrun_would()
@@ -329,6 +361,8 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
         ({"bf16": True}, r"bf16 is True, but the model was built to compute in torch\.float32; build it with"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1, but must be left out"),
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha is 5.0, but must be left out"),
+        ({"eval_strategy": "steps"}, "eval_strategy is steps, .* override `evaluate` in a class of your own"),
+        ({"eval_on_start": True}, "eval_on_start True: there is no evaluation of packed rows here"),
         ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end is True, but must be left"),
     ],
 )
