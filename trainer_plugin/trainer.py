@@ -102,11 +102,11 @@ class LongVideoTrainer(Trainer):
                 f"bf16 is True, but the model was built to compute in {model.compute_dtype}; build it with "
                 f"compute=torch.bfloat16, or leave bf16 out"
             )
-        evaluates = args.eval_strategy != IntervalStrategy.NO or args.eval_on_start
-        if evaluates and type(self).evaluate is Trainer.evaluate:
+        evaluation = IntervalStrategy(args.eval_strategy)
+        if (evaluation != IntervalStrategy.NO or args.eval_on_start) and type(self).evaluate is Trainer.evaluate:
             raise BadInput(
-                f"eval_strategy is {IntervalStrategy(args.eval_strategy).value}, eval_on_start {args.eval_on_start}: there is no "
-                f"evaluation of packed rows here; override `evaluate` in a class of your own, or leave both out"
+                f"eval_strategy is {evaluation.value}, eval_on_start {args.eval_on_start}: there is no evaluation of "
+                f"packed rows here; override `evaluate` in a class of your own, or leave both out"
             )
         if args.n_gpu > 1:
             raise BadInput(
