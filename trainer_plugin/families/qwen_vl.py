@@ -133,14 +133,28 @@ class Qwen25VL(_QwenVL):
         return [self.vision_start_id, *[self.video_token_id] * self._tokens(grid), self.vision_end_id]
 
     def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
+        """Rotary positions [3, S], equal to vLLM's for the same `seconds_per_temporal_patch`, bit for bit.
+
+        vLLM 0.26 (`get_mrope_input_positions` in its `qwen2_5_vl.py`) receives `second_per_grid_ts` as a float32
+        tensor, takes it out as a Python float, and multiplies in float64:
+        `t * (float64(float32(seconds)) * tokens_per_second)`, truncated. A product in float32, as transformers has it,
+        is one off where it falls on the other side of a whole number.
+        """
         steps = []
         for grid, times in videos:
-            seconds = self.seconds_per_temporal_patch(times)
-            steps.append((torch.arange(grid.t) * (self.tokens_per_second * seconds)).long())
+            seconds = torch.tensor(self.seconds_per_temporal_patch(times), dtype=torch.float32).item()
+            patches = torch.arange(grid.t, dtype=torch.float64)
+            steps.append((patches * (seconds * self.tokens_per_second)).long())
         return self._positions(input_ids, [grid for grid, _ in videos], steps)
 
     def seconds_per_temporal_patch(self, frame_times_us: Sequence[int]) -> float:
-        """The processor's `second_per_grid_ts`: one number for a video, of its mean step."""
+        """One number for a video, in seconds: the mean time from one temporal patch to the next. Send it to vLLM as
+        `second_per_grid_ts`, in a float32 tensor.
+
+        transformers' processor (5.20, `Qwen2_5_VLProcessor._process_videos`) gives `temporal_patch_size / sampled_fps`
+        in float64: the video's duration over its number of frames, times the temporal patch size. For evenly spread
+        frames that is this mean, up to the rounding of frame times to microseconds.
+        """
         starts = frame_times_us[:: self.temporal_patch]
         if len(starts) < 2:
             return 1.0
@@ -186,7 +200,8 @@ class Qwen3VL(_QwenVL):
         tokens = [self.video_token_id] * self.tokens_per_temporal_patch(grid)
         for first in range(0, len(frame_times_us), self.temporal_patch):
             last = frame_times_us[first + self.temporal_patch - 1]
-            seconds = (frame_times_us[first] + last) / 2 / SECOND_US
+            # Each time is rounded before the mean is taken, as in Qwen3VLProcessor: 0.1 and 0.2 give "0.2", not "0.1".
+            seconds = (frame_times_us[first] / SECOND_US + last / SECOND_US) / 2
             ids += tokenizer.encode(f"<{seconds:.1f} seconds>", add_special_tokens=False)
             ids += [self.vision_start_id, *tokens, self.vision_end_id]
         return ids

@@ -1,10 +1,17 @@
 """Positions and video tokens are those of Hugging Face's code where it is right, and of Qwen's where it is not."""
 
+import hashlib
+from collections.abc import Sequence
+from fractions import Fraction
+from random import Random
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.video_utils import VideoMetadata
 
 from tests.trainer_plugin.parity import (
     END_ID,
@@ -15,10 +22,13 @@ from tests.trainer_plugin.parity import (
     Words,
     make_samples,
     positions_are_right,
+    tiny_config,
     tiny_family,
     tiny_model,
 )
+from trainer_plugin.dataset import frame_times
 from trainer_plugin.examples import Grid
+from trainer_plugin.families.qwen_vl import SECOND_US, Qwen25VL
 
 models = {name: tiny_model(name) for name in ("qwen2_5_vl", "qwen3_vl")}
 families = {name: tiny_family(name) for name in models}
@@ -39,6 +49,20 @@ def theirs(name, example):
         second_per_grid_ts=torch.tensor(seconds),
     )
     return positions[:, 0]
+
+
+def of_vllm(patches: int, seconds: float, tokens_per_second: float) -> np.ndarray:
+    """vLLM 0.26's time positions of a video, from its `second_per_grid_ts`, with its types."""
+    factor = torch.tensor([seconds], dtype=torch.float32).item() * tokens_per_second
+    return (np.indices((patches, 1, 1))[0].ravel() * factor).astype(np.int64)
+
+
+def time_positions(times: Sequence[int], tokens_per_second: float = 2) -> np.ndarray:
+    """Of a video of one token in each temporal patch."""
+    family = Qwen25VL(tiny_config("qwen2_5_vl"))
+    family.tokens_per_second = tokens_per_second
+    patches = len(times) // 2
+    return family.positions(torch.tensor([VIDEO_ID] * patches), [(Grid(patches, 2, 2), times)])[0].numpy()
 
 
 def originally(example, tokens_per_second):
@@ -76,6 +100,59 @@ def test_positions_of_qwen3_are_transformers(draft):
     [sample] = make_samples(families["qwen3_vl"], [draft])
     if sample.example.videos:
         assert torch.equal(sample.example.positions, theirs("qwen3_vl", sample.example))
+
+
+def test_a_time_that_float32_puts_below_a_whole_number_is_truncated_as_in_vllm():
+    """1.4 s for each of 75 temporal patches, measured in vLLM 0.26: 14 of them are one lower than the exact product."""
+    found = time_positions([700_000 * number for number in range(150)])
+    exact = np.array([14 * patch // 5 for patch in range(75)])
+    assert found[:16].tolist() == [0, 2, 5, 8, 11, 13, 16, 19, 22, 25, 27, 30, 33, 36, 39, 41]
+    assert np.flatnonzero(found != exact).tolist() == list(range(5, 75, 5))
+    assert set(exact - found) == {0, 1}
+
+
+@settings(deadline=None)
+@given(
+    st.integers(2, 1800),
+    st.integers(1, 400).map(lambda hundredths: hundredths * 10_000) | st.integers(1, 4 * SECOND_US),
+    st.integers(0, SECOND_US),
+    st.sampled_from([1, 2, 4, 25, 1.5]),
+)
+def test_times_are_vllms_at_every_step_and_length(patches, step_us, first_us, tokens_per_second):
+    times = [first_us + step_us * number for number in range(2 * patches)]
+    expected = of_vllm(patches, 2 * step_us / SECOND_US, tokens_per_second)
+    assert np.array_equal(time_positions(times, tokens_per_second), expected)
+
+
+def test_times_of_long_videos_are_vllms():
+    """100 of 1,200 to 3,600 frames, evenly spread over 10 to 60 minutes; the hash is of what vLLM's formula gave."""
+    random, digest, unlike = Random(0), hashlib.sha256(), 0
+    for _ in range(100):
+        frames, duration_us = 2 * random.randint(600, 1800), random.randint(600 * SECOND_US, 3600 * SECOND_US)
+        times = frame_times(duration_us, frames)
+        found, seconds = time_positions(times), seconds_between(times)
+        assert np.array_equal(found, of_vllm(frames // 2, seconds, 2))
+        digest.update(found.astype("<i8").tobytes())
+        unlike += not np.array_equal(found, (torch.arange(frames // 2) * (2 * seconds)).long().numpy())
+    assert digest.hexdigest() == "3fe7acef08b7d67113e0d19c9febddfd82193465ecfbff1351a11abde7a996dc"
+    assert unlike == 2  # from a product in float32
+
+
+def seconds_between(times: Sequence[int]) -> float:
+    """The mean, rounded once."""
+    starts = times[::2]
+    return float(Fraction(starts[-1] - starts[0], (len(starts) - 1) * SECOND_US))
+
+
+@given(st.integers(1, 1800), st.integers(1, 3 * 3600 * SECOND_US))
+def test_seconds_are_the_processors_to_a_microsecond(patches, duration_us):
+    """`temporal_patch_size / sampled_fps` of evenly spread frames."""
+    frames = 2 * patches
+    metadata = VideoMetadata(
+        total_num_frames=frames, fps=frames / (duration_us / SECOND_US), frames_indices=list(range(frames))
+    )
+    seconds = families["qwen2_5_vl"].seconds_per_temporal_patch(frame_times(duration_us, frames))
+    assert seconds == pytest.approx(1.0 if patches == 1 else 2 / metadata.sampled_fps, abs=1e-6)
 
 
 def test_time_counts_in_seconds_and_text_follows_the_longest_side():
@@ -121,14 +198,17 @@ class Letters:
         return [text]
 
 
-@given(st.integers(1, 5), st.sampled_from([1.0, 10.0, 29.97]), st.integers(1, 20))
+@given(st.integers(1, 30), st.sampled_from([1, 2, 2.5, 4, 5, 8, 10, 20, 25, 50, 29.97]), st.integers(1, 200))
 def test_a_video_of_qwen3_tells_the_times_that_its_processor_tells(patches, fps, every):
     indices = [every * number for number in range(2 * patches)]
     times = [round(index / fps * 1e6) for index in indices]
     ids = families["qwen3_vl"].video_ids(Letters(), Grid(patches, 2, 4), times, 2 * times[-1])
     seconds = Qwen3VLProcessor._calculate_timestamps(None, indices, fps, 2)
-    told = [float(text.removeprefix("<").removesuffix(" seconds>")) for text in ids[::5]]
-    assert told == pytest.approx(seconds, abs=0.0501)  # in tenths, of times in whole microseconds
+    if fps == 29.97:  # its times are not whole microseconds
+        told = [float(text.removeprefix("<").removesuffix(" seconds>")) for text in ids[::5]]
+        assert told == pytest.approx(seconds, abs=0.0501)
+    else:
+        assert ids[::5] == [f"<{second:.1f} seconds>" for second in seconds]
     assert ids[1:5] == [START_ID, VIDEO_ID, VIDEO_ID, END_ID]
     assert len(ids) == 5 * patches
 
