@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -6,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from operators import scratch
 from operators.scratch import scratch_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,17 +32,87 @@ def test_an_error_leaves_nothing_either():
     assert not folder.exists()
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_uses_is_not(tmp_path):
-    code = (
-        "import os, signal, sys\n"
-        "from operators.scratch import scratch_folder\n"
-        "with scratch_folder('split') as folder:\n"
-        "    (folder / 'clip.mp4').write_bytes(b'x')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, check=False)
-    [left] = tmp_path.glob("lvr-scratch-*/split-*/clip.mp4")
-    alive = tmp_path / f"lvr-scratch-{os.getppid()}" / "split-x"
-    alive.mkdir(parents=True)
+HOLD = """
+import sys
+from operators.scratch import scratch_folder
+with scratch_folder("split") as folder:
+    (folder / "clip.mp4").write_bytes(b"x")
+    print(folder, flush=True)
+    sys.stdin.read()
+    print((folder / "clip.mp4").exists())
+"""
+"""Prints its folder, holds it until standard input closes, and then prints whether its file is still there."""
+
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
+"""What it starts is process 1 of a pid namespace of its own, as in a container."""
+
+
+def hold(temporary_folder, *prefix):
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-c", HOLD], cwd=ROOT, env=os.environ | {"TMPDIR": str(temporary_folder)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def killed(holder):
+    """Its folder, after kill -9."""
+    folder = Path(holder.stdout.readline().strip())
+    holder.kill()
+    holder.communicate()
+    return folder
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    left = killed(hold(tmp_path))
+    assert (left / "clip.mp4").exists()
     with scratch_folder("caption"):
-        assert not left.exists() and alive.exists()
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_living_process_or_thread_uses_is_kept(tmp_path):
+    with hold(tmp_path) as other, scratch_folder("split") as own:
+        folder = Path(other.stdout.readline().strip())
+        with scratch_folder("caption"):
+            assert folder.exists() and own.exists()
+        assert other.communicate("")[0] == "True\n"
+
+
+@pytest.mark.skipif(
+    subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode != 0,
+    reason="no pid namespace may be made here",
+)
+def test_containers_that_share_a_temporary_folder_keep_each_others_scratch(tmp_path):
+    """A container is process 1 of its own namespace, where the pids of other processes mean nothing."""
+    with hold(tmp_path, *NAMESPACE) as first, hold(tmp_path) as host:
+        folders = [Path(each.stdout.readline().strip()) for each in (first, host)]
+        with hold(tmp_path, *NAMESPACE) as last:
+            assert Path(last.stdout.readline().strip()) not in folders
+            assert {each.communicate("")[0] for each in (first, host, last)} == {"True\n"}
+
+
+def test_a_folder_whose_owner_was_killed_before_it_had_a_lock_is_removed_after_a_day(tmp_path):
+    new, old = tmp_path / "lvr-scratch-new", tmp_path / "lvr-scratch-old"
+    new.mkdir()
+    old.mkdir()
+    os.utime(old, (0, 0))
+    with scratch_folder("split"):
+        assert new.exists() and not old.exists()
+
+
+def test_a_folder_taken_away_before_its_lock_was_held_is_made_again(tmp_path, monkeypatch):
+    """Another process finds the lock free between its creation and its owner's taking it."""
+    lock, takes = scratch._lock, iter((False, True))
+    monkeypatch.setattr(scratch, "_lock", lambda descriptor: next(takes) and lock(descriptor))
+    with scratch_folder("split") as folder:
+        assert folder.exists()
+
+
+def test_without_locks_nothing_of_others_is_removed(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    left = killed(hold(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with scratch_folder("split") as folder:
+        assert folder.exists() and left.exists()
