@@ -6,8 +6,7 @@ a file that does not fit is an error that names file, row, field and value.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -21,6 +20,15 @@ from schemas.errors import SchemaError
 
 R = TypeVar("R", bound=Row)
 
+_LARGEST_EXPANSION = 50
+"""What a stranger's table may take in memory, in units of its file: texts compress by a factor of 3 to 10, and a column
+of one value to nearly nothing, but no row is without its own id, question and reasoning."""
+
+_SPARE_BYTES = 1 << 20
+"""The same for tables of a few rows, of which most bytes are headers."""
+
+_MOST_BATCH_ROWS = 1024
+
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
@@ -32,24 +40,77 @@ def arrow_schema(model: type[BaseModel]) -> pa.Schema:
 def rows_to_parquet(rows: Iterable[R], model: type[R]) -> bytes:
     """One Parquet file of the rows, in their order."""
     table = pa.Table.from_pylist([row.model_dump(mode="json") for row in rows], schema=arrow_schema(model))
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", version="2.6", store_schema=True)
-    return sink.getvalue()
+    return sink.getvalue().to_pybytes()
 
 
-def rows_from_parquet(data: bytes, model: type[R], name: str) -> list[R]:
+def open_parquet(data: bytes) -> pq.ParquetFile:
+    """A Parquet file in memory, without a Python object between it and Arrow.
+
+    Arrow's threads would call such an object (`io.BytesIO`) also while the interpreter ends, which then aborts
+    (apache/arrow#34314).
+    """
+    return pq.ParquetFile(pa.BufferReader(data))
+
+
+def rows_from_parquet(data: bytes, model: type[R], name: str, *, expected_rows: int | None = None) -> list[R]:
     """The rows of a Parquet file.
 
+    Args:
+        name: the file's name in messages.
+        expected_rows: the number of rows of a file that a stranger may have written. Another number is refused before
+            any row is read, and so is a file that would take more than 50 times its size in memory: a run of equal
+            values takes no room in a file.
+
     Raises:
-        SchemaError: the bytes are no Parquet file, a column is missing, unknown or of another type, or a value breaks a
-            constraint of the model. `name` is the file's name in the message.
+        SchemaError: the bytes are no Parquet file, a column is missing, unknown or of another type, a value breaks a
+            constraint of the model, or the file is not as `expected_rows` says.
     """
     try:
-        table = pq.read_table(io.BytesIO(data))
-    except pa.ArrowInvalid as error:
+        file = open_parquet(data)
+        _compare_columns(file.schema_arrow, arrow_schema(model), name)
+        batches = [file.read()] if expected_rows is None else _untrusted_batches(file, len(data), expected_rows, name)
+        return [
+            validate_row(row, model, f"{name}: row {index}")
+            for index, row in enumerate(row for batch in batches for row in batch.to_pylist())
+        ]
+    except SchemaError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # whatever damaged bytes can raise
         raise SchemaError(f"{name}: not a readable Parquet file ({error}); build it again") from error
-    _compare_columns(table.schema, arrow_schema(model), name)
-    return [validate_row(row, model, f"{name}: row {index}") for index, row in enumerate(table.to_pylist())]
+
+
+def _untrusted_batches(file: pq.ParquetFile, size: int, rows: int, name: str) -> Iterator[pa.RecordBatch]:
+    """Batches of a file of `size` bytes, as long as they take no more memory than such a file may.
+
+    What the footer says is checked before anything is read. It may be wrong, but no page (2 GiB at most, by the format)
+    is longer than the reader allocates for it.
+    """
+    metadata = file.metadata
+    if metadata.num_rows != rows:
+        raise SchemaError(f"{name}: {metadata.num_rows} rows, the manifest says {rows}; copy it again")
+    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
+    sizes = [max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks]
+    allowed = _LARGEST_EXPANSION * size + _SPARE_BYTES
+    _refuse_expansion(name, size, sum(sizes), allowed)
+    # A dictionary may let every row of a batch be the column's longest value.
+    batch_rows = max(1, min(_MOST_BATCH_ROWS, allowed // max(sizes, default=1)))
+    found = taken = 0
+    for batch in file.iter_batches(batch_rows):
+        found, taken = found + len(batch), taken + batch.nbytes
+        _refuse_expansion(name, size, taken, allowed)
+        yield batch
+    if found != rows:
+        raise SchemaError(f"{name}: {found} rows, its footer says {rows}; copy it again")
+
+
+def _refuse_expansion(name: str, size: int, taken: int, allowed: int) -> None:
+    if taken > allowed:
+        raise SchemaError(
+            f"{name}: its {size} bytes take {taken} or more in memory, {allowed} are allowed; do not use it"
+        )
 
 
 def validate_row(row: dict[str, Any], model: type[R], place: str) -> R:

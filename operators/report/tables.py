@@ -6,18 +6,16 @@ columns that it needs and leaves validation of whole rows to those who use them.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from operators.runs import RunFolder
 from operators.store import object_path
-from schemas.arrow import arrow_schema, validate_row
+from schemas.arrow import arrow_schema, open_parquet, validate_row
 from schemas.base import Row
 from schemas.run import Commit, PromptIdentity
 from schemas.sample import Sample
@@ -80,5 +78,5 @@ class Tables:
 
     def _read_one(self, sha256: str, names: Sequence[str]) -> pa.Table:
         data = self.folder.store.read(object_path(sha256, ".parquet"))
-        table = pq.ParquetFile(io.BytesIO(data)).read(columns=list(names), use_threads=False)
+        table = open_parquet(data).read(columns=list(names), use_threads=False)
         return table.select(names).replace_schema_metadata()

@@ -1,3 +1,9 @@
+import ast
+import random
+import subprocess
+import sys
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +15,9 @@ from schemas.errors import SchemaError
 from schemas.provenance import Provenance
 from schemas.sample import Sample
 from schemas.tables import Caption, Clip, Question, Reasoning, Reject, Source, Trial, Video
+from tests.support.rows import make_sample, make_video
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TABLES = [Source, Video, Clip, Caption, Question, Reasoning, Trial, Sample, Reject]
 
@@ -47,6 +56,8 @@ def write(tmp_path, table):
     return path.read_bytes()
 
 
+REJECTED = dict.fromkeys(["stage", "unit", "key", "reason", "message", "raw", "request_sha256"], "x")
+
 REASONING = {
     "question_id": "q1",
     "video_id": "v1",
@@ -77,3 +88,93 @@ def test_missing_unknown_and_mistyped_columns_are_named(tmp_path):
 def test_bytes_that_are_no_parquet_are_named():
     with pytest.raises(SchemaError, match=r"t\.parquet: not a readable Parquet file"):
         rows_from_parquet(b"hello", Reasoning, "t.parquet")
+
+
+# --- files of strangers ----------------------------------------------------------------------------------------------
+
+
+def equal_samples(count, **columns):
+    """A Parquet file of one sample again and again, with other values in some of its columns: a small file."""
+    sample = make_sample(1, make_video("film")).model_dump(mode="json") | columns
+    schema = arrow_schema(Sample)
+    indices = pa.array([0] * count, pa.int32())
+    arrays = []
+    for field in schema:
+        value = pa.array([sample[field.name]], field.type)
+        is_text = pa.types.is_string(field.type)
+        arrays.append(pa.DictionaryArray.from_arrays(indices, value) if is_text else value.take(indices))
+    fields = [field.with_type(array.type) for field, array in zip(schema, arrays, strict=True)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(arrays, schema=pa.schema(fields)), sink, compression="zstd", store_schema=False)
+    return sink.getvalue().to_pybytes()
+
+
+def test_a_table_of_as_many_rows_as_expected_is_read():
+    samples = [make_sample(number, make_video("film")) for number in range(300)]
+    data = rows_to_parquet(samples, Sample)
+    assert rows_from_parquet(data, Sample, "t", expected_rows=300) == samples
+    assert rows_from_parquet(rows_to_parquet([], Sample), Sample, "t", expected_rows=0) == []
+
+
+def test_more_rows_than_expected_are_refused_from_the_footer():
+    """The same file with its pages overwritten is refused in the same words: no page was looked at."""
+    data = equal_samples(200_000)
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    for content in (data, b"PAR1" + bytes(len(data) - footer - 4) + data[-footer:]):
+        with pytest.raises(SchemaError, match="eval: 200000 rows, the manifest says 42; copy it again"):
+            rows_from_parquet(content, Sample, "eval", expected_rows=42)
+
+
+def test_rows_that_take_no_room_in_a_file_are_refused_however_many_were_expected():
+    data = equal_samples(200_000)
+    with pytest.raises(SchemaError, match=r"eval: its \d+ bytes take \d+ or more in memory, \d+ are allowed"):
+        rows_from_parquet(data, Sample, "eval", expected_rows=200_000)
+
+
+def test_one_long_value_in_every_row_is_refused_after_a_few_of_them():
+    """A dictionary holds it once, so the footer tells nothing of it."""
+    data = equal_samples(5_000, reasoning="".join(random.Random(0).choices("ab", k=1 << 20)))
+    before = pa.default_memory_pool().max_memory()
+    with pytest.raises(SchemaError, match="are allowed; do not use it"):
+        rows_from_parquet(data, Sample, "eval", expected_rows=5_000)
+    assert pa.default_memory_pool().max_memory() < max(before, 1 << 30)
+
+
+@given(position=st.integers(0, 2**20), bit=st.integers(0, 7))
+def test_a_flipped_bit_gives_rows_or_an_error_that_names_the_file(position, bit):
+    data = bytearray(rows_to_parquet([Reject(**REJECTED)] * 3, Reject))
+    data[position % len(data)] ^= 1 << bit
+    try:
+        assert len(rows_from_parquet(bytes(data), Reject, "spoilt.parquet", expected_rows=3)) == 3
+    except SchemaError as error:
+        assert str(error).startswith("spoilt.parquet: ")
+
+
+# --- the interpreter's end -------------------------------------------------------------------------------------------
+
+
+def test_no_reader_of_arrow_gets_a_python_file():
+    """Arrow's threads would call it while the interpreter ends (apache/arrow#34314). `trainer_plugin.texts` streams
+    files that are too large for memory, and lets no thread but its own read."""
+    readers = {"read_table", "ParquetFile", "read_parquet", "read_feather", "open_file", "open_stream", "read_csv"}
+    found = {
+        (str(path.relative_to(ROOT)), ast.unparse(call.args[0]).partition("(")[0])
+        for folder in ("operators", "schemas", "trainer_plugin", "plugins", "dags", "tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        if "pyarrow" in (text := path.read_text()) or "pandas" in text
+        for call in ast.walk(ast.parse(text))
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in readers
+    }
+    assert found == {("schemas/arrow.py", "pa.BufferReader"), ("trainer_plugin/texts.py", "file")}
+
+
+def test_an_interpreter_that_has_read_a_table_ends_in_peace(tmp_path):
+    data = rows_to_parquet([Reject(**REJECTED)], Reject)
+    (tmp_path / "table.parquet").write_bytes(data)
+    code = (
+        "import sys; from pathlib import Path; from schemas.arrow import open_parquet;"
+        "open_parquet(Path(sys.argv[1]).read_bytes()).read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "table.parquet")]
+    ended = [subprocess.run(command, cwd=ROOT, capture_output=True, check=False) for _ in range(3)]
+    assert [(each.returncode, each.stderr) for each in ended] == [(0, b"")] * 3
