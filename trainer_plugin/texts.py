@@ -35,6 +35,13 @@ Place = tuple[int, int, int]
 
 _BATCH_DOCUMENTS = 64
 
+_LARGEST_BYTES = 32 << 20
+"""Of a document, as it is stored. The longest novels have a few million letters; what is longer is a whole file on one
+line, or was made to fill the memory."""
+
+_DAMAGES = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, pa.ArrowException, RecursionError)
+"""What damaged files raise; a tar's headers may lead to each other without end."""
+
 _MOST_UNUSABLE = 1000
 """Documents one after the other that are no texts, before that is taken for a wrong column or wrong files."""
 
@@ -185,7 +192,7 @@ def _documents(name: str, column: str) -> Iterator[Any]:
             yield from _parquet_values(name, column)
         else:
             yield from _tar_members(name) if name.endswith(".tar") else _lines(name)
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, pa.ArrowInvalid) as error:
+    except _DAMAGES as error:
         raise BadInput(f"{name}: it is damaged ({error!r}); copy it again, or leave it out") from error
 
 
@@ -201,29 +208,55 @@ def _text(key: str, name: str, stored: Any, column: str) -> str:
         elif not name.endswith(".parquet"):
             stored = json.loads(stored)[column]
         if not isinstance(stored, str):
-            raise TypeError(f"{stored!r} is no text")
+            raise TypeError(f"{type(stored).__name__} is no text")
         stored.encode()  # no tokenizer takes half a surrogate pair
-    except (ValueError, KeyError, TypeError) as error:
-        raise Unusable(key, "not_a_text", f"it is no text in UTF-8, or no JSON with {column!r} ({error!r})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise Unusable(key, "not_a_text", f"it is no text in UTF-8, or no JSON with {column!r} ({what})") from error
     return stored
 
 
 def _parquet_values(name: str, column: str) -> Iterator[Any]:
     with fsspec.open(name, "rb") as file:
-        table = pq.ParquetFile(file)
+        # One row group at a time, read by this thread: others would call Python while the interpreter ends, which
+        # then aborts (apache/arrow#34314).
+        table = pq.ParquetFile(file, pre_buffer=False)
         if column not in table.schema_arrow.names:
             raise BadInput(f"{name}: no column {column!r}; it has {table.schema_arrow.names}")
-        for batch in table.iter_batches(columns=[column], batch_size=_BATCH_DOCUMENTS):
+        for batch in table.iter_batches(columns=[column], batch_size=_batch_documents(table), use_threads=False):
             yield from batch.column(0).to_pylist()
+
+
+def _batch_documents(table: pq.ParquetFile) -> int:
+    """As many as are sure to take little memory: a dictionary may let each be the longest value of its row group."""
+    groups = (table.metadata.row_group(index) for index in range(table.metadata.num_row_groups))
+    longest = max((group.total_byte_size for group in groups), default=0)
+    return max(1, min(_BATCH_DOCUMENTS, _LARGEST_BYTES // max(longest, 1)))
 
 
 def _lines(name: str) -> Iterator[bytes]:
     with fsspec.open(name, "rb", compression="infer") as file:
-        yield from io.BufferedReader(file)  # remote files look for line ends block by block, for each line anew
+        buffered = io.BufferedReader(file)  # remote files look for line ends block by block, for each line anew
+        while line := buffered.readline(_LARGEST_BYTES + 1):
+            _refuse_large(f"{name}: a line", len(line))
+            yield line
 
 
 def _tar_members(name: str) -> Iterator[bytes]:
     with fsspec.open(name, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
         for member in tar:
-            if member.name.endswith(".txt") and (content := tar.extractfile(member)) is not None:
-                yield content.read()
+            if not member.isreg() or not member.name.endswith(".txt"):
+                continue
+            if member.issparse():
+                raise BadInput(f"{name}: {member.name} is a sparse file, which is mostly holes; write the tar without")
+            _refuse_large(f"{name}: {member.name}", member.size)
+            content = tar.extractfile(member)
+            assert content is not None  # a regular file has one
+            yield content.read()
+
+
+def _refuse_large(what: str, size: int) -> None:
+    if size > _LARGEST_BYTES:
+        raise BadInput(
+            f"{what} has {size} bytes or more, a document {_LARGEST_BYTES} at most; split it, or leave it out"
+        )

@@ -2,18 +2,20 @@ import gzip
 import io
 import json
 import tarfile
+import threading
 from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileOpener
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import BadInput
 from tests.trainer_plugin.support import byte_tokenizer
-from trainer_plugin.texts import TextRows
+from trainer_plugin.texts import TextRows, _documents
 
 TOKENIZER = byte_tokenizer()
 DOCUMENTS = [f"document {number} says " + "so much " * (number % 7) for number in range(30)]
@@ -172,3 +174,71 @@ def test_what_cannot_be_read_is_named(folder, tmp_path):
         tokens(rows(tmp_path), 1)
     with pytest.raises(BadInput, match="other files or of seed"):
         rows(folder).load_state_dict(TextRows(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=1).state_dict())
+
+
+def test_only_the_readers_own_thread_reads_a_parquet_file(folder, monkeypatch):
+    """Arrow's threads would call Python while the interpreter ends."""
+    readers = set()
+
+    class Watched(io.FileIO):
+        def read(self, size=-1):
+            readers.add(threading.current_thread())
+            return super().read(size)
+
+    monkeypatch.setattr(LocalFileOpener, "_open", lambda self: setattr(self, "f", Watched(self.path)))
+    stream = TextRows(str(folder / "*.parquet"), TOKENIZER, 64, lambda ids: ids[None], seed=1)
+    tokens(stream, 5)
+    assert readers == {threading.current_thread()}
+
+
+def sparse_tar(path):
+    """512 bytes of header and none of content: a file of 64 GB that is one hole."""
+    member = tarfile.TarInfo("a.txt")
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[386:410] = b"%011o\0%011o\0" % (0, 0)
+    header[483:495] = b"\x80" + (64 << 30).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(header + bytes(1024))
+
+
+def pax_tar(path, headers, repeated=1):
+    """A member of no bytes behind extended headers that say otherwise."""
+    member = tarfile.TarInfo("a.txt")
+    plain = member.tobuf(tarfile.USTAR_FORMAT)
+    member.pax_headers = headers
+    extended = member.tobuf(tarfile.PAX_FORMAT).removesuffix(plain)
+    path.write_bytes(extended * repeated + plain + bytes(1024))
+
+
+PAX_SPARSE = {"GNU.sparse.size": str(64 << 30), "GNU.sparse.map": "0,0", "GNU.sparse.name": "a.txt"}
+
+BOMBS = {
+    "sparse.tar": (sparse_tar, r"a\.txt is a sparse file"),
+    "pax_sparse.tar": (lambda path: pax_tar(path, PAX_SPARSE), r"a\.txt is a sparse file"),
+    "large.tar": (lambda path: pax_tar(path, {"size": str(64 << 30)}), r"a\.txt has 68719476736 bytes or more"),
+    "nested.tar": (lambda path: pax_tar(path, {"comment": "x"}, 2000), "it is damaged .*recursion"),
+    "line.jsonl.gz": (
+        lambda path: path.write_bytes(gzip.compress(b"a" * (33 << 20), mtime=0)),
+        "a line has 33554433 bytes or more, a document 33554432 at most; split it",
+    ),
+    "deep.jsonl": (lambda path: path.write_text(("[" * 9000 + "\n") * 1000), "1000 documents .*RecursionError"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_made_to_fill_the_memory_is_refused(tmp_path, name):
+    make, message = BOMBS[name]
+    make(tmp_path / name)
+    with pytest.raises(BadInput, match=message):
+        tokens(rows(tmp_path, 5), 1)
+
+
+def test_one_long_value_in_every_row_of_a_table_is_read_a_few_rows_at_a_time(tmp_path):
+    once = pa.array(["x" * (16 << 20)])
+    equal = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), once)
+    pq.write_table(pa.table({"text": equal}), tmp_path / "a.parquet", compression="zstd", store_schema=False)
+    before = pa.default_memory_pool().max_memory()
+    assert len(next(_documents(str(tmp_path / "a.parquet"), "text"))) == 16 << 20
+    assert pa.default_memory_pool().max_memory() < max(before, 512 << 20)
