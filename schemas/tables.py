@@ -116,6 +116,12 @@ class Video(Row):
     """Time inside the video whose frames cannot be decoded."""
     gaps: tuple[Span, ...]
     """Stretches of more than a second, and ten times the usual step, in which no frame begins."""
+    video_stream: int = Field(ge=0)
+    """Number in the container of the picture that is watched and published (`operators.video.streams`)."""
+    other_pictures: int = Field(ge=0)
+    """How many more moving pictures the file holds, as a broadcast of several programmes does. They are not used."""
+    audio_stream: int | None
+    """Number in the container of the main sound that goes with the picture, if there is any."""
     edited: bool
     """An edit list leaves coded frames out."""
     key_frame_count: int = Field(gt=0)
@@ -144,8 +150,9 @@ class Video(Row):
     transfer: str
     """Transfer characteristics as ffmpeg names them (`bt709`, `smpte2084` = HDR10, `arib-std-b67` = HLG, `unknown`)."""
     audio_codec: str
-    """Of the track that goes with the video; empty when it has no sound."""
+    """Of the main sound; empty when the video has none."""
     audio_tracks: tuple[AudioTrack, ...]
+    """All sound that goes with the picture, in the order of the container."""
     analysis_uri: str
     """Address of what every decoded frame measures, relative to the store (`operators.video.analysis_file`)."""
     proxy_uri: str | None

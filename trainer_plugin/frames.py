@@ -20,6 +20,7 @@ import fsspec
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -40,6 +41,9 @@ _ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version_
 
 _INDEXED_CONTAINERS = ("mov", "matroska")
 """Demuxers that seek to key frames, with right times after it. The others are decoded from the beginning."""
+
+_STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
+"""Covers, previews, pictures for single moments, enhancement layers."""
 
 _BLOCK_BYTES = 4 << 20
 """Read-ahead on remote files: a few seconds of video. s3fs would fetch 50 MiB for every seek."""
@@ -243,12 +247,25 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
         except av.error.FFmpegError as error:
             raise BadVideo(source.key, "not_a_video", f"{source.url}: {error.strerror}; fetch it again") from error
         with container:
-            stream = container.streams.best("video")
-            if not isinstance(stream, VideoStream) or stream.codec_context is None:
+            stream = _picture(container)
+            if stream is None:
                 raise BadVideo(source.key, "no_video_stream", f"{source.url}: no video stream that can be decoded")
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = torch.get_num_threads()
             yield container, stream
+
+
+def _picture(container: InputContainer) -> VideoStream | None:
+    """The stream that the pipeline chooses too (`operators.video.streams.moving_pictures` says how and why)."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & _STILL]
+    streams = [stream for stream in streams if stream.codec_context is not None]
+    defaults = [stream for stream in streams if stream.disposition & Disposition.default]
+
+    def rank(stream: VideoStream) -> tuple[bool, bool, int, int]:
+        pixels = stream.codec_context.width * stream.codec_context.height
+        return stream.frames == 1, [stream] != defaults, -pixels, stream.index
+
+    return min(streams, key=rank, default=None)
 
 
 def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStream) -> Iterator[int]:

@@ -25,12 +25,17 @@ from pydantic import ValidationError
 
 from operators.release.readers import Reader, open_readers
 from operators.store import sha256_of_file
+from operators.video.probe import displayed_size
+from operators.video.streams import moving_pictures
 from schemas.arrow import rows_from_parquet
 from schemas.errors import BadInput, SchemaError
 from schemas.run import Release, ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
 
 _MEMBER = re.compile(r"[A-Za-z0-9_-]+\.[a-z0-9]+")
+
+_SIZE_TOLERANCE = 2
+"""Pixels that a picture may lose where it is encoded again: 4:2:0 needs even sides."""
 
 _BLOCK = 512
 """Bytes; a tar is a row of such blocks and ends in two that are zero."""
@@ -176,18 +181,23 @@ def _record(file: ReleaseFile, key: str, contents: dict[str, IO[bytes]]) -> WebD
 
 
 def _check_media(file: ReleaseFile, record: WebDatasetRecord, content: IO[bytes]) -> None:
-    """The first frame decodes, and one near the end that the record claims."""
+    """The first frame decodes, in the size that the record claims, and one near the end that it claims."""
     try:
         with av.open(content, "r") as container:
-            stream = container.streams.video[0]
+            stream = moving_pictures(container)[0]
             assert stream.time_base is not None  # only unset in streams that are being written
-            next(container.decode(stream))
+            width, height = displayed_size(next(container.decode(stream)), stream)
             last_second_us = max(0, record.duration_us - 1_000_000)
             offset = int(last_second_us / (1_000_000 * stream.time_base)) + (stream.start_time or 0)
             container.seek(offset, stream=stream)
             next(container.decode(stream))
     except (av.FFmpegError, IndexError, StopIteration) as error:
         raise ReleaseInvalid(f"{file.path}: {record.video_id}.mp4 does not decode at both ends: {error!r}") from error
+    if max(abs(width - record.width), abs(height - record.height)) > _SIZE_TOLERANCE:
+        raise ReleaseInvalid(
+            f"{file.path}: {record.video_id}.mp4 shows {width}x{height}, {record.video_id}.json says "
+            f"{record.width}x{record.height}; it is not the picture that was asked about; build the release again"
+        )
 
 
 def _check_tables(root: Path, release: Release, keys: _Keys) -> int:

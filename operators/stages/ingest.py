@@ -6,6 +6,7 @@ captions are made from. So whatever is decided anew later, the source is not dec
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from schemas.base import Span
 from schemas.config import BuildConfig, Detector
 from schemas.tables import Reject, Source, Video
 
+log = logging.getLogger(__name__)
+
 
 def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
     """One video for each readable source, a reject with the reason for each other.
@@ -29,6 +32,12 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
     for source in sources:
         try:
             measured = probe(context.files.fetch(source.uri, context.scratch))
+            if measured.other_pictures:
+                log.info(
+                    "%s: of %d pictures in it stream %d (%dx%d) is watched and published",
+                    *(source.source_id, measured.other_pictures + 1, measured.video_stream),
+                    *(measured.width, measured.height),
+                )
             folder = context.scratch / "made"  # apart from a fetched source, whatever its name is
             folder.mkdir(exist_ok=True)
             pace = Pace(f"{context.stage} {source.source_id}", measured.duration_us)
@@ -72,6 +81,9 @@ def _video(context: Context, source: Source, measured: VideoProbe, watched: Watc
         missing_us=index.missing_us,
         unreadable_us=analysis.unreadable_us,
         gaps=tuple(Span(start_us=start_us, end_us=end_us) for start_us, end_us in index.gaps_us.tolist()),
+        video_stream=measured.video_stream,
+        other_pictures=measured.other_pictures,
+        audio_stream=measured.audio_stream,
         edited=measured.edited,
         key_frame_count=len(index.key_frame_times_us),
         longest_gop_us=measured.longest_gop_us,
@@ -103,7 +115,7 @@ def _section(config: BuildConfig) -> list[str | bool]:
 
 STAGE = Stage(
     name="ingest",
-    version=4,
+    version=5,
     row=Video,
     reads=("source",),
     source_columns=("source_id", "uri", "fingerprint"),

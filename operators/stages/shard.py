@@ -166,21 +166,25 @@ def _as_mp4(context: Context, video: Video, folder: Path) -> Path:
     local = context.files.fetch(video.uri, folder)
     if sha256_of_file(local) != video.sha256:
         raise SourceGone("source_changed", f"{video.uri} has changed since it was ingested; run the build again")
-    return local if local.suffix.lower() in _MP4_CONTAINERS else _remuxed(local, folder / f"{video.video_id}.mp4")
+    if local.suffix.lower() in _MP4_CONTAINERS and not video.other_pictures:
+        return local
+    return _remuxed(video, local, folder / "media.mp4")
 
 
-def _remuxed(local: Path, remuxed: Path) -> Path:
+def _remuxed(video: Video, local: Path, remuxed: Path) -> Path:
+    """The picture that was watched with all its sound, the main one first."""
     source = ffmpeg.input(str(local), fflags="+bitexact")
-    run_ffmpeg(
-        ffmpeg.output(source, str(remuxed), c="copy", movflags="+faststart", map_metadata=-1, fflags="+bitexact"),
-        timeout_seconds=_REMUX_SECONDS,
-    )
+    tracks = sorted(video.audio_tracks, key=lambda track: track.stream != video.audio_stream)
+    streams = [source[str(stream)] for stream in (video.video_stream, *(track.stream for track in tracks))]
+    languages = {f"metadata:s:a:{n}": f"language={track.language}" for n, track in enumerate(tracks) if track.language}
+    options = {"c": "copy", "movflags": "+faststart", "map_metadata": -1, "fflags": "+bitexact", **languages}
+    run_ffmpeg(ffmpeg.output(*streams, str(remuxed), **options), timeout_seconds=_REMUX_SECONDS)
     return remuxed
 
 
 STAGE = Stage(
     name="shard",
-    version=1,
+    version=2,
     row=ReleaseFile,
     reads=("assemble", "ingest", "source"),
     source_columns=("source_id", "title", "category", "licence", "origin"),

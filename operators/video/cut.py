@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import av
 import ffmpeg
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from operators.video.ffmpeg import CONFINEMENT, FfmpegError, file_url, run_ffmpeg
 from operators.video.packets import SECOND_US, UnreadableVideo, open_video
-from operators.video.probe import VideoProbe, main_audio_stream
+from operators.video.probe import VideoProbe
 from operators.video.proof import (
     CutError,
     Planned,
@@ -180,7 +180,7 @@ class Cutter:
         self._damaged_us = damaged_us
         self._container = container
         self._stream = stream
-        self._audio = main_audio_stream(container)
+        self._audio = None if video.audio_stream is None else cast(AudioStream, container.streams[video.audio_stream])
         self._extradata = bytes(stream.codec_context.extradata or b"")
         self._decoded_by_opencv: set[bytes] = set()
         self._boundary = -1

@@ -28,6 +28,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.ffmpeg import CONFINEMENT, CONTAINERS, LARGEST_FRAME_PIXELS, file_url
+from operators.video.streams import has_moving_picture, moving_pictures
 
 SECOND_US = 1_000_000
 
@@ -163,7 +164,7 @@ class PacketIndex:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A local video's container and its main video stream, decoding on all cores.
+    """A local video's container and the picture that `operators.video.streams` chooses, decoding on all cores.
 
     Raises:
         UnreadableVideo: `empty_file`, `not_a_video`, `truncated`, `no_video_stream` or `unknown_codec`.
@@ -175,16 +176,15 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     except av.error.FFmpegError as error:
         raise _not_opened(path) from error
     with container:
-        stream = container.streams.best("video")
-        if stream is None or av.stream.Disposition.attached_pic in stream.disposition:
+        stream = next(iter(moving_pictures(container)), None)
+        if stream is None and has_moving_picture(container):
+            raise UnreadableVideo(
+                "unknown_codec", f"{path.name}: no decoder for its video stream; convert it, e.g. to H.264"
+            )
+        if stream is None:
             found = ", ".join(sorted({other.type for other in container.streams})) or "nothing"
             raise UnreadableVideo(
                 "no_video_stream", f"{path.name}: it holds {found} but no video stream; leave it out of the source"
-            )
-        assert isinstance(stream, VideoStream)
-        if stream.codec_context is None:
-            raise UnreadableVideo(
-                "unknown_codec", f"{path.name}: no decoder for its video stream; convert it, e.g. to H.264"
             )
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME_PIXELS)}  # also when frames grow on the way

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from operators.video.ffmpeg import LARGEST_FRAME_PIXELS
 from operators.video.packets import SECOND_US, PacketIndex, UnreadableVideo, decode, open_video, read_packets
+from operators.video.streams import moving_pictures, sounds_with
 from schemas.tables import AudioTrack
 
 _OPENING_FRAMES = 32
@@ -60,8 +60,11 @@ class VideoProbe:
     path: Path
     index: PacketIndex
     video_stream: int
-    """Its number in the container."""
+    """Number in the container of the picture that `operators.video.streams` chooses."""
+    other_pictures: int
+    """How many more moving pictures the container holds."""
     audio_stream: int | None
+    """Number of the main sound."""
     fps: float
     """Mean frames per second."""
     variable_frame_rate: bool
@@ -85,6 +88,7 @@ class VideoProbe:
     audio_codec: str
     """Empty without sound."""
     audio_tracks: tuple[AudioTrack, ...]
+    """The sound that goes with the picture, in the order of the container."""
 
     @property
     def duration_us(self) -> int:
@@ -123,13 +127,14 @@ def probe(path: Path) -> VideoProbe:
     _refuse_too_short(path, index)
     with open_video(path) as (container, stream):
         first = _first_frame(path, container, stream, index)
-        audio = main_audio_stream(container)
+        tracks = [track for track in sounds_with(container, stream) if len(index.audio[track.index].pts)]
         width, height = displayed_size(first, stream)
         return VideoProbe(
             path=path,
             index=index,
             video_stream=stream.index,
-            audio_stream=None if audio is None else audio.index,
+            other_pictures=len(moving_pictures(container)) - 1,
+            audio_stream=tracks[0].index if tracks else None,
             fps=len(index.frame_times_us) * SECOND_US / index.duration_us,
             variable_frame_rate=varies(index.frame_times_us, index.timeline.time_base),
             width=width,
@@ -142,15 +147,15 @@ def probe(path: Path) -> VideoProbe:
             interlaced=first.interlaced_frame,
             primaries=_PRIMARIES.get(first.color_primaries, "unknown"),
             transfer=_TRANSFERS.get(first.color_trc, "unknown"),
-            audio_codec="" if audio is None else audio.codec_context.codec.canonical_name,
-            audio_tracks=tuple(_audio_tracks(container, index)),
+            audio_codec=tracks[0].codec_context.codec.canonical_name if tracks else "",
+            audio_tracks=tuple(_audio_track(track, index) for track in sorted(tracks, key=lambda each: each.index)),
         )
 
 
 def main_audio_stream(container: InputContainer) -> AudioStream | None:
     """The sound that goes with the video, if there is any that can be decoded."""
-    stream = container.streams.best("audio")
-    return stream if isinstance(stream, AudioStream) and stream.codec_context is not None else None
+    pictures = moving_pictures(container)
+    return next(iter(sounds_with(container, pictures[0])), None) if pictures else None
 
 
 def clockwise_rotation(frame: VideoFrame) -> int:
@@ -181,22 +186,18 @@ def _sample_aspect(stream: VideoStream) -> Fraction:
     return Fraction(stream.sample_aspect_ratio or 1)
 
 
-def _audio_tracks(container: InputContainer, index: PacketIndex) -> Iterator[AudioTrack]:
+def _audio_track(stream: AudioStream, index: PacketIndex) -> AudioTrack:
+    packets, context = index.audio[stream.index], stream.codec_context
     zero_us = round(index.timeline.seconds(0) * SECOND_US)
-    for stream in container.streams.audio:
-        packets = index.audio.get(stream.index)
-        if stream.codec_context is None or packets is None or not len(packets.pts):
-            continue
-        context = stream.codec_context
-        yield AudioTrack(
-            stream=stream.index,
-            codec=context.codec.canonical_name,
-            sample_rate=context.sample_rate,
-            channels=context.channels,
-            language=stream.language or "",
-            start_us=packets.start_us - zero_us,
-            end_us=packets.end_us - zero_us,
-        )
+    return AudioTrack(
+        stream=stream.index,
+        codec=context.codec.canonical_name,
+        sample_rate=context.sample_rate,
+        channels=context.channels,
+        language=stream.language or "",
+        start_us=packets.start_us - zero_us,
+        end_us=packets.end_us - zero_us,
+    )
 
 
 def _first_frame(path: Path, container: InputContainer, stream: VideoStream, index: PacketIndex) -> VideoFrame:

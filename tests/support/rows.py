@@ -29,7 +29,8 @@ def make_video(name: str, bits: int | None = None) -> Video:
         bits = int(hashlib.sha512(name.encode()).hexdigest(), 16)
     return Video(
         video_id=name, uri=f"/videos/{name}.mp4", sha256="0" * 64, perceptual_hash=f"{bits:0128x}", size_bytes=1,
-        duration_us=300_000_000, start_us=0, missing_us=0, unreadable_us=0, gaps=(), edited=False, key_frame_count=30,
+        duration_us=300_000_000, start_us=0, missing_us=0, unreadable_us=0, gaps=(), video_stream=0,
+        other_pictures=0, audio_stream=None, edited=False, key_frame_count=30,
         longest_gop_us=10_000_000, open_gops=False, width=640, height=360, sample_aspect="1:1", fps=25.0,
         variable_frame_rate=False, frame_count=7500, rotation=0, interlaced=False, codec="h264", pixel_format="yuv420p",
         bit_depth=8, primaries="bt709", transfer="bt709", audio_codec="", audio_tracks=(),

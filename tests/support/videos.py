@@ -62,3 +62,30 @@ def number_on(rgb: np.ndarray) -> int:
     """The number that a frame of `counting_video` shows, in whatever size it is."""
     bars = np.array_split(rgb.mean(axis=(0, 2)), BITS)
     return sum(int(bar.mean() > 128) << bit for bit, bar in enumerate(bars))
+
+
+def broadcast(target: Path, *codec: str) -> Path:
+    """A transport stream of two programmes of two seconds: a small grey picture with 5.1 sound; and numbered frames
+    with sound in Finnish and in English. Streams 0 and 1 of the container, and 2, 3 and 4."""
+    grey, sound = f"color=gray:s={WIDTH // 2}x{HEIGHT // 2}:r=30:d=2", "sine=r=48000:d=2:f="
+    numbers = f"nullsrc=s={WIDTH}x{HEIGHT}:r=30:d=2,geq='{_LUMA}':128:128"
+    inputs = [text for each in (grey, numbers, *(f"{sound}{f}" for f in (220, 440, 880))) for text in _lavfi(each)]
+    maps = [text for number in range(5) for text in ("-map", str(number))]
+    video = codec or ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "20", "-pix_fmt", "yuv420p")
+    languages = ("-metadata:s:a:1", "language=fin", "-metadata:s:a:2", "language=eng")
+    programmes = ("-program", "title=small:st=0:st=2", "-program", "title=main:st=1:st=3:st=4")
+    return make(target, *inputs, *maps, *video, "-c:a", "aac", "-ac:a:0", "6", *languages, *programmes)
+
+
+def two_pictures(target: Path, *options: str, large_first: bool = False) -> Path:
+    """Numbered frames and, of twice the size, grey ones, as a camera writes a main and a sub stream. Two seconds."""
+    numbers = f"nullsrc=s={WIDTH}x{HEIGHT}:r=30:d=2,geq='{_LUMA}':128:128"
+    grey = f"color=gray:s={2 * WIDTH}x{2 * HEIGHT}:r=30:d=2"
+    inputs = [text for each in (numbers, grey, "sine=r=48000:d=2") for text in _lavfi(each)]
+    maps = ("-map", "1", "-map", "0") if large_first else ("-map", "0", "-map", "1")
+    codecs = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "20", "-pix_fmt", "yuv420p", "-c:a", "aac")
+    return make(target, *inputs, *maps, "-map", "2", *codecs, *options)
+
+
+def _lavfi(graph: str) -> tuple[str, ...]:
+    return "-f", "lavfi", "-i", graph

@@ -12,6 +12,7 @@ from operators.store import sha256_of_file
 from schemas.arrow import rows_from_parquet, rows_to_parquet
 from schemas.run import Release
 from schemas.sample import Sample
+from tests.support.videos import two_pictures
 
 
 @pytest.fixture
@@ -129,6 +130,12 @@ def test_a_tar_without_its_end(copy):
 def test_a_spoilt_tar(copy, change, message):
     path = rewrite(copy, change)
     refuses(copy, f"{path}: .*{message}")
+
+
+def test_a_video_of_another_size_than_its_record_says(copy, tmp_path):
+    other = two_pictures(tmp_path / "other.mp4").read_bytes()
+    path = rewrite(copy, lambda members: [(members[0][0], other), *members[1:]])
+    refuses(copy, f"{path}: .*shows 160x64, .*json says 64x64; it is not the picture that was asked about")
 
 
 def test_a_member_with_a_time(copy):

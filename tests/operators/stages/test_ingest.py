@@ -1,6 +1,7 @@
 import hashlib
 from dataclasses import replace
 
+import av
 import pytest
 
 from operators.stage import Context
@@ -10,7 +11,7 @@ from operators.video.analysis_file import read_analysis
 from operators.video.frames import frame_times
 from schemas.config import BuildConfig, Detector
 from schemas.tables import Reject, Source, Split, Video, VideoCategory
-from tests.support.videos import counting_video, make, shots_video
+from tests.support.videos import broadcast, counting_video, make, shots_video
 
 
 @pytest.fixture
@@ -38,6 +39,19 @@ def test_a_source_becomes_a_video_whatever_its_list_says_of_it(tmp_path, context
     assert (video.size_bytes, video.duration_us, video.frame_count) == (path.stat().st_size, 4_000_000, 120)
     described = source(path, title="A film", category=VideoCategory.FILM, licence="CC0", split_hint=Split.RL)
     assert list(run(context, [described])) == [video]
+
+
+def test_a_choice_among_several_pictures_is_recorded_and_logged(tmp_path, context, caplog):
+    path = broadcast(tmp_path / "film.ts")
+    with caplog.at_level("INFO"):
+        (video,) = run(context, [source(path)])
+    assert (video.width, video.height, video.other_pictures) == (160, 64, 1)
+    with av.open(str(path)) as container:
+        assert container.streams[video.video_stream].id == 0x101
+        assert container.streams[video.audio_stream].id == 0x103
+    assert [track.language for track in video.audio_tracks] == ["fin", "eng"]
+    [line] = [record.message for record in caplog.records if "watched and published" in record.message]
+    assert line == f"film: of 2 pictures in it stream {video.video_stream} (160x64) is watched and published"
 
 
 def test_the_perceptual_hash_tells_an_encoding_from_another_video(tmp_path, context):

@@ -10,6 +10,7 @@ from operators.stage import Context
 from operators.stages import ingest
 from operators.stages.shard import STAGE, equal_groups
 from operators.store import Store, object_path, sha256_of_file
+from operators.video.frames import frames_at
 from operators.video.packets import UnreadableVideo
 from operators.video.probe import probe
 from schemas.arrow import rows_from_parquet
@@ -17,7 +18,7 @@ from schemas.config import BuildConfig, Media, ShardConfig
 from schemas.sample import Sample
 from schemas.tables import Reject, Source, Split
 from tests.support.rows import make_sample, make_source, make_video
-from tests.support.videos import counting_video, number_on
+from tests.support.videos import broadcast, counting_video, number_on, two_pictures
 
 
 def make_film(path: Path, content: bytes | None = None):
@@ -111,6 +112,43 @@ def test_another_container_becomes_mp4_with_its_streams_untouched(tmp_path):
     [tar, _], store = shard(tmp_path, [make_sample(1, film)], [film])
     (tmp_path / "out.mp4").write_bytes(members(store, tar)["film.mp4"])
     assert (probe(tmp_path / "out.mp4").frame_count, probe(tmp_path / "out.mp4").codec) == (30, "h264")
+
+
+def ingested(tmp_path, path):
+    """The video row of a file."""
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path / "out"))
+    context = Context("ingest", "film", config, {}, {}, Store(str(tmp_path / "out")), tmp_path)
+    [film] = ingest.run(context, [Source(source_id="film", uri=str(path), fingerprint="1")])
+    return film
+
+
+def published(tmp_path, path):
+    """The MP4 that is published of a file."""
+    film = ingested(tmp_path, path)
+    [tar, _], store = shard(tmp_path, [make_sample(1, film)], [film])
+    target = tmp_path / "published.mp4"
+    target.write_bytes(members(store, tar)["film.mp4"])
+    return target
+
+
+@pytest.mark.parametrize(
+    "path, languages",
+    [("film.ts", ["fin", "eng"]), ("film.mp4", ["und"])],
+    ids=["of two programmes", "of two pictures"],
+)
+def test_the_picture_that_was_watched_is_published_with_all_its_sound(tmp_path, path, languages):
+    make = broadcast if path.endswith(".ts") else two_pictures
+    options = () if path.endswith(".ts") else ("-disposition:v:0", "default", "-disposition:v:1", "0")
+    media = probe(published(tmp_path, make(tmp_path / path, *options)))
+    times_us = media.index.frame_times_us.tolist()
+    assert [number_on(frame.rgb) for frame in frames_at(media.path, times_us)] == list(range(60))
+    assert (media.width, media.height, media.other_pictures) == (160, 64, 0)
+    assert [track.language for track in media.audio_tracks] == languages
+
+
+def test_an_mp4_of_one_picture_is_published_byte_for_byte(tmp_path):
+    path = counting_video(tmp_path / "film.mp4", seconds=1, beep_at=0)
+    assert published(tmp_path, path).read_bytes() == path.read_bytes()
 
 
 def test_a_video_that_has_changed_or_gone_is_a_reject_and_leaves_no_trace(tmp_path, films):
