@@ -20,7 +20,7 @@ from operators.video.analysis_file import read_analysis
 from operators.video.clips import ClipSpan, plan_clips
 from operators.video.cut import CutError, Cutter, open_cutter
 from operators.video.packets import UnreadableVideo
-from operators.video.probe import probe
+from operators.video.probe import VideoProbe, probe
 from schemas.config import Decode
 from schemas.tables import Clip, Cut, Reject, Video
 
@@ -47,6 +47,7 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
             yield _clip(video, index, span, analysis, analysis.times_us)
         return
     source = probe(context.files.fetch(video.uri, context.scratch))
+    _refuse_changed(video, source)
     times_us = analysis.times_us if every_frame else source.index.frame_times_us
     pace = Pace(f"{context.stage} {video.video_id}", video.duration_us)
     damaged_us = analysis.damaged_us if every_frame else None
@@ -55,6 +56,18 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
             clip = _clip(video, index, span, analysis, times_us, seen=every_frame)
             yield from _written(context, cutter, clip) if cutter else [clip]
             pace.reached(span.end_us)
+
+
+def _refuse_changed(video: Video, source: VideoProbe) -> None:
+    """The source must still be what was watched, to the choice of its picture."""
+    names = ("video_stream", "audio_stream", "codec", "width", "height", "frame_count", "duration_us")
+    for name in names:
+        if (then := getattr(video, name)) != (now := getattr(source, name)):
+            raise UnreadableVideo(
+                "source_changed",
+                f"{source.path.name} has changed since it was ingested: its {name} is {now}, not {then}; run the build "
+                f"again",
+            )
 
 
 def _clip(

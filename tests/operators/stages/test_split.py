@@ -10,7 +10,7 @@ from operators.store import Store
 from operators.video.probe import probe
 from schemas.config import BuildConfig, SplitConfig
 from schemas.tables import Boundary, Clip, Cut, Reject, Source, Video
-from tests.support.videos import counting_video, make, shots_video
+from tests.support.videos import counting_video, make, shots_video, two_pictures
 
 SHORT = {"min_seconds": 1.0, "clip_seconds": 1.5, "max_seconds": 2.0}
 
@@ -19,14 +19,14 @@ SHORT = {"min_seconds": 1.0, "clip_seconds": 1.5, "max_seconds": 2.0}
 def produced(tmp_path):
     """Rows of a video's split, and the store that its clips went to."""
 
-    def split(path, **settings):
+    def split(path, between=lambda video: video, **settings):
         scratch = tmp_path / "scratch"
         scratch.mkdir(exist_ok=True)
         store = Store(str(tmp_path / "out"))
         config = BuildConfig(source=str(tmp_path), out=str(tmp_path / "out"), split=SplitConfig(**settings))
         context = Context("split", "unit", config, {}, {}, store, scratch)
         ingested = ingest.run(context, [Source(source_id="film", uri=str(path), fingerprint="1")])
-        rows = list(run(context, [row for row in ingested if isinstance(row, Video)]))
+        rows = list(run(context, [between(row) for row in ingested if isinstance(row, Video)]))
         assert not list((scratch / "clips").glob("*"))
         return rows, lambda uri: store.fetch(uri, scratch)
 
@@ -38,6 +38,19 @@ def assert_tiles(clips, duration_us):
     assert (clips[0].start_us, clips[-1].end_us) == (0, duration_us)
     assert all(before.end_us == after.start_us for before, after in pairwise(clips))
     assert [clip.clip_id for clip in clips] == [f"film_{clip.start_us:012d}" for clip in clips]
+
+
+def test_a_source_that_is_no_longer_what_was_watched_is_a_reject(tmp_path, produced):
+    path = counting_video(tmp_path / "film.mp4", seconds=2)
+    two_pictures(tmp_path / "other.mp4")
+
+    def replace(video):
+        (tmp_path / "other.mp4").replace(path)
+        return video
+
+    [reject], _ = produced(path, between=replace, **SHORT)
+    assert (reject.key, reject.reason) == ("film", "source_changed")
+    assert "its audio_stream is 2, not None" in reject.message
 
 
 def test_clips_follow_the_shots_and_are_written(tmp_path, produced):
