@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
+from collections.abc import Collection
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import (
@@ -35,14 +40,28 @@ from trainer_plugin.parallel import Parallel, on_first_rank
 from trainer_plugin.patches import resample_mode
 from trainer_plugin.recipe import Lora, ModelSource, Trained
 
+log = logging.getLogger(__name__)
+
+_UNUSED = re.compile(
+    r"rotary_(pos_)?emb\.inv_freq$"  # computed, once saved
+    r"|(^|\.)position_ids$"  # the same
+    r"|^mtp\."  # further heads that predict several tokens at once, for speculative decoding
+)
+"""What files may hold beside the model's weights. Everything else that the model has no place for is refused."""
+_QUANTIZER_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""ModelOpt's, AutoGPTQ's and AutoAWQ's, beside a config.json that need not say so."""
+
 
 def read_config(source: ModelSource) -> PretrainedConfig:
     """The model's configuration, with the recipe's rotary base.
 
     Raises:
-        BadInput: there is none, or transformers or the trainer does not know its kind of model.
+        BadInput: there is none, transformers or the trainer does not know its kind of model, its weights are
+            quantized, or the folder holds adapters.
     """
     folder = None if source.path is None else _folder(source.path)
+    if folder is not None:
+        _check_whole_model(Path(folder))
     try:
         if folder is not None:
             config = AutoConfig.from_pretrained(folder)
@@ -51,6 +70,7 @@ def read_config(source: ModelSource) -> PretrainedConfig:
         family_of(config)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"model {source.path or source.config}: {error}") from error
+    _check_not_quantized(source, config)
     text = config.get_text_config()
     if source.rope_theta is not None:
         text.rope_parameters = {**text.rope_parameters, "rope_theta": source.rope_theta}
@@ -92,7 +112,7 @@ def build_model(
     Raises:
         BadInput: on every rank, when the folder's weights are not those of the model.
     """
-    weights = on_first_rank(lambda: _weights(source, config, trained, seed)) or {}
+    weights, config = _read_weights(source, config, trained, seed)
     skeleton = prepare(empty_model(config), trained)
     for parameter in skeleton.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
@@ -115,7 +135,7 @@ def build_tower(
 
     Arguments and errors are those of `build_model`, and so are the tower's weights. Every rank must call it.
     """
-    weights = on_first_rank(lambda: _weights(source, config, Trained(), seed)) or {}
+    weights, config = _read_weights(source, config, Trained(), seed)
     inner = empty_model(config).requires_grad_(False)
     model = LongVideoModel(inner, parallel, options)
     model.compute_dtype = compute
@@ -188,27 +208,89 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> None:
     model.add_adapter(config)
 
 
-def _weights(source: ModelSource, config: PretrainedConfig, trained: Trained, seed: int) -> dict[str, Tensor]:
-    """All parameters and buffers by name; raises BadInput if they are not the model's."""
+def _read_weights(
+    source: ModelSource, config: PretrainedConfig, trained: Trained, seed: int
+) -> tuple[dict[str, Tensor], PretrainedConfig]:
+    """All parameters and buffers by name, on the first rank, and the configuration that is true of them, on all."""
+    model = on_first_rank(lambda: _read_model(source, config, seed))
+    untied = [model is not None and _is_untied(model)]
+    dist.broadcast_object_list(untied, src=0)
+    if untied[0]:
+        config = type(config).from_dict(config.to_dict())
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+    if model is None:
+        return {}, config
+    if untied[0]:
+        log.warning(
+            "model %s: its configuration ties the head to the embeddings, but its files hold a head of its own; it is "
+            "trained, and exported, with tie_word_embeddings: false",
+            source.path,
+        )
+    prepare(model, trained)
+    return {**dict(model.named_buffers()), **dict(model.named_parameters())}, config
+
+
+def _is_untied(model: PreTrainedModel) -> bool:
+    """Whether transformers has left a head alone that the configuration ties, since the files hold another one."""
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return bool(model.config.tie_word_embeddings) and not tied
+
+
+def _read_model(source: ModelSource, config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """With the folder's weights, or random ones; raises BadInput if the folder's are not those of the configuration."""
     torch.manual_seed(seed)
     if source.path is None:
-        model = AutoModelForImageTextToText.from_config(config)
-    else:
-        try:
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                _folder(source.path), config=config, dtype="auto", output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise BadInput(f"model {source.path}: {error}") from error
-        model, found = loaded
-        for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-            if found.get(kind):
-                few = sorted(str(key) for key in found[kind])[:3]
-                raise BadInput(
-                    f"model {source.path}: {len(found[kind])} {kind.replace('_', ' ')} in its weights, e.g. {few}"
-                )
-    prepare(model, trained)
-    return {**dict(model.named_buffers()), **dict(model.named_parameters())}
+        return AutoModelForImageTextToText.from_config(config)
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            _folder(source.path), config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise BadInput(f"model {source.path}: {error}") from error
+    model, found = loaded
+    unused = {key for key in found["unexpected_keys"] if not _UNUSED.search(key)}
+    _refuse(source, found["missing_keys"], "weights of the model are missing in its files", "fetch the folder again")
+    _refuse(source, found["mismatched_keys"], "weights are not of config.json's shapes", "give their own configuration")
+    _refuse(source, unused, "tensors in its files are no weights of the model", "give its own, unquantized folder")
+    return model
+
+
+def _refuse(source: ModelSource, keys: Collection[str | tuple[str, Any, Any]], what: str, remedy: str) -> None:
+    if keys:
+        few = ", ".join(sorted(map(_described, keys))[:3])
+        raise BadInput(f"model {source.path}: {len(keys)} {what}, e.g. {few}; {remedy}")
+
+
+def _described(key: str | tuple[str, Any, Any]) -> str:
+    """A tensor's name; with both shapes where they differ."""
+    if isinstance(key, str):
+        return key
+    name, found, expected = key
+    return f"{name} ({list(found)} instead of {list(expected)})"
+
+
+def _check_whole_model(folder: Path) -> None:
+    """transformers would load the adapters' base from elsewhere, and add them to it."""
+    file = folder / "adapter_config.json"
+    if file.exists():
+        base = json.loads(file.read_bytes()).get("base_model_name_or_path")
+        raise BadInput(
+            f"model {folder}: it holds adapters of {base!r} ({file.name}), not a whole model; merge them first (PEFT's "
+            f"merge_and_unload, or export: model in the run that learned them), and give the merged folder"
+        )
+
+
+def _check_not_quantized(source: ModelSource, config: PretrainedConfig) -> None:
+    """Scales and zero points have no place in the model, and rounded weights are not for training."""
+    values = config.to_dict()
+    parts = [part for part in (values, *values.values()) if isinstance(part, dict)]
+    methods = [str(asked.get("quant_method", asked)) for part in parts if (asked := part.get("quantization_config"))]
+    methods += [name for name in _QUANTIZER_FILES if source.path and (Path(source.path) / name).exists()]
+    if methods:
+        raise BadInput(
+            f"model {source.path or source.config}: its weights are quantized ({methods[0]}), which is not supported; "
+            f"give the folder of the original weights, in bfloat16 or float32"
+        )
 
 
 @torch.no_grad()
@@ -224,6 +306,7 @@ def _receive(model: LongVideoModel, weights: dict[str, Tensor], parallel: Parall
         parameter.to_local().copy_(shard.to_local())
     for name, buffer in list(inner.named_buffers()):
         _receive_whole(inner, name, buffer, weights, parallel.device, buffer.dtype)
+    assert not weights, f"{sorted(weights)[:3]} have no place in the model"
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Tiny supervised runs for tests: recipes, a model folder, and what a model says about a sample."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -51,6 +52,19 @@ def model_folder(folder: Path, seed: int = 5, **text: int) -> Path:
     AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
     bytes_tokenizer().save_pretrained(folder)
     return folder
+
+
+def configured(folder: Path, **values: object) -> Path:
+    """The model's folder with other values in its config.json."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    return folder
+
+
+def tied_folder(folder: Path) -> Path:
+    """`model_folder` whose configuration ties the head to the embeddings; its files hold both, and they differ."""
+    text = json.loads((model_folder(folder) / "config.json").read_text())["text_config"]
+    return configured(folder, tie_word_embeddings=True, text_config={**text, "tie_word_embeddings": True})
 
 
 def text_log_probs(model: torch.nn.Module, example: Example) -> Tensor:

@@ -4,7 +4,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Draft, make_samples, tiny_family
-from tests.trainer_plugin.runs import model_folder, recipe, text_log_probs
+from tests.trainer_plugin.runs import model_folder, recipe, text_log_probs, tied_folder
 from trainer_plugin.bytes_tokenizer import bytes_tokenizer
 from trainer_plugin.chat import CHATML
 from trainer_plugin.examples import Example
@@ -101,6 +101,16 @@ def test_adapters_alone_are_what_peft_loads(alone, release, tmp_path):
     assert not any(name.startswith("model") for name in files)
     adapted = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(source), tmp_path / "export")
     assert torch.allclose(text_log_probs(adapted.eval(), text_example()), expected, atol=1e-5)
+
+
+def test_a_head_that_the_files_untied_stays_untied(alone, release, tmp_path):
+    """As in training, whoever loads it: vLLM goes by the configuration alone."""
+    source = tied_folder(tmp_path / "source")
+    expected = train_and_export(recipe(tmp_path, release, f"model={{path: {source}}}", "steps=1", "export=model"))
+    model = exported(tmp_path / "export")
+    assert not (model.config.tie_word_embeddings or model.config.get_text_config().tie_word_embeddings)
+    assert not torch.equal(model.lm_head.weight, model.get_input_embeddings().weight)
+    assert torch.allclose(text_log_probs(model, text_example()), expected, atol=1e-5)
 
 
 def test_an_export_over_another_leaves_nothing_of_its_weights_and_everything_else(alone, release, tmp_path):

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import tiny_config, tiny_model
-from tests.trainer_plugin.runs import model_folder
+from tests.trainer_plugin.runs import configured, model_folder, tied_folder
 from trainer_plugin.model import LongVideoModel
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Lora, ModelSource, Trained
@@ -90,14 +92,32 @@ def test_a_tower_whose_frames_are_resized_otherwise_has_another_name(alone, monk
     assert (len(names) == 1) is same
 
 
-def test_tied_embeddings_stay_tied(alone, tmp_path):
-    source = ModelSource(path=str(model_folder(tmp_path / "model")))
-    config = read_config(source)
-    config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = True
-    parallel = parallelize(1, config.get_text_config(), alone)
-    model = build_model(source, EVERYTHING, config, parallel).model
+@pytest.mark.parametrize("kept", ["model.embed_tokens.weight", "lm_head.weight", "both"])
+def test_tied_embeddings_are_one_whichever_is_in_the_files(alone, tmp_path, kept):
+    folder = tied_folder(tmp_path / "model")
+    embeddings = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    both = {"model.embed_tokens.weight": embeddings, "lm_head.weight": embeddings.clone()}
+    rewritten(folder, {name: tensor if kept in (name, "both") else None for name, tensor in both.items()})
+    model = built(ModelSource(path=str(folder)), compute=torch.float32).model
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    assert model.get_input_embeddings().weight.to_local().abs().max() > 0
+    assert model.config.tie_word_embeddings
+    assert torch.equal(model.get_output_embeddings().weight.full_tensor(), embeddings)
+
+
+def heads(source: ModelSource) -> tuple[bool, dict[str, torch.Tensor]]:
+    model = built(source, compute=torch.float32)
+    return model.model.config.tie_word_embeddings, tensors_of(model)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_tied_configuration_whose_files_hold_another_head_is_untied_as_in_transformers(ranks, tmp_path, world):
+    folder = tied_folder(tmp_path / "model")
+    plain = AutoModelForImageTextToText.from_pretrained(folder)
+    assert not torch.equal(plain.lm_head.weight, plain.get_input_embeddings().weight)
+    for tied, found in ranks[world].run(heads, ModelSource(path=str(folder))):
+        assert not tied
+        assert torch.equal(found["lm_head.weight"], plain.lm_head.weight)
+        assert found.keys() == {**dict(plain.named_parameters()), **dict(plain.named_buffers())}.keys()
 
 
 def test_what_is_learned_is_float32_and_what_is_frozen_is_of_the_computation(alone, tmp_path):
@@ -145,15 +165,93 @@ def test_the_rotary_base_and_the_positions_are_raised(tmp_path):
     assert empty_model(config).model.language_model.rotary_emb.config.rope_parameters != before.config.rope_parameters
 
 
-def test_weights_that_are_not_the_models_are_refused(alone, tmp_path):
-    folder = model_folder(tmp_path / "model")
-    weights = load_file(folder / "model.safetensors")
-    name = next(name for name in weights if "k_proj.weight" in name)
-    save_file(
-        {key: value for key, value in weights.items() if key != name}, folder / "model.safetensors", {"format": "pt"}
-    )
-    with pytest.raises(BadInput, match=r"1 missing keys in its weights, e\.g\. .*k_proj\.weight"):
+def rewritten(folder: Path, changes: Mapping[str, torch.Tensor | None]) -> Path:
+    """The model's folder with tensors added, replaced or (None) removed in its files."""
+    weights = {**load_file(folder / "model.safetensors"), **changes}
+    kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lm_head.weight": None}, r"1 weights of the model are missing in its files, e\.g\. lm_head\.weight; fetch"),
+        (
+            {"lm_head.weight": torch.ones(3, 4)},
+            r"1 weights are not of config\.json's shapes, e\.g\. lm_head\.weight "
+            r"\(\[3, 4\] instead of \[263, 64\]\)",
+        ),
+        (
+            {"model.layers.0.mlp.up_proj.weight_scale_inv": torch.ones(1)},
+            r"1 tensors in its files are no weights of the model, e\.g\. .*weight_scale_inv; give .* unquantized",
+        ),
+    ],
+    ids=["missing", "shape", "scales"],
+)
+def test_weights_that_are_not_the_models_are_refused(alone, tmp_path, changes, message):
+    folder = rewritten(model_folder(tmp_path / "model"), changes)
+    with pytest.raises(BadInput, match=message):
         built(ModelSource(path=str(folder)))
+
+
+def test_buffers_that_were_once_saved_and_heads_that_nobody_runs_are_ignored(alone, tmp_path):
+    extra = {
+        "visual.rotary_pos_emb.inv_freq": torch.ones(4),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
+        "mtp.layers.0.mlp.up_proj.weight": torch.ones(2, 2),
+    }
+    expected = built_tensors(ModelSource(path=str(model_folder(tmp_path / "plain"))))
+    found = built_tensors(ModelSource(path=str(rewritten(model_folder(tmp_path / "model"), extra))))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"not a model"])
+def test_damaged_files_of_weights_are_named(alone, tmp_path, damage):
+    file = model_folder(tmp_path / "model") / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(BadInput, match=rf"model {tmp_path}/model: "):
+        built(ModelSource(path=str(tmp_path / "model")))
+
+
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("fp8", {"weight_block_size": [128, 128], "activation_scheme": "dynamic"}),
+        ("gptq", {"bits": 4, "group_size": 128}),
+        ("awq", {"bits": 4, "zero_point": True}),
+        ("bitsandbytes", {"load_in_4bit": True}),
+        ("compressed-tensors", {"format": "pack-quantized"}),
+        ("torchao", {"quant_type": "int4_weight_only"}),
+        ("mxfp4", {}),
+    ],
+)
+def test_quantized_models_are_refused_from_their_configuration(tmp_path, method, values):
+    asked = {"quant_method": method, **values}
+    whole = configured(model_folder(tmp_path / "whole"), quantization_config=asked)
+    (whole / "model.safetensors").unlink()  # nothing of it is read
+    text = json.loads((whole / "config.json").read_text())["text_config"]
+    inside = configured(
+        model_folder(tmp_path / "inside"), text_config={**text, "quantization_config": asked}, quantization_config=None
+    )
+    for folder in (whole, inside):
+        with pytest.raises(BadInput, match=rf"its weights are quantized \({method}\), .* bfloat16 or float32"):
+            read_config(ModelSource(path=str(folder)))
+
+
+def test_a_quantizers_own_file_says_so_too(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    (folder / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"quantized \(hf_quant_config\.json\)"):
+        read_config(ModelSource(path=str(folder)))
+
+
+def test_adapters_are_no_model(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/base"}')
+    with pytest.raises(BadInput, match=r"it holds adapters of '/models/base' .* merge them first"):
+        read_config(ModelSource(path=str(folder)))
 
 
 def test_an_unsupported_model_says_what_a_family_must_provide():
