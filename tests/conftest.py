@@ -5,7 +5,8 @@ import subprocess
 import uuid
 
 import pytest
-from hypothesis import settings
+
+from tests.support.properties import settings
 
 # Before anything imports torch: its threads wait by spinning, and beside other work take three times what they need.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,10 +43,8 @@ def no_endpoints_from_outside():
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """The address of a real HTTP server that speaks S3."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    """The address of a real HTTP server that speaks S3. Skips where moto is not installed."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
@@ -54,9 +53,8 @@ def s3_server():
 
 @pytest.fixture
 def s3_bucket(s3_server, monkeypatch):
-    """The URL of a fresh bucket, `s3://…`; the environment points fsspec's S3 to the server."""
-    import s3fs
-
+    """The URL of a fresh bucket, `s3://…`; the environment points fsspec's S3 to the server. Skips without s3fs."""
+    s3fs = pytest.importorskip("s3fs")
     for name, value in {
         "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "testing",

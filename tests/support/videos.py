@@ -4,13 +4,13 @@
 a test can tell whether a cut or a seek shows exactly the right frames, and not merely as many.
 """
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
-
-from operators.video.ffmpeg import ffmpeg_executable
 
 BITS = 10
 BAR = 16
@@ -20,7 +20,8 @@ _LUMA = f"if(mod(floor(N/pow(2,floor(X/{BAR}))),2),235,16)"
 
 def make(target: Path, *arguments: str) -> Path:
     """Run ffmpeg with these arguments and the target."""
-    command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-y", *arguments, str(target)]
+    executable = shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
+    command = [executable, "-nostdin", "-hide_banner", "-loglevel", "error", "-y", *arguments, str(target)]
     subprocess.run(command, check=True)
     return target
 

@@ -1,15 +1,18 @@
 """A tiny model family, a tokenizer of single bytes, and releases of numbered films, for the trainer's tests."""
 
+import hashlib
+import io
+import tarfile
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from operators.store import Store, object_path, sha256_of_file
+from schemas.arrow import rows_to_parquet
 from schemas.config import Media
-from schemas.run import Release
-from schemas.tables import QuestionKind, Split, Video
-from tests.operators.stages.test_shard import shard
+from schemas.run import Release, ReleaseFile
+from schemas.sample import Sample, WebDatasetRecord
+from schemas.tables import QuestionKind, Split, Video, VideoCategory
 from tests.support.rows import make_sample, make_video
 from tests.support.videos import counting_video
 from trainer_plugin.bytes_tokenizer import bytes_tokenizer
@@ -53,8 +56,15 @@ class TinyFamily:
 def numbered_film(folder: Path, name: str, seconds: float, **options) -> Video:
     """A video row with the truth about its file."""
     path = counting_video(folder / f"{name}.mp4", seconds=seconds, fps=FPS, **options)
-    update = {"uri": str(path), "sha256": sha256_of_file(path), "duration_us": round(seconds * 1e6), "fps": float(FPS)}
-    return make_video(name).model_copy(update={**update, "width": 160, "height": 64})
+    return film_row(path).model_copy(
+        update={"duration_us": round(seconds * 1e6), "fps": float(FPS), "width": 160, "height": 64}
+    )
+
+
+def film_row(path: Path) -> Video:
+    """A video row with the address and the hash of a file, whatever it holds."""
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return make_video(path.stem).model_copy(update={"uri": str(path), "sha256": sha256})
 
 
 def release_of(folder: Path, videos: list[Video], questions: int = 2, media: Media = Media.ORIGINAL) -> str:
@@ -76,24 +86,78 @@ def release_of(folder: Path, videos: list[Video], questions: int = 2, media: Med
         else sample
         for turn, sample in enumerate(samples)
     ]
-    files, store = shard(folder, samples, videos, videos_per_tar=2, media=media)
-    return publish(store, files, videos=len(videos), samples=len(samples))
+    return write_release(folder / "release", videos, samples, media=media)
 
 
-def publish(store: Store, files, videos: int, samples: int) -> str:
-    """The address of a release of these files."""
-    folder = Path(store.root) / "release"
-    for file in files:
-        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file.path).write_bytes(store.read(object_path(file.sha256, Path(file.path).suffix)))
+def write_release(
+    folder: Path, videos: list[Video], samples: list[Sample], videos_per_tar: int = 2, media: Media = Media.ORIGINAL
+) -> str:
+    """Write the files of a release, one split of it, as the pipeline's `shard` and `publish` do; returns its address.
+
+    That the pipeline's own releases are read as well is shown in `tests/operators/release/test_readers.py`.
+    """
+    files = []
+    for number, first in enumerate(range(0, len(videos), videos_per_tar)):
+        group = videos[first : first + videos_per_tar]
+        path = folder / f"data/sft/demo-sft-{number:06d}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        asked = 0
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for video in group:
+                record = make_record(video, [sample for sample in samples if sample.video_id == video.video_id])
+                asked += len(record.samples)
+                if media is not Media.NONE:
+                    _add(tar, f"{video.video_id}.mp4", Path(video.uri).read_bytes())
+                _add(tar, f"{video.video_id}.json", record.model_dump_json().encode())
+        files.append(_described(folder, path, videos=len(group), samples=asked))
+    table = folder / "parquet/sft.parquet"
+    table.parent.mkdir()
+    table.write_bytes(rows_to_parquet(samples, Sample))
+    files.append(_described(folder, table, videos=len(videos), samples=len(samples)))
     manifest = Release(
         name="demo",
         version=1,
         run_id="run",
         content_sha256="0" * 64,
-        samples={Split.SFT: samples},
-        videos={Split.SFT: videos},
+        samples={Split.SFT: len(samples)},
+        videos={Split.SFT: len(videos)},
         files=tuple(files),
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     return str(folder)
+
+
+def make_record(video: Video, samples: list[Sample]) -> WebDatasetRecord:
+    """The `.json` member of a video's record."""
+    return WebDatasetRecord(
+        video_id=video.video_id,
+        split=Split.SFT,
+        video_category=VideoCategory.FILM,
+        title=f"The {video.video_id}",
+        licence="CC0",
+        origin="",
+        duration_us=video.duration_us,
+        fps=video.fps,
+        width=video.width,
+        height=video.height,
+        sha256=video.sha256,
+        samples=tuple(samples),
+    )
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _described(folder: Path, path: Path, videos: int, samples: int) -> ReleaseFile:
+    content = path.read_bytes()
+    return ReleaseFile(
+        path=str(path.relative_to(folder)),
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        split=Split.SFT,
+        videos=videos,
+        samples=samples,
+    )

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from tests.support.properties import HealthCheck, given, settings, st
 from tests.trainer_plugin.parity import Draft, groups, make_samples, tiny_config, tiny_family
 from tests.trainer_plugin.ranks import Ranks
 from tests.trainer_plugin.test_kernels import dense

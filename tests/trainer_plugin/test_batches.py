@@ -4,10 +4,9 @@ from itertools import islice
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from schemas.errors import BadInput
+from tests.support.properties import given, st
 from trainer_plugin.batches import RowStream, without_labels
 from trainer_plugin.examples import IGNORED, Example, Unusable
 

@@ -5,13 +5,12 @@ from itertools import accumulate
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
 
+from tests.support.properties import HealthCheck, given, settings, st
 from tests.trainer_plugin.ranks import Ranks
 from tests.trainer_plugin.test_head import GPU
 from trainer_plugin.comm import GradientReduction, exchange, gather, heads_to_tokens, tokens_to_heads

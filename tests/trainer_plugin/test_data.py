@@ -1,24 +1,27 @@
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from schemas.config import Media
 from schemas.errors import BadInput, SchemaError
-from schemas.tables import Split
-from tests.operators.stages.test_shard import make_film, shard
+from schemas.tables import Split, Video
 from tests.support.rows import make_sample
-from tests.trainer_plugin.support import publish, release_of
+from tests.trainer_plugin.support import film_row, release_of, write_release
 from trainer_plugin.data import index_videos, open_release, read_samples, read_videos
+
+
+def film_of(path: Path, content: bytes) -> Video:
+    """A video whose file holds these bytes: an MP4 as far as anything here reads it."""
+    path.write_bytes(content)
+    return film_row(path)
 
 
 @pytest.fixture
 def release(tmp_path):
     """A release of five videos with two questions each, in two tars, without media in none."""
-    films = [make_film(tmp_path / f"film{number}.mp4", bytes([number]) * 1000) for number in range(5)]
+    films = [film_of(tmp_path / f"film{number}.mp4", bytes([number]) * 1000) for number in range(5)]
     samples = [make_sample(2 * number + turn, film) for number, film in enumerate(films) for turn in (0, 1)]
-    files, store = shard(tmp_path, samples, films, videos_per_tar=3)
-    return publish(store, files, videos=5, samples=10), samples
+    return write_release(tmp_path / "release", films, samples, videos_per_tar=3), samples
 
 
 def test_samples_come_whole(release):
@@ -55,6 +58,8 @@ def test_the_index_says_where_each_video_lies(release):
 
 
 def test_the_index_of_a_release_on_s3(release, s3_bucket):
+    import s3fs
+
     url, _ = release
     s3fs.S3FileSystem().put(url, f"{s3_bucket}/demo", recursive=True)
     local, remote = index_videos(url, Split.SFT), index_videos(f"{s3_bucket}/demo/", Split.SFT)
@@ -69,7 +74,7 @@ def test_the_index_of_a_release_on_s3(release, s3_bucket):
 
 def test_videos_of_a_release_without_media_are_found_beside_it(release, tmp_path):
     (tmp_path / "without").mkdir()
-    film = make_film(tmp_path / "film.mp4", b"film")
+    film = film_of(tmp_path / "film.mp4", b"film")
     url = release_of(tmp_path / "without", [film], media=Media.NONE)
     [video] = index_videos(url, Split.SFT, media=str(tmp_path))
     assert Path(video.source.url).read_bytes() == b"film"
@@ -119,5 +124,5 @@ def test_a_tar_of_as_many_bytes_but_other_records_is_an_error(release):
     tar = sorted(Path(url).glob("data/sft/*.tar"))[0]
     tar.write_bytes(bytes(tar.stat().st_size))
     for read in (index_videos, lambda *asked: list(read_videos(*asked))):
-        with pytest.raises(SchemaError, match=f"{tar.name}: 0 records, the manifest says 2; copy it again"):
+        with pytest.raises(SchemaError, match=f"{tar.name}: 0 records, the manifest says 3; copy it again"):
             read(url, Split.SFT)

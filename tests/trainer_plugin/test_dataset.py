@@ -1,11 +1,10 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import Qwen2_5_VLConfig, Qwen3VLConfig, SmolVLMConfig
 
 from schemas.config import Media
 from schemas.tables import Split
+from tests.support.properties import given, settings, st
 from tests.support.rows import make_video
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, release_of
 from trainer_plugin.dataset import FramePolicy, ReleaseDataset, Target, frame_times

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.support.properties import given, settings, st
 from trainer_plugin import head
 from trainer_plugin.head import full_log_probs, token_log_probs
 

@@ -6,10 +6,9 @@ and summing are tested here. The tests marked gpu run the fused kernels themselv
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
+from tests.support.properties import HealthCheck, given, settings, st
 from tests.trainer_plugin.test_head import GPU, Largest
 from trainer_plugin import kernels
 from trainer_plugin.kernels import Block, Kernel, attend, plan_calls

@@ -14,9 +14,8 @@ from functools import cache, partial
 from itertools import combinations, product
 
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
-from hypothesis import strategies as st
 
+from tests.support.properties import HealthCheck, Phase, example, given, settings, st
 from tests.trainer_plugin.parity import (
     FAMILIES,
     Case,

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.support.properties import given, st
 from trainer_plugin.patches import (
     image_pixels,
     longest_side_size,

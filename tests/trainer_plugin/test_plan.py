@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from tests.support.properties import given, settings, st
 from tests.trainer_plugin.parity import FAMILIES, VIDEO_ID, Clip, Draft, make_samples, tiny_config, tiny_family
 from trainer_plugin.examples import IGNORED, Grid
 from trainer_plugin.plan import Costs, Layout, SequencePlan, balanced_cuts, choose_layout

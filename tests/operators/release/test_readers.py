@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from operators.release.readers import energon_prepare, open_readers
+from schemas.tables import Split
 
 
 def test_energon_is_read_where_it_is_installed(release):
@@ -24,3 +25,17 @@ def test_the_energon_command_survives_a_shell(folder):
         r"sft:data/sft/.*\.tar",
         r"rl:data/rl/.*\.tar",
     ]
+
+
+def test_the_trainer_reads_what_the_pipeline_publishes(release):
+    pytest.importorskip("torch")
+    from trainer_plugin.data import index_videos, open_release, read_samples, read_videos
+
+    url = str(release)
+    manifest = open_release(url)
+    for split, samples in manifest.samples.items():
+        found = list(read_videos(url, Split(split)))
+        assert [sample for item in found for sample in item.record.samples] == read_samples(url, Split(split))
+        assert sum(len(item.record.samples) for item in found) == samples
+        assert [item.record for item in index_videos(url, Split(split))] == [item.record for item in found]
+        assert [item.record.video_id for item in found if not item.video] == []

@@ -8,11 +8,10 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.video_utils import VideoMetadata
 
+from tests.support.properties import given, settings, st
 from tests.trainer_plugin.parity import (
     END_ID,
     START_ID,
