@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from fsspec.implementations.local import LocalFileOpener
-from hypothesis import given
-from hypothesis import strategies as st
 
 from schemas.errors import BadInput
+from tests.support.properties import given, st
 from tests.trainer_plugin.support import byte_tokenizer
 from trainer_plugin.texts import TextRows, _documents
 
@@ -109,10 +108,10 @@ def test_files_of_something_else_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.jsonl.gz", gzip.compress(b'{"text": "good"}\n' * 99)[:-9]),
-        ("a.jsonl.gz", b"not gzip"),
-        ("a.tar", b"no tar" * 999),
-        ("a.parquet", b"PAR1" + bytes(99)),
+        pytest.param("a.jsonl.gz", gzip.compress(b'{"text": "good"}\n' * 99)[:-9], id="cut-off-gzip"),
+        pytest.param("a.jsonl.gz", b"not gzip", id="no-gzip"),
+        pytest.param("a.tar", b"no tar" * 999, id="no-tar"),
+        pytest.param("a.parquet", b"PAR1" + bytes(99), id="no-parquet"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, content):
