@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
@@ -11,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.errors import SchemaError
+from schemas.uri import shown_uri
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -26,9 +28,12 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Model(BaseModel):
-    """Immutable, and an unknown field is an error: a misspelt option never passes silently."""
+    """Immutable, and an unknown field is an error: a misspelt option never passes silently.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    pydantic's own messages quote no input, which may hold credentials; ours do by `shown_value`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class Row(Model):
@@ -100,7 +105,23 @@ def message_of(found: Mapping[str, Any]) -> str:
     """What one of a ValidationError's `errors()` says, and the value: of the field at fault, never of all around it."""
     message: str = found["msg"].removeprefix("Value error, ")
     contradiction = found["type"] == "value_error" and isinstance(found["input"], Mapping)
-    return message if contradiction or found["type"] == "missing" else f"{message}, got {found['input']!r}"
+    return message if contradiction or found["type"] == "missing" else f"{message}, got {shown_value(found['input'])}"
+
+
+class _Shown(reprlib.Repr):
+    """Short representations; of a nested value some levels, of a long list the first few items."""
+
+    def repr_str(self, value: str, level: int) -> str:
+        return f"'{shown_uri(value)}'"
+
+    def repr_int(self, value: int, level: int) -> str:
+        digits = int(value.bit_length() * 0.30103)
+        return str(value) if digits < 40 else f"a number of {digits} digits"
+
+
+def shown_value(value: Any) -> str:
+    """A value in a message: on one line, short however large it is, and without the secrets of an address."""
+    return _Shown().repr(value)
 
 
 def digest(value: Any) -> str:
