@@ -15,7 +15,7 @@ from airflow.sdk import Param
 from operators.settings import ConfigError, validate_config
 from schemas.config import BuildConfig
 
-UP_FRONT = ("source", "out", "name", "media_root", "lane_videos")
+UP_FRONT = ("source", "out", "name", "media_root", "allowed_roots", "lane_videos")
 """Shown at once, in this order; every other parameter is in a section that opens with a click."""
 
 _CONSTRAINTS = (
@@ -97,6 +97,8 @@ def _value(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]
     if "anyOf" in schema:  # yes, no, or left to the build
         labels = {"null": "Automatic", "true": "Yes", "false": "No"}
         return {"default": default, "enum": [None, True, False], "values_display": labels}
+    if schema["type"] == "array" and "enum" not in _resolve(root, schema["items"]):  # one per line
+        return {"default": None, "type": ["null", "array"], "items": {"type": "string"}}
     if schema["type"] == "array":
         words = _resolve(root, schema["items"])["enum"]
         items = {"type": "string", "enum": words}

@@ -53,7 +53,7 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
         NothingToBuild: it names videos, but none that can be used.
     """
     resolved = config.model_copy(update={"models": resolve(config.models, environ)})
-    listing = read_sources(config.source, config.media_root)
+    listing = read_sources(config.source, config.media_root, config.allowed_roots)
     if not listing.sources:
         first = listing.rejects[0]
         raise NothingToBuild(

@@ -16,5 +16,6 @@ def footage(context: Context, video: Video, fps: float, side: int) -> Path:
         SourceGone: the source is needed and gone.
     """
     enough = fps <= FPS and min(side, max(video.width, video.height)) <= SIDE
-    uri = video.proxy_uri if video.proxy_uri is not None and enough else video.uri
-    return context.files.fetch(uri, context.scratch)
+    if video.proxy_uri is not None and enough:
+        return context.files.fetch(video.proxy_uri, context.scratch)
+    return context.sources.fetch(video.video_id, video.uri, context.scratch)

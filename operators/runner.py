@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from operators.isolate import ChildFailed, process_cpu_seconds, run_isolated
@@ -23,7 +23,8 @@ from operators.models.session import open_models
 from operators.pipeline import stage as stage_named
 from operators.runs import RunFolder
 from operators.scratch import scratch_folder
-from operators.sources.listing import fingerprint
+from operators.sources.access import SourceFiles
+from operators.sources.listing import source_files
 from operators.stage import Context, Scope, Stage
 from operators.store import SourceGone, Store, space_problem
 from schemas.base import Row, canonical_json, digest
@@ -40,6 +41,7 @@ from schemas.run import (
     StageRecord,
 )
 from schemas.tables import Reject, Source
+from schemas.uri import shown_uri
 
 WHOLE_BUILD = "all"
 """The unit of a stage over the whole build."""
@@ -99,6 +101,8 @@ class UnitInput:
     """By their ids; for stages that read `source`, and those that open the video."""
     empty: bool = False
     """The first input has no rows: nothing can come of it, and nothing is decoded."""
+    files: SourceFiles = field(default_factory=SourceFiles)
+    """Opens the sources."""
 
     def isolated(self, stage: Stage) -> bool:
         """Is it worked on in a process of its own?"""
@@ -179,6 +183,7 @@ def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitIn
     key = stage_key(stage, config, unit_input)
     if commit := store.find_commit(stage.name, digest(key)):
         return UnitOutcome(commit, reused=True)
+    unit_input = replace(unit_input, files=source_files(config, unit_input.sources))
     with scratch_folder(stage.name) as scratch:
         if not unit_input.isolated(stage):
             return compute_unit(store.url, config, key, unit_input, scratch, cores)
@@ -209,7 +214,9 @@ def compute_unit(
     tables = [_read_input(store, stage_input, unit_input) for stage_input in stage.reads]
     try:
         _assert_unchanged(stage, unit_input)
-        produced, usage = _produce(stage, store, config, key, tables, scratch, cores) if tables[0] else ([], {})
+        produced, usage = (
+            _produce(stage, store, config, key, tables, scratch, cores, unit_input.files) if tables[0] else ([], {})
+        )
     except SourceGone as gone:
         produced, usage = [_unit_reject(key, gone.reason, f"{key.unit}: {gone}")], {}
     except OSError as error:
@@ -233,12 +240,9 @@ def compute_unit(
 def _assert_unchanged(stage: Stage, unit_input: UnitInput) -> None:
     """The rows will stand under the hash of the source that was ingested: it must still be that one."""
     for source in unit_input.sources if stage.isolated else ():
-        try:
-            now = fingerprint(source.uri)
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-            raise SourceGone("missing_file", f"{source.uri}: {error}; restore it and run again") from error
-        if now != source.fingerprint:
-            raise SourceGone("source_changed", f"{source.uri} has changed since the build was planned; run it again")
+        if unit_input.files.fingerprint(source) != source.fingerprint:
+            message = f"{shown_uri(source.uri)} has changed since the build was planned; run it again"
+            raise SourceGone("source_changed", message)
 
 
 def _produce(
@@ -249,6 +253,7 @@ def _produce(
     tables: Sequence[Sequence[Row]],
     scratch: Path,
     cores: int,
+    files: SourceFiles,
 ) -> tuple[list[Row], dict[str, dict[str, float]]]:
     """The rows and rejects of a unit, and what its models did, by role."""
     journal = Journal(f"{store.url}/journal/{stage.name}/{key.unit}")
@@ -262,6 +267,7 @@ def _produce(
             files=store,
             scratch=scratch,
             cores=cores,
+            sources=files,
         )
         produced = list(stage.run(context, *tables))
         return produced, {role.value: _usage(client) for role, client in models.items()}

@@ -8,11 +8,12 @@ the runner's (`operators.runner`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from operators.sources.access import SourceFiles
 from schemas.base import Row, digest
 from schemas.config import BuildConfig, Role
 from schemas.tables import Reject
@@ -28,8 +29,8 @@ class Files(Protocol):
     def put_file(self, path: Path) -> str:
         """Store a local file; returns its address, relative to the store. The same bytes have the same address."""
 
-    def fetch(self, uri: str, folder: Path) -> Path:
-        """A local path of a stored file or of a source video; remote files are downloaded into the folder."""
+    def fetch(self, address: str, folder: Path) -> Path:
+        """A local path of a stored file; a remote one is downloaded into the folder."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ class Context:
     models: Mapping[Role, ModelClient]
     """The declared roles that a model plays; a role without a model (measured captions) is absent."""
     files: Files
+    """What stages have stored; source videos are opened by `sources`."""
     scratch: Path
     """An empty local folder, removed afterwards."""
     cores: int = 1
     """How many cores the unit has to itself. Rows must not depend on it."""
+    sources: SourceFiles = field(default_factory=SourceFiles)
 
     def reject(self, key: str, reason: str, message: str, raw: str = "", request_sha256: str = "") -> Reject:
         """A reject of this stage and unit. `reason` is a typed word, `message` names the thing and the way out."""

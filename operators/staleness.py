@@ -41,7 +41,7 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
         SourceError: the sources cannot be listed.
     """
     resolved = config.model_copy(update={"models": resolve(config.models, environ)})
-    sources = read_sources(config.source, config.media_root).sources
+    sources = read_sources(config.source, config.media_root, config.allowed_roots).sources
     before = _previous_keys(previous)
     walk = partial(_walk_video, previous.store, resolved, before)
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:

@@ -29,6 +29,7 @@ from schemas.arrow import rows_from_parquet, rows_to_parquet
 from schemas.base import Row, parse_json
 from schemas.errors import Outage, SchemaError
 from schemas.run import Commit
+from schemas.uri import shown_uri, without_secrets
 
 R = TypeVar("R", bound=Row)
 
@@ -87,27 +88,22 @@ class Store:
                     self.fs.put_file(str(path), self._path(address))
         return address
 
-    def fetch(self, uri: str, folder: Path) -> Path:
-        """A local path of an object of this store, or of a file anywhere (`s3://…`); remote ones land in the folder.
+    def fetch(self, address: str, folder: Path) -> Path:
+        """A local path of a stored file; a remote store's is downloaded into the folder.
 
         Raises:
-            SourceGone: there is no such file, or it may not be read.
+            SourceGone: it is not there any more.
             StoreError: a remote store does not answer.
         """
-        stored = uri.startswith("objects/")
-        fs, path = (self.fs, self._path(uri)) if stored else fsspec.core.url_to_fs(uri)
-        if isinstance(fs, LocalFileSystem):
-            if not Path(path).is_file() or not os.access(path, os.R_OK):
-                raise SourceGone("missing_file", f"{uri} is not a file that can be read; restore it and run again")
-            return Path(path)
-        name = hashlib.sha256(uri.encode()).hexdigest()[:16]  # two sources may have the same file name
-        local = folder / f"{name}{Path(path).suffix}"
-        if not local.exists():
-            try:
-                with outages(uri):
-                    fs.get_file(path, str(local))
-            except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-                raise SourceGone("missing_file", f"{uri} cannot be read ({error}); restore it and run again") from error
+        path = self._path(address)
+        local = Path(path) if self.is_local else folder / Path(address).name
+        try:
+            if not local.exists():
+                with outages(self.url):
+                    self.fs.get_file(path, str(local))
+        except FileNotFoundError:
+            message = f"{address} is gone from {shown_uri(self.url)}; restore it and run again"
+            raise SourceGone("missing_file", message) from None
         return local
 
     # --- tables ------------------------------------------------------------------------------------------------------
@@ -266,7 +262,10 @@ def outages(url: str) -> Iterator[None]:
     except (OSError, Outage):
         raise
     except Exception as error:
-        raise StoreError(f"{url}: {type(error).__name__}: {error}; are address and credentials right?") from error
+        told = without_secrets(str(error), [url])
+        raise StoreError(
+            f"{shown_uri(url)}: {type(error).__name__}: {told}; are address and credentials right?"
+        ) from error
 
 
 def space_problem(error: OSError, place: str) -> StoreError | None:
@@ -283,4 +282,4 @@ def _sync(path: Path) -> None:
 
 
 def _explain(error: OSError, url: str) -> str:
-    return f"{url}: {_WAYS_OUT.get(error.errno or 0, str(error))}"
+    return f"{shown_uri(url)}: {_WAYS_OUT.get(error.errno or 0, str(error))}"

@@ -10,10 +10,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from schemas.base import Fraction, Model
 from schemas.tables import QuestionCategory, QuestionKind
+from schemas.uri import is_address, redacted_uri
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
 
@@ -237,6 +238,10 @@ class BuildConfig(Model):
     """Folder of videos, a CSV or JSON manifest, or a Shot2Story annotation file; a local path or an fsspec URL."""
     media_root: str = ""
     """Folder of the full videos that a manifest or annotation file names; empty: relative to the manifest itself."""
+    allowed_roots: tuple[str, ...] = ()
+    """What a manifest may name besides what lies below its own folder, bucket or site, or below `media_root`: folders
+    (`/mnt/films`), buckets and prefixes (`s3://films`), sites (`https://media.example.org`; also those on a private
+    network are opened when they are named) or all of a scheme (`https://`). No video becomes stale by it."""
     out: str = Field(min_length=1)
     """Where the build works and publishes; a local path or an fsspec URL such as s3://bucket/prefix."""
     name: Name = "longvideo"
@@ -253,6 +258,18 @@ class BuildConfig(Model):
     assemble: AssembleConfig = AssembleConfig()
     shard: ShardConfig = ShardConfig()
     models: ModelsConfig = ModelsConfig()
+
+    @field_validator("source", "media_root", "allowed_roots", "out")
+    @classmethod
+    def _holds_no_secret(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for address in (value,) if isinstance(value, str) else value:
+            if is_address(address) and redacted_uri(address) != address:
+                raise ValueError(
+                    "an address with a user, a password, a query or a fragment would be stored with every run: give it "
+                    "without, and the credentials as environment variables (AWS_ACCESS_KEY_ID and the like), in a "
+                    "~/.netrc for http, or in the rows of a local manifest"
+                )
+        return value
 
     @model_validator(mode="after")
     def _sections_agree(self) -> BuildConfig:

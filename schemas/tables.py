@@ -65,7 +65,7 @@ class Source(Row):
 
     source_id: VideoId
     uri: str
-    """Local path or fsspec URL of the full video."""
+    """Local path or fsspec URL of the full video, without user, password and query."""
     fingerprint: str
     """What changes when the file does: size and modification time, or the object store's ETag."""
     title: str = ""
@@ -76,6 +76,9 @@ class Source(Row):
     split_hint: Split | None = None
     """Forces this video's split."""
     annotations: tuple[Annotation, ...] = ()
+    redacted: bool = False
+    """The list's own address has a user, a password or a query, which `uri` lacks: they are never stored. Whoever opens
+    the video reads the list again."""
 
 
 class AudioTrack(Model):

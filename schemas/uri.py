@@ -27,8 +27,14 @@ _CREDENTIAL = re.compile(
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is a URL, or meant as one: a scheme, a colon and slashes."""
-    return _ADDRESS.match(text.strip()) is not None
+    """Whether a text is a URL, with `://` behind its scheme."""
+    return re.match(rf"\s*{_SCHEME}://", text) is not None
+
+
+def is_chain(uri: str) -> bool:
+    """Whether fsspec would open one address by way of another (`zip://a.mp4::https://host/a.zip`)."""
+    links = _LINK.split(uri)
+    return len(links) > 1 or (not is_address(uri) and re.match(rf"{_SCHEME}::", uri) is not None)
 
 
 def redacted_uri(uri: str) -> str:

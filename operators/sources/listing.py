@@ -16,18 +16,23 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
+from operators.sources import web
+from operators.sources.access import Access, SourceFiles, filesystem_of, fingerprint, local_path
 from operators.sources.rejects import assert_storable, plan_reject
 from operators.sources.shot2story import is_shot2story, shot2story_entries
+from schemas.base import message_of
+from schemas.config import BuildConfig
 from schemas.errors import Outage, SourceError
 from schemas.manifest import ManifestRow
 from schemas.tables import Reject, Source
+from schemas.uri import is_address, is_chain, redacted_uri, shown_uri, without_secrets
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()  # noqa: SIM905
@@ -47,7 +52,7 @@ class Listing:
     rejects: tuple[Reject, ...]
 
 
-def read_sources(source: str, media_root: str = "") -> Listing:
+def read_sources(source: str, media_root: str = "", allowed_roots: Sequence[str] = ()) -> Listing:
     """List the videos of a source.
 
     Args:
@@ -56,32 +61,73 @@ def read_sources(source: str, media_root: str = "") -> Listing:
             fsspec URL.
         media_root: where relative addresses of a manifest start, and where Shot2Story's full videos lie; by default
             the manifest's own folder.
+        allowed_roots: what else a list may name, see `operators.sources.access`.
 
     Raises:
         SourceError: it does not exist, holds no video, or is not a readable list.
         Outage: the place where a video lies gives no answer.
     """
-    try:
-        fs, path = fsspec.core.url_to_fs(source)
-        exists, is_folder = fs.exists(path), fs.isdir(path)
-    except (PermissionError, ValueError, ImportError) as error:  # rights; an address that is none; its driver
-        raise SourceError(
-            f"source {source!r} cannot be read: {error}; give a folder of videos or a manifest"
-        ) from error
-    if not exists:
-        raise SourceError(f"source {source!r} does not exist; give a folder of videos or a manifest")
-    if is_folder:
-        entries: Iterator[ManifestRow | Reject] = _folder_entries(fs, path)
-        media_root = source
-    else:
-        media_root = media_root or source.rpartition("/")[0] or "."
-        entries = _file_entries(fs, path, source, media_root)
-    listing = _resolve(entries, media_root)
+    access = Access.of(source, media_root, allowed_roots)
+    entries, media_root = _entries(source, media_root, access)
+    listing = _resolve(entries, media_root, access)
     if not listing.sources and not listing.rejects:
         raise SourceError(
             f"source {source!r} holds no video; looked for files ending in {' '.join(sorted(VIDEO_SUFFIXES))}"
         )
     return listing
+
+
+def source_files(config: BuildConfig, sources: Sequence[Source]) -> SourceFiles:
+    """How a stage opens these sources: where addresses are redacted, by those that the build's list gives now.
+
+    Raises:
+        SourceError: the list is needed, and cannot be read any more.
+    """
+    private = Access.of(config.source, config.media_root, config.allowed_roots).private
+    redacted = [source.source_id for source in sources if source.redacted]
+    if not redacted:
+        return SourceFiles(private)
+    try:
+        stamp = fingerprint(config.source, private)
+    except OSError as error:
+        raise SourceError(
+            f"source {config.source!r} cannot be read ({error}): the addresses of its videos hold credentials, which "
+            f"are not stored, and are read from it again; restore it"
+        ) from error
+    listed = _listed_addresses(config.source, config.media_root, config.allowed_roots, stamp)
+    return SourceFiles(private, {name: listed[name] for name in redacted if name in listed})
+
+
+@cache
+def _listed_addresses(source: str, media_root: str, allowed_roots: tuple[str, ...], stamp: str) -> dict[str, str]:
+    """The whole address of each video that a list names, by its id, as of the list's fingerprint."""
+    entries, media_root = _entries(source, media_root, Access.of(source, media_root, allowed_roots))
+    rows = [entry for entry in entries if isinstance(entry, ManifestRow)]
+    ids = _ids_of(rows)
+    return {_id_of(row, ids): _address(row, media_root) for row in reversed(rows)}  # of equal ids the first one counts
+
+
+def _entries(source: str, media_root: str, access: Access) -> tuple[list[ManifestRow | Reject], str]:
+    """What a source lists, and where relative addresses start."""
+    shown = shown_uri(source)
+    try:
+        if is_chain(source):
+            raise ValueError("chains of addresses are not opened")
+        fs, path = (None, source) if web.site_of(source) else filesystem_of(source)
+        exists, is_folder = (True, False) if fs is None else (fs.exists(path), fs.isdir(path))
+    except (PermissionError, ValueError, ImportError) as error:  # rights; an address that is none; its driver
+        told = without_secrets(str(error), [source])
+        raise SourceError(f"source {shown!r} cannot be read: {told}; give a folder of videos or a manifest") from error
+    if not exists:
+        raise SourceError(f"source {shown!r} does not exist; give a folder of videos or a manifest")
+    if is_folder:
+        return list(_folder_entries(fs, path)), source
+    media_root = media_root or source.rpartition("/")[0] or "."
+    try:
+        data = web.read(source, access.private) if fs is None else fs.cat_file(path)
+    except (PermissionError, FileNotFoundError) as error:
+        raise SourceError(f"manifest {shown!r} cannot be read: {without_secrets(str(error), [source])}") from error
+    return list(_file_entries(data, fs, path, source, media_root)), media_root
 
 
 def _folder_entries(fs: Any, path: str) -> Iterator[ManifestRow | Reject]:
@@ -112,21 +158,25 @@ def _files_in(fs: Any, path: str) -> list[str]:
     return sorted(files)
 
 
-def _file_entries(fs: Any, path: str, source: str, media_root: str) -> Iterator[ManifestRow | Reject]:
+def _file_entries(
+    data: bytes, fs: Any | None, path: str, source: str, media_root: str
+) -> Iterator[ManifestRow | Reject]:
     suffix = PurePosixPath(path).suffix.lower()
     if suffix not in (".csv", ".json", ".jsonl"):
         raise SourceError(f"source {source!r}: not a folder, and not a .csv, .json or .jsonl manifest")
     try:
-        text = fs.cat_file(path).decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
         if suffix == ".csv":
             rows: Any = list(csv.DictReader(io.StringIO(text), strict=True))
         else:
             rows = [json.loads(line) for line in text.splitlines() if line] if suffix == ".jsonl" else json.loads(text)
-    except (PermissionError, ValueError, csv.Error) as error:  # ValueError: not UTF-8, not JSON, an endless number
+    except (ValueError, csv.Error, RecursionError) as error:  # not UTF-8, not JSON, an endless number, endless depth
         raise SourceError(f"manifest {source!r} cannot be read: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise SourceError(f"manifest {source!r}: expected a list of objects, one per video")
     if is_shot2story(rows):
+        if fs is None:
+            raise SourceError(f"source {source!r}: copy Shot2Story's annotations and its *_meta.csv to a folder")
         return shot2story_entries(fs, path, rows, media_root)
     return _manifest_entries(rows, source)
 
@@ -134,7 +184,9 @@ def _file_entries(fs: Any, path: str, source: str, media_root: str) -> Iterator[
 def _manifest_entries(rows: list[dict[str, Any]], source: str) -> Iterator[ManifestRow | Reject]:
     for number, row in enumerate(rows, start=1):
         given = {name: value for name, value in row.items() if value not in ("", None)}
-        key = str(given.get("source_id") or given.get("uri") or f"row {number}")
+        key = next(
+            (name for name in (given.get("source_id"), given.get("uri")) if isinstance(name, str)), f"row {number}"
+        )
         where = f"manifest {source!r}, row {number}"
         if None in row:  # where csv puts what is left over
             message = f"{where}: has more fields than the header; quote texts that hold a comma"
@@ -143,6 +195,8 @@ def _manifest_entries(rows: list[dict[str, Any]], source: str) -> Iterator[Manif
         try:
             assert_storable(row)
             yield ManifestRow.model_validate(given)
+        except RecursionError:
+            yield plan_reject(key, "manifest_row", f"{where}: values nested too deep; correct it")
         except UnicodeEncodeError as error:
             yield plan_reject(key, "manifest_row", f"{where}: not Unicode text ({error}); correct it", row)
         except ValidationError as error:
@@ -151,15 +205,14 @@ def _manifest_entries(rows: list[dict[str, Any]], source: str) -> Iterator[Manif
                 known = ", ".join(ManifestRow.model_fields)  # a misspelt column is wrong in every line
                 raise SourceError(f"manifest {source!r}: unknown column {unknown[0]!r}; known are {known}") from error
             field = ".".join(map(str, first["loc"]))
-            message = f"{where}, field {field}: {first['msg']}, got {first['input']!r}"
+            message = f"{where}, field {field}: {message_of(dict(first))}"
             yield plan_reject(key, "manifest_row", message, row)
 
 
-def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listing:
-    listed = list(entries)
-    ids = _ids_of([entry.uri for entry in listed if isinstance(entry, ManifestRow) and not entry.source_id])
+def _resolve(listed: Sequence[ManifestRow | Reject], media_root: str, access: Access) -> Listing:
+    ids = _ids_of([entry for entry in listed if isinstance(entry, ManifestRow)])
     with ThreadPoolExecutor(max_workers=_LOOKS_AT_ONCE) as pool:
-        looked = list(pool.map(lambda entry: _looked_at(entry, media_root, ids), listed))
+        looked = list(pool.map(lambda entry: _looked_at(entry, media_root, access, ids), listed))
     sources: dict[str, Source] = {}
     rejects: list[Reject] = []
     for found in looked:
@@ -167,7 +220,8 @@ def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listin
             rejects.append(found)
         elif found.source_id in sources:
             message = (
-                f"{found.uri}: its id {found.source_id!r} is already that of {sources[found.source_id].uri}; the first "
+                f"{shown_uri(found.uri)}: its id {found.source_id!r} is already that of "
+                f"{shown_uri(sources[found.source_id].uri)}; the first "
                 f"one is used. Give one of them another source_id"
             )
             rejects.append(plan_reject(found.source_id, "duplicate_id", message))
@@ -176,25 +230,43 @@ def _resolve(entries: Iterator[ManifestRow | Reject], media_root: str) -> Listin
     return Listing(tuple(sources[name] for name in sorted(sources)), tuple(rejects))
 
 
-def _looked_at(entry: ManifestRow | Reject, media_root: str, ids: Mapping[str, str]) -> Source | Reject:
+def _looked_at(entry: ManifestRow | Reject, media_root: str, access: Access, ids: Mapping[str, str]) -> Source | Reject:
     """An entry whose file has been found, or why it cannot be used."""
     if isinstance(entry, Reject):
         return entry
-    uri = entry.uri if "://" in entry.uri or entry.uri.startswith("/") else f"{media_root.rstrip('/')}/{entry.uri}"
-    identifier = entry.source_id or ids[entry.uri]
-    found = _checked_fingerprint(uri, identifier)
+    address, identifier = _address(entry, media_root), _id_of(entry, ids)
+    found = _checked_fingerprint(address, identifier, access)
     if isinstance(found, Reject):
         return found
+    is_name = local_path(address) or not (is_address(entry.uri) or web.site_of(address))  # then `?` and `@` are in it
+    uri = address if is_name else redacted_uri(address)
     fields = entry.model_dump(exclude={"uri", "source_id"})
-    return Source(source_id=identifier, uri=_absolute(uri), fingerprint=found, **fields)
+    return Source(source_id=identifier, uri=uri, fingerprint=found, redacted=uri != address, **fields)
 
 
-def _ids_of(relative_paths: Sequence[str]) -> dict[str, str]:
+def _address(entry: ManifestRow, media_root: str) -> str:
+    """The whole address of an entry: an absolute path or a URL."""
+    is_whole = is_address(entry.uri) or entry.uri.startswith("/")
+    uri = entry.uri if is_whole else f"{media_root.rstrip('/')}/{entry.uri}"
+    return local_path(uri) or uri.strip()
+
+
+def _id_of(entry: ManifestRow, ids: Mapping[str, str]) -> str:
+    return entry.source_id or ids[_path_in_list(entry)]
+
+
+def _path_in_list(entry: ManifestRow) -> str:
+    """What an id is made of: the address without its signature, which may change."""
+    return redacted_uri(entry.uri)
+
+
+def _ids_of(entries: Sequence[ManifestRow]) -> dict[str, str]:
     """Stable ids by path inside the source: a YouTube id as it is, where it is no other path's, else as `source_id_of`.
 
     `a/segment_001.mp4` and `b/segment_001.mp4` look like one YouTube id.
     """
-    stems = {path: PurePosixPath(path).stem for path in relative_paths}
+    paths = [_path_in_list(entry) for entry in entries if not entry.source_id]
+    stems = {path: PurePosixPath(path).stem for path in paths}
     used = Counter(stems.values())
     return {
         path: stem if _YOUTUBE_ID.fullmatch(stem) and used[stem] == 1 else source_id_of(path)
@@ -213,33 +285,19 @@ def source_id_of(relative_path: str) -> str:
     return f"{slug}-{hashlib.sha256(relative_path.encode()).hexdigest()[:8]}"
 
 
-def fingerprint(uri: str) -> str:
-    """What changes when a file does: its size, and its modification time or the object store's ETag.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError: there is no file.
-    """
-    fs, path = fsspec.core.url_to_fs(uri)
-    info = fs.info(path)
-    if info["type"] != "file":
-        raise IsADirectoryError(f"{uri}: is a {info['type']}, not a file; name the videos in it one by one")
-    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
-    return f"{info['size']}-{stamp}"
-
-
-def _checked_fingerprint(uri: str, identifier: str) -> str | Reject:
+def _checked_fingerprint(uri: str, identifier: str, access: Access) -> str | Reject:
     """The fingerprint, or why the file cannot be used."""
+    shown = shown_uri(uri)
+    if refusal := access.refusal(uri):
+        return plan_reject(identifier, "not_allowed", f"{shown} {refusal}, or drop its row")
     try:
-        return fingerprint(uri)
+        return fingerprint(uri, access.private)
     except FileNotFoundError:
-        return plan_reject(identifier, "missing_file", f"{uri}: no such file; restore it or drop its row")
+        return plan_reject(identifier, "missing_file", f"{shown}: no such file; restore it or drop its row")
     except (ConnectionError, TimeoutError) as error:
-        raise Outage(f"{uri}: its place gives no answer ({error}); try again later") from error
+        told = without_secrets(str(error), [uri])
+        raise Outage(f"{shown}: its place gives no answer ({told}); try again later") from error
     except (OSError, ValueError, ImportError) as error:  # rights; an address that is none; its driver is not installed
-        message = f"{uri!r} cannot be read: {error}; correct the address or its rights, or drop its row"
+        told = without_secrets(str(error), [uri])
+        message = f"{shown!r} cannot be read: {told}; correct the address or its rights, or drop its row"
         return plan_reject(identifier, "unreadable_uri", message)
-
-
-def _absolute(uri: str) -> str:
-    fs, path = fsspec.core.url_to_fs(uri)
-    return path if fs.protocol in ("file", ("file", "local")) else uri

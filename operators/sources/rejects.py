@@ -6,12 +6,17 @@ import json
 from typing import Any
 
 from schemas.tables import Reject
+from schemas.uri import shown_uri, without_secrets
 
 
 def plan_reject(key: str, reason: str, message: str, row: dict[str, Any] | None = None) -> Reject:
-    """A reject of the plan; `row` is the entry as it was read."""
-    raw = "" if row is None else json.dumps(row, ensure_ascii=False, default=str)
-    key, message, raw = _storable(key), _storable(message), _storable(raw)
+    """A reject of the plan; `row` is the entry as it was read. Addresses in it lose their secrets."""
+    row = row or {}
+    uri = str(row.get("uri") or "")
+    if uri:
+        row = {**row, "uri": shown_uri(uri)}
+    raw = without_secrets(json.dumps(row, ensure_ascii=False, default=str), [uri]) if row else ""
+    key, message, raw = _storable(shown_uri(key)), _storable(without_secrets(message, [uri])), _storable(raw)
     return Reject(stage="plan", unit=key, key=key, reason=reason, message=message, raw=raw)
 
 

@@ -31,7 +31,7 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
     """
     for source in sources:
         try:
-            measured = probe(context.files.fetch(source.uri, context.scratch))
+            measured = probe(context.sources.fetch(source.source_id, source.uri, context.scratch))
             if measured.other_pictures:
                 log.info(
                     "%s: of %d pictures in it stream %d (%dx%d) is watched and published",

@@ -28,6 +28,7 @@ from schemas.config import Media
 from schemas.run import ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
 from schemas.tables import Reject, Source, Split, Video
+from schemas.uri import shown_uri
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,10 @@ def _write_tar(
                 except (FfmpegError, SourceGone) as error:
                     rejects.append(
                         context.reject(
-                            video.video_id, "media_unavailable", f"video {video.video_id}: {error}", video.uri
+                            video.video_id,
+                            "media_unavailable",
+                            f"video {video.video_id}: {error}",
+                            shown_uri(video.uri),
                         )
                     )
                     continue
@@ -163,9 +167,10 @@ def _media(context: Context, video: Video) -> Iterator[Path]:
 
 def _as_mp4(context: Context, video: Video, folder: Path) -> Path:
     """The source in an MP4: every record must have the same suffixes."""
-    local = context.files.fetch(video.uri, folder)
+    local = context.sources.fetch(video.video_id, video.uri, folder)
     if sha256_of_file(local) != video.sha256:
-        raise SourceGone("source_changed", f"{video.uri} has changed since it was ingested; run the build again")
+        message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
+        raise SourceGone("source_changed", message)
     if local.suffix.lower() in _MP4_CONTAINERS and not video.other_pictures:
         return local
     return _remuxed(video, local, folder / "media.mp4")

@@ -46,7 +46,7 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
         for index, span in enumerate(spans):
             yield _clip(video, index, span, analysis, analysis.times_us)
         return
-    source = probe(context.files.fetch(video.uri, context.scratch))
+    source = probe(context.sources.fetch(video.video_id, video.uri, context.scratch))
     _refuse_changed(video, source)
     times_us = analysis.times_us if every_frame else source.index.frame_times_us
     pace = Pace(f"{context.stage} {video.video_id}", video.duration_us)

@@ -50,6 +50,8 @@ def values_of(schema: dict) -> st.SearchStrategy:
             return st.floats(low, schema.get("maximum", 1e6), exclude_min=exclusive)
         case {"type": ["null", "string"]}:
             return st.none() | st.text(min_size=1, max_size=20)
+        case {"type": ["null", "array"]}:
+            return st.none() | st.lists(st.text(min_size=1, max_size=20), max_size=3)
         case {"pattern": pattern}:
             return st.from_regex(pattern, fullmatch=True)
         case {"type": "string", "minLength": 1}:

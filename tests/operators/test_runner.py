@@ -11,7 +11,7 @@ from operators import runner
 from operators.build import plan_build
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.runner import Progress, UnitInput, UnitOutcome, run_stage, run_unit, stage_key
-from operators.sources.listing import fingerprint
+from operators.sources.access import fingerprint
 from operators.store import Store, StoreError
 from schemas.config import BuildConfig
 from schemas.errors import Outage
@@ -48,8 +48,15 @@ def test_what_is_said_of_a_source_is_part_of_the_identity_of_those_who_use_it(tm
     assert {name for name, key in keys(before) if key != dict(keys(after))[name]} == WHO_READS[column]
 
 
+def test_what_a_list_may_name_is_no_part_of_any_identity(tmp_path):
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
+    more = config.model_copy(update={"allowed_roots": ("https://",)})
+    for name in (*VIDEO_STAGES, *BUILD_STAGES):
+        assert stage(name).section(config) == stage(name).section(more)
+
+
 def test_every_column_of_a_source_is_used():
-    assert WHO_READS.keys() | {"source_id"} == Source.model_fields.keys()
+    assert WHO_READS.keys() | {"source_id", "redacted"} == Source.model_fields.keys()
 
 
 def test_the_pace_is_that_of_what_was_computed():

@@ -8,7 +8,6 @@ import time
 import uuid
 from pathlib import Path
 
-import fsspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -49,23 +48,12 @@ def test_files_come_back_as_local_paths(store, tmp_path):
     folder = tmp_path / "scratch"
     folder.mkdir()
     assert store.fetch(uri, folder).read_bytes() == clip.read_bytes()
-    assert store.fetch(str(clip), folder) == clip
 
 
-def test_remote_files_of_equal_names_stay_apart(tmp_path, s3_bucket):
-    fs = fsspec.filesystem("s3")
-    for folder in ("a", "b"):
-        fs.pipe_file(f"{s3_bucket}/{folder}/clip.mp4", folder.encode())
-    store = Store(str(tmp_path))
-    assert [store.fetch(f"{s3_bucket}/{name}/clip.mp4", tmp_path).read_bytes() for name in "ab"] == [b"a", b"b"]
-
-
-def test_a_source_that_is_gone_is_told_apart_from_an_outage(tmp_path, s3_bucket, monkeypatch):
-    store = Store(str(tmp_path))
-    for uri in (str(tmp_path / "gone.mp4"), str(tmp_path), f"{s3_bucket}/gone.mp4"):
-        with pytest.raises(SourceGone, match="restore it") as gone:
-            store.fetch(uri, tmp_path)
-        assert gone.value.reason == "missing_file"
+def test_a_stored_file_that_is_gone_is_told_apart_from_an_outage(store, tmp_path):
+    with pytest.raises(SourceGone, match="restore it") as gone:
+        store.fetch(object_path("0" * 64, ".mp4"), tmp_path)
+    assert gone.value.reason == "missing_file"
 
 
 def test_a_store_without_credentials_is_an_outage_in_words(monkeypatch, s3_server):

@@ -5,8 +5,11 @@ from threading import Thread
 
 import pytest
 
-from operators.sources.listing import read_sources, source_id_of
+from operators.sources.listing import read_sources, source_files, source_id_of
+from schemas.config import BuildConfig
 from schemas.errors import SourceError
+from schemas.tables import Source
+from tests.support.web_server import BODY, serving
 
 
 def touch(path, content=b"x"):
@@ -143,7 +146,7 @@ def test_an_address_that_cannot_be_read_is_one_reject(tmp_path, uri, told):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     (tmp_path / "list.json").write_text(json.dumps([{"uri": uri, "source_id": "bad"}, {"uri": "good.mp4"}]))
-    listing = read_sources(str(tmp_path / "list.json"))
+    listing = read_sources(str(tmp_path / "list.json"), allowed_roots=("foo://", "oci://"))
     assert len(listing.sources) == 1
     assert reasons(listing) == {"bad": "unreadable_uri"}
     assert told in listing.rejects[0].message
@@ -200,7 +203,7 @@ def forbidding_s3(monkeypatch):
 def test_a_file_without_permission_is_one_reject(tmp_path, forbidding_s3):
     touch(tmp_path / "good.mp4")
     (tmp_path / "list.csv").write_text(f"uri,source_id\n{forbidding_s3}/x.mp4,bad\ngood.mp4,good\n")
-    listing = read_sources(str(tmp_path / "list.csv"))
+    listing = read_sources(str(tmp_path / "list.csv"), allowed_roots=(forbidding_s3,))
     assert [source.source_id for source in listing.sources] == ["good"]
     assert reasons(listing) == {"bad": "unreadable_uri"}
 
@@ -334,3 +337,99 @@ def test_a_shot2story_meta_table_that_is_no_text_is_named(shot2story):
     (shot2story.parent / "134k_meta.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(SourceError, match=r"134k_meta\.csv: the meta table cannot be read"):
         read_sources(str(shot2story))
+
+
+# --- what a list may name, and what is kept of it
+
+
+def listed(tmp_path, rows, *allowed):
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    return read_sources(str(tmp_path / "list.json"), allowed_roots=allowed)
+
+
+def test_credentials_of_an_address_are_in_no_row_and_in_no_reject(tmp_path):
+    secret = "user:PASSWORD@{0}/{1}?X-Amz-Signature=SECRET"
+    with serving() as server:
+        rows = [
+            {"uri": "http://" + secret.format(server.site, path), "source_id": path[:3]} for path in ("film.mp4", "404")
+        ]
+        rows += [
+            {"uri": "http://" + secret.format("169.254.169.254", "film.mp4"), "source_id": "private"},
+            {"uri": "http:/" + secret.format(server.site, "film.mp4"), "source_id": "malformed"},
+            {"uri": "http://user:PASS/WORD@[::1/film.mp4?SECRET"},
+            {"uri": "simplecache::http://" + secret.format(server.site, "film.mp4"), "source_id": "chain"},
+            {"uri": secret.format("host", "film.mp4"), "source_id": "schemeless"},
+            {"uri": "ftp://" + secret.format("host", "film.mp4"), "category": "SECRET=http://u:PASSWORD@h/x?SECRET"},
+            {"uri": "http://" + secret.format(server.site, "403"), "source_id": "refused"},
+        ]  # fmt: skip
+        listing = listed(tmp_path, rows, server.url, "http://")
+        [source] = listing.sources
+    assert (source.uri, source.redacted) == (f"{server.url}/film.mp4", True)
+    kept = source.model_dump_json() + "".join(reject.model_dump_json() for reject in listing.rejects)
+    assert len(listing.rejects) == len(rows) - 1
+    assert not any(word in kept.replace("SECRET=http", "") for word in ("PASSWORD", "SECRET", "PASS/", "WORD"))
+    assert server.site in kept
+
+
+def test_a_new_signature_makes_no_new_video(tmp_path):
+    with serving() as server:
+        rows = [[{"uri": f"{server.url}/film.mp4?X-Amz-Signature={number}"}] for number in (1, 2)]
+        first, second = (listed(tmp_path, each, server.url).sources for each in rows)
+        config = BuildConfig(source=str(tmp_path / "list.json"), out="out", allowed_roots=(server.url,))
+        files = source_files(config, second)
+        assert files.fetch(second[0].source_id, second[0].uri, tmp_path).read_bytes() == BODY
+    assert first == second
+    assert server.queries[-1] == "X-Amz-Signature=2"
+
+
+def test_a_list_that_is_gone_is_named_when_its_addresses_are_needed(tmp_path):
+    source = Source(source_id="film", uri="http://host/film.mp4", fingerprint="1", redacted=True)
+    with pytest.raises(SourceError, match="the addresses of its videos hold credentials, which are not stored"):
+        source_files(BuildConfig(source=str(tmp_path / "gone.csv"), out="out"), [source])
+
+
+def test_a_list_names_no_files_of_others(tmp_path):
+    touch(tmp_path / "secret.mp4")
+    (tmp_path / "films").mkdir()
+    rows = [{"uri": uri, "source_id": f"v{number}"} for number, uri in enumerate(
+        ["../secret.mp4", "file:///etc/hostname", "/etc/hostname", "github://org:repo@main/a.mp4", "memory://a.mp4",
+         "zip://a.mp4::/etc/a.zip", "http://169.254.169.254/latest/meta-data", "s3://other/a.mp4"]
+    )]  # fmt: skip
+    listing = listed(tmp_path / "films", rows)
+    assert {reject.reason for reject in listing.rejects} == {"not_allowed"}
+    assert len(listing.rejects) == len(rows)
+    assert all("allowed_roots" in reject.message or "chains" in reject.message for reject in listing.rejects)
+    assert [source.uri for source in listed(tmp_path / "films", rows[:1], str(tmp_path)).sources] == [
+        str(tmp_path / "secret.mp4")
+    ]
+
+
+def test_what_a_server_sent_is_in_no_reject(tmp_path):
+    with serving() as server:
+        rows = [{"uri": f"{server.url}/{path}"} for path in ("403", "noise", "to?http://127.0.0.1:1/x")]
+        listing = listed(tmp_path, rows, server.url)
+    assert [reject.reason for reject in listing.rejects] == ["unreadable_uri"] * 3
+    assert not any(word in reject.message for reject in listing.rejects for word in ("SECRET", "noise that"))
+
+
+def test_a_list_on_a_web_server_names_the_videos_beside_it(tmp_path):
+    with serving({"/films/list.csv": b"uri\nfilm.mp4\n/etc/passwd\n", "/films/film.mp4": BODY}) as server:
+        listing = read_sources(f"{server.url}/films/list.csv")
+    assert [source.uri for source in listing.sources] == [f"{server.url}/films/film.mp4"]
+    assert [reject.reason for reject in listing.rejects] == ["not_allowed"]
+
+
+@pytest.mark.parametrize("depth", [500, 5_000, 100_000])
+def test_a_list_that_is_nested_too_deep_is_named_or_a_reject(tmp_path, depth):
+    (tmp_path / "list.json").write_text('[{"uri": "a.mp4", "title": ' + "[" * depth + "]" * depth + "}]")
+    try:
+        told = read_sources(str(tmp_path / "list.json")).rejects[0].message
+    except SourceError as error:
+        told = str(error)
+    assert "list.json" in told and len(told) < 500
+
+
+def test_a_number_without_end_in_a_list_is_told_in_few_words(tmp_path):
+    (tmp_path / "list.json").write_text('[{"uri": ' + "9" * 4_000 + "}]")
+    [reject] = read_sources(str(tmp_path / "list.json")).rejects
+    assert "got a number of" in reject.message and len(reject.message) < 500

@@ -1,0 +1,190 @@
+"""Which addresses a build may open, and how it opens them.
+
+A list of videos may name what lies below its own folder, bucket or site, or below `media_root`; all else only below one
+of the build's `allowed_roots`. So a list from elsewhere can neither read the machine's other files nor ask other
+servers. Links inside those folders are followed: they are the user's own. fsspec's chains (`zip://…::https://…`) are
+never opened.
+
+Credentials of an address are not stored: where a list's own address has some, a stage that opens the video reads the
+list again (`SourceFiles.addresses`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from operators.sources import web
+from operators.store import SourceGone, outages
+from schemas.errors import Outage
+from schemas.tables import Source
+from schemas.uri import is_address, is_chain, shown_uri, without_secrets
+
+_SAME_SCHEME = {"local": "file", "s3a": "s3", "gcs": "gs"}
+
+
+class _Place(NamedTuple):
+    scheme: str
+    site: str
+    """Host and port, or bucket; empty for local files and for a root that is a whole scheme."""
+    path: str
+    """Without a slash at its end."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """What may be opened: all that lies below these folders, prefixes, buckets, sites or schemes (`https://`)."""
+
+    roots: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: str, media_root: str = "", allowed_roots: Iterable[str] = ()) -> Access:
+        """What a build of this source may open: its own folder, bucket or site, and what else was allowed."""
+        own = source
+        if is_address(source) and _place(source).scheme != "file":
+            own = "/".join(source.split("/")[:3])
+        elif not Path(_place(source).path).is_dir():
+            own = posixpath.dirname(_place(source).path)
+        return cls((own, *filter(None, [media_root]), *allowed_roots))
+
+    @cached_property
+    def private(self) -> frozenset[str]:
+        """Sites (`host:port`) that may have addresses on a private network: those that were named."""
+        return frozenset(filter(None, map(web.site_of, self.roots)))
+
+    def refusal(self, uri: str) -> str | None:
+        """Why an address may not be opened, in words; None when it may."""
+        if is_chain(uri):
+            return "chains of addresses are not opened; fetch the file and give its own address"
+        place = _place(uri)
+        if any(_is_below(place, _place(root)) for root in self.roots):
+            return None
+        roots = ", ".join(map(shown_uri, self.roots))
+        return f"lies outside of what this build may open ({roots}); add its folder, bucket or site to allowed_roots"
+
+
+def _is_below(place: _Place, root: _Place) -> bool:
+    if place.scheme != root.scheme:
+        return False
+    if root.scheme != "file" and not root.site:
+        return True
+    return place.site == root.site and (place.path == root.path or place.path.startswith(f"{root.path}/"))
+
+
+def _place(uri: str) -> _Place:
+    if path := local_path(uri):
+        return _Place("file", "", path.rstrip("/"))
+    scheme, _, rest = uri.strip().partition("://")
+    scheme = _SAME_SCHEME.get(scheme.lower(), scheme.lower())
+    site, _, path = rest.partition("/")
+    if scheme in ("http", "https"):
+        site, path = web.site_of(uri.strip()), unquote(re.split("[?#]", path, maxsplit=1)[0])
+    return _Place(scheme, site.rpartition("@")[2].lower(), posixpath.normpath(f"/{path}").rstrip("/"))
+
+
+def local_path(uri: str) -> str:
+    """The absolute path of a local file's address, without `..` in it; empty for an address elsewhere."""
+    found = re.fullmatch(r"\s*(?:file|local)://(?P<path>.*)", uri, re.DOTALL | re.IGNORECASE)
+    if found is None and is_address(uri):
+        return ""
+    return os.path.abspath(found["path"] if found else uri)  # noqa: PTH100 - `resolve` would follow links
+
+
+def filesystem_of(uri: str) -> tuple[Any, str]:
+    """The fsspec filesystem of an address, and its path there. Unlike fsspec's own, `::` in a name is a name.
+
+    Raises:
+        ValueError, ImportError: no such scheme, or its driver is not installed.
+    """
+    scheme = "file" if local_path(uri) else uri.partition("://")[0]
+    kind = fsspec.get_filesystem_class(scheme)
+    return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
+
+
+def fingerprint(uri: str, private: Iterable[str] = ()) -> str:
+    """What changes when a file does: its size, and its modification time or the server's ETag. Not its signature.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no file.
+        OSError: it cannot be read; messages of `operators.sources.web` name the address and the way out.
+    """
+    if web.site_of(uri):
+        size, stamp = web.size_and_stamp(uri, frozenset(private))
+        return f"{size}-{stamp}"
+    fs, path = filesystem_of(uri)
+    info = fs.info(path)
+    if info["type"] != "file":
+        raise IsADirectoryError(f"is a {info['type']}, not a file; name the videos in it one by one")
+    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+    return f"{info['size']}-{stamp}"
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """Opens the videos of a plan."""
+
+    private: frozenset[str] = frozenset()
+    """As `Access.private`: what a redirect may lead to."""
+    addresses: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """By source id, where the stored address is not the whole one. Never stored, never shown."""
+
+    def fingerprint(self, source: Source) -> str:
+        """The file's fingerprint now.
+
+        Raises:
+            SourceGone: there is no such file, or it may not be read.
+            Outage: the place where it lies gives no answer.
+        """
+        with self._in_words(source.uri, self.addresses.get(source.source_id, source.uri)):
+            return fingerprint(self.addresses.get(source.source_id, source.uri), self.private)
+
+    def fetch(self, source_id: str, uri: str, folder: Path) -> Path:
+        """A local path of a video; a remote one is downloaded into the folder. Raises as `fingerprint`."""
+        address = self.addresses.get(source_id, uri)
+        with self._in_words(uri, address):
+            fs, path = (None, address) if web.site_of(address) else filesystem_of(address)
+            if isinstance(fs, LocalFileSystem):
+                if not Path(path).is_file() or not os.access(path, os.R_OK):
+                    raise FileNotFoundError("it is not a file that can be read")
+                return Path(path)
+            local = folder / _local_name(source_id, uri)
+            if local.exists():
+                return local
+            if fs is None:
+                web.download(address, local, self.private)
+            else:
+                with outages(shown_uri(uri)):
+                    fs.get_file(path, str(local))
+            return local
+
+    @contextmanager
+    def _in_words(self, uri: str, address: str) -> Iterator[None]:
+        shown = shown_uri(uri)
+        try:
+            yield
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
+            raise SourceGone("missing_file", f"{shown}: {told}; restore it and run again") from None
+        except (ConnectionError, TimeoutError) as error:
+            told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
+            raise Outage(f"{shown}: {told}; run again when it is back") from None
+
+
+def _local_name(source_id: str, uri: str) -> str:
+    """Two sources may have the same file name; and a name may be longer than a file's may be."""
+    suffix = PurePosixPath(uri).suffix
+    return hashlib.sha256(f"{source_id} {uri}".encode()).hexdigest()[:16] + (
+        suffix if re.fullmatch(r"\.\w{1,8}", suffix) else ""
+    )

@@ -1,0 +1,131 @@
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from operators.sources.access import Access, SourceFiles, fingerprint
+from operators.store import SourceGone
+from schemas.errors import Outage
+from schemas.tables import Source
+from tests.support.web_server import BODY, serving
+
+
+@pytest.mark.parametrize(
+    ("source", "inside", "outside"),
+    [
+        ("/lists/list.csv", ["/lists/a.mp4", "file:///lists/b/a.mp4", "/lists/a::b?.mp4"],
+         ["/lists2/a.mp4", "/lists/../etc/passwd", "file:///etc/passwd", "local:///etc/passwd", "s3://b/a.mp4",
+          "https://host/a.mp4", "github://org:repo@/a.mp4", "memory://a.mp4"]),
+        ("s3://bucket/lists/list.csv", ["s3://bucket/films/a.mp4", "s3a://bucket/a::b?.mp4"],
+         ["s3://bucket2/a.mp4", "/etc/passwd", "https://bucket/a.mp4"]),
+        ("https://host/lists/list.csv", ["https://host/a.mp4", "https://user:pw@HOST:443/a.mp4?sig=1"],
+         ["http://host/a.mp4", "https://host:8443/a.mp4", "https://host.evil.org/a.mp4", "https://user@evil.org/@host/a",
+          "https://evil.org#@host/a.mp4", "https:/host/a.mp4"]),
+    ],
+)  # fmt: skip
+def test_a_list_may_name_what_lies_in_its_own_folder_bucket_or_site(source, inside, outside):
+    access = Access.of(source)
+    assert {uri: access.refusal(uri) for uri in inside} == dict.fromkeys(inside)
+    assert [uri for uri in outside if access.refusal(uri) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("root", "inside", "outside"),
+    [
+        ("/mnt/films/", "/mnt/films/a/b.mp4", "/mnt/filmsets/a.mp4"),
+        ("/", "/etc/passwd", "s3://b/a"),
+        ("s3://films/2026", "s3://films/2026/a.mp4", "s3://films/2026b/a.mp4"),
+        ("https://host/public", "https://host/public/a.mp4", "https://host/public/%2e%2e/private/a.mp4"),
+        ("https://", "https://anywhere/a.mp4", "http://anywhere/a.mp4"),
+    ],
+)
+def test_more_may_be_named_where_it_is_allowed(root, inside, outside):
+    access = Access.of("/lists/list.csv", "", [root])
+    assert access.refusal(inside) is None
+    assert "add its folder, bucket or site to allowed_roots" in access.refusal(outside)
+
+
+def test_media_root_is_allowed_with_the_list(tmp_path):
+    access = Access.of(str(tmp_path / "list.csv"), "/media")
+    assert access.refusal("/media/a.mp4") is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["simplecache::https://host/a.mp4", "zip://a.mp4::https://host/a.zip", "blockcache::s3::https://host/a.mp4"],
+)
+def test_chains_are_refused_whatever_is_allowed(uri):
+    access = Access.of("/lists/list.csv", "", ["/", "https://", "zip://", "s3://"])
+    assert "chains of addresses are not opened" in access.refusal(uri)
+
+
+def test_private_sites_are_those_that_were_named(tmp_path):
+    access = Access.of("http://10.0.0.5:8080/list.csv", "", ["https://", "https://media.intranet", str(tmp_path)])
+    assert access.private == {"10.0.0.5:8080", "media.intranet:443"}
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a?b#c.mp4", "a::b.mp4", "simplecache::a.mp4", "user:pw@host.mp4"])
+def test_local_names_are_names(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"1")
+    source = Source(source_id="a", uri=str(path), fingerprint=fingerprint(str(path)))
+    assert SourceFiles().fingerprint(source) == source.fingerprint
+    assert SourceFiles().fetch("a", source.uri, tmp_path) == path
+
+
+def test_a_link_in_the_users_own_folder_is_followed(tmp_path):
+    (tmp_path / "elsewhere.mp4").write_bytes(b"1")
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/a.mp4").symlink_to("../elsewhere.mp4")
+    assert Access.of(str(tmp_path / "films")).refusal(str(tmp_path / "films/a.mp4")) is None
+    assert SourceFiles().fetch("a", str(tmp_path / "films/a.mp4"), tmp_path).read_bytes() == b"1"
+
+
+def test_remote_files_of_equal_names_stay_apart(tmp_path, s3_bucket):
+    fs = fsspec.filesystem("s3")
+    for folder in ("a", "b"):
+        fs.pipe_file(f"{s3_bucket}/{folder}/clip.mp4", folder.encode())
+    found = [SourceFiles().fetch(name, f"{s3_bucket}/{name}/clip.mp4", tmp_path) for name in "ab"]
+    assert [path.read_bytes() for path in found] == [b"a", b"b"]
+    assert {path.suffix for path in found} == {".mp4"}
+
+
+def test_a_fetched_file_is_not_named_by_its_address(tmp_path):
+    with serving({f"/{'x' * 300}.mp4": BODY, "/get": BODY}) as server:
+        for path in (f"/{'x' * 300}.mp4", "/get"):
+            address = f"http://user:PASSWORD@{server.site}{path}?X-Amz-Signature={'SECRET' * 50}"
+            files = SourceFiles(frozenset({server.site}), {"film": address})
+            local = files.fetch("film", f"{server.url}{path}", tmp_path)
+            assert local.read_bytes() == BODY
+    names = [path.name for path in tmp_path.iterdir()]
+    assert sorted(map(len, names)) == [16, 20]
+    assert "SECRET" not in repr(files) and "PASSWORD" not in repr(files)
+
+
+def test_the_fingerprint_is_the_files_and_not_its_signatures():
+    with serving() as server:
+        found = {fingerprint(f"{server.url}/film.mp4?X-Amz-Signature={n}", {server.site}) for n in "12"}
+    assert found == {f'{len(BODY)}-"tag"'}
+
+
+def test_what_is_gone_is_told_apart_from_an_outage_and_without_secrets(tmp_path, s3_bucket):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    with serving() as server:
+        gone = [f"{tmp_path}/gone.mp4", f"{tmp_path}/folder", f"{s3_bucket}/gone.mp4"]
+        gone += [f"http://user:PASSWORD@{server.site}/{status}?SECRET" for status in (404, 403)]
+        for uri in gone:
+            with pytest.raises(SourceGone, match="restore it") as told:
+                SourceFiles(frozenset({server.site})).fetch("film", uri, tmp_path)
+            assert told.value.reason == "missing_file"
+            assert not any(word in str(told.value) for word in ("SECRET", "PASSWORD"))
+        with pytest.raises(Outage, match="HTTP 503; run again when it is back"):
+            SourceFiles(frozenset({server.site})).fetch("film", f"{server.url}/503", tmp_path)
+
+
+def test_a_relative_source_is_below_where_the_build_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("films").mkdir()
+    assert Access.of("films").refusal(os.path.join(tmp_path, "films/a.mp4")) is None  # noqa: PTH118
+    assert Access.of("list.csv").refusal(str(tmp_path / "films/a.mp4")) is None
