@@ -58,7 +58,9 @@ class FramePolicy(Model):
     """The fixed number."""
     max_frames: int = Field(default=768, ge=1)
     max_video_tokens: int | None = Field(default=None, ge=1)
-    """Of one video; None: what a row has room for."""
+    """Of one video, in place of the budget of the model's own processor (12,288 for Qwen3-VL as published): lower, or
+    higher where serving is given the same. Qwen2.5-VL's is of each frame, which this only lowers. Never more than a row
+    has room for; None: the processor's."""
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> FramePolicy:
@@ -189,8 +191,9 @@ class ReleaseDataset:
         record = video.record
         times = frame_times(record.duration_us, count)
         times += times[-1:] * (-count % self.family.temporal_patch)
-        for limit in (None, max(allowed, 1)):
-            size = self.family.frame_size(record.height, record.width, len(times), limit)
+        # As the processor does it, or the policy asks; then with what there is room for, in whole temporal patches.
+        for limit, frames in ((self.policy.max_video_tokens, count), (max(allowed, 1), len(times))):
+            size = self.family.frame_size(record.height, record.width, frames, limit)
             clip = VideoClip(video.source, times, size, self.family.grid(*size, len(times)))
             if self._tokens(clip) <= allowed:
                 return clip

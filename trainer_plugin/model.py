@@ -24,7 +24,7 @@ from trainer_plugin.attention import SEQUENCE_PARALLEL, AttentionRun
 from trainer_plugin.comm import GradientReduction, exchange
 from trainer_plugin.examples import Grid
 from trainer_plugin.families import family_of
-from trainer_plugin.families.base import Features
+from trainer_plugin.families.base import Family, Features
 from trainer_plugin.head import full_log_probs, token_log_probs
 from trainer_plugin.kernels import Kernel
 from trainer_plugin.offload import HostMemory
@@ -85,8 +85,17 @@ class RowShare:
 class LongVideoModel(nn.Module):
     """A model with its place among the ranks. Parameters are the model's own, under the prefix `model.`."""
 
-    def __init__(self, model: PreTrainedModel, parallel: Parallel, options: RunOptions | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        parallel: Parallel,
+        options: RunOptions | None = None,
+        family: Family | None = None,
+    ) -> None:
         """
+        Args:
+            family: the model's; None: with the published processor.
+
         Raises:
             RuntimeError: torch or transformers is of a version that is not supported.
             ValueError: no family supports the model.
@@ -96,7 +105,7 @@ class LongVideoModel(nn.Module):
         self.model = model
         self.parallel = parallel
         self.options = options or RunOptions()
-        self.family = family_of(model.config)
+        self.family = family or family_of(model.config)
         self.costs = Costs.of(model.config.get_text_config())
         self.compute_dtype = model.dtype
         """What matrix products take; `shard_parameters` sets it."""

@@ -38,7 +38,6 @@ from trainer_plugin.batches import RowStream, share_given_out
 from trainer_plugin.checkpoint import CheckpointFolder, RunState, model_values
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.export import export_model
-from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
 from trainer_plugin.features import FeatureFolder
 from trainer_plugin.loader import RowLoader
@@ -70,7 +69,7 @@ from trainer_plugin.rows import (
 )
 from trainer_plugin.step import BadStep, NotFinite, adamw, train_step
 from trainer_plugin.texts import TextRows
-from trainer_plugin.weights import build_model, read_config, read_tokenizer
+from trainer_plugin.weights import build_model, read_config, read_family, read_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +103,7 @@ class Training:
         self.micro_steps = recipe.micro_steps(self.parallel.dp)
         """Rows of this rank in one optimizer step."""
         check_memory(config, recipe, self.parallel)
-        self.family = family_of(config)
+        self.family = together(lambda: read_family(recipe.model, config))
         self.tokenizer = together(lambda: read_tokenizer(recipe.model))
         self.rows = together(self._open_rows)
         self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)

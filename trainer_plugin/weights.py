@@ -35,6 +35,7 @@ from schemas.errors import BadInput
 from trainer_plugin.bytes_tokenizer import bytes_tokenizer
 from trainer_plugin.checkpoint import comparable, config_values
 from trainer_plugin.families import family_of
+from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RunOptions, shard_parameters
 from trainer_plugin.parallel import Parallel, on_first_rank
 from trainer_plugin.patches import resample_mode
@@ -67,7 +68,7 @@ def read_config(source: ModelSource) -> PretrainedConfig:
             config = AutoConfig.from_pretrained(folder)
         else:
             config = AutoConfig.for_model(**(source.config or {}))
-        family_of(config)
+        read_family(source, config)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"model {source.path or source.config}: {error}") from error
     _check_not_quantized(source, config)
@@ -77,6 +78,26 @@ def read_config(source: ModelSource) -> PretrainedConfig:
     if source.max_positions is not None:
         text.max_position_embeddings = source.max_positions
     return config
+
+
+def read_family(source: ModelSource, config: PretrainedConfig) -> Family:
+    """The model's family. Frames are of the size that the folder's own video processor gives them, as in serving.
+
+    The settings are looked for where transformers does: `video_processor` in processor_config.json, then
+    video_preprocessor_config.json, then preprocessor_config.json.
+
+    Raises:
+        ValueError: no family supports the model, or not with such a processor.
+    """
+    folder = Path(source.path or "")
+    names = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
+    there = [name for name in names if source.path and (folder / name).exists()]
+    for name in there:
+        values = json.loads((folder / name).read_bytes())
+        values = values.get("video_processor") if name == "processor_config.json" else values
+        if values is not None:
+            return family_of(config, values)
+    return family_of(config)
 
 
 def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -116,7 +137,8 @@ def build_model(
     skeleton = prepare(empty_model(config), trained)
     for parameter in skeleton.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
-    model = shard_parameters(LongVideoModel(skeleton, parallel, options), compute, offload=offload)
+    family = read_family(source, config)
+    model = shard_parameters(LongVideoModel(skeleton, parallel, options, family), compute, offload=offload)
     model.to_empty(device="cpu" if offload else parallel.device)
     _receive(model, weights, parallel)
     return model.train()
@@ -137,7 +159,7 @@ def build_tower(
     """
     weights, config = _read_weights(source, config, Trained(), seed)
     inner = empty_model(config).requires_grad_(False)
-    model = LongVideoModel(inner, parallel, options)
+    model = LongVideoModel(inner, parallel, options, read_family(source, config))
     model.compute_dtype = compute
     inside = {id(module) for module in model.family.vision_tower(inner).modules()}
     for name, module in inner.named_modules():

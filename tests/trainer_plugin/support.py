@@ -35,7 +35,7 @@ class TinyFamily:
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
         """Half the size, and half of that, until it fits; never less than one patch."""
-        while max_tokens is not None and height * width // 256 * (frames // 2) > max_tokens and height > 16:
+        while max_tokens is not None and height * width // 256 * -(-frames // 2) > max_tokens and height > 16:
             height, width = height // 2, width // 2
         return max(16, height // 16 * 16), max(16, width // 16 * 16)
 

@@ -93,6 +93,22 @@ def test_videos_may_have_a_limit_of_their_own(url):
         assert 40 <= example.input_ids.eq(TinyFamily.video_token_id).sum() <= 120
 
 
+@pytest.mark.parametrize(("limit", "tokens"), [(None, 60), (200, 120), (30, 30)])
+def test_a_limit_is_in_place_of_the_processors_budget(url, limit, tokens):
+    """A video of 60 temporal patches, each 10 tokens in 160x64 pixels; the processor's budget is 70."""
+    token = byte_tokenizer().convert_tokens_to_ids("<|video|>")
+    processor = {"size": {"shortest_edge": 4096, "longest_edge": 70 * 2048}}
+    family = family_of(
+        Qwen3VLConfig(video_token_id=token, vision_start_token_id=257, vision_end_token_id=258), processor
+    )
+    policy = FramePolicy(max_video_tokens=limit)
+    dataset = ReleaseDataset(
+        url, Split.SFT, family, byte_tokenizer(), policy=policy, target=Target.ANSWER, media="videos"
+    )
+    number = next(n for n in range(6) if dataset.key(n) == "q0020")
+    assert dataset.example(number, 60_000).input_ids.eq(token).sum() == tokens
+
+
 @given(st.integers(1, 4000), st.integers(0, 5), st.floats(0.1, 8))
 @settings(max_examples=60, deadline=None)
 def test_a_sample_has_its_length_and_keeps_within_the_budget(url, budget, number, fps):

@@ -21,6 +21,7 @@ from trainer_plugin.weights import (
     empty_model,
     prepare,
     read_config,
+    read_family,
     read_tokenizer,
     tower_identity,
 )
@@ -252,6 +253,35 @@ def test_adapters_are_no_model(tmp_path):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/base"}')
     with pytest.raises(BadInput, match=r"it holds adapters of '/models/base' .* merge them first"):
         read_config(ModelSource(path=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("files", "pixels"),
+    [
+        ({}, 768 * 28**2),
+        ({"preprocessor_config.json": {"max_pixels": 11_000}}, 11_000),
+        (
+            {"preprocessor_config.json": {}, "video_preprocessor_config.json": {"size": {"longest_edge": 12_000}}},
+            12_000,
+        ),
+        (
+            {
+                "preprocessor_config.json": {},
+                "processor_config.json": {"video_processor": {"size": {"longest_edge": 13_000}}},
+            },
+            13_000,
+        ),
+        (
+            {"preprocessor_config.json": {"max_pixels": 11_000}, "processor_config.json": {"processor_class": "P"}},
+            11_000,
+        ),
+    ],
+)
+def test_frames_are_of_the_size_that_the_folders_processor_says(tmp_path, files, pixels):
+    source = ModelSource(path=str(model_folder(tmp_path / "model")))
+    for name, values in files.items():
+        (tmp_path / "model" / name).write_text(json.dumps(values))
+    assert read_family(source, read_config(source)).most_pixels == pixels
 
 
 def test_an_unsupported_model_says_what_a_family_must_provide():

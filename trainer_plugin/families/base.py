@@ -10,7 +10,7 @@ frame for SmolVLM. No temporal patch may attend to another inside the tower; tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -59,7 +59,14 @@ class Family(ABC):
     """How the family's processor resizes frames."""
 
     @abstractmethod
-    def __init__(self, config: PretrainedConfig) -> None: ...
+    def __init__(self, config: PretrainedConfig, processor: Mapping[str, Any]) -> None:
+        """
+        Args:
+            processor: the video processor's settings, as transformers saves them; what it lacks is as published.
+
+        Raises:
+            ValueError: the processor asks for what is not done here.
+        """
 
     # --- in data workers: from a video to tokens
 
@@ -69,8 +76,8 @@ class Family(ABC):
 
         Args:
             height, width: of the video as it is displayed.
-            frames: how many are chosen, in whole temporal patches.
-            max_tokens: upper bound of the tokens of the whole video; None leaves it to the family's own default.
+            frames: how many are chosen, before the last is repeated up to whole temporal patches.
+            max_tokens: tokens that the whole video may have; None: what the model's own processor would give it.
         """
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -23,8 +23,20 @@ class _QwenVL(Family):
     rope_rows = 3
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    least_pixels: int
+    """The processor's `size.shortest_edge`, which counts pixels."""
+    most_pixels: int
+    """Its `size.longest_edge`."""
 
-    def __init__(self, config: PretrainedConfig) -> None:
+    def __init__(self, config: PretrainedConfig, processor: Mapping[str, Any]) -> None:
+        if processor.get("cap_pixels_per_frame"):
+            raise ValueError(
+                "its video processor asks for cap_pixels_per_frame, which is not supported; set that to false in "
+                "video_preprocessor_config.json, for serving too"
+            )
+        size = processor.get("size") or {}
+        self.least_pixels = size.get("shortest_edge", self.least_pixels)
+        self.most_pixels = size.get("longest_edge", self.most_pixels)
         vision = config.vision_config
         self.patch = vision.patch_size
         self.merge = vision.spatial_merge_size
@@ -104,28 +116,30 @@ class Qwen25VL(_QwenVL):
 
     mean = (0.48145466, 0.4578275, 0.40821073)
     std = (0.26862954, 0.26130258, 0.27577711)
-    min_frame_tokens = 128
-    max_frame_tokens = 768
+    least_pixels, most_pixels = 128 * 28**2, 768 * 28**2
+    """Of a frame, without a processor of the model's own: transformers' and qwen-vl-utils' defaults."""
 
-    def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: PretrainedConfig, processor: Mapping[str, Any]) -> None:
+        super().__init__(config, processor)
+        # The names that Qwen2.5-VL was published with; they win, as in transformers.
+        self.least_pixels = processor.get("min_pixels") or self.least_pixels
+        self.most_pixels = processor.get("max_pixels") or self.most_pixels
         self.tokens_per_second = config.vision_config.tokens_per_second
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
-        temporal_patches = -(-frames // self.temporal_patch)
-        most = (
-            self.max_frame_tokens if max_tokens is None else min(self.max_frame_tokens, max_tokens // temporal_patches)
-        )
-        most = max(1, most)
-        rows, columns = self._frame_size(height, width, min(self.min_frame_tokens, most), most)
-        # Sides that are enlarged are rounded up, which may be beyond the budget.
-        beyond = rows * columns > most * self.factor**2
-        return self._frame_size(height, width, 1, most) if beyond else (rows, columns)
+        """As `Family.frame_size`. The processor's budget is of each frame, whatever their number; `max_tokens` lowers
+        it to an equal share."""
+        if max_tokens is None:
+            return self._frame_size(height, width, self.least_pixels, self.most_pixels)
+        share = max(1, max_tokens // -(-frames // self.temporal_patch)) * self.factor**2
+        most = min(self.most_pixels, share)
+        rows, columns = self._frame_size(height, width, min(self.least_pixels, most), most)
+        # Sides that are enlarged are rounded up, which may be beyond the share.
+        beyond = rows * columns > most
+        return self._frame_size(height, width, self.factor**2, most) if beyond else (rows, columns)
 
     def _frame_size(self, height: int, width: int, least: int, most: int) -> tuple[int, int]:
-        """With so many tokens in a frame."""
-        area = self.factor**2
-        return per_frame_size(height, width, factor=self.factor, min_pixels=least * area, max_pixels=most * area)
+        return per_frame_size(height, width, factor=self.factor, min_pixels=least, max_pixels=most)
 
     def video_ids(
         self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int], duration_us: int
@@ -177,20 +191,21 @@ class Qwen3VL(_QwenVL):
     """Qwen3-VL. Before each temporal patch stands its time in words; features also enter early layers (deepstack)."""
 
     mean = std = (0.5, 0.5, 0.5)
-    min_video_tokens = 4
-    max_video_tokens = 24_576
+    least_pixels, most_pixels = 4_096, 25_165_824
+    """Of all frames of a video together, as published: 12,288 tokens of 32 x 32 pixels in two frames."""
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
-        most = self.max_video_tokens if max_tokens is None else min(self.max_video_tokens, max_tokens)
-        pixels = self.temporal_patch * self.factor**2
+        """As `Family.frame_size`. The processor's budget is of the whole video; `max_tokens` is in its place, lower or
+        higher."""
+        most = self.most_pixels if max_tokens is None else max_tokens * self.temporal_patch * self.factor**2
         return whole_video_size(
             height,
             width,
             max(frames, self.temporal_patch),
             self.temporal_patch,
             factor=self.factor,
-            min_pixels=min(self.min_video_tokens, most) * pixels,
-            max_pixels=most * pixels,
+            min_pixels=min(self.least_pixels, most),
+            max_pixels=most,
         )
 
     def video_ids(

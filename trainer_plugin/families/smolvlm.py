@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -26,15 +26,20 @@ class SmolVLM(Family):
     resample = "lanczos"
     mean = std = (0.5, 0.5, 0.5)
 
-    def __init__(self, config: PretrainedConfig) -> None:
-        self.side = config.vision_config.image_size
+    def __init__(self, config: PretrainedConfig, processor: Mapping[str, Any]) -> None:
+        sampling = processor.get("video_sampling") or {}
+        self.side = (processor.get("max_image_size") or {}).get("longest_edge", config.vision_config.image_size)
+        # In transformers' `SmolVLMVideoProcessor`, too, `size` wins over video_size, and 4,096 is the most.
+        size = processor.get("size") or sampling.get("video_size") or {}
+        self.longest = min(size.get("longest_edge", self.side), 4_096)
+        """Of a frame's sides before it is made square."""
         self.patch = config.vision_config.patch_size
         self.scale = config.scale_factor
         self.vocab_size = config.get_text_config().vocab_size
         self.video_token_id = config.image_token_id
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
-        return longest_side_size(height, width, self.side)
+        return longest_side_size(height, width, self.longest)
 
     def grid(self, height: int, width: int, frames: int) -> Grid:
         return Grid(frames, self.side // self.patch, self.side // self.patch)

@@ -8,7 +8,9 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as qwen2_size
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as qwen3_size
 from transformers.video_utils import VideoMetadata
 
 from tests.support.properties import given, settings, st
@@ -27,7 +29,7 @@ from tests.trainer_plugin.parity import (
 )
 from trainer_plugin.dataset import frame_times
 from trainer_plugin.examples import Grid
-from trainer_plugin.families.qwen_vl import SECOND_US, Qwen25VL
+from trainer_plugin.families.qwen_vl import SECOND_US, Qwen3VL, Qwen25VL
 
 models = {name: tiny_model(name) for name in ("qwen2_5_vl", "qwen3_vl")}
 families = {name: tiny_family(name) for name in models}
@@ -58,7 +60,7 @@ def of_vllm(patches: int, seconds: float, tokens_per_second: float) -> np.ndarra
 
 def time_positions(times: Sequence[int], tokens_per_second: float = 2) -> np.ndarray:
     """Of a video of one token in each temporal patch."""
-    family = Qwen25VL(tiny_config("qwen2_5_vl"))
+    family = Qwen25VL(tiny_config("qwen2_5_vl"), {})
     family.tokens_per_second = tokens_per_second
     patches = len(times) // 2
     return family.positions(torch.tensor([VIDEO_ID] * patches), [(Grid(patches, 2, 2), times)])[0].numpy()
@@ -210,6 +212,63 @@ def test_a_video_of_qwen3_tells_the_times_that_its_processor_tells(patches, fps,
         assert ids[::5] == [f"<{second:.1f} seconds>" for second in seconds]
     assert ids[1:5] == [START_ID, VIDEO_ID, VIDEO_ID, END_ID]
     assert len(ids) == 5 * patches
+
+
+SIZE = {"shortest_edge": 4096, "longest_edge": 25_165_824}
+"""Of Qwen3-VL's video processor as published (video_preprocessor_config.json of Qwen/Qwen3-VL-8B-Instruct)."""
+PIXELS = {"min_pixels": 3136, "max_pixels": 12_845_056}
+"""Of Qwen2.5-VL's (preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct): a frame's."""
+OF_THE_CLASS = {"shortest_edge": 131_072, "longest_edge": 786_432}
+"""Of transformers' class, without a folder."""
+OF_THE_CLASS = {"shortest_edge": 131_072, "longest_edge": 786_432}
+"""Of transformers' class, without a folder."""
+sides = st.integers(16, 2200)
+
+
+def sized(family, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
+    """(0, 0) where one side is too long, which transformers refuses too."""
+    try:
+        return family.frame_size(height, width, frames, max_tokens)
+    except ValueError:
+        return 0, 0
+
+
+def expected_size(resize, *sizes: int, **limits: int) -> tuple[int, int]:
+    try:
+        return resize(*sizes, **limits)
+    except ValueError:
+        return 0, 0
+
+
+@settings(deadline=None)
+@given(sides, sides, st.integers(2, 3600), st.sampled_from([{}, SIZE, OF_THE_CLASS]))
+def test_frames_of_qwen3_are_as_large_as_its_processor_makes_them(height, width, frames, size):
+    family = Qwen3VL(tiny_config("qwen3_vl"), {"size": size} if size else {})
+    limits = {"min_pixels": (size or SIZE)["shortest_edge"], "max_pixels": (size or SIZE)["longest_edge"]}
+    expected = expected_size(qwen3_size, frames, height, width, temporal_factor=2, factor=32, **limits)
+    assert sized(family, height, width, frames) == expected
+
+
+@settings(deadline=None)
+@given(sides, sides, st.integers(1, 3600), st.sampled_from([{}, PIXELS, {"size": SIZE}, {"size": SIZE, **PIXELS}]))
+def test_frames_of_qwen2_5_are_as_large_as_its_processor_makes_them(height, width, frames, processor):
+    family = Qwen25VL(tiny_config("qwen2_5_vl"), processor)
+    size = processor.get("size", {"shortest_edge": 128 * 28**2, "longest_edge": 768 * 28**2})
+    least, most = processor.get("min_pixels", size["shortest_edge"]), processor.get("max_pixels", size["longest_edge"])
+    expected = expected_size(qwen2_size, height, width, factor=28, min_pixels=least, max_pixels=most)
+    assert sized(family, height, width, frames) == expected
+
+
+def test_the_budget_of_qwen3_is_the_published_one_unless_a_setting_lowers_or_raises_it():
+    family = families["qwen3_vl"]
+    grids = {tokens: family.grid(*family.frame_size(1080, 1920, 512, tokens), 512) for tokens in (None, 4_096, 49_152)}
+    tokens = {asked: grid.t * family.tokens_per_temporal_patch(grid) for asked, grid in grids.items()}
+    assert tokens == {None: 11_520, 4_096: 3_840, 49_152: 46_080}
+
+
+def test_a_cap_that_is_not_supported_is_refused():
+    with pytest.raises(ValueError, match="asks for cap_pixels_per_frame, which is not supported; set that to false"):
+        Qwen3VL(tiny_config("qwen3_vl"), {"cap_pixels_per_frame": True})
 
 
 @pytest.mark.parametrize(("name", "factor"), [("qwen2_5_vl", 28), ("qwen3_vl", 32)])

@@ -4,9 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from transformers.models.smolvlm.processing_smolvlm import SmolVLMProcessor
+from transformers.models.smolvlm.video_processing_smolvlm import get_resize_output_image_size
 
-from tests.trainer_plugin.parity import VIDEO_ID, tiny_family
+from tests.support.properties import given, st
+from tests.trainer_plugin.parity import VIDEO_ID, tiny_config, tiny_family
+from trainer_plugin.examples import Grid
+from trainer_plugin.families.smolvlm import SmolVLM
 
 family = tiny_family("smolvlm")
 
@@ -41,6 +46,29 @@ def test_a_video_is_written_as_the_processor_writes_it(times, duration):
     expected = SmolVLMProcessor.replace_video_token(words, inputs, 0)
     found = family.video_ids(Letters(), grid, times, duration)
     assert "".join("@" if id == VIDEO_ID else chr(id - 1000) for id in found) == expected
+
+
+@given(
+    st.integers(2, 4096),
+    st.integers(2, 4096),
+    st.sampled_from(
+        [
+            ({}, 32),
+            ({"size": {"longest_edge": 2048}, "video_sampling": {"video_size": {"longest_edge": 512}}}, 2048),
+            ({"video_sampling": {"video_size": {"longest_edge": 512}}}, 512),
+            ({"size": {"longest_edge": 8192}}, 8192),
+        ]
+    ),
+)
+def test_frames_are_as_large_as_the_processor_makes_them(height, width, given):
+    processor, longest = given
+    frames = torch.empty(1, 3, height, width, device="meta")
+    found = SmolVLM(tiny_config("smolvlm"), processor).frame_size(height, width, 1)
+    assert found == get_resize_output_image_size(frames, resolution_max_side=longest)
+
+
+def test_frames_are_made_square_as_the_processor_says():
+    assert SmolVLM(tiny_config("smolvlm"), {"max_image_size": {"longest_edge": 16}}).grid(9, 9, 3) == Grid(3, 4, 4)
 
 
 def test_positions_are_one_row():
