@@ -19,11 +19,13 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
 from schemas.arrow import rows_from_parquet, rows_to_parquet
 from schemas.base import Row, parse_json
@@ -36,6 +38,10 @@ R = TypeVar("R", bound=Row)
 _PARTIAL = re.compile(r"[0-9a-f]{32}-")
 """How the names of files under `tmp/` begin. `out` may be a folder in which others have a `tmp/` of their own."""
 _DAY_SECONDS = 24 * 3600
+
+_OWN_FOLDERS = frozenset({"objects", "commits", "journal", "runs", "releases"})
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 _WAYS_OUT = {
     errno.ENOSPC: "the disk is full; free some space and run again, finished work is kept",
@@ -66,7 +72,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        self.fs, self.root = locate(self.url, use_listings_cache=False)
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
     # --- bytes -------------------------------------------------------------------------------------------------------
@@ -195,12 +201,18 @@ class Store:
             with outages(self.url), contextlib.suppress(FileExistsError):
                 self.fs.pipe_file(self._path(address), data, mode="overwrite" if replace else "create")
 
-    def list(self, address: str) -> list[str]:
-        """Addresses of the files directly under a folder, sorted; an absent folder is empty."""
+    def list(self, address: str, kind: str = "file") -> list[str]:
+        """Addresses of the files (or with `directory`, of the folders) directly under a folder, sorted; an absent
+        folder is empty."""
         folder = self._path(address)
         with outages(self.url):
             found = self.fs.ls(folder, detail=True, refresh=True) if self.fs.exists(folder) else []
-        return sorted(f"{address}/{entry['name'].rsplit('/', 1)[1]}" for entry in found if entry["type"] == "file")
+        return sorted(f"{address}/{entry['name'].rsplit('/', 1)[1]}" for entry in found if entry["type"] == kind)
+
+    def modified(self, address: str) -> datetime:
+        """When a file was last written."""
+        with outages(self.url):
+            return self.fs.modified(self._path(address))
 
     def remove(self, address: str) -> None:
         with outages(self.url), contextlib.suppress(FileNotFoundError):
@@ -237,6 +249,43 @@ class Store:
             raise StoreError(_explain(error, self.url)) from error
         finally:
             partial.unlink(missing_ok=True)
+
+
+def is_url(address: str) -> bool:
+    """Whether an address begins with a scheme, such as `s3://`; all others are local paths."""
+    return _SCHEME.match(address) is not None
+
+
+def locate(address: str, **options: Any) -> tuple[AbstractFileSystem, str]:
+    """The file system of a local path or a URL (`s3://bucket/key`), and the path in it.
+
+    Nothing but the scheme at its beginning has a meaning: file names and keys may hold any character. (In
+    `fsspec.core.url_to_fs`, `::` separates file systems that are chained.)
+
+    Args:
+        options: of the file system, as fsspec takes them.
+
+    Raises:
+        ValueError: there is no such scheme.
+        ImportError: its driver is not installed.
+    """
+    if not is_url(address):
+        return LocalFileSystem(**options), make_path_posix(address).rstrip("/") or "/"
+    fs, _ = fsspec.core.url_to_fs(address.partition("::")[0], **options)
+    return fs, fs._strip_protocol(address)
+
+
+def store_around(fs: AbstractFileSystem, path: str) -> str | None:
+    """The root of the store in one of whose own folders a path lies, or which it is; None outside of all stores.
+
+    A folder is a store if a build has been planned there, which writes into `objects/` and `runs/`.
+    """
+    parts = path.split("/")
+    for depth in (depth for depth, part in enumerate(parts) if part in _OWN_FOLDERS):
+        root = "/".join(parts[:depth])
+        if fs.isdir(f"{root}/objects") and fs.isdir(f"{root}/runs"):
+            return root or "/"
+    return None
 
 
 def object_path(sha256: str, suffix: str) -> str:

@@ -17,12 +17,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
-from operators.store import outages, space_problem
+from operators.store import locate, outages, space_problem
 from schemas.journal import JournalEntry, JournalRecord
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Journal:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        filesystem, folder = fsspec.core.url_to_fs(url)
+        filesystem, folder = locate(url)
         local = isinstance(filesystem, LocalFileSystem)
         self._files = _Segments(Path(folder)) if local else _Objects(filesystem, folder)
         self._lock = threading.RLock()

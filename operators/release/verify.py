@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import IO
 
 import av
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from operators.release.readers import Reader, open_readers
-from operators.store import sha256_of_file
+from operators.store import locate, sha256_of_file
 from operators.video.probe import displayed_size
 from operators.video.streams import moving_pictures
 from schemas.arrow import rows_from_parquet
@@ -79,7 +78,7 @@ def verify_release(url: str) -> dict[str, int]:
 
 @contextmanager
 def _local(url: str) -> Iterator[Path]:
-    fs, path = fsspec.core.url_to_fs(url.rstrip("/"))
+    fs, path = locate(url)
     if isinstance(fs, LocalFileSystem):
         yield Path(path)
         return

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from operators.store import SourceGone, Store, StoreError, object_path
+from operators.store import SourceGone, Store, StoreError, locate, object_path, store_around
 from schemas.errors import SchemaError
 from schemas.run import Commit, StageKey
 from schemas.tables import DetectedObject, Reject
@@ -225,3 +225,37 @@ def test_a_disk_that_is_really_full_loses_nothing_that_was_there(small_disk):
         store.put_bytes(b"x" * 2_000_000, ".bin")
     assert store.read(object_path(kept, ".bin")) == b"kept"
     assert list((small_disk / "out" / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("/data/a::b", "/data/a::b"),
+        ("/data/http://x", "/data/http://x"),
+        ("file:///data/a%20b/", "/data/a%20b"),
+        ("/data/ x ", "/data/ x "),
+        ("s3://bucket/a::b/c#?", "bucket/a::b/c#?"),
+        ("/", "/"),
+    ],
+)
+def test_only_the_scheme_of_an_address_has_a_meaning(address, path):
+    assert locate(address)[1] == path
+
+
+def test_a_store_may_have_any_name(tmp_path):
+    store = Store(str(tmp_path / "o::ut #1?[x]"))
+    sha256 = store.put_bytes(b"frames", ".bin")
+    assert (tmp_path / "o::ut #1?[x]" / object_path(sha256, ".bin")).read_bytes() == b"frames"
+    assert store.list(f"objects/{sha256[:2]}") == [object_path(sha256, ".bin")]
+
+
+def test_the_store_around_a_path_is_found_by_its_folders(tmp_path):
+    store = Store(str(tmp_path / "out"))
+    fs, root = locate(store.url)
+    address = store.put_bytes(b"frames", ".mp4")
+    assert store_around(fs, f"{root}/objects") is None  # nothing has been planned there
+    store.write("runs/one/run.json", b"{}")
+    assert store_around(fs, f"{root}/{object_path(address, '.mp4')}") == root
+    assert store_around(fs, f"{root}/releases") == root
+    assert store_around(fs, root) is None
+    assert store_around(fs, f"{root}/films/a.mp4") is None
