@@ -20,6 +20,7 @@ from operators.preflight import preflight
 from operators.release.publish import Published, publish
 from operators.runner import Halt, Progress, run_stage
 from operators.runs import RunFolder
+from operators.sources.ids import keep_given_ids, read_given_ids
 from operators.sources.listing import read_sources
 from operators.store import Store
 from schemas.base import digest
@@ -53,7 +54,9 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
         NothingToBuild: it names videos, but none that can be used.
     """
     resolved = config.model_copy(update={"models": resolve(config.models, environ)})
-    listing = read_sources(config.source, config.media_root, config.allowed_roots)
+    store = Store(config.out)
+    given = read_given_ids(store)
+    listing = read_sources(config.source, config.media_root, config.allowed_roots, given)
     if not listing.sources:
         first = listing.rejects[0]
         raise NothingToBuild(
@@ -61,8 +64,8 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
             f"the first: {first.reason}: {first.message}"
         )
     lanes = make_lanes(listing.sources, config.lane_videos)
-    store = Store(config.out)
     store.remove_unfinished()
+    keep_given_ids(store, given)
     run = Run(
         run_id=run_id,
         requested=config,
@@ -70,6 +73,7 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
         lanes=len(lanes),
         videos=len(listing.sources),
         plan_rejects_sha256=store.put_rows(listing.rejects, Reject),
+        skipped=dict(listing.skipped),
     )
     return RunFolder.create(store, run, lanes)
 

@@ -13,6 +13,7 @@ from operators.models.session import resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.runner import WHOLE_BUILD, UnitInput, stage_key
 from operators.runs import RunFolder
+from operators.sources.ids import read_given_ids
 from operators.sources.listing import read_sources
 from operators.store import Store
 from schemas.base import digest
@@ -41,7 +42,8 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
         SourceError: the sources cannot be listed.
     """
     resolved = config.model_copy(update={"models": resolve(config.models, environ)})
-    sources = read_sources(config.source, config.media_root, config.allowed_roots).sources
+    given = read_given_ids(previous.store)
+    sources = read_sources(config.source, config.media_root, config.allowed_roots, given).sources
     before = _previous_keys(previous)
     walk = partial(_walk_video, previous.store, resolved, before)
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from schemas.base import Identifier, Model, Row, Sha256
+from schemas.base import Identifier, Model, Row, Sha256, VideoId
 from schemas.config import BuildConfig, Role
 from schemas.tables import Source
 
@@ -74,6 +74,15 @@ class Run(Model):
     videos: int = Field(ge=1)
     plan_rejects_sha256: Sha256
     """Table of the sources that could not be planned."""
+    skipped: dict[str, int] = Field(default={})
+    """Files and folders that the search for videos has skipped, by kind in words: `.txt files`."""
+
+
+class GivenIds(Model):
+    """`ids.json`: the ids that earlier versions have given in this store, which its videos keep."""
+
+    ids: dict[str, dict[str, VideoId]] = Field(default={})
+    """Video ids by source, as a build names it, and by the video's path in it."""
 
 
 class StageRecord(Model):

@@ -1,5 +1,6 @@
 """Fixtures for all tests: an S3-compatible server, a disk that fills up, and no model endpoints from the outside."""
 
+import contextlib
 import os
 import subprocess
 import uuid
@@ -67,6 +68,30 @@ def s3_bucket(s3_server, monkeypatch):
     s3fs.S3FileSystem().mkdir(bucket)
     yield f"s3://{bucket}"
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def unprivileged():
+    """A context in which folders and files have to allow what is done: where tests run as root, it is left for nobody.
+
+    It makes the folders above the given one open to all.
+    """
+
+    @contextlib.contextmanager
+    def become_nobody(folder):
+        if os.geteuid() != 0:
+            yield
+            return
+        for each in (folder, *folder.parents[:-2]):
+            each.chmod(0o755)
+        nobody = 65534
+        os.setresuid(nobody, nobody, 0)
+        try:
+            yield
+        finally:
+            os.setresuid(0, 0, 0)
+
+    return become_nobody
 
 
 @pytest.fixture

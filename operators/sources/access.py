@@ -11,6 +11,7 @@ list again (`SourceFiles.addresses`).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -20,17 +21,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources import web
-from operators.store import SourceGone, outages
+from operators.store import SourceGone, locate, outages
 from schemas.errors import Outage
 from schemas.tables import Source
-from schemas.uri import is_address, is_chain, shown_uri, without_secrets
+from schemas.uri import is_address, is_chain, redacted_uri, shown_uri, without_secrets
 
 _SAME_SCHEME = {"local": "file", "s3a": "s3", "gcs": "gs"}
 
@@ -55,7 +55,7 @@ class Access:
         own = source
         if is_address(source) and _place(source).scheme != "file":
             own = "/".join(source.split("/")[:3])
-        elif not Path(_place(source).path).is_dir():
+        elif not os.path.isdir(_place(source).path):  # noqa: PTH112 - false, too, where nobody may look
             own = posixpath.dirname(_place(source).path)
         return cls((own, *filter(None, [media_root]), *allowed_roots))
 
@@ -102,15 +102,17 @@ def local_path(uri: str) -> str:
     return os.path.abspath(found["path"] if found else uri)  # noqa: PTH100 - `resolve` would follow links
 
 
-def filesystem_of(uri: str) -> tuple[Any, str]:
-    """The fsspec filesystem of an address, and its path there. Unlike fsspec's own, `::` in a name is a name.
+def stored_uri(address: str, folder: str) -> str:
+    """A video's address as it is stored, without credentials.
 
-    Raises:
-        ValueError, ImportError: no such scheme, or its driver is not installed.
+    Args:
+        folder: of the source. What a path adds to it is a name, in which no character has a meaning, and so is all of
+            a local path and of a key in a bucket.
     """
-    scheme = "file" if local_path(uri) else uri.partition("://")[0]
-    kind = fsspec.get_filesystem_class(scheme)
-    return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
+    scheme, _, rest = address.partition("://")
+    is_key = scheme.lower() in ("s3", "s3a", "gs", "gcs") and "@" not in rest.partition("/")[0]
+    is_name = address.startswith(f"{folder.rstrip('/')}/") and not web.site_of(address)
+    return address if local_path(address) or is_key or is_name else redacted_uri(address)
 
 
 def fingerprint(uri: str, private: Iterable[str] = ()) -> str:
@@ -123,10 +125,12 @@ def fingerprint(uri: str, private: Iterable[str] = ()) -> str:
     if web.site_of(uri):
         size, stamp = web.size_and_stamp(uri, frozenset(private))
         return f"{size}-{stamp}"
-    fs, path = filesystem_of(uri)
+    fs, path = locate(uri)
     info = fs.info(path)
     if info["type"] != "file":
         raise IsADirectoryError(f"is a {info['type']}, not a file; name the videos in it one by one")
+    if isinstance(fs, LocalFileSystem) and not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
     return f"{info['size']}-{stamp}"
 
@@ -154,7 +158,7 @@ class SourceFiles:
         """A local path of a video; a remote one is downloaded into the folder. Raises as `fingerprint`."""
         address = self.addresses.get(source_id, uri)
         with self._in_words(uri, address):
-            fs, path = (None, address) if web.site_of(address) else filesystem_of(address)
+            fs, path = (None, address) if web.site_of(address) else locate(address)
             if isinstance(fs, LocalFileSystem):
                 if not Path(path).is_file() or not os.access(path, os.R_OK):
                     raise FileNotFoundError("it is not a file that can be read")

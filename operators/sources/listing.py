@@ -6,42 +6,33 @@ used becomes a reject; a list that cannot be read at all is a `SourceError`.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 import os
-import re
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from operators.sources import web
-from operators.sources.access import Access, SourceFiles, filesystem_of, fingerprint, local_path
-from operators.sources.rejects import assert_storable, plan_reject
+from operators.sources.access import Access, SourceFiles, fingerprint, local_path, stored_uri
+from operators.sources.folder import VIDEO_SUFFIXES, search_folder
+from operators.sources.ids import SourceIds, media_folder, path_in
+from operators.sources.manifest import LIST_SUFFIXES, manifest_entries, read_list
+from operators.sources.rejects import plan_reject
 from operators.sources.shot2story import is_shot2story, shot2story_entries
-from schemas.base import message_of
+from operators.store import locate, outages, store_around
 from schemas.config import BuildConfig
 from schemas.errors import Outage, SourceError
 from schemas.manifest import ManifestRow
+from schemas.run import GivenIds
 from schemas.tables import Reject, Source
-from schemas.uri import is_address, is_chain, redacted_uri, shown_uri, without_secrets
-
-VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()  # noqa: SIM905
-)
+from schemas.uri import is_address, is_chain, shown_uri, without_secrets
 
 _LOOKS_AT_ONCE = 16
 """Files looked for at the same time: on an object store, looking is waiting."""
-
-_YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
 
 @dataclass(frozen=True)
@@ -50,9 +41,36 @@ class Listing:
 
     sources: tuple[Source, ...]
     rejects: tuple[Reject, ...]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Files and folders that are no videos, by kind in words."""
 
 
-def read_sources(source: str, media_root: str = "", allowed_roots: Sequence[str] = ()) -> Listing:
+@dataclass(frozen=True)
+class _Entry:
+    """One video of a source."""
+
+    row: ManifestRow
+    address: str = field(repr=False)
+    """Its whole address, maybe with credentials: an absolute path or a URL."""
+    uri: str
+    """The address as it is stored."""
+    is_found: bool = False
+    """It was found in the source's folder, not named by somebody."""
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """What a source lists, before any video was looked for."""
+
+    entries: Sequence[_Entry | Reject]
+    folder: str
+    """Where the paths of its videos start."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_sources(
+    source: str, media_root: str = "", allowed_roots: Sequence[str] = (), given: GivenIds | None = None
+) -> Listing:
     """List the videos of a source.
 
     Args:
@@ -62,17 +80,22 @@ def read_sources(source: str, media_root: str = "", allowed_roots: Sequence[str]
         media_root: where relative addresses of a manifest start, and where Shot2Story's full videos lie; by default
             the manifest's own folder.
         allowed_roots: what else a list may name, see `operators.sources.access`.
+        given: ids that earlier versions have given in the store, see `operators.sources.ids`.
 
     Raises:
-        SourceError: it does not exist, holds no video, or is not a readable list.
-        Outage: the place where a video lies gives no answer.
+        SourceError: it does not exist, holds no video, is not a readable list, or there is no right to read all of it.
+        Outage: the place where a video lies gives no answer, or a part of the folder cannot be read now.
     """
     access = Access.of(source, media_root, allowed_roots)
-    entries, media_root = _entries(source, media_root, access)
-    listing = _resolve(entries, media_root, access)
+    found = _entries(source, media_root, access)
+    listing = _resolve(found, access, SourceIds(given or GivenIds(), source))
     if not listing.sources and not listing.rejects:
+        if source.lower().endswith(LIST_SUFFIXES):
+            raise SourceError(f"source {source!r} holds no row; give a list of videos")
+        skipped = ", ".join(f"{count} {kind}" for kind, count in listing.skipped.items()) or "nothing"
         raise SourceError(
-            f"source {source!r} holds no video; looked for files ending in {' '.join(sorted(VIDEO_SUFFIXES))}"
+            f"source {source!r} holds no video; looked for files ending in {' '.join(sorted(VIDEO_SUFFIXES))}, and "
+            f"skipped {skipped}"
         )
     return listing
 
@@ -84,8 +107,7 @@ def source_files(config: BuildConfig, sources: Sequence[Source]) -> SourceFiles:
         SourceError: the list is needed, and cannot be read any more.
     """
     private = Access.of(config.source, config.media_root, config.allowed_roots).private
-    redacted = [source.source_id for source in sources if source.redacted]
-    if not redacted:
+    if not any(source.redacted for source in sources):
         return SourceFiles(private)
     try:
         stamp = fingerprint(config.source, private)
@@ -95,209 +117,145 @@ def source_files(config: BuildConfig, sources: Sequence[Source]) -> SourceFiles:
             f"are not stored, and are read from it again; restore it"
         ) from error
     listed = _listed_addresses(config.source, config.media_root, config.allowed_roots, stamp)
-    return SourceFiles(private, {name: listed[name] for name in redacted if name in listed})
+    found = {
+        source.source_id: listed.get((source.source_id, source.uri)) or listed.get((None, source.uri))
+        for source in sources
+        if source.redacted
+    }
+    return SourceFiles(private, {name: address for name, address in found.items() if address})
 
 
 @cache
-def _listed_addresses(source: str, media_root: str, allowed_roots: tuple[str, ...], stamp: str) -> dict[str, str]:
-    """The whole address of each video that a list names, by its id, as of the list's fingerprint."""
-    entries, media_root = _entries(source, media_root, Access.of(source, media_root, allowed_roots))
-    rows = [entry for entry in entries if isinstance(entry, ManifestRow)]
-    ids = _ids_of(rows)
-    return {_id_of(row, ids): _address(row, media_root) for row in reversed(rows)}  # of equal ids the first one counts
+def _listed_addresses(
+    source: str, media_root: str, allowed_roots: tuple[str, ...], stamp: str
+) -> dict[tuple[str | None, str], str]:
+    """The whole address of each video that a list names, by the id that the list states and the address without
+    credentials; as of the list's fingerprint."""
+    found = _entries(source, media_root, Access.of(source, media_root, allowed_roots))
+    rows = [entry for entry in found.entries if isinstance(entry, _Entry)]
+    return {(entry.row.source_id, entry.uri): entry.address for entry in reversed(rows)}  # of equal ones the first
 
 
-def _entries(source: str, media_root: str, access: Access) -> tuple[list[ManifestRow | Reject], str]:
-    """What a source lists, and where relative addresses start."""
+def _entries(source: str, media_root: str, access: Access) -> _Entries:
     shown = shown_uri(source)
     try:
         if is_chain(source):
             raise ValueError("chains of addresses are not opened")
-        fs, path = (None, source) if web.site_of(source) else filesystem_of(source)
-        exists, is_folder = (True, False) if fs is None else (fs.exists(path), fs.isdir(path))
+        fs, path = (None, source) if web.site_of(source) else locate(local_path(source) or source)
+        with outages(shown):
+            is_folder = fs is not None and fs.info(path)["type"] == "directory"
+    except FileNotFoundError:
+        raise SourceError(f"source {shown!r} does not exist; give a folder of videos or a manifest") from None
     except (PermissionError, ValueError, ImportError) as error:  # rights; an address that is none; its driver
         told = without_secrets(str(error), [source])
         raise SourceError(f"source {shown!r} cannot be read: {told}; give a folder of videos or a manifest") from error
-    if not exists:
-        raise SourceError(f"source {shown!r} does not exist; give a folder of videos or a manifest")
     if is_folder:
-        return list(_folder_entries(fs, path)), source
-    media_root = media_root or source.rpartition("/")[0] or "."
+        folder = local_path(source) or source.rstrip("/")
+        search = search_folder(fs, path, source)
+        return _Entries([*search.rejects, *_found_entries(search.names, folder)], folder, search.skipped)
+    if not path.lower().endswith(LIST_SUFFIXES):
+        raise SourceError(f"source {shown!r}: not a folder, and not a .csv, .json or .jsonl manifest")
     try:
-        data = web.read(source, access.private) if fs is None else fs.cat_file(path)
+        with outages(shown):
+            data = web.read(source, access.private) if fs is None else fs.cat_file(path)
     except (PermissionError, FileNotFoundError) as error:
         raise SourceError(f"manifest {shown!r} cannot be read: {without_secrets(str(error), [source])}") from error
-    return list(_file_entries(data, fs, path, source, media_root)), media_root
+    folder = media_folder(source, media_root)
+    return _Entries(list(_list_entries(data, fs, path, source, folder)), folder)
 
 
-def _folder_entries(fs: Any, path: str) -> Iterator[ManifestRow | Reject]:
-    for found in _files_in(fs, path):
-        if PurePosixPath(found).suffix.lower() in VIDEO_SUFFIXES and not PurePosixPath(found).name.startswith("."):
-            name = found[len(path.rstrip("/")) + 1 :]
-            try:
-                yield ManifestRow(uri=name)
-            except ValidationError:
-                yield plan_reject(name, "unreadable_uri", f"{found}: its name is not UTF-8; rename the file")
-
-
-def _files_in(fs: Any, path: str) -> list[str]:
-    """All files below a folder, sorted; on a local disk also below linked folders, each folder once."""
-    if not isinstance(fs, LocalFileSystem):
-        return sorted(fs.find(path))
-    files: list[str] = []
-    seen: set[str] = set()
-    starts = deque([path])
-    while starts:  # links come last, so that what they lead to keeps the path that it has by itself
-        for folder, folders, names in os.walk(starts.popleft()):
-            if (real := os.path.realpath(folder)) in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            files += [f"{folder}/{name}" for name in names]
-            starts += [below for name in sorted(folders) if Path(below := f"{folder}/{name}").is_symlink()]
-    return sorted(files)
-
-
-def _file_entries(
-    data: bytes, fs: Any | None, path: str, source: str, media_root: str
-) -> Iterator[ManifestRow | Reject]:
-    suffix = PurePosixPath(path).suffix.lower()
-    if suffix not in (".csv", ".json", ".jsonl"):
-        raise SourceError(f"source {source!r}: not a folder, and not a .csv, .json or .jsonl manifest")
-    try:
-        text = data.decode("utf-8-sig")
-        if suffix == ".csv":
-            rows: Any = list(csv.DictReader(io.StringIO(text), strict=True))
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line] if suffix == ".jsonl" else json.loads(text)
-    except (ValueError, csv.Error, RecursionError) as error:  # not UTF-8, not JSON, an endless number, endless depth
-        raise SourceError(f"manifest {source!r} cannot be read: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise SourceError(f"manifest {source!r}: expected a list of objects, one per video")
-    if is_shot2story(rows):
-        if fs is None:
-            raise SourceError(f"source {source!r}: copy Shot2Story's annotations and its *_meta.csv to a folder")
-        return shot2story_entries(fs, path, rows, media_root)
-    return _manifest_entries(rows, source)
-
-
-def _manifest_entries(rows: list[dict[str, Any]], source: str) -> Iterator[ManifestRow | Reject]:
-    for number, row in enumerate(rows, start=1):
-        given = {name: value for name, value in row.items() if value not in ("", None)}
-        key = next(
-            (name for name in (given.get("source_id"), given.get("uri")) if isinstance(name, str)), f"row {number}"
-        )
-        where = f"manifest {source!r}, row {number}"
-        if None in row:  # where csv puts what is left over
-            message = f"{where}: has more fields than the header; quote texts that hold a comma"
-            yield plan_reject(key, "manifest_row", message, row)
-            continue
+def _found_entries(names: Iterable[str], folder: str) -> Iterator[_Entry | Reject]:
+    for name in names:
+        address = f"{folder.rstrip('/')}/{name}"
         try:
-            assert_storable(row)
-            yield ManifestRow.model_validate(given)
-        except RecursionError:
-            yield plan_reject(key, "manifest_row", f"{where}: values nested too deep; correct it")
-        except UnicodeEncodeError as error:
-            yield plan_reject(key, "manifest_row", f"{where}: not Unicode text ({error}); correct it", row)
-        except ValidationError as error:
-            first = error.errors()[0]
-            if unknown := [str(found["loc"][0]) for found in error.errors() if found["type"] == "extra_forbidden"]:
-                known = ", ".join(ManifestRow.model_fields)  # a misspelt column is wrong in every line
-                raise SourceError(f"manifest {source!r}: unknown column {unknown[0]!r}; known are {known}") from error
-            field = ".".join(map(str, first["loc"]))
-            message = f"{where}, field {field}: {message_of(dict(first))}"
-            yield plan_reject(key, "manifest_row", message, row)
+            yield _Entry(ManifestRow(uri=name), address, address, is_found=True)
+        except ValidationError:
+            yield plan_reject(name, "unreadable_uri", f"{address}: its name is not UTF-8; rename the file")
 
 
-def _resolve(listed: Sequence[ManifestRow | Reject], media_root: str, access: Access) -> Listing:
-    ids = _ids_of([entry for entry in listed if isinstance(entry, ManifestRow)])
+def _list_entries(data: bytes, fs: Any | None, path: str, source: str, folder: str) -> Iterator[_Entry | Reject]:
+    rows = read_list(data, source)
+    if not is_shot2story(rows):
+        entries = manifest_entries(rows, source)
+    elif fs is not None:
+        entries = shot2story_entries(fs, path, rows, folder)
+    else:
+        raise SourceError(f"source {source!r}: copy Shot2Story's annotations and its *_meta.csv to a folder")
+    for entry in entries:
+        if isinstance(entry, Reject):
+            yield entry
+        else:
+            address = _address(entry.uri, folder)
+            yield _Entry(entry, address, stored_uri(address, folder))
+
+
+def _address(uri: str, folder: str) -> str:
+    """The whole address of a list's entry: an absolute path or a URL."""
+    if is_address(uri):
+        return local_path(uri) or uri.strip()
+    whole = uri if uri.startswith("/") else f"{folder.rstrip('/')}/{uri}"
+    return local_path(whole) or whole
+
+
+def _resolve(found: _Entries, access: Access, ids: SourceIds) -> Listing:
     with ThreadPoolExecutor(max_workers=_LOOKS_AT_ONCE) as pool:
-        looked = list(pool.map(lambda entry: _looked_at(entry, media_root, access, ids), listed))
+        looked = list(pool.map(lambda entry: _looked_at(entry, found.folder, access, ids), found.entries))
     sources: dict[str, Source] = {}
     rejects: list[Reject] = []
-    for found in looked:
-        if isinstance(found, Reject):
-            rejects.append(found)
-        elif found.source_id in sources:
+    for each in looked:
+        if isinstance(each, Reject):
+            rejects.append(each)
+        elif each.source_id in sources:
             message = (
-                f"{shown_uri(found.uri)}: its id {found.source_id!r} is already that of "
-                f"{shown_uri(sources[found.source_id].uri)}; the first "
+                f"{shown_uri(each.uri)}: its id {each.source_id!r} is already that of "
+                f"{shown_uri(sources[each.source_id].uri)}; the first "
                 f"one is used. Give one of them another source_id"
             )
-            rejects.append(plan_reject(found.source_id, "duplicate_id", message))
+            rejects.append(plan_reject(each.source_id, "duplicate_id", message))
         else:
-            sources[found.source_id] = found
-    return Listing(tuple(sources[name] for name in sorted(sources)), tuple(rejects))
+            sources[each.source_id] = each
+    return Listing(tuple(sources[name] for name in sorted(sources)), tuple(rejects), found.skipped)
 
 
-def _looked_at(entry: ManifestRow | Reject, media_root: str, access: Access, ids: Mapping[str, str]) -> Source | Reject:
+def _looked_at(entry: _Entry | Reject, folder: str, access: Access, ids: SourceIds) -> Source | Reject:
     """An entry whose file has been found, or why it cannot be used."""
     if isinstance(entry, Reject):
         return entry
-    address, identifier = _address(entry, media_root), _id_of(entry, ids)
-    found = _checked_fingerprint(address, identifier, access)
+    identifier = entry.row.source_id or ids.id_of(path_in(folder, entry.uri))
+    found = _checked_fingerprint(entry, identifier, access)
     if isinstance(found, Reject):
         return found
-    is_name = local_path(address) or not (is_address(entry.uri) or web.site_of(address))  # then `?` and `@` are in it
-    uri = address if is_name else redacted_uri(address)
-    fields = entry.model_dump(exclude={"uri", "source_id"})
-    return Source(source_id=identifier, uri=uri, fingerprint=found, redacted=uri != address, **fields)
+    fields = entry.row.model_dump(exclude={"uri", "source_id"})
+    is_redacted = entry.uri != entry.address
+    return Source(source_id=identifier, uri=entry.uri, fingerprint=found, redacted=is_redacted, **fields)
 
 
-def _address(entry: ManifestRow, media_root: str) -> str:
-    """The whole address of an entry: an absolute path or a URL."""
-    is_whole = is_address(entry.uri) or entry.uri.startswith("/")
-    uri = entry.uri if is_whole else f"{media_root.rstrip('/')}/{entry.uri}"
-    return local_path(uri) or uri.strip()
-
-
-def _id_of(entry: ManifestRow, ids: Mapping[str, str]) -> str:
-    return entry.source_id or ids[_path_in_list(entry)]
-
-
-def _path_in_list(entry: ManifestRow) -> str:
-    """What an id is made of: the address without its signature, which may change."""
-    return redacted_uri(entry.uri)
-
-
-def _ids_of(entries: Sequence[ManifestRow]) -> dict[str, str]:
-    """Stable ids by path inside the source: a YouTube id as it is, where it is no other path's, else as `source_id_of`.
-
-    `a/segment_001.mp4` and `b/segment_001.mp4` look like one YouTube id.
-    """
-    paths = [_path_in_list(entry) for entry in entries if not entry.source_id]
-    stems = {path: PurePosixPath(path).stem for path in paths}
-    used = Counter(stems.values())
-    return {
-        path: stem if _YOUTUBE_ID.fullmatch(stem) and used[stem] == 1 else source_id_of(path)
-        for path, stem in stems.items()
-    }
-
-
-def source_id_of(relative_path: str) -> str:
-    """A stable id from a path inside the source: the stem and a hash of the whole path.
-
-    The hash keeps `a/clip.mp4` and `b/clip.mp4` apart; the content is identified by the video's sha256, which cannot
-    be known before every byte was read.
-    """
-    stem = PurePosixPath(relative_path).stem
-    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:48] or "video"
-    return f"{slug}-{hashlib.sha256(relative_path.encode()).hexdigest()[:8]}"
-
-
-def _checked_fingerprint(uri: str, identifier: str, access: Access) -> str | Reject:
+def _checked_fingerprint(entry: _Entry, identifier: str, access: Access) -> str | Reject:
     """The fingerprint, or why the file cannot be used."""
-    shown = shown_uri(uri)
-    if refusal := access.refusal(uri):
+    uri, shown = entry.address, shown_uri(entry.address)
+    if not entry.is_found and (refusal := access.refusal(uri)):
         return plan_reject(identifier, "not_allowed", f"{shown} {refusal}, or drop its row")
     try:
+        if store := _store_of(uri):
+            message = f"{shown} is a part of what a build has made in {store}; name the videos that were built from"
+            return plan_reject(identifier, "build_output", message)
         return fingerprint(uri, access.private)
     except FileNotFoundError:
-        return plan_reject(identifier, "missing_file", f"{shown}: no such file; restore it or drop its row")
+        return plan_reject(
+            identifier, "missing_file", f"{shown}: no such file; restore it, or take it out of the source"
+        )
     except (ConnectionError, TimeoutError) as error:
         told = without_secrets(str(error), [uri])
         raise Outage(f"{shown}: its place gives no answer ({told}); try again later") from error
     except (OSError, ValueError, ImportError) as error:  # rights; an address that is none; its driver is not installed
         told = without_secrets(str(error), [uri])
-        message = f"{shown!r} cannot be read: {told}; correct the address or its rights, or drop its row"
+        message = f"{shown!r} cannot be read: {told}; correct the address or its rights, or take it out of the source"
         return plan_reject(identifier, "unreadable_uri", message)
+
+
+def _store_of(uri: str) -> str | None:
+    """The store whose own file an address names, also by a link."""
+    if web.site_of(uri):
+        return None
+    fs, path = locate(uri)
+    return store_around(fs, os.path.realpath(path) if isinstance(fs, LocalFileSystem) else path)

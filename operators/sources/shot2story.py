@@ -8,19 +8,19 @@ frames from 0; its last shot ends with the segment, which gives the frame rate.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 from pydantic import ValidationError
 
+from operators.sources.manifest import ListRow, read_list
 from operators.sources.rejects import assert_storable, plan_reject
+from operators.store import locate
 from schemas.errors import SourceError
 from schemas.manifest import ManifestRow
 from schemas.tables import Annotation, Reject, VideoCategory
@@ -28,7 +28,9 @@ from schemas.tables import Annotation, Reject, VideoCategory
 _SHOT_FILE = re.compile(r"(?P<clip>.+)_(?P<first>\d{1,9})_(?P<last>\d{1,9})\.\w+")
 _CLOCK = re.compile(r"\b(\d{1,3}):(\d{2}):(\d{2}(?:\.\d+)?)")
 _META_COLUMNS = {"youtube_id", "clip_id", "duration"}
+_ANNOTATION_COLUMNS = {"video_names", "captions"}
 _MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv")
+"""Of two files with one YouTube id, the one with the earlier suffix is used."""
 
 _CATEGORIES = {  # HD-VILA-100M's names; the rest has no counterpart among the 12
     "Film & Animation": VideoCategory.FILM,
@@ -50,13 +52,14 @@ class _Segment:
     end_us: int
 
 
-def is_shot2story(rows: list[dict[str, Any]]) -> bool:
+def is_shot2story(rows: Sequence[ListRow | Reject]) -> bool:
     """Whether a list looks like Shot2Story's annotations, or like its meta table."""
-    return bool(rows) and ({"video_names", "captions"} <= rows[0].keys() or rows[0].keys() >= _META_COLUMNS)
+    columns = next((row.fields.keys() for row in rows if isinstance(row, ListRow)), frozenset[str]())
+    return columns >= _ANNOTATION_COLUMNS or columns >= _META_COLUMNS
 
 
 def shot2story_entries(
-    fs: Any, path: str, rows: list[dict[str, Any]], media_root: str
+    fs: Any, path: str, rows: Sequence[ListRow | Reject], media_root: str
 ) -> Iterator[ManifestRow | Reject]:
     """One entry per YouTube video, with all annotations of its segments in time order; unusable segments are rejects.
 
@@ -67,10 +70,14 @@ def shot2story_entries(
             `media_root` cannot be listed.
     """
     files = _media_names(media_root)
-    if rows[0].keys() >= _META_COLUMNS:
-        meta, annotated = rows, []
+    yield from (row for row in rows if isinstance(row, Reject))
+    annotated = [row.fields for row in rows if isinstance(row, ListRow)]
+    if annotated[0].keys() >= _META_COLUMNS:
+        meta, annotated = annotated, []
     else:
-        meta, annotated = _meta_beside(fs, path), rows
+        tables = _meta_beside(fs, path)
+        yield from (row for row in tables if isinstance(row, Reject))
+        meta = [row.fields for row in tables if isinstance(row, ListRow)]
     segments: dict[str, _Segment] = {}
     for row in meta:
         try:
@@ -108,31 +115,34 @@ def shot2story_entries(
             yield _reject(youtube_id, message, {"youtube_id": youtube_id})
 
 
-def _meta_beside(fs: Any, path: str) -> list[dict[str, Any]]:
+def _meta_beside(fs: Any, path: str) -> list[ListRow | Reject]:
     folder = path.rpartition("/")[0]
-    tables = sorted(fs.glob(f"{folder}/*meta*.csv"))
+    found = [entry["name"] for entry in fs.ls(folder, detail=True) if entry["type"] != "directory"]
+    tables = sorted(name for name in found if fnmatchcase(name.rpartition("/")[2], "*meta*.csv"))
     if not tables:
         raise SourceError(f"{path}: Shot2Story annotations need their *_meta.csv in the same folder; copy it there")
     return [row for table in tables for row in _meta_rows(fs, table)]
 
 
-def _meta_rows(fs: Any, table: str) -> list[dict[str, Any]]:
+def _meta_rows(fs: Any, table: str) -> list[ListRow | Reject]:
     try:
-        return list(csv.DictReader(io.StringIO(fs.cat_file(table).decode("utf-8-sig"))))
-    except (PermissionError, UnicodeDecodeError, csv.Error) as error:
+        return read_list(fs.cat_file(table), table)
+    except PermissionError as error:
         raise SourceError(f"{table}: the meta table cannot be read: {error}; copy it again") from error
 
 
 def _media_names(media_root: str) -> dict[str, str]:
     """File names of the full videos by their YouTube ids."""
     try:
-        fs, folder = fsspec.core.url_to_fs(media_root)
-        names = [PurePosixPath(found["name"]) for found in fs.ls(folder, detail=True)]
+        fs, folder = locate(media_root)
+        names = sorted(PurePosixPath(found["name"]) for found in fs.ls(folder, detail=True))
     except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, ImportError) as error:
         raise SourceError(
             f"media_root {media_root!r} cannot be listed: {error}; set media_root to the folder of the full videos"
         ) from error
-    return {name.stem: name.name for name in names if name.suffix.lower() in _MEDIA_SUFFIXES}
+    return {
+        name.stem: name.name for suffix in reversed(_MEDIA_SUFFIXES) for name in names if name.suffix.lower() == suffix
+    }
 
 
 def _segment(row: dict[str, Any]) -> _Segment:

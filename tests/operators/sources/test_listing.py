@@ -5,7 +5,10 @@ from threading import Thread
 
 import pytest
 
-from operators.sources.listing import read_sources, source_files, source_id_of
+from operators.sources.access import SourceFiles
+from operators.sources.ids import source_id_of
+from operators.sources.listing import read_sources, source_files
+from operators.store import Store
 from schemas.config import BuildConfig
 from schemas.errors import SourceError
 from schemas.tables import Source
@@ -29,23 +32,8 @@ def test_a_folder_gives_its_videos_with_subfolders_and_nothing_else(tmp_path):
     assert {source.uri for source in listing.sources} == {
         str(tmp_path / "a/clip.mp4"), str(tmp_path / "b/clip.WEBM"), str(tmp_path / "dQw4w9WgXcQ.mkv"),
     }  # fmt: skip
-    assert "dQw4w9WgXcQ" in {source.source_id for source in listing.sources}
+    assert listing.skipped == {".txt files": 1, "hidden files and folders": 1}
     assert [source.source_id for source in listing.sources] == sorted(source.source_id for source in listing.sources)
-
-
-def test_equal_names_in_different_folders_get_different_ids():
-    assert source_id_of("a/clip.mp4") != source_id_of("b/clip.mp4")
-    assert source_id_of("ä ö/кино.mp4") == source_id_of("ä ö/кино.mp4")
-
-
-def test_names_like_youtube_ids_are_ids_where_each_is_there_once(tmp_path):
-    for folder in ("a", "b"):
-        touch(tmp_path / folder / "segment_001.mp4")
-    touch(tmp_path / "a" / "segment_002.mp4")
-    listing = read_sources(str(tmp_path))
-    assert listing.rejects == ()
-    first, second, third = (source.source_id for source in listing.sources)
-    assert (first[:12], second[:12], third) == ("segment_001-", "segment_001-", "segment_002")
 
 
 def test_linked_folders_are_searched_and_each_folder_once(tmp_path):
@@ -70,7 +58,7 @@ def test_a_relative_folder_gives_absolute_addresses(tmp_path, monkeypatch):
 
 def test_an_empty_folder_says_what_was_looked_for(tmp_path):
     touch(tmp_path / "notes.txt")
-    with pytest.raises(SourceError, match=r"holds no video; looked for .*\.mp4"):
+    with pytest.raises(SourceError, match=r"holds no video; looked for .*\.mp4.*, and skipped 1 \.txt files"):
         read_sources(str(tmp_path))
 
 
@@ -94,7 +82,7 @@ def test_a_csv_manifest_with_one_bad_row_keeps_the_others(tmp_path):
         ("one", "sports", "eval")
     ]
     reasons = {reject.key: (reject.reason, reject.message) for reject in listing.rejects}
-    assert reasons["two"][0] == "manifest_row" and "row 2, field category" in reasons["two"][1]
+    assert reasons["two"][0] == "manifest_row" and "line 3, field category" in reasons["two"][1]
     assert reasons["three"][0] == "missing_file"
     assert reasons["one"][0] == "duplicate_id" and "one.mp4" in reasons["one"][1]
 
@@ -105,7 +93,13 @@ def test_a_misspelt_column_stops_at_once(tmp_path):
         read_sources(str(tmp_path / "list.csv"))
 
 
-@pytest.mark.parametrize("text", ["{", '"a"', "[1]", '{"uri": "a.mp4"}'])
+def test_a_list_without_rows_is_named(tmp_path):
+    (tmp_path / "list.csv").write_text("uri\n")
+    with pytest.raises(SourceError, match="holds no row"):
+        read_sources(str(tmp_path / "list.csv"))
+
+
+@pytest.mark.parametrize("text", ["{", '"a"', "[1", '{"uri": "a.mp4"}', ""])
 def test_an_unreadable_manifest_is_named(tmp_path, text):
     (tmp_path / "list.json").write_text(text)
     with pytest.raises(SourceError, match=r"list\.json"):
@@ -167,8 +161,8 @@ def test_a_line_with_more_fields_than_the_header_is_one_reject(tmp_path):
     (tmp_path / "list.csv").write_text("uri,title\none.mp4,Hello\ntwo.mp4,Hello, world\n")
     listing = read_sources(str(tmp_path / "list.csv"))
     assert [source.title for source in listing.sources] == ["Hello"]
-    assert reasons(listing) == {"two.mp4": "manifest_row"}
-    assert "row 2: has more fields than the header" in listing.rejects[0].message
+    assert reasons(listing) == {"line 3": "manifest_row"}
+    assert "line 3: has more fields than the header" in listing.rejects[0].message
 
 
 @pytest.fixture
@@ -335,7 +329,7 @@ def test_a_bad_row_of_the_shot2story_meta_table_is_one_reject(shot2story):
 
 def test_a_shot2story_meta_table_that_is_no_text_is_named(shot2story):
     (shot2story.parent / "134k_meta.csv").write_bytes(b"\xff\xfe")
-    with pytest.raises(SourceError, match=r"134k_meta\.csv: the meta table cannot be read"):
+    with pytest.raises(SourceError, match=r"134k_meta\.csv': it is UTF-16; save it as UTF-8"):
         read_sources(str(shot2story))
 
 
@@ -433,3 +427,143 @@ def test_a_number_without_end_in_a_list_is_told_in_few_words(tmp_path):
     (tmp_path / "list.json").write_text('[{"uri": ' + "9" * 4_000 + "}]")
     [reject] = read_sources(str(tmp_path / "list.json")).rejects
     assert "got a number of" in reject.message and len(reject.message) < 500
+
+
+ODD_NAMES = [
+    "a::b.mp4", "a#b.mp4", "a?b=c.mp4", "100%.mp4", "%20.mp4", "[1] *.mp4", "back\\slash.mp4", "-i.mp4", " space .mp4",
+    "two\nlines.mp4", "file:x.mp4", "C:\\x.mp4", "s3:x.mp4", "~x.mp4", "кино.mp4", "trailing.mp4 ", "{a,b}.mp4",
+    "simplecache::x.mp4", "x.mp4::y.mp4", "$HOME.mp4", "a;b.mp4", "'q\".mp4",
+]  # fmt: skip
+
+
+def test_no_character_of_a_file_name_has_a_meaning(tmp_path):
+    folder = tmp_path / "fil::ms#1?[x]"
+    for name in ODD_NAMES:
+        touch(folder / name, name.encode())
+    listing = read_sources(str(folder))
+    assert listing.rejects == () and dict(listing.skipped) == {}
+    assert {source.uri for source in listing.sources} == {f"{folder}/{name}" for name in ODD_NAMES}
+    fetched = {
+        found.uri: SourceFiles().fetch(found.source_id, found.uri, tmp_path).read_bytes() for found in listing.sources
+    }
+    assert fetched == {f"{folder}/{name}": name.encode() for name in ODD_NAMES}
+
+
+def test_no_character_of_a_name_in_a_list_has_a_meaning(tmp_path):
+    for name in ODD_NAMES:
+        touch(tmp_path / name)
+    (tmp_path / "list.json").write_text(json.dumps([{"uri": name} for name in ODD_NAMES]))
+    assert {source.uri for source in read_sources(str(tmp_path / "list.json")).sources} == {
+        f"{tmp_path}/{name}" for name in ODD_NAMES
+    }
+
+
+ODD_KEYS = [
+    *(name for name in ODD_NAMES if name.isprintable()), "/leading.mp4", "a//b.mp4", "a/../b.mp4", "../up.mp4",
+    "./here.mp4", "http://x/y.mp4", "b c+d&e=f.mp4",
+]  # fmt: skip
+"""Of keys with a line's end, the server of these tests answers that there is no such page."""
+
+
+def put_objects(s3_bucket, keys):
+    """Write objects as a client of S3 does that knows nothing of folders or addresses."""
+    import boto3
+
+    client = boto3.client("s3")
+    for key in keys:
+        client.put_object(Bucket=s3_bucket.removeprefix("s3://"), Key=key, Body=key.encode())
+
+
+def test_no_character_of_a_key_on_s3_has_a_meaning(tmp_path, s3_bucket):
+    put_objects(s3_bucket, [f"films/{key}" for key in ODD_KEYS])
+    listing = read_sources(f"{s3_bucket}/films")
+    assert listing.rejects == ()
+    assert {source.uri for source in listing.sources} == {f"{s3_bucket}/films/{key}" for key in ODD_KEYS}
+    fetched = {
+        found.uri: SourceFiles().fetch(found.source_id, found.uri, tmp_path).read_bytes() for found in listing.sources
+    }
+    assert fetched == {f"{s3_bucket}/films/{key}": f"films/{key}".encode() for key in ODD_KEYS}
+
+
+def test_a_whole_bucket_is_a_source(s3_bucket):
+    put_objects(s3_bucket, ["/leading.mp4", "a::b.mp4", "a/b.mp4"])
+    assert {source.uri.removeprefix(s3_bucket) for source in read_sources(s3_bucket).sources} == {
+        "//leading.mp4", "/a::b.mp4", "/a/b.mp4",
+    }  # fmt: skip
+
+
+def test_objects_that_stand_for_folders_are_no_videos(s3_bucket):
+    put_objects(s3_bucket, ["films/", "films/a.mp4/", "films/a.mp4/b.mp4"])
+    assert [source.uri for source in read_sources(f"{s3_bucket}/films").sources] == [f"{s3_bucket}/films/a.mp4/b.mp4"]
+
+
+def test_a_key_that_s3fs_takes_for_the_version_of_another_is_one_reject(s3_bucket):
+    put_objects(s3_bucket, ["films/a?versionId=b.mp4", "films/a", "films/c.mp4"])
+    listing = read_sources(f"{s3_bucket}/films")
+    assert [source.uri for source in listing.sources] == [f"{s3_bucket}/films/c.mp4"]
+    [reject] = listing.rejects
+    assert reject.reason == "unreadable_uri"
+
+
+def test_a_file_that_may_not_be_read_is_one_reject(tmp_path, unprivileged):
+    touch(tmp_path / "good.mp4")
+    touch(tmp_path / "secret.mp4").chmod(0)
+    with unprivileged(tmp_path):
+        listing = read_sources(str(tmp_path))
+    assert [source.uri for source in listing.sources] == [str(tmp_path / "good.mp4")]
+    [reject] = listing.rejects
+    assert reject.reason == "unreadable_uri" and "Permission denied" in reject.message
+
+
+def test_a_source_that_may_not_be_read_is_named(tmp_path, unprivileged):
+    touch(tmp_path / "films" / "good.mp4")
+    (tmp_path / "films").chmod(0)
+    with unprivileged(tmp_path):
+        with pytest.raises(SourceError, match=r"films' cannot be read \(Permission denied\); give the build the right"):
+            read_sources(str(tmp_path / "films"))
+        with pytest.raises(SourceError, match="cannot be read"):
+            read_sources(str(tmp_path / "films" / "deeper"))
+
+
+def test_a_list_that_names_the_output_of_a_build_is_told(tmp_path):
+    store = Store(str(tmp_path / "out"))
+    store.write("runs/one/run.json", b"{}")
+    clip = touch(tmp_path / "clip.mp4")
+    address = store.put_file(clip)
+    (tmp_path / "list.json").write_text(json.dumps([{"uri": "clip.mp4"}, {"uri": f"out/{address}"}]))
+    listing = read_sources(str(tmp_path / "list.json"))
+    assert [source.uri for source in listing.sources] == [str(clip)]
+    [reject] = listing.rejects
+    assert reject.reason == "build_output" and f"a build has made in {tmp_path}/out" in reject.message
+
+
+def test_a_folder_and_a_list_of_one_folder_give_a_video_the_same_id(tmp_path):
+    touch(tmp_path / "a" / "one.mp4")
+    (tmp_path / "list.csv").write_text("uri\na/one.mp4\n")
+    (tmp_path / "absolute.csv").write_text(f"uri\n{tmp_path}/a/one.mp4\n")
+    sources = [read_sources(str(tmp_path / name)).sources for name in (".", "list.csv", "absolute.csv")]
+    assert {found.source_id for [found] in sources} == {source_id_of("a/one.mp4")}
+
+
+def test_of_two_full_videos_of_shot2story_one_is_used_whatever_order_they_come_in(shot2story):
+    media = shot2story.parent / "media"
+    touch(media / "AAAAAAAAAAA.mp4")
+    listing = read_sources(str(shot2story), media_root=str(media))
+    assert [source.uri for source in listing.sources] == [str(media / "AAAAAAAAAAA.mp4")]
+
+
+def test_a_folder_of_shot2story_may_have_any_name(shot2story, tmp_path):
+    folder = tmp_path / "sho[t]::2*"
+    folder.mkdir()
+    for path in (shot2story, tmp_path / "134k_meta.csv", tmp_path / "media"):
+        path.rename(folder / path.name)
+    listing = read_sources(str(folder / shot2story.name), media_root=str(folder / "media"))
+    assert [source.source_id for source in listing.sources] == ["AAAAAAAAAAA"]
+
+
+def test_a_bad_line_of_the_shot2story_meta_table_is_one_reject(shot2story):
+    table = shot2story.parent / "134k_meta.csv"
+    table.write_text(table.read_text().replace("duration\n", 'duration\n"bad"line,x,y,z\n', 1))
+    listing = read_sources(str(shot2story), media_root=str(shot2story.parent / "media"))
+    assert [source.source_id for source in listing.sources] == ["AAAAAAAAAAA"]
+    assert "line 2: not CSV" in {reject.key: reject.message for reject in listing.rejects}["line 2"]

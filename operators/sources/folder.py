@@ -1,0 +1,211 @@
+"""Searches a folder for videos, and counts what it skips, so that nothing is left out without a word.
+
+A subfolder that cannot be read is an error: a build of the rest would replace a larger one. Hidden folders, those of
+operating systems and storage servers, and the output of builds are not searched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from operators.sources.rejects import plan_reject
+from operators.store import outages, store_around
+from schemas.errors import Outage, SourceError
+from schemas.tables import Reject
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".ivf", ".m2t", ".m2ts", ".m4v", ".mj2",
+        ".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm",
+        ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv",
+    }
+)  # fmt: skip
+"""Usual ones of the containers that a build opens (`operators.video.ffmpeg.CONTAINERS`)."""
+
+_SYSTEM_FOLDERS = frozenset(
+    {
+        "lost+found", "$recycle.bin", "recycler", "system volume information", "__macosx",
+        "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot",
+    }
+)  # fmt: skip
+"""In lower case: of Linux, Windows and macOS, and the trash and snapshots of Synology, QNAP and NetApp."""
+
+_UNFINISHED_STEM = re.compile(
+    r"\.(f\d{2,4}|f(hls|dash|https?|rtmp)[^.]*)(-[^.]*)?$"  # yt-dlp: a single format, pictures without sound
+    r"|\.(temp|tmp|part|partial|crdownload)$"  # yt-dlp, browsers
+    r"|^[0-9a-f]{32}-[0-9a-f]{64}$",  # a store's temporary file
+    re.IGNORECASE,
+)
+_UNFINISHED_SUFFIX = re.compile(
+    r"\.(part(-frag\d+)?|frag\d*|ytdl|crdownload|download|opdownload|partial|filepart|aria2|!ut|!qb)$", re.IGNORECASE
+)
+
+_HIDDEN = "hidden files and folders"
+_OUTPUT = "folders of a build's output"
+_UNFINISHED = "unfinished downloads"
+_OTHERS = "other files"
+_COUNTED_KINDS = 20
+
+
+@dataclass
+class Search:
+    """What was found below a folder. Names are paths relative to it."""
+
+    names: list[str] = field(default_factory=list)
+    """Files that look like videos, sorted."""
+    rejects: list[Reject] = field(default_factory=list)
+    """Those that look unfinished."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Files and folders by kind, in words: `.txt files`."""
+
+
+def search_folder(fs: Any, root: str, source: str) -> Search:
+    """Find the videos below a folder, also in linked folders; each folder once.
+
+    Args:
+        root: the folder's path in `fs`.
+        source: its address, for messages.
+
+    Raises:
+        SourceError: there is no right to read a folder below it, or it is itself the output of a build.
+        Outage: a folder below it cannot be read now.
+    """
+    is_local = isinstance(fs, LocalFileSystem)
+    if store := store_around(fs, os.path.realpath(root) if is_local else root):
+        raise SourceError(
+            f"source {source!r} lies in the output of a build, {store!r}, whose clips are no videos to learn from; "
+            f"give the folder of the videos that were built from"
+        )
+    search = Search()
+    found = sorted((_walk_local if is_local else _walk_remote)(fs, root, source, search.skipped))
+    there = set(found)
+    for name in found:
+        file_name = PurePosixPath(name.rpartition("/")[2].strip())
+        if file_name.suffix.lower() in VIDEO_SUFFIXES:
+            if _UNFINISHED_STEM.search(file_name.stem) or f"{name}.aria2" in there:
+                search.rejects.append(_unfinished(name, f"{root}/{name}"))
+            else:
+                search.names.append(name)
+        elif is_local and not file_name.suffix and _leads_nowhere(Path(root, name)):
+            search.names.append(name)
+        else:
+            search.skipped[_kind(file_name)] += 1
+    for kind, count in search.skipped.most_common()[_COUNTED_KINDS:]:
+        del search.skipped[kind]
+        search.skipped[_OTHERS] += count
+    return search
+
+
+def _walk_local(fs: Any, root: str, source: str, skipped: Counter[str]) -> Iterator[str]:
+    folders = deque([root])
+    seen: set[str] = set()
+    while folders:  # links come last, so that what they lead to keeps the path that it has by itself
+        folder = folders.popleft()
+        if (real := os.path.realpath(folder)) in seen:
+            continue
+        seen.add(real)
+        if store_around(fs, real):
+            skipped[_OUTPUT] += 1
+            continue
+        for entry in _entries(folder, source):
+            if _is_hidden(entry.name):
+                skipped[_HIDDEN] += 1
+            elif not _is_folder(entry, source):
+                yield entry.path[len(root.rstrip("/")) + 1 :]
+            elif entry.is_symlink():
+                folders.append(entry.path)
+            else:
+                folders.appendleft(entry.path)
+
+
+def _entries(folder: str, source: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(folder, source, error) from error
+
+
+def _is_folder(entry: os.DirEntry[str], source: str) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # where a link leads
+        if error.errno == errno.ELOOP:
+            return False
+        raise _unreadable(entry.path, source, error) from error
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether a path is a link without a target, which may have been a folder of videos on a disk that is away."""
+    return path.is_symlink() and not path.exists()
+
+
+def _walk_remote(fs: Any, root: str, source: str, skipped: Counter[str]) -> Iterator[str]:
+    is_output = cache(lambda folder: store_around(fs, folder) is not None)
+    left_out: dict[str, str] = {}
+    for path in _remote_paths(fs, root, source):
+        if not path.startswith(f"{root}/") or path.endswith("/"):  # another site's page; an object that marks a folder
+            continue
+        name = path[len(root) + 1 :]
+        parts = name.split("/")
+        hidden = next((depth for depth, part in enumerate(parts, start=1) if _is_hidden(part)), 0)
+        if hidden:
+            left_out["/".join(parts[:hidden])] = _HIDDEN
+        elif is_output(folder := path.rpartition("/")[0]):
+            left_out[folder] = _OUTPUT
+        else:
+            yield name
+    skipped.update(left_out.values())
+
+
+def _remote_paths(fs: Any, root: str, source: str) -> list[str]:
+    folders, paths = [root], []
+    try:
+        with outages(source):
+            if getattr(type(fs), "_find", AsyncFileSystem._find) is not AsyncFileSystem._find:
+                return fs.find(root)  # an object store, where folders are but a part of the names
+            for folder in folders:  # not by `fs.walk`, for which a folder that cannot be read is an empty one
+                for found in fs.ls(folder, detail=True):
+                    if found["type"] == "directory" and found["name"].startswith(f"{folder}/"):
+                        folders.append(found["name"].rstrip("/"))
+                    else:
+                        paths.append(found["name"])
+    except OSError as error:
+        raise _unreadable(str(error.filename or root), source, error) from error
+    return paths
+
+
+def _is_hidden(name: str) -> bool:
+    return (name.startswith(".") and name not in (".", "..")) or name.casefold() in _SYSTEM_FOLDERS
+
+
+def _unreadable(folder: str, source: str, error: OSError) -> SourceError | Outage:
+    told = f"source {source!r}: {folder!r} cannot be read ({error.strerror or error})"
+    if isinstance(error, PermissionError):
+        return SourceError(f"{told}; give the build the right to read it, or move it out of the source")
+    return Outage(f"{told}, and a build without its videos would replace one with them; run it again")
+
+
+def _unfinished(name: str, path: str) -> Reject:
+    message = f"{path!r} is an unfinished download, by its name; finish it, or rename the file if it is whole"
+    return plan_reject(name, "unfinished_download", message)
+
+
+def _kind(file_name: PurePosixPath) -> str:
+    if _UNFINISHED_SUFFIX.search(file_name.name):
+        return _UNFINISHED
+    suffix = file_name.suffix.lower()
+    if not suffix:
+        return "files without a suffix"
+    return f"{suffix} files" if re.fullmatch(r"\.\w{1,12}", suffix) else _OTHERS

@@ -1,0 +1,191 @@
+"""Reads lists of videos, CSV, JSON or JSON Lines, row by row: a bad row is one reject, which names its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any
+
+from pydantic import ValidationError
+
+from operators.sources.rejects import assert_storable, plan_reject
+from schemas.base import message_of
+from schemas.errors import SourceError
+from schemas.manifest import ManifestRow
+from schemas.tables import Reject
+
+LIST_SUFFIXES = (".csv", ".json", ".jsonl")
+
+_JSON_SPACE = " \t\n\r"
+_SPACE = re.compile(f"[{_JSON_SPACE}]*")
+
+
+@dataclass(frozen=True)
+class ListRow:
+    """One row of a list, as it was read."""
+
+    line: int
+    """Where it begins in the file, counted from 1 as editors do."""
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _BadRow:
+    """What stands in the place of a row."""
+
+    line: int
+    problem: str
+    """What is wrong, and what to do."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """As far as there are any."""
+
+    def reject(self, name: str) -> Reject:
+        message = f"list {name!r}, line {self.line}: {self.problem}"
+        return plan_reject(f"line {self.line}", "manifest_row", message, self.fields)
+
+
+def read_list(data: bytes, name: str) -> list[ListRow | Reject]:
+    """The rows of a list, whose suffix says how it is written, and a reject for each row that cannot be read.
+
+    Args:
+        name: the file's address.
+
+    Raises:
+        SourceError: it is not such a list.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise SourceError(f"list {name!r}: it is UTF-16; save it as UTF-8")
+    # A byte that is not UTF-8 stands for itself until its row is looked at: the other rows can be used.
+    text = data.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+    read = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _json_lines}[PurePosixPath(name).suffix.lower()]
+    try:
+        return [row if isinstance(row, ListRow) else row.reject(name) for row in read(text)]
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"list {name!r} cannot be read: {error}") from error
+
+
+def manifest_entries(rows: Sequence[ListRow | Reject], name: str) -> Iterator[ManifestRow | Reject]:
+    """One entry for each row of a manifest, or why the row cannot be used.
+
+    Raises:
+        SourceError: no row is without a column that nobody knows.
+    """
+    known = ", ".join(ManifestRow.model_fields)
+    columns = [row.fields.keys() for row in rows if isinstance(row, ListRow)]
+    if columns and (unknown := set(columns[0]).intersection(*columns) - ManifestRow.model_fields.keys()):
+        raise SourceError(f"manifest {name!r}: unknown column {min(unknown)!r}; known are {known}")
+    for row in rows:
+        yield row if isinstance(row, Reject) else _manifest_entry(row, name)
+
+
+def _manifest_entry(row: ListRow, name: str) -> ManifestRow | Reject:
+    given = {column: value for column, value in row.fields.items() if value not in ("", None)}
+    names = (given.get("source_id"), given.get("uri"), f"line {row.line}")
+    key = next(each for each in names if isinstance(each, str))
+    where = f"manifest {name!r}, line {row.line}"
+    try:
+        assert_storable(row.fields)
+        return ManifestRow.model_validate(given)
+    except RecursionError:
+        return plan_reject(key, "manifest_row", f"{where}: values nested too deep; correct it")
+    except UnicodeEncodeError as error:
+        message = f"{where}: not Unicode text ({error}); save the list as UTF-8"
+    except ValidationError as error:
+        first = dict(error.errors()[0])
+        message = f"{where}, field {'.'.join(map(str, first['loc']))}: {message_of(first)}"
+        if first["type"] == "extra_forbidden":
+            message += f"; known are {', '.join(ManifestRow.model_fields)}"
+    return plan_reject(key, "manifest_row", message, row.fields)
+
+
+def _json_lines(text: str) -> Iterator[ListRow | _BadRow]:
+    for line, row in enumerate(text.split("\n"), start=1):  # str.splitlines also ends lines at U+2028 and the like
+        if not row.strip(_JSON_SPACE):
+            continue
+        try:
+            yield _json_row(line, json.loads(row))
+        except json.JSONDecodeError as error:
+            yield _BadRow(line, f"not JSON ({error.msg} at column {error.colno}); write one object on each line")
+        except (ValueError, RecursionError) as error:  # a number, or a nesting, without end
+            yield _BadRow(line, f"JSON that cannot be read ({error}); correct it")
+
+
+def _json_rows(text: str) -> Iterator[ListRow | _BadRow]:
+    decoder = json.JSONDecoder()
+    at = _after_space(text, 0)
+    if text[at : at + 1] != "[":
+        raise ValueError("it is no JSON list of objects, one per video; name a file with one object per line .jsonl")
+    at = _after_space(text, at + 1)
+    line, counted = 1, 0
+    while text[at : at + 1] != "]":
+        found, end = decoder.raw_decode(text, at)
+        line, counted = line + text.count("\n", counted, at), at
+        yield _json_row(line, found)
+        at = _after_space(text, end)
+        if text[at : at + 1] == ",":
+            at = _after_space(text, at + 1)
+        elif text[at : at + 1] != "]":
+            raise json.JSONDecodeError("expected ',' or ']'", text, at)
+    if (rest := _after_space(text, at + 1)) < len(text):
+        raise json.JSONDecodeError("the file goes on after its list", text, rest)
+
+
+def _json_row(line: int, found: object) -> ListRow | _BadRow:
+    if isinstance(found, dict):
+        return ListRow(line, found)
+    return _BadRow(line, "expected an object with the fields of one video; correct it")
+
+
+def _after_space(text: str, start: int) -> int:
+    return _SPACE.match(text, start).end()  # type: ignore[union-attr] # it matches anywhere
+
+
+def _csv_rows(text: str) -> Iterator[ListRow | _BadRow]:
+    lines = list(io.StringIO(text, newline=""))  # with their ends: \n, \r\n or \r
+    records = _csv_records(lines)
+    header = next(records, None)
+    if header is None:
+        return
+    if isinstance(header, _BadRow):
+        raise ValueError(f"line {header.line}: {header.problem}")
+    _, columns = header
+    if len(columns) == 1 and (separator := next((each for each in ";\t|" if each in columns[0]), "")):
+        raise ValueError(f"its columns are separated by {separator!r}; save it with commas between them")
+    if repeated := [column for column in columns if columns.count(column) > 1]:
+        raise ValueError(f"it has two columns named {repeated[0]!r}; rename one")
+    for record in records:
+        if isinstance(record, _BadRow):
+            yield record
+            continue
+        line, fields = record
+        if len(fields) > len(columns):
+            problem = "has more fields than the header; quote texts that hold a comma"
+            yield _BadRow(line, problem, dict(zip(columns, fields, strict=False)))
+        else:
+            yield ListRow(line, dict(zip(columns, fields, strict=False)))
+
+
+def _csv_records(lines: Sequence[str]) -> Iterator[tuple[int, list[str]] | _BadRow]:
+    """Each record that is not blank, and its line.
+
+    After a bad one it goes on with the next line: a quote that is never closed does not take the rest of the list.
+    """
+    start = 0
+    while start < len(lines):
+        reader = csv.reader(islice(lines, start, None), strict=True)
+        first = start
+        try:
+            for fields in reader:
+                if any(field.strip() for field in fields):
+                    yield first + 1, fields
+                first = start + reader.line_num
+            return
+        except csv.Error as error:
+            yield _BadRow(first + 1, f"not CSV ({error}); close its quotes, and double those in a text")
+            start = first + 1
