@@ -142,7 +142,9 @@ class Video(Row):
     variable_frame_rate: bool
     frame_count: int = Field(gt=0)
     rotation: int = Field(ge=0, lt=360)
-    """Degrees clockwise that the display matrix asks for; already applied to width and height."""
+    """Degrees clockwise that the display matrix asks for, to a quarter turn; already applied to width and height."""
+    mirrored: bool
+    """The display matrix asks to exchange left and right before that rotation, as selfie cameras do."""
     interlaced: bool
     """Its first frame holds two fields."""
     codec: str

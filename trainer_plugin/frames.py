@@ -8,6 +8,7 @@ decides in which process: a damaged file raises, but a crash of a decoder takes 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -296,12 +297,17 @@ def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStre
         raise BadVideo(source.key, "damaged", "it shows no frame; the file was probably cut off, fetch it again")
 
 
-def _quarter_turns(frame: VideoFrame) -> int:
-    """Quarter turns clockwise that the display matrix asks for."""
-    return round(-frame.rotation / 90) % 4
-
-
 def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Shape [height, width, 3]; pixels are as square as they were stored, resizing sees to the rest."""
+    """Shape [height, width, 3]; pixels are as square as they were stored, resizing sees to the rest.
+
+    Mirrored and turned as the display matrix asks, to the nearest quarter turn: as `operators.video.orientation` says.
+    """
     rgb = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(rgb, k=-_quarter_turns(frame)))
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return rgb
+    (a, b, _), (c, d, _), _ = np.frombuffer(cast(Any, matrix), dtype=np.int32).reshape(3, 3).tolist()
+    if a * d < b * c:
+        a, b, rgb = -a, -b, np.fliplr(rgb)
+    turns = round(math.degrees(math.atan2(b - c, a + d)) / 90)
+    return np.ascontiguousarray(np.rot90(rgb, k=-turns))

@@ -95,6 +95,7 @@ def _video(context: Context, source: Source, measured: VideoProbe, watched: Watc
         variable_frame_rate=measured.variable_frame_rate,
         frame_count=measured.frame_count,
         rotation=measured.rotation,
+        mirrored=measured.mirrored,
         interlaced=measured.interlaced,
         codec=measured.codec,
         pixel_format=measured.pixel_format,

@@ -222,7 +222,7 @@ class Cutter:
 
     def _encode(self, frames: _Frames, target: Path) -> None:
         source = _input(self._video, frames)
-        outputs = [_picture(self._video, source, frames)]
+        outputs = [_upright(self._video, _picture(self._video, source, frames))]
         encoding = _encoding(self._video)
         if self._audio is not None:
             outputs.append(_sound(self._video, source, frames))
@@ -265,7 +265,7 @@ class Cutter:
     def _encoded(self, part: _Part, folder: Path) -> _Edge:
         """Encode the frames beside a copied run so that they can stand in its track."""
         target = folder / f"{part.first}.mp4"
-        source = _input(self._video, part.frames, noautorotate=None)
+        source = _input(self._video, part.frames)
         encoding = {
             **_encoding(self._video),
             "profile:v": PROFILES[self._stream.codec_context.profile or ""],
@@ -351,10 +351,11 @@ def _encoding(video: VideoProbe) -> dict[str, Any]:
     return {**encoding, "enc_time_base": f"{time_base.numerator}/{time_base.denominator}"}
 
 
-def _input(video: VideoProbe, frames: _Frames, **options: Any) -> Any:
+def _input(video: VideoProbe, frames: _Frames) -> Any:
     """ffmpeg starts at a key frame before the clip and keeps the source's timestamps; filters cut by them, exactly."""
     index = video.index
-    reading: dict[str, Any] = {"copyts": None, "noaccurate_seek": None, "seek_timestamp": 1, "threads": 1, **options}
+    reading: dict[str, Any] = {"copyts": None, "noaccurate_seek": None, "seek_timestamp": 1, "threads": 1}
+    reading["noautorotate"] = None  # it would turn by any angle, and cut the corners off
     if key_frame := index.key_frame(frames.start_us):
         reading["ss"] = f"{index.timeline.seconds(index.seek_target_us(key_frame)):.6f}"
     return ffmpeg.input(file_url(video.path), **reading)
@@ -368,6 +369,13 @@ def _picture(video: VideoProbe, source: Any, frames: _Frames) -> Any:
         .filter("setpts", "PTS-STARTPTS")
         .filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2")  # 4:2:0 needs even sides
     )
+
+
+def _upright(video: VideoProbe, picture: Any) -> Any:
+    """Turned and mirrored as the display matrix asks, which then must not be asked again."""
+    for name, *arguments in video.orientation.filters:
+        picture = picture.filter(name, *arguments)
+    return picture.filter("sidedata", mode="delete", type="DISPLAYMATRIX")
 
 
 def _sound(video: VideoProbe, source: Any, frames: _Frames) -> Any:

@@ -1,7 +1,8 @@
 """Single frames of a video at asked times: what a viewer sees then, in the size that a model wants.
 
-A frame is shown upright, with square pixels and in the colours of `operators.video.colour`. Of an interlaced frame one
-field is shown, stretched to the full height: its two fields are pictures of two moments.
+A frame is shown as `operators.video.orientation` says, with square pixels and in the colours of
+`operators.video.colour`. Of an interlaced frame one field is shown, stretched to the full height: its two fields are
+pictures of two moments.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.colour import to_rgb
+from operators.video.orientation import orientation
 from operators.video.packets import PacketIndex, UnreadableVideo, open_video, read_packets
-from operators.video.probe import clockwise_rotation, displayed_size
+from operators.video.probe import displayed_size
 from operators.video.ranges import decode_from
 
 PATCH = 28
@@ -105,11 +107,11 @@ def presented(
 
 def displayed(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
     """A decoded frame as it is displayed, shape [height, width, 3], whatever its own aspect."""
-    rotation = clockwise_rotation(frame)
-    if rotation in (90, 270):
+    shown = orientation(frame)
+    if shown.swaps_sides:
         width, height = height, width
     rgb = to_rgb(_one_field(frame) if frame.interlaced_frame else frame, width, height)
-    return np.ascontiguousarray(np.rot90(rgb, k=-rotation // 90))
+    return shown.upright(rgb)
 
 
 def to_jpeg(rgb: NDArray[np.uint8], quality: int = 90) -> bytes:

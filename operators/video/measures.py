@@ -22,6 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from operators.video.orientation import Orientation
 from operators.video.probe import VideoProbe
 
 Picture = NDArray[np.uint8]
@@ -75,12 +76,13 @@ class FrameMeasures:
     first: Seen | None = None
     last: Seen | None = None
 
-    def add(self, times_us: Sequence[int], pictures: Picture, rotation: int) -> None:
+    def add(self, times_us: Sequence[int], pictures: Picture, rotation: int, mirrored: bool = False) -> None:
         """Measure the frames that follow.
 
         Args:
             pictures: BGR, shape [frames, height, width, 3].
             rotation: how far to turn them clockwise to have them upright, in degrees.
+            mirrored: left and right are to be exchanged before.
         """
         hsvs, lumas = _converted(pictures, cv2.COLOR_BGR2HSV), _converted(pictures, cv2.COLOR_BGR2GRAY)
         for seen, is_dark in zip(map(Seen, hsvs, lumas), lumas <= DARK_LUMA, strict=True):
@@ -94,7 +96,7 @@ class FrameMeasures:
             self.first = self.first or seen
             self.last = seen
         self.times_us.extend(times_us)
-        self.looks += looks(pictures, rotation).tobytes()
+        self.looks += looks(pictures, rotation, mirrored).tobytes()
 
     def extend(self, later: FrameMeasures) -> None:
         """Append what was measured of the frames that follow, apart from these."""
@@ -120,7 +122,7 @@ class Measurer:
     """
 
     def __init__(self, video: VideoProbe, show: Callable[[Picture], None] | None = None) -> None:
-        self._rotation, self._show = video.rotation, show
+        self._orientation, self._show = video.orientation, show
         self._pictures = SmallPictures(*analysis_size(video))
         self._measures = FrameMeasures()
         self._times_us: list[int] = []
@@ -140,7 +142,7 @@ class Measurer:
 
     def _measure(self) -> None:
         pictures = self._pictures.taken()
-        self._measures.add(self._times_us, pictures, self._rotation)
+        self._measures.add(self._times_us, pictures, self._orientation.rotation, self._orientation.mirrored)
         if self._show is not None:
             for picture in pictures:
                 self._show(picture)
@@ -194,10 +196,10 @@ def analysis_size(video: VideoProbe) -> tuple[int, int]:
     """Width and height of the measured picture: even, not enlarged, the longer side at most `ANALYSIS_SIDE`."""
     longest = max(video.width, video.height, ANALYSIS_SIDE)
     width, height = (max(2, side * ANALYSIS_SIDE // longest // 2 * 2) for side in (video.width, video.height))
-    return (height, width) if video.rotation in (90, 270) else (width, height)
+    return (height, width) if video.orientation.swaps_sides else (width, height)
 
 
-def looks(pictures: Picture, rotation: int) -> Picture:
+def looks(pictures: Picture, rotation: int, mirrored: bool = False) -> Picture:
     """The appearance of BGR pictures, shape [frames, height, width, 3], in few bytes each, shape [frames, LOOK_BYTES].
 
     First eight bytes of difference hash (dHash: N. Krawetz, "Kind of Like That", 2013): of the upright picture reduced
@@ -205,7 +207,7 @@ def looks(pictures: Picture, rotation: int) -> Picture:
     """
     frames = len(pictures)
     tiny = _halved(_halved(pictures))
-    upright = np.ascontiguousarray(np.rot90(_converted(tiny, cv2.COLOR_BGR2GRAY), k=-rotation // 90, axes=(1, 2)))
+    upright = Orientation(mirrored, rotation).upright(_converted(tiny, cv2.COLOR_BGR2GRAY), axes=(1, 2))
     rows = np.stack([cv2.resize(picture, (9, 8), interpolation=cv2.INTER_AREA) for picture in upright])
     hashes = np.packbits((rows[:, :, :-1] < rows[:, :, 1:]).reshape(frames, -1), axis=1)
     colours = cv2.transform((tiny // (256 // _LEVELS + 1)).reshape(frames, -1, 3), _LEVEL_WEIGHTS)

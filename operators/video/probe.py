@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.ffmpeg import LARGEST_FRAME_PIXELS
+from operators.video.orientation import Orientation, orientation
 from operators.video.packets import SECOND_US, PacketIndex, UnreadableVideo, decode, open_video, read_packets
 from operators.video.streams import moving_pictures, sounds_with
 from schemas.tables import AudioTrack
@@ -75,6 +76,8 @@ class VideoProbe:
     """A stored pixel's width by its height."""
     rotation: int
     """Degrees clockwise that the display matrix asks for: 0, 90, 180 or 270."""
+    mirrored: bool
+    """It asks to exchange left and right before."""
     codec: str
     pixel_format: str
     bit_depth: int
@@ -89,6 +92,10 @@ class VideoProbe:
     """Empty without sound."""
     audio_tracks: tuple[AudioTrack, ...]
     """The sound that goes with the picture, in the order of the container."""
+
+    @property
+    def orientation(self) -> Orientation:
+        return Orientation(self.mirrored, self.rotation)
 
     @property
     def duration_us(self) -> int:
@@ -129,6 +136,7 @@ def probe(path: Path) -> VideoProbe:
         first = _first_frame(path, container, stream, index)
         tracks = [track for track in sounds_with(container, stream) if len(index.audio[track.index].pts)]
         width, height = displayed_size(first, stream)
+        shown = orientation(first)
         return VideoProbe(
             path=path,
             index=index,
@@ -140,7 +148,8 @@ def probe(path: Path) -> VideoProbe:
             width=width,
             height=height,
             sample_aspect=_sample_aspect(stream),
-            rotation=clockwise_rotation(first),
+            rotation=shown.rotation,
+            mirrored=shown.mirrored,
             codec=stream.codec_context.codec.canonical_name,
             pixel_format=first.format.name,
             bit_depth=max(component.bits for component in first.format.components),
@@ -158,15 +167,10 @@ def main_audio_stream(container: InputContainer) -> AudioStream | None:
     return next(iter(sounds_with(container, pictures[0])), None) if pictures else None
 
 
-def clockwise_rotation(frame: VideoFrame) -> int:
-    """Degrees clockwise to turn a frame before it is shown, to the nearest quarter turn: 0, 90, 180 or 270."""
-    return round(-frame.rotation / 90) % 4 * 90
-
-
 def displayed_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
     """Width and height in square pixels, after rotation."""
     width, height = round(frame.width * _sample_aspect(stream)), frame.height
-    return (height, width) if clockwise_rotation(frame) in (90, 270) else (width, height)
+    return (height, width) if orientation(frame).swaps_sides else (width, height)
 
 
 def varies(times_us: NDArray[np.int64], time_base: Fraction) -> bool:

@@ -26,8 +26,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.ffmpeg import CONFINEMENT, file_url
+from operators.video.orientation import orientation
 from operators.video.packets import SECOND_US, PacketIndex, Timeline, UnreadableVideo, packets_of
-from operators.video.probe import clockwise_rotation, main_audio_stream
+from operators.video.probe import main_audio_stream
 from operators.video.ranges import seek
 from operators.video.remux import Coded, nal_length_size, nal_units
 
@@ -227,7 +228,7 @@ def thumbnail(frame: VideoFrame) -> NDArray[np.uint8]:
     scale = min(1.0, _THUMBNAIL / max(frame.width, frame.height))
     width, height = (max(2, round(pixels * scale / 2) * 2) for pixels in (frame.width, frame.height))
     rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, k=-clockwise_rotation(frame) // 90), dtype=np.uint8)
+    return orientation(frame).upright(np.asarray(rgb, dtype=np.uint8))
 
 
 def _opened(target: Path, **options: str) -> InputContainer:

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from operators.video.colour import is_hdr, matrix, to_yuv420
 from operators.video.frames import displayed
+from operators.video.orientation import AS_STORED, orientation
 from operators.video.packets import LONGEST_HOLD_US, SECOND_US
-from operators.video.probe import VideoProbe, clockwise_rotation
+from operators.video.probe import VideoProbe
 
 FPS = 2
 """A proxy is made of the first frame at or after each multiple of half a second."""
@@ -78,7 +79,7 @@ class ProxyWriter:
     def reduce(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame as it is displayed, in the proxy's size. A reduced frame stays as it is. Safe in any thread."""
         # Through RGB and back takes 2 ms, as long as encoding. Most frames need nothing but scaling.
-        if is_hdr(frame) or frame.interlaced_frame or clockwise_rotation(frame) != 0:
+        if is_hdr(frame) or frame.interlaced_frame or orientation(frame) != AS_STORED:
             frame = av.VideoFrame.from_numpy_buffer(displayed(frame, self._width, self._height), format="rgb24")
         return self._yuv(frame, matrix(frame))
 

@@ -32,7 +32,8 @@ def make_video(name: str, bits: int | None = None) -> Video:
         duration_us=300_000_000, start_us=0, missing_us=0, unreadable_us=0, gaps=(), video_stream=0,
         other_pictures=0, audio_stream=None, edited=False, key_frame_count=30,
         longest_gop_us=10_000_000, open_gops=False, width=640, height=360, sample_aspect="1:1", fps=25.0,
-        variable_frame_rate=False, frame_count=7500, rotation=0, interlaced=False, codec="h264", pixel_format="yuv420p",
+        variable_frame_rate=False, frame_count=7500, rotation=0, mirrored=False,
+        interlaced=False, codec="h264", pixel_format="yuv420p",
         bit_depth=8, primaries="bt709", transfer="bt709", audio_codec="", audio_tracks=(),
         analysis_uri="objects/00/0.npz", proxy_uri=None,
     )  # fmt: skip

@@ -160,6 +160,7 @@ class RowMaker:
             open_gops=False,
             sample_aspect="1:1",
             rotation=0,
+            mirrored=False,
             interlaced=False,
             codec="h264",
             pixel_format="yuv420p",

@@ -164,6 +164,8 @@ def test_the_hash_is_of_the_upright_picture():
         bits = np.bitwise_count(look(stored, rotation)[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum()
         assert bits <= 8
         assert np.bitwise_count(look(stored, 0)[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum() > 16
+        mirrored = looks(np.ascontiguousarray(np.flip(stored, 1))[None], rotation, mirrored=True)[0]
+        assert np.bitwise_count(mirrored[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum() <= 8
 
 
 @settings(deadline=None)
