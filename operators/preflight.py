@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from av.codec import Codec
+
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.models.endpoints import ModelUnavailable, check, endpoint_for
 from operators.models.prompts import load_prompt
@@ -19,7 +21,7 @@ from operators.models.session import MEASURED, resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.questions.derive import CATEGORY
 from operators.store import Store
-from operators.video.ffmpeg import ffmpeg_executable
+from operators.video.ffmpeg import check_ffmpeg, ffmpeg_executable, ffmpeg_version, pyav_version
 from schemas.config import BuildConfig, Detector, ModelsConfig, Role, Writer
 from schemas.errors import BadInput
 
@@ -148,7 +150,19 @@ def _programs(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     for name in (*VIDEO_STAGES, *BUILD_STAGES):
         for prompt in stage(name).prompts:
             load_prompt(prompt)
-    return [f"ffmpeg: {ffmpeg_executable()}"]
+    check_ffmpeg()
+    return [f"{ffmpeg_version()}: {ffmpeg_executable()}", _check_pyav()]
+
+
+def _check_pyav() -> str:
+    """Proxies are encoded with it. Those of PyPI can; one that was built here has what its libraries have."""
+    try:
+        Codec("libx264", "w")
+    except ValueError as error:
+        raise PreflightFailed(
+            f"{pyav_version()} has no encoder libx264, for proxies: install its wheel, pip install --force-reinstall av"
+        ) from error
+    return f"{pyav_version()}, with libx264"
 
 
 def _output(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:

@@ -1,21 +1,29 @@
 """Runs ffmpeg safely: which executable, and how a stream specification becomes a process.
 
 Guarantees: no shell; file names can act neither as options nor as URLs nor as playlists that lead elsewhere; a process
-that takes too long is killed; a failure says which file, how it ended and what ffmpeg printed.
+that takes too long is killed; a failure says which file, how it ended and what ffmpeg printed. A failure counts against
+the file only when the tool is sound and the machine is: a source that could not be read is an `OSError`, an ffmpeg that
+cannot do its work whatever the file is an `Outage`.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import re
 import shutil
 import signal
 import subprocess
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import av
 import ffmpeg
 import imageio_ffmpeg
+
+from schemas.errors import Outage
 
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,gif,rm,wtv,ivf,dv"
 """Demuxers that may open a source. Playlists and concatenation scripts (hls, dash, concat, sdp, ...) follow references
@@ -30,25 +38,103 @@ LARGEST_FRAME_PIXELS = 100_000_000
 """A decoded frame of more pixels than this is taken for damage or an attack (16K video has 133 million, 8K 33)."""
 
 
+OLDEST_FFMPEG = (5, 1)
+"""The first with the option `-fps_mode`, without which a clip's frames would not keep their times."""
+
+ENCODERS = {"libx264": "yuv420p", "libx265": "yuv420p10le", "aac": ""}
+"""What is encoded with ffmpeg, and from which pixel format: clips, HDR clips, sound."""
+
+_READ_ERRORS = (
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO, errno.ENODEV),
+)
+_READ_ERROR_WORDS = (*(os.strerror(number).encode() for number in _READ_ERRORS), b"I/O error")
+"""As ffmpeg prints them; the last is musl's. Some demuxers say the same of mere damage."""
+
+_CHECK_SECONDS = 60.0
+
+
 class FfmpegError(RuntimeError):
     """ffmpeg failed or was killed; the message names the file, the exit and ffmpeg's last words."""
 
 
-@cache
+class FfmpegUnusable(Outage):
+    """No ffmpeg on this machine can do what is asked of it, whatever the video; the message says why, of each."""
+
+
 def ffmpeg_executable() -> str:
-    """The system's ffmpeg if there is one on the PATH, else the one that `imageio-ffmpeg` carries.
+    """The system's ffmpeg if there is one on the PATH that is not too old, else the one of `imageio-ffmpeg`.
 
     Raises:
-        FfmpegError: there is neither.
+        FfmpegUnusable: there is none, or each is too old or cannot be started.
     """
-    if found := shutil.which("ffmpeg"):
-        return found
+    return _choose_ffmpeg()[0]
+
+
+def ffmpeg_version() -> str:
+    """Name and version of the ffmpeg in use, such as `ffmpeg 7.1.1`: builds of one version count as the same.
+
+    Raises:
+        FfmpegUnusable: as `ffmpeg_executable`.
+    """
+    return f"ffmpeg {_choose_ffmpeg()[1]}"
+
+
+def pyav_version() -> str:
+    """Name and version of PyAV, whose wheels carry the libraries of one ffmpeg each."""
+    return f"PyAV {av.__version__}"
+
+
+@cache
+def _choose_ffmpeg() -> tuple[str, str]:
+    """The executable and its version."""
+    problems = []
+    for path in filter(None, (shutil.which("ffmpeg"), _carried_ffmpeg())):
+        try:
+            printed = subprocess.run([path, "-version"], capture_output=True, timeout=_CHECK_SECONDS, check=True).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            problems.append(f"{path} cannot be started ({error})")
+            continue
+        version = printed.decode(errors="replace").partition("ffmpeg version ")[2].partition(" ")[0]
+        if match := re.match(r"n?(\d+(?:\.\d+)+)", version):  # a build between two releases has no such number
+            version = match[1]
+            if tuple(map(int, version.split("."))) < OLDEST_FFMPEG:
+                problems.append(f"{path} is version {version}, at least {'.'.join(map(str, OLDEST_FFMPEG))} is needed")
+                continue
+        return path, version
+    raise FfmpegUnusable(
+        f"{'; '.join(problems) or 'there is no ffmpeg'}: install a newer one (apt install ffmpeg), or imageio-ffmpeg "
+        f"from a wheel, which carries one"
+    )
+
+
+def _carried_ffmpeg() -> str | None:
     try:
         return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise FfmpegError(
-            "no ffmpeg found: install it (apt install ffmpeg), or imageio-ffmpeg from a wheel, which carries one"
-        ) from error
+    except RuntimeError:
+        return None
+
+
+def check_ffmpeg() -> None:
+    """Encode a moment of picture and sound with everything that clips are encoded with.
+
+    Raises:
+        FfmpegUnusable: that fails.
+    """
+    command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error"]
+    command += ["-f", "lavfi", "-i", "color=size=64x64:rate=5:duration=0.4", "-f", "lavfi", "-i", "anullsrc"]
+    for encoder, pixel_format in ENCODERS.items():
+        picture = ["-map", "0:v", "-c:v", encoder, "-pix_fmt", pixel_format, "-fps_mode", "passthrough"]
+        command += [*(picture if pixel_format else ["-map", "1:a", "-c:a", encoder]), "-t", "0.4", "-f", "null", "-"]
+    try:
+        ended = subprocess.run(command, capture_output=True, timeout=_CHECK_SECONDS, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FfmpegUnusable(f"{command[0]} cannot be started: {error}") from error
+    if ended.returncode != 0:
+        raise FfmpegUnusable(
+            f"{command[0]} ({ffmpeg_version()}) cannot encode {', '.join(ENCODERS)}: {_last_words(ended)}; install "
+            f"one that can (apt install ffmpeg), or take it off the PATH for the one that imageio-ffmpeg carries"
+        )
 
 
 def file_url(path: Path) -> str:
@@ -56,30 +142,98 @@ def file_url(path: Path) -> str:
     return f"file:{path}"
 
 
+class NoticedFile:
+    """A local file for PyAV to read, which keeps what libavformat forgets: that a read failed.
+
+    Most demuxers take a failed read (a bad sector, a network mount that gives no answer) for the end of the file, and
+    what was read until then for a shorter video. A context manager.
+
+    Raises:
+        OSError: it cannot be opened; at the end, also in place of another error: it could not be read to its size.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = file_url(path)
+        self._path = path
+        self._file = path.open("rb", buffering=0)
+        self._failure: OSError | None = None
+
+    def read(self, size: int) -> bytes:
+        try:
+            data = self._file.read(size)
+            if not data and self.tell() < os.fstat(self._file.fileno()).st_size:
+                raise OSError(errno.EIO, "a read returned nothing before the end of the file")
+        except OSError as error:
+            self._failure = self._failure or error
+            return b""
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._failure is not None:
+            raise OSError(self._failure.errno, self._failure.strerror, str(self._path)) from self._failure
+
+
 def run_ffmpeg(stream: Any, timeout_seconds: float) -> None:
     """Run an ffmpeg-python stream specification with file inputs and one file output, which is overwritten.
 
     Raises:
         FfmpegError: ffmpeg ended with an error, or was killed after `timeout_seconds`.
-        OSError: there was no space left to write, or the file outgrew the process's limit (RLIMIT_FSIZE).
+        FfmpegUnusable: it does so whatever the input is.
+        OSError: an input could not be read, there was no space left to write, the file outgrew the process's limit
+            (RLIMIT_FSIZE), or ffmpeg was killed from outside.
     """
     *arguments, target = ffmpeg.get_args(stream)
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
     command += [*_confined(arguments), _as_file(target)]
+    ended = _run(command, target, timeout_seconds)
+    if any(words in ended.stderr for words in _READ_ERROR_WORDS):  # also where it ended well, with a part of the input
+        for option, name in pairwise(arguments):
+            if option == "-i":
+                _read_whole(Path(name.removeprefix("file:")))
+        ended = _run(command, target, timeout_seconds)  # it can be read (again): what is said now is of the input
+    if ended.returncode == -signal.SIGXFSZ:
+        raise OSError(errno.EFBIG, "ffmpeg: the file outgrew the process's limit", target)
+    if ended.returncode in (-signal.SIGKILL, -signal.SIGBUS):
+        name = signal.Signals(-ended.returncode).name
+        raise OSError(errno.ENOMEM, f"ffmpeg was ended by {name}, as when the machine is out of memory", target)
+    if ended.returncode != 0:
+        if b"No space left on device" in ended.stderr:
+            raise OSError(errno.ENOSPC, "ffmpeg: no space left on device", target)
+        check_ffmpeg()
+        raise FfmpegError(f"{target}: ffmpeg ended with {ended.returncode}: {_last_words(ended)}")
+
+
+def _run(command: list[str], target: str, timeout_seconds: float) -> subprocess.CompletedProcess[bytes]:
     try:
-        ended = subprocess.run(command, capture_output=True, timeout=timeout_seconds, check=False)
+        return subprocess.run(command, capture_output=True, timeout=timeout_seconds, check=False)
+    except OSError as error:
+        raise FfmpegUnusable(f"{command[0]} cannot be started: {error}; is the machine out of memory?") from error
     except subprocess.TimeoutExpired as error:
         raise FfmpegError(
             f"{target}: ffmpeg did not finish within {timeout_seconds:.0f} s and was killed; "
             f"look at the source or allow more time"
         ) from error
-    if ended.returncode == -signal.SIGXFSZ:
-        raise OSError(errno.EFBIG, "ffmpeg: the file outgrew the process's limit", target)
-    if ended.returncode != 0:
-        if b"No space left on device" in ended.stderr:
-            raise OSError(errno.ENOSPC, "ffmpeg: no space left on device", target)
-        last_words = " | ".join(ended.stderr.decode(errors="replace").strip().splitlines()[-5:])
-        raise FfmpegError(f"{target}: ffmpeg ended with {ended.returncode}: {last_words or 'no message'}")
+
+
+def _read_whole(path: Path) -> None:
+    """Read a file to its end. Raises OSError if that cannot be done."""
+    with NoticedFile(path) as file:
+        while file.read(1 << 20):
+            pass
+
+
+def _last_words(ended: subprocess.CompletedProcess[bytes]) -> str:
+    return " | ".join(ended.stderr.decode(errors="replace").strip().splitlines()[-5:]) or "no message"
 
 
 def _confined(arguments: list[str]) -> list[str]:

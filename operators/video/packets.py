@@ -27,7 +27,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from operators.video.ffmpeg import CONFINEMENT, CONTAINERS, LARGEST_FRAME_PIXELS, file_url
+from operators.video.ffmpeg import CONFINEMENT, CONTAINERS, LARGEST_FRAME_PIXELS, NoticedFile
 from operators.video.streams import has_moving_picture, moving_pictures
 
 SECOND_US = 1_000_000
@@ -168,14 +168,11 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
     Raises:
         UnreadableVideo: `empty_file`, `not_a_video`, `truncated`, `no_video_stream` or `unknown_codec`.
+        OSError: it could not be opened, or, on leaving the context, read (`NoticedFile`).
     """
     if path.stat().st_size == 0:
         raise UnreadableVideo("empty_file", f"{path.name}: the file has no bytes; fetch it again")
-    try:
-        container = av.open(file_url(path), "r", container_options=CONFINEMENT, **_ANY_TITLE)
-    except av.error.FFmpegError as error:
-        raise _not_opened(path) from error
-    with container:
+    with NoticedFile(path) as file, _open(file, path) as container:
         stream = next(iter(moving_pictures(container)), None)
         if stream is None and has_moving_picture(container):
             raise UnreadableVideo(
@@ -189,6 +186,13 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME_PIXELS)}  # also when frames grow on the way
         yield container, stream
+
+
+def _open(file: NoticedFile, path: Path) -> InputContainer:
+    try:
+        return av.open(file, "r", container_options=CONFINEMENT, **_ANY_TITLE)
+    except av.error.FFmpegError as error:
+        raise _not_opened(path) from error
 
 
 def read_packets(container: InputContainer, stream: VideoStream, path: Path) -> PacketIndex:

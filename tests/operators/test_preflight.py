@@ -9,6 +9,7 @@ import pytest
 from operators import preflight as module
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.preflight import PreflightFailed, preflight
+from operators.video.ffmpeg import _choose_ffmpeg, ffmpeg_executable, ffmpeg_version
 from schemas.config import BuildConfig, SplitConfig
 from tests.support.openai_server import OpenAIServer
 
@@ -95,3 +96,20 @@ def test_an_output_folder_without_hard_links_is_told(config, monkeypatch):
     with pytest.raises(PreflightFailed, match="is this a file system without hard links"):
         preflight(config, {})
     assert not list(Path(config.out, "tmp").iterdir())
+
+
+def test_an_ffmpeg_without_the_encoders_is_told_before_any_video_is_lost_to_it(config, tmp_path, monkeypatch):
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\n[ $1 = -version ] && echo 'ffmpeg version 7.1' && exit\necho no x264 >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    _choose_ffmpeg.cache_clear()
+    try:
+        with pytest.raises(
+            PreflightFailed, match=rf"{program} \(ffmpeg 7\.1\) cannot encode libx264.*no x264; install"
+        ):
+            preflight(config, {})
+    finally:
+        _choose_ffmpeg.cache_clear()
+    [note] = [note for note in preflight(config, {}) if note.startswith("ffmpeg ")]
+    assert note == f"{ffmpeg_version()}: {ffmpeg_executable()}"

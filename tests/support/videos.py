@@ -38,6 +38,12 @@ def counting_video(
     return make(target, *inputs, *codecs, *options)
 
 
+def noisy_video(target: Path, *options: str, seconds: float = 2) -> Path:
+    """A picture that does not compress: 200 kB a second."""
+    picture = f"testsrc2=s=160x120:r=25:d={seconds},noise=alls=60:allf=t"
+    return make(target, "-f", "lavfi", "-i", picture, "-c:v", "libx264", "-preset", "ultrafast", "-g", "10", *options)
+
+
 def shots_video(target: Path, lengths: list[float], fps: int = 30) -> Path:
     """Differently coloured moving test pictures, one after another, cut hard."""
     shots = "".join(

@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.video.packets import NO_TIME, Timeline, decode, open_video, read_packets
-from tests.support.videos import counting_video, make
+from tests.support.failing_reads import failing_reads
+from tests.support.videos import counting_video, make, noisy_video
 from tests.support.zoo import OPEN_GOP
+
+ROOT = Path(__file__).resolve().parents[3]
 
 TIME_BASES = st.sampled_from([Fraction(1, 90000), Fraction(1, 1000), Fraction(1, 15360), Fraction(1001, 30000)])
 
@@ -121,3 +127,29 @@ def test_frames_that_become_enormous_on_the_way_are_not_decoded(tmp_path, monkey
     assert len(index.frame_times_us) > 40
     assert set(shown) == {(64, 64)}
     assert len(shown) >= 24  # the error may cost the frame that a decoder's thread has in hand
+
+
+PROBE = """
+import sys
+from pathlib import Path
+from operators.video.probe import probe
+for path in map(Path, sys.argv[1:]):
+    try:
+        print(path.name, probe(path).duration_us)
+    except OSError as error:
+        print(path.name, error.strerror)
+"""
+
+
+@pytest.mark.parametrize("offset", [0, 100_000])
+def test_a_failed_read_is_not_taken_for_the_end_of_a_video(tmp_path, offset):
+    """Most demuxers do so, each in another way: the file is no video, is cut off, or is merely shorter."""
+    environ = failing_reads(tmp_path, "film", offset)
+    if environ is None:
+        pytest.skip("no C compiler")
+    first = noisy_video(tmp_path / "film.mp4", "-movflags", "+faststart")
+    others = [make(tmp_path / f"film.{name}", "-i", str(first), "-c", "copy") for name in ("ts", "mkv", "avi", "flv")]
+    films = [first, *others, make(tmp_path / "film.mpg", "-i", str(first), "-b:v", "2M")]
+    command = [sys.executable, "-c", PROBE, *map(str, films)]
+    told = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == [f"{film.name} Input/output error" for film in films]

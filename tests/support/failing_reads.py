@@ -1,0 +1,49 @@
+"""Reads that fail as on a bad sector or a network mount that gives no answer, in real processes.
+
+A library of a few lines stands before the C library's `read(2)`, where Python and PyAV's ffmpeg both get their bytes.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+SOURCE = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+ssize_t read(int file, void *buffer, size_t count) {
+    static ssize_t (*next)(int, void *, size_t);
+    char link[64], path[PATH_MAX];
+    if (!next) next = (ssize_t (*)(int, void *, size_t))dlsym(RTLD_NEXT, "read");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = 0;
+    char *name = strrchr(path, '/');
+    if (name && strstr(name, getenv("FAILING_NAME")) && lseek(file, 0, SEEK_CUR) >= atoll(getenv("FAILING_FROM"))) {
+        errno = EIO;
+        return -1;
+    }
+    return next(file, buffer, count);
+}
+"""
+
+
+def failing_reads(folder: Path, name: str, offset: int) -> dict[str, str] | None:
+    """An environment in which reading fails from this offset (bytes) on in files whose names hold `name`.
+
+    None where there is no C compiler.
+    """
+    library = folder / "failing_reads.so"
+    code = folder / "failing_reads.c"
+    code.write_text(SOURCE)
+    try:
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(code), "-ldl"], check=True)
+    except FileNotFoundError:
+        return None
+    return os.environ | {"LD_PRELOAD": str(library), "FAILING_NAME": name, "FAILING_FROM": str(offset)}
