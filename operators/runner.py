@@ -3,10 +3,15 @@
 The unit of work and of reuse is one source video (or the whole build for the last stages). A unit's key covers
 everything its rows depend on (`StageKey`); a committed key is never computed again, by whatever run or lane. So adding
 a video, moving videos between lanes or killing a task costs nothing that was finished.
+
+A fault of the machine is no property of a video: a unit that met one (`Reject.is_temporary`) has its reject in this
+run's record, but is not committed, so that the next run tries again.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import time
 from collections import Counter
@@ -40,14 +45,19 @@ from schemas.run import (
     StageMetrics,
     StageRecord,
 )
-from schemas.tables import Reject, Source
+from schemas.tables import MACHINE_REASONS, Reject, Source
 from schemas.uri import shown_uri
+
+log = logging.getLogger(__name__)
 
 WHOLE_BUILD = "all"
 """The unit of a stage over the whole build."""
 
 WAITING_UNITS = 8
 """Units at once of stages that wait for models. They share each role's bound on requests under way."""
+
+MOST_FAULTS_IN_A_ROW = 10
+"""So many videos after one another with faults of the machine mean that the machine, or what it reads from, is down."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,20 @@ class Halt:
 
     def __init__(self) -> None:
         self._failure: BaseException | None = None
+        self._faults = 0
+
+    def count(self, fault: Reject | None) -> None:
+        """Count a computed unit, which met a fault of the machine, or none.
+
+        Raises:
+            Outage: `MOST_FAULTS_IN_A_ROW` units have.
+        """
+        self._faults = self._faults + 1 if fault else 0
+        if fault and self._faults >= MOST_FAULTS_IN_A_ROW:
+            raise Outage(
+                f"{self._faults} videos in a row met faults of the machine, the last: {fault.message}. Look at the "
+                f"disk or mount and run again; finished work is kept"
+            )
 
     def __enter__(self) -> None:
         if self._failure is not None:
@@ -128,6 +152,8 @@ class UnitOutcome:
     phase_seconds: Mapping[str, float] | None = None
     usage: Mapping[str, Mapping[str, float]] | None = None
     """By role: requests, journal_hits, tokens_in, tokens_out, busy_seconds."""
+    fault: Reject | None = None
+    """The first fault of the machine that it met. Then the commit is this run's alone."""
 
 
 def run_stage(
@@ -149,6 +175,7 @@ def run_stage(
     Raises:
         ModelUnavailable: a model server failed for good; finished units and journaled answers are kept.
         StoreError: the store cannot be written.
+        Outage: `MOST_FAULTS_IN_A_ROW` videos met faults of the machine.
     """
     started = time.perf_counter()
     stage = stage_named(name)
@@ -162,7 +189,12 @@ def run_stage(
 
     def work(unit_input: UnitInput) -> UnitOutcome:
         with halt:
-            return run_unit(folder.store, folder.run.config, stage, unit_input, cores)
+            outcome = run_unit(folder.store, folder.run.config, stage, unit_input, cores)
+            if outcome.fault:
+                log.warning("%s", outcome.fault.message)
+            if not outcome.reused:
+                halt.count(outcome.fault)
+            return outcome
 
     with ThreadPoolExecutor(max_workers=min(at_once, len(inputs))) as pool, halt:
         futures = {pool.submit(work, unit_input): unit_input.unit for unit_input in inputs}
@@ -179,7 +211,11 @@ def run_stage(
 
 
 def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitInput, cores: int = 1) -> UnitOutcome:
-    """The unit's commit: the one that exists for its key, or a new one."""
+    """The unit's commit: the one that exists for its key, or a new one.
+
+    Raises:
+        StoreError: no room is left, in the store or for scratch files.
+    """
     key = stage_key(stage, config, unit_input)
     if commit := store.find_commit(stage.name, digest(key)):
         return UnitOutcome(commit, reused=True)
@@ -192,9 +228,10 @@ def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitIn
                 compute_unit, store.url, config, key, unit_input, scratch, cores, timeout_seconds=stage.timeout_seconds
             )
         except ChildFailed as failure:
-            message = f"{unit_input.unit}: {stage.name} failed: {failure}. `lvr replay` tries again"
+            again = "the next run" if failure.reason in MACHINE_REASONS else "`lvr replay`"
+            message = f"{unit_input.unit}: {stage.name} failed: {failure}; {again} tries again"
             reject = _unit_reject(key, failure.reason, message)
-            return UnitOutcome(_commit(store, stage, key, [], [reject]), reused=False)
+            return UnitOutcome(_commit(store, stage, key, [], [reject]), reused=False, fault=_fault([reject]))
 
 
 def compute_unit(
@@ -204,7 +241,8 @@ def compute_unit(
 
     Raises:
         StoreError: no room is left, in the store or for scratch files.
-        Outage: the unit's prompts were edited while it ran.
+        Outage: the unit's prompts were edited while it ran, or a stage over the whole build met a system error.
+        OSError: a file has outgrown this process's limit (EFBIG).
     """
     stage = stage_named(key.stage)
     store = Store(store_url)
@@ -220,7 +258,13 @@ def compute_unit(
     except SourceGone as gone:
         produced, usage = [_unit_reject(key, gone.reason, f"{key.unit}: {gone}")], {}
     except OSError as error:
-        raise space_problem(error, str(error.filename or scratch)) or error from error
+        if outage := space_problem(error, str(error.filename or scratch)):
+            raise outage from error
+        if error.errno == errno.EFBIG:  # a limit of this process, which whoever set it knows of
+            raise
+        if stage.scope is Scope.BUILD:
+            raise Outage(f"{stage.name}: {error}; look at the disk and run again, finished work is kept") from error
+        produced, usage = [_unit_reject(key, "system_error", _system_error(key, unit_input, error))], {}
     computed = time.perf_counter()
     if stage_key(stage, config, unit_input) != key:
         raise Outage(f"{key.unit}: the prompts of {stage.name} changed while it ran; run it again")
@@ -234,7 +278,7 @@ def compute_unit(
         "compute": max(0.0, computed - started - model_seconds),
         "write": time.perf_counter() - computed,
     }
-    return UnitOutcome(commit, False, cpu_ended - cpu_started, phases, usage)
+    return UnitOutcome(commit, False, cpu_ended - cpu_started, phases, usage, _fault(rejects))
 
 
 def _assert_unchanged(stage: Stage, unit_input: UnitInput) -> None:
@@ -285,6 +329,7 @@ def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> Stage
         prompts=tuple(_prompt_identity(prompt) for prompt in stage.prompts) if asks else (),
         models=tuple(_model_identity(config, role) for role in stage.roles) if asks else (),
         inputs=tuple(unit_input.identity(name, stage.source_columns) for name in stage.reads),
+        tools=tuple(tool() for tool in stage.tools),
     )
 
 
@@ -299,23 +344,35 @@ def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:
     return ModelIdentity(role=role, model=model.model, vision=bool(model.vision))
 
 
+def _system_error(key: StageKey, unit_input: UnitInput, error: OSError) -> str:
+    files = ", ".join(shown_uri(source.uri) for source in unit_input.sources)
+    return (
+        f"{key.unit}: {key.stage} of {files}: {error}; look at the file and at the disk or mount that it lies on, the "
+        f"next run tries again"
+    )
+
+
 def _unit_reject(key: StageKey, reason: str, message: str) -> Reject:
     return Reject(stage=key.stage, unit=key.unit, key=key.unit, reason=reason, message=message)
 
 
 def _commit(store: Store, stage: Stage, key: StageKey, rows: Sequence[Row], rejects: Sequence[Reject]) -> Commit:
+    """The unit's commit: published, unless a fault of the machine had a part in it."""
     for row in rows:
         assert isinstance(row, stage.row), f"{stage.name} yielded {type(row).__name__}, not {stage.row.__name__}"
-    return store.commit(
-        Commit(
-            key_sha256=digest(key),
-            key=key,
-            rows_sha256=store.put_rows(rows, stage.row),
-            rejects_sha256=store.put_rows(rejects, Reject),
-            rows=len(rows),
-            rejects=len(rejects),
-        )
+    commit = Commit(
+        key_sha256=digest(key),
+        key=key,
+        rows_sha256=store.put_rows(rows, stage.row),
+        rejects_sha256=store.put_rows(rejects, Reject),
+        rows=len(rows),
+        rejects=len(rejects),
     )
+    return commit if _fault(rejects) else store.commit(commit)
+
+
+def _fault(rejects: Sequence[Reject]) -> Reject | None:
+    return next((reject for reject in rejects if reject.is_temporary), None)
 
 
 def _unit_inputs(folder: RunFolder, stage: Stage, lane: int | None) -> Iterator[UnitInput]:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from schemas.errors import Outage
+
 _PREFIX = "lvr-scratch-"
 _LOCK = "lock"
 _DAY_SECONDS = 24 * 3600
@@ -24,11 +26,18 @@ _DAY_SECONDS = 24 * 3600
 
 @contextmanager
 def scratch_folder(name: str) -> Iterator[Path]:
-    """An empty folder that is removed afterwards."""
+    """An empty folder that is removed afterwards.
+
+    Raises:
+        Outage: the temporary folder is full or may not be written.
+    """
     place = Path(tempfile.gettempdir())
     for other in place.glob(f"{_PREFIX}*"):
         _remove_if_left(other)
-    own, lock = _create_locked(place, name)
+    try:
+        own, lock = _create_locked(place)
+    except OSError as error:
+        raise Outage(f"temporary folder {place}: {error}; free some space or set TMPDIR to another folder") from error
     try:
         folder = own / name
         folder.mkdir()
@@ -38,13 +47,13 @@ def scratch_folder(name: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def _create_locked(place: Path, name: str) -> tuple[Path, int]:
+def _create_locked(place: Path) -> tuple[Path, int]:
     """A new folder and the descriptor of its lock.
 
     Another process may take a folder whose lock is not held yet for left behind, and remove it: then the next is made.
     """
     while True:
-        own = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{name}-", dir=place))
+        own = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
         try:
             lock = os.open(own / _LOCK, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:

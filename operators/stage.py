@@ -97,6 +97,8 @@ class Stage:
     roles: tuple[Role, ...] = ()
     asks: Callable[[BuildConfig], bool] = lambda config: True
     """Does it use its prompts and models under this configuration? If not, they are no part of its rows' identity."""
+    tools: tuple[Callable[[], str], ...] = ()
+    """Name and version of each program outside of this package that makes bytes of its rows or files."""
     scope: Scope = Scope.VIDEO
     isolated: bool = False
     """Decodes or computes for long: runs in a child process with a watchdog, and its crash is a reject."""

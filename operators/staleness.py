@@ -118,12 +118,14 @@ def explain(before: StageKey | None, now: StageKey) -> str:
         changes.append(f"settings changed from {before.section} to {now.section}")
     if before.version != now.version:
         changes.append(f"code changed from version {before.version} to {now.version}")
+    if before.tools != now.tools:
+        changes.append(f"made with {', '.join(now.tools)} instead of {', '.join(before.tools) or 'an unknown version'}")
     if before.seed != now.seed:
         changes.append(f"seed changed from {before.seed} to {now.seed}")
     for old_input, new_input in zip(before.inputs, now.inputs, strict=False):
         if old_input != new_input:
             changes.append(_changed_input(now.stage, new_input.stage))
-    return f"{now.stage}: " + ("; ".join(changes) or "its commit was taken back")
+    return f"{now.stage}: " + ("; ".join(changes) or "it was taken back, or could not be finished")
 
 
 def _changed_input(stage: str, name: str) -> str:

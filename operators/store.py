@@ -106,7 +106,7 @@ class Store:
         try:
             if not local.exists():
                 with outages(self.url):
-                    self.fs.get_file(path, str(local))
+                    download(self.fs, path, local)
         except FileNotFoundError:
             message = f"{address} is gone from {shown_uri(self.url)}; restore it and run again"
             raise SourceGone("missing_file", message) from None
@@ -175,7 +175,7 @@ class Store:
             with contextlib.suppress(FileExistsError):  # another worker publishes the same content
                 os.link(source, target)
         except OSError as error:
-            raise StoreError(_explain(error, self.url)) from error
+            raise StoreError(explain(error, self.url)) from error
 
     # --- plain files -------------------------------------------------------------------------------------------------
 
@@ -246,7 +246,7 @@ class Store:
                     os.link(partial, final)  # unlike a rename, this fails when another writer was first
             _sync(final.parent)
         except OSError as error:
-            raise StoreError(_explain(error, self.url)) from error
+            raise StoreError(explain(error, self.url)) from error
         finally:
             partial.unlink(missing_ok=True)
 
@@ -288,6 +288,20 @@ def store_around(fs: AbstractFileSystem, path: str) -> str | None:
     return None
 
 
+def download(fs: AbstractFileSystem, path: str, local: Path) -> None:
+    """Write a remote file to a local path, where there is nothing before it is whole.
+
+    Raises:
+        OSError: fewer bytes came than there are, or as the file system has it.
+    """
+    partial = local.with_name(f"{local.name}.partial")
+    fs.get_file(path, str(partial))
+    size, read = fs.info(path).get("size"), partial.stat().st_size
+    if size is not None and read != size:
+        raise OSError(errno.EIO, f"{read} of {size} bytes came", path)
+    partial.replace(local)
+
+
 def object_path(sha256: str, suffix: str) -> str:
     """Address of an object: two hex digits of fan-out keep folders small."""
     return f"objects/{sha256[:2]}/{sha256}{suffix}"
@@ -318,8 +332,8 @@ def outages(url: str) -> Iterator[None]:
 
 
 def space_problem(error: OSError, place: str) -> StoreError | None:
-    """An outage, if the error says that there is no room left or no right to write at `place`; else None."""
-    return StoreError(_explain(error, place)) if error.errno in _WAYS_OUT else None
+    """An outage, if the error says that nothing can be written at `place`, whatever it is; else None."""
+    return StoreError(explain(error, place)) if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else None
 
 
 def _sync(path: Path) -> None:

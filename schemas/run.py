@@ -39,6 +39,9 @@ class StageKey(Model):
     prompts: tuple[PromptIdentity, ...]
     models: tuple[ModelIdentity, ...]
     inputs: tuple[InputIdentity, ...]
+    tools: tuple[str, ...] = Field(default=(), exclude_if=lambda tools: not tools)
+    """Names and versions of programs that make bytes of them, such as `ffmpeg 7.1`. Keys without any are as they were
+    before there was this field."""
 
 
 class Commit(Model):

@@ -341,6 +341,10 @@ class Trial(Row):
     provenance: tuple[Provenance, ...]
 
 
+MACHINE_REASONS = frozenset({"missing_file", "source_changed", "system_error", "killed"})
+"""Reasons of rejects for which the machine is at fault, or the moment, and not the video."""
+
+
 class Reject(Row):
     """A row that a stage could not or would not pass on: counted, reported, replayable."""
 
@@ -357,3 +361,8 @@ class Reject(Row):
     """The text that was refused, whole."""
     request_sha256: str = ""
     """The model request behind it, if any."""
+
+    @property
+    def is_temporary(self) -> bool:
+        """The next run may find that nothing is wrong: what holds such a reject is never committed."""
+        return self.reason in MACHINE_REASONS

@@ -21,7 +21,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
-from operators.store import locate, outages, space_problem
+from operators.store import StoreError, explain, locate, outages
 from schemas.journal import JournalEntry, JournalRecord
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class _Segments:
                 os.fsync(segment.fileno())
             except OSError as error:
                 self._end_segment()  # nothing is ever appended to a half-written line
-                raise space_problem(error, str(self._folder)) or error from error
+                raise StoreError(explain(error, str(self._folder))) from error
 
     def close(self) -> None:
         with self._lock:

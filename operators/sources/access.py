@@ -27,8 +27,7 @@ from urllib.parse import unquote
 from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources import web
-from operators.store import SourceGone, locate, outages
-from schemas.errors import Outage
+from operators.store import SourceGone, StoreError, download, locate, outages, space_problem
 from schemas.tables import Source
 from schemas.uri import is_address, is_chain, redacted_uri, shown_uri, without_secrets
 
@@ -148,8 +147,8 @@ class SourceFiles:
         """The file's fingerprint now.
 
         Raises:
-            SourceGone: there is no such file, or it may not be read.
-            Outage: the place where it lies gives no answer.
+            SourceGone: there is no such file, it may not be read, or the place where it lies gives no or half an answer.
+            OSError: no room is left for it here.
         """
         with self._in_words(source.uri, self.addresses.get(source.source_id, source.uri)):
             return fingerprint(self.addresses.get(source.source_id, source.uri), self.private)
@@ -170,7 +169,7 @@ class SourceFiles:
                 web.download(address, local, self.private)
             else:
                 with outages(shown_uri(uri)):
-                    fs.get_file(path, str(local))
+                    download(fs, path, local)
             return local
 
     @contextmanager
@@ -178,12 +177,14 @@ class SourceFiles:
         shown = shown_uri(uri)
         try:
             yield
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
             told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
             raise SourceGone("missing_file", f"{shown}: {told}; restore it and run again") from None
-        except (ConnectionError, TimeoutError) as error:
+        except (OSError, StoreError) as error:
+            if isinstance(error, OSError) and space_problem(error, shown):
+                raise
             told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
-            raise Outage(f"{shown}: {told}; run again when it is back") from None
+            raise SourceGone("system_error", f"{shown}: {told}; the next run tries again") from None
 
 
 def _local_name(source_id: str, uri: str) -> str:

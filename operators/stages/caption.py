@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 from operators.clock import clock
@@ -26,7 +25,7 @@ from operators.models.session import MEASURED
 from operators.pace import Pace
 from operators.stage import Context, Stage
 from operators.store import SourceGone
-from operators.video.frames import PATCH, to_jpeg
+from operators.video.frames import to_jpeg
 from operators.video.packets import UnreadableVideo
 from operators.video.proxy import SIDE
 from schemas.answers import ClipDescription, SeenObject, SeenText
@@ -102,7 +101,7 @@ def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator
     path = footage(context, video, fps, MEASURED_SIDE)
     counts = [max(1, round((clip.end_us - clip.start_us) * fps / 1_000_000)) for clip in clips]
     pace = Pace(f"{context.stage} {video.video_id}", video.duration_us)
-    for clip, samples in zip(clips, _sampled(path, clips, counts, MEASURED_SIDE, MEASURED_MULTIPLE), strict=True):
+    for clip, samples in zip(clips, sample_clips(path, clips, counts, MEASURED_SIDE, MEASURED_MULTIPLE), strict=True):
         searched = sorted({len(samples) * (2 * i + 1) // (2 * FACES_PER_CLIP) for i in range(FACES_PER_CLIP)})
         yield Measures(
             clip=clip,
@@ -112,16 +111,6 @@ def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator
             readings=tuple((each.cell, reader.read(each.rgb)) for each in samples),
         )
         pace.reached(clip.end_us)
-
-
-def _sampled(
-    path: Path, clips: Sequence[Clip], counts: Sequence[int], side: int, multiple: int = PATCH
-) -> Iterator[list[Sample]]:
-    """The samples of each clip. Raises UnreadableVideo, also when the file cannot be opened."""
-    try:
-        yield from sample_clips(path, clips, counts, side, multiple)
-    except OSError as error:
-        raise UnreadableVideo("missing_file", f"{path.name} cannot be opened ({error}); restore it") from error
 
 
 @dataclass(frozen=True)
@@ -144,7 +133,7 @@ def _describe_clips(
     settings = context.config.caption
     counts = [settings.frames_per_clip] * len(clips)
     path = footage(context, video, settings.frames_per_clip / context.config.split.clip_seconds, settings.frame_side)
-    sampled = _sampled(path, clips, counts, settings.frame_side)
+    sampled = sample_clips(path, clips, counts, settings.frame_side)
     inquiries = [_inquiry(context, clip, samples, notes) for clip, samples in zip(clips, sampled, strict=True)]
     answers = context.models[Role.CAPTIONER].ask([each.request for each in inquiries])
     for inquiry, answer in zip(inquiries, answers, strict=True):

@@ -77,11 +77,7 @@ def _frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
 
 
 def _jpegs(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, ...]:
-    """Of a video at these times. Raises UnreadableVideo, also when the file cannot be opened."""
-    try:
-        return tuple(TimedFrame(frame.time_us, to_jpeg(frame.rgb)) for frame in frames_at(path, times_us, side))
-    except OSError as error:
-        raise UnreadableVideo("missing_file", f"{path.name} cannot be opened ({error}); restore it") from error
+    return tuple(TimedFrame(frame.time_us, to_jpeg(frame.rgb)) for frame in frames_at(path, times_us, side))
 
 
 STAGE = Stage(

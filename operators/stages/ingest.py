@@ -14,6 +14,7 @@ from operators.pace import Pace
 from operators.stage import Context, Stage
 from operators.store import sha256_of_file
 from operators.video.analysis_file import write_analysis
+from operators.video.ffmpeg import pyav_version
 from operators.video.packets import SECOND_US, UnreadableVideo
 from operators.video.probe import VideoProbe, probe
 from operators.video.watch import Watched, watch
@@ -122,5 +123,6 @@ STAGE = Stage(
     source_columns=("source_id", "uri", "fingerprint"),
     run=run,
     section=_section,
+    tools=(pyav_version,),
     isolated=True,
 )

@@ -19,8 +19,8 @@ import ffmpeg
 
 from operators.release.tar import TarWriter
 from operators.stage import Context, Scope, Stage
-from operators.store import SourceGone, sha256_of_file
-from operators.video.ffmpeg import FfmpegError, run_ffmpeg
+from operators.store import SourceGone, sha256_of_file, space_problem
+from operators.video.ffmpeg import FfmpegError, ffmpeg_version, run_ffmpeg
 from operators.video.proxy import FPS, proxy_size
 from schemas.arrow import rows_to_parquet
 from schemas.base import digest
@@ -113,20 +113,22 @@ def _write_tar(
                 try:
                     with _media(context, video) as media:
                         tar.add_file(f"{video.video_id}.mp4", media)
-                except (FfmpegError, SourceGone) as error:
-                    rejects.append(
-                        context.reject(
-                            video.video_id,
-                            "media_unavailable",
-                            f"video {video.video_id}: {error}",
-                            shown_uri(video.uri),
-                        )
-                    )
+                except (FfmpegError, OSError) as error:
+                    if isinstance(error, OSError) and space_problem(error, str(local)):
+                        raise
+                    rejects.append(_unavailable(context, video, error))
                     continue
             tar.add_bytes(f"{video.video_id}.json", record.model_dump_json().encode())
             records += 1
             questions += len(record.samples)
     return _stored(context, path, local, records, questions), rejects
+
+
+def _unavailable(context: Context, video: Video, error: FfmpegError | OSError) -> Reject:
+    reason = "media_unavailable" if isinstance(error, FfmpegError) else "system_error"
+    message = f"video {video.video_id}: {error}"
+    reason = error.reason if isinstance(error, SourceGone) else reason
+    return context.reject(video.video_id, reason, message, shown_uri(video.uri))
 
 
 def _write_parquet(context: Context, path: str, samples: Sequence[Sample], videos: int) -> ReleaseFile:
@@ -195,5 +197,6 @@ STAGE = Stage(
     source_columns=("source_id", "title", "category", "licence", "origin"),
     run=run,
     section=lambda config: (config.shard.model_dump(mode="json"), config.name),
+    tools=(ffmpeg_version,),
     scope=Scope.BUILD,
 )

@@ -19,6 +19,7 @@ from operators.video.analysis import Analysis
 from operators.video.analysis_file import read_analysis
 from operators.video.clips import ClipSpan, plan_clips
 from operators.video.cut import CutError, Cutter, open_cutter
+from operators.video.ffmpeg import ffmpeg_version, pyav_version
 from operators.video.packets import UnreadableVideo
 from operators.video.probe import VideoProbe, probe
 from schemas.config import Decode
@@ -122,5 +123,6 @@ STAGE = Stage(
     reads=("ingest",),
     run=run,
     section=lambda config: config.split,
+    tools=(ffmpeg_version, pyav_version),
     isolated=True,
 )

@@ -506,6 +506,12 @@ def test_a_source_that_vanishes_is_a_reject_and_no_failed_build(films, tmp_path,
     titled_video(shelf / "film1.mp4", TITLES[4:8], seed=5)
     metrics = run_stage(folder, "split", 0)
     assert metrics.rejects == {"missing_file": 1, "source_changed": 1}
+    shutil.copy2(films / "film0.mp4", shelf)
+    shutil.copy2(films / "film1.mp4", shelf)
+    folder = plan_build(config_for(shelf, tmp_path / "out"), "restored")
+    run_stage(folder, "ingest", 0)
+    metrics = run_stage(folder, "split", 0)
+    assert (metrics.rejects, metrics.reused) == ({}, 0)
 
 
 def test_a_table_that_was_deleted_is_made_again(built, films):

@@ -102,14 +102,12 @@ def test_an_ffmpeg_without_the_encoders_is_told_before_any_video_is_lost_to_it(c
     program = tmp_path / "ffmpeg"
     program.write_text("#!/bin/sh\n[ $1 = -version ] && echo 'ffmpeg version 7.1' && exit\necho no x264 >&2; exit 1\n")
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    _choose_ffmpeg.cache_clear()
-    try:
-        with pytest.raises(
-            PreflightFailed, match=rf"{program} \(ffmpeg 7\.1\) cannot encode libx264.*no x264; install"
-        ):
-            preflight(config, {})
-    finally:
+    told = rf"{program} \(ffmpeg 7\.1\) cannot encode libx264.*no x264; install"
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path), prepend=":")
         _choose_ffmpeg.cache_clear()
+        with pytest.raises(PreflightFailed, match=told):
+            preflight(config, {})
+    _choose_ffmpeg.cache_clear()
     [note] = [note for note in preflight(config, {}) if note.startswith("ffmpeg ")]
     assert note == f"{ffmpeg_version()}: {ffmpeg_executable()}"

@@ -1,5 +1,10 @@
-"""What units cost, as a run's metrics have it."""
+"""What units cost, as a run's metrics have it, and what becomes of those that meet faults of the machine."""
 
+import errno
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,12 +17,18 @@ from operators.build import plan_build
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.runner import Progress, UnitInput, UnitOutcome, run_stage, run_unit, stage_key
 from operators.sources.access import fingerprint
+from operators.staleness import explain
 from operators.store import Store, StoreError
+from operators.video import ffmpeg
+from operators.video.ffmpeg import pyav_version
 from schemas.config import BuildConfig
 from schemas.errors import Outage
-from schemas.tables import Annotation, Source, Split, Video, VideoCategory
+from schemas.tables import Annotation, Reject, Source, Split, Video, VideoCategory
+from tests.support.failing_reads import failing_reads
 from tests.support.synthetic_run import synthetic_run
-from tests.support.videos import counting_video
+from tests.support.videos import counting_video, make, noisy_video
+
+ROOT = Path(__file__).resolve().parents[2]
 
 WHO_READS = {
     "uri": {"ingest"},
@@ -57,6 +68,28 @@ def test_what_a_list_may_name_is_no_part_of_any_identity(tmp_path):
 
 def test_every_column_of_a_source_is_used():
     assert WHO_READS.keys() | {"source_id", "redacted"} == Source.model_fields.keys()
+
+
+def test_the_version_of_a_tool_is_part_of_the_identity_of_what_it_makes(tmp_path, monkeypatch):
+    """What a broken or an old one has made is made again; all other keys are as without that field."""
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
+    source = Source(source_id="film", uri="film.mp4", fingerprint="1")
+
+    def keys():
+        for name in (*VIDEO_STAGES, *BUILD_STAGES):
+            tables = {read: ("0" * 64,) for read in stage(name).reads if read != "source"}
+            yield name, stage_key(stage(name), config, UnitInput("film", tables, (source,)))
+
+    before = dict(keys())
+    assert {name for name, key in before.items() if "tools" in key.model_dump()} == {"ingest", "split", "shard"}
+    assert before["ingest"].tools == (pyav_version(),)
+    monkeypatch.setattr(ffmpeg, "_choose_ffmpeg", lambda: ("/usr/bin/ffmpeg", "8.0.1"))
+    after = dict(keys())
+    assert {name for name, key in after.items() if key != before[name]} == {"split", "shard"}
+    assert (
+        explain(before["shard"], after["shard"])
+        == f"shard: made with ffmpeg 8.0.1 instead of {before['shard'].tools[0]}"
+    )
 
 
 def test_the_pace_is_that_of_what_was_computed():
@@ -147,3 +180,105 @@ def test_after_a_failure_no_further_unit_begins(tmp_path, monkeypatch):
     with pytest.raises(Outage, match="the model server is away"):
         run_stage(folder, "ingest", 0, workers=2)
     assert set(begun) <= {"film0", "film1"}
+
+
+def run_ingest(folder, environ):
+    """The metrics of ingest in a process of its own, and what it printed on standard error."""
+    command = [sys.executable, "-m", "operators.cli", "stage", folder.url, "ingest", "--lane", "0", "--workers", "1"]
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout), ended.stderr
+
+
+def test_a_read_that_breaks_off_leaves_nothing_behind_and_the_next_run_has_the_whole_video(tmp_path):
+    """In a transport stream nothing tells how long it should be: it would be a shorter film for good."""
+    environ = failing_reads(tmp_path, "bad", 20_000)
+    if environ is None:
+        pytest.skip("no C compiler")
+    source = tmp_path / "films"
+    source.mkdir()
+    good = noisy_video(source / "good.mp4")
+    bad = make(source / "bad.ts", "-i", str(good), "-c", "copy")
+    config = BuildConfig(source=str(source), out=str(tmp_path / "out"))
+    metrics, said = run_ingest(plan_build(config, "broken", {}), environ)
+    assert (metrics["rows"], metrics["rejects"]) == (1, {"system_error": 1})
+    assert f"ingest of {bad}: [Errno 5] Input/output error: '{bad}'; look at the file and at the disk" in said
+    folder = plan_build(config, "sound", {})
+    metrics, _ = run_ingest(folder, os.environ)
+    assert (metrics["rows"], metrics["reused"], metrics["rejects"]) == (2, 1, {})
+    tables = [commit.rows_sha256 for commit in folder.record("ingest", 0).commits.values()]
+    assert [folder.store.get_rows(table, Video)[0].duration_us for table in tables] == [2_000_000, 2_000_000]
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """A plan of films that nobody reads; their files are sparse, and there."""
+
+    def plan(count):
+        for number in range(count):
+            (tmp_path / f"film{number:02d}.mp4").write_bytes(b"never read")
+        return plan_build(BuildConfig(source=str(tmp_path), out=str(tmp_path / "out")), "run", {})
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300),
+        PermissionError(errno.EACCES, "Permission denied", "film.mp4"),
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        IsADirectoryError(errno.EISDIR, "Is a directory", "film.mp4"),
+        NotADirectoryError(errno.ENOTDIR, "Not a directory", "film.mp4"),
+    ],
+    ids=lambda error: errno.errorcode[error.errno],
+)
+def test_an_os_error_of_one_video_is_its_own(planned, monkeypatch, error):
+    """The others go on, its name is told, and nothing is committed for it."""
+    folder = planned(2)
+
+    def produce(stage, store, config, key, tables, scratch, cores):
+        if key.unit.startswith("film00"):
+            raise error
+        return [], {}
+
+    monkeypatch.setattr(runner, "_produce", produce)
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    metrics = run_stage(folder, "ingest", 0)
+    assert (metrics.units, metrics.rejects) == (2, {"system_error": 1})
+    commits = folder.record("ingest", 0).commits
+    [reject] = folder.store.get_rows(commits[min(commits)].rejects_sha256, Reject)
+    assert error.strerror in reject.message and "film00.mp4" in reject.message
+    assert [folder.store.find_commit("ingest", commits[unit].key_sha256) for unit in sorted(commits)] == [
+        None,
+        commits[max(commits)],
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_nothing_more_ends_the_stage(planned, monkeypatch, number):
+    def produce(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(runner, "_produce", produce)
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    with pytest.raises(StoreError, match=r"free some space|choose another"):
+        run_stage(planned(2), "ingest", 0)
+
+
+def test_a_machine_that_fails_video_after_video_ends_the_stage(planned, monkeypatch):
+    """A mount that is gone: not a release without its videos."""
+    begun = []
+
+    def produce(stage, store, config, key, tables, scratch, cores):
+        begun.append(key.unit)
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(runner, "_produce", produce)
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    with pytest.raises(Outage, match=r"10 videos in a row met faults of the machine, the last: film.*not connected"):
+        run_stage(planned(14), "ingest", 0, workers=1)
+    assert len(begun) == 10

@@ -50,7 +50,7 @@ def changed(identity, **fields):
         ),
         ({"inputs": (SOURCE, changed(QUESTIONS, rows_sha256="9" * 64))}, "verify: question rows changed"),
         ({"version": 2, "seed": 7}, "verify: code changed from version 1 to 2; seed changed from 0 to 7"),
-        ({}, "verify: its commit was taken back"),
+        ({}, "verify: it was taken back, or could not be finished"),
     ],
 )
 def test_every_part_of_a_key_that_changes_is_named(change, told):

@@ -155,10 +155,10 @@ def test_a_video_that_is_gone_or_no_file_is_one_reject(caption, tmp_path, name):
     assert str(tmp_path) in row.message
 
 
-def test_a_video_that_vanishes_after_it_was_found_is_one_reject(caption, tmp_path, monkeypatch):
+def test_a_video_that_vanishes_after_it_was_found_is_left_to_the_runner(caption, tmp_path, monkeypatch):
     monkeypatch.setattr(Store, "fetch", lambda store, uri, folder: Path(uri))  # as if it had been there
-    (row,) = caption(make_source(tmp_path / "gone.mp4"), CLIPS)
-    assert (type(row), row.key, row.reason) == (Reject, "film", "missing_file")
+    with pytest.raises(FileNotFoundError):
+        caption(make_source(tmp_path / "gone.mp4"), CLIPS)
 
 
 FIRST_TIMES = ["[00:00.60]", "[00:10.40]", "[00:16.40]"]

@@ -124,10 +124,10 @@ def test_a_file_that_cannot_be_read_is_a_reject_of_every_question(stages, server
     assert not server.requests
 
 
-def test_a_file_that_vanishes_after_it_was_found_is_a_reject(stages, tmp_path, monkeypatch):
+def test_a_file_that_vanishes_after_it_was_found_is_left_to_the_runner(stages, tmp_path, monkeypatch):
     monkeypatch.setattr(Store, "fetch", lambda store, uri, folder: Path(uri))  # as if it had been there
-    assert shown(stages, tmp_path / "gone.mp4") == []
-    assert {each.reason for each in stages.rejects} == {"missing_file"}
+    with pytest.raises(FileNotFoundError):
+        shown(stages, tmp_path / "gone.mp4")
 
 
 def kill_decoder() -> None:

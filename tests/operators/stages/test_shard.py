@@ -158,6 +158,7 @@ def test_a_video_that_has_changed_or_gone_is_a_reject_and_leaves_no_trace(tmp_pa
     rejects = {row.key: row for row in rows if isinstance(row, Reject)}
     assert rejects.keys() == {"film0", "film1"}
     assert "has changed since it was ingested" in rejects["film0"].message
+    assert all(reject.is_temporary for reject in rejects.values())
     assert {(row.videos, row.samples) for row in rows if not isinstance(row, Reject)} == {(3, 3)}
 
 
