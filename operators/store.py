@@ -344,5 +344,6 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explain(error: OSError, url: str) -> str:
+def explain(error: OSError, url: str) -> str:
+    """What is wrong with a store at `url` that cannot be written, and what to do."""
     return f"{shown_uri(url)}: {_WAYS_OUT.get(error.errno or 0, str(error))}"

@@ -147,7 +147,7 @@ class SourceFiles:
         """The file's fingerprint now.
 
         Raises:
-            SourceGone: there is no such file, it may not be read, or the place where it lies gives no or half an answer.
+            SourceGone: there is no such file, it may not be read, or its place gives no or half an answer.
             OSError: no room is left for it here.
         """
         with self._in_words(source.uri, self.addresses.get(source.source_id, source.uri)):

@@ -240,7 +240,7 @@ def test_an_os_error_of_one_video_is_its_own(planned, monkeypatch, error):
     """The others go on, its name is told, and nothing is committed for it."""
     folder = planned(2)
 
-    def produce(stage, store, config, key, tables, scratch, cores):
+    def produce(stage, store, config, key, *_):
         if key.unit.startswith("film00"):
             raise error
         return [], {}
@@ -273,7 +273,7 @@ def test_a_machine_that_fails_video_after_video_ends_the_stage(planned, monkeypa
     """A mount that is gone: not a release without its videos."""
     begun = []
 
-    def produce(stage, store, config, key, tables, scratch, cores):
+    def produce(stage, store, config, key, *_):
         begun.append(key.unit)
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 

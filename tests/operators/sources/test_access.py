@@ -1,12 +1,13 @@
+import errno
 import os
 from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from operators.sources.access import Access, SourceFiles, fingerprint
 from operators.store import SourceGone
-from schemas.errors import Outage
 from schemas.tables import Source
 from tests.support.web_server import BODY, serving
 
@@ -120,8 +121,30 @@ def test_what_is_gone_is_told_apart_from_an_outage_and_without_secrets(tmp_path,
                 SourceFiles(frozenset({server.site})).fetch("film", uri, tmp_path)
             assert told.value.reason == "missing_file"
             assert not any(word in str(told.value) for word in ("SECRET", "PASSWORD"))
-        with pytest.raises(Outage, match="HTTP 503; run again when it is back"):
+        with pytest.raises(SourceGone, match="HTTP 503; the next run tries again") as away:
             SourceFiles(frozenset({server.site})).fetch("film", f"{server.url}/503", tmp_path)
+        assert away.value.reason == "system_error"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ECONNRESET, errno.ENAMETOOLONG])
+def test_a_place_that_fails_in_the_middle_leaves_nothing_that_looks_whole(tmp_path, number):
+    class Failing(MemoryFileSystem):
+        protocol = "failing"
+
+        def get_file(self, path, local, **_):
+            Path(local).write_bytes(b"half")
+            if path.endswith("/broken.mp4"):
+                raise OSError(number, os.strerror(number))
+
+        def info(self, path, **_):
+            return {"name": path, "size": 9, "type": "file"}
+
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    for uri, told in (("failing://a/broken.mp4", os.strerror(number)), ("failing://a/short.mp4", "4 of 9 bytes came")):
+        with pytest.raises(SourceGone, match=rf"{uri}: .*{told}.*; the next run tries again") as gone:
+            SourceFiles().fetch("film", uri, tmp_path)
+        assert gone.value.reason == "system_error"
+        assert not list(tmp_path.glob("*.mp4"))
 
 
 def test_a_relative_source_is_below_where_the_build_starts(tmp_path, monkeypatch):
