@@ -13,6 +13,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
+from trainer_plugin.chat import CHATML
+
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -25,12 +27,15 @@ SPECIAL = (
 
 
 def bytes_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
-    """263 tokens; `<|video_pad|>` is 262. `special`: others, the first of which ends texts."""
+    """263 tokens, and ChatML; `<|video_pad|>` is 262. `special`: others, the first of which ends texts."""
     alphabet = {character: number for number, character in enumerate(sorted(ByteLevel.alphabet()))}
     tokenizer = Tokenizer(BPE(vocab=alphabet, merges=[]))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=special[0], additional_special_tokens=list(special[1:])
+        tokenizer_object=tokenizer,
+        eos_token=special[0],
+        additional_special_tokens=list(special[1:]),
+        chat_template=CHATML,
     )

@@ -6,6 +6,7 @@ exactly what the model will be given.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -17,8 +18,20 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""For tokenizers without a chat template."""
 
+_NO_THOUGHT = "<think>\n\n</think>\n\n"
+
+CHAT_TEMPLATES = {
+    "chatml": CHATML,
+    "chatml_no_think": CHATML.replace(
+        "{{ message['content'] }}",
+        f"{{% if message['role'] == 'assistant' %}}{_NO_THOUGHT}{{% endif %}}{{{{ message['content'] }}}}",
+    ).replace("<|im_start|>assistant\n", f"<|im_start|>assistant\n{_NO_THOUGHT}"),
+}
+"""Templates by their names. `chatml` keeps texts as they are. `chatml_no_think` puts an empty thought before each
+answer, as a part of the prompt, as Qwen3's template does with `enable_thinking=False`."""
+
+_NAMED = f"{' or '.join(CHAT_TEMPLATES)}, or to a Jinja file"
 
 _VIDEO = "\ue000"
 """Marks where the video stands in a rendered prompt: a private-use character, which texts do not hold."""
@@ -44,16 +57,24 @@ class Turn:
 class Chat:
     """Renders and tokenises turns for one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, video_token_id: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, video_token_id: int | None = None, *, thinks: bool = False
+    ) -> None:
         """
         Args:
             video_token_id: what no text may spell, whether the tokenizer calls it special or not.
+            thinks: answers follow a chain of thought. Templates are told so, as `enable_thinking`.
 
         Raises:
-            BadInput: the template rewrites or drops texts, or ends the assistant's turn without a special token.
+            BadInput: there is no template, it rewrites or drops texts or the chain of thought, it has the model close
+                a thought at once, or it ends the assistant's turn without a special token.
         """
+        if not tokenizer.chat_template:
+            raise BadInput(
+                f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set model.chat_template to {_NAMED}"
+            )
         self.tokenizer = tokenizer
-        self._template = None if tokenizer.chat_template else CHATML
+        self.thinks = thinks
         added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special_ids = added | set(tokenizer.all_special_ids)
         self._reserved_ids = self._special_ids | ({video_token_id} if video_token_id is not None else set())
@@ -61,44 +82,57 @@ class Chat:
         self._wants_parts = _VIDEO not in self._rendered([{"role": "user", "content": _VIDEO}], prompt=True)
         self._check_template()
 
-    def turn(self, key: str, question: str, answer: str) -> Turn:
+    def turn(self, key: str, question: str, answer: str, reasoning: str | None = None) -> Turn:
         """The ids of a turn in which the user shows a video and asks about it.
+
+        The prompt is what the template gives at inference, with `enable_thinking` as here; the answer is what the model
+        is to generate after it. Of a thought, that is what the template makes of it: with its line breaks, and without
+        the `<think>` that stands in the prompt already.
 
         Args:
             key: the sample's, for messages.
+            reasoning: the chain of thought before the answer; given where `thinks`.
 
         Raises:
             Unusable: `special_token`: a text would be taken for a control token; `chat_template`: the template changes
-                the texts, e.g. trims them.
+                the texts, e.g. trims them, drops the chain of thought, or has the model close a thought at once.
         """
-        for text in (question, answer):
+        for text in (question, reasoning or "", answer):
             if special := self._reserved_ids.intersection(self._ids(text)):
                 name = self.tokenizer.convert_ids_to_tokens(min(special))
                 raise Unusable(key, "special_token", f"its text holds the special token {name!r}")
         user = _VIDEO + question
-        messages = [self._message("user", user), self._message("assistant", answer)]
+        said = answer if reasoning is None else f"<think>{reasoning}</think>{answer}"
+        messages = [self._message("user", user), self._message("assistant", said)]
         prompt = self._rendered(messages[:1], prompt=True)
         whole = self._rendered(messages, prompt=False).rstrip()
-        if user not in prompt or not whole.startswith(prompt) or answer not in whole[len(prompt) :]:
-            raise Unusable(
-                key,
-                "chat_template",
-                f"the chat template does not keep texts as they are: the prompt becomes {prompt[-200:]!r}, the whole "
-                f"{whole[-200:]!r}; give the tokenizer another chat_template",
-            )
-        before, after = prompt.split(_VIDEO, 1)
-        return Turn(self._ids(before), self._ids(after), self._ids(whole[len(prompt) :]))
+        learned = whole.removeprefix(prompt)
+        if user not in prompt or learned == whole or answer not in learned:
+            problem = "does not keep texts as they are"
+        elif reasoning is not None and not _thought(reasoning, answer).match(whole, prompt.index(user) + len(user)):
+            problem = "does not keep the chain of thought (target: reasoning)"
+        elif reasoning is None and "</think>" in learned.replace(answer, ""):
+            problem = "has the model close a thought at once, which it would learn (target: answer)"
+        else:
+            before, after = prompt.split(_VIDEO, 1)
+            return Turn(self._ids(before), self._ids(after), self._ids(learned))
+        raise Unusable(
+            key,
+            "chat_template",
+            f"the chat template {problem}: the prompt becomes {prompt[-200:]!r}, the whole {whole[-200:]!r}; set "
+            f"model.chat_template to {_NAMED}",
+        )
 
     def _check_template(self) -> None:
         try:
-            turn = self.turn("of two words", "Who?", "A boat")
+            turn = self.turn("of two words", "Who?", "A boat", "It floats." if self.thinks else None)
         except Unusable as unusable:
             raise BadInput(unusable.message) from unusable
         if turn.answer_ids[-1] not in self._special_ids:
             raise BadInput(
                 f"the chat template ends the assistant's turn with {self.tokenizer.decode(turn.answer_ids)[-20:]!r}, "
-                f"which is no special token, so that the model would not learn to stop; give the tokenizer another "
-                f"chat_template"
+                f"which is no special token, so that the model would not learn to stop; set model.chat_template to "
+                f"{_NAMED}"
             )
 
     def _message(self, role: str, text: str) -> dict[str, object]:
@@ -107,9 +141,9 @@ class Chat:
     def _rendered(self, messages: list[dict[str, object]], *, prompt: bool) -> str:
         rendered = self.tokenizer.apply_chat_template(
             messages,  # type: ignore[arg-type]  # its annotation forgets contents in parts
-            chat_template=self._template,
             tokenize=False,
             add_generation_prompt=prompt,
+            enable_thinking=self.thinks,
         )
         assert isinstance(rendered, str)
         return rendered
@@ -117,3 +151,9 @@ class Chat:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def _thought(reasoning: str, answer: str) -> re.Pattern[str]:
+    """What must follow the question: one thought, whole, and the answer. Templates choose the white space between."""
+    thought = rf"<think>\s*{re.escape(reasoning.strip())}\s*</think>\s*{re.escape(answer.lstrip())}"
+    return re.compile(rf"(?:(?!</?think>).)*{thought}", re.DOTALL)

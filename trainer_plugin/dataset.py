@@ -111,7 +111,7 @@ class ReleaseDataset:
         self.target = target
         self.features = features
         self.tokenizer = tokenizer
-        self._chat = Chat(tokenizer, family.video_token_id)
+        self._chat = Chat(tokenizer, family.video_token_id, thinks=target is Target.REASONING)
         self._samples = [
             (video, sample) for video in index_videos(url, split, media) for sample in video.record.samples
         ]
@@ -151,7 +151,7 @@ class ReleaseDataset:
     def _draft(self, number: int, max_tokens: int) -> _Draft:
         video, sample = self._samples[number]
         key = sample.question_id
-        turn = self._chat.turn(key, self._question(sample), self._answer(sample))
+        turn = self._chat.turn(key, self._question(sample), *self._answer(sample))
         try:
             fitted = self._fitted(video, max_tokens - turn.length)
         except ValueError as error:  # the family has no size for such frames
@@ -205,10 +205,9 @@ class ReleaseDataset:
     def _question(self, sample: Sample) -> str:
         return f"{sample.problem}\n\n{_INSTRUCTIONS[self.target].format(answer=_ANSWERS[sample.kind])}"
 
-    def _answer(self, sample: Sample) -> str:
-        if self.target is Target.ANSWER:
-            return sample.final_answer
-        return f"<think>{sample.reasoning}</think>{sample.answer}"
+    def _answer(self, sample: Sample) -> tuple[str, str | None]:
+        """What is learned, and the chain of thought before it."""
+        return (sample.final_answer, None) if self.target is Target.ANSWER else (sample.answer, sample.reasoning)
 
 
 def frame_times(duration_us: int, count: int) -> tuple[int, ...]:

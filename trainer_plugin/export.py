@@ -130,4 +130,5 @@ def _write_companions(folder: Path, source: str | None, tokenizer: PreTrainedTok
         if file.is_file() and not file.name.endswith(_NOT_COPIED) and file.name not in _WRITTEN_ANEW:
             shutil.copyfile(file, folder / file.name)
     if tokenizer is not None:
+        (folder / "chat_template.json").unlink(missing_ok=True)  # the source's processor's, which would win in vLLM
         tokenizer.save_pretrained(folder)

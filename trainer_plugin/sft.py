@@ -207,7 +207,7 @@ class Training:
         """
         asked = self.recipe.model
         source = asked.path or asked.tokenizer
-        from_elsewhere = source is None or source != (asked.tokenizer or source)
+        from_elsewhere = source is None or source != (asked.tokenizer or source) or asked.chat_template is not None
         export_model(
             self.model,
             folder or Path(self.recipe.out) / "export",

@@ -33,6 +33,7 @@ from transformers import (
 
 from schemas.errors import BadInput
 from trainer_plugin.bytes_tokenizer import bytes_tokenizer
+from trainer_plugin.chat import CHAT_TEMPLATES
 from trainer_plugin.checkpoint import comparable, config_values
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
@@ -101,15 +102,30 @@ def read_family(source: ModelSource, config: PretrainedConfig) -> Family:
 
 
 def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer of the recipe, of the model's folder, or of bytes. Raises BadInput if the folder has none."""
+    """The tokenizer of the recipe, of the model's folder, or of bytes, with the recipe's chat template.
+
+    Raises:
+        BadInput: the folder has none, or there is no such template.
+    """
     folder = source.tokenizer or source.path
-    if folder is None:
-        return bytes_tokenizer()
-    folder = _folder(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        tokenizer = bytes_tokenizer() if folder is None else AutoTokenizer.from_pretrained(_folder(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"there is no tokenizer in {folder}; name its folder in model.tokenizer ({error})") from error
+    if source.chat_template is not None:
+        tokenizer.chat_template = _chat_template(source.chat_template)
+    return tokenizer
+
+
+def _chat_template(asked: str) -> str:
+    if asked in CHAT_TEMPLATES:
+        return CHAT_TEMPLATES[asked]
+    try:
+        return Path(asked).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"model.chat_template {asked}: {error}; give a Jinja file, or {' or '.join(CHAT_TEMPLATES)}"
+        ) from error
 
 
 def build_model(

@@ -2,7 +2,7 @@ import pytest
 
 from schemas.errors import BadInput
 from tests.trainer_plugin.support import byte_tokenizer
-from trainer_plugin.chat import CHATML, Chat
+from trainer_plugin.chat import CHAT_TEMPLATES, CHATML, Chat
 from trainer_plugin.examples import Unusable
 
 PARTS = (
@@ -16,13 +16,93 @@ def texts(turn, tokenizer):
     return [tokenizer.decode(ids) for ids in (turn.before_ids, turn.after_ids, turn.answer_ids)]
 
 
-def test_without_a_template_of_its_own_a_tokenizer_speaks_chatml():
+THINKING = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{% if message.role == 'assistant' %}"
+    "{% set parts = message.content.split('</think>') %}<think>\n"
+    "{{ parts[0].split('<think>')[-1].strip('\n') if parts | length > 1 }}\n</think>\n\n{{ parts[-1].lstrip('\n') }}"
+    "{% else %}{{ message.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\nPROMPT{% endif %}"
+)
+"""What Qwen3's templates do with an assistant's last turn: they write its thought again, or an empty one."""
+QWEN3 = THINKING.replace(
+    "PROMPT", "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+"""Hybrid: a thought is opened by the model, or closed in the prompt."""
+QWEN3_VL_THINKING = THINKING.replace("PROMPT", "<think>\n")
+"""The prompt opens it, always."""
+DROPPING = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
+"""DeepSeek-R1's and others' way with turns that have been given."""
+
+
+def tokenizer_with(template: str | None):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_tokenizer_without_a_template_is_refused_naming_the_setting():
+    with pytest.raises(BadInput, match=r"has no chat template; set model\.chat_template to chatml or"):
+        Chat(tokenizer_with(None))
+
+
+def test_chatml_keeps_texts_as_they_are():
     tokenizer = byte_tokenizer()
     assert texts(Chat(tokenizer).turn("q0", "Who?", "a boat"), tokenizer) == [
         "<|im_start|>user\n",
         "Who?<|im_end|>\n<|im_start|>assistant\n",
         "a boat<|im_end|>",
     ]
+    turn = Chat(tokenizer, thinks=True).turn("q0", "Who?", "<answer>a boat</answer>", "It floats.")
+    assert texts(turn, tokenizer)[2] == "<think>It floats.</think><answer>a boat</answer><|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "learned"),
+    [
+        (QWEN3, "", "<think>\nIt floats.\n</think>\n\n<answer>a boat</answer><|im_end|>"),
+        (QWEN3_VL_THINKING, "<think>\n", "It floats.\n</think>\n\n<answer>a boat</answer><|im_end|>"),
+    ],
+    ids=["qwen3", "qwen3_vl_thinking"],
+)
+def test_a_chain_of_thought_is_learned_as_the_model_will_generate_it(template, prompt, learned):
+    tokenizer = tokenizer_with(template)
+    turn = Chat(tokenizer, thinks=True).turn("q0", "Who?", "<answer>a boat</answer>", "It floats.")
+    assert texts(turn, tokenizer)[1:] == [f"Who?<|im_end|>\n<|im_start|>assistant\n{prompt}", learned]
+    asked = [{"role": "user", "content": "Who?"}]
+    given = tokenizer.apply_chat_template(asked, add_generation_prompt=True, enable_thinking=True)["input_ids"]
+    assert turn.before_ids + turn.after_ids == given
+    said = {"role": "assistant", "content": "<think>It floats.</think><answer>a boat</answer>"}
+    everything = tokenizer.apply_chat_template([*asked, said])["input_ids"]
+    assert given + turn.answer_ids == everything[:-1]  # without the line's end after it
+
+
+@pytest.mark.parametrize(("template", "name"), [(QWEN3, None), (None, "chatml_no_think")], ids=["qwen3", "by_name"])
+def test_an_answer_alone_follows_a_thought_that_the_prompt_has_closed(template, name):
+    tokenizer = tokenizer_with(template or CHAT_TEMPLATES[name])
+    turn = Chat(tokenizer).turn("q0", "Who?", "a boat")
+    assert texts(turn, tokenizer)[1:] == [
+        "Who?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        "a boat<|im_end|>",
+    ]
+    asked = [{"role": "user", "content": "Who?"}]
+    given = tokenizer.apply_chat_template(asked, add_generation_prompt=True, enable_thinking=False)["input_ids"]
+    assert turn.before_ids + turn.after_ids == given
+
+
+@pytest.mark.parametrize(
+    ("template", "thinks", "complaint"),
+    [
+        (QWEN3_VL_THINKING, False, r"has the model close a thought at once, .* set model\.chat_template to chatml or"),
+        (QWEN3.replace("enable_thinking is defined", "false"), False, "has the model close a thought at once"),
+        (DROPPING, True, r"does not keep the chain of thought .* set model\.chat_template to chatml or"),
+        (DROPPING.replace("assistant\n{%", "assistant\n<think>\n{%"), True, "does not keep texts as they are"),
+        (CHAT_TEMPLATES["chatml_no_think"], True, "does not keep the chain of thought"),
+    ],
+    ids=["opened", "hybrid_without_a_switch", "dropped", "opened_and_dropped", "closed"],
+)
+def test_a_template_that_would_teach_no_thought_or_an_empty_one_is_refused_at_once(template, thinks, complaint):
+    with pytest.raises(BadInput, match=complaint):
+        Chat(tokenizer_with(template), thinks=thinks)
 
 
 def test_a_template_that_wants_parts_gets_parts():

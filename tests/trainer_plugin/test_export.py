@@ -6,7 +6,7 @@ from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Draft, make_samples, tiny_family
 from tests.trainer_plugin.runs import model_folder, recipe, text_log_probs, tied_folder
 from trainer_plugin.bytes_tokenizer import bytes_tokenizer
-from trainer_plugin.chat import CHATML
+from trainer_plugin.chat import CHAT_TEMPLATES, CHATML
 from trainer_plugin.examples import Example
 from trainer_plugin.model import RowShare
 from trainer_plugin.plan import SequencePlan
@@ -68,13 +68,23 @@ def test_a_tokenizer_of_its_own_comes_along_with_the_models_processors(alone, re
     source, other = model_folder(tmp_path / "source"), tmp_path / "tokenizer"
     (source / "preprocessor_config.json").write_text("{}")
     tokenizer = bytes_tokenizer()
-    tokenizer.chat_template = CHATML
+    tokenizer.chat_template = "You see.\n" + CHATML
     tokenizer.save_pretrained(other)
     model = f"model={{path: {source}, tokenizer: {other}}}"
     train_and_export(recipe(tmp_path, release, model, "steps=1", "export=model"))
     assert (tmp_path / "export" / "preprocessor_config.json").exists()
-    assert AutoTokenizer.from_pretrained(source).chat_template is None
-    assert AutoTokenizer.from_pretrained(tmp_path / "export").chat_template == CHATML
+    assert AutoTokenizer.from_pretrained(source).chat_template == CHATML
+    assert AutoTokenizer.from_pretrained(tmp_path / "export").chat_template == tokenizer.chat_template
+
+
+def test_the_chat_template_of_the_recipe_comes_along(alone, release, tmp_path):
+    source = model_folder(tmp_path / "source")
+    (source / "chat_template.json").write_text('{"chat_template": "old"}')
+    model = f"model={{path: {source}, chat_template: chatml_no_think}}"
+    train_and_export(recipe(tmp_path, release, model, "steps=1", "export=model"))
+    assert (tmp_path / "export" / "chat_template.jinja").read_text() == CHAT_TEMPLATES["chatml_no_think"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "export").chat_template == CHAT_TEMPLATES["chatml_no_think"]
+    assert not (tmp_path / "export" / "chat_template.json").exists()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import tiny_config, tiny_model
 from tests.trainer_plugin.runs import configured, model_folder, tied_folder
+from trainer_plugin.chat import CHAT_TEMPLATES, CHATML
 from trainer_plugin.model import LongVideoModel
 from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Lora, ModelSource, Trained
@@ -282,6 +283,20 @@ def test_frames_are_of_the_size_that_the_folders_processor_says(tmp_path, files,
     for name, values in files.items():
         (tmp_path / "model" / name).write_text(json.dumps(values))
     assert read_family(source, read_config(source)).most_pixels == pixels
+
+
+def test_a_chat_template_is_of_the_recipe_or_of_the_tokenizer(tmp_path):
+    folder = str(model_folder(tmp_path / "model"))
+    own = tmp_path / "own.jinja"
+    own.write_text("You see.")
+    named = {None: CHATML, "chatml_no_think": CHAT_TEMPLATES["chatml_no_think"], str(own): "You see."}
+    assert {
+        asked: read_tokenizer(ModelSource(path=folder, chat_template=asked)).chat_template for asked in named
+    } == named
+    with pytest.raises(
+        BadInput, match=r"model\.chat_template qwen: .*; give a Jinja file, or chatml or chatml_no_think"
+    ):
+        read_tokenizer(ModelSource(path=folder, chat_template="qwen"))
 
 
 def test_an_unsupported_model_says_what_a_family_must_provide():
