@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.base import Identifier, Model, Row, Sha256, VideoId
 from schemas.config import BuildConfig, Role
@@ -124,16 +127,32 @@ class StageMetrics(Model):
     """Share of the units' own time, added up, with at least one model request under way."""
 
 
+_BELOW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+
+
+def _below_a_folder(path: str) -> str:
+    """Not absolute, not an address, without `..` and without what a shell, a loader or a store reads as a pattern."""
+    if not _BELOW.fullmatch(path):
+        raise ValueError(
+            "must be a path below the release's folder, of letters, digits, `_`, `-` and `.`: do not use this release"
+        )
+    return path
+
+
+PathBelow = Annotated[str, Field(max_length=500), AfterValidator(_below_a_folder)]
+
+
 class ReleaseFile(Row):
     """One file of a release."""
 
-    path: str
+    path: PathBelow
+    """Relative to the release's folder."""
     sha256: Sha256
     bytes: int = Field(gt=0)
     split: str = ""
-    videos: int = 0
+    videos: int = Field(default=0, ge=0)
     """Records, in tars."""
-    samples: int = 0
+    samples: int = Field(default=0, ge=0)
     """Questions."""
 
 
@@ -150,6 +169,12 @@ class Release(Model):
     """By split."""
     videos: dict[str, int]
     files: tuple[ReleaseFile, ...]
+
+    @model_validator(mode="after")
+    def _names_each_file_once(self) -> Release:
+        if len({file.path for file in self.files}) != len(self.files):
+            raise ValueError("files: a path is named twice; do not use this release")
+        return self
 
 
 class LatestRelease(Model):

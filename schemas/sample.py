@@ -55,7 +55,7 @@ class Sample(Row):
     """Number of those answers."""
     split: Split
     video_category: VideoCategory
-    duration_us: int = Field(gt=0)
+    duration_us: int = Field(gt=0, lt=2**63)
     """Of the video."""
     writer: str
     """Who wrote the question: `program` or `model`."""
@@ -67,6 +67,12 @@ class Sample(Row):
     """The model whose answers the pass rate counts."""
     provenance: Sha256
     """Digest of every provenance behind this sample; the tables of the build hold them in full."""
+
+    @model_validator(mode="after")
+    def _video_is_its_own(self) -> Sample:
+        if not re.fullmatch(rf"{self.video_id}\.[a-z0-9]+", self.videos):
+            raise ValueError(f"sample {self.question_id}: videos {self.videos!r} should be {self.video_id}.<suffix>")
+        return self
 
     @model_validator(mode="after")
     def _answer_is_consistent(self) -> Sample:
@@ -96,10 +102,10 @@ class WebDatasetRecord(Model):
     title: str
     licence: str
     origin: str
-    duration_us: int = Field(gt=0)
-    fps: float
-    width: int
-    height: int
+    duration_us: int = Field(gt=0, lt=2**63)
+    fps: float = Field(gt=0, allow_inf_nan=False)
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
     sha256: Sha256
     """Of the source video's bytes."""
     samples: tuple[Sample, ...] = Field(min_length=1)

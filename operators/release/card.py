@@ -1,9 +1,6 @@
 """The dataset card of a release: README.md with the YAML front matter that the Hugging Face hub and `datasets` read.
 
-`configs` names the Parquet tables only. `datasets` (5.2.0, huggingface/datasets#7101) takes one file format for all
-configs of a repository, that of the first one, so a second config over the tars could be listed but not loaded. The
-card says how to load the tars by name; their features, without which an empty list in the first record spoils the
-types, stand in `dataset_info` under `webdataset`.
+What it says there of the files is `operators.release.readers.loading_metadata`.
 """
 
 from __future__ import annotations
@@ -13,16 +10,14 @@ import types
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 
-import pyarrow as pa
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
-from operators.release.readers import energon_prepare
+from operators.release.readers import energon_prepare, loading_metadata
 from operators.report.collect import Numbers, collect
 from operators.runs import RunFolder
 from operators.store import Store
-from schemas.arrow import arrow_schema
 from schemas.config import Media, Role
 from schemas.run import Release, Run
 from schemas.sample import Sample, WebDatasetRecord
@@ -81,19 +76,9 @@ def field_table(model: type[BaseModel]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def features(schema: pa.Schema) -> list[dict[str, Any]]:
-    """An Arrow schema as `dataset_info` spells it."""
-    return [{"name": field.name, **_feature(field.type)} for field in schema]
-
-
 def _front_matter(release: Release, numbers: Numbers, splits: list[str]) -> dict[str, Any]:
     total = sum(release.samples.values())
     size = next((name for limit, name in _SIZES if total < limit), "n>1M")
-    tables = [{"split": split, "path": f"parquet/{split}.parquet"} for split in splits]
-    video = {"name": "mp4", "dtype": {"video": {"decode": False}}}
-    text_keys = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
-    record = {"name": "json", "struct": features(arrow_schema(WebDatasetRecord))}
-    members = [record, video] if numbers.run.config.shard.media is not Media.NONE else [record]
     return {
         "pretty_name": release.name,
         **_licence(numbers),
@@ -101,11 +86,7 @@ def _front_matter(release: Release, numbers: Numbers, splits: list[str]) -> dict
         "language": ["en"],
         "size_categories": [size],
         "tags": ["video", "long-video", "reasoning", "webdataset"],
-        "configs": [{"config_name": "default", "default": True, "data_files": tables}],
-        "dataset_info": [
-            {"config_name": "default", "features": features(arrow_schema(Sample))},
-            {"config_name": "webdataset", "features": [*text_keys, *members]},
-        ],
+        **loading_metadata(splits, with_media=numbers.run.config.shard.media is not Media.NONE),
     }
 
 
@@ -131,15 +112,6 @@ def _split_size(release: Release, split: str) -> tuple[int, int]:
     """Number of tars, and their bytes."""
     tars = [file for file in release.files if file.path.startswith(f"data/{split}/")]
     return len(tars), sum(file.bytes for file in tars)
-
-
-def _feature(kind: pa.DataType) -> dict[str, Any]:
-    if pa.types.is_list(kind):
-        item = _feature(kind.value_type)
-        return {"list": item.get("dtype") or item.get("struct") or item}
-    if pa.types.is_struct(kind):
-        return {"struct": [{"name": field.name, **_feature(field.type)} for field in kind]}
-    return {"dtype": {"double": "float64"}.get(str(kind), str(kind))}
 
 
 def _type_name(annotation: Any) -> str:

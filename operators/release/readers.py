@@ -8,11 +8,19 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from schemas.arrow import arrow_schema
+from schemas.run import Release
+from schemas.sample import Sample, WebDatasetRecord
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,47 @@ def energon_prepare(splits: Sequence[str], folder: str) -> str:
     return f"energon prepare --non-interactive --sample-type CrudeWebdataset {parts} {shlex.quote(folder)}"
 
 
+def loading_metadata(splits: Sequence[str], *, with_media: bool) -> dict[str, Any]:
+    """What `datasets` must read at the head of README.md (`configs`, `dataset_info`) to load a release.
+
+    `configs` names the Parquet tables only. `datasets` (5.2.0, huggingface/datasets#7101) takes one file format for all
+    configs of a repository, that of the first one, so a second config over the tars could be listed but not loaded. The
+    card says how to load the tars by name; their features, without which an empty list in the first record spoils the
+    types, stand in `dataset_info` under `webdataset`.
+    """
+    tables = [{"split": split, "path": f"parquet/{split}.parquet"} for split in splits]
+    video = {"name": "mp4", "dtype": {"video": {"decode": False}}}
+    text_keys = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
+    record = {"name": "json", "struct": features(arrow_schema(WebDatasetRecord))}
+    return {
+        "configs": [{"config_name": "default", "default": True, "data_files": tables}],
+        "dataset_info": [
+            {"config_name": "default", "features": features(arrow_schema(Sample))},
+            {"config_name": "webdataset", "features": [*text_keys, record, *([video] if with_media else [])]},
+        ],
+    }
+
+
+def features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """An Arrow schema as `dataset_info` spells it."""
+    return [{"name": field.name, **_feature(field.type)} for field in schema]
+
+
 @contextmanager
-def open_readers(root: Path, splits: Sequence[str]) -> Iterator[list[Reader]]:
-    """All installed readers of the release in a local folder; Energon is optional."""
-    root = root.resolve()
+def open_readers(root: Path, release: Release, metadata: Mapping[str, Any]) -> Iterator[list[Reader]]:
+    """All installed readers of the release in a local folder; Energon is optional.
+
+    They see a folder of links to the manifest's files, and `metadata` at the head of a README.md: nothing else that
+    lies in the release's folder, such as a card that leads elsewhere.
+    """
     with tempfile.TemporaryDirectory(prefix="lvr-readers-") as scratch, _no_progress_bars():
+        splits = sorted(release.samples)
+        folder, root = root.resolve(), Path(scratch) / "release"
+        for file in release.files:
+            link = root / file.path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(folder / file.path)
+        (root / "README.md").write_text(f"---\n{yaml.safe_dump(dict(metadata))}---\n")
         readers = [Reader("webdataset", False, partial(_webdataset, root))]
         for suffix, streaming in (("", False), (" streaming", True)):
             tables = partial(_tables, root, scratch, streaming)
@@ -47,6 +91,15 @@ def open_readers(root: Path, splits: Sequence[str]) -> Iterator[list[Reader]]:
             folder = energon_reader.prepare(root, splits, Path(scratch) / "energon")
             readers.append(Reader("energon", False, partial(energon_reader.keys, folder)))
         yield readers
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_list(kind):
+        item = _feature(kind.value_type)
+        return {"list": item.get("dtype") or item.get("struct") or item}
+    if pa.types.is_struct(kind):
+        return {"struct": [{"name": field.name, **_feature(field.type)} for field in kind]}
+    return {"dtype": {"double": "float64"}.get(str(kind), str(kind))}
 
 
 @contextmanager

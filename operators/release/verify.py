@@ -1,46 +1,62 @@
 """Reads a release back through every loader that people use, and compares what they see with its manifest.
 
-First the bytes: sha256 and length of every file, the structure of every tar, every record against its schema, both ends
-of every video decoded. Then the readers (`operators.release.readers`): all must find the same keys.
+First the bytes, which may be a stranger's: names, lengths and headers (`schemas.release`), sha256 of every file, every
+record against its schema, both ends of every video decoded, in a child process with limits. Then the readers
+(`operators.release.readers`): all must find the same keys.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-import re
-import tarfile
+import glob
+import reprlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from tarfile import TarInfo
+from typing import Any
 
 import av
+import yaml
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import ValidationError
 
-from operators.release.readers import Reader, open_readers
+from operators.isolate import ChildFailed, run_isolated
+from operators.release.readers import Reader, loading_metadata, open_readers
 from operators.store import locate, sha256_of_file
+from operators.video.ffmpeg import LARGEST_FRAME_PIXELS
 from operators.video.probe import displayed_size
 from operators.video.streams import moving_pictures
-from schemas.arrow import rows_from_parquet
-from schemas.errors import BadInput, SchemaError
+from schemas.errors import SchemaError
+from schemas.release import open_file, open_release, read_small_file, read_table, read_tar
 from schemas.run import Release, ReleaseFile
-from schemas.sample import Sample, WebDatasetRecord
+from schemas.sample import WebDatasetRecord
+from schemas.tables import Split
 
-_MEMBER = re.compile(r"[A-Za-z0-9_-]+\.[a-z0-9]+")
+_SECONDS_PER_VIDEO = 60.0
+"""To decode its first frame, and from a key frame to one near its end. Reading its index takes a second."""
+
+_SECONDS_PER_TABLE = 600.0
+"""A hundred thousand samples are read in less than a minute."""
+
+_CARD_BYTES = 1 << 20
+
+_DEEPEST_YAML = 20
+
+_OTHER_CARDS = (".huggingface.yaml", "dataset_infos.json")
+"""Files that `datasets` takes for what README.md may say at its head, or more."""
 
 _SIZE_TOLERANCE = 2
 """Pixels that a picture may lose where it is encoded again: 4:2:0 needs even sides."""
 
-_BLOCK = 512
-"""Bytes; a tar is a row of such blocks and ends in two that are zero."""
+_SUFFIXES = frozenset({frozenset({"json"}), frozenset({"json", "mp4"})})
+
+_CONFINEMENT = {"format_whitelist": "mov", "protocol_whitelist": "file,subfile"}
+"""No playlists, stream descriptions or scripts, which lead to other files and addresses."""
 
 
-class ReleaseInvalid(BadInput):
+class ReleaseInvalid(SchemaError):
     """A release is not what its manifest says, or a loader sees it differently; the message says what differs."""
 
 
@@ -59,161 +75,168 @@ def verify_release(url: str) -> dict[str, int]:
     A remote release is downloaded first, into a temporary folder that must have room for it.
 
     Raises:
-        ReleaseInvalid: the first thing that is wrong.
+        BadInput: the first thing that is wrong, most often a SchemaError.
     """
-    with _local(url) as root:
-        release = _manifest(root)
-        for file in release.files:
-            _check_bytes(root, file)
-        keys = _Keys()
-        for file in release.files:
-            if file.path.endswith(".tar"):
-                _check_tar(root, file, keys)
-        counts = {"files": len(release.files)}
-        counts["parquet"] = _check_tables(root, release, keys)
-        _check_splits(release, keys)
-        with open_readers(root, sorted(keys.videos)) as readers:
-            return counts | {reader.name: _compare(reader, keys) for reader in readers}
+    release = open_release(url)
+    _check_surplus(url, release)
+    for file in release.files:
+        with open_file(url, file):
+            pass  # it is there, and of the manifest's length: nothing that would fill the disk is downloaded
+    with _local(url, release) as root:
+        return _verify(root, release)
+
+
+def _verify(root: Path, release: Release) -> dict[str, int]:
+    for file in release.files:
+        if (found := sha256_of_file(root / file.path)) != file.sha256:
+            raise ReleaseInvalid(f"{file.path}: its sha256 is {found}, manifest.json says {file.sha256}")
+    keys = _Keys()
+    tars = [file for file in release.files if file.path.endswith(".tar")]
+    suffixes = {_read_tar_confined(root, file, keys) for file in tars}
+    if len(suffixes) > 1:
+        raise ReleaseInvalid(f"records have different members: {sorted(map(sorted, suffixes))}")
+    counts = {"files": len(release.files), "parquet": _check_tables(root, release, keys)}
+    _check_splits(release, keys)
+    metadata = loading_metadata(
+        [split.value for split in Split if release.samples.get(split)], with_media=frozenset({"json"}) not in suffixes
+    )
+    _check_card(root, metadata)
+    with open_readers(root, release, metadata) as readers:
+        return counts | {reader.name: _compare(reader, keys) for reader in readers}
+
+
+def _check_surplus(url: str, release: Release) -> None:
+    """What loaders find in the folder, and follow, though the manifest does not name it."""
+    fs, root = locate(url)
+    below = glob.escape(root)
+    found = {path[len(root) + 1 :] for path in fs.glob(f"{below}/data/*/*.tar")}
+    found |= {name for name in _OTHER_CARDS if fs.exists(f"{root}/{name}")}
+    if surplus := sorted(found - {file.path for file in release.files}):
+        raise ReleaseInvalid(f"{surplus[0]}: loaders read it, but manifest.json does not name it; remove it")
 
 
 @contextmanager
-def _local(url: str) -> Iterator[Path]:
-    fs, path = locate(url)
+def _local(url: str, release: Release) -> Iterator[Path]:
+    """A local folder with the manifest's files and the card."""
+    fs, root = locate(url)
     if isinstance(fs, LocalFileSystem):
-        yield Path(path)
+        yield Path(root)
         return
+    names = [file.path for file in release.files] + ["README.md"] * fs.exists(f"{root}/README.md")
     with tempfile.TemporaryDirectory(prefix="lvr-verify-") as folder:
-        fs.get(path + "/", folder + "/", recursive=True)
+        fs.get([f"{root}/{name}" for name in names], [f"{folder}/{name}" for name in names])
         yield Path(folder)
 
 
-def _manifest(root: Path) -> Release:
+def _read_tar_confined(root: Path, file: ReleaseFile, keys: _Keys) -> frozenset[str]:
+    """Read a tar in a child; adds what it holds to `keys`, and gives the suffixes of its records' members."""
+    seconds = (file.videos + 1) * _SECONDS_PER_VIDEO
     try:
-        return Release.model_validate_json((root / "manifest.json").read_bytes())
-    except FileNotFoundError:
-        raise ReleaseInvalid(
-            f"{root}: no manifest.json; a release's address ends in /releases/<name>/v<number>"
-        ) from None
-    except ValidationError as error:
-        raise ReleaseInvalid(f"{root}/manifest.json: not a release's manifest: {error}") from error
+        videos, questions, suffixes = run_isolated(_read_tar, root, file, timeout_seconds=seconds)
+    except ChildFailed as error:
+        raise ReleaseInvalid(f"{file.path}: {error}") from error
+    for known in keys.videos.values():
+        if twice := sorted(known.intersection(videos)):
+            raise ReleaseInvalid(f"{file.path}: {twice[0]} comes a second time; keys are unique over all splits")
+    keys.videos.setdefault(file.split, set()).update(videos)
+    keys.questions.setdefault(file.split, set()).update(questions)
+    return suffixes
 
 
-def _check_bytes(root: Path, file: ReleaseFile) -> None:
-    path = root / file.path
-    if not path.is_file():
-        raise ReleaseInvalid(f"{file.path}: named in manifest.json, but not there")
-    if path.stat().st_size != file.bytes:
-        raise ReleaseInvalid(f"{file.path}: {path.stat().st_size} bytes, manifest.json says {file.bytes}")
-    if (found := sha256_of_file(path)) != file.sha256:
-        raise ReleaseInvalid(f"{file.path}: its sha256 is {found}, manifest.json says {file.sha256}")
-
-
-def _check_tar(root: Path, file: ReleaseFile, keys: _Keys) -> None:
-    """Structure and records of one tar; adds what it holds to `keys`."""
-    _check_end(root, file)
-    records = 0
+def _read_tar(root: Path, file: ReleaseFile) -> tuple[list[str], list[str], frozenset[str]]:
+    """Ids of a tar's videos and questions, and the suffixes of its members, once both ends of each video decode."""
+    videos: list[str] = []
     questions: list[str] = []
     suffixes: set[frozenset[str]] = set()
-    for record, members in _records(root, file):
-        if any(record.video_id in known for known in keys.videos.values()):
-            raise ReleaseInvalid(f"{file.path}: {record.video_id} comes a second time; keys are unique over all splits")
-        keys.videos.setdefault(file.split, set()).add(record.video_id)
-        suffixes.add(members)
-        questions += [sample.question_id for sample in record.samples]
-        records += 1
-    if len(suffixes) > 1:
+    for found in read_tar(str(root), file):
+        for member in found.members:
+            if (member.mtime, member.uid, member.gid, member.uname, member.gname) != (0, 0, 0, "", ""):
+                raise ReleaseInvalid(
+                    f"{file.path}: member {member.name} has a time or an owner, so a rebuild's bytes would differ"
+                )
+        if found.media is not None:
+            _check_media(root, file, found.record, found.media)
+        videos.append(found.record.video_id)
+        questions += [sample.question_id for sample in found.record.samples]
+        suffixes.add(frozenset(member.name.partition(".")[2] for member in found.members))
+    if len(suffixes) != 1 or not suffixes <= _SUFFIXES:
         raise ReleaseInvalid(f"{file.path}: records have different members: {sorted(map(sorted, suffixes))}")
-    if (records, len(questions)) != (file.videos, file.samples):
-        raise ReleaseInvalid(
-            f"{file.path}: {records} records with {len(questions)} samples, manifest.json says {file.videos} with "
-            f"{file.samples}"
-        )
-    keys.questions.setdefault(file.split, set()).update(questions)
+    return videos, questions, suffixes.pop()
 
 
-def _check_end(root: Path, file: ReleaseFile) -> None:
-    with (root / file.path).open("rb") as tar:
-        tar.seek(-2 * _BLOCK, os.SEEK_END)
-        if any(tar.read()):
-            raise ReleaseInvalid(f"{file.path}: does not end in two zero blocks; it is cut short")
+def _check_media(root: Path, file: ReleaseFile, record: WebDatasetRecord, media: TarInfo) -> None:
+    """The first frame decodes, in the size that the record claims, and one near the end that it claims.
 
-
-def _records(root: Path, file: ReleaseFile) -> Iterator[tuple[WebDatasetRecord, frozenset[str]]]:
-    """Every record with its members' suffixes. Members belong together by neighbourhood, as the readers group them."""
-    with tarfile.open(root / file.path) as tar:
-        for key, members in itertools.groupby(tar, key=lambda member: member.name.partition(".")[0]):
-            contents: dict[str, IO[bytes]] = {}
-            for member in members:
-                suffix, content = _member(file, tar, member)
-                if suffix in contents:
-                    raise ReleaseInvalid(f"{file.path}: member {member.name} comes twice")
-                contents[suffix] = content
-            record = _record(file, key, contents)
-            if "mp4" in contents:
-                _check_media(file, record, contents["mp4"])
-            yield record, frozenset(contents)
-
-
-def _member(file: ReleaseFile, tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, IO[bytes]]:
-    """Suffix and content of a member whose name and header are as every reader wants them."""
-    content = tar.extractfile(member)
-    if content is None or not _MEMBER.fullmatch(member.name):
-        raise ReleaseInvalid(f"{file.path}: member {member.name!r} is not a plain file named key.suffix")
-    if (member.mtime, member.uid, member.gid, member.uname, member.gname) != (0, 0, 0, "", ""):
-        raise ReleaseInvalid(
-            f"{file.path}: member {member.name} has a time or an owner, so a rebuild's bytes would differ"
-        )
-    return member.name.partition(".")[2], content
-
-
-def _record(file: ReleaseFile, key: str, contents: dict[str, IO[bytes]]) -> WebDatasetRecord:
-    if "json" not in contents:
-        raise ReleaseInvalid(f"{file.path}: record {key} has no .json member, only {sorted(contents)}")
+    Whatever the file looks like, it is opened as MP4, and nothing else is opened for it.
+    """
+    end = media.offset_data + media.size
+    address = f"subfile,,start,{media.offset_data},end,{end},,:file:{root / file.path}"
     try:
-        record = WebDatasetRecord.model_validate_json(contents["json"].read())
-    except ValidationError as error:
-        raise ReleaseInvalid(f"{file.path}: {key}.json does not fit its schema: {error}") from error
-    places = {(key, file.split), *((sample.video_id, sample.split.value) for sample in record.samples)}
-    if places != {(record.video_id, record.split.value)}:
-        raise ReleaseInvalid(f"{file.path}: record {key} mixes videos or splits: {sorted(places)}")
-    return record
-
-
-def _check_media(file: ReleaseFile, record: WebDatasetRecord, content: IO[bytes]) -> None:
-    """The first frame decodes, in the size that the record claims, and one near the end that it claims."""
-    try:
-        with av.open(content, "r") as container:
+        with av.open(address, "r", container_options=_CONFINEMENT) as container:
             stream = moving_pictures(container)[0]
             assert stream.time_base is not None  # only unset in streams that are being written
+            stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME_PIXELS)}
             width, height = displayed_size(next(container.decode(stream)), stream)
             last_second_us = max(0, record.duration_us - 1_000_000)
             offset = int(last_second_us / (1_000_000 * stream.time_base)) + (stream.start_time or 0)
             container.seek(offset, stream=stream)
             next(container.decode(stream))
-    except (av.FFmpegError, IndexError, StopIteration) as error:
-        raise ReleaseInvalid(f"{file.path}: {record.video_id}.mp4 does not decode at both ends: {error!r}") from error
+    except (av.FFmpegError, IndexError, StopIteration, OverflowError) as error:
+        raise ReleaseInvalid(f"{file.path}: {media.name} does not decode at both ends as MP4: {error!r}") from error
     if max(abs(width - record.width), abs(height - record.height)) > _SIZE_TOLERANCE:
         raise ReleaseInvalid(
-            f"{file.path}: {record.video_id}.mp4 shows {width}x{height}, {record.video_id}.json says "
+            f"{file.path}: {media.name} shows {width}x{height}, {record.video_id}.json says "
             f"{record.width}x{record.height}; it is not the picture that was asked about; build the release again"
         )
 
 
 def _check_tables(root: Path, release: Release, keys: _Keys) -> int:
     """Rows of all Parquet tables; every split's must hold what its tars hold."""
-    total = 0
-    for file in release.files:
-        if not file.path.endswith(".parquet"):
-            continue
-        try:
-            rows = rows_from_parquet((root / file.path).read_bytes(), Sample, file.path)
-        except SchemaError as error:
-            raise ReleaseInvalid(str(error)) from error
-        _same(
-            file.path, [row.question_id for row in rows], keys.questions.get(file.split, set()), "samples of its tars"
-        )
-        total += len(rows)
-    return total
+    tables = [file for file in release.files if file.path.endswith(".parquet")]
+    seconds = (len(tables) + 1) * _SECONDS_PER_TABLE
+    try:
+        found = run_isolated(_read_tables, root, tables, timeout_seconds=seconds)
+    except ChildFailed as error:
+        raise ReleaseInvalid(f"{', '.join(file.path for file in tables)}: {error}") from error
+    for file, questions in zip(tables, found, strict=True):
+        _same(file.path, questions, keys.questions.get(file.split, set()), "samples of its tars")
+    return sum(map(len, found))
+
+
+def _read_tables(root: Path, tables: list[ReleaseFile]) -> list[list[str]]:
+    """The question ids of each."""
+    return [[sample.question_id for sample in read_table(str(root), file)] for file in tables]
+
+
+def _check_card(root: Path, metadata: Mapping[str, Any]) -> None:
+    """The head of README.md must have `datasets` load just the release's files: it may name any file or address."""
+    try:
+        text = read_small_file(str(root), "README.md", _CARD_BYTES).decode()
+        head = text.removeprefix("---\n").partition("\n---\n")[0]
+        _refuse_yaml_bomb(head)
+        stated = yaml.safe_load(head)
+        found = {name: stated.get(name) for name in metadata}
+    except FileNotFoundError:
+        raise ReleaseInvalid(
+            "README.md: not there; without it `datasets` loads something else, copy it again"
+        ) from None
+    except (yaml.YAMLError, ValueError, AttributeError) as error:
+        raise ReleaseInvalid(f"README.md: its head is not a card's YAML ({error}); copy it again") from error
+    for name, wanted in metadata.items():
+        if found[name] != wanted:
+            raise ReleaseInvalid(
+                f"README.md: {name} says {reprlib.repr(found[name])}, so `datasets` would load something other than "
+                f"the files of manifest.json; copy it again"
+            )
+
+
+def _refuse_yaml_bomb(text: str) -> None:
+    """Aliases can grow without end, and the time for nested lists does with the square of their depth."""
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST_YAML or isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"an alias or more than {_DEEPEST_YAML} levels in {event.start_mark}")
 
 
 def _check_splits(release: Release, keys: _Keys) -> None:

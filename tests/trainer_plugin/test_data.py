@@ -88,7 +88,7 @@ def test_what_is_not_there_is_named(release, tmp_path):
     url, _ = release
     with pytest.raises(BadInput, match=r"no split .*eval.*it has \['sft'\]"):
         read_samples(url, Split.EVAL)
-    with pytest.raises(BadInput, match=r"manifest\.json: no such file"):
+    with pytest.raises(BadInput, match=r"no manifest\.json; a release's address ends in"):
         open_release(str(tmp_path))
     (Path(url) / "manifest.json").write_text("{}")
     with pytest.raises(SchemaError, match="not a release manifest"):
@@ -124,5 +124,9 @@ def test_a_tar_of_as_many_bytes_but_other_records_is_an_error(release):
     tar = sorted(Path(url).glob("data/sft/*.tar"))[0]
     tar.write_bytes(bytes(tar.stat().st_size))
     for read in (index_videos, lambda *asked: list(read_videos(*asked))):
+<<<<<<< HEAD
         with pytest.raises(SchemaError, match=f"{tar.name}: 0 records, the manifest says 3; copy it again"):
+=======
+        with pytest.raises(SchemaError, match=f"{tar.name}: 0 records with 0 samples, the manifest says 2 with 4"):
+>>>>>>> 37c58e5 (wip)
             read(url, Split.SFT)

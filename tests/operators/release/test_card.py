@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from operators.release.card import dataset_card, features, field_table, render_card
+from operators.release.card import dataset_card, field_table, render_card
+from operators.release.readers import features
 from operators.report.collect import collect
 from operators.runs import RunFolder
 from schemas.arrow import arrow_schema

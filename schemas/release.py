@@ -1,0 +1,223 @@
+"""Opens published releases, local or remote, without believing what they say about themselves.
+
+A release may come from anybody, and a few bytes of one can stand for terabytes, or for a file of the reader's own. So
+before any content is read, names, lengths, row counts and tar headers are checked: what a manifest names lies below the
+release's folder and has the manifest's length; a table has as many rows as the manifest says; a tar holds plain members
+only, the records that the manifest says, and nothing that extends a header, links, or has holes. Hashes are not
+compared: that would read every video.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from schemas.arrow import rows_from_parquet
+from schemas.base import parse_json
+from schemas.errors import BadInput, SchemaError
+from schemas.run import Release, ReleaseFile
+from schemas.sample import Sample, WebDatasetRecord
+
+_MANIFEST_BYTES = 64 << 20
+"""A manifest of a hundred thousand tars has half of this."""
+
+_RECORD_BYTES = 16 << 20
+"""A record of a thousand questions has a few megabytes."""
+
+_MEMBER = re.compile(r"[A-Za-z0-9_-]+\.[a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class TarRecord:
+    """One record of a tar: its members' headers, with `offset_data` in the tar, in their order; the `.json` is last."""
+
+    record: WebDatasetRecord
+    members: tuple[tarfile.TarInfo, ...]
+    content: bytes | None
+    """The media member's, where it was asked for."""
+
+    @property
+    def media(self) -> tarfile.TarInfo | None:
+        """The video's header; None in a release without media."""
+        return self.members[0] if len(self.members) > 1 else None
+
+
+def address_in(url: str, path: str) -> str:
+    """The address of a release's file. Two slashes would be another object on S3."""
+    return f"{url.rstrip('/')}/{path}"
+
+
+def open_release(url: str) -> Release:
+    """The manifest of a release, `{out}/releases/{name}/v0001`.
+
+    Raises:
+        BadInput: there is no manifest at that address.
+        SchemaError: it is not one that this version can read, or names what is not the release's own.
+    """
+    address = address_in(url, "manifest.json")
+    try:
+        data = read_small_file(url, "manifest.json", _MANIFEST_BYTES)
+    except FileNotFoundError:
+        raise BadInput(f"{url}: no manifest.json; a release's address ends in /releases/<name>/v<number>") from None
+    return parse_json(data, Release, f"{address}: not a release manifest")
+
+
+def read_small_file(url: str, path: str, most_bytes: int) -> bytes:
+    """A file of a release whose length no manifest tells. Raises SchemaError if it has more bytes."""
+    with _open(url, path) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise SchemaError(
+            f"{address_in(url, path)}: more than {most_bytes} bytes, which is no release's; do not use it"
+        )
+    return data
+
+
+@contextmanager
+def open_file(url: str, file: ReleaseFile, **options: Any) -> Iterator[IO[bytes]]:
+    """A file of a release, of the manifest's length.
+
+    Args:
+        options: of fsspec's `open`.
+
+    Raises:
+        SchemaError: it is gone, of another length, or not a plain file below the release's folder.
+    """
+    address = address_in(url, file.path)
+    try:
+        opened = _open(url, file.path, **options)
+    except FileNotFoundError:
+        raise SchemaError(f"{address}: no such file, though the manifest names it; copy it again") from None
+    with opened:
+        if (found := opened.seek(0, io.SEEK_END)) != file.bytes:
+            raise SchemaError(f"{address}: {found} bytes, the manifest says {file.bytes}; copy it again")
+        opened.seek(0)
+        yield opened
+
+
+def read_table(url: str, file: ReleaseFile) -> list[Sample]:
+    """The samples of a Parquet table. Raises SchemaError, also when they are not as many as the manifest says."""
+    with open_file(url, file) as opened:
+        return rows_from_parquet(opened.read(), Sample, address_in(url, file.path), expected_rows=file.samples)
+
+
+def read_tar(
+    url: str,
+    file: ReleaseFile,
+    *,
+    is_wanted: Callable[[int], bool] = lambda number: False,
+    **options: Any,
+) -> Iterator[TarRecord]:
+    """The records of a tar.
+
+    Args:
+        is_wanted: whether the media of a record, by its number in the tar, is read into memory.
+        options: of fsspec's `open`.
+
+    Raises:
+        SchemaError: the tar is not what the manifest says, or holds anything but plain records.
+    """
+    address = address_in(url, file.path)
+    media: tarfile.TarInfo | None = None
+    content: bytes | None = None
+    found: set[str] = set()
+    samples = 0
+    with open_file(url, file, **options) as tar:
+        for member in _members(tar, file.bytes, address):
+            key, _, suffix = member.name.partition(".")
+            if media is not None and suffix != "json":
+                raise SchemaError(f"{address}: {media.name} is followed by {member.name}, not its .json; do not use it")
+            if suffix != "json":
+                media = member
+                content = _read(tar, member.offset_data, member.size, address) if is_wanted(len(found)) else None
+                continue
+            if key in found:
+                raise SchemaError(f"{address}: {key} comes a second time; do not use it")
+            record = _record(tar, member, media, file, address)
+            found.add(key)
+            samples += len(record.samples)
+            if len(found) > file.videos or samples > file.samples:
+                break
+            yield TarRecord(record, (member,) if media is None else (media, member), content)
+            media = content = None
+    if media is not None or (len(found), samples) != (file.videos, file.samples):
+        raise SchemaError(
+            f"{address}: {len(found)} records with {samples} samples, the manifest says {file.videos} with "
+            f"{file.samples}; copy it again"
+        )
+
+
+def _open(url: str, path: str, **options: Any) -> IO[bytes]:
+    """A file below the release's folder. On a local disk links are followed only there, and what is no file (a pipe
+    would never end) is not opened."""
+    fs, found = fsspec.core.url_to_fs(address_in(url, path))
+    if isinstance(fs, LocalFileSystem):
+        root = Path(found).parents[path.count("/")].resolve()
+        real = Path(found).resolve()
+        if not real.is_relative_to(root):
+            raise SchemaError(
+                f"{found}: a link to {real}, outside of the release; copy the release with what its links lead to "
+                f"(cp -RL)"
+            )
+        if real.exists() and not real.is_file():
+            raise SchemaError(f"{found}: not a file; copy the release again")
+    opened: IO[bytes] = fs.open(found, "rb", **options)
+    return opened
+
+
+def _members(tar: IO[bytes], size: int, address: str) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar of this many bytes, from their headers alone, which must be plain: no header may change what
+    the next one says. `tarfile` would follow links, fill holes, and read extended headers into memory."""
+    offset = 0
+    while any(block := _read(tar, offset, tarfile.BLOCKSIZE, address)):
+        try:
+            member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise SchemaError(f"{address}: damaged tar ({error} at byte {offset}); copy it again") from error
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or not _MEMBER.fullmatch(member.name):
+            raise SchemaError(
+                f"{address}: member {member.name!r} of type {member.type!r} is not a plain file named key.suffix; "
+                f"do not use it"
+            )
+        member.offset_data = offset + tarfile.BLOCKSIZE
+        offset = member.offset_data - member.size // -tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+        if not 0 <= member.size <= size - member.offset_data:
+            raise SchemaError(
+                f"{address}: member {member.name} of {member.size} bytes ends behind the tar; copy it again"
+            )
+        yield member
+    if any(_read(tar, offset + tarfile.BLOCKSIZE, tarfile.BLOCKSIZE, address)):
+        raise SchemaError(f"{address}: does not end in two zero blocks; it is cut short, copy it again")
+
+
+def _read(tar: IO[bytes], offset: int, size: int, address: str) -> bytes:
+    tar.seek(offset)
+    data = tar.read(size)
+    if len(data) != size:
+        raise SchemaError(f"{address}: does not end in two zero blocks; it is cut short, copy it again")
+    return data
+
+
+def _record(
+    tar: IO[bytes], member: tarfile.TarInfo, media: tarfile.TarInfo | None, file: ReleaseFile, address: str
+) -> WebDatasetRecord:
+    if member.size > _RECORD_BYTES:
+        raise SchemaError(
+            f"{address}: {member.name} has {member.size} bytes, a record {_RECORD_BYTES} at most; do not use it"
+        )
+    data = _read(tar, member.offset_data, member.size, address)
+    record = parse_json(data, WebDatasetRecord, f"{address}: {member.name}")
+    places = {(key.name.partition(".")[0], file.split) for key in (media, member) if key is not None}
+    places |= {(sample.video_id, sample.split.value) for sample in record.samples}
+    if places != {(record.video_id, record.split.value)}:
+        raise SchemaError(f"{address}: {member.name} mixes videos or splits: {sorted(places)}; copy it again")
+    return record
