@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,27 @@ def test_its_code_for_webdataset_runs(release):
     assert found["record"]["video_id"] == found["video"]["__key__"]
     assert found["questions"] == [sample["problem"] for sample in found["record"]["samples"]]
     assert found["mp4"][4:8] == b"ftyp"
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"RANK": "1", "WORLD_SIZE": "2"}], ids=["one rank", "a rank without a tar"]
+)
+def test_its_code_for_webdataset_runs_with_more_workers_than_tars(release, tmp_path, monkeypatch, environment):
+    pytest.importorskip("torch")
+    [code] = [block for block in blocks((release / "README.md").read_text(), "python") if "import webdataset" in block]
+    code, changes = re.subn(r"in videos:  # with workers: in (.*)", r"in \1:", code)
+    assert changes == 1
+    [folder] = re.findall(r"\{root\}(/data/\w+)/", code)
+    first = min((release / folder[1:]).glob("*.tar"))
+    (tmp_path / folder[1:]).mkdir(parents=True)
+    shutil.copy(first, tmp_path / folder[1:])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = {"root": str(tmp_path)}
+    exec(code + "    seen = [*globals().get('seen', []), video['__key__']]\n", found)
+    with tarfile.open(first) as tar:
+        keys = {name.partition(".")[0] for name in tar.getnames()}
+    assert set(found.get("seen", [])) == (set() if environment else keys)
 
 
 def test_its_commands_for_energon_run(release, manifest, tmp_path):
