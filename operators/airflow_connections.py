@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from operators.settings import ConfigError
 from schemas.config import Role
+from schemas.uri import shown_uri
 
 if TYPE_CHECKING:
     from operators.models.endpoints import Endpoint
@@ -66,7 +67,15 @@ def endpoint_of(role: Role, connection: Any) -> Endpoint:
             f'connection {conn_id}: its extra must look like {{"model": "name", "vision": true}}, '
             f"got model {model!r} and vision {vision!r}"
         )
-    return Endpoint(base_url=_base_url(connection), model=model, api_key=connection.password or "", vision=vision)
+    try:
+        base_url = _base_url(connection)
+    except ValueError:  # which quotes what may be a password; `from None`: tracebacks are logged
+        host = connection.host if "://" in connection.host else f"http://{connection.host}"
+        raise ConfigError(
+            f"connection {conn_id}: its host {shown_uri(host)!r} is no address; give the server's name, or "
+            f"a URL such as http://host:8000/v1, and a key as password"
+        ) from None
+    return Endpoint(base_url=base_url, model=model, api_key=connection.password or "", vision=vision)
 
 
 def _base_url(connection: Any) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from operators.models.endpoints import Endpoint, unavailable
@@ -123,14 +123,16 @@ class Connection:
                     )
                     completion: object = response.parse()
                 except openai.APIStatusError as error:
-                    raise _refused(error) or unavailable(error, self.endpoint, self.role) from error
+                    refused = _refused(error, self.endpoint.scrubbed_message(error.message))
+                    raise refused or unavailable(error, self.endpoint, self.role) from error
                 except (openai.OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
                     raise unavailable(error, self.endpoint, self.role) from error
         if not isinstance(completion, ChatCompletion) or not isinstance(completion.choices, list):
             nonsense = TypeError(f"no chat completion: {str(completion)[:200]!r}")
             raise unavailable(nonsense, self.endpoint, self.role)
         self._assert_ours(exchange.sha256, response.headers.get("x-request-id", ""), completion.id)
-        return _reply(completion)
+        reply = _reply(completion)
+        return replace(reply, raw=self.endpoint.scrubbed(reply.raw))  # what is kept as it came, comes from here
 
     def _assert_ours(self, sha256: str, *named: str | None) -> None:
         foreign = {found for name in named for found in _OUR_ID.findall(name or "")} - {sha256}
@@ -141,14 +143,18 @@ class Connection:
             )
 
 
-def _refused(error: openai.APIStatusError) -> RequestRefused | None:
-    """Whether an HTTP error is about this very request (too long, filtered), not about the server or its set-up."""
+def _refused(error: openai.APIStatusError, told: str) -> RequestRefused | None:
+    """Whether an HTTP error is about this very request (too long, filtered), not about the server or its set-up.
+
+    Args:
+        told: the error's message without secrets.
+    """
     words = f"{error.code} {error.type} {error.message}"
     if error.status_code in {400, 403} and _BLOCKED.search(words):
-        return RequestRefused("blocked", f"the server's content filter refused the request: {error.message}")
+        return RequestRefused("blocked", f"the server's content filter refused the request: {told}")
     is_too_long = _TOO_LONG.search(words) and not _SET_UP.search(words)
     if error.status_code == 413 or (error.status_code in {400, 422} and is_too_long):
-        return RequestRefused("too_long", f"the request is too long for the model: {error.message}")
+        return RequestRefused("too_long", f"the request is too long for the model: {told}")
     return None
 
 

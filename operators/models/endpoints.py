@@ -9,16 +9,26 @@ JUDGE, TARGET). A role without a URL of its own uses `LVR_MODEL_URL`, and `LVR_M
 
 from __future__ import annotations
 
+import base64
+import functools
+import html
+import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from schemas.config import Role
 from schemas.errors import BadInput, Outage
+from schemas.uri import shown_uri, without_secrets
 
 SIGHTED = frozenset({Role.CAPTIONER, Role.TARGET})
 """Roles whose endpoints are taken to understand frames unless told otherwise."""
+
+
+_SHORTEST_SECRET = 8
+_AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[^\s'\"\\,;)}\]]+", re.IGNORECASE)
 
 
 class EndpointError(BadInput):
@@ -48,8 +58,27 @@ class Endpoint:
     @property
     def shown_url(self) -> str:
         """The address without user, password and query, for messages."""
-        parts = urlsplit(self.base_url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return shown_uri(self.base_url)
+
+    def scrubbed(self, answer: str) -> str:
+        """An answer without the key and the password that a server may repeat; all else stays as the model wrote it."""
+        for secret in self._secrets:
+            answer = answer.replace(secret, "***")
+        return answer
+
+    def scrubbed_message(self, text: str) -> str:
+        """A server's or library's message: also without what else may be a credential, in headers and addresses."""
+        return _AUTHORIZATION.sub(r"\1 ***", without_secrets(self.scrubbed(text), [self.base_url]))
+
+    @functools.cached_property
+    def _secrets(self) -> tuple[str, ...]:
+        """As a server may have seen and may spell them. Short ones, such as `none`, are words and no secrets."""
+        user, _, password = urlsplit(self.base_url).netloc.rpartition("@")[0].partition(":")
+        basic = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+        spelled = {basic if password else ""}
+        for secret in (self.api_key, password, unquote(password)):
+            spelled |= {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], html.escape(secret)}
+        return tuple(sorted((each for each in spelled if len(each) >= _SHORTEST_SECRET), key=len, reverse=True))
 
 
 def endpoint_for(role: Role, environ: Mapping[str, str] = os.environ) -> Endpoint | None:
@@ -70,11 +99,19 @@ def endpoint_for(role: Role, environ: Mapping[str, str] = os.environ) -> Endpoin
         api_key=values["API_KEY"],
         vision=_flag(f"{prefix}VISION", values["VISION"], default=role in SIGHTED),
     )
-    if urlsplit(endpoint.base_url).scheme not in {"http", "https"}:
+    if not _is_web_address(endpoint.base_url):
         raise EndpointError(
             f"{prefix}URL or LVR_MODEL_URL is {endpoint.shown_url!r}; an address such as http://host:8000/v1 is needed"
         )
     return endpoint
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a bracket or a port that is none
+        return False
 
 
 def environment(role: Role, endpoint: Endpoint) -> dict[str, str]:
@@ -109,7 +146,8 @@ def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout
             raise unavailable(error, wanted, role) from error
     if wanted.model not in listed:
         raise ModelUnavailable(
-            f"{wanted.shown_url} has no model {wanted.model!r}; it lists {', '.join(listed) or 'none'}"
+            f"{wanted.shown_url} has no model {wanted.model!r}; it lists "
+            f"{endpoint.scrubbed_message(', '.join(listed)) or 'none'}"
         )
 
 
@@ -140,7 +178,7 @@ def unavailable(error: Exception, endpoint: Endpoint, role: Role | None) -> Mode
         case _:
             found = f"answered with something that is not the OpenAI protocol ({type(error).__name__}: {error})"
             way_out = "does the URL lead to the model server, and not to a page or a proxy?"
-    return ModelUnavailable(f"{where} {found}; {way_out}")
+    return ModelUnavailable(f"{where} {endpoint.scrubbed_message(found)}; {way_out}")
 
 
 def _flag(name: str, value: str, default: bool) -> bool:

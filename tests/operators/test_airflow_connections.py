@@ -53,6 +53,17 @@ def test_errors_name_the_connection(monkeypatch, fields, told):
         model_environment()
 
 
+@pytest.mark.parametrize(
+    "host", ["user:PASSWORD@[::1", "https://user:PASS/WORD@host", "http://user:PASSWORD@host:x/v1"]
+)
+def test_a_host_that_is_no_address_is_told_without_its_password(monkeypatch, host):
+    connect(monkeypatch, "judge", host=host, port=8000)
+    with pytest.raises(ConfigError, match=r"connection lvr_judge: its host .* is no address") as refused:
+        model_environment()
+    assert refused.value.__suppress_context__
+    assert not any(word in str(refused.value) for word in ("PASS", "WORD"))
+
+
 def test_a_workers_own_key_is_not_sent_to_a_connections_server(monkeypatch):
     for name, value in {"URL": "http://own/v1", "API_KEY": "own-key", "MODEL": "own", "VISION": "1"}.items():
         monkeypatch.setenv(f"LVR_REASONER_{name}", value)

@@ -355,3 +355,48 @@ def test_half_a_surrogate_pair_does_no_harm(client, server, request_of):
     server.fail(Fault(content='{"text": "smile \ud83d", "colour": "red"}'))
     (answer,) = client.ask([request_of()])
     assert answer.value.text == "smile ?"
+
+
+# --- a server that repeats what it was sent
+
+KEY = "sk-SECRET-12345"
+
+
+def echoing(pool, journal, *faults):
+    server = OpenAIServer(api_key=KEY)
+    server.fail(*faults)
+    return server, pool.client(Role.CAPTIONER, ModelConfig(model="fake-model", vision=True), journal, server.environ())
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 413, 422])
+@pytest.mark.parametrize("told", ["safety", "context length", "no such thing"])
+def test_a_key_that_a_server_repeats_is_in_no_message(pool, journal, request_of, status, told):
+    server, client = echoing(pool, journal, Fault(status=status, message=f"{told}: Authorization: Bearer {KEY}"))
+    with server:
+        try:
+            found = repr(client.ask([request_of()]))
+        except ModelUnavailable as error:
+            found = str(error)
+    assert "SECRET" not in found
+
+
+@pytest.mark.parametrize("fault", [Fault(body=b"<html>" + KEY.encode()), Fault(body=b'{"k": "' + KEY.encode() + b'"}')])
+def test_a_key_in_what_is_no_answer_is_in_no_message(pool, journal, request_of, fault):
+    server, client = echoing(pool, journal, fault)
+    with server, pytest.raises(ModelUnavailable) as failed:
+        client.ask([request_of()])
+    assert "SECRET" not in str(failed.value)
+
+
+def test_a_key_that_a_model_repeats_is_in_no_answer_reject_or_journal(pool, journal, request_of, tmp_path):
+    answers = [f'{{"text": "{KEY} a dog", "colour": "green"}}', f"my key is {KEY}", f"it is {KEY}"]
+    server, client = echoing(pool, journal, *(Fault(content=answer) for answer in answers))
+    with server:
+        answer, refusal = (
+            client.ask([request_of("clip_1", "part 1")])[0],
+            client.ask([request_of("clip_2", "part 2")])[0],
+        )
+    assert (answer.value.text, refusal.reason, refusal.raw) == ("*** a dog", "schema", "it is ***")
+    kept = "".join(path.read_text() for path in (tmp_path / "journal").iterdir())
+    assert kept.count("***") == 3
+    assert "SECRET" not in f"{kept}{answer}{refusal}"

@@ -68,6 +68,25 @@ def test_secrets_stay_out_of_sight():
     assert "hidden" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://user:PASS/WORD@host/v1", "http://user:PASSWORD@[::1/v1", "ftp://u:PASSWORD@h/v1"]
+)
+def test_an_address_that_cannot_be_is_told_without_its_password(url):
+    with pytest.raises(EndpointError, match="an address such as") as refused:
+        endpoint_for(Role.JUDGE, {"LVR_MODEL_URL": url})
+    assert not any(word in str(refused.value) for word in ("PASS", "WORD"))
+
+
+def test_an_answer_loses_the_key_and_the_password_and_nothing_else():
+    endpoint = Endpoint("http://user:p%40ssword1@host/v1?tenant=blue-whale", "m", 'KEY-"12345')
+    answer = 'a basic idea, see https://host/watch?v=1, the blue-whale; "none"'
+    assert endpoint.scrubbed(answer) == answer
+    told = 'KEY-"12345 KEY-\\"12345 KEY-&quot;12345 KEY-%2212345 p@ssword1 p%40ssword1 dXNlcjpwQHNzd29yZDE='
+    assert endpoint.scrubbed(told) == " ".join(["***"] * 7)
+    told = "headers {'Authorization': 'Bearer k1'} of http://user:p%40ssword1@host/v1?tenant=blue-whale"
+    assert endpoint.scrubbed_message(told) == "headers {'Authorization': 'Bearer ***'} of http://host/v1"
+
+
 def test_check_passes_for_a_listed_model(server):
     check(Endpoint(server.url, "fake-model"))
     check(Endpoint(server.url, ""), "fake-model")
