@@ -271,9 +271,10 @@ def _build_and_show(config: BuildConfig, lanes_at_once: int = 2) -> None:
 
 def _from_json(text: str) -> BuildConfig:
     try:
-        return validate_config(json.loads(text))
-    except json.JSONDecodeError as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number without end, or nested without end
         raise ConfigError(f"--config-json is not JSON: {error}") from error
+    return validate_config(values)
 
 
 def _json_line(value: Any) -> None:

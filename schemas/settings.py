@@ -10,10 +10,20 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from schemas.base import message_of
+from schemas.base import message_of, shown_value
 from schemas.errors import BadInput
+from schemas.uri import shown_uri
 
 M = TypeVar("M", bound=BaseModel)
+
+
+LONGEST_YAML = 100_000
+DEEPEST_YAML = 20
+MOST_ALIASES = 20
+"""A text of 20 aliases expands to at most some thousand values."""
+
+_PROBLEMS_SHOWN = 30
+_LONGEST_NAME = 80
 
 
 class ConfigError(BadInput):
@@ -27,12 +37,47 @@ def read_fields(file: Path) -> dict[str, Any]:
         ConfigError: an unreadable file, or one that is something else.
     """
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"config file {file}: {error}") from error
+        values = read_yaml(file.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config file {file}: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"config file {file}: expected fields and values, got {type(values).__name__}")
     return values
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text, which is looked at before anything in it is expanded.
+
+    Raises:
+        ValueError: it is no YAML, too long, nested too deep, or has too many aliases: each may stand for a whole list
+            of others, so that a few lines become gigabytes.
+    """
+    if len(text) > LONGEST_YAML:
+        raise ValueError(f"{len(text):,} characters are more than the {LONGEST_YAML:,} that a configuration may have")
+    aliases = depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            aliases += isinstance(event, yaml.AliasEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if aliases > MOST_ALIASES:
+                raise ValueError(f"more than {MOST_ALIASES} aliases (*name); write the values out")
+            if depth > DEEPEST_YAML:
+                raise ValueError(f"nested more than {DEEPEST_YAML} deep; a configuration is not")
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {_yaml_problem(error)}") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {_yaml_problem(error)}") from None
+    except (ValueError, OverflowError, TypeError) as error:  # a date that is none, a number without end
+        raise ValueError(f"not YAML: {error}") from None
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong and where; PyYAML's own text quotes the line, in which a password may be."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{getattr(error, 'problem', None) or 'a character that YAML does not allow'}{where}"
 
 
 def set_field(values: dict[str, Any], setting: str) -> None:
@@ -43,17 +88,19 @@ def set_field(values: dict[str, Any], setting: str) -> None:
     """
     path, equals, text = setting.partition("=")
     if not equals or not path:
-        raise ConfigError(f"setting {setting!r}: expected section.field=value")
+        raise ConfigError(f"setting {shown_value(setting)}: expected section.field=value")
     *sections, field = path.split(".")
+    if len(sections) > DEEPEST_YAML:
+        raise ConfigError(f"setting {shown_value(setting)}: no section is nested so deep")
     for section in sections:
         inner = values.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"setting {setting!r}: {section} is a single value, not a section")
+            raise ConfigError(f"setting {path}: {section} is a single value, not a section")
         values = inner
     try:
-        values[field] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"setting {setting!r}: the value is not YAML: {error}") from error
+        values[field] = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"setting {path}: the value is {error}") from None
 
 
 def validated(values: Mapping[str, Any], model: type[M]) -> M:
@@ -65,7 +112,10 @@ def validated(values: Mapping[str, Any], model: type[M]) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(dict(found), model) for found in error.errors()]
+        found = error.errors()
+        problems = [_explain(dict(each), model) for each in found[:_PROBLEMS_SHOWN]]
+        if len(found) > _PROBLEMS_SHOWN:
+            problems.append(f"and {len(found) - _PROBLEMS_SHOWN} more")
         raise ConfigError(
             "the configuration does not fit:\n" + "\n".join(f"  - {text}" for text in problems)
         ) from error
@@ -73,10 +123,10 @@ def validated(values: Mapping[str, Any], model: type[M]) -> M:
 
 def _explain(found: dict[str, Any], model: type[BaseModel]) -> str:
     path = [str(part) for part in found["loc"]]
-    name = ".".join(path) or "configuration"
+    name = shown_uri(".".join(path)) or "configuration"
     if found["type"] == "extra_forbidden":
         known = _fields_at(path[:-1], model)
-        near = difflib.get_close_matches(path[-1], known, n=1)
+        near = difflib.get_close_matches(path[-1][:_LONGEST_NAME], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         return f"{name}: no such field; {hint}"
     if found["type"] == "missing":

@@ -61,3 +61,71 @@ def test_a_file_must_hold_fields(tmp_path: Path):
         read_fields(tmp_path / "list.yaml")
     with pytest.raises(ConfigError, match="No such file"):
         read_fields(tmp_path / "none.yaml")
+
+
+def bomb(levels=9, width=9, name="overrides") -> str:
+    """`a0: &a0 [x, …]`, and each next list holds the one before so often."""
+    lines = [f"a0: &a0 [{', '.join(['x'] * width)}]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
+    return "\n".join([*lines, f"{name}: *a{levels - 1}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (bomb(), "more than 20 aliases"),
+        (bomb(name="name").replace("\n", "\r\n"), "more than 20 aliases"),
+        ("name: " + "[" * 20_000 + "]" * 20_000, "nested more than 20 deep"),
+        ("name: " + "{a: " * 10_000, "nested more than 20 deep"),
+        ("- " * 30_000 + "x", "nested more than 20 deep"),
+        ("name: " + "x" * 200_000, "200,006 characters are more than"),
+        ("depth: " + "9" * 5_000, "not YAML: Exceeds the limit"),
+        ("depth: 2001-99-99", "not YAML: month must be in"),
+        ("name: 'https://user:PASSWORD@host", "not YAML: found unexpected end of stream at line 1"),
+        ("name: \x07", "not YAML: .*(special characters|not allow)"),
+        ("? {a: b}\n: c", "not YAML: found unhashable key"),
+    ],
+)
+def test_a_text_that_grows_without_end_is_refused_at_once(tmp_path, text, told):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=told) as in_file:
+        read_fields(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match=told.replace("200,006", "200,0..").replace("at line 1", "")) as in_setting:
+        set_field({}, "name=" + text)
+    for error in (in_file.value, in_setting.value):
+        assert len(str(error)) < 500
+        assert "PASSWORD" not in str(error)
+
+
+def test_a_few_aliases_are_what_they_are_for(tmp_path):
+    (tmp_path / "c.yaml").write_text("name: &n a\ninner: {depth: 1}\nother: *n\n")
+    assert read_fields(tmp_path / "c.yaml") == {"name": "a", "inner": {"depth": 1}, "other": "a"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": int("f" * 20_000, 16)}, {"x" * 100_000: 1}, {"name": ["y" * 1000] * 100_000},
+        {"inner": {str(number): 1 for number in range(1000)}},
+        {"name": ["https://user:PASSWORD@host/?SECRET"]},
+    ],
+)  # fmt: skip
+def test_a_message_is_short_whatever_the_values_are(values):
+    with pytest.raises(ConfigError) as refused:
+        validated(values, Outer)
+    assert len(str(refused.value)) < 5_000
+    assert not any(word in str(refused.value) for word in ("SECRET", "PASSWORD"))
+
+
+def test_a_deep_value_is_shown_in_few_words():
+    deep = []
+    for _ in range(50_000):
+        deep = [deep]
+    with pytest.raises(ConfigError) as refused:
+        validated({"name": deep}, Outer)
+    assert len(str(refused.value)) < 500
+
+
+def test_a_setting_is_not_nested_without_end():
+    with pytest.raises(ConfigError, match="no section is nested so deep"):
+        set_field({}, ".".join(["a"] * 10_000) + "=1")
