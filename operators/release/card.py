@@ -22,12 +22,16 @@ from schemas.config import Media, Role
 from schemas.run import Release, Run
 from schemas.sample import Sample, WebDatasetRecord
 from schemas.tables import Question, Reasoning, Source, Split, Video
+from schemas.uri import printable, public_text
 
 _HUB_LICENCES = frozenset(
     {"apache-2.0", "mit", "cc0-1.0", "odc-by", "odbl", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"}
     | {"cc-by-nd-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"}
 )
 """Of https://huggingface.co/docs/hub/repositories-licenses, those that videos are published under."""
+
+_LONGEST_TEXT = 200
+_MARKUP = re.compile(r"[&<>\"'\\`*_{}\[\]#|~$!@]|^[-+=]|(?<=:)/(?=/)|(?<=www)\.")
 
 _TABLES = (Question, Reasoning, Video, Source)
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -42,11 +46,12 @@ def render_card(release: Release, numbers: Numbers) -> str:
     """README.md from a run's figures."""
     environment = Environment(
         loader=PackageLoader("operators.release", ""),
-        autoescape=False,  # noqa: S701 - Markdown; texts that models wrote do not appear in it
+        autoescape=False,  # noqa: S701 - Markdown, in which `text` makes letters of what others wrote
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["text"] = markdown_text
     splits = [split.value for split in Split if release.samples.get(split.value)]
     media = numbers.run.config.shard.media is not Media.NONE
     return environment.get_template("card.md.jinja").render(
@@ -64,6 +69,17 @@ def render_card(release: Release, numbers: Numbers) -> str:
         record_fields=field_table(WebDatasetRecord),
         energon_prepare=energon_prepare(splits, "."),
     )
+
+
+def markdown_text(text: str) -> str:
+    """Somebody's text as letters of a Markdown table: nothing in it is markup, HTML, a formula or a mention.
+
+    CommonMark (section 2.5) takes nothing that is written as a character reference for structure.
+    """
+    words = " ".join(public_text(text).split())
+    if len(words) > _LONGEST_TEXT:
+        words = f"{words[:_LONGEST_TEXT]}…"
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", printable(words))
 
 
 def field_table(model: type[BaseModel]) -> list[tuple[str, str, str]]:
@@ -94,7 +110,7 @@ def _licences(numbers: Numbers) -> list[tuple[str, int]]:
     """Licences as the sources state them, with the number of published videos under each."""
     videos = numbers.videos[numbers.videos["video_id"].isin(numbers.samples["video_id"])]
     counts = videos["licence"].value_counts()
-    return [(" ".join(str(name).split()) or "not stated", int(count)) for name, count in counts.items()]
+    return [(str(name).strip() or "not stated", int(count)) for name, count in counts.items()]
 
 
 def _licence(numbers: Numbers) -> dict[str, str]:
@@ -103,7 +119,7 @@ def _licence(numbers: Numbers) -> dict[str, str]:
         return {"license": stated[0]}
     return {
         "license": "other",
-        "license_name": stated[0] if len(stated) == 1 else "several",
+        "license_name": (stated[0][:_LONGEST_TEXT] or "other") if len(stated) == 1 else "several",
         "license_link": "README.md",
     }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
 from operators.release.card import dataset_card, field_table, render_card
 from operators.release.readers import features
@@ -80,9 +81,48 @@ def test_several_or_unknown_licences_are_other(manifest, numbers):
     card = render_card(manifest, replace(numbers, videos=mixed))
     assert front_matter(card)["license"] == "other"
     assert front_matter(card)["license_name"] == "several"
-    assert "| Own \\| work |" in card
+    assert "| Own &#124; work |" in card
     nothing = render_card(manifest, replace(numbers, videos=numbers.videos.assign(licence="")))
     assert front_matter(nothing)["license_name"] == "not-stated"
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "<script>alert(1)</script>\n\n# heading\n\n- item",
+    "[click](javascript:alert(1)) ![x](https://evil.example/pixel.png)",
+    "|a|b| `code` **bold** _em_ ~~del~~ $x$ $$y$$ @someone #1",
+    "https://evil.example www.evil.example <https://evil.example>",
+    "&lt;b&gt; &amp; \\<b>",
+    "---\nlicense: mit\n---",
+    "{{ release.files }} {% raw %}",
+    "x" * 100_000,
+    "\u202eevil\x1b[31m\x00",
+    "https://user:PASSWORD@host/a?X-Amz-Signature=SECRET",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_what_others_wrote_is_text_on_the_card(manifest, numbers, text):
+    config = numbers.run.config
+    judge = config.models.judge.model_copy(update={"model": text})
+    config = config.model_copy(update={"models": config.models.model_copy(update={"judge": judge})})
+    hostile = replace(
+        numbers, videos=numbers.videos.assign(licence=text), run=numbers.run.model_copy(update={"config": config})
+    )
+    card, usual = render_card(manifest, hostile), render_card(manifest, numbers)
+    assert front_matter(card).keys() == {*front_matter(usual), "license_name", "license_link"}
+    assert set(front_matter(card)["license_name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")
+    assert tags(card) == tags(usual)
+    assert len(card) < len(usual) + 5_000
+    assert not any(word in card for word in ("PASSWORD", "SECRET"))
+    assert all(line.isprintable() for line in card.splitlines())
+
+
+def tags(card):
+    """The HTML tags that the card's Markdown becomes, in order."""
+    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    html = parser.render(card.split("---\n", 2)[2])
+    return re.findall(r"<[^>]*>", html)
 
 
 def test_every_field_is_listed_with_its_docstring(manifest, numbers):
