@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from schemas.base import Model, VideoId
-from schemas.tables import Annotation, Split, VideoCategory
+from schemas.tables import Annotation as SpanText
+from schemas.tables import Split, VideoCategory
+from schemas.uri import public_text
+
+PublicText = Annotated[str, AfterValidator(public_text)]
+"""A text that is published, in which addresses lose their credentials."""
+
+
+def _public(texts: tuple[SpanText, ...]) -> tuple[SpanText, ...]:
+    return tuple(each.model_copy(update={"text": public_text(each.text)}) for each in texts)
 
 
 class ManifestRow(Model):
@@ -15,11 +26,11 @@ class ManifestRow(Model):
     """The full video: absolute, an fsspec URL, or relative to `media_root`."""
     source_id: VideoId | None = None
     """The video's id; by default made from its path."""
-    title: str = ""
+    title: PublicText = ""
     category: VideoCategory = VideoCategory.UNKNOWN
-    licence: str = ""
-    origin: str = ""
+    licence: PublicText = ""
+    origin: PublicText = ""
     split_hint: Split | None = None
     """Forces the split of this video's samples."""
-    annotations: tuple[Annotation, ...] = ()
+    annotations: Annotated[tuple[SpanText, ...], AfterValidator(_public)] = ()
     """JSON manifests only: texts on spans of the video."""

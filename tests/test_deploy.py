@@ -182,6 +182,34 @@ def test_named_volumes_are_declared_and_used():
     assert used == COMPOSE["volumes"].keys()
 
 
+WORKER = "POSTGRES_PASSWORD REDIS_PASSWORD S3_ACCESS_KEY S3_SECRET_KEY AIRFLOW_API_SECRET_KEY LVR_MODEL_API_KEY"
+SECRETS_OF = {
+    "airflow-init": "POSTGRES_PASSWORD S3_ACCESS_KEY S3_SECRET_KEY LVR_ADMIN_PASSWORD",
+    "api-server": "POSTGRES_PASSWORD S3_ACCESS_KEY S3_SECRET_KEY AIRFLOW_FERNET_KEY AIRFLOW_JWT_SECRET "
+    "AIRFLOW_API_SECRET_KEY",
+    "scheduler": "POSTGRES_PASSWORD REDIS_PASSWORD AIRFLOW_FERNET_KEY AIRFLOW_JWT_SECRET",
+    "dag-processor": "POSTGRES_PASSWORD AIRFLOW_FERNET_KEY",
+    "triggerer": "POSTGRES_PASSWORD S3_ACCESS_KEY S3_SECRET_KEY AIRFLOW_FERNET_KEY AIRFLOW_API_SECRET_KEY",
+    "worker-default": WORKER,
+    "worker-models": WORKER,
+    "vllm-vlm": "LVR_MODEL_API_KEY",
+    "vllm-llm": "LVR_MODEL_API_KEY",
+    "postgres": "POSTGRES_PASSWORD",
+    "redis": "REDIS_PASSWORD",
+    "s3": "S3_ACCESS_KEY S3_SECRET_KEY",
+    "llama": "",
+}
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_container_has_the_secrets_that_it_needs_and_no_others(name):
+    filled = GPU | {secret: f"<{secret}>" for secret in SECRETS}
+    values = [interpolate(str(value), filled) for value in SERVICES[name].get("environment", {}).values()]
+    assert {secret for secret in SECRETS if any(f"<{secret}>" in value for value in values)} == set(
+        SECRETS_OF[name].split()
+    )
+
+
 def test_airflow_components_share_one_environment():
     """A JWT secret, Fernet key or database that differs between components breaks every task."""
     expected = {
@@ -194,10 +222,11 @@ def test_airflow_components_share_one_environment():
         "worker-models",
     }
     assert set(AIRFLOW) == expected
-    shared = SERVICES["scheduler"]["environment"]
-    assert shared["AIRFLOW__API_AUTH__JWT_SECRET"] == "${AIRFLOW_JWT_SECRET:?set it in .env}"
+    shared = SERVICES["dag-processor"]["environment"].items() - COMPOSE["x-fernet-key"].items()
+    everywhere = {key: value for name in AIRFLOW for key, value in SERVICES[name]["environment"].items()}
+    assert everywhere["AIRFLOW__API_AUTH__JWT_SECRET"] == "${AIRFLOW_JWT_SECRET:?set it in .env}"
     for name in AIRFLOW:
-        assert SERVICES[name]["environment"].items() >= shared.items(), name
+        assert everywhere.items() >= SERVICES[name]["environment"].items() >= shared, name
         assert SERVICES[name]["image"] == SERVICES["scheduler"]["image"]
 
 
@@ -386,6 +415,6 @@ def test_the_docs_give_each_service_the_same_command_by_hand(name):
 
 def test_the_docs_export_the_same_environment_by_hand():
     exported = {word.split("=")[0] for words in documented() if words[:1] == ["export"] for word in words[1:]}
-    assert exported >= SERVICES["scheduler"]["environment"].keys()
+    assert exported >= {key for name in set(AIRFLOW) - ONE_SHOT for key in SERVICES[name]["environment"]}
     needed = set(re.findall(r"\$\{?([A-Z]\w+)", (ROOT / "deploy/init.sh").read_text())) | {"LVR_BUCKET"}
     assert needed <= exported | EXAMPLE.keys()
