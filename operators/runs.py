@@ -17,6 +17,7 @@ from schemas.base import parse_json
 from schemas.errors import BadInput
 from schemas.run import Lane, Run, StageMetrics, StageRecord
 from schemas.tables import Source
+from schemas.uri import shown_uri
 
 M = TypeVar("M", StageRecord, Lane)
 N = TypeVar("N", int, float)
@@ -52,7 +53,7 @@ class RunFolder:
         """
         out, separator, run_id = url.rstrip("/").rpartition("/runs/")
         if not separator or "/" in run_id:
-            raise RunMissing(f"{url}: not a run; a run's address ends in /runs/<run id>")
+            raise RunMissing(f"{shown_uri(url)}: not a run; a run's address ends in /runs/<run id>")
         store = Store(out)
         try:
             return cls(store, parse_json(store.read(f"runs/{run_id}/run.json"), Run, f"{url}/run.json"))

@@ -29,9 +29,9 @@ from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
 from schemas.arrow import rows_from_parquet, rows_to_parquet
 from schemas.base import Row, parse_json
-from schemas.errors import Outage, SchemaError
+from schemas.errors import BadInput, Outage, SchemaError
 from schemas.run import Commit
-from schemas.uri import shown_uri, without_secrets
+from schemas.uri import holds_secret, shown_uri, without_secrets
 
 R = TypeVar("R", bound=Row)
 
@@ -71,6 +71,11 @@ class Store:
     """Objects and commits under one address, local or remote."""
 
     def __init__(self, url: str) -> None:
+        if holds_secret(url):
+            raise BadInput(
+                f"{shown_uri(url)}: the address of a store, which runs name, has no user, password, query or "
+                f"fragment; give its credentials as environment variables (AWS_ACCESS_KEY_ID and the like)"
+            )
         self.url = url.rstrip("/")
         self.fs, self.root = locate(self.url, use_listings_cache=False)
         self.is_local = isinstance(self.fs, LocalFileSystem)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
-from schemas.base import Row
+from schemas.base import Row, message_of
 from schemas.errors import SchemaError
 
 R = TypeVar("R", bound=Row)
@@ -120,7 +120,7 @@ def validate_row(row: dict[str, Any], model: type[R], place: str) -> R:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "(row)"
-        raise SchemaError(f"{place}, field {field}: {first['msg']}, got {first['input']!r}") from error
+        raise SchemaError(f"{place}, field {field}: {message_of(dict(first))}") from error
 
 
 def _compare_columns(found: pa.Schema, wanted: pa.Schema, name: str) -> None:

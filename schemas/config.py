@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from schemas.base import Fraction, Model
 from schemas.tables import QuestionCategory, QuestionKind
-from schemas.uri import is_address, redacted_uri
+from schemas.uri import holds_secret
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
 
@@ -263,7 +263,7 @@ class BuildConfig(Model):
     @classmethod
     def _holds_no_secret(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for address in (value,) if isinstance(value, str) else value:
-            if is_address(address) and redacted_uri(address) != address:
+            if holds_secret(address):
                 raise ValueError(
                     "an address with a user, a password, a query or a fragment would be stored with every run: give it "
                     "without, and the credentials as environment variables (AWS_ACCESS_KEY_ID and the like), in a "

@@ -31,6 +31,11 @@ def is_address(text: str) -> bool:
     return re.match(rf"\s*{_SCHEME}://", text) is not None
 
 
+def holds_secret(uri: str) -> bool:
+    """Whether an address has a user, a password, a query or a fragment."""
+    return is_address(uri) and redacted_uri(uri) != uri
+
+
 def is_chain(uri: str) -> bool:
     """Whether fsspec would open one address by way of another (`zip://a.mp4::https://host/a.zip`)."""
     links = _LINK.split(uri)

@@ -402,6 +402,6 @@ def _not_opened(path: Path) -> UnreadableVideo:
         )
     return UnreadableVideo(
         "not_a_video",
-        f"{path.name}: it begins with {start!r}, which is none of the containers that are read "
-        f"({CONTAINERS.replace(',', ', ')}); leave it out of the source or convert it",
+        f"{path.name}: it is in none of the containers that are read ({CONTAINERS.replace(',', ', ')}); leave it "
+        f"out of the source or convert it",
     )

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from operators.store import SourceGone, Store, StoreError, locate, object_path, store_around
-from schemas.errors import SchemaError
+from operators.store import SourceGone, Store, StoreError, locate, object_path, outages, store_around
+from schemas.errors import BadInput, SchemaError
 from schemas.run import Commit, StageKey
 from schemas.tables import DetectedObject, Reject
 
@@ -259,3 +259,16 @@ def test_the_store_around_a_path_is_found_by_its_folders(tmp_path):
     assert store_around(fs, f"{root}/releases") == root
     assert store_around(fs, root) is None
     assert store_around(fs, f"{root}/films/a.mp4") is None
+
+
+@pytest.mark.parametrize("url", ["s3://key:PASSWORD@bucket/out", "s3://bucket/out?SECRET"])
+def test_a_store_has_no_credentials_in_its_address(url):
+    with pytest.raises(BadInput, match=r"^s3://bucket/out: .*environment variables") as refused:
+        Store(url)
+    assert not any(word in str(refused.value) for word in ("PASSWORD", "SECRET"))
+
+
+def test_what_a_backend_says_loses_its_addresses_secrets():
+    with pytest.raises(StoreError, match="https://host/a; are address") as told, outages("s3://bucket"):
+        raise RuntimeError("403 for https://user:PASSWORD@host/a?X-Amz-Signature=SECRET")
+    assert not any(word in str(told.value) for word in ("PASSWORD", "SECRET"))

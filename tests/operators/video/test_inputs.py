@@ -247,3 +247,10 @@ def test_a_sample_is_what_it_says():
     """Names are unique, so that samples do not overwrite each other."""
     assert len({sample.file for sample in SAMPLES}) == len(SAMPLES)
     assert Sample("x.mp4", frames=3).times_us == pytest.approx([0, 33333.3, 66666.7], abs=0.1)
+
+
+def test_no_byte_of_what_is_no_video_is_quoted(tmp_path):
+    (tmp_path / "page.mp4").write_bytes(b"<SECRET>page of a server")
+    with pytest.raises(UnreadableVideo, match="none of the containers that are read") as told:
+        probe(tmp_path / "page.mp4")
+    assert "SECRET" not in str(told.value)
