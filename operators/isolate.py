@@ -3,6 +3,9 @@
 Decoders crash, hang and blow up on bad files; Airflow's forked tasks inherit locks. A spawned child has neither
 problem: it starts from a clean interpreter, dies with its parent, and its death is an exception here.
 
+A child counts against its input only once it has reported that it begins with it. One that cannot start (no memory, a
+damaged installation) says nothing of the input, nor does one that the machine ends.
+
 What the child logs is handled by the parent, as if it had been logged there.
 
 Memory is what the child and everything that it started hold at a time, as the parent measures it twice a second.
@@ -32,6 +35,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from schemas.errors import Outage
+
 T = TypeVar("T")
 
 MEMORY_BYTES = 8 << 30
@@ -46,15 +51,26 @@ _LOOK_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+START_SECONDS = 900.0
+"""Within which a child must have begun. It takes a second or two; minutes where packages lie on a slow network disk."""
+
+_MACHINE_SIGNALS = (signal.SIGKILL, signal.SIGBUS, signal.SIGILL)
+"""No memory is left, a page of a program cannot be read, the processor lacks an instruction: not the input's doing."""
+
+
 class ChildFailed(RuntimeError):
     """The child died without an answer or passed a limit.
 
-    `reason` is `crashed`, `timeout`, `out_of_memory` or `output_too_large`.
+    `reason` is `crashed`, `timeout`, `out_of_memory`, `output_too_large`, or `killed` when the machine ended it.
     """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NotStarted(Outage):
+    """No child can be started on this machine, whatever it is to work on."""
 
 
 class Stopped(RuntimeError):
@@ -84,12 +100,14 @@ def run_isolated(
     those that tell of a limit (`MemoryError`, `OSError` with EFBIG).
 
     Args:
+        timeout_seconds: for the work, from when the child has begun with it.
         memory_bytes: resident memory of the child and all that it started, together.
         output_bytes: size of each file that they write.
 
     Raises:
         ChildFailed: the child was killed (by a signal, or here for passing a limit); it is gone in either case, with
             what it started.
+        NotStarted: the child could not be started, or not import what it needs.
         Stopped: the child was told to end, or the program is ending.
     """
     if _stopping.is_set():
@@ -99,14 +117,20 @@ def run_isolated(
     level = logging.getLogger("operators").getEffectiveLevel()
     given = (sender, os.getpid(), output_bytes, level, function, arguments)
     child = spawn.Process(target=_child, args=given, daemon=True)
-    child.start()
-    sender.close()
+    try:
+        child.start()
+    except OSError as error:
+        receiver.close()
+        raise NotStarted(f"no process can be started ({error}); free memory, or allow more processes") from error
+    finally:
+        sender.close()
     try:
         if _stopping.is_set():  # since it was looked at: `stop_children` does not see a child that is being started
             _kill_group(child)
             raise Stopped("the program is ending")
+        _await_start(child, receiver)
         outcome, value = _answer(child, receiver, timeout_seconds, memory_bytes)
-    except ChildFailed:
+    except (ChildFailed, NotStarted):
         _kill_group(child)
         raise
     except EOFError:
@@ -114,12 +138,17 @@ def run_isolated(
         child.join()
         if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
             raise Stopped("the child was told to end") from None
+        if child.exitcode in [-signum for signum in _MACHINE_SIGNALS]:
+            what = f"the machine ended the process working on it ({_exit(child.exitcode)}), as when memory runs out"
+            raise ChildFailed("killed", what) from None
         raise ChildFailed("crashed", f"the process working on it died ({_exit(child.exitcode)})") from None
     finally:
         receiver.close()
         _end(child)
     if outcome == "failed":
         raise ChildFailed(*value)
+    if outcome == "error" and isinstance(value, ImportError):
+        raise NotStarted(f"a process cannot import what it needs ({value}); install it again") from value
     if outcome == "error":
         raise value
     return value
@@ -140,6 +169,23 @@ def die_with_parent(parent_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it died before the request was in place
         os._exit(1)
+
+
+def _await_start(child: Any, receiver: Connection) -> None:
+    """Wait for the child's first word. Raises NotStarted when it will not come."""
+    try:
+        if receiver.poll(START_SECONDS):
+            receiver.recv()
+            return
+    except EOFError:
+        child.join()
+        if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
+            raise
+        raise NotStarted(
+            f"a process ended before it could begin ({_exit(child.exitcode)}), its own words are above; free memory, "
+            f"or install again what it could not load"
+        ) from None
+    raise NotStarted(f"a process has not begun within {START_SECONDS:.0f} s; is the disk with its packages slow?")
 
 
 def _answer(child: Any, receiver: Connection, timeout_seconds: float, memory_bytes: int) -> tuple[str, Any]:
@@ -206,6 +252,7 @@ def _child(
     _, hardest = resource.getrlimit(resource.RLIMIT_FSIZE)
     allowed = output_bytes if hardest == resource.RLIM_INFINITY else min(output_bytes, hardest)
     resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hardest))
+    sender.send("started")
     log = logging.getLogger("operators")
     log.addHandler(_LogSender(sender))
     log.setLevel(log_level)

@@ -1,5 +1,8 @@
+import errno
+import importlib
 import logging
 import multiprocessing
+import multiprocessing.spawn
 import os
 import signal
 import subprocess
@@ -13,7 +16,7 @@ import psutil
 import pytest
 
 from operators import isolate
-from operators.isolate import ChildFailed, Stopped, run_isolated
+from operators.isolate import ChildFailed, NotStarted, Stopped, run_isolated
 from operators.video.ffmpeg import run_ffmpeg
 from tests.support.videos import counting_video
 
@@ -26,8 +29,12 @@ def refuse(text):
     raise KeyError(text)
 
 
-def kill_itself():
-    os.kill(os.getpid(), signal.SIGSEGV)
+def kill_itself(signum=signal.SIGSEGV):
+    os.kill(os.getpid(), signum)
+
+
+def import_what_is_not_there():
+    import a_package_that_nobody_has  # noqa: F401
 
 
 def start_a_sleeper_and_crash(path):
@@ -79,6 +86,43 @@ def test_a_crash_is_a_typed_failure():
     with pytest.raises(ChildFailed, match="SIGSEGV") as failed:
         run_isolated(kill_itself, timeout_seconds=60)
     assert failed.value.reason == "crashed"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGBUS, signal.SIGILL])
+def test_a_child_that_the_machine_ends_has_not_crashed(signum):
+    """As when memory runs out, or a page of a library cannot be read."""
+    with pytest.raises(ChildFailed, match=f"the machine ended the process.*{signum.name}") as failed:
+        run_isolated(kill_itself, signum, timeout_seconds=60)
+    assert failed.value.reason == "killed"
+
+
+def test_a_child_that_cannot_import_what_it_needs_has_not_begun():
+    with pytest.raises(NotStarted, match=r"a_package_that_nobody_has.*install it again"):
+        run_isolated(import_what_is_not_there, timeout_seconds=60)
+
+
+def test_a_child_that_ends_before_its_work_has_not_begun(tmp_path, monkeypatch):
+    """It imports the function's module when it starts: here one whose library is gone since its parent began."""
+    module = "import os\nif 'GONE' in os.environ: raise ImportError('libx264.so.164: cannot open shared object file')\n"
+    (tmp_path / "brittle.py").write_text(f"{module}def work(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    work = importlib.import_module("brittle").work
+    monkeypatch.setenv("GONE", "1")
+    with pytest.raises(NotStarted, match=r"ended before it could begin \(exit status 1\)"):
+        run_isolated(work, timeout_seconds=60)
+
+
+def test_where_no_process_can_be_started_it_is_an_outage(monkeypatch, tmp_path):
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(tmp_path / "python"))
+    with pytest.raises(NotStarted):
+        run_isolated(multiply, 6, 7, timeout_seconds=60)
+
+    def refuse(*_):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", refuse)
+    with pytest.raises(NotStarted, match=r"no process can be started .*temporarily unavailable.*free memory"):
+        run_isolated(multiply, 6, 7, timeout_seconds=60)
 
 
 def test_a_hang_is_ended_with_everything_it_started(tmp_path):
