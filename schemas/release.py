@@ -26,6 +26,7 @@ from schemas.base import parse_json
 from schemas.errors import BadInput, SchemaError
 from schemas.run import Release, ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
+from schemas.uri import shown_uri
 
 _MANIFEST_BYTES = 64 << 20
 """A manifest of a hundred thousand tars has half of this."""
@@ -67,8 +68,10 @@ def open_release(url: str) -> Release:
     try:
         data = read_small_file(url, "manifest.json", _MANIFEST_BYTES)
     except FileNotFoundError:
-        raise BadInput(f"{url}: no manifest.json; a release's address ends in /releases/<name>/v<number>") from None
-    return parse_json(data, Release, f"{address}: not a release manifest")
+        raise BadInput(
+            f"{shown_uri(url)}: no manifest.json; a release's address ends in /releases/<name>/v<number>"
+        ) from None
+    return parse_json(data, Release, f"{shown_uri(address)}: not a release manifest")
 
 
 def read_small_file(url: str, path: str, most_bytes: int) -> bytes:
@@ -96,10 +99,10 @@ def open_file(url: str, file: ReleaseFile, **options: Any) -> Iterator[IO[bytes]
     try:
         opened = _open(url, file.path, **options)
     except FileNotFoundError:
-        raise SchemaError(f"{address}: no such file, though the manifest names it; copy it again") from None
+        raise SchemaError(f"{shown_uri(address)}: no such file, though the manifest names it; copy it again") from None
     with opened:
         if (found := opened.seek(0, io.SEEK_END)) != file.bytes:
-            raise SchemaError(f"{address}: {found} bytes, the manifest says {file.bytes}; copy it again")
+            raise SchemaError(f"{shown_uri(address)}: {found} bytes, the manifest says {file.bytes}; copy it again")
         opened.seek(0)
         yield opened
 
@@ -135,13 +138,15 @@ def read_tar(
         for member in _members(tar, file.bytes, address):
             key, _, suffix = member.name.partition(".")
             if media is not None and suffix != "json":
-                raise SchemaError(f"{address}: {media.name} is followed by {member.name}, not its .json; do not use it")
+                raise SchemaError(
+                    f"{shown_uri(address)}: {media.name} is followed by {member.name}, not its .json; do not use it"
+                )
             if suffix != "json":
                 media = member
                 content = _read(tar, member.offset_data, member.size, address) if is_wanted(len(found)) else None
                 continue
             if key in found:
-                raise SchemaError(f"{address}: {key} comes a second time; do not use it")
+                raise SchemaError(f"{shown_uri(address)}: {key} comes a second time; do not use it")
             record = _record(tar, member, media, file, address)
             found.add(key)
             samples += len(record.samples)
@@ -151,7 +156,7 @@ def read_tar(
             media = content = None
     if media is not None or (len(found), samples) != (file.videos, file.samples):
         raise SchemaError(
-            f"{address}: {len(found)} records with {samples} samples, the manifest says {file.videos} with "
+            f"{shown_uri(address)}: {len(found)} records with {samples} samples, the manifest says {file.videos} with "
             f"{file.samples}; copy it again"
         )
 
@@ -182,28 +187,28 @@ def _members(tar: IO[bytes], size: int, address: str) -> Iterator[tarfile.TarInf
         try:
             member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            raise SchemaError(f"{address}: damaged tar ({error} at byte {offset}); copy it again") from error
+            raise SchemaError(f"{shown_uri(address)}: damaged tar ({error} at byte {offset}); copy it again") from error
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or not _MEMBER.fullmatch(member.name):
             raise SchemaError(
-                f"{address}: member {member.name!r} of type {member.type!r} is not a plain file named key.suffix; "
-                f"do not use it"
+                f"{shown_uri(address)}: member {member.name!r} of type {member.type!r} is not a plain file named "
+                f"key.suffix; do not use it"
             )
         member.offset_data = offset + tarfile.BLOCKSIZE
         offset = member.offset_data - member.size // -tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
         if not 0 <= member.size <= size - member.offset_data:
             raise SchemaError(
-                f"{address}: member {member.name} of {member.size} bytes ends behind the tar; copy it again"
+                f"{shown_uri(address)}: member {member.name} of {member.size} bytes ends behind the tar; copy it again"
             )
         yield member
     if any(_read(tar, offset + tarfile.BLOCKSIZE, tarfile.BLOCKSIZE, address)):
-        raise SchemaError(f"{address}: does not end in two zero blocks; it is cut short, copy it again")
+        raise SchemaError(f"{shown_uri(address)}: does not end in two zero blocks; it is cut short, copy it again")
 
 
 def _read(tar: IO[bytes], offset: int, size: int, address: str) -> bytes:
     tar.seek(offset)
     data = tar.read(size)
     if len(data) != size:
-        raise SchemaError(f"{address}: does not end in two zero blocks; it is cut short, copy it again")
+        raise SchemaError(f"{shown_uri(address)}: does not end in two zero blocks; it is cut short, copy it again")
     return data
 
 
@@ -212,12 +217,15 @@ def _record(
 ) -> WebDatasetRecord:
     if member.size > _RECORD_BYTES:
         raise SchemaError(
-            f"{address}: {member.name} has {member.size} bytes, a record {_RECORD_BYTES} at most; do not use it"
+            f"{shown_uri(address)}: {member.name} has {member.size} bytes, a record {_RECORD_BYTES} at most; "
+            f"do not use it"
         )
     data = _read(tar, member.offset_data, member.size, address)
-    record = parse_json(data, WebDatasetRecord, f"{address}: {member.name}")
+    record = parse_json(data, WebDatasetRecord, f"{shown_uri(address)}: {member.name}")
     places = {(key.name.partition(".")[0], file.split) for key in (media, member) if key is not None}
     places |= {(sample.video_id, sample.split.value) for sample in record.samples}
     if places != {(record.video_id, record.split.value)}:
-        raise SchemaError(f"{address}: {member.name} mixes videos or splits: {sorted(places)}; copy it again")
+        raise SchemaError(
+            f"{shown_uri(address)}: {member.name} mixes videos or splits: {sorted(places)}; copy it again"
+        )
     return record

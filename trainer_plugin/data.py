@@ -16,6 +16,7 @@ from schemas.release import TarRecord, address_in, open_release, read_table, rea
 from schemas.run import ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
 from schemas.tables import Split
+from schemas.uri import shown_uri
 from trainer_plugin.examples import VideoSource
 
 __all__ = ["IndexedVideo", "VideoSamples", "index_videos", "open_release", "read_samples", "read_videos"]
@@ -96,7 +97,7 @@ def _files(url: str, split: Split, folder: str) -> list[ReleaseFile]:
     release = open_release(url)
     found = [file for file in release.files if file.split == split and file.path.startswith(folder)]
     if not found:
-        raise BadInput(f"{url}: no split {split!r} under {folder}; it has {sorted(release.samples)}")
+        raise BadInput(f"{shown_uri(url)}: no split {split!r} under {folder}; it has {sorted(release.samples)}")
     return found
 
 
@@ -108,10 +109,12 @@ def _index(url: str, file: ReleaseFile, media: str | None) -> list[IndexedVideo]
 
 def _source(found: TarRecord, media: str | None, address: str) -> VideoSource:
     if found.media is not None and media is not None:
-        raise BadInput(f"{address}: it holds its videos, but {media} was given for them; leave that out")
+        raise BadInput(
+            f"{shown_uri(address)}: it holds its videos, but {shown_uri(media)} was given for them; leave that out"
+        )
     video_id = found.record.video_id
     if found.media is not None:
         return VideoSource(video_id, address, found.media.offset_data, found.media.size)
     if media is None:
-        raise BadInput(f"{address}: this release holds no videos; say where they are (media)")
+        raise BadInput(f"{shown_uri(address)}: this release holds no videos; say where they are (media)")
     return VideoSource(video_id, address_in(media, found.record.samples[0].videos))

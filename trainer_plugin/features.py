@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from schemas.errors import BadInput
+from schemas.uri import shown_uri
 from trainer_plugin.examples import FeatureRef, VideoClip
 from trainer_plugin.files import write_whole
 
@@ -59,8 +60,8 @@ class FeatureFolder:
             return self._ref(clip)
         if clip.video.key in self._videos:
             raise BadInput(
-                f"{self.url}: its features of video {clip.video.key} are of other frames or another size than asked "
-                f"({len(clip.frame_times_us)} frames of {clip.size}); encode the videos for this recipe "
+                f"{shown_uri(self.url)}: its features of video {clip.video.key} are of other frames or another size "
+                f"than asked ({len(clip.frame_times_us)} frames of {clip.size}); encode the videos for this recipe "
                 f"(python -m trainer_plugin.encode)"
             )
         return None
@@ -105,7 +106,7 @@ def read_features(clip: VideoClip, first: int, end: int) -> Tensor:
         size = (end - first) * per_patch * width * dtype.itemsize
         data = file.read(size)
     if len(data) != size:
-        raise BadInput(f"{ref.url}: it is cut off; remove it, and encode the video again")
+        raise BadInput(f"{shown_uri(ref.url)}: it is cut off; remove it, and encode the video again")
     return torch.frombuffer(bytearray(data), dtype=dtype).view(-1, width)
 
 
@@ -120,14 +121,14 @@ def _opened(ref: FeatureRef, clip: VideoClip) -> Iterator[tuple[IO[bytes], tuple
     try:
         opened = filesystem.open(path, "rb")
     except FileNotFoundError:
-        raise BadInput(f"{ref.url}: it is gone since the run began; encode the video again") from None
+        raise BadInput(f"{shown_uri(ref.url)}: it is gone since the run began; encode the video again") from None
     with opened as file:
         found, shape, dtype = _header(file, ref)
         wanted = _description(clip, ref.tower)
         if other := [name for name in wanted if found.get(name) != wanted[name]]:
             raise BadInput(
-                f"{ref.url}: other {', '.join(other)} than asked; encode the videos into another folder, or remove "
-                f"the file"
+                f"{shown_uri(ref.url)}: other {', '.join(other)} than asked; encode the videos into another folder, or "
+                f"remove the file"
             )
         yield file, shape, dtype
 
@@ -141,7 +142,7 @@ def _header(file: IO[bytes], ref: FeatureRef) -> tuple[dict[str, str], tuple[int
         return header["__metadata__"], (tokens, width), _DTYPES[header["features"]["dtype"]]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{ref.url}: its header is damaged ({error!r}); remove it, and encode the video again"
+            f"{shown_uri(ref.url)}: its header is damaged ({error!r}); remove it, and encode the video again"
         ) from error
 
 

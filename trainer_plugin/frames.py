@@ -26,6 +26,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from schemas.uri import shown_uri
 from trainer_plugin.examples import VideoSource
 from trainer_plugin.patches import Resample, resize
 
@@ -237,8 +238,12 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
         file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
     except FileNotFoundError as error:
         if source.size is not None:
-            raise OSError(f"{source.url}: the tar was there when the release was opened; is its disk away?") from error
-        raise BadVideo(source.key, "missing", f"{source.url}: no such file; fetch it, or leave it missing") from None
+            raise OSError(
+                f"{shown_uri(source.url)}: the tar was there when the release was opened; is its disk away?"
+            ) from error
+        raise BadVideo(
+            source.key, "missing", f"{shown_uri(source.url)}: no such file; fetch it, or leave it missing"
+        ) from None
     with file:
         size = file.seek(0, io.SEEK_END) - source.offset if source.size is None else source.size
         options = {**_CONFINEMENT, "fflags": "+genpts"}
@@ -246,11 +251,15 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
             section = _Section(file, source.offset, size)
             container = av.open(section, "r", container_options=options, **_ANY_TITLE)
         except av.error.FFmpegError as error:
-            raise BadVideo(source.key, "not_a_video", f"{source.url}: {error.strerror}; fetch it again") from error
+            raise BadVideo(
+                source.key, "not_a_video", f"{shown_uri(source.url)}: {error.strerror}; fetch it again"
+            ) from error
         with container:
             stream = _picture(container)
             if stream is None:
-                raise BadVideo(source.key, "no_video_stream", f"{source.url}: no video stream that can be decoded")
+                raise BadVideo(
+                    source.key, "no_video_stream", f"{shown_uri(source.url)}: no video stream that can be decoded"
+                )
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = torch.get_num_threads()
             yield container, stream

@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
+from schemas.uri import shown_uri
 from trainer_plugin.examples import Example, Row, Unusable
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,9 @@ class TextRows(Iterator[Row]):
         filesystem, pattern = fsspec.core.url_to_fs(files)
         self.files = [filesystem.unstrip_protocol(path) for path in sorted(filesystem.glob(pattern))]
         if len(self.files) < ranks:
-            raise BadInput(f"{files}: {len(self.files)} files for {ranks} data-parallel ranks; split them further")
+            raise BadInput(
+                f"{shown_uri(files)}: {len(self.files)} files for {ranks} data-parallel ranks; split them further"
+            )
         if unknown := [name for name in self.files if not name.endswith((".parquet", ".jsonl", ".jsonl.gz", ".tar"))]:
             raise BadInput(f"{unknown[0]}: texts come from .parquet, .jsonl, .jsonl.gz or .tar files")
         if tokenizer.eos_token_id is None:
@@ -193,7 +196,7 @@ def _documents(name: str, column: str) -> Iterator[Any]:
         else:
             yield from _tar_members(name) if name.endswith(".tar") else _lines(name)
     except _DAMAGES as error:
-        raise BadInput(f"{name}: it is damaged ({error!r}); copy it again, or leave it out") from error
+        raise BadInput(f"{shown_uri(name)}: it is damaged ({error!r}); copy it again, or leave it out") from error
 
 
 def _text(key: str, name: str, stored: Any, column: str) -> str:
@@ -222,7 +225,7 @@ def _parquet_values(name: str, column: str) -> Iterator[Any]:
         # then aborts (apache/arrow#34314).
         table = pq.ParquetFile(file, pre_buffer=False)
         if column not in table.schema_arrow.names:
-            raise BadInput(f"{name}: no column {column!r}; it has {table.schema_arrow.names}")
+            raise BadInput(f"{shown_uri(name)}: no column {column!r}; it has {table.schema_arrow.names}")
         for batch in table.iter_batches(columns=[column], batch_size=_batch_documents(table), use_threads=False):
             yield from batch.column(0).to_pylist()
 
@@ -238,7 +241,7 @@ def _lines(name: str) -> Iterator[bytes]:
     with fsspec.open(name, "rb", compression="infer") as file:
         buffered = io.BufferedReader(file)  # remote files look for line ends block by block, for each line anew
         while line := buffered.readline(_LARGEST_BYTES + 1):
-            _refuse_large(f"{name}: a line", len(line))
+            _refuse_large(f"{shown_uri(name)}: a line", len(line))
             yield line
 
 
@@ -248,8 +251,10 @@ def _tar_members(name: str) -> Iterator[bytes]:
             if not member.isreg() or not member.name.endswith(".txt"):
                 continue
             if member.issparse():
-                raise BadInput(f"{name}: {member.name} is a sparse file, which is mostly holes; write the tar without")
-            _refuse_large(f"{name}: {member.name}", member.size)
+                raise BadInput(
+                    f"{shown_uri(name)}: {member.name} is a sparse file, which is mostly holes; write the tar without"
+                )
+            _refuse_large(f"{shown_uri(name)}: {member.name}", member.size)
             content = tar.extractfile(member)
             assert content is not None  # a regular file has one
             yield content.read()

@@ -220,7 +220,7 @@ def _check_card(root: Path, metadata: Mapping[str, Any]) -> None:
         raise ReleaseInvalid(
             "README.md: not there; without it `datasets` loads something else, copy it again"
         ) from None
-    except (yaml.YAMLError, ValueError, AttributeError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         raise ReleaseInvalid(f"README.md: its head is not a card's YAML ({error}); copy it again") from error
     for name, wanted in metadata.items():
         if found[name] != wanted:

@@ -117,5 +117,5 @@ def _runs(store: Store) -> list[str]:
 def _read(store: Store, address: str) -> Any:
     try:
         return json.loads(store.read(address))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SchemaError(f"{store.url}/{address}: damaged ({error}); move its run out of the store") from error

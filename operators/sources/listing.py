@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
@@ -125,7 +125,7 @@ def source_files(config: BuildConfig, sources: Sequence[Source]) -> SourceFiles:
     return SourceFiles(private, {name: address for name, address in found.items() if address})
 
 
-@cache
+@lru_cache(maxsize=1)
 def _listed_addresses(
     source: str, media_root: str, allowed_roots: tuple[str, ...], stamp: str
 ) -> dict[tuple[str | None, str], str]:

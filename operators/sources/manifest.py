@@ -15,10 +15,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from operators.sources.rejects import assert_storable, plan_reject
-from schemas.base import message_of
+from schemas.base import message_of, shown_value
 from schemas.errors import SourceError
 from schemas.manifest import ManifestRow
 from schemas.tables import Reject
+from schemas.uri import shown_uri
 
 LIST_SUFFIXES = (".csv", ".json", ".jsonl")
 
@@ -79,7 +80,7 @@ def manifest_entries(rows: Sequence[ListRow | Reject], name: str) -> Iterator[Ma
     known = ", ".join(ManifestRow.model_fields)
     columns = [row.fields.keys() for row in rows if isinstance(row, ListRow)]
     if columns and (unknown := set(columns[0]).intersection(*columns) - ManifestRow.model_fields.keys()):
-        raise SourceError(f"manifest {name!r}: unknown column {min(unknown)!r}; known are {known}")
+        raise SourceError(f"manifest {name!r}: unknown column {shown_value(min(unknown))}; known are {known}")
     for row in rows:
         yield row if isinstance(row, Reject) else _manifest_entry(row, name)
 
@@ -98,7 +99,7 @@ def _manifest_entry(row: ListRow, name: str) -> ManifestRow | Reject:
         message = f"{where}: not Unicode text ({error}); save the list as UTF-8"
     except ValidationError as error:
         first = dict(error.errors()[0])
-        message = f"{where}, field {'.'.join(map(str, first['loc']))}: {message_of(first)}"
+        message = f"{where}, field {shown_uri('.'.join(map(str, first['loc'])))}: {message_of(first)}"
         if first["type"] == "extra_forbidden":
             message += f"; known are {', '.join(ManifestRow.model_fields)}"
     return plan_reject(key, "manifest_row", message, row.fields)
@@ -158,7 +159,7 @@ def _csv_rows(text: str) -> Iterator[ListRow | _BadRow]:
     if len(columns) == 1 and (separator := next((each for each in ";\t|" if each in columns[0]), "")):
         raise ValueError(f"its columns are separated by {separator!r}; save it with commas between them")
     if repeated := [column for column in columns if columns.count(column) > 1]:
-        raise ValueError(f"it has two columns named {repeated[0]!r}; rename one")
+        raise ValueError(f"it has two columns named {shown_value(repeated[0])}; rename one")
     for record in records:
         if isinstance(record, _BadRow):
             yield record

@@ -15,7 +15,10 @@ def plan_reject(key: str, reason: str, message: str, row: dict[str, Any] | None 
     uri = str(row.get("uri") or "")
     if uri:
         row = {**row, "uri": shown_uri(uri)}
-    raw = without_secrets(json.dumps(row, ensure_ascii=False, default=str), [uri]) if row else ""
+    try:
+        raw = without_secrets(json.dumps(row, ensure_ascii=False, default=str), [uri]) if row else ""
+    except RecursionError:
+        raw = ""  # nested too deep to be anybody's data
     key, message, raw = _storable(shown_uri(key)), _storable(without_secrets(message, [uri])), _storable(raw)
     return Reject(stage="plan", unit=key, key=key, reason=reason, message=message, raw=raw)
 

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from operators.sources.manifest import ListRow, read_list
 from operators.sources.rejects import assert_storable, plan_reject
 from operators.store import locate
+from schemas.base import shown_value
 from schemas.errors import SourceError
 from schemas.manifest import ManifestRow
 from schemas.tables import Annotation, Reject, VideoCategory
@@ -83,9 +84,9 @@ def shot2story_entries(
         try:
             segments[str(row["clip_id"])] = _segment(row)
         except KeyError as missing:
-            yield _reject(str(row.get("clip_id")), f"meta row {row}: has no {missing}", row)
+            yield _reject(str(row.get("clip_id")), f"meta row {shown_value(row)}: has no {missing}", row)
         except ValueError as error:
-            yield _reject(str(row.get("clip_id")), f"meta row {row}: {error}", row)
+            yield _reject(str(row.get("clip_id")), f"meta row {shown_value(row)}: {error}", row)
     texts: dict[str, list[Annotation]] = defaultdict(list)
     wanted = {segment.youtube_id for segment in segments.values()} if not annotated else set()
     for row in annotated:
@@ -111,7 +112,8 @@ def shot2story_entries(
                 annotations=tuple(sorted(texts[youtube_id], key=lambda text: (text.start_us, text.end_us, text.kind))),
             )
         except ValidationError:
-            message = f"youtube_id {youtube_id!r}: only letters, digits, _ and - can be in one; correct the meta table"
+            shown = shown_value(youtube_id)
+            message = f"youtube_id {shown}: only letters, digits, _ and - can be in one; correct the meta table"
             yield _reject(youtube_id, message, {"youtube_id": youtube_id})
 
 
@@ -148,13 +150,13 @@ def _media_names(media_root: str) -> dict[str, str]:
 def _segment(row: dict[str, Any]) -> _Segment:
     clocks = _CLOCK.findall(str(row["duration"]))
     if len(clocks) != 2:
-        raise ValueError(f"duration {row['duration']!r} should hold two HH:MM:SS.ms times")
+        raise ValueError(f"duration {shown_value(row['duration'])} should hold two HH:MM:SS.ms times")
     start_us, end_us = (
         round((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * 1_000_000)
         for hours, minutes, seconds in clocks
     )
     if end_us <= start_us:
-        raise ValueError(f"duration {row['duration']!r} ends before it starts")
+        raise ValueError(f"duration {shown_value(row['duration'])} ends before it starts")
     category = _CATEGORIES.get(str(row.get("category")), VideoCategory.UNKNOWN)
     return _Segment(str(row["youtube_id"]), category, start_us, end_us)
 
@@ -185,7 +187,7 @@ def _annotations(row: dict[str, Any], segment: _Segment) -> list[Annotation]:
 def _shot_frames(name: str) -> tuple[int, int]:
     match = _SHOT_FILE.fullmatch(PurePosixPath(name).name)
     if match is None:
-        raise ValueError(f"shot file {name!r} should be named <clip id>_<first frame>_<last frame>.mp4")
+        raise ValueError(f"shot file {shown_value(name)} should be named <clip id>_<first frame>_<last frame>.mp4")
     return int(match["first"]), int(match["last"])
 
 

@@ -27,6 +27,7 @@ from schemas.tables import Annotation, Reject, Source, Split, Video, VideoCatego
 from tests.support.failing_reads import failing_reads
 from tests.support.synthetic_run import synthetic_run
 from tests.support.videos import counting_video, make, noisy_video
+from tests.support.web_server import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -282,3 +283,32 @@ def test_a_machine_that_fails_video_after_video_ends_the_stage(planned, monkeypa
     with pytest.raises(Outage, match=r"10 videos in a row met faults of the machine, the last: film.*not connected"):
         run_stage(planned(14), "ingest", 0, workers=1)
     assert len(begun) == 10
+
+
+def test_presigned_addresses_build_and_leave_no_secret_behind(tmp_path, caplog, capfd):
+    """Each stage's child has the whole address from the list as it is then; the store never has it."""
+    film = counting_video(tmp_path / "film.mp4", seconds=1.0)
+    with serving({"/film.mp4": film.read_bytes()}) as server:
+
+        def sign(signature):
+            rows = [
+                f"http://user:PASSWORD@{server.site}/{name}?X-Amz-Signature={signature}" for name in ("film.mp4", "403")
+            ]
+            (tmp_path / "list.csv").write_text("\n".join(["uri", *rows]))
+
+        sign("SECRET1")
+        config = BuildConfig(source=f"{tmp_path}/list.csv", out=f"{tmp_path}/out", allowed_roots=(server.url,))
+        folder = plan_build(config, "run", {})
+        assert run_stage(folder, "ingest", 0, workers=1).rows == 1
+        sign("SECRET2")
+        assert run_stage(folder, "split", 0, workers=1).rows == 1
+        assert {query.partition("=")[2] for query in server.queries} == {"SECRET1", "SECRET2"}
+        again = plan_build(config, "again", {})
+        assert run_stage(again, "ingest", 0, workers=1).reused == 1
+    [source] = folder.sources()
+    assert (source.uri, source.redacted) == (f"{server.url}/film.mp4", True)
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    told = "".join(capfd.readouterr()) + caplog.text
+    names = str([path.name for path in (tmp_path / "out").rglob("*")])
+    for word in ("PASSWORD", "SECRET"):
+        assert word.encode() not in kept and word not in told + names

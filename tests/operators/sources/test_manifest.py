@@ -180,3 +180,29 @@ def test_an_unknown_field_of_one_row_is_one_reject_and_of_all_rows_an_error():
     assert "line 2, field titel" in bad.message and "known are uri, source_id" in bad.message
     with pytest.raises(SourceError, match="unknown column 'titel'; known are uri"):
         list(manifest_entries(rows[1:], "list.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{0}\na.mp4\n",
+        "uri,{0},{0}\na.mp4,1,2\n",
+        '[{{"{0}": 1}}]',
+        '[{{"uri": "a", "x": 1}}, {{"uri": "{0}", "y": 1}}]',
+    ],
+)
+def test_a_list_without_a_header_shows_no_secret_of_its_first_address(tmp_path, text):
+    name = "list.json" if text.startswith("[") else "list.csv"
+    data = text.format("https://user:PASSWORD@host/a.mp4?X-Amz-Signature=SECRET").encode()
+    try:
+        told = [entry.model_dump_json() for entry in manifest_entries(read_list(data, name), name)]
+    except SourceError as error:
+        told = [str(error)]
+    assert told and not any(word in each for each in told for word in ("PASSWORD", "SECRET"))
+
+
+def test_a_row_that_is_nested_too_deep_is_a_short_reject():
+    [entry] = manifest_entries(
+        read_list(b'[{"uri": "a", "title": ' + b"[" * 800 + b"]" * 800 + b"}]", "l.json"), "l.json"
+    )
+    assert entry.reason == "manifest_row" and len(entry.message) < 1_000
