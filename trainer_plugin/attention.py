@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PretrainedConfig
 
 from trainer_plugin.comm import gather, heads_to_tokens, tokens_to_heads
 from trainer_plugin.kernels import Kernel, attend
@@ -91,8 +91,10 @@ def sequence_parallel_attention(
     if run is None:
         raise ValueError(f"attention {SEQUENCE_PARALLEL!r} needs a plan: call the model through LongVideoModel")
     if attention_mask is not None or dropout or sliding_window is not None:
-        asked = f"a mask ({attention_mask is not None}), dropout ({dropout}) or a sliding window ({sliding_window})"
-        raise ValueError(f"attention {SEQUENCE_PARALLEL!r} does no {asked}; set attention_dropout to 0 in the config")
+        raise ValueError(
+            f"attention {SEQUENCE_PARALLEL!r} does no mask ({attention_mask is not None}), no dropout ({dropout}) and "
+            f"no sliding window ({sliding_window}); see check_attention"
+        )
     q, k, v = (rows[0].transpose(0, 1) for rows in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     sizes = run.share.ulysses_sizes
@@ -106,6 +108,30 @@ def sequence_parallel_attention(
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     out = attend(q, k, v, run.share.blocks, scale, run.kernel, run.stash(layer))
     return heads_to_tokens(out, sizes, run.ulysses).flatten(1, 2)[None], None
+
+
+def check_attention(config: PretrainedConfig) -> None:
+    """Raises ValueError if the configuration asks for an attention, or logits, that are not computed here."""
+    text = config.get_text_config()
+    for part, values in (("text_config", text), ("vision_config", config.vision_config)):
+        if dropout := getattr(values, "attention_dropout", 0):
+            raise ValueError(
+                f"{part}.attention_dropout is {dropout}, which is not supported; set it to 0 in config.json"
+            )
+    window = getattr(text, "sliding_window", None)
+    others = sorted({kind for kind in getattr(text, "layer_types", None) or () if kind != "full_attention"})
+    if others or (window is not None and not getattr(text, "layer_types", None)):
+        asked = f"layers of {', '.join(others)}" if others else "every layer's attention"
+        raise ValueError(
+            f"text_config has {asked} (sliding_window {window}), and only full causal attention is supported; take a "
+            f"model without, or, if no sample is longer than the window, set use_sliding_window to false and "
+            f"sliding_window and layer_types to null in config.json"
+        )
+    for name in ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "alibi"):
+        if getattr(text, name, None):
+            raise ValueError(
+                f"text_config.{name} is {getattr(text, name)}, which is not supported; take a model without"
+            )
 
 
 def register() -> None:

@@ -98,10 +98,11 @@ class LongVideoModel(nn.Module):
 
         Raises:
             RuntimeError: torch or transformers is of a version that is not supported.
-            ValueError: no family supports the model.
+            ValueError: no family supports the model, or its attention is not supported.
         """
         super().__init__()
         versions.check()
+        attention.check_attention(model.config)
         self.model = model
         self.parallel = parallel
         self.options = options or RunOptions()

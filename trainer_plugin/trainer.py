@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, rotate_checkpoints
+from transformers.training_args import OptimizerNames
 
 from schemas.errors import BadInput
 from trainer_plugin.checkpoint import WritingPlace, check_optimizer, load_tensors, model_values, save_tensors
@@ -56,15 +57,146 @@ _SCHEDULER = "scheduler.pt"
 _TENSORS = "sharded"
 _STATE = "trainer_state.json"
 
-_NOT_HERE = {
-    "gradient_checkpointing": "layers are computed again as RunOptions.recomputed_layers says, by default all",
-    "torch_compile": "RunOptions.compile does that, by default",
+_PACKED = (
+    "rows come packed, of at most row_tokens each; gradient_accumulation_steps says how many a rank takes in a step"
+)
+_SHARDED = "the model is sharded already (shard_parameters), and its groups are those of trainer_plugin.parallel.start"
+_LOADER = "LongVideoTrainer loads rows itself; its argument workers says how many processes decode"
+_COMPILED = "RunOptions.compile does that, by default"
+_RECOMPUTED = "layers are computed again as RunOptions.recomputed_layers says, by default all"
+_KERNELS = "the plan's own attention and head replace what it would"
+
+REFUSED = {
+    "per_device_train_batch_size": _PACKED,
+    "auto_find_batch_size": _PACKED,
+    "num_train_epochs": "max_steps says when the training ends; RowStream(epochs=...) when its rows do",
+    "include_num_input_tokens_seen": "inputs are plans, not token ids; StepMetrics of trainer_plugin.sft count tokens",
+    "average_tokens_across_devices": "the loss is always of all ranks' tokens",
+    "train_sampling_strategy": "rows come in the order of RowStream",
+    "length_column_name": "rows come in the order of RowStream",
+    "data_seed": "the order of rows follows from RowStream(seed=...)",
+    "dataloader_drop_last": _LOADER,
+    "dataloader_num_workers": _LOADER,
+    "dataloader_pin_memory": _LOADER,
+    "dataloader_persistent_workers": _LOADER,
+    "dataloader_prefetch_factor": _LOADER,
+    "dataloader_multiprocessing_context": _LOADER,
+    "dataloader_in_order": _LOADER,
+    "gradient_checkpointing": _RECOMPUTED,
+    "gradient_checkpointing_kwargs": _RECOMPUTED,
+    "torch_compile": _COMPILED,
+    "torch_compile_backend": _COMPILED,
+    "torch_compile_mode": _COMPILED,
+    "use_liger_kernel": _KERNELS,
+    "liger_kernel_config": _KERNELS,
+    "use_cache": "training keeps no cache of keys",
     "fp16": "gradients would be clipped as scaled; the model computes in the type that it was built with",
     "label_smoothing_factor": "the loss is that of the labels",
     "neftune_noise_alpha": "embeddings are the model's own",
+    "optim_target_modules": "it is of optimizers that cannot step on sharded parameters",
+    "fsdp": _SHARDED,
+    "fsdp_config": _SHARDED,
+    "deepspeed": _SHARDED,
+    "parallelism_config": _SHARDED,
+    "accelerator_config": _SHARDED,
+    "ddp_find_unused_parameters": _SHARDED,
+    "ddp_bucket_cap_mb": _SHARDED,
+    "ddp_broadcast_buffers": _SHARDED,
+    "ddp_static_graph": _SHARDED,
+    "ddp_backend": _SHARDED,
+    "ddp_timeout": _SHARDED,
+    "save_on_each_node": "checkpoints are on a disk that all hosts share",
+    "enable_jit_checkpoint": "only ranks that get the signal would save, and wait for the others; save every few steps",
     "load_best_model_at_end": "load the best checkpoint's folder instead, as a Hugging Face model",
 }
 """Arguments that would be passed over silently, or break something, and what there is instead."""
+
+HONOURED = frozenset(
+    [
+        "output_dir",
+        "max_steps",
+        "gradient_accumulation_steps",
+        "learning_rate",
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "warmup_steps",
+        "optim",
+        "optim_args",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+        "bf16",
+        "tf32",
+        "torch_empty_cache_steps",
+        "logging_strategy",
+        "logging_steps",
+        "logging_first_step",
+        "log_on_each_node",
+        "log_level",
+        "log_level_replica",
+        "disable_tqdm",
+        "report_to",
+        "run_name",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
+        "eval_strategy",
+        "eval_on_start",
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+        "save_only_model",
+        "ignore_data_skip",
+        "restore_callback_states_from_checkpoint",
+        "push_to_hub",
+        "hub_token",
+        "hub_private_repo",
+        "hub_model_id",
+        "hub_strategy",
+        "hub_always_push",
+        "hub_revision",
+        "full_determinism",
+        "seed",
+        "use_cpu",
+        "debug",
+        "skip_memory_metrics",
+    ]
+)
+"""Arguments that do what transformers says. Of optimizers, those of `_OPTIMIZERS`."""
+
+ELSEWHERE = frozenset(
+    [
+        "eval_steps",
+        "eval_delay",
+        "per_device_eval_batch_size",
+        "prediction_loss_only",
+        "eval_do_concat_batches",
+        "eval_use_gather_object",
+        "eval_accumulation_steps",
+        "include_for_metrics",
+        "batch_eval_metrics",
+        "bf16_full_eval",
+        "fp16_full_eval",
+        "metric_for_best_model",
+        "greater_is_better",
+        "do_train",
+        "do_eval",
+        "do_predict",
+        "resume_from_checkpoint",
+        "local_rank",
+        "remove_unused_columns",
+        "label_names",
+        "logging_nan_inf_filter",
+    ]
+)
+"""Arguments that say nothing about this training: of an `evaluate` of one's own, of scripts around a Trainer, of
+columns, and of losses that are not finite, which end the run here."""
+
+_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
+"""What steps on sharded parameters (DTensor): torch's own."""
 
 
 class LongVideoTrainer(Trainer):
@@ -94,9 +226,7 @@ class LongVideoTrainer(Trainer):
         """
         if args.max_steps <= 0:
             raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
-        for name, instead in _NOT_HERE.items():
-            if asked := getattr(args, name):
-                raise BadInput(f"{name} is {asked}, but must be left out: {instead}")
+        _check_arguments(args)
         if args.bf16 and model.compute_dtype != torch.bfloat16:
             raise BadInput(
                 f"bf16 is True, but the model was built to compute in {model.compute_dtype}; build it with "
@@ -307,6 +437,19 @@ class LongVideoTrainer(Trainer):
     def _adam(self) -> torch.optim.Optimizer:
         """Without accelerate's wrapper."""
         return getattr(self.optimizer, "optimizer", self.optimizer)  # type: ignore[return-value]
+
+
+def _check_arguments(args: TrainingArguments) -> None:
+    """Raises BadInput for what `REFUSED` names, and for an optimizer that cannot step on sharded parameters."""
+    plain = TrainingArguments(args.output_dir, use_cpu=args.use_cpu)  # some defaults depend on it
+    for name, instead in REFUSED.items():
+        if (asked := getattr(args, name)) != getattr(plain, name):
+            raise BadInput(f"{name} is {asked}, but must be left out: {instead}")
+    if (optimizer := OptimizerNames(args.optim)) not in _OPTIMIZERS:
+        raise BadInput(
+            f"optim is {optimizer.value}, which cannot step on sharded parameters; use {', '.join(_OPTIMIZERS)}, or "
+            f"give LongVideoTrainer an optimizer of your own"
+        )
 
 
 class _NoDataset(IterableDataset[Any]):

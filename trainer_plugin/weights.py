@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from schemas.errors import BadInput
+from trainer_plugin.attention import check_attention
 from trainer_plugin.bytes_tokenizer import bytes_tokenizer
 from trainer_plugin.chat import CHAT_TEMPLATES
 from trainer_plugin.checkpoint import comparable, config_values
@@ -58,8 +59,8 @@ def read_config(source: ModelSource) -> PretrainedConfig:
     """The model's configuration, with the recipe's rotary base.
 
     Raises:
-        BadInput: there is none, transformers or the trainer does not know its kind of model, its weights are
-            quantized, or the folder holds adapters.
+        BadInput: there is none, transformers or the trainer does not know its kind of model or attention, its weights
+            are quantized, or the folder holds adapters.
     """
     folder = None if source.path is None else _folder(source.path)
     if folder is not None:
@@ -70,6 +71,7 @@ def read_config(source: ModelSource) -> PretrainedConfig:
         else:
             config = AutoConfig.for_model(**(source.config or {}))
         read_family(source, config)
+        check_attention(config)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"model {source.path or source.config}: {error}") from error
     _check_not_quantized(source, config)

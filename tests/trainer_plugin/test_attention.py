@@ -62,9 +62,9 @@ def test_the_default_scale_is_that_of_the_head():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attention_mask": torch.ones(1, 1, 5, 5)}, r"does no a mask \(True\)"),
-        ({"dropout": 0.1}, r"dropout \(0.1\).*set attention_dropout to 0"),
-        ({"sliding_window": 4}, r"a sliding window \(4\)"),
+        ({"attention_mask": torch.ones(1, 1, 5, 5)}, r"does no mask \(True\)"),
+        ({"dropout": 0.1}, r"no dropout \(0.1\)"),
+        ({"sliding_window": 4}, r"no sliding window \(4\)"),
         ({"run": None}, "needs a plan: call the model through LongVideoModel"),
     ],
 )

@@ -299,6 +299,41 @@ def test_a_chat_template_is_of_the_recipe_or_of_the_tokenizer(tmp_path):
         read_tokenizer(ModelSource(path=folder, chat_template="qwen"))
 
 
+@pytest.mark.parametrize(
+    ("part", "values", "complaint"),
+    [
+        (
+            "text_config",
+            {"attention_dropout": 0.1},
+            r"text_config\.attention_dropout is 0\.1, .* set it to 0 in config",
+        ),
+        ("vision_config", {"attention_dropout": 0.1}, r"vision_config\.attention_dropout is 0\.1, .* set it to 0"),
+        (
+            "text_config",
+            {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1, "layer_types": None},
+            r"has layers of sliding_attention \(sliding_window 64\), .* set use_sliding_window to false",
+        ),
+        ("text_config", {"layer_types": ["full_attention", "chunked_attention"]}, "layers of chunked_attention"),
+        ("text_config", {"final_logit_softcapping": 30.0}, r"final_logit_softcapping is 30\.0, which is not supported"),
+        ("text_config", {"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping is 50\.0, which is not supported"),
+        ("text_config", {"alibi": True}, r"alibi is True, which is not supported"),
+    ],
+    ids=["dropout", "vision_dropout", "window", "chunks", "final_softcap", "softcap", "alibi"],
+)
+def test_an_attention_that_is_not_computed_is_refused_from_the_configuration(tmp_path, part, values, complaint):
+    folder = model_folder(tmp_path / "model")
+    (folder / "model.safetensors").unlink()  # nothing of it is read
+    configured(folder, **{part: {**json.loads((folder / "config.json").read_text())[part], **values}})
+    with pytest.raises(BadInput, match=complaint):
+        read_config(ModelSource(path=str(folder)))
+
+
+def test_a_window_of_every_layer_is_refused_too():
+    text = {"model_type": "mistral", "sliding_window": 4096}
+    with pytest.raises(BadInput, match=r"every layer's attention \(sliding_window 4096\)"):
+        read_config(ModelSource(config={"model_type": "smolvlm", "text_config": text}))
+
+
 def test_an_unsupported_model_says_what_a_family_must_provide():
     with pytest.raises(BadInput, match=r"model_type 'llava' is not supported .* provide .*encode.*projectors"):
         read_config(ModelSource(config={"model_type": "llava"}))
