@@ -141,12 +141,15 @@ def preflight(config_json: ConfigJson) -> None:
 def plan(config_json: ConfigJson, run_id: Annotated[str, typer.Option(help="Name of the new run.")]) -> None:
     """List the sources, group them into lanes and write the run's plan; prints it as one JSON line."""
     from operators.build import plan_build, run_id_from
+    from operators.losses import skipped_in_words
     from schemas.tables import Reject
 
     folder = plan_build(_from_json(config_json), run_id_from(run_id))
     rejects = folder.store.get_rows(folder.run.plan_rejects_sha256, Reject)
     for reject in rejects:
         typer.echo(f"rejected: {reject.reason}: {reject.message}", err=True)
+    if skipped := skipped_in_words(folder.run):
+        typer.echo(f"skipped in the source, as no videos: {skipped}", err=True)
     lanes = [{"lane": lane.index, "label": lane.label} for lane in folder.lanes()]
     _json_line({"run": folder.url, "lanes": lanes, "videos": folder.run.videos, "rejects": len(rejects)})
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.runs import RunFolder
+from schemas.run import Run
 from schemas.tables import Reject
 
 _ORDER = ("plan", *VIDEO_STAGES, *BUILD_STAGES)
@@ -33,6 +34,12 @@ def losses(folder: RunFolder) -> list[Loss]:
         found.setdefault((reject.stage, reject.reason), []).append(reject)
     ordered = sorted(found, key=lambda key: (_ORDER.index(key[0]), key[1]))
     return [Loss(*key, len(found[key]), found[key][0].message) for key in ordered]
+
+
+def skipped_in_words(run: Run) -> str:
+    """What the search for videos has skipped, the most frequent kind first; empty when nothing was."""
+    counts = sorted(run.skipped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {kind}" for kind, count in counts)
 
 
 def why_empty(folder: RunFolder) -> str:

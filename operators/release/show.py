@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from operators.clock import clock_span
-from operators.losses import losses
+from operators.losses import losses, skipped_in_words
 from operators.runs import RunFolder
 from operators.store import Store, object_path
 from schemas.arrow import rows_from_parquet
@@ -82,7 +82,9 @@ def show_samples(console: Console, samples: Sequence[Sample]) -> None:
 
 
 def show_losses(console: Console, folder: RunFolder) -> None:
-    """Print what a run left out, a line for each reason with its first example."""
+    """Print what a run left out, a line for each reason with its first example, after what is no video."""
+    if skipped := skipped_in_words(folder.run):
+        console.print(Text(f"skipped in the source, as no videos: {skipped}", style="dim"), soft_wrap=True)
     for loss in losses(folder):
         console.print(Text(f"left out {loss}", style="yellow"), Text(loss.example, style="dim"), soft_wrap=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from operators.clock import clock, clock_span
+from operators.losses import skipped_in_words
 from operators.report import figures
 from operators.report.collect import Example, Numbers, collect
 from operators.report.health import findings
@@ -52,6 +53,7 @@ def _content(numbers: Numbers) -> dict[str, Any]:
         "floors": figures.floor_figure(numbers),
         "funnel": figures.funnel_figure(numbers),
         "rejects": list(figures.reject_bars(numbers)),
+        "skipped": skipped_in_words(numbers.run),
         "time": figures.time_figure(numbers),
         "examples": [(example, _timeline(example)) for example in numbers.examples],
     }

@@ -41,10 +41,10 @@ def lvr(monkeypatch, capsys):
 
 
 BAD_SOURCES = {
-    "empty": "source '{0}' holds no video; looked for files ending in .3gp",
+    "empty": "source '{0}' holds no video; looked for files ending in .3g2",
     "nowhere": "source '{0}' does not exist; give a folder of videos or a manifest",
     "text.csv": "manifest '{0}': unknown column 'sauce'; known are uri, source_id",
-    "half.json": "manifest '{0}' cannot be read: Expecting",
+    "half.json": "list '{0}' cannot be read: Expecting",
     "gone.csv": "none of its 1 videos can be used; the first: missing_file: {1}/gone.mp4: no such file; restore it",
     "notes.txt": "source '{0}': not a folder, and not a .csv, .json or .jsonl manifest",
 }
@@ -169,6 +169,16 @@ def test_a_plan_is_one_json_line_for_the_task_that_asked(lvr, tmp_path):
         },
     )
     assert "rejected: duplicate_id:" in told and "Give one of them another source_id" in told
+
+
+def test_a_plan_tells_what_it_skipped_in_the_source(lvr, tmp_path):
+    (tmp_path / "films").mkdir()
+    for name in ("a.mp4", "a.srt", "b.srt", "c.mp4.part", ".d.mp4"):
+        (tmp_path / "films" / name).write_bytes(b"not read yet")
+    config = BuildConfig(source=str(tmp_path / "films"), out=str(tmp_path / "out"))
+    _, _, told = lvr("plan", "--config-json", config.model_dump_json(), "--run-id", "one")
+    skipped = "2 .srt files, 1 hidden files and folders, 1 unfinished downloads"
+    assert f"skipped in the source, as no videos: {skipped}" in told
 
 
 def test_the_pipeline_is_named_without_the_heavy_packages(tmp_path):

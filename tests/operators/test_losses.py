@@ -3,7 +3,7 @@
 import pytest
 
 from operators.build import plan_build
-from operators.losses import losses, why_empty
+from operators.losses import losses, skipped_in_words, why_empty
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.release.publish import EmptyRelease, publish
 from operators.runner import run_stage
@@ -39,3 +39,9 @@ def test_a_run_without_questions_says_so_and_the_way_out(run):
     assert why_empty(run).startswith("no question could be asked about 2 videos (1 × plan: missing_file, 1 × ingest")
     with pytest.raises(EmptyRelease, match=r"nothing to publish: no question .*LVR_CAPTIONER_URL"):
         publish(run)
+
+
+def test_what_was_skipped_in_the_source_is_told_in_words(run):
+    assert skipped_in_words(run.run) == ""
+    skipped = run.run.model_copy(update={"skipped": {".txt files": 2, "hidden files and folders": 12, ".srt files": 2}})
+    assert skipped_in_words(skipped) == "12 hidden files and folders, 2 .srt files, 2 .txt files"

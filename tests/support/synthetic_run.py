@@ -77,6 +77,7 @@ def synthetic_run(
         lanes=len(lanes),
         videos=videos,
         plan_rejects_sha256=store.put_rows([plan_reject], Reject),
+        skipped={".srt files": 3},
     )
     folder = RunFolder.create(store, run, lanes)
     tables = {source.source_id: maker.tables(source, index) for index, source in enumerate(sources)}

@@ -72,6 +72,7 @@ def test_a_build_in_which_nothing_passed_says_so(tmp_path):
     tags = Tags(page_of(synthetic_run(tmp_path, videos=2, nothing_passes=True)))
     assert "Nothing came through" in tags.text
     assert "verify: answerable blind" in tags.text
+    assert "Skipped in the source, as no videos: 3 .srt files." in tags.text
     assert "right 4 of 4 times" in tags.text  # an example of the reject
     assert "article" not in tags.tags
 
