@@ -96,6 +96,27 @@ class AudioTrack(Model):
     end_us: int
 
 
+class PictureFormat(Model):
+    """What the frames of a stretch of a video have in common."""
+
+    start_us: int = Field(ge=0)
+    """The first of these frames' time."""
+    width: int = Field(gt=0)
+    """Displayed pixels, after rotation and with square pixels."""
+    height: int = Field(gt=0)
+    sample_aspect: str = Field(pattern=r"^\d+:\d+$")
+    rotation: int = Field(ge=0, lt=360)
+    mirrored: bool
+    pixel_format: str
+    bit_depth: int = Field(gt=0)
+    primaries: str
+    transfer: str
+
+    def is_like(self, other: PictureFormat) -> bool:
+        """Is it the same format, at whatever time?"""
+        return self == other.model_copy(update={"start_us": self.start_us})
+
+
 class Video(Row):
     """One readable source video, as measured from its packets and from one decode of its frames.
 
@@ -133,7 +154,8 @@ class Video(Row):
     open_gops: bool
     """Frames shown before a key frame may need others from before it."""
     width: int = Field(gt=0)
-    """Displayed pixels, after rotation and with square pixels."""
+    """Displayed pixels, after rotation and with square pixels. Where a recording changes its picture on the way, this
+    is the format that lasts longest, as are `height` and the others of `PictureFormat`."""
     height: int = Field(gt=0)
     sample_aspect: str = Field(pattern=r"^\d+:\d+$")
     """A stored pixel's width by its height, e.g. `4:3`; already applied to width and height."""
@@ -154,6 +176,8 @@ class Video(Row):
     """Colour primaries as ffmpeg names them (`bt709`, `bt2020`), or `unknown`."""
     transfer: str
     """Transfer characteristics as ffmpeg names them (`bt709`, `smpte2084` = HDR10, `arib-std-b67` = HLG, `unknown`)."""
+    formats: tuple[PictureFormat, ...] = ()
+    """The formats of the picture in order of time, the first from 0 on, if it changes on the way; else empty."""
     audio_codec: str
     """Of the main sound; empty when the video has none."""
     audio_tracks: tuple[AudioTrack, ...]
@@ -170,6 +194,8 @@ class Boundary(StrEnum):
 
     SHOT = "shot"
     FIXED = "fixed"
+    FORMAT = "format"
+    """The picture changes its size, shape, pixel format or colours here."""
     END = "end"
 
 

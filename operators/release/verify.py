@@ -26,6 +26,7 @@ from operators.isolate import ChildFailed, run_isolated
 from operators.release.readers import Reader, loading_metadata, open_readers
 from operators.store import locate, sha256_of_file
 from operators.video.ffmpeg import LARGEST_FRAME_PIXELS
+from operators.video.packets import stream_aspect
 from operators.video.probe import displayed_size
 from operators.video.streams import moving_pictures
 from schemas.errors import SchemaError
@@ -176,7 +177,7 @@ def _check_media(root: Path, file: ReleaseFile, record: WebDatasetRecord, media:
             stream = moving_pictures(container)[0]
             assert stream.time_base is not None  # only unset in streams that are being written
             stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME_PIXELS)}
-            width, height = displayed_size(next(container.decode(stream)), stream)
+            width, height = displayed_size(next(container.decode(stream)), stream_aspect(stream))
             last_second_us = max(0, record.duration_us - 1_000_000)
             offset = int(last_second_us / (1_000_000 * stream.time_base)) + (stream.start_time or 0)
             container.seek(offset, stream=stream)

@@ -16,7 +16,7 @@ from operators.store import sha256_of_file
 from operators.video.analysis_file import write_analysis
 from operators.video.ffmpeg import pyav_version
 from operators.video.packets import SECOND_US, UnreadableVideo
-from operators.video.probe import VideoProbe, probe
+from operators.video.probe import probe
 from operators.video.watch import Watched, watch
 from schemas.base import Span
 from schemas.config import BuildConfig, Detector
@@ -44,18 +44,19 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
             pace = Pace(f"{context.stage} {source.source_id}", measured.duration_us)
             split = context.config.split
             watched = watch(measured, split, folder / "proxy.mp4", pace.reached, context.cores)
-            yield from _loss(context, source, measured, watched)
-            yield _video(context, source, measured, watched, folder)
+            yield from _loss(context, source, watched)
+            yield _video(context, source, watched, folder)
         except UnreadableVideo as error:
             yield context.reject(source.source_id, error.reason, f"{source.source_id}: {error}")
 
 
-def _loss(context: Context, source: Source, measured: VideoProbe, watched: Watched) -> Iterator[Reject]:
+def _loss(context: Context, source: Source, watched: Watched) -> Iterator[Reject]:
     """A reject beside the video when some of it is lost.
 
     Raises:
         UnreadableVideo: `damaged` when half or more is.
     """
+    measured = watched.video
     promised_us = measured.duration_us + measured.index.missing_us
     lost_us = measured.index.missing_us + watched.analysis.unreadable_us
     told = f"{lost_us / SECOND_US:.1f} s of {promised_us / SECOND_US:.1f} s cannot be read"
@@ -66,8 +67,9 @@ def _loss(context: Context, source: Source, measured: VideoProbe, watched: Watch
         yield context.reject(source.source_id, "partly_damaged", message)
 
 
-def _video(context: Context, source: Source, measured: VideoProbe, watched: Watched, folder: Path) -> Video:
-    index, analysis = measured.index, watched.analysis
+def _video(context: Context, source: Source, watched: Watched, folder: Path) -> Video:
+    measured, analysis = watched.video, watched.analysis
+    index = measured.index
     columns = folder / "analysis.npz"
     write_analysis(analysis, columns)
     aspect = measured.sample_aspect
@@ -103,6 +105,7 @@ def _video(context: Context, source: Source, measured: VideoProbe, watched: Watc
         bit_depth=measured.bit_depth,
         primaries=measured.primaries,
         transfer=measured.transfer,
+        formats=measured.formats if len(measured.formats) > 1 else (),
         audio_codec=measured.audio_codec,
         audio_tracks=measured.audio_tracks,
         analysis_uri=context.files.put_file(columns),

@@ -42,12 +42,14 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
     # Between key frames nothing was seen, so that a shot may begin without a look of its own.
     shot_starts_us = analysis.shot_starts(settings.detector, settings.shot_threshold)
     unlikeness = analysis.shot_unlikeness(shot_starts_us).tolist() if every_frame else None
-    spans = plan_clips(video.duration_us, shot_starts_us, settings, unlikeness)
+    format_starts_us = [each.start_us for each in analysis.formats]
+    spans = plan_clips(video.duration_us, shot_starts_us, settings, unlikeness, format_starts_us)
     if every_frame and not settings.write_clips:
         for index, span in enumerate(spans):
             yield _clip(video, index, span, analysis, analysis.times_us)
         return
-    source = probe(context.sources.fetch(video.video_id, video.uri, context.scratch))
+    fetched = context.sources.fetch(video.video_id, video.uri, context.scratch)
+    source = probe(fetched).with_formats(analysis.formats)
     _refuse_changed(video, source)
     times_us = analysis.times_us if every_frame else source.index.frame_times_us
     pace = Pace(f"{context.stage} {video.video_id}", video.duration_us)
@@ -118,7 +120,7 @@ def _written(context: Context, cutter: Cutter, clip: Clip) -> Iterator[Clip | Re
 
 STAGE = Stage(
     name="split",
-    version=2,
+    version=3,
     row=Clip,
     reads=("ingest",),
     run=run,

@@ -31,6 +31,7 @@ from operators.video.probe import VideoProbe
 from operators.video.ranges import TimedFrame, decode_spans
 from operators.video.shots import Scores
 from schemas.config import Detector
+from schemas.tables import PictureFormat
 
 Consumer = Callable[[int, VideoFrame], None]
 """Takes a frame and its time (us). Called in order of time, never twice at once."""
@@ -107,6 +108,8 @@ class Analysis:
     """Time for which the index promises frames that could not be decoded."""
     damaged_us: NDArray[np.int64]
     """Shape [damaged frames], ascending: times of frames in which the decoder has met errors, and made up the rest."""
+    formats: tuple[PictureFormat, ...]
+    """Each change of the picture's format, beginning with the first frame's at 0."""
 
     def shot_starts(self, detector: Detector, threshold: float) -> tuple[int, ...]:
         """Times (us) at which shots begin, ascending, the first 0.
@@ -205,7 +208,13 @@ def analyse(
         duration_us=video.duration_us,
         unreadable_us=_unreadable(times_us, video),
         damaged_us=np.array(damaged_us, dtype=np.int64),
+        formats=from_the_start(frames.formats),
     )
+
+
+def from_the_start(formats: Sequence[PictureFormat]) -> tuple[PictureFormat, ...]:
+    """The first format holds from 0 on, whatever of the video's beginning could be decoded."""
+    return (*(each.model_copy(update={"start_us": 0}) for each in formats[:1]), *formats[1:])
 
 
 @dataclass

@@ -11,6 +11,7 @@ import numpy as np
 
 from operators.video.analysis import Analysis
 from operators.video.shots import Scores
+from schemas.tables import PictureFormat
 
 _COLUMNS = ("times_us", "motion", "sharpness", "brightness", "dark", "looks", "transition", "damaged_us")
 
@@ -24,6 +25,7 @@ def write_analysis(analysis: Analysis, target: Path) -> None:
         unreadable_us=np.int64(analysis.unreadable_us),
         scored_us=analysis.scores.times_us,
         content_scores=analysis.scores.content,
+        formats=np.array([each.model_dump_json() for each in analysis.formats]),
         **{name: getattr(analysis, name) for name in _COLUMNS},
     )
 
@@ -35,5 +37,6 @@ def read_analysis(path: Path) -> Analysis:
             duration_us=int(stored["duration_us"]),
             unreadable_us=int(stored["unreadable_us"]),
             scores=Scores(stored["scored_us"], stored["content_scores"]),
+            formats=tuple(PictureFormat.model_validate_json(each) for each in stored["formats"].tolist()),
             **{name: stored[name] for name in _COLUMNS},
         )

@@ -1,6 +1,8 @@
 """Divides a video's timeline into clips. Pure arithmetic on microseconds; nothing is read or written.
 
-Guarantees, whatever the shots are: clips tile `[0, duration)` without gap or overlap. With `shots` moreover
+Guarantees, whatever the shots are: clips tile `[0, duration)` without gap or overlap, and end where the picture's
+format changes, unless it does so twice within a second. What lies between two such changes is planned like a video of
+its own. With `shots` moreover, of each of these videos,
 
 - every length lies in `[min, max]` as soon as the duration can be written as a sum of such lengths (else the video is
   one clip);
@@ -21,6 +23,10 @@ from operators.video.packets import SECOND_US
 from schemas.config import ClipMode, SplitConfig
 from schemas.tables import Boundary
 
+SHORTEST_FORMAT_US = SECOND_US
+"""A format that lasts less long shares a clip with what follows it, the last with what precedes it. A recorded call may
+change its picture with every frame while it looks for a rate."""
+
 
 @dataclass(frozen=True)
 class ClipSpan:
@@ -34,7 +40,11 @@ class ClipSpan:
 
 
 def plan_clips(
-    duration_us: int, shot_starts_us: Sequence[int], config: SplitConfig, unlikeness: Sequence[float] | None = None
+    duration_us: int,
+    shot_starts_us: Sequence[int],
+    config: SplitConfig,
+    unlikeness: Sequence[float] | None = None,
+    format_starts_us: Sequence[int] = (0,),
 ) -> list[ClipSpan]:
     """The clips of a video of this length.
 
@@ -44,20 +54,30 @@ def plan_clips(
             `operators.video.analysis.Analysis.shot_unlikeness`). A clip's end between look-alikes (0) costs as much as
             a clip of the least or greatest length, so that a short shot goes with the neighbour it looks like, as in
             Panda-70M (arXiv:2402.19479). None means that only lengths matter.
+        format_starts_us: where the picture's format changes, ascending, the first 0.
     """
     wish_us = round(config.clip_seconds * SECOND_US)
-    if config.mode is ClipMode.FIXED:
-        ends = _fixed_ends(duration_us, wish_us)
-        shots: dict[int, float] = {}
-    else:
-        bounds = _Bounds(round(config.min_seconds * SECOND_US), wish_us, round(config.max_seconds * SECOND_US))
+    bounds = _Bounds(round(config.min_seconds * SECOND_US), wish_us, round(config.max_seconds * SECOND_US))
+    shots: dict[int, float] = {}
+    if config.mode is not ClipMode.FIXED:
         inner = shot_starts_us[1:]
         shots = dict(zip(inner, [1.0] * len(inner) if unlikeness is None else unlikeness, strict=True))
-        ends = _shot_ends(duration_us, shots, bounds)
+    format_ends = _format_ends(duration_us, format_starts_us)
+    ends: list[int] = []
+    for start_us, end_us in pairwise([0, *format_ends]):
+        length = end_us - start_us
+        if config.mode is ClipMode.FIXED:
+            planned = _fixed_ends(length, wish_us)
+        else:
+            within = {shot - start_us: unlike for shot, unlike in shots.items() if start_us < shot < end_us}
+            planned = _shot_ends(length, within, bounds)
+        ends += [start_us + end for end in planned]
 
     def kind(end_us: int) -> Boundary:
         if end_us == duration_us:
             return Boundary.END
+        if end_us in format_ends:
+            return Boundary.FORMAT
         return Boundary.SHOT if end_us in shots else Boundary.FIXED
 
     def shots_in(start_us: int, end_us: int) -> tuple[int, ...]:
@@ -107,6 +127,16 @@ class _Best(NamedTuple):
     start_us: int
     """The stretch that ends here, from a shot boundary on, is divided evenly into this many clips."""
     pieces: int
+
+
+def _format_ends(duration_us: int, format_starts_us: Sequence[int]) -> list[int]:
+    """Where formats of some length end, the last with the video."""
+    ends: list[int] = []
+    for start_us in format_starts_us:
+        lasted_us = start_us - (ends[-1] if ends else 0)
+        if min(lasted_us, duration_us - start_us) >= SHORTEST_FORMAT_US:
+            ends.append(start_us)
+    return [*ends, duration_us]
 
 
 def _fixed_ends(duration_us: int, wish_us: int) -> list[int]:

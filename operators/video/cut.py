@@ -10,7 +10,7 @@ span, not even to readers that ignore edit lists. The same source and span give 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.ffmpeg import CONFINEMENT, FfmpegError, file_url, run_ffmpeg
-from operators.video.packets import SECOND_US, UnreadableVideo, open_video
+from operators.video.packets import SECOND_US, UnreadableVideo, open_video, packets_of
 from operators.video.probe import VideoProbe
 from operators.video.proof import (
     CutError,
@@ -39,9 +39,20 @@ from operators.video.proof import (
     check_opencv,
     check_opencv_coded,
     check_times,
+    first_picture,
     source_thumbnails,
 )
-from operators.video.remux import COPIED_VIDEO, Coded, copyable_sound, longest_run, read_coded, write_mp4
+from operators.video.remux import (
+    COPIED_VIDEO,
+    Coded,
+    configuration,
+    copyable_sound,
+    longest_run,
+    read_coded,
+    sound_header,
+    write_mp4,
+)
+from operators.video.sound import read_sound, write_sound
 from operators.video.splice import PROFILES, CannotJoin, free_number, joined
 from schemas.tables import Cut
 
@@ -57,6 +68,8 @@ _COMMON = {
     # Encoders give the same bytes only for the same number of threads; stages work on one video per core anyway.
     "threads": 1,
     "fps_mode": "passthrough",
+    # What ffmpeg decodes before the clip may have another size, to which it would scale the clip.
+    "noautoscale": None,
     "fflags": "+bitexact",
     "flags:v": "+bitexact",
     "map_metadata": -1,
@@ -98,6 +111,9 @@ class _Frames:
     times_us: NDArray[np.int64]
     end_us: int
     """Where the last of them ends: the next frame's time, or the video's end."""
+    video: VideoProbe
+    """The source, in the format that these frames have; in its own if they have several."""
+    one_format: bool = True
 
     @property
     def start_us(self) -> int:
@@ -116,7 +132,7 @@ class _Frames:
         bounds = (0, run.first), (run.beyond, len(self.times_us))
         ends_us = [*self.times_us.tolist(), self.end_us]
         return [
-            _Part(first, _Frames(self.first + first, self.times_us[first:beyond], ends_us[beyond]))
+            _Part(first, _Frames(self.first + first, self.times_us[first:beyond], ends_us[beyond], self.video))
             for first, beyond in bounds
             if first < beyond
         ]
@@ -159,9 +175,13 @@ def open_cutter(
     Raises:
         UnreadableVideo: the file cannot be opened.
     """
-    with open_video(video.path) as (container, stream):
-        stream.codec_context.thread_count = 1
-        yield Cutter(video, times_us, damaged_us, container, stream)
+    with ExitStack() as stack:
+        # One to copy from, one to see, one to hear: a demuxer tells a change of the decoder's configuration only once.
+        sources = [stack.enter_context(open_video(video.path)) for _ in range(3)]
+        for _, stream in sources:
+            stream.codec_context.thread_count = 1
+        coded, seen, (heard, _) = sources
+        yield Cutter(video, times_us, damaged_us, coded, seen, heard)
 
 
 class Cutter:
@@ -172,16 +192,19 @@ class Cutter:
         video: VideoProbe,
         times_us: NDArray[np.int64],
         damaged_us: NDArray[np.int64] | None,
-        container: InputContainer,
-        stream: VideoStream,
+        coded: tuple[InputContainer, VideoStream],
+        seen: tuple[InputContainer, VideoStream],
+        heard: InputContainer,
     ) -> None:
         self._video = video
         self._times_us = times_us
         self._damaged_us = damaged_us
-        self._container = container
-        self._stream = stream
-        self._audio = None if video.audio_stream is None else cast(AudioStream, container.streams[video.audio_stream])
-        self._extradata = bytes(stream.codec_context.extradata or b"")
+        self._container, self._stream = coded
+        self._seen = seen
+        self._audio = None if video.audio_stream is None else cast(AudioStream, coded[0].streams[video.audio_stream])
+        self._heard = heard
+        self._sound_header: bytes | None = None
+        self._extradata = bytes(self._stream.codec_context.extradata or b"")
         self._decoded_by_opencv: set[bytes] = set()
         self._boundary = -1
         self._thumbnails: dict[int, NDArray[np.uint8]] = {}
@@ -202,8 +225,7 @@ class Cutter:
                 f"use the span of the source"
             )
         try:
-            may_be_copied = self._video.codec in COPIED_VIDEO and not self._is_damaged(frames)
-            if may_be_copied and (how := self._copy(frames, target)):
+            if self._may_be_copied(frames) and (how := self._copy(frames, target)):
                 return how
             self._encode(frames, target)
         except (FfmpegError, UnreadableVideo, av.error.FFmpegError) as error:
@@ -215,19 +237,34 @@ class Cutter:
         if first == beyond:
             return None
         following_us = int(self._times_us[beyond]) if beyond < len(self._times_us) else self._video.duration_us
-        return _Frames(first, self._times_us[first:beyond], following_us)
+        times_us, starts_us = self._times_us[first:beyond], [each.start_us for each in self._video.formats]
+        of_first, of_last = np.searchsorted(starts_us, (times_us[0], times_us[-1]), side="right").tolist()
+        if of_first != of_last:
+            return _Frames(first, times_us, following_us, self._video, one_format=False)
+        return _Frames(first, times_us, following_us, self._video.in_format(self._video.formats[of_first - 1]))
 
-    def _is_damaged(self, frames: _Frames) -> bool:
-        return self._damaged_us is not None and bool(np.isin(frames.times_us, self._damaged_us).any())
+    def _may_be_copied(self, frames: _Frames) -> bool:
+        damaged = self._damaged_us is not None and bool(np.isin(frames.times_us, self._damaged_us).any())
+        # The header of a track is made of the stream's; for what it says of a later format only these two are known.
+        codecs = COPIED_VIDEO if frames.video.in_format(self._video.formats[0]) == frames.video else ("h264", "hevc")
+        return frames.one_format and not damaged and frames.video.codec in codecs
+
+    def _configuration(self, frames: _Frames) -> bytes | None:
+        """What the container tells the decoder for these frames; None if it tells something else on the way."""
+        index = self._video.index
+        numbers = index.frame_packets[slice(*np.searchsorted(index.frame_times_us, (frames.start_us, frames.end_us)))]
+        first, last = (index.packets.configuration(int(end), self._extradata) for end in (min(numbers), max(numbers)))
+        return first if first == last else None
 
     def _encode(self, frames: _Frames, target: Path) -> None:
-        source = _input(self._video, frames)
-        outputs = [_upright(self._video, _picture(self._video, source, frames))]
-        encoding = _encoding(self._video)
-        if self._audio is not None:
-            outputs.append(_sound(self._video, source, frames))
-            encoding |= SOUND_ENCODING
-        run_ffmpeg(ffmpeg.output(*outputs, file_url(target), **encoding), _timeout_seconds(frames))
+        picture = _upright(frames.video, _picture(_input(frames), frames))
+        outputs = [picture if frames.one_format else _of_one_size(frames.video, picture)]
+        encoding = _encoding(frames.video)
+        with TemporaryDirectory(dir=target.parent) as folder:
+            if self._audio is not None:
+                outputs.append(self._sound(frames, Path(folder)))
+                encoding |= SOUND_ENCODING
+            run_ffmpeg(ffmpeg.output(*outputs, file_url(target), **encoding), _timeout_seconds(frames))
         written = check_times(target, self._planned(frames))
         check_edges(target, written, *self._neighbours(frames))
         self._prove_in_opencv(target, written)
@@ -238,40 +275,52 @@ class Cutter:
         try:
             span_us = frames.start_us, frames.end_us
             pictures, sounds = read_coded(self._container, self._stream, self._audio, self._video.index, span_us)
-            run = longest_run(pictures, timeline, frames.times_us, codec, self._extradata)
-            if run is None or not self._is_worth_copying(run, frames):
+            header = self._configuration(frames)
+            run = None if header is None else longest_run(pictures, timeline, frames.times_us, codec, header)
+            if header is None or run is None:
                 return None
+            extradata = configuration(bytes(run.packets[0]), codec, header)
+            assert extradata is not None  # else no run would begin there
+            is_stated = extradata == self._extradata
+            if not self._is_worth_copying(run, frames, is_stated):
+                return None
+            shape = None if is_stated else first_picture(run, codec, extradata)
             pts = [timeline.pts(int(time_us)) for time_us in frames.times_us]
             with TemporaryDirectory(dir=target.parent) as folder:
                 edges = [self._encoded(part, Path(folder)) for part in frames.around(run)]
                 pieces = sorted([run, *(edge.coded for edge in edges)], key=lambda piece: piece.first)
-                extradata = joined(self._extradata, [edge.extradata for edge in edges]) if edges else None
+                whole = joined(extradata, [edge.extradata for edge in edges]) if edges else extradata
                 with self._sound_beside(sounds, frames, Path(folder)) as sound:
-                    write_mp4(target, self._stream, pieces, pts, timeline.pts(frames.end_us), *sound, extradata)
-            self._prove_copy(target, frames, run)
+                    end_pts = timeline.pts(frames.end_us)
+                    write_mp4(
+                        target, self._stream, pieces, pts, end_pts, *sound, whole, shape, frames.video.sample_aspect
+                    )
+            self._prove_copy(target, frames, run, extradata)
         except (CutError, CannotJoin, FfmpegError, av.error.FFmpegError):
             return None
         return Cut.SMART if edges else Cut.COPY
 
-    def _is_worth_copying(self, run: Coded, frames: _Frames) -> bool:
+    def _is_worth_copying(self, run: Coded, frames: _Frames, is_stated: bool) -> bool:
+        """Is it all of the clip, or most of it, in the configuration that the stream's header states?"""
         share = len(run.packets) / len(frames.times_us)
         return share == 1 or (
             share >= SMALLEST_COPIED_SHARE
-            and self._video.codec == "h264"
-            and self._video.pixel_format == ENCODING["pix_fmt"]
+            and is_stated
+            and frames.video.codec == "h264"
+            and frames.video.pixel_format == ENCODING["pix_fmt"]
             and self._stream.codec_context.profile in PROFILES
         )
 
     def _encoded(self, part: _Part, folder: Path) -> _Edge:
         """Encode the frames beside a copied run so that they can stand in its track."""
         target = folder / f"{part.first}.mp4"
-        source = _input(self._video, part.frames)
+        source = _input(part.frames)
         encoding = {
-            **_encoding(self._video),
+            **_encoding(part.frames.video),
             "profile:v": PROFILES[self._stream.codec_context.profile or ""],
             "x264-params": f"sps-id={free_number(self._extradata)}",
         }
-        picture = _picture(self._video, source, part.frames)
+        picture = _picture(source, part.frames)
         run_ffmpeg(ffmpeg.output(picture, file_url(target), **encoding), _timeout_seconds(part.frames))
         with open_video(target) as (container, stream):
             packets = [packet for packet in container.demux(stream) if packet.size]
@@ -290,11 +339,12 @@ class Cutter:
             return
         timeline, span_us = self._video.index.timeline, (frames.start_us, frames.end_us)
         frame_us = frames.duration_us / len(frames.times_us)
-        if copies := copyable_sound(sounds, self._video.audio_codec, timeline, span_us, frame_us):
+        copies = copyable_sound(sounds, self._video.audio_codec, timeline, span_us, frame_us)
+        if copies and self._is_as_stated(copies):
             yield self._audio, copies
             return
         encoded = folder / "sound.m4a"
-        sound = _sound(self._video, _input(self._video, frames), frames)
+        sound = self._sound(frames, folder)
         bitexact = {"fflags": "+bitexact", "map_metadata": -1}
         run_ffmpeg(ffmpeg.output(sound, file_url(encoded), **SOUND_ENCODING, **bitexact), _timeout_seconds(frames))
         with av.open(file_url(encoded), "r", container_options=CONFINEMENT) as container:
@@ -302,10 +352,29 @@ class Cutter:
             # What the encoder puts before 0 only fills its window; an edit list would have to hide it.
             yield stream, [packet for packet in container.demux(stream) if packet.size and (packet.pts or 0) >= 0]
 
-    def _prove_copy(self, target: Path, frames: _Frames, run: Coded) -> None:
+    def _is_as_stated(self, sounds: list[Packet]) -> bool:
+        """Are these what the stream's header describes, in rate, channels and all?"""
+        assert self._audio is not None
+        if self._video.index.audio[self._audio.index].configurations:
+            return False
+        if self._sound_header is None:
+            first = next(packet for packet in packets_of(self._heard, [self._heard.streams[self._audio.index]]))
+            self._sound_header = sound_header(first, self._video.audio_codec)
+        return all(sound_header(packet, self._video.audio_codec) == self._sound_header for packet in sounds)
+
+    def _sound(self, frames: _Frames, folder: Path) -> Any:
+        """The clip's sound for ffmpeg to encode."""
+        assert self._audio is not None
+        stream = self._heard.streams[self._audio.index]
+        assert isinstance(stream, AudioStream)
+        samples, rate = read_sound(self._heard, stream, self._video.index, (frames.start_us, frames.end_us))
+        write_sound(samples, rate, folder / "sound.mov")
+        return ffmpeg.input(file_url(folder / "sound.mov"))["a:0"]
+
+    def _prove_copy(self, target: Path, frames: _Frames, run: Coded, extradata: bytes) -> None:
         codec = self._video.codec
         written = check_times(target, self._planned(frames))
-        check_copied(target, written, run, codec, self._extradata)
+        check_copied(target, written, run, codec, extradata)
         if len(run.packets) == len(frames.times_us):
             if self._damaged_us is None:
                 check_last_group(target, written, codec)
@@ -339,7 +408,7 @@ class Cutter:
         if self._boundary != boundary:
             numbers = range(max(0, boundary - 2), min(boundary + 2, len(self._times_us)))
             times_us = self._times_us[numbers.start : numbers.stop]
-            pictures = source_thumbnails(self._container, self._stream, self._video.index, times_us)
+            pictures = source_thumbnails(*self._seen, self._video.index, times_us)
             self._boundary, self._thumbnails = boundary, dict(zip(numbers, pictures, strict=True))
         return self._thumbnails
 
@@ -351,24 +420,30 @@ def _encoding(video: VideoProbe) -> dict[str, Any]:
     return {**encoding, "enc_time_base": f"{time_base.numerator}/{time_base.denominator}"}
 
 
-def _input(video: VideoProbe, frames: _Frames) -> Any:
+def _input(frames: _Frames) -> Any:
     """ffmpeg starts at a key frame before the clip and keeps the source's timestamps; filters cut by them, exactly."""
-    index = video.index
+    index = frames.video.index
     reading: dict[str, Any] = {"copyts": None, "noaccurate_seek": None, "seek_timestamp": 1, "threads": 1}
     reading["noautorotate"] = None  # it would turn by any angle, and cut the corners off
     if key_frame := index.key_frame(frames.start_us):
         reading["ss"] = f"{index.timeline.seconds(index.seek_target_us(key_frame)):.6f}"
-    return ffmpeg.input(file_url(video.path), **reading)
+    return ffmpeg.input(file_url(frames.video.path), **reading)
 
 
-def _picture(video: VideoProbe, source: Any, frames: _Frames) -> Any:
-    timeline = video.index.timeline
-    return (
+def _picture(source: Any, frames: _Frames) -> Any:
+    """The clip's frames. ffmpeg makes filters anew where the format changes, and then `STARTPTS` is another; elsewhere
+    it is best, as ffmpeg's demuxers may give somewhat other ticks than PyAV's."""
+    video = frames.video
+    start_pts, end_pts = (video.index.timeline.pts(time_us) for time_us in (frames.start_us, frames.end_us))
+    picture = (
         source[str(video.video_stream)]
-        .filter("trim", start_pts=timeline.pts(frames.start_us), end_pts=timeline.pts(frames.end_us))
-        .filter("setpts", "PTS-STARTPTS")
+        .filter("trim", start_pts=start_pts, end_pts=end_pts)
+        .filter("setpts", "PTS-STARTPTS" if len(video.formats) == 1 else f"PTS-{start_pts}")
         .filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2")  # 4:2:0 needs even sides
     )
+    if len(video.formats) > 1 and frames.one_format:  # ffmpeg remembers the shape of the first pixels that it decoded
+        picture = picture.filter("setsar", str(video.sample_aspect))
+    return picture
 
 
 def _upright(video: VideoProbe, picture: Any) -> Any:
@@ -378,16 +453,14 @@ def _upright(video: VideoProbe, picture: Any) -> Any:
     return picture.filter("sidedata", mode="delete", type="DISPLAYMATRIX")
 
 
-def _sound(video: VideoProbe, source: Any, frames: _Frames) -> Any:
-    start, duration = video.index.timeline.seconds(frames.start_us), frames.duration_us / SECOND_US
+def _of_one_size(video: VideoProbe, picture: Any) -> Any:
+    """Frames of several formats with square pixels in the size of the video, in the middle, black around them."""
+    width, height = video.width // 2 * 2, video.height // 2 * 2
     return (
-        source[str(video.audio_stream)]
-        .filter("atrim", start=f"{start:.6f}", duration=f"{duration:.6f}")
-        .filter("asetpts", f"PTS-{start:.6f}/TB")
-        # Silence where the source has none, so that sound and picture start and end together.
-        .filter("aresample", **{"async": 1, "first_pts": 0})
-        .filter("apad")
-        .filter("atrim", end=f"{duration:.6f}")
+        picture.filter("scale", "max(2,trunc(iw*sar/2)*2)", "ih")
+        .filter("setsar", 1)
+        .filter("scale", width, height, force_original_aspect_ratio="decrease", force_divisible_by=2)
+        .filter("pad", width, height, -1, -1)
     )
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from operators.video.colour import to_rgb
 from operators.video.orientation import orientation
-from operators.video.packets import PacketIndex, UnreadableVideo, open_video, read_packets
+from operators.video.packets import PacketIndex, UnreadableVideo, open_video, read_packets, sample_aspect
 from operators.video.probe import displayed_size
 from operators.video.ranges import decode_from
 
@@ -64,7 +64,7 @@ def frames_at(
                 f"{path.name}: asked for frames at {asked[0]} to {asked[-1]} us of [0, {index.duration_us})"
             )
         for time_us, frame in presented(container, stream, index, asked, path):
-            width, height = displayed_size(frame, stream)
+            width, height = displayed_size(frame, sample_aspect(frame))
             if side is not None:
                 width, height = fitted_size(width, height, side, multiple)
             yield VideoFrame(time_us, displayed(frame, width, height))

@@ -18,13 +18,14 @@ import numpy as np
 from av.packet import Packet
 from numpy.typing import NDArray
 
-from operators.video.analysis import Analysis, hashed_times_us
+from operators.video.analysis import Analysis, from_the_start, hashed_times_us
 from operators.video.frames import presented
 from operators.video.measures import LOOK_BYTES, FrameMeasures, Measurer, Picture
 from operators.video.packets import SECOND_US, Timeline, UnreadableVideo, decoded, open_video, packets_of
 from operators.video.probe import VideoProbe
 from operators.video.ranges import Span, SpanReader, TimedFrame
 from operators.video.shots import Scores
+from schemas.tables import PictureFormat
 
 KEY_FRAME_STEP_US = SECOND_US
 """Key frames nearer than this to the one before are passed over: they cost three times as much as other frames."""
@@ -50,6 +51,8 @@ class Proposal:
     dark: NDArray[np.float32]
     looks: Picture
     """Shape [key frames, LOOK_BYTES]."""
+    formats: tuple[PictureFormat, ...]
+    """Each change of the picture's format, beginning with the first key frame's."""
 
     @property
     def shot_starts_us(self) -> tuple[int, ...]:
@@ -58,9 +61,10 @@ class Proposal:
 
     @property
     def changes_us(self) -> list[Span]:
-        """Neighbouring key frames that look different."""
+        """Neighbouring key frames that look different, or have different formats."""
         pairs = zip(pairwise(self.times_us.tolist()), self.score[1:], strict=True)
-        return [pair for pair, score in pairs if score >= DIFFERENT_SCORE]
+        begins = {each.start_us for each in self.formats}
+        return [pair for pair, score in pairs if score >= DIFFERENT_SCORE or pair[1] in begins]
 
 
 def propose(video: VideoProbe) -> Proposal:
@@ -79,12 +83,19 @@ def propose(video: VideoProbe) -> Proposal:
         brightness=np.array(frames.brightness, dtype=np.float32),
         dark=np.array(frames.dark, dtype=np.float32),
         looks=np.frombuffer(frames.looks, dtype=np.uint8).reshape(-1, LOOK_BYTES),
+        formats=tuple(frames.formats),
     )
 
 
 def refine(video: VideoProbe, proposal: Proposal) -> Scores:
     """Scores of all frames of the stretches in which shots may begin, after a 0 for the video's first frame."""
+    return _refine(video, proposal)[0]
+
+
+def _refine(video: VideoProbe, proposal: Proposal) -> tuple[Scores, tuple[PictureFormat, ...]]:
+    """Scores as `refine` gives them, and the video's formats, whose changes lie in the same stretches."""
     times_us, scores = array("q", [0]), array("d", [0.0])
+    formats = list(proposal.formats[:1])
     with open_video(video.path) as (container, stream):
         reader = SpanReader(container, stream, video.index)
         for span in _stretches(video, [*proposal.changes_us, (int(proposal.times_us[-1]), video.duration_us)]):
@@ -93,7 +104,8 @@ def refine(video: VideoProbe, proposal: Proposal) -> Scores:
                 frames.score[0] = frames.score[1]  # the frame before the first was not decoded
             times_us.extend(frames.times_us)
             scores.extend(frames.score)
-    return Scores(np.array(times_us), np.array(scores, dtype=np.float32))
+            formats += [each for each in frames.formats if not each.is_like(formats[-1])]
+    return Scores(np.array(times_us), np.array(scores, dtype=np.float32)), from_the_start(formats)
 
 
 def analyse_key_frames(video: VideoProbe) -> Analysis:
@@ -103,10 +115,11 @@ def analyse_key_frames(video: VideoProbe) -> Analysis:
         UnreadableVideo: `damaged` when no key frame can be decoded, or none of those frames.
     """
     proposal = propose(video)
+    scores, formats = _refine(video, proposal)
     hashed = _measured(video, _standing(video, hashed_times_us(video.duration_us)))
     times_us, first = np.unique(np.concatenate((proposal.times_us, hashed.times_us)), return_index=True)
     return Analysis(
-        scores=refine(video, proposal),
+        scores=scores,
         times_us=times_us,
         motion=np.full(len(times_us), np.nan, dtype=np.float32),
         sharpness=np.concatenate((proposal.sharpness, np.array(hashed.sharpness, np.float32)))[first],
@@ -117,6 +130,7 @@ def analyse_key_frames(video: VideoProbe) -> Analysis:
         duration_us=video.duration_us,
         unreadable_us=0,
         damaged_us=np.empty(0, dtype=np.int64),
+        formats=formats,
     )
 
 

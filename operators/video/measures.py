@@ -22,8 +22,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from operators.video.orientation import Orientation
-from operators.video.probe import VideoProbe
+from operators.video.orientation import Orientation, orientation
+from operators.video.packets import sample_aspect
+from operators.video.probe import VideoProbe, picture_format
+from schemas.tables import PictureFormat
 
 Picture = NDArray[np.uint8]
 
@@ -73,6 +75,8 @@ class FrameMeasures:
     """Share of dark pixels, 0 to 1."""
     looks: bytearray = field(default_factory=bytearray)
     """`LOOK_BYTES` for each frame, see `looks`."""
+    formats: list[PictureFormat] = field(default_factory=list)
+    """Each change of the frames' format, beginning with the first frame's."""
     first: Seen | None = None
     last: Seen | None = None
 
@@ -107,8 +111,16 @@ class FrameMeasures:
         for own, added in zip(self._columns(), later._columns(), strict=True):
             own.extend(added)
         self.looks += later.looks
+        self.note_formats(later.formats)
         self.first = self.first or later.first
         self.last = later.last
+
+    def note_formats(self, later: Sequence[PictureFormat]) -> None:
+        """Append the formats of frames that follow, the first of which may have the last format still."""
+        if self.formats and self.formats[-1].start_us >= later[0].start_us:
+            self.formats.pop()
+        goes_on = bool(self.formats) and self.formats[-1].is_like(later[0])
+        self.formats += later[goes_on:]
 
     def _columns(self) -> tuple[array[Any], ...]:
         return self.times_us, self.score, self.motion, self.sharpness, self.brightness, self.dark
@@ -126,9 +138,12 @@ class Measurer:
         self._pictures = SmallPictures(*analysis_size(video))
         self._measures = FrameMeasures()
         self._times_us: list[int] = []
+        self._format: tuple[object, ...] = ()
+        self._key_frame_times_us = video.index.key_frame_times_us
 
     def add(self, time_us: int, frame: VideoFrame) -> None:
         """The frame that follows."""
+        self._note_format(time_us, frame)
         self._pictures.put(frame)
         self._times_us.append(time_us)
         if len(self._times_us) == GROUP:
@@ -139,6 +154,22 @@ class Measurer:
         if self._times_us:
             self._measure()
         return self._measures
+
+    def _note_format(self, time_us: int, frame: VideoFrame) -> None:
+        """What makes up a `PictureFormat` is compared, as making one takes longer. Damage may show anything.
+
+        Decoders tag frames as they give them out, the last before a key frame with what the key frame says. So what
+        changes tags alone changes them with the key frame that follows.
+        """
+        pixels = frame.width, frame.height, frame.format.name
+        tags = orientation(frame), sample_aspect(frame), frame.color_primaries, frame.color_trc
+        if (pixels, tags) == self._format or (frame.is_corrupt and self._format):
+            return
+        if self._format and self._format[0] == pixels:
+            following = int(np.searchsorted(self._key_frame_times_us, time_us))
+            time_us = int(self._key_frame_times_us[following : following + 1].max(initial=time_us))
+        self._format = pixels, tags
+        self._measures.note_formats([picture_format(frame, time_us)])
 
     def _measure(self) -> None:
         pictures = self._pictures.taken()

@@ -48,6 +48,12 @@ _ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version_
 _INDEXED_CONTAINERS = ("mov", "matroska", "avi", "flv", "gif", "ivf")
 """Demuxers whose seek lands on a key frame. The others search for a timestamp and may land behind the key frame."""
 
+_ASPECT_IN_FRAMES = ("mpegts", "mpeg", "flv", "wtv", "dv")
+"""Containers that state no shape of pixels: the coded frames do, and may change it. Others state one for all."""
+
+_FACTS = 6
+"""Columns of `Packets`."""
+
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 """What an MP4 or QuickTime file may begin with, after four bytes of size (ISO/IEC 14496-12)."""
 
@@ -105,6 +111,13 @@ class Packets:
     key: NDArray[np.bool_]
     discarded: NDArray[np.bool_]
     """An edit list leaves it out: decoded where others need it, never shown."""
+    configurations: tuple[tuple[int, bytes], ...] = ()
+    """Where the container changes the decoder's configuration (extradata; MP4's sample entries): numbers of packets,
+    ascending, and what holds from each on. Demuxers mention a change only once, also after a seek."""
+
+    def configuration(self, packet: int, first: bytes) -> bytes:
+        """The decoder's configuration for a packet, by its number; `first` is that of the stream's header."""
+        return next((data for number, data in reversed(self.configurations) if number <= packet), first)
 
     @property
     def start_us(self) -> int:
@@ -258,24 +271,48 @@ def decode(container: InputContainer, stream: VideoStream, timeline: Timeline) -
 def decoded(packets: Iterable[Packet], timeline: Timeline) -> Iterator[tuple[int, VideoFrame]]:
     """Times (us) and frames of these packets of a video stream, in order of presentation.
 
-    Damaged packets are passed over, and so is what comes before the first presented frame.
+    Damaged packets are skipped, and so is what comes before the first presented frame. PyAV keeps the shape of pixels
+    in the decoder alone, which has read a key frame's before it shows the frames that precede it, so each frame is
+    given its own here, for `sample_aspect`.
     """
+    before = aspect = None
+    since_pts = NO_TIME
     for packet in packets:
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
             continue
+        if (current := stream_aspect(packet.stream)) != aspect:
+            before, aspect, since_pts = aspect or current, current, NO_TIME if packet.pts is None else packet.pts
         for frame in frames:
             if frame.pts is not None and frame.pts >= timeline.first_pts:
+                # An object of each frame's own: PyAV forgets one with the first frame that had it.
+                frame.opaque = (aspect if frame.pts >= since_pts else before,)
                 yield timeline.microseconds(frame.pts), frame
+
+
+def sample_aspect(frame: VideoFrame) -> Fraction:
+    """A pixel's width by its height, of a frame from `decoded`."""
+    return Fraction(frame.opaque[0]) if frame.opaque else Fraction(1)
+
+
+def stream_aspect(stream: VideoStream) -> Fraction:
+    """Of the container, or of the frame that was decoded last where the container states none."""
+    if stream.container.format.name in _ASPECT_IN_FRAMES:
+        return Fraction(stream.codec_context.sample_aspect_ratio or 1)
+    return Fraction(stream.sample_aspect_ratio or 1)
 
 
 def _demux(container: InputContainer, stream: VideoStream) -> dict[int, Packets]:
     """By number of the stream: of the video and of all sound."""
     streams: list[VideoStream | AudioStream] = [stream, *container.streams.audio]
     facts = {each.index: array("q") for each in streams}
+    configurations: dict[int, list[tuple[int, bytes]]] = {each.index: [] for each in streams}
     for packet in packets_of(container, streams):
         if packet.size:
+            if packet.has_sidedata("new_extradata"):
+                number = len(facts[packet.stream_index]) // _FACTS
+                configurations[packet.stream_index].append((number, bytes(packet.get_sidedata("new_extradata"))))
             facts[packet.stream_index].extend(
                 (
                     NO_TIME if packet.pts is None else packet.pts,
@@ -286,13 +323,16 @@ def _demux(container: InputContainer, stream: VideoStream) -> dict[int, Packets]
                     packet.is_discard,
                 )
             )
-    return {each.index: _packets(each, facts[each.index]) for each in streams}
+    return {each.index: _packets(each, facts[each.index], tuple(configurations[each.index])) for each in streams}
 
 
-def _packets(stream: VideoStream | AudioStream, facts: array[int]) -> Packets:
+def _packets(
+    stream: VideoStream | AudioStream, facts: array[int], configurations: tuple[tuple[int, bytes], ...]
+) -> Packets:
     assert stream.time_base is not None  # libavformat gives every stream one
-    pts, dts, duration, size, key, discarded = np.frombuffer(facts, dtype=np.int64).reshape(-1, 6).T.copy()
-    return Packets(Fraction(stream.time_base), pts, dts, duration, size, key.astype(bool), discarded.astype(bool))
+    pts, dts, duration, size, key, discarded = np.frombuffer(facts, dtype=np.int64).reshape(-1, _FACTS).T.copy()
+    is_key, is_discarded = key.astype(bool), discarded.astype(bool)
+    return Packets(Fraction(stream.time_base), pts, dts, duration, size, is_key, is_discarded, configurations)
 
 
 def _shown(video: Packets) -> NDArray[np.bool_]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
@@ -17,9 +18,17 @@ from numpy.typing import NDArray
 
 from operators.video.ffmpeg import LARGEST_FRAME_PIXELS
 from operators.video.orientation import Orientation, orientation
-from operators.video.packets import SECOND_US, PacketIndex, UnreadableVideo, decode, open_video, read_packets
+from operators.video.packets import (
+    SECOND_US,
+    PacketIndex,
+    UnreadableVideo,
+    decode,
+    open_video,
+    read_packets,
+    sample_aspect,
+)
 from operators.video.streams import moving_pictures, sounds_with
-from schemas.tables import AudioTrack
+from schemas.tables import AudioTrack, PictureFormat
 
 _OPENING_FRAMES = 32
 """Frames of an AVI decoded to see whether it tells their order: more than a decoder reorders."""
@@ -88,6 +97,8 @@ class VideoProbe:
     """As ffmpeg names them (`bt709`, `bt2020`), or `unknown`."""
     transfer: str
     """As ffmpeg names it (`bt709`, `smpte2084`, `arib-std-b67`), or `unknown`."""
+    formats: tuple[PictureFormat, ...]
+    """Each change of the picture's format, the first at 0. A probe decodes one frame, and knows the first alone."""
     audio_codec: str
     """Empty without sound."""
     audio_tracks: tuple[AudioTrack, ...]
@@ -104,6 +115,21 @@ class VideoProbe:
     @property
     def frame_count(self) -> int:
         return len(self.index.frame_times_us)
+
+    def with_formats(self, formats: Sequence[PictureFormat]) -> VideoProbe:
+        """The video with these formats, of which the one that lasts longest is the video's own."""
+        starts_us = [each.start_us for each in formats]
+        lasting: dict[PictureFormat, int] = {}
+        for each, lasts_us in zip(formats, np.diff([*starts_us, self.duration_us]).tolist(), strict=True):
+            shown = each.model_copy(update={"start_us": 0})
+            lasting[shown] = lasting.get(shown, 0) + lasts_us
+        return replace(self.in_format(max(lasting, key=lambda each: lasting[each])), formats=tuple(formats))
+
+    def in_format(self, picture: PictureFormat) -> VideoProbe:
+        """The video as it is where the picture has this format."""
+        numerator, denominator = map(int, picture.sample_aspect.split(":"))
+        shown = picture.model_dump(exclude={"start_us", "sample_aspect"})
+        return replace(self, sample_aspect=Fraction(numerator, denominator), **shown)
 
     @property
     def start_us(self) -> int:
@@ -135,8 +161,7 @@ def probe(path: Path) -> VideoProbe:
     with open_video(path) as (container, stream):
         first = _first_frame(path, container, stream, index)
         tracks = [track for track in sounds_with(container, stream) if len(index.audio[track.index].pts)]
-        width, height = displayed_size(first, stream)
-        shown = orientation(first)
+        opening = picture_format(first, 0)
         return VideoProbe(
             path=path,
             index=index,
@@ -145,17 +170,18 @@ def probe(path: Path) -> VideoProbe:
             audio_stream=tracks[0].index if tracks else None,
             fps=len(index.frame_times_us) * SECOND_US / index.duration_us,
             variable_frame_rate=varies(index.frame_times_us, index.timeline.time_base),
-            width=width,
-            height=height,
-            sample_aspect=_sample_aspect(stream),
-            rotation=shown.rotation,
-            mirrored=shown.mirrored,
+            width=opening.width,
+            height=opening.height,
+            sample_aspect=sample_aspect(first),
+            rotation=opening.rotation,
+            mirrored=opening.mirrored,
             codec=stream.codec_context.codec.canonical_name,
-            pixel_format=first.format.name,
-            bit_depth=max(component.bits for component in first.format.components),
+            pixel_format=opening.pixel_format,
+            bit_depth=opening.bit_depth,
             interlaced=first.interlaced_frame,
-            primaries=_PRIMARIES.get(first.color_primaries, "unknown"),
-            transfer=_TRANSFERS.get(first.color_trc, "unknown"),
+            primaries=opening.primaries,
+            transfer=opening.transfer,
+            formats=(opening,),
             audio_codec=tracks[0].codec_context.codec.canonical_name if tracks else "",
             audio_tracks=tuple(_audio_track(track, index) for track in sorted(tracks, key=lambda each: each.index)),
         )
@@ -167,9 +193,27 @@ def main_audio_stream(container: InputContainer) -> AudioStream | None:
     return next(iter(sounds_with(container, pictures[0])), None) if pictures else None
 
 
-def displayed_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
-    """Width and height in square pixels, after rotation."""
-    width, height = round(frame.width * _sample_aspect(stream)), frame.height
+def picture_format(frame: VideoFrame, time_us: int) -> PictureFormat:
+    """The format of a frame from `operators.video.packets.decoded`, and of those that follow it."""
+    aspect, shown = sample_aspect(frame), orientation(frame)
+    width, height = displayed_size(frame, aspect)
+    return PictureFormat(
+        start_us=time_us,
+        width=width,
+        height=height,
+        sample_aspect=f"{aspect.numerator}:{aspect.denominator}",
+        rotation=shown.rotation,
+        mirrored=shown.mirrored,
+        pixel_format=frame.format.name,
+        bit_depth=max(component.bits for component in frame.format.components),
+        primaries=_PRIMARIES.get(frame.color_primaries, "unknown"),
+        transfer=_TRANSFERS.get(frame.color_trc, "unknown"),
+    )
+
+
+def displayed_size(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
+    """Width and height in square pixels, after rotation, of a frame whose pixels have this width by their height."""
+    width, height = max(1, round(frame.width * aspect)), frame.height
     return (height, width) if orientation(frame).swaps_sides else (width, height)
 
 
@@ -184,10 +228,6 @@ def varies(times_us: NDArray[np.int64], time_base: Fraction) -> bool:
     usual = float(np.median(steps))
     tick_us = min(1000.0, float(time_base * SECOND_US))
     return bool(np.abs(steps - usual).max() > max(usual / 10, tick_us + 1))
-
-
-def _sample_aspect(stream: VideoStream) -> Fraction:
-    return Fraction(stream.sample_aspect_ratio or 1)
 
 
 def _audio_track(stream: AudioStream, index: PacketIndex) -> AudioTrack:

@@ -118,6 +118,18 @@ def check_copied(target: Path, written: Written, piece: Coded, codec: str, extra
         raise CutError(f"{target.stem}: the first copied frame is not decoded to the source's picture")
 
 
+def first_picture(piece: Coded, codec: str, extradata: bytes) -> VideoFrame:
+    """The first of the coded frames, decoded.
+
+    Raises:
+        CutError: it cannot be decoded.
+    """
+    first = next(_decoded(piece.packets[:1], codec, extradata), None)
+    if first is None:
+        raise CutError("the first frame of what would be copied cannot be decoded")
+    return first
+
+
 def check_last_group(target: Path, written: Written, codec: str) -> None:
     """The last frame can be decoded from the last key frame on. Frames that no other needs are passed over on the way.
 

@@ -7,7 +7,8 @@ it has stood for `LONGEST_HOLD_US`.
 
 H.264 in MP4 without reordering, hence without an edit list: any reader finds the same times. A key frame comes every
 `GOP` frames at the latest, so that a frame costs a few small ones to decode. Frames are as `operators.video.frames`
-displays them: upright, square pixels, SDR. Equal input makes equal bytes.
+displays them: upright, square pixels, SDR. All have one size: a picture of another shape stands in its middle, black
+around it. Equal input makes equal bytes.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from numpy.typing import NDArray
 from operators.video.colour import is_hdr, matrix, to_yuv420
 from operators.video.frames import displayed
 from operators.video.orientation import AS_STORED, orientation
-from operators.video.packets import LONGEST_HOLD_US, SECOND_US
-from operators.video.probe import VideoProbe
+from operators.video.packets import LONGEST_HOLD_US, SECOND_US, sample_aspect
+from operators.video.probe import VideoProbe, displayed_size
 
 FPS = 2
 """A proxy is made of the first frame at or after each multiple of half a second."""
@@ -78,9 +79,17 @@ class ProxyWriter:
 
     def reduce(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame as it is displayed, in the proxy's size. A reduced frame stays as it is. Safe in any thread."""
+        width, height = fitting_size(*displayed_size(frame, sample_aspect(frame)), self._width, self._height)
+        framed = (width, height) != (self._width, self._height)
         # Through RGB and back takes 2 ms, as long as encoding. Most frames need nothing but scaling.
-        if is_hdr(frame) or frame.interlaced_frame or orientation(frame) != AS_STORED:
-            frame = av.VideoFrame.from_numpy_buffer(displayed(frame, self._width, self._height), format="rgb24")
+        if framed or is_hdr(frame) or frame.interlaced_frame or orientation(frame) != AS_STORED:
+            rgb = displayed(frame, width, height)
+            if framed:
+                top, left = (self._height - height) // 2, (self._width - width) // 2
+                whole = np.zeros((self._height, self._width, 3), dtype=np.uint8)
+                whole[top : top + height, left : left + width] = rgb
+                rgb = whole
+            frame = av.VideoFrame.from_numpy_buffer(rgb, format="rgb24")
         return self._yuv(frame, matrix(frame))
 
     def __call__(self, time_us: int, frame: av.VideoFrame) -> None:
@@ -134,6 +143,16 @@ class ProxyWriter:
         self._picture.pts, self._picture.time_base = time_us, _MICROSECOND
         self._times_us.append(time_us)
         self._container.mux(self._stream.encode(self._picture))
+
+
+def fitting_size(width: int, height: int, widest: int, highest: int) -> tuple[int, int]:
+    """The largest size in the shape of a picture of `width` x `height` that fits, even. A shape that is off by no more
+    than rounding to even sides counts as the same."""
+    scale = min(widest / width, highest / height)
+    fitting = (min(side, round(pixels * scale / 2) * 2) for pixels, side in ((width, widest), (height, highest)))
+    fitting_width, fitting_height = (max(2, side) for side in fitting)
+    same = widest - fitting_width <= 2 and highest - fitting_height <= 2
+    return (widest, highest) if same else (fitting_width, fitting_height)
 
 
 def proxy_size(width: int, height: int) -> tuple[int, int]:

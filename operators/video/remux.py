@@ -20,6 +20,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -32,6 +33,9 @@ COPIED_VIDEO = ("h264", "hevc", "vp9", "av1")
 
 COPIED_SOUND = ("aac", "ac3", "eac3")
 """Sound that can begin at any of its packets. MP3 cannot: its packets use bits of those before (bit reservoir)."""
+
+_PARAMETER_SETS = {"h264": (7, 8), "hevc": (32, 33, 34)}
+"""Types of NAL units (ITU-T H.264, table 7-1; H.265, table 7-1)."""
 
 _MP4 = {"movflags": "+faststart+negative_cts_offsets", "use_editlist": "0", "fflags": "+bitexact"}
 
@@ -102,7 +106,9 @@ def longest_run(
     for position, (packet, rank) in enumerate(zip(packets, ranks, strict=True)):
         if rank is None or not packet.is_keyframe or not is_entry(bytes(packet), codec, extradata):
             continue
-        longest = max(longest, (_run_length(packets, ranks, position), -position))
+        of_run = configuration(bytes(packet), codec, extradata)
+        if of_run is not None:
+            longest = max(longest, (_run_length(packets, ranks, position, codec, of_run), -position))
         if longest[0] >= len(times_us) - rank:
             break
     length, position = longest[0], -longest[1]
@@ -112,13 +118,20 @@ def longest_run(
     return Coded(list(packets[run]), [rank for rank in ranks[run] if rank is not None])
 
 
-def _run_length(packets: Sequence[Packet], ranks: Sequence[int | None], position: int) -> int:
-    """Packets from this key frame up to the last point where decoding and presentation agree on what came so far."""
+def _run_length(
+    packets: Sequence[Packet], ranks: Sequence[int | None], position: int, codec: str, extradata: bytes
+) -> int:
+    """Packets from this key frame up to the last point where decoding and presentation agree on what came so far.
+
+    The decoder's configuration stays the same: players of MP4 need not look for others inside the frames.
+    """
     seen: set[int] = set()
     first, highest, length = ranks[position], -1, 0
     assert first is not None
     for packet, rank in zip(packets[position:], ranks[position:], strict=True):
         if rank is None or rank < first or rank in seen or packet.is_discard or packet.is_corrupt:
+            break
+        if packet.is_keyframe and configuration(bytes(packet), codec, extradata) != extradata:
             break
         seen.add(rank)
         highest = max(highest, rank)
@@ -140,6 +153,21 @@ def is_entry(key_frame: bytes, codec: str, extradata: bytes) -> bool:
     if codec == "h264":
         return 5 in types and not {1, 2} & set(types[: types.index(5)])
     return any(16 <= kind <= 21 for kind in types) and not any(kind < 16 for kind in types)
+
+
+def configuration(key_frame: bytes, codec: str, extradata: bytes) -> bytes | None:
+    """The decoder's configuration for what begins at a key frame, for the header of an MP4 of its own.
+
+    Broadcasts carry parameter sets before each key frame, and change them there; the stream's own are then those of its
+    first picture. None where the key frame brings others and an MP4's header cannot be made of them.
+    """
+    if codec not in _PARAMETER_SETS:
+        return extradata
+    length_size = nal_length_size(codec, extradata)
+    sets = [unit for unit in nal_units(key_frame, length_size) if nal_type(unit, codec) in _PARAMETER_SETS[codec]]
+    if all(unit in extradata for unit in sets):
+        return extradata
+    return b"".join(b"\x00\x00\x00\x01" + unit for unit in sets) if length_size is None else None
 
 
 def nal_length_size(codec: str, extradata: bytes) -> int | None:
@@ -178,6 +206,23 @@ def sound_time_us(packet: Packet, timeline: Timeline) -> int:
     return (2 * ticks * SECOND_US + per_second) // (2 * per_second)
 
 
+def sound_header(packet: Packet, codec: str) -> bytes:
+    """What a packet says itself of its rate and channels; empty if the container alone does.
+
+    Read are the fixed headers of ADTS (ISO/IEC 13818-7, 6.2) and of AC-3 and E-AC-3 (ETSI TS 102 366, 4.3 and E.1.2).
+    """
+    head = bytes(memoryview(packet)[:8])
+    if codec == "aac" and head[:1] == b"\xff" and head[1] & 0xF6 == 0xF0:
+        return bytes((head[2] & 0xFD, head[3] & 0xC0))
+    if codec in ("ac3", "eac3") and head[:2] == b"\x0b\x77" and len(head) == 8:
+        if head[5] >> 3 > 10:
+            return bytes((head[4] & 0xCF if head[4] < 0xC0 else head[4],))
+        mode = head[6] >> 5
+        mixing_bits = 2 * (mode % 2 == 1 and mode != 1) + 2 * (mode >= 4) + 2 * (mode == 2)
+        return bytes((head[4] & 0xC0, mode, head[6] >> 4 - mixing_bits & 1))
+    return b""
+
+
 def copyable_sound(
     packets: Sequence[Packet], codec: str, timeline: Timeline, span_us: tuple[int, int], frame_us: float
 ) -> list[Packet] | None:
@@ -205,6 +250,8 @@ def write_mp4(
     audio: AudioStream | None,
     sounds: Sequence[Packet],
     extradata: bytes | None = None,
+    shape: VideoFrame | None = None,
+    sample_aspect: Fraction = Fraction(1),
 ) -> None:
     """Write frames and sound, both starting at 0.
 
@@ -214,7 +261,9 @@ def write_mp4(
         pts: shape [frames], ascending: when each frame is shown, in the video stream's time base.
         end_pts: when the last frame ends.
         audio: the stream that the sound is from; None for a clip without sound.
-        extradata: parameter sets, if not the video stream's.
+        extradata: the decoder's configuration, if not the video stream's.
+        shape: a frame of the size and colours that the file is to state, if they are not the video stream's.
+        sample_aspect: a pixel's width by its height then.
     """
     shown = np.array([*pts, end_pts]) - pts[0]
     packets = [packet for piece in pieces for packet in piece.packets]
@@ -231,6 +280,12 @@ def write_mp4(
             picture.codec_context.codec_tag = "hvc1"  # the tag of parameter sets outside the frames; players want it
         if extradata is not None:
             picture.codec_context.extradata = extradata
+        if shape is not None:
+            context = picture.codec_context
+            context.width, context.height = shape.width, shape.height
+            context.color_primaries, context.color_trc = shape.color_primaries, shape.color_trc
+            context.colorspace, context.color_range = shape.colorspace, shape.color_range
+            context.sample_aspect_ratio = sample_aspect
         for number, (packet, rank) in enumerate(zip(packets, ranks, strict=True)):
             packet.time_base = video.time_base
             packet.pts, packet.dts, packet.duration = int(shown[rank]), int(decoded[number]), int(steps[number])

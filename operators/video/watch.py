@@ -23,6 +23,8 @@ from schemas.config import Decode, Detector, SplitConfig
 class Watched:
     """What is left of the decode."""
 
+    video: VideoProbe
+    """With all formats of the picture."""
     analysis: Analysis
     proxy: Proxy | None
     """None where only key frames were decoded."""
@@ -31,7 +33,9 @@ class Watched:
 def watch(
     video: VideoProbe, settings: SplitConfig, proxy: Path, reached: Callable[[int], None], workers: int
 ) -> Watched:
-    """Decode a video and write its proxy.
+    """Decode a video and write its proxy, in the shape of the format that lasts longest.
+
+    Only a decode shows that. Where it is not the one that the video begins with, the video is decoded once more.
 
     Args:
         proxy: where to write it.
@@ -43,7 +47,17 @@ def watch(
         BadInput: the configured network is not installed.
     """
     if settings.decode is Decode.KEY_FRAMES:
-        return Watched(analyse_key_frames(video), None)
+        analysis = analyse_key_frames(video)
+        return Watched(video.with_formats(analysis.formats), analysis, None)
+    watched = _watch(video, settings, proxy, reached, workers)
+    if (watched.video.width, watched.video.height) != (video.width, video.height):
+        watched = _watch(watched.video, settings, proxy, reached, workers)
+    return watched
+
+
+def _watch(
+    video: VideoProbe, settings: SplitConfig, proxy: Path, reached: Callable[[int], None], workers: int
+) -> Watched:
     writer = ProxyWriter(proxy, video)
 
     def take(time_us: int, frame: VideoFrame) -> None:
@@ -54,4 +68,4 @@ def watch(
     network = TransNet() if settings.detector is Detector.TRANSNET else None
     sampling = Sampling(FPS, take, writer.reduce)
     analysis = analyse(video, samplings=[sampling], network=network, workers=workers)
-    return Watched(analysis, writer.close())
+    return Watched(video.with_formats(analysis.formats), analysis, writer.close())

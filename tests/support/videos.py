@@ -6,6 +6,7 @@ a test can tell whether a cut or a seek shows exactly the right frames, and not 
 
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ import pytest
 BITS = 10
 BAR = 16
 WIDTH, HEIGHT = BITS * BAR, 64
+CHANNELS = {"mono": 1, "stereo": 2, "3.0": 3, "quad": 4, "5.1": 6, "6.1": 7, "7.1": 8}
 _LUMA = f"if(mod(floor(N/pow(2,floor(X/{BAR}))),2),235,16)"
 
 
@@ -42,6 +44,39 @@ def noisy_video(target: Path, *options: str, seconds: float = 2) -> Path:
     """A picture that does not compress: 200 kB a second."""
     picture = f"testsrc2=s=160x120:r=25:d={seconds},noise=alls=60:allf=t"
     return make(target, "-f", "lavfi", "-i", picture, "-c:v", "libx264", "-preset", "ultrafast", "-g", "10", *options)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Two seconds of a recording that changes on the way."""
+
+    width: int = WIDTH
+    height: int = HEIGHT
+    filters: str = "null"
+    codec: tuple[str, ...] = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "15", "-bf", "2", "-pix_fmt", "yuv420p")
+    sound: tuple[str, ...] = ("-c:a", "aac")
+    layout: str = "stereo"
+    rate: int = 48000
+
+
+def recording(target: Path, *parts: Part, container: tuple[str, ...] = ("-c", "copy")) -> Path:
+    """Parts joined as a broadcast is: an MPEG transport stream whose clock and numbers of frames go on.
+
+    Each part is silent in its first second. Other containers than `.ts` are made of the stream with these options.
+    """
+    stream = target.with_suffix(".ts")
+    joined = b""
+    for number, part in enumerate(parts):
+        luma = _LUMA.replace("N/", f"(N+{60 * number})/").replace(f"X/{BAR}", f"X*{BITS}/{part.width}")
+        picture = f"nullsrc=s={part.width}x{part.height}:r=30:d=2,geq='{luma}':128:128,{part.filters}"
+        channels = "|".join(["gte(t,1)*sin(2*PI*440*t)"] * CHANNELS[part.layout])
+        sound = f"aevalsrc='{channels}':s={part.rate}:d=2:c={part.layout}"
+        clock = ("-output_ts_offset", str(10 + 2 * number), "-muxdelay", "0", "-muxpreload", "0")
+        inputs = ("-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", sound)
+        make(stream, *inputs, *part.codec, *part.sound, *clock)
+        joined += stream.read_bytes()
+    stream.write_bytes(joined)
+    return stream if stream == target else make(target, "-i", str(stream), *container)
 
 
 def shots_video(target: Path, lengths: list[float], fps: int = 30) -> Path:
@@ -96,3 +131,57 @@ def two_pictures(target: Path, *options: str, large_first: bool = False) -> Path
 
 def _lavfi(graph: str) -> tuple[str, ...]:
     return "-f", "lavfi", "-i", graph
+
+
+def with_two_sample_entries(target: Path, *sources: Path) -> Path:
+    """An MP4 whose one track has a sample entry for each of these MP4s of H.264 without B-frames, 30 frames a second.
+
+    Editors write such files; ffmpeg cannot. See ISO/IEC 14496-12, 8.5.2 (`stsd`) and 8.7.4 (`stsc`).
+    """
+    entries, chunks, keys = [], [], []
+    for source in sources:
+        moov = source.read_bytes()
+        start = moov.index(b"stsd") + 12
+        entries.append(moov[start : start + int.from_bytes(moov[start : start + 4])])
+        with av.open(str(source)) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+            keys += [packet.is_keyframe for packet in packets]
+            chunks.append([bytes(packet) for packet in packets])
+    counts = [len(chunk) for chunk in chunks]
+    file_type = _box(b"ftyp", b"isom", _ints(512), b"isomavc1")
+    media = _box(b"mdat", *(b"".join(chunk) for chunk in chunks))
+    offsets = [
+        len(file_type) + 8 + sum(len(b"".join(chunk)) for chunk in chunks[:number]) for number in range(len(chunks))
+    ]
+    sizes = [len(sample) for chunk in chunks for sample in chunk]
+    sync = [number + 1 for number, is_key in enumerate(keys) if is_key]
+    table = [
+        _box(b"stsd", _ints(0, len(entries)), *entries),
+        _box(b"stts", _ints(0, 1, sum(counts), 1)),
+        _box(b"stss", _ints(0, len(sync), *sync)),
+        _box(b"stsc", _ints(0, len(counts)), *(_ints(n + 1, count, n + 1) for n, count in enumerate(counts))),
+        _box(b"stsz", _ints(0, 0, len(sizes), *sizes)),
+        _box(b"stco", _ints(0, len(offsets), *offsets)),
+    ]
+    unity = _ints(0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    duration = sum(counts)
+    data = _box(b"dinf", _box(b"dref", _ints(0, 1), _box(b"url ", _ints(1))))
+    information = _box(b"minf", _box(b"vmhd", _ints(1, 0, 0)), data, _box(b"stbl", *table))
+    handler = _box(b"hdlr", _ints(0, 0), b"vide", bytes(13))
+    track = _box(
+        b"trak",
+        _box(b"tkhd", _ints(3, 0, 0, 1, 0, duration, 0, 0, 0, 0), unity, _ints(WIDTH << 16, HEIGHT << 16)),
+        _box(b"mdia", _box(b"mdhd", _ints(0, 0, 0, 30, duration, 0)), handler, information),
+    )
+    header = _box(b"mvhd", _ints(0, 0, 0, 30, duration, 0x10000, 0x1000000, 0, 0), unity, bytes(24), _ints(2))
+    target.write_bytes(file_type + media + _box(b"moov", header, track))
+    return target
+
+
+def _box(kind: bytes, *content: bytes) -> bytes:
+    body = b"".join(content)
+    return (8 + len(body)).to_bytes(4) + kind + body
+
+
+def _ints(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(4) for number in numbers)

@@ -184,3 +184,24 @@ def test_a_short_shot_goes_with_the_neighbour_that_it_looks_like():
 def test_likeness_counts_for_each_shot_start():
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         ends(20, [0, 9, 11], [0.5])
+
+
+@given(durations, shots(), splits(), st.lists(st.integers(1, 400 * SECOND), max_size=8, unique=True))
+def test_clips_end_where_the_format_changes(duration, shots, config, changes):
+    changes = sorted(change for change in changes if change < duration)
+    clips = plan_clips(duration, shots[0], config, shots[1], [0, *changes])
+    assert_tiles(clips, duration)
+    ends = {clip.end_us: clip.boundary for clip in clips}
+    assert {end for end, kind in ends.items() if kind is Boundary.FORMAT} <= set(changes)
+    for before, change, after in zip([0, *changes], changes, [*changes[1:], duration], strict=False):
+        if min(change - before, after - change) >= SECOND:
+            assert ends[change] is Boundary.FORMAT
+
+
+def test_what_lies_between_changes_of_format_is_planned_for_itself():
+    spans = plan_clips(30 * SECOND, [0, 9 * SECOND], SplitConfig(), None, [0, 10 * SECOND, 10_500_000])
+    assert [(span.end_us / SECOND, span.boundary) for span in spans] == [
+        (10, Boundary.FORMAT),
+        (20, Boundary.FIXED),
+        (30, Boundary.END),
+    ]

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from operators.video.analysis import analyse
+from operators.video.clips import plan_clips
 from operators.video.cut import CutError, cut_clip, open_cutter
 from operators.video.frames import frames_at
 from operators.video.probe import probe
-from schemas.tables import Cut
-from tests.support.videos import counting_video, damage, make, number_on
+from schemas.config import ClipMode, SplitConfig
+from schemas.tables import Boundary, Cut
+from tests.support.videos import Part, counting_video, damage, make, number_on, recording, with_two_sample_entries
 
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "25")
 VARIABLE = ("-vf", "select='lt(n,45)+not(mod(n,3))'", "-fps_mode", "passthrough")
@@ -257,3 +259,134 @@ def test_a_clip_that_is_not_as_planned_is_an_error(tmp_path):
     shifted = video.index.frame_times_us + np.where(np.arange(120) == 40, 9_000, 0)
     with pytest.raises(CutError, match=r"frames are 9000 us off their times"):
         cut_clip(video, shifted, 1_000_000, 2_000_000, tmp_path / "clip.mp4")
+
+
+# --- recordings that change on the way --------------------------------------------------------------------------------
+
+TEN_BITS = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "15", "-pix_fmt", "yuv420p10le")
+FULL_CHROMA = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "15", "-pix_fmt", "yuv444p")
+INTERLACED = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "15", "-flags", "+ildct+ilme", "-x264opts", "tff=1")
+PQ = "setparams=color_trc=smpte2084:color_primaries=bt2020:colorspace=bt2020nc"
+REALTIME_VP9 = (*VP9, "-c:a", "libopus")
+SECONDS = SplitConfig(mode=ClipMode.FIXED, clip_seconds=1.5, min_seconds=0.5)
+
+
+def cut_all(path, folder):
+    """How the clips of a source were cut: of each its file, its span and how it came to be."""
+    analysis = analyse(probe(path))
+    video = probe(path).with_formats(analysis.formats)
+    starts_us = [each.start_us for each in analysis.formats]
+    with open_cutter(video, analysis.times_us, analysis.damaged_us) as cutter:
+        for span in plan_clips(video.duration_us, [0], SECONDS, None, starts_us):
+            clip = folder / f"clip_{span.start_us}.mp4"
+            yield clip, span, cutter.cut(span.start_us, span.end_us, clip)
+
+
+def numbers_and_format(path):
+    """What the frames show, and the one format that they all have."""
+    (one,) = analyse(probe(path)).formats
+    return numbers(path)[0], one
+
+
+@pytest.mark.parametrize(
+    "name, changed, is_now",
+    [
+        ("v.ts", Part(width=320, height=128), {"width": 320, "height": 128}),
+        ("v.mkv", Part(width=320, height=128), {"width": 320, "height": 128}),
+        ("v.mp4", Part(width=160, height=320), {"width": 160, "height": 320}),
+        ("v.ts", Part(filters="setsar=16/9"), {"width": 284, "height": 64, "sample_aspect": "16:9"}),
+        ("v.ts", Part(codec=TEN_BITS), {}),
+        ("v.ts", Part(codec=FULL_CHROMA), {}),
+        ("v.ts", Part(codec=TEN_BITS, filters=PQ), {"transfer": "smpte2084", "primaries": "bt2020"}),
+    ],
+    ids=["size", "size-mkv", "upright-mp4", "aspect", "depth", "chroma", "colours"],
+)
+def test_where_the_picture_changes_a_clip_ends_and_none_is_lost(tmp_path, name, changed, is_now):
+    source = recording(tmp_path / name, Part(), changed)
+    clips = list(cut_all(source, tmp_path))
+    assert (clips[0][1].end_us, clips[0][1].boundary) == (pytest.approx(2_000_000, abs=40), Boundary.FORMAT)
+    before, after = (numbers_and_format(clip) for clip, _, _ in (clips[0], clips[-1]))
+    assert (before[0] + after[0], before[1].width, before[1].height) == (list(range(120)), 160, 64)
+    assert {name: getattr(after[1], name) for name in is_now} == is_now
+
+
+@pytest.mark.parametrize("second", [("-s", "320x128"), ("-profile:v", "main", "-refs", "3")], ids=["size", "encoder"])
+def test_a_track_of_two_sample_entries_is_cut_by_each(tmp_path, second):
+    """The second has pictures of another size, or of the same size from another encoder."""
+    options = ("-bf", "0", "-g", "15", "-x264-params", "scenecut=0")
+    whole = counting_video(tmp_path / "whole.mp4", *options)
+    halves = counting_video(tmp_path / "0.mp4", *options, seconds=2), tmp_path / "1.mp4"
+    make(halves[1], "-i", str(whole), "-vf", "trim=start=2,setpts=PTS-STARTPTS", "-c:v", "libx264", *options, *second)
+    source = with_two_sample_entries(tmp_path / "v.mp4", *halves)
+    clips = list(cut_all(source, tmp_path))
+    assert [n for clip, _, _ in clips for n in numbers(clip)[0]] == list(range(120))
+    assert Cut.COPY in {how for _, _, how in clips}
+    assert {numbers_and_format(clip)[1].width for clip, _, _ in clips} == ({160, 320} if "-s" in second else {160})
+
+
+def test_vp9_that_changes_its_size_is_cut(tmp_path):
+    parts = [recording(tmp_path / f"{n}.ts", Part(width=width)) for n, width in enumerate((160, 320))]
+    films = [make(part.with_suffix(".webm"), "-i", str(part), *REALTIME_VP9) for part in parts]
+    (tmp_path / "list").write_text("".join(f"file {film}\n" for film in films))
+    source = make(tmp_path / "v.webm", "-f", "concat", "-safe", "0", "-i", str(tmp_path / "list"), "-c", "copy")
+    clips = [numbers_and_format(clip) for clip, _, _ in cut_all(source, tmp_path)]
+    assert [(len(shown), picture.width) for shown, picture in clips] == [(60, 160), (60, 320)]
+
+
+def test_pictures_of_less_than_a_second_share_a_clip_of_one_size(tmp_path):
+    source = recording(tmp_path / "v.ts", Part(), Part(width=320, height=128))
+    brief = make(tmp_path / "brief.ts", "-ss", "1.5", "-t", "1", "-copyts", "-i", str(source), "-c", "copy")
+    ((clip, span, how),) = cut_all(brief, tmp_path)
+    shown, picture = numbers_and_format(clip)
+    assert len(analyse(probe(brief)).formats) == 2
+    assert (span.boundary, how, picture.width % 160) == (Boundary.END, Cut.ENCODE, 0)
+    assert len(shown) == len(set(shown)) == probe(brief).frame_count
+
+
+def test_frames_that_become_interlaced_are_encoded(tmp_path):
+    clips = list(cut_all(recording(tmp_path / "v.ts", Part(), Part(codec=INTERLACED)), tmp_path))
+    assert [n for clip, _, _ in clips for n in numbers(clip)[0]] == list(range(120))
+    assert clips[-1][2] is Cut.ENCODE
+
+
+def loud_spans(path):
+    """Where the sound is loud, in tenths of seconds from the start of the clip's clock, and its rate and channels."""
+    loud, seen = set(), set()
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            seen.add((frame.sample_rate, frame.layout.nb_channels))
+            places = np.flatnonzero(np.abs(frame.to_ndarray().reshape(-1, frame.samples)).max(axis=0) > 0.2)
+            loud |= {int((frame.time + place / frame.sample_rate) * 10 + 0.5) for place in places}
+    return sorted(loud), seen
+
+
+@pytest.mark.parametrize(
+    "parts, becomes",
+    [
+        ([Part(layout="5.1"), Part()], (48000, 6)),
+        ([Part(), Part(layout="5.1")], (48000, 6)),
+        ([Part(layout="mono"), Part(layout="5.1")], (48000, 6)),
+        ([Part(), Part(layout="6.1")], (48000, 2)),
+        ([Part(), Part(rate=44100)], (48000, 2)),
+        ([Part(layout="5.1", sound=("-c:a", "ac3")), Part(sound=("-c:a", "ac3"))], (48000, 6)),
+    ],
+    ids=["5.1-to-stereo", "stereo-to-5.1", "mono-to-5.1", "stereo-to-6.1", "rate", "ac3"],
+)
+def test_a_clips_sound_that_changes_becomes_one_and_stays_in_time(tmp_path, parts, becomes):
+    source = recording(tmp_path / "v.ts", *parts)
+    video = probe(source)
+    cut_clip(video, video.index.frame_times_us, 0, 4_000_000, tmp_path / "clip.mp4")
+    loud, seen = loud_spans(tmp_path / "clip.mp4")
+    assert seen == {becomes}
+    assert set(range(11, 20)) | set(range(31, 39)) <= set(loud) <= set(range(10, 21)) | set(range(30, 42))
+    assert numbers(tmp_path / "clip.mp4")[0] == list(range(120))
+
+
+def test_sound_is_copied_where_it_is_as_the_track_says(tmp_path):
+    """The header of an MP4's track states channels: those of the first part, which the second does not have."""
+    source = recording(tmp_path / "v.ts", Part(layout="5.1"), Part(layout="mono"))
+    video = probe(source)
+    with open_cutter(video, video.index.frame_times_us) as cutter:
+        cutter.cut(0, 1_500_000, tmp_path / "first.mp4")
+        cutter.cut(2_500_000, 4_000_000, tmp_path / "second.mp4")
+    assert [loud_spans(tmp_path / name)[1] for name in ("first.mp4", "second.mp4")] == [{(48000, 6)}, {(48000, 1)}]

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from operators.video.frames import frame_times
+from operators.video.frames import frame_times, frames_at
 from operators.video.packets import UnreadableVideo
 from operators.video.probe import probe
 from operators.video.watch import watch
 from schemas.config import Detector, SplitConfig
-from tests.support.videos import counting_video, shots_video
+from tests.support.videos import Part, counting_video, recording, shots_video
 
 
 @pytest.fixture
@@ -53,3 +53,24 @@ def test_what_is_mostly_damage_is_unreadable(tmp_path, watched):
     path.write_bytes(data)
     with pytest.raises(UnreadableVideo, match="cannot be decoded"):
         watched(path)
+
+
+@pytest.mark.parametrize("decode", ["every_frame", "key_frames"])
+def test_a_recording_that_changes_is_of_the_format_that_lasts_longest(tmp_path, watched, decode):
+    wide = Part(width=320, height=64)
+    outcome, _ = watched(recording(tmp_path / "v.ts", Part(), wide, wide), decode=decode)
+    formats = [(each.start_us, each.width, each.height) for each in outcome.video.formats]
+    assert formats == [(0, 160, 64), (pytest.approx(2_000_000, abs=40), 320, 64)]
+    assert outcome.analysis.formats == outcome.video.formats
+    assert (outcome.video.width, outcome.video.height) == (320, 64)
+
+
+def test_a_proxy_has_one_size_and_keeps_every_shape(tmp_path, watched):
+    wide = Part(width=320, height=64)
+    outcome, told = watched(recording(tmp_path / "v.ts", Part(), wide, wide))
+    assert (outcome.proxy.width, outcome.proxy.height) == (320, 64)
+    assert frame_times(outcome.proxy.path).tolist() == outcome.proxy.times_us.tolist() == told[len(told) // 2 :]
+    first, later = (frame.rgb for frame in frames_at(outcome.proxy.path, [1_500_000, 2_500_000]))
+    assert first[:, :78].mean() < 2 > first[:, -78:].mean()
+    assert first[:, 82:-82].mean() > 20
+    assert later[:, -30:].mean() > 10 or later[:, :32].mean() > 10
