@@ -212,10 +212,10 @@ def read_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
     """Demux the whole file, decoding nothing. The container is at its end afterwards.
 
     Raises:
-        UnreadableVideo: `truncated` when there is no frame to read, `no_timestamps` when frames have no times,
-            `clock_goes_back` or `clock_jumps` when they make no sense.
+        UnreadableVideo: `encrypted`, `truncated` when there is no frame to read, `no_timestamps` when frames have no
+            times, `clock_goes_back` or `clock_jumps` when they make no sense.
     """
-    tracks = _demux(container, stream)
+    tracks = _demux(container, stream, path)
     video = tracks.pop(stream.index)
     shown = _shown(video)
     if not shown.any():
@@ -291,6 +291,15 @@ def decoded(packets: Iterable[Packet], timeline: Timeline) -> Iterator[tuple[int
                 yield timeline.microseconds(frame.pts), frame
 
 
+def encrypted(path: Path, scheme: str) -> UnreadableVideo:
+    """What to raise of a file whose picture or sound is encrypted."""
+    return UnreadableVideo(
+        "encrypted",
+        f"{path.name}: its picture or sound is encrypted ({scheme}) and cannot be read without its key; get a copy "
+        f"that is not protected, or leave it out of the source",
+    )
+
+
 def sample_aspect(frame: VideoFrame) -> Fraction:
     """A pixel's width by its height, of a frame from `decoded`."""
     return Fraction(frame.opaque[0]) if frame.opaque else Fraction(1)
@@ -303,13 +312,15 @@ def stream_aspect(stream: VideoStream) -> Fraction:
     return Fraction(stream.sample_aspect_ratio or 1)
 
 
-def _demux(container: InputContainer, stream: VideoStream) -> dict[int, Packets]:
+def _demux(container: InputContainer, stream: VideoStream, path: Path) -> dict[int, Packets]:
     """By number of the stream: of the video and of all sound."""
     streams: list[VideoStream | AudioStream] = [stream, *container.streams.audio]
     facts = {each.index: array("q") for each in streams}
     configurations: dict[int, list[tuple[int, bytes]]] = {each.index: [] for each in streams}
     for packet in packets_of(container, streams):
         if packet.size:
+            if packet.has_sidedata("encryption_info"):
+                raise encrypted(path, "Common Encryption")
             if packet.has_sidedata("new_extradata"):
                 number = len(facts[packet.stream_index]) // _FACTS
                 configurations[packet.stream_index].append((number, bytes(packet.get_sidedata("new_extradata"))))

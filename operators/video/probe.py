@@ -23,11 +23,12 @@ from operators.video.packets import (
     PacketIndex,
     UnreadableVideo,
     decode,
+    encrypted,
     open_video,
     read_packets,
     sample_aspect,
 )
-from operators.video.streams import moving_pictures, sounds_with
+from operators.video.streams import encrypted_ids, moving_pictures, sounds_with
 from schemas.tables import AudioTrack, PictureFormat
 
 _OPENING_FRAMES = 32
@@ -151,11 +152,12 @@ def probe(path: Path) -> VideoProbe:
     """Measure a local video.
 
     Raises:
-        UnreadableVideo: a reason of `open_video` or `read_packets`, or `too_large`, `one_frame`, `truncated` (more is
-            missing than there is), `damaged`, `no_frame_size`, `no_timestamps`.
+        UnreadableVideo: a reason of `open_video` or `read_packets`, or `encrypted`, `too_large`, `one_frame`,
+            `truncated` (more is missing than there is), `damaged`, `no_frame_size`, `no_timestamps`.
     """
     with open_video(path) as (container, stream):
         _refuse_too_large(path, stream)
+        _refuse_encrypted(path, container, stream)
         index = read_packets(container, stream, path)
     _refuse_too_short(path, index)
     with open_video(path) as (container, stream):
@@ -283,6 +285,17 @@ def _refuse_too_short(path: Path, index: PacketIndex) -> None:
             f"{path.name}: it ends after {index.duration_us / SECOND_US:.1f} s, {index.missing_us / SECOND_US:.1f} s "
             f"before its header says; fetch it again",
         )
+
+
+def _refuse_encrypted(path: Path, container: InputContainer, stream: VideoStream) -> None:
+    """As headers tell it; of MP4's Common Encryption `read_packets` learns."""
+    if "ASF_Protection_Type" in container.metadata:
+        raise encrypted(path, "Windows Media DRM")
+    if any("enc_key_id" in each.metadata for each in container.streams):
+        raise encrypted(path, "WebM or Matroska encryption")
+    used = {stream.id, *(sound.id for sound in sounds_with(container, stream))}
+    if container.format.name == "mpegts" and encrypted_ids(path) & used:
+        raise encrypted(path, "SAMPLE-AES or a broadcaster's scrambling")
 
 
 def _refuse_too_large(path: Path, stream: VideoStream) -> None:

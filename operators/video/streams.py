@@ -10,6 +10,7 @@ The choice depends on the container's list of streams alone, so it is the same a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,10 @@ _STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.s
 
 _NOT_MAIN = Disposition.visual_impaired | Disposition.hearing_impaired | Disposition.comment | Disposition.karaoke
 """Sound that few people want to hear with the picture."""
+
+_SAMPLE_AES = (0xDB, 0xCF, 0xC1, 0xC2)
+"""Stream types of encrypted H.264, AAC, AC-3 and E-AC-3 (Apple, "MPEG-2 Stream Encryption Format for HTTP Live
+Streaming", 2.4)."""
 
 _TS_PACKET = 188
 _TS_SYNC = 0x47
@@ -88,14 +93,34 @@ def _programmes(container: InputContainer) -> list[set[int]]:
     with Path(container.name.removeprefix("file:")).open("rb") as file:
         data = file.read(_TS_PROBED_BYTES)
     programmes: dict[int, set[int]] = {}
+    for programme, _, pid in _mapped_streams(data):
+        programmes.setdefault(programme, set()).add(pid)
+    return list(programmes.values())
+
+
+def encrypted_ids(path: Path) -> set[int]:
+    """Which streams (by `Stream.id`) of an MPEG transport stream are encrypted, by HLS or by a broadcaster."""
+    with path.open("rb") as file:
+        data = file.read(_TS_PROBED_BYTES)
+    packets, scrambled = Counter[int](), Counter[int]()
+    for packet in _ts_packets(data):
+        pid = int.from_bytes(packet[1:3]) & 0x1FFF
+        packets[pid] += 1
+        scrambled[pid] += packet[3] >> 7  # transport_scrambling_control: ISO/IEC 13818-1, 2.4.3.3
+    return {pid for pid in packets if 2 * scrambled[pid] > packets[pid]} | {
+        pid for _, kind, pid in _mapped_streams(data) if kind in _SAMPLE_AES
+    }
+
+
+def _mapped_streams(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Programmes, with the types and PIDs of their streams, of the programme maps (PMT; ISO/IEC 13818-1, 2.4.4.8)."""
     for section in _sections(data):
-        if section[0] == 2:  # a programme map (PMT): ISO/IEC 13818-1, 2.4.4.8
-            programme = programmes.setdefault(int.from_bytes(section[3:5]), set())
+        if section[0] == 2:
+            programme = int.from_bytes(section[3:5])
             position = 12 + (int.from_bytes(section[10:12]) & 0xFFF)
             while position + 5 <= len(section) - 4:
-                programme.add(int.from_bytes(section[position + 1 : position + 3]) & 0x1FFF)
+                yield programme, section[position], int.from_bytes(section[position + 1 : position + 3]) & 0x1FFF
                 position += 5 + (int.from_bytes(section[position + 3 : position + 5]) & 0xFFF)
-    return list(programmes.values())
 
 
 def _sections(data: bytes) -> Iterator[bytes]:

@@ -254,3 +254,81 @@ def test_no_byte_of_what_is_no_video_is_quoted(tmp_path):
     with pytest.raises(UnreadableVideo, match="none of the containers that are read") as told:
         probe(tmp_path / "page.mp4")
     assert "SECRET" not in str(told.value)
+
+
+# --- encrypted --------------------------------------------------------------------------------------------------------
+
+KEY = ("-encryption_scheme", "cenc-aes-ctr", "-encryption_key", "1" * 32, "-encryption_kid", "2" * 32)
+
+
+@pytest.mark.parametrize("options", [(), ("-movflags", "+frag_keyframe+empty_moov")], ids=["whole", "fragments"])
+def test_an_mp4_of_common_encryption_is_refused_as_encrypted(whole, tmp_path, options):
+    assert refused(make(tmp_path / "v.mp4", "-i", str(whole), "-c", "copy", *KEY, *options)) == "encrypted"
+
+
+def test_a_windows_media_file_of_drm_is_refused_as_encrypted(whole, tmp_path):
+    """The header of ASF gets one object more, the content encryption object (ASF specification, 3.14)."""
+    plain = make(tmp_path / "plain.wmv", "-i", str(whole), "-t", "1", "-c:v", "wmv2").read_bytes()
+    content = b"".join(len(text).to_bytes(4, "little") + text for text in (b"secret", b"DRM\0", b"key\0", b"address\0"))
+    kind = bytes.fromhex("FBB3112223BDD211B4B700A0C955FC6E")
+    added = kind + (24 + len(content)).to_bytes(8, "little") + content
+    size, count = int.from_bytes(plain[16:24], "little"), int.from_bytes(plain[24:28], "little")
+    header = plain[:16] + (size + len(added)).to_bytes(8, "little") + (count + 1).to_bytes(4, "little") + plain[28:30]
+    (tmp_path / "v.wmv").write_bytes(header + added + plain[30:])
+    assert refused(tmp_path / "v.wmv") == "encrypted"
+
+
+def test_a_scrambled_broadcast_is_refused_as_encrypted(whole, tmp_path):
+    clear = make(tmp_path / "clear.ts", "-i", str(whole), "-c", "copy")
+    data = bytearray(clear.read_bytes())
+    for packet in range(0, len(data), 188):
+        if int.from_bytes(data[packet + 1 : packet + 3]) & 0x1FFF == 0x100:  # ffmpeg's PID of the picture
+            data[packet + 3] |= 0x80
+    (tmp_path / "v.ts").write_bytes(data)
+    assert refused(tmp_path / "v.ts") == "encrypted"
+    assert probe(clear).frame_count == 300
+
+
+def test_hls_sample_aes_is_refused_as_encrypted(whole, tmp_path):
+    """The programme map names the picture's type 0xDB, for 0x1B (H.264)."""
+    data = bytearray(make(tmp_path / "v.ts", "-i", str(whole), "-c", "copy").read_bytes())
+    for packet in range(0, len(data), 188):
+        if int.from_bytes(data[packet + 1 : packet + 3]) & 0x1FFF == 0x1000:
+            data[data.index(b"\x1b\xe1\x00", packet)] = 0xDB
+            end = packet + 8 + (int.from_bytes(data[packet + 6 : packet + 8]) & 0xFFF)
+            data[end - 4 : end] = crc32_of_mpeg(data[packet + 5 : end - 4]).to_bytes(4)
+    (tmp_path / "v.ts").write_bytes(data)
+    assert refused(tmp_path / "v.ts") == "encrypted"
+
+
+def crc32_of_mpeg(data):
+    """ISO/IEC 13818-1, annex A."""
+    crc = 0xFFFFFFFF
+    for bit in (byte >> shift & 1 for byte in data for shift in range(7, -1, -1)):
+        crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 ^ bit else 0)) & 0xFFFFFFFF
+    return crc
+
+
+def test_an_encrypted_matroska_file_is_refused_as_encrypted(whole, tmp_path):
+    """Its track gets a content encoding of type 1, encryption (RFC 9559, 5.1.4.1.31)."""
+    option = ("-c", "copy", "-an", "-f", "matroska", "-live", "1")
+    data = make(tmp_path / "plain.mkv", "-i", str(whole), *option).read_bytes()
+
+    def element(kind, content):
+        return bytes.fromhex(kind) + (1 << 56 | len(content)).to_bytes(8) + content
+
+    def body(kind, start):
+        """Where the content of the next such element begins and ends; what comes before it is skipped."""
+        at = data.index(bytes.fromhex(kind), start) + len(kind) // 2
+        width = 9 - data[at].bit_length()
+        size = int.from_bytes(data[at : at + width]) & ((1 << 7 * width) - 1)
+        return at + width, at + width + size
+
+    start = data.rindex(bytes.fromhex("1654AE6B"))  # an index names it before
+    tracks = body("1654AE6B", start)
+    entry = body("AE", tracks[0] + (6 if data[tracks[0]] == 0xBF else 0))  # a checksum may come first
+    key = element("5035", element("47E1", b"\x05") + element("47E2", b"0123456789abcdef"))
+    encodings = element("6D80", element("6240", element("5033", b"\x01") + key))
+    changed = element("1654AE6B", element("AE", data[entry[0] : entry[1]] + encodings) + data[entry[1] : tracks[1]])
+    (tmp_path / "v.mkv").write_bytes(data[:start] + changed + data[tracks[1] :])
+    assert refused(tmp_path / "v.mkv") == "encrypted"
