@@ -6,6 +6,7 @@ without Airflow.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -28,6 +29,9 @@ from schemas.config import BuildConfig
 from schemas.errors import BadInput
 from schemas.run import Lane, Run, StageMetrics
 from schemas.tables import Reject, Source
+from schemas.uri import shown_uri
+
+log = logging.getLogger(__name__)
 
 
 class NothingToBuild(BadInput):
@@ -128,8 +132,10 @@ def run_build(
         PreflightFailed, SourceError, NothingToBuild: before any work has started.
         ModelUnavailable, StoreError: an outage on the way; run it again and it goes on where it stopped.
     """
-    preflight(config)
+    for note in preflight(config):
+        log.info("%s", note)
     folder = plan_build(config, new_run_id(config.name))
+    log.info("run %s: %d videos in %d lanes", shown_uri(folder.url), folder.run.videos, folder.run.lanes)
     workers = max(1, (os.cpu_count() or 1) // min(lanes_at_once, folder.run.lanes))
     halt = Halt()
     pool = ThreadPoolExecutor(max_workers=lanes_at_once)

@@ -1,7 +1,6 @@
 """`lvr`: the pipeline on the command line. The DAGs' tasks run the very same commands as child processes.
 
-Exit status: 0 done; 2 the configuration or the input is wrong, running again will not help; 3 an outage (a model
-server, the disk), running again goes on where it stopped; 130 interrupted.
+The exit status tells whether to run a command again (`EXIT_STATUSES`).
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,13 +32,28 @@ from operators.settings import ConfigError, load_config, validate_config
 from operators.store import Store
 from schemas.config import BuildConfig
 from schemas.errors import BadInput, Outage
+from schemas.uri import shown_uri
 
+FAULT_STATUS = 1
 BAD_INPUT_STATUS = 2
 OUTAGE_STATUS = 3
 INTERRUPTED_STATUS = 130
+EXIT_STATUSES = {
+    0: "done; also when there was nothing to do",
+    FAULT_STATUS: "a fault of this program, after a traceback; please report it",
+    BAD_INPUT_STATUS: "the command line, the configuration or the input is wrong; running again gives the same",
+    OUTAGE_STATUS: "something is away or has failed (a model server, a disk, a video's place); run again to go on",
+    INTERRUPTED_STATUS: "interrupted by Ctrl-C or SIGTERM; run again to go on",
+}
+
+SHOWN_FAULTS = 20
+"""Videos of which it is told what they met."""
+LINE_SECONDS = 30.0
+"""Between two looks at what is under way, where output is no terminal."""
 
 app = typer.Typer(
     help="Long videos in, a verified long-video reasoning dataset out.", add_completion=False,
+    epilog="\n\n".join(["Exit status:", *(f"{status}: {what}" for status, what in EXIT_STATUSES.items())]),
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
@@ -144,7 +159,9 @@ def plan(config_json: ConfigJson, run_id: Annotated[str, typer.Option(help="Name
     from operators.losses import skipped_in_words
     from schemas.tables import Reject
 
-    folder = plan_build(_from_json(config_json), run_id_from(run_id))
+    config = _from_json(config_json)
+    typer.echo(f"looking for the videos of {shown_uri(config.source)}", err=True)
+    folder = plan_build(config, run_id_from(run_id))
     rejects = folder.store.get_rows(folder.run.plan_rejects_sha256, Reject)
     for reject in rejects:
         typer.echo(f"rejected: {reject.reason}: {reject.message}", err=True)
@@ -263,13 +280,20 @@ def schema(
 
 def _build_and_show(config: BuildConfig, lanes_at_once: int = 2) -> None:
     from operators.build import run_build
+    from operators.losses import faults
     from operators.release.show import show_build
 
     console = Console()
     started = time.monotonic()
-    with _progress_bar(console) as bar:
-        result = run_build(config, lanes_at_once=lanes_at_once, report=_bar_report(bar))
+    with _shown_progress(console) as report:
+        result = run_build(config, lanes_at_once=lanes_at_once, report=report)
     show_build(console, result.folder, result.published.release, time.monotonic() - started)
+    if met := faults(result.folder):
+        raise Outage(
+            f"{len({reject.key for reject in met})} videos met faults of the machine and have no part in this "
+            f"release; run the same command again when they are mended:\n"
+            + "\n".join(f"  {reject.message}" for reject in met[:SHOWN_FAULTS])
+        )
 
 
 def _from_json(text: str) -> BuildConfig:
@@ -282,6 +306,59 @@ def _from_json(text: str) -> BuildConfig:
 
 def _json_line(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def _shown_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """Shows how far stages have come: bars on a terminal, lines in a file or pipe."""
+    if console.is_terminal:
+        with _progress_bar(console) as bar:
+            yield _bar_report(bar)
+        return
+    lines = _Lines(console)
+    log = logging.getLogger("operators")
+    level = log.level
+    log.addHandler(lines)
+    log.setLevel(logging.INFO)
+    ended = threading.Event()
+    clock = threading.Thread(target=lambda: [lines.tell() for _ in iter(lambda: ended.wait(LINE_SECONDS), True)])
+    clock.start()
+    try:
+        yield lines.report
+    finally:
+        ended.set()
+        clock.join()
+        log.setLevel(level)
+        log.removeHandler(lines)
+
+
+class _Lines(logging.Handler):
+    """Prints a line for each stage that begins or ends, for what is logged, and on request for what is under way."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self._under_way: dict[tuple[str, int | None], Progress] = {}
+        self._started = time.monotonic()
+
+    def report(self, progress: Progress) -> None:
+        if progress.done in (0, progress.total):
+            self._print(str(progress))
+        if progress.done < progress.total:
+            self._under_way[progress.stage, progress.lane] = progress
+        else:
+            self._under_way.pop((progress.stage, progress.lane), None)
+
+    def tell(self) -> None:
+        for line in [str(progress) for progress in list(self._under_way.values())] or ["no stage is under way"]:
+            self._print(line)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._print(record.getMessage())
+
+    def _print(self, line: str) -> None:
+        seconds = time.monotonic() - self._started
+        self._console.print(f"{seconds:6.1f} s  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _progress_bar(console: Console) -> ProgressBar:

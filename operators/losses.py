@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from operators.models.session import MEASURED
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.runs import RunFolder
 from schemas.run import Run
-from schemas.tables import Reject
+from schemas.tables import Caption, Reject
 
 _ORDER = ("plan", *VIDEO_STAGES, *BUILD_STAGES)
 
@@ -42,18 +44,56 @@ def skipped_in_words(run: Run) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts)
 
 
+def faults(folder: RunFolder) -> list[Reject]:
+    """What a run could not finish for faults of the machine, in the order of the stages: the next run tries again."""
+    met = [reject for reject in _rejects(folder) if reject.is_temporary and reject.stage != "plan"]
+    return sorted(met, key=lambda reject: _ORDER.index(reject.stage))
+
+
 def why_empty(folder: RunFolder) -> str:
-    """Why a run has no sample, and the way out, in words."""
-    records = [record for record in folder.records() if record.stage == "question"]
-    asked = sum(commit.rows for record in records for commit in record.commits.values())
-    lost = ", ".join(map(str, losses(folder)))
-    if asked:
-        return f"none of {asked} questions became a sample ({lost})"
-    hint = (
-        "derived questions need text on screen; point LVR_CAPTIONER_URL and LVR_REASONER_URL to models that can "
-        "describe and ask"
+    """Why a run has no sample, and what to do, in words: the first stage that nothing came out of says which."""
+    rows = Counter({record.stage: 0 for record in folder.records()})
+    for record in folder.records():
+        rows[record.stage] += sum(commit.rows for commit in record.commits.values())
+    lost = ", ".join(map(str, losses(folder))) or "nothing was rejected"
+    if rows["question"]:
+        return f"none of {rows['question']} questions became a sample ({lost}): {_why_refused(folder)}"
+    found = f"no question could be asked about {folder.run.videos} videos ({lost})"
+    if not rows["ingest"]:
+        return f"{found}: none of them can be read; fetch them again or name others"
+    if not rows["caption"]:
+        return f"{found}: no clip has a caption; look at why in the rejects, or name another captioner"
+    return f"{found}: {_why_unasked(folder)}"
+
+
+def _why_refused(folder: RunFolder) -> str:
+    stages = {loss.stage for loss in losses(folder)}
+    if "verify" in stages:
+        return "checks refused them; name better models (LVR_REASONER_URL, LVR_JUDGE_URL) or change verify's settings"
+    if "reason" in stages:
+        return "no chain of thought was accepted; name a better reasoner (LVR_REASONER_URL)"
+    return "look at what is left out, and why"
+
+
+def _why_unasked(folder: RunFolder) -> str:
+    config = folder.run.config
+    if any(loss.stage == "question" for loss in losses(folder)):
+        return "what the reasoner wrote was refused; name a better one (LVR_REASONER_URL)"
+    if config.models.captioner.model != MEASURED:
+        return "the reasoner wrote none; name a better one (LVR_REASONER_URL)"
+    if any(caption.screen_texts for caption in _captions(folder)):
+        return "no question of these categories follows from the text on screen; name a reasoner (LVR_REASONER_URL)"
+    return (
+        "derived questions need text on screen, and none was read; point LVR_CAPTIONER_URL and LVR_REASONER_URL to "
+        "models that can describe and ask"
     )
-    return f"no question could be asked about {folder.run.videos} videos ({lost or 'nothing was rejected'}): {hint}"
+
+
+def _captions(folder: RunFolder) -> Iterator[Caption]:
+    for record in folder.records():
+        if record.stage == "caption":
+            for commit in record.commits.values():
+                yield from folder.store.get_rows(commit.rows_sha256, Caption)
 
 
 def _rejects(folder: RunFolder) -> Iterator[Reject]:

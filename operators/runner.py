@@ -196,6 +196,7 @@ def run_stage(
                 halt.count(outcome.fault)
             return outcome
 
+    report(Progress(name, lane, done=0, reused=0, total=len(inputs), rejects=0, seconds=0.0))
     with ThreadPoolExecutor(max_workers=min(at_once, len(inputs))) as pool, halt:
         futures = {pool.submit(work, unit_input): unit_input.unit for unit_input in inputs}
         for future in as_completed(futures):

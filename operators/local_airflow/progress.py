@@ -14,6 +14,8 @@ from operators.local_airflow.rest import AirflowApi
 from operators.pipeline import VIDEO_STAGES
 
 POLL_SECONDS = 1.0
+LINE_SECONDS = 30.0
+"""Between two lines, at most, where output is no terminal."""
 _LANE = "lane."
 _SYMBOLS = {
     "success": "[green]✓[/]",
@@ -73,7 +75,7 @@ def _follow_in_lines(
 ) -> tuple[str, Tasks]:
     seen: dict[tuple[str, int], str] = {}
     labels: dict[int, str] = {}  # of lanes; known once a first task of the lane has begun
-    started = time.monotonic()
+    started = printed = time.monotonic()
     while True:
         check()
         state, tasks = api.run_state(dag_id, run_id), api.task_instances(dag_id, run_id)
@@ -86,6 +88,11 @@ def _follow_in_lines(
                 where = f" {labels.get(task['map_index'], task['map_index'])}" if task["map_index"] >= 0 else ""
                 took = f" ({task['duration']:.1f} s)" if now == "success" and task["duration"] else ""
                 console.print(f"{time.monotonic() - started:6.1f} s  {name}{where}: {now}{took}", highlight=False)
+                printed = time.monotonic()
+        if time.monotonic() - printed >= LINE_SECONDS:
+            printed = time.monotonic()
+            running = sum(task["state"] == "running" for task in tasks)
+            console.print(f"{printed - started:6.1f} s  {running} of {len(tasks)} tasks are running", highlight=False)
         if state in ("success", "failed"):
             return state, tasks
         time.sleep(POLL_SECONDS)

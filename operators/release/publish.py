@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from operators.losses import why_empty
+from operators.losses import faults, why_empty
 from operators.runs import RunFolder, RunMissing
 from operators.store import Store
 from schemas.base import digest, parse_json
-from schemas.errors import BadInput
+from schemas.errors import BadInput, Outage
 from schemas.run import LatestRelease, Release, ReleaseFile
 
 
@@ -42,11 +42,17 @@ def publish(folder: RunFolder) -> Published:
 
     Raises:
         EmptyRelease: there are none.
+        Outage: there are none, and faults of the machine had a part in it.
     """
     store = folder.store
     name = folder.run.config.name
     [commit] = folder.record("shard", None).commits.values()
     files = store.get_rows(commit.rows_sha256, ReleaseFile)
+    if not files and (met := faults(folder)):
+        raise Outage(
+            f"run {folder.run.run_id}: nothing to publish yet, as {len(met)} videos met faults of the machine; run "
+            f"again when they are mended. The first: {met[0].message}"
+        )
     if not files:
         raise EmptyRelease(
             f"run {folder.run.run_id}: nothing to publish: {why_empty(folder)}. {folder.url}/report.html shows them all"

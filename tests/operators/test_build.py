@@ -456,6 +456,8 @@ def test_two_workers_on_the_same_build_leave_one_result(one_film, tmp_path):
         builds = [start(one_film, out, server.environ("reasoner", "judge", "target")) for _ in range(2)]
         printed = [build.communicate(timeout=240)[0] for build in builds]
     assert [build.returncode for build in builds] == [0, 0], printed
+    for lines in printed:  # into a pipe, as into a file
+        assert all(f"{name} lane 0: 1/1 videos" in lines for name in VIDEO_STAGES) and "\nreport  " in lines
     one, other = [RunFolder.open(str(path)) for path in (out / "runs").iterdir()]
     assert tables(one) == tables(other)
     commits = [json.loads(path.read_text())["key"] for path in out.glob("commits/*/*.json")]

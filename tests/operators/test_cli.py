@@ -3,16 +3,29 @@
 That commands do their work is for the tests of what they call, and of the DAGs, which run these very commands.
 """
 
+import io
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from operators.cli import BAD_INPUT_STATUS, INTERRUPTED_STATUS, OUTAGE_STATUS, main
+from operators.cli import (
+    BAD_INPUT_STATUS,
+    EXIT_STATUSES,
+    FAULT_STATUS,
+    INTERRUPTED_STATUS,
+    OUTAGE_STATUS,
+    _Lines,
+    main,
+)
+from operators.runner import Progress
 from schemas.config import BuildConfig, ModelsConfig
 from tests.support.openai_server import OpenAIServer
 from tests.support.synthetic_run import synthetic_run
@@ -191,3 +204,48 @@ def test_the_pipeline_is_named_without_the_heavy_packages(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
     )
     assert set(json.loads(done.stdout)).isdisjoint({"airflow", "torch", "cv2", "av", "scenedetect", "openai", "pandas"})
+
+
+def test_every_exit_status_is_in_the_help_and_in_the_docs(lvr):
+    said = " ".join(re.sub("[│|]", " ", lvr("--help")[1]).split())
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    assert {int(status): what for status, what in rows} == EXIT_STATUSES
+    assert all(f"{status}: {what}" in said for status, what in EXIT_STATUSES.items())
+
+
+def test_a_fault_of_the_program_has_a_traceback_and_a_status_of_its_own(tmp_path):
+    code = """if True:
+        import sys
+        from operators import cli
+
+        @cli.app.command()
+        def broken():
+            raise KeyError("a bug")
+
+        sys.argv = ["lvr", "broken"]
+        cli.main()
+    """
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (FAULT_STATUS, "KeyError: 'a bug'")
+
+
+def test_in_a_file_each_stage_has_lines_and_on_request_what_is_under_way():
+    """Nothing is left to the end: the file of a build of days can be read meanwhile."""
+    file = io.StringIO()
+    lines = _Lines(Console(file=file))
+    lines.tell()
+    for done in (0, 1):
+        lines.report(Progress("ingest", 0, done=done, reused=0, total=2, rejects=0, seconds=30.0 * done))
+    lines.tell()
+    lines.emit(logging.LogRecord("operators", logging.INFO, "", 0, "%d of %d s", (3, 7), None))
+    lines.report(Progress("ingest", 0, done=2, reused=0, total=2, rejects=1, seconds=60.0))
+    lines.tell()
+    assert [line.split(" s  ", 1)[1] for line in file.getvalue().splitlines()] == [
+        "no stage is under way",
+        "ingest lane 0: 0/2 videos, 0 rejects",
+        "ingest lane 0: 1/2 videos, 2.0 a minute, 30 s left, 0 rejects",
+        "3 of 7 s",
+        "ingest lane 0: 2/2 videos, 2.0 a minute, 0 s left, 1 rejects",
+        "no stage is under way",
+    ]
