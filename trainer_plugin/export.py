@@ -7,6 +7,7 @@ Trainer's output folder also holds its checkpoints.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -15,19 +16,42 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
+from trainer_plugin.checkpoint import comparable, config_values
 from trainer_plugin.files import put_whole
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.parallel import on_first_rank
 from trainer_plugin.recipe import Export
-from trainer_plugin.weights import empty_model
+from trainer_plugin.weights import empty_model, plain_config
+
+log = logging.getLogger(__name__)
 
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".index.json")
 _WRITTEN_ANEW = ("config.json",)
-_OF_AN_EXPORT = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json")
+_OF_AN_EXPORT = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json")
 """What would be loaded, or added to the weights, if it were left beside those of another export."""
+
+
+_HOW_TO_LOAD = """\
+# Adapters of a base with another configuration
+
+They were learned with `config.json` of this folder, which differs from that of their base, e.g. in its rotary base.
+Added to the base as it is they compute something else, and nothing says so. Load the base with this configuration:
+
+```python
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+folder, base = "THIS FOLDER", "{base}"
+config = AutoConfig.from_pretrained(folder)
+model = AutoModelForImageTextToText.from_pretrained(base, config=config)
+model = PeftModel.from_pretrained(model, folder)
+```
+
+To serve it, e.g. with vLLM, merge: `model.merge_and_unload().save_pretrained(...)`, or export with `export: model`.
+"""
 
 
 def export_model(
@@ -61,7 +85,8 @@ def export_model(
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         if kind is Export.ADAPTER:
-            _write_adapters(model.model, weights, beside)
+            _write_adapters(model.model, weights, beside, source)
+            _write_companions(beside, None, tokenizer)
         else:
             _write_model(model.model, weights, beside, dtype)
             _write_companions(beside, source, tokenizer)
@@ -119,10 +144,21 @@ def _merged(name: str, weights: dict[str, Tensor], model: PreTrainedModel) -> Te
     return base.float() + scale * (up.float() @ down.float())
 
 
-def _write_adapters(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path) -> None:
+def _write_adapters(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, source: str | None) -> None:
+    """In PEFT's format, with the configuration beside if it is another than the base's: PEFT has no place for that, and
+    would add the adapters to a base with, e.g., another rotary base without a word."""
     named = {f"base_model.model.{name.replace('.default.', '.')}": tensor for name, tensor in weights.items()}
     save_file(named, folder / "adapter_model.safetensors", {"format": "pt"})
-    model.peft_config["default"].save_pretrained(folder)
+    adapters = model.peft_config["default"]
+    adapters.base_model_name_or_path = source
+    adapters.save_pretrained(folder)
+    base = None if source is None else AutoConfig.from_pretrained(source)
+    if base is None or comparable(config_values(base)) != comparable(config_values(model.config)):
+        plain_config(model.config).save_pretrained(folder)
+        (folder / "README.md").write_text(_HOW_TO_LOAD.format(base=source or "BASE"))
+        log.warning(
+            "the base of these adapters must be loaded with the config.json beside them: %s says how", "README.md"
+        )
 
 
 def _write_companions(folder: Path, source: str | None, tokenizer: PreTrainedTokenizerBase | None) -> None:

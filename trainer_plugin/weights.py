@@ -212,11 +212,15 @@ def tower_identity(model: LongVideoModel) -> str:
     return identity[0]
 
 
+def plain_config(config: PretrainedConfig) -> PretrainedConfig:
+    """A copy, with transformers' own choice of attention."""
+    return type(config).from_dict(config.to_dict())
+
+
 def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model without storage, and with transformers' own choice of attention."""
-    plain = type(config).from_dict(config.to_dict())
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(plain, dtype=dtype)
+        model = AutoModelForImageTextToText.from_config(plain_config(config), dtype=dtype)
     model.tie_weights()
     return model
 

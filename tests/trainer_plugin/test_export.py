@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
@@ -111,6 +113,31 @@ def test_adapters_alone_are_what_peft_loads(alone, release, tmp_path):
     assert not any(name.startswith("model") for name in files)
     adapted = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(source), tmp_path / "export")
     assert torch.allclose(text_log_probs(adapted.eval(), text_example()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change", ["rope_theta: 5000000.0", "rope_theta: 5000000.0, max_positions: 131072", "max_positions: 131072"]
+)
+def test_adapters_of_a_changed_configuration_bring_it_and_say_how_to_load_them(alone, release, tmp_path, change):
+    source = model_folder(tmp_path / "source")
+    settings = (f"model={{path: {source}, {change}}}", "steps=1", "optimizer.warmup=0", *LORA, "export=adapter")
+    expected = train_and_export(recipe(tmp_path, release, *settings))
+    [code] = re.findall(r"```python\n(.*?)```", (tmp_path / "export" / "README.md").read_text(), re.DOTALL)
+    found: dict = {}
+    exec(code.replace("THIS FOLDER", str(tmp_path / "export")), found)
+    assert torch.allclose(text_log_probs(found["model"].eval(), text_example()), expected, atol=1e-5)
+    if "max_positions" in change:
+        assert found["model"].config.get_text_config().max_position_embeddings == 131072
+
+
+def test_adapters_of_an_unchanged_configuration_load_by_their_folder_alone(alone, release, tmp_path):
+    source = model_folder(tmp_path / "source")
+    settings = (f"model={{path: {source}}}", "steps=1", "optimizer.warmup=0", *LORA, "export=adapter")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "config.json").write_text("{}")  # of an export before, which would be in the way
+    expected = train_and_export(recipe(tmp_path, release, *settings))
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "export")
+    assert torch.allclose(text_log_probs(model.eval(), text_example()), expected, atol=1e-5)
 
 
 def test_a_head_that_the_files_untied_stays_untied(alone, release, tmp_path):
