@@ -117,6 +117,21 @@ class PictureFormat(Model):
         return self == other.model_copy(update={"start_us": self.start_us})
 
 
+class Packaging(StrEnum):
+    """How a video becomes the MP4 that a release publishes of it, as far as it is not published in little."""
+
+    KEEP = "keep"
+    """It is an MP4 and stays so byte for byte."""
+    COPY = "copy"
+    """Coded frames and coded sound are copied into an MP4."""
+    SOUND = "sound"
+    """Coded frames are copied; sound that MP4 does not carry is encoded as AAC."""
+    PICTURE = "picture"
+    """Frames are encoded as H.264 (HDR as HEVC); sound is copied."""
+    BOTH = "both"
+    """Frames are encoded, and so is sound that MP4 does not carry."""
+
+
 class Video(Row):
     """One readable source video, as measured from its packets and from one decode of its frames.
 
@@ -182,6 +197,7 @@ class Video(Row):
     """Of the main sound; empty when the video has none."""
     audio_tracks: tuple[AudioTrack, ...]
     """All sound that goes with the picture, in the order of the container."""
+    packaging: Packaging
     analysis_uri: str
     """Address of what every decoded frame measures, relative to the store (`operators.video.analysis_file`)."""
     proxy_uri: str | None

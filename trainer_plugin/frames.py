@@ -311,7 +311,7 @@ def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
 
     Mirrored and turned as the display matrix asks, to the nearest quarter turn: as `operators.video.orientation` says.
     """
-    rgb = frame.to_ndarray(format="rgb24")
+    rgb = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return rgb

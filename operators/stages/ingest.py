@@ -15,6 +15,7 @@ from operators.stage import Context, Stage
 from operators.store import sha256_of_file
 from operators.video.analysis_file import write_analysis
 from operators.video.ffmpeg import pyav_version
+from operators.video.media import packaging
 from operators.video.packets import SECOND_US, UnreadableVideo
 from operators.video.probe import probe
 from operators.video.watch import Watched, watch
@@ -108,6 +109,7 @@ def _video(context: Context, source: Source, watched: Watched, folder: Path) -> 
         formats=measured.formats if len(measured.formats) > 1 else (),
         audio_codec=measured.audio_codec,
         audio_tracks=measured.audio_tracks,
+        packaging=packaging(measured),
         analysis_uri=context.files.put_file(columns),
         proxy_uri=context.files.put_file(watched.proxy.path) if watched.proxy else None,
     )

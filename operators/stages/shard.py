@@ -15,25 +15,24 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-import ffmpeg
-
 from operators.release.tar import TarWriter
 from operators.stage import Context, Scope, Stage
 from operators.store import SourceGone, sha256_of_file, space_problem
-from operators.video.ffmpeg import FfmpegError, ffmpeg_version, run_ffmpeg
+from operators.video.analysis_file import read_analysis
+from operators.video.ffmpeg import FfmpegError, ffmpeg_version, pyav_version
+from operators.video.media import MediaError, write_media
+from operators.video.packets import UnreadableVideo
+from operators.video.probe import probe
 from operators.video.proxy import FPS, proxy_size
 from schemas.arrow import rows_to_parquet
 from schemas.base import digest
 from schemas.config import Media
 from schemas.run import ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
-from schemas.tables import Reject, Source, Split, Video
+from schemas.tables import Packaging, Reject, Source, Split, Video
 from schemas.uri import shown_uri
 
 log = logging.getLogger(__name__)
-
-_MP4_CONTAINERS = (".mp4", ".m4v", ".mov")
-_REMUX_SECONDS = 3600.0
 
 
 def run(
@@ -113,7 +112,7 @@ def _write_tar(
                 try:
                     with _media(context, video) as media:
                         tar.add_file(f"{video.video_id}.mp4", media)
-                except (FfmpegError, OSError) as error:
+                except (FfmpegError, MediaError, UnreadableVideo, OSError) as error:
                     if isinstance(error, OSError) and space_problem(error, str(local)):
                         raise
                     rejects.append(_unavailable(context, video, error))
@@ -124,8 +123,8 @@ def _write_tar(
     return _stored(context, path, local, records, questions), rejects
 
 
-def _unavailable(context: Context, video: Video, error: FfmpegError | OSError) -> Reject:
-    reason = "media_unavailable" if isinstance(error, FfmpegError) else "system_error"
+def _unavailable(context: Context, video: Video, error: Exception) -> Reject:
+    reason = "system_error" if isinstance(error, OSError) else "media_unavailable"
     message = f"video {video.video_id}: {error}"
     reason = error.reason if isinstance(error, SourceGone) else reason
     return context.reject(video.video_id, reason, message, shown_uri(video.uri))
@@ -154,7 +153,7 @@ def _stored(context: Context, path: str, local: Path, videos: int, samples: int)
 
 @contextmanager
 def _media(context: Context, video: Video) -> Iterator[Path]:
-    """A local MP4: the proxy, or the source with its streams untouched."""
+    """A local MP4: the proxy, or the source, packaged as `ingest` has decided."""
     folder = context.scratch / "media"  # a source at a time: they may be larger than what is free
     folder.mkdir()
     try:
@@ -173,20 +172,18 @@ def _as_mp4(context: Context, video: Video, folder: Path) -> Path:
     if sha256_of_file(local) != video.sha256:
         message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
         raise SourceGone("source_changed", message)
-    if local.suffix.lower() in _MP4_CONTAINERS and not video.other_pictures:
+    if video.packaging is Packaging.KEEP:
         return local
-    return _remuxed(video, local, folder / "media.mp4")
-
-
-def _remuxed(video: Video, local: Path, remuxed: Path) -> Path:
-    """The picture that was watched with all its sound, the main one first."""
-    source = ffmpeg.input(str(local), fflags="+bitexact")
-    tracks = sorted(video.audio_tracks, key=lambda track: track.stream != video.audio_stream)
-    streams = [source[str(stream)] for stream in (video.video_stream, *(track.stream for track in tracks))]
-    languages = {f"metadata:s:a:{n}": f"language={track.language}" for n, track in enumerate(tracks) if track.language}
-    options = {"c": "copy", "movflags": "+faststart", "map_metadata": -1, "fflags": "+bitexact", **languages}
-    run_ffmpeg(ffmpeg.output(*streams, str(remuxed), **options), timeout_seconds=_REMUX_SECONDS)
-    return remuxed
+    source = probe(local)
+    if video.formats:
+        source = source.with_formats(video.formats)
+    times_us = source.index.frame_times_us
+    if video.proxy_uri is not None:  # every frame was decoded
+        times_us = read_analysis(context.files.fetch(video.analysis_uri, folder)).times_us
+    target = folder / "made" / "media.mp4"  # apart from a fetched source, whatever its name is
+    target.parent.mkdir()
+    write_media(source, video.packaging, times_us, target)
+    return target
 
 
 STAGE = Stage(
@@ -197,6 +194,6 @@ STAGE = Stage(
     source_columns=("source_id", "title", "category", "licence", "origin"),
     run=run,
     section=lambda config: (config.shard.model_dump(mode="json"), config.name),
-    tools=(ffmpeg_version,),
+    tools=(ffmpeg_version, pyav_version),
     scope=Scope.BUILD,
 )

@@ -56,7 +56,7 @@ from operators.video.sound import read_sound, write_sound
 from operators.video.splice import PROFILES, CannotJoin, free_number, joined
 from schemas.tables import Cut
 
-__all__ = ["CutError", "Cutter", "cut_clip", "open_cutter"]
+__all__ = ["CutError", "Cutter", "cut_clip", "encode_picture", "open_cutter"]
 
 _COMMON = {
     # Without B-frames decoding and presentation order agree, so that frames need no edit list to start at 0: readers
@@ -411,6 +411,20 @@ class Cutter:
             pictures = source_thumbnails(*self._seen, self._video.index, times_us)
             self._boundary, self._thumbnails = boundary, dict(zip(numbers, pictures, strict=True))
         return self._thumbnails
+
+
+def encode_picture(video: VideoProbe, target: Path) -> None:
+    """Encode the picture of a whole video as a clip's is, without sound: upright, from 0 on, in one size.
+
+    Raises:
+        FfmpegError: ffmpeg failed.
+    """
+    frames = _Frames(0, video.index.frame_times_us, video.duration_us, video, one_format=len(video.formats) == 1)
+    picture = _upright(video, _picture(_input(frames), frames))
+    # Turned, long pixels stand upright, and readers who stretch the width alone would show a smaller picture.
+    if not frames.one_format or (video.orientation.swaps_sides and video.sample_aspect != 1):
+        picture = _of_one_size(video, picture)
+    run_ffmpeg(ffmpeg.output(picture, file_url(target), **_encoding(video)), _timeout_seconds(frames))
 
 
 def _encoding(video: VideoProbe) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from schemas.provenance import Provenance
 from schemas.sample import Sample
 from schemas.tables import (
     Check,
+    Packaging,
     Question,
     QuestionCategory,
     QuestionKind,
@@ -34,7 +35,7 @@ def make_video(name: str, bits: int | None = None) -> Video:
         longest_gop_us=10_000_000, open_gops=False, width=640, height=360, sample_aspect="1:1", fps=25.0,
         variable_frame_rate=False, frame_count=7500, rotation=0, mirrored=False,
         interlaced=False, codec="h264", pixel_format="yuv420p",
-        bit_depth=8, primaries="bt709", transfer="bt709", audio_codec="", audio_tracks=(),
+        bit_depth=8, primaries="bt709", transfer="bt709", audio_codec="", audio_tracks=(), packaging=Packaging.KEEP,
         analysis_uri="objects/00/0.npz", proxy_uri=None,
     )  # fmt: skip
 

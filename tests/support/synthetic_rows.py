@@ -20,6 +20,7 @@ from schemas.tables import (
     Check,
     Clip,
     Cut,
+    Packaging,
     Question,
     QuestionCategory,
     QuestionKind,
@@ -169,6 +170,7 @@ class RowMaker:
             transfer="bt709",
             audio_codec="",
             audio_tracks=(),
+            packaging=Packaging.KEEP,
             analysis_uri=f"objects/00/{source.source_id}.npz",
             proxy_uri=None,
         )

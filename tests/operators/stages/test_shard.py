@@ -2,6 +2,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import av
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from operators.video.probe import probe
 from schemas.arrow import rows_from_parquet
 from schemas.config import BuildConfig, Media, ShardConfig
 from schemas.sample import Sample
-from schemas.tables import Reject, Source, Split
+from schemas.tables import Packaging, Reject, Source, Split
 from tests.support.rows import make_sample, make_source, make_video
 from tests.support.videos import broadcast, counting_video, number_on, two_pictures
 
@@ -108,7 +109,7 @@ def test_proxies_are_published_small_and_on_the_sources_times(tmp_path):
 
 
 def test_another_container_becomes_mp4_with_its_streams_untouched(tmp_path):
-    film = make_film(counting_video(tmp_path / "film.mkv", seconds=1))
+    film = ingested(tmp_path, counting_video(tmp_path / "film.mkv", seconds=1))
     [tar, _], store = shard(tmp_path, [make_sample(1, film)], [film])
     (tmp_path / "out.mp4").write_bytes(members(store, tar)["film.mp4"])
     assert (probe(tmp_path / "out.mp4").frame_count, probe(tmp_path / "out.mp4").codec) == (30, "h264")
@@ -146,6 +147,22 @@ def test_the_picture_that_was_watched_is_published_with_all_its_sound(tmp_path, 
     assert [track.language for track in media.audio_tracks] == languages
 
 
+@pytest.mark.parametrize("inside", ["ts", "mkv", "webm"])
+def test_what_is_named_mp4_and_is_none_becomes_one(tmp_path, inside):
+    codec = ("-c:v", "libvpx", "-c:a", "libvorbis") if inside == "webm" else ()
+    path = counting_video(tmp_path / f"film.{inside}", *codec, seconds=1, beep_at=0).rename(tmp_path / "film.mp4")
+    media = published(tmp_path, path)
+    with av.open(str(media)) as container:
+        assert container.format.name.startswith("mov")
+    times_us = probe(media).index.frame_times_us.tolist()
+    assert [number_on(frame.rgb) for frame in frames_at(media, times_us)] == list(range(30))
+
+
+def test_an_mp4_under_another_name_is_published_byte_for_byte(tmp_path):
+    path = counting_video(tmp_path / "film.mp4", seconds=1).rename(tmp_path / "film.mkv")
+    assert published(tmp_path, path).read_bytes() == path.read_bytes()
+
+
 def test_an_mp4_of_one_picture_is_published_byte_for_byte(tmp_path):
     path = counting_video(tmp_path / "film.mp4", seconds=1, beep_at=0)
     assert published(tmp_path, path).read_bytes() == path.read_bytes()
@@ -163,7 +180,7 @@ def test_a_video_that_has_changed_or_gone_is_a_reject_and_leaves_no_trace(tmp_pa
 
 
 def test_an_unreadable_container_is_a_reject(tmp_path):
-    film = make_film(tmp_path / "film.webm", b"not a video")
+    film = make_film(tmp_path / "film.webm", b"not a video").model_copy(update={"packaging": Packaging.COPY})
     with pytest.raises(UnreadableVideo):
         probe(Path(film.uri))
     [reject], _ = shard(tmp_path, [make_sample(1, film)], [film])

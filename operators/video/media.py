@@ -1,0 +1,265 @@
+"""Writes the MP4 that a release publishes of a whole video: the picture that was watched, with all of its sound.
+
+What MP4 carries and common readers decode is copied; the rest is encoded, the picture frame by frame at its exact time.
+The picture begins at 0 in every reader. Sound keeps its distance to it, so what is heard before the first frame is left
+out. The main sound comes first, and each keeps its language. Whatever was written is read back before it counts. The
+same source gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import ffmpeg
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from operators.video.cut import encode_picture
+from operators.video.ffmpeg import FfmpegError, file_url, run_ffmpeg
+from operators.video.packets import NO_TIME, SECOND_US, PacketIndex, open_video, packets_of, read_packets
+from operators.video.probe import VideoProbe, probe
+from operators.video.remux import COPIED_VIDEO
+from schemas.tables import AudioTrack, Packaging
+
+log = logging.getLogger(__name__)
+
+PUBLISHED_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")
+"""Sound that has a registered place in MP4 (mp4ra.org, "Codecs") and that ffmpeg, by which PyAV, torchcodec and decord
+read, decodes there; browsers play these too, Dolby's and Apple's not all of them (MDN, "Web audio codec guide"). Not so
+Vorbis, TrueHD, G.711, AMR, Windows Media and PCM."""
+
+TOLERANCE_US = 1000
+"""Largest difference between a frame's time in the source and in the file: Matroska's ticks are of 1 ms."""
+
+_MP4 = {"movflags": "+faststart+negative_cts_offsets", "fflags": "+bitexact"}
+_BITS_PER_CHANNEL = 64_000
+_LONGEST_SOUND_FRAME_US = 100_000
+"""At most: AAC-LC at 16 kHz (1,024 samples), and rounding to a container's ticks."""
+
+
+class MediaError(RuntimeError):
+    """The MP4 could not be written as it must be; the message says what differs."""
+
+
+def packaging(video: VideoProbe) -> Packaging:
+    """What must be done to publish a video.
+
+    An MP4 (by its content, whatever its name) is kept if it holds that picture and its sound alone; covers, subtitles
+    and data do not matter.
+
+    Raises:
+        UnreadableVideo: the file cannot be opened.
+    """
+    with open_video(video.path) as (container, picture):
+        pictures = [s for s in container.streams.video if s.disposition != Disposition.attached_pic]
+        is_alone = len(pictures) == 1 and len(container.streams.audio) == len(video.audio_tracks)
+        is_mp4 = container.format.name.startswith("mov")
+        configuration = bytes(picture.codec_context.extradata or b"")
+    sound = all(track.codec in PUBLISHED_SOUND for track in video.audio_tracks)
+    if video.codec in COPIED_VIDEO and sound and is_mp4 and is_alone:
+        return Packaging.KEEP
+    if video.codec in COPIED_VIDEO and _is_unbroken(video.index, configuration):
+        return Packaging.COPY if sound else Packaging.SOUND
+    return Packaging.PICTURE if sound else Packaging.BOTH
+
+
+def write_media(video: VideoProbe, how: Packaging, times_us: NDArray[np.int64], target: Path) -> None:
+    """Write the MP4 of a video that cannot be kept as it is.
+
+    A picture that turns out not to be copied exactly is encoded.
+
+    Args:
+        times_us: shape [frames], ascending: when frames are shown that can be decoded.
+
+    Raises:
+        MediaError: the file is not as it must be.
+        FfmpegError: ffmpeg failed.
+        UnreadableVideo: the source cannot be read.
+    """
+    if how in (Packaging.COPY, Packaging.SOUND):
+        try:
+            _write(video, target, copies_picture=True)
+            _check(video, video.index.frame_times_us, target)
+            return
+        except (MediaError, FfmpegError, av.error.FFmpegError, ValueError) as error:
+            log.info("%s: its frames cannot be copied (%s), so they are encoded", video.path.name, error)
+    try:
+        _write(video, target, copies_picture=False)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise MediaError(f"{video.path.name}: no MP4 can be made of it: {error}; convert it, e.g. to H.264") from error
+    _check(video, times_us, target)
+
+
+def _is_unbroken(index: PacketIndex, configuration: bytes) -> bool:
+    """Is every packet from the first key frame on a frame that is shown, and by the same configuration of the decoder,
+    so that nothing is lost when these are copied?
+
+    Leading pictures of that key frame, which no decoder can show, are needed by nothing else.
+    """
+    packets = index.packets
+    from_key = np.arange(len(packets.pts)) >= int(np.argmax(packets.key))
+    shown = from_key & (packets.pts >= index.timeline.first_pts)
+    has_times = bool((packets.pts[from_key] != NO_TIME).all())
+    one_configuration = all(changed == configuration for _, changed in packets.configurations)
+    return (
+        has_times
+        and one_configuration
+        and not packets.discarded.any()
+        and np.count_nonzero(shown) == len(index.frame_packets)
+    )
+
+
+def _write(video: VideoProbe, target: Path, copies_picture: bool) -> None:
+    main_first = sorted(video.audio_tracks, key=lambda track: track.stream != video.audio_stream)
+    with TemporaryDirectory(dir=target.parent) as folder, ExitStack() as stack:
+        output = stack.enter_context(av.open(file_url(target), "w", format="mp4", options=_MP4))
+        source = video.path if copies_picture else Path(folder) / "picture.mp4"
+        if not copies_picture:
+            encode_picture(video, source)
+        container, picture = stack.enter_context(open_video(source))
+        index = video.index
+        if not copies_picture:
+            with open_video(source) as opened:
+                index = read_packets(*opened, source)
+        tracks = [_picture_packets(container, picture, index, output)]
+        for track in main_first:
+            if track.codec in PUBLISHED_SOUND:
+                container, _ = stack.enter_context(open_video(video.path))
+                stream, zero_us = container.streams[track.stream], round(video.index.timeline.seconds(0) * SECOND_US)
+            else:
+                encoded = _encode_sound(video, track, Path(folder) / f"{track.stream}.m4a")
+                container = stack.enter_context(av.open(file_url(encoded), "r"))
+                stream, zero_us = container.streams[0], -max(0, track.start_us)
+            assert isinstance(stream, AudioStream)
+            tracks.append(_sound_packets(container, stream, zero_us, track, output))
+        for _, _, packet in heapq.merge(*(_timed(number, track) for number, track in enumerate(tracks))):
+            output.mux(packet)
+
+
+def _timed(number: int, packets: Iterator[Packet]) -> Iterator[tuple[Fraction, tuple[int, int], Packet]]:
+    """Packets in the order in which they are to be decoded; where tracks agree, in the order of the tracks."""
+    for count, packet in enumerate(packets):
+        assert packet.dts is not None and packet.time_base is not None
+        yield packet.dts * packet.time_base, (number, count), packet
+
+
+def _picture_packets(
+    container: InputContainer, stream: VideoStream, index: PacketIndex, output: OutputContainer
+) -> Iterator[Packet]:
+    """The coded frames, from 0 on.
+
+    The n-th frame to be decoded has the time of the n-th to be shown, early enough that none is shown before it is
+    decoded: sources' own decoding times are not always sound.
+    """
+    written = output.add_stream_from_template(stream, opaque=True)
+    if stream.codec_context.codec.canonical_name == "hevc":
+        written.codec_context.codec_tag = "hvc1"  # the tag of parameter sets outside the frames; players want it
+    timeline = index.timeline
+    shown = index.packets.pts[index.frame_packets] - timeline.first_pts
+    steps = np.diff(shown, append=timeline.pts(index.duration_us) - timeline.first_pts)
+    rank_of = np.full(len(index.packets.pts), -1)
+    rank_of[index.frame_packets] = np.arange(len(shown))
+    ranks = rank_of[rank_of >= 0]
+    decoded = shown - (shown - shown[ranks]).max()
+    return _with_times(
+        (packet for packet in packets_of(container, [stream]) if packet.size), rank_of, shown, decoded, steps, written
+    )
+
+
+def _with_times(
+    packets: Iterator[Packet],
+    rank_of: NDArray[np.int64],
+    shown: NDArray[np.int64],
+    decoded: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    written: VideoStream,
+) -> Iterator[Packet]:
+    number = 0
+    for packet, rank in zip(packets, rank_of.tolist(), strict=False):
+        if rank < 0:
+            continue
+        packet.pts, packet.dts, packet.duration = int(shown[rank]), int(decoded[number]), int(steps[number])
+        packet.stream = written
+        number += 1
+        yield packet
+
+
+def _sound_packets(
+    container: InputContainer, stream: AudioStream, zero_us: int, track: AudioTrack, output: OutputContainer
+) -> Iterator[Packet]:
+    """The packets of a sound, timed from the first frame on: what ends before that is left out."""
+    written = output.add_stream_from_template(stream, opaque=True)
+    if track.language:
+        written.metadata["language"] = track.language
+    zero = Fraction(zero_us, SECOND_US) / Fraction(stream.time_base or 1)
+    return _from_zero(packets_of(container, [stream]), round(zero), written)
+
+
+def _from_zero(packets: Iterator[Packet], zero: int, written: AudioStream) -> Iterator[Packet]:
+    last = -1
+    for packet in packets:
+        if not packet.size or packet.pts is None or packet.is_discard or packet.pts - zero <= last:
+            continue
+        packet.pts = packet.dts = last = packet.pts - zero
+        packet.stream = written
+        yield packet
+
+
+def _encode_sound(video: VideoProbe, track: AudioTrack, target: Path) -> Path:
+    """A sound from where it begins, or from the first frame on, in AAC. Where it has gaps, it is silent."""
+    start = video.index.timeline.seconds(max(0, track.start_us))
+    sound = (
+        ffmpeg.input(file_url(video.path), copyts=None, threads=1)[str(track.stream)]
+        .filter("atrim", start=f"{start:.6f}")
+        .filter("asetpts", f"PTS-{start:.6f}/TB")
+        .filter("aresample", **{"async": 1, "first_pts": 0})
+    )
+    encoding = {"acodec": "aac", "audio_bitrate": _BITS_PER_CHANNEL * max(1, track.channels), "flags:a": "+bitexact"}
+    bitexact = {"fflags": "+bitexact", "map_metadata": -1}
+    run_ffmpeg(ffmpeg.output(sound, file_url(target), **encoding, **bitexact), _timeout_seconds(video))
+    return target
+
+
+def _timeout_seconds(video: VideoProbe) -> float:
+    """Generous: a hundred times real time, and never less than two minutes."""
+    return max(120.0, 100 * video.duration_us / SECOND_US)
+
+
+def _check(video: VideoProbe, times_us: NDArray[np.int64], target: Path) -> None:
+    """The frames are there at their times, and each sound from and to where it is in the source.
+
+    Of a damaged source some frames may be missing that another decoder can show.
+    """
+    written = probe(target)
+    found_us = written.index.frame_times_us
+    source_us = video.index.frame_times_us
+    if len(times_us) == len(source_us) and len(found_us) != len(source_us):
+        raise MediaError(f"{video.path.name}: {len(found_us)} of its {len(source_us)} frames are in the MP4")
+    nearest = np.searchsorted((source_us[1:] + source_us[:-1]) / 2, found_us)
+    drift_us = int(np.abs(source_us[nearest] - found_us).max())
+    if drift_us > TOLERANCE_US or len(np.unique(nearest)) != len(found_us) or written.start_us != 0:
+        raise MediaError(f"{video.path.name}: frames of the MP4 are up to {drift_us} us off their times")
+    if len(written.audio_tracks) != len(video.audio_tracks):
+        raise MediaError(
+            f"{video.path.name}: {len(written.audio_tracks)} of its {len(video.audio_tracks)} sounds are in the MP4"
+        )
+    main_first = sorted(video.audio_tracks, key=lambda track: track.stream != video.audio_stream)
+    for track, copy in zip(main_first, written.audio_tracks, strict=True):
+        for then_us, now_us in ((max(0, track.start_us), copy.start_us), (track.end_us, copy.end_us)):
+            if abs(then_us - now_us) > _LONGEST_SOUND_FRAME_US:
+                raise MediaError(
+                    f"{video.path.name}: its sound in stream {track.stream} reaches from {track.start_us} to "
+                    f"{track.end_us} us, in the MP4 from {copy.start_us} to {copy.end_us} us"
+                )
