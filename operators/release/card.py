@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from operators.release.readers import energon_prepare, loading_metadata
 from operators.report.collect import Numbers, collect
+from operators.report.figures import PACKAGING
 from operators.runs import RunFolder
 from operators.store import Store
 from schemas.config import Media, Role
@@ -65,6 +66,7 @@ def render_card(release: Release, numbers: Numbers) -> str:
         media=media,
         models=[(role.value, numbers.run.config.models.of(role)) for role in Role],
         licences=_licences(numbers),
+        packaging=_packaging(numbers),
         sample_fields=field_table(Sample),
         record_fields=field_table(WebDatasetRecord),
         energon_prepare=energon_prepare(splits, "."),
@@ -111,6 +113,15 @@ def _licences(numbers: Numbers) -> list[tuple[str, int]]:
     videos = numbers.videos[numbers.videos["video_id"].isin(numbers.samples["video_id"])]
     counts = videos["licence"].value_counts()
     return [(str(name).strip() or "not stated", int(count)) for name, count in counts.items()]
+
+
+def _packaging(numbers: Numbers) -> list[tuple[str, int]]:
+    """How the published videos became MP4s, with their number; empty if they are not in the release themselves."""
+    if numbers.run.config.shard.media is not Media.ORIGINAL:
+        return []
+    videos = numbers.videos[numbers.videos["video_id"].isin(numbers.samples["video_id"])]
+    counts = videos["packaging"].value_counts()
+    return [(text, int(counts[way])) for way, text in PACKAGING.items() if way in counts]
 
 
 def _licence(numbers: Numbers) -> dict[str, str]:

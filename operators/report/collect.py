@@ -83,7 +83,7 @@ class Numbers:
     roles: tuple[RoleNumbers, ...]
     prompts: tuple[PromptIdentity, ...]
     videos: pd.DataFrame
-    """One row per readable video: video_id, seconds, title, category, licence, origin."""
+    """One row per readable video: video_id, seconds, packaging, other_pictures, title, category, licence, origin."""
     clip_seconds: np.ndarray
     captions: int
     truncated: int
@@ -156,7 +156,7 @@ def collect(folder: RunFolder) -> Numbers:
 
 
 def _videos(tables: Tables) -> pd.DataFrame:
-    videos = tables.frame("ingest", Video, ("video_id", "duration_us"))
+    videos = tables.frame("ingest", Video, ("video_id", "duration_us", "packaging", "other_pictures"))
     seconds = videos["duration_us"] / _MICROSECONDS
     return videos.assign(seconds=seconds).drop(columns="duration_us").merge(_described(tables), on="video_id")
 

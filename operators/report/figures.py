@@ -10,9 +10,18 @@ from markupsafe import Markup
 
 from operators.report.collect import Numbers, RejectGroup
 from operators.report.plots import Bar, Histogram, bars, bin_labels, columns, histogram, tally
-from schemas.tables import QuestionCategory, QuestionKind, Split
+from schemas.config import Media
+from schemas.tables import Packaging, QuestionCategory, QuestionKind, Split
 
 _SPLITS = tuple(split.value for split in Split)
+PACKAGING = {
+    Packaging.KEEP: "kept byte for byte",
+    Packaging.COPY: "copied into an MP4",
+    Packaging.SOUND: "copied, sound encoded as AAC",
+    Packaging.PICTURE: "picture encoded",
+    Packaging.BOTH: "picture and sound encoded",
+}
+"""How videos became what a release holds, in words."""
 _PHASES = ("compute", "models", "write")
 
 
@@ -37,9 +46,21 @@ def material_figures(numbers: Numbers) -> Iterator[Figure]:
         counts = numbers.videos["category"].value_counts()
         rows = [Bar(_words(str(name)), (float(count),), f"{count:,}") for name, count in counts.items()]
         yield _bars("Categories of videos", "What the source videos are about.", rows, ("category", "videos"))
+        if numbers.run.config.shard.media is Media.ORIGINAL:
+            yield _packaging(numbers)
     if len(numbers.clip_seconds):
         text = f"A clip lasts {numbers.clip_seconds.mean():.1f} s on average."
         yield _columns("Length of clips in seconds", text, histogram([numbers.clip_seconds]), ("seconds", "clips"))
+
+
+def _packaging(numbers: Numbers) -> Figure:
+    counts = numbers.videos["packaging"].value_counts()
+    rows = [Bar(text, (float(counts.get(way, 0)),), f"{counts.get(way, 0):,}") for way, text in PACKAGING.items()]
+    several = int((numbers.videos["other_pictures"] > 0).sum())
+    text = "Kept as far as MP4 carries them and its readers decode them."
+    if several:
+        text += f" Of {several:,} with more than one picture the release holds the one that was watched."
+    return _bars("Videos in the release", text, rows, ("made by", "videos"))
 
 
 def sample_figures(numbers: Numbers) -> Iterator[Figure]:

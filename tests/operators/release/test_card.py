@@ -19,7 +19,7 @@ from operators.release.readers import features
 from operators.report.collect import collect
 from operators.runs import RunFolder
 from schemas.arrow import arrow_schema
-from schemas.config import Media
+from schemas.config import Media, ShardConfig
 from schemas.run import Release
 from schemas.sample import Sample, WebDatasetRecord
 
@@ -218,3 +218,19 @@ def test_its_commands_for_energon_run(release, manifest, tmp_path):
     video = found["video"]
     assert video.record["video_id"] == video.__key__
     assert video.mp4.get_video_duration()[0] == pytest.approx(video.record["duration_us"] / 1e6)
+
+
+def test_the_card_says_how_videos_became_mp4s(manifest, numbers):
+    ways = ["keep", *["sound"] * (len(numbers.videos) - 1)]
+    original = numbers.run.model_copy(
+        update={"config": numbers.run.config.model_copy(update={"shard": ShardConfig(media=Media.ORIGINAL)})}
+    )
+    published = set(numbers.samples["video_id"])
+    videos = numbers.videos.assign(packaging=ways)
+    kept = int(videos["video_id"].iloc[0] in published)
+    card = render_card(manifest, replace(numbers, videos=videos, run=original))
+    assert f"{len(published & set(videos['video_id'])) - kept} copied, sound encoded as AAC." in card
+    without = original.model_copy(
+        update={"config": original.config.model_copy(update={"shard": ShardConfig(media=Media.PROXY)})}
+    )
+    assert "byte for byte" not in render_card(manifest, replace(numbers, videos=videos, run=without))

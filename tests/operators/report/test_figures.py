@@ -1,5 +1,7 @@
 """Figures: each carries the numbers that it draws."""
 
+from dataclasses import replace
+
 import pytest
 
 from operators.report import figures
@@ -16,7 +18,15 @@ def test_tables_hold_every_row_that_is_drawn(numbers):
     assert total(shown["Options per question"]) == len(numbers.choices)
     assert total(shown["Length of clips in seconds"]) == len(numbers.clip_seconds)
     assert total(shown["Length of videos in minutes"]) == total(shown["Categories of videos"]) == len(numbers.videos)
+    assert total(shown["Videos in the release"]) == len(numbers.videos)
     assert total(shown["Pass rate of the target"]) == len(numbers.pass_rates)
+
+
+def test_the_choice_among_several_pictures_is_told(numbers):
+    videos = numbers.videos.assign(other_pictures=[2, *[0] * (len(numbers.videos) - 1)], packaging="both")
+    figure = [*figures.material_figures(replace(numbers, videos=videos))][2]
+    assert figure.rows[-1] == ("picture and sound encoded", str(len(videos)))
+    assert "Of 1 with more than one picture the release holds the one that was watched" in figure.text
 
 
 def test_pass_rates_fall_into_the_tenth_that_they_are(numbers):
