@@ -32,7 +32,7 @@ from operators.settings import ConfigError, load_config, validate_config
 from operators.store import Store
 from schemas.config import BuildConfig
 from schemas.errors import BadInput, Outage
-from schemas.uri import shown_uri
+from schemas.uri import printable, shown_uri
 
 FAULT_STATUS = 1
 BAD_INPUT_STATUS = 2
@@ -99,7 +99,8 @@ def _leave(*_: object) -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    shown = "\n".join(map(printable, message.split("\n")))  # names of files and models may hold what a terminal acts on
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(shown)}", highlight=False, soft_wrap=True)
     sys.exit(status)
 
 

@@ -46,7 +46,7 @@ from schemas.run import (
     StageRecord,
 )
 from schemas.tables import MACHINE_REASONS, Reject, Source
-from schemas.uri import shown_uri
+from schemas.uri import shown_uri, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -347,8 +347,9 @@ def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:
 
 def _system_error(key: StageKey, unit_input: UnitInput, error: OSError) -> str:
     files = ", ".join(shown_uri(source.uri) for source in unit_input.sources)
+    told = without_secrets(str(error), unit_input.files.addresses.values())
     return (
-        f"{key.unit}: {key.stage} of {files}: {error}; look at the file and at the disk or mount that it lies on, the "
+        f"{key.unit}: {key.stage} of {files}: {told}; look at the file and at the disk or mount that it lies on, the "
         f"next run tries again"
     )
 

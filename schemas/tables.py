@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.base import Box, Fraction, Identifier, Microseconds, Model, Row, Sha256, Span, VideoId
 from schemas.provenance import Provenance
+from schemas.uri import printable
 
 
 class VideoCategory(StrEnum):
@@ -397,8 +399,8 @@ class Reject(Row):
     """The row's own key: source, clip or question id."""
     reason: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """A typed reason, e.g. `unreadable_video`, `schema`, `answerable_blind`."""
-    message: str
-    """Names the thing, the value and the way out."""
+    message: Annotated[str, AfterValidator(printable)]
+    """Names the thing, the value and the way out, on one line."""
     raw: str = ""
     """The text that was refused, whole."""
     request_sha256: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import reduce
+from unicodedata import category
 
 LONGEST_SHOWN = 400
 
@@ -90,7 +91,10 @@ def public_text(text: str, known: Iterable[str] = ()) -> str:
 def printable(text: str) -> str:
     """On one line, with escapes for what a terminal or a log would act on."""
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text
+        each
+        if each.isprintable() or category(each) == "Zs"
+        else each.encode("unicode_escape", "surrogatepass").decode()
+        for each in text
     )
 
 

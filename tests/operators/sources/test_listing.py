@@ -11,7 +11,7 @@ from operators.sources.listing import read_sources, source_files
 from operators.store import Store
 from schemas.config import BuildConfig
 from schemas.errors import SourceError
-from schemas.tables import Source
+from schemas.tables import Reject, Source
 from tests.support.web_server import BODY, serving
 
 
@@ -567,3 +567,11 @@ def test_a_bad_line_of_the_shot2story_meta_table_is_one_reject(shot2story):
     listing = read_sources(str(shot2story), media_root=str(shot2story.parent / "media"))
     assert [source.source_id for source in listing.sources] == ["AAAAAAAAAAA"]
     assert "line 2: not CSV" in {reject.key: reject.message for reject in listing.rejects}["line 2"]
+
+
+def test_a_name_cannot_write_lines_of_its_own_into_a_log(tmp_path):
+    listing = listed(tmp_path, [{"uri": "a.mp4\nrejected: none\x1b[2J"}, {"uri": "映画\u3000一.mp4"}])
+    assert "映画\u3000一.mp4: no such file" in listing.rejects[1].message
+    assert r"a.mp4\nrejected: none\x1b[2J: no such file" in listing.rejects[0].message
+    [stored] = [Reject(stage="ingest", unit="a", key="a", reason="x", message="a\nb\x1b[2J", raw="a\nb")]
+    assert (stored.message, stored.raw) == (r"a\nb\x1b[2J", "a\nb")
