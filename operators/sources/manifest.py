@@ -98,8 +98,8 @@ def _manifest_entry(row: ListRow, name: str) -> ManifestRow | Reject:
     except UnicodeEncodeError as error:
         message = f"{where}: not Unicode text ({error}); save the list as UTF-8"
     except ValidationError as error:
-        first = dict(error.errors()[0])
-        message = f"{where}, field {shown_uri('.'.join(map(str, first['loc'])))}: {message_of(first)}"
+        first = error.errors()[0]
+        message = f"{where}, field {shown_uri('.'.join(map(str, first['loc'])))}: {message_of(dict(first))}"
         if first["type"] == "extra_forbidden":
             message += f"; known are {', '.join(ManifestRow.model_fields)}"
     return plan_reject(key, "manifest_row", message, row.fields)
