@@ -6,6 +6,7 @@ from pathlib import Path
 
 from operators.stage import Context
 from operators.video.proxy import FPS, SIDE
+from operators.video.unpack import unpack
 from schemas.tables import Video
 
 
@@ -18,4 +19,4 @@ def footage(context: Context, video: Video, fps: float, side: int) -> Path:
     enough = fps <= FPS and min(side, max(video.width, video.height)) <= SIDE
     if video.proxy_uri is not None and enough:
         return context.files.fetch(video.proxy_uri, context.scratch)
-    return context.sources.fetch(video.video_id, video.uri, context.scratch)
+    return unpack(context.sources.fetch(video.video_id, video.uri, context.scratch), context.scratch / "unpacked")

@@ -18,6 +18,7 @@ from operators.video.ffmpeg import pyav_version
 from operators.video.media import packaging
 from operators.video.packets import SECOND_US, UnreadableVideo
 from operators.video.probe import probe
+from operators.video.unpack import unpack
 from operators.video.watch import Watched, watch
 from schemas.base import Span
 from schemas.config import BuildConfig, Detector
@@ -33,7 +34,8 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
     """
     for source in sources:
         try:
-            measured = probe(context.sources.fetch(source.source_id, source.uri, context.scratch))
+            fetched = context.sources.fetch(source.source_id, source.uri, context.scratch)
+            measured = probe(unpack(fetched, context.scratch / "unpacked"))
             if measured.other_pictures:
                 log.info(
                     "%s: of %d pictures in it stream %d (%dx%d) is watched and published",
@@ -46,7 +48,7 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
             split = context.config.split
             watched = watch(measured, split, folder / "proxy.mp4", pace.reached, context.cores)
             yield from _loss(context, source, watched)
-            yield _video(context, source, watched, folder)
+            yield _video(context, source, fetched, watched, folder)
         except UnreadableVideo as error:
             yield context.reject(source.source_id, error.reason, f"{source.source_id}: {error}")
 
@@ -68,7 +70,7 @@ def _loss(context: Context, source: Source, watched: Watched) -> Iterator[Reject
         yield context.reject(source.source_id, "partly_damaged", message)
 
 
-def _video(context: Context, source: Source, watched: Watched, folder: Path) -> Video:
+def _video(context: Context, source: Source, fetched: Path, watched: Watched, folder: Path) -> Video:
     measured, analysis = watched.video, watched.analysis
     index = measured.index
     columns = folder / "analysis.npz"
@@ -77,9 +79,9 @@ def _video(context: Context, source: Source, watched: Watched, folder: Path) -> 
     return Video(
         video_id=source.source_id,
         uri=source.uri,
-        sha256=sha256_of_file(measured.path),
+        sha256=sha256_of_file(fetched),
         perceptual_hash=analysis.perceptual_hash(),
-        size_bytes=measured.path.stat().st_size,
+        size_bytes=fetched.stat().st_size,
         duration_us=measured.duration_us,
         start_us=measured.start_us,
         missing_us=index.missing_us,

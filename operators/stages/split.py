@@ -22,6 +22,7 @@ from operators.video.cut import CutError, Cutter, open_cutter
 from operators.video.ffmpeg import ffmpeg_version, pyav_version
 from operators.video.packets import UnreadableVideo
 from operators.video.probe import VideoProbe, probe
+from operators.video.unpack import unpack
 from schemas.config import Decode
 from schemas.tables import Clip, Cut, Reject, Video
 
@@ -49,7 +50,7 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
             yield _clip(video, index, span, analysis, analysis.times_us)
         return
     fetched = context.sources.fetch(video.video_id, video.uri, context.scratch)
-    source = probe(fetched).with_formats(analysis.formats)
+    source = probe(unpack(fetched, context.scratch / "unpacked")).with_formats(analysis.formats)
     _refuse_changed(video, source)
     times_us = analysis.times_us if every_frame else source.index.frame_times_us
     pace = Pace(f"{context.stage} {video.video_id}", video.duration_us)

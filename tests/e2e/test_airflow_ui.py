@@ -154,7 +154,7 @@ def words_of(process: psutil.Process) -> list[str]:
     """A process's command line; nothing once it has ended, as those that run a task do at any time."""
     try:
         return process.cmdline()
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+    except psutil.NoSuchProcess:
         return []
 
 
@@ -170,7 +170,7 @@ def listening(process: psutil.Process, port: int) -> list[str]:
     """The addresses at which a process waits for connections to a port; none once it has ended."""
     try:
         connections = process.net_connections(kind="tcp")
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+    except psutil.NoSuchProcess:
         return []
     return [each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN and each.laddr.port == port]
 
