@@ -149,16 +149,16 @@ def _write_adapters(model: PreTrainedModel, weights: dict[str, Tensor], folder: 
     would add the adapters to a base with, e.g., another rotary base without a word."""
     named = {f"base_model.model.{name.replace('.default.', '.')}": tensor for name, tensor in weights.items()}
     save_file(named, folder / "adapter_model.safetensors", {"format": "pt"})
+    # Random weights have no base, although their tokenizer may come from a folder.
+    base = source if source is not None and (Path(source) / "config.json").exists() else None
     adapters = model.peft_config["default"]
-    adapters.base_model_name_or_path = source
+    adapters.base_model_name_or_path = base
     adapters.save_pretrained(folder)
-    base = None if source is None else AutoConfig.from_pretrained(source)
-    if base is None or comparable(config_values(base)) != comparable(config_values(model.config)):
+    values = {} if base is None else comparable(config_values(AutoConfig.from_pretrained(base)))
+    if values != comparable(config_values(model.config)):
         plain_config(model.config).save_pretrained(folder)
-        (folder / "README.md").write_text(_HOW_TO_LOAD.format(base=source or "BASE"))
-        log.warning(
-            "the base of these adapters must be loaded with the config.json beside them: %s says how", "README.md"
-        )
+        (folder / "README.md").write_text(_HOW_TO_LOAD.format(base=base or "BASE"))
+        log.warning("the base of these adapters must be loaded with the config.json beside them: see their README.md")
 
 
 def _write_companions(folder: Path, source: str | None, tokenizer: PreTrainedTokenizerBase | None) -> None:

@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -128,6 +129,14 @@ def test_adapters_of_a_changed_configuration_bring_it_and_say_how_to_load_them(a
     assert torch.allclose(text_log_probs(found["model"].eval(), text_example()), expected, atol=1e-5)
     if "max_positions" in change:
         assert found["model"].config.get_text_config().max_position_embeddings == 131072
+
+
+def test_adapters_of_random_weights_name_no_base(alone, release, tmp_path):
+    bytes_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    settings = (f"model.tokenizer={tmp_path / 'tokenizer'}", "steps=1", *LORA, "export=adapter")
+    train_and_export(recipe(tmp_path, release, *settings))
+    assert json.loads((tmp_path / "export" / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    assert (tmp_path / "export" / "config.json").exists()
 
 
 def test_adapters_of_an_unchanged_configuration_load_by_their_folder_alone(alone, release, tmp_path):
