@@ -21,6 +21,7 @@ from operators.store import Store
 from schemas.base import parse_json
 from schemas.errors import SchemaError
 from schemas.run import GivenIds
+from schemas.uri import redacted_uri
 
 GIVEN_IDS = "ids.json"
 _READS_AT_ONCE = 16
@@ -91,7 +92,7 @@ def _from_runs(store: Store) -> GivenIds:
     for run in _runs(store):
         config = _read(store, f"{run}/run.json")["requested"]
         folder = media_folder(config["source"], config["media_root"])
-        ids = given.setdefault(config["source"], {})
+        ids = given.setdefault(redacted_uri(config["source"]), {})
         with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
             lanes = pool.map(lambda lane: _read(store, lane)["sources"], store.list(f"{run}/lanes"))
             for source in (source for lane in lanes for source in lane):

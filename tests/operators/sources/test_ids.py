@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from operators.build import make_lanes, plan_build
 from operators.runs import RunFolder
+from operators.sources.access import fingerprint
 from operators.sources.ids import SourceIds, keep_given_ids, read_given_ids, source_id_of
 from operators.sources.listing import read_sources
 from operators.store import Store
@@ -130,9 +131,10 @@ def any_store(request):
 def plan_earlier(store, run_id, source, *paths, name="films", **ids):
     """Plan a run as earlier versions did: without `ids.json`, and with their ids."""
     folder = str(source).removesuffix("/list.csv")
+    given = {ids.get(path, source_id): f"{folder}/{path}" for path, source_id in earlier_ids(paths).items()}
     sources = tuple(
-        Source(source_id=ids.get(path, source_id), uri=f"{folder}/{path}", fingerprint="1-2")
-        for path, source_id in sorted(earlier_ids(paths).items())
+        Source(source_id=source_id, uri=uri, fingerprint=fingerprint(uri) if Path(uri).exists() else "1-2")
+        for source_id, uri in sorted(given.items())
     )
     config = BuildConfig(source=str(source), out=store.url, name=name, lane_videos=2)
     lanes = make_lanes(sources, 2)
@@ -229,6 +231,15 @@ def ids_of_list(folder, given):
     return {found.uri.removeprefix(f"{folder}/"): found.source_id for found in sources}
 
 
+def test_no_credentials_of_earlier_addresses_are_copied(store):
+    plan_earlier(store, "one", "https://host/list.csv", "a.mp4?X-Amz-Signature=SECRET", "b/segment_001.mp4")
+    for address in ("runs/one/run.json", "runs/one/lanes/00000.json"):
+        store.write(address, store.read(address).replace(b"https://host", b"https://user:PASSWORD@host"))
+    given = read_given_ids(store)
+    assert given.ids["https://host/list.csv"].keys() == {"https://host/a.mp4", "https://host/b/segment_001.mp4"}
+    assert not any(word in given.model_dump_json() for word in ("PASSWORD", "SECRET"))
+
+
 def test_a_relative_source_keeps_its_ids_in_its_folder(store, tmp_path, monkeypatch):
     plan_earlier(store, "one", tmp_path / "films", "a/segment_001.mp4")
     lane = "runs/one/run.json"
@@ -259,14 +270,18 @@ def test_the_ids_are_collected_once_and_stay(any_store):
     assert read_given_ids(any_store) == given
 
 
-def test_a_plan_keeps_the_ids_of_the_runs_before_it(tmp_path):
-    films, store = tmp_path / "films", Store(str(tmp_path / "out"))
-    touch(films, "a/segment_001.mp4", "b/segment_001.mp4")
-    plan_earlier(store, "one", films, "a/segment_001.mp4")
+def test_nothing_that_a_store_holds_becomes_stale_when_the_ids_are_kept(store, tmp_path):
+    """All keys of a video's work begin with its row, and its split follows from its id."""
+    films, paths = tmp_path / "films", ["a/segment_001.mp4", "dQw4w9WgXcQ.mp4", "b/c d.mp4"]
+    touch(films, *paths)
+    plan_earlier(store, "one", films, *paths)
+    before = RunFolder.open(f"{store.url}/runs/one").sources()
+    touch(films, "b/segment_001.mp4", "dQw4w9WgXcQ.webm")
     config = BuildConfig(source=str(films), out=store.url, name="films")
     for run_id in ("two", "three"):
-        ids = {found.source_id for found in plan_build(config, run_id).sources()}
-        assert ids == {"segment_001", source_id_of("b/segment_001.mp4")}
+        after = plan_build(config, run_id).sources()
+        assert [found for found in after if found.source_id in earlier_ids(paths).values()] == list(before)
+        assert len(after) == 5
 
 
 def test_a_new_store_keeps_nothing_and_reads_no_runs_again(tmp_path):

@@ -5,6 +5,8 @@ from threading import Thread
 
 import pytest
 
+from operators.build import plan_build
+from operators.runs import RunFolder
 from operators.sources.access import SourceFiles
 from operators.sources.ids import source_id_of
 from operators.sources.listing import read_sources, source_files
@@ -483,6 +485,8 @@ def test_no_character_of_a_key_on_s3_has_a_meaning(tmp_path, s3_bucket):
         found.uri: SourceFiles().fetch(found.source_id, found.uri, tmp_path).read_bytes() for found in listing.sources
     }
     assert fetched == {f"{s3_bucket}/films/{key}": f"films/{key}".encode() for key in ODD_KEYS}
+    planned = plan_build(BuildConfig(source=f"{s3_bucket}/films", out=f"{s3_bucket}/o::ut"), "one")
+    assert RunFolder.open(planned.url).sources() == listing.sources
 
 
 def test_a_whole_bucket_is_a_source(s3_bucket):
