@@ -26,7 +26,7 @@ from operators.sources.listing import read_sources
 from operators.store import Store
 from schemas.base import digest
 from schemas.config import BuildConfig
-from schemas.errors import BadInput
+from schemas.errors import BadInput, Outage
 from schemas.run import Lane, Run, StageMetrics
 from schemas.tables import Reject, Source
 from schemas.uri import shown_uri
@@ -63,6 +63,10 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
     listing = read_sources(config.source, config.media_root, config.allowed_roots, given)
     if not listing.sources:
         first = listing.rejects[0]
+        if all(reject.reason == "unreachable" for reject in listing.rejects):
+            raise Outage(
+                f"source {config.source!r}: none of its {len(listing.rejects)} videos answers: {first.message}"
+            )
         raise NothingToBuild(
             f"source {config.source!r}: none of its {len(listing.rejects)} videos can be used; "
             f"the first: {first.reason}: {first.message}"

@@ -21,17 +21,17 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import fsspec
 from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem, make_path_posix
+from fsspec.implementations.local import LocalFileSystem
 
 from schemas.arrow import rows_from_parquet, rows_to_parquet
 from schemas.base import Row, parse_json
-from schemas.errors import BadInput, Outage, SchemaError
+from schemas.errors import BadInput, SchemaError
 from schemas.run import Commit
-from schemas.uri import holds_secret, shown_uri, without_secrets
+from schemas.storage import StoreError, locate, outages
+from schemas.uri import holds_secret, shown_uri
 
 R = TypeVar("R", bound=Row)
 
@@ -41,8 +41,6 @@ _DAY_SECONDS = 24 * 3600
 
 _OWN_FOLDERS = frozenset({"objects", "commits", "journal", "runs", "releases"})
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
 _WAYS_OUT = {
     errno.ENOSPC: "the disk is full; free some space and run again, finished work is kept",
     errno.EDQUOT: "the disk quota is used up; free some space and run again, finished work is kept",
@@ -50,10 +48,6 @@ _WAYS_OUT = {
     errno.EROFS: "the file system is read-only; choose another `out`",
     errno.EPERM: "not permitted; is this a file system without hard links? choose another `out`",
 }
-
-
-class StoreError(Outage):
-    """The store cannot be read or written; the message names the address and the way out."""
 
 
 class SourceGone(OSError):
@@ -77,7 +71,8 @@ class Store:
                 f"fragment; give its credentials as environment variables (AWS_ACCESS_KEY_ID and the like)"
             )
         self.url = url.rstrip("/")
-        self.fs, self.root = locate(self.url, use_listings_cache=False)
+        with outages(self.url):
+            self.fs, self.root = locate(self.url, use_listings_cache=False)
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
     # --- bytes -------------------------------------------------------------------------------------------------------
@@ -95,7 +90,7 @@ class Store:
             if self.is_local:
                 self._publish_local(address, lambda partial: shutil.copyfile(path, partial))
             else:
-                with outages(self.url):
+                with self._writing():
                     self.fs.put_file(str(path), self._path(address))
         return address
 
@@ -203,7 +198,7 @@ class Store:
         if self.is_local:
             self._publish_local(address, lambda partial: partial.write_bytes(data), replace=replace)
         else:
-            with outages(self.url), contextlib.suppress(FileExistsError):
+            with self._writing(), contextlib.suppress(FileExistsError):
                 self.fs.pipe_file(self._path(address), data, mode="overwrite" if replace else "create")
 
     def list(self, address: str, kind: str = "file") -> list[str]:
@@ -236,6 +231,16 @@ class Store:
     def _path(self, address: str) -> str:
         return f"{self.root}/{address}"
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around writing to a remote store, which makes no bucket."""
+        try:
+            with outages(self.url):
+                yield
+        except FileNotFoundError as error:
+            place = shown_uri(self.url)
+            raise BadInput(f"{place}: no such bucket or container; create it, or choose another `out`") from error
+
     def _publish_local(self, address: str, write: Callable[[Path], object], *, replace: bool = False) -> None:
         final = Path(self._path(address))
         partial = Path(self._path("tmp")) / f"{uuid.uuid4().hex}-{final.name}"
@@ -254,30 +259,6 @@ class Store:
             raise StoreError(explain(error, self.url)) from error
         finally:
             partial.unlink(missing_ok=True)
-
-
-def is_url(address: str) -> bool:
-    """Whether an address begins with a scheme, such as `s3://`; all others are local paths."""
-    return _SCHEME.match(address) is not None
-
-
-def locate(address: str, **options: Any) -> tuple[AbstractFileSystem, str]:
-    """The file system of a local path or a URL (`s3://bucket/key`), and the path in it.
-
-    Nothing but the scheme at its beginning has a meaning: file names and keys may hold any character. (In
-    `fsspec.core.url_to_fs`, `::` separates file systems that are chained.)
-
-    Args:
-        options: of the file system, as fsspec takes them.
-
-    Raises:
-        ValueError: there is no such scheme.
-        ImportError: its driver is not installed.
-    """
-    if not is_url(address):
-        return LocalFileSystem(**options), make_path_posix(address).rstrip("/") or "/"
-    fs, _ = fsspec.core.url_to_fs(address.partition("::")[0], **options)
-    return fs, fs._strip_protocol(address)
 
 
 def store_around(fs: AbstractFileSystem, path: str) -> str | None:
@@ -320,20 +301,6 @@ def sha256_of_file(path: Path) -> str:
 
 def _commit_path(stage: str, key_sha256: str) -> str:
     return f"commits/{stage}/{key_sha256}.json"
-
-
-@contextlib.contextmanager
-def outages(url: str) -> Iterator[None]:
-    """Every backend has its own exceptions; those that Python's own do not name become outages."""
-    try:
-        yield
-    except (OSError, Outage):
-        raise
-    except Exception as error:
-        told = without_secrets(str(error), [url])
-        raise StoreError(
-            f"{shown_uri(url)}: {type(error).__name__}: {told}; are address and credentials right?"
-        ) from error
 
 
 def space_problem(error: OSError, place: str) -> StoreError | None:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.arrow import rows_from_parquet
@@ -26,6 +25,7 @@ from schemas.base import parse_json
 from schemas.errors import BadInput, SchemaError
 from schemas.run import Release, ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
+from schemas.storage import locate, outages
 from schemas.uri import shown_uri
 
 _MANIFEST_BYTES = 64 << 20
@@ -77,8 +77,11 @@ def open_release(url: str) -> Release:
 def read_small_file(url: str, path: str, most_bytes: int) -> bytes:
     """A file of a release whose length no manifest tells. Raises SchemaError if it has more bytes."""
     with _open(url, path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
+        length = file.tell()
+        file.seek(0)
+        with outages(address_in(url, path)):
+            data = file.read(most_bytes + 1) if length <= most_bytes else b""
+    if length > most_bytes:
         raise SchemaError(
             f"{address_in(url, path)}: more than {most_bytes} bytes, which is no release's; do not use it"
         )
@@ -101,7 +104,7 @@ def open_file(url: str, file: ReleaseFile, **options: Any) -> Iterator[IO[bytes]
     except FileNotFoundError:
         raise SchemaError(f"{shown_uri(address)}: no such file, though the manifest names it; copy it again") from None
     with opened:
-        if (found := opened.seek(0, io.SEEK_END)) != file.bytes:
+        if (found := opened.tell()) != file.bytes:
             raise SchemaError(f"{shown_uri(address)}: {found} bytes, the manifest says {file.bytes}; copy it again")
         opened.seek(0)
         yield opened
@@ -109,8 +112,10 @@ def open_file(url: str, file: ReleaseFile, **options: Any) -> Iterator[IO[bytes]
 
 def read_table(url: str, file: ReleaseFile) -> list[Sample]:
     """The samples of a Parquet table. Raises SchemaError, also when they are not as many as the manifest says."""
-    with open_file(url, file) as opened:
-        return rows_from_parquet(opened.read(), Sample, address_in(url, file.path), expected_rows=file.samples)
+    address = address_in(url, file.path)
+    with open_file(url, file) as opened, outages(address):
+        data = opened.read()
+    return rows_from_parquet(data, Sample, address, expected_rows=file.samples)
 
 
 def read_tar(
@@ -162,9 +167,13 @@ def read_tar(
 
 
 def _open(url: str, path: str, **options: Any) -> IO[bytes]:
-    """A file below the release's folder. On a local disk links are followed only there, and what is no file (a pipe
-    would never end) is not opened."""
-    fs, found = fsspec.core.url_to_fs(address_in(url, path))
+    """A file below the release's folder, at its end.
+
+    On a local disk links are followed only there, and what is no file (a pipe would never end) is not opened.
+    """
+    address = address_in(url, path)
+    with outages(address):
+        fs, found = locate(address)
     if isinstance(fs, LocalFileSystem):
         root = Path(found).parents[path.count("/")].resolve()
         real = Path(found).resolve()
@@ -175,8 +184,10 @@ def _open(url: str, path: str, **options: Any) -> IO[bytes]:
             )
         if real.exists() and not real.is_file():
             raise SchemaError(f"{found}: not a file; copy the release again")
-    opened: IO[bytes] = fs.open(found, "rb", **options)
-    return opened
+    with outages(address):
+        opened: IO[bytes] = fs.open(found, "rb", **options)
+        opened.seek(0, io.SEEK_END)  # some only now ask for the file
+        return opened
 
 
 def _members(tar: IO[bytes], size: int, address: str) -> Iterator[tarfile.TarInfo]:
@@ -205,8 +216,9 @@ def _members(tar: IO[bytes], size: int, address: str) -> Iterator[tarfile.TarInf
 
 
 def _read(tar: IO[bytes], offset: int, size: int, address: str) -> bytes:
-    tar.seek(offset)
-    data = tar.read(size)
+    with outages(address):
+        tar.seek(offset)
+        data = tar.read(size)
     if len(data) != size:
         raise SchemaError(f"{shown_uri(address)}: does not end in two zero blocks; it is cut short, copy it again")
     return data

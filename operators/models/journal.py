@@ -21,8 +21,9 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
-from operators.store import StoreError, explain, locate, outages
+from operators.store import explain
 from schemas.journal import JournalEntry, JournalRecord
+from schemas.storage import StoreError, locate, outages
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from operators.store import Store
 from schemas.base import digest, parse_json
 from schemas.errors import BadInput, Outage
 from schemas.run import LatestRelease, Release, ReleaseFile
+from schemas.storage import outages
 
 
 class EmptyRelease(BadInput):
@@ -92,7 +93,8 @@ def only_name(store: Store) -> str:
         SeveralDatasets: there are several, which the message names.
     """
     folder = f"{store.root}/releases"
-    entries = store.fs.ls(folder, detail=False) if store.fs.exists(folder) else []
+    with outages(store.url):
+        entries = store.fs.ls(folder, detail=False) if store.fs.exists(folder) else []
     found = sorted(name for entry in entries if _latest(store, name := entry.rstrip("/").rpartition("/")[2]))
     if not found:
         raise RunMissing(f"{store.url}: no release there; build and publish one first")

@@ -24,7 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from operators.isolate import ChildFailed, run_isolated
 from operators.release.readers import Reader, loading_metadata, open_readers
-from operators.store import locate, sha256_of_file
+from operators.store import sha256_of_file
 from operators.video.ffmpeg import LARGEST_FRAME_PIXELS
 from operators.video.packets import stream_aspect
 from operators.video.probe import displayed_size
@@ -33,6 +33,7 @@ from schemas.errors import SchemaError
 from schemas.release import open_file, open_release, read_small_file, read_table, read_tar
 from schemas.run import Release, ReleaseFile
 from schemas.sample import WebDatasetRecord
+from schemas.storage import locate, outages
 from schemas.tables import Split
 
 _SECONDS_PER_VIDEO = 60.0
@@ -110,8 +111,9 @@ def _check_surplus(url: str, release: Release) -> None:
     """What loaders find in the folder, and follow, though the manifest does not name it."""
     fs, root = locate(url)
     below = glob.escape(root)
-    found = {path[len(root) + 1 :] for path in fs.glob(f"{below}/data/*/*.tar")}
-    found |= {name for name in _OTHER_CARDS if fs.exists(f"{root}/{name}")}
+    with outages(url):
+        found = {path[len(root) + 1 :] for path in fs.glob(f"{below}/data/*/*.tar")}
+        found |= {name for name in _OTHER_CARDS if fs.exists(f"{root}/{name}")}
     if surplus := sorted(found - {file.path for file in release.files}):
         raise ReleaseInvalid(f"{surplus[0]}: loaders read it, but manifest.json does not name it; remove it")
 
@@ -123,9 +125,10 @@ def _local(url: str, release: Release) -> Iterator[Path]:
     if isinstance(fs, LocalFileSystem):
         yield Path(root)
         return
-    names = [file.path for file in release.files] + ["README.md"] * fs.exists(f"{root}/README.md")
     with tempfile.TemporaryDirectory(prefix="lvr-verify-") as folder:
-        fs.get([f"{root}/{name}" for name in names], [f"{folder}/{name}" for name in names])
+        with outages(url):
+            names = [file.path for file in release.files] + ["README.md"] * fs.exists(f"{root}/README.md")
+            fs.get([f"{root}/{name}" for name in names], [f"{folder}/{name}" for name in names])
         yield Path(folder)
 
 

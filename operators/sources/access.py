@@ -27,7 +27,8 @@ from urllib.parse import unquote
 from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources import web
-from operators.store import SourceGone, StoreError, download, locate, outages, space_problem
+from operators.store import SourceGone, download, space_problem
+from schemas.storage import StoreError, locate, outages
 from schemas.tables import Source
 from schemas.uri import is_address, is_chain, redacted_uri, shown_uri, without_secrets
 

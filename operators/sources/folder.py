@@ -20,8 +20,9 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources.rejects import plan_reject
-from operators.store import outages, store_around
-from schemas.errors import Outage, SourceError
+from operators.store import store_around
+from schemas.errors import BadInput, Outage, SourceError
+from schemas.storage import outages
 from schemas.tables import Reject
 
 VIDEO_SUFFIXES = frozenset(
@@ -181,6 +182,8 @@ def _remote_paths(fs: Any, root: str, source: str) -> list[str]:
                         folders.append(found["name"].rstrip("/"))
                     else:
                         paths.append(found["name"])
+    except BadInput:
+        raise
     except OSError as error:
         raise _unreadable(str(error.filename or root), source, error) from error
     return paths

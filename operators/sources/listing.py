@@ -23,11 +23,12 @@ from operators.sources.ids import SourceIds, media_folder, path_in
 from operators.sources.manifest import LIST_SUFFIXES, manifest_entries, read_list
 from operators.sources.rejects import plan_reject
 from operators.sources.shot2story import is_shot2story, shot2story_entries
-from operators.store import locate, outages, store_around
+from operators.store import store_around
 from schemas.config import BuildConfig
-from schemas.errors import Outage, SourceError
+from schemas.errors import BadInput, SourceError
 from schemas.manifest import ManifestRow
 from schemas.run import GivenIds
+from schemas.storage import StoreError, locate, outages
 from schemas.tables import Reject, Source
 from schemas.uri import is_address, is_chain, shown_uri, without_secrets
 
@@ -146,6 +147,8 @@ def _entries(source: str, media_root: str, access: Access) -> _Entries:
             is_folder = fs is not None and fs.info(path)["type"] == "directory"
     except FileNotFoundError:
         raise SourceError(f"source {shown!r} does not exist; give a folder of videos or a manifest") from None
+    except BadInput:
+        raise
     except (PermissionError, ValueError, ImportError) as error:  # rights; an address that is none; its driver
         told = without_secrets(str(error), [source])
         raise SourceError(f"source {shown!r} cannot be read: {told}; give a folder of videos or a manifest") from error
@@ -239,16 +242,18 @@ def _checked_fingerprint(entry: _Entry, identifier: str, access: Access) -> str 
         if store := _store_of(uri):
             message = f"{shown} is a part of what a build has made in {store}; name the videos that were built from"
             return plan_reject(identifier, "build_output", message)
-        return fingerprint(uri, access.private)
+        with outages(uri):
+            return fingerprint(uri, access.private)
     except FileNotFoundError:
         return plan_reject(
             identifier, "missing_file", f"{shown}: no such file; restore it, or take it out of the source"
         )
-    except (ConnectionError, TimeoutError) as error:
-        told = without_secrets(str(error), [uri])
-        raise Outage(f"{shown}: its place gives no answer ({told}); try again later") from error
+    except StoreError as error:
+        if entry.is_found:  # the source itself does not answer any more
+            raise
+        return plan_reject(identifier, "unreachable", f"{error}, or take it out of the source")
     except (OSError, ValueError, ImportError) as error:  # rights; an address that is none; its driver is not installed
-        told = without_secrets(str(error), [uri])
+        told = without_secrets(str(error), [uri]).removeprefix(f"{shown}: ")
         message = f"{shown!r} cannot be read: {told}; correct the address or its rights, or take it out of the source"
         return plan_reject(identifier, "unreadable_uri", message)
 

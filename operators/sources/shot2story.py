@@ -20,10 +20,10 @@ from pydantic import ValidationError
 
 from operators.sources.manifest import ListRow, read_list
 from operators.sources.rejects import assert_storable, plan_reject
-from operators.store import locate
 from schemas.base import shown_value
 from schemas.errors import SourceError
 from schemas.manifest import ManifestRow
+from schemas.storage import locate
 from schemas.tables import Annotation, Reject, VideoCategory
 
 _SHOT_FILE = re.compile(r"(?P<clip>.+)_(?P<first>\d{1,9})_(?P<last>\d{1,9})\.\w+")

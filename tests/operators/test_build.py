@@ -34,8 +34,9 @@ from operators.runner import UnitOutcome, run_stage
 from operators.runs import RunFolder, RunMissing
 from operators.settings import load_config
 from operators.staleness import find_stale
-from operators.store import Store, StoreError, object_path
+from operators.store import Store, object_path
 from schemas.run import Commit, Release, StageMetrics
+from schemas.storage import StoreError
 from schemas.tables import Clip, Reject, Source
 from tests.support.openai_server import Fault, OpenAIServer, filled, last_text
 from tests.support.titled import TITLES, titled_video

@@ -3,17 +3,21 @@
 That commands do their work is for the tests of what they call, and of the DAGs, which run these very commands.
 """
 
+import http.server
 import io
 import json
 import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import s3fs
 from rich.console import Console
 
 from operators.cli import (
@@ -249,3 +253,101 @@ def test_in_a_file_each_stage_has_lines_and_on_request_what_is_under_way():
         "ingest lane 0: 2/2 videos, 2.0 a minute, 0 s left, 1 rejects",
         "no stage is under way",
     ]
+
+
+@pytest.fixture
+def broken_store(request, s3_bucket, monkeypatch):
+    """The address of an object store that cannot be used, and the beginning of what is said of it."""
+    kind = request.param
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    url, told = s3_bucket, ""
+    if kind == "no credentials":
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        told = "no credentials (Unable to locate credentials); set those of its driver, such as AWS_ACCESS_KEY_ID"
+    elif kind == "access denied":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", refusing_server(request))
+        told = "access denied (Forbidden); correct the address, or give credentials"
+    elif kind == "refused":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
+        told = "no answer (Could not connect to the endpoint URL"
+    elif kind == "no endpoint":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+        told = "cannot be opened (Invalid endpoint: 127.0.0.1:9000); correct the address, that of its server"
+    else:
+        url = "s3://lvr-nobody-made-this"
+        told = ""
+    s3fs.S3FileSystem.clear_instance_cache()
+    return kind, url, told
+
+
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def refusing_server(request):
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_PUT = do_POST = do_GET
+
+        def log_message(self, *words):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    request.addfinalizer(server.server_close)
+    request.addfinalizer(server.shutdown)
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+BROKEN_STORES = ["no credentials", "access denied", "refused", "no endpoint", "no bucket"]
+NO_BUCKET = {
+    "plan": "no such bucket or container; create it, or choose another `out`",
+    "build": "source 's3://lvr-nobody-made-this/films' does not exist",
+    "validate": "no manifest.json; a release's address ends in /releases/<name>/v<number>",
+    "stale": "no release there; build and publish one first",
+    "report": "no run there; list the folder",
+}
+
+
+@pytest.mark.parametrize("command", NO_BUCKET)
+@pytest.mark.parametrize("broken_store", BROKEN_STORES, indirect=True)
+def test_an_object_store_that_cannot_be_used_is_named_with_what_to_do(lvr, tmp_path, broken_store, command):
+    kind, url, told = broken_store
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    arguments = {
+        "plan": ["--config-json", json.dumps({"source": str(tmp_path), "out": f"{url}/out"}), "--run-id", "one"],
+        "build": ["--source", f"{url}/films", "--out", tmp_path / "out"],
+        "validate": [f"{url}/releases/demo/v0001"],
+        "stale": ["--out", f"{url}/out"],
+        "report": [f"{url}/out/runs/one"],
+    }
+    status, _, said = lvr(command, *arguments[command])
+    assert (told or NO_BUCKET[command]) in said
+    assert f"{url}/" in said and said.count("error:") == 1 and len(said) < 900 and "Traceback" not in said
+    assert status == (OUTAGE_STATUS if kind == "refused" else BAD_INPUT_STATUS)
+
+
+def test_a_host_that_refuses_is_a_reject_of_its_entry_unless_it_is_the_only_one(lvr, tmp_path):
+    away = f"http://127.0.0.1:{closed_port()}"
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    for name, uris in {"some": [f"{away}/a.mp4", "film.mp4"], "none": [f"{away}/a.mp4"]}.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(["uri", *uris]) + "\n")
+    plan = {"out": str(tmp_path / "out"), "allowed_roots": [away]}
+    status, printed, said = lvr(
+        "plan", "--config-json", json.dumps(plan | {"source": str(tmp_path / "some.csv")}), "--run-id", "one"
+    )
+    assert (status, json.loads(printed)["videos"], json.loads(printed)["rejects"]) == (0, 1, 1)
+    assert f"rejected: unreachable: {away}/a.mp4: no answer" in said
+    status, _, said = lvr(
+        "plan", "--config-json", json.dumps(plan | {"source": str(tmp_path / "none.csv")}), "--run-id", "two"
+    )
+    assert (status, f"none of its 1 videos answers: {away}/a.mp4: no answer" in said) == (OUTAGE_STATUS, True)

@@ -18,11 +18,12 @@ from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.runner import Progress, UnitInput, UnitOutcome, run_stage, run_unit, stage_key
 from operators.sources.access import fingerprint
 from operators.staleness import explain
-from operators.store import Store, StoreError
+from operators.store import Store
 from operators.video import ffmpeg
 from operators.video.ffmpeg import pyav_version
 from schemas.config import BuildConfig
 from schemas.errors import Outage
+from schemas.storage import StoreError
 from schemas.tables import Annotation, Reject, Source, Split, Video, VideoCategory
 from tests.support.failing_reads import failing_reads
 from tests.support.synthetic_run import synthetic_run

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from operators.models.journal import Journal
-from operators.store import StoreError
 from schemas.errors import Outage
 from schemas.journal import JournalEntry
+from schemas.storage import StoreError
 
 
 def sha(text: object) -> str:

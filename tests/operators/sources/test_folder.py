@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from operators.sources.folder import VIDEO_SUFFIXES, search_folder
 from operators.store import Store, locate
 from operators.video.probe import probe
-from schemas.errors import Outage, SourceError
+from schemas.errors import BadInput, Outage, SourceError
 
 
 def touch(*paths):
@@ -274,7 +274,7 @@ def test_a_folder_of_a_server_that_cannot_be_read_is_an_error_and_not_empty():
             kinds = {"/films/a.mp4": "file", "/films/locked": "directory"}
             return [{"name": name, "type": kind} for name, kind in kinds.items()]
 
-    with pytest.raises(SourceError, match=r"'/films/locked' cannot be read \(Permission denied\)"):
+    with pytest.raises(BadInput, match=r"memory://films: access denied .*Permission denied: '/films/locked'"):
         search_folder(Locked(), "/films", "memory://films")
 
 

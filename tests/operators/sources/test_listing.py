@@ -12,7 +12,7 @@ from operators.sources.ids import source_id_of
 from operators.sources.listing import read_sources, source_files
 from operators.store import Store
 from schemas.config import BuildConfig
-from schemas.errors import SourceError
+from schemas.errors import BadInput, SourceError
 from schemas.tables import Reject, Source
 from tests.support.web_server import BODY, serving
 
@@ -205,7 +205,7 @@ def test_a_file_without_permission_is_one_reject(tmp_path, forbidding_s3):
 
 
 def test_a_list_without_permission_is_named(forbidding_s3):
-    with pytest.raises(SourceError, match=r"'s3://secret/list\.csv' cannot be read"):
+    with pytest.raises(BadInput, match=r"s3://secret/list\.csv: access denied \(Forbidden\); correct the address, or"):
         read_sources(f"{forbidding_s3}/list.csv")
 
 

@@ -1,0 +1,60 @@
+"""What file systems raise, put into words: configuration or outage, which address, and what to do."""
+
+import errno
+
+import pytest
+
+from schemas.errors import BadInput
+from schemas.storage import AccessDenied, StoreError, outages
+
+FORBIDDEN = PermissionError("Forbidden for https://user:secret@host/a?key=secret")
+
+
+def raised(error: Exception, address: str = "s3://bucket/films") -> Exception:
+    with pytest.raises(Exception) as found, outages(address):
+        raise error
+    return found.value
+
+
+@pytest.mark.parametrize("kind", [FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError])
+def test_what_is_there_is_told_as_it_is(kind):
+    error = kind("a.mp4")
+    assert raised(error) is error
+
+
+@pytest.mark.parametrize("address", ["/films", "films", "file:///films", "local:///films"])
+def test_a_local_disk_speaks_for_itself(address):
+    error = OSError(errno.EIO, "Input/output error")
+    assert raised(error, address) is error
+
+
+def test_a_refusal_is_of_the_configuration_and_of_rights():
+    found = raised(FORBIDDEN)
+    assert isinstance(found, AccessDenied) and isinstance(found, BadInput) and isinstance(found, PermissionError)
+    assert str(found) == (
+        "s3://bucket/films: access denied (Forbidden for https://host/a); correct the address, or give credentials "
+        "that may do this"
+    )
+
+
+def test_what_gives_no_answer_is_an_outage():
+    for error in (
+        ConnectionRefusedError(111, "refused"),
+        OSError(errno.EBUSY, "Slow down"),
+        RuntimeError("gone\x1b[2J"),
+    ):
+        found = raised(error)
+        assert isinstance(found, StoreError) and str(found).startswith("s3://bucket/films: no answer (")
+        assert str(found).isprintable()
+
+
+def test_a_message_is_short_and_names_its_address_once():
+    inner = raised(TimeoutError("x" * 5000))
+    assert len(str(inner)) < 600
+    assert raised(inner) is inner
+    assert str(raised(ConnectionError("s3://bucket/films: no answer"))).count("s3://bucket/films") == 1
+
+
+def test_an_address_that_is_none_is_the_configurations():
+    assert isinstance(raised(ValueError("Invalid endpoint: 127.0.0.1:9000")), BadInput)
+    assert isinstance(raised(ImportError("Install gcsfs to access Google Storage")), BadInput)
