@@ -46,12 +46,12 @@ def rows_to_parquet(rows: Iterable[R], model: type[R]) -> bytes:
 
 
 def open_parquet(data: bytes) -> pq.ParquetFile:
-    """A Parquet file in memory, without a Python object between it and Arrow.
+    """A Parquet file in memory, of which no other thread holds a Python object. Read it with `use_threads=False`.
 
-    Arrow's threads would call such an object (`io.BytesIO`) also while the interpreter ends, which then aborts
-    (apache/arrow#34314).
+    Arrow's threads would call a file object (`io.BytesIO`), or let go of the bytes that they read ahead, also while the
+    interpreter ends, which then aborts (apache/arrow#34314).
     """
-    return pq.ParquetFile(pa.BufferReader(data))
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
 
 
 def rows_from_parquet(data: bytes, model: type[R], name: str, *, expected_rows: int | None = None) -> list[R]:
@@ -70,7 +70,7 @@ def rows_from_parquet(data: bytes, model: type[R], name: str, *, expected_rows: 
     try:
         file = open_parquet(data)
         _compare_columns(file.schema_arrow, arrow_schema(model), name)
-        batches = [file.read()] if expected_rows is None else _untrusted_batches(file, len(data), expected_rows, name)
+        batches = [file.read(use_threads=False)] if expected_rows is None else _untrusted_batches(file, len(data), expected_rows, name)
         return [
             validate_row(row, model, f"{name}: row {index}")
             for index, row in enumerate(row for batch in batches for row in batch.to_pylist())
@@ -98,7 +98,7 @@ def _untrusted_batches(file: pq.ParquetFile, size: int, rows: int, name: str) ->
     # A dictionary may let every row of a batch be the column's longest value.
     batch_rows = max(1, min(_MOST_BATCH_ROWS, allowed // max(sizes, default=1)))
     found = taken = 0
-    for batch in file.iter_batches(batch_rows):
+    for batch in file.iter_batches(batch_rows, use_threads=False):
         found, taken = found + len(batch), taken + batch.nbytes
         _refuse_expansion(name, size, taken, allowed)
         yield batch

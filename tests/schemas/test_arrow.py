@@ -173,7 +173,7 @@ def test_an_interpreter_that_has_read_a_table_ends_in_peace(tmp_path):
     (tmp_path / "table.parquet").write_bytes(data)
     code = (
         "import sys; from pathlib import Path; from schemas.arrow import open_parquet;"
-        "open_parquet(Path(sys.argv[1]).read_bytes()).read()"
+        "open_parquet(Path(sys.argv[1]).read_bytes()).read(use_threads=False)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "table.parquet")]
     ended = [subprocess.run(command, cwd=ROOT, capture_output=True, check=False) for _ in range(3)]
