@@ -60,7 +60,8 @@ class RowStream(Iterator[Row]):
             epochs: how often every sample comes before the stream ends; None: without end. In the last step ranks
                 for which nothing is left get a row without labels, so that all take part in it.
             look_ahead: samples among which one is looked for that still fits into a row. The first of them is always
-                taken, so none waits for long.
+                taken, so none waits for long. Those of the next epoch are not among them until this one's are all
+                in rows, so that after every row each sample was seen equally often, or once more.
 
         Raises:
             BadInput: there are no samples.
@@ -123,16 +124,27 @@ class RowStream(Iterator[Row]):
             self._wait(epoch, number)
 
     def _pack(self) -> list[tuple[int, int, int]]:
-        """The next row: the sample that waits longest, and of those ahead each that still fits. Empty at the end."""
-        self._refill()
+        """The next row: the sample that waits longest, and of those ahead each that still fits. Empty at the end.
+
+        A sample's next turn comes only after all others have had this one, and not in the same row: else short
+        samples, which fit into any gap, would be drawn more often than long ones.
+        """
         row: list[tuple[int, int, int]] = []
         left = self.token_budget
-        for entry in list(self._window):
-            if entry[2] <= left:
-                row.append(entry)
-                left -= entry[2]
-        self._window = [entry for entry in self._window if entry not in row]
+        while (entry := self._first_that_fits(left, {number for _, number, _ in row})) is not None:
+            self._window.remove(entry)
+            row.append(entry)
+            left -= entry[2]
         return row
+
+    def _first_that_fits(self, tokens: int, taken: set[int]) -> tuple[int, int, int] | None:
+        self._refill()
+        fitting = (
+            entry
+            for entry in self._window
+            if entry[0] == self._window[0][0] and entry[1] not in taken and entry[2] <= tokens
+        )
+        return next(fitting, None)
 
     def _refill(self) -> None:
         while len(self._window) < self.look_ahead and (self.epochs is None or self._epoch < self.epochs):

@@ -1,4 +1,5 @@
 import json
+import random
 from collections import Counter
 from itertools import islice
 
@@ -58,6 +59,42 @@ def test_in_each_epoch_every_sample_is_learned_once_and_rows_keep_within_the_bud
     seen = Counter(key for row in rows if is_learned(row) for key in keys(row))
     assert seen == {f"q{number}": epochs for number, length in enumerate(lengths) if length <= BUDGET}
     assert all(is_learned(row) for step in steps[:-1] for row in step)
+
+
+@given(some_lengths, st.integers(1, 4), st.integers(1, 80), st.integers(0, 30))
+def test_short_and_long_samples_are_seen_equally_often_after_every_row_also_across_a_resume(
+    lengths, ranks, ahead, resumed_after
+):
+    every = streams(lengths, ranks, look_ahead=ahead)
+    usable = [f"q{number}" for number, length in enumerate(lengths) if length <= BUDGET]
+    seen = Counter(dict.fromkeys(usable, 0))
+    for step in range(40):
+        if step == resumed_after:
+            state = json.loads(json.dumps(every[0].state_dict()))
+            every = streams(lengths, ranks, look_ahead=ahead)
+            for stream in every:
+                stream.load_state_dict(state)
+        for row in map(next, every):
+            assert len(keys(row)) == len(set(keys(row)))
+            seen.update(keys(row))
+            assert max(seen.values()) - min(seen.values()) <= 1
+
+
+def test_few_short_and_long_samples_are_seen_equally_often_when_steps_are_counted():
+    """Fourteen samples in 70 rows, of which the look-ahead holds more than four epochs."""
+    [stream] = streams([20] * 7 + [90] * 7, 1)
+    seen = Counter(key for row in islice(stream, 70) for key in keys(row))
+    assert len(seen) == 14 and set(seen.values()) <= {8, 9}
+    assert seen.total() == 115
+
+
+def test_rows_stay_as_full_as_the_samples_ahead_allow():
+    """Thousand videos of which the longest takes a row: log-normal lengths, a third of a row on average."""
+    drawn = random.Random(0)
+    lengths = [min(BUDGET * 1000, int(drawn.lognormvariate(10.1, 0.8))) for _ in range(1000)]
+    rows = list(RowStream(Lengths(lengths), BUDGET * 1000, seed=1, epochs=3))
+    tokens = sum(len(example.input_ids) for row in rows for example in row.examples)
+    assert tokens / (BUDGET * 1000 * len(rows)) > 0.97
 
 
 @given(some_lengths, st.integers(0, 12), st.integers(1, 3), st.integers(1, 3))
