@@ -111,10 +111,12 @@ class RowStream(Iterator[Row]):
         Raises:
             BadInput: it went over other samples, or in the order of another seed.
         """
-        if (state["samples"], state["seed"]) != (self._fingerprint, self.seed):
+        if state["seed"] != self.seed:
+            raise BadInput(f"seed is {self.seed}, but the saved position is of seed {state['seed']}; set seed to that")
+        if state["samples"] != self._fingerprint:
             raise BadInput(
-                f"the saved position is one among other samples or of seed {state['seed']}, not {self.seed}; go on "
-                f"with the same data and seed, or begin a new run from the checkpoint's weights"
+                f"the saved position is one among other samples than these {len(self.samples)}; go on with the same "
+                f"data, or begin a new run from the exported model"
             )
         self._epoch, self._position = state["epoch"], state["position"]
         self._order = self._permutation(self._epoch)

@@ -123,9 +123,13 @@ class Chat:
             f"model.chat_template to {_NAMED}",
         )
 
+    def example(self) -> Turn:
+        """A turn of a few words, in which one template or tokenizer differs from another. Raises as `turn`."""
+        return self.turn("of two words", "Who?", "A boat", "It floats." if self.thinks else None)
+
     def _check_template(self) -> None:
         try:
-            turn = self.turn("of two words", "Who?", "A boat", "It floats." if self.thinks else None)
+            turn = self.example()
         except Unusable as unusable:
             raise BadInput(unusable.message) from unusable
         if turn.answer_ids[-1] not in self._special_ids:

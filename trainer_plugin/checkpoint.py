@@ -12,9 +12,10 @@ is refused by naming the first differences, before anything is changed.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -35,6 +36,8 @@ from trainer_plugin.files import aside, put_whole, write_whole
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.parallel import on_first_rank, together
 from trainer_plugin.step import trained_parameters
+
+log = logging.getLogger(__name__)
 
 _STATE = "state.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -62,7 +65,7 @@ class RunState(Model):
     model: dict[str, Any]
     """`model_values`."""
     recipe: dict[str, Any]
-    """What was asked for, for people."""
+    """What was asked for."""
 
 
 class CheckpointFolder:
@@ -259,6 +262,43 @@ def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between nested JSON values, by dotted name: what it was, and what it is. Single values come first:
+    they say more than lists that follow from them."""
+    was, present = comparable(before), comparable(now)
+    differing = [name for name in sorted(was | present) if was.get(name) != present.get(name)]
+    differing.sort(key=lambda name: isinstance(present.get(name), list))
+    return {name: (was.get(name), present.get(name)) for name in differing}
+
+
+def shown(differing: Mapping[str, tuple[Any, Any]], most: int = _SHOWN) -> str:
+    """The first of some differences, for a message about what was saved."""
+    named = [f"{name} is {was!r}, not {present!r}" for name, (was, present) in differing.items()]
+    return "; ".join(named[:most]) + (f"; and {len(named) - most} more" if len(named) > most else "")
+
+
+def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Compare what decides how a run learns with what it was when the run was last saved.
+
+    Args:
+        before, now: nested JSON values.
+        allowed: dotted names, also of sections, of what may differ; what does is logged by the first rank.
+
+    Raises:
+        BadInput: something else differs.
+    """
+    differing = differences(before, now)
+    sections = tuple(f"{name}." for name in allowed)
+    if refused := {name: d for name, d in differing.items() if name not in allowed and not name.startswith(sections)}:
+        raise BadInput(
+            f"the saved run has other settings: {shown(refused, len(refused))}; go on with those, allow the change "
+            f"with resume_changes=[{', '.join(refused)}], or give the run another out folder"
+        )
+    if differing and dist.get_rank() == 0:
+        changes = [f"{name} {was!r} -> {present!r}" for name, (was, present) in differing.items()]
+        log.warning("from here on with other settings: %s", "; ".join(changes))
+
+
 def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
     """What is learned and AdamW's state of it, by name; states that are not there yet are made, as zeros."""
     check_optimizer(optimizer)
@@ -289,15 +329,10 @@ def _set_chance(states: Mapping[str, Tensor]) -> None:
 
 
 def _check_config(stored: Mapping[str, Any], present: Mapping[str, Any], path: Path) -> None:
-    before, now = comparable(stored), comparable(present)
-    differing = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
-    # Single values say more than lists that follow from them.
-    differing.sort(key=lambda name: isinstance(now.get(name), list))
-    differences = [f"{name} is {before.get(name)!r}, not {now.get(name)!r}" for name in differing]
-    if differences:
+    if differing := differences(stored, present):
         raise BadInput(
-            f"checkpoint {path} is of another model: {'; '.join(differences[:_SHOWN])}; give the run "
-            f"another out folder, or the model that it began with"
+            f"checkpoint {path} is of another model: {shown(differing)}; give the run another out folder, or the model "
+            f"that it began with"
         )
 
 

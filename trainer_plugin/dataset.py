@@ -9,10 +9,13 @@ number, still evenly over the whole video. What does not fit even so is refused 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -107,6 +110,7 @@ class ReleaseDataset:
             features: where features of videos may lie; a video without any is encoded.
         """
         self.family = family
+        self.split = split
         self.policy = policy
         self.target = target
         self.features = features
@@ -118,6 +122,26 @@ class ReleaseDataset:
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What all samples follow from, as JSON values, by the recipe's name for it where it has one."""
+        contents = hashlib.sha256()
+        for video, sample in self._samples:
+            record = video.record
+            shown = (record.sha256, record.duration_us, record.fps, record.width, record.height)
+            texts = (sample.question_id, sample.kind, sample.problem, sample.reasoning, sample.answer)
+            contents.update(json.dumps([*shown, *texts]).encode())
+        return {
+            "videos.split": str(self.split),
+            "videos.target": str(self.target),
+            "videos.frames": self.policy.model_dump(mode="json"),
+            "number of samples": len(self),
+            "hash of the release's samples": contents.hexdigest()[:16],
+            "hash of a chat in tokens": hashlib.sha256(json.dumps(astuple(self._chat.example())).encode()).hexdigest()[
+                :16
+            ],
+        }
 
     def key(self, number: int) -> str:
         """The question's id: the sample's name whatever else the release holds."""

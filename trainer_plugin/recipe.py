@@ -179,6 +179,11 @@ class Export(StrEnum):
     NONE = "none"
 
 
+_LEARNING = ("row_tokens", "step_tokens", "epochs", "steps", "precision", "optimizer")
+MAY_CHANGE = (*_LEARNING, *(f"optimizer.{name}" for name in Optimizer.model_fields))
+"""What `resume_changes` may name: with anything else changed, it would be another run."""
+
+
 class Recipe(Model):
     """One supervised run."""
 
@@ -207,6 +212,9 @@ class Recipe(Model):
     compile: bool = True
     """On a GPU, fuse with torch.compile what is no matrix product."""
     seed: int = 0
+    resume_changes: tuple[str, ...] = ()
+    """What may differ from the settings with which a run in `out` was last saved: some of those in `MAY_CHANGE`. The
+    model, what is trained of it, the data and the seed stay; everything else may differ unsaid."""
     checkpoints: Checkpoints = Checkpoints()
     export: Export = Export.MODEL
     wandb_project: str | None = None
@@ -235,9 +243,18 @@ class Recipe(Model):
             raise ValueError(
                 f"step_tokens {self.step_tokens} is not a multiple of row_tokens {self.row_tokens}; set it to {more}"
             )
+        if other := set(self.resume_changes) - set(MAY_CHANGE):
+            raise ValueError(
+                f"resume_changes may name {', '.join(MAY_CHANGE)}, not {', '.join(sorted(other))}: model, data and "
+                f"seed are the run's own, and all else may change without"
+            )
         if self.export is Export.ADAPTER and not self.trained.lora:
             raise ValueError("export is adapter, but trained.lora is not set; set it, or export to model")
         return self
+
+    def settings(self) -> dict[str, Any]:
+        """What decides how the run learns, besides model, data and seed, as JSON values by name."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if name in _LEARNING}
 
     def micro_steps(self, ranks: int) -> int:
         """Rows of each data-parallel rank in one optimizer step.

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from schemas.errors import BadInput
 from trainer_plugin.batches import RowStream, without_labels
+from trainer_plugin.checkpoint import differences, shown
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.examples import Row
 from trainer_plugin.families.base import Family
@@ -23,6 +24,7 @@ from trainer_plugin.model import LongVideoModel, RowShare
 from trainer_plugin.parallel import Parallel
 from trainer_plugin.plan import Costs, FrameShare, SequencePlan
 from trainer_plugin.step import NotFinite
+from trainer_plugin.texts import TextRows
 from trainer_plugin.weights import tower_identity
 
 Load = Loaded[SequencePlan]
@@ -121,11 +123,27 @@ def samples_of(error: NotFinite, loads: Sequence[Load]) -> str:
     return f"samples of this rank's {which}: {', '.join(keys)}"
 
 
+def data_facts(rows: Rows) -> dict[str, Any]:
+    """What the rows follow from, as JSON values by name. A run keeps them: its position is one in these data."""
+    if isinstance(rows, RowStream):
+        return dict(rows.samples.facts) if isinstance(rows.samples, ReleaseDataset) else {}
+    return dict(rows.facts) if isinstance(rows, TextRows) else {}
+
+
+def row_tokens(rows: Rows) -> int | None:
+    """The most tokens of a row; None for rows of another kind than ours."""
+    if isinstance(rows, RowStream):
+        return rows.token_budget
+    return rows.length if isinstance(rows, TextRows) else None
+
+
 def positions(state: dict[str, Any], rows: Rows, parallel: Parallel) -> tuple[dict[str, Any], ...]:
-    """The state of all data-parallel ranks' rows, from this rank's: one if they all have the same (`RowStream`).
+    """The state of all data-parallel ranks' rows, from this rank's: one if they all have the same (`RowStream`), each
+    with the facts of its data.
 
     Every rank must call it.
     """
+    state = {**state, "data": data_facts(rows)}
     if isinstance(rows, RowStream):
         return (state,)
     found: list[dict[str, Any]] = [{}] * parallel.world_size
@@ -137,8 +155,14 @@ def position_of(saved: Sequence[dict[str, Any]], rows: Rows, parallel: Parallel)
     """Among them, where this rank's rows go on.
 
     Raises:
-        BadInput: each data-parallel rank had its own, and there were more or fewer of them.
+        BadInput: the data were others; or each data-parallel rank had its own, and there were more or fewer of them.
     """
+    # An earlier version saved no facts.
+    if differing := differences(saved[0].get("data") or data_facts(rows), data_facts(rows)):
+        raise BadInput(
+            f"the run began with other data: {shown(differing)}; go on with those, or begin a new run in another out "
+            f"folder, from the exported model if it is to go on from what was learned"
+        )
     if isinstance(rows, RowStream):
         return saved[0]
     if len(saved) != parallel.dp:

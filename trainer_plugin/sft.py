@@ -35,7 +35,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from trainer_plugin.batches import RowStream, share_given_out
-from trainer_plugin.checkpoint import CheckpointFolder, RunState, model_values
+from trainer_plugin.checkpoint import CheckpointFolder, RunState, check_settings, model_values
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.export import export_model
 from trainer_plugin.families.base import Family
@@ -307,6 +307,9 @@ class Training:
         if path is None:
             return
         state = self.checkpoints.load(path, self.model, self.optimizer)
+        settings = self.recipe.settings()
+        before = {name: state.recipe[name] for name in settings if name in state.recipe}
+        check_settings(before, settings, self.recipe.resume_changes)
         self._loader.load_state_dict(position_of(state.data, self.rows, self.parallel))
         self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
         self._saved = self.step

@@ -71,10 +71,14 @@ class TextRows(Iterator[Row]):
             column: the text's column or field.
 
         Raises:
-            BadInput: there are fewer files than ranks, one of another kind, or the tokenizer has no end-of-text token.
+            BadInput: there is no file, there are fewer than ranks, one is of another kind, or the tokenizer has no
+                end-of-text token.
         """
         filesystem, pattern = fsspec.core.url_to_fs(files)
-        self.files = [filesystem.unstrip_protocol(path) for path in sorted(filesystem.glob(pattern))]
+        found = sorted(filesystem.glob(pattern))
+        self.files = [filesystem.unstrip_protocol(path) for path in found]
+        if not self.files:
+            raise BadInput(f"{files}: no file is there; look at the path and its wildcards")
         if len(self.files) < ranks:
             raise BadInput(
                 f"{shown_uri(files)}: {len(self.files)} files for {ranks} data-parallel ranks; split them further"
@@ -82,8 +86,17 @@ class TextRows(Iterator[Row]):
         if unknown := [name for name in self.files if not name.endswith((".parquet", ".jsonl", ".jsonl.gz", ".tar"))]:
             raise BadInput(f"{unknown[0]}: texts come from .parquet, .jsonl, .jsonl.gz or .tar files")
         if tokenizer.eos_token_id is None:
-            raise BadInput("the tokenizer has no end-of-text token to put between documents")
+            raise BadInput(
+                "the tokenizer has no end-of-text token to put between documents; name one in model.tokenizer"
+            )
         self.tokenizer = tokenizer
+        self.facts = {
+            "texts.files": {name: filesystem.size(path) for name, path in zip(self.files, found, strict=True)},
+            "texts.column": column,
+            "tokens of a text": self._ids("A boat goes by."),
+        }
+        """What all rows follow from, as JSON values, by the recipe's name for it where it has one; files with their
+        sizes in bytes."""
         self.length = length
         self.positions = positions
         self.seed = seed
@@ -125,8 +138,13 @@ class TextRows(Iterator[Row]):
         Raises:
             BadInput: it read other files, or in the order of another seed.
         """
-        if (state["files"], state["seed"]) != (self.files, self.seed):
-            raise BadInput(f"the saved position is in other files or of seed {state['seed']}, not {self.seed}")
+        if state["seed"] != self.seed:
+            raise BadInput(f"seed is {self.seed}, but the saved position is of seed {state['seed']}; set seed to that")
+        if state["files"] != self.files:
+            raise BadInput(
+                f"the saved position is in {len(state['files'])} files, the first {state['files'][0]}, not in these "
+                f"{len(self.files)}, the first {self.files[0]}; go on with those, or begin a new run"
+            )
         epoch, file, document = state["place"]
         self._begin((epoch, file, document), state["used"])
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
@@ -23,13 +23,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, rotate_checkpoints
 from transformers.training_args import OptimizerNames
 
 from schemas.errors import BadInput
-from trainer_plugin.checkpoint import WritingPlace, check_optimizer, load_tensors, model_values, save_tensors
+from trainer_plugin.checkpoint import (
+    WritingPlace,
+    check_optimizer,
+    check_settings,
+    differences,
+    load_tensors,
+    model_values,
+    save_tensors,
+)
 from trainer_plugin.export import export_model
 from trainer_plugin.files import put_whole
 from trainer_plugin.loader import RowLoader, Rows
@@ -43,6 +52,7 @@ from trainer_plugin.rows import (
     position_of,
     positions,
     row_share,
+    row_tokens,
     samples_of,
     still_left_out,
     without_failed,
@@ -56,6 +66,25 @@ _MODEL = "model.json"
 _SCHEDULER = "scheduler.pt"
 _TENSORS = "sharded"
 _STATE = "trainer_state.json"
+
+SETTINGS = (
+    "gradient_accumulation_steps",
+    "max_grad_norm",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+)
+"""Arguments that decide how a run learns: a checkpoint holds them, and they change in mid-run only by name. `max_steps`
+may change without: a run may go on longer, and schedules of the step follow it."""
+
+_NOT_OF_THE_OPTIMIZER = ("precision", "row_tokens", "gradient_accumulation_steps", "max_grad_norm")
 
 _PACKED = (
     "rows come packed, of at most row_tokens each; gradient_accumulation_steps says how many a rank takes in a step"
@@ -210,6 +239,7 @@ class LongVideoTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         *,
         workers: int = 4,
+        resume_changes: Sequence[str] = (),
         **options: Any,
     ) -> None:
         """
@@ -218,6 +248,8 @@ class LongVideoTrainer(Trainer):
             rows: this data-parallel rank's (`RowStream` or `TextRows`).
             tokenizer: saved beside the weights.
             workers: processes that decode.
+            resume_changes: which of these may differ from when a checkpoint was written: precision, row_tokens, and of
+                `args` those in `SETTINGS`. Model and data may not.
             options: of `transformers.Trainer`, such as callbacks.
 
         Raises:
@@ -248,6 +280,7 @@ class LongVideoTrainer(Trainer):
         model._is_accelerate_prepared = True  # type: ignore[assignment]
         self.rows = rows
         self.workers = workers
+        self.resume_changes = resume_changes
         self.tokenizer = tokenizer
         self.position = rows.state_dict()
         """What comes after the rows that were learned."""
@@ -392,11 +425,13 @@ class LongVideoTrainer(Trainer):
         save_tensors(Path(output_dir) / _TENSORS, self._long, self._adam)
         saved = positions(self.position, self.rows, self._long.parallel)
         values = model_values(self._long)
+        groups = _values(self._adam)
 
         def write() -> None:
             (Path(output_dir) / _POSITION).write_text(json.dumps(saved))
             (Path(output_dir) / _MODEL).write_text(json.dumps(values))
-            torch.save(self._schedule.state_dict(), Path(output_dir) / _SCHEDULER)
+            state = {"schedule": self._schedule.state_dict(), "groups": groups, "settings": self._settings()}
+            torch.save(state, Path(output_dir) / _SCHEDULER)
 
         on_first_rank(write)
 
@@ -421,12 +456,44 @@ class LongVideoTrainer(Trainer):
         if checkpoint is None:
             return
         values = json.loads((Path(checkpoint) / _MODEL).read_text())
-        self._schedule.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER))
+        state = torch.load(Path(checkpoint) / _SCHEDULER)
+        check_settings(state["settings"], self._settings(), self.resume_changes)
         load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, values)
+        self._load_schedule(state)
         if not self.args.ignore_data_skip:
             saved = json.loads((Path(checkpoint) / _POSITION).read_text())
             self.rows.load_state_dict(position_of(saved, self.rows, self._long.parallel))
             self._learned = self.state.global_step * self.args.gradient_accumulation_steps
+
+    def _load_schedule(self, state: dict[str, Any]) -> None:
+        """Also what it has set in the optimizer's groups (learning rates, OneCycleLR's betas): a schedule changes those
+        after a step, for the next one, and its own state does not bring them back.
+
+        Raises:
+            BadInput: settings of the optimizer have changed, and the schedule cannot follow them.
+        """
+        present, schedule = _values(self._adam), self._schedule
+        schedule.load_state_dict(state["schedule"])
+        for group, values in zip(self._adam.param_groups, state["groups"], strict=True):
+            group |= values
+        if isinstance(schedule, LambdaLR):  # a function of the step: what is asked for now counts from here on
+            schedule.base_lrs = [values["initial_lr"] for values in present]
+            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+            schedule._last_lr = [rate * factor for rate, factor in zip(schedule.base_lrs, factors, strict=True)]
+            for group, values, rate in zip(self._adam.param_groups, present, schedule._last_lr, strict=True):
+                group |= {**values, "lr": rate}
+            return
+        changed = differences(state["settings"], self._settings()).keys() - set(_NOT_OF_THE_OPTIMIZER)
+        if changed:
+            raise BadInput(
+                f"{', '.join(sorted(changed))} cannot change in mid-run with {type(schedule).__name__}, which goes on "
+                f"from its own state; leave them as they were, or begin a new run from the saved model"
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        arguments = self.args.to_dict()
+        own = {"precision": str(self._long.compute_dtype), "row_tokens": row_tokens(self.rows)}
+        return own | {name: arguments[name] for name in SETTINGS}
 
     @property
     def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
@@ -450,6 +517,11 @@ def _check_arguments(args: TrainingArguments) -> None:
             f"optim is {optimizer.value}, which cannot step on sharded parameters; use {', '.join(_OPTIMIZERS)}, or "
             f"give LongVideoTrainer an optimizer of your own"
         )
+
+
+def _values(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Of its groups, without their parameters."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
 
 class _NoDataset(IterableDataset[Any]):

@@ -21,6 +21,7 @@ SETTINGS = (
     "step_tokens=1024",
     "optimizer.schedule=constant",
     "export=none",
+    "resume_changes=[steps]",
 )
 
 

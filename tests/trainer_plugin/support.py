@@ -67,7 +67,9 @@ def film_row(path: Path) -> Video:
     return make_video(path.stem).model_copy(update={"uri": str(path), "sha256": sha256})
 
 
-def release_of(folder: Path, videos: list[Video], questions: int = 2, media: Media = Media.ORIGINAL) -> str:
+def release_of(
+    folder: Path, videos: list[Video], questions: int = 2, media: Media = Media.ORIGINAL, problem: str = "Who?"
+) -> str:
     """A release in which every video has some questions, the second of them open; two videos in a tar."""
     samples = [
         make_sample(10 * number + turn, video) for number, video in enumerate(videos) for turn in range(questions)
@@ -76,8 +78,8 @@ def release_of(folder: Path, videos: list[Video], questions: int = 2, media: Med
         sample.model_copy(
             update={
                 "kind": QuestionKind.OPEN,
-                "problem": "Who?",
-                "question": "Who?",
+                "problem": problem,
+                "question": problem,
                 "options": (),
                 "answer": "<answer>a boat</answer>",
             }

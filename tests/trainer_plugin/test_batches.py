@@ -171,10 +171,18 @@ def test_there_must_be_something_to_train_on():
 
 
 @pytest.mark.parametrize(
-    "other", [RowStream(Lengths([1, 2, 3]), BUDGET, seed=1), RowStream(Lengths([1]), BUDGET, seed=2)]
+    ("other", "message"),
+    [
+        (
+            RowStream(Lengths([1, 2, 3]), BUDGET, seed=1),
+            "^the saved position is one among other samples than these 3; ",
+        ),
+        (RowStream(Lengths([1]), BUDGET, seed=2), "^seed is 2, but the saved position is of seed 1; set seed to that$"),
+    ],
+    ids=["samples", "seed"],
 )
-def test_a_position_among_other_samples_is_refused(other):
-    with pytest.raises(BadInput, match="other samples or of seed"):
+def test_a_position_among_other_samples_or_of_another_seed_is_refused_by_what_differs(other, message):
+    with pytest.raises(BadInput, match=message):
         other.load_state_dict(RowStream(Lengths([1]), BUDGET, seed=1).state_dict())
 
 

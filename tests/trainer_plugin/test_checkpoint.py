@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import OPTIONS, Clip, Draft, groups, make_samples, plan_of, share_pixels, tiny_model
 from tests.trainer_plugin.runs import curve, model_folder, recipe, whole_parameters
+from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.checkpoint import CheckpointFolder, load_tensors, model_values, save_tensors
 from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
 from trainer_plugin.plan import Layout
@@ -168,9 +170,74 @@ def test_frozen_weights_are_the_same_for_any_number_of_ranks(ranks, release, tmp
     assert ranks[2].run(frozen_bits, asked) == [one, one]
 
 
-def test_other_data_or_another_seed_is_refused(run, release):
-    with pytest.raises(BadInput, match="other samples or of seed 0, not 7"):
-        Training(recipe(run, release, "steps=3", "seed=7"))
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, str]:
+    """Releases of the same two questions about the same film: as it is, with other texts, and of another film."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("own", "texts", "film"):
+        (folder / name).mkdir()
+    film, other = numbered_film(folder / "own", "film", 2.0), numbered_film(folder / "film", "film", 1.0)
+    return {
+        "own": release_of(folder / "own", [film]),
+        "other texts": release_of(folder / "texts", [film], problem="What?"),
+        "another film": release_of(folder / "film", [other]),
+    }
+
+
+def begin(out: Path, release: str, *settings: str) -> Path:
+    with Training(recipe(out, release, "steps=3", *settings)) as training:
+        return training.save()
+
+
+OTHER_DATA = (
+    ("own", ["videos.target=reasoning"], "videos.target is 'answer', not 'reasoning'"),
+    ("own", ["videos.frames.max_frames=2"], "videos.frames.max_frames is 4, not 2"),
+    ("own", ["videos.frames={fps: null, frames: 2}"], r"frames.fps is 1\.0, not None; videos.frames.frames is None,"),
+    ("own", ["seed=7"], "seed is 7, but the saved position is of seed 0; set seed to that"),
+    ("other texts", [], "other data: hash of the release's samples is '[0-9a-f]{16}', not '[0-9a-f]{16}'; go on"),
+    ("another film", [], "other data: hash of the release's samples is"),
+)
+
+
+def test_other_data_are_refused_by_what_differs(alone, data, tmp_path):
+    begin(tmp_path, data["own"])
+    for release, settings, message in OTHER_DATA:
+        with pytest.raises(BadInput, match=message):
+            Training(recipe(tmp_path, data[release], "steps=3", *settings))
+
+
+def test_other_settings_are_refused_and_allowed_by_name(alone, data, tmp_path, caplog):
+    changes = {
+        "optimizer.learning_rate": ("0.001", "0.003 -> 0.001"),
+        "optimizer.schedule": ("cosine", "'constant' -> 'cosine'"),
+        "optimizer.warmup": ("0.5", "0.1 -> 0.5"),
+        "precision": ("bfloat16", "'float32' -> 'bfloat16'"),
+        "row_tokens": ("256", "512 -> 256"),
+        "step_tokens": ("512", "1024 -> 512"),
+        "steps": ("4", "3 -> 4"),
+    }
+    settings = [f"{name}={value}" for name, (value, _) in changes.items()]
+    begin(tmp_path, data["own"])
+    with pytest.raises(BadInput, match=r"^the saved run has other settings: ") as raised:
+        Training(recipe(tmp_path, data["own"], *settings, "resume_changes=[optimizer, row_tokens]"))
+    assert "resume_changes=[precision, step_tokens, steps]" in str(raised.value)
+    assert "precision is 'float32', not 'bfloat16'; step_tokens is 1024, not 512; steps is 3, not 4" in str(
+        raised.value
+    )
+    with Training(recipe(tmp_path, data["own"], *settings, f"resume_changes=[{', '.join(changes)}]")) as training:
+        assert [metrics.step for metrics in training] == [1, 2, 3, 4]
+    assert all(f"{name} {change}" in caplog.text for name, (_, change) in changes.items())
+    with Training(recipe(tmp_path, data["own"], *settings, "resume_changes=[]")) as training:  # they are its own now
+        assert training.step == 4
+
+
+def test_where_and_how_it_is_computed_may_change_without_a_word(alone, data, tmp_path):
+    begin(tmp_path, data["own"])
+    moved = data["own"].replace("own", "moved")
+    shutil.copytree(data["own"], moved)
+    how = ("memory.recomputed_layers=1", "head=full", "videos.workers=1", "checkpoints.every_steps=7", "export=model")
+    with Training(recipe(tmp_path, moved, "steps=3", "resume_changes=[]", *how)) as training:
+        assert training.step == 0
 
 
 def chances(asked) -> list[float]:

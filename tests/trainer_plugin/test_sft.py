@@ -41,15 +41,20 @@ def parameters_after(asked, stop_after: int | None = None) -> dict[str, torch.Te
 
 
 def test_a_run_goes_on_bit_by_bit_in_the_middle_of_an_epoch_with_other_workers(alone, release, tmp_path):
-    straight = parameters_after(recipe(tmp_path / "straight", release, "steps=5"))
-    parameters_after(recipe(tmp_path / "halves", release, "steps=5"), stop_after=2)
-    resumed = parameters_after(recipe(tmp_path / "halves", release, "steps=5", "videos.workers=2"))
+    settings = ("steps=5", "optimizer.schedule=cosine", "optimizer.warmup=0.5")
+    straight = parameters_after(recipe(tmp_path / "straight", release, *settings))
+    parameters_after(recipe(tmp_path / "halves", release, *settings), stop_after=2)
+    resumed = parameters_after(recipe(tmp_path / "halves", release, *settings, "videos.workers=2"))
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
-    losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        for run in ("straight", "halves")
-    ]
+    losses, rates = (
+        [
+            [json.loads(line)[name] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+            for run in ("straight", "halves")
+        ]
+        for name in ("loss", "learning_rate")
+    )
     assert losses[0] == losses[1]
+    assert rates[0] == rates[1] and len(set(rates[0])) == 5
 
 
 def test_the_curve_does_not_depend_on_ranks_also_across_a_resume(ranks, release, tmp_path):

@@ -161,6 +161,8 @@ def test_files_on_s3(folder, s3_bucket):
 
 
 def test_what_cannot_be_read_is_named(folder, tmp_path):
+    with pytest.raises(BadInput, match=r"/none\*: no file is there; look at the path and its wildcards"):
+        TextRows(str(folder / "none*"), TOKENIZER, 64, torch.clone, seed=1)
     with pytest.raises(BadInput, match="3 files for 4 data-parallel ranks"):
         rows(folder, ranks=4)
     with pytest.raises(BadInput, match=r"a\.parquet: no column 'content'; it has \['text'\]"):
@@ -171,8 +173,11 @@ def test_what_cannot_be_read_is_named(folder, tmp_path):
     (tmp_path / "x.doc").rename(tmp_path / "x.jsonl")
     with pytest.raises(BadInput, match="not one document"):
         tokens(rows(tmp_path), 1)
-    with pytest.raises(BadInput, match="other files or of seed"):
-        rows(folder).load_state_dict(TextRows(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=1).state_dict())
+    saved = TextRows(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=1).state_dict()
+    with pytest.raises(BadInput, match=r"saved position is in 1 files, the first .*a\.parquet, not in these 3"):
+        rows(folder).load_state_dict(saved)
+    with pytest.raises(BadInput, match=r"^seed is 7, but the saved position is of seed 1; set seed to that$"):
+        TextRows(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=7).load_state_dict(saved)
 
 
 def test_only_the_readers_own_thread_reads_a_parquet_file(folder, monkeypatch):

@@ -42,12 +42,11 @@ def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, feature
         gradient_accumulation_steps=asked.micro_steps(parallel.dp),
         learning_rate=asked.optimizer.learning_rate,
         adam_beta2=0.999,
-        lr_scheduler_type="constant",
         logging_steps=1,
         disable_tqdm=True,
         report_to=[],
         use_cpu=True,
-        **{"save_strategy": "no", **options},
+        **{"save_strategy": "no", "lr_scheduler_type": "constant", **options},
     )
     return kind(model, arguments, rows, tokenizer, workers=0)
 
@@ -123,6 +122,59 @@ def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, rele
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "halves" / "checkpoint-4")
     expected = dict(straight.model.model.named_parameters())
     assert all(torch.equal(value, expected[name].full_tensor()) for name, value in loaded.named_parameters())
+
+
+class Rates(TrainerCallback):
+    """The learning rates and betas that are applied, of each of the optimizer's groups, and when to end."""
+
+    def __init__(self, end: int | None = None) -> None:
+        self.end = end
+        self.applied: list[list[tuple[float, tuple[float, float]]]] = []
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **others) -> None:
+        self.applied.append([(group["lr"], tuple(group["betas"])) for group in optimizer.param_groups])
+
+    def on_step_end(self, args, state, control, **others) -> None:
+        control.should_training_stop |= state.global_step == self.end
+
+
+class Cycled(LongVideoTrainer):
+    """With a schedule that moves the betas too, and each group to a peak of its own."""
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        peaks = [0.003 / (1 + number) for number in range(len(self._groups))]
+        self.lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(self._adam, peaks, total_steps=num_training_steps)
+        return self.lr_scheduler
+
+
+@pytest.mark.parametrize(
+    ("kind", "schedule", "after"),
+    [
+        (LongVideoTrainer, {"lr_scheduler_type": "linear"}, 1),
+        (LongVideoTrainer, {"lr_scheduler_type": "cosine", "warmup_steps": 2}, 1),
+        (LongVideoTrainer, {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 4}, 2),
+        (Cycled, {}, 2),
+    ],
+    ids=["linear", "cosine-after-warmup", "warmup", "one-cycle"],
+)
+def test_an_interrupted_run_learns_at_the_rates_of_one_that_was_not(alone, release, tmp_path, kind, schedule, after):
+    def run(folder: str, end: int | None = None, resume: bool | None = None, **saving):
+        trainer = trainer_of(asked, tmp_path / folder, 4, kind=kind, weight_decay=0.1, **schedule, **saving)
+        rates = Rates(end)
+        trainer.add_callback(rates)
+        trainer.train(resume_from_checkpoint=resume)
+        return rates.applied, trainer
+
+    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    applied, straight = run("straight")
+    first, _ = run("halves", after, save_strategy="steps", save_steps=after)
+    rest, resumed = run("halves", resume=True)
+    assert len(applied[0]) == 2  # groups: with weight decay and without
+    assert first + rest == applied
+    logged = [row["learning_rate"] for row in resumed.state.log_history if "learning_rate" in row]
+    assert logged == [groups[0][0] for groups in applied]
+    for (name, value), other in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(value.full_tensor(), other.full_tensor()), name
 
 
 def killed_while_it_saves(asked: Recipe, folder, where: str) -> None:
