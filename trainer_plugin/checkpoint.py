@@ -15,7 +15,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -32,7 +33,7 @@ from transformers import PretrainedConfig
 
 from schemas.base import Model, parse_json
 from schemas.errors import BadInput
-from trainer_plugin.files import aside, put_whole, write_whole
+from trainer_plugin.files import aside, locked, put_whole, write_whole
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.parallel import on_first_rank, together
 from trainer_plugin.step import trained_parameters
@@ -147,6 +148,27 @@ class CheckpointFolder:
         state = parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE))
         load_tensors(path, model, optimizer, state.model)
         return state
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Keep every other run out of a folder while the block lasts. All ranks call it; the first one holds the lock, also
+    when the program that started the ranks is gone.
+
+    Raises:
+        BadInput: on every rank, when another run is in there, whose process is named, or nothing can be written there.
+    """
+    with ExitStack() as held:
+
+        def hold() -> None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(folder / ".lock", folder))
+            except OSError as error:
+                raise BadInput(f"nothing can be written into {folder}: {error}; choose another folder") from error
+
+        on_first_rank(hold)
+        yield
 
 
 class WritingPlace:

@@ -14,15 +14,20 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import fsspec
 import torch
 import torch.distributed as dist
+from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from schemas.errors import BadInput
+from trainer_plugin.checkpoint import only_run_in
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.examples import Row, Unusable, VideoClip
 from trainer_plugin.features import FeatureFolder
@@ -30,7 +35,7 @@ from trainer_plugin.loader import RowLoader
 from trainer_plugin.model import LongVideoModel, RunOptions
 from trainer_plugin.parallel import parallelize, start, together
 from trainer_plugin.plan import FrameShare
-from trainer_plugin.recipe import Recipe, load_recipe, recipe_names
+from trainer_plugin.recipe import Recipe, VideoData, load_recipe, recipe_names
 from trainer_plugin.sft import open_samples
 from trainer_plugin.weights import build_tower, read_config, read_tokenizer, tower_identity
 
@@ -60,13 +65,21 @@ def encode(recipe: Recipe, url: str) -> Encoded:
 
     Raises:
         BadInput: the recipe learns from no videos, or trains the tower or its projector; the model or the data do not
-            fit; the folder has features of another tower.
+            fit; the folder has features of another tower, or another process is encoding into it.
     """
     if recipe.videos is None:
         raise BadInput("the recipe learns from texts, which have no features")
     if recipe.trained.vision_tower or recipe.trained.projector:
         raise BadInput("features are of a frozen tower; set trained.vision_tower and trained.projector to false")
     device = start(_PATIENCE)
+    with ExitStack() as held:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        if isinstance(filesystem, LocalFileSystem):
+            held.enter_context(only_run_in(Path(path)))
+        return _encode(recipe, recipe.videos, url, device)
+
+
+def _encode(recipe: Recipe, videos: VideoData, url: str, device: torch.device) -> Encoded:
     config = together(lambda: read_config(recipe.model))
     parallel = parallelize(1, config.get_text_config(), device, timeout=_PATIENCE)
     model = build_tower(
@@ -77,7 +90,6 @@ def encode(recipe: Recipe, url: str) -> Encoded:
         options=RunOptions(vision_patches=recipe.memory.vision_patches, compile=recipe.compile),
         seed=recipe.seed,
     )
-    videos = recipe.videos
     samples = together(lambda: open_samples(videos, model.family, read_tokenizer(recipe.model)))
     folder = FeatureFolder(url, tower_identity(model))
     clips, unusable = clips_of(samples, recipe.row_tokens)

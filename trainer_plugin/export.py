@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from trainer_plugin.checkpoint import comparable, config_values
-from trainer_plugin.files import put_whole
+from trainer_plugin.files import locked, put_whole
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.parallel import on_first_rank
 from trainer_plugin.recipe import Export
@@ -72,7 +72,7 @@ def export_model(
         dtype: of the weights.
 
     Raises:
-        BadInput: nothing is asked for.
+        BadInput: nothing is asked for; or, on every rank, another process is writing the folder.
         OSError, RuntimeError: on every rank, when the first one cannot write.
     """
     if kind is Export.NONE:
@@ -82,15 +82,17 @@ def export_model(
     def write() -> None:
         # In a folder that is there, not next to it: that may be another disk.
         beside = folder / ".writing" if folder.exists() else folder.with_name(f".{folder.name}.writing")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        if kind is Export.ADAPTER:
-            _write_adapters(model.model, weights, beside, source)
-            _write_companions(beside, None, tokenizer)
-        else:
-            _write_model(model.model, weights, beside, dtype)
-            _write_companions(beside, source, tokenizer)
-        _put(beside, folder)
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with locked(beside.with_name(f"{beside.name}.lock"), folder):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
+            if kind is Export.ADAPTER:
+                _write_adapters(model.model, weights, beside, source)
+                _write_companions(beside, None, tokenizer)
+            else:
+                _write_model(model.model, weights, beside, dtype)
+                _write_companions(beside, source, tokenizer)
+            _put(beside, folder)
 
     on_first_rank(write)
 

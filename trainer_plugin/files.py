@@ -1,10 +1,26 @@
-"""Writes files and folders that are there whole or not at all, also when the process is killed or the machine stops."""
+"""Writes files and folders that are there whole or not at all, also when the process is killed or the machine stops.
+Locks keep a second writer out."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
 import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
+
+from schemas.errors import BadInput
+
+log = logging.getLogger(__name__)
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a disk answers that has no locks: some of Lustre's and FUSE's mounts."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -37,3 +53,53 @@ def put_whole(beside: Path, folder: Path) -> None:
 def aside(folder: Path) -> Path:
     """Where a folder lies while another takes its place."""
     return folder.with_name(f".{folder.name}.replaced")
+
+
+@contextmanager
+def locked(path: Path, folder: Path) -> Iterator[None]:
+    """Hold a lock file, which keeps others out of a folder: only one process has it at a time, on NFS also of several
+    hosts.
+
+    The kernel gives the lock back when its process ends, in whatever way. A file that is left by one that was killed
+    says nothing, and the next process takes it over. On a disk without locks it is a warning that there are none.
+
+    Raises:
+        BadInput: another process has it; the message names that.
+        OSError: the file cannot be written.
+    """
+    file = _lock(path, folder)
+    try:
+        file.truncate(0)
+        with suppress(OSError):  # on a full disk it is a lock all the same
+            file.write(f"process {os.getpid()} on host {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M}")
+            file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _lock(path: Path, folder: Path) -> IO[str]:
+    """The file, opened and locked."""
+    while True:
+        file = path.open("a+")  # NFS wants it writable
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            file.close()
+            raise BadInput(
+                f"{folder} is in use by {holder}; wait until that has ended, or end it there with kill, or choose "
+                f"another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                file.close()
+                raise
+            log.warning("%s: this disk has no locks (%s); start no second run in this folder", folder, error)
+            return file
+        with suppress(FileNotFoundError):  # the last holder may have removed it between open and flock
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()

@@ -35,7 +35,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from trainer_plugin.batches import RowStream, share_given_out
-from trainer_plugin.checkpoint import CheckpointFolder, RunState, check_settings, model_values
+from trainer_plugin.checkpoint import CheckpointFolder, RunState, check_settings, model_values, only_run_in
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.export import export_model
 from trainer_plugin.families.base import Family
@@ -92,7 +92,7 @@ class Training:
 
         Raises:
             BadInput: on every rank: the model, the data, the checkpoint or the number of processes does not fit, or
-                `recipe.out` is not on a disk that all ranks share.
+                `recipe.out` is in use by another run or not on a disk that all ranks share.
         """
         self.recipe = recipe
         patience = timedelta(minutes=recipe.parallel.timeout_minutes)
@@ -106,13 +106,6 @@ class Training:
         self.family = together(lambda: read_family(recipe.model, config))
         self.tokenizer = together(lambda: read_tokenizer(recipe.model))
         self.rows = together(self._open_rows)
-        self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
-        self.model = open_model(recipe, config, self.parallel)
-        check_features(self.rows, self.model)
-        self.costs = self.model.costs
-        self._tower_costs = TowerCosts.of(self.model.model, self.family)
-        wanted = recipe.optimizer
-        self.optimizer = adamw(self.model, wanted.learning_rate, wanted.weight_decay, wanted.betas)
         self.step = 0
         """Optimizer steps done."""
         self.tokens = 0
@@ -123,6 +116,14 @@ class Training:
         self._stop = threading.Event()
         self._ended = False
         with ExitStack() as resources:
+            resources.enter_context(only_run_in(Path(recipe.out)))
+            self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
+            self.model = open_model(recipe, config, self.parallel)
+            check_features(self.rows, self.model)
+            self.costs = self.model.costs
+            self._tower_costs = TowerCosts.of(self.model.model, self.family)
+            wanted = recipe.optimizer
+            self.optimizer = adamw(self.model, wanted.learning_rate, wanted.weight_decay, wanted.betas)
             plan = partial(plan_row, family=self.family, parallel=self.parallel, costs=self.costs)
             workers = recipe.videos.workers if recipe.videos else 0
             self._loader = resources.enter_context(

@@ -15,6 +15,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
@@ -26,7 +27,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy, rotate_checkpoints
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    IntervalStrategy,
+    SaveStrategy,
+    TrainOutput,
+    rotate_checkpoints,
+)
 from transformers.training_args import OptimizerNames
 
 from schemas.errors import BadInput
@@ -37,6 +44,7 @@ from trainer_plugin.checkpoint import (
     differences,
     load_tensors,
     model_values,
+    only_run_in,
     save_tensors,
 )
 from trainer_plugin.export import export_model
@@ -293,6 +301,17 @@ class LongVideoTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
         # The loss is divided by the step's tokens, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
+
+    def train(self, *arguments: Any, **options: Any) -> TrainOutput:
+        """As `Trainer.train`. Where checkpoints are saved, no other run may be in that folder meanwhile.
+
+        Raises:
+            BadInput: on every rank, when another one is; or as the methods below.
+        """
+        with ExitStack() as held:
+            if self._writing is not None:
+                held.enter_context(only_run_in(self._writing.path.parent))
+            return super().train(*arguments, **options)
 
     def get_train_dataloader(self) -> DataLoader[Load | None]:
         return DataLoader(_Decoded(self), batch_size=None, collate_fn=_as_it_is)

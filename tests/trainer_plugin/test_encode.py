@@ -10,6 +10,7 @@ from tests.trainer_plugin.runs import SETTINGS, curve, model_folder, recipe
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.bytes_tokenizer import bytes_tokenizer
 from trainer_plugin.encode import Encoded, encode, main
+from trainer_plugin.files import locked
 from trainer_plugin.recipe import Recipe
 
 FROZEN = ("steps=2", "trained.vision_tower=false", "trained.projector=false", "optimizer.warmup=0")
@@ -97,6 +98,13 @@ def test_features_of_another_tower_or_of_other_frames_are_refused(alone, asked, 
     for other in ("videos.frames.max_frames=2", "videos.frames.max_video_tokens=8"):
         with pytest.raises(BadInput, match="are of other frames or another size than asked"):
             curve(asked("frames", reading(features, done.tower), other))
+
+
+def test_a_folder_into_which_another_process_encodes_is_refused(alone, asked, tmp_path):
+    features = tmp_path / "features"
+    features.mkdir()
+    with locked(features / ".lock", features), pytest.raises(BadInput, match=f"^{features} is in use by process"):
+        encode(asked("unused"), str(features))
 
 
 def test_all_ranks_refuse_a_single_file_of_another_tower(ranks, asked, tmp_path):

@@ -11,6 +11,7 @@ from tests.trainer_plugin.runs import model_folder, recipe, text_log_probs, tied
 from trainer_plugin.bytes_tokenizer import bytes_tokenizer
 from trainer_plugin.chat import CHAT_TEMPLATES, CHATML
 from trainer_plugin.examples import Example
+from trainer_plugin.files import locked
 from trainer_plugin.model import RowShare
 from trainer_plugin.plan import SequencePlan
 from trainer_plugin.sft import Training
@@ -186,3 +187,15 @@ def test_a_recipe_without_an_export_has_none(alone, release, tmp_path):
         pytest.raises(BadInput, match="nothing to export with export: none"),
     ):
         training.export()
+
+
+def test_a_folder_that_another_process_exports_to_is_refused(alone, release, tmp_path):
+    export = tmp_path / "export"
+    with Training(recipe(tmp_path / "run", release, "steps=1", "export=model")) as training:
+        with (
+            locked(tmp_path / ".export.writing.lock", export),
+            pytest.raises(BadInput, match=f"^{export} is in use by process"),
+        ):
+            training.export(export)
+        training.export(export)
+    assert (export / "model.safetensors").exists()

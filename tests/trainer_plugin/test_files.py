@@ -1,9 +1,15 @@
 import errno
+import fcntl
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from trainer_plugin.files import aside, put_whole, write_whole
+from schemas.errors import BadInput
+from trainer_plugin.files import aside, locked, put_whole, write_whole
 
 
 def test_a_file_is_replaced_by_a_whole_one_and_its_folder_is_made(tmp_path):
@@ -42,3 +48,53 @@ def test_a_kill_before_the_last_rename_leaves_the_old_folder_aside(tmp_path, mon
         put_whole(beside, folder)
     assert [path.name for path in aside(folder).iterdir()] == ["old"]
     assert [path.name for path in beside.iterdir()] == ["new"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from trainer_plugin.files import locked
+
+with locked(Path(sys.argv[1]), Path(sys.argv[1]).parent):
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_lock_is_one_processs_until_it_ends_even_by_a_kill(tmp_path):
+    path = tmp_path / ".lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    named = rf"^{tmp_path} is in use by process {holder.pid} on host {socket.gethostname()} since [-0-9: ]+; wait "
+    with pytest.raises(BadInput, match=named), locked(path, tmp_path):
+        pass
+    holder.kill()
+    holder.communicate()
+    assert path.exists()
+    with locked(path, tmp_path):
+        assert f"process {os.getpid()} on host" in path.read_text()
+        with pytest.raises(BadInput, match=f"in use by process {os.getpid()}"), locked(path, tmp_path):
+            pass
+    assert not path.exists()
+
+
+def test_a_lock_removed_while_one_waits_for_it_is_taken_anew(tmp_path, monkeypatch):
+    path, flock = tmp_path / ".lock", fcntl.flock
+
+    def removed_before(file, operation):
+        monkeypatch.undo()
+        path.unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_before)
+    with locked(path, tmp_path), pytest.raises(BadInput, match="in use"), locked(path, tmp_path):
+        pass
+
+
+def test_a_disk_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+    def unsupported(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with locked(tmp_path / ".lock", tmp_path):
+        assert f"{tmp_path}: this disk has no locks" in caplog.text
