@@ -103,8 +103,11 @@ def set_field(values: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"setting {path}: the value is {error}") from None
 
 
-def validated(values: Mapping[str, Any], model: type[M]) -> M:
+def validated(values: Mapping[str, Any], model: type[M], synonyms: Mapping[str, str] | None = None) -> M:
     """The values as a model.
+
+    Args:
+        synonyms: other programs' names for some fields, and the dotted names here.
 
     Raises:
         ConfigError: an unknown field, a value that does not fit, or values that contradict: all of them.
@@ -113,7 +116,7 @@ def validated(values: Mapping[str, Any], model: type[M]) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         found = error.errors()
-        problems = [_explain(dict(each), model) for each in found[:_PROBLEMS_SHOWN]]
+        problems = [_explain(dict(each), model, synonyms or {}) for each in found[:_PROBLEMS_SHOWN]]
         if len(found) > _PROBLEMS_SHOWN:
             problems.append(f"and {len(found) - _PROBLEMS_SHOWN} more")
         raise ConfigError(
@@ -121,22 +124,48 @@ def validated(values: Mapping[str, Any], model: type[M]) -> M:
         ) from error
 
 
-def _explain(found: dict[str, Any], model: type[BaseModel]) -> str:
+def _explain(found: dict[str, Any], model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
     path = [str(part) for part in found["loc"]]
     name = shown_uri(".".join(path)) or "configuration"
     if found["type"] == "extra_forbidden":
-        known = _fields_at(path[:-1], model)
-        near = difflib.get_close_matches(path[-1][:_LONGEST_NAME], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        return f"{name}: no such field; {hint}"
+        return f"{name}: no such field; {_hint(path, model, synonyms)}"
     if found["type"] == "missing":
         return f"{name}: is required"
     return f"{name}: {message_of(found)}"
 
 
+def _hint(path: Sequence[str], model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
+    """What may have been meant by a field that does not exist: what other programs call so, a field of that name
+    elsewhere, or one of a similar name beside it or elsewhere."""
+    known, name = _fields_at(path[:-1], model), path[-1][:_LONGEST_NAME]
+    everywhere = {dotted.rpartition(".")[2]: dotted for dotted in reversed(_dotted(model))}
+    meant = synonyms.get(name.replace("-", "_").lower()) or everywhere.get(name)
+    if meant is None and (near := difflib.get_close_matches(name, known, n=1)):
+        meant = near[0]
+    if meant is None and (near := difflib.get_close_matches(name, everywhere, n=1, cutoff=0.8)):
+        meant = everywhere[near[0]]
+    return f"known are {', '.join(known)}" if meant is None else f"did you mean {meant!r}?"
+
+
+def _dotted(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """All fields, also of sections, outer ones first."""
+    names = [prefix + name for name in model.model_fields]
+    for name in model.model_fields:
+        inner = _section(model, name)
+        names += _dotted(inner, f"{prefix}{name}.") if inner else []
+    return names
+
+
+def _section(model: type[BaseModel], field: str) -> type[BaseModel] | None:
+    """The model of a field that is a section."""
+    if field not in model.model_fields:  # a number in a list
+        return None
+    annotation = model.model_fields[field].annotation
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+
+
 def _fields_at(path: Sequence[str], model: type[BaseModel]) -> list[str]:
     for part in path:
-        annotation = model.model_fields[part].annotation
-        sections = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-        model = next(kind for kind in sections if issubclass(kind, BaseModel))
+        model = _section(model, part) or model
     return list(model.model_fields)

@@ -274,6 +274,67 @@ class Recipe(Model):
         return rows // ranks
 
 
+_SYNONYMS = {
+    "output_dir": "out",
+    "model_name_or_path": "model.path",
+    "tokenizer_name_or_path": "model.tokenizer",
+    "dataset": "videos.release",
+    "data_path": "videos.release",
+    "max_frames_num": "videos.frames.max_frames",
+    "nframes": "videos.frames.frames",
+    "dataloader_num_workers": "videos.workers",
+    "num_workers": "videos.workers",
+    "max_length": "row_tokens",
+    "max_seq_length": "row_tokens",
+    "model_max_length": "row_tokens",
+    "cutoff_len": "row_tokens",
+    "batch_size": "step_tokens",
+    "global_batch_size": "step_tokens",
+    "train_batch_size": "step_tokens",
+    "per_device_train_batch_size": "step_tokens",
+    "gradient_accumulation_steps": "step_tokens",
+    "num_train_epochs": "epochs",
+    "max_steps": "steps",
+    "train_iters": "steps",
+    "lr": "optimizer.learning_rate",
+    "lr_scheduler": "optimizer.schedule",
+    "lr_scheduler_type": "optimizer.schedule",
+    "warmup_ratio": "optimizer.warmup",
+    "warmup_steps": "optimizer.warmup",
+    "wd": "optimizer.weight_decay",
+    "adam_beta1": "optimizer.betas",
+    "adam_beta2": "optimizer.betas",
+    "grad_clip": "optimizer.max_grad_norm",
+    "clip_grad": "optimizer.max_grad_norm",
+    "gradient_clip_val": "optimizer.max_grad_norm",
+    "lora_rank": "trained.lora.rank",
+    "lora_r": "trained.lora.rank",
+    "r": "trained.lora.rank",
+    "lora_alpha": "trained.lora.alpha",
+    "freeze_vision_tower": "trained.vision_tower",
+    "tune_mm_vision": "trained.vision_tower",
+    "tune_mm_mlp": "trained.projector",
+    "tune_mm_llm": "trained.language_model",
+    "sp_size": "parallel.sp",
+    "sequence_parallel_size": "parallel.sp",
+    "seq_parallel_size": "parallel.sp",
+    "context_parallel_size": "parallel.sp",
+    "gradient_checkpointing": "memory.recomputed_layers",
+    "bf16": "precision",
+    "dtype": "precision",
+    "torch_dtype": "precision",
+    "attn_implementation": "kernel",
+    "torch_compile": "compile",
+    "save_steps": "checkpoints.every_steps",
+    "save_interval": "checkpoints.every_steps",
+    "save_total_limit": "checkpoints.keep",
+    "report_to": "wandb_project",
+    "random_seed": "seed",
+}
+"""What other trainers (transformers, TRL, LLaMA-Factory, LongVILA, Megatron) call some of the fields, or what serves
+the purpose here."""
+
+
 def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     """A recipe from a file, or one of the package's own by its name (`recipe_names`).
 
@@ -292,7 +353,7 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     values = read_fields(path)
     for setting in settings:
         set_field(values, setting)
-    return validated(values, Recipe)
+    return validated(values, Recipe, _SYNONYMS)
 
 
 def recipe_names() -> list[str]:

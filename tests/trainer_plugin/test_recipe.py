@@ -59,6 +59,44 @@ def test_what_is_unknown_or_does_not_fit_is_named(settings, message):
 
 
 @pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("lr=1e-4", "optimizer.learning_rate"),
+        ("optimizer.lr=1e-4", "optimizer.learning_rate"),
+        ("learning_rate=1e-4", "optimizer.learning_rate"),
+        ("max_steps=10", "steps"),
+        ("save_steps=10", "checkpoints.every_steps"),
+        ("every_steps=10", "checkpoints.every_steps"),
+        ("lora_rank=8", "trained.lora.rank"),
+        ("trained.r=8", "trained.lora.rank"),
+        ("per-device-train-batch-size=4", "step_tokens"),
+        ("weight_decays=0.1", "optimizer.weight_decay"),
+        ("trained.lora.alhpa=16", "alpha"),
+        ("optimiser.learning_rate=1", "optimizer"),
+    ],
+)
+def test_a_name_of_another_trainer_or_place_is_answered_by_ours(setting, meant):
+    name = setting.partition("=")[0]
+    with pytest.raises(ConfigError) as raised:
+        load_recipe("cot_sft", [*GIVEN["videos"], setting])
+    assert f"{name if meant != 'optimizer' else 'optimiser'}: no such field; did you mean {meant!r}?" in str(
+        raised.value
+    )
+
+
+def test_what_resembles_nothing_names_what_there_is():
+    with pytest.raises(ConfigError, match=r"checkpoints.zzz: no such field; known are every_steps, keep$"):
+        load_recipe("cot_sft", [*GIVEN["videos"], "checkpoints.zzz=1"])
+
+
+def test_only_what_decides_how_a_run_learns_is_named_to_change_it():
+    with pytest.raises(
+        ConfigError, match=r"resume_changes may name row_tokens, .*, not seed, videos.target: model, data"
+    ):
+        load_recipe("cot_sft", [*GIVEN["videos"], "resume_changes=[seed, steps, videos.target]"])
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         (["model.config={}"], "model: give either path or config and leave the other null, got both (path=m)"),
