@@ -14,6 +14,7 @@ nothing there imports it, so that a training job installs it without Airflow. `d
     decoders.py                                               processes that decode
     encode.py, features.py                                    videos that are encoded once
     weights.py, checkpoint.py, export.py, files.py            from and to the disk
+    command.py                                                how a command ends: signals, errors, exit status
     metrics.py, memory.py                                     what it costs
     offload.py, tiling.py                                     what makes it fit
     versions.py, bytes_tokenizer.py                           what it runs with; a tokenizer for random weights

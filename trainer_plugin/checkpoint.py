@@ -11,11 +11,12 @@ is refused by naming the first differences, before anything is changed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -33,7 +34,7 @@ from transformers import PretrainedConfig
 
 from schemas.base import Model, parse_json
 from schemas.errors import BadInput
-from trainer_plugin.files import aside, locked, put_whole, write_whole
+from trainer_plugin.files import aside, locked, put_whole, room_for, write_whole
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.parallel import on_first_rank, together
 from trainer_plugin.step import trained_parameters
@@ -41,6 +42,9 @@ from trainer_plugin.step import trained_parameters
 log = logging.getLogger(__name__)
 
 _STATE = "state.json"
+_FILES = "files.json"
+_OVERHEAD_BYTES = 1 << 18
+"""Of a checkpoint's small files, about."""
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _STATES = ("step", *_MOMENTS)
 """Of AdamW, for each parameter: one without a gradient in some step is behind in its own count of them."""
@@ -77,6 +81,10 @@ class CheckpointFolder:
         self.folder = folder
         self.keep = keep
         self._writing = WritingPlace(folder)
+
+    def remove_half_written(self) -> None:
+        """What killed runs left: it takes room, and no run that is alive may be in the folder."""
+        self._writing.cleared()
 
     def agreed_latest(self) -> Path | None:
         """`latest`, of which all ranks must see the same.
@@ -116,23 +124,38 @@ class CheckpointFolder:
             f"it to begin anew"
         )
 
+    def whole_latest(self) -> Path | None:
+        """The last checkpoint, if all of it is there as it was written; else the last one before it of which that is
+        true, and a warning.
+
+        Raises:
+            BadInput: on every rank, when there are checkpoints, but none is whole; or as `agreed_latest`.
+        """
+        latest = self.agreed_latest()
+        if latest is None:
+            return None
+        earlier = [path for path in sorted(self.folder.glob("step-*"), reverse=True) if path.name < latest.name]
+        return first_whole([latest, *earlier])
+
     def save(self, model: LongVideoModel, optimizer: Optimizer, state: RunState) -> Path:
         """Write a checkpoint, then forget all but the last `keep` up to it, and what killed runs left half.
 
         Later ones, of a run that was sent back to this step, stay until it comes to them.
 
         Raises:
-            CheckpointException, OSError, RuntimeError: on every rank, when one of them cannot write, say as the disk is
-                full; the last checkpoint stays.
+            FullDisk, CheckpointException, OSError, RuntimeError: on every rank, when one of them cannot write, say as
+                the disk is full; the last checkpoint stays, and nothing of this one.
         """
         final = self.folder / f"step-{state.step:08d}"
         beside = self._writing.cleared()
-        save_tensors(beside, model, optimizer)
-        on_first_rank(lambda: self._publish(beside, final, state))
+        with self._writing.room_for(tensor_bytes(model, optimizer)):
+            save_tensors(beside, model, optimizer)
+            on_first_rank(lambda: write_whole(beside / _STATE, state.model_dump_json(indent=1).encode()))
+            record_files(beside)
+            on_first_rank(lambda: self._publish(beside, final))
         return final
 
-    def _publish(self, beside: Path, final: Path, state: RunState) -> None:
-        write_whole(beside / _STATE, state.model_dump_json(indent=1).encode())
+    def _publish(self, beside: Path, final: Path) -> None:
         put_whole(beside, final)
         write_whole(self.folder / "latest", final.name.encode())
         earlier = [path for path in sorted(self.folder.glob("step-*")) if path.name <= final.name]
@@ -148,6 +171,68 @@ class CheckpointFolder:
         state = parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE))
         load_tensors(path, model, optimizer, state.model)
         return state
+
+
+def record_files(folder: Path) -> None:
+    """Note the hash of every file of a checkpoint in it. Every rank must call it, and reads what it has written."""
+    rank = dist.get_rank()
+    mine = {str(path.relative_to(folder)): _hash(path) for path in folder.rglob(f"__{rank}_*.distcp")}
+    found: list[dict[str, str]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+
+    def write() -> None:
+        hashes = {name: value for each in found for name, value in each.items()}
+        for path in folder.rglob("*"):
+            if path.is_file() and (name := str(path.relative_to(folder))) not in hashes:
+                hashes[name] = _hash(path)
+        write_whole(folder / _FILES, json.dumps(hashes, indent=1, sort_keys=True).encode())
+
+    on_first_rank(write)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, the same on every rank; None: nothing, or an earlier version wrote
+    it, which noted no hashes. Every rank must call it, and reads a part of them."""
+    found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, _damage(folder, dist.get_rank(), dist.get_world_size()))
+    return next((problem for problem in found if problem), None)
+
+
+def first_whole(checkpoints: Sequence[Path]) -> Path:
+    """Of checkpoints, the latest first, the first without damage; a warning names those before it. Every rank must call
+    it.
+
+    Raises:
+        BadInput: on every rank, when all are damaged.
+    """
+    damaged: list[str] = []
+    for path in checkpoints:
+        if (problem := damage(path)) is None:
+            if damaged and dist.get_rank() == 0:
+                log.warning("%s; going on from the one before, %s", "; ".join(damaged), path)
+            return path
+        damaged.append(f"checkpoint {path} is damaged: {problem}")
+    raise BadInput(f"{'; '.join(damaged)}; copy it again, or begin anew in another out folder")
+
+
+def _damage(folder: Path, rank: int, ranks: int) -> str | None:
+    try:
+        hashes = json.loads((folder / _FILES).read_bytes())
+        for name in sorted(hashes)[rank::ranks]:
+            if not (folder / name).exists():
+                return f"{name} is missing"
+            if _hash(folder / name) != hashes[name]:
+                return f"{name} is not what was written"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        return f"{_FILES} cannot be read ({error})"
+    return None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -198,6 +283,17 @@ class WritingPlace:
         dist.barrier()
         return self.path
 
+    @contextmanager
+    def room_for(self, needed: int) -> Iterator[None]:
+        """While all ranks write so many bytes into `path`, of which nothing stays if there is no room.
+
+        Raises:
+            FullDisk: on the first rank, when there is no room; on the others RuntimeError or what they met.
+        """
+        with ExitStack() as room:
+            on_first_rank(lambda: room.enter_context(room_for(self.path, needed)))
+            yield
+
     def _make(self) -> None:
         try:
             self.path.mkdir(parents=True)
@@ -227,6 +323,14 @@ def check_optimizer(optimizer: Optimizer) -> None:
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
     """Every rank writes its shards of what is learned and of AdamW's state, and its random state."""
     save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
+
+
+def tensor_bytes(model: LongVideoModel, optimizer: Optimizer) -> int:
+    """How much `save_tensors` writes, over all ranks, and a little more. Every rank must call it."""
+    local = (t.to_local() if isinstance(t, DTensor) else t for t in _tensors(model, optimizer).values())
+    total = torch.tensor(sum(tensor.numel() * tensor.itemsize for tensor in local))
+    dist.all_reduce(total)
+    return int(total) + _OVERHEAD_BYTES
 
 
 def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, written_by: Mapping[str, Any]) -> None:

@@ -10,11 +10,16 @@ recipe, so that training reads the features, is said at the end.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes it: no traceback of the imports
+
 import argparse
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,10 +33,12 @@ from torch import Tensor
 
 from schemas.errors import BadInput
 from trainer_plugin.checkpoint import only_run_in
+from trainer_plugin.command import run
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.examples import Row, Unusable, VideoClip
 from trainer_plugin.features import FeatureFolder
 from trainer_plugin.loader import RowLoader
+from trainer_plugin.metrics import Progress
 from trainer_plugin.model import LongVideoModel, RunOptions
 from trainer_plugin.parallel import parallelize, start, together
 from trainer_plugin.plan import FrameShare
@@ -150,7 +157,8 @@ def _encode_rows(
     assert recipe.videos is not None
     rows = _OneByOne(samples, numbers, recipe.row_tokens)
     written, broken = 0, {}
-    with RowLoader(rows, _whole, resample=model.family.resample, workers=recipe.videos.workers, ahead=1) as loader:
+    options: Any = {"resample": model.family.resample, "workers": recipe.videos.workers, "ahead": 1}
+    with closing(Progress("encoding")) as progress, RowLoader(rows, _whole, **options) as loader:
         for done, loaded in enumerate(loader, 1):
             [clip] = loaded.row.examples[0].videos
             for bad in loaded.failures.values():
@@ -158,7 +166,8 @@ def _encode_rows(
             if not loaded.failures:
                 folder.write(clip, features_of(model, loaded.pixels[0]))
                 written += 1
-            log.info("%d of %d: video %s, %d frames", done, len(numbers), clip.video.key, len(clip.frame_times_us))
+            progress.now(f"encoding clip {done + 1} of {len(numbers)}")
+            log.info("clip %d of %d: video %s, %d frames", done, len(numbers), clip.video.key, len(clip.frame_times_us))
     return written, broken
 
 
@@ -189,29 +198,27 @@ def _whole(row: Row) -> tuple[None, list[FrameShare]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 2 for what only a person can mend."""
+    """The command. Returns its exit status, as docs/trainer.md lists them."""
     parser = argparse.ArgumentParser(prog="trainer_plugin.encode", description="Encode a recipe's videos once.")
     parser.add_argument("url", help="folder or URL of the features, on a disk that all hosts share")
     parser.add_argument("recipe", help=f"a .yaml file, or one of {', '.join(recipe_names())}")
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="they win over the recipe's values")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    try:
+
+    def work() -> int:
         # Nothing but features is written; a recipe needs an out folder all the same.
         done = encode(load_recipe(given.recipe, [f"out={given.url}", *given.settings]), given.url)
-    except BadInput as error:
-        log.error("%s", error)
-        return 2
-    if dist.get_rank() == 0:
-        for key, reason in done.broken.items():
-            log.warning("video %s is left out: %s", key, reason)
-        log.info(
-            "%d clips encoded, %d were there, %d videos broken, %d samples fit no row. In the recipe: "
-            "videos.features={url: %s, tower: %s}",
-            done.written, done.found, len(done.broken), done.unusable, given.url, done.tower,
-        )  # fmt: skip
-    dist.destroy_process_group()
-    return 0
+        if dist.get_rank() == 0:
+            for key, reason in done.broken.items():
+                log.warning("video %s is left out: %s", key, reason)
+            log.info(
+                "%d clips encoded, %d were there, %d videos broken, %d samples fit no row. In the recipe: "
+                "videos.features={url: %s, tower: %s}",
+                done.written, done.found, len(done.broken), done.unusable, given.url, done.tower,
+            )  # fmt: skip
+        return 0
+
+    return run(work, at_once=f"what lies in {given.url} is whole; run it again to encode the rest")
 
 
 if __name__ == "__main__":

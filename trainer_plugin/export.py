@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from trainer_plugin.checkpoint import comparable, config_values
-from trainer_plugin.files import locked, put_whole
+from trainer_plugin.files import locked, put_whole, room_for
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.parallel import on_first_rank
 from trainer_plugin.recipe import Export
@@ -78,6 +78,7 @@ def export_model(
     if kind is Export.NONE:
         raise BadInput("there is nothing to export with export: none; set it to model or adapter")
     weights = _gathered(model, dtype, adapters_only=kind is Export.ADAPTER)
+    needed = sum(tensor.numel() * tensor.itemsize for tensor in weights.values())
 
     def write() -> None:
         # In a folder that is there, not next to it: that may be another disk.
@@ -85,16 +86,22 @@ def export_model(
         beside.parent.mkdir(parents=True, exist_ok=True)
         with locked(beside.with_name(f"{beside.name}.lock"), folder):
             shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir()
-            if kind is Export.ADAPTER:
-                _write_adapters(model.model, weights, beside, source)
-                _write_companions(beside, None, tokenizer)
-            else:
-                _write_model(model.model, weights, beside, dtype)
-                _write_companions(beside, source, tokenizer)
-            _put(beside, folder)
+            with room_for(beside, needed):
+                beside.mkdir()
+                if kind is Export.ADAPTER:
+                    _write_adapters(model.model, weights, beside, source)
+                    _write_companions(beside, None, tokenizer)
+                else:
+                    _write_model(model.model, weights, beside, dtype)
+                    _write_companions(beside, source, tokenizer)
+                _put(beside, folder)
 
     on_first_rank(write)
+
+
+def export_bytes(model: LongVideoModel, dtype: torch.dtype) -> int:
+    """How much a whole model's weights take in that type."""
+    return sum(parameter.numel() for parameter in model.model.parameters()) * dtype.itemsize
 
 
 def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) -> dict[str, Tensor]:

@@ -19,19 +19,71 @@ from schemas.errors import BadInput
 
 log = logging.getLogger(__name__)
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a disk answers that has no locks: some of Lustre's and FUSE's mounts."""
 
 
+class FullDisk(OSError):
+    """There is no room for what is to be written."""
+
+    def __init__(self, folder: Path, needed: int) -> None:
+        """`needed`: bytes of what is to be written."""
+        free = shutil.disk_usage(folder).free
+        super().__init__(errno.ENOSPC, "No space left on device", str(folder))
+        self.message = f"the disk of {folder} is full: {_size(needed)} are to be written, {_size(free)} are free"
+        if free < needed:
+            self.message += f"; make room for {_size(needed - free)} more"
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@contextmanager
+def room_for(beside: Path, needed: int) -> Iterator[None]:
+    """While a block writes so many bytes at a path.
+
+    Raises:
+        FullDisk: there is no room, at the beginning or on the way, whatever a library makes of that. Nothing of what
+            was written stays: it would be in the way of whatever comes next.
+    """
+    if shutil.disk_usage(beside.parent).free < needed:
+        raise FullDisk(beside.parent, needed)
+    try:
+        yield
+    except BaseException as error:  # CheckpointException is no Exception
+        there = sum(path.stat().st_size for path in beside.rglob("*") if path.is_file())
+        if is_full(error) or shutil.disk_usage(beside.parent).free + there < needed:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise FullDisk(beside.parent, needed) from error
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed for want of room."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 def write_whole(path: Path, data: bytes) -> None:
-    """Write beside, then rename; the folder is made if it is not there. One writer at a time for each path."""
+    """Write beside, then rename; the folder is made if it is not there. One writer at a time for each path.
+
+    Raises:
+        FullDisk: there is no room; what was there stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.writing")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        if is_full(error):
+            raise FullDisk(path.parent, len(data)) from error
+        raise
 
 
 def put_whole(beside: Path, folder: Path) -> None:
@@ -53,6 +105,14 @@ def put_whole(beside: Path, folder: Path) -> None:
 def aside(folder: Path) -> Path:
     """Where a folder lies while another takes its place."""
     return folder.with_name(f".{folder.name}.replaced")
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e3:.1f} KB"
 
 
 @contextmanager

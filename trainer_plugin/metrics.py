@@ -10,8 +10,12 @@ import hashlib
 import importlib.util
 import json
 import logging
+import os
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +27,15 @@ from torch import nn
 from schemas.base import Model
 from schemas.errors import BadInput
 from trainer_plugin.families.base import Family
-from trainer_plugin.files import write_whole
+from trainer_plugin.files import FullDisk, is_full, write_whole
 from trainer_plugin.plan import Costs, SequencePlan
 
 log = logging.getLogger(__name__)
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+_QUIET_SECONDS = 60.0
+"""How long a log may be silent."""
 
 PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "B200": 2250.0, "A100": 312.0, "L40S": 362.0}
 """Dense bfloat16 TFLOP/s by what the device's name contains, the first that matches (NVIDIA's data sheets)."""
@@ -63,16 +72,26 @@ class StepMetrics(Model):
     """The most that tensors took on a device; the process's largest size on a CPU."""
     skipped: dict[str, int]
     """Samples left out so far and not learned since, by reason."""
+    steps: int | None = None
+    """Of the whole run; None where epochs are counted."""
+    share_done: float | None = None
+    """Of the whole run, from 0 to 1."""
+    seconds_left: float | None = None
+    """At the pace since the run was last started."""
 
     def line(self) -> str:
         """For the console."""
+        of = "" if self.steps is None else f" of {self.steps}"
+        if self.steps is None and self.share_done is not None:
+            of = f" ({self.share_done:.0%})"
+        left = "" if self.seconds_left is None else f"  {duration(self.seconds_left)} left"
         mfu = "" if self.mfu is None else f"  mfu {self.mfu:.1%}"
         skipped = f"  skipped {sum(self.skipped.values())}" if self.skipped else ""
         return (
-            f"step {self.step}  loss {self.loss:.4f}  grad {self.grad_norm:.3f}  lr {self.learning_rate:.2e}  "
+            f"step {self.step}{of}  loss {self.loss:.4f}  grad {self.grad_norm:.3f}  lr {self.learning_rate:.2e}  "
             f"{self.tokens:,} tokens in {self.seconds:.2f} s ({self.data_seconds:.2f} s waiting): "
             f"{self.tokens_per_second:,.0f}/s, {self.tokens_per_second_per_device:,.0f}/s/device{mfu}  "
-            f"memory {self.memory_bytes / 2**30:.1f} GiB{skipped}"
+            f"memory {self.memory_bytes / 2**30:.1f} GiB{skipped}{left}"
         )
 
 
@@ -85,6 +104,64 @@ def check_loggers(wandb_project: str | None) -> None:
     _tensorboard()
     if wandb_project is not None:
         _wandb()
+
+
+class Progress:
+    """Logs what a run does whenever that takes longer than a minute, so that a log file shows that it is alive."""
+
+    def __init__(self, doing: str | None) -> None:
+        """As `now`."""
+        self._closed = threading.Event()
+        self.now(doing)
+        threading.Thread(target=self._repeat, daemon=True).start()
+
+    def now(self, doing: str | None) -> None:
+        """Say what begins now; it is logged if nothing else has begun a minute later. None: nothing that is ours."""
+        self._since = self._logged = time.monotonic()
+        self._doing = doing
+
+    def close(self) -> None:
+        """Log no more."""
+        self._closed.set()
+
+    def _repeat(self) -> None:
+        while not self._closed.wait(min(1.0, _QUIET_SECONDS)):
+            now = time.monotonic()
+            if self._doing is not None and now - self._logged >= _QUIET_SECONDS:
+                self._logged = now
+                log.info("%s, for %s", self._doing, duration(now - self._since))
+
+
+@contextmanager
+def console_log() -> Iterator[None]:
+    """Log to stderr while the block lasts, in a program that has not said where its log goes: of the first rank all, of
+    the others warnings."""
+    package = logging.getLogger(__package__)
+    if package.hasHandlers():
+        yield
+        return
+    handler, level = logging.StreamHandler(), package.level
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    package.addHandler(handler)
+    package.setLevel(log_level())
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+
+
+def log_level() -> int:
+    """Of this rank: what all know is logged once."""
+    return logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+
+
+def duration(seconds: float) -> str:
+    """For people: 5 s, 12 min, 3 h 20 min."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class MetricsLog:
@@ -110,10 +187,20 @@ class MetricsLog:
         self._wandb = None if wandb_project is None else self._begun_run(folder, wandb_project, recipe)
 
     def write(self, metrics: StepMetrics) -> None:
-        """Record one step."""
+        """Record one step.
+
+        Raises:
+            FullDisk: there is no room.
+        """
         log.info("%s", metrics.line())
-        with self._file.open("a") as file:
-            file.write(metrics.model_dump_json() + "\n")
+        line = metrics.model_dump_json() + "\n"
+        try:
+            with self._file.open("a") as file:
+                file.write(line)
+        except OSError as error:
+            if is_full(error):
+                raise FullDisk(self._file.parent, len(line)) from error
+            raise
         numbers = {name: value for name, value in metrics if isinstance(value, int | float)}
         numbers |= {f"skipped/{reason}": count for reason, count in metrics.skipped.items()}
         if self._board is not None:

@@ -14,7 +14,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import PretrainedConfig
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, Outage
 from trainer_plugin.plan import Layout, choose_layout
 
 T = TypeVar("T")
@@ -97,12 +97,18 @@ def start(timeout: timedelta = TIMEOUT) -> torch.device:
     return device
 
 
+OTHER_RANK = "the rank that failed raises its own error"
+"""The note on an error that tells a rank of what failed on another one."""
+
+
 def together(function: Callable[[], T]) -> T:
     """What `function` gives on this rank. Every rank must call this.
 
     Raises:
-        BadInput: on every rank, when `function` raised it on one: the others would wait for that one in vain.
-        RuntimeError: when it raised something else on another rank; on that one this is raised again.
+        BadInput, Outage: on every rank, when `function` raised it on one: the others would wait for that one in vain.
+            A note says on which rank, unless it was on all.
+        RuntimeError: when it raised something else on another rank, with the note `OTHER_RANK`; on that one this is
+            raised again.
     """
     found: T | None = None
     mine: Exception | None = None
@@ -110,15 +116,22 @@ def together(function: Callable[[], T]) -> T:
         found = function()
     except Exception as error:  # noqa: BLE001 - raised below, once the others know of it
         mine = error
-    problems: list[tuple[bool, str] | None] = [None] * dist.get_world_size()
-    problem = None if mine is None else (isinstance(mine, BadInput), f"{mine}")
-    dist.all_gather_object(problems, problem)
-    if mine is not None and not isinstance(mine, BadInput):
+    problems: list[tuple[str, str] | None] = [None] * dist.get_world_size()
+    kind = next((kind.__name__ for kind in (BadInput, Outage) if isinstance(mine, kind)), "")
+    dist.all_gather_object(problems, None if mine is None else (kind, f"{mine}"))
+    if mine is not None and not kind:
         raise mine
     for rank, problem in enumerate(problems):
         if problem is not None:
-            bad_input, message = problem
-            raise BadInput(message) if bad_input else RuntimeError(f"rank {rank} has failed: {message}") from mine
+            kind, message = problem
+            if not kind:
+                other = RuntimeError(f"rank {rank} has failed: {message}")
+                other.add_note(OTHER_RANK)
+                raise other from mine
+            agreed = BadInput(message) if kind == BadInput.__name__ else Outage(message)
+            if None in problems:
+                agreed.add_note(f"on rank {rank}")
+            raise agreed from mine
     return cast(T, found)
 
 

@@ -143,7 +143,8 @@ def positions(state: dict[str, Any], rows: Rows, parallel: Parallel) -> tuple[di
 
     Every rank must call it.
     """
-    state = {**state, "data": data_facts(rows)}
+    if facts := data_facts(rows):
+        state = {**state, "data": facts}
     if isinstance(rows, RowStream):
         return (state,)
     found: list[dict[str, Any]] = [{}] * parallel.world_size

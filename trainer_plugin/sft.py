@@ -7,16 +7,21 @@
             ...
         training.export(folder)
 
-Run again, it goes on from its last checkpoint; on SIGTERM it writes one and ends. A sample that cannot be used is left
-out, counted and named; a loss that is not finite stops the run with the samples' names, and leaves the last checkpoint.
+Run again, it goes on from its last checkpoint; on Ctrl-C, SIGTERM or SIGHUP it writes one and ends. A sample that
+cannot be used is left out, counted and named; a loss that is not finite stops the run with the samples' names, and
+leaves the last checkpoint.
 """
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes it: no traceback of the imports
+
 import argparse
 import logging
 import math
-import signal
 import sys
 import threading
 import time
@@ -27,15 +32,14 @@ from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from schemas.errors import BadInput
 from trainer_plugin.batches import RowStream, share_given_out
 from trainer_plugin.checkpoint import CheckpointFolder, RunState, check_settings, model_values, only_run_in
+from trainer_plugin.command import Interrupts, run
 from trainer_plugin.dataset import ReleaseDataset
 from trainer_plugin.export import export_model
 from trainer_plugin.families.base import Family
@@ -44,10 +48,12 @@ from trainer_plugin.loader import RowLoader
 from trainer_plugin.memory import check_memory
 from trainer_plugin.metrics import (
     MetricsLog,
+    Progress,
     StepMetrics,
     TowerCosts,
     by_reason,
     check_loggers,
+    console_log,
     peak_flops,
     peak_memory,
     training_flops,
@@ -73,6 +79,9 @@ from trainer_plugin.weights import build_model, read_config, read_family, read_t
 
 log = logging.getLogger(__name__)
 
+_RANKS_SHOWN = 3
+"""Ranks of which an error names the samples."""
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -95,17 +104,6 @@ class Training:
                 `recipe.out` is in use by another run or not on a disk that all ranks share.
         """
         self.recipe = recipe
-        patience = timedelta(minutes=recipe.parallel.timeout_minutes)
-        device = start(patience)
-        on_first_rank(lambda: check_loggers(recipe.wandb_project))
-        config = together(lambda: read_config(recipe.model))
-        self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device, timeout=patience)
-        self.micro_steps = recipe.micro_steps(self.parallel.dp)
-        """Rows of this rank in one optimizer step."""
-        check_memory(config, recipe, self.parallel)
-        self.family = together(lambda: read_family(recipe.model, config))
-        self.tokenizer = together(lambda: read_tokenizer(recipe.model))
-        self.rows = together(self._open_rows)
         self.step = 0
         """Optimizer steps done."""
         self.tokens = 0
@@ -113,11 +111,26 @@ class Training:
         self.left_out: dict[str, str] = {}
         """Reasons by key of the sample: videos that could not be decoded, documents that are no texts."""
         self._saved = -1
-        self._stop = threading.Event()
-        self._ended = False
+        self._interrupts: Interrupts | None = None
+        self._ended_by = 0
+        patience = timedelta(minutes=recipe.parallel.timeout_minutes)
+        device = start(patience)
         with ExitStack() as resources:
+            resources.enter_context(console_log())
+            self._progress = Progress("reading the data and the model")
+            resources.callback(self._progress.close)
+            on_first_rank(lambda: check_loggers(recipe.wandb_project))
+            config = together(lambda: read_config(recipe.model))
+            self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device, timeout=patience)
+            self.micro_steps = recipe.micro_steps(self.parallel.dp)
+            """Rows of this rank in one optimizer step."""
+            check_memory(config, recipe, self.parallel)
+            self.family = together(lambda: read_family(recipe.model, config))
+            self.tokenizer = together(lambda: read_tokenizer(recipe.model))
+            self.rows = together(self._open_rows)
             resources.enter_context(only_run_in(Path(recipe.out)))
             self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
+            self.checkpoints.remove_half_written()
             self.model = open_model(recipe, config, self.parallel)
             check_features(self.rows, self.model)
             self.costs = self.model.costs
@@ -137,16 +150,27 @@ class Training:
 
     def __enter__(self) -> Training:
         if threading.current_thread() is threading.main_thread():
-            before = signal.signal(signal.SIGTERM, self._on_signal)
-            self._resources.callback(signal.signal, signal.SIGTERM, before)
+            self._interrupts = Interrupts()
+            self._resources.callback(self._interrupts.close)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._resources.close()
 
     def __iter__(self) -> Iterator[StepMetrics]:
-        began = time.perf_counter()
-        while not self._ended and self.step != self.recipe.steps:
+        try:
+            yield from self._steps()
+            if self._saved != self.step:
+                self.save()
+        finally:  # what follows, an export say, is for others to interrupt
+            if self._interrupts is not None:
+                self._interrupts.close()
+
+    def _steps(self) -> Iterator[StepMetrics]:
+        first, share_before = time.perf_counter(), self.share_done
+        began = first
+        while not self._ended_by and self.step != self.recipe.steps:
+            self._progress.now(f"in step {self.step + 1}")
             asked = time.perf_counter()
             before = self.share_done
             loaded = together(lambda: list(islice(self._loader, self.micro_steps)))
@@ -159,14 +183,15 @@ class Training:
             if metrics is None:
                 continue
             self.step = metrics.step
-            if self._log is not None:
-                self._log.write(metrics)
+            done = self.share_done
+            pace = (time.perf_counter() - first) / max(done - share_before, 1e-9)
+            metrics = metrics.model_copy(update={"share_done": done, "seconds_left": pace * (1 - done)})
+            on_first_rank(partial(self._record, metrics))
+            self._progress.now(None)
             yield metrics
-            if self._ended or self.step % self.recipe.checkpoints.every_steps == 0:
+            if self._ended_by or self.step % self.recipe.checkpoints.every_steps == 0:
                 self.save()
             began = time.perf_counter()
-        if self._saved != self.step:
-            self.save()
 
     @property
     def share_done(self) -> float:
@@ -179,7 +204,12 @@ class Training:
     @property
     def interrupted(self) -> bool:
         """A rank was asked to end before all was done."""
-        return self._ended
+        return self._ended_by != 0
+
+    @property
+    def ended_by(self) -> int:
+        """The number of the signal by which a rank was asked to end; 0: none was."""
+        return self._ended_by
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -188,6 +218,7 @@ class Training:
 
     def save(self) -> Path:
         """Write a checkpoint now. Every rank must call it, between steps."""
+        self._progress.now(f"writing the checkpoint of step {self.step}")
         state = RunState(
             step=self.step,
             tokens=self.tokens,
@@ -198,6 +229,9 @@ class Training:
         )
         saved = self.checkpoints.save(self.model, self.optimizer, state)
         self._saved = self.step
+        self._progress.now(None)
+        if self.parallel.rank == 0:
+            log.info("checkpoint written to %s", saved)
         return saved
 
     def export(self, folder: Path | None = None) -> None:
@@ -209,14 +243,19 @@ class Training:
         asked = self.recipe.model
         source = asked.path or asked.tokenizer
         from_elsewhere = source is None or source != (asked.tokenizer or source) or asked.chat_template is not None
+        folder = folder or Path(self.recipe.out) / "export"
+        self._progress.now(f"exporting to {folder}")
         export_model(
             self.model,
-            folder or Path(self.recipe.out) / "export",
+            folder,
             kind=self.recipe.export,
             source=source,
             tokenizer=self.tokenizer if from_elsewhere else None,
             dtype=getattr(torch, self.recipe.precision),
         )
+        self._progress.now(None)
+        if self.parallel.rank == 0:
+            log.info("exported to %s", folder)
 
     def _open_rows(self) -> RowStream | TextRows:
         recipe, rank, ranks = self.recipe, self.parallel.dp_rank, self.parallel.dp
@@ -248,7 +287,7 @@ class Training:
         if work.supervised_tokens == 0:
             check_some_left(self.rows, self.skipped)
             log.warning("step %d: no rank has anything to learn in its rows; they are passed over", self.step + 1)
-            self._ended = bool(_of_all_ranks([float(self._stop.is_set())], dist.ReduceOp.MAX)[0])
+            self._ended_by = int(_of_all_ranks([self._signal], dist.ReduceOp.MAX)[0])
             return None
         # The middle of the step: neither the first is without effect nor, where it falls to 0, the last.
         after = before + 1 / self.recipe.steps if self.recipe.steps else self.share_done
@@ -262,9 +301,9 @@ class Training:
         except NotFinite as error:
             raise self._bad_step(error, loaded) from error
         self.tokens += work.tokens
-        most = [time.perf_counter() - began, waited, peak_memory(self.parallel.device), float(self._stop.is_set())]
-        seconds, waited, memory, stop = _of_all_ranks(most, dist.ReduceOp.MAX)
-        self._ended = bool(stop)
+        most = [time.perf_counter() - began, waited, peak_memory(self.parallel.device), self._signal]
+        seconds, waited, memory, ended_by = _of_all_ranks(most, dist.ReduceOp.MAX)
+        self._ended_by = int(ended_by)
         peak, devices = peak_flops(self.parallel.device, self.recipe.peak_tflops), self.parallel.world_size
         return StepMetrics(
             step=self.step + 1,
@@ -283,6 +322,7 @@ class Training:
             mfu=None if peak is None else work.flops / seconds / devices / peak,
             memory_bytes=int(memory),
             skipped=by_reason(self.skipped),
+            steps=self.recipe.steps,
         )
 
     def _work_of(self, loaded: list[Load]) -> _Work:
@@ -297,14 +337,20 @@ class Training:
         return _Work(int(found[0]), int(found[1]), int(found[2]), found[3])
 
     def _bad_step(self, error: NotFinite, loaded: list[Load]) -> BadStep:
+        """The same on every rank: each must call it."""
         saved = self.checkpoints.latest()
         whole = f"{saved} is whole" if saved else "there is no checkpoint yet"
+        found: list[tuple[bool, str]] = [(False, "")] * self.parallel.world_size
+        dist.all_gather_object(found, (bool(error.rows), samples_of(error, loaded)))
+        of_rows = [samples for own, samples in found if own]
+        named = list(dict.fromkeys(of_rows or [samples for _, samples in found]))  # ranks that share a row say the same
         return BadStep(
-            f"step {self.step + 1}: {error}; nothing was learned from it, and {whole}; {samples_of(error, loaded)}"
+            f"step {self.step + 1}: {error}; nothing was learned from it, and {whole}; lower the learning rate, or "
+            f"look at the {'; '.join(named[:_RANKS_SHOWN])}"
         )
 
     def _resume(self) -> None:
-        path = self.checkpoints.agreed_latest()
+        path = self.checkpoints.whole_latest()
         if path is None:
             return
         state = self.checkpoints.load(path, self.model, self.optimizer)
@@ -314,7 +360,8 @@ class Training:
         self._loader.load_state_dict(position_of(state.data, self.rows, self.parallel))
         self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
         self._saved = self.step
-        log.info("going on from %s: %d steps, %d tokens", path, self.step, self.tokens)
+        if self.parallel.rank == 0:
+            log.info("going on from %s: %d steps, %d tokens", path, self.step, self.tokens)
 
     def _open_log(self) -> MetricsLog:
         opened = MetricsLog(
@@ -326,8 +373,14 @@ class Training:
         log.info("%d ranks on %s: %s", self.parallel.world_size, self.parallel.device.type, self.parallel.reason)
         return opened
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop.set()
+    def _record(self, metrics: StepMetrics) -> None:
+        assert self._log is not None
+        self._log.write(metrics)
+
+    @property
+    def _signal(self) -> float:
+        """Of this rank alone."""
+        return float(self._interrupts.received if self._interrupts else 0)
 
 
 def open_samples(
@@ -394,32 +447,34 @@ def learning_rate(wanted: Optimizer, share: float) -> float:
     return wanted.learning_rate * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
 
 
-def train(recipe: Recipe) -> None:
-    """The whole run: all steps, checkpoints, and the export, unless it was asked to end before."""
+def train(recipe: Recipe) -> int:
+    """The whole run: all steps, checkpoints, and the export, unless it was asked to end before.
+
+    Returns:
+        The number of the signal by which it was; 0: all is done.
+    """
     with Training(recipe) as training:
         for _ in training:
             pass
         if training.interrupted:
-            log.warning("asked to end after step %d; run it again to go on from there", training.step)
+            name = signal.Signals(training.ended_by).name
+            if training.parallel.rank == 0:
+                log.warning("asked to end after step %d (%s); run it again to go on from there", training.step, name)
         elif recipe.export is not Export.NONE:
             training.export()
+        return training.ended_by
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status: 0 also when it was asked to end, 2 for what only a person can mend."""
+    """The command. Returns its exit status, as docs/trainer.md lists them."""
     parser = argparse.ArgumentParser(prog="trainer_plugin.sft", description="Supervised training of a recipe.")
     parser.add_argument("recipe", help=f"a .yaml file, or one of {', '.join(recipe_names())}")
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="they win over the recipe's values")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    try:
-        train(load_recipe(given.recipe, given.settings))
-    except (BadInput, BadStep) as error:
-        log.error("%s", error)
-        return 2
-    # Only here: after an error, other ranks may never come to it.
-    dist.destroy_process_group()
-    return 0
+    return run(
+        lambda: train(load_recipe(given.recipe, given.settings)),
+        at_once="there was nothing to save; run it again to go on from its last checkpoint, if it has one",
+    )
 
 
 if __name__ == "__main__":

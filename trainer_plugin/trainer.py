@@ -42,12 +42,15 @@ from trainer_plugin.checkpoint import (
     check_optimizer,
     check_settings,
     differences,
+    first_whole,
     load_tensors,
     model_values,
     only_run_in,
+    record_files,
     save_tensors,
+    tensor_bytes,
 )
-from trainer_plugin.export import export_model
+from trainer_plugin.export import export_bytes, export_model
 from trainer_plugin.files import put_whole
 from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
@@ -302,16 +305,23 @@ class LongVideoTrainer(Trainer):
         # The loss is divided by the step's tokens, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
 
-    def train(self, *arguments: Any, **options: Any) -> TrainOutput:
-        """As `Trainer.train`. Where checkpoints are saved, no other run may be in that folder meanwhile.
+    def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> TrainOutput:
+        """As `Trainer.train`. Where checkpoints are saved, no other run may be in that folder meanwhile. With
+        `resume_from_checkpoint=True` it goes on from the last checkpoint that is whole.
 
         Raises:
-            BadInput: on every rank, when another one is; or as the methods below.
+            BadInput: on every rank, when another run is in there or the checkpoint is damaged; or as the methods below.
         """
         with ExitStack() as held:
             if self._writing is not None:
                 held.enter_context(only_run_in(self._writing.path.parent))
-            return super().train(*arguments, **options)
+                self._writing.cleared()
+            if resume_from_checkpoint is True:
+                folders = _checkpoints(Path(self.args.output_dir or ""))
+                resume_from_checkpoint = str(first_whole(folders)) if folders else True
+            elif resume_from_checkpoint:
+                first_whole([Path(resume_from_checkpoint)])
+            return super().train(resume_from_checkpoint, *arguments, **options)
 
     def get_train_dataloader(self) -> DataLoader[Load | None]:
         return DataLoader(_Decoded(self), batch_size=None, collate_fn=_as_it_is)
@@ -414,15 +424,18 @@ class LongVideoTrainer(Trainer):
         beside = self._writing.cleared()
         written = beside / final.name
         self._beside = beside
-        try:
-            together(partial(super()._save_checkpoint, model, trial))
-        finally:
-            self._beside = None
-        if self.state.best_model_checkpoint == str(written):
-            self.state.best_model_checkpoint = str(final)
+        needed = 0 if self.args.save_only_model else tensor_bytes(self._long, self._adam)
+        with self._writing.room_for(needed + export_bytes(self._long, self._long.compute_dtype)):
+            try:
+                together(partial(super()._save_checkpoint, model, trial))
+            finally:
+                self._beside = None
+            if self.state.best_model_checkpoint == str(written):
+                self.state.best_model_checkpoint = str(final)
+            on_first_rank(lambda: self.state.save_to_json(str(written / _STATE)))
+            record_files(written)
 
         def publish() -> None:
-            self.state.save_to_json(str(written / _STATE))
             put_whole(written, final)
             shutil.rmtree(beside)
             best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
@@ -476,6 +489,11 @@ class LongVideoTrainer(Trainer):
             return
         values = json.loads((Path(checkpoint) / _MODEL).read_text())
         state = torch.load(Path(checkpoint) / _SCHEDULER)
+        if "groups" not in state:
+            raise BadInput(
+                f"checkpoint {checkpoint} is of an earlier version, which did not save the learning rates; go on with "
+                f"that version, or begin a new run from its weights"
+            )
         check_settings(state["settings"], self._settings(), self.resume_changes)
         load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, values)
         self._load_schedule(state)
@@ -536,6 +554,14 @@ def _check_arguments(args: TrainingArguments) -> None:
             f"optim is {optimizer.value}, which cannot step on sharded parameters; use {', '.join(_OPTIMIZERS)}, or "
             f"give LongVideoTrainer an optimizer of your own"
         )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those in a Trainer's output folder, the latest first."""
+    found = {
+        path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    }
+    return [found[step] for step in sorted(filter(str.isdecimal, found), key=int, reverse=True)]
 
 
 def _values(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

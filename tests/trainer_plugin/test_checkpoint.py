@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -12,7 +13,9 @@ from schemas.errors import BadInput
 from tests.trainer_plugin.parity import OPTIONS, Clip, Draft, groups, make_samples, plan_of, share_pixels, tiny_model
 from tests.trainer_plugin.runs import curve, model_folder, recipe, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
+from trainer_plugin import checkpoint
 from trainer_plugin.checkpoint import CheckpointFolder, load_tensors, model_values, save_tensors
+from trainer_plugin.files import FullDisk
 from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
 from trainer_plugin.plan import Layout
 from trainer_plugin.rows import row_share
@@ -107,6 +110,76 @@ def full_while_it_saves(asked) -> str:
 def test_a_full_disk_of_the_first_rank_is_an_error_on_every_rank(ranks, release, tmp_path):
     told = ["No space left on device", "rank 0 has failed: No space left on device"]
     assert ranks[2].run(full_while_it_saves, recipe(tmp_path, release, "steps=1")) == told
+
+
+def test_a_full_disk_is_said_with_what_is_missing_and_leaves_nothing_in_the_way(alone, release, small_disk, caplog):
+    asked = recipe(small_disk / "run", release, "steps=2", "checkpoints.every_steps=1")
+    caplog.set_level("INFO")
+    said = (
+        r"^the disk of .*/run/checkpoints is full: [\d.]+ MB are to be written, [\d.]+ [MK]B are free; make room for "
+    )
+    for _ in range(2):  # and so says the next start
+        with pytest.raises(FullDisk, match=said + r"[\d.]+ [MK]B more$"):
+            curve(asked)
+        assert [path.name for path in (small_disk / "run" / "checkpoints").iterdir()] == []
+        assert not (small_disk / "run" / ".lock").exists()
+    assert "No space left" not in caplog.text
+
+
+def fill(folder: Path, room: int) -> None:
+    """Leave so many bytes free on a folder's disk."""
+    (folder / "others").write_bytes(bytes(shutil.disk_usage(folder).free - room))
+
+
+def test_a_disk_that_others_fill_meanwhile_is_said_to_be_full_too(alone, release, small_disk, monkeypatch):
+    asked = recipe(small_disk / "run", release, "steps=1", *LORA)
+    with Training(asked) as training:
+        next(iter(training))
+        save = checkpoint.save_tensors
+        monkeypatch.setattr(checkpoint, "save_tensors", lambda *given: (fill(small_disk, 20_000), save(*given)))
+        with pytest.raises(FullDisk, match="is full"):
+            training.save()
+        monkeypatch.undo()
+        (small_disk / "others").unlink()
+        assert training.save().exists()
+
+
+DAMAGES = {
+    "cut off": (lambda path: next(path.glob("*.distcp")).open("r+b").truncate(100), r"__0_0\.distcp is not what was"),
+    "another bit": (lambda path: flip(next(path.glob("*.distcp"))), r"__0_0\.distcp is not what was written"),
+    "no tensors": (lambda path: next(path.glob("*.distcp")).unlink(), r"__0_0\.distcp is missing"),
+    "no index": (lambda path: (path / ".metadata").unlink(), r"\.metadata is missing"),
+    "no state": (lambda path: (path / "state.json").unlink(), r"state\.json is missing"),
+    "no hashes": (lambda path: (path / "files.json").write_text("{"), r"files\.json cannot be read"),
+}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(alone, release, tmp_path, caplog):
+    asked = recipe(tmp_path, release, "steps=2", "checkpoints.every_steps=1")
+    curve(asked)
+    first, last = (tmp_path / "checkpoints" / f"step-0000000{step}" for step in (1, 2))
+    shutil.copytree(last, tmp_path / "whole")
+    for damage, said in DAMAGES.values():
+        damage(last)
+        caplog.clear()
+        with Training(asked) as training:
+            assert training.step == 1
+        assert re.search(rf"checkpoint {last} is damaged: {said}.*; going on from the one before, {first}", caplog.text)
+        shutil.rmtree(last)
+        shutil.copytree(tmp_path / "whole", last)
+    for path in (first, last):
+        flip(path / "state.json")
+    damaged = (
+        r"step-00000002 is damaged: state\.json .*step-00000001 is damaged: state\.json .*; copy it again, or begin"
+    )
+    with pytest.raises(BadInput, match=damaged):
+        Training(asked)
 
 
 def killed_while_it_saves(asked) -> None:

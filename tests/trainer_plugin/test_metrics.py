@@ -54,6 +54,20 @@ def test_a_line_has_what_a_person_watches():
     assert "mfu" not in metrics(7, mfu=None).line()
 
 
+@pytest.mark.parametrize(
+    ("known", "begin", "end"),
+    [
+        ({"steps": 40, "share_done": 0.175, "seconds_left": 59.4}, "step 7 of 40  loss", "  59 s left"),
+        ({"share_done": 0.175, "seconds_left": 60 * 59.4}, "step 7 (18%)  loss", "  59 min left"),
+        ({"share_done": 0.175, "seconds_left": 3600 * 30.1}, "step 7 (18%)  loss", "  30 h 06 min left"),
+    ],
+    ids=["steps", "epochs", "long"],
+)
+def test_a_line_says_how_much_is_done_and_how_long_the_rest_takes(known, begin, end):
+    line = metrics(7, **known).line()
+    assert line.startswith(begin) and line.endswith(end)
+
+
 def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint(tmp_path):
     first = MetricsLog(tmp_path, {})
     for step in (1, 2, 3):

@@ -40,13 +40,17 @@ def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, feature
         str(folder),
         max_steps=steps,
         gradient_accumulation_steps=asked.micro_steps(parallel.dp),
-        learning_rate=asked.optimizer.learning_rate,
         adam_beta2=0.999,
         logging_steps=1,
         disable_tqdm=True,
         report_to=[],
         use_cpu=True,
-        **{"save_strategy": "no", "lr_scheduler_type": "constant", **options},
+        **{
+            "save_strategy": "no",
+            "lr_scheduler_type": "constant",
+            "learning_rate": asked.optimizer.learning_rate,
+            **options,
+        },
     )
     return kind(model, arguments, rows, tokenizer, workers=0)
 
@@ -142,7 +146,7 @@ class Cycled(LongVideoTrainer):
     """With a schedule that moves the betas too, and each group to a peak of its own."""
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        peaks = [0.003 / (1 + number) for number in range(len(self._groups))]
+        peaks = [0.003 / (1 + number) for number in range(len(self._adam.param_groups))]
         self.lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(self._adam, peaks, total_steps=num_training_steps)
         return self.lr_scheduler
 
@@ -175,6 +179,62 @@ def test_an_interrupted_run_learns_at_the_rates_of_one_that_was_not(alone, relea
     assert logged == [groups[0][0] for groups in applied]
     for (name, value), other in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(value.full_tensor(), other.full_tensor()), name
+
+
+def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path):
+    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    saving = {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "linear"}
+    trainer_of(asked, tmp_path / "out", 1, **saving).train()
+
+    def resumed(*names: str, other=asked, kind=LongVideoTrainer, **changes) -> Rates:
+        kind = partial(kind, resume_changes=names)
+        trainer = trainer_of(other, tmp_path / "out", 4, kind=kind, **{**saving, **changes, "save_strategy": "no"})
+        rates = Rates()
+        trainer.add_callback(rates)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+        return rates
+
+    changes = {"learning_rate": 0.001, "lr_scheduler_type": "constant"}
+    said = r"other settings: learning_rate is 0\.003, not 0\.001; lr_scheduler_type is 'linear', not 'constant'"
+    with pytest.raises(BadInput, match=said):
+        resumed(**changes)
+    with pytest.raises(BadInput, match=r"row_tokens is 256, not 512; .* resume_changes=\[row_tokens\]"):
+        resumed(other=recipe(tmp_path, release, "row_tokens=512", "step_tokens=512"))
+    with pytest.raises(BadInput, match=r"videos.target is 'answer', not 'reasoning'"):
+        resumed(other=recipe(tmp_path, release, "row_tokens=256", "step_tokens=256", "videos.target=reasoning"))
+    assert [groups[0][0] for groups in resumed(*changes, **changes).applied] == [0.001] * 3
+    # As many steps as one likes: the schedule follows.
+    assert [groups[0][0] for groups in resumed().applied] == pytest.approx([0.00225, 0.0015, 0.00075])
+    with pytest.raises(BadInput, match="weight_decay cannot change in mid-run with OneCycleLR"):
+        resumed("weight_decay", kind=Cycled, weight_decay=0.5)
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_a_damaged_checkpoint_passed_over(
+    alone, release, tmp_path, caplog
+):
+    asked, saving = recipe(tmp_path, release), {"save_strategy": "steps", "save_steps": 1}
+    out = tmp_path / "out"
+
+    class Second(TrainerCallback):
+        def on_train_begin(self, *arguments, **state):
+            with pytest.raises(BadInput, match=f"^{out} is in use by process {os.getpid()} on host"):
+                trainer_of(asked, out, 2, **saving).train()
+
+    first = trainer_of(asked, out, 2, **saving)
+    first.add_callback(Second())
+    first.train()
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    (out / "checkpoint-2" / "model.safetensors").write_bytes(b"cut")
+    damaged = f"checkpoint {out}/checkpoint-2 is damaged: model.safetensors is not what was written"
+    with pytest.raises(BadInput, match=damaged):
+        trainer_of(asked, out, 3, **saving).train(resume_from_checkpoint=str(out / "checkpoint-2"))
+    resumed = trainer_of(asked, out, 3, **saving)
+    assert len(noted(resumed, checkpoint=True)) == 2
+    assert f"{damaged}; going on from the one before, {out}/checkpoint-1" in caplog.text
+    (out / "checkpoint-3" / "files.json").unlink()
+    torch.save(resumed.lr_scheduler.state_dict(), out / "checkpoint-3" / "scheduler.pt")
+    with pytest.raises(BadInput, match="checkpoint-3 is of an earlier version, which did not save the learning rates"):
+        trainer_of(asked, out, 4, **saving).train(resume_from_checkpoint=True)
 
 
 def killed_while_it_saves(asked: Recipe, folder, where: str) -> None:

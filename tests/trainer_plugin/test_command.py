@@ -1,0 +1,124 @@
+import errno
+import logging
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+
+from schemas.errors import BadInput, Outage
+from trainer_plugin.command import run
+from trainer_plugin.parallel import on_first_rank, together
+
+LOADING = """
+import time
+from trainer_plugin.command import run
+
+def load():
+    print("loading", flush=True)
+    time.sleep(1000)
+
+run(load, at_once="nothing to save")
+"""
+
+HANGING = """
+import ctypes
+from trainer_plugin.command import Interrupts
+
+interrupts = Interrupts()
+print("hanging", flush=True)
+ctypes.CDLL(None).sleep(1000)  # in C, as a collective does
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_outside_of_a_step_a_signal_ends_the_command_with_a_message(number):
+    process = subprocess.Popen([sys.executable, "-c", LOADING], stdout=-1, stderr=-1, text=True)
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(number)
+    output = process.communicate()[1]
+    assert process.returncode == 128 + number
+    assert output.endswith(f" WARNING {number.name}: nothing to save\n") and len(output.splitlines()) == 1
+
+
+def test_a_second_signal_ends_what_hangs():
+    process = subprocess.Popen([sys.executable, "-c", HANGING], stdout=-1, stderr=-1, text=True)
+    assert process.stdout.readline() == "hanging\n"
+    process.send_signal(signal.SIGINT)
+    assert "SIGINT: the step in progress is finished and saved; again ends it at once" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + LOADING
+    process = subprocess.Popen([sys.executable, "-c", ignored], stdout=-1, stderr=-1, text=True)
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert "SIGTERM: nothing to save" in process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def raises(error: BaseException) -> int:
+    raise error
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "/out")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (BadInput("lr is -1; raise it"), 2, "lr is -1; raise it"),
+        (Outage("no answer"), 3, "no answer; run it again to go on from the last checkpoint"),
+        (FULL, 3, "No space left on device: '/out'; run it again"),
+        (CheckpointException("save", {1: (FULL, None)}), 3, "checkpoint: rank 1: [Errno 28] No space left on"),
+        (RuntimeError("[gloo/pair.cc:1] Connection closed by peer"), 3, "another rank has ended or does not answer"),
+        (ZeroDivisionError("x"), 1, "a fault of the program"),
+    ],
+    ids=["input", "outage", "disk", "checkpoint", "peer", "fault"],
+)
+def test_an_error_is_one_message_and_a_status(alone, caplog, error, status, message):
+    assert run(lambda: raises(error), at_once="") == status
+    assert [message in record.getMessage() for record in caplog.records] == [True]
+
+
+def failing(kind: str) -> int:
+    rank = dist.get_rank()
+    if kind == "all":
+        raise BadInput("sp is 3; set it to 2")
+    if kind == "first":
+        on_first_rank(lambda: raises(BadInput("no such folder")))
+    if kind == "second":
+        together(lambda: raises(FULL) if rank == 1 else 0)
+    return together(lambda: raises(BadInput("film is cut off")) if rank == 1 else 0)
+
+
+def logged(kind: str) -> tuple[int, list[str]]:
+    """A rank's status, and what it has logged."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logging.getLogger("trainer_plugin").addHandler(handler)
+    status = run(lambda: failing(kind), at_once="")
+    logging.getLogger("trainer_plugin").removeHandler(handler)
+    return status, messages
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "message"),
+    [
+        ("all", 2, "sp is 3; set it to 2"),
+        ("first", 2, "no such folder (on rank 0)"),
+        ("last", 2, "film is cut off (on rank 1)"),
+        ("second", 3, "[Errno 28] No space left on device: '/out'; run it again to go on from the last checkpoint"),
+    ],
+)
+def test_an_error_is_logged_once_by_all_ranks_together(ranks, kind, status, message):
+    found = ranks[2].run(logged, kind)
+    assert [each for each, _ in found] == [status] * 2
+    assert [line for _, lines in found for line in lines] == [message]
