@@ -24,6 +24,7 @@ from operators.video.media import MediaError, write_media
 from operators.video.packets import UnreadableVideo
 from operators.video.probe import probe
 from operators.video.proxy import FPS, proxy_size
+from operators.video.unpack import unpack
 from schemas.arrow import rows_to_parquet
 from schemas.base import digest
 from schemas.config import Media
@@ -174,7 +175,7 @@ def _as_mp4(context: Context, video: Video, folder: Path) -> Path:
         raise SourceGone("source_changed", message)
     if video.packaging is Packaging.KEEP:
         return local
-    source = probe(local)
+    source = probe(unpack(local, folder / "unpacked"))
     if video.formats:
         source = source.with_formats(video.formats)
     times_us = source.index.frame_times_us

@@ -68,6 +68,8 @@ def packaging(video: VideoProbe) -> Packaging:
         is_mp4 = container.format.name.startswith("mov")
         configuration = bytes(picture.codec_context.extradata or b"")
     sound = all(track.codec in PUBLISHED_SOUND for track in video.audio_tracks)
+    if len(video.formats) > 1:  # readers for training give all frames of a file one size
+        return Packaging.PICTURE if sound else Packaging.BOTH
     if video.codec in COPIED_VIDEO and sound and is_mp4 and is_alone:
         return Packaging.KEEP
     if video.codec in COPIED_VIDEO and _is_unbroken(video.index, configuration):

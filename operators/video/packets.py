@@ -302,7 +302,7 @@ def encrypted(path: Path, scheme: str) -> UnreadableVideo:
 
 def sample_aspect(frame: VideoFrame) -> Fraction:
     """A pixel's width by its height, of a frame from `decoded`."""
-    return Fraction(frame.opaque[0]) if frame.opaque else Fraction(1)
+    return Fraction(frame.opaque[0]) if isinstance(frame.opaque, tuple) else Fraction(1)
 
 
 def stream_aspect(stream: VideoStream) -> Fraction:

@@ -11,7 +11,17 @@ from operators.video.media import PUBLISHED_SOUND, MediaError, packaging, write_
 from operators.video.probe import probe
 from operators.video.remux import COPIED_VIDEO
 from schemas.tables import Packaging
-from tests.support.videos import HEIGHT, broadcast, counting_video, damage, make, number_on, two_pictures
+from tests.support.videos import (
+    HEIGHT,
+    Part,
+    broadcast,
+    counting_video,
+    damage,
+    make,
+    number_on,
+    recording,
+    two_pictures,
+)
 from tests.support.zoo import MPEG4, SAMPLES, VP8, Sample
 
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "15", "-pix_fmt", "yuv420p")
@@ -183,3 +193,19 @@ def test_the_same_video_gives_the_same_bytes(tmp_path):
 
 def test_each_zoo_sample_that_is_expected_is_there():
     assert {sample.file for sample in MADE} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["v.ts", "v.mp4"])
+def test_a_recording_that_changes_its_picture_is_published_in_one_size(tmp_path, name):
+    wide = Part(width=320, height=128)
+    path = recording(tmp_path / name, Part(), wide, wide)
+    analysis = analyse(probe(path))
+    video = probe(path).with_formats(analysis.formats)
+    assert packaging(video) is Packaging.PICTURE
+    write_media(video, packaging(video), analysis.times_us, tmp_path / "published.mp4")
+    published = tmp_path / "published.mp4"
+    (one,) = analyse(probe(published)).formats
+    times_us = probe(published).index.frame_times_us
+    assert (one.width, one.height) == (video.width, video.height) == (320, 128)
+    assert [number_on(frame.rgb) for frame in frames_at(published, times_us.tolist())] == list(range(180))
+    np.testing.assert_allclose(times_us, analysis.times_us, atol=100)
