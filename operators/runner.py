@@ -31,7 +31,7 @@ from operators.scratch import scratch_folder
 from operators.sources.access import SourceFiles
 from operators.sources.listing import source_files
 from operators.stage import Context, Scope, Stage
-from operators.store import SourceGone, Store, space_problem
+from operators.store import SourceGone, Store, explain, space_problem
 from schemas.base import Row, canonical_json, digest
 from schemas.config import BuildConfig, Role
 from schemas.errors import Outage
@@ -45,6 +45,7 @@ from schemas.run import (
     StageMetrics,
     StageRecord,
 )
+from schemas.storage import StoreError
 from schemas.tables import MACHINE_REASONS, Reject, Source
 from schemas.uri import shown_uri, without_secrets
 
@@ -410,7 +411,10 @@ def _read_input(store: Store, name: str, unit_input: UnitInput) -> list[Row]:
     model = stage_named(name).row
     with ThreadPoolExecutor(max_workers=16) as pool:  # remote stores: one small object per video
         tables = pool.map(lambda sha256: store.get_rows(sha256, model), unit_input.tables[name])
-        return [row for table in tables for row in table]
+        try:
+            return [row for table in tables for row in table]
+        except OSError as error:
+            raise StoreError(explain(error, store.url)) from error
 
 
 def _usage(client: ModelClient) -> dict[str, float]:

@@ -70,7 +70,11 @@ def rows_from_parquet(data: bytes, model: type[R], name: str, *, expected_rows: 
     try:
         file = open_parquet(data)
         _compare_columns(file.schema_arrow, arrow_schema(model), name)
-        batches = [file.read(use_threads=False)] if expected_rows is None else _untrusted_batches(file, len(data), expected_rows, name)
+        batches = (
+            [file.read(use_threads=False)]
+            if expected_rows is None
+            else _untrusted_batches(file, len(data), expected_rows, name)
+        )
         return [
             validate_row(row, model, f"{name}: row {index}")
             for index, row in enumerate(row for batch in batches for row in batch.to_pylist())

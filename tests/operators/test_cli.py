@@ -20,6 +20,7 @@ import pytest
 import s3fs
 from rich.console import Console
 
+from operators.build import BuildResult
 from operators.cli import (
     BAD_INPUT_STATUS,
     EXIT_STATUSES,
@@ -29,8 +30,11 @@ from operators.cli import (
     _Lines,
     main,
 )
+from operators.release.publish import publish
+from operators.report import write_report
 from operators.runner import Progress
 from schemas.config import BuildConfig, ModelsConfig
+from schemas.tables import Reject
 from tests.support.openai_server import OpenAIServer
 from tests.support.synthetic_run import synthetic_run
 
@@ -351,3 +355,22 @@ def test_a_host_that_refuses_is_a_reject_of_its_entry_unless_it_is_the_only_one(
         "plan", "--config-json", json.dumps(plan | {"source": str(tmp_path / "none.csv")}), "--run-id", "two"
     )
     assert (status, f"none of its 1 videos answers: {away}/a.mp4: no answer" in said) == (OUTAGE_STATUS, True)
+
+
+def test_a_build_that_left_videos_to_the_next_run_names_them_and_has_the_status_of_an_outage(
+    lvr, tmp_path, monkeypatch
+):
+    """It has published what there is."""
+    folder = synthetic_run(tmp_path / "out", videos=4, until="shard", media=True)
+    write_report(folder)
+    published = publish(folder)
+    record = folder.record("split", 0)
+    unit, commit = next(iter(record.commits.items()))
+    met = Reject(stage="split", unit=unit, key=unit, reason="system_error", message=f"{unit}: a bad sector")
+    commit = commit.model_copy(update={"rejects": 1, "rejects_sha256": folder.store.put_rows([met], Reject)})
+    folder.write_record(record.model_copy(update={"commits": {**record.commits, unit: commit}}))
+    monkeypatch.setattr("operators.build.run_build", lambda *_, **__: BuildResult(folder, published, ()))
+    status, said, told = lvr("build", "--source", tmp_path, "--out", tmp_path / "out")
+    assert (status, "shards  " in said) == (OUTAGE_STATUS, True)
+    assert "1 videos met faults of the machine and have no part in this release; run the same command again" in told
+    assert f"{unit}: a bad sector" in told

@@ -18,7 +18,7 @@ from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.runner import Progress, UnitInput, UnitOutcome, run_stage, run_unit, stage_key
 from operators.sources.access import fingerprint
 from operators.staleness import explain
-from operators.store import Store
+from operators.store import Store, object_path
 from operators.video import ffmpeg
 from operators.video.ffmpeg import pyav_version
 from schemas.config import BuildConfig
@@ -313,3 +313,14 @@ def test_presigned_addresses_build_and_leave_no_secret_behind(tmp_path, caplog, 
     names = str([path.name for path in (tmp_path / "out").rglob("*")])
     for word in ("PASSWORD", "SECRET"):
         assert word.encode() not in kept and word not in told + names
+
+
+def test_a_store_that_cannot_be_read_ends_the_stage(tmp_path):
+    """It is no fault of the video whose rows lie there; here a folder is where the table should be."""
+    folder = synthetic_run(tmp_path, videos=1, until="caption")
+    [commit] = folder.record("caption", 0).commits.values()
+    table = tmp_path / object_path(commit.rows_sha256, ".parquet")
+    table.unlink()
+    table.mkdir()
+    with pytest.raises(StoreError, match="Is a directory"):
+        run_stage(folder, "question", 0, workers=1)
