@@ -5,6 +5,7 @@ Every file system has its own exceptions, and those of object stores say neither
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,7 +94,7 @@ def outages(address: str) -> Iterator[None]:
             raise AccessDenied(
                 f"{shown}: access denied ({told}); correct the address, or give credentials that may do this"
             ) from error
-        if isinstance(error, ValueError | ImportError):
+        if isinstance(error, ValueError | ImportError) or getattr(error, "errno", None) == errno.EINVAL:  # HTTP 400
             raise BadInput(
                 f"{shown}: cannot be opened ({told}); correct the address, that of its server (AWS_ENDPOINT_URL), or "
                 f"install its driver"

@@ -57,4 +57,5 @@ def test_a_message_is_short_and_names_its_address_once():
 
 def test_an_address_that_is_none_is_the_configurations():
     assert isinstance(raised(ValueError("Invalid endpoint: 127.0.0.1:9000")), BadInput)
+    assert isinstance(raised(OSError(errno.EINVAL, "Bad Request")), BadInput)
     assert isinstance(raised(ImportError("Install gcsfs to access Google Storage")), BadInput)
