@@ -291,8 +291,8 @@ def _build_and_show(config: BuildConfig, lanes_at_once: int = 2) -> None:
     show_build(console, result.folder, result.published.release, time.monotonic() - started)
     if met := faults(result.folder):
         raise Outage(
-            f"{len({reject.key for reject in met})} videos met faults of the machine and have no part in this "
-            f"release; run the same command again when they are mended:\n"
+            f"videos skipped because of faults of the machine: {len({reject.key for reject in met})}; fix its disk, "
+            "mount or memory and run the same command again:\n"
             + "\n".join(f"  {reject.message}" for reject in met[:SHOWN_FAULTS])
         )
 
@@ -322,7 +322,12 @@ def _shown_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
     log.addHandler(lines)
     log.setLevel(logging.INFO)
     ended = threading.Event()
-    clock = threading.Thread(target=lambda: [lines.tell() for _ in iter(lambda: ended.wait(LINE_SECONDS), True)])
+
+    def print_at_intervals() -> None:
+        while not ended.wait(LINE_SECONDS):
+            lines.tell()
+
+    clock = threading.Thread(target=print_at_intervals)
     clock.start()
     try:
         yield lines.report

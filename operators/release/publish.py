@@ -51,8 +51,8 @@ def publish(folder: RunFolder) -> Published:
     files = store.get_rows(commit.rows_sha256, ReleaseFile)
     if not files and (met := faults(folder)):
         raise Outage(
-            f"run {folder.run.run_id}: nothing to publish yet, as {len(met)} videos met faults of the machine; run "
-            f"again when they are mended. The first: {met[0].message}"
+            f"run {folder.run.run_id}: nothing to publish yet, as the machine failed on {len(met)} videos; fix its "
+            f"disk, mount or memory and run again. The first: {met[0].message}"
         )
     if not files:
         raise EmptyRelease(

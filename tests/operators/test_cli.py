@@ -372,5 +372,5 @@ def test_a_build_that_left_videos_to_the_next_run_names_them_and_has_the_status_
     monkeypatch.setattr("operators.build.run_build", lambda *_, **__: BuildResult(folder, published, ()))
     status, said, told = lvr("build", "--source", tmp_path, "--out", tmp_path / "out")
     assert (status, "shards  " in said) == (OUTAGE_STATUS, True)
-    assert "1 videos met faults of the machine and have no part in this release; run the same command again" in told
+    assert "videos skipped because of faults of the machine: 1; fix its disk" in told
     assert f"{unit}: a bad sector" in told
