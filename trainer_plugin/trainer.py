@@ -489,11 +489,9 @@ class LongVideoTrainer(Trainer):
             return
         values = json.loads((Path(checkpoint) / _MODEL).read_text())
         state = torch.load(Path(checkpoint) / _SCHEDULER)
-        if "groups" not in state:
-            raise BadInput(
-                f"checkpoint {checkpoint} is of an earlier version, which did not save the learning rates; go on with "
-                f"that version, or begin a new run from its weights"
-            )
+        if "groups" not in state:  # earlier versions saved the schedule's state alone, which has the learning rates
+            groups = [{"lr": rate} for rate in state["_last_lr"]]
+            state = {"schedule": state, "groups": groups, "settings": self._settings()}
         check_settings(state["settings"], self._settings(), self.resume_changes)
         load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, values)
         self._load_schedule(state)

@@ -231,10 +231,20 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_damaged_checkpoint_pas
     resumed = trainer_of(asked, out, 3, **saving)
     assert len(noted(resumed, checkpoint=True)) == 2
     assert f"{damaged}; going on from the one before, {out}/checkpoint-1" in caplog.text
-    (out / "checkpoint-3" / "files.json").unlink()
-    torch.save(resumed.lr_scheduler.state_dict(), out / "checkpoint-3" / "scheduler.pt")
-    with pytest.raises(BadInput, match="checkpoint-3 is of an earlier version, which did not save the learning rates"):
-        trainer_of(asked, out, 4, **saving).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_an_earlier_version_resumes_at_the_rate_of_its_schedule(alone, release, tmp_path):
+    """Version 0.1 wrote no hashes, and of the schedule its own state alone."""
+    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    first = trainer_of(asked, tmp_path / "out", 1, save_strategy="steps", save_steps=1, lr_scheduler_type="linear")
+    first.train()
+    checkpoint = tmp_path / "out" / "checkpoint-1"
+    (checkpoint / "files.json").unlink()
+    torch.save(torch.load(checkpoint / "scheduler.pt")["schedule"], checkpoint / "scheduler.pt")
+    resumed, rates = trainer_of(asked, tmp_path / "out", 4, lr_scheduler_type="linear"), Rates()
+    resumed.add_callback(rates)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert [groups[0][0] for groups in rates.applied] == pytest.approx([0.00225, 0.0015, 0.00075])
 
 
 def killed_while_it_saves(asked: Recipe, folder, where: str) -> None:
