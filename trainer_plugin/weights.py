@@ -109,9 +109,10 @@ def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     Raises:
         BadInput: the folder has none, or there is no such template.
     """
-    folder = source.tokenizer or source.path
+    name = source.tokenizer or source.path
+    folder = None if name is None else _folder(name)
     try:
-        tokenizer = bytes_tokenizer() if folder is None else AutoTokenizer.from_pretrained(_folder(folder))
+        tokenizer = bytes_tokenizer() if folder is None else AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"there is no tokenizer in {folder}; name its folder in model.tokenizer ({error})") from error
     if source.chat_template is not None:

@@ -1,6 +1,7 @@
 """Tiny supervised runs for tests: recipes, a model folder, and what a model says about a sample."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -23,6 +24,11 @@ SETTINGS = (
     "export=none",
     "resume_changes=[steps]",
 )
+
+
+def python_path(*folders: Path) -> str:
+    """PYTHONPATH for a child process: these folders, then those of this process."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def recipe(out: Path, url: str, *settings: str) -> Recipe:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.videos import number_on
+from tests.trainer_plugin.runs import python_path
 from tests.trainer_plugin.support import numbered_film
 from trainer_plugin import decoders as decoders_module
 from trainer_plugin.decoders import Decoders
@@ -136,7 +137,7 @@ def test_decoders_leave_signals_to_the_trainer_and_end_with_it(film, strange_dec
     )
     script = strange_decoders / "job.py"
     script.write_text(job)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(strange_decoders), str(ROOT)])}
+    environment = {**os.environ, "PYTHONPATH": python_path(strange_decoders, ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, str(script)], env=environment, start_new_session=True, **pipes)
     try:

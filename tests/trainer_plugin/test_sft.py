@@ -13,7 +13,7 @@ import torch
 
 from schemas.config import Media
 from schemas.errors import BadInput
-from tests.trainer_plugin.runs import SETTINGS, curve, model_folder, recipe, whole_parameters
+from tests.trainer_plugin.runs import SETTINGS, curve, model_folder, python_path, recipe, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
 from trainer_plugin.sft import Training, learning_rate, main
@@ -40,7 +40,7 @@ def test_the_ten_line_job_of_the_documents_says_what_it_does(release, tmp_path):
     assert given in job
     job = job.replace(given, f'"demo", {settings}')
     quiet = "import trainer_plugin.metrics as metrics\nmetrics._QUIET_SECONDS = 0.01\n"  # instead of a minute
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": python_path(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", quiet + job], env=environment, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
     for step in (1, 2, 3):
@@ -308,7 +308,7 @@ def test_the_learning_rate_rises_and_falls():
 def start(launcher: list[str], out: Path, url: str, *settings: str) -> subprocess.Popen:
     command = [sys.executable, *launcher, "-m", "trainer_plugin.sft", "demo", *SETTINGS]
     command += [f"out={out}", f"videos.release={url}", *settings]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": python_path(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 

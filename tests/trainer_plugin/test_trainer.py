@@ -456,7 +456,7 @@ def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(r
     start = "step 1: loss nan, gradient norm nan; nothing was learned from it; samples of this rank's rows that are"
     assert all(message.startswith(start) for message in messages)
     named = [set(message.partition("not finite: ")[2].split(", ")) for message in messages]
-    assert named[0] and named[1] and not named[0] & named[1]
+    assert named[0] and named[1] and named[0] != named[1]
     assert [unchanged for _, unchanged in found] == [True, True]
 
 
