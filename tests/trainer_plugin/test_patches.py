@@ -82,7 +82,7 @@ def test_a_towers_input_is_what_the_processor_gives(family, count, height, width
     tensor = ours(family, film(count, height, width))
     golden = json.loads(GOLDEN.read_text())[f"{family} {[count, height, width]}"]
     assert list(tensor.shape) == golden["shape"]
-    # uint8 resizing rounds differently without AVX and in other builds of torch: two levels of 255, over the smallest std
+    # uint8 resizing rounds differently without AVX and in other builds of torch: two levels, over the smallest std
     assert tensor.flatten()[places(tensor)].tolist() == pytest.approx(golden["values"], abs=2 / 255 / 0.26)
 
 
