@@ -151,8 +151,9 @@ class SourceFiles:
             SourceGone: there is no such file, it may not be read, or its place gives no or half an answer.
             OSError: no room is left for it here.
         """
-        with self._in_words(source.uri, self.addresses.get(source.source_id, source.uri)):
-            return fingerprint(self.addresses.get(source.source_id, source.uri), self.private)
+        address = self.addresses.get(source.source_id, source.uri)
+        with self._in_words(source.uri, address), outages(address):
+            return fingerprint(address, self.private)
 
     def fetch(self, source_id: str, uri: str, folder: Path) -> Path:
         """A local path of a video; a remote one is downloaded into the folder. Raises as `fingerprint`."""

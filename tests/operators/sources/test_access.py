@@ -8,6 +8,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from operators.sources.access import Access, SourceFiles, fingerprint
 from operators.store import SourceGone
+from schemas.storage import locate
 from schemas.tables import Source
 from tests.support.web_server import BODY, serving
 
@@ -123,6 +124,17 @@ def test_what_is_gone_is_told_apart_from_an_outage_and_without_secrets(tmp_path,
             assert not any(word in str(told.value) for word in ("SECRET", "PASSWORD"))
         with pytest.raises(SourceGone, match="HTTP 503; the next run tries again") as away:
             SourceFiles(frozenset({server.site})).fetch("film", f"{server.url}/503", tmp_path)
+        assert away.value.reason == "system_error"
+
+
+def test_an_object_store_that_does_not_answer_is_left_to_the_next_run(tmp_path, s3_bucket, monkeypatch):
+    film = Source(source_id="film", uri=f"{s3_bucket}/film.mp4", fingerprint="1-2")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    type(locate(s3_bucket)[0]).clear_instance_cache()
+    for look in (SourceFiles().fingerprint, lambda film: SourceFiles().fetch("film", film.uri, tmp_path)):
+        with pytest.raises(SourceGone, match=rf"{film.uri}: no answer.*; the next run tries again") as away:
+            look(film)
         assert away.value.reason == "system_error"
 
 
