@@ -28,7 +28,15 @@ from numpy.typing import NDArray
 
 from operators.video.cut import encode_picture
 from operators.video.ffmpeg import FfmpegError, file_url, run_ffmpeg
-from operators.video.packets import NO_TIME, SECOND_US, PacketIndex, open_video, packets_of, read_packets
+from operators.video.packets import (
+    NO_TIME,
+    SECOND_US,
+    PacketIndex,
+    open_video,
+    packets_of,
+    read_packets,
+    stream_aspect,
+)
 from operators.video.probe import VideoProbe, probe
 from operators.video.remux import COPIED_VIDEO
 from schemas.tables import AudioTrack, Packaging
@@ -42,6 +50,9 @@ Vorbis, TrueHD, G.711, AMR, Windows Media and PCM."""
 
 TOLERANCE_US = 1000
 """Largest difference between a frame's time in the source and in the file: Matroska's ticks are of 1 ms."""
+
+SIZE_TOLERANCE = 2
+"""Pixels that a picture may lose where it is encoded again: 4:2:0 needs even sides."""
 
 _MP4 = {"movflags": "+faststart+negative_cts_offsets", "fflags": "+bitexact"}
 _BITS_PER_CHANNEL = 64_000
@@ -168,6 +179,7 @@ def _picture_packets(
     written = output.add_stream_from_template(stream, opaque=True)
     if stream.codec_context.codec.canonical_name == "hevc":
         written.codec_context.codec_tag = "hvc1"  # the tag of parameter sets outside the frames; players want it
+    written.codec_context.sample_aspect_ratio = stream_aspect(stream)  # the container's may stand outside of the frames
     timeline = index.timeline
     shown = index.packets.pts[index.frame_packets] - timeline.first_pts
     steps = np.diff(shown, append=timeline.pts(index.duration_us) - timeline.first_pts)
@@ -240,7 +252,7 @@ def _timeout_seconds(video: VideoProbe) -> float:
 
 
 def _check(video: VideoProbe, times_us: NDArray[np.int64], target: Path) -> None:
-    """The frames are there at their times, and each sound from and to where it is in the source.
+    """The frames are there at their times and in their shape, and each sound from and to where it is in the source.
 
     Of a damaged source some frames may be missing that another decoder can show.
     """
@@ -253,6 +265,10 @@ def _check(video: VideoProbe, times_us: NDArray[np.int64], target: Path) -> None
     drift_us = int(np.abs(source_us[nearest] - found_us).max())
     if drift_us > TOLERANCE_US or len(np.unique(nearest)) != len(found_us) or written.start_us != 0:
         raise MediaError(f"{video.path.name}: frames of the MP4 are up to {drift_us} us off their times")
+    if max(abs(written.width - video.width), abs(written.height - video.height)) > SIZE_TOLERANCE:
+        raise MediaError(
+            f"{video.path.name}: it shows {video.width}x{video.height}, the MP4 {written.width}x{written.height}"
+        )
     if len(written.audio_tracks) != len(video.audio_tracks):
         raise MediaError(
             f"{video.path.name}: {len(written.audio_tracks)} of its {len(video.audio_tracks)} sounds are in the MP4"

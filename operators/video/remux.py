@@ -263,7 +263,7 @@ def write_mp4(
         audio: the stream that the sound is from; None for a clip without sound.
         extradata: the decoder's configuration, if not the video stream's.
         shape: a frame of the size and colours that the file is to state, if they are not the video stream's.
-        sample_aspect: a pixel's width by its height then.
+        sample_aspect: a pixel's width by its height.
     """
     shown = np.array([*pts, end_pts]) - pts[0]
     packets = [packet for piece in pieces for packet in piece.packets]
@@ -278,6 +278,7 @@ def write_mp4(
         assert video.time_base is not None
         if video.codec_context.codec.canonical_name == "hevc":
             picture.codec_context.codec_tag = "hvc1"  # the tag of parameter sets outside the frames; players want it
+        picture.codec_context.sample_aspect_ratio = sample_aspect  # Matroska and MOV may state it outside of the frames
         if extradata is not None:
             picture.codec_context.extradata = extradata
         if shape is not None:
@@ -285,7 +286,6 @@ def write_mp4(
             context.width, context.height = shape.width, shape.height
             context.color_primaries, context.color_trc = shape.color_primaries, shape.color_trc
             context.colorspace, context.color_range = shape.colorspace, shape.color_range
-            context.sample_aspect_ratio = sample_aspect
         for number, (packet, rank) in enumerate(zip(packets, ranks, strict=True)):
             packet.time_base = video.time_base
             packet.pts, packet.dts, packet.duration = int(shown[rank]), int(decoded[number]), int(steps[number])

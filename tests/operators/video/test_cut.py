@@ -310,6 +310,14 @@ def test_where_the_picture_changes_a_clip_ends_and_none_is_lost(tmp_path, name, 
     assert {name: getattr(after[1], name) for name in is_now} == is_now
 
 
+def test_a_copied_clip_has_the_shape_of_pixels_that_the_container_alone_states(tmp_path):
+    film = counting_video(tmp_path / "film.mp4", seconds=2)
+    source = make(tmp_path / "v.mkv", "-i", str(film), "-c", "copy", "-aspect", "5:1")
+    clips = list(cut_all(source, tmp_path))
+    assert Cut.COPY in {how for _, _, how in clips}
+    assert {numbers_and_format(clip)[1].width for clip, _, _ in clips} == {5 * 64}
+
+
 @pytest.mark.parametrize("second", [("-s", "320x128"), ("-profile:v", "main", "-refs", "3")], ids=["size", "encoder"])
 def test_a_track_of_two_sample_entries_is_cut_by_each(tmp_path, second):
     """The second has pictures of another size, or of the same size from another encoder."""

@@ -162,6 +162,18 @@ def test_what_is_encoded_is_upright_and_keeps_its_shape(tmp_path):
     assert np.abs(seen.rgb.astype(int) - expected.rgb[:212]).mean() < 5
 
 
+@pytest.mark.parametrize("name", ["v.mkv", "v.mov"])
+def test_the_shape_of_pixels_that_the_container_alone_states_is_copied(tmp_path, name):
+    film = counting_video(tmp_path / "film.mp4", seconds=1)
+    sound = ("-f", "lavfi", "-i", "anullsrc=r=44100", "-c:a", "pcm_s16le", "-shortest")
+    video, media, how = published(
+        tmp_path, make(tmp_path / name, "-i", str(film), *sound, "-c:v", "copy", "-aspect", "5:1")
+    )
+    assert how is Packaging.SOUND
+    assert (media.width, media.height, media.sample_aspect) == (video.width, video.height, video.sample_aspect)
+    assert media.width == 5 * media.height
+
+
 def test_most_of_a_damaged_video_is_published(tmp_path):
     path = counting_video(tmp_path / "v.avi", "-c:v", "mpeg4", "-q:v", "3", "-bf", "0", seconds=2)
     damage(path, 20, 0, 1)
