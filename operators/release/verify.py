@@ -19,13 +19,13 @@ from tarfile import TarInfo
 from typing import Any
 
 import av
-import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from operators.isolate import ChildFailed, run_isolated
 from operators.release.readers import Reader, loading_metadata, open_readers
 from operators.store import sha256_of_file
 from operators.video.ffmpeg import LARGEST_FRAME_PIXELS
+from operators.video.media import SIZE_TOLERANCE
 from operators.video.packets import stream_aspect
 from operators.video.probe import displayed_size
 from operators.video.streams import moving_pictures
@@ -33,6 +33,7 @@ from schemas.errors import SchemaError
 from schemas.release import open_file, open_release, read_small_file, read_table, read_tar
 from schemas.run import Release, ReleaseFile
 from schemas.sample import WebDatasetRecord
+from schemas.settings import read_yaml
 from schemas.storage import locate, outages
 from schemas.tables import Split
 
@@ -44,13 +45,8 @@ _SECONDS_PER_TABLE = 600.0
 
 _CARD_BYTES = 1 << 20
 
-_DEEPEST_YAML = 20
-
 _OTHER_CARDS = (".huggingface.yaml", "dataset_infos.json")
 """Files that `datasets` takes for what README.md may say at its head, or more."""
-
-_SIZE_TOLERANCE = 2
-"""Pixels that a picture may lose where it is encoded again: 4:2:0 needs even sides."""
 
 _SUFFIXES = frozenset({frozenset({"json"}), frozenset({"json", "mp4"})})
 
@@ -188,7 +184,7 @@ def _check_media(root: Path, file: ReleaseFile, record: WebDatasetRecord, media:
     except (av.FFmpegError, IndexError, StopIteration, OverflowError) as error:
         raise ReleaseInvalid(f"{file.path}: {media.name} does not decode at both ends as MP4: {error!r}") from error
     width, height = sizes.pop()
-    if not sizes and max(abs(width - record.width), abs(height - record.height)) > _SIZE_TOLERANCE:
+    if not sizes and max(abs(width - record.width), abs(height - record.height)) > SIZE_TOLERANCE:
         raise ReleaseInvalid(
             f"{file.path}: {media.name} shows {width}x{height}, {record.video_id}.json says "
             f"{record.width}x{record.height}; it is not the picture that was asked about; build the release again"
@@ -218,14 +214,13 @@ def _check_card(root: Path, metadata: Mapping[str, Any]) -> None:
     try:
         text = read_small_file(str(root), "README.md", _CARD_BYTES).decode()
         head = text.removeprefix("---\n").partition("\n---\n")[0]
-        _refuse_yaml_bomb(head)
-        stated = yaml.safe_load(head)
+        stated = read_yaml(head)
         found = {name: stated.get(name) for name in metadata}
     except FileNotFoundError:
         raise ReleaseInvalid(
             "README.md: not there; without it `datasets` loads something else, copy it again"
         ) from None
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError) as error:
         raise ReleaseInvalid(f"README.md: its head is not a card's YAML ({error}); copy it again") from error
     for name, wanted in metadata.items():
         if found[name] != wanted:
@@ -233,15 +228,6 @@ def _check_card(root: Path, metadata: Mapping[str, Any]) -> None:
                 f"README.md: {name} says {reprlib.repr(found[name])}, so `datasets` would load something other than "
                 f"the files of manifest.json; copy it again"
             )
-
-
-def _refuse_yaml_bomb(text: str) -> None:
-    """Aliases can grow without end, and the time for nested lists does with the square of their depth."""
-    depth = 0
-    for event in yaml.parse(text):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST_YAML or isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"an alias or more than {_DEEPEST_YAML} levels in {event.start_mark}")
 
 
 def _check_splits(release: Release, keys: _Keys) -> None:

@@ -158,7 +158,10 @@ OTHER_CARDS = {
     "a file of the machine": ("path: parquet/rl.parquet", "path: /etc/hostname"),
     "a pattern that leads out": ("path: parquet/rl.parquet", "path: ../../**"),
     "videos opened from paths": ("dtype: string\n  - name: answer", "dtype: video\n  - name: answer"),
-    "YAML that grows": ("pretty_name: synthetic", "a: &a [1, 2]\nb: [*a, *a]"),
+    "YAML that grows": (
+        "pretty_name: synthetic",
+        "a0: &a0 [1]\n" + "\n".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]" for n in range(30)),
+    ),
     "YAML without end": ("pretty_name: synthetic", "a: " + "[" * 20_000),
     "no YAML": ("---\n", "***\n"),
 }
