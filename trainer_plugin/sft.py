@@ -169,7 +169,7 @@ class Training:
     def _steps(self) -> Iterator[StepMetrics]:
         first, share_before = time.perf_counter(), self.share_done
         began = first
-        while not self._ended_by and self.step != self.recipe.steps:
+        while not self._ended_by and (self.recipe.steps is None or self.step < self.recipe.steps):
             self._progress.now(f"in step {self.step + 1}")
             asked = time.perf_counter()
             before = self.share_done

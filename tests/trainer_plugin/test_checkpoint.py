@@ -304,6 +304,12 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, data, tmp_path, c
         assert training.step == 4
 
 
+def test_a_run_that_has_done_more_steps_than_are_asked_for_now_is_done(alone, data, tmp_path):
+    assert len(curve(recipe(tmp_path, data["own"], "steps=2"))) == 2
+    with Training(recipe(tmp_path, data["own"], "steps=1", "resume_changes=[steps]")) as training:
+        assert training.step == 2 and next(iter(training), None) is None
+
+
 def test_where_and_how_it_is_computed_may_change_without_a_word(alone, data, tmp_path):
     begin(tmp_path, data["own"])
     moved = data["own"].replace("own", "moved")
