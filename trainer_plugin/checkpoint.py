@@ -174,9 +174,13 @@ class CheckpointFolder:
 
 
 def record_files(folder: Path) -> None:
-    """Note the hash of every file of a checkpoint in it. Every rank must call it, and reads what it has written."""
-    rank = dist.get_rank()
-    mine = {str(path.relative_to(folder)): _hash(path) for path in folder.rglob(f"__{rank}_*.distcp")}
+    """Note the hash of every file of a checkpoint in it. Every rank must call it, and reads what it has written.
+
+    Raises:
+        OSError, RuntimeError: on every rank, when one of them cannot read that again.
+    """
+    shards = f"__{dist.get_rank()}_*.distcp"
+    mine = together(lambda: {str(path.relative_to(folder)): _hash(path) for path in folder.rglob(shards)})
     found: list[dict[str, str]] = [{}] * dist.get_world_size()
     dist.all_gather_object(found, mine)
 

@@ -14,7 +14,7 @@ from tests.trainer_plugin.parity import OPTIONS, Clip, Draft, groups, make_sampl
 from tests.trainer_plugin.runs import curve, model_folder, recipe, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import checkpoint
-from trainer_plugin.checkpoint import CheckpointFolder, load_tensors, model_values, save_tensors
+from trainer_plugin.checkpoint import CheckpointFolder, load_tensors, model_values, record_files, save_tensors
 from trainer_plugin.files import FullDisk
 from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
 from trainer_plugin.plan import Layout
@@ -105,6 +105,19 @@ def full_while_it_saves(asked) -> str:
         with pytest.raises((OSError, RuntimeError)) as raised:
             list(training)
     return str(raised.value)
+
+
+def unreadable(folder: Path) -> str:
+    with pytest.raises((OSError, RuntimeError)) as raised:
+        record_files(folder)
+    return str(raised.value)
+
+
+def test_a_shard_that_its_rank_cannot_read_again_is_an_error_on_every_rank(ranks, tmp_path):
+    (tmp_path / "__1_0.distcp").mkdir()
+    first, last = ranks[2].run(unreadable, tmp_path)
+    assert last == f"[Errno 21] Is a directory: '{tmp_path / '__1_0.distcp'}'"
+    assert first == f"rank 1 has failed: {last}"
 
 
 def test_a_full_disk_of_the_first_rank_is_an_error_on_every_rank(ranks, release, tmp_path):
