@@ -78,13 +78,13 @@ class TextRows(Iterator[Row]):
         found = sorted(filesystem.glob(pattern))
         self.files = [filesystem.unstrip_protocol(path) for path in found]
         if not self.files:
-            raise BadInput(f"{files}: no file is there; look at the path and its wildcards")
+            raise BadInput(f"{shown_uri(files)}: no file is there; look at the path and its wildcards")
         if len(self.files) < ranks:
             raise BadInput(
                 f"{shown_uri(files)}: {len(self.files)} files for {ranks} data-parallel ranks; split them further"
             )
         if unknown := [name for name in self.files if not name.endswith((".parquet", ".jsonl", ".jsonl.gz", ".tar"))]:
-            raise BadInput(f"{unknown[0]}: texts come from .parquet, .jsonl, .jsonl.gz or .tar files")
+            raise BadInput(f"{shown_uri(unknown[0])}: texts come from .parquet, .jsonl, .jsonl.gz or .tar files")
         if tokenizer.eos_token_id is None:
             raise BadInput(
                 "the tokenizer has no end-of-text token to put between documents; name one in model.tokenizer"
@@ -142,8 +142,9 @@ class TextRows(Iterator[Row]):
             raise BadInput(f"seed is {self.seed}, but the saved position is of seed {state['seed']}; set seed to that")
         if state["files"] != self.files:
             raise BadInput(
-                f"the saved position is in {len(state['files'])} files, the first {state['files'][0]}, not in these "
-                f"{len(self.files)}, the first {self.files[0]}; go on with those, or begin a new run"
+                f"the saved position is in {len(state['files'])} files, the first {shown_uri(state['files'][0])}, not "
+                f"in these {len(self.files)}, the first {shown_uri(self.files[0])}; go on with those, or begin a new "
+                f"run"
             )
         epoch, file, document = state["place"]
         self._begin((epoch, file, document), state["used"])
