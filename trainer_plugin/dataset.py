@@ -136,6 +136,7 @@ class ReleaseDataset:
             "videos.split": str(self.split),
             "videos.target": str(self.target),
             "videos.frames": self.policy.model_dump(mode="json"),
+            "model's processor": json.loads(json.dumps(vars(self.family))),  # its budgets give frames their size
             "number of samples": len(self),
             "hash of the release's samples": contents.hexdigest()[:16],
             "hash of a chat in tokens": hashlib.sha256(json.dumps(astuple(self._chat.example())).encode()).hexdigest()[

@@ -292,6 +292,16 @@ def test_other_data_are_refused_by_what_differs(alone, data, tmp_path):
             Training(recipe(tmp_path, data[release], "steps=3", *settings))
 
 
+def test_other_budgets_of_the_models_processor_are_refused_as_other_data(alone, data, tmp_path):
+    model = model_folder(tmp_path / "model")
+    processor, asked = model / "video_preprocessor_config.json", f"model={{path: {model}}}"
+    processor.write_text('{"size": {"longest_edge": 50176}}')
+    begin(tmp_path / "run", data["own"], asked)
+    processor.write_text('{"size": {"longest_edge": 100352}}')
+    with pytest.raises(BadInput, match=r"other data: model's processor\.most_pixels is 50176, not 100352; go on"):
+        Training(recipe(tmp_path / "run", data["own"], "steps=3", asked))
+
+
 def test_other_settings_are_refused_and_allowed_by_name(alone, data, tmp_path, caplog):
     changes = {
         "optimizer.learning_rate": ("0.001", "0.003 -> 0.001"),
