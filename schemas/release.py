@@ -169,7 +169,8 @@ def read_tar(
 def _open(url: str, path: str, **options: Any) -> IO[bytes]:
     """A file below the release's folder, at its end.
 
-    On a local disk links are followed only there, and what is no file (a pipe would never end) is not opened.
+    On a local disk links are followed only there (and in Hugging Face's cache, which is made of links), and what is no
+    file (a pipe would never end) is not opened.
     """
     address = address_in(url, path)
     with outages(address):
@@ -177,7 +178,7 @@ def _open(url: str, path: str, **options: Any) -> IO[bytes]:
     if isinstance(fs, LocalFileSystem):
         root = Path(found).parents[path.count("/")].resolve()
         real = Path(found).resolve()
-        if not real.is_relative_to(root):
+        if not any(map(real.is_relative_to, _own_folders(root))):
             raise SchemaError(
                 f"{found}: a link to {real}, outside of the release; copy the release with what its links lead to "
                 f"(cp -RL)"
@@ -188,6 +189,11 @@ def _open(url: str, path: str, **options: Any) -> IO[bytes]:
         opened: IO[bytes] = fs.open(found, "rb", **options)
         opened.seek(0, io.SEEK_END)  # some only now ask for the file
         return opened
+
+
+def _own_folders(root: Path) -> list[Path]:
+    """Where files of a release in this folder may lie: in the Hub's cache in `blobs`, beside `snapshots`, too."""
+    return [root, *(folder.parent / "blobs" for folder in root.parents if folder.name == "snapshots")]
 
 
 def _members(tar: IO[bytes], size: int, address: str) -> Iterator[tarfile.TarInfo]:

@@ -228,6 +228,19 @@ def test_links_are_followed_inside_the_release_only(release, tmp_path):
         pass
 
 
+@pytest.mark.parametrize("below", ["", "releases/demo/v0001"])
+def test_the_cache_of_the_hub_holds_releases_of_links(release, tmp_path, below):
+    cached = tmp_path / "datasets--org--demo"
+    (cached / "blobs").mkdir(parents=True)
+    for number, path in enumerate(each for each in release.rglob("*") if each.is_file()):
+        link = cached / "snapshots" / "0123abcd" / below / path.relative_to(release)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.rename(cached / "blobs" / str(number)))
+    address = str(cached / "snapshots" / "0123abcd" / below)
+    with open_file(address, open_release(address).files[0]) as opened:
+        assert opened.read() == b"no tar"
+
+
 def test_a_release_behind_a_link_is_a_release(release, tmp_path):
     (tmp_path / "latest").symlink_to(release)
     assert open_release(str(tmp_path / "latest")).name == "demo"
