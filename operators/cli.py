@@ -32,6 +32,7 @@ from operators.settings import ConfigError, load_config, validate_config
 from operators.store import Store
 from schemas.config import BuildConfig
 from schemas.errors import BadInput, Outage
+from schemas.tables import Reject
 from schemas.uri import printable, shown_uri
 
 FAULT_STATUS = 1
@@ -158,7 +159,6 @@ def plan(config_json: ConfigJson, run_id: Annotated[str, typer.Option(help="Name
     """List the sources, group them into lanes and write the run's plan; prints it as one JSON line."""
     from operators.build import plan_build, run_id_from
     from operators.losses import skipped_in_words
-    from schemas.tables import Reject
 
     config = _from_json(config_json)
     typer.echo(f"looking for the videos of {shown_uri(config.source)}", err=True)
@@ -202,10 +202,14 @@ def report(run: RunUrl) -> None:
 @app.command()
 def publish(run: RunUrl) -> None:
     """Publish what a run's shard stage made as the next version; prints it as one JSON line."""
+    from operators.losses import faults
     from operators.release.publish import publish as publish_run
 
-    published = publish_run(RunFolder.open(run))
+    folder = RunFolder.open(run)
+    published = publish_run(folder)
     release = published.release
+    if met := faults(folder):
+        typer.echo(_left_to_the_next_run(met), err=True)
     _json_line(
         {"name": release.name, "version": release.version, "url": published.url, "is_new": published.is_new,
          "samples": release.samples, "videos": release.videos}
@@ -290,11 +294,14 @@ def _build_and_show(config: BuildConfig, lanes_at_once: int = 2) -> None:
         result = run_build(config, lanes_at_once=lanes_at_once, report=report)
     show_build(console, result.folder, result.published.release, time.monotonic() - started)
     if met := faults(result.folder):
-        raise Outage(
-            f"videos skipped because of faults of the machine: {len({reject.key for reject in met})}; fix its disk, "
-            "mount or memory and run the same command again:\n"
-            + "\n".join(f"  {reject.message}" for reject in met[:SHOWN_FAULTS])
-        )
+        raise Outage(_left_to_the_next_run(met))
+
+
+def _left_to_the_next_run(met: list[Reject]) -> str:
+    return (
+        f"videos skipped because of faults of the machine: {len({reject.key for reject in met})}; fix its disk, mount "
+        f"or memory and build again:\n" + "\n".join(f"  {reject.message}" for reject in met[:SHOWN_FAULTS])
+    )
 
 
 def _from_json(text: str) -> BuildConfig:

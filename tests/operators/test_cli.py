@@ -374,3 +374,5 @@ def test_a_build_that_left_videos_to_the_next_run_names_them_and_has_the_status_
     assert (status, "shards  " in said) == (OUTAGE_STATUS, True)
     assert "videos skipped because of faults of the machine: 1; fix its disk" in told
     assert f"{unit}: a bad sector" in told
+    status, _, told = lvr("publish", folder.url)
+    assert (status, f"{unit}: a bad sector" in told) == (0, True)
