@@ -127,11 +127,11 @@ class Packaging(StrEnum):
     COPY = "copy"
     """Coded frames and coded sound are copied into an MP4."""
     SOUND = "sound"
-    """Coded frames are copied; sound that MP4 does not carry is encoded as AAC."""
+    """Coded frames are copied; sound that MP4 does not carry, or that changes on the way, is encoded as AAC."""
     PICTURE = "picture"
     """Frames are encoded as H.264 (HDR as HEVC); sound is copied."""
     BOTH = "both"
-    """Frames are encoded, and so is sound that MP4 does not carry."""
+    """Frames are encoded, and so is such sound."""
 
 
 class Video(Row):

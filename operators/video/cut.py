@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.ffmpeg import CONFINEMENT, FfmpegError, file_url, run_ffmpeg
-from operators.video.packets import SECOND_US, UnreadableVideo, open_video, packets_of
+from operators.video.packets import SECOND_US, UnreadableVideo, open_video, packets_of, sound_header
 from operators.video.probe import VideoProbe
 from operators.video.proof import (
     CutError,
@@ -49,7 +49,6 @@ from operators.video.remux import (
     copyable_sound,
     longest_run,
     read_coded,
-    sound_header,
     write_mp4,
 )
 from operators.video.sound import read_sound, write_sound

@@ -17,7 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
-import ffmpeg
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
@@ -27,7 +26,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.cut import encode_picture
-from operators.video.ffmpeg import FfmpegError, file_url, run_ffmpeg
+from operators.video.ffmpeg import FfmpegError, file_url
 from operators.video.packets import (
     NO_TIME,
     SECOND_US,
@@ -39,6 +38,7 @@ from operators.video.packets import (
 )
 from operators.video.probe import VideoProbe, probe
 from operators.video.remux import COPIED_VIDEO
+from operators.video.sound import LAYOUTS, encoded, most_channels, rate_of, read_long_sound
 from schemas.tables import AudioTrack, Packaging
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def packaging(video: VideoProbe) -> Packaging:
         is_alone = len(pictures) == 1 and len(container.streams.audio) == len(video.audio_tracks)
         is_mp4 = container.format.name.startswith("mov")
         configuration = bytes(picture.codec_context.extradata or b"")
-    sound = all(track.codec in PUBLISHED_SOUND for track in video.audio_tracks)
+    sound = all(_is_published(video, track) for track in video.audio_tracks)
     if len(video.formats) > 1:  # readers for training give all frames of a file one size
         return Packaging.PICTURE if sound else Packaging.BOTH
     if video.codec in COPIED_VIDEO and sound and is_mp4 and is_alone:
@@ -115,6 +115,11 @@ def write_media(video: VideoProbe, how: Packaging, times_us: NDArray[np.int64], 
     _check(video, times_us, target)
 
 
+def _is_published(video: VideoProbe, track: AudioTrack) -> bool:
+    """Can its coded sound stand in an MP4, whose track states one rate and number of channels?"""
+    return track.codec in PUBLISHED_SOUND and not video.index.audio[track.stream].sound_changes
+
+
 def _is_unbroken(index: PacketIndex, configuration: bytes) -> bool:
     """Is every packet from the first key frame on a frame that is shown, and by the same configuration of the decoder,
     so that nothing is lost when these are copied?
@@ -148,15 +153,9 @@ def _write(video: VideoProbe, target: Path, copies_picture: bool) -> None:
                 index = read_packets(*opened, source)
         tracks = [_picture_packets(container, picture, index, output)]
         for track in main_first:
-            if track.codec in PUBLISHED_SOUND:
-                container, _ = stack.enter_context(open_video(video.path))
-                stream, zero_us = container.streams[track.stream], round(video.index.timeline.seconds(0) * SECOND_US)
-            else:
-                encoded = _encode_sound(video, track, Path(folder) / f"{track.stream}.m4a")
-                container = stack.enter_context(av.open(file_url(encoded), "r"))
-                stream, zero_us = container.streams[0], -max(0, track.start_us)
-            assert isinstance(stream, AudioStream)
-            tracks.append(_sound_packets(container, stream, zero_us, track, output))
+            container, _ = stack.enter_context(open_video(video.path))
+            copy_or_encode = _sound_packets if _is_published(video, track) else _encoded_packets
+            tracks.append(copy_or_encode(container, video, track, output))
         for _, _, packet in heapq.merge(*(_timed(number, track) for number, track in enumerate(tracks))):
             output.mux(packet)
 
@@ -211,14 +210,41 @@ def _with_times(
 
 
 def _sound_packets(
-    container: InputContainer, stream: AudioStream, zero_us: int, track: AudioTrack, output: OutputContainer
+    container: InputContainer, video: VideoProbe, track: AudioTrack, output: OutputContainer
 ) -> Iterator[Packet]:
     """The packets of a sound, timed from the first frame on: what ends before that is left out."""
+    stream = _audio(container, track)
     written = output.add_stream_from_template(stream, opaque=True)
+    zero = Fraction(video.start_us, SECOND_US) / Fraction(stream.time_base or 1)
+    return _from_zero(packets_of(container, [stream]), round(zero), _named(written, track))
+
+
+def _encoded_packets(
+    container: InputContainer, video: VideoProbe, track: AudioTrack, output: OutputContainer
+) -> Iterator[Packet]:
+    """A sound from where it begins, or from the first frame on, in AAC. Where it has gaps, it is silent."""
+    with open_video(video.path) as (counted, _):
+        channels = most_channels(counted, _audio(counted, track))
+    stream = _audio(container, track)
+    rate, span_us = rate_of(stream), (max(0, track.start_us), track.end_us)
+    written = output.add_stream("aac", rate, layout=LAYOUTS[channels], options={"flags": "+bitexact"})
+    written.bit_rate = _BITS_PER_CHANNEL * channels
+    blocks = read_long_sound(container, stream, video.index, span_us, channels)
+    first = round(span_us[0] * rate / SECOND_US)
+    # What the encoder puts before 0 only fills its window; an edit list would have to hide it.
+    return _from_zero(encoded(blocks, first, written), 0, _named(written, track))
+
+
+def _audio(container: InputContainer, track: AudioTrack) -> AudioStream:
+    stream = container.streams[track.stream]
+    assert isinstance(stream, AudioStream)
+    return stream
+
+
+def _named(written: AudioStream, track: AudioTrack) -> AudioStream:
     if track.language:
         written.metadata["language"] = track.language
-    zero = Fraction(zero_us, SECOND_US) / Fraction(stream.time_base or 1)
-    return _from_zero(packets_of(container, [stream]), round(zero), written)
+    return written
 
 
 def _from_zero(packets: Iterator[Packet], zero: int, written: AudioStream) -> Iterator[Packet]:
@@ -229,26 +255,6 @@ def _from_zero(packets: Iterator[Packet], zero: int, written: AudioStream) -> It
         packet.pts = packet.dts = last = packet.pts - zero
         packet.stream = written
         yield packet
-
-
-def _encode_sound(video: VideoProbe, track: AudioTrack, target: Path) -> Path:
-    """A sound from where it begins, or from the first frame on, in AAC. Where it has gaps, it is silent."""
-    start = video.index.timeline.seconds(max(0, track.start_us))
-    sound = (
-        ffmpeg.input(file_url(video.path), copyts=None, threads=1)[str(track.stream)]
-        .filter("atrim", start=f"{start:.6f}")
-        .filter("asetpts", f"PTS-{start:.6f}/TB")
-        .filter("aresample", **{"async": 1, "first_pts": 0})
-    )
-    encoding = {"acodec": "aac", "audio_bitrate": _BITS_PER_CHANNEL * max(1, track.channels), "flags:a": "+bitexact"}
-    bitexact = {"fflags": "+bitexact", "map_metadata": -1}
-    run_ffmpeg(ffmpeg.output(sound, file_url(target), **encoding, **bitexact), _timeout_seconds(video))
-    return target
-
-
-def _timeout_seconds(video: VideoProbe) -> float:
-    """Generous: a hundred times real time, and never less than two minutes."""
-    return max(120.0, 100 * video.duration_us / SECOND_US)
 
 
 def _check(video: VideoProbe, times_us: NDArray[np.int64], target: Path) -> None:

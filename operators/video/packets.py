@@ -114,6 +114,8 @@ class Packets:
     configurations: tuple[tuple[int, bytes], ...] = ()
     """Where the container changes the decoder's configuration (extradata; MP4's sample entries): numbers of packets,
     ascending, and what holds from each on. Demuxers mention a change only once, also after a seek."""
+    sound_changes: bool = False
+    """Of sound: packets or the container say, of its rate and channels, one thing here and another there."""
 
     def configuration(self, packet: int, first: bytes) -> bytes:
         """The decoder's configuration for a packet, by its number; `first` is that of the stream's header."""
@@ -263,6 +265,26 @@ def packets_of(container: InputContainer, streams: Sequence[Stream]) -> Iterator
         yield from container.demux(streams)
 
 
+def sound_header(packet: Packet, codec: str) -> bytes:
+    """What a packet says itself of its rate and channels; empty if the container alone does.
+
+    Read are the fixed headers of ADTS (ISO/IEC 13818-7, 6.2), of MPEG audio (ISO/IEC 11172-3, 2.4.1.3) and of AC-3 and
+    E-AC-3 (ETSI TS 102 366, 4.3 and E.1.2).
+    """
+    head = bytes(memoryview(packet)[:8])
+    if codec == "aac" and head[:1] == b"\xff" and head[1] & 0xF6 == 0xF0:
+        return bytes((head[2] & 0xFD, head[3] & 0xC0))
+    if codec in ("mp2", "mp3") and head[:1] == b"\xff" and len(head) == 8 and head[1] >= 0xE0:
+        return bytes((head[1] & 0xFE, head[2] & 0x0C, head[3] >> 6 == 3))
+    if codec in ("ac3", "eac3") and head[:2] == b"\x0b\x77" and len(head) == 8:
+        if head[5] >> 3 > 10:
+            return bytes((head[4] & 0xCF if head[4] < 0xC0 else head[4],))
+        mode = head[6] >> 5
+        mixing_bits = 2 * (mode % 2 == 1 and mode != 1) + 2 * (mode >= 4) + 2 * (mode == 2)
+        return bytes((head[4] & 0xC0, mode, head[6] >> 4 - mixing_bits & 1))
+    return b""
+
+
 def decode(container: InputContainer, stream: VideoStream, timeline: Timeline) -> Iterator[tuple[int, VideoFrame]]:
     """Times (us) and frames from the container's position to its end, as `decoded` gives them."""
     return decoded(packets_of(container, [stream]), timeline)
@@ -317,6 +339,8 @@ def _demux(container: InputContainer, stream: VideoStream, path: Path) -> dict[i
     streams: list[VideoStream | AudioStream] = [stream, *container.streams.audio]
     facts = {each.index: array("q") for each in streams}
     configurations: dict[int, list[tuple[int, bytes]]] = {each.index: [] for each in streams}
+    codecs = {sound.index: sound.codec_context.codec.canonical_name for sound in streams[1:] if sound.codec_context}
+    headers: dict[int, set[bytes]] = {each.index: set() for each in streams}
     for packet in packets_of(container, streams):
         if packet.size:
             if packet.has_sidedata("encryption_info"):
@@ -324,6 +348,8 @@ def _demux(container: InputContainer, stream: VideoStream, path: Path) -> dict[i
             if packet.has_sidedata("new_extradata"):
                 number = len(facts[packet.stream_index]) // _FACTS
                 configurations[packet.stream_index].append((number, bytes(packet.get_sidedata("new_extradata"))))
+            if packet.stream_index in codecs:
+                headers[packet.stream_index].add(sound_header(packet, codecs[packet.stream_index]))
             facts[packet.stream_index].extend(
                 (
                     NO_TIME if packet.pts is None else packet.pts,
@@ -334,16 +360,29 @@ def _demux(container: InputContainer, stream: VideoStream, path: Path) -> dict[i
                     packet.is_discard,
                 )
             )
-    return {each.index: _packets(each, facts[each.index], tuple(configurations[each.index])) for each in streams}
+    return {
+        each.index: _packets(each, facts[each.index], tuple(configurations[each.index]), headers[each.index] - {b""})
+        for each in streams
+    }
 
 
 def _packets(
-    stream: VideoStream | AudioStream, facts: array[int], configurations: tuple[tuple[int, bytes], ...]
+    stream: VideoStream | AudioStream,
+    facts: array[int],
+    configurations: tuple[tuple[int, bytes], ...],
+    headers: set[bytes],
 ) -> Packets:
     assert stream.time_base is not None  # libavformat gives every stream one
     pts, dts, duration, size, key, discarded = np.frombuffer(facts, dtype=np.int64).reshape(-1, _FACTS).T.copy()
-    is_key, is_discarded = key.astype(bool), discarded.astype(bool)
-    return Packets(Fraction(stream.time_base), pts, dts, duration, size, is_key, is_discarded, configurations)
+    is_key, is_discarded, time_base = key.astype(bool), discarded.astype(bool), Fraction(stream.time_base)
+    sound_changes = stream.type == "audio" and (len(headers) > 1 or _reconfigures(stream, configurations))
+    return Packets(time_base, pts, dts, duration, size, is_key, is_discarded, configurations, sound_changes)
+
+
+def _reconfigures(stream: AudioStream, configurations: Iterable[tuple[int, bytes]]) -> bool:
+    """Containers may tell again what held all along."""
+    opened = bytes(stream.codec_context.extradata or b"") if stream.codec_context else b""
+    return any(configuration != opened for _, configuration in configurations)
 
 
 def _shown(video: Packets) -> NDArray[np.bool_]:

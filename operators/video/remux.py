@@ -206,23 +206,6 @@ def sound_time_us(packet: Packet, timeline: Timeline) -> int:
     return (2 * ticks * SECOND_US + per_second) // (2 * per_second)
 
 
-def sound_header(packet: Packet, codec: str) -> bytes:
-    """What a packet says itself of its rate and channels; empty if the container alone does.
-
-    Read are the fixed headers of ADTS (ISO/IEC 13818-7, 6.2) and of AC-3 and E-AC-3 (ETSI TS 102 366, 4.3 and E.1.2).
-    """
-    head = bytes(memoryview(packet)[:8])
-    if codec == "aac" and head[:1] == b"\xff" and head[1] & 0xF6 == 0xF0:
-        return bytes((head[2] & 0xFD, head[3] & 0xC0))
-    if codec in ("ac3", "eac3") and head[:2] == b"\x0b\x77" and len(head) == 8:
-        if head[5] >> 3 > 10:
-            return bytes((head[4] & 0xCF if head[4] < 0xC0 else head[4],))
-        mode = head[6] >> 5
-        mixing_bits = 2 * (mode % 2 == 1 and mode != 1) + 2 * (mode >= 4) + 2 * (mode == 2)
-        return bytes((head[4] & 0xC0, mode, head[6] >> 4 - mixing_bits & 1))
-    return b""
-
-
 def copyable_sound(
     packets: Sequence[Packet], codec: str, timeline: Timeline, span_us: tuple[int, int], frame_us: float
 ) -> list[Packet] | None:

@@ -7,7 +7,7 @@ where its timestamp says. Where there is none, there is silence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from av.audio.frame import AudioFrame
 from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from operators.video.ffmpeg import file_url
@@ -26,8 +27,10 @@ from operators.video.ranges import seek_to
 LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 """By number of channels, what the AAC encoder takes. Other sound becomes stereo."""
 
-HIGHEST_RATE = 96_000
+RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 """Samples a second, of AAC (ISO/IEC 14496-3, table 1.18)."""
+
+_USUAL_RATE = 48_000
 
 _JITTER_US = 20_000
 """Pieces that follow on each other to within this are joined without a gap: containers round times, to 1 ms in Matroska
@@ -36,7 +39,11 @@ and more in recorded calls. Less than one frame of picture."""
 _PRE_ROLL_US = SECOND_US
 """Decoded before the span: codecs need the pieces before, and sound lies a little before its picture in the file."""
 
-_PIECE = 1 << 16
+_FORMAT = "flt"
+"""Channels beside each other: of eight in planes of their own PyAV 18 reads more planes than there are, and crashes."""
+
+_BLOCK = 1 << 16
+"""Samples of each channel that are written at once."""
 
 
 def read_sound(
@@ -53,18 +60,43 @@ def read_sound(
     Raises:
         UnreadableVideo: `damaged` when the container cannot seek.
     """
-    start_us, end_us = span_us
-    opened_rate = stream.codec_context.sample_rate
-    rate = opened_rate if 0 < opened_rate <= HIGHEST_RATE else HIGHEST_RATE // 2
+    rate = rate_of(stream)
     pieces = list(_pieces(container, stream, index, span_us, rate))
-    most = max((piece.shape[0] for _, piece in pieces), default=stream.codec_context.channels)
-    channels = most if most in LAYOUTS else 2
-    samples = np.zeros((channels, round((end_us - start_us) * rate / SECOND_US)), dtype=np.float32)
+    most = max((len(piece) for _, piece in pieces), default=stream.codec_context.channels)
+    samples = np.zeros((most if most in LAYOUTS else 2, _length(span_us, rate)), dtype=np.float32)
     for first, piece in pieces:
-        begin, end = max(0, first), min(samples.shape[1], first + piece.shape[1])
-        if begin < end:
-            samples[:, begin:end] = _mix(piece[:, begin - first : end - first], rate, channels)
+        _put(samples, 0, first, piece, rate)
     return samples, rate
+
+
+def read_long_sound(
+    container: InputContainer, stream: AudioStream, index: PacketIndex, span_us: tuple[int, int], channels: int
+) -> Iterator[NDArray[np.float32]]:
+    """What `read_sound` reads, at `rate_of` the stream and in so many channels, in blocks that follow on each other."""
+    rate = rate_of(stream)
+    pieces = _pieces(container, stream, index, span_us, rate)
+    begun = next(pieces, None)
+    length = _length(span_us, rate)
+    for start in range(0, length, _BLOCK):
+        block = np.zeros((channels, min(_BLOCK, length - start)), dtype=np.float32)
+        while begun is not None:
+            first, piece = begun
+            _put(block, start, first, piece, rate)
+            if first + piece.shape[1] > start + _BLOCK:
+                break
+            begun = next(pieces, None)
+        yield block
+
+
+def rate_of(stream: AudioStream) -> int:
+    """The rate in Hz at which a sound is read: its own at first, or the next higher one that AAC has."""
+    opened = stream.codec_context.sample_rate
+    return next((rate for rate in RATES if 0 < opened <= rate), _USUAL_RATE)
+
+
+def most_channels(container: InputContainer, stream: AudioStream) -> int:
+    """In how many channels a sound is to be read, found by decoding it: as many as it has where it has most."""
+    return max((_channels(frame) for frame in _decoded(container, stream)), default=2)
 
 
 def write_sound(samples: NDArray[np.float32], rate: int, target: Path) -> None:
@@ -72,11 +104,29 @@ def write_sound(samples: NDArray[np.float32], rate: int, target: Path) -> None:
     layout = LAYOUTS[len(samples)]
     with av.open(file_url(target), "w", format="mov") as container:
         stream = container.add_stream("pcm_f32le", rate=rate, layout=layout)
-        for first in range(0, samples.shape[1], _PIECE):
-            frame = _frame(samples[:, first : first + _PIECE], rate, layout)
-            frame.pts, frame.time_base = first, Fraction(1, rate)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        blocks = (samples[:, first : first + _BLOCK] for first in range(0, samples.shape[1], _BLOCK))
+        container.mux(list(encoded(blocks, 0, stream)))
+
+
+def encoded(blocks: Iterable[NDArray[np.float32]], first: int, stream: AudioStream) -> Iterator[Packet]:
+    """The packets of blocks that follow on each other, in the stream's rate and channels, from this sample on."""
+    for block in blocks:
+        frame = _frame(block, stream.codec_context.sample_rate, LAYOUTS[len(block)])
+        frame.pts, frame.time_base = first, Fraction(1, frame.sample_rate)
+        yield from stream.encode(frame)
+        first += block.shape[1]
+    yield from stream.encode(None)
+
+
+def _length(span_us: tuple[int, int], rate: int) -> int:
+    return round((span_us[1] - span_us[0]) * rate / SECOND_US)
+
+
+def _put(block: NDArray[np.float32], start: int, first: int, piece: NDArray[np.float32], rate: int) -> None:
+    """Copy what lies in a block, by the numbers of their first samples."""
+    begin, end = max(start, first), min(start + block.shape[1], first + piece.shape[1])
+    if begin < end:
+        block[:, begin - start : end - start] = _mix(piece[:, begin - first : end - first], rate, len(block))
 
 
 def _pieces(
@@ -93,7 +143,7 @@ def _pieces(
         assert frame.time_base is not None
         stamped = None if frame.pts is None else round((frame.pts * frame.time_base - zero) * rate)
         if resampler is None or seen != resampled:  # what the former still holds is less than a frame of picture
-            resampler, resampled = av.AudioResampler("fltp", _layout(frame), rate), seen
+            resampler, resampled = av.AudioResampler(_FORMAT, _layout(frame), rate), seen
         if stamped is not None and (following is None or abs(stamped - following) > jitter):
             following = stamped
         if following is None:
@@ -102,7 +152,7 @@ def _pieces(
             return
         frame.pts = None
         for piece in resampler.resample(frame):
-            samples = np.asarray(piece.to_ndarray(), dtype=np.float32)
+            samples = _samples(piece)
             if following + samples.shape[1] > 0:
                 yield following, samples if len(samples) in LAYOUTS else samples[:2]
             following += samples.shape[1]
@@ -118,23 +168,31 @@ def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[AudioFr
             continue  # damage is silence
 
 
+def _channels(frame: AudioFrame) -> int:
+    return frame.layout.nb_channels if frame.layout.nb_channels in LAYOUTS else 2
+
+
 def _layout(frame: AudioFrame) -> str | AudioLayout:
     """The nearest of `LAYOUTS`; the frame's own if its channels have no names, by which ffmpeg could mix them."""
     if frame.layout.name.endswith("channels"):
         return frame.layout
-    return LAYOUTS.get(frame.layout.nb_channels, "stereo")
+    return LAYOUTS[_channels(frame)]
 
 
 def _mix(samples: NDArray[np.float32], rate: int, channels: int) -> NDArray[np.float32]:
     """Samples in this number of channels, by ffmpeg's matrices."""
     if len(samples) == channels:
         return samples
-    mixer = av.AudioResampler("fltp", LAYOUTS[channels], rate)
+    mixer = av.AudioResampler(_FORMAT, LAYOUTS[channels], rate)
     frame = _frame(samples, rate, LAYOUTS[len(samples)])
-    return np.concatenate([each.to_ndarray() for each in [*mixer.resample(frame), *mixer.resample(None)]], axis=1)
+    return np.concatenate([_samples(each) for each in [*mixer.resample(frame), *mixer.resample(None)]], axis=1)
+
+
+def _samples(frame: AudioFrame) -> NDArray[np.float32]:
+    return np.asarray(frame.to_ndarray(), dtype=np.float32).reshape(-1, frame.layout.nb_channels).T
 
 
 def _frame(samples: NDArray[np.float32], rate: int, layout: str) -> AudioFrame:
-    frame = AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+    frame = AudioFrame.from_ndarray(samples.T.reshape(1, -1), format=_FORMAT, layout=layout)
     frame.sample_rate = rate
     return frame

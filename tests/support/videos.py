@@ -16,7 +16,7 @@ import pytest
 BITS = 10
 BAR = 16
 WIDTH, HEIGHT = BITS * BAR, 64
-CHANNELS = {"mono": 1, "stereo": 2, "3.0": 3, "quad": 4, "5.1": 6, "6.1": 7, "7.1": 8}
+CHANNELS = {"mono": 1, "stereo": 2, "3.0": 3, "quad": 4, "5.1": 6, "6.1": 7, "7.1(wide)": 8}
 _LUMA = f"if(mod(floor(N/pow(2,floor(X/{BAR}))),2),235,16)"
 
 
@@ -104,6 +104,19 @@ def number_on(rgb: np.ndarray) -> int:
     """The number that a frame of `counting_video` shows, in whatever size it is."""
     bars = np.array_split(rgb.mean(axis=(0, 2)), BITS)
     return sum(int(bar.mean() > 128) << bit for bit, bar in enumerate(bars))
+
+
+def loud_tenths(path: Path) -> tuple[list[int], set[tuple[int, int]]]:
+    """Where the sound is loud, in tenths of seconds from the start of the clock, and its rates and channels."""
+    loud, seen = set(), set()
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            assert frame.time is not None
+            seen.add((frame.sample_rate, frame.layout.nb_channels))
+            for packed in av.AudioResampler("flt").resample(frame):  # PyAV 18 cannot show eight planes
+                places = np.flatnonzero(np.abs(packed.to_ndarray()[0]) > 0.2) // packed.layout.nb_channels
+                loud |= {int((frame.time + place / frame.sample_rate) * 10 + 0.5) for place in places}
+    return sorted(loud), seen
 
 
 def broadcast(target: Path, *codec: str) -> Path:

@@ -12,7 +12,16 @@ from operators.video.frames import frames_at
 from operators.video.probe import probe
 from schemas.config import ClipMode, SplitConfig
 from schemas.tables import Boundary, Cut
-from tests.support.videos import Part, counting_video, damage, make, number_on, recording, with_two_sample_entries
+from tests.support.videos import (
+    Part,
+    counting_video,
+    damage,
+    loud_tenths,
+    make,
+    number_on,
+    recording,
+    with_two_sample_entries,
+)
 
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "25")
 VARIABLE = ("-vf", "select='lt(n,45)+not(mod(n,3))'", "-fps_mode", "passthrough")
@@ -357,17 +366,6 @@ def test_frames_that_become_interlaced_are_encoded(tmp_path):
     assert clips[-1][2] is Cut.ENCODE
 
 
-def loud_spans(path):
-    """Where the sound is loud, in tenths of seconds from the start of the clip's clock, and its rate and channels."""
-    loud, seen = set(), set()
-    with av.open(str(path)) as container:
-        for frame in container.decode(audio=0):
-            seen.add((frame.sample_rate, frame.layout.nb_channels))
-            places = np.flatnonzero(np.abs(frame.to_ndarray().reshape(-1, frame.samples)).max(axis=0) > 0.2)
-            loud |= {int((frame.time + place / frame.sample_rate) * 10 + 0.5) for place in places}
-    return sorted(loud), seen
-
-
 @pytest.mark.parametrize(
     "parts, becomes",
     [
@@ -375,16 +373,17 @@ def loud_spans(path):
         ([Part(), Part(layout="5.1")], (48000, 6)),
         ([Part(layout="mono"), Part(layout="5.1")], (48000, 6)),
         ([Part(), Part(layout="6.1")], (48000, 2)),
+        ([Part(), Part(layout="7.1(wide)")], (48000, 8)),
         ([Part(), Part(rate=44100)], (48000, 2)),
         ([Part(layout="5.1", sound=("-c:a", "ac3")), Part(sound=("-c:a", "ac3"))], (48000, 6)),
     ],
-    ids=["5.1-to-stereo", "stereo-to-5.1", "mono-to-5.1", "stereo-to-6.1", "rate", "ac3"],
+    ids=["5.1-to-stereo", "stereo-to-5.1", "mono-to-5.1", "stereo-to-6.1", "stereo-to-7.1", "rate", "ac3"],
 )
 def test_a_clips_sound_that_changes_becomes_one_and_stays_in_time(tmp_path, parts, becomes):
     source = recording(tmp_path / "v.ts", *parts)
     video = probe(source)
     cut_clip(video, video.index.frame_times_us, 0, 4_000_000, tmp_path / "clip.mp4")
-    loud, seen = loud_spans(tmp_path / "clip.mp4")
+    loud, seen = loud_tenths(tmp_path / "clip.mp4")
     assert seen == {becomes}
     assert set(range(11, 20)) | set(range(31, 39)) <= set(loud) <= set(range(10, 21)) | set(range(30, 42))
     assert numbers(tmp_path / "clip.mp4")[0] == list(range(120))
@@ -397,4 +396,4 @@ def test_sound_is_copied_where_it_is_as_the_track_says(tmp_path):
     with open_cutter(video, video.index.frame_times_us) as cutter:
         cutter.cut(0, 1_500_000, tmp_path / "first.mp4")
         cutter.cut(2_500_000, 4_000_000, tmp_path / "second.mp4")
-    assert [loud_spans(tmp_path / name)[1] for name in ("first.mp4", "second.mp4")] == [{(48000, 6)}, {(48000, 1)}]
+    assert [loud_tenths(tmp_path / name)[1] for name in ("first.mp4", "second.mp4")] == [{(48000, 6)}, {(48000, 1)}]

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import chain
 
 import av
 import numpy as np
@@ -17,6 +18,7 @@ from tests.support.videos import (
     broadcast,
     counting_video,
     damage,
+    loud_tenths,
     make,
     number_on,
     recording,
@@ -53,6 +55,7 @@ OF_NEW = {
 }  # fmt: skip
 EXPECTED = OF_ZOO | OF_NEW
 MADE = [sample for sample in (*SAMPLES, *NEW) if sample.file in EXPECTED]
+AC3, MP2, MP3 = ("-c:a", "ac3"), ("-c:a", "mp2"), ("-c:a", "libmp3lame")
 
 
 def published(tmp_path, path):
@@ -221,3 +224,34 @@ def test_a_recording_that_changes_its_picture_is_published_in_one_size(tmp_path,
     assert (one.width, one.height) == (video.width, video.height) == (320, 128)
     assert [number_on(frame.rgb) for frame in frames_at(published, times_us.tolist())] == list(range(180))
     np.testing.assert_allclose(times_us, analysis.times_us, atol=100)
+
+
+@pytest.mark.parametrize(
+    "parts, how, becomes",
+    [
+        ([Part(), Part(layout="5.1"), Part(layout="mono")], Packaging.SOUND, (48000, 6)),
+        ([Part(), Part(rate=44100), Part()], Packaging.SOUND, (48000, 2)),
+        ([Part(layout="7.1(wide)"), Part()], Packaging.SOUND, (48000, 8)),
+        ([Part(sound=AC3), Part(sound=AC3, layout="5.1")], Packaging.SOUND, (48000, 6)),
+        ([Part(sound=MP3), Part(sound=MP3, rate=32000)], Packaging.SOUND, (48000, 2)),
+        ([Part(sound=MP2, layout="mono"), Part(sound=MP2)], Packaging.SOUND, (48000, 2)),
+        ([Part(sound=MP3), Part(sound=MP3)], Packaging.COPY, (48000, 2)),
+    ],
+    ids=["channels", "rate", "7.1", "ac3", "mp3", "mp2", "unchanged"],
+)
+def test_sound_that_changes_is_published_as_one_and_stays_in_time(tmp_path, parts, how, becomes):
+    _, media, done = published(tmp_path, recording(tmp_path / "v.ts", *parts))
+    loud, seen = loud_tenths(media.path)
+    assert (done, seen) == (how, {becomes})
+    heard = [range(20 * number + 11, 20 * number + 19) for number in range(len(parts))]
+    around = [range(20 * number + 10, 20 * number + 22) for number in range(len(parts))]
+    assert set(chain(*heard)) <= set(loud) <= set(chain(*around))
+    assert numbers(media.path, media.index.frame_times_us.tolist()) == list(range(60 * len(parts)))
+
+
+def test_an_mp4_whose_sound_changes_is_not_kept(tmp_path):
+    """Players make themselves ready for what its track says, and that holds for the first part alone."""
+    same = recording(tmp_path / "same.mp4", Part(sound=AC3), Part(sound=AC3))
+    changing = recording(tmp_path / "changing.mp4", Part(sound=AC3), Part(sound=AC3, layout="5.1"))
+    assert packaging(probe(same)) is Packaging.KEEP
+    assert packaging(probe(changing)) is Packaging.SOUND
