@@ -36,7 +36,7 @@ class ModelSource(Model):
     """The tokenizer's folder; None: the model's own, or one token per byte where there is no folder."""
     chat_template: str | None = None
     """A Jinja file, `chatml`, or `chatml_no_think`, whose prompt holds an empty thought (`trainer_plugin.chat`); None:
-    the tokenizer's own. The exported folder carries it."""
+    the folder's chat_template.json, else the tokenizer's own. The exported folder carries it."""
     rope_theta: float | None = Field(default=None, gt=0)
     """Raise the rotary base to this: how LongVILA extends the context, without any other scaling."""
     max_positions: int | None = Field(default=None, ge=1)

@@ -106,6 +106,9 @@ def read_family(source: ModelSource, config: PretrainedConfig) -> Family:
 def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The tokenizer of the recipe, of the model's folder, or of bytes, with the recipe's chat template.
 
+    Without one in the recipe, a chat_template.json in that folder wins over the tokenizer's, as in transformers'
+    processors and in vLLM; tokenizers themselves pass it over.
+
     Raises:
         BadInput: the folder has none, or there is no such template.
     """
@@ -117,6 +120,11 @@ def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         raise BadInput(f"there is no tokenizer in {folder}; name its folder in model.tokenizer ({error})") from error
     if source.chat_template is not None:
         tokenizer.chat_template = _chat_template(source.chat_template)
+    elif folder is not None and (file := Path(folder) / "chat_template.json").exists():
+        try:
+            tokenizer.chat_template = json.loads(file.read_bytes())["chat_template"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{file} holds no chat_template ({error!r}); mend it, or remove it") from error
     return tokenizer
 
 

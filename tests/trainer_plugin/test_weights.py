@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import tiny_config, tiny_model
 from tests.trainer_plugin.runs import configured, model_folder, tied_folder
+from trainer_plugin.bytes_tokenizer import bytes_tokenizer
 from trainer_plugin.chat import CHAT_TEMPLATES, CHATML
 from trainer_plugin.model import LongVideoModel
 from trainer_plugin.parallel import parallelize, start
@@ -297,6 +298,21 @@ def test_a_chat_template_is_of_the_recipe_or_of_the_tokenizer(tmp_path):
         BadInput, match=r"model\.chat_template qwen: .*; give a Jinja file, or chatml or chatml_no_think"
     ):
         read_tokenizer(ModelSource(path=folder, chat_template="qwen"))
+
+
+def test_the_processors_chat_template_wins_over_the_tokenizers_as_in_serving(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    source, file = ModelSource(path=str(folder)), folder / "chat_template.json"
+    (folder / "chat_template.jinja").unlink()
+    assert read_tokenizer(source).chat_template is None
+    file.write_text(json.dumps({"chat_template": "You see."}))
+    assert read_tokenizer(source).chat_template == "You see."
+    bytes_tokenizer().save_pretrained(folder)
+    assert read_tokenizer(source).chat_template == "You see."
+    assert read_tokenizer(source.model_copy(update={"chat_template": "chatml"})).chat_template == CHATML
+    file.write_text("[]")
+    with pytest.raises(BadInput, match=r"chat_template\.json holds no chat_template \(TypeError.*; mend it, or"):
+        read_tokenizer(source)
 
 
 @pytest.mark.parametrize(
