@@ -286,7 +286,8 @@ class Training:
         work = self._work_of(loaded)
         if work.supervised_tokens == 0:
             check_some_left(self.rows, self.skipped)
-            log.warning("step %d: no rank has anything to learn in its rows; they are passed over", self.step + 1)
+            if self.parallel.rank == 0:
+                log.warning("step %d: no rank has anything to learn in its rows; they are passed over", self.step + 1)
             self._ended_by = int(_of_all_ranks([self._signal], dist.ReduceOp.MAX)[0])
             return None
         # The middle of the step: neither the first is without effect nor, where it falls to 0, the last.

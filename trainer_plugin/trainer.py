@@ -345,7 +345,8 @@ class LongVideoTrainer(Trainer):
                 missing = num_batches - len(shares)
                 return [{"row": share} for share in (*shares, *[None] * missing)], tokens
             check_some_left(self.rows, self.skipped)
-        log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
+        if self._long.parallel.rank == 0:
+            log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
         self.control.should_training_stop = True
         return [], 0
 

@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 import os
 import re
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,24 @@ def test_a_run_of_which_no_video_can_be_decoded_ends(alone, tmp_path):
     asked = recipe(tmp_path / "run", url, "steps=2", f"videos.media={tmp_path / 'elsewhere'}")
     with pytest.raises(BadInput, match=r"not one of the 4 samples can be trained on: \{'missing': 4\}"):
         curve(asked)
+
+
+def passed_over(asked) -> list[str]:
+    """What this rank logs of steps in which nothing is to be learned, until all samples are left out."""
+    handler = BufferingHandler(1000)
+    logging.getLogger("trainer_plugin.sft").addHandler(handler)
+    with pytest.raises(BadInput, match="not one of the 4 samples"):
+        curve(asked)
+    logging.getLogger("trainer_plugin.sft").removeHandler(handler)
+    return [record.getMessage() for record in handler.buffer if "they are passed over" in record.getMessage()]
+
+
+def test_a_step_with_nothing_to_learn_is_said_once_for_all_ranks(ranks, tmp_path):
+    url = release_of(tmp_path, [numbered_film(tmp_path, name, 1.0) for name in ("one", "two")], media=Media.NONE)
+    settings = ("steps=2", f"videos.media={tmp_path / 'elsewhere'}", "row_tokens=256", "step_tokens=256")
+    first, other = ranks[2].run(passed_over, recipe(tmp_path / "run", url, *settings, "parallel.sp=2"))
+    assert set(first) == {"step 1: no rank has anything to learn in its rows; they are passed over"}
+    assert other == []
 
 
 def test_it_ends_when_asked_to_while_there_is_nothing_to_learn(alone, tmp_path):
