@@ -177,6 +177,13 @@ def test_the_shape_of_pixels_that_the_container_alone_states_is_copied(tmp_path,
     assert media.width == 5 * media.height
 
 
+def test_of_more_channels_than_aac_carries_the_first_two_are_published(tmp_path):
+    film = counting_video(tmp_path / "film.mp4", seconds=1)
+    sound = ("-f", "lavfi", "-i", "anullsrc=cl=hexadecagonal", "-c:a", "pcm_s16le", "-shortest")
+    video, media, how = published(tmp_path, make(tmp_path / "v.mov", "-i", str(film), *sound, "-c:v", "copy"))
+    assert (how, video.audio_tracks[0].channels, media.audio_tracks[0].channels) == (Packaging.SOUND, 16, 2)
+
+
 def test_most_of_a_damaged_video_is_published(tmp_path):
     path = counting_video(tmp_path / "v.avi", "-c:v", "mpeg4", "-q:v", "3", "-bf", "0", seconds=2)
     damage(path, 20, 0, 1)
