@@ -28,6 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources import web
 from operators.store import SourceGone, download, space_problem
+from schemas.errors import BadInput
 from schemas.storage import StoreError, locate, outages
 from schemas.tables import Source
 from schemas.uri import is_address, is_chain, redacted_uri, shown_uri, without_secrets
@@ -182,7 +183,7 @@ class SourceFiles:
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
             told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
             raise SourceGone("missing_file", f"{shown}: {told}; restore it and run again") from None
-        except (OSError, StoreError) as error:
+        except (OSError, StoreError, BadInput) as error:  # S3 says Bad Request, too, of credentials that have expired
             if isinstance(error, OSError) and space_problem(error, shown):
                 raise
             told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")

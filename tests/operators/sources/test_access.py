@@ -138,7 +138,9 @@ def test_an_object_store_that_does_not_answer_is_left_to_the_next_run(tmp_path, 
         assert away.value.reason == "system_error"
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ECONNRESET, errno.ENAMETOOLONG])
+@pytest.mark.parametrize(
+    "number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ECONNRESET, errno.ENAMETOOLONG, errno.EINVAL]
+)
 def test_a_place_that_fails_in_the_middle_leaves_nothing_that_looks_whole(tmp_path, number):
     class Failing(MemoryFileSystem):
         protocol = "failing"
