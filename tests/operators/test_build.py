@@ -326,7 +326,7 @@ def test_after_a_failure_in_one_lane_no_lane_begins_another_video(tmp_path, monk
     for number in range(4):
         (tmp_path / f"film{number}.mp4").write_bytes(b"never read")
     begun, told = [], threading.Event()
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=200)
     done = UnitOutcome(SimpleNamespace(rows=0, rejects=0), reused=False)
 
     def unit(store, config, stage, unit_input, cores):
@@ -335,10 +335,10 @@ def test_after_a_failure_in_one_lane_no_lane_begins_another_video(tmp_path, monk
         both.wait()
         if film == "film2":
             raise ModelUnavailable("the model server is away")
-        told.wait(timeout=20)
+        told.wait(timeout=200)
         return done
 
-    monkeypatch.setattr("operators.build.preflight", lambda config: None)
+    monkeypatch.setattr("operators.build.preflight", lambda config: [])
     monkeypatch.setattr("operators.runner.run_unit", unit)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     others = set(threading.enumerate())

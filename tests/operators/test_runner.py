@@ -90,7 +90,7 @@ def test_the_version_of_a_tool_is_part_of_the_identity_of_what_it_makes(tmp_path
     assert {name for name, key in after.items() if key != before[name]} == {"split", "shard"}
     assert (
         explain(before["shard"], after["shard"])
-        == f"shard: made with ffmpeg 8.0.1 instead of {before['shard'].tools[0]}"
+        == f"shard: made with ffmpeg 8.0.1, {pyav_version()} instead of {', '.join(before['shard'].tools)}"
     )
 
 

@@ -33,9 +33,23 @@ ctypes.CDLL(None).sleep(1000)  # in C, as a collective does
 """
 
 
+AS_FROM_A_TERMINAL = """
+import signal
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+"""Tests that run in the background, or under nohup, ignore these, and so would their children."""
+
+
+def start(code: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", AS_FROM_A_TERMINAL + code]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_outside_of_a_step_a_signal_ends_the_command_with_a_message(number):
-    process = subprocess.Popen([sys.executable, "-c", LOADING], stdout=-1, stderr=-1, text=True)
+    process = start(LOADING)
     assert process.stdout.readline() == "loading\n"
     process.send_signal(number)
     output = process.communicate()[1]
@@ -44,7 +58,7 @@ def test_outside_of_a_step_a_signal_ends_the_command_with_a_message(number):
 
 
 def test_a_second_signal_ends_what_hangs():
-    process = subprocess.Popen([sys.executable, "-c", HANGING], stdout=-1, stderr=-1, text=True)
+    process = start(HANGING)
     assert process.stdout.readline() == "hanging\n"
     process.send_signal(signal.SIGINT)
     assert "SIGINT: the step in progress is finished and saved; again ends it at once" in process.stderr.readline()
@@ -54,8 +68,7 @@ def test_a_second_signal_ends_what_hangs():
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored():
-    ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + LOADING
-    process = subprocess.Popen([sys.executable, "-c", ignored], stdout=-1, stderr=-1, text=True)
+    process = start("signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + LOADING)
     assert process.stdout.readline() == "loading\n"
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)

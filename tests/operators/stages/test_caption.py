@@ -12,6 +12,7 @@ import pytest
 from operators.models.journal import Journal
 from operators.models.prompts import load_prompt
 from operators.models.session import ModelPool, open_models, resolve
+from operators.sources.access import SourceFiles
 from operators.stage import Context
 from operators.stages.caption import STAGE
 from operators.store import Store
@@ -156,7 +157,7 @@ def test_a_video_that_is_gone_or_no_file_is_one_reject(caption, tmp_path, name):
 
 
 def test_a_video_that_vanishes_after_it_was_found_is_left_to_the_runner(caption, tmp_path, monkeypatch):
-    monkeypatch.setattr(Store, "fetch", lambda store, uri, folder: Path(uri))  # as if it had been there
+    monkeypatch.setattr(SourceFiles, "fetch", lambda files, source_id, uri, folder: Path(uri))  # as if it were there
     with pytest.raises(FileNotFoundError):
         caption(make_source(tmp_path / "gone.mp4"), CLIPS)
 

@@ -1,19 +1,14 @@
 """The target answers verified questions n times: from frames of the real file if it can see, else from captions."""
 
-import os
 import re
-import signal
-import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from operators.isolate import Stopped, run_isolated, stop_children
 from operators.models.session import ModelPool
+from operators.sources.access import SourceFiles
 from operators.stages.difficulty import STAGE
-from operators.store import Store
 from schemas.tables import Check, QuestionKind
 from tests.support.films import captions_of, film
 from tests.support.openai_server import Fault, OpenAIServer, last_text
@@ -125,27 +120,27 @@ def test_a_file_that_cannot_be_read_is_a_reject_of_every_question(stages, server
 
 
 def test_a_file_that_vanishes_after_it_was_found_is_left_to_the_runner(stages, tmp_path, monkeypatch):
-    monkeypatch.setattr(Store, "fetch", lambda store, uri, folder: Path(uri))  # as if it had been there
+    monkeypatch.setattr(SourceFiles, "fetch", lambda files, source_id, uri, folder: Path(uri))  # as if it were there
     with pytest.raises(FileNotFoundError):
         shown(stages, tmp_path / "gone.mp4")
 
 
-def kill_decoder() -> None:
-    """What a decoder's crash does: the first child that Python spawns dies."""
-    while True:
-        for child in psutil.Process().children():
-            if any("spawn_main" in part for part in child.cmdline()):
-                os.kill(child.pid, signal.SIGSEGV)
-                return
-        time.sleep(0.01)
+CRASH = """
+import os, signal, sys
+
+if any("spawn_main" in part for part in sys.orig_argv):
+    import av
+
+    av.open = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)
+"""
+"""What a decoder's crash does to the child process that opens a video."""
 
 
-def test_a_crash_of_the_decoder_is_a_reject(stages, tmp_path):
+def test_a_crash_of_the_decoder_is_a_reject(stages, tmp_path, monkeypatch):
     path = counting_video(tmp_path / "film.mp4", fps=25)
-    killer = threading.Thread(target=kill_decoder, daemon=True)
-    killer.start()
+    (tmp_path / "sitecustomize.py").write_text(CRASH)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert shown(stages, path) == []
-    killer.join(timeout=10)
     assert {each.reason for each in stages.rejects} == {"crashed"}
     assert "SIGSEGV" in stages.rejects[0].message
 
