@@ -28,6 +28,12 @@ _NO_CREDENTIALS = frozenset(
 )
 """Names of exceptions: the drivers need not be installed."""
 
+READ_ERRORS = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED}
+    | {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO, errno.ENODEV}
+)
+"""Of a disk or mount that fails, whatever file is read: not the file's fault, and another time it may be read."""
+
 _MOST_CHARACTERS = 300
 
 

@@ -25,10 +25,10 @@ from operators.sources.rejects import plan_reject
 from operators.sources.shot2story import is_shot2story, shot2story_entries
 from operators.store import store_around
 from schemas.config import BuildConfig
-from schemas.errors import BadInput, SourceError
+from schemas.errors import BadInput, Outage, SourceError
 from schemas.manifest import ManifestRow
 from schemas.run import GivenIds
-from schemas.storage import StoreError, locate, outages
+from schemas.storage import READ_ERRORS, StoreError, locate, outages
 from schemas.tables import Reject, Source
 from schemas.uri import is_address, is_chain, shown_uri, without_secrets
 
@@ -152,6 +152,8 @@ def _entries(source: str, media_root: str, access: Access) -> _Entries:
     except (PermissionError, ValueError, ImportError) as error:  # rights; an address that is none; its driver
         told = without_secrets(str(error), [source])
         raise SourceError(f"source {shown!r} cannot be read: {told}; give a folder of videos or a manifest") from error
+    except OSError as error:
+        raise _cannot_be_read_now(shown, error) from error
     if is_folder:
         folder = local_path(source) or source.rstrip("/")
         search = search_folder(fs, path, source)
@@ -163,6 +165,8 @@ def _entries(source: str, media_root: str, access: Access) -> _Entries:
             data = web.read(source, access.private) if fs is None else fs.cat_file(path)
     except (PermissionError, FileNotFoundError) as error:
         raise SourceError(f"manifest {shown!r} cannot be read: {without_secrets(str(error), [source])}") from error
+    except OSError as error:
+        raise _cannot_be_read_now(shown, error) from error
     folder = media_folder(source, media_root)
     return _Entries(list(_list_entries(data, fs, path, source, folder)), folder)
 
@@ -253,9 +257,18 @@ def _checked_fingerprint(entry: _Entry, identifier: str, access: Access) -> str 
             raise
         return plan_reject(identifier, "unreachable", f"{error}, or take it out of the source")
     except (OSError, ValueError, ImportError) as error:  # rights; an address that is none; its driver is not installed
+        if entry.is_found and getattr(error, "errno", None) in READ_ERRORS:
+            raise _cannot_be_read_now(shown, error) from error
         told = without_secrets(str(error), [uri]).removeprefix(f"{shown}: ")
         message = f"{shown!r} cannot be read: {told}; correct the address or its rights, or take it out of the source"
         return plan_reject(identifier, "unreadable_uri", message)
+
+
+def _cannot_be_read_now(shown: str, error: BaseException) -> Outage:
+    return Outage(
+        f"{shown!r} cannot be read ({getattr(error, 'strerror', None) or error}), and a build without it would replace "
+        f"one with it; run it again when its disk or mount answers"
+    )
 
 
 def _store_of(uri: str) -> str | None:

@@ -24,6 +24,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from schemas.errors import Outage
+from schemas.storage import READ_ERRORS
 
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,gif,rm,wtv,ivf,dv"
 """Demuxers that may open a source. Playlists and concatenation scripts (hls, dash, concat, sdp, ...) follow references
@@ -44,11 +45,7 @@ OLDEST_FFMPEG = (5, 1)
 ENCODERS = {"libx264": "yuv420p", "libx265": "yuv420p10le", "aac": ""}
 """What is encoded with ffmpeg, and from which pixel format: clips, HDR clips, sound."""
 
-_READ_ERRORS = (
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED),
-    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO, errno.ENODEV),
-)
-_READ_ERROR_WORDS = (*(os.strerror(number).encode() for number in _READ_ERRORS), b"I/O error")
+_READ_ERROR_WORDS = (*(os.strerror(number).encode() for number in READ_ERRORS), b"I/O error")
 """As ffmpeg prints them; the last is musl's. Some demuxers say the same of mere damage."""
 
 _CHECK_SECONDS = 60.0

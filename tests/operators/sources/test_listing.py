@@ -1,9 +1,11 @@
+import errno
 import json
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from operators.build import plan_build
 from operators.runs import RunFolder
@@ -12,7 +14,7 @@ from operators.sources.ids import source_id_of
 from operators.sources.listing import read_sources, source_files
 from operators.store import Store
 from schemas.config import BuildConfig
-from schemas.errors import BadInput, SourceError
+from schemas.errors import BadInput, Outage, SourceError
 from schemas.tables import Reject, Source
 from tests.support.web_server import BODY, serving
 
@@ -517,6 +519,24 @@ def test_a_file_that_may_not_be_read_is_one_reject(tmp_path, unprivileged):
     assert [source.uri for source in listing.sources] == [str(tmp_path / "good.mp4")]
     [reject] = listing.rejects
     assert reject.reason == "unreadable_uri" and "Permission denied" in reject.message
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_found_file_or_a_list_that_cannot_be_read_now_is_an_outage(tmp_path, monkeypatch, number):
+    """A version without the videos of a disk that fails must not replace one with them."""
+    touch(tmp_path / "good.mp4")
+    (tmp_path / "list.csv").write_text("uri\ngood.mp4\n")
+    info = LocalFileSystem.info
+
+    def fail(fs, path, **options):
+        if str(path).endswith(failing):
+            raise OSError(number, os.strerror(number), path)
+        return info(fs, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "info", fail)
+    for failing, source in (("good.mp4", tmp_path), ("list.csv", tmp_path / "list.csv")):
+        with pytest.raises(Outage, match=f"{failing}' cannot be read .{os.strerror(number)}.*run it again"):
+            read_sources(str(source))
 
 
 def test_a_source_that_may_not_be_read_is_named(tmp_path, unprivileged):
