@@ -64,6 +64,8 @@ class Ranks:
         self, function: Callable[..., Any], *arguments: Any, patient: bool = True
     ) -> tuple[dict[int, str], dict[int, Any]]:
         """Tracebacks and results by rank; not patient: until the first that fails. A rank that died is in neither."""
+        if not all(process.is_alive() for process in self.processes):
+            self.stop()
         if not self.processes:
             self._start()
         message = pickle.dumps((function, arguments))
