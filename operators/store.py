@@ -67,8 +67,8 @@ class Store:
     def __init__(self, url: str) -> None:
         if holds_secret(url):
             raise BadInput(
-                f"{shown_uri(url)}: the address of a store, which runs name, has no user, password, query or "
-                f"fragment; give its credentials as environment variables (AWS_ACCESS_KEY_ID and the like)"
+                f"{shown_uri(url)}: the address of a store, which runs name, has no user, password or "
+                f"signature; give its credentials as environment variables (AWS_ACCESS_KEY_ID and the like)"
             )
         self.url = url.rstrip("/")
         with outages(self.url):

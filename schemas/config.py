@@ -265,7 +265,7 @@ class BuildConfig(Model):
         for address in (value,) if isinstance(value, str) else value:
             if holds_secret(address):
                 raise ValueError(
-                    "an address with a user, a password, a query or a fragment would be stored with every run: give it "
+                    "an address with a user, a password, or the query of a URL would be stored with every run: give it "
                     "without, and the credentials as environment variables (AWS_ACCESS_KEY_ID and the like), in a "
                     "~/.netrc for http, or in the rows of a local manifest"
                 )

@@ -1,4 +1,8 @@
-"""How an address is shown and kept: without user, password, query and fragment, which is where credentials stand."""
+"""How an address is shown and stored: without user and password, and without what follows its path on a web server.
+
+Credentials stand there. In an object store and on a disk, `?` and `#` are characters of a name like all others, and the
+name is cut only where a parameter follows them that holds a signature, a key or a password by its name.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,16 @@ _SITE = re.compile(
     r"(?P<user>[^/\\]*@)?(?P<host>\[[^\]/\\@]*\]|[^:@/\\\[\]]+)(?P<port>:\d*)?(?P<path>[/\\].*)?", re.DOTALL
 )
 _BROKEN_SITE = re.compile(r"(?P<host>\[[^\]/\\]*\]|[^:/\\]*)(?P<port>:\d+(?=[/\\]|$))?[^/\\]*(?P<path>.*)", re.DOTALL)
-_CONTAINERS = frozenset({"abfs", "abfss", "wasb", "wasbs"})
+_STORES = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs", "oss", "adl", "hf"})
+_CONTAINERS = frozenset({"az", "abfs", "abfss", "wasb", "wasbs"})
 """Azure's `abfs://container@account…/path`: what stands before the @ is no user."""
+_ACCESS_POINT = re.compile(r"arn:[^@/\\]*[/\\]")
+"""Of S3, in the place of a bucket: what follows its colons is no password."""
 _STRAY_USER = re.compile(r"(?<![^/\\])[^/\\@:]*:(?>[^/\\]*@)(?=[^/\\]+[/\\])")
-_STRAY_QUERY = re.compile(r"\?[\w.~%-]+=.*", re.DOTALL)
+_SECRET_PARAMETER = re.compile(
+    r"[?&;#][\w.~%-]{0,64}(sig|signature|token|secret|passw(or)?d|pwd|credentials?|key(-?id)?|auth(orization)?)=",
+    re.IGNORECASE,
+)
 _CREDENTIAL = re.compile(
     r"[?&;#][^=&;#]{0,64}(sig|token|secret|passw|credential|auth|key|policy|expires)[^=&;#]{0,64}=", re.IGNORECASE
 )
@@ -33,7 +43,7 @@ def is_address(text: str) -> bool:
 
 
 def holds_secret(uri: str) -> bool:
-    """Whether an address has a user, a password, a query or a fragment."""
+    """Whether an address has a user, a password, or a query or fragment that may be secret."""
     return is_address(uri) and redacted_uri(uri) != uri
 
 
@@ -55,11 +65,11 @@ def redacted_uri(uri: str) -> str:
 def shown_uri(uri: str) -> str:
     """An address or a path for people: redacted, on one line, of at most `LONGEST_SHOWN` characters.
 
-    What should have been a URL (`user:password@host/a.mp4?token=…`) loses what looks like a password or a query, too.
+    What should have been a URL (`user:password@host/a.mp4?token=…`) loses what looks like a password or a token, too.
     """
     shown = redacted_uri(uri)
     if _ADDRESS.search(uri) is None:
-        shown = _STRAY_QUERY.sub("", _STRAY_USER.sub("", shown))
+        shown = _without_secret_query(_STRAY_USER.sub("", shown))
     shown = printable(shown)
     return shown if len(shown) <= LONGEST_SHOWN else f"{shown[: LONGEST_SHOWN // 2]}…{shown[1 - LONGEST_SHOWN // 2 :]}"
 
@@ -102,18 +112,31 @@ def _without(text: str, known: Iterable[str]) -> str:
     return reduce(lambda done, uri: done.replace(uri, redacted_uri(uri)), filter(None, known), text)
 
 
+def _without_secret_query(name: str) -> str:
+    mark = re.search("[?#]", name)
+    return name[: mark.start()] if mark and _SECRET_PARAMETER.search(name, mark.start()) else name
+
+
+def _without_query(address: str) -> str:
+    return re.split("[?#]", address, maxsplit=1)[0]
+
+
 def _redacted_link(link: str) -> str:
     found = _ADDRESS.search(link)
     if found is None:
         return link
-    before, rest = link[: found.start()], found["rest"]
-    if found["scheme"].lower() in _CONTAINERS and ":" not in rest.partition("@")[0]:
-        return before + re.split("[?#]", link[found.start() :], maxsplit=1)[0]
-    plain = re.split("[?#]", rest, maxsplit=1)[0]
+    before, scheme, rest = link[: found.start()], found["scheme"].lower(), found["rest"]
+    is_name = scheme in _STORES | _CONTAINERS and _ADDRESS.search(rest) is None
+    cut = _without_secret_query if is_name else _without_query
+    has_container = scheme in _CONTAINERS and ":" not in rest.partition("@")[0]
+    if has_container or (is_name and _ACCESS_POINT.match(rest)):
+        return before + cut(link[found.start() :])
+    plain = cut(rest)
     site = _SITE.fullmatch(plain)
     path = (site and site["path"]) or ""
-    if site is None or ("@" in path and (site["user"] or re.search(r":[^/\\:@]*@", path))):
-        plain = re.split("[?#]", rest.rpartition("@")[2], maxsplit=1)[0]
+    has_password = not is_name and re.search(r":[^/\\:@]*@", path)
+    if site is None or ("@" in path and (site["user"] or has_password)):
+        plain = cut(rest.rpartition("@")[2])
         site = _BROKEN_SITE.fullmatch(plain)
         assert site is not None  # it fits every text
     return f"{before}{found['scheme']}:{found['slashes']}{site['host']}{site['port'] or ''}{site['path'] or ''}"

@@ -262,7 +262,7 @@ def test_the_store_around_a_path_is_found_by_its_folders(tmp_path):
     assert store_around(fs, f"{root}/films/a.mp4") is None
 
 
-@pytest.mark.parametrize("url", ["s3://key:PASSWORD@bucket/out", "s3://bucket/out?SECRET"])
+@pytest.mark.parametrize("url", ["s3://key:PASSWORD@bucket/out", "s3://bucket/out?sig=SECRET"])
 def test_a_store_has_no_credentials_in_its_address(url):
     with pytest.raises(BadInput, match=r"^s3://bucket/out: .*environment variables") as refused:
         Store(url)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.uri import LONGEST_SHOWN, is_address, public_text, redacted_uri, shown_uri, without_secrets
+from schemas.uri import LONGEST_SHOWN, holds_secret, is_address, public_text, redacted_uri, shown_uri, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -13,9 +13,20 @@ from schemas.uri import LONGEST_SHOWN, is_address, public_text, redacted_uri, sh
         ("https://user:PASSWORD@host:8443/a/b.mp4?X-Amz-Signature=SECRET#SECRET", "https://host:8443/a/b.mp4"),
         ("https://TOKEN@host/a.mp4", "https://host/a.mp4"),
         ("http://[::1]:80/a.mp4?SECRET", "http://[::1]:80/a.mp4"),
-        ("s3://bucket/prefix/a b.mp4?versionId=3", "s3://bucket/prefix/a b.mp4"),
+        ("ftp://host/a.mp4?SECRET", "ftp://host/a.mp4"),
         ("https://host/@channel/a.mp4", "https://host/@channel/a.mp4"),
-        ("abfs://container@account.dfs.core.windows.net/a.mp4?SECRET", "abfs://container@account.dfs.core.windows.net/a.mp4"),
+        # names in object stores and on disks
+        ("s3://bucket/a#b c?x=1;d.mp4", "s3://bucket/a#b c?x=1;d.mp4"),
+        ("gs://bucket/12:30@home?keyframe=3.mp4", "gs://bucket/12:30@home?keyframe=3.mp4"),
+        ("hf://datasets/org/name@main/a#b.mp4", "hf://datasets/org/name@main/a#b.mp4"),
+        ("file:///films/a#b@c?x=1.mp4", "file:///films/a#b@c?x=1.mp4"),
+        ("abfs://container@account.dfs.core.windows.net/a#b.mp4", "abfs://container@account.dfs.core.windows.net/a#b.mp4"),
+        ("s3://arn:aws:s3:eu-west-1:1234:accesspoint/name/a@b#c.mp4", "s3://arn:aws:s3:eu-west-1:1234:accesspoint/name/a@b#c.mp4"),
+        ("s3://bucket/a.mp4?X-Amz-Algorithm=AWS4&X-Amz-Signature=SECRET", "s3://bucket/a.mp4"),
+        ("abfs://container@account/a.mp4?sv=2026-02-06&sig=SECRET", "abfs://container@account/a.mp4"),
+        ("s3://KEY:PASSWORD@bucket/a#b.mp4", "s3://bucket/a#b.mp4"),
+        ("s3://KEY:PASS/WORD@bucket/a b.mp4?secret_access_key=SECRET", "s3://bucket/a b.mp4"),
+        ("s3://bucket/a.mp4,https://user:PASSWORD@host/b.mp4?SECRET", "s3://host/b.mp4"),
         # chains of fsspec
         ("simplecache::https://user:PASSWORD@host/a.mp4?SECRET", "simplecache::https://host/a.mp4"),
         ("zip://a.mp4::https://user:PASSWORD@host/a.zip?SECRET", "zip://a.mp4::https://host/a.zip"),
@@ -29,6 +40,7 @@ from schemas.uri import LONGEST_SHOWN, is_address, public_text, redacted_uri, sh
         ("a.mp4?X-Amz-Signature=SECRET", "a.mp4"),
         # paths
         ("/films/what?.mp4", "/films/what?.mp4"),
+        ("/films/what?x=1&y=2#z.mp4", "/films/what?x=1&y=2#z.mp4"),
         ("/films/a#1@b::c;d.mp4", "/films/a#1@b::c;d.mp4"),
         ("films/12:30@home.mp4", "films/12:30@home.mp4"),
         ("C:\\films\\a#b@c?.mp4", "C:\\films\\a#b@c?.mp4"),
@@ -40,10 +52,17 @@ def test_an_address_is_shown_without_what_may_be_secret(uri, shown):
     assert shown_uri(shown) == shown
 
 
+def test_a_name_in_an_object_store_is_no_secret():
+    names = ("s3://bucket/a#b", "s3://bucket/a?x=1", "abfs://box@account/a", "file:///films/a?x=1", "/films/a?x=1")
+    assert not any(map(holds_secret, names))
+    secrets = ("s3://K:PASSWORD@bucket/a", "s3://bucket/a?X-Amz-Signature=1", "https://host/a?x=1", "https://u@host/a")
+    assert all(map(holds_secret, secrets))
+
+
 PASSWORDS = st.text("ab1/?#@:%\\ '\"<é", min_size=1, max_size=20).filter(lambda text: not re.match(r"\d*[/\\]", text))
 
 
-@given(PASSWORDS, st.sampled_from(["https://", "simplecache::https://", "/films/http:/", "ftp:\\\\"]))
+@given(PASSWORDS, st.sampled_from(["https://", "simplecache::https://", "/films/http:/", "ftp:\\\\", "s3://"]))
 @example("1?a@b", "https://")
 def test_no_password_is_shown_whatever_characters_it_has(password, scheme):
     shown = shown_uri(f"{scheme}user:PA{password}SS@host.org/a.mp4?X-Amz-Signature=SECRET")
