@@ -1,9 +1,9 @@
 """Which addresses a build may open, and how it opens them.
 
-A list of videos may name what lies below its own folder, bucket or site, or below `media_root`; all else only below one
-of the build's `allowed_roots`. So a list from elsewhere can neither read the machine's other files nor ask other
-servers. Links inside those folders are followed: they are the user's own. fsspec's chains (`zip://…::https://…`) are
-never opened.
+A list of videos may name what lies below its own folder, bucket, repository or site, or below `media_root`; all else
+only below one of the build's `allowed_roots`. So a list from elsewhere can neither read the machine's other files nor
+ask other servers. Links inside those folders are followed: they are the user's own. fsspec's chains
+(`zip://…::https://…`) are never opened.
 
 Credentials of an address are not stored: where a list's own address has some, a stage that opens the video reads the
 list again (`SourceFiles.addresses`).
@@ -35,11 +35,22 @@ from schemas.uri import is_address, is_chain, redacted_uri, shown_uri, without_s
 
 _SAME_SCHEME = {"local": "file", "s3a": "s3", "gcs": "gs"}
 
+_WITH_USER = frozenset({"s3", "gs", "ftp", "ftps", "sftp", "ssh", "smb", "hdfs", "webhdfs"})
+"""Schemes where `user@` before a host or bucket names who reads. Elsewhere it names what is read, such as a container
+(`abfs://container@account`) or a repository (`github://org:repo@branch`)."""
+
+_OWN_PLACE = re.compile(
+    r"hf://((datasets|spaces|models|kernels|buckets)/)?[^/]+(/[^/@]+)?"  # a repository, in any revision
+    r"|s3a?://arn:[^/]*/[^/]*"  # an access point
+    r"|[^:]+://[^/]*",  # a bucket, a container of an account, a site
+    re.IGNORECASE,
+)
+
 
 class _Place(NamedTuple):
     scheme: str
     site: str
-    """Host and port, or bucket; empty for local files and for a root that is a whole scheme."""
+    """Host and port, bucket, or container; empty for local files and for a root that is a whole scheme."""
     path: str
     """Without a slash at its end."""
 
@@ -52,10 +63,10 @@ class Access:
 
     @classmethod
     def of(cls, source: str, media_root: str = "", allowed_roots: Iterable[str] = ()) -> Access:
-        """What a build of this source may open: its own folder, bucket or site, and what else was allowed."""
+        """What a build of this source may open: its own folder, bucket, repository or site, and what was allowed."""
         own = source
         if is_address(source) and _place(source).scheme != "file":
-            own = "/".join(source.split("/")[:3])
+            own = _OWN_PLACE.match(source.strip())[0]  # type: ignore[index] - it is an address
         elif not os.path.isdir(_place(source).path):  # noqa: PTH112 - false, too, where nobody may look
             own = posixpath.dirname(_place(source).path)
         return cls((own, *filter(None, [media_root]), *allowed_roots))
@@ -81,7 +92,8 @@ def _is_below(place: _Place, root: _Place) -> bool:
         return False
     if root.scheme != "file" and not root.site:
         return True
-    return place.site == root.site and (place.path == root.path or place.path.startswith(f"{root.path}/"))
+    below = (f"{root.path}/", f"{root.path}@") if root.scheme == "hf" else f"{root.path}/"  # `name@revision`
+    return place.site == root.site and (place.path == root.path or place.path.startswith(below))
 
 
 def _place(uri: str) -> _Place:
@@ -92,7 +104,9 @@ def _place(uri: str) -> _Place:
     site, _, path = rest.partition("/")
     if scheme in ("http", "https"):
         site, path = web.site_of(uri.strip()), unquote(re.split("[?#]", path, maxsplit=1)[0])
-    return _Place(scheme, site.rpartition("@")[2].lower(), posixpath.normpath(f"/{path}").rstrip("/"))
+    elif scheme in _WITH_USER:
+        site = site.rpartition("@")[2]
+    return _Place(scheme, site.lower(), posixpath.normpath(f"/{path}").rstrip("/"))
 
 
 def local_path(uri: str) -> str:
