@@ -36,7 +36,7 @@ from schemas.base import Model, parse_json
 from schemas.errors import BadInput
 from trainer_plugin.files import aside, locked, put_whole, room_for, write_whole
 from trainer_plugin.model import LongVideoModel, reshard
-from trainer_plugin.parallel import on_first_rank, together
+from trainer_plugin.parallel import from_first_rank, on_first_rank, together
 from trainer_plugin.step import trained_parameters
 
 log = logging.getLogger(__name__)
@@ -90,19 +90,15 @@ class CheckpointFolder:
         """`latest`, of which all ranks must see the same.
 
         Raises:
-            BadInput: on every rank, when they do not: they would go on from different steps; or none of them finds it.
+            BadInput: on every rank, when they do not: they would go on from different steps; or as `latest`.
+            OSError, RuntimeError: on every rank, when one of them cannot read it.
         """
-        try:
-            mine: Path | str | None = self.latest()
-        except BadInput as error:
-            mine = str(error)
-        found: list[Path | str | None] = [None] * dist.get_world_size()
+        mine = together(self.latest)
+        found: list[Path | None] = [None] * dist.get_world_size()
         dist.all_gather_object(found, mine)
         if len(set(found)) > 1:
             seen = ", ".join(f"rank {rank}: {path}" for rank, path in enumerate(found))
             raise BadInput(f"ranks see different checkpoints ({seen}); put `out` on a disk that all hosts share")
-        if isinstance(mine, str):
-            raise BadInput(mine)
         return mine
 
     def latest(self) -> Path | None:
@@ -134,8 +130,18 @@ class CheckpointFolder:
         latest = self.agreed_latest()
         if latest is None:
             return None
-        earlier = [path for path in sorted(self.folder.glob("step-*"), reverse=True) if path.name < latest.name]
-        return first_whole([latest, *earlier])
+        return first_whole([latest, *from_first_rank(lambda: self._before(latest))])
+
+    def _before(self, latest: Path) -> list[Path]:
+        """The checkpoints to resume from if this one is damaged, the best first. Of a step that was being saved again,
+        the earlier copy comes after the later one."""
+
+        def step(path: Path) -> str:
+            return path.name.removeprefix(".").removesuffix(".replaced")
+
+        found = [*self.folder.glob("step-*"), *self.folder.glob(".step-*.replaced")]
+        found.sort(key=lambda path: (step(path), path.name), reverse=True)
+        return [path for path in found if step(path) <= step(latest) and path != latest]
 
     def save(self, model: LongVideoModel, optimizer: Optimizer, state: RunState) -> Path:
         """Write a checkpoint, then forget all but the last `keep` up to it, and what killed runs left half.
@@ -166,9 +172,10 @@ class CheckpointFolder:
         """Take up a checkpoint.
 
         Raises:
-            BadInput: it is of another model, or learned something else.
+            BadInput: on every rank, when it is of another model, or learned something else.
+            OSError, RuntimeError: on every rank, when one of them cannot read it.
         """
-        state = parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE))
+        state = together(lambda: parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE)))
         load_tensors(path, model, optimizer, state.model)
         return state
 
@@ -197,8 +204,9 @@ def record_files(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """What is wrong with the files of a checkpoint, the same on every rank; None: nothing, or an earlier version wrote
     it, which noted no hashes. Every rank must call it, and reads a part of them."""
+    mine = together(lambda: _damage(folder, dist.get_rank(), dist.get_world_size()))
     found: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, _damage(folder, dist.get_rank(), dist.get_world_size()))
+    dist.all_gather_object(found, mine)
     return next((problem for problem in found if problem), None)
 
 
@@ -344,15 +352,21 @@ def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, writte
         written_by: `model_values` of the model that it was written by.
 
     Raises:
-        BadInput: it is of another model or of other parameters; nothing was changed.
+        BadInput: on every rank, when it is of another model or of other parameters; nothing was changed.
+        CheckpointException, OSError, RuntimeError: on every rank, when one of them cannot read it.
     """
-    stored = FileSystemReader(path).read_metadata().state_dict_metadata
     present = model_values(model)
-    # The parts that are learned say more than that there are adapters, or that the frozen parts are others.
-    _check_config({**written_by, **{name: present[name] for name in (_LORA, _FROZEN)}}, present, path)
     tensors = _tensors(model, optimizer)
-    _check_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()}, stored, path)
-    _check_config(written_by, present, path)
+
+    def read_names() -> Collection[str]:
+        stored = FileSystemReader(path).read_metadata().state_dict_metadata
+        # The parts that are learned say more than that there are adapters, or that the frozen parts are others.
+        _check_config({**written_by, **{name: present[name] for name in (_LORA, _FROZEN)}}, present, path)
+        _check_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()}, stored, path)
+        _check_config(written_by, present, path)
+        return stored.keys()
+
+    stored = together(read_names)
     chance = {name: tensor for name, tensor in _chance().items() if name in stored}
     load(tensors | chance, checkpoint_id=path)
     _set_chance(chance)

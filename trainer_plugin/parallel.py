@@ -140,6 +140,13 @@ def on_first_rank(function: Callable[[], T]) -> T | None:
     return together(lambda: function() if dist.get_rank() == 0 else None)
 
 
+def from_first_rank(function: Callable[[], T]) -> T:
+    """What `function` gives on the first rank, on every rank. Otherwise as `on_first_rank`."""
+    found = [on_first_rank(function)]
+    dist.broadcast_object_list(found, src=0)
+    return cast(T, found[0])
+
+
 def parallelize(
     sp: int,
     text_config: PretrainedConfig,

@@ -339,7 +339,7 @@ class Training:
 
     def _bad_step(self, error: NotFinite, loaded: list[Load]) -> BadStep:
         """The same on every rank: each must call it."""
-        saved = self.checkpoints.latest()
+        saved = together(self.checkpoints.latest)
         whole = f"{saved} is whole" if saved else "there is no checkpoint yet"
         found: list[tuple[bool, str]] = [(False, "")] * self.parallel.world_size
         dist.all_gather_object(found, (bool(error.rows), samples_of(error, loaded)))
@@ -357,8 +357,12 @@ class Training:
         state = self.checkpoints.load(path, self.model, self.optimizer)
         settings = self.recipe.settings()
         before = {name: state.recipe[name] for name in settings if name in state.recipe}
-        check_settings(before, settings, self.recipe.resume_changes)
-        self._loader.load_state_dict(position_of(state.data, self.rows, self.parallel))
+
+        def continue_rows() -> None:
+            check_settings(before, settings, self.recipe.resume_changes)
+            self._loader.load_state_dict(position_of(state.data, self.rows, self.parallel))
+
+        together(continue_rows)
         self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
         self._saved = self.step
         if self.parallel.rank == 0:

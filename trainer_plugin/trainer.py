@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     IntervalStrategy,
@@ -54,7 +55,7 @@ from trainer_plugin.export import export_bytes, export_model
 from trainer_plugin.files import put_whole
 from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
-from trainer_plugin.parallel import on_first_rank, together
+from trainer_plugin.parallel import from_first_rank, on_first_rank, together
 from trainer_plugin.rows import (
     Load,
     check_features,
@@ -317,7 +318,7 @@ class LongVideoTrainer(Trainer):
                 held.enter_context(only_run_in(self._writing.path.parent))
                 self._writing.cleared()
             if resume_from_checkpoint is True:
-                folders = _checkpoints(Path(self.args.output_dir or ""))
+                folders = from_first_rank(lambda: _checkpoints(Path(self.args.output_dir or "")))
                 resume_from_checkpoint = str(first_whole(folders)) if folders else True
             elif resume_from_checkpoint:
                 first_whole([Path(resume_from_checkpoint)])
@@ -473,9 +474,12 @@ class LongVideoTrainer(Trainer):
 
         Raises:
             BadInput: on every rank, when it has not.
+            OSError, RuntimeError, ValueError: on every rank, when one of them cannot read the Trainer's state, which
+                the Trainer itself reads next.
         """
         parts = (_STATE, _POSITION, _MODEL, _SCHEDULER, _TENSORS)
-        missing = [name for name in parts if not (Path(resume_from_checkpoint) / name).exists()]
+        folder = Path(resume_from_checkpoint)
+        missing = together(lambda: [name for name in parts if not (folder / name).exists()])
         found: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
         dist.all_gather_object(found, (str(resume_from_checkpoint), ", ".join(missing)))
         if len(set(found)) > 1 or missing:
@@ -484,22 +488,34 @@ class LongVideoTrainer(Trainer):
                 f"no run can go on from checkpoint {seen}: it was written with save_only_model, by another Trainer, or "
                 f"on a disk that not all hosts share; remove it, or name another one"
             )
+        together(lambda: TrainerState.load_from_json(str(folder / _STATE)))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        together(partial(super()._load_rng_state, checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        values = json.loads((Path(checkpoint) / _MODEL).read_text())
-        state = torch.load(Path(checkpoint) / _SCHEDULER)
-        if "groups" not in state:  # earlier versions saved the schedule's state alone, which has the learning rates
-            groups = [{"lr": rate} for rate in state["_last_lr"]]
-            state = {"schedule": state, "groups": groups, "settings": self._settings()}
-        check_settings(state["settings"], self._settings(), self.resume_changes)
-        load_tensors(Path(checkpoint) / _TENSORS, self._long, self._adam, values)
-        self._load_schedule(state)
-        if not self.args.ignore_data_skip:
-            saved = json.loads((Path(checkpoint) / _POSITION).read_text())
-            self.rows.load_state_dict(position_of(saved, self.rows, self._long.parallel))
-            self._learned = self.state.global_step * self.args.gradient_accumulation_steps
+        folder = Path(checkpoint)
+
+        def read() -> tuple[dict[str, Any], dict[str, Any]]:
+            state = torch.load(folder / _SCHEDULER)
+            if "groups" not in state:  # earlier versions saved the schedule's state alone, which has the learning rates
+                groups = [{"lr": rate} for rate in state["_last_lr"]]
+                state = {"schedule": state, "groups": groups, "settings": self._settings()}
+            check_settings(state["settings"], self._settings(), self.resume_changes)
+            return json.loads((folder / _MODEL).read_text()), state
+
+        def continue_rows() -> None:
+            self._load_schedule(state)
+            if not self.args.ignore_data_skip:
+                saved = json.loads((folder / _POSITION).read_text())
+                self.rows.load_state_dict(position_of(saved, self.rows, self._long.parallel))
+                self._learned = self.state.global_step * self.args.gradient_accumulation_steps
+
+        values, state = together(read)
+        load_tensors(folder / _TENSORS, self._long, self._adam, values)
+        together(continue_rows)
 
     def _load_schedule(self, state: dict[str, Any]) -> None:
         """Also what it has set in the optimizer's groups (learning rates, OneCycleLR's betas): a schedule changes those

@@ -1,9 +1,14 @@
 """Tiny supervised runs for tests: recipes, a model folder, and what a model says about a sample."""
 
+import builtins
+import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
@@ -40,6 +45,23 @@ def curve(asked: Recipe) -> list[float]:
     """The loss of each step of a whole run."""
     with Training(asked) as training:
         return [metrics.loss for metrics in training]
+
+
+@contextmanager
+def unreadable(name: str, rank: int) -> Iterator[None]:
+    """On one rank, files of this name cannot be opened."""
+    opened = open
+
+    def fail(file, *arguments, **options):
+        if isinstance(file, str | os.PathLike) and Path(file).name == name:
+            raise OSError(5, "Input/output error", str(file))
+        return opened(file, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.distributed.get_rank() == rank:
+            patch.setattr(io, "open", fail)
+            patch.setattr(builtins, "open", fail)
+        yield
 
 
 def whole_parameters(training: Training) -> dict[str, Tensor]:

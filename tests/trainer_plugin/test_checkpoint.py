@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import OPTIONS, Clip, Draft, groups, make_samples, plan_of, share_pixels, tiny_model
-from tests.trainer_plugin.runs import curve, model_folder, recipe, whole_parameters
+from tests.trainer_plugin.runs import curve, model_folder, recipe, unreadable, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import checkpoint
 from trainer_plugin.checkpoint import CheckpointFolder, load_tensors, model_values, record_files, save_tensors
@@ -107,7 +107,7 @@ def full_while_it_saves(asked) -> str:
     return str(raised.value)
 
 
-def unreadable(folder: Path) -> str:
+def fail_to_record(folder: Path) -> str:
     with pytest.raises((OSError, RuntimeError)) as raised:
         record_files(folder)
     return str(raised.value)
@@ -115,7 +115,7 @@ def unreadable(folder: Path) -> str:
 
 def test_a_shard_that_its_rank_cannot_read_again_is_an_error_on_every_rank(ranks, tmp_path):
     (tmp_path / "__1_0.distcp").mkdir()
-    first, last = ranks[2].run(unreadable, tmp_path)
+    first, last = ranks[2].run(fail_to_record, tmp_path)
     assert last == f"[Errno 21] Is a directory: '{tmp_path / '__1_0.distcp'}'"
     assert first == f"rank 1 has failed: {last}"
 
@@ -193,6 +193,40 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(alone, releas
     )
     with pytest.raises(BadInput, match=damaged):
         Training(asked)
+
+
+def resume_without(asked, name: str, rank: int) -> str:
+    """What a rank says when one of them cannot read a file of the checkpoint."""
+    with unreadable(name, rank), pytest.raises((OSError, RuntimeError)) as raised:
+        Training(asked)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(("name", "rank"), [("latest", 0), ("state.json", 1), (".metadata", 1)])
+def test_a_file_that_one_rank_cannot_read_is_an_error_on_every_rank(ranks, run, release, name, rank):
+    found = ranks[2].run(resume_without, recipe(run, release, "steps=2"), name, rank)
+    assert found[rank].startswith("[Errno 5] Input/output error: ") and f"{name}'" in found[rank]
+    assert found[1 - rank] == f"rank {rank} has failed: {found[rank]}"
+
+
+def test_a_leftover_of_a_kill_is_resumed_from_or_the_newest_whole_one_before_it(alone, release, tmp_path, caplog):
+    asked = recipe(tmp_path, release, "steps=3", "checkpoints.every_steps=1", "checkpoints.keep=3")
+    curve(asked)
+    folder = tmp_path / "checkpoints"
+    last, aside = folder / "step-00000003", folder / ".step-00000003.replaced"
+    shutil.copytree(last, aside)  # killed after the second rename
+    flip(last / "state.json")
+    with Training(asked) as training:
+        assert training.step == 3
+    assert (
+        f"{last} is damaged: state.json is not what was written; going on from the one before, {aside}" in caplog.text
+    )
+    shutil.rmtree(last)  # killed before it
+    flip(aside / "state.json")
+    with Training(asked) as training:
+        assert training.step == 2
+        training.save()
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000001", "step-00000002"]
 
 
 def killed_while_it_saves(asked) -> None:

@@ -246,6 +246,25 @@ def test_ranks_refuse_together_what_one_of_them_finds_on_the_way(ranks, tmp_path
     assert steps_of(tmp_path / "run") > 0
 
 
+def resume_in_texts(asked) -> str:
+    """What a rank says that goes on in its texts."""
+    with pytest.raises(BadInput) as raised:
+        Training(asked)
+    return str(raised.value)
+
+
+def test_ranks_refuse_together_texts_that_one_of_them_cannot_go_on_in(ranks, tmp_path):
+    asked = texts_of(tmp_path, "steps=1")
+    file = tmp_path / "1.jsonl"
+    file.write_text('{"text": "a fox"}\n' * 2000)
+    ranks[2].run(curve, asked)
+    first, *others = file.read_text().splitlines(keepends=True)
+    file.write_text(first + "".join(others).replace("{", "?"))
+    one, other = ranks[2].run(resume_in_texts, asked)
+    assert one == other
+    assert one.startswith("1000 documents one after the other are no texts, the last: ")
+
+
 def test_a_loss_that_is_not_finite_names_the_samples_and_leaves_the_checkpoint(alone, release, tmp_path):
     with Training(recipe(tmp_path, release, "steps=3")) as training:
         steps = iter(training)

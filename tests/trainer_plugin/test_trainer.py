@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from schemas.config import Media
 from schemas.errors import BadInput
-from tests.trainer_plugin.runs import curve, model_folder, recipe
+from tests.trainer_plugin.runs import curve, model_folder, recipe, unreadable
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import loader
 from trainer_plugin import recipe as recipes
@@ -415,6 +415,31 @@ def test_what_cannot_be_decoded_is_named_and_a_step_that_teaches_nothing_is_none
     Path(films[0].uri).unlink()
     with pytest.raises(BadInput, match=r"not one of the 4 samples can be trained on: \{'missing': 4\}"):
         trainer_of(asked, tmp_path / "none", 2).train()
+
+
+def resume_without(asked: Recipe, folder, name: str, rank: int) -> str:
+    """What a rank says when one of them cannot read a file of the checkpoint."""
+    as_torchrun_would()
+    trainer = trainer_of(asked, folder, 2)
+    with unreadable(name, rank), pytest.raises((OSError, RuntimeError)) as raised:
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
+    return str(raised.value)
+
+
+def saved_once(asked: Recipe, folder) -> None:
+    as_torchrun_would()
+    trainer_of(asked, folder, 1, save_strategy="steps", save_steps=1).train()
+
+
+def test_a_file_that_one_rank_cannot_read_is_an_error_on_every_rank(ranks, release, tmp_path):
+    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=512")
+    ranks[2].run(saved_once, asked, tmp_path)
+    for name in ("model.json", "rows.json", "scheduler.pt", "trainer_state.json", "rng_state_1.pth"):
+        hashes = sorted(json.loads((tmp_path / "checkpoint-1" / "files.json").read_text()))
+        rank = 1 if name == "rng_state_1.pth" else 1 - hashes.index(name) % 2  # the one that does not check its hash
+        found = ranks[2].run(resume_without, asked, tmp_path, name, rank)
+        assert found[rank].startswith("[Errno 5] Input/output error: ") and f"{name}'" in found[rank]
+        assert found[1 - rank] == f"rank {rank} has failed: {found[rank]}"
 
 
 class Damaged(RowStream):
