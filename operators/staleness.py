@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +18,13 @@ from operators.sources.listing import read_sources
 from operators.store import Store
 from schemas.base import digest
 from schemas.config import BuildConfig
+from schemas.errors import Outage, SourceError
 from schemas.run import Commit, StageKey
-from schemas.tables import Source
+from schemas.tables import Reject, Source
+from schemas.uri import shown_uri
+
+_LOCKED = frozenset({"not_allowed", "unreadable_uri", "unreachable"})
+"""Reasons of rejects of a plan whose video is still in the list, but may not or cannot be opened now."""
 
 AT_ONCE = 32
 """Videos whose commits are looked for at the same time: on an object store, looking is waiting."""
@@ -39,18 +44,21 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
     A unit whose early stage is stale counts as stale in every later one, since its inputs are not known yet.
 
     Raises:
-        SourceError: the sources cannot be listed.
+        SourceError: the sources cannot be listed, or may not be opened any more.
+        Outage: sources do not answer.
     """
     resolved = config.model_copy(update={"models": resolve(config.models, environ)})
     given = read_given_ids(previous.store)
-    sources = read_sources(config.source, config.media_root, config.allowed_roots, given).sources
+    listing = read_sources(config.source, config.media_root, config.allowed_roots, given)
+    sources = listing.sources
     before = _previous_keys(previous)
+    known = {unit for name, unit in before if name == VIDEO_STAGES[0]}
+    _assert_open(previous, [reject for reject in listing.rejects if reject.key in known])
     walk = partial(_walk_video, previous.store, resolved, before)
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         walked = list(pool.map(walk, sources))
     stale: Counter[str] = Counter(name for each in walked for name in each.stale)
     reasons: Counter[str] = Counter(each.reason for each in walked if each.stale)
-    known = {unit for name, unit in before if name == VIDEO_STAGES[0]}
     if gone := known - {source.source_id for source in sources}:
         reasons[f"{len(gone)} videos are gone from the source"] += 1
     if not stale:
@@ -60,6 +68,21 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
         stale.update(dict.fromkeys(BUILD_STAGES, 1))
     lines = [f"{text} ({count} units)" if count > 1 else text for text, count in reasons.items()]
     return Staleness({name: stale[name] for name in (*VIDEO_STAGES, *BUILD_STAGES)}, tuple(lines))
+
+
+def _assert_open(previous: RunFolder, rejects: Sequence[Reject]) -> None:
+    """Raises unless every video that was built before and is still listed can be opened: a change of rights, settings
+    or servers must not publish a smaller version by itself."""
+    locked = [reject for reject in rejects if reject.reason in _LOCKED]
+    if not locked:
+        return
+    first = locked[0]
+    error = Outage if all(reject.reason == "unreachable" for reject in locked) else SourceError
+    raise error(
+        f"{len(locked)} videos of {shown_uri(previous.url)} are still listed, but cannot be opened, and the next "
+        f"version would be without them; the first is {first.key} ({first.reason}: {first.message}); make "
+        f"them readable, or take them out of the source"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,16 @@
 """Why something is stale, in words. That a build then computes just that is for tests of `operators.build`."""
 
+import json
+
 import pytest
 
+from operators.build import plan_build
 from operators.runner import WHOLE_BUILD
-from operators.staleness import explain
-from schemas.config import Role
-from schemas.run import InputIdentity, ModelIdentity, PromptIdentity, StageKey
+from operators.staleness import explain, find_stale
+from schemas.base import digest
+from schemas.config import BuildConfig, Role
+from schemas.errors import Outage, SourceError
+from schemas.run import Commit, InputIdentity, ModelIdentity, PromptIdentity, StageKey, StageRecord
 
 BEFORE = StageKey(
     stage="verify",
@@ -74,3 +79,65 @@ def test_a_source_that_changed_is_told_as_what_the_stage_reads_of_it():
 def test_what_was_not_there_before_is_new():
     assert explain(None, BEFORE) == "a new video"
     assert explain(None, changed(BEFORE, stage="shard", unit=WHOLE_BUILD)) == "shard has not run yet"
+
+
+# --- a source whose videos cannot be opened any more -----------------------------------------------------------------
+
+
+@pytest.fixture
+def ingested(tmp_path):
+    """A run that has ingested a list of three videos, one of them outside of the list's folder, and its settings."""
+    for name in ("lists/a.mp4", "lists/b.mp4", "films/c.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("not a video")
+    write_list(tmp_path, "a.mp4", "b.mp4", "../films/c.mp4")
+    config = BuildConfig(
+        source=str(tmp_path / "lists/list.json"), out=str(tmp_path / "out"), allowed_roots=(str(tmp_path / "films"),)
+    )
+    folder = plan_build(config, "run")
+    keys = {source.source_id: changed(BEFORE, stage="ingest", unit=source.source_id) for source in folder.sources()}
+    commits = {
+        unit: Commit(
+            key_sha256=digest(key), key=key, rows_sha256="0" * 64, rejects_sha256="0" * 64, rows=1, rejects=0
+        )
+        for unit, key in keys.items()
+    }  # fmt: skip
+    folder.write_record(StageRecord(stage="ingest", lane=0, commits=commits))
+    return folder, config
+
+
+def write_list(tmp_path, *uris):
+    rows = [{"uri": uri, "source_id": uri[-5]} for uri in uris]
+    (tmp_path / "lists/list.json").write_text(json.dumps(rows))
+
+
+def test_videos_that_may_not_be_opened_any_more_are_not_published_away(ingested):
+    folder, config = ingested
+    with pytest.raises(
+        SourceError, match=r"1 videos of .* the first is c \(not_allowed: .*; make them readable, or take"
+    ):
+        find_stale(folder, config.model_copy(update={"allowed_roots": ()}))
+
+
+def test_videos_without_the_right_to_read_them_are_not_published_away(ingested, tmp_path, unprivileged):
+    folder, config = ingested
+    (tmp_path / "lists/a.mp4").chmod(0)
+    with unprivileged(tmp_path), pytest.raises(SourceError, match=r"the first is a \(unreadable_uri: "):
+        find_stale(folder, config)
+
+
+def test_videos_whose_server_does_not_answer_are_left_to_the_next_run(ingested, tmp_path):
+    folder, config = ingested
+    config = config.model_copy(update={"allowed_roots": (str(tmp_path), "http://127.0.0.1:9")})
+    (tmp_path / "lists/list.json").write_text(
+        '[{"uri": "http://127.0.0.1:9/a.mp4", "source_id": "a"}, {"uri": "b.mp4"}]'
+    )
+    with pytest.raises(Outage, match=r"the first is a \(unreach"):
+        find_stale(folder, config)
+
+
+def test_a_row_that_was_taken_out_of_the_list_makes_the_build_stale(ingested, tmp_path):
+    folder, config = ingested
+    write_list(tmp_path, "a.mp4", "../films/c.mp4")
+    (tmp_path / "films/c.mp4").unlink()
+    assert "2 videos are gone from the source" in find_stale(folder, config).reasons
