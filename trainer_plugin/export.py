@@ -129,6 +129,8 @@ def _put(beside: Path, folder: Path) -> None:
     for old in [path for pattern in _OF_AN_EXPORT for path in folder.glob(pattern)]:
         old.unlink()
     for new in sorted(beside.iterdir()):  # the index of the weights' files after them
+        if new.is_dir():  # a tokenizer's further chat templates
+            shutil.rmtree(folder / new.name, ignore_errors=True)
         new.replace(folder / new.name)
     beside.rmdir()
 

@@ -11,6 +11,7 @@ from tests.trainer_plugin.runs import model_folder, recipe, text_log_probs, tied
 from trainer_plugin.bytes_tokenizer import bytes_tokenizer
 from trainer_plugin.chat import CHAT_TEMPLATES, CHATML
 from trainer_plugin.examples import Example
+from trainer_plugin.export import export_model
 from trainer_plugin.files import locked
 from trainer_plugin.model import RowShare
 from trainer_plugin.plan import SequencePlan
@@ -172,6 +173,17 @@ def test_an_export_over_another_leaves_nothing_of_its_weights_and_everything_els
     assert (folder / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in folder.glob("*.safetensors")) == ["model.safetensors"]
     assert not list(tmp_path.rglob("*.writing"))
+
+
+def test_further_chat_templates_are_exported_over_those_of_an_export_before(alone, release, tmp_path):
+    source, tokenizer = model_folder(tmp_path / "source"), bytes_tokenizer()
+    folder = tmp_path / "export"
+    with Training(recipe(tmp_path / "run", release, f"model={{path: {source}}}", "steps=1")) as training:
+        for named in ({"default": CHATML, "old": "old"}, {"default": CHATML, "new": "new"}):
+            tokenizer.chat_template = named
+            export_model(training.model, folder, tokenizer=tokenizer)
+            assert AutoTokenizer.from_pretrained(folder).chat_template == named
+    assert not (folder / ".writing").exists()
 
 
 def test_a_disk_of_its_own_is_exported_to(alone, release, tmp_path, small_disk):
