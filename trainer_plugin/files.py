@@ -30,9 +30,12 @@ class FullDisk(OSError):
 
     def __init__(self, folder: Path, needed: int) -> None:
         """`needed`: bytes of what is to be written."""
-        free = shutil.disk_usage(folder).free
+        free = _free_bytes(folder)
         super().__init__(errno.ENOSPC, "No space left on device", str(folder))
-        self.message = f"the disk of {folder} is full: {_size(needed)} are to be written, {_size(free)} are free"
+        self.message = f"the disk of {folder} is full: {_size(needed)} are to be written"
+        if free is None:
+            return
+        self.message += f", {_size(free)} are free"
         if free < needed:
             self.message += f"; make room for {_size(needed - free)} more"
 
@@ -48,16 +51,24 @@ def room_for(beside: Path, needed: int) -> Iterator[None]:
         FullDisk: there is no room, at the beginning or on the way, whatever a library makes of that. Nothing of what
             was written stays: it would be in the way of whatever comes next.
     """
-    if shutil.disk_usage(beside.parent).free < needed:
+    free = _free_bytes(beside.parent)
+    if free is not None and free < needed:
         raise FullDisk(beside.parent, needed)
     try:
         yield
     except BaseException as error:  # CheckpointException is no Exception
         there = sum(path.stat().st_size for path in beside.rglob("*") if path.is_file())
-        if is_full(error) or shutil.disk_usage(beside.parent).free + there < needed:
+        free = _free_bytes(beside.parent)
+        if is_full(error) or (free is not None and free + there < needed):
             shutil.rmtree(beside, ignore_errors=True)
             raise FullDisk(beside.parent, needed) from error
         raise
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """Room on a folder's disk; None where that does not say how large it is, as some network and FUSE mounts."""
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else None
 
 
 def is_full(error: BaseException) -> bool:

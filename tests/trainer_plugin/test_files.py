@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import BadInput
-from trainer_plugin.files import aside, locked, put_whole, write_whole
+from trainer_plugin.files import FullDisk, aside, locked, put_whole, room_for, write_whole
 
 
 def test_a_file_is_replaced_by_a_whole_one_and_its_folder_is_made(tmp_path):
@@ -27,6 +28,17 @@ def test_a_write_that_fails_leaves_what_was_there(small_disk):
         write_whole(path, bytes(2 << 20))
     assert raised.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"first"
+
+
+def test_a_disk_that_does_not_say_how_large_it_is_is_not_taken_for_a_full_one():
+    assert shutil.disk_usage("/proc").total == 0
+    with room_for(Path("/proc/new"), 1 << 40):
+        pass
+    with pytest.raises(KeyError), room_for(Path("/proc/new"), 1 << 40):
+        raise KeyError
+    said = "^the disk of /proc is full: 1.0 MB are to be written$"
+    with pytest.raises(FullDisk, match=said), room_for(Path("/proc/new"), 10**6):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_folder_takes_its_place_and_that_of_another(tmp_path):
