@@ -234,11 +234,23 @@ class MetricsLog:
             raise BadInput(f"wandb_project {project}: {error}; `wandb login`, or leave wandb_project out") from error
 
     def _drop_after(self, step: int) -> None:
-        if self._file.exists():
-            lines = self._file.read_text().splitlines(keepends=True)
-            # A full disk or a kill leaves half of the last one.
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_whole(self._file, "".join(kept).encode())
+        if not self._file.exists():
+            return
+        lines = self._file.read_bytes().splitlines(keepends=True)
+        steps = [_step_of(line) for line in lines]
+        if broken := steps.count(None):
+            # A full disk or a kill leaves half of the last one; a host that stops, zeros in the place of some.
+            log.warning("%s: %d lines are not whole, and are dropped", self._file, broken)
+        kept = [line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step]
+        write_whole(self._file, b"".join(kept))
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step that a line of the metrics is of; None: it is not whole."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)

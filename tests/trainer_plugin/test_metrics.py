@@ -68,18 +68,20 @@ def test_a_line_says_how_much_is_done_and_how_long_the_rest_takes(known, begin, 
     assert line.startswith(begin) and line.endswith(end)
 
 
-def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint(tmp_path):
+def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint_and_what_is_not_whole(tmp_path, caplog):
     first = MetricsLog(tmp_path, {})
     for step in (1, 2, 3):
         first.write(metrics(step))
     first.close()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "los')  # the disk was full
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(bytes(200) + b"\n")  # the host stopped
+        file.write(b'{"step": 4, "los')  # the disk was full
     second = MetricsLog(tmp_path, {}, step=2)
     second.write(metrics(3, loss=0.5))
     second.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.5), (2, 1.5), (3, 0.5)]
+    assert f"{tmp_path}/metrics.jsonl: 2 lines are not whole, and are dropped" in caplog.text
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):
