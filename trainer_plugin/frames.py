@@ -38,6 +38,9 @@ _CONFINEMENT = {
 }
 """No playlists, and no way from a video to another file or address."""
 
+_LARGEST_FRAME_PIXELS = 100_000_000
+"""A decoded frame of more pixels than this is taken for damage or an attack, as in the pipeline (8K has 33 million)."""
+
 _ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """A title in an old encoding says nothing about the frames. PyAV 19 does not mind one."""
 
@@ -83,8 +86,8 @@ def read_frames(
         Shape [len(times_us), *size, 3], RGB.
 
     Raises:
-        BadVideo: `missing`, `not_a_video`, `no_video_stream`, `no_timestamps` or `damaged` (it shows no frame, nothing
-            decodes near an asked time, or it ends more than a second before it).
+        BadVideo: `missing`, `not_a_video`, `no_video_stream`, `too_large`, `no_timestamps` or `damaged` (it shows no
+            frame, nothing decodes near an asked time, or it ends more than a second before it).
         OSError: the storage failed, or the tar that holds the video is gone, which says nothing about the video.
     """
     frames = np.empty((len(times_us), *size, 3), dtype=np.uint8)
@@ -260,6 +263,15 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
                 raise BadVideo(
                     source.key, "no_video_stream", f"{shown_uri(source.url)}: no video stream that can be decoded"
                 )
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if width * height > _LARGEST_FRAME_PIXELS:
+                raise BadVideo(
+                    source.key,
+                    "too_large",
+                    f"{shown_uri(source.url)}: frames of {width}x{height} exceed {_LARGEST_FRAME_PIXELS // 1_000_000} "
+                    f"megapixels; scale it down, or leave it out",
+                )
+            stream.codec_context.options = {"max_pixels": str(_LARGEST_FRAME_PIXELS)}  # also when frames grow
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = torch.get_num_threads()
             yield container, stream

@@ -1,5 +1,6 @@
 import math
 import pickle
+import struct
 import tarfile
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.properties import given, settings, st
-from tests.support.videos import counting_video, make, number_on
+from tests.support.videos import HEIGHT, WIDTH, counting_video, make, number_on
 from trainer_plugin import frames
 from trainer_plugin.examples import VideoSource
 from trainer_plugin.frames import BadVideo, read_frames
@@ -68,6 +69,28 @@ def test_times_count_from_the_first_frame_that_an_edit_list_shows(tmp_path):
     cut = make(tmp_path / "cut.mp4", "-ss", "0.1", "-i", str(film), "-c", "copy")
     found = read_frames(source_of(cut), [0, 33_334, 66_667, 500_000], SIZE)
     assert [number_on(frame) for frame in found] == [3, 4, 5, 18]
+
+
+def test_enormous_frames_are_refused_before_memory_is_taken(tmp_path):
+    small = make(tmp_path / "small.mov", "-f", "lavfi", "-i", f"testsrc2=s={WIDTH}x{HEIGHT}:d=1", "-c:v", "mjpeg")
+    data = small.read_bytes().replace(struct.pack(">HH", WIDTH, HEIGHT), struct.pack(">HH", 15_000, 15_000))
+    data = data.replace(b"\x08" + struct.pack(">HH", HEIGHT, WIDTH), b"\x08" + struct.pack(">HH", 15_000, 15_000))
+    (tmp_path / "v.mov").write_bytes(data)
+    said = rf"^video v: {tmp_path}/v\.mov: frames of 15000x15000 exceed 100 megapixels; scale it down, or leave it out$"
+    with pytest.raises(BadVideo, match=said) as error:
+        read_frames(source_of(tmp_path / "v.mov"), [0], SIZE)
+    assert error.value.reason == "too_large"
+
+
+def test_frames_that_become_enormous_on_the_way_are_not_decoded(tmp_path, monkeypatch):
+    small, large = (("-f", "lavfi", "-i", f"testsrc2=s={side}x{side}:d=2") for side in (64, 640))
+    parts = make(tmp_path / "small.ts", *small), make(tmp_path / "large.ts", *large, "-output_ts_offset", "2")
+    (tmp_path / "v.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    monkeypatch.setattr(frames, "_LARGEST_FRAME_PIXELS", 100 * 100)
+    assert len(read_frames(source_of(tmp_path / "v.ts"), [1_000_000], SIZE)) == 1
+    with pytest.raises(BadVideo, match="video v: what was decoded ends at ") as error:
+        read_frames(source_of(tmp_path / "v.ts"), [3_500_000], SIZE)
+    assert error.value.reason == "damaged"
 
 
 def test_a_video_that_shows_none_of_its_frames_is_damaged(tmp_path):
