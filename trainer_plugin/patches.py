@@ -109,7 +109,9 @@ def qwen_patches(
     return ordered.reshape(count // temporal * rows * columns, 3 * temporal * patch**2)
 
 
-def image_pixels(frames: Tensor, *, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def image_pixels(
+    frames: Tensor, *, side: int, mean: Sequence[float], std: Sequence[float], resample: Resample = "lanczos"
+) -> Tensor:
     """SmolVLM's `pixel_values`: frames made square and normalised.
 
     Args:
@@ -118,7 +120,7 @@ def image_pixels(frames: Tensor, *, side: int, mean: Sequence[float], std: Seque
     Returns:
         float32, shape [n, 3, side, side].
     """
-    return normalized(resize(frames, (side, side), "lanczos"), mean, std)
+    return normalized(resize(frames, (side, side), resample), mean, std)
 
 
 def normalized(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -202,14 +202,16 @@ def build_tower(
 
 def tower_identity(model: LongVideoModel) -> str:
     """Names the frozen tower that features are of: a hash of its weights, their type, its configuration, and how
-    frames are resized for it, which for SmolVLM depends on the version of torch.
+    frames are resized for it, which for SmolVLM depends on the version of torch, and normalized, if not as published.
 
     Every rank must call it, and gets the same.
     """
     tower = model.family.vision_tower(model.model)
     values = comparable(config_values(model.model.config)["vision_config"])
     resized = resample_mode(model.family.resample)
-    found = hashlib.sha256(json.dumps([model.model.config.model_type, values, resized], sort_keys=True).encode())
+    own = {name: value for name, value in vars(model.family).items() if name in ("mean", "std")}
+    parts = [model.model.config.model_type, values, resized, *([own] if own else [])]
+    found = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name, parameter in sorted(tower.named_parameters()):
         whole = parameter.detach().to(model.parallel.device)
         whole = whole.full_tensor() if isinstance(whole, DTensor) else whole

@@ -83,6 +83,17 @@ def test_a_tower_has_one_name_sharded_or_alone_on_any_ranks(ranks, tmp_path):
     assert ranks[1].run(towers, ModelSource(path=str(model_folder(tmp_path / "other", seed=6))))[0][0][0] != name
 
 
+def test_a_tower_whose_frames_are_normalized_otherwise_has_another_name(alone, tmp_path):
+    source = ModelSource(path=str(model_folder(tmp_path / "model")))
+    names = []
+    for std in ([0.26862954, 0.26130258, 0.27577711], [0.5, 0.5, 0.5]):
+        config = read_config(source)
+        names.append(tower_identity(build_tower(source, config, parallelize(1, config.get_text_config(), alone))))
+        (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps({"image_std": std}))
+    names.append(tower_identity(build_tower(source, config, parallelize(1, config.get_text_config(), alone))))
+    assert names[0] == names[1] != names[2]
+
+
 @pytest.mark.parametrize(("family", "same"), [("qwen2_5_vl", True), ("smolvlm", False)])
 def test_a_tower_whose_frames_are_resized_otherwise_has_another_name(alone, monkeypatch, family, same):
     source = ModelSource(config=json.loads(tiny_config(family).to_json_string()))

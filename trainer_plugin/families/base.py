@@ -9,6 +9,7 @@ frame for SmolVLM. No temporal patch may attend to another inside the tower; tha
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer_plugin.examples import Grid
 from trainer_plugin.patches import Resample
+
+_RESAMPLES: dict[int, Resample] = {1: "lanczos", 3: "bicubic"}
+"""By the numbers that processors give Pillow's filters."""
 
 Model: TypeAlias = Any
 """An unmodified Hugging Face model, or a part of one: what these are called differs from family to family."""
@@ -56,7 +60,12 @@ class Family(ABC):
     video_token_id: int
     """The token whose embedding is replaced by a feature."""
     resample: Resample = "bicubic"
-    """How the family's processor resizes frames."""
+    """How the model's processor resizes frames. This and the next two are set on a family only where the model's own
+    processor is not as published, since checkpoints hold what is set."""
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Of red, green and blue, from 0 to 1: subtracted."""
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """What they are divided by then."""
 
     @abstractmethod
     def __init__(self, config: PretrainedConfig, processor: Mapping[str, Any]) -> None:
@@ -69,6 +78,38 @@ class Family(ABC):
         """
 
     # --- in data workers: from a video to tokens
+
+    def set_pixels(self, processor: Mapping[str, Any]) -> None:
+        """Take over `resample`, `mean` and `std` from the video processor's settings.
+
+        Raises:
+            ValueError: the processor asks for what is not done here.
+        """
+        for name in ("do_resize", "do_rescale", "do_normalize"):
+            if processor.get(name) not in (None, True):
+                raise ValueError(
+                    f"its video processor has {name}: {processor[name]!r}, but frames are always resized, rescaled and "
+                    f"normalized here; set it to true, for serving too"
+                )
+        factor = processor.get("rescale_factor")
+        if factor is not None and not math.isclose(factor, 1 / 255):
+            raise ValueError(f"its video processor has rescale_factor {factor}, but only 1/255 is supported")
+        number = processor.get("resample")
+        resample = type(self).resample if number is None else _RESAMPLES.get(number)
+        if resample is None:
+            known = " or ".join(f"{number} ({name})" for number, name in _RESAMPLES.items())
+            raise ValueError(f"its video processor has resample {number}, but only {known} is supported")
+        if resample != self.resample:
+            self.resample = resample
+        for name, key in (("mean", "image_mean"), ("std", "image_std")):
+            asked = processor.get(key)
+            if asked is None:
+                continue
+            values = tuple(map(float, asked)) if isinstance(asked, Sequence) else (float(asked),) * 3
+            if len(values) != 3 or (name == "std" and min(values) <= 0):
+                raise ValueError(f"its video processor has {key} {asked}; give one number for each of three colours")
+            if values != getattr(self, name):
+                setattr(self, name, values)
 
     @abstractmethod
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:

@@ -21,8 +21,6 @@ class _QwenVL(Family):
     """What both have in common."""
 
     rope_rows = 3
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     least_pixels: int
     """The processor's `size.shortest_edge`, which counts pixels."""
     most_pixels: int
@@ -34,6 +32,7 @@ class _QwenVL(Family):
                 "its video processor asks for cap_pixels_per_frame, which is not supported; set that to false in "
                 "video_preprocessor_config.json, for serving too"
             )
+        self.set_pixels(processor)
         size = processor.get("size") or {}
         self.least_pixels = size.get("shortest_edge", self.least_pixels)
         self.most_pixels = size.get("longest_edge", self.most_pixels)
@@ -190,7 +189,6 @@ class Qwen25VL(_QwenVL):
 class Qwen3VL(_QwenVL):
     """Qwen3-VL. Before each temporal patch stands its time in words; features also enter early layers (deepstack)."""
 
-    mean = std = (0.5, 0.5, 0.5)
     least_pixels, most_pixels = 4_096, 25_165_824
     """Of all frames of a video together, as published: 12,288 tokens of 32 x 32 pixels in two frames."""
 

@@ -18,15 +18,20 @@ SECOND_US = 1_000_000
 
 
 class SmolVLM(Family):
-    """One frame is one image of a fixed number of tokens."""
+    """One frame is one image of a fixed number of tokens.
+
+    Frames are resized twice: to `longest`, with their sides' ratio, then to a square. So does transformers'
+    `SmolVLMVideoProcessor`, also where the first makes them larger than the video and the square is smaller; one resize
+    gives other pixels.
+    """
 
     temporal_patch = 1
     rope_rows = 1
     levels = 1
     resample = "lanczos"
-    mean = std = (0.5, 0.5, 0.5)
 
     def __init__(self, config: PretrainedConfig, processor: Mapping[str, Any]) -> None:
+        self.set_pixels(processor)
         sampling = processor.get("video_sampling") or {}
         self.side = (processor.get("max_image_size") or {}).get("longest_edge", config.vision_config.image_size)
         # In transformers' `SmolVLMVideoProcessor`, too, `size` wins over video_size, and 4,096 is the most.
@@ -72,7 +77,8 @@ class SmolVLM(Family):
     def patches(self, frames: Tensor) -> Tensor:
         """float32 [frames, 3, side, side]."""
         # On the CPU: there are no antialiased uint8 kernels elsewhere.
-        return image_pixels(frames.cpu(), side=self.side, mean=self.mean, std=self.std).to(frames.device)
+        pixels = image_pixels(frames.cpu(), side=self.side, mean=self.mean, std=self.std, resample=self.resample)
+        return pixels.to(frames.device)
 
     def encode(self, model: Model, patches: Tensor, grids: Sequence[Grid]) -> Features:
         # Not get_image_features: it takes a frame of zeros for padding and drops it.

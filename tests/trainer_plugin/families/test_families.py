@@ -26,6 +26,45 @@ def test_numbers_come_from_the_configuration(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_pixels_are_normalized_as_the_models_processor_says(name):
+    published, frames = tiny_family(name), torch.randint(0, 256, (2, 56, 56, 3), dtype=torch.uint8)
+    as_published = {"image_mean": list(published.mean), "image_std": list(published.std), "do_normalize": True}
+    as_published |= {"rescale_factor": 0.00392156862745098, "resample": 1 if name == "smolvlm" else 3}
+    assert vars(family_of(tiny_config(name), as_published)) == vars(family_of(tiny_config(name)))
+    other = family_of(tiny_config(name), {"image_mean": [0.0, 0.25, 0.5], "image_std": 0.2})
+    assert (other.mean, other.std) == ((0.0, 0.25, 0.5), (0.2, 0.2, 0.2))
+    *size, _ = frames.shape[1:]
+    frames = torch.zeros(published.temporal_patch, *published.frame_size(*size, published.temporal_patch), 3).byte()
+    found = other.patches(frames).unique()
+    torch.testing.assert_close(found, torch.tensor([-2.5, -1.25, 0.0]))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("number", "resample"), [(1, "lanczos"), (3, "bicubic"), (None, None)])
+def test_frames_are_resampled_as_the_models_processor_says(name, number, resample):
+    family = family_of(tiny_config(name), {"resample": number})
+    assert family.resample == (resample or tiny_family(name).resample)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        ({"do_normalize": False}, "do_normalize: False, but frames are always resized, rescaled and normalized here"),
+        ({"do_rescale": False}, "do_rescale: False, but frames are always"),
+        ({"do_resize": False}, "do_resize: False, but frames are always"),
+        ({"rescale_factor": 1.0}, "rescale_factor 1.0, but only 1/255 is supported"),
+        ({"resample": 2}, r"resample 2, but only 1 \(lanczos\) or 3 \(bicubic\) is supported"),
+        ({"image_mean": [0.5]}, r"image_mean \[0.5\]; give one number for each of three colours"),
+        ({"image_std": 0}, "image_std 0; give one number"),
+    ],
+)
+def test_pixels_that_a_family_does_not_make_are_refused(name, processor, message):
+    with pytest.raises(ValueError, match=message):
+        family_of(tiny_config(name), processor)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_tower_encodes_pieces_of_a_video_as_it_encodes_the_whole(name):
     """What makes spreading frames exact: no temporal patch attends to another."""
     model, family = tiny_model(name), tiny_family(name)
