@@ -21,6 +21,7 @@ import torch
 
 from schemas.errors import BadInput
 from trainer_plugin.examples import IGNORED, Example, Row, Unusable
+from trainer_plugin.parallel import leads_group
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class RowStream(Iterator[Row]):
 
     def _say(self, unusable: Unusable) -> None:
         """Of each reason the first sample; all ranks meet the same."""
-        if self.rank == 0 and unusable.reason not in self._said:
+        if self.rank == 0 and leads_group(self.ranks) and unusable.reason not in self._said:
             log.warning("%s; it is left out, as all that are %s", unusable, unusable.reason)
         self._said.add(unusable.reason)
 

@@ -147,6 +147,12 @@ def from_first_rank(function: Callable[[], T]) -> T:
     return cast(T, found[0])
 
 
+def leads_group(groups: int) -> bool:
+    """Whether this is the first of the ranks that share their rows, in one of so many equal groups: it logs what all of
+    them meet. True without a process group."""
+    return not dist.is_initialized() or dist.get_rank() % max(1, dist.get_world_size() // groups) == 0
+
+
 def parallelize(
     sp: int,
     text_config: PretrainedConfig,

@@ -28,6 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from schemas.errors import BadInput
 from schemas.uri import shown_uri
 from trainer_plugin.examples import Example, Row, Unusable
+from trainer_plugin.parallel import leads_group
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,8 @@ class TextRows(Iterator[Row]):
     def _pass_over(self, problem: Unusable, in_a_row: int) -> None:
         if in_a_row == _MOST_UNUSABLE:
             raise BadInput(f"{in_a_row} documents one after the other are no texts, the last: {problem}")
-        log.warning("%s; it is left out", problem)
+        if leads_group(self.ranks):
+            log.warning("%s; it is left out", problem)
         self._passed_over[problem.key] = problem.reason
 
     def _ids(self, text: str) -> list[int]:

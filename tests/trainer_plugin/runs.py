@@ -3,9 +3,11 @@
 import builtins
 import io
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,20 @@ def curve(asked: Recipe) -> list[float]:
     """The loss of each step of a whole run."""
     with Training(asked) as training:
         return [metrics.loss for metrics in training]
+
+
+@contextmanager
+def logged(module: str) -> Iterator[list[str]]:
+    """What a module logs on this rank in the block."""
+    handler = BufferingHandler(1000)
+    messages: list[str] = []
+    logger = logging.getLogger(module)
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        messages += [record.getMessage() for record in handler.buffer]
 
 
 @contextmanager

@@ -5,9 +5,11 @@ from itertools import islice
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from schemas.errors import BadInput
 from tests.support.properties import given, st
+from tests.trainer_plugin.runs import logged
 from trainer_plugin.batches import RowStream, without_labels
 from trainer_plugin.examples import IGNORED, Example, Unusable
 
@@ -140,6 +142,20 @@ def test_what_does_not_fit_is_skipped_by_name():
     stream = RowStream(Lengths([10, 500, 20]), BUDGET, seed=1, epochs=2)
     assert Counter(key for row in stream for key in keys(row)) == {"q0": 2, "q2": 2}
     assert stream.skipped == {"q1": "too_long"}
+
+
+def skipped_on(groups: int) -> list[str]:
+    """What this rank logs of a stream of three samples, of which two are too long."""
+    rank = dist.get_rank() * groups // dist.get_world_size()
+    with logged("trainer_plugin.batches") as messages:
+        list(RowStream(Lengths([10, 500, 600]), BUDGET, seed=1, rank=rank, ranks=groups, epochs=2))
+    return messages
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_sample_that_is_skipped_is_logged_by_one_rank(ranks, groups):
+    first, other = ranks[2].run(skipped_on, groups)
+    assert len(first) == 1 and other == []
 
 
 def test_what_waits_and_does_not_fit_a_smaller_budget_is_skipped_too():

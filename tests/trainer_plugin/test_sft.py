@@ -1,5 +1,4 @@
 import json
-import logging
 import math
 import os
 import re
@@ -7,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ import torch
 
 from schemas.config import Media
 from schemas.errors import BadInput
-from tests.trainer_plugin.runs import SETTINGS, curve, model_folder, python_path, recipe, whole_parameters
+from tests.trainer_plugin.runs import SETTINGS, curve, logged, model_folder, python_path, recipe, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
 from trainer_plugin.sft import Training, learning_rate, main
@@ -154,12 +152,9 @@ def test_a_run_of_which_no_video_can_be_decoded_ends(alone, tmp_path):
 
 def passed_over(asked) -> list[str]:
     """What this rank logs of steps in which nothing is to be learned, until all samples are left out."""
-    handler = BufferingHandler(1000)
-    logging.getLogger("trainer_plugin.sft").addHandler(handler)
-    with pytest.raises(BadInput, match="not one of the 4 samples"):
+    with logged("trainer_plugin.sft") as messages, pytest.raises(BadInput, match="not one of the 4 samples"):
         curve(asked)
-    logging.getLogger("trainer_plugin.sft").removeHandler(handler)
-    return [record.getMessage() for record in handler.buffer if "they are passed over" in record.getMessage()]
+    return [message for message in messages if "they are passed over" in message]
 
 
 def test_a_step_with_nothing_to_learn_is_said_once_for_all_ranks(ranks, tmp_path):

@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import re
 import tarfile
 import threading
 from itertools import islice
@@ -9,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed as dist
 from fsspec.implementations.local import LocalFileOpener
 
 from schemas.errors import BadInput
 from tests.support.properties import given, st
+from tests.trainer_plugin.runs import logged
 from tests.trainer_plugin.support import byte_tokenizer
 from trainer_plugin.texts import TextRows, _documents
 
@@ -84,6 +87,23 @@ def test_lines_that_are_no_texts_are_passed_over_and_named(tmp_path, caplog):
     resumed = rows(tmp_path, 5)
     resumed.load_state_dict(again.state_dict())
     assert [dict(next(resumed).passed_over) for _ in range(2)] == [named, {}]
+
+
+def logged_of(folder, groups: int) -> list[str]:
+    """The documents that this rank logs as no texts."""
+    rank = dist.get_rank() * groups // dist.get_world_size()
+    with logged("trainer_plugin.texts") as messages:
+        tokens(rows(folder, 5, rank=rank, ranks=groups), 2)
+    return [re.sub(r"^sample .*/(.*): it is.*", r"\1", message) for message in messages]
+
+
+def test_a_document_that_is_no_text_is_logged_by_one_of_the_ranks_that_read_it(ranks, tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "good"}\nno JSON\n{"text": "fine"}\n')
+    one, other = ranks[2].run(logged_of, tmp_path, 2)
+    assert sorted(one + other) == ["a.jsonl:1", "b.jsonl:1"] and len(one) == 1
+    shared, silent = ranks[2].run(logged_of, tmp_path, 1)
+    assert len(shared) == 1 and silent == []
 
 
 def test_so_are_members_of_a_tar(tmp_path):
