@@ -41,7 +41,7 @@ class Staleness:
 def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, str] = os.environ) -> Staleness:
     """Compare what is committed with what `config` asks for now, given today's sources, prompts, code and models.
 
-    A unit whose early stage is stale counts as stale in every later one, since its inputs are not known yet.
+    A unit whose stage is stale counts as stale in every stage that reads its rows, since they are not known yet.
 
     Raises:
         SourceError: the sources cannot be listed, or may not be opened any more.
@@ -58,14 +58,12 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         walked = list(pool.map(walk, sources))
     stale: Counter[str] = Counter(name for each in walked for name in each.stale)
-    reasons: Counter[str] = Counter(each.reason for each in walked if each.stale)
+    reasons: Counter[str] = Counter(reason for each in walked for reason in each.reasons)
     if gone := known - {source.source_id for source in sources}:
         reasons[f"{len(gone)} videos are gone from the source"] += 1
-    if not stale:
-        tables = {name: {each.unit: each.tables[name] for each in walked} for name in VIDEO_STAGES}
-        _walk_build(previous.store, resolved, before, sources, tables, stale, reasons)
-    else:
-        stale.update(dict.fromkeys(BUILD_STAGES, 1))
+    known_stages = [name for name in VIDEO_STAGES if not stale[name]]
+    tables = {name: {each.unit: each.tables[name] for each in walked} for name in known_stages}
+    _walk_build(previous.store, resolved, before, sources, tables, stale, reasons)
     lines = [f"{text} ({count} units)" if count > 1 else text for text, count in reasons.items()]
     return Staleness({name: stale[name] for name in (*VIDEO_STAGES, *BUILD_STAGES)}, tuple(lines))
 
@@ -92,22 +90,29 @@ class _Walk:
     unit: str
     tables: Mapping[str, str]
     """sha256 of its rows by stage."""
-    stale: tuple[str, ...] = ()
-    """The first stage that is not committed, and all that follow."""
-    reason: str = ""
+    stale: tuple[str, ...]
+    """The stages that are not committed, and those that read their rows."""
+    reasons: tuple[str, ...]
+    """Why, for each stage that is not committed though all that it reads is."""
 
 
 def _walk_video(store: Store, config: BuildConfig, before: Mapping[tuple[str, str], StageKey], source: Source) -> _Walk:
     unit = source.source_id
     tables: dict[str, str] = {}
-    for position, name in enumerate(VIDEO_STAGES):
-        read = {other: (tables[other],) for other in stage(name).reads if other != "source"}
-        key = stage_key(stage(name), config, UnitInput(unit, read, (source,)))
-        commit = store.find_commit(name, digest(key))
-        if commit is None:
-            return _Walk(unit, tables, VIDEO_STAGES[position:], explain(before.get((name, unit)), key))
-        tables[name] = commit.rows_sha256
-    return _Walk(unit, tables)
+    stale: list[str] = []
+    reasons: list[str] = []
+    for name in VIDEO_STAGES:
+        others = [other for other in stage(name).reads if other != "source"]
+        if not tables.keys() >= set(others):
+            stale.append(name)
+            continue
+        key = stage_key(stage(name), config, UnitInput(unit, {other: (tables[other],) for other in others}, (source,)))
+        if commit := store.find_commit(name, digest(key)):
+            tables[name] = commit.rows_sha256
+        else:
+            stale.append(name)
+            reasons.append(explain(before.get((name, unit)), key))
+    return _Walk(unit, tables, tuple(stale), tuple(reasons))
 
 
 def _walk_build(
@@ -119,22 +124,24 @@ def _walk_build(
     stale: Counter[str],
     reasons: Counter[str],
 ) -> None:
-    for position, name in enumerate(BUILD_STAGES):
+    for name in BUILD_STAGES:
         others = [other for other in stage(name).reads if other != "source"]
+        if not tables.keys() >= set(others):
+            stale[name] = 1
+            continue
         read = {other: tuple(sha for _, sha in sorted(tables[other].items())) for other in others}
         key = stage_key(stage(name), config, UnitInput(WHOLE_BUILD, read, sources))
-        commit = store.find_commit(name, digest(key))
-        if commit is None:
+        if commit := store.find_commit(name, digest(key)):
+            tables[name] = {WHOLE_BUILD: commit.rows_sha256}
+        else:
+            stale[name] = 1
             reasons[explain(before.get((name, WHOLE_BUILD)), key)] += 1
-            stale.update(BUILD_STAGES[position:])
-            return
-        tables[name] = {WHOLE_BUILD: commit.rows_sha256}
 
 
 def explain(before: StageKey | None, now: StageKey) -> str:
     """Which part of a stage's key has changed, in words."""
     if before is None:
-        return "a new video" if now.unit != WHOLE_BUILD else f"{now.stage} has not run yet"
+        return "a new video" if now.stage == VIDEO_STAGES[0] else f"{now.stage} has not run yet"
     changes = [f"prompt {prompt} changed" for prompt in _changed_prompts(before, now)]
     changes += _changed_models(before, now)
     if before.section != now.section:

@@ -77,7 +77,8 @@ def test_a_source_that_changed_is_told_as_what_the_stage_reads_of_it():
 
 
 def test_what_was_not_there_before_is_new():
-    assert explain(None, BEFORE) == "a new video"
+    assert explain(None, changed(BEFORE, stage="ingest")) == "a new video"
+    assert explain(None, changed(BEFORE, stage="package")) == "package has not run yet"  # in a store from before it
     assert explain(None, changed(BEFORE, stage="shard", unit=WHOLE_BUILD)) == "shard has not run yet"
 
 
