@@ -1,6 +1,6 @@
 """The tasks that both DAGs share: from a configuration to a published release.
 
-    preflight → plan → lane (one per group of videos: ingest → … → difficulty) → assemble → shard → report → publish
+    preflight → plan → lane (one per group of videos: ingest → … → package) → assemble → shard → report → publish
 
 Lanes are a mapped task group: each runs its stages depth-first, at its own pace. Pools bound what all runs do at once.
 """
@@ -24,7 +24,7 @@ from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 DECODE_POOL = "lvr_decode"
 MODELS_POOL = "lvr_models"
 
-DECODING = ("ingest", "split", "caption")
+DECODING = ("ingest", "split", "caption", "package")
 """Stages that decode video: bound by the CPU. A captioning server is bounded by its own `concurrency` as well."""
 
 DEFAULT_ARGS: dict[str, Any] = {
@@ -36,8 +36,9 @@ DEFAULT_ARGS: dict[str, Any] = {
 }
 """Retries are for outages; a wrong configuration fails a task at once, whatever is left of them."""
 
-BUILD_SILENCE = timedelta(hours=24)
-"""What follows the lanes covers the whole build in one unit, and may work for long between two lines of its log."""
+LONG_SILENCE = timedelta(hours=24)
+"""Of what may work for long between two lines of its log: encoding one video whole, and what follows the lanes, which
+covers the whole build in one unit."""
 
 LANE_LABEL = "{{ task.lane['label'] }}"
 
@@ -55,6 +56,7 @@ def build_tasks(build_config: Any = None) -> BaseOperator:
     def lane(lane: Any) -> None:
         before: BaseOperator | None = None
         for position, name in enumerate(VIDEO_STAGES, start=1):
+            limits: dict[str, Any] = {"silence_limit": LONG_SILENCE} if name == "package" else {}
             stage = StageOperator(
                 task_id=name,
                 stage=name,
@@ -62,6 +64,7 @@ def build_tasks(build_config: Any = None) -> BaseOperator:
                 map_index_template=LANE_LABEL,
                 priority_weight=position,
                 weight_rule="absolute",  # the lane that is furthest goes first
+                **limits,
                 **_place(name),
             )
             if before is not None:
@@ -69,7 +72,7 @@ def build_tasks(build_config: Any = None) -> BaseOperator:
             before = stage
 
     run_url = plan.output["run"]
-    whole: dict[str, Any] = {"run_url": run_url, "silence_limit": BUILD_SILENCE}
+    whole: dict[str, Any] = {"run_url": run_url, "silence_limit": LONG_SILENCE}
     tail: list[BaseOperator] = [
         *(StageOperator(task_id=name, stage=name, **whole, **_place("ingest")) for name in BUILD_STAGES),
         ReportOperator(task_id="report", **whole),

@@ -56,6 +56,11 @@ def why_empty(folder: RunFolder) -> str:
     for record in folder.records():
         rows[record.stage] += sum(commit.rows for commit in record.commits.values())
     lost = ", ".join(map(str, losses(folder))) or "nothing was rejected"
+    if rows["assemble"]:
+        return (
+            f"none of {rows['assemble']} samples has a video that can be published ({lost}): fetch the videos again, "
+            f"or publish the text alone (shard.media=none)"
+        )
     if rows["question"]:
         return f"none of {rows['question']} questions became a sample ({lost}): {_why_refused(folder)}"
     found = f"no question could be asked about {folder.run.videos} videos ({lost})"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # naming stages must cost nothing: every DAG parse does
     from operators.stage import Stage
 
-VIDEO_STAGES = ("ingest", "split", "caption", "question", "reason", "verify", "difficulty")
+VIDEO_STAGES = ("ingest", "split", "caption", "question", "reason", "verify", "difficulty", "package")
 """Run for each source video, in this order, every lane for itself."""
 
 BUILD_STAGES = ("assemble", "shard")

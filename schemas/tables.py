@@ -1,4 +1,4 @@
-"""The tables between stages, one row type each: from `Source`, where a build starts, to `Trial`."""
+"""The tables between stages, one row type each: from `Source`, where a build starts, to `PackagedVideo`."""
 
 from __future__ import annotations
 
@@ -383,6 +383,28 @@ class Trial(Row):
     answers: tuple[str, ...]
     passed: bool
     provenance: tuple[Provenance, ...]
+
+
+class PackagedVideo(Row):
+    """What a release's tar holds of one video, besides the text: the source, an MP4 made of it, its proxy, or nothing.
+
+    Where nothing goes in (`shard.media=none`), there are neither `packaging` nor `media_uri`.
+    """
+
+    video_id: VideoId
+    packaging: Packaging | None
+    """How the source became the MP4; None for a proxy."""
+    media_uri: str | None
+    """Address of the file, relative to the store; None where the source itself goes in (`Packaging.KEEP`)."""
+    sha256: Sha256 | None
+    """Of the file's bytes."""
+    size_bytes: int | None
+    """Of the file; None for a proxy, whose size is not looked up."""
+    width: int = Field(gt=0)
+    """Displayed pixels of the video as it is published, from which a re-encoded MP4 may differ by two."""
+    height: int = Field(gt=0)
+    fps: float = Field(gt=0)
+    """Mean frames per second of the video as it is published."""
 
 
 MACHINE_REASONS = frozenset({"missing_file", "source_changed", "system_error", "killed"})

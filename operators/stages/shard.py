@@ -1,8 +1,9 @@
 """From samples to files: WebDataset tars (one record per source video) and Parquet tables (one row per sample).
 
-A tar record is `{video_id}.json` with everything asked about a video, and `{video_id}.mp4`, the video itself or its
-proxy, whose times are the source's: however many questions it has, a video is stored, read and decoded once. Tars of a
-split hold equal numbers of records (+-1). Bytes follow from the samples, the videos and the seed alone.
+A tar record is `{video_id}.json` with everything asked about a video, and `{video_id}.mp4`, the file that `package` has
+made ready, or the source itself: however many questions it has, a video is stored once. Bytes are copied, no video is
+opened. Tars of a split hold equal numbers of records (+-1). Bytes follow from the samples, the videos and the seed
+alone.
 """
 
 from __future__ import annotations
@@ -18,29 +19,30 @@ from pathlib import Path
 from operators.release.tar import TarWriter
 from operators.stage import Context, Scope, Stage
 from operators.store import SourceGone, sha256_of_file, space_problem
-from operators.video.analysis_file import read_analysis
-from operators.video.ffmpeg import FfmpegError, ffmpeg_version, pyav_version
-from operators.video.media import MediaError, write_media
-from operators.video.packets import UnreadableVideo
-from operators.video.probe import probe
-from operators.video.proxy import FPS, proxy_size
-from operators.video.unpack import unpack
 from schemas.arrow import rows_to_parquet
 from schemas.base import digest
-from schemas.config import Media
 from schemas.run import ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
-from schemas.tables import Packaging, Reject, Source, Split, Video
+from schemas.tables import PackagedVideo, Packaging, Reject, Source, Split, Video
 from schemas.uri import shown_uri
 
 log = logging.getLogger(__name__)
 
 
 def run(
-    context: Context, samples: list[Sample], videos: list[Video], sources: list[Source]
+    context: Context,
+    samples: list[Sample],
+    videos: list[Video],
+    packaged: list[PackagedVideo],
+    sources: list[Source],
 ) -> Iterator[ReleaseFile | Reject]:
-    """The files of a release as objects: `data/{split}/{name}-{split}-000000.tar` and `parquet/{split}.parquet`."""
+    """The files of a release as objects: `data/{split}/{name}-{split}-000000.tar` and `parquet/{split}.parquet`.
+
+    A video that could not be packaged is in none of them; its reject is that of `package`.
+    """
     source_of = {source.source_id: source for source in sources}
+    packaged_of = {each.video_id: each for each in packaged}
+    videos = [video for video in videos if video.video_id in packaged_of]
     samples_of: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         samples_of[sample.video_id].append(sample)
@@ -53,7 +55,7 @@ def run(
         missing: set[str] = set()
         for index, group in enumerate(groups):
             path = f"data/{split}/{context.config.name}-{split}-{index:06d}.tar"
-            written, rejects = _write_tar(context, path, group, source_of, samples_of)
+            written, rejects = _write_tar(context, path, group, packaged_of, source_of, samples_of)
             missing |= {reject.key for reject in rejects}
             yield from rejects
             if written.videos:
@@ -70,14 +72,8 @@ def equal_groups(videos: Sequence[Video], at_most: int) -> list[Sequence[Video]]
     return [videos[first:last] for first, last in pairwise(bounds)]
 
 
-def make_record(
-    video: Video, source: Source, samples: Sequence[Sample], media: Media = Media.ORIGINAL
-) -> WebDatasetRecord:
+def make_record(video: Video, packaged: PackagedVideo, source: Source, samples: Sequence[Sample]) -> WebDatasetRecord:
     """The `.json` member of a video's record. Rate and size are those of the video that stands beside it."""
-    width, height, fps = video.width, video.height, video.fps
-    if media is Media.PROXY:
-        width, height = proxy_size(width, height)
-        fps = min(fps, FPS)
     return WebDatasetRecord(
         video_id=video.video_id,
         split=samples[0].split,
@@ -86,9 +82,9 @@ def make_record(
         licence=source.licence,
         origin=source.origin,
         duration_us=video.duration_us,
-        fps=fps,
-        width=width,
-        height=height,
+        fps=packaged.fps,
+        width=packaged.width,
+        height=packaged.height,
         sha256=video.sha256,
         samples=tuple(samples),
     )
@@ -98,6 +94,7 @@ def _write_tar(
     context: Context,
     path: str,
     videos: Sequence[Video],
+    packaged_of: Mapping[str, PackagedVideo],
     source_of: Mapping[str, Source],
     samples_of: Mapping[str, list[Sample]],
 ) -> tuple[ReleaseFile, list[Reject]]:
@@ -106,15 +103,14 @@ def _write_tar(
     records = questions = 0
     with TarWriter(local) as tar:
         for video in videos:
-            record = make_record(
-                video, source_of[video.video_id], samples_of[video.video_id], context.config.shard.media
-            )
-            if context.config.shard.media is not Media.NONE:
+            packaged = packaged_of[video.video_id]
+            record = make_record(video, packaged, source_of[video.video_id], samples_of[video.video_id])
+            if packaged.sha256 is not None:
                 try:
-                    with _media(context, video) as media:
+                    with _media(context, video, packaged) as media:
                         tar.add_file(f"{video.video_id}.mp4", media)
-                except (FfmpegError, MediaError, UnreadableVideo, OSError) as error:
-                    if isinstance(error, OSError) and space_problem(error, str(local)):
+                except OSError as error:
+                    if space_problem(error, str(local)):
                         raise
                     rejects.append(_unavailable(context, video, error))
                     continue
@@ -124,11 +120,9 @@ def _write_tar(
     return _stored(context, path, local, records, questions), rejects
 
 
-def _unavailable(context: Context, video: Video, error: Exception) -> Reject:
-    reason = "system_error" if isinstance(error, OSError) else "media_unavailable"
-    message = f"video {video.video_id}: {error}"
-    reason = error.reason if isinstance(error, SourceGone) else reason
-    return context.reject(video.video_id, reason, message, shown_uri(video.uri))
+def _unavailable(context: Context, video: Video, error: OSError) -> Reject:
+    reason = error.reason if isinstance(error, SourceGone) else "system_error"
+    return context.reject(video.video_id, reason, f"video {video.video_id}: {error}", shown_uri(video.uri))
 
 
 def _write_parquet(context: Context, path: str, samples: Sequence[Sample], videos: int) -> ReleaseFile:
@@ -153,48 +147,44 @@ def _stored(context: Context, path: str, local: Path, videos: int, samples: int)
 
 
 @contextmanager
-def _media(context: Context, video: Video) -> Iterator[Path]:
-    """A local MP4: the proxy, or the source, packaged as `ingest` has decided."""
-    folder = context.scratch / "media"  # a source at a time: they may be larger than what is free
+def _media(context: Context, video: Video, packaged: PackagedVideo) -> Iterator[Path]:
+    """A local path of the file that is published.
+
+    Raises:
+        SourceGone: it is not there any more, or has other bytes than those that were packaged.
+    """
+    folder = context.scratch / "media"  # one file at a time: they may be larger than what is free
     folder.mkdir()
     try:
-        if context.config.shard.media is Media.PROXY:
-            assert video.proxy_uri is not None  # BuildConfig sees to it
-            yield context.files.fetch(video.proxy_uri, folder)
+        if packaged.media_uri is not None:
+            local = context.files.fetch(packaged.media_uri, folder)
         else:
-            yield _as_mp4(context, video, folder)
+            local = context.sources.fetch(video.video_id, video.uri, folder)
+        if sha256_of_file(local) != packaged.sha256:
+            raise _changed(video, packaged)
+        yield local
     finally:
         shutil.rmtree(folder)
 
 
-def _as_mp4(context: Context, video: Video, folder: Path) -> Path:
-    """The source in an MP4: every record must have the same suffixes."""
-    local = context.sources.fetch(video.video_id, video.uri, folder)
-    if sha256_of_file(local) != video.sha256:
+def _changed(video: Video, packaged: PackagedVideo) -> SourceGone:
+    if packaged.packaging is Packaging.KEEP:
         message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
-        raise SourceGone("source_changed", message)
-    if video.packaging is Packaging.KEEP:
-        return local
-    source = probe(unpack(local, folder / "unpacked"))
-    if video.formats:
-        source = source.with_formats(video.formats)
-    times_us = source.index.frame_times_us
-    if video.proxy_uri is not None:  # every frame was decoded
-        times_us = read_analysis(context.files.fetch(video.analysis_uri, folder)).times_us
-    target = folder / "made" / "media.mp4"  # apart from a fetched source, whatever its name is
-    target.parent.mkdir()
-    write_media(source, video.packaging, times_us, target)
-    return target
+        return SourceGone("source_changed", message)
+    message = (
+        f"{packaged.media_uri} is damaged, its bytes do not match its name; restore it, or delete it and the folder "
+        f"commits/{'package' if packaged.packaging else 'ingest'} of the store, and run again"
+    )
+    return SourceGone("missing_file", message)
 
 
 STAGE = Stage(
     name="shard",
-    version=2,
+    version=3,
     row=ReleaseFile,
-    reads=("assemble", "ingest", "source"),
+    reads=("assemble", "ingest", "package", "source"),
     source_columns=("source_id", "title", "category", "licence", "origin"),
     run=run,
     section=lambda config: (config.shard.model_dump(mode="json"), config.name),
-    tools=(ffmpeg_version, pyav_version),
     scope=Scope.BUILD,
 )

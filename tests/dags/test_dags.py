@@ -67,7 +67,8 @@ def test_silence_may_last_as_long_as_the_work_on_one_unit(dag):
 
 def test_pools_and_queues(dag):
     places = {task.task_id: (task.pool, task.queue) for task in dag.tasks}
-    assert places["lane.ingest"] == places["lane.caption"] == places["shard"] == ("lvr_decode", "default")
+    for name in ("lane.ingest", "lane.caption", "lane.package", "shard"):
+        assert places[name] == ("lvr_decode", "default")
     assert places["lane.question"] == places["lane.difficulty"] == ("lvr_models", "models")
     assert places["preflight"] == places["report"] == ("default_pool", "default")
 

@@ -99,6 +99,15 @@ def test_the_hint_fits_the_cause(run, stage, reasons, outcome, told):
     assert told in said and "derived questions need text" not in said
 
 
+def test_samples_whose_videos_cannot_be_published_are_no_questions_that_were_refused(run):
+    lost = changed(run, "package", reject("package", "media_unavailable"), questions=3)
+    [*records, last] = lost.records()
+    assembled = {unit: commit.model_copy(update={"rows": 2}) for unit, commit in last.commits.items()}
+    lost.records = lambda: [*records, last, last.model_copy(update={"stage": "assemble", "commits": assembled})]
+    said = why_empty(lost)
+    assert said.startswith("none of 2 samples has a video that can be published") and "shard.media=none" in said
+
+
 def test_what_the_machine_did_is_no_property_of_the_videos(run):
     """A run that is empty for it may be run again: that is no fault of the input."""
     met = changed(run, "split", reject("split", "system_error"))

@@ -83,14 +83,14 @@ def test_the_version_of_a_tool_is_part_of_the_identity_of_what_it_makes(tmp_path
             yield name, stage_key(stage(name), config, UnitInput("film", tables, (source,)))
 
     before = dict(keys())
-    assert {name for name, key in before.items() if "tools" in key.model_dump()} == {"ingest", "split", "shard"}
+    assert {name for name, key in before.items() if "tools" in key.model_dump()} == {"ingest", "split", "package"}
     assert before["ingest"].tools == (pyav_version(),)
     monkeypatch.setattr(ffmpeg, "_choose_ffmpeg", lambda: ("/usr/bin/ffmpeg", "8.0.1"))
     after = dict(keys())
-    assert {name for name, key in after.items() if key != before[name]} == {"split", "shard"}
+    assert {name for name, key in after.items() if key != before[name]} == {"split", "package"}
     assert (
-        explain(before["shard"], after["shard"])
-        == f"shard: made with ffmpeg 8.0.1, {pyav_version()} instead of {', '.join(before['shard'].tools)}"
+        explain(before["package"], after["package"])
+        == f"package: made with ffmpeg 8.0.1, {pyav_version()} instead of {', '.join(before['package'].tools)}"
     )
 
 

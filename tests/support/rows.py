@@ -7,6 +7,7 @@ from schemas.provenance import Provenance
 from schemas.sample import Sample
 from schemas.tables import (
     Check,
+    PackagedVideo,
     Packaging,
     Question,
     QuestionCategory,
@@ -38,6 +39,13 @@ def make_video(name: str, bits: int | None = None) -> Video:
         bit_depth=8, primaries="bt709", transfer="bt709", audio_codec="", audio_tracks=(), packaging=Packaging.KEEP,
         analysis_uri="objects/00/0.npz", proxy_uri=None,
     )  # fmt: skip
+
+
+def make_packaged(video: Video, **fields) -> PackagedVideo:
+    """The video as `package` would have it: by default its source as it is."""
+    as_it_is = {"packaging": Packaging.KEEP, "media_uri": None, "sha256": video.sha256, "size_bytes": video.size_bytes}
+    picture = {"width": video.width, "height": video.height, "fps": video.fps}
+    return PackagedVideo(video_id=video.video_id, **{**as_it_is, **picture, **fields})
 
 
 def make_question(number: int, video: str = "v", kind: QuestionKind = QuestionKind.CHOICE) -> Question:

@@ -1,4 +1,4 @@
-"""The rows of imaginary videos, from ingest to difficulty, as their stages would make them; drawn from a seed."""
+"""The rows of imaginary videos, from ingest to package, as their stages would make them; drawn from a seed."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from schemas.tables import (
     Video,
     VideoCategory,
 )
+from tests.support.rows import make_packaged
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 """What a page must show as text."""
@@ -124,6 +125,7 @@ class RowMaker:
         made.rows["difficulty"] = [
             self._difficulty(question) for question in made.rows["question"] if question.question_id not in failed
         ]
+        made.rows["package"] = [make_packaged(video)]
         made.rejects["verify"] = [_verdict(trial) for trial in checks if not trial.passed]
         for stage, (reason, message) in _REJECTS.items():
             if self.random.random() < 0.5:

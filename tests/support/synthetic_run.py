@@ -25,6 +25,7 @@ from schemas.sample import Sample
 from schemas.tables import (
     Caption,
     Clip,
+    PackagedVideo,
     Question,
     Reasoning,
     Reject,
@@ -43,6 +44,7 @@ _STAGE_ROWS: dict[str, type[Row]] = {
     "reason": Reasoning,
     "verify": Trial,
     "difficulty": Trial,
+    "package": PackagedVideo,
 }
 
 
@@ -135,14 +137,13 @@ def _run_build_stage(folder: RunFolder, stage: str, tables: list[Tables], out: P
     scratch = out / "scratch"
     scratch.mkdir(exist_ok=True)
     context = Context(stage, "all", folder.run.config, {}, {}, folder.store, scratch)
-    columns = [[row for each in tables for row in each.rows.get(name, [])] for name in assemble.STAGE.reads[:-1]]
-    videos, sources = columns[0], folder.sources()
-    if stage == "assemble":
-        found, declared = assemble, list(assemble.run(context, *columns, sources))
-    else:
+    found = assemble if stage == "assemble" else shard
+    read = {name: [row for each in tables for row in each.rows.get(name, [])] for name in VIDEO_STAGES}
+    read["source"] = list(folder.sources())
+    if stage == "shard":
         [assembled] = folder.record("assemble", None).commits.values()
-        samples = folder.store.get_rows(assembled.rows_sha256, Sample)
-        found, declared = shard, list(shard.run(context, samples, videos, sources))
+        read["assemble"] = list(folder.store.get_rows(assembled.rows_sha256, Sample))
+    declared = list(found.run(context, *(read[name] for name in found.STAGE.reads)))
     rejects = [row for row in declared if isinstance(row, Reject)]
     rows = [row for row in declared if not isinstance(row, Reject)]
     commit = _commit(folder, stage, "all", rows, rejects, found.STAGE.row)

@@ -1,0 +1,95 @@
+"""From a video to what a release's tar holds of it: the source itself, an MP4 that is made of it, or its proxy.
+
+A video is packaged by itself and once: a decoder that crashes or hangs costs that video alone, and whatever is asked
+about the video later, it is not encoded again. `shard` only copies the files into tars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from operators.stage import Context, Stage
+from operators.store import SourceGone, sha256_of_file
+from operators.video.analysis_file import read_analysis
+from operators.video.ffmpeg import FfmpegError, ffmpeg_version, pyav_version
+from operators.video.media import MediaError, write_media
+from operators.video.packets import UnreadableVideo
+from operators.video.probe import probe
+from operators.video.proxy import FPS, proxy_size
+from operators.video.unpack import unpack
+from schemas.config import Media
+from schemas.tables import PackagedVideo, Packaging, Reject, Video
+from schemas.uri import shown_uri
+
+
+def run(context: Context, videos: Sequence[Video]) -> Iterator[PackagedVideo | Reject]:
+    """What is published of each video, or a reject where it cannot be made."""
+    for video in videos:
+        try:
+            yield _package(context, video)
+        except (FfmpegError, MediaError, UnreadableVideo) as error:
+            message = f"video {video.video_id}: {error}"
+            yield context.reject(video.video_id, "media_unavailable", message, shown_uri(video.uri))
+
+
+def _package(context: Context, video: Video) -> PackagedVideo:
+    media = context.config.shard.media
+    if media is Media.ORIGINAL and video.packaging is not Packaging.KEEP:
+        made = _write_mp4(context, video)
+        address = context.files.put_file(made)
+        return _row(video, video.packaging, address, Path(address).stem, made.stat().st_size)
+    if media is Media.ORIGINAL:
+        return _row(video, Packaging.KEEP, None, video.sha256, video.size_bytes)
+    if media is Media.NONE:
+        return _row(video, None, None, None, None)
+    assert video.proxy_uri is not None  # BuildConfig sees to it
+    width, height = proxy_size(video.width, video.height)
+    little = {"width": width, "height": height, "fps": min(video.fps, FPS)}
+    return _row(video, None, video.proxy_uri, Path(video.proxy_uri).stem, None).model_copy(update=little)
+
+
+def _row(
+    video: Video, packaging: Packaging | None, media_uri: str | None, sha256: str | None, size_bytes: int | None
+) -> PackagedVideo:
+    return PackagedVideo(
+        video_id=video.video_id,
+        packaging=packaging,
+        media_uri=media_uri,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        width=video.width,
+        height=video.height,
+        fps=video.fps,
+    )
+
+
+def _write_mp4(context: Context, video: Video) -> Path:
+    """The source in an MP4: every record must have the same suffixes."""
+    local = context.sources.fetch(video.video_id, video.uri, context.scratch)
+    if sha256_of_file(local) != video.sha256:
+        message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
+        raise SourceGone("source_changed", message)
+    source = probe(unpack(local, context.scratch / "unpacked"))
+    if video.formats:
+        source = source.with_formats(video.formats)
+    times_us = source.index.frame_times_us
+    if video.proxy_uri is not None:  # every frame was decoded
+        times_us = read_analysis(context.files.fetch(video.analysis_uri, context.scratch)).times_us
+    target = context.scratch / "made" / "media.mp4"  # apart from a fetched source, whatever its name is
+    target.parent.mkdir()
+    write_media(source, video.packaging, times_us, target)
+    return target
+
+
+STAGE = Stage(
+    name="package",
+    version=1,
+    row=PackagedVideo,
+    reads=("ingest",),
+    run=run,
+    section=lambda config: config.shard.media,
+    tools=(ffmpeg_version, pyav_version),
+    isolated=True,
+    timeout_seconds=20 * 3600.0,  # encoders have one thread each: ProRes in 4K may take ten times its own length
+)
