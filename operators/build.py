@@ -21,6 +21,7 @@ from operators.preflight import preflight
 from operators.release.publish import Published, publish
 from operators.runner import Halt, Progress, run_stage
 from operators.runs import RunFolder
+from operators.settings import assert_no_secret
 from operators.sources.ids import keep_given_ids, read_given_ids
 from operators.sources.listing import read_sources
 from operators.store import Store
@@ -54,9 +55,11 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
     """Resolve the models, list the sources, group them into lanes and write the run's plan.
 
     Raises:
+        ConfigError: an address of the configuration holds a secret.
         SourceError: the source cannot be read.
         NothingToBuild: it names videos, but none that can be used.
     """
+    assert_no_secret(config)
     resolved = config.model_copy(update={"models": resolve(config.models, environ)})
     store = Store(config.out)
     given = read_given_ids(store)

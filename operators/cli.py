@@ -28,7 +28,7 @@ from typer.exceptions import TyperException
 from operators.isolate import stop_children
 from operators.runner import Progress
 from operators.runs import RunFolder
-from operators.settings import ConfigError, load_config, validate_config
+from operators.settings import ConfigError, assert_no_secret, load_config, validate_config
 from operators.store import Store
 from schemas.config import BuildConfig
 from schemas.errors import BadInput, Outage
@@ -248,6 +248,7 @@ def replay(
 
     console = Console()
     folder = RunFolder.open(run)
+    assert_no_secret(folder.run.requested)
     assert_same_models(folder.run)
     counts = forget_rejects(folder, stage, reason)
     if not counts:

@@ -9,8 +9,9 @@ from typing import Any
 
 from schemas.config import BuildConfig
 from schemas.settings import ConfigError, read_fields, set_field, validated
+from schemas.uri import holds_secret, shown_uri
 
-__all__ = ["ConfigError", "load_config", "validate_config"]
+__all__ = ["ConfigError", "assert_no_secret", "load_config", "validate_config"]
 
 
 def load_config(
@@ -25,7 +26,8 @@ def load_config(
         fields: top-level fields that win over both; None means not given.
 
     Raises:
-        ConfigError: an unreadable file, an unknown field, a value that does not fit, or values that contradict.
+        ConfigError: an unreadable file, an unknown field, a value that does not fit, values that contradict, or an
+            address with a secret.
     """
     values: dict[str, Any] = copy.deepcopy(dict(base or {})) if file is None else read_fields(file)
     for setting in settings:
@@ -35,5 +37,21 @@ def load_config(
 
 
 def validate_config(values: Mapping[str, Any]) -> BuildConfig:
-    """The values as a configuration; raises ConfigError naming every problem."""
-    return validated(values, BuildConfig)
+    """The values as a configuration of a new build; raises ConfigError naming every problem."""
+    config = validated(values, BuildConfig)
+    assert_no_secret(config)
+    return config
+
+
+def assert_no_secret(config: BuildConfig) -> None:
+    """Raises ConfigError for an address with a secret, which a new run would store. Runs of earlier versions have some,
+    and are opened."""
+    named = [(name, getattr(config, name)) for name in ("source", "media_root", "out")]
+    named += [("allowed_roots", root) for root in config.allowed_roots]
+    for name, address in named:
+        if holds_secret(address):
+            raise ConfigError(
+                f"{name}: {shown_uri(address)} was given with a user, a password or a query, which would be stored "
+                f"with every run; give it without, and the credentials as environment variables (AWS_ACCESS_KEY_ID "
+                f"and the like), in a ~/.netrc for http, or in the rows of a local manifest"
+            )

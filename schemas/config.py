@@ -10,11 +10,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from schemas.base import Fraction, Model
 from schemas.tables import QuestionCategory, QuestionKind
-from schemas.uri import holds_secret
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
 
@@ -258,18 +257,6 @@ class BuildConfig(Model):
     assemble: AssembleConfig = AssembleConfig()
     shard: ShardConfig = ShardConfig()
     models: ModelsConfig = ModelsConfig()
-
-    @field_validator("source", "media_root", "allowed_roots", "out")
-    @classmethod
-    def _holds_no_secret(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        for address in (value,) if isinstance(value, str) else value:
-            if holds_secret(address):
-                raise ValueError(
-                    "an address with a user, a password, or the query of a URL would be stored with every run: give it "
-                    "without, and the credentials as environment variables (AWS_ACCESS_KEY_ID and the like), in a "
-                    "~/.netrc for http, or in the rows of a local manifest"
-                )
-        return value
 
     @model_validator(mode="after")
     def _sections_agree(self) -> BuildConfig:

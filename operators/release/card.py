@@ -18,9 +18,8 @@ from operators.release.readers import energon_prepare, loading_metadata
 from operators.report.collect import Numbers, collect
 from operators.report.figures import PACKAGING
 from operators.runs import RunFolder
-from operators.store import Store
 from schemas.config import Media, Role
-from schemas.run import Release, Run
+from schemas.run import Release
 from schemas.sample import Sample, WebDatasetRecord
 from schemas.tables import Question, Reasoning, Source, Split, Video
 from schemas.uri import printable, public_text
@@ -38,9 +37,9 @@ _TABLES = (Question, Reasoning, Video, Source)
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def dataset_card(release: Release, run: Run) -> str:
-    """README.md of a release, with the figures of the run that made it (read from the run's own store)."""
-    return render_card(release, collect(RunFolder(Store(run.config.out), run)))
+def dataset_card(release: Release, folder: RunFolder) -> str:
+    """README.md of a release, with the figures of the run that made it."""
+    return render_card(release, collect(folder))
 
 
 def render_card(release: Release, numbers: Numbers) -> str:

@@ -182,7 +182,7 @@ def _write(store: Store, folder: RunFolder, release: Release) -> Release:
     address = _address(release.name, release.version)
     for file in release.files:
         store.name_object(file.sha256, f"{address}/{file.path}")
-    store.write(f"{address}/README.md", dataset_card(release, folder.run).encode())
+    store.write(f"{address}/README.md", dataset_card(release, folder).encode())
     store.write(f"{address}/report.html", store.read(f"{folder.address}/report.html"))
     manifest = f"{address}/manifest.json"
     store.write(manifest, release.model_dump_json(indent=1).encode(), replace=False)

@@ -16,6 +16,7 @@ from operators.runs import RunFolder
 from schemas.config import Role
 from schemas.sample import LETTERS
 from schemas.tables import Split
+from schemas.uri import shown_uri
 
 
 def write_report(folder: RunFolder) -> str:
@@ -42,6 +43,7 @@ def _content(numbers: Numbers) -> dict[str, Any]:
     return {
         "numbers": numbers,
         "config": numbers.run.config,
+        "source": shown_uri(numbers.run.config.source),
         "models": [(role.value, numbers.run.config.models.of(role)) for role in Role],
         "letters": LETTERS,
         "key_figures": _key_figures(numbers),

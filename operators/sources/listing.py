@@ -87,15 +87,16 @@ def read_sources(
         SourceError: it does not exist, holds no video, is not a readable list, or there is no right to read all of it.
         Outage: the place where a video lies gives no answer, or a part of the folder cannot be read now.
     """
+    shown = shown_uri(source)
     access = Access.of(source, media_root, allowed_roots)
     found = _entries(source, media_root, access)
     listing = _resolve(found, access, SourceIds(given or GivenIds(), source))
     if not listing.sources and not listing.rejects:
         if source.lower().endswith(LIST_SUFFIXES):
-            raise SourceError(f"source {source!r} holds no row; give a list of videos")
+            raise SourceError(f"source {shown!r} holds no row; give a list of videos")
         skipped = ", ".join(f"{count} {kind}" for kind, count in listing.skipped.items()) or "nothing"
         raise SourceError(
-            f"source {source!r} holds no video; looked for files ending in {' '.join(sorted(VIDEO_SUFFIXES))}, and "
+            f"source {shown!r} holds no video; looked for files ending in {' '.join(sorted(VIDEO_SUFFIXES))}, and "
             f"skipped {skipped}"
         )
     return listing
@@ -113,9 +114,10 @@ def source_files(config: BuildConfig, sources: Sequence[Source]) -> SourceFiles:
     try:
         stamp = fingerprint(config.source, private)
     except OSError as error:
+        told = without_secrets(str(error), [config.source])
         raise SourceError(
-            f"source {config.source!r} cannot be read ({error}): the addresses of its videos hold credentials, which "
-            f"are not stored, and are read from it again; restore it"
+            f"source {shown_uri(config.source)!r} cannot be read ({told}): the addresses of its videos hold "
+            f"credentials, which are not stored, and are read from it again; restore it"
         ) from error
     listed = _listed_addresses(config.source, config.media_root, config.allowed_roots, stamp)
     found = {
@@ -156,7 +158,7 @@ def _entries(source: str, media_root: str, access: Access) -> _Entries:
         raise _cannot_be_read_now(shown, error) from error
     if is_folder:
         folder = local_path(source) or source.rstrip("/")
-        search = search_folder(fs, path, source)
+        search = search_folder(fs, path, shown)
         return _Entries([*search.rejects, *_found_entries(search.names, folder)], folder, search.skipped)
     if not path.lower().endswith(LIST_SUFFIXES):
         raise SourceError(f"source {shown!r}: not a folder, and not a .csv, .json or .jsonl manifest")
@@ -168,7 +170,7 @@ def _entries(source: str, media_root: str, access: Access) -> _Entries:
     except OSError as error:
         raise _cannot_be_read_now(shown, error) from error
     folder = media_folder(source, media_root)
-    return _Entries(list(_list_entries(data, fs, path, source, folder)), folder)
+    return _Entries(list(_list_entries(data, fs, path, shown, folder)), folder)
 
 
 def _found_entries(names: Iterable[str], folder: str) -> Iterator[_Entry | Reject]:
@@ -180,14 +182,14 @@ def _found_entries(names: Iterable[str], folder: str) -> Iterator[_Entry | Rejec
             yield plan_reject(name, "unreadable_uri", f"{address}: its name is not UTF-8; rename the file")
 
 
-def _list_entries(data: bytes, fs: Any | None, path: str, source: str, folder: str) -> Iterator[_Entry | Reject]:
-    rows = read_list(data, source)
+def _list_entries(data: bytes, fs: Any | None, path: str, shown: str, folder: str) -> Iterator[_Entry | Reject]:
+    rows = read_list(data, shown)
     if not is_shot2story(rows):
-        entries = manifest_entries(rows, source)
+        entries = manifest_entries(rows, shown)
     elif fs is not None:
         entries = shot2story_entries(fs, path, rows, folder)
     else:
-        raise SourceError(f"source {source!r}: copy Shot2Story's annotations and its *_meta.csv to a folder")
+        raise SourceError(f"source {shown!r}: copy Shot2Story's annotations and its *_meta.csv to a folder")
     for entry in entries:
         if isinstance(entry, Reject):
             yield entry

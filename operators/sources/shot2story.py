@@ -25,6 +25,7 @@ from schemas.errors import SourceError
 from schemas.manifest import ManifestRow
 from schemas.storage import locate
 from schemas.tables import Annotation, Reject, VideoCategory
+from schemas.uri import shown_uri, without_secrets
 
 _SHOT_FILE = re.compile(r"(?P<clip>.+)_(?P<first>\d{1,9})_(?P<last>\d{1,9})\.\w+")
 _CLOCK = re.compile(r"\b(\d{1,3}):(\d{2}):(\d{2}(?:\.\d+)?)")
@@ -139,8 +140,9 @@ def _media_names(media_root: str) -> dict[str, str]:
         fs, folder = locate(media_root)
         names = sorted(PurePosixPath(found["name"]) for found in fs.ls(folder, detail=True))
     except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, ImportError) as error:
+        shown, told = shown_uri(media_root), without_secrets(str(error), [media_root])
         raise SourceError(
-            f"media_root {media_root!r} cannot be listed: {error}; set media_root to the folder of the full videos"
+            f"media_root {shown!r} cannot be listed: {told}; set media_root to the folder of the full videos"
         ) from error
     return {
         name.stem: name.name for suffix in reversed(_MEDIA_SUFFIXES) for name in names if name.suffix.lower() == suffix

@@ -133,6 +133,18 @@ def test_an_outage_has_a_status_of_its_own(lvr, tmp_path, monkeypatch):
     assert "refused the key (HTTP 401); set LVR_REASONER_API_KEY" in said
 
 
+def test_a_replay_of_a_run_with_a_secret_in_its_source_takes_nothing_back(lvr, tmp_path):
+    folder = synthetic_run(tmp_path, videos=1)
+    requested = folder.run.requested.model_copy(update={"source": "https://me:PASSWORD@host/list.csv"})
+    run = folder.run.model_copy(update={"requested": requested})
+    folder.store.write(f"{folder.address}/run.json", run.model_dump_json().encode())
+    status, _, said = lvr("replay", folder.url)
+    assert (status, "source: https://host/list.csv was given with a user" in said) == (2, True), said
+    assert "PASSWORD" not in said
+    commits = [commit for record in folder.records() for commit in record.commits.values()]
+    assert all(folder.store.find_commit(commit.key.stage, commit.key_sha256) == commit for commit in commits)
+
+
 def test_a_replay_with_other_models_takes_nothing_back(lvr, tmp_path):
     folder = synthetic_run(tmp_path, videos=4)
     open_request = folder.run.requested.model_copy(update={"models": ModelsConfig()})

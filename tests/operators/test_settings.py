@@ -46,3 +46,13 @@ def test_an_unreadable_file_is_named(tmp_path):
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(ConfigError, match="expected fields and values, got list"):
         load_config(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize("field", ["source", "media_root", "out", "allowed_roots"])
+@pytest.mark.parametrize("address", ["https://me:PASSWORD@host/a.csv", "s3://K:PASSWORD@b/a.csv", "https://h/a?SECRET"])
+def test_an_address_with_a_secret_is_refused_without_showing_it(field, address):
+    value = [address] if field == "allowed_roots" else address
+    told = f"^{field}: .*/a.* would be stored with every run; .*environment variables"
+    with pytest.raises(ConfigError, match=told) as refused:
+        load_config(base={"source": "/films", "out": "/data", field: value})
+    assert not any(word in f"{refused.value}{refused.value.__cause__}" for word in ("SECRET", "PASSWORD"))

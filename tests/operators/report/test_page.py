@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from operators.report import write_report
+from operators.runs import RunFolder
 from tests.support.browser import chromium
 from tests.support.synthetic_rows import HOSTILE
 from tests.support.synthetic_run import synthetic_run
@@ -97,6 +98,18 @@ def test_the_same_run_gives_the_same_page(folder):
 
 
 @pytest.mark.slow
+def test_the_page_of_a_run_of_an_earlier_version_shows_no_secret_of_its_source(tmp_path):
+    """Versions up to 62b2544 took any address, and wrote it into run.json."""
+    folder = synthetic_run(tmp_path, videos=2, until="ingest")
+    earlier = {"source": "https://me:PASSWORD@host/list.csv?SECRET", "media_root": "s3://K:PASSWORD@media"}
+    requested = folder.run.requested.model_copy(update=earlier)
+    run = folder.run.model_copy(update={"requested": requested, "config": requested})
+    (tmp_path / "runs/synthetic-20261122/run.json").write_text(run.model_dump_json())
+    page = page_of(RunFolder.open(folder.url))
+    assert "https://host/list.csv" in page
+    assert not any(word in page for word in ("PASSWORD", "SECRET"))
+
+
 def test_it_fits_every_width_in_a_browser_and_follows_its_colour_scheme(tmp_path):
     address = write_report(synthetic_run(tmp_path, videos=2, hostile=True))
     messages, papers = [], set()
