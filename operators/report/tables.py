@@ -17,6 +17,7 @@ from operators.runs import RunFolder
 from operators.store import object_path
 from schemas.arrow import arrow_schema, open_parquet, validate_row
 from schemas.base import Row
+from schemas.errors import SchemaError
 from schemas.run import Commit, PromptIdentity
 from schemas.sample import Sample
 from schemas.tables import Reject
@@ -53,8 +54,12 @@ class Tables:
         return tuple(found[key] for key in sorted(found))
 
     def columns(self, stage: str, row: type[Row], names: Sequence[str]) -> pa.Table:
-        """Some columns of all rows of a stage, in the order of lanes and units."""
-        return self._read([commit.rows_sha256 for commit in self._commits[stage] if commit.rows], row, names)
+        """Some columns of all rows of a stage, in the order of lanes and units.
+
+        Raises:
+            SchemaError: the stage was run by an earlier version, which did not write one of them.
+        """
+        return self._read(stage, [commit.rows_sha256 for commit in self._commits[stage] if commit.rows], row, names)
 
     def frame(self, stage: str, row: type[Row], names: Sequence[str]) -> pd.DataFrame:
         return self.columns(stage, row, names).to_pandas()
@@ -63,20 +68,25 @@ class Tables:
         """All rejects, those of planning first: stage, unit, key, reason, message."""
         objects = [self.folder.run.plan_rejects_sha256]
         objects += [each.rejects_sha256 for found in self._commits.values() for each in found if each.rejects]
-        return self._read(objects, Reject, _REJECT_COLUMNS).to_pandas()
+        return self._read("plan", objects, Reject, _REJECT_COLUMNS).to_pandas()
 
     def samples_at(self, positions: Sequence[int]) -> list[Sample]:
         """Whole samples, by their position in the assembled table."""
         chosen = self.columns("assemble", Sample, list(Sample.model_fields)).take(pa.array(positions, pa.int64()))
         return [validate_row(row, Sample, "assemble") for row in chosen.to_pylist()]
 
-    def _read(self, objects: Sequence[str], row: type[Row], names: Sequence[str]) -> pa.Table:
+    def _read(self, stage: str, objects: Sequence[str], row: type[Row], names: Sequence[str]) -> pa.Table:
         schema = arrow_schema(row)
         empty = pa.schema([schema.field(name) for name in names]).empty_table()
         with ThreadPoolExecutor(max_workers=_THREADS) as pool:
-            return pa.concat_tables([empty, *pool.map(lambda sha256: self._read_one(sha256, names), objects)])
+            return pa.concat_tables([empty, *pool.map(lambda sha256: self._read_one(stage, sha256, names), objects)])
 
-    def _read_one(self, sha256: str, names: Sequence[str]) -> pa.Table:
+    def _read_one(self, stage: str, sha256: str, names: Sequence[str]) -> pa.Table:
         data = self.folder.store.read(object_path(sha256, ".parquet"))
         table = open_parquet(data).read(columns=list(names), use_threads=False)
+        if missing := sorted(set(names) - set(table.column_names)):
+            raise SchemaError(
+                f"{self.folder.url}: {stage} was run by an earlier version, whose rows have no {', '.join(missing)}; "
+                f"run `lvr build` again with the run's settings"
+            )
         return table.select(names).replace_schema_metadata()

@@ -1,8 +1,12 @@
 """Reading columns of a run's tables."""
 
+import pyarrow.parquet as pq
 import pytest
 
+from operators.report.collect import collect
 from operators.report.tables import Tables
+from operators.store import object_path
+from schemas.errors import SchemaError
 from schemas.sample import Sample
 from schemas.tables import Video
 from tests.support.synthetic_run import synthetic_run
@@ -29,6 +33,17 @@ def test_a_stage_that_has_not_run_has_an_empty_table_of_the_right_types(tmp_path
     frame = tables.frame("assemble", Sample, ("question_id", "pass_rate"))
     assert frame.empty
     assert frame["pass_rate"].dtype == "float64"
+
+
+def test_a_run_of_an_earlier_version_is_named(tmp_path):
+    """What 62b2544 ingested has neither of these columns."""
+    folder = synthetic_run(tmp_path, videos=1, until="ingest")
+    [commit] = folder.record("ingest", 0).commits.values()
+    rows = tmp_path / object_path(commit.rows_sha256, ".parquet")
+    pq.write_table(pq.read_table(rows).drop_columns(["packaging", "other_pictures"]), rows)
+    told = "ingest was run by an earlier version, whose rows have no other_pictures, packaging; run `lvr build` again"
+    with pytest.raises(SchemaError, match=f"^{folder.url}: {told}"):
+        collect(folder)
 
 
 def test_samples_are_whole_and_at_their_places(tables):
