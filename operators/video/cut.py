@@ -25,7 +25,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from operators.video.ffmpeg import CONFINEMENT, FfmpegError, file_url, run_ffmpeg
+from operators.video.ffmpeg import CONFINEMENT, FfmpegError, file_url, raise_write_error, run_ffmpeg
 from operators.video.packets import SECOND_US, UnreadableVideo, open_video, packets_of, sound_header
 from operators.video.probe import VideoProbe
 from operators.video.proof import (
@@ -228,6 +228,7 @@ class Cutter:
                 return how
             self._encode(frames, target)
         except (FfmpegError, UnreadableVideo, av.error.FFmpegError) as error:
+            raise_write_error(error)
             raise CutError(f"{target.stem}: cut from {self._video.path.name}: {error}") from error
         return Cut.ENCODE
 
@@ -295,7 +296,8 @@ class Cutter:
                         target, self._stream, pieces, pts, end_pts, *sound, whole, shape, frames.video.sample_aspect
                     )
             self._prove_copy(target, frames, run, extradata)
-        except (CutError, CannotJoin, FfmpegError, av.error.FFmpegError):
+        except (CutError, CannotJoin, FfmpegError, av.error.FFmpegError) as error:
+            raise_write_error(error)
             return None
         return Cut.SMART if edges else Cut.COPY
 

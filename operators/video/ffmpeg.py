@@ -48,6 +48,8 @@ ENCODERS = {"libx264": "yuv420p", "libx265": "yuv420p10le", "aac": ""}
 _READ_ERROR_WORDS = (*(os.strerror(number).encode() for number in READ_ERRORS), b"I/O error")
 """As ffmpeg prints them; the last is musl's. Some demuxers say the same of mere damage."""
 
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
 _CHECK_SECONDS = 60.0
 
 
@@ -220,6 +222,12 @@ def _run(command: list[str], target: str, timeout_seconds: float) -> subprocess.
             f"{target}: ffmpeg did not finish within {timeout_seconds:.0f} s and was killed; "
             f"look at the source or allow more time"
         ) from error
+
+
+def raise_write_error(error: Exception) -> None:
+    """Raise PyAV's error again if no room is left for what it writes, which says nothing of the video that it reads."""
+    if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
+        raise error
 
 
 def _read_whole(path: Path) -> None:

@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.cut import encode_picture
-from operators.video.ffmpeg import FfmpegError, file_url
+from operators.video.ffmpeg import FfmpegError, file_url, raise_write_error
 from operators.video.packets import (
     NO_TIME,
     SECOND_US,
@@ -100,6 +100,7 @@ def write_media(video: VideoProbe, how: Packaging, times_us: NDArray[np.int64], 
         MediaError: the file is not as it must be.
         FfmpegError: ffmpeg failed.
         UnreadableVideo: the source cannot be read.
+        OSError: no room is left, or the file outgrew the process's limit.
     """
     if how in (Packaging.COPY, Packaging.SOUND):
         try:
@@ -107,10 +108,12 @@ def write_media(video: VideoProbe, how: Packaging, times_us: NDArray[np.int64], 
             _check(video, video.index.frame_times_us, target)
             return
         except (MediaError, FfmpegError, av.error.FFmpegError, ValueError) as error:
+            raise_write_error(error)
             log.info("%s: its frames cannot be copied (%s), so they are encoded", video.path.name, error)
     try:
         _write(video, target, copies_picture=False)
     except (av.error.FFmpegError, ValueError) as error:
+        raise_write_error(error)
         raise MediaError(f"{video.path.name}: no MP4 can be made of it: {error}; convert it, e.g. to H.264") from error
     _check(video, times_us, target)
 

@@ -1,3 +1,4 @@
+import shutil
 from itertools import pairwise
 
 import av
@@ -258,6 +259,18 @@ def test_a_span_without_frames_is_an_error(tmp_path):
     video = probe(make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "testsrc2=s=64x64:r=1:d=3"))
     with pytest.raises(CutError, match=r"clip: no frame starts in \[1200000, 1800000\) us of v\.mp4"):
         cut_clip(video, video.index.frame_times_us, 1_200_000, 1_800_000, tmp_path / "clip.mp4")
+
+
+def test_a_full_disk_is_not_answered_with_a_smaller_clip(tmp_path, small_disk):
+    """The copy finds no room, an encoding would."""
+    fine = ("-c:v", "libx264", "-preset", "ultrafast", "-qp", "5", "-g", "30", "-bf", "0", "-pix_fmt", "yuv420p")
+    video = probe(make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "testsrc2=s=128x128:r=30:d=3", *fine))
+    times_us, span_us = video.index.frame_times_us, (1_000_000, 2_000_000)
+    assert cut_clip(video, times_us, *span_us, tmp_path / "clip.mp4") is Cut.COPY
+    room = (tmp_path / "clip.mp4").stat().st_size * 3 // 4
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+    with pytest.raises(OSError, match="No space left on device"):
+        cut_clip(video, times_us, *span_us, small_disk / "clip.mp4")
 
 
 def test_a_clip_that_is_not_as_planned_is_an_error(tmp_path):

@@ -1,3 +1,5 @@
+import errno
+import shutil
 from dataclasses import replace
 from itertools import chain
 
@@ -211,6 +213,15 @@ def test_the_same_video_gives_the_same_bytes(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         write_media(video, packaging(video), video.index.frame_times_us, tmp_path / name)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("name, codecs", [("v.mkv", ()), ("v.webm", ("-c:v", "libvpx", "-c:a", "libvorbis"))])
+def test_a_full_disk_is_no_fault_of_the_video(tmp_path, small_disk, name, codecs):
+    video = probe(counting_video(tmp_path / name, *codecs, seconds=4, beep_at=0))
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 16_000))
+    with pytest.raises(OSError, match="No space left on device") as full:
+        write_media(video, packaging(video), video.index.frame_times_us, small_disk / "published.mp4")
+    assert full.value.errno == errno.ENOSPC
 
 
 def test_each_zoo_sample_that_is_expected_is_there():
