@@ -41,6 +41,8 @@ from trainer_plugin.step import trained_parameters
 
 log = logging.getLogger(__name__)
 
+LOCK = "_lock"
+"""Begins with an underscore, as what is being written does: `push_to_hub` of a Trainer leaves out what does."""
 _STATE = "state.json"
 _FILES = "files.json"
 _OVERHEAD_BYTES = 1 << 18
@@ -260,7 +262,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
         def hold() -> None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(folder / ".lock", folder))
+                held.enter_context(locked(folder / LOCK, folder))
             except OSError as error:
                 raise BadInput(f"nothing can be written into {folder}: {error}; choose another folder") from error
 
@@ -276,10 +278,10 @@ class WritingPlace:
         Raises:
             BadInput: on every rank, when the first one cannot write into `folder`, or some rank sees another one.
         """
-        name = [f".run-{token_hex(8)}.writing"]
+        name = [f"_run-{token_hex(8)}.writing"]
         dist.broadcast_object_list(name, src=0)
         self.path = folder / name[0]
-        self._left = list(folder.glob(".run-*.writing"))
+        self._left = list(folder.glob("[._]run-*.writing"))  # earlier versions began with a dot
         on_first_rank(self._make)
         try:
             together(self._check_seen)

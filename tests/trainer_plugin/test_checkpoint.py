@@ -135,7 +135,7 @@ def test_a_full_disk_is_said_with_what_is_missing_and_leaves_nothing_in_the_way(
         with pytest.raises(FullDisk, match=said + r"[\d.]+ [MK]B more$"):
             curve(asked)
         assert [path.name for path in (small_disk / "run" / "checkpoints").iterdir()] == []
-        assert not (small_disk / "run" / ".lock").exists()
+        assert not (small_disk / "run" / "_lock").exists()
     assert "No space left" not in caplog.text
 
 
@@ -419,13 +419,13 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(ru
     with Training(recipe(run, release, "steps=3")):
         with pytest.raises(BadInput, match=rf"^{run} is in use by process {os.getpid()} on host"):
             Training(recipe(run, release, "steps=3"))
-        assert (run / ".lock").exists()
+        assert (run / "_lock").exists()
     with Training(recipe(run, release, "steps=3")) as training:
         assert training.step == 1
-    assert not (run / ".lock").exists()
+    assert not (run / "_lock").exists()
     with pytest.raises(BadInput, match="other settings"):  # nor does one that is refused leave its lock
         Training(recipe(run, release, "steps=3", "row_tokens=256"))
-    assert not (run / ".lock").exists()
+    assert not (run / "_lock").exists()
 
 
 def different(folders) -> str:

@@ -103,7 +103,7 @@ def test_features_of_another_tower_or_of_other_frames_are_refused(alone, asked, 
 def test_a_folder_into_which_another_process_encodes_is_refused(alone, asked, tmp_path):
     features = tmp_path / "features"
     features.mkdir()
-    with locked(features / ".lock", features), pytest.raises(BadInput, match=f"^{features} is in use by process"):
+    with locked(features / "_lock", features), pytest.raises(BadInput, match=f"^{features} is in use by process"):
         encode(asked("unused"), str(features))
 
 

@@ -415,7 +415,7 @@ def test_ranks_that_outlive_torchrun_keep_the_next_run_out_until_they_are_gone(a
             os.kill(rank, signal.SIGKILL)
     process.stderr.read()  # to its end: they have ended
     with Training(recipe(tmp_path, release, *ENDLESS)):
-        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on host ")
+        assert (tmp_path / "_lock").read_text().startswith(f"process {os.getpid()} on host ")
 
 
 def test_ctrl_c_saves_and_ends_one_process(release, tmp_path):
