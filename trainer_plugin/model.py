@@ -167,6 +167,9 @@ class LongVideoModel(nn.Module):
         )
         return found.log_probs, found.entropies
 
+    def gradient_checkpointing_enable(self, **options: object) -> None:
+        """Nothing: `RunOptions.recomputed_layers` says it. `transformers.Trainer` calls this."""
+
     @property
     def recomputed_layers(self) -> int:
         """How many decoder layers, from the first, are computed again in the backward pass."""

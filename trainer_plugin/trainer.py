@@ -104,7 +104,7 @@ _PACKED = (
 _SHARDED = "the model is sharded already (shard_parameters), and its groups are those of trainer_plugin.parallel.start"
 _LOADER = "LongVideoTrainer loads rows itself; its argument workers says how many processes decode"
 _COMPILED = "RunOptions.compile does that, by default"
-_RECOMPUTED = "layers are computed again as RunOptions.recomputed_layers says, by default all"
+_RECOMPUTED = "RunOptions.recomputed_layers says how many layers are checkpointed, by default all"
 _KERNELS = "the plan's own attention and head replace what it would"
 
 REFUSED = {
@@ -123,7 +123,6 @@ REFUSED = {
     "dataloader_prefetch_factor": _LOADER,
     "dataloader_multiprocessing_context": _LOADER,
     "dataloader_in_order": _LOADER,
-    "gradient_checkpointing": _RECOMPUTED,
     "gradient_checkpointing_kwargs": _RECOMPUTED,
     "torch_compile": _COMPILED,
     "torch_compile_backend": _COMPILED,
@@ -152,90 +151,6 @@ REFUSED = {
 }
 """Arguments that would be passed over silently, or break something, and what there is instead."""
 
-HONOURED = frozenset(
-    [
-        "output_dir",
-        "max_steps",
-        "gradient_accumulation_steps",
-        "learning_rate",
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
-        "warmup_steps",
-        "optim",
-        "optim_args",
-        "weight_decay",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "max_grad_norm",
-        "bf16",
-        "tf32",
-        "torch_empty_cache_steps",
-        "logging_strategy",
-        "logging_steps",
-        "logging_first_step",
-        "log_on_each_node",
-        "log_level",
-        "log_level_replica",
-        "disable_tqdm",
-        "report_to",
-        "run_name",
-        "project",
-        "trackio_space_id",
-        "trackio_bucket_id",
-        "trackio_static_space_id",
-        "eval_strategy",
-        "eval_on_start",
-        "save_strategy",
-        "save_steps",
-        "save_total_limit",
-        "save_only_model",
-        "ignore_data_skip",
-        "restore_callback_states_from_checkpoint",
-        "push_to_hub",
-        "hub_token",
-        "hub_private_repo",
-        "hub_model_id",
-        "hub_strategy",
-        "hub_always_push",
-        "hub_revision",
-        "full_determinism",
-        "seed",
-        "use_cpu",
-        "debug",
-        "skip_memory_metrics",
-    ]
-)
-"""Arguments that do what transformers says. Of optimizers, those of `_OPTIMIZERS`."""
-
-ELSEWHERE = frozenset(
-    [
-        "eval_steps",
-        "eval_delay",
-        "per_device_eval_batch_size",
-        "prediction_loss_only",
-        "eval_do_concat_batches",
-        "eval_use_gather_object",
-        "eval_accumulation_steps",
-        "include_for_metrics",
-        "batch_eval_metrics",
-        "bf16_full_eval",
-        "fp16_full_eval",
-        "metric_for_best_model",
-        "greater_is_better",
-        "do_train",
-        "do_eval",
-        "do_predict",
-        "resume_from_checkpoint",
-        "local_rank",
-        "remove_unused_columns",
-        "label_names",
-        "logging_nan_inf_filter",
-    ]
-)
-"""Arguments that say nothing about this training: of an `evaluate` of one's own, of scripts around a Trainer, of
-columns, and of losses that are not finite, which end the run here."""
-
 _OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 """What steps on sharded parameters (DTensor): torch's own."""
 
@@ -260,8 +175,8 @@ class LongVideoTrainer(Trainer):
             rows: this data-parallel rank's (`RowStream` or `TextRows`).
             tokenizer: saved beside the weights.
             workers: processes that decode.
-            resume_changes: which of these may differ from when a checkpoint was written: precision, row_tokens, and of
-                `args` those in `SETTINGS`. Model and data may not.
+            resume_changes: which of these may differ from when a checkpoint was written: precision, row_tokens, of
+                `args` those in `SETTINGS`, and optimizer, if that is your own. Model and data may not.
             options: of `transformers.Trainer`, such as callbacks.
 
         Raises:
@@ -275,6 +190,11 @@ class LongVideoTrainer(Trainer):
             raise BadInput(
                 f"bf16 is True, but the model was built to compute in {model.compute_dtype}; build it with "
                 f"compute=torch.bfloat16, or leave bf16 out"
+            )
+        if args.gradient_checkpointing and not model.recomputed_layers:
+            raise BadInput(
+                "gradient_checkpointing is True, but the model was built with recomputed_layers=0; build it with more, "
+                "or leave gradient_checkpointing out"
             )
         evaluation = IntervalStrategy(args.eval_strategy)
         if (evaluation != IntervalStrategy.NO or args.eval_on_start) and type(self).evaluate is Trainer.evaluate:
@@ -465,6 +385,7 @@ class LongVideoTrainer(Trainer):
             (Path(output_dir) / _POSITION).write_text(json.dumps(saved))
             (Path(output_dir) / _MODEL).write_text(json.dumps(values))
             state = {"schedule": self._schedule.state_dict(), "groups": groups, "settings": self._settings()}
+            state["scheduler"] = type(self._schedule).__name__
             torch.save(state, Path(output_dir) / _SCHEDULER)
 
         on_first_rank(write)
@@ -503,7 +424,7 @@ class LongVideoTrainer(Trainer):
             if "groups" not in state:  # earlier versions saved the schedule's state alone, which has the learning rates
                 groups = [{"lr": rate} for rate in state["_last_lr"]]
                 state = {"schedule": state, "groups": groups, "settings": self._settings()}
-            check_settings(state["settings"], self._settings(), self.resume_changes)
+            self._check_optimization(state)
             return json.loads((folder / _MODEL).read_text()), state
 
         def continue_rows() -> None:
@@ -517,6 +438,36 @@ class LongVideoTrainer(Trainer):
         load_tensors(folder / _TENSORS, self._long, self._adam, values)
         together(continue_rows)
 
+    def _check_optimization(self, state: dict[str, Any]) -> None:
+        """Raises BadInput when the arguments, an optimizer or a schedule of the caller's own are not as they were."""
+        check_settings(state["settings"], self._settings(), self.resume_changes)
+        if not self._changed_arguments(state):  # groups follow from these, else from the caller
+            check_settings(*self._groups(state), self.resume_changes)
+        was, now = state.get("scheduler"), type(self._schedule).__name__  # earlier versions did not save it
+        if was not in (None, now):
+            raise BadInput(
+                f"the saved run has a {was} as its schedule, not a {now}, which cannot read its state; go on with "
+                f"that, or begin a new run from the saved model"
+            )
+
+    def _changed_arguments(self, state: dict[str, Any]) -> set[str]:
+        """Of those that the optimizer and its schedule are made from."""
+        return differences(state["settings"], self._settings()).keys() - set(_NOT_OF_THE_OPTIMIZER)
+
+    def _groups(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The optimizer's groups as they were and are, without what its schedule moves."""
+        moved = {"lr"} if isinstance(self._schedule, LambdaLR) else {"lr", "betas", "momentum"}
+
+        def steady(groups: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
+            named = {
+                f"{number}": {name: value for name, value in group.items() if name in other and name not in moved}
+                for number, (group, other) in enumerate(zip(groups, others, strict=False))
+            }
+            return {"optimizer": {**named, "groups": len(groups)}}
+
+        saved, present = state["groups"], _values(self._adam)
+        return steady(saved, present), steady(present, saved)
+
     def _load_schedule(self, state: dict[str, Any]) -> None:
         """Also what it has set in the optimizer's groups (learning rates, OneCycleLR's betas): a schedule changes those
         after a step, for the next one, and its own state does not bring them back.
@@ -525,6 +476,7 @@ class LongVideoTrainer(Trainer):
             BadInput: settings of the optimizer have changed, and the schedule cannot follow them.
         """
         present, schedule = _values(self._adam), self._schedule
+        changed = self._changed_arguments(state) or differences(*self._groups(state)).keys()
         schedule.load_state_dict(state["schedule"])
         for group, values in zip(self._adam.param_groups, state["groups"], strict=True):
             group |= values
@@ -535,7 +487,6 @@ class LongVideoTrainer(Trainer):
             for group, values, rate in zip(self._adam.param_groups, present, schedule._last_lr, strict=True):
                 group |= {**values, "lr": rate}
             return
-        changed = differences(state["settings"], self._settings()).keys() - set(_NOT_OF_THE_OPTIMIZER)
         if changed:
             raise BadInput(
                 f"{', '.join(sorted(changed))} cannot change in mid-run with {type(schedule).__name__}, which goes on "

@@ -3,12 +3,15 @@ import math
 import os
 import signal
 import socket
-from dataclasses import fields
+from concurrent.futures import Future
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from transformers import TrainerCallback, TrainingArguments
 
 from schemas.config import Media
@@ -24,7 +27,7 @@ from trainer_plugin.parallel import parallelize, start
 from trainer_plugin.recipe import Recipe
 from trainer_plugin.sft import open_samples
 from trainer_plugin.step import BadStep
-from trainer_plugin.trainer import ELSEWHERE, HONOURED, REFUSED, LongVideoTrainer
+from trainer_plugin.trainer import REFUSED, LongVideoTrainer
 from trainer_plugin.weights import build_model, read_config, read_tokenizer
 
 
@@ -186,12 +189,12 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path
     saving = {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "linear"}
     trainer_of(asked, tmp_path / "out", 1, **saving).train()
 
-    def resumed(*names: str, other=asked, kind=LongVideoTrainer, **changes) -> Rates:
+    def resumed(*names: str, folder="out", other=asked, kind=LongVideoTrainer, **changes) -> Rates:
         kind = partial(kind, resume_changes=names)
-        trainer = trainer_of(other, tmp_path / "out", 4, kind=kind, **{**saving, **changes, "save_strategy": "no"})
+        trainer = trainer_of(other, tmp_path / folder, 4, kind=kind, **{**saving, **changes, "save_strategy": "no"})
         rates = Rates()
         trainer.add_callback(rates)
-        trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+        trainer.train(resume_from_checkpoint=str(tmp_path / folder / "checkpoint-1"))
         return rates
 
     changes = {"learning_rate": 0.001, "lr_scheduler_type": "constant"}
@@ -205,8 +208,57 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path
     assert [groups[0][0] for groups in resumed(*changes, **changes).applied] == [0.001] * 3
     # As many steps as one likes: the schedule follows.
     assert [groups[0][0] for groups in resumed().applied] == pytest.approx([0.00225, 0.0015, 0.00075])
+    cycled = trainer_of(asked, tmp_path / "cycled", 4, kind=Cycled, **saving)
+    cycled.add_callback(Rates(end=1))
+    cycled.train()
     with pytest.raises(BadInput, match="weight_decay cannot change in mid-run with OneCycleLR"):
-        resumed("weight_decay", kind=Cycled, weight_decay=0.5)
+        resumed("weight_decay", folder="cycled", kind=Cycled, weight_decay=0.5)
+
+
+class Own(LongVideoTrainer):
+    """With an optimizer and a schedule of the caller's own, of which the arguments say nothing."""
+
+    rate, decay, cycle = 0.003, 0.1, False
+
+    def create_optimizer(self, model=None):
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.rate, weight_decay=self.decay)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if not self.cycle:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(self._adam, self.rate, total_steps=num_training_steps)
+        return self.lr_scheduler
+
+
+def test_an_own_optimizer_that_was_changed_is_refused_and_allowed_by_name(alone, release, tmp_path):
+    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+
+    def run(folder: str, *names: str, steps: int = 2, resume: bool | None = True, **changes) -> list[float]:
+        kind = partial(type("Changed", (Own,), changes), resume_changes=names)
+        trainer, rates = trainer_of(asked, tmp_path / folder, steps, kind=kind, save_strategy="no"), Rates()
+        if not resume:
+            trainer = trainer_of(asked, tmp_path / folder, steps, kind=kind, save_strategy="steps", save_steps=1)
+            rates.end = 1
+        trainer.add_callback(rates)
+        trainer.train(resume_from_checkpoint=resume)
+        return [groups[0][0] for groups in rates.applied]
+
+    run("constant", resume=None)
+    with pytest.raises(
+        BadInput, match=r"optimizer\.0\.initial_lr is 0\.003, not 0\.001; .* resume_changes=\[optimizer"
+    ):
+        run("constant", rate=0.001)
+    with pytest.raises(BadInput, match=r"optimizer\.0\.weight_decay is 0\.1, not 0\.5"):
+        run("constant", decay=0.5)
+    with pytest.raises(BadInput, match="the saved run has a LambdaLR as its schedule, not a OneCycleLR"):
+        run("constant", "optimizer", cycle=True)
+    assert run("constant", "optimizer", rate=0.001) == [0.001]
+    run("cycle", resume=None, cycle=True)
+    with pytest.raises(BadInput, match=r"optimizer\.0\.initial_lr is .*; optimizer\.0\.max_lr is 0\.003, not 0\.001"):
+        run("cycle", rate=0.001, cycle=True)
+    with pytest.raises(BadInput, match=r"optimizer\.0\.max_lr, .* cannot change in mid-run with OneCycleLR"):
+        run("cycle", "optimizer", rate=0.001, cycle=True)
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_a_damaged_checkpoint_passed_over(
@@ -338,6 +390,32 @@ def test_a_checkpoint_that_lacks_something_is_refused_by_name(alone, release, tm
     )
     with pytest.raises(BadInput, match=lacking):
         trainer_of(asked, tmp_path / "out", 2, **saving).train(resume_from_checkpoint=True)
+
+
+class Hub:
+    """What is used of the Hugging Face hub. Notes what each push would upload."""
+
+    def __init__(self) -> None:
+        self.pushed: list[set[str]] = []
+
+    def create_repo(self, name, **options):
+        return SimpleNamespace(repo_id=name)
+
+    def upload_folder(self, folder_path, ignore_patterns=None, **options) -> Future:
+        names = [str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file()]
+        self.pushed.append(set(filter_repo_objects(names, ignore_patterns=ignore_patterns)))
+        done: Future = Future()
+        done.set_result(None)
+        return done
+
+
+def test_what_is_pushed_is_the_model_alone(alone, release, tmp_path, monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
+    saving = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True}
+    trainer_of(recipe(tmp_path, release), tmp_path / "out", 1, **saving).train()
+    [pushed] = hub.pushed
+    assert pushed == {"config.json", "generation_config.json", "model.safetensors", "training_args.bin"}
 
 
 def test_the_best_checkpoint_is_named_where_it_is_and_kept(alone, release, tmp_path):
@@ -504,7 +582,7 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gradient_checkpointing": True}, r"gradient_checkpointing is True, .* RunOptions\.recomputed_layers"),
+        ({"gradient_checkpointing_kwargs": {}}, r"gradient_checkpointing_kwargs is .* RunOptions\.recomputed_layers"),
         ({"torch_compile": True}, r"torch_compile is True, but must be left out: RunOptions\.compile"),
         ({"fp16": True}, "fp16 is True, but must be left out: gradients would be clipped as scaled"),
         ({"bf16": True}, r"bf16 is True, but the model was built to compute in torch\.float32; build it with"),
@@ -533,11 +611,108 @@ def test_what_would_be_passed_over_is_refused(alone, release, tmp_path, options,
         trainer_of(recipe(tmp_path, release), tmp_path, 1, **options)
 
 
+# Arguments that do what transformers says. Of optimizers, those of `trainer._OPTIMIZERS`.
+HONOURED = frozenset(
+    [
+        "output_dir",
+        "max_steps",
+        "gradient_accumulation_steps",
+        "learning_rate",
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "warmup_steps",
+        "optim",
+        "optim_args",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+        "bf16",
+        "gradient_checkpointing",
+        "tf32",
+        "torch_empty_cache_steps",
+        "logging_strategy",
+        "logging_steps",
+        "logging_first_step",
+        "log_on_each_node",
+        "log_level",
+        "log_level_replica",
+        "disable_tqdm",
+        "report_to",
+        "run_name",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
+        "eval_strategy",
+        "eval_on_start",
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+        "save_only_model",
+        "ignore_data_skip",
+        "restore_callback_states_from_checkpoint",
+        "push_to_hub",
+        "hub_token",
+        "hub_private_repo",
+        "hub_model_id",
+        "hub_strategy",
+        "hub_always_push",
+        "hub_revision",
+        "full_determinism",
+        "seed",
+        "use_cpu",
+        "debug",
+        "skip_memory_metrics",
+    ]
+)
+
+# Arguments that say nothing about this training: of an `evaluate` of one's own, of scripts around a Trainer, of
+# columns, and of losses that are not finite, which end the run here.
+ELSEWHERE = frozenset(
+    [
+        "eval_steps",
+        "eval_delay",
+        "per_device_eval_batch_size",
+        "prediction_loss_only",
+        "eval_do_concat_batches",
+        "eval_use_gather_object",
+        "eval_accumulation_steps",
+        "include_for_metrics",
+        "batch_eval_metrics",
+        "bf16_full_eval",
+        "fp16_full_eval",
+        "metric_for_best_model",
+        "greater_is_better",
+        "do_train",
+        "do_eval",
+        "do_predict",
+        "resume_from_checkpoint",
+        "local_rank",
+        "remove_unused_columns",
+        "label_names",
+        "logging_nan_inf_filter",
+    ]
+)
+
+
 def test_every_argument_is_honoured_refused_or_of_no_concern():
     """Those of transformers 5.17 to 5.20, which are the same; a new one is to be entered."""
     kinds = [set(HONOURED), set(REFUSED), set(ELSEWHERE)]
     assert set().union(*kinds) == {field.name for field in fields(TrainingArguments)}
     assert sum(map(len, kinds)) == len(set().union(*kinds))
+
+
+def test_gradient_checkpointing_is_what_the_model_was_built_with(alone, release, tmp_path):
+    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    trainer = trainer_of(asked, tmp_path, 1, gradient_checkpointing=True)
+    assert trainer.model.recomputed_layers == 2
+    trainer.train()
+    assert trainer.state.global_step == 1
+    trainer.model.options = replace(trainer.model.options, recomputed_layers=0)
+    with pytest.raises(BadInput, match="gradient_checkpointing is True, but the model was built with recomputed_lay"):
+        LongVideoTrainer(trainer.model, trainer.args, trainer.rows, trainer.tokenizer)
 
 
 @pytest.mark.parametrize("optim", ["adagrad", "rmsprop", "sgd"])
