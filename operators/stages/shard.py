@@ -23,7 +23,7 @@ from schemas.arrow import rows_to_parquet
 from schemas.base import digest
 from schemas.run import ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
-from schemas.tables import PackagedVideo, Packaging, Reject, Source, Split, Video
+from schemas.tables import PackagedVideo, Reject, Source, Split, Video
 from schemas.uri import shown_uri
 
 log = logging.getLogger(__name__)
@@ -157,25 +157,28 @@ def _media(context: Context, video: Video, packaged: PackagedVideo) -> Iterator[
     folder.mkdir()
     try:
         if packaged.media_uri is not None:
-            local = context.files.fetch(packaged.media_uri, folder)
-        else:
-            local = context.sources.fetch(video.video_id, video.uri, folder)
+            yield _fetch_stored(context, packaged, packaged.media_uri, folder)
+            return
+        local = context.sources.fetch(video.video_id, video.uri, folder)
         if sha256_of_file(local) != packaged.sha256:
-            raise _changed(video, packaged)
+            message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
+            raise SourceGone("source_changed", message)
         yield local
     finally:
         shutil.rmtree(folder)
 
 
-def _changed(video: Video, packaged: PackagedVideo) -> SourceGone:
-    if packaged.packaging is Packaging.KEEP:
-        message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
-        return SourceGone("source_changed", message)
-    message = (
-        f"{packaged.media_uri} is damaged, its bytes do not match its name; restore it, or delete it and the folder "
-        f"commits/{'package' if packaged.packaging else 'ingest'} of the store, and run again"
-    )
-    return SourceGone("missing_file", message)
+def _fetch_stored(context: Context, packaged: PackagedVideo, address: str, folder: Path) -> Path:
+    maker = "package" if packaged.packaging else "ingest"
+    otherwise = f"or delete it and the folder commits/{maker} of the store: then it is made again"
+    try:
+        local = context.files.fetch(address, folder)
+    except SourceGone as gone:
+        raise SourceGone(gone.reason, f"{gone}, {otherwise}") from None
+    if sha256_of_file(local) != packaged.sha256:
+        message = f"{address} is damaged, its bytes do not match its name; restore it and run again, {otherwise}"
+        raise SourceGone("missing_file", message)
+    return local
 
 
 STAGE = Stage(

@@ -1,5 +1,8 @@
 """What is published of a video, from real files; and that one which kills its packager costs a build nothing else."""
 
+import shutil
+from pathlib import Path
+
 import av
 import pytest
 
@@ -180,15 +183,28 @@ def test_a_video_that_crashes_its_packager_is_one_reject_and_the_build_goes_on(f
     assert str(loss) == "1 × package: crashed" and "package failed: the process working on it died" in loss.example
 
 
+def packaged(folder):
+    """The rows of a run's stage."""
+    commits = folder.record("package", 0).commits.values()
+    return [row for commit in commits for row in folder.store.get_rows(commit.rows_sha256, PackagedVideo)]
+
+
 def test_other_questions_reuse_what_was_packaged(folder):
     assert run_stage(folder, "package", 0, workers=2).reused == 0
-    rows = [
-        folder.store.get_rows(each.rows_sha256, PackagedVideo) for each in folder.record("package", 0).commits.values()
-    ]
-    assert {row.packaging for [row] in rows} == {Packaging.KEEP, Packaging.COPY}
+    assert {row.packaging for row in packaged(folder)} == {Packaging.KEEP, Packaging.COPY}
     other = folder.run.requested.model_copy(update={"question": QuestionConfig(per_template=5)})
     stale = find_stale(folder, other, {}).stale
     assert (stale["ingest"], stale["question"], stale["package"], stale["shard"]) == (0, 2, 0, 1)
     again = plan_build(other, "again", {})
     run_stage(again, "ingest", 0)
     assert run_stage(again, "package", 0, workers=2).reused == 2
+
+
+def test_a_stored_file_that_is_deleted_with_the_stages_commits_is_made_again(folder):
+    run_stage(folder, "package", 0, workers=2)
+    [made] = [Path(folder.store.root) / row.media_uri for row in packaged(folder) if row.media_uri]
+    content = made.read_bytes()
+    made.unlink()
+    shutil.rmtree(Path(folder.store.root) / "commits" / "package")
+    assert run_stage(folder, "package", 0, workers=2).reused == 0
+    assert made.read_bytes() == content
