@@ -46,7 +46,7 @@ from schemas.run import (
     StageRecord,
 )
 from schemas.storage import StoreError
-from schemas.tables import MACHINE_REASONS, Reject, Source
+from schemas.tables import FILE_REASONS, MACHINE_REASONS, Reject, Source
 from schemas.uri import shown_uri, without_secrets
 
 log = logging.getLogger(__name__)
@@ -95,11 +95,14 @@ class Halt:
         self._faults = 0
 
     def count(self, fault: Reject | None) -> None:
-        """Count a computed unit, which met a fault of the machine, or none.
+        """Count a computed unit, which met a fault of the machine, or none. A file that was removed or replaced is no
+        fault of the machine: however many are, the build goes on.
 
         Raises:
             Outage: `MOST_FAULTS_IN_A_ROW` units have.
         """
+        if fault and fault.reason in FILE_REASONS:
+            return
         self._faults = self._faults + 1 if fault else 0
         if fault and self._faults >= MOST_FAULTS_IN_A_ROW:
             raise Outage(

@@ -410,6 +410,9 @@ class PackagedVideo(Row):
 MACHINE_REASONS = frozenset({"missing_file", "source_changed", "system_error", "killed"})
 """Reasons of rejects for which the machine is at fault, or the moment, and not the video."""
 
+FILE_REASONS = frozenset({"missing_file", "source_changed"})
+"""Those of them that say nothing of other files: this one was removed or replaced, and its place is there."""
+
 
 class Reject(Row):
     """A row that a stage could not or would not pass on: counted, reported, replayable."""

@@ -27,6 +27,7 @@ from urllib.parse import unquote
 from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources import web
+from operators.sources.manifest import LIST_SUFFIXES
 from operators.store import SourceGone, download, space_problem
 from schemas.errors import BadInput
 from schemas.storage import StoreError, locate, outages
@@ -67,7 +68,7 @@ class Access:
         own = source
         if is_address(source) and _place(source).scheme != "file":
             own = _OWN_PLACE.match(source.strip())[0]  # type: ignore[index] - it is an address
-        elif not os.path.isdir(_place(source).path):  # noqa: PTH112 - false, too, where nobody may look
+        elif source.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(_place(source).path):  # noqa: PTH112
             own = posixpath.dirname(_place(source).path)
         return cls((own, *filter(None, [media_root]), *allowed_roots))
 
@@ -158,12 +159,15 @@ class SourceFiles:
     """As `Access.private`: what a redirect may lead to."""
     addresses: Mapping[str, str] = field(default_factory=dict, repr=False)
     """By source id, where the stored address is not the whole one. Never stored, never shown."""
+    roots: tuple[str, ...] = field(default=(), repr=False)
+    """As `Access.roots`: where videos lie."""
 
     def fingerprint(self, source: Source) -> str:
         """The file's fingerprint now.
 
         Raises:
-            SourceGone: there is no such file, it may not be read, or its place gives no or half an answer.
+            SourceGone: there is no such file or it may not be read (`missing_file`), or its folder, bucket or server
+                is away, lets nobody in or gives half an answer (`system_error`).
             OSError: no room is left for it here.
         """
         address = self.addresses.get(source.source_id, source.uri)
@@ -196,12 +200,39 @@ class SourceFiles:
             yield
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
             told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
-            raise SourceGone("missing_file", f"{shown}: {told}; restore it and run again") from None
+            if self._is_alone(address, error):
+                raise SourceGone("missing_file", f"{shown}: {told}; restore it and run again") from None
+            away = "its folder, bucket or server is away, empty or lets nobody in: mount it or correct the rights"
+            raise SourceGone("system_error", f"{shown}: {told}; {away}, the next run tries again") from None
         except (OSError, StoreError, BadInput) as error:  # S3 says Bad Request, too, of credentials that have expired
             if isinstance(error, OSError) and space_problem(error, shown):
                 raise
             told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
             raise SourceGone("system_error", f"{shown}: {told}; the next run tries again") from None
+
+    def _is_alone(self, address: str, error: OSError) -> bool:
+        """Whether the place of a file that cannot be read is there, so that the others in it may be.
+
+        A folder that is empty may be that of a disk that is not mounted. One that is gone was removed, if the next one
+        above it, in the same root, is there.
+        """
+        if web.site_of(address):
+            return isinstance(error, FileNotFoundError)  # not one that takes no credentials any more
+        fs, path = locate(address)
+        if not isinstance(fs, LocalFileSystem):
+            place = _OWN_PLACE.match(address.strip())
+            return place is not None and fs.exists(fs._strip_protocol(place[0]))
+        roots = {Path(os.path.realpath(found)) for root in self.roots if (found := local_path(root))}
+        for folder in Path(os.path.realpath(path)).parents:
+            try:
+                with os.scandir(folder) as entries:
+                    return any(True for _ in entries)
+            except (FileNotFoundError, NotADirectoryError):
+                if not roots & set(folder.parents):
+                    return False
+            except OSError:
+                return False
+        return False
 
 
 def _local_name(source_id: str, uri: str) -> str:

@@ -108,11 +108,11 @@ def source_files(config: BuildConfig, sources: Sequence[Source]) -> SourceFiles:
     Raises:
         SourceError: the list is needed, and cannot be read any more.
     """
-    private = Access.of(config.source, config.media_root, config.allowed_roots).private
+    access = Access.of(config.source, config.media_root, config.allowed_roots)
     if not any(source.redacted for source in sources):
-        return SourceFiles(private)
+        return SourceFiles(access.private, roots=access.roots)
     try:
-        stamp = fingerprint(config.source, private)
+        stamp = fingerprint(config.source, access.private)
     except OSError as error:
         told = without_secrets(str(error), [config.source])
         raise SourceError(
@@ -125,7 +125,8 @@ def source_files(config: BuildConfig, sources: Sequence[Source]) -> SourceFiles:
         for source in sources
         if source.redacted
     }
-    return SourceFiles(private, {name: address for name, address in found.items() if address})
+    addresses = {name: address for name, address in found.items() if address}
+    return SourceFiles(access.private, addresses, access.roots)
 
 
 @lru_cache(maxsize=1)

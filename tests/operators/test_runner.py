@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -284,6 +285,47 @@ def test_a_machine_that_fails_video_after_video_ends_the_stage(planned, monkeypa
     with pytest.raises(Outage, match=r"10 videos in a row met faults of the machine, the last: film.*not connected"):
         run_stage(planned(14), "ingest", 0, workers=1)
     assert len(begun) == 10
+
+
+@pytest.fixture
+def source_of_many(tmp_path, monkeypatch):
+    """A folder of more films than may fail in a row, in folders of their own, and the plan of their build."""
+    films = [tmp_path / f"films/{number:02d}/film{number:02d}.mp4" for number in range(14)]
+    for film in films:
+        film.parent.mkdir(parents=True)
+        film.write_bytes(b"never read")
+    monkeypatch.setattr(runner, "_produce", lambda *_: ([], {}))
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    return films, plan_build(BuildConfig(source=str(tmp_path / "films"), out=str(tmp_path / "out")), "run", {})
+
+
+def test_however_many_videos_were_removed_after_planning_the_build_goes_on(source_of_many):
+    films, folder = source_of_many
+    for film in films[:6]:
+        film.unlink()
+        film.with_suffix(".txt").touch()
+    for film in films[6:12]:
+        shutil.rmtree(film.parent)
+    metrics = run_stage(folder, "ingest", 0, workers=1)
+    assert (metrics.units, metrics.rejects) == (14, {"missing_file": 12})
+
+
+def test_however_many_videos_were_replaced_after_planning_the_build_goes_on(source_of_many):
+    films, folder = source_of_many
+    for film in films[:12]:
+        film.write_bytes(b"another video")
+    metrics = run_stage(folder, "ingest", 0, workers=1)
+    assert (metrics.units, metrics.rejects) == (14, {"source_changed": 12})
+
+
+@pytest.mark.parametrize("mount_point", ["empty", "gone"])
+def test_a_disk_that_is_not_mounted_any_more_ends_the_stage(source_of_many, mount_point, tmp_path):
+    _, folder = source_of_many
+    (tmp_path / "films").rename(tmp_path / "away")
+    if mount_point == "empty":
+        (tmp_path / "films").mkdir()
+    with pytest.raises(Outage, match=r"10 videos in a row met faults of the machine, the last: film.*mount it"):
+        run_stage(folder, "ingest", 0, workers=1)
 
 
 def test_presigned_addresses_build_and_leave_no_secret_behind(tmp_path, caplog, capfd):

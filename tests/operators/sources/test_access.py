@@ -64,6 +64,10 @@ def test_more_may_be_named_where_it_is_allowed(root, inside, outside):
     assert "add its folder, bucket or site to allowed_roots" in access.refusal(outside)
 
 
+def test_a_folder_that_is_away_is_no_list_of_what_lies_beside_it(tmp_path):
+    assert Access.of(f"{tmp_path}/films").roots == (f"{tmp_path}/films",)
+
+
 def test_media_root_is_allowed_with_the_list(tmp_path):
     access = Access.of(str(tmp_path / "list.csv"), "/media")
     assert access.refusal("/media/a.mp4") is None
@@ -132,15 +136,54 @@ def test_what_is_gone_is_told_apart_from_an_outage_and_without_secrets(tmp_path,
     (tmp_path / "loop").symlink_to("loop")
     with serving() as server:
         gone = [f"{tmp_path}/gone.mp4", f"{tmp_path}/folder", f"{s3_bucket}/gone.mp4"]
-        gone += [f"http://user:PASSWORD@{server.site}/{status}?SECRET" for status in (404, 403)]
-        for uri in gone:
+        for uri in [*gone, f"http://user:PASSWORD@{server.site}/404?SECRET"]:
             with pytest.raises(SourceGone, match="restore it") as told:
                 SourceFiles(frozenset({server.site})).fetch("film", uri, tmp_path)
             assert told.value.reason == "missing_file"
             assert not any(word in str(told.value) for word in ("SECRET", "PASSWORD"))
-        with pytest.raises(SourceGone, match="HTTP 503; the next run tries again") as away:
-            SourceFiles(frozenset({server.site})).fetch("film", f"{server.url}/503", tmp_path)
-        assert away.value.reason == "system_error"
+        for path, words in (("503", "HTTP 503; the next run"), ("403", "HTTP 403.*lets nobody in.*, the next run")):
+            with pytest.raises(SourceGone, match=f"{words} tries again") as away:
+                uri = f"http://user:PASSWORD@{server.site}/{path}?SECRET"
+                SourceFiles(frozenset({server.site})).fetch("film", uri, tmp_path)
+            assert away.value.reason == "system_error"
+            assert not any(word in str(away.value) for word in ("SECRET", "PASSWORD"))
+
+
+def reason_of(uri, *roots):
+    """Why this file cannot be fetched."""
+    with pytest.raises(SourceGone) as gone:
+        SourceFiles(roots=roots).fetch("film", uri, Path("nowhere"))
+    return gone.value.reason
+
+
+def test_a_file_is_missing_while_its_place_is_there_and_else_the_place_is_away(tmp_path):
+    """A disk that is not mounted leaves an empty folder, or none."""
+    for name in ("films/a", "films/mount", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    films = str(tmp_path / "films")
+    (tmp_path / "films/a/there.mp4").touch()
+    (tmp_path / "films/link.mp4").symlink_to(tmp_path / "other/film.mp4")
+    assert reason_of(f"{films}/a/gone.mp4", films) == "missing_file"
+    assert reason_of(f"{films}/a/there.mp4/gone.mp4", films) == "missing_file"
+    assert reason_of(f"{films}/removed/gone.mp4", films) == "missing_file"  # with its folder, one of many
+    assert reason_of(f"{films}/removed/gone.mp4") == "system_error"
+    assert reason_of(f"{films}/mount/gone.mp4", films) == "system_error"
+    assert reason_of(f"{films}/mount/b/gone.mp4", films) == "system_error"
+    assert reason_of(f"{films}/link.mp4", films) == "system_error"  # it leads to an empty folder
+    assert reason_of(f"{tmp_path}/away/b/gone.mp4", f"{tmp_path}/away") == "system_error"
+
+
+def test_a_folder_that_lets_nobody_in_is_not_a_missing_file(tmp_path, unprivileged):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/a.mp4").touch()
+    (tmp_path / "films").chmod(0)
+    with unprivileged(tmp_path):
+        assert reason_of(f"{tmp_path}/films/a.mp4", f"{tmp_path}/films") == "system_error"
+
+
+def test_an_object_is_missing_while_its_bucket_is_there(s3_bucket):
+    assert reason_of(f"{s3_bucket}/films/gone.mp4") == "missing_file"
+    assert reason_of(f"{s3_bucket}-removed/films/gone.mp4") == "system_error"
 
 
 def test_an_object_store_that_does_not_answer_is_left_to_the_next_run(tmp_path, s3_bucket, monkeypatch):
