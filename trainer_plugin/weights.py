@@ -39,7 +39,7 @@ from trainer_plugin.checkpoint import comparable, config_values
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RunOptions, shard_parameters
-from trainer_plugin.parallel import Parallel, on_first_rank
+from trainer_plugin.parallel import Parallel, on_first_rank, together
 from trainer_plugin.patches import resample_mode
 from trainer_plugin.recipe import Lora, ModelSource, Trained
 
@@ -70,7 +70,7 @@ def read_config(source: ModelSource) -> PretrainedConfig:
             config = AutoConfig.from_pretrained(folder)
         else:
             config = AutoConfig.for_model(**(source.config or {}))
-        read_family(source, config)
+        family_of(config)
         check_attention(config)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"model {source.path or source.config}: {error}") from error
@@ -90,16 +90,21 @@ def read_family(source: ModelSource, config: PretrainedConfig) -> Family:
     video_preprocessor_config.json, then preprocessor_config.json.
 
     Raises:
-        ValueError: no family supports the model, or not with such a processor.
+        BadInput: the trainer does not follow the processor's settings, or cannot read them.
+        ValueError: no family supports the model.
     """
     folder = Path(source.path or "")
     names = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
-    there = [name for name in names if source.path and (folder / name).exists()]
-    for name in there:
-        values = json.loads((folder / name).read_bytes())
-        values = values.get("video_processor") if name == "processor_config.json" else values
-        if values is not None:
-            return family_of(config, values)
+    for name in names if source.path else ():
+        try:
+            if not (folder / name).exists():
+                continue
+            values = json.loads((folder / name).read_bytes())
+            values = values.get("video_processor") if name == "processor_config.json" else values
+            if values is not None:
+                return family_of(config, values)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise BadInput(f"model {folder}: {name}: {error}") from error
     return family_of(config)
 
 
@@ -158,13 +163,13 @@ def build_model(
         offload: parameters and optimizer live in the host's memory.
 
     Raises:
-        BadInput: on every rank, when the folder's weights are not those of the model.
+        BadInput: on every rank, when the folder's weights are not those of the model, or as `read_family`.
     """
+    family = together(lambda: read_family(source, config))
     weights, config = _read_weights(source, config, trained, seed)
     skeleton = prepare(empty_model(config), trained)
     for parameter in skeleton.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
-    family = read_family(source, config)
     model = shard_parameters(LongVideoModel(skeleton, parallel, options, family), compute, offload=offload)
     model.to_empty(device="cpu" if offload else parallel.device)
     _receive(model, weights, parallel)
@@ -184,9 +189,10 @@ def build_tower(
 
     Arguments and errors are those of `build_model`, and so are the tower's weights. Every rank must call it.
     """
+    family = together(lambda: read_family(source, config))
     weights, config = _read_weights(source, config, Trained(), seed)
     inner = empty_model(config).requires_grad_(False)
-    model = LongVideoModel(inner, parallel, options, read_family(source, config))
+    model = LongVideoModel(inner, parallel, options, family)
     model.compute_dtype = compute
     inside = {id(module) for module in model.family.vision_tower(inner).modules()}
     for name, module in inner.named_modules():

@@ -297,6 +297,25 @@ def test_frames_are_of_the_size_that_the_folders_processor_says(tmp_path, files,
     assert read_family(source, read_config(source)).most_pixels == pixels
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"do_rescale": false}', "its video processor has do_rescale: False, but frames are always"),
+        ('{"image_mean": ["a"]}', "could not convert string to float"),
+        ('{"size', "Unterminated string"),
+        ("[1]", "'list' object has no attribute 'get'"),
+    ],
+)
+def test_a_processor_that_is_not_followed_is_refused_where_it_is_read(alone, tmp_path, text, message):
+    source = ModelSource(path=str(model_folder(tmp_path / "model")))
+    (tmp_path / "model" / "preprocessor_config.json").write_text(text)
+    config = read_config(source)
+    with pytest.raises(BadInput, match=f"^model {tmp_path}/model: preprocessor_config.json: .*{message}"):
+        read_family(source, config)
+    with pytest.raises(BadInput, match=f"^model {tmp_path}/model: preprocessor_config.json: .*{message}"):
+        build_model(source, Trained(), config, parallelize(1, config.get_text_config(), alone))
+
+
 def test_a_chat_template_is_of_the_recipe_or_of_the_tokenizer(tmp_path):
     folder = str(model_folder(tmp_path / "model"))
     own = tmp_path / "own.jinja"
