@@ -7,24 +7,49 @@ gave, in `ids.json`, so that nothing of it has to be computed again and every vi
 from __future__ import annotations
 
 import hashlib
-import json
 import posixpath
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from operators.sources.access import local_path, stored_uri
 from operators.sources.manifest import LIST_SUFFIXES
 from operators.store import Store
-from schemas.base import parse_json
+from schemas.base import VideoId, parse_json
 from schemas.errors import SchemaError
 from schemas.run import GivenIds
 from schemas.uri import redacted_uri
 
 GIVEN_IDS = "ids.json"
 _READS_AT_ONCE = 16
+
+P = TypeVar("P", bound=BaseModel)
+
+
+class _Request(BaseModel):
+    source: str
+    media_root: str = ""
+
+
+class _Plan(BaseModel):
+    """What is needed of `run.json`, whatever version wrote it."""
+
+    requested: _Request
+
+
+class _Video(BaseModel):
+    source_id: VideoId
+    uri: str
+
+
+class _Lane(BaseModel):
+    """What is needed of a lane, whatever version wrote it."""
+
+    sources: list[_Video]
 
 
 def source_id_of(path: str) -> str:
@@ -73,7 +98,7 @@ def read_given_ids(store: Store) -> GivenIds:
     """The ids that earlier versions have given in this store: from `ids.json`, or else from the runs.
 
     Raises:
-        SchemaError: a file of a run is damaged.
+        SchemaError: a file of a run is damaged, or no build's.
     """
     try:
         return parse_json(store.read(GIVEN_IDS), GivenIds, f"{store.url}/{GIVEN_IDS}")
@@ -90,15 +115,15 @@ def _from_runs(store: Store) -> GivenIds:
     """What the runs say, and of two of them the later one, whose rows are those that can be used again."""
     given: dict[str, dict[str, str]] = {}
     for run in _runs(store):
-        config = _read(store, f"{run}/run.json")["requested"]
-        folder = media_folder(config["source"], config["media_root"])
-        ids = given.setdefault(redacted_uri(config["source"]), {})
+        config = _read(store, f"{run}/run.json", _Plan).requested
+        folder = media_folder(config.source, config.media_root)
+        ids = given.setdefault(redacted_uri(config.source), {})
         with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
-            lanes = pool.map(lambda lane: _read(store, lane)["sources"], store.list(f"{run}/lanes"))
-            for source in (source for lane in lanes for source in lane):
-                path = path_in(folder, stored_uri(local_path(source["uri"]) or source["uri"], folder))
+            lanes = pool.map(lambda lane: _read(store, lane, _Lane).sources, store.list(f"{run}/lanes"))
+            for video in (video for lane in lanes for video in lane):
+                path = path_in(folder, stored_uri(local_path(video.uri) or video.uri, folder))
                 ids.pop(path, None)  # the order says what was given last
-                ids[path] = source["source_id"]
+                ids[path] = video.source_id
     return GivenIds(ids={source: _last_owners(ids) for source, ids in given.items()})
 
 
@@ -115,8 +140,8 @@ def _runs(store: Store) -> list[str]:
     return [plans[plan] for plan in sorted(planned, key=lambda plan: (store.modified(plan), plan))]
 
 
-def _read(store: Store, address: str) -> Any:
+def _read(store: Store, address: str, model: type[P]) -> P:
     try:
-        return json.loads(store.read(address))
-    except (ValueError, RecursionError) as error:
-        raise SchemaError(f"{store.url}/{address}: damaged ({error}); move its run out of the store") from error
+        return parse_json(store.read(address), model, f"{store.url}/{address}")
+    except SchemaError as error:
+        raise SchemaError(f"{error}; it is damaged or no build's: move its run out of the store") from error

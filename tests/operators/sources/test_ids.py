@@ -257,7 +257,22 @@ def test_a_plan_that_was_not_finished_gives_no_ids(store):
 def test_a_damaged_file_of_a_run_is_named(store):
     plan_earlier(store, "one", "/mnt/films", "a.mp4")
     store.write("runs/one/lanes/00000.json", b"{")
-    with pytest.raises(SchemaError, match=r"runs/one/lanes/00000\.json: damaged .*; move its run out of the store"):
+    with pytest.raises(SchemaError, match=r"runs/one/lanes/00000\.json, .*damaged .*: move its run out of the store"):
+        read_given_ids(store)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"id": 7}', "field requested: Field required"),
+        ('{"requested": {"source": 7}}', "field requested.source: .*got 7"),
+        ("[]", r"field \(file\)"),
+        ("[" * 100_000, r"field \(file\)"),
+    ],
+)
+def test_a_run_of_another_program_is_named(store, text, told):
+    store.write("runs/other/run.json", text.encode())
+    with pytest.raises(SchemaError, match=rf"runs/other/run\.json, {told}.*; it is .* no build's: move its run out"):
         read_given_ids(store)
 
 
