@@ -20,6 +20,7 @@ from schemas.uri import printable, shown_uri, without_secrets
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL = re.compile(r"(file|local)://")
+_S3 = re.compile(r"s3a?://")
 
 _NO_CREDENTIALS = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"}  # botocore
@@ -80,7 +81,7 @@ def outages(address: str) -> Iterator[None]:
         BadInput: the address, or that of its server, cannot be one.
         StoreError: there is no answer; another time there may be.
     """
-    shown = shown_uri(address)
+    shown, is_s3 = shown_uri(address), _S3.match(address) is not None
     try:
         yield
     except (BadInput, Outage, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError):
@@ -90,10 +91,8 @@ def outages(address: str) -> Iterator[None]:
         if isinstance(error, OSError) and (not is_url(address) or _LOCAL.match(address)):
             raise
         if type(error).__name__ in _NO_CREDENTIALS:
-            raise AccessDenied(
-                f"{shown}: no credentials ({told}); set those of its driver, such as AWS_ACCESS_KEY_ID and "
-                f"AWS_SECRET_ACCESS_KEY, or name another place"
-            ) from error
+            names = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if is_s3 else "those of its driver"
+            raise AccessDenied(f"{shown}: no credentials ({told}); set {names}, or name another place") from error
         if isinstance(error, PermissionError) and str(error).startswith(f"{shown}: "):
             raise  # in words already (`operators.sources.web`)
         if isinstance(error, PermissionError):
@@ -101,11 +100,9 @@ def outages(address: str) -> Iterator[None]:
                 f"{shown}: access denied ({told}); correct the address, or give credentials that may do this"
             ) from error
         if isinstance(error, ValueError | ImportError) or getattr(error, "errno", None) == errno.EINVAL:  # HTTP 400
-            raise BadInput(
-                f"{shown}: cannot be opened ({told}); correct the address, that of its server (AWS_ENDPOINT_URL), or "
-                f"install its driver"
-            ) from error
+            places = "the address, that of its server (AWS_ENDPOINT_URL)," if is_s3 else "the address"
+            raise BadInput(f"{shown}: cannot be opened ({told}); correct {places} or install its driver") from error
+        checked = "are address and endpoint (AWS_ENDPOINT_URL)" if is_s3 else "is the address"
         raise StoreError(
-            f"{shown}: no answer ({told or type(error).__name__}); are address and endpoint (AWS_ENDPOINT_URL) right? "
-            f"Run it again when it answers"
+            f"{shown}: no answer ({told or type(error).__name__}); {checked} right? Run it again when it answers"
         ) from error

@@ -37,7 +37,7 @@ class Journal:
         self.url = url
         filesystem, folder = locate(url)
         local = isinstance(filesystem, LocalFileSystem)
-        self._files = _Segments(Path(folder)) if local else _Objects(filesystem, folder)
+        self._files = _Segments(Path(folder)) if local else _Objects(filesystem, folder, url)
         self._lock = threading.RLock()
         self._entries: dict[str, JournalEntry] | None = None
 
@@ -159,25 +159,26 @@ class _Segments:
 class _Objects:
     """A prefix of an object store with one object for each record."""
 
-    def __init__(self, filesystem: AbstractFileSystem, folder: str) -> None:
+    def __init__(self, filesystem: AbstractFileSystem, folder: str, url: str) -> None:
         self._filesystem = filesystem
         self._folder = folder
+        self._url = url
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         self._filesystem.invalidate_cache(self._folder)
         try:
-            with outages(self._folder):
+            with outages(self._url):
                 names = self._filesystem.ls(self._folder, detail=False)
         except FileNotFoundError:
             return
         names = [name for name in names if name.endswith(SUFFIX)]
         if names:
-            with outages(self._folder):
+            with outages(self._url):
                 contents = self._filesystem.cat(names)
             yield from sorted(contents.items())
 
     def write(self, name: str, line: bytes) -> None:
-        with outages(self._folder):
+        with outages(self._url):
             self._filesystem.pipe_file(f"{self._folder}/{name}", line)
 
     def close(self) -> None:

@@ -38,6 +38,9 @@ from schemas.uri import shown_uri
 SILENCE_SECONDS = 60.0
 """A server that sends nothing for so long is given up."""
 
+_NOT_THAT_RANGE = 416
+"""The status of an empty file of which the first byte was asked for."""
+
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -59,7 +62,7 @@ def size_and_stamp(url: str, private: Collection[str] = ()) -> tuple[int | None,
     """
     with _opened(url, private, {"Range": "bytes=0-0"}) as response:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
-        length = total if response.status == 206 else response.headers.get("Content-Length", "")
+        length = total if response.status in (206, _NOT_THAT_RANGE) else response.headers.get("Content-Length", "")
         stamp = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         return (int(length) if length.isdecimal() else None), stamp
 
@@ -113,7 +116,7 @@ def _chunk(response: HTTPResponse, url: str) -> bytes:
 def _opened(url: str, private: Collection[str], headers: Mapping[str, str] | None = None) -> Iterator[HTTPResponse]:
     shown = shown_uri(url)
     opener = OpenerDirector()
-    for handler in (_Handler(private), _Redirects(), HTTPDefaultErrorHandler(), HTTPErrorProcessor()):
+    for handler in (_Handler(private), _Redirects(), HTTPDefaultErrorHandler(), _Errors()):
         opener.add_handler(handler)
     try:
         response = opener.open(_request(url, headers or {}), timeout=SILENCE_SECONDS)
@@ -218,6 +221,17 @@ class _Handler(AbstractHTTPHandler):
             return made
 
         return self.do_open(connection, request)
+
+
+class _Errors(HTTPErrorProcessor):
+    """Statuses that are failures; of an empty file it is none that it has no first byte."""
+
+    def http_response(self, request: Request, response: HTTPResponse) -> HTTPResponse:
+        if response.status == _NOT_THAT_RANGE and request.has_header("Range"):
+            return response
+        return super().http_response(request, response)
+
+    https_response = http_response
 
 
 class _Redirects(HTTPRedirectHandler):

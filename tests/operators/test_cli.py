@@ -283,7 +283,7 @@ def broken_store(request, s3_bucket, monkeypatch):
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        told = "no credentials (Unable to locate credentials); set those of its driver, such as AWS_ACCESS_KEY_ID"
+        told = "no credentials (Unable to locate credentials); set AWS_ACCESS_KEY_ID"
     elif kind == "access denied":
         monkeypatch.setenv("AWS_ENDPOINT_URL", refusing_server(request))
         told = "access denied (Forbidden); correct the address, or give credentials"

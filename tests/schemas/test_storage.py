@@ -59,3 +59,10 @@ def test_an_address_that_is_none_is_the_configurations():
     assert isinstance(raised(ValueError("Invalid endpoint: 127.0.0.1:9000")), BadInput)
     assert isinstance(raised(OSError(errno.EINVAL, "Bad Request")), BadInput)
     assert isinstance(raised(ImportError("Install gcsfs to access Google Storage")), BadInput)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("HTTP 503"), ValueError("no host"), OSError(errno.EINVAL, "what")])
+def test_only_s3_is_told_of_its_variables(error):
+    assert "AWS_" in str(raised(error))
+    assert "AWS_" not in str(raised(error, "https://host/film.mp4"))
+    assert "AWS_" not in str(raised(error, "gs://bucket/film.mp4"))

@@ -33,6 +33,11 @@ class Answer(BaseHTTPRequestHandler):
             self.send_header("Location", query or "/loop")
             self.send_header("Content-Length", "0")
             self.end_headers()
+        elif self.server.files.get(path) == b"" and "Range" in self.headers:
+            self.send_response(416)
+            self.send_header("ETag", '"empty"')
+            self.send_header("Content-Range", "bytes */0")
+            self.end_headers()
         elif path in self.server.files:
             body = self.server.files[path]
             self.send_response(200)

@@ -23,6 +23,14 @@ def test_a_public_or_allowed_file_is_read_with_size_and_stamp(server, tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "film.mp4"]
 
 
+def test_an_empty_file_has_a_size_and_a_stamp(tmp_path):
+    """Its first byte was asked for, and there is none (HTTP 416)."""
+    with serving({"/empty.mp4": b""}) as server:
+        assert size_and_stamp(f"{server.url}/empty.mp4", {server.site}) == (0, '"empty"')
+        download(f"{server.url}/empty.mp4", tmp_path / "empty.mp4", {server.site})
+    assert (tmp_path / "empty.mp4").read_bytes() == b""
+
+
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "127.1", "0177.0.0.1", "0.0.0.0", "[::ffff:127.0.0.1]",
