@@ -47,7 +47,7 @@ def start(code: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_outside_of_a_step_a_signal_ends_the_command_with_a_message(number):
     process = start(LOADING)
     assert process.stdout.readline() == "loading\n"

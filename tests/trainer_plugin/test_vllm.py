@@ -136,7 +136,6 @@ def prompt(training: Training, name: str) -> list[int]:
     return training.tokenizer.encode(BEFORE + placeholder + AFTER)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not VLLM_PYTHON, reason="VLLM_PYTHON names no Python that has vLLM")
 @pytest.mark.parametrize("name", CONFIGS)

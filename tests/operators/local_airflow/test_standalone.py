@@ -74,7 +74,6 @@ def test_airflow_starts_in_a_folder_with_a_package_of_the_same_name(tmp_path):
     assert importlib.metadata.version("apache-airflow") in said.stdout, said.stderr
 
 
-@pytest.mark.slow
 def test_kill_9_leaves_nothing_running(starter):
     assert starter.stdout.readline().startswith("http://127.0.0.1:")
     started = family(starter.pid)
@@ -84,7 +83,6 @@ def test_kill_9_leaves_nothing_running(starter):
     assert all_gone(started)
 
 
-@pytest.mark.slow
 def test_an_interrupt_while_it_starts_leaves_nothing_running(starter):
     deadline = time.monotonic() + 60
     while len(started := family(starter.pid)) < 2 * len(COMPONENTS):  # each has its watcher

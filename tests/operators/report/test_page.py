@@ -97,7 +97,6 @@ def test_the_same_run_gives_the_same_page(folder):
     assert page_of(folder) == page_of(folder)
 
 
-@pytest.mark.slow
 def test_the_page_of_a_run_of_an_earlier_version_shows_no_secret_of_its_source(tmp_path):
     """Versions up to 62b2544 took any address, and wrote it into run.json."""
     folder = synthetic_run(tmp_path, videos=2, until="ingest")

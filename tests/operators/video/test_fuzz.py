@@ -31,8 +31,6 @@ FILES = (
     "plain.gif",
     "hevc.mp4",
 )
-MUTATIONS = 25
-"""Of each file."""
 
 
 def mutated(data: bytes, random: Random) -> bytes:
@@ -80,11 +78,11 @@ def outcome(path: Path, write_clips: bool) -> str:
     return "read"
 
 
-def outcomes(folder: Path, file: str) -> Counter[str]:
+def outcomes(folder: Path, file: str, mutations: int) -> Counter[str]:
     """Of all mutations of a sample. Clips are written of every fifth: they take most of the time."""
     whole = next(sample for sample in SAMPLES if sample.file == file).render(folder).read_bytes()
     seen: Counter[str] = Counter()
-    for seed in range(MUTATIONS):
+    for seed in range(mutations):
         target = folder / f"mutated_{file}"
         target.write_bytes(mutated(whole, Random(f"{file} {seed}")))
         try:
@@ -94,9 +92,9 @@ def outcomes(folder: Path, file: str) -> Counter[str]:
     return seen
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("mutations", [12, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("file", FILES)
-def test_damage_is_survived_or_refused_with_a_reason(tmp_path, file):
-    seen = run_isolated(outcomes, tmp_path, file, timeout_seconds=280, memory_bytes=2 << 30)
-    assert seen.total() == MUTATIONS
+def test_damage_is_survived_or_refused_with_a_reason(tmp_path, file, mutations):
+    seen = run_isolated(outcomes, tmp_path, file, mutations, timeout_seconds=280, memory_bytes=2 << 30)
+    assert seen.total() == mutations
     assert seen["read"] > 0

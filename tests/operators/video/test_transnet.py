@@ -43,7 +43,6 @@ def published(times_us, pictures, threshold=THRESHOLD):
     return (0, *(times_us[first] for first, _ in scenes[1:]))
 
 
-@pytest.mark.slow
 def test_shots_of_a_real_film_are_those_that_the_package_finds(real_film):
     starts = detected(*real_film)
     assert starts == published(*real_film)

@@ -36,7 +36,6 @@ def test_of_key_frames_alone_there_is_no_proxy(tmp_path, watched):
     assert np.isnan(outcome.analysis.motion).all()
 
 
-@pytest.mark.slow
 def test_the_network_sees_the_same_decode(tmp_path, watched):
     pytest.importorskip("torch")
     outcome, told = watched(shots_video(tmp_path / "v.mp4", [1.0, 1.0]), detector="transnet")
