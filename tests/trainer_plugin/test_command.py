@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput, Outage
+from trainer_plugin import parallel
 from trainer_plugin.command import run
 from trainer_plugin.parallel import on_first_rank, together
 
@@ -74,6 +75,16 @@ def test_a_hangup_that_nohup_ignores_stays_ignored():
     process.send_signal(signal.SIGTERM)
     assert "SIGTERM: nothing to save" in process.communicate()[1]
     assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("torchrun", [True, False])
+def test_what_was_asked_to_end_has_the_signals_status_but_under_torchrun_none(monkeypatch, torchrun):
+    """torchrun takes any other for a failure."""
+    if torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    parallel.start()
+    assert run(lambda: signal.SIGHUP, at_once="") == (0 if torchrun else 128 + signal.SIGHUP)
+    assert not dist.is_initialized()
 
 
 def raises(error: BaseException) -> int:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from schemas.errors import BadInput
 from tests.trainer_plugin.runs import SETTINGS, curve, logged, model_folder, python_path, recipe, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
-from trainer_plugin.sft import Training, learning_rate, main
+from trainer_plugin.sft import Training, learning_rate, main, train
 from trainer_plugin.step import BadStep
 
 ROOT = Path(__file__).parents[2]
@@ -347,7 +348,7 @@ def start(launcher: list[str], out: Path, url: str, *settings: str) -> subproces
 
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-ENDLESS = ("steps=100000", "optimizer.warmup=0", "videos.workers=2")
+ENDLESS = ("steps=100000", "optimizer.warmup=0", "videos.workers=1")
 
 
 def steps_of(out: Path) -> int:
@@ -370,50 +371,51 @@ def saved_at_the_end(out: Path) -> bool:
     return (out / "checkpoints" / "latest").read_text() == f"step-{steps_of(out):08d}"
 
 
-def test_ranks_save_and_end_when_one_or_all_are_asked_to(release, tmp_path):
-    process = start(TORCHRUN, tmp_path, release, *ENDLESS, "parallel.sp=2")
-    wait_for_steps(process, tmp_path, 1)
-    os.kill(ranks_of(process)[1], signal.SIGHUP)  # one is enough: they agree
-    output = process.communicate()[1]
-    assert process.returncode == 0, output
-    assert output.count(f"asked to end after step {steps_of(tmp_path)} (SIGHUP)") == 1
-    assert "Traceback" not in output
+def trained(asked) -> tuple[int, list[str]]:
+    """By which signal a rank ended, and what it logged."""
+    with logged("trainer_plugin.sft") as messages:
+        return train(asked), messages
+
+
+def test_ranks_save_and_end_when_one_or_all_are_asked_to(ranks, release, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            ranks[2].run, trained, recipe(tmp_path, release, *ENDLESS, "parallel.sp=2", "videos.workers=0")
+        )
+        while steps_of(tmp_path) < 1:
+            assert not running.done(), running.result()
+            time.sleep(0.1)
+        os.kill(ranks[2].processes[1].pid, signal.SIGHUP)  # one is enough: they agree
+        (ended_by, messages), (other, _) = running.result()
+    assert ended_by == other == signal.SIGHUP
+    before = steps_of(tmp_path)
+    assert f"asked to end after step {before} (SIGHUP); run it again to go on from there" in messages
     assert saved_at_the_end(tmp_path)
 
     process = start(TORCHRUN, tmp_path, release, *ENDLESS, "parallel.sp=2")
-    before = steps_of(tmp_path)
     wait_for_steps(process, tmp_path, before + 1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does; torchrun passes it on to each rank's whole group
     output = process.communicate()[1]
     done = steps_of(tmp_path)
     assert f"going on from {tmp_path}/checkpoints/step-{before:08d}" in output
-    assert f"asked to end after step {done} (SIGINT)" in output
+    assert output.count(f"asked to end after step {done} (SIGINT)") == 1
     assert "KeyboardInterrupt" not in output  # the only traceback is torchrun's own
     assert saved_at_the_end(tmp_path)
 
 
-def test_ranks_end_when_one_dies(release, tmp_path):
+def test_ranks_that_outlive_torchrun_keep_the_next_run_out_and_end_when_one_dies(alone, release, tmp_path):
     process = start(TORCHRUN, tmp_path, release, *ENDLESS, "parallel.sp=2")
     wait_for_steps(process, tmp_path, 1)
-    os.kill(ranks_of(process)[1], signal.SIGKILL)
-    output = process.communicate()[1]
-    assert process.returncode != 0
-    assert output.count("another rank has ended or does not answer") <= 1
-
-
-def test_ranks_that_outlive_torchrun_keep_the_next_run_out_until_they_are_gone(alone, release, tmp_path):
-    process = start(TORCHRUN, tmp_path, release, *ENDLESS)
-    wait_for_steps(process, tmp_path, 1)
-    left = ranks_of(process)
+    first, second = ranks_of(process)
     process.kill()
     process.wait()
     try:
-        with pytest.raises(BadInput, match=rf"^{tmp_path} is in use by process ({left[0]}|{left[1]}) on host .* kill"):
+        with pytest.raises(BadInput, match=rf"^{tmp_path} is in use by process ({first}|{second}) on host .* kill"):
             Training(recipe(tmp_path, release, *ENDLESS))
     finally:
-        for rank in left:
-            os.kill(rank, signal.SIGKILL)
-    process.stderr.read()  # to its end: they have ended
+        os.kill(second, signal.SIGKILL)
+    output = process.stderr.read()  # to its end: the other has ended too
+    assert output.count("another rank has ended or does not answer") == 1
     with Training(recipe(tmp_path, release, *ENDLESS)):
         assert (tmp_path / "_lock").read_text().startswith(f"process {os.getpid()} on host ")
 
