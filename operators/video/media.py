@@ -37,7 +37,7 @@ from operators.video.packets import (
     stream_aspect,
 )
 from operators.video.probe import VideoProbe, probe
-from operators.video.remux import COPIED_VIDEO
+from operators.video.remux import COPIED_VIDEO, add_picture, with_times
 from operators.video.sound import LAYOUTS, encoded, most_channels, rate_of, read_long_sound
 from schemas.tables import AudioTrack, Packaging
 
@@ -173,43 +173,16 @@ def _timed(number: int, packets: Iterator[Packet]) -> Iterator[tuple[Fraction, t
 def _picture_packets(
     container: InputContainer, stream: VideoStream, index: PacketIndex, output: OutputContainer
 ) -> Iterator[Packet]:
-    """The coded frames, from 0 on.
-
-    The n-th frame to be decoded has the time of the n-th to be shown, early enough that none is shown before it is
-    decoded: sources' own decoding times are not always sound.
-    """
-    written = output.add_stream_from_template(stream, opaque=True)
-    if stream.codec_context.codec.canonical_name == "hevc":
-        written.codec_context.codec_tag = "hvc1"  # the tag of parameter sets outside the frames; players want it
-    written.codec_context.sample_aspect_ratio = stream_aspect(stream)  # the container's may stand outside of the frames
+    """The coded frames, from 0 on."""
+    written = add_picture(output, stream, stream_aspect(stream))
     timeline = index.timeline
-    shown = index.packets.pts[index.frame_packets] - timeline.first_pts
-    steps = np.diff(shown, append=timeline.pts(index.duration_us) - timeline.first_pts)
+    shown = index.packets.pts[index.frame_packets]
     rank_of = np.full(len(index.packets.pts), -1)
     rank_of[index.frame_packets] = np.arange(len(shown))
-    ranks = rank_of[rank_of >= 0]
-    decoded = shown - (shown - shown[ranks]).max()
-    return _with_times(
-        (packet for packet in packets_of(container, [stream]) if packet.size), rank_of, shown, decoded, steps, written
-    )
-
-
-def _with_times(
-    packets: Iterator[Packet],
-    rank_of: NDArray[np.int64],
-    shown: NDArray[np.int64],
-    decoded: NDArray[np.int64],
-    steps: NDArray[np.int64],
-    written: VideoStream,
-) -> Iterator[Packet]:
-    number = 0
-    for packet, rank in zip(packets, rank_of.tolist(), strict=False):
-        if rank < 0:
-            continue
-        packet.pts, packet.dts, packet.duration = int(shown[rank]), int(decoded[number]), int(steps[number])
-        packet.stream = written
-        number += 1
-        yield packet
+    packets = (packet for packet in packets_of(container, [stream]) if packet.size)
+    frames = (packet for packet, rank in zip(packets, rank_of.tolist(), strict=False) if rank >= 0)
+    times = np.append(shown, timeline.pts(index.duration_us)) - timeline.first_pts
+    return with_times(frames, rank_of[rank_of >= 0], times, written)
 
 
 def _sound_packets(

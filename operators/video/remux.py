@@ -10,7 +10,7 @@ needs a frame that is not. The file's clock starts at 0 in every reader, because
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.audio.stream import AudioStream
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -224,6 +224,40 @@ def copyable_sound(
     return list(packets[run]) if np.abs(gaps_us[:-1]).max(initial=0) < frame_us and gaps_us[-1] < frame_us else None
 
 
+def add_picture(container: OutputContainer, stream: VideoStream, sample_aspect: Fraction) -> VideoStream:
+    """A track of an MP4 for coded frames of a stream.
+
+    Args:
+        sample_aspect: a pixel's width by its height, which Matroska and MOV may state outside of the frames.
+    """
+    picture = container.add_stream_from_template(stream, opaque=True)
+    if stream.codec_context.codec.canonical_name == "hevc":
+        picture.codec_context.codec_tag = "hvc1"  # the tag of parameter sets outside the frames; players want it
+    picture.codec_context.sample_aspect_ratio = sample_aspect
+    return picture
+
+
+def with_times(
+    packets: Iterable[Packet], ranks: NDArray[np.int64], shown: NDArray[np.int64], picture: VideoStream
+) -> Iterator[Packet]:
+    """Coded frames of a track, with the times at which they are shown and decoded.
+
+    The n-th frame to be decoded has the time of the n-th to be shown, early enough that none is shown before it is
+    decoded. Sources' own decoding times are not needed for that, and not always sound.
+
+    Args:
+        packets: in decoding order.
+        ranks: shape [frames]: each packet's place in order of presentation.
+        shown: shape [frames + 1], ascending: when each frame is shown, and when the last one ends.
+    """
+    decoded = shown[:-1] - (shown[:-1] - shown[ranks]).max()
+    steps = np.diff(shown)
+    for number, (packet, rank) in enumerate(zip(packets, ranks.tolist(), strict=False)):
+        packet.pts, packet.dts, packet.duration = int(shown[rank]), int(decoded[number]), int(steps[number])
+        packet.stream = picture
+        yield packet
+
+
 def write_mp4(
     target: Path,
     video: VideoStream,
@@ -251,17 +285,10 @@ def write_mp4(
     shown = np.array([*pts, end_pts]) - pts[0]
     packets = [packet for piece in pieces for packet in piece.packets]
     ranks = np.array([rank for piece in pieces for rank in piece.ranks])
-    # The n-th frame to be decoded has the time of the n-th to be shown, early enough that none is shown before it is
-    # decoded. Sources' own decoding times are not needed for that, and not always sound.
-    decoded = shown[:-1] - (shown[:-1] - shown[ranks]).max()
-    steps = np.diff(shown)
     timed: list[tuple[Fraction, Packet]] = []
     with av.open(file_url(target), "w", format="mp4", options=_MP4) as container:
-        picture = container.add_stream_from_template(video, opaque=True)
+        picture = add_picture(container, video, sample_aspect)
         assert video.time_base is not None
-        if video.codec_context.codec.canonical_name == "hevc":
-            picture.codec_context.codec_tag = "hvc1"  # the tag of parameter sets outside the frames; players want it
-        picture.codec_context.sample_aspect_ratio = sample_aspect  # Matroska and MOV may state it outside of the frames
         if extradata is not None:
             picture.codec_context.extradata = extradata
         if shape is not None:
@@ -269,11 +296,11 @@ def write_mp4(
             context.width, context.height = shape.width, shape.height
             context.color_primaries, context.color_trc = shape.color_primaries, shape.color_trc
             context.colorspace, context.color_range = shape.colorspace, shape.color_range
-        for number, (packet, rank) in enumerate(zip(packets, ranks, strict=True)):
+        for packet in packets:
             packet.time_base = video.time_base
-            packet.pts, packet.dts, packet.duration = int(shown[rank]), int(decoded[number]), int(steps[number])
-            packet.stream = picture
-            timed.append((packet.dts * packet.time_base, packet))
+        for packet in with_times(packets, ranks, shown, picture):
+            assert packet.dts is not None
+            timed.append((packet.dts * video.time_base, packet))
         if audio is not None:
             sound = container.add_stream_from_template(audio, opaque=True)
             first_pts = sounds[0].pts or 0

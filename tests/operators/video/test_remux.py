@@ -13,6 +13,7 @@ from operators.video.remux import (
     nal_units,
     read_coded,
     sound_time_us,
+    with_times,
     write_mp4,
 )
 from tests.support.videos import counting_video
@@ -117,6 +118,18 @@ def test_sound_is_copied_where_it_covers_the_span(codec, starts_ms, copied):
     packets = sound_packets(starts_ms)
     found = copyable_sound(packets, codec, Timeline(Fraction(1, 1000), 0), (1_000_000, 1_500_000), 40_000)
     assert (found and [packet.pts for packet in found]) == (copied and list(copied))
+
+
+def test_no_frame_is_shown_before_it_is_decoded(tmp_path):
+    """I P B B: the last frame in order of presentation is decoded second."""
+    shown = np.array([0, 10, 20, 30, 45])
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        picture = container.add_stream("libx264", 30)
+        packets = list(with_times([av.Packet(b"x") for _ in range(4)], np.array([0, 3, 1, 2]), shown, picture))
+        assert [packet.pts for packet in packets] == [0, 30, 10, 20]
+        assert [packet.dts for packet in packets] == [-10, 0, 10, 20]
+        assert [packet.duration for packet in packets] == [10, 10, 10, 15]
+        assert {packet.stream.index for packet in packets} == {picture.index}
 
 
 def test_a_file_written_begins_at_zero_without_an_edit_list(tmp_path):
