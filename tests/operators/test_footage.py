@@ -4,9 +4,9 @@ import pytest
 
 from operators.footage import footage
 from operators.stage import Context
-from operators.store import Store
+from operators.store import SourceGone, Store
 from schemas.config import BuildConfig
-from tests.support.rows import make_video
+from tests.support.rows import make_video, of_file
 
 
 @pytest.fixture
@@ -24,6 +24,16 @@ def test_the_proxy_is_looked_at_where_it_shows_enough(tmp_path, context, width, 
     made.write_bytes(b"proxy")
     source.write_bytes(b"source")
     uri = context.files.put_file(made)
-    video = make_video("film").model_copy(update={"uri": str(source), "proxy_uri": uri, "width": width})
+    video = of_file(make_video("film"), source).model_copy(update={"proxy_uri": uri, "width": width})
     assert footage(context, video, fps, side).read_bytes() == (b"proxy" if proxy_is_enough else b"source")
     assert footage(context, video.model_copy(update={"proxy_uri": None}), fps, side) == Path(source)
+
+
+def test_a_source_that_is_no_longer_what_was_ingested_is_not_looked_at(tmp_path, context):
+    source = tmp_path / "source.mp4"
+    source.write_bytes(b"one film")
+    video = of_file(make_video("film"), source)
+    source.write_bytes(b"another!")
+    with pytest.raises(SourceGone, match="has changed since it was ingested; run the build again") as changed:
+        footage(context, video, 2, 640)
+    assert changed.value.reason == "source_changed"

@@ -1,6 +1,7 @@
 """Rows with sensible values, for tests that care about a few of them."""
 
 import hashlib
+from pathlib import Path
 
 from schemas.base import Span
 from schemas.provenance import Provenance
@@ -39,6 +40,12 @@ def make_video(name: str, bits: int | None = None) -> Video:
         bit_depth=8, primaries="bt709", transfer="bt709", audio_codec="", audio_tracks=(), packaging=Packaging.KEEP,
         analysis_uri="objects/00/0.npz", proxy_uri=None,
     )  # fmt: skip
+
+
+def of_file(video: Video, path: Path) -> Video:
+    """The video as it was ingested from this file; without the file, as it was from one that is gone."""
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else video.sha256
+    return video.model_copy(update={"uri": str(path), "sha256": sha256})
 
 
 def make_packaged(video: Video, **fields) -> PackagedVideo:

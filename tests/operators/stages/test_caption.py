@@ -19,7 +19,7 @@ from operators.store import Store
 from schemas.config import BuildConfig, CaptionConfig, ModelsConfig, Role
 from schemas.tables import Annotation, Boundary, Caption, CaptionStatus, Clip, Cut, Reject, Source
 from tests.support.openai_server import OpenAIServer, Reply
-from tests.support.rows import make_video
+from tests.support.rows import make_video, of_file
 
 SECOND = 1_000_000
 FPS = 5
@@ -85,14 +85,14 @@ def note(kind: str, start: int, end: int, text: str) -> Annotation:
 def caption(tmp_path):
     """Runs the stage on one video: `caption(source, clips, models)` gives rows and rejects."""
 
-    def run(source: Source, clips: list[Clip], models=None, **settings) -> list:
+    def run(source: Source, clips: list[Clip], models=None, ingested: dict | None = None, **settings) -> list:
         config = BuildConfig(source=str(tmp_path), out=str(tmp_path), caption=CaptionConfig(**settings))
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         prompts = {name: load_prompt(name) for name in STAGE.prompts}
         files = Store(str(tmp_path / "store"))
         context = Context("caption", "film", config, prompts, models or {}, files, scratch)
-        video = make_video("film").model_copy(update={"uri": source.uri})
+        video = of_file(make_video("film"), Path(source.uri)).model_copy(update=ingested or {})
         return list(STAGE.run(context, [video], clips, [source]))
 
     return run
@@ -154,6 +154,11 @@ def test_a_video_that_is_gone_or_no_file_is_one_reject(caption, tmp_path, name):
     (row,) = caption(make_source(tmp_path / name), CLIPS)
     assert (type(row), row.key, row.reason) == (Reject, "film", "missing_file")
     assert str(tmp_path) in row.message
+
+
+def test_a_video_that_is_no_longer_what_was_ingested_is_one_reject(film, caption):
+    (row,) = caption(make_source(film), CLIPS, ingested={"sha256": "f" * 64})
+    assert (type(row), row.key, row.reason) == (Reject, "film", "source_changed")
 
 
 def test_a_video_that_vanishes_after_it_was_found_is_left_to_the_runner(caption, tmp_path, monkeypatch):

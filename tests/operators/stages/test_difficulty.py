@@ -12,7 +12,7 @@ from operators.stages.difficulty import STAGE
 from schemas.tables import Check, QuestionKind
 from tests.support.films import captions_of, film
 from tests.support.openai_server import Fault, OpenAIServer, last_text
-from tests.support.rows import make_question, make_trial, make_video
+from tests.support.rows import make_question, make_trial, make_video, of_file
 from tests.support.stages import StageRunner
 from tests.support.videos import counting_video
 
@@ -63,7 +63,7 @@ def test_without_vision_the_captions_come_first_and_the_question_last(stages, se
 
 def test_a_target_that_sees_gets_frames_of_the_whole_video(stages, server, tmp_path):
     path = counting_video(tmp_path / "film.mp4", fps=25)
-    video = VIDEO.model_copy(update={"uri": str(path), "duration_us": 4_000_000, "frame_count": 100})
+    video = of_file(VIDEO, path).model_copy(update={"duration_us": 4_000_000, "frame_count": 100})
     stages.vision = True
     server.script = right_for_first_letters
     (trial,) = stages.run(
@@ -102,7 +102,7 @@ def test_a_missing_answer_does_not_count(stages, server):
 def shown(stages: StageRunner, path: Path) -> list:
     """The rows when a target that sees is to answer two questions on this file."""
     stages.vision = True
-    video = VIDEO.model_copy(update={"uri": str(path)})
+    video = of_file(VIDEO, path)
     return stages.run(STAGE, [video], CAPTIONS, [CHOICE, OPEN], passed(CHOICE, OPEN), difficulty={"trials": 1})
 
 
