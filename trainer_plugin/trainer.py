@@ -52,7 +52,7 @@ from trainer_plugin.checkpoint import (
     tensor_bytes,
 )
 from trainer_plugin.export import export_bytes, export_model
-from trainer_plugin.files import put_whole
+from trainer_plugin.files import aside, put_whole
 from trainer_plugin.loader import RowLoader, Rows
 from trainer_plugin.model import LongVideoModel, RowShare
 from trainer_plugin.parallel import from_first_rank, on_first_rank, together
@@ -362,6 +362,8 @@ class LongVideoTrainer(Trainer):
             shutil.rmtree(beside)
             best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
             rotate_checkpoints(str(out), limit, best_model_checkpoint=best, use_mtime=True)
+            for left in out.glob(aside(out / f"{PREFIX_CHECKPOINT_DIR}-*").name):
+                shutil.rmtree(left)
 
         on_first_rank(publish)
         if self.args.push_to_hub:
@@ -523,11 +525,15 @@ def _check_arguments(args: TrainingArguments) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Those in a Trainer's output folder, the latest first."""
-    found = {
-        path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    }
-    return [found[step] for step in sorted(filter(str.isdecimal, found), key=int, reverse=True)]
+    """Those in a Trainer's output folder, the latest first. Of a step that was being saved again when a run was killed,
+    the earlier copy comes after the later one."""
+    found: list[tuple[int, bool, Path]] = []
+    for whole, pattern in ((True, PREFIX_CHECKPOINT_DIR), (False, f".{PREFIX_CHECKPOINT_DIR}")):
+        for path in folder.glob(f"{pattern}-*"):
+            step = path.name.removeprefix(f"{pattern}-").removesuffix("" if whole else ".replaced")
+            if step.isdecimal():
+                found.append((int(step), whole, path))
+    return [path for *_, path in sorted(found, reverse=True)]
 
 
 def _values(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

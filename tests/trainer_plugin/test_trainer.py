@@ -284,6 +284,15 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_damaged_checkpoint_pas
     assert f"{damaged}; going on from the one before, {out}/checkpoint-1" in caplog.text
 
 
+def test_a_checkpoint_that_was_being_replaced_is_resumed_from(alone, release, tmp_path):
+    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    trainer_of(asked, tmp_path / "out", 1, **saving).train()
+    (tmp_path / "out" / "checkpoint-1").rename(tmp_path / "out" / ".checkpoint-1.replaced")  # killed after that
+    assert len(noted(trainer_of(asked, tmp_path / "out", 2, **saving), checkpoint=True)) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-2"]
+
+
 def test_a_checkpoint_of_an_earlier_version_resumes_at_the_rate_of_its_schedule(alone, release, tmp_path):
     """Version 0.1 wrote no hashes, and of the schedule its own state alone."""
     asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
