@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 
 ALONE = """
@@ -32,23 +30,16 @@ sys.exit(pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider', 'tests/t
 """
 
 
-@pytest.fixture(scope="module")
-def alone() -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def test_all_of_it_imports_and_its_tests_collect_without_the_pipeline_and_what_is_optional():
+    ended = subprocess.run(
         [sys.executable, "-c", ALONE],
         cwd=ROOT,
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
     )
-
-
-def test_every_module_is_imported_without_airflow_the_pipeline_torchvision_and_what_is_optional(alone):
-    found = set(alone.stdout.split())
-    assert {"trainer_plugin.sft", "trainer_plugin.trainer", "trainer_plugin.families.smolvlm"} <= found, alone.stderr
-
-
-def test_the_trainers_tests_collect_with_its_requirements_and_pytest_alone(alone):
-    assert alone.returncode == 0, alone.stdout[-3000:] + alone.stderr[-3000:]
-    modules = {line.partition("::")[0] for line in alone.stdout.splitlines() if "::" in line}
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    lines = ended.stdout.splitlines()
+    assert {"trainer_plugin.sft", "trainer_plugin.trainer", "trainer_plugin.families.smolvlm"} <= set(lines)
+    modules = {line.partition("::")[0] for line in lines if "::" in line}
     assert modules == {str(path.relative_to(ROOT)) for path in (ROOT / "tests/trainer_plugin").rglob("test_*.py")}
