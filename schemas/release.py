@@ -244,6 +244,7 @@ def _record(
     places |= {(sample.video_id, sample.split.value) for sample in record.samples}
     if places != {(record.video_id, record.split.value)}:
         raise SchemaError(
-            f"{shown_uri(address)}: {member.name} mixes videos or splits: {sorted(places)}; copy it again"
+            f"{shown_uri(address)}: {member.name} mixes videos or splits: {sorted(places)}, manifest.json says split "
+            f"{file.split!r}; copy both again"
         )
     return record

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from schemas.base import Identifier, Model, Row, Sha256, VideoId
+from schemas.base import Identifier, Model, Row, Sha256, VideoId, digest
 from schemas.config import BuildConfig, Role
 from schemas.tables import Source
 
@@ -156,6 +157,11 @@ class ReleaseFile(Row):
     """Questions."""
 
 
+def content_digest(files: Iterable[ReleaseFile]) -> str:
+    """Digest over paths and hashes of a release's files."""
+    return digest([[file.path, file.sha256] for file in files])
+
+
 class Release(Model):
     """`manifest.json` of a published dataset: what it holds and where every file's bytes can be checked."""
 
@@ -164,7 +170,7 @@ class Release(Model):
     run_id: Identifier
     """The run that made it."""
     content_sha256: Sha256
-    """Digest over the files' paths and hashes: equal content, equal digest, so nothing is published twice."""
+    """`content_digest` of the files: equal content, equal digest, so nothing is published twice."""
     samples: dict[str, int]
     """By split."""
     videos: dict[str, int]

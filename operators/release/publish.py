@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from operators.losses import faults, why_empty
 from operators.runs import RunFolder, RunMissing
 from operators.store import Store
-from schemas.base import digest, parse_json
+from schemas.base import parse_json
 from schemas.errors import BadInput, Outage
-from schemas.run import LatestRelease, Release, ReleaseFile
+from schemas.run import LatestRelease, Release, ReleaseFile, content_digest
 from schemas.storage import outages
 
 
@@ -58,7 +58,7 @@ def publish(folder: RunFolder) -> Published:
         raise EmptyRelease(
             f"run {folder.run.run_id}: nothing to publish: {why_empty(folder)}. {folder.url}/report.html shows them all"
         )
-    content = digest([[file.path, file.sha256] for file in files])
+    content = content_digest(files)
     release = newest_release(store, name)
     if release is None or release.content_sha256 != content:
         release = _write(store, folder, _new_release(folder, files, content, _next_version(store, name)))

@@ -31,7 +31,7 @@ from operators.video.probe import displayed_size
 from operators.video.streams import moving_pictures
 from schemas.errors import SchemaError
 from schemas.release import open_file, open_release, read_small_file, read_table, read_tar
-from schemas.run import Release, ReleaseFile
+from schemas.run import Release, ReleaseFile, content_digest
 from schemas.sample import WebDatasetRecord
 from schemas.settings import read_yaml
 from schemas.storage import locate, outages
@@ -85,6 +85,10 @@ def verify_release(url: str) -> dict[str, int]:
 
 
 def _verify(root: Path, release: Release) -> dict[str, int]:
+    if (content := content_digest(release.files)) != release.content_sha256:
+        raise ReleaseInvalid(
+            f"manifest.json: content_sha256 says {release.content_sha256}, its files give {content}; copy it again"
+        )
     for file in release.files:
         if (found := sha256_of_file(root / file.path)) != file.sha256:
             raise ReleaseInvalid(f"{file.path}: its sha256 is {found}, manifest.json says {file.sha256}")

@@ -2,16 +2,19 @@
 
 import io
 import json
+import random
 import shutil
 import socket
 import tarfile
 
 import pytest
+import yaml
 
 from operators.release.readers import loading_metadata
 from operators.release.verify import _check_card, _read_tar, verify_release
 from operators.store import sha256_of_file
 from schemas.arrow import rows_from_parquet, rows_to_parquet
+from schemas.base import digest
 from schemas.errors import BadInput, SchemaError
 from schemas.run import Release
 from schemas.sample import Sample
@@ -38,6 +41,7 @@ def agree(root, file):
     for entry in manifest["files"]:
         if entry["path"] == file.path:
             entry.update(sha256=sha256_of_file(path), bytes=path.stat().st_size)
+    manifest["content_sha256"] = digest([[entry["path"], entry["sha256"]] for entry in manifest["files"]])
     (root / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -232,3 +236,73 @@ def test_videos_are_decoded_in_a_child_whose_end_is_told(copy, monkeypatch):
     """Here by a limit of time that no child keeps; memory is measured by the same watchdog (`test_isolate`)."""
     monkeypatch.setattr("operators.release.verify._SECONDS_PER_VIDEO", 0.0)
     refuses(copy, r"data/\w+/.*\.tar: no result within 0 s")
+
+
+# --- a bit that has changed -------------------------------------------------------------------------------------------
+#
+# manifest.json has the sha256 of every tar and table. README.md and report.html are not in it: people may edit a card,
+# of which only the head is compared by which `datasets` loads the release, and a report is for reading only. Of the
+# manifest itself, `name`, `version` and `run_id` are labels, which nothing else in the folder says again.
+
+
+def flip(data: bytes, bit: int) -> bytes:
+    flipped = bytearray(data)
+    flipped[bit // 8] ^= 1 << bit % 8
+    return bytes(flipped)
+
+
+def test_no_changed_bit_of_a_tar_or_a_table_is_valid(copy):
+    draw = random.Random(0)
+    for file in manifest_of(copy).files:
+        path = copy / file.path
+        data = path.read_bytes()
+        for bit in (0, len(data) * 8 - 1, *(draw.randrange(len(data) * 8) for _ in range(4))):
+            path.write_bytes(flip(data, bit))
+            refuses(copy, f"{file.path}: its sha256 is")
+        path.write_bytes(data)
+
+
+def test_no_changed_bit_of_the_manifest_is_valid_but_in_a_label(copy):
+    path = copy / "manifest.json"
+    data, manifest = path.read_bytes(), manifest_of(copy)
+    labels = {name: getattr(manifest, name) for name in ("name", "version", "run_id")}
+    draw = random.Random(0)
+    for _ in range(60):
+        path.write_bytes(flip(data, draw.randrange(len(data) * 8)))
+        try:
+            is_same = manifest_of(copy).model_copy(update=labels) == manifest
+        except ValueError:
+            is_same = False
+        if not is_same:
+            refuses(copy, "manifest")
+
+
+def test_a_changed_count_in_the_manifest_is_not_valid(copy):
+    path = copy / "manifest.json"
+    text = path.read_text()
+    changed = [text.replace(f'"{name}": ', f'"{name}": 1', 1) for name in ("bytes", "videos", "samples")]
+    assert text not in changed
+    for each in changed:
+        path.write_text(each)
+        refuses(copy, "manifest")
+
+
+def test_a_changed_bit_of_the_card_is_not_valid_where_datasets_reads_it(release, tmp_path):
+    data = (release / "README.md").read_bytes()
+    head = data.index(b"\n---\n")
+    metadata = loading_metadata(list(manifest_of(release).samples), with_media=True)
+    _check_card(release, metadata)
+    card = tmp_path / "README.md"
+    draw = random.Random(0)
+    for _ in range(60):
+        card.write_bytes(flipped := flip(data, draw.randrange(head * 8)))
+        try:
+            stated = yaml.safe_load(flipped[4 : flipped.index(b"\n---\n")].decode())
+            is_same = {name: stated.get(name) for name in metadata} == metadata
+        except (ValueError, AttributeError, yaml.YAMLError):
+            is_same = False
+        if is_same:
+            _check_card(tmp_path, metadata)
+        else:
+            with pytest.raises(SchemaError, match=r"^README\.md: "):
+                _check_card(tmp_path, metadata)
