@@ -72,12 +72,11 @@ class Family(ABC):
         """
         Args:
             processor: the video processor's settings, as transformers saves them; what it lacks is as published.
+                Give them to `set_pixels`.
 
         Raises:
             ValueError: the processor asks for what is not done here.
         """
-
-    # --- in data workers: from a video to tokens
 
     def set_pixels(self, processor: Mapping[str, Any]) -> None:
         """Take over `resample`, `mean` and `std` from the video processor's settings.
@@ -110,6 +109,8 @@ class Family(ABC):
                 raise ValueError(f"its video processor has {key} {asked}; give one number for each of three colours")
             if values != getattr(self, name):
                 setattr(self, name, values)
+
+    # --- in data workers: from a video to tokens
 
     @abstractmethod
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
