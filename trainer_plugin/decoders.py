@@ -30,7 +30,7 @@ from trainer_plugin.patches import Resample
 Frames = NDArray[np.uint8]
 """Not tensors: these would pass through /dev/shm, which containers keep small."""
 
-Piece = tuple[VideoSource, Sequence[int], tuple[int, int], Resample]
+Piece = tuple[VideoSource, Sequence[int], tuple[int, int], Resample, tuple[int, int] | None]
 """The arguments of `read_frames`."""
 
 LONGEST_SECONDS = 300.0

@@ -157,7 +157,8 @@ def _encode_rows(
     assert recipe.videos is not None
     rows = _OneByOne(samples, numbers, recipe.row_tokens)
     written, broken = 0, {}
-    options: Any = {"resample": model.family.resample, "workers": recipe.videos.workers, "ahead": 1}
+    family, workers = model.family, recipe.videos.workers
+    options: Any = {"resample": family.resample, "square": family.square, "workers": workers, "ahead": 1}
     with closing(Progress("encoding")) as progress, RowLoader(rows, _whole, **options) as loader:
         for done, loaded in enumerate(loader, 1):
             [clip] = loaded.row.examples[0].videos

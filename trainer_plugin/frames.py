@@ -74,23 +74,28 @@ class BadVideo(ValueError):
 
 
 def read_frames(
-    source: VideoSource, times_us: Sequence[int], size: tuple[int, int], resample: Resample = "bicubic"
+    source: VideoSource,
+    times_us: Sequence[int],
+    size: tuple[int, int],
+    resample: Resample = "bicubic",
+    square: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
     """The frames being presented at these times, upright, resized as Hugging Face's video processors do.
 
     Args:
         times_us: ascending; equal times give equal frames.
         size: height and width.
+        square: height and width to which frames of that size are resized once more; None: not.
 
     Returns:
-        Shape [len(times_us), *size, 3], RGB.
+        Shape [len(times_us), *(square or size), 3], RGB.
 
     Raises:
         BadVideo: `missing`, `not_a_video`, `no_video_stream`, `too_large`, `no_timestamps` or `damaged` (it shows no
             frame, nothing decodes near an asked time, or it ends more than a second before it).
         OSError: the storage failed, or the tar that holds the video is gone, which says nothing about the video.
     """
-    frames = np.empty((len(times_us), *size, 3), dtype=np.uint8)
+    frames = np.empty((len(times_us), *(square or size), 3), dtype=np.uint8)
     with _opened(source) as (container, stream):
         first = islice(_shown_pts(source, container, stream), _REORDERED)
         clock = _Clock(Fraction(cast(Fraction, stream.time_base)), min(first))
@@ -102,7 +107,8 @@ def read_frames(
                 frames[number] = frames[number - 1]
                 continue
             shown = frame
-            frames[number] = resize(torch.from_numpy(_upright(frame))[None], size, resample)[0].numpy()
+            resized = resize(torch.from_numpy(_upright(frame))[None], size, resample)
+            frames[number] = resize(resized, square or size, resample)[0].numpy()
     return frames
 
 

@@ -76,18 +76,21 @@ class RowLoader(Generic[P]):
         plan: Callable[[Row], tuple[P, Sequence[FrameShare]]],
         *,
         resample: Resample = "bicubic",
+        square: tuple[int, int] | None = None,
         workers: int = 4,
         ahead: int = 2,
     ) -> None:
         """
         Args:
             plan: what to do with a row, and which temporal patches this rank encodes.
+            resample, square: the family's.
             workers: processes that decode; 0: this one, when a row is asked for, however long it takes.
             ahead: rows whose frames are decoded, and held, before they are asked for.
         """
         self._rows = rows
         self._plan = plan
         self._resample: Resample = resample
+        self._square = square
         self._decoder = _Decoder(workers)
         self._ahead = ahead
         self._waiting: deque[_Waiting[P]] = deque()
@@ -137,7 +140,10 @@ class RowLoader(Generic[P]):
     def _begin(self, row: Row, plan: P, shares: tuple[FrameShare, ...]) -> _Waiting[P]:
         clips = [clip for example in row.examples for clip in example.videos]
         tasks = tuple(
-            tuple(self._decoder.submit(piece) for piece in _pieces(clips[share.video], share, self._resample))
+            tuple(
+                self._decoder.submit(piece)
+                for piece in _pieces(clips[share.video], share, self._resample, self._square)
+            )
             for share in shares
         )
         return _Waiting(row, plan, shares, tasks, self._rows.state_dict())
@@ -158,7 +164,8 @@ class RowLoader(Generic[P]):
                     log.warning("%s; example %s is left out", bad, key)
                     failures[key] = bad
                     failed[example] = True
-                    parts.append(torch.zeros(len(task.piece.times_us), *task.piece.clip.size, 3, dtype=torch.uint8))
+                    size = self._square or task.piece.clip.size
+                    parts.append(torch.zeros(len(task.piece.times_us), *size, 3, dtype=torch.uint8))
             pixels.append(torch.cat(parts))
         return Loaded(waiting.row, waiting.plan, waiting.shares, tuple(pixels), failures, failed)
 
@@ -171,6 +178,7 @@ class _Piece:
     first: int
     end: int
     resample: Resample
+    square: tuple[int, int] | None
 
     @property
     def times_us(self) -> tuple[int, ...]:
@@ -179,7 +187,7 @@ class _Piece:
 
     @property
     def asked(self) -> Piece:
-        return self.clip.video, self.times_us, self.clip.size, self.resample
+        return self.clip.video, self.times_us, self.clip.size, self.resample, self.square
 
 
 @dataclass(frozen=True)
@@ -227,9 +235,9 @@ class _Decoder:
         self._reader.shutdown(cancel_futures=True)
 
 
-def _pieces(clip: VideoClip, share: FrameShare, resample: Resample) -> list[_Piece]:
+def _pieces(clip: VideoClip, share: FrameShare, resample: Resample, square: tuple[int, int] | None) -> list[_Piece]:
     patches = share.end - share.first if clip.features else max(1, _PIECE_FRAMES // clip.frames_per_patch)
     return [
-        _Piece(clip, first, min(first + patches, share.end), resample)
+        _Piece(clip, first, min(first + patches, share.end), resample, square)
         for first in range(share.first, share.end, max(1, patches))
     ]

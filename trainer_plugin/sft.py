@@ -140,7 +140,7 @@ class Training:
             plan = partial(plan_row, family=self.family, parallel=self.parallel, costs=self.costs)
             workers = recipe.videos.workers if recipe.videos else 0
             self._loader = resources.enter_context(
-                RowLoader(self.rows, plan, resample=self.family.resample, workers=workers)
+                RowLoader(self.rows, plan, resample=self.family.resample, square=self.family.square, workers=workers)
             )
             self._resume()
             self._log = on_first_rank(self._open_log)

@@ -559,7 +559,8 @@ class _Decoded(IterableDataset[Load | None]):
         learned, trainer._learned = trainer._learned, 0
         yield from repeat(None, learned)
         plan = partial(plan_row, family=model.family, parallel=model.parallel, costs=model.costs)
-        with RowLoader(trainer.rows, plan, resample=model.family.resample, workers=trainer.workers) as loader:
+        options: Any = {"resample": model.family.resample, "square": model.family.square, "workers": trainer.workers}
+        with RowLoader(trainer.rows, plan, **options) as loader:
             for load in loader:
                 trainer.position = loader.state_dict()
                 yield load

@@ -118,6 +118,14 @@ def test_a_broken_video_costs_its_own_example_only(film, tmp_path, workers, capl
     assert [bool((example.labels == -100).all()) for example in left] == [False, True, False]
 
 
+def test_frames_become_square_also_those_of_a_video_that_cannot_be_decoded(film, tmp_path):
+    row = row_with(film, VideoSource("gone", str(tmp_path / "gone.mp4")))
+    with RowLoader(FixedRows(row), whole, square=(48, 48), workers=1) as loader:
+        [loaded] = loader
+    assert [frames.shape for frames in loaded.pixels] == [(2, 48, 48, 3)] * 2
+    assert loaded.failed.tolist() == [False, True]
+
+
 def test_a_video_that_takes_its_decoder_down_is_left_out_and_the_others_are_not(film, strange_decoders):
     deadly = VideoSource("deadly", film.url)
     rows = FixedRows(row_with(film, deadly), row_with(film), row_with(film))

@@ -60,8 +60,10 @@ class Family(ABC):
     video_token_id: int
     """The token whose embedding is replaced by a feature."""
     resample: Resample = "bicubic"
-    """How the model's processor resizes frames. This and the next two are set on a family only where the model's own
+    """How the model's processor resizes frames. This, `mean` and `std` are set on a family only where the model's own
     processor is not as published, since checkpoints hold what is set."""
+    square: tuple[int, int] | None = None
+    """To what the processor resizes frames once more, without their sides' ratio; None: not."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Of red, green and blue, from 0 to 1: subtracted."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)

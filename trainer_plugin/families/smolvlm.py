@@ -22,7 +22,7 @@ class SmolVLM(Family):
 
     Frames are resized twice: to `longest`, with their sides' ratio, then to a square. So does transformers'
     `SmolVLMVideoProcessor`, also where the first makes them larger than the video and the square is smaller; one resize
-    gives other pixels.
+    gives other pixels. Both are done where frames are decoded, so that only squares are sent and held.
     """
 
     temporal_patch = 1
@@ -42,6 +42,10 @@ class SmolVLM(Family):
         self.scale = config.scale_factor
         self.vocab_size = config.get_text_config().vocab_size
         self.video_token_id = config.image_token_id
+
+    @property
+    def square(self) -> tuple[int, int]:  # type: ignore[override]
+        return self.side, self.side
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
         return longest_side_size(height, width, self.longest)
