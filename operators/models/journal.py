@@ -35,7 +35,7 @@ class Journal:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        filesystem, folder = locate(url)
+        filesystem, folder = locate(url, use_listings_cache=False)  # other threads write, and share it
         local = isinstance(filesystem, LocalFileSystem)
         self._files = _Segments(Path(folder)) if local else _Objects(filesystem, folder, url)
         self._lock = threading.RLock()
@@ -165,7 +165,6 @@ class _Objects:
         self._url = url
 
     def read(self) -> Iterator[tuple[str, bytes]]:
-        self._filesystem.invalidate_cache(self._folder)
         try:
             with outages(self._url):
                 names = self._filesystem.ls(self._folder, detail=False)

@@ -109,6 +109,15 @@ def test_two_writers_at_once_and_many_threads(url):
     assert all(reader.get(sha(name)) == entry(name) for name in names)
 
 
+def test_a_listing_is_not_kept_where_other_threads_would_find_it(s3_bucket):
+    """It would hide from them what was written since, and they share its file system."""
+    with Journal(f"{s3_bucket}/journal") as journal:
+        journal.append(entry("a"))
+    with Journal(f"{s3_bucket}/journal") as journal:
+        assert journal.get(sha("a")) == entry("a")
+        assert not journal._files._filesystem.dircache
+
+
 WRITER = textwrap.dedent("""
     import hashlib, sys
     from operators.models.journal import Journal
