@@ -1,4 +1,4 @@
-"""What differs between model families: how a video becomes tokens, positions, features. `family_of` finds one."""
+"""Model families, and how each turns a video into tokens, positions and features. `family_of` selects one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from trainer_plugin.families.qwen_vl import Qwen3VL, Qwen25VL
 from trainer_plugin.families.smolvlm import SmolVLM
 
 FAMILIES: dict[str, type[Family]] = {"qwen2_5_vl": Qwen25VL, "qwen3_vl": Qwen3VL, "smolvlm": SmolVLM}
-"""By `config.model_type`. Add your own here: see `docs/trainer.md`."""
+"""Supported families by `config.model_type`. To add your own, see `docs/trainer.md`."""
 
 
 def family_of(config: PretrainedConfig, processor: Mapping[str, Any] | None = None) -> Family:
-    """The family of a model, from its configuration.
+    """Select the family of a model from its configuration.
 
     Args:
-        processor: settings of its video processor, which say how large frames become, as in the model's folder
-            (`trainer_plugin.weights.read_family`); None: the published ones.
+        config: the model's configuration. `model_type` selects the family.
+        processor: settings of the model's video processor, which decide the size of frames
+            (`trainer_plugin.weights.read_family` reads them from the model's folder). None uses the published ones.
 
     Raises:
-        ValueError: no family supports it; the message says what one would have to provide.
+        ValueError: no family supports the model, or the family does not support the processor's settings. In the first
+            case the message lists the methods that a new family must provide.
     """
     if config.model_type not in FAMILIES:
         missing = ", ".join(sorted(Family.__abstractmethods__))

@@ -1,10 +1,11 @@
 """The interface between the trainer and a model family.
 
-The first half needs no model and runs in data workers: it lays a video out as tokens. The second half runs the parts of
-an unmodified Hugging Face model on what one rank owns: some temporal patches of some videos, some tokens of a row.
+The first half needs no model and runs in data workers: it lays out a video as tokens. The second half runs the parts of
+an unmodified Hugging Face model on one rank's share of a row: some temporal patches of some videos, and some tokens.
 
-A temporal patch is the smallest piece of video that the vision tower encodes by itself: two frames for Qwen-VL, one
-frame for SmolVLM. No temporal patch may attend to another inside the tower; that is what makes spreading frames exact.
+A temporal patch is the smallest piece of video that the vision tower encodes independently: two frames for Qwen-VL, one
+frame for SmolVLM. No temporal patch may attend to another inside the tower. Because of this, distributing frames over
+ranks is exact.
 """
 
 from __future__ import annotations
@@ -23,68 +24,69 @@ from trainer_plugin.examples import Grid
 from trainer_plugin.patches import Resample
 
 _RESAMPLES: dict[int, Resample] = {1: "lanczos", 3: "bicubic"}
-"""By the numbers that processors give Pillow's filters."""
+"""Resampling modes by the numbers of Pillow's filters, as processors store them."""
 
 Model: TypeAlias = Any
-"""An unmodified Hugging Face model, or a part of one: what these are called differs from family to family."""
+"""An unmodified Hugging Face model, or a part of one. Any, because attribute names differ between families."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a vision tower gives for some temporal patches, in their order."""
+    """The vision tower's output for some temporal patches, in their order."""
 
     levels: tuple[Tensor, ...]
-    """Each [tokens, hidden]: the embeddings that replace placeholders, then one for each deepstack level."""
+    """Tensors [tokens, hidden]: the embeddings that replace the placeholders, then one tensor per deepstack level."""
 
     def packed(self) -> Tensor:
-        """One tensor [tokens, hidden * levels], to be sent."""
+        """All levels in one tensor [tokens, hidden * levels], for sending to other ranks."""
         return self.levels[0] if len(self.levels) == 1 else torch.cat(self.levels, dim=-1)
 
     @staticmethod
     def unpacked(packed: Tensor, levels: int) -> Features:
-        """The reverse of `packed`."""
+        """The inverse of `packed`: split [tokens, hidden * levels] into levels."""
         return Features(tuple(packed.chunk(levels, dim=-1)))
 
 
 class Family(ABC):
-    """One model family. Holds numbers from its configuration only, so that it can be sent to data workers."""
+    """One model family. It holds only numbers from the configuration, so that it can be pickled for data workers."""
 
     temporal_patch: int
     """Frames in a temporal patch."""
     rope_rows: int
     """Rows of the position tensor: 1, or 3 for mRoPE (time, height, width)."""
     levels: int
-    """1 + deepstack levels of the vision tower."""
+    """1 plus the number of the vision tower's deepstack levels."""
     vocab_size: int
-    """Rows of the decoder's embedding."""
+    """Number of rows of the decoder's embedding matrix."""
     video_token_id: int
     """The token whose embedding is replaced by a feature."""
     resample: Resample = "bicubic"
-    """How the model's processor resizes frames. This, `mean` and `std` are set on a family only where the model's own
-    processor is not as published, since checkpoints hold what is set."""
+    """How the model's processor resizes frames. This attribute, `mean` and `std` are set on an instance only where the
+    model's own processor differs from the published one, because checkpoints record the instance's attributes."""
     square: tuple[int, int] | None = None
-    """To what the processor resizes frames once more, without their sides' ratio; None: not."""
+    """Height and width of the processor's second resize, which ignores the aspect ratio. None: no second resize."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """Of red, green and blue, from 0 to 1: subtracted."""
+    """Mean of red, green and blue, for values from 0 to 1. It is subtracted first."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """What they are divided by then."""
+    """Standard deviation of red, green and blue, by which the result is divided."""
 
     @abstractmethod
     def __init__(self, config: PretrainedConfig, processor: Mapping[str, Any]) -> None:
         """
         Args:
-            processor: the video processor's settings, as transformers saves them; what it lacks is as published.
-                Give them to `set_pixels`.
+            config: the model's configuration.
+            processor: the video processor's settings, as transformers saves them. A missing setting has its published
+                value. Implementations pass them to `set_pixels`.
 
         Raises:
-            ValueError: the processor asks for what is not done here.
+            ValueError: the processor has a setting that is not supported.
         """
 
     def set_pixels(self, processor: Mapping[str, Any]) -> None:
-        """Take over `resample`, `mean` and `std` from the video processor's settings.
+        """Set `resample`, `mean` and `std` from the video processor's settings.
 
         Raises:
-            ValueError: the processor asks for what is not done here.
+            ValueError: the processor has a setting that is not supported.
         """
         for name in ("do_resize", "do_rescale", "do_normalize"):
             if processor.get(name) not in (None, True):
@@ -119,28 +121,35 @@ class Family(ABC):
         """Height and width in pixels to which the frames of a video are resized.
 
         Args:
-            height, width: of the video as it is displayed.
-            frames: how many are chosen, before the last is repeated up to whole temporal patches.
-            max_tokens: tokens that the whole video may have; None: what the model's own processor would give it.
+            height, width: size in pixels of the video as it is displayed.
+            frames: number of chosen frames, before the last is repeated to fill the last temporal patch.
+            max_tokens: limit on the tokens of the whole video. None uses the limits of the model's own processor.
         """
 
     @abstractmethod
     def grid(self, height: int, width: int, frames: int) -> Grid:
-        """The grid of a video of this many resized frames (whole temporal patches)."""
+        """The grid of a video.
+
+        Args:
+            height, width: size in pixels of the resized frames.
+            frames: number of frames, a multiple of `temporal_patch`.
+        """
 
     @abstractmethod
     def tokens_per_temporal_patch(self, grid: Grid) -> int:
-        """Placeholder tokens for each temporal patch."""
+        """Number of placeholder tokens for each temporal patch."""
 
     @abstractmethod
     def video_ids(
         self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int], duration_us: int
     ) -> list[int]:
-        """The token ids that stand for a video inside a user's turn, markers included.
+        """The token ids that stand for a video inside a user's turn, including markers.
 
         Args:
-            frame_times_us: of the chosen frames, `grid.t * temporal_patch` of them.
-            duration_us: of the whole video.
+            tokenizer: the model's tokenizer.
+            grid: the video's grid.
+            frame_times_us: times of the chosen frames in microseconds, `grid.t * temporal_patch` of them.
+            duration_us: duration of the whole video in microseconds.
         """
 
     @abstractmethod
@@ -148,13 +157,13 @@ class Family(ABC):
         """Rotary positions of one sample, shape [rope_rows, S].
 
         Args:
-            input_ids: [S], with all placeholders.
-            videos: grid and frame times (us) of each video, in the order of their placeholders.
+            input_ids: int64 [S], including all placeholders.
+            videos: grid and frame times (microseconds) of each video, in the order of their placeholders.
         """
 
     @abstractmethod
     def patches(self, frames: Tensor) -> Tensor:
-        """What the tower eats: from uint8 frames [n, height, width, 3] to float32 [temporal patches, ...]."""
+        """The tower's input: convert uint8 frames [n, height, width, 3] to float32 [temporal patches, ...]."""
 
     # --- on the accelerator: the parts of the model
 
@@ -163,22 +172,24 @@ class Family(ABC):
         """Run the vision tower on temporal patches.
 
         Args:
-            patches: [sum of grids' t, ...] as `patches` makes them, in the compute type.
-            grids: consecutive pieces of videos; a piece of t' temporal patches has the grid (t', h, w).
+            model: the whole model.
+            patches: [sum of grids' t, ...] as returned by `patches`, in the compute dtype.
+            grids: grids of consecutive pieces of videos. A piece of t' temporal patches has the grid (t', h, w).
         """
 
     @abstractmethod
     def run_language_model(
         self, model: Model, embeds: Tensor, positions: Tensor, visual: Tensor, features: Features, **kwargs: Any
     ) -> Tensor:
-        """The last hidden states [S, hidden] of the local tokens.
+        """Run the decoder on the local tokens and return their last hidden states [S, hidden].
 
         Args:
-            embeds: [S, hidden], features already in place of placeholders.
+            model: the whole model.
+            embeds: [S, hidden], in which features have already replaced the placeholders.
             positions: [rope_rows, S].
-            visual: bool [S], where the placeholders are.
-            features: of the local placeholders, in their order (for deepstack).
-            kwargs: reach the attention function.
+            visual: bool [S], True at the placeholders.
+            features: features of the local placeholders, in their order (for deepstack).
+            kwargs: passed through to the attention function.
         """
 
     @abstractmethod
@@ -187,18 +198,22 @@ class Family(ABC):
 
     @abstractmethod
     def vision_tower(self, model: Model) -> nn.Module:
-        """Everything that only the vision path uses."""
+        """All modules that only the vision path uses, including the projectors."""
 
     @abstractmethod
     def projectors(self, model: Model) -> Iterable[nn.Module]:
-        """The parts of the tower that map its features into the decoder: learned or frozen apart from the rest."""
+        """The modules of the tower that map its features to the decoder's width. They are trained or frozen separately
+        from the rest of the tower."""
 
     @abstractmethod
     def vision_layers(self, model: Model) -> Iterable[nn.Module]:
-        """The tower's transformer blocks: what is checkpointed and sharded one by one."""
+        """The tower's transformer blocks, which are checkpointed and sharded one by one."""
 
     def blank_frames(self) -> tuple[Grid, Tensor]:
-        """The smallest frames that the tower takes, for a rank that has none to encode but must keep step."""
+        """Grid and black frames of the smallest input that the tower accepts.
+
+        A rank without frames encodes them, so that it makes the same collective calls as the other ranks.
+        """
         height, width = self.frame_size(1, 1, self.temporal_patch)
         frames = torch.zeros(self.temporal_patch, height, width, 3, dtype=torch.uint8)
         return self.grid(height, width, self.temporal_patch), frames

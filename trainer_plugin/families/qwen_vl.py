@@ -1,4 +1,7 @@
-"""Qwen2.5-VL and Qwen3-VL: temporal patches of two frames, 2x2 merging, mRoPE; Qwen3-VL adds deepstack, timestamps."""
+"""Qwen2.5-VL and Qwen3-VL: temporal patches of two frames, 2x2 merging, and mRoPE.
+
+Qwen3-VL adds deepstack features and timestamps in text.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ SECOND_US = 1_000_000
 
 
 class _QwenVL(Family):
-    """What both have in common."""
+    """Base class with the code that Qwen2.5-VL and Qwen3-VL share."""
 
     rope_rows = 3
     least_pixels: int
-    """The processor's `size.shortest_edge`, which counts pixels."""
+    """The processor's `size.shortest_edge`, which is a number of pixels despite its name."""
     most_pixels: int
-    """Its `size.longest_edge`."""
+    """The processor's `size.longest_edge`, also a number of pixels."""
 
     def __init__(self, config: PretrainedConfig, processor: Mapping[str, Any]) -> None:
         if processor.get("cap_pixels_per_frame"):
@@ -48,7 +51,7 @@ class _QwenVL(Family):
 
     @property
     def factor(self) -> int:
-        """Sides of frames are multiples of this many pixels."""
+        """Side in pixels of one token's square. Frame sides are multiples of it."""
         return self.patch * self.merge
 
     def grid(self, height: int, width: int, frames: int) -> Grid:
@@ -58,7 +61,7 @@ class _QwenVL(Family):
         return (grid.h // self.merge) * (grid.w // self.merge)
 
     def patches(self, frames: Tensor) -> Tensor:
-        """float32 [t, patches of a temporal patch, 3 * temporal * patch**2]."""
+        """The tower's input: float32 [t, patches per temporal patch, 3 * temporal * patch**2]."""
         rows = qwen_patches(
             frames, patch=self.patch, temporal=self.temporal_patch, merge=self.merge, mean=self.mean, std=self.std
         )
@@ -78,10 +81,19 @@ class _QwenVL(Family):
         return model.model.visual.blocks
 
     def _positions(self, input_ids: Tensor, grids: Sequence[Grid], steps: Sequence[Tensor | None]) -> Tensor:
-        """mRoPE of text and of one grid for each run of placeholders.
+        """mRoPE positions [3, S] of text and videos.
 
-        What follows a grid begins after its largest position, as in Qwen's own code, with which the weights were
-        trained, and in vLLM. (transformers since 5.3 begins after the larger side, whatever the temporal extent.)
+        The text after a grid starts at the grid's largest position plus 1. Qwen's own code, with which the weights were
+        trained, and vLLM do the same. (transformers since 5.3 starts after the larger spatial side and ignores the
+        temporal extent.)
+
+        Args:
+            input_ids: [S].
+            grids: the grids of the placeholders, in order. One run of placeholders may hold several grids.
+            steps: temporal positions [t] of each grid; None for 0, 1, 2, ...
+
+        Raises:
+            ValueError: the number of placeholders does not fit the grids.
         """
         pieces: list[Tensor] = []
         start, read = 0, 0
@@ -111,29 +123,38 @@ class _QwenVL(Family):
 
 
 class Qwen25VL(_QwenVL):
-    """Qwen2.5-VL. A video is one run of placeholders; time is in the positions, `tokens_per_second` to a second."""
+    """Qwen2.5-VL: a video is one run of placeholders, and positions encode time.
+
+    The temporal position advances by `tokens_per_second` for each second of video.
+    """
 
     mean = (0.48145466, 0.4578275, 0.40821073)
     std = (0.26862954, 0.26130258, 0.27577711)
     least_pixels, most_pixels = 128 * 28**2, 768 * 28**2
-    """Of a frame, without a processor of the model's own: transformers' and qwen-vl-utils' defaults."""
+    """Limits per frame for a model without its own processor: the defaults of transformers and qwen-vl-utils."""
 
     def __init__(self, config: PretrainedConfig, processor: Mapping[str, Any]) -> None:
         super().__init__(config, processor)
-        # The names that Qwen2.5-VL was published with; they win, as in transformers.
+        # Qwen2.5-VL was published with these names. They take precedence, as in transformers.
         self.least_pixels = processor.get("min_pixels") or self.least_pixels
         self.most_pixels = processor.get("max_pixels") or self.most_pixels
         self.tokens_per_second = config.vision_config.tokens_per_second
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
-        """As `Family.frame_size`. The processor's budget is of each frame, whatever their number; `max_tokens` lowers
-        it to an equal share."""
+        """Height and width in pixels to which frames are resized; see `Family.frame_size`.
+
+        The processor limits the pixels of each frame, whatever the number of frames. `max_tokens` can only lower this
+        limit, to an equal share for each temporal patch.
+
+        Raises:
+            ValueError: one side is more than 200 times the other.
+        """
         if max_tokens is None:
             return self._frame_size(height, width, self.least_pixels, self.most_pixels)
         share = max(1, max_tokens // -(-frames // self.temporal_patch)) * self.factor**2
         most = min(self.most_pixels, share)
         rows, columns = self._frame_size(height, width, min(self.least_pixels, most), most)
-        # Sides that are enlarged are rounded up, which may be beyond the share.
+        # Enlarged sides are rounded up, so the frame may exceed its share.
         beyond = rows * columns > most
         return self._frame_size(height, width, self.factor**2, most) if beyond else (rows, columns)
 
@@ -146,12 +167,15 @@ class Qwen25VL(_QwenVL):
         return [self.vision_start_id, *[self.video_token_id] * self._tokens(grid), self.vision_end_id]
 
     def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
-        """Rotary positions [3, S], equal to vLLM's for the same `seconds_per_temporal_patch`, bit for bit.
+        """Rotary positions [3, S], bitwise equal to vLLM's for the same `seconds_per_temporal_patch`.
 
         vLLM 0.26 (`get_mrope_input_positions` in its `qwen2_5_vl.py`) receives `second_per_grid_ts` as a float32
-        tensor, takes it out as a Python float, and multiplies in float64:
-        `t * (float64(float32(seconds)) * tokens_per_second)`, truncated. A product in float32, as transformers has it,
-        is one off where it falls on the other side of a whole number.
+        tensor, converts it to a Python float, and multiplies in float64:
+        `t * (float64(float32(seconds)) * tokens_per_second)`, truncated. transformers multiplies in float32, which is
+        off by one where rounding crosses a whole number.
+
+        Raises:
+            ValueError: the number of placeholders does not fit the grids.
         """
         steps = []
         for grid, times in videos:
@@ -161,12 +185,12 @@ class Qwen25VL(_QwenVL):
         return self._positions(input_ids, [grid for grid, _ in videos], steps)
 
     def seconds_per_temporal_patch(self, frame_times_us: Sequence[int]) -> float:
-        """One number for a video, in seconds: the mean time from one temporal patch to the next. Send it to vLLM as
-        `second_per_grid_ts`, in a float32 tensor.
+        """The mean time in seconds from one temporal patch to the next; 1.0 if there is only one.
 
-        transformers' processor (5.20, `Qwen2_5_VLProcessor._process_videos`) gives `temporal_patch_size / sampled_fps`
-        in float64: the video's duration over its number of frames, times the temporal patch size. For evenly spread
-        frames that is this mean, up to the rounding of frame times to microseconds.
+        Send it to vLLM as `second_per_grid_ts`, in a float32 tensor. transformers' processor (5.20,
+        `Qwen2_5_VLProcessor._process_videos`) computes `temporal_patch_size / sampled_fps` in float64: the video's
+        duration divided by its number of frames, times the temporal patch size. For evenly spaced frames the two are
+        equal, up to the rounding of frame times to microseconds.
         """
         starts = frame_times_us[:: self.temporal_patch]
         if len(starts) < 2:
@@ -187,14 +211,20 @@ class Qwen25VL(_QwenVL):
 
 
 class Qwen3VL(_QwenVL):
-    """Qwen3-VL. Before each temporal patch stands its time in words; features also enter early layers (deepstack)."""
+    """Qwen3-VL: a timestamp in text precedes each temporal patch, and features also enter early layers (deepstack)."""
 
     least_pixels, most_pixels = 4_096, 25_165_824
-    """Of all frames of a video together, as published: 12,288 tokens of 32 x 32 pixels in two frames."""
+    """Published limits for all frames of a video in total. The maximum is 12,288 tokens of 32 x 32 pixels in two
+    frames."""
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
-        """As `Family.frame_size`. The processor's budget is of the whole video; `max_tokens` is in its place, lower or
-        higher."""
+        """Height and width in pixels to which frames are resized; see `Family.frame_size`.
+
+        The processor limits the pixels of the whole video. `max_tokens` replaces this limit and may be lower or higher.
+
+        Raises:
+            ValueError: one side is more than 200 times the other.
+        """
         most = self.most_pixels if max_tokens is None else max_tokens * self.temporal_patch * self.factor**2
         return whole_video_size(
             height,
@@ -213,7 +243,8 @@ class Qwen3VL(_QwenVL):
         tokens = [self.video_token_id] * self.tokens_per_temporal_patch(grid)
         for first in range(0, len(frame_times_us), self.temporal_patch):
             last = frame_times_us[first + self.temporal_patch - 1]
-            # Each time is rounded before the mean is taken, as in Qwen3VLProcessor: 0.1 and 0.2 give "0.2", not "0.1".
+            # Each time is converted to a float before the mean, as in Qwen3VLProcessor: 0.1 and 0.2 give "0.2", not
+            # "0.1".
             seconds = (frame_times_us[first] / SECOND_US + last / SECOND_US) / 2
             ids += tokenizer.encode(f"<{seconds:.1f} seconds>", add_special_tokens=False)
             ids += [self.vision_start_id, *tokens, self.vision_end_id]

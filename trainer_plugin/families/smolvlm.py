@@ -1,4 +1,4 @@
-"""SmolVLM: SigLIP frames, a pixel-shuffle projector (NVILA's downsampling MLP is of this kind), and 1-D positions."""
+"""SmolVLM: a SigLIP tower, a pixel-shuffle projector (similar to NVILA's downsampling MLP), and 1-D positions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ SECOND_US = 1_000_000
 
 
 class SmolVLM(Family):
-    """One frame is one image of a fixed number of tokens.
+    """SmolVLM: each frame is one image with a fixed number of tokens.
 
-    Frames are resized twice: to `longest`, with their sides' ratio, then to a square. So does transformers'
-    `SmolVLMVideoProcessor`, also where the first makes them larger than the video and the square is smaller; one resize
-    gives other pixels. Both are done where frames are decoded, so that only squares are sent and held.
+    Frames are resized twice: first to `longest`, keeping the aspect ratio, then to a square. transformers'
+    `SmolVLMVideoProcessor` does the same, even where the first resize enlarges frames that the second one shrinks. A
+    single resize would give other pixels. Both happen in the process that decodes, so that only squares are sent and
+    stored.
     """
 
     temporal_patch = 1
@@ -34,10 +35,10 @@ class SmolVLM(Family):
         self.set_pixels(processor)
         sampling = processor.get("video_sampling") or {}
         self.side = (processor.get("max_image_size") or {}).get("longest_edge", config.vision_config.image_size)
-        # In transformers' `SmolVLMVideoProcessor`, too, `size` wins over video_size, and 4,096 is the most.
+        # As in transformers' `SmolVLMVideoProcessor`, `size` takes precedence over video_size, and 4,096 is the maximum.
         size = processor.get("size") or sampling.get("video_size") or {}
         self.longest = min(size.get("longest_edge", self.side), 4_096)
-        """Of a frame's sides before it is made square."""
+        """Longer side of a frame in pixels after the first resize."""
         self.patch = config.vision_config.patch_size
         self.scale = config.scale_factor
         self.vocab_size = config.get_text_config().vocab_size
@@ -59,8 +60,8 @@ class SmolVLM(Family):
     def video_ids(
         self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int], duration_us: int
     ) -> list[int]:
-        """As `SmolVLMProcessor` writes a video."""
-        from num2words import num2words  # the other families do without
+        """The token ids of a video's text and placeholders, in the format of transformers' `SmolVLMProcessor`."""
+        from num2words import num2words  # the other families do not need this package
 
         duration = timedelta(seconds=duration_us // SECOND_US)
         intro = (
@@ -79,13 +80,13 @@ class SmolVLM(Family):
         return torch.arange(len(input_ids))[None]
 
     def patches(self, frames: Tensor) -> Tensor:
-        """float32 [frames, 3, side, side]."""
-        # On the CPU: there are no antialiased uint8 kernels elsewhere.
+        """The tower's input: float32 [frames, 3, side, side]."""
+        # On the CPU, because torch has no antialiased uint8 kernels for other devices.
         pixels = image_pixels(frames.cpu(), side=self.side, mean=self.mean, std=self.std, resample=self.resample)
         return pixels.to(frames.device)
 
     def encode(self, model: Model, patches: Tensor, grids: Sequence[Grid]) -> Features:
-        # Not get_image_features: it takes a frame of zeros for padding and drops it.
+        # Not get_image_features: it treats a frame of zeros as padding and drops it.
         hidden = model.model.vision_model(pixel_values=patches).last_hidden_state
         return Features((model.model.connector(hidden).flatten(0, 1),))
 
