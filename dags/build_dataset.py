@@ -1,4 +1,4 @@
-"""Airflow DAG: build a long-video reasoning dataset."""
+"""Airflow DAG that builds a long-video reasoning dataset."""
 
 from airflow.sdk import dag
 

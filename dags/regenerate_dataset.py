@@ -1,4 +1,4 @@
-"""Airflow DAG: bring a published dataset up to date."""
+"""Airflow DAG that brings a published dataset up to date."""
 
 from datetime import datetime
 

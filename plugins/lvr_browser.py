@@ -1,8 +1,9 @@
-"""Airflow plugin: the report as a tab of its DAG run, and a page of the published releases with a few samples.
+"""Airflow plugin with two pages: the report as a tab of its DAG run, and the published releases with a few samples.
 
-Pages are served inside Airflow's own server and behind its own login: a run's report for whoever may read that run's
-results, the releases for whoever may read assets. Nothing is served but `report.html` of the very run that the DAG run
-has planned, and generated pages; each in a sandbox of its own, so that no text of a dataset can act as the user.
+Airflow's API server serves the pages behind its own login. Reading a run's report needs the permission to read that
+DAG's XComs; reading the list of releases needs the permission to read assets. The plugin serves only generated pages
+and the `report.html` of the run that the DAG run itself planned. Each page has a sandboxing Content-Security-Policy,
+so that no text from a dataset can act on the user's behalf.
 """
 
 from __future__ import annotations
@@ -43,14 +44,18 @@ pages = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates")
 
 @app.get("/report/{dag_id}/{run_id}", dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.XCOM))])
 def report(dag_id: str, run_id: Annotated[str, PathParam()], session: SessionDep) -> HTMLResponse:
-    """The report of the build that a DAG run has planned."""
+    """Serve the report of the build that a DAG run has planned.
+
+    Without a planned build or a report yet, the page is a notice. The status is 404 if the recorded address is outside
+    the configured `out` folder, or if the run's folder no longer exists.
+    """
     run_url = _xcom(session, dag_id, run_id, "plan", "run")
     config = _xcom(session, dag_id, run_id, "preflight", "return_value")
     if run_url is None or config is None:
         return _page(_notice("No build yet: this run has not planned one."))
     if run_url.rpartition("/runs/")[0] != config["out"].rstrip("/"):
         return _page(_notice("The recorded address of this run's build is not under its out folder."), status=404)
-    from operators.runs import RunFolder, RunMissing  # heavy: not at Airflow's start
+    from operators.runs import RunFolder, RunMissing  # slow to import, so not when Airflow starts
 
     try:
         folder = RunFolder.open(run_url)
@@ -63,7 +68,10 @@ def report(dag_id: str, run_id: Annotated[str, PathParam()], session: SessionDep
 
 @app.get("/releases", dependencies=[Depends(requires_access_asset("GET"))])
 def releases(session: SessionDep) -> HTMLResponse:
-    """The published releases, newest first, and a few samples of the newest."""
+    """Serve the list of published releases, newest first, with a few samples of the newest one.
+
+    The list has at most `SHOWN_RELEASES` entries, and the page at most `SHOWN_SAMPLES` samples.
+    """
     query = (
         select(AssetEvent.extra, AssetEvent.timestamp)
         .join(AssetModel, AssetModel.id == AssetEvent.asset_id)
@@ -89,7 +97,7 @@ def _samples(newest: Sequence[dict[str, Any]]) -> list[Any]:
             release = Release.model_validate_json(store.read(f"{address}/manifest.json"))
             return pick_samples(read_samples(store, release), SHOWN_SAMPLES)
         except (FileNotFoundError, RunMissing, Outage):
-            return []  # moved or deleted since; the list of releases still stands
+            return []  # the newest release was moved or deleted: show the list without samples
     return []
 
 
@@ -121,7 +129,7 @@ def _notice(text: str) -> str:
 
 class BrowserPlugin(AirflowPlugin):
     name = "lvr_browser"
-    fastapi_apps = [{"app": app, "url_prefix": PREFIX, "name": "longvideo-reason"}]  # noqa: RUF012 - Airflow's own form
+    fastapi_apps = [{"app": app, "url_prefix": PREFIX, "name": "longvideo-reason"}]  # noqa: RUF012 - as Airflow documents
     external_views = [  # noqa: RUF012
         {
             "name": "Report",

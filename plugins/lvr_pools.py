@@ -1,7 +1,7 @@
-"""Airflow plugin: the pools that the DAGs name are made when Airflow starts.
+"""Airflow plugin that creates the pools named by the DAGs when Airflow starts.
 
-A task of a pool that does not exist is never scheduled, and nothing on its page says why. Pools that exist are left as
-they are; `LVR_DECODE_SLOTS` and `LVR_MODELS_SLOTS` size new ones.
+Airflow never schedules a task whose pool does not exist, and the task's page does not say why. Existing pools are not
+changed. The environment variables `LVR_DECODE_SLOTS` and `LVR_MODELS_SLOTS` set the size of new ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 def wanted_pools() -> dict[str, tuple[int, str]]:
-    """Slots and description by pool: by default two tasks that decode, half of the cores each, and four that wait."""
+    """Slots and description of each pool.
+
+    The default is two decoding tasks, each of which uses half of the cores, and four tasks that wait for models.
+    """
     return {
         DECODE_POOL: (int(os.environ.get("LVR_DECODE_SLOTS", "2")), "Tasks that decode video"),
         MODELS_POOL: (int(os.environ.get("LVR_MODELS_SLOTS", "4")), "Tasks that keep a model server busy"),
@@ -29,14 +32,17 @@ def wanted_pools() -> dict[str, tuple[int, str]]:
 
 
 def make_pools() -> list[str]:
-    """Make the pools that are missing; returns their names. Needs the database: not for tasks."""
+    """Create the pools that are missing, and return their names.
+
+    This accesses Airflow's metadata database, which tasks may not do.
+    """
     from airflow.models.pool import Pool
     from airflow.utils.session import create_session
     from sqlalchemy.exc import IntegrityError
 
     made = []
     for name, (slots, description) in wanted_pools().items():
-        with contextlib.suppress(IntegrityError), create_session() as session:  # another component was first
+        with contextlib.suppress(IntegrityError), create_session() as session:  # another component created it first
             if Pool.get_pool(name, session=session) is None:
                 Pool.create_or_update_pool(name, slots, description, include_deferred=False, session=session)
                 made.append(name)
@@ -45,7 +51,10 @@ def make_pools() -> list[str]:
 
 @hookimpl
 def on_starting(component: Any) -> None:
-    """Called as a component starts. Scheduler, triggerer and dag-processor come with a job, and have the database."""
+    """Listener hook that Airflow calls when a component starts.
+
+    The scheduler, the triggerer and the dag-processor pass a `Job` and have access to the metadata database.
+    """
     from airflow.jobs.job import Job
 
     if isinstance(component, Job) and (made := make_pools()):
@@ -54,4 +63,4 @@ def on_starting(component: Any) -> None:
 
 class PoolsPlugin(AirflowPlugin):
     name = "lvr_pools"
-    listeners = [sys.modules[__name__]]  # noqa: RUF012 - Airflow's own form
+    listeners = [sys.modules[__name__]]  # noqa: RUF012 - as Airflow documents
