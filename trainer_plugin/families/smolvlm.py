@@ -35,7 +35,7 @@ class SmolVLM(Family):
         self.set_pixels(processor)
         sampling = processor.get("video_sampling") or {}
         self.side = (processor.get("max_image_size") or {}).get("longest_edge", config.vision_config.image_size)
-        # As in transformers' `SmolVLMVideoProcessor`, `size` takes precedence over video_size, and 4,096 is the maximum.
+        # As in transformers' `SmolVLMVideoProcessor`, `size` overrides video_size, and 4,096 is the maximum.
         size = processor.get("size") or sampling.get("video_size") or {}
         self.longest = min(size.get("longest_edge", self.side), 4_096)
         """Longer side of a frame in pixels after the first resize."""
