@@ -1,1 +1,1 @@
-"""What can be measured in frames without a captioning model, and the sentences made of it."""
+"""Measurements on video frames that need no captioning model, and the sentences that report them."""

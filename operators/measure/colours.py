@@ -1,7 +1,8 @@
 """Names of the dominant colours of frames.
 
-Pixels are named by the nearest of a few dozen reference colours in CIELAB, where distance is close to what the eye
-sees; several references share a name, because "brown" or "blue" is a region of that space and no point.
+Each pixel gets the name of the nearest of a few dozen reference colours in CIELAB, where distances are close to
+perceived differences. Several references share a name, because "brown" or "blue" is a region of that space and not a
+point.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 
 MOST = 3
 MIN_SHARE = 0.12
-"""Smaller areas are details, not what a picture is "mostly"."""
+"""Fraction of all pixels that a colour must cover. Smaller areas are details of a picture."""
 _SIDE = 64
 _BITS = 5
-"""Of each channel: 32 levels are finer than the distances between names."""
+"""Bits kept of each channel. The 32 levels are finer than the distances between names."""
 
-# References by name; most are CSS colours (W3C CSS Color 4, section 6.1), some are darker or paler shades of them.
+# Reference colours by name. Most are CSS colours (W3C CSS Color 4, section 6.1), some are darker or paler shades.
 _REFERENCES: dict[str, tuple[str, ...]] = {
     "black": ("000000", "161616", "101820"),
     "grey": ("404040", "606060", "808080", "a0a0a0", "c0c0c0", "708090"),
@@ -39,7 +40,14 @@ _REFERENCES: dict[str, tuple[str, ...]] = {
 
 
 def dominant_colours(frames: Iterable[NDArray[np.uint8]]) -> tuple[str, ...]:
-    """The colours that fill most of the frames (height, width, 3; RGB), largest area first: one to three names."""
+    """Names of the one to three colours that cover most of the frames, largest area first.
+
+    Args:
+        frames: RGB images of shape (height, width, 3).
+
+    Raises:
+        ValueError: there are no frames.
+    """
     names, lookup = _lookup()
     counts = np.zeros(len(names), np.int64)
     for rgb in frames:
@@ -52,19 +60,19 @@ def dominant_colours(frames: Iterable[NDArray[np.uint8]]) -> tuple[str, ...]:
 
 
 def _reduced(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Single pixels, not averages of neighbours: red beside green must not count as brown."""
+    """The frame subsampled to 64 x 64 pixels. Averaging would count red next to green as brown."""
     return cv2.resize(rgb, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
 
 
 def _codes(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """One number per pixel from the upper bits of its channels."""
+    """One integer per pixel, made of the upper bits of its channels."""
     red, green, blue = (rgb.reshape(-1, 3) >> (8 - _BITS)).astype(np.int32).T
     return (red << 2 * _BITS) | (green << _BITS) | blue
 
 
 @cache
 def _lookup() -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """The names, and the index of each code's name."""
+    """The colour names, and an array that maps a pixel code to the index of its name."""
     names = tuple(_REFERENCES)
     owners = np.array([index for index, name in enumerate(names) for _ in _REFERENCES[name]])
     references = np.array([list(bytes.fromhex(colour)) for name in names for colour in _REFERENCES[name]])
@@ -75,5 +83,5 @@ def _lookup() -> tuple[tuple[str, ...], NDArray[np.int64]]:
 
 
 def _lab(rgb: NDArray[np.integer]) -> NDArray[np.float32]:
-    """CIELAB (D65) of 8-bit sRGB colours (n, 3)."""
+    """CIELAB values (D65) of 8-bit sRGB colours, both of shape (n, 3)."""
     return cv2.cvtColor((rgb[None] / 255).astype(np.float32), cv2.COLOR_RGB2Lab)[0]

