@@ -1,8 +1,9 @@
-"""Airflow Connections of the model roles, as the environment variables that the pipeline reads.
+"""Airflow Connections of the model roles, converted to the environment variables that the pipeline reads.
 
-`lvr_captioner`, `lvr_reasoner`, `lvr_judge` and `lvr_target`: host (a name, or a whole URL), port and schema, the API
-key as password, and the extra `{"model": "...", "vision": true}`. A role without a Connection keeps what the worker's
-own environment says. Keys travel in the child's environment only: never on a command line, never in a log.
+The Connections are `lvr_captioner`, `lvr_reasoner`, `lvr_judge` and `lvr_target`. Each has a host (a name or a whole
+URL), a port, a schema, the API key as its password, and the extra `{"model": "...", "vision": true}`. A role without a
+Connection keeps the settings of the worker's own environment. API keys are passed in the child's environment only,
+never on a command line or in a log.
 """
 
 from __future__ import annotations
@@ -24,18 +25,25 @@ if TYPE_CHECKING:
 
 
 def command_environment() -> dict[str, str]:
-    """The environment of a pipeline command: the worker's own, less Airflow's settings and secrets, plus the models'.
+    """Environment variables for a pipeline command.
+
+    It is the worker's own environment without Airflow's settings and Connections (`AIRFLOW__*`, `AIRFLOW_CONN_*`), plus
+    the variables of the model roles.
 
     Raises:
-        ConfigError: a Connection that cannot be an OpenAI-compatible endpoint.
+        ConfigError: a Connection does not describe an OpenAI-compatible endpoint.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW__", "AIRFLOW_CONN_"))}
     return kept | model_environment()
 
 
 def model_environment() -> dict[str, str]:
-    """The variables of every role that has a Connection."""
-    from operators.models.endpoints import environment  # heavy: not at DAG parse
+    """Environment variables of every role that has a Connection.
+
+    Raises:
+        ConfigError: a Connection does not describe an OpenAI-compatible endpoint.
+    """
+    from operators.models.endpoints import environment  # slow to import, so not at DAG parse
 
     found: dict[str, str] = {}
     for role in Role:
@@ -51,7 +59,7 @@ def endpoint_of(role: Role, connection: Any) -> Endpoint:
     """The endpoint that a Connection describes.
 
     Raises:
-        ConfigError: no host, or an extra of the wrong kind.
+        ConfigError: the host is missing or not a valid address, or the extra has a value of the wrong type.
     """
     from operators.models.endpoints import SIGHTED, Endpoint
 
@@ -69,7 +77,7 @@ def endpoint_of(role: Role, connection: Any) -> Endpoint:
         )
     try:
         base_url = _base_url(connection)
-    except ValueError:  # which quotes what may be a password; `from None`: tracebacks are logged
+    except ValueError:  # its text may quote a password, and tracebacks are logged: hence `from None`
         host = connection.host if "://" in connection.host else f"http://{connection.host}"
         raise ConfigError(
             f"connection {conn_id}: its host {shown_uri(host)!r} is no address; give the server's name, or "
@@ -79,7 +87,13 @@ def endpoint_of(role: Role, connection: Any) -> Endpoint:
 
 
 def _base_url(connection: Any) -> str:
-    """`host` may be a name, a name with a path, or a URL; an address without a path gets the protocol's usual `/v1`."""
+    """Base URL of a Connection, whose `host` may be a name, a name with a path, or a URL.
+
+    An address without a path gets `/v1`, the usual path of OpenAI-compatible servers.
+
+    Raises:
+        ValueError: the host is not a valid address.
+    """
     host: str = connection.host.strip().rstrip("/")
     if "://" not in host:
         host = f"{connection.schema or 'http'}://{host}"

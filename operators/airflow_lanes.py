@@ -1,8 +1,10 @@
-"""The tasks that both DAGs share: from a configuration to a published release.
+"""The tasks that both DAGs share, from a configuration to a published release.
 
     preflight → plan → lane (one per group of videos: ingest → … → package) → assemble → shard → report → publish
 
-Lanes are a mapped task group: each runs its stages depth-first, at its own pace. Pools bound what all runs do at once.
+`lane` is a mapped task group, with one mapped instance for each partition of the source videos. A partition runs its
+stages depth-first and does not wait for the other partitions. Pools bound how many tasks of all runs execute
+concurrently.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ DECODE_POOL = "lvr_decode"
 MODELS_POOL = "lvr_models"
 
 DECODING = ("ingest", "split", "caption", "package")
-"""Stages that decode video: bound by the CPU. A captioning server is bounded by its own `concurrency` as well."""
+"""CPU-bound stages that decode video. The `concurrency` setting also bounds the requests to a captioning server."""
 
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": "longvideo",
@@ -34,20 +36,23 @@ DEFAULT_ARGS: dict[str, Any] = {
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=15),
 }
-"""Retries are for outages; a wrong configuration fails a task at once, whatever is left of them."""
+"""Retries are for outages. A wrong configuration fails a task immediately, even if it has retries left."""
 
 LONG_SILENCE = timedelta(hours=24)
-"""Of what may work for long between two lines of its log: encoding one video whole, and what follows the lanes, which
-covers the whole build in one unit."""
+"""Silence limit of tasks that can work for a long time between two lines of their log.
+
+These are `package`, which may encode a whole video, and the tasks after the partitions, which process the whole build
+as one work item.
+"""
 
 LANE_LABEL = "{{ task.lane['label'] }}"
 
 
 def build_tasks(build_config: Any = None) -> BaseOperator:
-    """Wire a whole build; returns its first task.
+    """Create and connect the tasks of a whole build, and return the first one.
 
     Args:
-        build_config: the configuration as a dict (an XCom); None: made from the run's parameters.
+        build_config: the configuration as a dict (an XCom). None means that it is made from the run's parameters.
     """
     preflight = PreflightOperator(task_id="preflight", build_config=build_config)
     plan: Any = PlanOperator(task_id="plan", build_config=preflight.output)
@@ -63,7 +68,7 @@ def build_tasks(build_config: Any = None) -> BaseOperator:
                 lane=lane,
                 map_index_template=LANE_LABEL,
                 priority_weight=position,
-                weight_rule="absolute",  # the lane that is furthest goes first
+                weight_rule="absolute",  # the partition that is furthest along goes first
                 **limits,
                 **_place(name),
             )
@@ -86,7 +91,7 @@ def build_tasks(build_config: Any = None) -> BaseOperator:
 
 
 def _place(name: str) -> dict[str, str]:
-    """Pool, and queue for executors that have queues."""
+    """Pool of a stage's task, and its queue for executors that have queues."""
     if name in DECODING:
         return {"pool": DECODE_POOL, "queue": "default"}
     return {"pool": MODELS_POOL, "queue": "models"}

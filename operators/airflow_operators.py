@@ -1,9 +1,9 @@
-"""Operators: one `lvr` command each, run in a process of its own.
+"""Airflow operators, each of which runs one `lvr` command in a child process.
 
-A task waits, hands progress on to its log, and returns a small dict; all work happens in the child. So nothing heavy is
-imported into Airflow, a stage that crashes or hangs takes no worker with it, and a task that is killed leaves nothing
-running. The exit status says what a failure means: the configuration or the input is wrong (the task fails at once), or
-something is away (the task is tried again, and goes on where it stopped).
+The child does all of the work. The task waits, forwards the child's progress to its log, and returns a small dict. So
+Airflow imports nothing heavy, a stage that crashes or hangs does not take down its worker, and a killed task leaves no
+process running. The exit status says what a failure means. If the configuration or the input is wrong, the task fails
+immediately. If a service or a disk is unavailable, Airflow retries the task, which resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from operators.supervise import Finished, WatchdogExpired, run_watched, stop
 LVR = (sys.executable, "-P", "-m", "operators.cli")
 BAD_INPUT_STATUS = 2
 PROGRESS_SECONDS = 2.0
-"""The progress that the UI shows is renewed no more often."""
+"""Minimum time between two updates of the progress that the UI shows."""
 
 RELEASES = Asset(name="longvideo_releases", uri="x-longvideo-reason://releases", group="longvideo")
-"""Gets an event for every published version; `extra` says which one and where."""
+"""Asset that gets an event for every published version. The event's `extra` says which version it is and where."""
 
 
 class LvrCommandOperator(BaseOperator):
-    """Runs a command of the pipeline in a child process, watched.
+    """Runs a pipeline command in a child process, with a limit on its run time and on its silence.
 
-    :param command: the program and its first arguments; `lvr` of this very installation by default
-    :param wall_limit: the command is ended after this time
-    :param silence_limit: the command is ended when it says nothing for this long; longer than one unit's own limit
-        (`Stage.timeout_seconds`), which is the finer watchdog; what works on the whole build as one unit needs more
+    :param command: the program and its first arguments, by default `lvr` of this installation
+    :param wall_limit: the command is terminated after this time
+    :param silence_limit: the command is terminated when it prints nothing for this long. It must exceed the limit of
+        one work item (`Stage.timeout_seconds`), which is the finer watchdog. A task that processes the whole build as
+        one work item needs more
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class LvrCommandOperator(BaseOperator):
         self._watcher: subprocess.Popen[str] | None = None
 
     def run_lvr(self, context: Context, *arguments: str) -> Any:
-        """Run `lvr` with these arguments; returns the JSON value of its last line, or None without one.
+        """Run `lvr` with these arguments, and return the JSON value of its last line, or None if that is not JSON.
 
-        :raises AirflowFailException: the configuration or the input is wrong; trying again would not help
-        :raises AirflowException: an outage, a crash or an expired watchdog; the task is tried again
+        :raises AirflowFailException: the configuration or the input is wrong, so that a retry would not help
+        :raises AirflowException: an outage, a crash or an expired watchdog; Airflow retries the task
         """
         finished = self._watched(context, arguments)
         if finished.status == BAD_INPUT_STATUS:
@@ -101,9 +102,9 @@ class LvrCommandOperator(BaseOperator):
 
 
 class PreflightOperator(LvrCommandOperator):
-    """Checks all that can be known before any work starts; returns the whole configuration as a dict.
+    """Checks before any work starts whether the build can run, and returns the whole configuration as a dict.
 
-    :param build_config: a `BuildConfig` as a dict; None: made from the run's parameters
+    :param build_config: a `BuildConfig` as a dict; None means that it is made from the run's parameters
     """
 
     template_fields: Sequence[str] = ("build_config",)
@@ -125,9 +126,10 @@ class PreflightOperator(LvrCommandOperator):
 
 
 class PlanOperator(LvrCommandOperator):
-    """Lists the sources and groups them into lanes; returns one dict per lane (`run`, `lane`, `label`) to map over.
+    """Lists the sources, groups them into partitions, and returns one dict per partition to map over.
 
-    The run's address is also pushed as XCom `run`, the number of videos and of unusable ones as `videos` and `rejects`.
+    The keys of a dict are `run`, `lane` and `label`. The run's address is also pushed as the XCom `run`, the number of
+    videos as `videos`, and the number of unusable sources as `rejects`.
 
     :param build_config: the `BuildConfig` as a dict
     """
@@ -155,11 +157,11 @@ class PlanOperator(LvrCommandOperator):
 
 
 class StageOperator(LvrCommandOperator):
-    """Runs one stage, for one lane or over the whole build; returns its metrics.
+    """Runs one stage, for one partition or for the whole build, and returns its metrics.
 
     :param stage: the stage's name
-    :param lane: a lane as `PlanOperator` returns it
-    :param run_url: the run's address, for stages over the whole build
+    :param lane: a partition as `PlanOperator` returns it
+    :param run_url: the run's address, for stages that run once for the whole build
     """
 
     template_fields: Sequence[str] = ("lane", "run_url")
@@ -177,7 +179,7 @@ class StageOperator(LvrCommandOperator):
 
 
 class ReportOperator(LvrCommandOperator):
-    """Writes the run's report page; returns its address.
+    """Writes the run's report page, and returns its address as a dict with the key `report`.
 
     :param run_url: the run's address
     """
@@ -193,10 +195,11 @@ class ReportOperator(LvrCommandOperator):
 
 
 class PublishOperator(LvrCommandOperator):
-    """Publishes the run's files as the next version of the dataset; returns what was published and tells `RELEASES`.
+    """Publishes the run's files as the next version of the dataset.
 
-    Content that the newest version already has is not published again: the task is skipped, and nobody is told. A task
-    that died after publishing is told on its retry that its version is new, so that the event is not lost.
+    It returns what was published, and adds an event to the asset `RELEASES`. If the newest version already has the same
+    content, nothing is published, the task is skipped, and no event is added. When a task died after publishing, its
+    retry reports the version as new again, so that the event is not lost.
 
     :param run_url: the run's address
     """
@@ -220,11 +223,12 @@ class PublishOperator(LvrCommandOperator):
 
 
 class StaleOperator(LvrCommandOperator):
-    """Finds out what a new run of a published build would compute; returns the counts and the reasons.
+    """Finds out what a new run of a published build would compute, and returns the counts and the reasons.
 
-    The new run's configuration is pushed as XCom `config`. Which build: the run's parameters `out` and `name` (not
-    needed where `out` holds one dataset), or else the newest event of `RELEASES`. The parameter `overrides` holds
-    `section.field=value` settings for the new run. When nothing is stale the task, and all that follows, is skipped.
+    The new run's configuration is pushed as the XCom `config`. The run's parameters `out` and `name` select the build;
+    `name` is not needed if `out` holds only one dataset. Without `out`, the newest event of `RELEASES` selects it. The
+    parameter `overrides` holds `section.field=value` settings for the new run. When nothing is stale, this task and all
+    downstream tasks are skipped.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -251,7 +255,7 @@ class StaleOperator(LvrCommandOperator):
 
 
 def _newest_release(context: Context) -> dict[str, Any]:
-    # One that a person made in the UI says nothing of a build.
+    # An event that a person created in the UI names no build.
     builds = [dict(event.extra) for event in context["inlet_events"][RELEASES] if event.extra and "run" in event.extra]
     if not builds:
         raise AirflowSkipException(
@@ -261,9 +265,10 @@ def _newest_release(context: Context) -> dict[str, Any]:
 
 
 class _Progress:
-    """The task's newest progress line, in its state store: the UI and the REST API show it while the task runs.
+    """Stores a task's newest progress line, which the UI and the REST API show while the task runs.
 
-    A line that cannot be stored is left out, and the log says so the first time.
+    The line goes into the task's state store. A line that cannot be stored is dropped, and the first such failure is
+    logged as a warning.
     """
 
     def __init__(self, context: Context, warn: Callable[[str], None]) -> None:
@@ -277,7 +282,7 @@ class _Progress:
             return
         try:
             self._store.set("progress", line)
-        except Exception as error:  # noqa: BLE001 - hours of work do not depend on what the UI shows
+        except Exception as error:  # noqa: BLE001 - a failed UI update must not end hours of work
             if not self._has_failed:
                 self._warn(f"the progress cannot be stored, the UI may show an old one: {error}")
             self._has_failed = True
@@ -288,4 +293,4 @@ def _json(line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError:
-        return None  # a command that reports in words
+        return None  # a command that prints plain text

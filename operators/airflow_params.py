@@ -1,7 +1,7 @@
-"""The trigger form and REST parameters of the DAGs, made from `BuildConfig`, and the way back.
+"""DAG parameters made from `BuildConfig`, for the trigger form and the REST API, and their conversion back to it.
 
-A field of a section is one parameter, named as `lvr build --set` names it: `split.clip_seconds`. Labels, help texts,
-limits and choices come from the schema, so that the form cannot drift from what a build accepts.
+Each field of a section is one parameter with the same name as in `lvr build --set`, such as `split.clip_seconds`.
+Labels, help texts, limits and choices come from the JSON schema, so that the form always matches what a build accepts.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from operators.settings import ConfigError, validate_config
 from schemas.config import BuildConfig
 
 UP_FRONT = ("source", "out", "name", "media_root", "allowed_roots", "lane_videos")
-"""Shown at once, in this order; every other parameter is in a section that opens with a click."""
+"""Parameters shown at the top of the form, in this order. All others are in sections that open with a click."""
 
 _CONSTRAINTS = (
     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "pattern",
 )  # fmt: skip
 
 _CODE = re.compile("`([^`]+)`")
-"""The form draws code in boxes that cover the lines above and below."""
+"""Inline code in a help text. It is shown in bold: the form's boxes around code cover the lines above and below."""
 
 _SHORT = re.compile(r"\b(fps|sft)\b", re.IGNORECASE)
 
 
 def build_params() -> dict[str, Param]:
-    """One parameter per field of `BuildConfig`."""
+    """One DAG parameter for each field of `BuildConfig`, by dotted name."""
     root = BuildConfig.model_json_schema()
     fields = dict(_leaves(root, root, ""))
     names = [*UP_FRONT, *(name for name in fields if name not in UP_FRONT)]
@@ -37,10 +37,10 @@ def build_params() -> dict[str, Param]:
 
 
 def config_from_params(params: Mapping[str, Any]) -> BuildConfig:
-    """The configuration that a run's parameters ask for; None stands for a field's default.
+    """The configuration that a run's parameters describe, where None stands for a field's default.
 
     Raises:
-        ConfigError: names every parameter that is unknown or does not fit.
+        ConfigError: a parameter is unknown or has an invalid value; the message names all such parameters.
     """
     known = build_params()
     if unknown := [name for name in params if name not in known]:
@@ -60,7 +60,7 @@ def config_from_params(params: Mapping[str, Any]) -> BuildConfig:
 
 
 def _leaves(root: Mapping[str, Any], schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every field that holds a value, by its dotted name; fields that hold fields are walked."""
+    """Yield the dotted name and the schema of every field that holds a value, recursing into sections."""
     for name, found in schema["properties"].items():
         resolved = _resolve(root, found)
         if "properties" in resolved:
@@ -70,7 +70,7 @@ def _leaves(root: Mapping[str, Any], schema: Mapping[str, Any], prefix: str) -> 
 
 
 def _resolve(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema with its reference followed; what stands beside the reference wins."""
+    """The schema with its `$ref` resolved. Keys next to the `$ref` override those of the target."""
     if "$ref" not in schema:
         return dict(schema)
     target = root["$defs"][schema["$ref"].rpartition("/")[2]]
@@ -85,16 +85,16 @@ def _param(root: Mapping[str, Any], name: str, schema: Mapping[str, Any]) -> Par
     if name not in UP_FRONT:
         options["section"] = _section(root, name)
     if "default" not in schema:
-        return Param(type=schema["type"], **options)  # required: the form asks for it
+        return Param(type=schema["type"], **options)  # required: the form insists on a value
     return Param(**_value(root, schema), **options)
 
 
 def _value(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Default, type and choices, in the forms that the trigger page has an input for."""
+    """Default, type and choices of a parameter, in a form that the trigger page has an input field for."""
     default = schema["default"]
     if "enum" in schema:
         return {"default": default, "type": "string", **_choices(schema["enum"])}
-    if "anyOf" in schema:  # yes, no, or left to the build
+    if "anyOf" in schema:  # yes, no, or decided by the build
         labels = {"null": "Automatic", "true": "Yes", "false": "No"}
         return {"default": default, "enum": [None, True, False], "values_display": labels}
     if schema["type"] == "array" and "enum" not in _resolve(root, schema["items"]):  # one per line
@@ -106,7 +106,7 @@ def _value(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]
             "default": list(default), "type": "array", "items": items, "examples": words, "uniqueItems": True,
             "values_display": _choices(words)["values_display"],
         }  # fmt: skip
-    if default == "":  # a plain string would be required, and an empty one would keep the form from being sent
+    if default == "":  # the form requires a value for a plain string, and could not be submitted with an empty one
         return {"default": None, "type": ["null", "string"]}
     return {"default": default, "type": schema["type"]}
 
@@ -116,7 +116,10 @@ def _choices(words: list[str]) -> dict[str, Any]:
 
 
 def _title(name: str) -> str:
-    """`models.captioner.timeout_seconds` -> `Captioner: timeout seconds`; the section's own name stands above it."""
+    """Label of a parameter: `models.captioner.timeout_seconds` gives `Captioner: timeout seconds`.
+
+    The section's own name is omitted, because the form shows it as the heading above.
+    """
     words = [part.replace("_", " ") for part in name.split(".")]
     return _SHORT.sub(lambda found: found[0].upper(), ": ".join(words[1:] or words).capitalize())
 
