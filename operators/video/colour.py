@@ -1,14 +1,15 @@
-"""Colours as an ordinary screen shows them: any decoded frame as 8-bit full-range RGB, BT.709.
+"""Converts decoded frames to colours for an ordinary screen: 8-bit full-range RGB, BT.709.
 
-Guarantees: the YUV matrix and range are the frame's own; where the frame does not tell, they are those that players
-assume. PQ and HLG (HDR) are tone-mapped; SDR keeps its values, whatever its bit depth.
+Guarantees: the YUV matrix and range are the frame's own. Where the frame does not state them, they are those that
+players assume. PQ and HLG (HDR) are tone-mapped. SDR keeps its values at any bit depth.
 
-Not converted: primaries of SDR video (wide-gamut SDR looks a little pale), Dolby Vision without an HDR10 base layer.
+Not converted are the primaries of SDR video (wide-gamut SDR looks slightly pale) and Dolby Vision without an HDR10 base
+layer.
 
-Tone mapping is the usual chain of ffmpeg's filters, `zscale=t=linear:npl=100`, `zscale=p=bt709`,
+Tone mapping is the usual chain of ffmpeg filters, `zscale=t=linear:npl=100`, `zscale=p=bt709`,
 `tonemap=mobius:param=0.3:desat=0:peak=10`, `zscale=t=bt709`, on the frame in its final size. Of ffmpeg's curves, mobius
 keeps dark and middle tones as bright as they were graded: the reference white of HDR (203 cd/m2, BT.2408) becomes level
-235, against 193 with hable. swscale's own tone mapping spends seconds on a table for every video.
+235, against 193 with hable. The tone mapping of swscale spends seconds on a table for every video.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from av.video.reformatter import ColorRange, Colorspace, ColorTrc, VideoReformat
 from numpy.typing import NDArray
 
 SDR_WHITE = 100.0
-"""cd/m2 that stay white at most: the reference white of SDR, ffmpeg's `npl`."""
+"""Luminance in cd/m2 of SDR's reference white, ffmpeg's `npl`."""
 HDR_PEAK = 1000.0
-"""cd/m2 that become SDR's white; what is brighter is white too. The nominal peak of HLG (BT.2100) and of most HDR10."""
+"""Luminance in cd/m2 that is mapped to SDR's white; brighter pixels are clipped to white. It is the nominal peak of HLG
+(BT.2100) and of most HDR10 video."""
 LINEAR_BELOW = 0.3
-"""Fraction of SDR's white up to which the tone curve changes nothing, ffmpeg's `param`."""
+"""Fraction of SDR's white up to which the tone curve is the identity, ffmpeg's `param`."""
 
 _MATRICES = {
     1: Colorspace.ITU709,
@@ -37,17 +39,17 @@ _MATRICES = {
     9: Colorspace.BT2020,
     10: Colorspace.BT2020,
 }
-"""swscale's matrices by matrix coefficients (ITU-T H.273, table 4). It refuses frames that are tagged with others."""
+"""swscale's matrices by matrix coefficients (ITU-T H.273, table 4). It rejects frames with other tags."""
 
 _BT2020_LUMA = np.array([[0.2627, 0.6780, 0.0593]], dtype=np.float32)
 _BT2020_TO_BT709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32
 )
-"""ITU-R BT.2407-0, section 2.2."""
+"""Matrix from BT.2020 to BT.709 primaries (ITU-R BT.2407-0, section 2.2)."""
 
 
 def _perceptual_quantizer() -> NDArray[np.float32]:
-    """Light of each code value by the EOTF of PQ (BT.2100, table 4); 1 is SDR's white."""
+    """Table from PQ code values to light by the EOTF (BT.2100, table 4); shape [65536], 1 is SDR's white."""
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
     root = np.linspace(0, 1, 65536) ** (1 / m2)
     light = 10_000 * ((root - c1).clip(0) / (c2 - c3 * root)) ** (1 / m1)
@@ -55,7 +57,8 @@ def _perceptual_quantizer() -> NDArray[np.float32]:
 
 
 def _hybrid_log_gamma() -> NDArray[np.float32]:
-    """Scene light of each code value by the inverse OETF of HLG (BT.2100, table 5); 1 is its peak."""
+    """Table from HLG code values to scene light by the inverse OETF (BT.2100, table 5); shape [65536], 1 is HLG's
+    peak."""
     a = 0.17883277
     b, c = 1 - 4 * a, 0.5 - a * np.log(4 * a)
     code = np.linspace(0, 1, 65536)
@@ -63,8 +66,10 @@ def _hybrid_log_gamma() -> NDArray[np.float32]:
 
 
 def _levels() -> NDArray[np.uint8]:
-    """8-bit levels of square roots of light by the inverse EOTF of BT.1886, 2.4 th root. Evenly spaced roots are dense
-    where levels are: near black."""
+    """Table from square roots of light to 8-bit levels by the inverse EOTF of BT.1886 (2.4th root); shape [65536].
+
+    Evenly spaced square roots are dense where 8-bit levels are dense: near black.
+    """
     return np.rint(255 * np.linspace(0, 1, 65536) ** (2 / 2.4)).astype(np.uint8)
 
 
@@ -73,7 +78,7 @@ _LEVELS = _levels()
 
 
 def to_rgb(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
-    """The frame scaled to `width` x `height`, in the orientation in which it is coded; shape [height, width, 3]."""
+    """Convert a frame to RGB of `width` x `height`, in its coded orientation. Shape [height, width, 3]."""
     if is_hdr(frame):
         code_values = _scaled(frame, width, height, "rgb48le", ColorRange.JPEG)
         return tone_map(code_values, ColorTrc(frame.color_trc))
@@ -81,28 +86,32 @@ def to_rgb(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def to_yuv420(frame: VideoFrame, width: int, height: int, target: Colorspace) -> NDArray[np.uint8]:
-    """An SDR frame scaled to `width` x `height`, both even, with this matrix and limited range.
+    """Convert an SDR frame to limited-range yuv420p of `width` x `height` with the matrix `target`.
+
+    Args:
+        width: even.
+        height: even.
 
     Returns:
-        The planes of yuv420p one below the other, shape [height * 3 / 2, width].
+        The planes one below the other, shape [height * 3 / 2, width].
     """
     return _scaled(frame, width, height, "yuv420p", ColorRange.MPEG, target)
 
 
 def is_hdr(frame: VideoFrame) -> bool:
-    """Is the frame's transfer PQ or HLG?"""
+    """Whether the frame's transfer function is PQ or HLG."""
     return frame.color_trc in _LIGHT
 
 
 def tone_map(rgb: NDArray[np.uint16], transfer: ColorTrc) -> NDArray[np.uint8]:
-    """PQ or HLG to SDR.
+    """Tone-map PQ or HLG to SDR.
 
     Args:
         rgb: BT.2020, full range (65535 is the largest code value), shape [height, width, 3].
         transfer: SMPTE2084 or ARIB_STD_B67.
 
     Returns:
-        BT.709 primaries, the inverse of BT.1886 as transfer, shape [height, width, 3].
+        8-bit RGB with BT.709 primaries, the inverse of BT.1886 as transfer, shape [height, width, 3].
     """
     light = _LIGHT[transfer][rgb]
     if transfer == ColorTrc.ARIB_STD_B67:
@@ -114,7 +123,7 @@ def tone_map(rgb: NDArray[np.uint16], transfer: ColorTrc) -> NDArray[np.uint8]:
 
 
 def matrix(frame: VideoFrame) -> Colorspace:
-    """The frame's matrix; if it names none that is known, BT.2020 for HDR, else BT.709 for HD and BT.601 below."""
+    """The frame's YUV matrix. If it states no known one: BT.2020 for HDR, BT.709 for HD and BT.601 below."""
     if frame.colorspace in _MATRICES:
         return _MATRICES[frame.colorspace]
     if is_hdr(frame):
@@ -130,7 +139,7 @@ def _scaled(
     color_range: ColorRange,
     target: Colorspace | None = None,
 ) -> NDArray[Any]:
-    # One thread: those of the decoder keep the cores busy, and starting others costs more than they save.
+    # One thread: the decoder's threads keep the cores busy, and starting more costs more time than they save.
     scaled = VideoReformatter().reformat(
         frame,
         width,
@@ -146,7 +155,7 @@ def _scaled(
 
 
 def _gain(brightest: NDArray[np.float32]) -> NDArray[np.float32]:
-    """By how much to scale pixels whose brightest channel is this (1 is SDR's white), as in libavfilter/vf_tonemap.c.
+    """Scale factor per pixel by its brightest channel (1 is SDR's white), as in libavfilter/vf_tonemap.c.
 
     The Moebius curve `scale * (x + a) / (x + b)` touches the identity at `LINEAR_BELOW` and passes through (peak, 1).
     """

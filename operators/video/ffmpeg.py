@@ -1,9 +1,9 @@
-"""Runs ffmpeg safely: which executable, and how a stream specification becomes a process.
+"""Runs ffmpeg safely: chooses the executable and turns a stream specification into a process.
 
-Guarantees: no shell; file names can act neither as options nor as URLs nor as playlists that lead elsewhere; a process
-that takes too long is killed; a failure says which file, how it ended and what ffmpeg printed. A failure counts against
-the file only when the tool is sound and the machine is: a source that could not be read is an `OSError`, an ffmpeg that
-cannot do its work whatever the file is an `Outage`.
+Guarantees: no shell is used. File names cannot act as options, as URLs or as playlists that refer to other files. A
+process that exceeds its time limit is killed. The error of a failed run names the file, the exit status and the last
+lines that ffmpeg printed. A failure is blamed on the file only when both ffmpeg and the machine are sound: a source
+that could not be read raises `OSError`, and an ffmpeg that cannot encode at all raises `Outage`.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ from schemas.errors import Outage
 from schemas.storage import READ_ERRORS
 
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,gif,rm,wtv,ivf,dv"
-"""Demuxers that may open a source. Playlists and concatenation scripts (hls, dash, concat, sdp, ...) follow references
-to other files and addresses, so they are not among them."""
+"""Demuxers that may open a source. Playlists and concatenation scripts (hls, dash, concat, sdp, ...) are excluded
+because they refer to other files and addresses."""
 
 CONFINEMENT = {"protocol_whitelist": "file,pipe", "format_whitelist": CONTAINERS, "fflags": "+genpts"}
-"""Options for every input, of the executable and of PyAV alike, so that both see the same times (`genpts` fills in
-those that a broadcast's packets lack)."""
+"""Input options, for the executable and for PyAV, so that both see the same times. `genpts` fills in timestamps that
+the packets of a broadcast lack."""
 
 
 LARGEST_FRAME_PIXELS = 100_000_000
-"""A decoded frame of more pixels than this is taken for damage or an attack (16K video has 133 million, 8K 33)."""
+"""Limit for the pixels of a decoded frame. A larger frame counts as damage or an attack. 8K video has 33 million
+pixels, 16K video 133 million."""
 
 
 OLDEST_FFMPEG = (5, 1)
-"""The first with the option `-fps_mode`, without which a clip's frames would not keep their times."""
+"""Oldest supported version: the first with the option `-fps_mode`, which keeps the frame times of a clip."""
 
 ENCODERS = {"libx264": "yuv420p", "libx265": "yuv420p10le", "aac": ""}
-"""What is encoded with ffmpeg, and from which pixel format: clips, HDR clips, sound."""
+"""Encoders that ffmpeg must have, with their input pixel formats: for clips, for HDR clips and for audio."""
 
 _READ_ERROR_WORDS = (*(os.strerror(number).encode() for number in READ_ERRORS), b"I/O error")
-"""As ffmpeg prints them; the last is musl's. Some demuxers say the same of mere damage."""
+"""Read errors in ffmpeg's output. The last one is musl's. Some demuxers print the same words for damaged content."""
 
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
@@ -54,39 +55,41 @@ _CHECK_SECONDS = 60.0
 
 
 class FfmpegError(RuntimeError):
-    """ffmpeg failed or was killed; the message names the file, the exit and ffmpeg's last words."""
+    """ffmpeg failed or was killed. The message names the file, the exit status and ffmpeg's last lines."""
 
 
 class FfmpegUnusable(Outage):
-    """No ffmpeg on this machine can do what is asked of it, whatever the video; the message says why, of each."""
+    """No ffmpeg on this machine can do the required work. The message gives the reason for each."""
 
 
 def ffmpeg_executable() -> str:
-    """The system's ffmpeg if there is one on the PATH that is not too old, else the one of `imageio-ffmpeg`.
+    """Path of the ffmpeg executable in use.
+
+    The ffmpeg on the PATH is preferred if it is recent enough, else the one of `imageio-ffmpeg` is used.
 
     Raises:
-        FfmpegUnusable: there is none, or each is too old or cannot be started.
+        FfmpegUnusable: no ffmpeg is installed, or each one is too old or cannot be started.
     """
     return _choose_ffmpeg()[0]
 
 
 def ffmpeg_version() -> str:
-    """Name and version of the ffmpeg in use, such as `ffmpeg 7.1.1`: builds of one version count as the same.
+    """Name and version of the ffmpeg in use, such as `ffmpeg 7.1.1`. Builds of one version count as the same.
 
     Raises:
-        FfmpegUnusable: as `ffmpeg_executable`.
+        FfmpegUnusable: no ffmpeg is installed, or each one is too old or cannot be started.
     """
     return f"ffmpeg {_choose_ffmpeg()[1]}"
 
 
 def pyav_version() -> str:
-    """Name and version of PyAV, whose wheels carry the libraries of one ffmpeg each."""
+    """Name and version of PyAV. Each of its wheels bundles the libraries of one ffmpeg version."""
     return f"PyAV {av.__version__}"
 
 
 @cache
 def _choose_ffmpeg() -> tuple[str, str]:
-    """The executable and its version."""
+    """Path and version of the executable."""
     problems = []
     for path in filter(None, (shutil.which("ffmpeg"), _carried_ffmpeg())):
         try:
@@ -95,7 +98,7 @@ def _choose_ffmpeg() -> tuple[str, str]:
             problems.append(f"{path} cannot be started ({error})")
             continue
         version = printed.decode(errors="replace").partition("ffmpeg version ")[2].partition(" ")[0]
-        if match := re.match(r"n?(\d+(?:\.\d+)+)", version):  # a build between two releases has no such number
+        if match := re.match(r"n?(\d+(?:\.\d+)+)", version):  # development builds have no release number
             version = match[1]
             if tuple(map(int, version.split("."))) < OLDEST_FFMPEG:
                 problems.append(f"{path} is version {version}, at least {'.'.join(map(str, OLDEST_FFMPEG))} is needed")
@@ -115,10 +118,10 @@ def _carried_ffmpeg() -> str | None:
 
 
 def check_ffmpeg() -> None:
-    """Encode a moment of picture and sound with everything that clips are encoded with.
+    """Encode 0.4 s of video and audio with every encoder that clips need.
 
     Raises:
-        FfmpegUnusable: that fails.
+        FfmpegUnusable: ffmpeg cannot be started, or one of the encoders fails.
     """
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error"]
     command += ["-f", "lavfi", "-i", "color=size=64x64:rate=5:duration=0.4", "-f", "lavfi", "-i", "anullsrc"]
@@ -137,18 +140,20 @@ def check_ffmpeg() -> None:
 
 
 def file_url(path: Path) -> str:
-    """The one spelling of a local file that ffmpeg cannot take for anything else, whatever its name is."""
+    """The URL of a local file, which ffmpeg cannot mistake for an option, protocol or pattern, whatever the file
+    name."""
     return f"file:{path}"
 
 
 class NoticedFile:
-    """A local file for PyAV to read, which keeps what libavformat forgets: that a read failed.
+    """A local file for PyAV to read, which records failed reads. Use it as a context manager.
 
-    Most demuxers take a failed read (a bad sector, a network mount that gives no answer) for the end of the file, and
-    what was read until then for a shorter video. A context manager.
+    libavformat forgets that a read failed. Most demuxers take a failed read (a bad sector, a network mount that does
+    not respond) for the end of the file, and the part read so far for a shorter video.
 
     Raises:
-        OSError: it cannot be opened; at the end, also in place of another error: it could not be read to its size.
+        OSError: the file cannot be opened. On exit from the context, also in place of another error: it could not be
+            read up to its size.
     """
 
     def __init__(self, path: Path) -> None:
@@ -183,23 +188,23 @@ class NoticedFile:
 
 
 def run_ffmpeg(stream: Any, timeout_seconds: float) -> None:
-    """Run an ffmpeg-python stream specification with file inputs and one file output, which is overwritten.
+    """Run an ffmpeg-python stream specification with file inputs and one output file, which is overwritten.
 
     Raises:
-        FfmpegError: ffmpeg ended with an error, or was killed after `timeout_seconds`.
-        FfmpegUnusable: it does so whatever the input is.
-        OSError: an input could not be read, there was no space left to write, the file outgrew the process's limit
-            (RLIMIT_FSIZE), or ffmpeg was killed from outside.
+        FfmpegError: ffmpeg exited with an error, or was killed after `timeout_seconds`.
+        FfmpegUnusable: ffmpeg fails whatever the input is.
+        OSError: an input could not be read, the disk is full, the output exceeded the process's file size limit
+            (RLIMIT_FSIZE), or ffmpeg was killed by another process.
     """
     *arguments, target = ffmpeg.get_args(stream)
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
     command += [*_confined(arguments), _as_file(target)]
     ended = _run(command, target, timeout_seconds)
-    if any(words in ended.stderr for words in _READ_ERROR_WORDS):  # also where it ended well, with a part of the input
+    if any(words in ended.stderr for words in _READ_ERROR_WORDS):  # also after exit 0 with part of the input
         for option, name in pairwise(arguments):
             if option == "-i":
                 _read_whole(Path(name.removeprefix("file:")))
-        ended = _run(command, target, timeout_seconds)  # it can be read (again): what is said now is of the input
+        ended = _run(command, target, timeout_seconds)  # inputs are readable: the result is now about their content
     if ended.returncode == -signal.SIGXFSZ:
         raise OSError(errno.EFBIG, "ffmpeg: the file outgrew the process's limit", target)
     if ended.returncode in (-signal.SIGKILL, -signal.SIGBUS):
@@ -225,13 +230,21 @@ def _run(command: list[str], target: str, timeout_seconds: float) -> subprocess.
 
 
 def raise_write_error(error: Exception) -> None:
-    """Raise PyAV's error again if no room is left for what it writes, which says nothing of the video that it reads."""
+    """Re-raise a PyAV error that says that the output could not be written.
+
+    Such an error (disk full, quota exceeded, read-only file system, file size limit) says nothing about the video that
+    is read. Other errors are ignored.
+    """
     if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
         raise error
 
 
 def _read_whole(path: Path) -> None:
-    """Read a file to its end. Raises OSError if that cannot be done."""
+    """Read a file to its end.
+
+    Raises:
+        OSError: the file cannot be read to its end.
+    """
     with NoticedFile(path) as file:
         while file.read(1 << 20):
             pass
@@ -242,7 +255,7 @@ def _last_words(ended: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def _confined(arguments: list[str]) -> list[str]:
-    """The arguments with every input reduced to a plain file in a known container."""
+    """The arguments with every input restricted to a plain file in a known container."""
     confined: list[str] = []
     limits = {**CONFINEMENT, "max_pixels": str(LARGEST_FRAME_PIXELS)}
     options = [text for name, value in limits.items() for text in (f"-{name}", value)]

@@ -1,7 +1,7 @@
-"""Which way up a video is to be shown: what its display matrix asks for, rounded to quarter turns, mirrored or not.
+"""Orientation in which a video is displayed, from its display matrix: quarter turns, mirrored or not.
 
-Phones write such a matrix instead of turning pixels, selfie and rear-view cameras one that mirrors. It stands in the
-container or, as display orientation SEI, in the coded video; decoders put either beside each frame.
+Phones write such a matrix instead of rotating pixels. Selfie and rear-view cameras write one that mirrors. The matrix
+is stored in the container or, as display orientation SEI, in the coded video. Decoders attach either to each frame.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ _TURNS = {0: (), 90: (("transpose", "clock"),), 180: (("hflip",), ("vflip",)), 2
 
 
 class Orientation(NamedTuple):
-    """What to do with a stored frame to show it: first mirror it, then turn it."""
+    """Transformation of a stored frame for display: first mirror it, then rotate it."""
 
     mirrored: bool
-    """Left and right are exchanged."""
+    """True if left and right are exchanged."""
     rotation: int
-    """Degrees clockwise: 0, 90, 180 or 270."""
+    """Clockwise rotation in degrees: 0, 90, 180 or 270."""
 
     @property
     def swaps_sides(self) -> bool:
-        """What is stored as width is shown as height."""
+        """Whether the stored width is the displayed height."""
         return self.rotation in (90, 270)
 
     def upright(self, pictures: NDArray[np.uint8], axes: tuple[int, int] = (0, 1)) -> NDArray[np.uint8]:
-        """Stored pictures as they are shown, contiguous in memory.
+        """Transform stored pictures to how they are displayed. The result is contiguous in memory.
 
         Args:
-            axes: the vertical and the horizontal one.
+            axes: the vertical and the horizontal axis.
         """
         mirrored = np.flip(pictures, axes[1]) if self.mirrored else pictures
         return np.ascontiguousarray(np.rot90(mirrored, k=-self.rotation // 90, axes=axes))
 
     @property
     def filters(self) -> tuple[tuple[str, ...], ...]:
-        """The same as filters of ffmpeg, each with its arguments."""
+        """The transformation as ffmpeg filters, each with its arguments."""
         return (*((("hflip",),) if self.mirrored else ()), *_TURNS[self.rotation])
 
 
@@ -48,10 +48,10 @@ AS_STORED = Orientation(mirrored=False, rotation=0)
 
 
 def orientation(frame: VideoFrame) -> Orientation:
-    """How a decoded frame is to be shown: as ffmpeg and players do, but any angle to the nearest quarter turn.
+    """Orientation of a decoded frame, as ffmpeg and players show it, but rounded to the nearest quarter turn.
 
-    The matrix maps the stored picture's axes, x to the right and y down, to (a, b) and (c, d) (ISO/IEC 14496-12,
-    8.5.2). Its determinant is negative where it mirrors. The angle is that of the rotation nearest to it.
+    The matrix maps the axes of the stored picture, x to the right and y down, to (a, b) and (c, d) (ISO/IEC 14496-12,
+    8.5.2). Its determinant is negative where it mirrors. The angle is that of the nearest rotation.
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:

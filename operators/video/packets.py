@@ -1,10 +1,11 @@
-"""Opens a video and reads its packet index: exact times of every frame, without decoding.
+"""Opens a video and reads its packet index: the exact time of every frame, without decoding.
 
-Containers' headers lie about frame counts, durations and rates (variable frame rate, edit lists, truncated files), so
-they are asked for one thing only: how much there should be, to know how much is missing. All times are integer
-microseconds from the first presented frame; `Timeline` is the only place where they are computed from timestamps (PTS).
+Frame counts, durations and rates in container headers are unreliable (variable frame rate, edit lists, truncated
+files). They are used for one purpose only: to estimate how much of a file is missing. All times are integer
+microseconds from the first presented frame. `Timeline` is the only place that converts timestamps (PTS) to such times.
 
-An hour of 640x360 video with sound is read in about a second. Left to others: whether what is promised can be decoded.
+Indexing an hour of 640x360 video with audio takes about a second. The index does not tell whether the frames can be
+decoded.
 """
 
 from __future__ import annotations
@@ -33,33 +34,39 @@ from operators.video.streams import has_moving_picture, moving_pictures
 SECOND_US = 1_000_000
 
 NO_TIME = int(np.iinfo(np.int64).min)
-"""Stands for a timestamp that a packet does not have (ffmpeg's AV_NOPTS_VALUE)."""
+"""Marks a missing timestamp of a packet (ffmpeg's AV_NOPTS_VALUE)."""
 
 LONGEST_HOLD_US = 600 * SECOND_US
-"""One picture may stand for ten minutes, as in a recorded lecture; longer is more likely a damaged clock."""
+"""Longest plausible frame duration: ten minutes, as in a recorded lecture. A longer one is more likely a damaged
+clock."""
 
 _LONGEST_VIDEO_SECONDS = 1000 * 3600
 _FARTHEST_CLOCK_SECONDS = 10**11
-"""Beyond this a timestamp is damaged (and sums of microseconds could overflow). A clock may count from the year 0."""
+"""A timestamp beyond this is damaged, and sums of microseconds could overflow. A clock may count from the year 0."""
 
 _ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-"""A title in an old encoding says nothing about the frames. PyAV 19 does not mind one."""
+"""Options of `av.open` that accept a title in an old encoding, which says nothing about the frames. PyAV 19 accepts one
+by default."""
 
 _INDEXED_CONTAINERS = ("mov", "matroska", "avi", "flv", "gif", "ivf")
-"""Demuxers whose seek lands on a key frame. The others search for a timestamp and may land behind the key frame."""
+"""Demuxers whose seek lands on a key frame. The others search for a timestamp and may land after the key frame."""
 
 _ASPECT_IN_FRAMES = ("mpegts", "mpeg", "flv", "wtv", "dv")
-"""Containers that state no shape of pixels: the coded frames do, and may change it. Others state one for all."""
+"""Containers without a sample aspect ratio. The coded frames state it and may change it. Other containers state one
+ratio for all frames."""
 
 _FACTS = 6
-"""Columns of `Packets`."""
+"""Number of columns of `Packets`."""
 
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
-"""What an MP4 or QuickTime file may begin with, after four bytes of size (ISO/IEC 14496-12)."""
+"""Box types that an MP4 or QuickTime file may begin with, after four bytes of size (ISO/IEC 14496-12)."""
 
 
 class UnreadableVideo(ValueError):
-    """A file that cannot be used as a video. `reason` is a typed word; the message also says what helps."""
+    """A file that cannot be used as a video.
+
+    `reason` is a typed word. The message also says how to fix the problem.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -71,7 +78,7 @@ class UnreadableVideo(ValueError):
 
 @dataclass(frozen=True)
 class Timeline:
-    """Maps a stream's timestamps to microseconds from its first presented frame, and back, exactly."""
+    """Exact conversion between a stream's timestamps and microseconds from its first presented frame."""
 
     time_base: Fraction
     first_pts: int
@@ -81,54 +88,59 @@ class Timeline:
     @overload
     def microseconds(self, pts: NDArray[np.int64]) -> NDArray[np.int64]: ...
     def microseconds(self, pts: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
-        """The time of a timestamp, or of each, rounded to the nearest microsecond (halves up)."""
+        """Times of timestamps in microseconds, rounded to the nearest (halves up). Arrays keep their shape."""
         ticks = self.time_base.denominator
         seconds, rest = divmod((pts - self.first_pts) * self.time_base.numerator, ticks)
         return seconds * SECOND_US + (2 * rest * SECOND_US + ticks) // (2 * ticks)
 
     def pts(self, time_us: int) -> int:
-        """The first timestamp whose time is `time_us` or later: frames from it on are the frames from `time_us` on."""
+        """The first timestamp whose time is `time_us` or later.
+
+        Frames with this timestamp or a later one are exactly the frames from `time_us` on.
+        """
         unit = self.time_base * SECOND_US
         return self.first_pts - ((1 - 2 * time_us) * unit.denominator) // (2 * unit.numerator)
 
     def seconds(self, time_us: int) -> float:
-        """The time on the container's own clock, which other streams share."""
+        """Convert a time to seconds on the container's own clock, which all streams share."""
         return float(self.first_pts * self.time_base) + time_us / SECOND_US
 
 
 @dataclass(frozen=True)
 class Packets:
-    """What the packets of one stream say, in the order of the file. Arrays of shape [packets]; times in ticks."""
+    """Packet metadata of one stream, in file order. Arrays have the shape [packets]; times are in ticks."""
 
     time_base: Fraction
     pts: NDArray[np.int64]
-    """`NO_TIME` where there is none, as in `dts`."""
+    """`NO_TIME` where the packet has none; the same holds for `dts`."""
     dts: NDArray[np.int64]
     duration: NDArray[np.int64]
-    """0 where the container does not tell. MP4 tells the step of `dts`, which is another packet's once reordered."""
+    """0 where the container states none. MP4 states the step of `dts`, which belongs to another packet once frames are
+    reordered."""
     size: NDArray[np.int64]
-    """Bytes."""
+    """Size in bytes."""
     key: NDArray[np.bool_]
     discarded: NDArray[np.bool_]
-    """An edit list leaves it out: decoded where others need it, never shown."""
+    """True for a packet that an edit list removes: it is decoded where other frames need it, but never shown."""
     configurations: tuple[tuple[int, bytes], ...] = ()
-    """Where the container changes the decoder's configuration (extradata; MP4's sample entries): numbers of packets,
-    ascending, and what holds from each on. Demuxers mention a change only once, also after a seek."""
+    """Changes of the decoder configuration (extradata; MP4's sample entries), as (packet number, configuration from
+    that packet on), ascending. Demuxers report a change only once, even after a seek."""
     sound_changes: bool = False
-    """Of sound: packets or the container say, of its rate and channels, one thing here and another there."""
+    """For audio: the sample rate or the channels differ between packets, or the container changes the configuration."""
 
     def configuration(self, packet: int, first: bytes) -> bytes:
-        """The decoder's configuration for a packet, by its number; `first` is that of the stream's header."""
+        """The decoder configuration of a packet, given by number. `first` is the configuration in the stream's
+        header."""
         return next((data for number, data in reversed(self.configurations) if number <= packet), first)
 
     @property
     def start_us(self) -> int:
-        """Where what is shown begins on the container's own clock; 0 if nothing is."""
+        """Start of the shown packets on the container's own clock, in microseconds; 0 if none is shown."""
         return self._microseconds(self.pts[self._shown].min()) if self._shown.any() else 0
 
     @property
     def end_us(self) -> int:
-        """Where what is shown ends on the container's own clock; 0 if nothing is."""
+        """End of the shown packets on the container's own clock, in microseconds; 0 if none is shown."""
         return self._microseconds((self.pts + self.duration)[self._shown].max()) if self._shown.any() else 0
 
     @property
@@ -141,49 +153,55 @@ class Packets:
 
 @dataclass(frozen=True)
 class PacketIndex:
-    """Every frame of a video stream as its packets tell it."""
+    """Every frame of a video stream according to its packets."""
 
     timeline: Timeline
     frame_times_us: NDArray[np.int64]
-    """Shape [frames], ascending, the first 0. Packets that an edit list discards are not counted, nor those before the
-    first key frame, which no decoder can show, nor those after the clock went back, until it is where it was."""
+    """Shape [frames], ascending, the first 0. Not counted are packets that an edit list discards, packets before the
+    first key frame, which no decoder can show, and packets after the clock jumped back, until it reaches its former
+    maximum again."""
     frame_packets: NDArray[np.int64]
-    """Shape [frames]: the number of each frame's packet in `packets`."""
+    """Shape [frames]: the index into `packets` of each frame's packet."""
     key_frame_times_us: NDArray[np.int64]
-    """Shape [key frames], ascending, the first 0 or, where an edit list discards it, earlier."""
+    """Shape [key frames], ascending. The first is 0, or earlier where an edit list discards it."""
     open_gops: NDArray[np.bool_]
-    """Shape [key frames]: frames that are shown before the key frame follow it in the file, so that they may refer to
-    pictures before it (open GOP; HEVC's RADL pictures, which do not, look the same from outside)."""
+    """Shape [key frames]. True for an open GOP: frames that are shown before the key frame follow it in the file, so
+    they may refer to frames before it. HEVC's RADL pictures, which do not, cannot be distinguished here."""
     duration_us: int
-    """From the first frame's start to the last frame's end."""
+    """Time from the first frame's start to the last frame's end."""
     missing_us: int
-    """How much longer the header says that the video goes on, if the file was cut off: 0 for a whole file."""
+    """Missing time at the end of a truncated file according to its header; 0 for a whole file."""
     gaps_us: NDArray[np.int64]
-    """Shape [gaps, 2]: starts and ends of stretches of more than a second, and ten times the usual step, in which no
-    frame begins."""
+    """Shape [gaps, 2]: start and end of each stretch without a new frame. A gap is longer than a second and than ten
+    times the median frame step."""
     indexed: bool
-    """The container's seek lands on key frames."""
+    """True if the container's seek lands on key frames."""
     packets: Packets
     audio: Mapping[int, Packets]
-    """By number of the stream in the container."""
+    """Audio packets by stream index in the container."""
 
     def key_frame(self, time_us: int) -> int:
-        """Number of the last key frame at or before a time."""
+        """Index of the last key frame at or before a time."""
         return max(0, int(np.searchsorted(self.key_frame_times_us, time_us, side="right")) - 1)
 
     def seek_target_us(self, key_frame: int) -> int:
-        """Where to seek so that decoding starts at this key frame or before it. May be negative."""
+        """Seek target for decoding from this key frame, in microseconds. May be negative.
+
+        Where the container's seek does not land on key frames, the target is a second earlier.
+        """
         key_us = int(self.key_frame_times_us[key_frame])
         return key_us if self.indexed else key_us - SECOND_US
 
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A local video's container and the picture that `operators.video.streams` chooses, decoding on all cores.
+    """Open a local video and yield its container and video stream, set to decode on all cores.
+
+    The stream is the one that `operators.video.streams` chooses.
 
     Raises:
         UnreadableVideo: `empty_file`, `not_a_video`, `truncated`, `no_video_stream` or `unknown_codec`.
-        OSError: it could not be opened, or, on leaving the context, read (`NoticedFile`).
+        OSError: the file cannot be opened. On exit from the context: it could not be read (see `NoticedFile`).
     """
     if path.stat().st_size == 0:
         raise UnreadableVideo("empty_file", f"{path.name}: the file has no bytes; fetch it again")
@@ -199,7 +217,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                 "no_video_stream", f"{path.name}: it holds {found} but no video stream; leave it out of the source"
             )
         stream.thread_type = "AUTO"
-        stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME_PIXELS)}  # also when frames grow on the way
+        stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME_PIXELS)}  # also if frames grow later
         yield container, stream
 
 
@@ -211,11 +229,11 @@ def _open(file: NoticedFile, path: Path) -> InputContainer:
 
 
 def read_packets(container: InputContainer, stream: VideoStream, path: Path) -> PacketIndex:
-    """Demux the whole file, decoding nothing. The container is at its end afterwards.
+    """Demux the whole file without decoding. The container is at its end afterwards.
 
     Raises:
-        UnreadableVideo: `encrypted`, `truncated` when there is no frame to read, `no_timestamps` when frames have no
-            times, `clock_goes_back` or `clock_jumps` when they make no sense.
+        UnreadableVideo: `encrypted`; `truncated` when no frame can be read; `no_timestamps` when frames have no times;
+            `clock_goes_back` or `clock_jumps` when the times are implausible.
     """
     tracks = _demux(container, stream, path)
     video = tracks.pop(stream.index)
@@ -256,20 +274,21 @@ def read_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
 
 
 def packets_of(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
-    """The packets of these streams from the container's position on, the empty ones that flush decoders last.
+    """Yield the packets of these streams from the container's current position on.
 
-    An error means that the file ends in the middle of something: what came before it is the video.
+    The empty packets that flush the decoders come last. A demuxing error means that the file ends in the middle of a
+    structure; the packets before the error are the video.
     """
-    # IndexError: at the end, PyAV looks up streams that a damaged file announced on the way.
+    # IndexError: at the end, PyAV looks up streams that a damaged file announced earlier.
     with suppress(av.error.FFmpegError, IndexError):
         yield from container.demux(streams)
 
 
 def sound_header(packet: Packet, codec: str) -> bytes:
-    """What a packet says itself of its rate and channels; empty if the container alone does.
+    """Bits of an audio packet's own header that state its sample rate and channels.
 
-    Read are the fixed headers of ADTS (ISO/IEC 13818-7, 6.2), of MPEG audio (ISO/IEC 11172-3, 2.4.1.3) and of AC-3 and
-    E-AC-3 (ETSI TS 102 366, 4.3 and E.1.2).
+    Empty if only the container states them. Parsed are the fixed headers of ADTS (ISO/IEC 13818-7, 6.2), of MPEG audio
+    (ISO/IEC 11172-3, 2.4.1.3) and of AC-3 and E-AC-3 (ETSI TS 102 366, 4.3 and E.1.2).
     """
     head = bytes(memoryview(packet)[:8])
     if codec == "aac" and head[:1] == b"\xff" and head[1] & 0xF6 == 0xF0:
@@ -286,16 +305,16 @@ def sound_header(packet: Packet, codec: str) -> bytes:
 
 
 def decode(container: InputContainer, stream: VideoStream, timeline: Timeline) -> Iterator[tuple[int, VideoFrame]]:
-    """Times (us) and frames from the container's position to its end, as `decoded` gives them."""
+    """Yield times (us) and frames from the container's current position to its end, as `decoded` does."""
     return decoded(packets_of(container, [stream]), timeline)
 
 
 def decoded(packets: Iterable[Packet], timeline: Timeline) -> Iterator[tuple[int, VideoFrame]]:
-    """Times (us) and frames of these packets of a video stream, in order of presentation.
+    """Yield times (us) and frames of the packets of a video stream, in presentation order.
 
-    Damaged packets are skipped, and so is what comes before the first presented frame. PyAV keeps the shape of pixels
-    in the decoder alone, which has read a key frame's before it shows the frames that precede it, so each frame is
-    given its own here, for `sample_aspect`.
+    Damaged packets are skipped, and so are frames before the first presented one. PyAV keeps the sample aspect ratio
+    only in the decoder. The decoder may already hold the ratio of a key frame when it returns the frames shown before
+    it. Each frame therefore gets its own ratio here, which `sample_aspect` reads.
     """
     before = aspect = None
     since_pts = NO_TIME
@@ -308,13 +327,13 @@ def decoded(packets: Iterable[Packet], timeline: Timeline) -> Iterator[tuple[int
             before, aspect, since_pts = aspect or current, current, NO_TIME if packet.pts is None else packet.pts
         for frame in frames:
             if frame.pts is not None and frame.pts >= timeline.first_pts:
-                # An object of each frame's own: PyAV forgets one with the first frame that had it.
+                # One object per frame: PyAV drops a shared one together with the first frame that had it.
                 frame.opaque = (aspect if frame.pts >= since_pts else before,)
                 yield timeline.microseconds(frame.pts), frame
 
 
 def encrypted(path: Path, scheme: str) -> UnreadableVideo:
-    """What to raise of a file whose picture or sound is encrypted."""
+    """Create the error for a file whose video or audio is encrypted with `scheme`."""
     return UnreadableVideo(
         "encrypted",
         f"{path.name}: its picture or sound is encrypted ({scheme}) and cannot be read without its key; get a copy "
@@ -323,19 +342,26 @@ def encrypted(path: Path, scheme: str) -> UnreadableVideo:
 
 
 def sample_aspect(frame: VideoFrame) -> Fraction:
-    """A pixel's width by its height, of a frame from `decoded`."""
+    """Sample aspect ratio (pixel width / height) of a frame from `decoded`."""
     return Fraction(frame.opaque[0]) if isinstance(frame.opaque, tuple) else Fraction(1)
 
 
 def stream_aspect(stream: VideoStream) -> Fraction:
-    """Of the container, or of the frame that was decoded last where the container states none."""
+    """Sample aspect ratio of a stream, from the container.
+
+    For a container that states none, it is the ratio of the frame that was decoded last.
+    """
     if stream.container.format.name in _ASPECT_IN_FRAMES:
         return Fraction(stream.codec_context.sample_aspect_ratio or 1)
     return Fraction(stream.sample_aspect_ratio or 1)
 
 
 def _demux(container: InputContainer, stream: VideoStream, path: Path) -> dict[int, Packets]:
-    """By number of the stream: of the video and of all sound."""
+    """Read the packets of the video stream and of all audio streams, by stream index.
+
+    Raises:
+        UnreadableVideo: `encrypted` when a packet carries Common Encryption data.
+    """
     streams: list[VideoStream | AudioStream] = [stream, *container.streams.audio]
     facts = {each.index: array("q") for each in streams}
     configurations: dict[int, list[tuple[int, bytes]]] = {each.index: [] for each in streams}
@@ -372,7 +398,7 @@ def _packets(
     configurations: tuple[tuple[int, bytes], ...],
     headers: set[bytes],
 ) -> Packets:
-    assert stream.time_base is not None  # libavformat gives every stream one
+    assert stream.time_base is not None  # libavformat sets it for every stream
     pts, dts, duration, size, key, discarded = np.frombuffer(facts, dtype=np.int64).reshape(-1, _FACTS).T.copy()
     is_key, is_discarded, time_base = key.astype(bool), discarded.astype(bool), Fraction(stream.time_base)
     sound_changes = stream.type == "audio" and (len(headers) > 1 or _reconfigures(stream, configurations))
@@ -380,13 +406,19 @@ def _packets(
 
 
 def _reconfigures(stream: AudioStream, configurations: Iterable[tuple[int, bytes]]) -> bool:
-    """Containers may tell again what held all along."""
+    """Whether any configuration differs from the one in the stream's header.
+
+    Containers may also repeat an unchanged configuration.
+    """
     opened = bytes(stream.codec_context.extradata or b"") if stream.codec_context else b""
     return any(configuration != opened for _, configuration in configurations)
 
 
 def _shown(video: Packets) -> NDArray[np.bool_]:
-    """Shape [packets]: is it shown? What is shown before the first key frame refers to pictures that are not there."""
+    """Shape [packets]: whether each packet's frame is shown.
+
+    Frames before the first key frame refer to missing frames and are not shown.
+    """
     if not video.key.any():
         return np.zeros(len(video.key), dtype=bool)
     first_key = int(np.argmax(video.key))
@@ -424,21 +456,21 @@ def _refuse_senseless_times(pts: NDArray[np.int64], time_base: Fraction, path: P
 
 
 def _repeated(video: Packets, shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Shape [packets]: is it shown at a time that the video had already passed before its key frame?
+    """Shape [packets]: whether a frame has a time that was already reached before its key frame.
 
-    In an unbroken recording everything before a key frame in the file is shown before everything from it on.
+    In an unbroken recording, all frames before a key frame in the file are shown before all frames from it on.
     """
     passed = np.maximum.accumulate(np.where(shown, video.pts, NO_TIME))
     before_packet = np.concatenate(([NO_TIME], passed[:-1]))
     key_numbers = np.flatnonzero(video.key)
-    gop = np.cumsum(video.key) - 1  # -1 before the first key frame, where nothing is shown
+    gop = np.cumsum(video.key) - 1  # -1 before the first key frame, where no frame is shown
     return shown & (video.pts <= before_packet[key_numbers][gop])
 
 
 def _key_frames(
     video: Packets, timeline: Timeline, repeated: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Times of the key frames, ascending, and which of them open GOPs follow."""
+    """Times of the key frames (us), ascending, and whether each starts an open GOP."""
     key_numbers = np.flatnonzero(video.key & (video.pts != NO_TIME) & ~repeated)
     gop = np.searchsorted(key_numbers, np.arange(len(video.pts)), side="right") - 1
     leading = (gop >= 0) & (video.pts != NO_TIME) & (video.pts < video.pts[key_numbers][gop])
@@ -453,9 +485,9 @@ def _gaps(frame_times_us: NDArray[np.int64], usual_step_us: int) -> NDArray[np.i
 
 
 def _missing_us(container: InputContainer, stream: VideoStream, video: Packets, audio: Mapping[int, Packets]) -> int:
-    """By how much what was read falls short of what the header promises, if by more than a second.
+    """Time (us) by which the packets fall short of the duration in the header; 0 up to a second.
 
-    Some containers count from the clock's zero, others from where the file starts: the smaller promise is taken.
+    Some containers count from zero on their clock, others from the file's first time. The smaller shortfall is used.
     """
     promised_us, tracks = _promise(container, stream, video, audio)
     reached_us = max(track.end_us for track in tracks)
@@ -467,9 +499,10 @@ def _missing_us(container: InputContainer, stream: VideoStream, video: Packets, 
 def _promise(
     container: InputContainer, stream: VideoStream, video: Packets, audio: Mapping[int, Packets]
 ) -> tuple[int, list[Packets]]:
-    """The duration (us) that the header states, and of what; 0 in containers that state none or cannot be asked.
+    """Duration (us) stated in the header, and the tracks that it covers.
 
-    libavformat adapts an AVI's duration to the file's size, but not its number of frames.
+    0 for containers that state none or none that can be used. libavformat adapts an AVI's duration to the file size,
+    but not its number of frames.
     """
     name = container.format.name
     if name.startswith("mov") and stream.duration:

@@ -1,4 +1,4 @@
-"""What a video is, measured from every packet and one decoded frame."""
+"""Properties of a video, measured from all its packets and one decoded frame."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from operators.video.streams import encrypted_ids, moving_pictures, sounds_with
 from schemas.tables import AudioTrack, PictureFormat
 
 _OPENING_FRAMES = 32
-"""Frames of an AVI decoded to see whether it tells their order: more than a decoder reorders."""
+"""Number of frames of an AVI that are decoded to check their order: more than any decoder reorders."""
 
 _TRANSFERS: dict[int, str] = {
     ColorTrc.BT709: "bt709",
@@ -66,44 +66,45 @@ _PRIMARIES: dict[int, str] = {
 
 @dataclass(frozen=True)
 class VideoProbe:
-    """A readable video."""
+    """Properties of a readable video."""
 
     path: Path
     index: PacketIndex
     video_stream: int
-    """Number in the container of the picture that `operators.video.streams` chooses."""
+    """Index in the container of the video stream that `operators.video.streams` chooses."""
     other_pictures: int
-    """How many more moving pictures the container holds."""
+    """Number of other moving pictures in the container."""
     audio_stream: int | None
-    """Number of the main sound."""
+    """Index in the container of the main audio stream; None without audio."""
     fps: float
-    """Mean frames per second."""
+    """Mean frame rate in frames per second."""
     variable_frame_rate: bool
     width: int
-    """Displayed pixels: after rotation, with square pixels."""
+    """Displayed width in square pixels, after rotation; the same holds for `height`."""
     height: int
     sample_aspect: Fraction
-    """A stored pixel's width by its height."""
+    """Sample aspect ratio: width by height of a stored pixel."""
     rotation: int
-    """Degrees clockwise that the display matrix asks for: 0, 90, 180 or 270."""
+    """Clockwise rotation in degrees that the display matrix requires: 0, 90, 180 or 270."""
     mirrored: bool
-    """It asks to exchange left and right before."""
+    """True if the display matrix also exchanges left and right, before the rotation."""
     codec: str
     pixel_format: str
     bit_depth: int
-    """Bits of each component."""
+    """Bits per component."""
     interlaced: bool
-    """Its first frame holds two fields."""
+    """True if the first frame holds two fields."""
     primaries: str
-    """As ffmpeg names them (`bt709`, `bt2020`), or `unknown`."""
+    """Colour primaries by ffmpeg's name (`bt709`, `bt2020`), or `unknown`."""
     transfer: str
-    """As ffmpeg names it (`bt709`, `smpte2084`, `arib-std-b67`), or `unknown`."""
+    """Transfer characteristics by ffmpeg's name (`bt709`, `smpte2084`, `arib-std-b67`), or `unknown`."""
     formats: tuple[PictureFormat, ...]
-    """Each change of the picture's format, the first at 0. A probe decodes one frame, and knows the first alone."""
+    """Each change of the picture format, the first at 0. A probe decodes one frame, so it knows only the first
+    format."""
     audio_codec: str
-    """Empty without sound."""
+    """Codec of the main audio stream; empty without audio."""
     audio_tracks: tuple[AudioTrack, ...]
-    """The sound that goes with the picture, in the order of the container."""
+    """The audio streams that belong to the video stream, in container order."""
 
     @property
     def orientation(self) -> Orientation:
@@ -118,7 +119,7 @@ class VideoProbe:
         return len(self.index.frame_times_us)
 
     def with_formats(self, formats: Sequence[PictureFormat]) -> VideoProbe:
-        """The video with these formats, of which the one that lasts longest is the video's own."""
+        """A copy with these formats; the fields of the probe describe the format with the longest total duration."""
         starts_us = [each.start_us for each in formats]
         lasting: dict[PictureFormat, int] = {}
         for each, lasts_us in zip(formats, np.diff([*starts_us, self.duration_us]).tolist(), strict=True):
@@ -127,33 +128,33 @@ class VideoProbe:
         return replace(self.in_format(max(lasting, key=lambda each: lasting[each])), formats=tuple(formats))
 
     def in_format(self, picture: PictureFormat) -> VideoProbe:
-        """The video as it is where the picture has this format."""
+        """A copy whose fields describe the video where it has this picture format."""
         numerator, denominator = map(int, picture.sample_aspect.split(":"))
         shown = picture.model_dump(exclude={"start_us", "sample_aspect"})
         return replace(self, sample_aspect=Fraction(numerator, denominator), **shown)
 
     @property
     def start_us(self) -> int:
-        """The first frame's time on the container's own clock."""
+        """The first frame's time in microseconds on the container's own clock."""
         return round(self.index.timeline.seconds(0) * SECOND_US)
 
     @property
     def edited(self) -> bool:
-        """Does an edit list leave coded frames out?"""
+        """Whether an edit list removes coded frames."""
         return bool(self.index.packets.discarded.any())
 
     @property
     def longest_gop_us(self) -> int:
-        """Longest stretch from one key frame to the next, or to the end."""
+        """Longest time from one key frame to the next, or to the end, in microseconds."""
         return int(np.diff(self.index.key_frame_times_us, append=self.duration_us).max())
 
 
 def probe(path: Path) -> VideoProbe:
-    """Measure a local video.
+    """Measure the properties of a local video.
 
     Raises:
         UnreadableVideo: a reason of `open_video` or `read_packets`, or `encrypted`, `too_large`, `one_frame`,
-            `truncated` (more is missing than there is), `damaged`, `no_frame_size`, `no_timestamps`.
+            `truncated` (more is missing than present), `damaged`, `no_frame_size`, `no_timestamps`.
     """
     with open_video(path) as (container, stream):
         _refuse_too_large(path, stream)
@@ -190,13 +191,13 @@ def probe(path: Path) -> VideoProbe:
 
 
 def main_audio_stream(container: InputContainer) -> AudioStream | None:
-    """The sound that goes with the video, if there is any that can be decoded."""
+    """The main decodable audio stream of the video, or None."""
     pictures = moving_pictures(container)
     return next(iter(sounds_with(container, pictures[0])), None) if pictures else None
 
 
 def picture_format(frame: VideoFrame, time_us: int) -> PictureFormat:
-    """The format of a frame from `operators.video.packets.decoded`, and of those that follow it."""
+    """The picture format of a frame from `operators.video.packets.decoded`, valid from `time_us` on."""
     aspect, shown = sample_aspect(frame), orientation(frame)
     width, height = displayed_size(frame, aspect)
     return PictureFormat(
@@ -214,17 +215,25 @@ def picture_format(frame: VideoFrame, time_us: int) -> PictureFormat:
 
 
 def displayed_size(frame: VideoFrame, aspect: Fraction) -> tuple[int, int]:
-    """Width and height in square pixels, after rotation, of a frame whose pixels have this width by their height."""
+    """Displayed width and height of a frame: square pixels, after rotation.
+
+    Args:
+        aspect: the frame's sample aspect ratio (pixel width / height).
+    """
     width, height = max(1, round(frame.width * aspect)), frame.height
     return (height, width) if orientation(frame).swaps_sides else (width, height)
 
 
 def varies(times_us: NDArray[np.int64], time_base: Fraction) -> bool:
-    """Do frames last differently long?
+    """Whether the frame rate is variable.
 
-    A regular rate shows differences too once its times are rounded to a container's ticks (Matroska's are 1 ms), so a
-    frame counts as irregular when it is off the usual step by more than a tenth of it and by more than one tick (of at
-    most 1 ms: in coarser ticks a difference is a missing frame).
+    Frame steps differ at a constant rate too, once times are rounded to a container's ticks (1 ms in Matroska). A frame
+    therefore counts as irregular when its step differs from the median step by more than a tenth of it and by more than
+    one tick plus 1 us. Ticks count as at most 1 ms: with coarser ticks a difference is a missing frame.
+
+    Args:
+        times_us: shape [frames], ascending, at least two frames.
+        time_base: the container's tick in seconds.
     """
     steps = np.diff(times_us)
     usual = float(np.median(steps))
@@ -247,10 +256,13 @@ def _audio_track(stream: AudioStream, index: PacketIndex) -> AudioTrack:
 
 
 def _first_frame(path: Path, container: InputContainer, stream: VideoStream, index: PacketIndex) -> VideoFrame:
-    """The first frame.
+    """Decode the first frame.
 
-    AVI stores no times of presentation: with H.264's reordered frames ffmpeg can only guess them, and fails. So there,
-    the first few frames must be seen to come in the order of their times.
+    AVI stores no presentation times. ffmpeg can only guess those of H.264's reordered frames, and guesses wrong. In AVI
+    files, the first `_OPENING_FRAMES` frames must therefore be decoded in the order of their times.
+
+    Raises:
+        UnreadableVideo: `no_frame_size`, `damaged` or `no_timestamps`.
     """
     count = _OPENING_FRAMES if container.format.name == "avi" else 1
     opening = list(islice(decode(container, stream, index.timeline), count))
@@ -288,7 +300,7 @@ def _refuse_too_short(path: Path, index: PacketIndex) -> None:
 
 
 def _refuse_encrypted(path: Path, container: InputContainer, stream: VideoStream) -> None:
-    """As headers tell it; of MP4's Common Encryption `read_packets` learns."""
+    """Raise `UnreadableVideo` if the headers state encryption. `read_packets` detects Common Encryption in MP4."""
     if "ASF_Protection_Type" in container.metadata:
         raise encrypted(path, "Windows Media DRM")
     if any("enc_key_id" in each.metadata for each in container.streams):

@@ -1,8 +1,8 @@
-"""The sound of a span of a video as samples of one rate and number of channels, each at its exact time.
+"""Reads the audio of a span of a video as samples of one rate and channel count, each at its exact time.
 
-A recording may change its sound on the way: stereo after 5.1, 44.1 kHz after 48. Filters of ffmpeg cannot follow that
-without losing their place, and ffmpeg gives up where too much of a track is damaged. Here every decoded piece is put
-where its timestamp says. Where there is none, there is silence.
+A recording may change its audio format: from 5.1 to stereo, or from 48 to 44.1 kHz. ffmpeg's filters lose their
+position at such a change, and ffmpeg gives up where too much of a track is damaged. Here every decoded frame is placed
+at its timestamp. Gaps are filled with silence.
 """
 
 from __future__ import annotations
@@ -25,37 +25,39 @@ from operators.video.packets import SECOND_US, PacketIndex, packets_of
 from operators.video.ranges import seek_to
 
 LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
-"""By number of channels, what the AAC encoder takes. Other sound becomes stereo."""
+"""Channel layouts that the AAC encoder accepts, by channel count. Other audio is converted to stereo."""
 
 RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-"""Samples a second, of AAC (ISO/IEC 14496-3, table 1.18)."""
+"""Sample rates of AAC in Hz (ISO/IEC 14496-3, table 1.18)."""
 
 _USUAL_RATE = 48_000
 
 _JITTER_US = 20_000
-"""Pieces that follow on each other to within this are joined without a gap: containers round times, to 1 ms in Matroska
-and more in recorded calls. Less than one frame of picture."""
+"""Consecutive frames that are at most this far apart are joined without a gap. Containers round times, to 1 ms in
+Matroska and more coarsely in recorded calls. Less than one video frame."""
 
 _PRE_ROLL_US = SECOND_US
-"""Decoded before the span: codecs need the pieces before, and sound lies a little before its picture in the file."""
+"""Audio decoded before the span: codecs need preceding packets, and audio may precede its video slightly in the
+file."""
 
 _FORMAT = "flt"
-"""Channels beside each other: of eight in planes of their own PyAV 18 reads more planes than there are, and crashes."""
+"""Interleaved samples. With eight channels in separate planes, PyAV 18 reads more planes than exist and crashes."""
 
 _BLOCK = 1 << 16
-"""Samples of each channel that are written at once."""
+"""Samples per channel that are written at a time."""
 
 
 def read_sound(
     container: InputContainer, stream: AudioStream, index: PacketIndex, span_us: tuple[int, int]
 ) -> tuple[NDArray[np.float32], int]:
-    """The samples of a span of the picture's timeline and their rate in Hz.
+    """Read the samples of a span of the video's timeline, and their rate in Hz.
 
-    Nothing else may read packets of the container, because demuxers tell a change of the decoder's configuration once.
+    No other code may read packets of the container, because demuxers report a change of the decoder configuration only
+    once.
 
     Returns:
-        Shape [channels, samples]: exactly the span's length, of as many channels as the sound has where it has most
-        (two, if these are more than AAC carries).
+        The samples and the rate. Samples have the shape [channels, samples] and exactly the length of the span. The
+        channel count is the largest that occurs in the span (two if AAC does not support that count).
 
     Raises:
         UnreadableVideo: `damaged` when the container cannot seek.
@@ -72,7 +74,17 @@ def read_sound(
 def read_long_sound(
     container: InputContainer, stream: AudioStream, index: PacketIndex, span_us: tuple[int, int], channels: int
 ) -> Iterator[NDArray[np.float32]]:
-    """What `read_sound` reads, at `rate_of` the stream and in so many channels, in blocks that follow on each other."""
+    """Read what `read_sound` reads in consecutive blocks, in constant memory.
+
+    Args:
+        channels: channel count of the blocks. The sample rate is `rate_of(stream)`.
+
+    Yields:
+        Shape [channels, samples].
+
+    Raises:
+        UnreadableVideo: `damaged` when the container cannot seek.
+    """
     rate = rate_of(stream)
     pieces = _pieces(container, stream, index, span_us, rate)
     begun = next(pieces, None)
@@ -89,18 +101,18 @@ def read_long_sound(
 
 
 def rate_of(stream: AudioStream) -> int:
-    """The rate in Hz at which a sound is read: its own at first, or the next higher one that AAC has."""
+    """The sample rate in Hz at which a stream is read: its rate at the start, or the next higher one of AAC."""
     opened = stream.codec_context.sample_rate
     return next((rate for rate in RATES if 0 < opened <= rate), _USUAL_RATE)
 
 
 def most_channels(container: InputContainer, stream: AudioStream) -> int:
-    """In how many channels a sound is to be read, found by decoding it: as many as it has where it has most."""
+    """The largest channel count that occurs in a stream, found by decoding all of it."""
     return max((_channels(frame) for frame in _decoded(container, stream)), default=2)
 
 
 def write_sound(samples: NDArray[np.float32], rate: int, target: Path) -> None:
-    """Write samples, shape [channels, samples], uncompressed into a QuickTime file (`.mov`)."""
+    """Write samples, shape [channels, samples], uncompressed to a QuickTime file (`.mov`)."""
     layout = LAYOUTS[len(samples)]
     with av.open(file_url(target), "w", format="mov") as container:
         stream = container.add_stream("pcm_f32le", rate=rate, layout=layout)
@@ -109,7 +121,11 @@ def write_sound(samples: NDArray[np.float32], rate: int, target: Path) -> None:
 
 
 def encoded(blocks: Iterable[NDArray[np.float32]], first: int, stream: AudioStream) -> Iterator[Packet]:
-    """The packets of blocks that follow on each other, in the stream's rate and channels, from this sample on."""
+    """Encode consecutive blocks, shape [channels, samples], in the stream's rate and channels.
+
+    Args:
+        first: number of the first sample, from which timestamps count.
+    """
     for block in blocks:
         frame = _frame(block, stream.codec_context.sample_rate, LAYOUTS[len(block)])
         frame.pts, frame.time_base = first, Fraction(1, frame.sample_rate)
@@ -123,7 +139,7 @@ def _length(span_us: tuple[int, int], rate: int) -> int:
 
 
 def _put(block: NDArray[np.float32], start: int, first: int, piece: NDArray[np.float32], rate: int) -> None:
-    """Copy what lies in a block, by the numbers of their first samples."""
+    """Copy the part of a piece that lies in a block, given the numbers of their first samples."""
     begin, end = max(start, first), min(start + block.shape[1], first + piece.shape[1])
     if begin < end:
         block[:, begin - start : end - start] = _mix(piece[:, begin - first : end - first], rate, len(block))
@@ -132,7 +148,10 @@ def _put(block: NDArray[np.float32], start: int, first: int, piece: NDArray[np.f
 def _pieces(
     container: InputContainer, stream: AudioStream, index: PacketIndex, span_us: tuple[int, int], rate: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Numbers of first samples from the span's start on (may be negative), and samples in some of `LAYOUTS`."""
+    """Yield each frame's samples, in one of `LAYOUTS`, and the number of its first sample.
+
+    Numbers count from the span's start and may be negative.
+    """
     start_us, end_us = span_us
     seek_to(container, index, start_us - _PRE_ROLL_US)
     zero = index.timeline.first_pts * index.timeline.time_base + Fraction(start_us, SECOND_US)
@@ -142,7 +161,7 @@ def _pieces(
         seen = frame.format.name, frame.layout.name, frame.sample_rate
         assert frame.time_base is not None
         stamped = None if frame.pts is None else round((frame.pts * frame.time_base - zero) * rate)
-        if resampler is None or seen != resampled:  # what the former still holds is less than a frame of picture
+        if resampler is None or seen != resampled:  # the old resampler still buffers less than a video frame
             resampler, resampled = av.AudioResampler(_FORMAT, _layout(frame), rate), seen
         if stamped is not None and (following is None or abs(stamped - following) > jitter):
             following = stamped
@@ -165,7 +184,7 @@ def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[AudioFr
                 assert isinstance(frame, AudioFrame)
                 yield frame
         except av.error.FFmpegError:
-            continue  # damage is silence
+            continue  # damaged audio becomes silence
 
 
 def _channels(frame: AudioFrame) -> int:
@@ -173,14 +192,17 @@ def _channels(frame: AudioFrame) -> int:
 
 
 def _layout(frame: AudioFrame) -> str | AudioLayout:
-    """The nearest of `LAYOUTS`; the frame's own if its channels have no names, by which ffmpeg could mix them."""
+    """The nearest of `LAYOUTS`.
+
+    It is the frame's own layout if its channels have no names, because ffmpeg could not mix them.
+    """
     if frame.layout.name.endswith("channels"):
         return frame.layout
     return LAYOUTS[_channels(frame)]
 
 
 def _mix(samples: NDArray[np.float32], rate: int, channels: int) -> NDArray[np.float32]:
-    """Samples in this number of channels, by ffmpeg's matrices."""
+    """Mix samples to this channel count with ffmpeg's matrices."""
     if len(samples) == channels:
         return samples
     mixer = av.AudioResampler(_FORMAT, LAYOUTS[channels], rate)

@@ -1,11 +1,11 @@
-"""Chooses the streams of a file once: the one picture that is watched and published, and the sounds that go with it.
+"""Chooses the video stream of a file that is decoded and published, and the audio streams that belong to it.
 
-Files hold several pictures: the programmes of a broadcast, a main and a sub stream of a camera, covers and previews.
-Whoever opens a video asks here, so that what is decoded, cut, copied and checked is one and the same stream, and no
-program is left to its own automatic choice (ffmpeg's is the most pixels for a picture, the most channels for sound,
-each for itself, so that they may be of two programmes).
+Files may hold several video streams: the programmes of a broadcast, the main and sub stream of a camera, covers and
+previews. Every caller that opens a video uses this module, so that one and the same stream is decoded, cut, copied and
+checked. No program applies its own automatic choice. ffmpeg, for example, takes the video stream with the most pixels
+and the audio stream with the most channels independently, so they may belong to two programmes.
 
-The choice depends on the container's list of streams alone, so it is the same at every opening of the same bytes.
+The choice depends only on the container's list of streams, so it is the same whenever the same bytes are opened.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 _STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
-"""Covers, previews and pictures for single moments; and enhancement layers, which show nothing by themselves."""
+"""Covers, previews and pictures for single times; also enhancement layers, which show nothing by themselves."""
 
 _NOT_MAIN = Disposition.visual_impaired | Disposition.hearing_impaired | Disposition.comment | Disposition.karaoke
-"""Sound that few people want to hear with the picture."""
+"""Audio that few viewers want to hear with the video."""
 
 _SAMPLE_AES = (0xDB, 0xCF, 0xC1, 0xC2)
 """Stream types of encrypted H.264, AAC, AC-3 and E-AC-3 (Apple, "MPEG-2 Stream Encryption Format for HTTP Live
@@ -32,14 +32,15 @@ Streaming", 2.4)."""
 _TS_PACKET = 188
 _TS_SYNC = 0x47
 _TS_PROBED_BYTES = 5_000_000
-"""How far programmes are looked for: as far as libavformat looks for streams (`probesize`)."""
+"""Bytes searched for programmes: as many as libavformat searches for streams (`probesize`)."""
 
 
 def moving_pictures(container: InputContainer) -> list[VideoStream]:
-    """The video streams that show a film and can be decoded, the one to be used first.
+    """The decodable video streams with moving pictures, best first.
 
-    That is the `default` stream where exactly one is marked so (Matroska marks all unless told otherwise), else the one
-    with the most pixels, of those the first in the container. A stream that is known to hold one frame comes last.
+    The best is the `default` stream where exactly one is marked so (Matroska marks all streams by default). Otherwise
+    it is the stream with the most pixels, and of several such streams the first in the container. A stream with a frame
+    count of 1 comes last.
     """
     streams = [stream for stream in container.streams.video if not stream.disposition & _STILL]
     streams = [stream for stream in streams if stream.codec_context is not None]
@@ -53,15 +54,16 @@ def moving_pictures(container: InputContainer) -> list[VideoStream]:
 
 
 def has_moving_picture(container: InputContainer) -> bool:
-    """Is there a video stream that shows a film, whether or not it can be decoded?"""
+    """Whether any video stream has moving pictures, decodable or not."""
     return any(not stream.disposition & _STILL for stream in container.streams.video)
 
 
 def sounds_with(container: InputContainer, picture: VideoStream) -> list[AudioStream]:
-    """The sound that goes with a picture and can be decoded, the main one first.
+    """The decodable audio streams that belong to a video stream, the main one first.
 
-    A broadcast's other programmes have sound of their own, which does not. The main one is a `default` stream, not for
-    the impaired nor a comment, with the most channels, the first in the container: in this order.
+    Audio of a broadcast's other programmes does not belong to it. The streams are sorted by these criteria, in this
+    order: `default` streams, streams that are neither commentary nor for the impaired nor karaoke, more channels,
+    earlier in the container.
     """
 
     def rank(stream: AudioStream) -> tuple[bool, bool, int, int]:
@@ -80,14 +82,17 @@ def sounds_with(container: InputContainer, picture: VideoStream) -> list[AudioSt
 
 
 def _go_together(picture: Stream, sound: Stream, programmes: list[set[int]]) -> bool:
-    """What no programme names goes with every picture."""
+    """Whether two streams belong together: they share a programme, or one of them is in no programme."""
     of_sound = [programme for programme in programmes if sound.id in programme]
     of_picture = [programme for programme in programmes if picture.id in programme]
     return not of_sound or not of_picture or any(programme in of_picture for programme in of_sound)
 
 
 def _programmes(container: InputContainer) -> list[set[int]]:
-    """Which streams (by `Stream.id`) belong together. Of the containers that are read, MPEG-TS alone has programmes."""
+    """Sets of streams, by `Stream.id`, that form one programme each.
+
+    Of the containers that are read, only MPEG-TS has programmes.
+    """
     if container.format.name != "mpegts":
         return []
     with Path(container.name.removeprefix("file:")).open("rb") as file:
@@ -99,7 +104,10 @@ def _programmes(container: InputContainer) -> list[set[int]]:
 
 
 def encrypted_ids(path: Path) -> set[int]:
-    """Which streams (by `Stream.id`) of an MPEG transport stream are encrypted, by HLS or by a broadcaster."""
+    """The encrypted streams, by `Stream.id`, of an MPEG transport stream.
+
+    Detected are HLS SAMPLE-AES and a broadcaster's scrambling of most packets of a stream.
+    """
     with path.open("rb") as file:
         data = file.read(_TS_PROBED_BYTES)
     packets, scrambled = Counter[int](), Counter[int]()
@@ -113,7 +121,7 @@ def encrypted_ids(path: Path) -> set[int]:
 
 
 def _mapped_streams(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Programmes, with the types and PIDs of their streams, of the programme maps (PMT; ISO/IEC 13818-1, 2.4.4.8)."""
+    """Yield (programme number, stream type, PID) from the programme map tables (PMT; ISO/IEC 13818-1, 2.4.4.8)."""
     for section in _sections(data):
         if section[0] == 2:
             programme = int.from_bytes(section[3:5])
@@ -124,14 +132,17 @@ def _mapped_streams(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _sections(data: bytes) -> Iterator[bytes]:
-    """The tables of a transport stream that list programmes (PAT) and their streams (PMT; ISO/IEC 13818-1, 2.4.4)."""
+    """Yield the PAT and PMT sections of a transport stream (ISO/IEC 13818-1, 2.4.4).
+
+    They list the programmes and the streams of each programme.
+    """
     begun: dict[int, bytearray] = {0: bytearray()}
     for packet in _ts_packets(data):
         pid = int.from_bytes(packet[1:3]) & 0x1FFF
         if pid not in begun or not packet[3] & 0x10:
             continue
         payload = packet[5 + packet[4] :] if packet[3] & 0x20 else packet[4:]
-        if packet[1] & 0x40 and payload:  # a section begins, after the end of the one before
+        if packet[1] & 0x40 and payload:  # start of a section, after the end of the one before
             begun[pid] = bytearray(payload[1 + payload[0] :])
         else:
             begun[pid] += payload
@@ -147,7 +158,10 @@ def _sections(data: bytes) -> Iterator[bytes]:
 
 
 def _ts_packets(data: bytes) -> Iterator[bytes]:
-    """Of 188 bytes each, however far apart they lie: 192 in M2TS, 204 with error correction."""
+    """Yield the packets of a transport stream, 188 bytes each.
+
+    The packet spacing is detected: 188 bytes, 192 in M2TS, or 204 with error correction.
+    """
     for size in (_TS_PACKET, 192, 204):
         for first in range(min(size, len(data))):
             if all(data[first + number * size : first + number * size + 1] == b"\x47" for number in range(5)):
