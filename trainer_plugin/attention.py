@@ -1,8 +1,8 @@
-"""The language model's attention over a row that several ranks share, as one function for transformers' registry.
+"""Sequence-parallel attention of the language model, as a function for transformers' attention registry.
 
-Ulysses exchanges tokens for heads, gather-KV brings all keys to some queries; the plan says how much of each, and a
-kernel does the rest. Registered for the language model only; nothing is patched. No mask is registered with it, so
-transformers builds none.
+Ulysses exchanges tokens for heads, and gather-KV gathers all keys for some queries. The plan sets the size of each, and
+a kernel computes the attention itself. The function is registered for the language model only, and nothing is patched.
+No mask function is registered with it, so transformers builds no mask.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ from trainer_plugin.offload import HostMemory, OnHost
 from trainer_plugin.plan import AttentionShare
 
 SEQUENCE_PARALLEL = "sequence_parallel"
-"""Attention name for the language model."""
+"""Name of the language model's attention in transformers' registry."""
 
 
 @dataclass
 class AttentionRun:
-    """One forward pass (and its recomputation) over one row: travels through the model as a keyword."""
+    """Context of one forward pass and its recomputation over one row. It passes through the model as a keyword
+    argument."""
 
     share: AttentionShare
     ulysses: ProcessGroup | None
     ring: ProcessGroup | None
     kernel: Kernel = Kernel.AUTO
     recomputed_layers: int = 0
-    """Of so many layers, from the first, which are computed again, what attention gave is kept, so that the
-    recomputation skips the kernels."""
+    """Number of leading checkpointed layers whose attention output is cached, so that recomputation skips the attention
+    kernels."""
     host: HostMemory | None = None
-    """Where that is kept; None: on the device."""
+    """Host memory that holds the cached outputs; None keeps them on the device."""
     _kept: dict[int, tuple[Tensor | OnHost, Tensor | OnHost]] = field(default_factory=dict)
 
     def stash(self, layer: int) -> _LayerStash | None:
-        """Where layer number `layer` keeps its result; None when it is not recomputed."""
+        """The cache of one layer's attention output; None when the layer is not recomputed or gradients are off."""
         recomputed = layer < self.recomputed_layers and torch.is_grad_enabled()
         return _LayerStash(self._kept, layer, self.host) if recomputed else None
 
@@ -79,14 +80,19 @@ def sequence_parallel_attention(
     """Causal attention inside each segment of the row.
 
     Args:
-        query, key, value: [1, heads, S_local, d], after rotary embedding; keys not repeated.
-        run: what `LongVideoModel` passes down.
+        module: the attention layer; its `layer_idx` is the layer's number.
+        query, key, value: [1, heads, S_local, d], after rotary embedding. Key heads are not repeated.
+        attention_mask: must be None.
+        run: context that `LongVideoModel` passes down.
+        scaling: factor of the scores; None for d ** -0.5.
+        dropout: must be 0.
+        sliding_window: must be None.
 
     Returns:
-        [1, S_local, heads, d] and None.
+        ([1, S_local, heads, d], None), as transformers expects.
 
     Raises:
-        ValueError: something is asked for that sequence parallelism does not do here.
+        ValueError: `run` is missing, or a mask, dropout or a sliding window is requested.
     """
     if run is None:
         raise ValueError(f"attention {SEQUENCE_PARALLEL!r} needs a plan: call the model through LongVideoModel")
@@ -111,7 +117,12 @@ def sequence_parallel_attention(
 
 
 def check_attention(config: PretrainedConfig) -> None:
-    """Raises ValueError if the configuration asks for an attention, or logits, that are not computed here."""
+    """Check that the model's attention and logits are supported.
+
+    Raises:
+        ValueError: the configuration has attention dropout, layers without full causal attention, soft-capping of
+            logits, a logit scale, or ALiBi.
+    """
     text = config.get_text_config()
     for part, values in (("text_config", text), ("vision_config", config.vision_config)):
         if dropout := getattr(values, "attention_dropout", 0):
@@ -135,12 +146,12 @@ def check_attention(config: PretrainedConfig) -> None:
 
 
 def register() -> None:
-    """Make `SEQUENCE_PARALLEL` known to transformers. Can be called any number of times."""
+    """Register `SEQUENCE_PARALLEL` with transformers. Repeated calls are harmless."""
     AttentionInterface.register(SEQUENCE_PARALLEL, sequence_parallel_attention)
 
 
 def _of_each_rank(rows: Tensor, ranks: int) -> Tensor:
-    """[S, heads, d] as [S, ranks, h, d]; with fewer kv heads than ranks, neighbours get the same one."""
+    """Reshape [S, heads, d] to [S, ranks, h, d]. With fewer KV heads than ranks, adjacent ranks share a head."""
     if rows.shape[1] < ranks:
         rows = rows.repeat_interleave(ranks // rows.shape[1], dim=1)
     return rows.unflatten(1, (ranks, -1))

@@ -1,7 +1,7 @@
-"""The collectives that autograd sees. Each backward is the exact adjoint of its forward: a sum, never a mean.
+"""Differentiable collectives, and FSDP's gradient reduction with its own buffer allocation.
 
-A group of None, or of one rank, does nothing. All sizes come from the plan, so that nothing is asked of other ranks.
-And FSDP's reduction of gradients, with another place for them.
+Each backward is the exact adjoint of its forward: a sum, never a mean. With a group of None the functions do not
+communicate. All sizes come from the plan, so ranks do not exchange sizes first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-# The older name, of torch before 2.13, is deprecated there.
+# torch 2.13 deprecates the older names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
@@ -23,26 +23,37 @@ def exchange(rows: Tensor, send: Sequence[int], receive: Sequence[int], group: P
     """All-to-all of rows.
 
     Args:
-        rows: [sum(send), ...], ordered by the rank that they go to.
-        send, receive: rows to and from each rank of the group.
+        rows: [sum(send), ...], ordered by destination rank.
+        send, receive: number of rows to and from each rank of the group.
+        group: None returns `rows` unchanged.
 
     Returns:
-        [sum(receive), ...], ordered by the rank that they came from.
+        [sum(receive), ...], ordered by source rank.
     """
     return rows if group is None else _Exchange.apply(rows, tuple(send), tuple(receive), group)
 
 
 def gather(rows: Tensor, sizes: Sequence[int], group: ProcessGroup | None) -> Tensor:
-    """All ranks' rows, one rank after the other: [sum(sizes), ...]. The backward sums in float32."""
+    """All-gather of rows with a different number on each rank. The backward sums in float32.
+
+    Args:
+        rows: [sizes[rank], ...] of this rank.
+        sizes: number of rows of each rank of the group.
+        group: None returns `rows` unchanged.
+
+    Returns:
+        [sum(sizes), ...], ordered by rank.
+    """
     return rows if group is None else _Gather.apply(rows, tuple(sizes), group)
 
 
 def tokens_to_heads(rows: Tensor, sizes: Sequence[int], group: ProcessGroup | None) -> Tensor:
-    """From this rank's tokens with all heads to all tokens with this rank's heads (DeepSpeed-Ulysses).
+    """Exchange this rank's tokens with all heads for all tokens with this rank's heads (DeepSpeed-Ulysses).
 
     Args:
-        rows: [tokens, ranks, h, d]: for each rank its h heads.
-        sizes: tokens of each rank of the group.
+        rows: [tokens, ranks, h, d], which holds h heads for each rank.
+        sizes: number of tokens of each rank of the group.
+        group: None for one rank.
 
     Returns:
         [sum(sizes), h, d]
@@ -54,7 +65,7 @@ def tokens_to_heads(rows: Tensor, sizes: Sequence[int], group: ProcessGroup | No
 
 
 def heads_to_tokens(rows: Tensor, sizes: Sequence[int], group: ProcessGroup | None) -> Tensor:
-    """The reverse of `tokens_to_heads`: from [sum(sizes), h, d] to [tokens, ranks, h, d]."""
+    """The inverse of `tokens_to_heads`: exchange [sum(sizes), h, d] for [tokens, ranks, h, d]."""
     if group is None:
         return rows[:, None]
     tokens = sizes[dist.get_rank(group)]
@@ -84,7 +95,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, sizes: tuple[int, ...], group: ProcessGroup) -> Tensor:
         ctx.sizes = (sizes, group)
-        # all_gather wants equal shapes; the plan's parts differ by few rows.
+        # all_gather needs equal shapes. The plan's parts differ by few rows, so padding is small.
         most = max(sizes)
         padded = rows.new_zeros((most, *rows.shape[1:]))
         padded[: len(rows)] = rows
@@ -98,21 +109,25 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         sizes, group = ctx.sizes
         mine = sizes[dist.get_rank(group)]
-        # Not reduce_scatter: it would add bf16 gradients in bf16.
+        # Not reduce_scatter, which would sum bf16 gradients in bf16.
         shares = _all_to_all(grad, sizes, [mine] * len(sizes), group).unflatten(0, (len(sizes), mine))
         return shares.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32)).to(grad.dtype), None, None
 
 
 class GradientReduction:
-    """FSDP's reduce-scatter (`FSDPModule.set_custom_reduce_scatter`), into memory that the computation has set free.
+    """FSDP's reduce-scatter (`FSDPModule.set_custom_reduce_scatter`) into memory that the computation has freed.
 
-    By itself FSDP keeps gradients in memory of the stream that reduces them, and what one stream sets free no other
-    gets: a device needs room for all activations and for all gradients, though the ones go as the others come.
+    By default FSDP allocates gradients in the stream that reduces them, and the caching allocator does not reuse memory
+    freed in one stream for another. A device would then need memory for all activations plus all gradients, although
+    activations are freed while gradients are allocated.
     """
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A buffer. Called in the computation's stream, which must be the default one, or in the reducing stream once
-        that has waited for it: it may be used at once."""
+        """Allocate a buffer in the default stream, for use in the current stream.
+
+        The computation must run in the default stream. The caller is either in that stream, or in the reducing stream
+        after it has waited for the default one. The buffer may therefore be used immediately.
+        """
         if device.type != "cuda":
             return torch.empty(size, dtype=dtype, device=device)
         reducing = torch.cuda.current_stream(device)

@@ -1,13 +1,13 @@
-"""Log-probabilities and entropies of chosen tokens, without ever holding the logits of all of them.
+"""Log-probabilities and entropies of given tokens, computed in chunks so that the full logits never exist.
 
-At 128k tokens and a vocabulary of 152,064 the logits alone would be 40 GB in bfloat16. Here a chunk of rows is
-computed, reduced to two numbers per row, and computed again in the backward pass.
+At 128k tokens and a vocabulary of 152,064 the logits alone would be 40 GB in bfloat16. Here the logits of a chunk of
+rows are computed, reduced to two numbers per row, and recomputed in the backward pass.
 
 Guarantees: logits, softmax and the sum of the weight's gradient over chunks are float32 (float64 for float64 tensors)
-whatever the weights are, so that log-probabilities are never above 0. No rows at all is a valid input, with zero
-gradients, so that a rank without supervised tokens stays in step with the others.
+whatever the dtype of the weights, so that log-probabilities are never above 0. Zero rows are a valid input with zero
+gradients, so that a rank without supervised tokens makes the same calls as the others.
 
-Leaves to others: which rows are supervised and with what target (plan.py); losses.
+Not here: which rows are supervised and with which targets (plan.py), and the loss.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 256 << 20
-"""Logits of one chunk of rows: 441 rows of 152,064 float32 logits."""
+"""Maximum bytes of a chunk's float32 logits: 441 rows with a vocabulary of 152,064."""
 
 
 class LogProbs(NamedTuple):
-    """A tuple, so that FSDP finds the tensors in it."""
+    """Log-probabilities and entropies of N tokens. It is a tuple so that FSDP finds the tensors in it."""
 
     log_probs: Tensor
     """[N] float32: log p(target); never above 0."""
     entropies: Tensor | None
-    """[N] float32, in nats, of the same tempered distribution; None unless asked for."""
+    """[N] float32, in nats, of the same distribution (with temperature); None unless requested."""
 
 
 def token_log_probs(
@@ -42,20 +42,20 @@ def token_log_probs(
     rows: int | None = None,
     bias: Tensor | None = None,
 ) -> LogProbs:
-    """log softmax((hidden weight^T + bias) / temperature) at the targets; differentiable, the entropies too.
+    """Compute log softmax((hidden weight^T + bias) / temperature) at the targets, and optionally the entropies.
 
-    Products take their operands in the given dtype and sum in float32; the gradient of the logits is rounded to that
-    dtype before it is multiplied, as it would be without chunks.
+    Both results are differentiable. Matrix products take operands in the given dtype and sum in float32. The gradient
+    of the logits is rounded to the given dtype before it is multiplied, as it would be without chunks.
 
     Args:
         hidden: [N, H], supervised rows only; N may be 0.
         weight: [V, H].
-        targets: [N] int64 in [0, V). Checked if on the CPU; on a GPU a wrong one stops the process with a device-side
-            assertion.
-        temperature: divides the logits, as it does when sampling; above 0.
+        targets: [N] int64 in [0, V). Checked if on the CPU. On a GPU an invalid target stops the process with a
+            device-side assertion.
+        temperature: divisor of the logits, as in sampling; must be above 0.
         entropy: whether to compute the entropies.
-        rows: rows per chunk; by default as many as `CHUNK_BYTES` of logits hold.
-        bias: [V].
+        rows: rows per chunk; None for as many as fit in `CHUNK_BYTES` of float32 logits.
+        bias: [V], or None.
 
     Raises:
         ValueError: a target outside the vocabulary, a temperature of 0 or less.
@@ -75,7 +75,10 @@ def full_log_probs(
     entropy: bool = False,
     bias: Tensor | None = None,
 ) -> LogProbs:
-    """The same from the logits of all rows at once, left to autograd: what `token_log_probs` is measured against."""
+    """Compute the same result as `token_log_probs` from the logits of all rows, with gradients by autograd.
+
+    It is the reference for `token_log_probs` in tests and benchmarks. Arguments and errors are the same.
+    """
     _check(weight, targets, temperature)
     logits = torch.nn.functional.linear(hidden, weight, bias)
     log_softmax = (logits.to(_exact(logits.dtype)) / temperature).log_softmax(-1)
@@ -122,7 +125,10 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
-        """With z the tempered logits and p = softmax(z): d log p_t / dz = 1_t - p and dH / dz = -p (log p + H)."""
+        """Gradients by chunks: d log p_t / dz = 1_t - p and dH / dz = -p (log p + H).
+
+        Here z are the logits divided by the temperature, p = softmax(z), and H is the entropy.
+        """
         hidden, weight, bias, targets, totals, entropies = ctx.saved_tensors
         dhidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         dweight = weight.new_zeros(weight.shape, dtype=totals.dtype) if ctx.needs_input_grad[1] else None
@@ -151,7 +157,7 @@ class _TokenLogProbs(torch.autograd.Function):
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
-    """What sums are kept in: float32, or float64 for float64."""
+    """The dtype of sums: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -161,7 +167,7 @@ def _chunks(count: int, rows: int) -> Iterator[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    """[n, V] float32."""
+    """Logits [n, V] in float32, divided by the temperature."""
     logits = _product(hidden, weight.T)
     if bias is not None:
         logits += bias
@@ -169,7 +175,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: fl
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right in float32, also of operands of half precision, without float32 copies of them on CUDA."""
+    """Compute left @ right in float32. On CUDA, half-precision operands are not copied to float32."""
     exact = _exact(left.dtype)
     if left.is_cuda and left.dtype != exact:
         return torch.mm(left, right, out_dtype=exact)
@@ -177,6 +183,9 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _add_product(total: Tensor, dlogits: Tensor, hidden: Tensor) -> None:
-    """total += dlogits^T hidden, some vocabulary rows at a time: the whole product would be another float32 weight."""
+    """Add dlogits^T hidden to `total`, in chunks of vocabulary rows.
+
+    The whole product would be another float32 tensor as large as the weight.
+    """
     for vocabulary in _chunks(len(total), max(1, CHUNK_BYTES // (4 * total.shape[1]))):
         total[vocabulary] += _product(dlogits[:, vocabulary].T, hidden)

@@ -1,22 +1,23 @@
-"""The decoder's attention on one rank, in one layer: which rows attend to which, and what computes each part.
+"""The decoder's attention on one rank in one layer: which rows attend to which, and which kernel computes each part.
 
-A row of packed segments is described by `Block`s. `attend` cuts them into kernel calls, merges what several calls found
-for the same queries, and is differentiable; it saves q, k, v, the output and the log-sum-exp (LSE), nothing else.
+`Block`s describe a row of packed segments. `attend` splits them into kernel calls and merges the results of several
+calls for the same queries. It is differentiable and saves only q, k, v, the output and the log-sum-exp (LSE).
 
-Guarantees: attention never leaves a block; grouped-query heads are native (k and v are never repeated); partial outputs
-are merged, and gradients that several calls give to the same keys are summed, in float32; no mask is ever built.
+Guarantees: attention never crosses a block. Grouped-query heads are native (k and v are never repeated). Partial
+outputs are merged in float32, and gradients of the same keys from several calls are summed in float32. No full-size
+mask is ever built.
 
-Leaves to others: collectives (comm.py), the choice of blocks (plan.py), dropout (there is none).
+Not here: collectives (comm.py), the choice of blocks (plan.py), dropout (not supported).
 
     cudnn   torch's cuDNN op: 570-650 TFLOP/s forward and 540-583 backward at 64k-128k causal (H100, bf16, d = 128). One
-            segment per call; its causal mask is aligned TOP-LEFT, so that a chunk with a key prefix takes two calls.
-    flash2  torch's varlen FlashAttention op: about 330 and 330 there, but any number of segments per call, and aligned
-            bottom-right. `torch.nn.attention.activate_flash_attention_impl("FA3")` puts an installed FlashAttention 3
-            behind the same op; that has not been tried.
-    plain   matrix products in chunks of query rows: any device and dtype, and the reference for the others.
-    auto    on CUDA in half precision cudnn for long parts and flash2 for short ones; plain elsewhere.
+            segment per call. Its causal mask is aligned TOP-LEFT, so a chunk with a key prefix takes two calls.
+    flash2  torch's varlen FlashAttention op: about 330 TFLOP/s in both directions, same setting. It takes any number of
+            segments per call, and its causal mask is aligned bottom-right. An installed FlashAttention 3 can replace it
+            with `torch.nn.attention.activate_flash_attention_impl("FA3")`, which has not been tested.
+    plain   matrix products in chunks of query rows. Runs on any device and dtype, and is the reference for the others.
+    auto    on CUDA in half precision, cudnn for long parts and flash2 for short ones; plain elsewhere.
 
-torch's varlen cuDNN op is not used: its gradients are wrong in 2.11 (inf, then an illegal memory access).
+torch's varlen cuDNN op is not used, because its gradients are wrong in 2.11 (inf, then an illegal memory access).
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CUDNN_MIN_ROWS = 4096
-"""Parts with fewer query or key rows go to flash2, which takes many short segments in one call; from 16k on cuDNN is
-twice as fast (H100)."""
+"""Minimum number of query and key rows for cuDNN. Smaller parts use flash2, which takes many short segments in one
+call. From 16k rows cuDNN is twice as fast (H100)."""
 
 CHUNK_BYTES = 64 << 20
-"""Largest tensor that the plain kernel and the merge allocate beside their results."""
+"""Size in bytes of the largest temporary tensor that the plain kernel and the merge allocate."""
 
 
 class Kernel(StrEnum):
@@ -49,10 +50,10 @@ class Kernel(StrEnum):
 
 @dataclass(frozen=True)
 class Block:
-    """What attends to what: query rows [start, end) of q, key rows [start, end) of k.
+    """Query rows [start, end) of q that attend to key rows [start, end) of k.
 
-    Causal is aligned bottom-right: query row i of n attends to the key rows 0 .. (m - n) + i of m. A segment [a, b) is
-    `Block((a, b), (a, b))`; rows [a, b) of a segment that began at s are `Block((a, b), (s, b))`.
+    The causal mask is aligned bottom-right: query row i of n attends to key rows 0 .. (m - n) + i of m. A segment
+    [a, b) is `Block((a, b), (a, b))`. Rows [a, b) of a segment that starts at s are `Block((a, b), (s, b))`.
 
     Raises:
         ValueError: a range is empty, or a causal block has fewer keys than queries.
@@ -78,10 +79,11 @@ class Block:
 
 
 class Stash(Protocol):
-    """Keeps one layer's attention result from its forward pass to its recomputation under activation checkpointing."""
+    """Cache of one layer's attention output between the forward pass and its recomputation under activation
+    checkpointing."""
 
     def take(self) -> tuple[Tensor, Tensor] | None:
-        """(out [Sq, hq, d], lse [hq, Sq]) as they were put, or None in the first pass."""
+        """Remove and return (out [Sq, hq, d], lse [hq, Sq]) as stored by `put`; None in the first pass."""
 
     def put(self, out: Tensor, lse: Tensor) -> None: ...
 
@@ -95,28 +97,32 @@ def attend(
     kernel: Kernel = Kernel.AUTO,
     stash: Stash | None = None,
 ) -> Tensor:
-    """softmax(scale * q k^T) v within each block.
+    """Attention within each block: softmax(scale * q k^T) v.
 
     Args:
         q: [Sq, hq, d].
-        k, v: [Sk, hkv, d]; query head i uses key head i // (hq // hkv). Rows that no block names get zero gradients.
-        blocks: query ranges ascending and disjoint, together all of q; key ranges may overlap.
-        scale: usually d ** -0.5.
-        kernel: see the module; `auto` never refuses.
-        stash: where a recomputed forward finds the result of the first one, to skip the kernels.
+        k, v: [Sk, hkv, d]. Query head i uses key head i // (hq // hkv). Rows that are in no block get zero gradients.
+        blocks: blocks whose query ranges are ascending and disjoint and cover all of q. Key ranges may overlap.
+        scale: factor of the scores, usually d ** -0.5.
+        kernel: see the module docstring. `auto` accepts all tensors.
+        stash: cache from which a recomputed forward pass takes the result of the first one instead of running kernels.
 
     Returns:
         [Sq, hq, d] in q's dtype.
 
     Raises:
-        ValueError: the blocks do not cover q, reach beyond k, or the kernel does not take these tensors.
+        ValueError: the blocks do not cover q or reach beyond k, or the kernel does not support these tensors.
     """
     calls = plan_calls(tuple(blocks), resolve(kernel, q), len(q), len(k))
     return _Attention.apply(q, k, v, calls, scale, stash)
 
 
 def resolve(kernel: Kernel, q: Tensor) -> Kernel:
-    """The kernel that will run for tensors like q; AUTO stays AUTO where it chooses per part."""
+    """The kernel that runs for tensors like q [Sq, hq, d]. AUTO is returned where the choice is made for each part.
+
+    Raises:
+        ValueError: the kernel does not support q's device, dtype or head dimension.
+    """
     head_dim = q.shape[-1]
     fused = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and head_dim % 8 == 0
     flash2, cudnn = fused and head_dim <= 256, fused and 64 <= head_dim <= 128
@@ -133,12 +139,13 @@ def resolve(kernel: Kernel, q: Tensor) -> Kernel:
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel launch: blocks with adjacent query rows, all causal or none; several only for flash2."""
+    """One kernel launch over blocks with adjacent query rows, all causal or all not. Only flash2 takes several
+    blocks."""
 
     kernel: Kernel
     blocks: tuple[Block, ...]
     merges: bool
-    """An earlier call has already written a result for the same query rows."""
+    """Whether an earlier call has written a result for the same query rows, so that this one must be merged."""
 
     @property
     def rows(self) -> slice:
@@ -150,7 +157,7 @@ class Call:
 
     @property
     def key_ranges(self) -> tuple[tuple[int, int], ...]:
-        """The key rows of all blocks in order, adjacent ranges joined."""
+        """The key rows of all blocks in order, with adjacent ranges joined."""
         joined: list[tuple[int, int]] = []
         for start, end in (block.key for block in self.blocks):
             if joined and joined[-1][1] == start:
@@ -160,7 +167,7 @@ class Call:
 
 
 def plan_calls(blocks: tuple[Block, ...], kernel: Kernel, queries: int, keys: int) -> tuple[Call, ...]:
-    """The kernel launches for blocks over `queries` rows of q and `keys` rows of k.
+    """Plan the kernel launches for blocks over `queries` rows of q and `keys` rows of k.
 
     Raises:
         ValueError: the blocks do not cover q once and in order, or reach beyond k.
@@ -182,7 +189,10 @@ def _adjacent(last: Call, call: Call) -> bool:
 
 
 def _parts(block: Block, kernel: Kernel) -> Iterator[tuple[Block, Kernel]]:
-    """A block as parts that one call computes right; a causal block with a key prefix is two for cuDNN."""
+    """Split a block into parts that one call computes correctly, each with its kernel.
+
+    cuDNN needs two parts for a causal block with a key prefix.
+    """
     if kernel is Kernel.AUTO and min(block.queries, block.keys) < CUDNN_MIN_ROWS:
         yield block, Kernel.FLASH2
     elif kernel in (Kernel.FLASH2, Kernel.PLAIN):
@@ -215,7 +225,7 @@ class _Attention(torch.autograd.Function):
         found = stash.take() if stash else None
         out, lse = found or _forward(q, k, v, calls, scale)
         if stash and not found:
-            # Autograd will hang this layer's graph on `out` itself; the stash must not keep that alive.
+            # Autograd attaches this layer's graph to `out` itself, and the stash must not keep that graph alive.
             stash.put(out.detach(), lse)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.calls, ctx.scale = calls, scale
@@ -229,7 +239,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, calls: tuple[Call, ...], scale: float) -> tuple[Tensor, Tensor]:
-    """(out [Sq, hq, d], lse [hq, Sq]), both contiguous."""
+    """Compute (out [Sq, hq, d], lse [hq, Sq]), both contiguous."""
     out = q.new_empty(q.shape)
     lse = q.new_empty((q.shape[1], len(q)), dtype=_exact(q.dtype))
     for call in calls:
@@ -246,10 +256,10 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, calls: tuple[Call, ...], scale: fl
 def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: tuple[Call, ...], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v.
+    """Compute the gradients of q, k, v.
 
-    Each call gets the merged out and LSE of its rows: with probabilities exp(s - lse) normalised over all keys, the
-    gradients of the parts simply add up, as in ring attention (Liu et al., arXiv 2310.01889).
+    Each call gets the merged output and LSE of its rows. The probabilities exp(s - lse) are then normalised over all
+    keys, so the gradients of the parts add up, as in ring attention (Liu et al., arXiv 2310.01889).
     """
     dq = q.new_empty(q.shape)
     dk = k.new_zeros(k.shape, dtype=_exact(k.dtype))
@@ -271,12 +281,12 @@ def _backward(
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
-    """What sums are kept in: float32, or float64 for float64."""
+    """The dtype of sums: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _pack(rows: Tensor, call: Call) -> Tensor:
-    """The key or value rows of a call, block after block: a view if they are adjacent, else a copy."""
+    """The key or value rows of a call, block after block: a view if they are adjacent, otherwise a copy."""
     ranges = [rows[start:end] for start, end in call.key_ranges]
     return ranges[0] if len(ranges) == 1 else torch.cat(ranges)
 
@@ -288,7 +298,7 @@ def _unpack_add(total: Tensor, packed: Tensor, call: Call) -> None:
 
 
 def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
-    """Adds to (out, lse), in place, what the same queries found among other keys.
+    """Merge into (out, lse), in place, the result of the same queries over other keys.
 
     With lse' = log(exp(lse) + exp(part_lse)), out' = out * exp(lse - lse') + part * exp(part_lse - lse').
     """
@@ -305,7 +315,7 @@ def _chunks(rows: int, row_bytes: int) -> Iterator[slice]:
 
 
 class _Cudnn:
-    """aten._scaled_dot_product_cudnn_attention and its backward, the same in torch 2.11 to 2.13."""
+    """aten._scaled_dot_product_cudnn_attention and its backward. Signatures are the same in torch 2.11 to 2.13."""
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
@@ -329,12 +339,12 @@ class _Cudnn:
 
 
 def _heads_first(rows: Tensor) -> Tensor:
-    """[S, h, d] as [1, h, S, d]."""
+    """Reshape [S, h, d] to [1, h, S, d]."""
     return rows.transpose(0, 1)[None]
 
 
 class _Flash2:
-    """aten._flash_attention_forward and its backward over packed segments, with no argument that 2.11 does not have."""
+    """aten._flash_attention_forward and its backward over packed segments, with only the arguments of torch 2.11."""
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
@@ -356,19 +366,19 @@ class _Flash2:
     def _lengths(call: Call, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
         queries = tuple(block.queries for block in call.blocks)
         keys = tuple(block.keys for block in call.blocks)
-        # A maximum of one query row selects a decoding path whose LSE is laid out otherwise, useless to the backward.
+        # A maximum of one query row selects a decoding path. Its LSE has another layout, which the backward cannot use.
         longest = max(2, *queries)
         return _cumulative(queries, device), _cumulative(keys, device), longest, max(keys)
 
 
 @lru_cache(maxsize=256)
 def _cumulative(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """[0, l0, l0 + l1, ...] int32, copied to the device once for all layers of a row."""
+    """Cumulative lengths [0, l0, l0 + l1, ...] in int32, copied to the device once for all layers of a row."""
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 class _Plain:
-    """Matrix products, a chunk of query rows at a time; the query heads of a key head share one product with it."""
+    """Attention by matrix products over chunks of query rows. All query heads of a key head share one product."""
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
@@ -388,7 +398,7 @@ class _Plain:
     def backward(
         grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """FlashAttention's equations (Dao et al., arXiv 2205.14135, algorithm 4) on whole key rows."""
+        """Gradients by FlashAttention's equations (Dao et al., arXiv 2205.14135, algorithm 4) on whole key rows."""
         keys, values = (_exact_heads(tensor) for tensor in (k, v))
         dq, dk, dv = q.new_empty(q.shape), torch.zeros_like(keys), torch.zeros_like(values)
         for rows, seen in _Plain._chunks(q, keys, call):
@@ -410,9 +420,9 @@ class _Plain:
 
     @staticmethod
     def _scores(queries: Tensor, keys: Tensor, call: Call, rows: int, scale: float) -> Tensor:
-        """[hkv, hq / hkv * n, seen] from [hkv, hq / hkv * n, d] and [hkv, seen, d], with n = rows.
+        """Scores [hkv, hq / hkv * n, seen] of queries [hkv, hq / hkv * n, d] and keys [hkv, seen, d], with n = rows.
 
-        The last of the n query rows sees all keys; if causal, each one before it sees one less.
+        The last of the n query rows sees all keys. If causal, each row before it sees one key fewer.
         """
         scores = (queries @ keys.mT).mul_(scale)
         if call.causal:
@@ -422,12 +432,12 @@ class _Plain:
 
 
 def _exact_heads(rows: Tensor) -> Tensor:
-    """[S, h, d] as [h, S, d] in the dtype of sums."""
+    """Reshape [S, h, d] to [h, S, d] in the dtype of sums."""
     return rows.to(_exact(rows.dtype)).transpose(0, 1)
 
 
 def _grouped(rows: Tensor, keys: Tensor) -> Tensor:
-    """[n, hq, d] as [hkv, hq / hkv * n, d] in keys' dtype."""
+    """Reshape [n, hq, d] to [hkv, hq / hkv * n, d] in keys' dtype."""
     return rows.to(keys.dtype).unflatten(1, (len(keys), -1)).permute(1, 2, 0, 3).flatten(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Whether a run can fit its devices at all: a lower bound, so that a hopeless one ends before it loads anything."""
+"""A lower bound of the memory that a run needs, so that a run that cannot fit ends before it loads anything."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from trainer_plugin.recipe import Recipe
 from trainer_plugin.weights import empty_model, prepare
 
 LEARNED_BYTES = 12
-"""A learned weight and AdamW's two moments, in float32."""
+"""Bytes of a trainable weight and AdamW's two moments, in float32."""
 
 GRADIENT_BYTES = 4
-"""Its gradient."""
+"""Bytes of a trainable weight's gradient, in float32."""
 
 
 def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
-    """Bytes that one device holds at least during a step: parameters, what belongs to them, and what layers keep."""
+    """A lower bound of the bytes that one device holds during a step.
+
+    It counts parameters, gradients, optimizer state, and the activations that layers keep for the backward pass.
+
+    Args:
+        config: the model's configuration.
+        recipe: the run's recipe.
+        ranks: number of ranks over which parameters are sharded.
+    """
     model = prepare(empty_model(config), recipe.trained)
     width = getattr(torch, recipe.precision).itemsize
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -28,26 +36,26 @@ def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
     if recipe.memory.offload_parameters:
         held = gradients = 0
     text = config.get_text_config()
-    # Gathered for the whole of a pass; the embeddings only for its beginning.
+    # The head is gathered for a whole pass; the embeddings only at its start.
     whole = model.get_output_embeddings().weight.numel() * width
     tensors = text.num_hidden_layers * (2 if recipe.memory.keep_attention else 1)
-    # A layer that is not computed again keeps at least its MLP's gate and input besides.
+    # A layer without activation checkpointing also keeps at least its MLP's gate and input.
     again = recipe.memory.recomputed_layers
     whole_layers = 0 if again is None else max(0, text.num_hidden_layers - again)
     kept = tensors * text.hidden_size + whole_layers * 2 * text.intermediate_size
     kept = 0 if recipe.memory.offload_activations else kept * recipe.row_tokens // recipe.parallel.sp
     during = whole + kept * width
     if recipe.micro_steps(max(1, ranks // recipe.parallel.sp)) == 1:
-        # The gradients of a step's only row come as what was kept for them goes.
+        # With one row per step, gradients are allocated as the activations that they come from are freed.
         return held + max(during, gradients)
     return held + during + gradients
 
 
 def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: Parallel) -> None:
-    """Refuse what cannot fit.
+    """Check that the recipe can fit the devices' memory. Only CUDA devices are checked.
 
     Raises:
-        BadInput: on every rank, with the number of bytes and the ways out.
+        BadInput: on every rank, if it cannot; the message states the sizes in GiB and the settings to change.
     """
     if parallel.device.type != "cuda":
         return

@@ -1,7 +1,7 @@
-"""From decoded frames to what vision towers take, equal to Hugging Face's video processors but without torchvision.
+"""Resizing, normalisation and patch layout of frames, equal to Hugging Face's video processors but without torchvision.
 
-Pure functions of tensors, on whatever device the frames are on. The sizes, layouts and formulas are those of
-transformers' `Qwen2VLVideoProcessor` (also of Qwen2.5-VL), `Qwen3VLVideoProcessor` and `SmolVLMVideoProcessor`.
+Pure functions of tensors, on the device of the frames unless stated otherwise. Sizes, layouts and formulas are those of
+transformers' `Qwen2VLVideoProcessor` (also used for Qwen2.5-VL), `Qwen3VLVideoProcessor` and `SmolVLMVideoProcessor`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from torch import Tensor
 from torch.nn import functional
 
 Resample = Literal["bicubic", "lanczos"]
-"""How a processor resizes: Qwen's bicubic, SmolVLM's Lanczos."""
+"""Resampling filter of a processor: bicubic for Qwen, Lanczos for SmolVLM."""
 
 _LARGEST_ASPECT = 200
 
 
 def resample_mode(resample: Resample) -> Resample:
-    """What torch does for it: bicubic where it cannot do Lanczos (before 2.12), as in the processors."""
+    """The filter that torch uses for `resample`.
+
+    torch before 2.12 has no Lanczos filter and uses bicubic instead, as the processors do.
+    """
     return "bicubic" if torch.__version__ < "2.12" else resample
 
 
 def resize(frames: Tensor, size: tuple[int, int], resample: Resample = "bicubic") -> Tensor:
-    """Frames in another size, antialiased and rounded as torchvision's `resize` does on the CPU.
+    """Resize frames, antialiased and rounded as by torchvision's `resize` on the CPU.
 
     Args:
         frames: uint8, shape [n, height, width, 3], on the CPU.
-        size: height and width.
-        resample: see `resample_mode`.
+        size: new height and width in pixels.
+        resample: resampling filter; see `resample_mode`.
 
     Returns:
         uint8, shape [n, *size, 3].
@@ -44,7 +47,12 @@ def resize(frames: Tensor, size: tuple[int, int], resample: Resample = "bicubic"
 
 
 def per_frame_size(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Height and width of Qwen2-VL's and Qwen2.5-VL's frames: multiples of `factor`, pixels per frame within limits.
+    """Height and width of frames for Qwen2-VL and Qwen2.5-VL, which limit the pixels of each frame.
+
+    Args:
+        height, width: original size in pixels.
+        factor: divisor of both resulting sides, in pixels.
+        min_pixels, max_pixels: limits on the pixels of one frame.
 
     Raises:
         ValueError: one side is more than 200 times the other.
@@ -55,11 +63,14 @@ def per_frame_size(height: int, width: int, *, factor: int, min_pixels: int, max
 def whole_video_size(
     height: int, width: int, frames: int, temporal: int, *, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """Height and width of Qwen3-VL's frames: multiples of `factor`, pixels of all frames together within limits.
+    """Height and width of frames for Qwen3-VL, which limits the total pixels of all frames.
 
     Args:
-        frames: how many there are, at least `temporal`, before the last is repeated up to whole temporal patches.
-        temporal: frames in a temporal patch.
+        height, width: original size in pixels.
+        frames: number of frames, at least `temporal`, before the last is repeated to fill the last temporal patch.
+        temporal: number of frames in a temporal patch.
+        factor: divisor of both resulting sides, in pixels.
+        min_pixels, max_pixels: limits on the total pixels of all frames.
 
     Raises:
         ValueError: one side is more than 200 times the other.
@@ -71,7 +82,7 @@ def whole_video_size(
 
 
 def longest_side_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width of SmolVLM's frames before they are made square: the longer is `side`, the other is even."""
+    """Height and width of SmolVLM's frames before they are made square: longer side `side`, the other side even."""
     if width >= height:
         return _even(int(side / (width / height))), side
     return side, _even(int(side * (width / height)))
@@ -80,19 +91,19 @@ def longest_side_size(height: int, width: int, side: int) -> tuple[int, int]:
 def qwen_patches(
     frames: Tensor, *, patch: int, temporal: int, merge: int, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """The rows of `pixel_values_videos`.
+    """The rows of `pixel_values_videos` for Qwen-VL.
 
     Args:
-        frames: uint8, shape [n, height, width, 3]; n a multiple of `temporal`, the sides of `patch * merge`.
+        frames: uint8, shape [n, height, width, 3]. n is a multiple of `temporal`, both sides of `patch * merge`.
         patch, temporal, merge: the tower's patch size, temporal patch size and spatial merge size.
-        mean, std: of the normalisation, per channel, for values from 0 to 1.
+        mean, std: normalisation per channel, for values from 0 to 1.
 
     Returns:
-        float32, shape [n/temporal * height/patch * width/patch, 3 * temporal * patch**2]: temporal patch by temporal
-        patch, in each by blocks of `merge`x`merge` patches that become one token.
+        float32, shape [n/temporal * height/patch * width/patch, 3 * temporal * patch**2]. Rows are ordered by temporal
+        patch, then by block of `merge`x`merge` patches, which becomes one token.
 
     Raises:
-        ValueError: the frames do not fit whole patches.
+        ValueError: the frames cannot be divided into whole patches.
     """
     count, height, width, _ = frames.shape
     if count % temporal or height % (patch * merge) or width % (patch * merge):
@@ -104,7 +115,7 @@ def qwen_patches(
     blocks = normalized(frames, mean, std).view(
         count // temporal, temporal, 3, rows // merge, merge, patch, columns // merge, merge, patch
     )
-    # to: t, block row, block column, row and column in the block, channel, frame, y, x
+    # New order: t, block row, block column, row and column in the block, channel, frame, y, x.
     ordered = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
     return ordered.reshape(count // temporal * rows * columns, 3 * temporal * patch**2)
 
@@ -112,10 +123,14 @@ def qwen_patches(
 def image_pixels(
     frames: Tensor, *, side: int, mean: Sequence[float], std: Sequence[float], resample: Resample = "lanczos"
 ) -> Tensor:
-    """SmolVLM's `pixel_values`: frames made square and normalised.
+    """SmolVLM's `pixel_values`: square, normalised frames.
 
     Args:
-        frames: uint8, shape [n, height, width, 3], in the size that `longest_side_size` says.
+        frames: uint8, shape [n, height, width, 3], on the CPU, in the size given by `longest_side_size` or already
+            square.
+        side: height and width of the result in pixels.
+        mean, std: normalisation per channel, for values from 0 to 1.
+        resample: filter of the resize to a square.
 
     Returns:
         float32, shape [n, 3, side, side].
@@ -124,7 +139,10 @@ def image_pixels(
 
 
 def normalized(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """float32 [n, 3, height, width] of uint8 [n, height, width, 3]; scaling and normalising are one step, as there."""
+    """Normalise uint8 [n, height, width, 3] to float32 [n, 3, height, width].
+
+    Scaling to [0, 1] and normalising are one operation, as in transformers' processors.
+    """
     scale = 1.0 / (1 / 255)
     means, stds = (torch.tensor(values, device=frames.device) * scale for values in (mean, std))
     pixels = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)

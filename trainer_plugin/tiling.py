@@ -1,8 +1,8 @@
-"""Computes an MLP in tiles of tokens, as Arctic Long Sequence Training does (TiledMLP; arXiv:2506.13996).
+"""MLPs computed in tiles of tokens, as in Arctic Long Sequence Training (TiledMLP; arXiv:2506.13996).
 
-What an MLP's backward pass needs is the widest there is in a decoder, several tensors of `intermediate_size` for every
-token. In tiles it is there for one of them at a time. The price is a forward pass for each tile in the backward pass;
-one that recomputes the whole layer does all of it but the last product anyway.
+An MLP's backward pass needs the widest tensors of a decoder: several tensors of `intermediate_size` for every token.
+With tiles they exist for one tile at a time. The cost is one more forward pass of each tile in the backward pass.
+Activation checkpointing of the whole layer already computes all of it except the last product.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def tile(module: nn.Module, tokens: int, forward: Forward | None = None) -> None:
-    """Let a module that maps every token by itself, [..., tokens, hidden] to the same, take at most so many at once.
+    """Replace a module's forward by one that processes at most `tokens` tokens at a time, in place.
 
-    Gradients are exact; those of weights are summed over tiles in float32. Parameters and their names stay. The module
-    may use no random numbers.
+    Gradients are exact. Gradients of weights are summed over tiles in float32. Parameters and their names do not
+    change. The module must not use random numbers.
 
     Args:
-        forward: how a tile is computed, `module.forward` unless told otherwise.
+        module: maps [..., tokens, hidden] to the same shape, each token independently of the others.
+        tokens: maximum number of tokens in a tile.
+        forward: function that computes a tile; None for `module.forward`.
     """
     module.forward = _Tiled(module, forward or module.forward, tokens)
 
@@ -39,19 +41,22 @@ class _Tiled:
         if hidden.shape[-2] <= self.tokens:
             return self.compute(hidden)
         learned = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        # With nothing learned before the module its input has no place in the graph; this gives it one.
+        # If nothing before the module is trainable, its input is not in the graph. This adds it to the graph.
         hidden = _Keep.apply(hidden, torch.empty(0, requires_grad=True))
         result: Tensor = _InTiles.apply(hidden, hidden.grad_fn, self, *learned)
         return result
 
     def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """Views of tiles of almost equal size."""
+        """Split a tensor [..., tokens, hidden] into views of almost equal size."""
         return tensor.tensor_split(math.ceil(tensor.shape[-2] / self.tokens), dim=-2)
 
 
 class _Keep(torch.autograd.Function):
-    """Saves the tiles' input before they are computed. So a recomputation of the layer around, which ends with the last
-    tensor that the layer has saved, does not compute them: that is left to their own backward pass."""
+    """Identity that saves the tiles' input before the tiles are computed.
+
+    Recomputation of the enclosing layer stops at the last tensor that the layer has saved. It therefore does not
+    compute the tiles, which recompute themselves in their own backward pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, _: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Attention of a vision tower: bidirectional, inside each of the segments (frames or windows) that the tower asks for.
+"""Bidirectional attention of a vision tower, inside each segment (frame or window) that the tower defines.
 
-On CUDA in half precision all segments are one call of torch's varlen FlashAttention op; elsewhere runs of equally long
-ones are a batch of dense attention each. Differentiable, and without anything of this package's: torch's own backward.
+On CUDA in half precision, one call of torch's varlen FlashAttention op computes all segments. Elsewhere each run of
+segments of equal length is one batch of dense attention. Gradients are torch's own, without code of this package.
 
-Leaves to others: the decoder's attention (attention.py, kernels.py), and spreading frames over ranks (plan.py).
+Not here: the decoder's attention (attention.py, kernels.py), and the distribution of frames over ranks (plan.py).
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask
 
 VISION_ATTENTION = "varlen_flash"
-"""Attention name for vision towers. Only because it contains "flash" do Qwen-VL towers make one call for all frames,
-not one per frame."""
+"""Name of the vision towers' attention in transformers' registry. It must contain "flash": Qwen-VL towers check for
+that, and otherwise make one call per frame instead of one call for all frames."""
 
 
 def register() -> None:
-    """Make `VISION_ATTENTION` known to transformers. Can be called any number of times.
+    """Register `VISION_ATTENTION` with transformers. Repeated calls are harmless.
 
-    The mask entry lets padding reach `varlen_attention`: without one, transformers silently drops a tower's mask.
+    The mask entry passes padding masks on to `varlen_attention`. Without one, transformers silently drops a tower's
+    mask.
     """
     AttentionInterface.register(VISION_ATTENTION, varlen_attention)
     AttentionMaskInterface.register(VISION_ATTENTION, flash_attention_mask)
@@ -50,17 +51,21 @@ def varlen_attention(
     """Bidirectional attention of a vision tower, with the signature of transformers' AttentionInterface.
 
     Args:
-        query, key, value: [B, h, S, d], as many key heads as query heads.
-        attention_mask: None, or [B, S] bool, True where a key may be attended to; only without cu_seq_lens.
-        cu_seq_lens_q, cu_seq_lens_k: [n + 1] int32, the borders of n segments along S; then B is 1. Without them every
-            batch row is a segment.
-        max_length_q, max_length_k: the longest segment; used on CUDA in half precision, where it all is one call.
+        query, key, value: [B, h, S, d], with as many key heads as query heads.
+        attention_mask: None, or [B, S] bool, True where a key may be attended to. Allowed only without cu_seq_lens.
+        dropout: must be 0.
+        scaling: factor of the scores; None for d ** -0.5.
+        is_causal: must be False.
+        cu_seq_lens_q, cu_seq_lens_k: [n + 1] int32, the boundaries of n segments along S. They require B = 1. Without
+            them every batch row is a segment.
+        max_length_q, max_length_k: length of the longest segment. Required on CUDA in half precision.
 
     Returns:
-        ([B, S, h, d], None).
+        ([B, S, h, d], None), as transformers expects.
 
     Raises:
-        ValueError: causal attention, dropout or a mask of another kind is asked for.
+        ValueError: causal attention, dropout or another kind of mask is requested, or segments come with a mask or with
+            several batch rows.
     """
     if is_causal or dropout:
         raise ValueError(f"{VISION_ATTENTION}: no causal attention (is_causal={is_causal}), no dropout ({dropout})")
@@ -90,7 +95,7 @@ def _dense(query: Tensor, key: Tensor, value: Tensor, scale: float | None, mask:
 def _segments(
     query: Tensor, key: Tensor, value: Tensor, borders_q: Tensor, borders_k: Tensor, scale: float | None
 ) -> Tensor:
-    """[1, h, S, d]: runs of segments of equal length are one batch each."""
+    """Attention [1, h, S, d] in which each run of segments of equal length is one batch."""
     lengths = [
         (queries[1] - queries[0], keys[1] - keys[0])
         for queries, keys in zip(pairwise(borders_q.tolist()), pairwise(borders_k.tolist()), strict=True)
