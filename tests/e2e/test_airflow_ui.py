@@ -22,6 +22,7 @@ from operators.local_airflow.demo import wait_for_dag
 from operators.local_airflow.progress import follow
 from operators.local_airflow.rest import AirflowApi, ApiError
 from operators.local_airflow.standalone import COMPONENTS, USER, Standalone, StandaloneError
+from operators.pipeline import VIDEO_STAGES
 from tests.support.browser import chromium
 from tests.support.cards import cards_video
 from tests.support.openai_server import OpenAIServer
@@ -116,7 +117,7 @@ def test_a_build_from_form_to_report(airflow, page, folder):
     assert set(states.values()) == {"success"}
     mapped = [task for task in api.task_instances("build_dataset", run_id) if task["map_index"] >= 0]
     [label] = {task["rendered_map_index"] for task in mapped}
-    assert len(mapped) == 7 and label.startswith("cards-")
+    assert len(mapped) == len(VIDEO_STAGES) and label.startswith("cards-")
     published = api.xcom("build_dataset", run_id, "publish")
     assert published["is_new"] and published["samples"]["eval"] > 0
     [event] = api.call("GET", "/api/v2/assets/events")["asset_events"]
