@@ -1,10 +1,12 @@
-"""Asking models: typed requests in, validated answers or typed refusals out, every raw answer in the journal first.
+"""Client for one model: takes typed requests and returns validated answers or typed refusals.
 
-An answer is looked up in the journal before anything is asked, and appended to it before it is read, so that a killed
-task asks only for what is missing. What does not fit the prompt's output model is asked for once more with the error
-shown, and then refused. `ask` may be called from several threads at once: the work happens in one event loop, owned by
-the `ModelPool` (operators.models.session) that makes the clients, and the bound on requests under way is per role and
-pool, not per call.
+Every answer is looked up in the journal before a request is sent, and appended to the journal before it is parsed. A
+task that was killed therefore requests only the missing answers. A request whose answer does not fit the prompt's
+output model is repeated once with the error message, and then becomes a refusal.
+
+`ask` may be called from several threads concurrently. The work runs in one event loop, owned by the `ModelPool`
+(operators.models.session) that creates the clients. The limit on concurrent requests is per role and pool, not per
+call.
 """
 
 from __future__ import annotations
@@ -30,7 +32,11 @@ from schemas.provenance import Provenance, Sampling
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to ask. `key` is the clip or question that the answer belongs to; seeds tell its requests apart."""
+    """A request to a model.
+
+    `key` is the id of the clip or question that the answer belongs to. Requests with equal content need different
+    seeds to get separate answers.
+    """
 
     key: str
     prompt: Prompt
@@ -48,14 +54,14 @@ class Answer:
     """An instance of the prompt's output model."""
     provenance: Provenance
     truncated: bool
-    """The model ran out of tokens; its unfinished JSON was closed where it ended."""
+    """True when the model ran out of tokens and its unfinished JSON was closed where it ended."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """No answer, and there will be none: what a stage makes a reject of.
+    """A request without a valid answer, which a stage turns into a reject. Sending it again would not help.
 
-    Reasons: `schema` (twice no valid JSON for the output model), `empty` (twice nothing at all), `blocked` (content
+    Reasons: `schema` (twice no valid JSON for the output model), `empty` (twice an empty answer), `blocked` (content
     filter), `too_long` (more than the context window).
     """
 
@@ -63,14 +69,14 @@ class Refusal:
     reason: str
     message: str
     raw: str
-    """The last answer as it came; empty when there was none."""
+    """The last raw answer; empty when there was none."""
     request_sha256: str
-    """Of the request that `raw` answers."""
+    """Hash of the request that `raw` answers."""
 
 
 @dataclass
 class Usage:
-    """What a client did so far. Written by its event loop only."""
+    """Counts of what a client has done so far. Only the client's event loop writes them."""
 
     requests: int = 0
     """Answers that came from the server."""
@@ -79,17 +85,17 @@ class Usage:
     tokens_out: int = 0
     """Tokens of answers that came from the server."""
     refusals: Counter[str] = field(default_factory=Counter)
-    """By reason."""
+    """Number of refusals by reason."""
     clock: BusyClock = field(default_factory=BusyClock)
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds in which at least one request was under way."""
+        """Seconds during which at least one request was in flight."""
         return self.clock.seconds
 
 
 class ModelClient:
-    """One role's model for one journal. Made by `ModelPool.client`."""
+    """Sends requests to one role's model and keeps the answers in one journal. Created by `ModelPool.client`."""
 
     def __init__(
         self,
@@ -101,7 +107,7 @@ class ModelClient:
         connect: Callable[[], Awaitable[Connection]],
         max_tokens: int | None = None,
     ) -> None:
-        """`max_tokens` bounds every answer, whatever its prompt allows."""
+        """Create a client. `max_tokens` limits every answer, also where its prompt allows more."""
         self.role = role
         self.model = model
         self.vision = vision
@@ -112,10 +118,12 @@ class ModelClient:
         self._max_tokens = max_tokens
 
     def ask(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
-        """Answers in the order of the requests; returns when all are there.
+        """Send the requests and return their answers in the same order, when all have arrived.
 
-        Raises ModelUnavailable when the server cannot be used (what was answered until then is in the journal),
-        ForeignAnswer when answers are mixed up on the way, ValueError for frames that go to a model without vision.
+        Raises:
+            ModelUnavailable: the server cannot be used. Answers that arrived before are in the journal.
+            ForeignAnswer: the server returned the answer to another request.
+            ValueError: a request with frames is for a model without vision.
         """
         for request in requests:
             if request.frames and not self.vision:
@@ -128,7 +136,7 @@ class ModelClient:
         try:
             return future.result()
         finally:
-            future.cancel()  # of effect only when this thread is interrupted while it waits
+            future.cancel()  # has an effect only when this thread is interrupted while it waits
 
     def _exchange(self, request: Request) -> Exchange:
         prompt = request.prompt
@@ -154,7 +162,7 @@ class ModelClient:
         by_sha = {exchange.sha256: exchange for exchange in exchanges}
         try:
             async with asyncio.TaskGroup() as group:
-                # Equal requests are one request: they have one answer, in the journal as well.
+                # Equal requests are sent once: they share one answer, as they do in the journal.
                 tasks = {sha: group.create_task(self._settle(first[sha], by_sha[sha])) for sha in first}
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
@@ -181,11 +189,11 @@ class ModelClient:
         try:
             repaired = exchange.repaired(answer_text(refusal.raw), complaint)
             return _read(request, await self._entry(request, repaired, exchange.sha256), exchange.sampling)
-        except RequestRefused:  # the longer request does not fit: the first answer tells more
+        except RequestRefused:  # the longer request does not fit, and the first refusal is more informative
             return refusal
 
     async def _entry(self, request: Request, exchange: Exchange, origin_sha256: str) -> JournalEntry:
-        """The raw answer, from the journal or else from the server by way of the journal."""
+        """The raw answer from the journal, or else from the server after appending it to the journal."""
         known = await asyncio.to_thread(self._journal.get, exchange.sha256)
         if known is not None:
             self.usage.journal_hits += 1
@@ -209,7 +217,11 @@ class ModelClient:
         return entry
 
     async def _keep(self, entry: JournalEntry) -> None:
-        """Append to the journal, to the end even when another request's failure cancels this one: it is paid for."""
+        """Append an answer to the journal.
+
+        The write is completed even when the failure of another request cancels this one, because the answer has been
+        paid for.
+        """
         keeping = asyncio.ensure_future(asyncio.to_thread(self._journal.append, entry))
         try:
             await asyncio.shield(keeping)
@@ -219,7 +231,10 @@ class ModelClient:
 
 
 def _read(request: Request, entry: JournalEntry, sampling: Sampling) -> Answer | Refusal:
-    """What a raw answer amounts to. Journals are read through here as well: models may have changed since."""
+    """Parse a raw answer.
+
+    Answers from journals are parsed here as well, because the output model may have changed since they were written.
+    """
     cut = entry.finish_reason == "length"
 
     def refusal(reason: str, message: str) -> Refusal:

@@ -1,10 +1,12 @@
-"""One role's way to a model server: the official openai client, a bound on requests under way, errors in words.
+"""One role's connection to a model server: the official openai client, a limit on concurrent requests, typed errors.
 
-Retries are the openai client's own: for lost connections, timeouts, HTTP 408, 409, 429 and 5xx it waits 0.5 s,
-doubling up to 8 s, less up to a quarter at random, or for as long as `Retry-After` says (up to two minutes; beyond,
-it gives up). A request's id travels as `X-Request-Id: lvr-{sha256}`, and an answer that carries the id of another
-request is an error: a text can never land on another clip. Servers that do not repeat the id (llama.cpp) leave that to
-HTTP itself.
+Retries are the openai client's own. After a lost connection, a timeout, or HTTP 408, 409, 429 or 5xx it waits 0.5 s,
+doubling up to 8 s, minus a random part of up to a quarter. Where the server sends `Retry-After`, it waits for that time
+instead; beyond two minutes it gives up.
+
+A request's id is sent as `X-Request-Id: lvr-{sha256}`. An answer that carries the id of another request is an error, so
+that no text is ever stored for the wrong clip. With servers that do not repeat the id (llama.cpp), HTTP alone matches
+answers to requests.
 """
 
 from __future__ import annotations
@@ -20,35 +22,39 @@ from operators.models.exchange import Exchange
 from schemas.config import ModelConfig, Role
 from schemas.errors import Outage
 
-if TYPE_CHECKING:  # importing it costs most of a second: only who asks something pays
+if TYPE_CHECKING:  # the import takes most of a second, so it runs only where a request is sent
     import openai
     from openai.types.chat import ChatCompletion
 
 RETRIES = 6
-"""23.5 s of waiting in all, when the server does not say how long to wait."""
+"""Retries of a request. They wait at most 23.5 s in total when the server does not say how long to wait."""
 _FINISH: dict[str | None, Literal["stop", "length", "content_filter"]] = {
     "length": "length",
     "content_filter": "content_filter",
 }
 _OUR_ID = re.compile(r"lvr-([0-9a-f]{64})(?![0-9a-f])")
-"""The prefix tells it from a gateway's own ids, which may be hashes, too."""
+"""A request id of ours. The prefix distinguishes it from a gateway's own ids, which may also be hashes."""
 _TOO_LONG = re.compile(
     r"context.?(length|window|size)|maximum (model|input|prompt|sequence) length"
     r"|\b(prompt|input|request|sequence|messages?)\b.*(too (long|large)|exceed)",
     re.IGNORECASE | re.DOTALL,
 )
-"""In the words of OpenAI, vLLM, SGLang and llama.cpp."""
+"""Error messages for a request that is too long, as worded by OpenAI, vLLM, SGLang and llama.cpp."""
 _SET_UP = re.compile(r"max_(\w+_)?tokens(?!.*\b(prompt|input)\b)|temperature|schema|quota", re.IGNORECASE | re.DOTALL)
-"""What is asked of every request alike; vLLM names `max_tokens` also where the prompt leaves no room for them."""
+"""Settings that all requests share. An error that names one of them is not about the length of a single request.
+
+vLLM also names `max_tokens` when the prompt leaves no room for them. Such messages then mention the prompt or the
+input, and do not match.
+"""
 _BLOCKED = re.compile(r"content.?filter|content.?policy|safety|moderation|inspection", re.IGNORECASE)
 
 
 class ForeignAnswer(Outage):
-    """A server or proxy returned the answer to another request."""
+    """Raised when a server or proxy returned the answer to another request."""
 
 
 class RequestRefused(Exception):
-    """The server will never answer this very request. `reason` is `too_long` or `blocked`."""
+    """Raised when the server will never answer this particular request. `reason` is `too_long` or `blocked`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -57,7 +63,7 @@ class RequestRefused(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's raw answer: its reasoning, if it came apart, stands before the text between think tags."""
+    """A model's raw answer. Reasoning that the server returned separately precedes the text, in `<think>` tags."""
 
     raw: str
     finish_reason: Literal["stop", "length", "content_filter"]
@@ -66,7 +72,7 @@ class Reply:
 
 
 class BusyClock:
-    """Seconds in which at least one request was under way. For use inside one event loop."""
+    """Measures the seconds during which at least one request is in flight. For use inside one event loop."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -85,7 +91,7 @@ class BusyClock:
 
 
 class Connection:
-    """Asks one endpoint. All coroutines must run in one event loop."""
+    """Sends requests to one endpoint. All coroutines must run in one event loop."""
 
     def __init__(self, role: Role, endpoint: Endpoint, config: ModelConfig, retries: int = RETRIES) -> None:
         import openai
@@ -104,7 +110,13 @@ class Connection:
         await self._client.close()
 
     async def ask(self, exchange: Exchange, busy: BusyClock) -> Reply:
-        """The answer, valid or not. Raises RequestRefused, ModelUnavailable or ForeignAnswer."""
+        """Send a request and return the raw answer, valid or not.
+
+        Raises:
+            RequestRefused: the request is too long or blocked by a content filter.
+            ModelUnavailable: the server cannot be used.
+            ForeignAnswer: the server returned the answer to another request.
+        """
         import openai
         from openai.types.chat import ChatCompletion
 
@@ -132,7 +144,7 @@ class Connection:
             raise unavailable(nonsense, self.endpoint, self.role)
         self._assert_ours(exchange.sha256, response.headers.get("x-request-id", ""), completion.id)
         reply = _reply(completion)
-        return replace(reply, raw=self.endpoint.scrubbed(reply.raw))  # what is kept as it came, comes from here
+        return replace(reply, raw=self.endpoint.scrubbed(reply.raw))  # all stored raw answers come from here
 
     def _assert_ours(self, sha256: str, *named: str | None) -> None:
         foreign = {found for name in named for found in _OUR_ID.findall(name or "")} - {sha256}
@@ -144,7 +156,9 @@ class Connection:
 
 
 def _refused(error: openai.APIStatusError, told: str) -> RequestRefused | None:
-    """Whether an HTTP error is about this very request (too long, filtered), not about the server or its set-up.
+    """The refusal that an HTTP error means, or None when it is about the server or its configuration.
+
+    An error that is about the request itself says that it is too long or was filtered.
 
     Args:
         told: the error's message without secrets.
@@ -168,5 +182,5 @@ def _reply(completion: ChatCompletion) -> Reply:
     text = choice.message.content or ""
     raw = f"<think>{thoughts}</think>{text}" if isinstance(thoughts, str) else text
     finish = "content_filter" if choice.message.refusal else _FINISH.get(choice.finish_reason, "stop")
-    # Half of a surrogate pair is legal in JSON but not in UTF-8, in which everything is kept.
+    # Half of a surrogate pair is legal in JSON but not in UTF-8, in which all answers are stored.
     return Reply((raw or choice.message.refusal or "").encode("utf-8", "replace").decode(), finish, *counts)

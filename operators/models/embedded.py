@@ -1,12 +1,12 @@
-"""The embedded default: SmolLM2-135M-Instruct on the CPU, from a PyPI wheel, behind the same protocol as every server.
+"""The embedded default model: SmolLM2-135M-Instruct on the CPU, from a PyPI wheel, served with the OpenAI protocol.
 
-The engine (`operators.models.engine`) is a child process on a free loopback port: a crash of its native code cannot
-take the build along, and it ends by itself when its parent does, however that happens. JSON schemas are enforced by
-grammar, so its answers have the right form, but little sense: it proves a pipeline, it does not make a dataset.
+The engine (`operators.models.engine`) is a child process on a free loopback port. A crash of its native code cannot
+crash the build, and it exits by itself when its parent exits for any reason. A grammar enforces JSON schemas, so its
+answers have the right form but make little sense: it serves to test a pipeline, not to make a dataset.
 
-One slot, by measurement: on a CPU, requests decoded together make no more tokens per second than one after the other,
-while each slot would compute the beginning that questions on one video share for itself. With one slot it is computed
-once, and the beginnings of other videos are kept in memory beside it.
+The server has one slot. Measured on a CPU, requests decoded concurrently yield no more tokens per second than requests
+decoded one after another, and each slot would compute the prefix that the questions on one video share again. With one
+slot the prefix is computed once, and the prefixes of other videos stay in the prompt cache.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from operators.models.engine import CONTEXT, MODEL_NAME, weights
 
 EMBEDDED_MODEL = MODEL_NAME
 EMBEDDED_CONCURRENCY = 2
-"""Requests to have under way: one that is decoded and one that waits, so that no wait counts as a timeout."""
+"""Concurrent requests: one is decoded and one waits, so that time in the queue does not lead to a timeout."""
 EMBEDDED_MAX_TOKENS = 320
-"""The longest answer that is asked for: what this model writes beyond is repetition, for as long as it may."""
+"""Maximum length of an answer in tokens. Beyond it this model only repeats itself, up to any limit."""
 _START_SECONDS = 120.0
 
 
 class EmbeddedServer:
-    """The engine's process. A context manager, too: entered, it gives the endpoint where the model answers."""
+    """The engine's process. As a context manager, it starts the engine and returns its endpoint."""
 
     def __init__(self, slots: int = 1, slot_context: int = CONTEXT) -> None:
         self._arguments = [f"--parallel={slots}", f"--context={slot_context}"]
@@ -47,13 +47,15 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int | None:
-        """Of the engine's process; None when it does not run (any more)."""
+        """Process id of the engine; None when it is not running."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self) -> Endpoint:
-        """Where the model answers; a server that does not run, or has crashed, is started first.
+        """The endpoint of the model. Starts the server if it is not running or has crashed.
 
-        Raises ModelUnavailable, which says what to install or what the engine had to say.
+        Raises:
+            ModelUnavailable: the server is not installed or did not start. The message says what to install, or holds
+                the end of the engine's error output.
         """
         if self.pid is not None and self._endpoint is not None:
             return self._endpoint
@@ -77,12 +79,12 @@ class EmbeddedServer:
     def stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()  # it keeps nothing that a gentle end would save
+            process.kill()  # it has no state that a graceful shutdown would save
             process.wait()
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> str:
-    """What the engine prints when its model is loaded; empty when it ended or took too long."""
+    """The line that the engine prints when its model is loaded; empty when it exited or took too long."""
     assert process.stdout is not None
     overdue = threading.Timer(_START_SECONDS, process.kill)
     overdue.start()
@@ -104,7 +106,7 @@ def _assert_installed() -> None:
 
 
 def _import_path() -> str:
-    """PYTHONPATH with which the child finds this very package, wherever it was imported from."""
+    """PYTHONPATH with which the child imports this same copy of the package, wherever it is installed."""
     root = str(Path(__file__).parents[2])
     inherited = os.environ.get("PYTHONPATH", "")
     return os.pathsep.join(part for part in (root, inherited) if part)

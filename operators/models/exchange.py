@@ -1,7 +1,7 @@
-"""One question to a model as it goes over the wire, and its identity; and the reading of the answer.
+"""The request that is sent to a model, its hash, and the parser of the answer.
 
-The identity covers everything that can change the answer (model, messages, response schema, sampling, seed) and stands
-for frames by the sha256 of their bytes, so that it can be kept, compared and sent as a request id.
+The hash covers everything that can change the answer: model, messages, response schema, sampling and seed. Frames enter
+it by the sha256 of their bytes. It can be stored, compared and sent as a request id.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from schemas.provenance import Sampling
 
 @dataclass(frozen=True)
 class TimedFrame:
-    """A picture and its moment on the video's timeline."""
+    """A JPEG frame and its time on the video's timeline."""
 
     time_us: int
     jpeg: bytes
 
     @property
     def time_in_words(self) -> str:
-        """`[mm:ss.cc]` or `[h:mm:ss.cc]`, cut (not rounded) to hundredths of a second."""
+        """The time as `[mm:ss.cc]` or `[h:mm:ss.cc]`, truncated (not rounded) to hundredths of a second."""
         minutes, rest = divmod(self.time_us // 10_000, 6_000)
         hours, minutes = divmod(minutes, 60)
         clock = f"{minutes:02d}:{rest // 100:02d}.{rest % 100:02d}"
@@ -39,7 +39,7 @@ class TimedFrame:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What is sent for one answer."""
+    """Everything that is sent to get one answer."""
 
     model: str
     system: str
@@ -49,10 +49,10 @@ class Exchange:
     sampling: Sampling
     seed: int
     repair: tuple[str, str] | None = None
-    """An invalid answer to the same question, and what is wrong with it."""
+    """An invalid answer to the same request, and a message that says what is wrong with it."""
 
     def repaired(self, answer: str, complaint: str) -> Exchange:
-        """The same question once more, after an invalid answer."""
+        """The same request, followed by an invalid answer to it and a message that asks for a valid one."""
         # An empty assistant message is rejected by some servers.
         return replace(self, repair=(answer or "(no answer)", complaint))
 
@@ -64,7 +64,7 @@ class Exchange:
         return digest([self.model, spoken, schema, self.sampling, self.seed])
 
     def messages(self) -> list[dict[str, Any]]:
-        """Frames first, each after its time, and the text last: questions on the same frames share their prefix."""
+        """Chat messages, frames first and each after its time, so that requests on the same frames share a prefix."""
         messages: list[dict[str, Any]] = []
         if self.system:
             messages.append({"role": "system", "content": self.system})
@@ -97,7 +97,7 @@ def _frame_parts(frame: TimedFrame) -> list[dict[str, Any]]:
 
 @functools.cache
 def strict_schema(output: type[BaseModel]) -> dict[str, Any]:
-    """A model's JSON schema as `strict` decoding wants it: every property required, no other one, no defaults."""
+    """A model's JSON schema as `strict` decoding requires it: all properties required, no others, no defaults."""
     schema = copy.deepcopy(output.model_json_schema())
     _make_strict(schema)
     return schema
@@ -120,10 +120,15 @@ def _make_strict(node: Any) -> None:
 
 
 def read_answer(raw: str, output: type[BaseModel], cut: bool) -> BaseModel:
-    """The value in a model's answer. Raises ValueError (pydantic's ValidationError, too) when there is none.
+    """Parse a model's answer, without its reasoning before `</think>` and a code fence around the JSON.
 
-    What a reasoning model thought before `</think>` and a code fence around the JSON are passed over. With `cut` (the
-    model ran out of tokens) an unfinished JSON text is closed where it ends, which may still be a value.
+    Args:
+        raw: the answer.
+        output: the model that the JSON must fit.
+        cut: the model ran out of tokens. An unfinished JSON text is closed where it ends, which may still be valid.
+
+    Raises:
+        ValueError: the answer has no valid JSON for `output`. pydantic's ValidationError is one.
     """
     text = answer_text(raw)
     if cut:
@@ -132,7 +137,7 @@ def read_answer(raw: str, output: type[BaseModel], cut: bool) -> BaseModel:
 
 
 def answer_text(raw: str) -> str:
-    """An answer without what was thought before it and without a code fence."""
+    """The text of an answer without the reasoning before it and without a code fence around it."""
     text = raw.strip()
     if not text.startswith(("{", "```")):
         before, mark, after = text.partition("</think>")

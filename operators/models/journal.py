@@ -1,9 +1,11 @@
-"""The journal of one stage and unit: every model answer, kept from the moment it arrives, on any fsspec filesystem.
+"""The journal of one stage and work item: stores every model answer when it arrives, on any fsspec filesystem.
 
-Local folders get one append-only JSONL file per writer, each line flushed to the disk (fsync) before `append` returns;
-object stores cannot append and get one object per answer. A line that a killed writer left unfinished is passed over:
-its answer is asked for again. Several writers may work in one folder at once; each reads what was there when it first
-looked, and for equal requests the latest record counts. Safe to use from several threads.
+A local folder has one append-only JSONL file per writer, and each line is flushed to disk (fsync) before `append`
+returns. Object stores cannot append, so each answer is one object. An unfinished last line, left by a killed writer, is
+ignored, and its answer is requested again.
+
+Several writers may use one folder concurrently. Each writer reads the folder once, on first use, and for equal requests
+the latest record counts. Journals are thread-safe.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ SUFFIX = ".jsonl"
 
 
 class Journal:
-    """Answers by the hash of their whole request. Use as a context manager, or `close` it, to end its file."""
+    """Answers by the hash of their request. Use it as a context manager, or call `close`, to close its file."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        filesystem, folder = locate(url, use_listings_cache=False)  # other threads write, and share it
+        filesystem, folder = locate(url, use_listings_cache=False)  # other threads share it and write
         local = isinstance(filesystem, LocalFileSystem)
         self._files = _Segments(Path(folder)) if local else _Objects(filesystem, folder, url)
         self._lock = threading.RLock()
@@ -51,21 +53,29 @@ class Journal:
         self._files.close()
 
     def get(self, request_sha256: str) -> JournalEntry | None:
-        """The latest answer to this very request that has not been forgotten since."""
+        """The latest answer to exactly this request, or None if there is none or it was forgotten since."""
         with self._lock:
             return self._known().get(request_sha256)
 
     def append(self, entry: JournalEntry) -> None:
-        """Keep an answer. When this returns, it outlives the process."""
+        """Store an answer durably: after the return it survives a crash of the process.
+
+        Raises:
+            StoreError: the disk or the object store cannot be written.
+        """
         self._write(JournalRecord(written_ns=time.time_ns(), entry=entry))
         with self._lock:
             self._known()[entry.request_sha256] = entry
 
     def forget(self, request_sha256s: Iterable[str], keys: Iterable[str] = ()) -> int:
-        """Let these requests be asked again, with their repetitions after invalid answers; returns how many answers go.
+        """Discard answers, so that their requests are sent again, and return the number of discarded answers.
 
-        `keys` names clips or questions: all that was asked about them goes. The answers stay in the files; a record
-        says that they no longer count.
+        Answers to the repetitions of a request after invalid answers are discarded with it. The answers stay in the
+        files, and a new record marks them as forgotten.
+
+        Args:
+            request_sha256s: hashes of requests.
+            keys: ids of clips or questions; all requests about them are discarded.
         """
         with self._lock:
             known = self._known()
@@ -97,7 +107,7 @@ class Journal:
 
 
 def _records(name: str, content: bytes) -> Iterator[JournalRecord]:
-    """The readable lines. An unreadable last line is what a killed writer leaves; anywhere else it is damage."""
+    """The valid records of a file. An invalid last line was left by a killed writer; any other is logged as damaged."""
     lines = content.split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line:
@@ -128,7 +138,7 @@ class _Segments:
             try:
                 segment = self._segment = self._segment or self._new(name)
                 rest = memoryview(line)
-                while rest:  # what a disk with little room left has not taken; it says why when it is asked again
+                while rest:  # a nearly full disk may write only a part; the next write raises the reason
                     rest = rest[segment.write(rest) :]
                 os.fsync(segment.fileno())
             except OSError as error:
@@ -145,7 +155,7 @@ class _Segments:
             self._segment = None
 
     def _new(self, name: str) -> BinaryIO:
-        """A fresh, unbuffered file. Its name is on the disk, too, when this returns."""
+        """Create an unbuffered file. The folder is synced, too, so that the file's name survives a crash."""
         self._folder.mkdir(parents=True, exist_ok=True)
         segment = (self._folder / name).open("xb", buffering=0)
         directory = os.open(self._folder, os.O_RDONLY)
@@ -181,4 +191,4 @@ class _Objects:
             self._filesystem.pipe_file(f"{self._folder}/{name}", line)
 
     def close(self) -> None:
-        """Every object is complete as soon as it is written."""
+        """Do nothing: every object is complete as soon as it is written."""

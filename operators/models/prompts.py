@@ -1,8 +1,9 @@
-"""Prompts as files: `<id>.md` = YAML front matter (role, output model, sampling, system text), then the user message.
+"""Prompt files: `<id>.md` has YAML front matter (role, output model, sampling, system text), then the user message.
 
-The body is Jinja, in a sandbox, and an undefined variable is an error. A prompt's sha256 covers its file and every file
-that it includes, so that editing any of them makes stale what was made with it. A file to be included is plain Jinja
-without front matter. What a prompt says, and which variables it needs, is between the file and its stage.
+The body is a Jinja template, rendered in a sandbox, and an undefined variable is an error. A prompt's sha256 covers its
+file and every file that it includes, so an edit of any of them makes the rows stale that were made with it. An included
+file is plain Jinja without front matter. This module does not prescribe a prompt's text or variables: the file and the
+stage that renders it must agree on them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FENCE = "---\n"
 
 
 class PromptError(BadInput):
-    """A prompt file is missing, malformed, or was rendered with other variables than it uses."""
+    """Raised when a prompt file is missing, malformed, or rendered without a variable that it uses."""
 
 
 class FrontMatter(Model):
@@ -40,16 +41,16 @@ class FrontMatter(Model):
     """Name of the pydantic model that an answer must fit."""
     sampling: Sampling = Sampling()
     system: str = ""
-    """The system message; none when empty."""
+    """The system message; empty for none."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt file, read and checked. Hashable and picklable."""
+    """A prompt file after loading and validation. Hashable and picklable."""
 
     id: str
     sha256: str
-    """Of the file's bytes and those of the files that it includes."""
+    """Hash of the file's bytes and those of the files that it includes."""
     role: Role
     output: type[BaseModel]
     sampling: Sampling
@@ -58,7 +59,11 @@ class Prompt:
     """Name and Jinja source of the body (first) and of every included file."""
 
     def render(self, **variables: object) -> str:
-        """The user message. Raises PromptError for a variable that the body uses and the caller does not give."""
+        """The user message.
+
+        Raises:
+            PromptError: the body uses a variable that is not given, or cannot be rendered for another reason.
+        """
         try:
             return _compiled(self.texts).render(**variables).strip()
         except TemplateError as error:
@@ -68,11 +73,15 @@ class Prompt:
 def load_prompt(
     prompt_id: str, folder: Path | None = None, models: Mapping[str, type[BaseModel]] | None = None
 ) -> Prompt:
-    """Read `<prompt_id>.md`.
+    """Load and validate `<prompt_id>.md`.
 
-    `folder` defaults to the environment's LVR_PROMPTS, then to the `prompts` folder that came with the project.
-    `models` maps the names that `output` may take to models; it defaults to the contents of `schemas.answers`.
-    Raises PromptError when the file is missing or malformed.
+    Args:
+        prompt_id: the file's name without its suffix.
+        folder: defaults to the environment variable LVR_PROMPTS, then to the `prompts` folder of the project.
+        models: pydantic models by the names that `output` may have; defaults to the contents of `schemas.answers`.
+
+    Raises:
+        PromptError: the file is missing or malformed.
     """
     place = folder or _default_folder()
     name = f"{prompt_id}.md"
@@ -97,7 +106,7 @@ def load_prompt(
 
 
 def _default_folder() -> Path:
-    """LVR_PROMPTS, or the folder `prompts` beside the package `operators`, in a checkout and when installed alike."""
+    """LVR_PROMPTS, or the folder `prompts` next to the package `operators`, in a checkout and when installed alike."""
     named = os.environ.get("LVR_PROMPTS")
     return Path(named) if named else Path(__file__).parents[2] / "prompts"
 
@@ -132,7 +141,7 @@ def _environment(texts: Mapping[str, str]) -> ImmutableSandboxedEnvironment:
     return ImmutableSandboxedEnvironment(
         loader=DictLoader(texts),
         undefined=StrictUndefined,
-        autoescape=False,  # the text goes to a model, not into a page
+        autoescape=False,  # the text is for a model, not for a web page
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -144,7 +153,11 @@ def _compiled(texts: tuple[tuple[str, str], ...]) -> Template:
 
 
 def _with_includes(folder: Path, name: str, body: str) -> tuple[tuple[str, str], ...]:
-    """The body and, each once, the files that it includes directly or through others."""
+    """Names and texts of the body and of all files that it includes, directly or through others, each once.
+
+    Raises:
+        PromptError: a template is malformed, or an include does not name its file literally.
+    """
     texts = {name: body}
     waiting = [name]
     while waiting:

@@ -1,9 +1,11 @@
-"""From a build's configuration to models that can be asked.
+"""Assigns models to roles and creates the clients that send requests to them.
 
-`resolve` settles which model plays each role, once, when a build is planned: the names become part of what results are
-identified by. `open_models` gives the clients of one stage and unit. What a process needs for talking to servers, it
-has once, in its `ModelPool`: an event loop in a thread, one connection per role with the bound on its requests, and the
-embedded server, started when the first answer is asked of it that no journal has.
+`resolve` determines the model of each role once, when a build is planned, because the models' names are part of the
+keys of the results. `open_models` creates the clients of one stage and work item.
+
+Each process has one `ModelPool` for its communication with servers: an event loop in a thread, one connection per role
+with the limit on its requests, and the embedded server. The embedded server is started lazily, on the first request
+that is not served from a journal.
 """
 
 from __future__ import annotations
@@ -26,15 +28,19 @@ from operators.models.journal import Journal
 from schemas.config import ModelConfig, ModelsConfig, Role
 
 MEASURED = "measured"
-"""The captioner that is no model: captions come from measurements."""
+"""The value of a captioner's `model` that stands for captions from measurements, without any model."""
 
 
 def resolve(config: ModelsConfig, environ: Mapping[str, str] = os.environ) -> ModelsConfig:
-    """The same configuration with every role's model and vision filled in; resolving it again changes nothing.
+    """The configuration with every role's model and vision filled in. Resolving it again changes nothing.
 
     A role's model is the configured one, else its endpoint's, else `measured` for the captioner and the embedded model
-    for the others. Who has an endpoint is asked there, under whatever name; the embedded engine is for who has none.
-    Raises EndpointError when a model is named and no endpoint is there to serve it, for all such roles at once.
+    for the others. A role with an endpoint sends its requests there, whatever the model's name. The embedded engine
+    serves roles without an endpoint only.
+
+    Raises:
+        EndpointError: a model has no endpoint, an endpoint names no model, a role other than the captioner is
+            `measured`, or an endpoint's variables are invalid. One message reports the problems of all roles.
     """
     resolved, problems = {}, []
     for role in Role:
@@ -76,10 +82,20 @@ def open_models(
     environ: Mapping[str, str] = os.environ,
     pool: ModelPool | None = None,
 ) -> Iterator[dict[Role, ModelClient]]:
-    """A client for every role that a model plays, all with one journal, which is closed at the end.
+    """Open a client for every role that has a model. All share one journal, which is closed at the end.
 
-    `config` has been resolved. Without `pool`, the process's own is used, so that units in several threads share its
-    connections and bounds. Nothing is started or connected before something is asked.
+    Nothing is started or connected before the first request.
+
+    Args:
+        config: a resolved configuration.
+        roles: roles to open; a `measured` captioner gets no client.
+        journal: journal of the stage and work item.
+        environ: the environment variables that name endpoints.
+        pool: defaults to the pool of the process, so that work items in several threads share its connections and
+            limits.
+
+    Raises:
+        EndpointError: the environment has no endpoint for a role's model.
     """
     with journal:
         yield {
@@ -90,13 +106,13 @@ def open_models(
 
 
 class ModelPool:
-    """A process's connections to model servers. Thread-safe. Use as a context manager, or `close` it."""
+    """A process's connections to model servers. Thread-safe. Use it as a context manager, or call `close`."""
 
     def __init__(self, retries: int = RETRIES) -> None:
         self._retries = retries
         self._owner = os.getpid()
         self._loop = asyncio.new_event_loop()
-        # The loop's own executor is shut down by a new thread, and a process that is ending may not start any.
+        # The loop would shut down its default executor in a new thread, which an exiting process cannot start.
         self._executor = ThreadPoolExecutor(thread_name_prefix="model-pool-blocking")
         self._loop.set_default_executor(self._executor)
         self._thread = threading.Thread(target=self._loop.run_forever, name="model-pool", daemon=True)
@@ -114,9 +130,13 @@ class ModelPool:
     def client(
         self, role: Role, config: ModelConfig, journal: Journal, environ: Mapping[str, str] = os.environ
     ) -> ModelClient:
-        """A client of a role's resolved model. Raises EndpointError when the environment has no endpoint for it."""
+        """A client for a role's resolved model.
+
+        Raises:
+            EndpointError: the environment has no endpoint for the model.
+        """
         endpoint = endpoint_for(role, environ)
-        is_small = config.model == EMBEDDED_MODEL  # here or behind an endpoint
+        is_small = config.model == EMBEDDED_MODEL  # in this process's engine or behind an endpoint
         if endpoint is None and not is_small:
             raise EndpointError(
                 f"{role.value}: this build was planned with model {config.model!r}, but LVR_{role.name}_URL and "
@@ -134,7 +154,7 @@ class ModelPool:
         return ModelClient(role, config.model, bool(config.vision), journal, self._loop, connect, longest)
 
     def close(self) -> None:
-        """Close connections, stop the embedded server and the event loop. A forked child leaves its parent's alone."""
+        """Close connections, and stop the event loop and the embedded server. In a forked child this does nothing."""
         if os.getpid() != self._owner or self._loop.is_closed():
             return
         asyncio.run_coroutine_threadsafe(self._wind_down(), self._loop).result()
@@ -153,7 +173,7 @@ class ModelPool:
             await connection.close()
 
     def _connection(self, role: Role, endpoint: Endpoint, config: ModelConfig) -> Connection:
-        """Runs in the event loop only, which is what makes it safe."""
+        """The connection of a role, created on first use. Only called in the event loop, so it needs no lock."""
         key = (role, endpoint, config)
         if key not in self._connections:
             self._connections[key] = Connection(role, endpoint, config, self._retries)
@@ -168,7 +188,7 @@ _MAKING_POOL = threading.Lock()
 
 
 def process_pool() -> ModelPool:
-    """This process's pool, closed when it exits. A forked child gets its own: threads and sockets do not fork."""
+    """The pool of this process, closed at its exit. A forked child gets its own, as threads and sockets do not fork."""
     with _MAKING_POOL:
         return _pool_of(os.getpid())
 
