@@ -1,4 +1,4 @@
-"""Compares shot boundaries with the true ones, or with another detector's. Only measurements need it."""
+"""Compares shot boundaries with the true ones or with another detector's. Only benchmarks use it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Agreement:
-    """What became of each transition and of each boundary."""
+    """Result of matching boundaries with transitions."""
 
     found: tuple[bool, ...]
-    """For each true transition, whether a boundary is its own."""
+    """For each true transition: whether a boundary matched it."""
     right: tuple[bool, ...]
-    """For each boundary, whether it is a transition's."""
+    """For each boundary: whether it matched a transition."""
 
 
 def agreement(boundaries_us: Sequence[int], transitions_us: Sequence[tuple[int, int]], tolerance_us: int) -> Agreement:
     """Match each transition with at most one boundary, and each boundary with at most one transition.
 
     Args:
-        boundaries_us: ascending starts of shots, without the video's own start.
-        transitions_us: ascending and disjoint, from the first frame that is not purely the shot before to the first
-            that is purely the shot after: the same for a hard cut.
-        tolerance_us: how far outside of a transition its boundary may lie.
+        boundaries_us: ascending shot start times, without the video's own start.
+        transitions_us: ascending and disjoint. Each goes from the first frame that is not purely the shot before to the
+            first that is purely the shot after. The two are equal for a hard cut.
+        tolerance_us: how far outside a transition its boundary may lie.
     """
     found = [False] * len(transitions_us)
     right = [False] * len(boundaries_us)
@@ -39,7 +39,7 @@ def agreement(boundaries_us: Sequence[int], transitions_us: Sequence[tuple[int, 
 
 @dataclass(frozen=True)
 class Score:
-    """Counts, to be added up over videos, and the usual shares of them."""
+    """Match counts that can be summed over videos, with precision, recall and F1."""
 
     found: int = 0
     missed: int = 0

@@ -1,8 +1,8 @@
-"""The one decode of a whole video: what every frame measures, and sampled frames for who wants them.
+"""Decodes a whole video once: measures every frame and passes sampled frames to consumers.
 
-Decoding is what costs, so everything that needs every frame shares this pass. Where shots begin is judged from the
-measures, later and as often as wanted. Long videos are decoded in parallel (`operators.video.ranges`); the result is
-the same to the byte. Memory is constant but for 95 bytes a frame (10 MB for an hour at 30 frames a second).
+Decoding dominates the cost, so all consumers of every frame share this pass. Shot boundaries are detected later from
+the stored measures, as often as needed. Long videos are decoded in parallel (`operators.video.ranges`), and the result
+is byte-identical. Memory is constant except for 95 bytes per frame (10 MB for an hour at 30 frames per second).
 """
 
 from __future__ import annotations
@@ -34,47 +34,49 @@ from schemas.config import Detector
 from schemas.tables import PictureFormat
 
 Consumer = Callable[[int, VideoFrame], None]
-"""Takes a frame and its time (us). Called in order of time, never twice at once."""
+"""Takes a frame and its time (us). Called in order of time, never concurrently."""
 
 LONG_VIDEO_US = 120 * SECOND_US
-"""Shorter videos are decoded on one core: there are many of them, and files are worked on side by side."""
+"""Shorter videos are decoded on one core: there are many of them, and files are processed in parallel."""
 
 MOST_WORKERS = 8
-"""Each holds a decoder and two spans' results: about 100 MB for 1080p."""
+"""Limit for the workers. Each holds a decoder and the results of two spans: about 100 MB for 1080p."""
 
 BLACK_SHARE = 0.98
 """A frame with at least this share of dark pixels is black (ffmpeg's `blackdetect`, `picture_black_ratio_th`)."""
 
 FROZEN_MOTION = 0.001
-"""A frame that differs less from the one before is frozen (ffmpeg's `freezedetect`, -60 dB)."""
+"""A frame whose motion is below this is frozen (ffmpeg's `freezedetect`, -60 dB)."""
 
 HASHED_FRAMES = 8
-"""Difference hashes in a perceptual hash, of frames in the middle of equal parts of the video."""
+"""Number of difference hashes in a perceptual hash, each of the frame in the middle of one of as many equal parts of
+the video."""
 
 
 def as_decoded(frame: VideoFrame) -> VideoFrame:
+    """Return the frame unchanged."""
     return frame
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Who wants frames of a regular grid: the first frame at or after each multiple of 1/rate seconds."""
+    """A consumer of frames on a regular grid: the first frame at or after each multiple of 1/rate seconds."""
 
     rate: int | Fraction
     """Frames per second."""
     take: Consumer
     reduce: Callable[[VideoFrame], VideoFrame] = as_decoded
-    """Makes a frame small before it waits for its turn. Runs in several threads at once on a long video, so it must
-    keep no state; with `as_decoded` up to three spans of ten seconds of whole frames wait."""
+    """Reduces a frame before it is queued. On a long video it runs concurrently in several threads, so it must keep no
+    state. With `as_decoded`, up to three spans of ten seconds of full-size frames are queued."""
 
     def cell(self, time_us: int) -> int:
-        """Number of the last grid point at or before a time; the first frame of each cell is sampled."""
+        """Index of the last grid point at or before a time; the first frame of each cell is sampled."""
         return int(time_us * self.rate // SECOND_US)
 
 
 @dataclass(frozen=True)
 class SpanStatistics:
-    """Over the frames of a span; means, in units as in `schemas.tables.Clip`."""
+    """Means over the frames of a span, in the units of `schemas.tables.Clip`."""
 
     frame_count: int
     motion: float
@@ -83,48 +85,51 @@ class SpanStatistics:
     black: float
     """Share of black frames."""
     frozen: float
-    """Share of frames that repeat the one before."""
+    """Share of frames that repeat the previous one."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What one decode has shown."""
+    """Results of one decode of a video."""
 
     times_us: NDArray[np.int64]
-    """Shape [frames], ascending: the frames that really could be decoded."""
+    """Shape [frames], ascending: times of the frames that could be decoded."""
     motion: NDArray[np.float32]
-    """Shape [frames], and so are the following; units as in `operators.video.measures.FrameMeasures`."""
+    """Shape [frames], as for the following fields; units as in `operators.video.measures.FrameMeasures`."""
     sharpness: NDArray[np.float32]
     brightness: NDArray[np.float32]
     dark: NDArray[np.float32]
     looks: Picture
-    """Shape [frames, LOOK_BYTES]; `operators.video.measures.unlikeness` is the distance."""
+    """Appearance descriptors, shape [frames, LOOK_BYTES]; `operators.video.measures.unlikeness` is their distance."""
     scores: Scores
-    """Of all frames; of key frames alone nothing follows, so there of the stretches where shots may begin."""
+    """Content score per frame. In key-frame mode only frames near possible shot changes are scored."""
     transition: NDArray[np.float32]
-    """Shape [frames]: how probably each is part of a transition, as TransNetV2 sees it; empty if it was not asked."""
+    """Shape [frames]: each frame's probability of being part of a transition, by TransNetV2. Empty without a
+    network."""
     duration_us: int
     unreadable_us: int
-    """Time for which the index promises frames that could not be decoded."""
+    """Time for which the index has frames but none could be decoded."""
     damaged_us: NDArray[np.int64]
-    """Shape [damaged frames], ascending: times of frames in which the decoder has met errors, and made up the rest."""
+    """Shape [damaged frames], ascending: times of frames in which the decoder met errors and concealed them."""
     formats: tuple[PictureFormat, ...]
-    """Each change of the picture's format, beginning with the first frame's at 0."""
+    """Each change of the picture format, beginning with the first frame's at 0."""
 
     def shot_starts(self, detector: Detector, threshold: float) -> tuple[int, ...]:
-        """Times (us) at which shots begin, ascending, the first 0.
+        """Shot start times (us), ascending, the first 0.
 
         Raises:
-            ValueError: `transnet` is to judge and was not asked during the decode.
+            ValueError: the detector is `transnet`, but the decode ran without its network.
         """
         if detector is Detector.TRANSNET:
             return transnet.shot_starts(self.times_us, self.transition, threshold)
         return shots.shot_starts(self.scores, detector, threshold)
 
     def statistics(self, start_us: int, end_us: int) -> SpanStatistics:
-        """Of the frames that start in `[start_us, end_us)`, or of the one standing there when none does.
+        """Statistics of the frames that start in `[start_us, end_us)`.
 
-        Motion is between frames of the span only, so a shot boundary at its start does not count as motion.
+        If none starts there, they are of the frame shown at that time, except `frame_count`, `motion` and `frozen`,
+        which are 0. Motion is measured only between frames of the span, so a shot boundary at its start does not count
+        as motion.
         """
         first, end = (int(position) for position in np.searchsorted(self.times_us, (start_us, end_us)))
         shown = slice(first, end) if end > first else slice(max(0, first - 1), max(1, first))
@@ -139,10 +144,10 @@ class Analysis:
         )
 
     def shot_unlikeness(self, shot_starts_us: Sequence[int]) -> NDArray[np.float64]:
-        """How different the pictures on both sides of each boundary between shots look, 0 to 1. Shape [shots - 1].
+        """Visual distance across each shot boundary, 0 to 1. Shape [shots - 1].
 
-        Compared are the looks at 95 % of the shot before and at 5 % of the shot after (as Panda-70M does, to stay
-        clear of the transition itself).
+        It compares the frames at 95 % of the shot before and at 5 % of the shot after, as Panda-70M does, to avoid the
+        transition itself.
         """
         edges = np.array([*shot_starts_us, self.duration_us])
         lengths = np.diff(edges)
@@ -150,16 +155,19 @@ class Analysis:
         return unlikeness(self.looks[end[:-1]], self.looks[begin[1:]])
 
     def perceptual_hash(self) -> str:
-        """128 hex digits that change little when a video is encoded or scaled anew: eight frames' difference hashes."""
+        """Perceptual hash of the video: 128 hex digits, the difference hashes of eight frames.
+
+        It changes little when a video is re-encoded or rescaled.
+        """
         return self.looks[self._standing(hashed_times_us(self.duration_us)), :HASH_BYTES].tobytes().hex()
 
     def _standing(self, times_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers of the frames that are shown at these times."""
+        """Indices of the frames shown at these times."""
         return np.maximum(0, np.searchsorted(self.times_us, times_us, side="right") - 1)
 
 
 def hashed_times_us(duration_us: int) -> NDArray[np.int64]:
-    """At which times the frames that a perceptual hash is of are shown. Shape [HASHED_FRAMES]."""
+    """Times (us) of the frames used for a perceptual hash. Shape [HASHED_FRAMES]."""
     return (2 * np.arange(HASHED_FRAMES) + 1) * duration_us // (2 * HASHED_FRAMES)
 
 
@@ -173,9 +181,10 @@ def analyse(
     """Decode every frame once.
 
     Args:
-        samplings: who wants frames of a regular grid.
-        network: is shown every frame, and asked for transitions.
-        workers: spans decoded at once; None means one for a short video, all cores (eight at most) for a long one.
+        samplings: consumers of frames on a regular grid.
+        network: detects transitions; receives every frame.
+        workers: number of spans decoded concurrently. None means one for a short video and all cores (at most eight)
+            for a long one.
 
     Raises:
         UnreadableVideo: `damaged` when half of the video or more cannot be decoded.
@@ -189,7 +198,7 @@ def analyse(
         damaged_us += span.damaged_us
         for number, (sampling, sampled) in enumerate(zip(samplings, span.sampled, strict=True)):
             for time_us, frame in sampled:
-                if sampling.cell(time_us) > cells[number]:  # a span cannot know what was sampled just before it
+                if sampling.cell(time_us) > cells[number]:  # a span does not know the last sample before it
                     cells[number] = sampling.cell(time_us)
                     sampling.take(time_us, frame)
         for picture in span.tiny:
@@ -213,23 +222,23 @@ def analyse(
 
 
 def from_the_start(formats: Sequence[PictureFormat]) -> tuple[PictureFormat, ...]:
-    """The first format holds from 0 on, whatever of the video's beginning could be decoded."""
+    """Picture formats with the first one starting at 0, even if the video's first frames could not be decoded."""
     return (*(each.model_copy(update={"start_us": 0}) for each in formats[:1]), *formats[1:])
 
 
 @dataclass
 class _Span:
-    """What is kept of a span's frames."""
+    """Results of one span."""
 
     measures: FrameMeasures
     sampled: list[list[TimedFrame]]
-    """For each sampling. The first frame of the span is always among them."""
+    """Sampled frames for each sampling. The first frame of the span is always among them."""
     tiny: list[Picture]
     damaged_us: list[int]
 
 
 class _Look:
-    """Looks at a span's frames, one by one."""
+    """Measures and samples the frames of a span."""
 
     def __init__(self, video: VideoProbe, samplings: Sequence[Sampling], tiny: bool) -> None:
         self._video, self._samplings, self._tiny = video, samplings, tiny
@@ -259,12 +268,12 @@ def _workers(video: VideoProbe) -> int:
 
 
 def _unreadable(times_us: NDArray[np.int64], video: VideoProbe) -> int:
-    """Time in holes between decoded frames that are wider than packets explain.
+    """Total time in gaps between decoded frames that the packet times do not explain.
 
-    Twice the longest step between packets is allowed, as a packet may hold one field of a frame only.
+    Up to twice the longest step between packets is allowed, because a packet may hold only one field of a frame.
 
     Raises:
-        UnreadableVideo: `damaged` when that is half of the video or more.
+        UnreadableVideo: `damaged` when the total is half of the video or more.
     """
     promised = np.append(video.index.frame_times_us, video.duration_us)
     longest = int(np.diff(promised).max())

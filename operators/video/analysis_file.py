@@ -1,6 +1,6 @@
-"""An analysis as a file: what the one decode of a video has shown, for later stages to decide on without decoding.
+"""Stores an analysis as a file, so that later stages need not decode the video again.
 
-Columns of numbers in numpy's `.npz`, compressed: some 35 bytes a frame. Equal content gives equal bytes.
+Arrays are stored in numpy's compressed `.npz`: about 35 bytes per frame. Equal content gives equal bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _COLUMNS = ("times_us", "motion", "sharpness", "brightness", "dark", "looks", "t
 
 
 def write_analysis(analysis: Analysis, target: Path) -> None:
-    """Write all of it. `target` ends in `.npz`."""
+    """Write an analysis. `target` must end in `.npz`."""
     np.savez_compressed(
         target,
         allow_pickle=False,
@@ -31,7 +31,7 @@ def write_analysis(analysis: Analysis, target: Path) -> None:
 
 
 def read_analysis(path: Path) -> Analysis:
-    """What `write_analysis` has written."""
+    """Read an analysis that `write_analysis` wrote."""
     with np.load(path, allow_pickle=False) as stored:
         return Analysis(
             duration_us=int(stored["duration_us"]),

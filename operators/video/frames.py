@@ -1,8 +1,8 @@
-"""Single frames of a video at asked times: what a viewer sees then, in the size that a model wants.
+"""Single frames of a video at requested times, as a viewer sees them, in the size that a model needs.
 
-A frame is shown as `operators.video.orientation` says, with square pixels and in the colours of
-`operators.video.colour`. Of an interlaced frame one field is shown, stretched to the full height: its two fields are
-pictures of two moments.
+A frame is oriented by `operators.video.orientation`, with square pixels and in the colours of `operators.video.colour`.
+Of an interlaced frame only one field is shown, stretched to the full height, because its two fields show two different
+times.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from operators.video.probe import displayed_size
 from operators.video.ranges import decode_from
 
 PATCH = 28
-"""Sides are multiples of this unless asked otherwise: Qwen2-VL's patches of 14 pixels, merged two by two. Qwen3-VL's
-patches are of 16 pixels: 32."""
+"""Default multiple for both sides: Qwen2-VL's patches of 14 pixels, merged two by two. Qwen3-VL has patches of 16
+pixels and needs 32."""
 
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """A frame as it is displayed."""
+    """A frame as displayed."""
 
     time_us: int
-    """When its presentation starts."""
+    """Presentation time in microseconds."""
     rgb: NDArray[np.uint8]
     """Shape [height, width, 3]."""
 
@@ -43,17 +43,18 @@ class VideoFrame:
 def frames_at(
     path: Path, times_us: Sequence[int], side: int | None = None, multiple: int = PATCH
 ) -> Iterator[VideoFrame]:
-    """For each asked time, in ascending order, the frame being presented then. One forward pass over the video.
+    """Yield the frame presented at each requested time, in ascending order of time, in one forward pass.
 
-    Ask for all frames of a video at once: every call reads the packet index anew.
+    Request all frames of a video in one call, because every call reads the packet index again.
 
     Args:
-        times_us: times in `[0, duration)`, in any order; an equal time gives an equal frame again.
-        side: longest side in pixels; both sides are then multiples of `multiple` and the frame is not enlarged beyond
+        times_us: times in `[0, duration)`, in any order. A repeated time yields its frame again.
+        side: longest side in pixels. Both sides are then multiples of `multiple`, and the frame is not enlarged beyond
             rounding. None keeps the displayed size.
+        multiple: the sides are multiples of this many pixels if `side` is given.
 
     Raises:
-        UnreadableVideo: the file cannot be read, or nothing of it can be decoded.
+        UnreadableVideo: the file cannot be read, or none of its frames can be decoded.
         ValueError: a time lies outside the video.
     """
     asked = sorted(times_us)
@@ -71,7 +72,7 @@ def frames_at(
 
 
 def frame_times(path: Path) -> NDArray[np.int64]:
-    """When each frame of a video starts, in microseconds; shape [frames], ascending, the first 0.
+    """Start times of a video's frames in microseconds. Shape [frames], ascending, the first 0.
 
     Raises:
         UnreadableVideo: the file cannot be read.
@@ -83,12 +84,12 @@ def frame_times(path: Path) -> NDArray[np.int64]:
 def presented(
     container: InputContainer, stream: VideoStream, index: PacketIndex, asked: Sequence[int], path: Path
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Times (us) and decoded frames for asked times, which ascend.
+    """Yield the time (us) and the decoded frame for each requested time; the times must ascend.
 
-    Walks forward; jumps to a key frame when one lies between the walk's position and the asked time.
+    Decoding runs forward. It jumps to a key frame when one lies between its position and the requested time.
 
     Raises:
-        UnreadableVideo: `damaged` when nothing can be decoded.
+        UnreadableVideo: `damaged` when no frame can be decoded at a requested time.
     """
     walk: Iterator[tuple[int, av.VideoFrame]] = iter(())
     current: tuple[int, av.VideoFrame] | None = None
@@ -106,7 +107,7 @@ def presented(
 
 
 def displayed(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
-    """A decoded frame as it is displayed, shape [height, width, 3], whatever its own aspect."""
+    """Convert a decoded frame to RGB as displayed, shape [height, width, 3], whatever its own aspect ratio."""
     shown = orientation(frame)
     if shown.swaps_sides:
         width, height = height, width
@@ -115,14 +116,17 @@ def displayed(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8
 
 
 def to_jpeg(rgb: NDArray[np.uint8], quality: int = 90) -> bytes:
-    """A frame of shape [height, width, 3] as a JPEG file."""
+    """Encode an RGB frame, shape [height, width, 3], as a JPEG file."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data.tobytes()
 
 
 def fitted_size(width: int, height: int, side: int, multiple: int = PATCH) -> tuple[int, int]:
-    """Width and height in multiples of `multiple`, at most `side` (but at least one), the aspect kept as well as that
-    allows."""
+    """Width and height as multiples of `multiple`, the longest at most `side`.
+
+    Each side is at least `multiple`. The aspect ratio is kept as closely as that allows, and the frame is not enlarged
+    beyond rounding.
+    """
     limit = max(multiple, side // multiple * multiple)
     scale = min(1.0, limit / max(width, height))
     fitted_width, fitted_height = (
@@ -132,7 +136,7 @@ def fitted_size(width: int, height: int, side: int, multiple: int = PATCH) -> tu
 
 
 def _one_field(frame: av.VideoFrame) -> av.VideoFrame:
-    """Every other line of a frame, from the first on; nothing is copied."""
+    """The top field of a frame: every other line, starting with the first. Nothing is copied."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
     graph.link_nodes(source, graph.add("field", "top"), graph.add("buffersink")).configure()

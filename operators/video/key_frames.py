@@ -1,9 +1,9 @@
-"""Proposes shots from key frames, about ten times cheaper than decoding everything, and refines what was proposed.
+"""Detects shots from key frames, about ten times cheaper than a full decode, and refines their boundaries.
 
-`propose` decodes key frames only. Where two neighbours look different a shot begins between them; it is said to begin
-with the later one, where encoders that watch for cuts put their key frames. `refine` decodes those stretches, and what
-follows on the last key frame, so that a detector can name the frame. Not seen are shots that begin and end between two
-key frames that look alike; and nothing is known of motion.
+`propose` decodes only key frames. Where two neighbours differ visibly, a shot begins between them. Its proposed start
+is the later one, because encoders that detect cuts place their key frames there. `refine` decodes those stretches and
+the part after the last key frame, so that a detector can find the exact frame. Shots that begin and end between two
+similar key frames are missed, and motion is unknown.
 """
 
 from __future__ import annotations
@@ -28,47 +28,48 @@ from operators.video.shots import Scores
 from schemas.tables import PictureFormat
 
 KEY_FRAME_STEP_US = SECOND_US
-"""Key frames nearer than this to the one before are passed over: they cost three times as much as other frames."""
+"""Key frames closer than this to the previous one are skipped: they cost three times as much as other frames."""
 
 DIFFERENT_SCORE = 15.0
-"""Neighbouring key frames with a content score from this on are of two shots: what PySceneDetect's adaptive detector
-asks of two frames at least (`min_content_val`)."""
+"""Content score from which two neighbouring key frames belong to different shots: the minimum that PySceneDetect's
+adaptive detector requires between two frames (`min_content_val`)."""
 
 _FRAMES_BEHIND = 3
-"""The adaptive detector judges a frame when it has seen two more; a third, as spans end before a frame."""
+"""The adaptive detector judges a frame after two more frames; a third is needed because spans end before a frame."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What the key frames have shown."""
+    """Measures of the decoded key frames."""
 
     times_us: NDArray[np.int64]
-    """Shape [key frames], ascending, as are the following; units as in `operators.video.measures.FrameMeasures`."""
+    """Shape [key frames], ascending, as for the following fields; units as in
+    `operators.video.measures.FrameMeasures`."""
     score: NDArray[np.float64]
-    """To the key frame before."""
+    """Content score relative to the previous key frame."""
     sharpness: NDArray[np.float32]
     brightness: NDArray[np.float32]
     dark: NDArray[np.float32]
     looks: Picture
-    """Shape [key frames, LOOK_BYTES]."""
+    """Appearance descriptors, shape [key frames, LOOK_BYTES]."""
     formats: tuple[PictureFormat, ...]
-    """Each change of the picture's format, beginning with the first key frame's."""
+    """Each change of the picture format, beginning with the first key frame's."""
 
     @property
     def shot_starts_us(self) -> tuple[int, ...]:
-        """Ascending times of key frames, but for the first, which is 0."""
+        """Proposed shot starts (us): ascending times of key frames, except the first, which is 0."""
         return (0, *(end for _, end in self.changes_us))
 
     @property
     def changes_us(self) -> list[Span]:
-        """Neighbouring key frames that look different, or have different formats."""
+        """Pairs of neighbouring key frames that differ visibly or in their format."""
         pairs = zip(pairwise(self.times_us.tolist()), self.score[1:], strict=True)
         begins = {each.start_us for each in self.formats}
         return [pair for pair, score in pairs if score >= DIFFERENT_SCORE or pair[1] in begins]
 
 
 def propose(video: VideoProbe) -> Proposal:
-    """Decode key frames, at most about one a second.
+    """Decode key frames, at most about one per second.
 
     Raises:
         UnreadableVideo: `damaged` when no key frame can be decoded.
@@ -88,12 +89,12 @@ def propose(video: VideoProbe) -> Proposal:
 
 
 def refine(video: VideoProbe, proposal: Proposal) -> Scores:
-    """Scores of all frames of the stretches in which shots may begin, after a 0 for the video's first frame."""
+    """Score all frames of the stretches in which shots may begin, after a 0 for the video's first frame."""
     return _refine(video, proposal)[0]
 
 
 def _refine(video: VideoProbe, proposal: Proposal) -> tuple[Scores, tuple[PictureFormat, ...]]:
-    """Scores as `refine` gives them, and the video's formats, whose changes lie in the same stretches."""
+    """Scores as in `refine`, and the video's formats, which change only in the same stretches."""
     times_us, scores = array("q", [0]), array("d", [0.0])
     formats = list(proposal.formats[:1])
     with open_video(video.path) as (container, stream):
@@ -101,7 +102,7 @@ def _refine(video: VideoProbe, proposal: Proposal) -> tuple[Scores, tuple[Pictur
         for span in _stretches(video, [*proposal.changes_us, (int(proposal.times_us[-1]), video.duration_us)]):
             frames = _measured(video, reader.frames(*span))
             if len(frames.score) > 1:
-                frames.score[0] = frames.score[1]  # the frame before the first was not decoded
+                frames.score[0] = frames.score[1]  # no decoded frame precedes the first
             times_us.extend(frames.times_us)
             scores.extend(frames.score)
             formats += [each for each in frames.formats if not each.is_like(formats[-1])]
@@ -109,10 +110,10 @@ def _refine(video: VideoProbe, proposal: Proposal) -> tuple[Scores, tuple[Pictur
 
 
 def analyse_key_frames(video: VideoProbe) -> Analysis:
-    """An analysis of key frames, of which motion is not known (NaN), and of the frames that a perceptual hash is of.
+    """Analyse key frames and the frames used for the perceptual hash. Motion is unknown (NaN).
 
     Raises:
-        UnreadableVideo: `damaged` when no key frame can be decoded, or none of those frames.
+        UnreadableVideo: `damaged` when no key frame, or none of the hashed frames, can be decoded.
     """
     proposal = propose(video)
     scores, formats = _refine(video, proposal)
@@ -148,7 +149,7 @@ def _key_frames(video: VideoProbe) -> Iterator[TimedFrame]:
 
 
 def _sparse_keys(packets: Iterable[Packet], timeline: Timeline) -> Iterator[Packet]:
-    """Key frames at least `KEY_FRAME_STEP_US` apart, and the empty packets that flush the decoder."""
+    """Yield key frames at least `KEY_FRAME_STEP_US` apart, and the empty packets that flush the decoder."""
     next_pts = timeline.first_pts
     for packet in packets:
         if packet.size == 0:
@@ -166,7 +167,7 @@ def _measured(video: VideoProbe, frames: Iterator[TimedFrame]) -> FrameMeasures:
 
 
 def _stretches(video: VideoProbe, changes_us: list[Span]) -> list[Span]:
-    """Spans that hold all changes and the few frames behind by which the detector judges them; touching ones joined."""
+    """Spans that cover all changes and the few frames after each that the detector needs. Touching spans are merged."""
     promised = [*video.index.frame_times_us.tolist(), *[video.duration_us] * (_FRAMES_BEHIND + 1)]
     spans: list[Span] = []
     for start_us, end_us in changes_us:

@@ -1,12 +1,13 @@
-"""Measures single frames: how much one differs from the one before, how sharp, bright and dark it is, and its look.
+"""Measures single frames: difference from the previous frame, sharpness, brightness, dark pixels and appearance.
 
-Everything is measured on one small picture, at most 128 pixels on its longer side, so that numbers of videos of
-different sizes compare. It lies as it is stored: only the hash in a look is of the upright picture. Wide dynamic range
-is not tone-mapped: such videos measure flatter than they are shown.
+Everything is measured on one small picture, at most 128 pixels on its longer side, so that values of videos of
+different sizes are comparable. The picture keeps its stored orientation; only the hash in a descriptor is of the
+upright picture. High dynamic range is not tone-mapped, so such videos have less contrast here than on a screen.
 
-Frames are made small one by one, so that no decoder's frame has to wait, and measured in groups: on so small a picture
-a call of OpenCV or numpy costs about as much as what it does. Making them small costs most, as it reads all of a frame:
-a tenth of decoding it. libswscale does that better than OpenCV, if its scaler is kept and uses one thread.
+Frames are reduced one by one, so that no decoder frame is held back, and are measured in groups. On such small pictures
+the overhead of an OpenCV or numpy call is about as large as its work. Reduction costs most, because it reads the whole
+frame: a tenth of the decoding time. libswscale does it better than OpenCV, if its scaler is reused and runs on one
+thread.
 """
 
 from __future__ import annotations
@@ -30,19 +31,20 @@ from schemas.tables import PictureFormat
 Picture = NDArray[np.uint8]
 
 ANALYSIS_SIDE = 128
-"""Longer side of the measured pictures. At 160 and at 256 (PySceneDetect's own choice) shots of the sample films and of
-a real one are the same."""
+"""Longer side of the measured pictures. With 160 and with 256 (PySceneDetect's own choice), the shots of the sample
+films and of a real film are the same."""
 
 DARK_LUMA = 25
-"""A pixel up to this is dark: a tenth of the range (ffmpeg's `blackdetect`, `pixel_black_th`)."""
+"""Highest luma of a dark pixel: a tenth of the range (ffmpeg's `blackdetect`, `pixel_black_th`)."""
 
 HASH_BYTES, HISTOGRAM_BINS = 8, 27
 LOOK_BYTES = HASH_BYTES + HISTOGRAM_BINS
 
 GROUP = 16
-"""Pictures that are measured at once; with what is made of them they take 2 MB."""
+"""Number of pictures measured per call. With the arrays derived from them they take 2 MB."""
 
-# Without ACCURATE_RND pictures are darker, the larger the frame. Joined once: that takes as long as a difference.
+# Without ACCURATE_RND pictures get darker with the size of the frame. The flags are combined once, because that takes
+# as long as `difference`.
 _AREA = Interpolation.AREA | Interpolation.ACCURATE_RND
 
 _LEVELS = 3
@@ -50,33 +52,35 @@ _LEVEL_WEIGHTS = np.array([[_LEVELS**2, _LEVELS, 1]], dtype=np.float32)
 
 
 class Seen(NamedTuple):
-    """What of a frame the next one is compared with."""
+    """The data of a frame that the next frame is compared with."""
 
     hsv: Picture
-    """Shape [height, width, 3]."""
+    """HSV picture, shape [height, width, 3]."""
     luma: Picture
-    """Shape [height, width]."""
+    """Luma, shape [height, width]."""
 
 
 @dataclass
 class FrameMeasures:
-    """One number of each kind for each frame, in columns. 67 bytes a frame."""
+    """Measures of all frames, one column per measure: 67 bytes per frame."""
 
     times_us: array[int] = field(default_factory=lambda: array("q"))
     score: array[float] = field(default_factory=lambda: array("d"))
-    """PySceneDetect's content score: mean absolute difference of hue, saturation and value to the frame before."""
+    """PySceneDetect's content score: mean absolute difference of hue, saturation and value from the previous frame, 0
+    to 255."""
     motion: array[float] = field(default_factory=lambda: array("f"))
-    """Mean absolute difference of luma to the frame before, 0 to 1; 0 for the first."""
+    """Mean absolute difference of luma from the previous frame, 0 to 1; 0 for the first frame."""
     sharpness: array[float] = field(default_factory=lambda: array("f"))
-    """Variance of the Laplacian of luma, in 8-bit levels (its mean square: a Laplacian's mean is next to 0)."""
+    """Variance of the Laplacian of luma, in 8-bit levels. It is computed as the mean square, because the mean of a
+    Laplacian is close to 0."""
     brightness: array[float] = field(default_factory=lambda: array("f"))
     """Mean luma, 0 to 1."""
     dark: array[float] = field(default_factory=lambda: array("f"))
     """Share of dark pixels, 0 to 1."""
     looks: bytearray = field(default_factory=bytearray)
-    """`LOOK_BYTES` for each frame, see `looks`."""
+    """Appearance descriptors, `LOOK_BYTES` per frame; see `looks`."""
     formats: list[PictureFormat] = field(default_factory=list)
-    """Each change of the frames' format, beginning with the first frame's."""
+    """Each change of the frame format, beginning with the first frame's."""
     first: Seen | None = None
     last: Seen | None = None
 
@@ -84,9 +88,10 @@ class FrameMeasures:
         """Measure the frames that follow.
 
         Args:
+            times_us: time of each frame.
             pictures: BGR, shape [frames, height, width, 3].
-            rotation: how far to turn them clockwise to have them upright, in degrees.
-            mirrored: left and right are to be exchanged before.
+            rotation: clockwise rotation in degrees that makes the pictures upright.
+            mirrored: whether to exchange left and right before the rotation.
         """
         hsvs, lumas = _converted(pictures, cv2.COLOR_BGR2HSV), _converted(pictures, cv2.COLOR_BGR2GRAY)
         for seen, is_dark in zip(map(Seen, hsvs, lumas), lumas <= DARK_LUMA, strict=True):
@@ -103,7 +108,7 @@ class FrameMeasures:
         self.looks += looks(pictures, rotation, mirrored).tobytes()
 
     def extend(self, later: FrameMeasures) -> None:
-        """Append what was measured of the frames that follow, apart from these."""
+        """Append the measures of the frames that follow, which were measured separately."""
         if later.first is None:
             return
         if self.last is not None:
@@ -116,7 +121,7 @@ class FrameMeasures:
         self.last = later.last
 
     def note_formats(self, later: Sequence[PictureFormat]) -> None:
-        """Append the formats of frames that follow, the first of which may have the last format still."""
+        """Append the formats of the frames that follow. The first of them may repeat the last format."""
         if self.formats and self.formats[-1].start_us >= later[0].start_us:
             self.formats.pop()
         goes_on = bool(self.formats) and self.formats[-1].is_like(later[0])
@@ -127,10 +132,11 @@ class FrameMeasures:
 
 
 class Measurer:
-    """Takes decoded frames one by one, keeps their small pictures only, and measures these in groups.
+    """Collects decoded frames one by one, keeps only their small pictures, and measures these in groups.
 
     Args:
-        show: told each small picture, BGR, in order.
+        video: gives the orientation, the picture size and the key frame times.
+        show: called with each small picture, BGR, in order.
     """
 
     def __init__(self, video: VideoProbe, show: Callable[[Picture], None] | None = None) -> None:
@@ -142,7 +148,7 @@ class Measurer:
         self._key_frame_times_us = video.index.key_frame_times_us
 
     def add(self, time_us: int, frame: VideoFrame) -> None:
-        """The frame that follows."""
+        """Add the next frame."""
         self._note_format(time_us, frame)
         self._pictures.put(frame)
         self._times_us.append(time_us)
@@ -150,16 +156,19 @@ class Measurer:
             self._measure()
 
     def finish(self) -> FrameMeasures:
-        """The measures of all frames. To be asked once, after the last frame."""
+        """Return the measures of all frames. Call it once, after the last frame."""
         if self._times_us:
             self._measure()
         return self._measures
 
     def _note_format(self, time_us: int, frame: VideoFrame) -> None:
-        """What makes up a `PictureFormat` is compared, as making one takes longer. Damage may show anything.
+        """Record the frame's format if it has changed.
 
-        Decoders tag frames as they give them out, the last before a key frame with what the key frame says. So what
-        changes tags alone changes them with the key frame that follows.
+        The parts of a `PictureFormat` are compared, because creating one is slower. Damaged frames are ignored, as they
+        may show any format.
+
+        Decoders tag frames when they output them. The last frames before a key frame may therefore have the tags of
+        that key frame. A change of tags alone is dated to the next key frame.
         """
         pixels = frame.width, frame.height, frame.format.name
         tags = orientation(frame), sample_aspect(frame), frame.color_primaries, frame.color_trc
@@ -181,19 +190,19 @@ class Measurer:
 
 
 class SmallPictures:
-    """Frames of any format made small, in one size, by averaging areas, at most `GROUP` at a time.
+    """Reduces frames of any format to one small size by area averaging, at most `GROUP` at a time.
 
-    Colours are taken for BT.601's.
+    Colours are interpreted as BT.601.
     """
 
     def __init__(self, width: int, height: int) -> None:
         self._width, self._height = width, height
-        self._scaler = VideoReformatter()  # kept: setting one up takes 0.1 ms, half of a small frame
+        self._scaler = VideoReformatter()  # reused: setup takes 0.1 ms, half of the time for a small frame
         self._pictures: Picture = np.empty((GROUP, height, width, 3), dtype=np.uint8)
         self._small: list[VideoFrame] = []
 
     def put(self, frame: VideoFrame) -> None:
-        """Reduce a frame to one more picture."""
+        """Reduce a frame and queue it."""
         small = self._scaler.reformat(
             frame,
             self._width,
@@ -207,7 +216,8 @@ class SmallPictures:
         self._small.append(small)
 
     def taken(self) -> Picture:
-        """The pictures that were put since the last call, shape [frames, height, width, 3], until the next one."""
+        """Return the pictures queued since the last call, shape [frames, height, width, 3], valid until the next
+        call."""
         pictures = self._pictures[: len(self._small)]
         for picture, frame in zip(pictures, self._small, strict=True):
             picture[:] = frame.to_ndarray()
@@ -224,17 +234,26 @@ def difference(before: Seen, after: Seen) -> tuple[float, float]:
 
 
 def analysis_size(video: VideoProbe) -> tuple[int, int]:
-    """Width and height of the measured picture: even, not enlarged, the longer side at most `ANALYSIS_SIDE`."""
+    """Stored width and height of the measured picture: even, not enlarged, the longer side at most `ANALYSIS_SIDE`."""
     longest = max(video.width, video.height, ANALYSIS_SIDE)
     width, height = (max(2, side * ANALYSIS_SIDE // longest // 2 * 2) for side in (video.width, video.height))
     return (height, width) if video.orientation.swaps_sides else (width, height)
 
 
 def looks(pictures: Picture, rotation: int, mirrored: bool = False) -> Picture:
-    """The appearance of BGR pictures, shape [frames, height, width, 3], in few bytes each, shape [frames, LOOK_BYTES].
+    """Compute appearance descriptors of BGR pictures.
 
-    First eight bytes of difference hash (dHash: N. Krawetz, "Kind of Like That", 2013): of the upright picture reduced
-    to 9x8, is each pixel darker than its right neighbour? Then a histogram of 3x3x3 colours, 255 being all pixels.
+    A descriptor begins with eight bytes of difference hash (dHash: N. Krawetz, "Kind of Like That", 2013): for each
+    pixel of the upright picture reduced to 9x8, whether it is darker than its right neighbour. A histogram of 3x3x3
+    colours follows, in which 255 stands for all pixels.
+
+    Args:
+        pictures: shape [frames, height, width, 3].
+        rotation: clockwise rotation in degrees that makes the pictures upright.
+        mirrored: whether to exchange left and right before the rotation.
+
+    Returns:
+        Shape [frames, LOOK_BYTES].
     """
     frames = len(pictures)
     tiny = _halved(_halved(pictures))
@@ -249,10 +268,15 @@ def looks(pictures: Picture, rotation: int, mirrored: bool = False) -> Picture:
 
 
 def unlikeness(looks: Picture, others: Picture) -> NDArray[np.float64]:
-    """How different frames look, 0 to 1, shapes [..., LOOK_BYTES] each, broadcast against each other.
+    """Visual distance between frames, 0 to 1.
 
-    The mean of two parts: the hashes' differing bits, where half of them (what unrelated pictures have) make 1; and the
-    share of pixels that would have to change colour to make the histograms equal.
+    It is the mean of two parts. The first is the number of differing hash bits, where half of the bits (the expected
+    value for unrelated pictures) count as 1. The second is the share of pixels that would have to change colour to make
+    the histograms equal.
+
+    Args:
+        looks: descriptors of shape [..., LOOK_BYTES].
+        others: descriptors of shape [..., LOOK_BYTES], broadcast against `looks`.
     """
     bits = np.bitwise_count(looks[..., :HASH_BYTES] ^ others[..., :HASH_BYTES]).sum(axis=-1, dtype=np.int64)
     colours = np.abs(looks[..., HASH_BYTES:].astype(np.int64) - others[..., HASH_BYTES:]).sum(axis=-1) / (2 * 255)
@@ -261,7 +285,10 @@ def unlikeness(looks: Picture, others: Picture) -> NDArray[np.float64]:
 
 
 def _halved(pictures: Picture) -> Picture:
-    """Pictures of half the width and height, all in one call; sides of one pixel stay. Shapes [frames, ...]."""
+    """Halve the width and height of pictures in one call. Sides of one pixel stay.
+
+    Shape [frames, height, width, channels].
+    """
     frames, height, width, channels = pictures.shape
     rows, columns = max(1, height // 2), max(1, width // 2)
     even = np.ascontiguousarray(pictures[:, : 2 * rows, : 2 * columns])
@@ -270,7 +297,10 @@ def _halved(pictures: Picture) -> Picture:
 
 
 def _converted(pictures: Picture, code: int) -> Picture:
-    """BGR pictures in another colour space, all in one call. Shapes [frames, height, width, 3] or, grey, without 3."""
+    """Convert BGR pictures to another colour space in one call.
+
+    Shape [frames, height, width, 3], or [frames, height, width] for grey.
+    """
     frames, height, width = pictures.shape[:3]
     tall = cv2.cvtColor(pictures.reshape(frames * height, width, 3), code)
     return np.asarray(tall, dtype=np.uint8).reshape(frames, height, *tall.shape[1:])

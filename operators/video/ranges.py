@@ -1,13 +1,15 @@
-"""Decodes a whole video in spans, one after another or several at a time, with the same frames either way.
+"""Decodes a whole video in spans, sequentially or in parallel, with the same frames either way.
 
-Several at a time, spans begin at key frames, and each is decoded on one core by a reader of its own. A span's frames
-are those *shown* from its key frame up to the next span's, so the leading pictures of an open GOP, which come behind
-their key frame in the file but before it on screen, belong to the span before: its reader decodes on until the first
-frame that is shown too late. One decoder thread per reader: ffmpeg's frame threads cost a fifth more CPU.
+In parallel, spans begin at key frames, and each is decoded on one core by its own reader. A span holds the frames
+*shown* from its key frame up to the key frame of the next span. The leading pictures of an open GOP follow their key
+frame in the file but are shown before it, so they belong to the previous span. The reader of that span therefore
+decodes on until the first frame that is shown too late. Each reader uses one decoder thread: ffmpeg's frame threads
+cost a fifth more CPU.
 
-Guarantees: every frame is yielded once, in ascending order of time; results come in order; memory does not grow with
-the length of the video. Results wait until those before them are taken, so `work` should return little. What a decoder
-makes up where a file is damaged depends on where it began, so only there results may differ with the number of workers.
+Guarantees: every frame is yielded once, in ascending order of time. Results come in order. Memory does not grow with
+the length of the video. Results wait until all earlier ones are consumed, so `work` should return little. The
+substitute frames that a decoder produces for damaged data depend on where decoding began. Only there may results differ
+with the number of workers.
 """
 
 from __future__ import annotations
@@ -37,28 +39,29 @@ Span = tuple[int, int]
 """Start and end in microseconds, half-open."""
 
 SPAN_US = 5 * SECOND_US
-"""Spans are at least this long: a span costs the few frames that are decoded beyond its end, and keeps its result."""
+"""Shortest span: each one costs the few frames that are decoded beyond its end, and keeps a result in memory."""
 
 LONGEST_SPAN_US = 60 * SECOND_US
-"""A video with a longer stretch without key frames is decoded by one reader, which may stop anywhere."""
+"""Longest span for parallel decoding. A video with a longer stretch without key frames is decoded by one reader, which
+can stop at any frame."""
 
 _FOREVER_US = int(np.iinfo(np.int64).max)
 
 
 def decode_spans(video: VideoProbe, work: Callable[[Iterator[TimedFrame]], T], workers: int) -> Iterator[T]:
-    """`work` on the frames of each span of the video, in order of time.
+    """Call `work` on the frames of each span and yield the results in order of time.
 
     Args:
-        work: takes times (us) and frames, and must take them all. With several workers it runs in threads of this
-            process, several at a time.
-        workers: spans decoded at once.
+        work: takes an iterator of times (us) and frames, and must exhaust it. With several workers it runs concurrently
+            in threads of this process.
+        workers: number of spans decoded concurrently.
     """
     spans = _key_frame_spans(video)
     if workers == 1 or not _can_start_at(video, spans):
         spans, workers = _equal_spans(video), 1
     with ExitStack() as stack:
         stack.callback(cv2.setNumThreads, cv2.getNumThreads())
-        cv2.setNumThreads(1)  # its threads cost a tenth more CPU on 1080p and find nothing to do beside the readers
+        cv2.setNumThreads(1)  # its threads cost a tenth more CPU on 1080p and are no faster alongside the readers
         readers = [SpanReader(*stack.enter_context(open_video(video.path)), video.index) for _ in range(workers)]
         if workers == 1:
             yield from (work(readers[0].frames(*span)) for span in spans)
@@ -69,7 +72,10 @@ def decode_spans(video: VideoProbe, work: Callable[[Iterator[TimedFrame]], T], w
 def _at_once(
     readers: Sequence[SpanReader], spans: Sequence[Span], work: Callable[[Iterator[TimedFrame]], T]
 ) -> Iterator[T]:
-    """Results in order; at most one more than there are readers is begun or waits."""
+    """Run `work` concurrently and yield the results in order.
+
+    At most one more span than there are readers is queued, running or waiting to be consumed.
+    """
     idle: SimpleQueue[SpanReader] = SimpleQueue()
     for reader in readers:
         idle.put(reader)
@@ -95,7 +101,10 @@ def _at_once(
 
 
 class SpanReader:
-    """Reads spans of an open video. What follows on what was read last is read on; elsewhere it seeks."""
+    """Reads spans of an open video.
+
+    A span that starts where the previous one ended is read on without a seek.
+    """
 
     def __init__(self, container: InputContainer, stream: VideoStream, index: PacketIndex) -> None:
         stream.codec_context.thread_count = 1
@@ -105,10 +114,10 @@ class SpanReader:
         self._position_us = 0
 
     def frames(self, start_us: int, end_us: int) -> Iterator[TimedFrame]:
-        """Frames shown from `start_us` up to `end_us`. To be read to its end before the next call.
+        """Yield the frames shown from `start_us` up to `end_us`. Exhaust the iterator before the next call.
 
         Raises:
-            ValueError: `start_us` is neither where the last span ended nor a key frame's time.
+            ValueError: `start_us` is neither the end of the previous span nor the time of a key frame.
         """
         if start_us != self._position_us:
             self._seek(start_us)
@@ -129,10 +138,10 @@ class SpanReader:
 def decode_from(
     container: InputContainer, stream: VideoStream, index: PacketIndex, key_frame: int
 ) -> Iterator[TimedFrame]:
-    """Frames shown from a key frame on, as a decoder that started at the beginning would show them.
+    """Frames shown from a key frame on, identical to those of a decoder that started at the beginning.
 
-    When the key frame does not come out whole (the container's seek went past it, or it is damaged), decoding starts
-    earlier: one key frame, then two, four and so on.
+    The key frame may not be decoded intact, because the container's seek went past it or because it is damaged.
+    Decoding then starts earlier: one key frame, then two, four and so on.
     """
     key_us = int(index.key_frame_times_us[key_frame])
     back = 1
@@ -147,17 +156,21 @@ def decode_from(
 
 
 def seek(container: InputContainer, index: PacketIndex, key_frame: int) -> None:
-    """To a key frame, by its number in the index, or somewhat before it."""
+    """Seek to a key frame, given by its index, or somewhat before it.
+
+    Raises:
+        UnreadableVideo: `damaged` when the container cannot seek at all.
+    """
     seek_to(container, index, index.seek_target_us(key_frame))
 
 
 def seek_to(container: InputContainer, index: PacketIndex, time_us: int) -> None:
-    """To a time, which may be negative; to the beginning where the container cannot seek there.
+    """Seek to a time, which may be negative, or to the beginning where the container cannot seek there.
 
-    RealMedia finds only places that it has been to, AVI none before its first frame.
+    RealMedia can seek only to places that were read before, AVI not before its first frame.
 
     Raises:
-        UnreadableVideo: `damaged` when it cannot seek at all.
+        UnreadableVideo: `damaged` when the container cannot seek at all.
     """
     try:
         container.seek(round(index.timeline.seconds(time_us) * SECOND_US))
@@ -170,7 +183,7 @@ def seek_to(container: InputContainer, index: PacketIndex, time_us: int) -> None
 
 
 def _ascending(frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
-    """Without second pictures for the same moment."""
+    """Skip frames that are not later than the frame before."""
     last_us = -1
     for time_us, frame in frames:
         if time_us > last_us:
@@ -191,10 +204,10 @@ def _equal_spans(video: VideoProbe) -> list[Span]:
 
 
 def _can_start_at(video: VideoProbe, spans: Sequence[Span]) -> bool:
-    """Are there several spans, none too long, whose first frames come out at once?
+    """Whether there are several spans, none too long, each decodable from its key frame without delay.
 
-    In a stream that is refreshed gradually (x264's `intra-refresh`) nothing comes out for some frames after a key
-    frame, and what comes then need not be right yet.
+    Only the start of the second span is tested. A stream with gradual refresh (x264's `intra-refresh`) shows nothing
+    for some frames after a key frame, and the first frames shown may still be wrong.
     """
     if len(spans) < 2 or max(min(end, video.duration_us) - start for start, end in spans) > LONGEST_SPAN_US:
         return False

@@ -1,10 +1,9 @@
-"""Copies coded frames of a video into an MP4 of their own, without decoding them and without an edit list.
+"""Copies coded frames of a video into an MP4 of their own, without decoding and without an edit list.
 
-Guarantees: what is copied begins at a key frame that needs nothing before it, and ends where the frames so far are the
-same in decoding order as in order of presentation, so that no frame outside the span is in the file and none inside
-needs a frame that is not. The file's clock starts at 0 in every reader, because composition offsets may be negative
-(ISO/IEC 14496-12, `ctts` version 1); nothing has to be skipped. Whether the copy can be decoded is left to
-`operators.video.proof`.
+Guarantees: a copy begins at a key frame that needs no earlier frame. It ends where the frames so far are the same in
+decoding order as in presentation order. So no frame outside the span is in the file, and no frame inside needs one that
+is missing. The file's clock starts at 0 in every reader, because composition offsets may be negative (ISO/IEC 14496-12,
+`ctts` version 1), and nothing has to be skipped. `operators.video.proof` checks whether the copy can be decoded.
 """
 
 from __future__ import annotations
@@ -29,26 +28,28 @@ from operators.video.packets import SECOND_US, PacketIndex, Timeline, packets_of
 from operators.video.ranges import seek_to
 
 COPIED_VIDEO = ("h264", "hevc", "vp9", "av1")
-"""Codecs that MP4 carries and that players and training readers decode."""
+"""Video codecs that MP4 supports and that players and training readers decode."""
 
 COPIED_SOUND = ("aac", "ac3", "eac3")
-"""Sound that can begin at any of its packets. MP3 cannot: its packets use bits of those before (bit reservoir)."""
+"""Audio codecs that can begin at any packet. MP3 cannot: its packets use bits of earlier ones (bit reservoir)."""
 
 _PARAMETER_SETS = {"h264": (7, 8), "hevc": (32, 33, 34)}
-"""Types of NAL units (ITU-T H.264, table 7-1; H.265, table 7-1)."""
+"""Types of the NAL units that hold parameter sets (ITU-T H.264, table 7-1; H.265, table 7-1)."""
 
 _MP4 = {"movflags": "+faststart+negative_cts_offsets", "use_editlist": "0", "fflags": "+bitexact"}
 
 _FARTHEST_INTERLEAVING_US = 10 * SECOND_US
-"""How far apart in time sound and picture may lie side by side in a file; muxers keep them within a second."""
+"""Largest time difference between audio and video at one place of a file; muxers keep it within a second."""
 
 
 @dataclass(frozen=True)
 class Coded:
-    """Coded frames in decoding order, and which of a clip's frames (in order of presentation) each of them is."""
+    """Coded frames of a clip."""
 
     packets: list[Packet]
+    """In decoding order."""
     ranks: list[int]
+    """Each packet's position among the frames of the clip, in presentation order."""
 
     @property
     def first(self) -> int:
@@ -66,12 +67,21 @@ def read_coded(
     index: PacketIndex,
     span_us: tuple[int, int],
 ) -> tuple[list[Packet], list[Packet]]:
-    """The packets of picture and sound around a span of time, in the file's order.
+    """Read the video and audio packets around a time span, in file order.
 
-    Picture packets begin at a key frame at or before the span.
+    Video packets begin at a key frame at or before the span.
+
+    Args:
+        span_us: start and end in microseconds.
+
+    Returns:
+        The video packets and the audio packets.
+
+    Raises:
+        UnreadableVideo: `damaged` when the container cannot seek.
     """
     start_us, end_us = span_us
-    # Sound lies beside the picture but not always after it.
+    # Audio is stored close to its video, but not always after it.
     before_us = index.seek_target_us(index.key_frame(start_us)) - SECOND_US
     seek_to(container, index, before_us)
     pictures: list[Packet] = []
@@ -94,11 +104,12 @@ def read_coded(
 def longest_run(
     packets: Sequence[Packet], timeline: Timeline, times_us: NDArray[np.int64], codec: str, extradata: bytes
 ) -> Coded | None:
-    """The most of a clip that can be copied.
+    """The longest part of a clip that can be copied; None if there is none.
 
     Args:
-        packets: picture packets in decoding order, the clip's among them.
-        times_us: shape [frames], the clip's frames.
+        packets: video packets in decoding order, those of the clip among them.
+        times_us: shape [frames], the frame times of the clip.
+        extradata: the decoder configuration that the container states for these packets.
     """
     rank_of = {int(time_us): rank for rank, time_us in enumerate(times_us)}
     ranks = [rank_of.get(timeline.microseconds(packet.pts)) for packet in packets if packet.pts is not None]
@@ -121,9 +132,10 @@ def longest_run(
 def _run_length(
     packets: Sequence[Packet], ranks: Sequence[int | None], position: int, codec: str, extradata: bytes
 ) -> int:
-    """Packets from this key frame up to the last point where decoding and presentation agree on what came so far.
+    """Number of packets from this key frame up to the last point where decoding and presentation order agree.
 
-    The decoder's configuration stays the same: players of MP4 need not look for others inside the frames.
+    "Agree" means that the frames so far are the same in both orders. The decoder configuration must not change within
+    the run, because MP4 players need not look for another one inside the frames.
     """
     seen: set[int] = set()
     first, highest, length = ranks[position], -1, 0
@@ -141,11 +153,11 @@ def _run_length(
 
 
 def is_entry(key_frame: bytes, codec: str, extradata: bytes) -> bool:
-    """Can decoding start at this key frame, with all that is shown after it?
+    """Whether decoding can start at this key frame and shows all frames that follow it.
 
-    An H.264 key frame may be a mere recovery point, which later frames may look behind; only an IDR picture forgets all
-    before (ITU-T H.264, 7.4.1.2.4). HEVC's intra random access points do, but for the leading pictures (H.265, 3.70),
-    and so do the key frames of VP9 and AV1.
+    An H.264 key frame may be a mere recovery point, and later frames may refer to frames before it. Only an IDR picture
+    resets all references (ITU-T H.264, 7.4.1.2.4). HEVC's intra random access points do so except for their leading
+    pictures (H.265, 3.70), and so do the key frames of VP9 and AV1.
     """
     if codec not in ("h264", "hevc"):
         return True
@@ -156,10 +168,10 @@ def is_entry(key_frame: bytes, codec: str, extradata: bytes) -> bool:
 
 
 def configuration(key_frame: bytes, codec: str, extradata: bytes) -> bytes | None:
-    """The decoder's configuration for what begins at a key frame, for the header of an MP4 of its own.
+    """The decoder configuration for the frames from a key frame on, for the header of an MP4 of their own.
 
-    Broadcasts carry parameter sets before each key frame, and change them there; the stream's own are then those of its
-    first picture. None where the key frame brings others and an MP4's header cannot be made of them.
+    Broadcasts carry parameter sets before each key frame and may change them there. The stream's own sets are then
+    those of its first key frame. None where the key frame carries other sets from which no MP4 header can be made.
     """
     if codec not in _PARAMETER_SETS:
         return extradata
@@ -171,13 +183,17 @@ def configuration(key_frame: bytes, codec: str, extradata: bytes) -> bytes | Non
 
 
 def nal_length_size(codec: str, extradata: bytes) -> int | None:
-    """Bytes of the length before each unit, or None where start codes separate them (ITU-T H.264, Annex B)."""
+    """Number of bytes of the length field of NAL units; None where start codes separate them (ITU-T H.264, Annex B)."""
     position = 4 if codec == "h264" else 21
     return (extradata[position] & 3) + 1 if len(extradata) > position and extradata[0] == 1 else None
 
 
 def nal_units(data: bytes, length_size: int | None) -> Iterator[bytes]:
-    """The NAL units of an H.264 or HEVC packet."""
+    """Yield the NAL units of an H.264 or HEVC packet.
+
+    Args:
+        length_size: as `nal_length_size` returns it.
+    """
     if length_size is None:
         starts = [match.end() for match in re.finditer(b"\x00\x00\x01", data)]
         for start, beyond in zip(starts, [*(begin - 3 for begin in starts[1:]), len(data)], strict=True):
@@ -192,13 +208,14 @@ def nal_units(data: bytes, length_size: int | None) -> Iterator[bytes]:
 
 
 def nal_type(unit: bytes, codec: str) -> int:
+    """The type number of a NAL unit."""
     return unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
 
 
 def sound_time_us(packet: Packet, timeline: Timeline) -> int:
-    """A sound packet's time on the picture's timeline, rounded to the nearest microsecond (halves up)."""
+    """An audio packet's time on the video's timeline, rounded to the nearest microsecond (halves up)."""
     assert packet.pts is not None and packet.time_base is not None
-    # In integers: a clip has a thousand sound packets, and fractions are slow.
+    # Integers: a clip has a thousand audio packets, and fractions are slow.
     sound, picture = packet.time_base, timeline.time_base
     ticks = packet.pts * sound.numerator * picture.denominator
     ticks -= timeline.first_pts * picture.numerator * sound.denominator
@@ -209,7 +226,13 @@ def sound_time_us(packet: Packet, timeline: Timeline) -> int:
 def copyable_sound(
     packets: Sequence[Packet], codec: str, timeline: Timeline, span_us: tuple[int, int], frame_us: float
 ) -> list[Packet] | None:
-    """The sound packets of a span, or None when they do not cover it to within a frame without a gap."""
+    """The audio packets of a span; None when they do not cover it without a gap to within one video frame.
+
+    Args:
+        codec: name of the audio codec.
+        span_us: start and end in microseconds.
+        frame_us: duration of a video frame in microseconds.
+    """
     if codec not in COPIED_SOUND or not packets:
         return None
     start_us, end_us = span_us
@@ -225,14 +248,14 @@ def copyable_sound(
 
 
 def add_picture(container: OutputContainer, stream: VideoStream, sample_aspect: Fraction) -> VideoStream:
-    """A track of an MP4 for coded frames of a stream.
+    """Add a video track to an MP4 for the coded frames of a stream.
 
     Args:
-        sample_aspect: a pixel's width by its height, which Matroska and MOV may state outside of the frames.
+        sample_aspect: width by height of a pixel, which Matroska and MOV may state outside of the frames.
     """
     picture = container.add_stream_from_template(stream, opaque=True)
     if stream.codec_context.codec.canonical_name == "hevc":
-        picture.codec_context.codec_tag = "hvc1"  # the tag of parameter sets outside the frames; players want it
+        picture.codec_context.codec_tag = "hvc1"  # tag for parameter sets outside the frames; players require it
     picture.codec_context.sample_aspect_ratio = sample_aspect
     return picture
 
@@ -240,15 +263,17 @@ def add_picture(container: OutputContainer, stream: VideoStream, sample_aspect: 
 def with_times(
     packets: Iterable[Packet], ranks: NDArray[np.int64], shown: NDArray[np.int64], picture: VideoStream
 ) -> Iterator[Packet]:
-    """Coded frames of a track, with the times at which they are shown and decoded.
+    """Set the presentation and decoding times of a track's coded frames.
 
-    The n-th frame to be decoded has the time of the n-th to be shown, early enough that none is shown before it is
-    decoded. Sources' own decoding times are not needed for that, and not always sound.
+    The n-th frame in decoding order gets the time of the n-th frame in presentation order, shifted back so that no
+    frame is shown before it is decoded. The decoding times of the source are not needed for that and are not always
+    valid.
 
     Args:
         packets: in decoding order.
-        ranks: shape [frames]: each packet's place in order of presentation.
-        shown: shape [frames + 1], ascending: when each frame is shown, and when the last one ends.
+        ranks: shape [frames]: each packet's place in presentation order.
+        shown: shape [frames + 1], ascending: presentation time of each frame, and the end of the last one, in ticks.
+        picture: the track.
     """
     decoded = shown[:-1] - (shown[:-1] - shown[ranks]).max()
     steps = np.diff(shown)
@@ -270,17 +295,18 @@ def write_mp4(
     shape: VideoFrame | None = None,
     sample_aspect: Fraction = Fraction(1),
 ) -> None:
-    """Write frames and sound, both starting at 0.
+    """Write coded frames and audio to an MP4, both starting at 0.
 
     Args:
-        video: the stream that the frames are from, or are like.
-        pieces: coded frames; their ranks together are 0, 1, … of `pts`.
-        pts: shape [frames], ascending: when each frame is shown, in the video stream's time base.
-        end_pts: when the last frame ends.
-        audio: the stream that the sound is from; None for a clip without sound.
-        extradata: the decoder's configuration, if not the video stream's.
-        shape: a frame of the size and colours that the file is to state, if they are not the video stream's.
-        sample_aspect: a pixel's width by its height.
+        video: the stream that the frames are from, or one with equal parameters.
+        pieces: coded frames. Their ranks combined are 0, 1, … of `pts`.
+        pts: shape [frames], ascending: presentation time of each frame, in the video stream's time base.
+        end_pts: end of the last frame.
+        audio: the stream that the audio is from; None for a clip without audio.
+        sounds: the audio packets, in order.
+        extradata: the decoder configuration, if it is not the video stream's.
+        shape: a frame with the size and colours that the file must state, if they are not the video stream's.
+        sample_aspect: width by height of a pixel.
     """
     shown = np.array([*pts, end_pts]) - pts[0]
     packets = [packet for piece in pieces for packet in piece.packets]

@@ -1,7 +1,7 @@
-"""Finds shots in content scores: PySceneDetect's detectors, without their reading of pictures.
+"""Detects shots from content scores with PySceneDetect's detectors, without their decoding of pictures.
 
-The scores come from the one decode that everything shares (`operators.video.measures`) and are kept, so that
-the other detector or another threshold decodes nothing again.
+The scores come from the one shared decode (`operators.video.measures`) and are kept, so that another detector or
+threshold needs no second decode.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from operators.video.packets import SECOND_US
 from schemas.config import Detector
 
 SHORTEST_SHOT_US = 600_000
-"""Boundaries closer than this are flashes (PySceneDetect's default for `min_scene_len` on the command line)."""
+"""Boundaries closer than this are flashes (PySceneDetect's command-line default for `min_scene_len`)."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What frames are judged by. Arrays of shape [frames]."""
+    """Content scores of frames. Arrays have the shape [frames]."""
 
     times_us: NDArray[np.int64]
-    """In order."""
+    """Frame times in microseconds, ascending."""
     content: NDArray[np.float32]
-    """PySceneDetect's content score: how much a frame differs from the one before, 0 to 255."""
+    """PySceneDetect's content score: difference from the previous frame, 0 to 255."""
 
 
 def shot_starts(scores: Scores, detector: Detector, threshold: float) -> tuple[int, ...]:
-    """Times (us) at which shots begin, the first 0.
+    """Shot start times (us), ascending, the first 0.
 
-    PySceneDetect's adaptive detector takes ten microseconds for a frame. It is shown only frames that differ enough to
-    begin a shot, with the window of frames on both sides by which it judges them, and the first frame.
+    PySceneDetect's adaptive detector takes ten microseconds per frame. It therefore receives only frames that differ
+    enough to begin a shot, the window of frames on both sides that it judges them by, and the first frame.
     """
     times_us, content = scores.times_us, scores.content
     if not len(times_us):
@@ -53,22 +53,22 @@ def shot_starts(scores: Scores, detector: Detector, threshold: float) -> tuple[i
 
 
 def _around(frames: NDArray[np.int64], width: int, count: int) -> NDArray[np.int64]:
-    """These frames' numbers, those of `width` frames on both sides, and 0. Ascending, below `count`."""
+    """Indices of these frames and of `width` frames on both sides, and 0. Ascending, below `count`."""
     near = np.append(0, frames[:, None] + np.arange(-width, width + 1))
     return np.unique(near.clip(0, count - 1))
 
 
 class _Microseconds(int):
-    """A time as the detectors use it: all they do is compare differences with the shortest shot.
+    """A time for the detectors, which only compare differences with the shortest shot.
 
-    Their own `FrameTimecode` does that in fractions, and costs five times as much as judging.
+    Their own `FrameTimecode` uses fractions for that, which costs five times as much as the detection.
     """
 
     frame_rate = SECOND_US
 
 
 class _Scored:
-    """Makes PySceneDetect's detectors take a frame's score where they take its picture (`frame_img`)."""
+    """Makes PySceneDetect's detectors take a frame's score in place of its picture (`frame_img`)."""
 
     def _calculate_frame_score(self, timecode: _Microseconds, frame_img: float) -> float:
         return frame_img

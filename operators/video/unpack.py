@@ -1,8 +1,8 @@
-"""Makes AVI files readable that hide a B-frame in the packet of the frame before (DivX's "packed bitstream").
+"""Unpacks AVI files that store a B-frame in the packet of the previous frame (DivX's "packed bitstream").
 
-AVI has one time for each chunk and none of presentation, so DivX and XviD put a B-frame together with the later frame
-that it refers to, and an empty frame ("n-vop") where it belongs. Decoders find them, but not their times. ffmpeg's
-filter `mpeg4_unpack_bframes` gives each frame a packet of its own again; nothing is decoded or lost.
+AVI has one time per chunk and no presentation times. DivX and XviD therefore store a B-frame together with the later
+frame that it refers to, and an empty frame ("n-vop") in its place. Decoders find these B-frames, but not their times.
+ffmpeg's filter `mpeg4_unpack_bframes` gives each frame its own packet again. Nothing is decoded or lost.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from operators.video.ffmpeg import FfmpegError, file_url, run_ffmpeg
 from operators.video.packets import UnreadableVideo, open_video, packets_of
 
 _PACKED = re.compile(rb"DivX\d+(?:b|Build)\d+p")
-"""User data by which the encoders mark such a stream, as libavcodec/mpeg4videodec.c reads it."""
+"""User data by which the encoders mark such a stream, as parsed by libavcodec/mpeg4videodec.c."""
 
 _MARKED_PACKETS = 32
-"""How many packets are searched for the mark; it stands before the first frame, or the first whole one."""
+"""Number of packets that are searched for the mark. It precedes the first frame or the first complete one."""
 
 _SECONDS = 3600.0
 
 
 def unpack(path: Path, folder: Path) -> Path:
-    """The file itself; or, if it is such an AVI, one in this folder with the same frames, each in a packet of its own.
+    """Return the file itself or, if it has a packed bitstream, an unpacked copy in `folder`.
+
+    The copy has the same frames, each in its own packet.
 
     Raises:
         UnreadableVideo: the file cannot be opened, or `damaged` when ffmpeg cannot unpack it.

@@ -1,6 +1,7 @@
-"""Watches a video once, as a build is configured to: what is decoded, whether a network looks on, the proxy beside.
+"""Decodes a video once, as the build configuration requires: analysis, transition network and proxy in one pass.
 
-This is the only decode of a whole source in a build. Clips are cut from coded frames, captions are made from the proxy.
+This is the only decode of a whole source in a build. Clips are cut from coded frames, and captions are made from the
+proxy.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ from schemas.config import Decode, Detector, SplitConfig
 
 @dataclass(frozen=True)
 class Watched:
-    """What is left of the decode."""
+    """Results of the decode."""
 
     video: VideoProbe
-    """With all formats of the picture."""
+    """The probe with all picture formats."""
     analysis: Analysis
     proxy: Proxy | None
-    """None where only key frames were decoded."""
+    """The proxy; None if only key frames were decoded."""
 
 
 def watch(
     video: VideoProbe, settings: SplitConfig, proxy: Path, reached: Callable[[int], None], workers: int
 ) -> Watched:
-    """Decode a video and write its proxy, in the shape of the format that lasts longest.
+    """Decode a video and write its proxy, in the size of the format with the longest total duration.
 
-    Only a decode shows that. Where it is not the one that the video begins with, the video is decoded once more.
+    Only a decode finds that format. If its size is not that of the given probe, the video is decoded a second time.
 
     Args:
-        proxy: where to write it.
-        reached: told the time (us) up to which the video has been watched, about twice a second of it.
-        workers: spans of a long video that are decoded at once.
+        proxy: path of the proxy.
+        reached: called with the time (us) up to which the video has been decoded, about twice per second of video.
+        workers: number of spans of a long video that are decoded concurrently.
 
     Raises:
-        UnreadableVideo: `damaged` when half of the video or more cannot be decoded.
+        UnreadableVideo: `damaged` when half of the video or more cannot be decoded, or no key frame in key-frame mode.
         BadInput: the configured network is not installed.
     """
     if settings.decode is Decode.KEY_FRAMES:
