@@ -1,11 +1,12 @@
-"""Packs training samples into rows of at most a budget of tokens, in an order that any run can take up again.
+"""Packs training samples into rows of at most `token_budget` tokens, in a deterministic order that can be resumed.
 
-Every rank runs the same packing and keeps its own rows, so nothing is communicated: data-parallel ranks get different
-rows and equally many, the ranks of a sequence-parallel group the same. Only lengths are needed of the other ranks'
-samples. A step lasts as long as its fullest row; rows are filled as far as the samples ahead allow.
+Every rank runs the same packing and keeps only its own rows, so no communication is needed. Data-parallel ranks get
+different rows, and equally many of them. The ranks of a sequence-parallel group get the same rows. For the samples of
+other ranks only the lengths are computed. The fullest row determines how long a step takes, so each row is filled as
+far as the look-ahead window allows.
 
-The order follows from the seed, the epoch and the samples' keys alone. The state is a few hundred numbers, and says
-exactly what comes next, whatever the number of decoding processes.
+The order depends only on the seed, the epoch and the samples' keys. The state is a few hundred numbers and determines
+exactly which rows follow, whatever the number of decoding processes.
 """
 
 from __future__ import annotations
@@ -27,22 +28,26 @@ log = logging.getLogger(__name__)
 
 
 class Samples(Protocol):
-    """Samples by number (`trainer_plugin.dataset.ReleaseDataset`)."""
+    """Samples addressed by index (`trainer_plugin.dataset.ReleaseDataset`)."""
 
     def __len__(self) -> int: ...
 
     def key(self, number: int) -> str:
-        """A name that no other sample has."""
+        """A unique name of the sample."""
 
     def length(self, number: int, max_tokens: int) -> int:
-        """Tokens of the sample; raises Unusable."""
+        """Number of tokens of the sample if it may have at most `max_tokens`.
+
+        Raises:
+            Unusable: the sample cannot be trained on.
+        """
 
     def example(self, number: int, max_tokens: int) -> Example:
-        """The sample, of that length."""
+        """The sample, of exactly `length(number, max_tokens)` tokens."""
 
 
 class RowStream(Iterator[Row]):
-    """The rows of one rank, micro-step by micro-step."""
+    """Iterator over the rows of one data-parallel rank, one row per micro-step."""
 
     def __init__(
         self,
@@ -57,12 +62,14 @@ class RowStream(Iterator[Row]):
     ) -> None:
         """
         Args:
-            rank, ranks: the data-parallel ones.
-            epochs: how often every sample comes before the stream ends; None: without end. In the last step ranks
-                for which nothing is left get a row without labels, so that all take part in it.
-            look_ahead: samples among which one is looked for that still fits into a row. The first of them is always
-                taken, so none waits for long. Those of the next epoch are not among them until this one's are all
-                in rows, so that after every row each sample was seen equally often, or once more.
+            token_budget: maximum number of tokens of a row.
+            rank, ranks: data-parallel rank, and number of data-parallel ranks.
+            epochs: number of passes over the samples; None: the stream is endless. In the last step, ranks without a
+                row of their own get a row without labels, so that all ranks take part in the step.
+            look_ahead: size of the window of waiting samples that is searched for one that fits into the row. A row
+                always starts with the first sample of the window, so no sample waits for long. Samples of the next
+                epoch are not packed before all samples of this epoch are in rows. After every row, the numbers of times
+                that any two samples have been seen differ by at most one.
 
         Raises:
             BadInput: there are no samples.
@@ -77,7 +84,7 @@ class RowStream(Iterator[Row]):
         self.epochs = epochs
         self.look_ahead = look_ahead
         self.skipped: dict[str, str] = {}
-        """Reasons by key of the sample: those met so far that cannot be trained on."""
+        """Samples skipped so far because they cannot be trained on: reason by sample key."""
         self._said: set[str] = set()
         self._epoch = 0
         self._position = 0
@@ -87,6 +94,11 @@ class RowStream(Iterator[Row]):
         self._fingerprint = hashlib.sha256(keys.encode()).hexdigest()
 
     def __next__(self) -> Row:
+        """The next row of this rank.
+
+        Raises:
+            BadInput: after a whole epoch, none of the samples can be trained on.
+        """
         rows = [row for _ in range(self.ranks) if (row := self._pack())]
         if not rows:
             raise StopIteration
@@ -95,7 +107,7 @@ class RowStream(Iterator[Row]):
         return without_labels(self._built(rows[0]))
 
     def state_dict(self) -> dict[str, Any]:
-        """What comes after the rows that were given out, as JSON values. The same on all ranks."""
+        """Position after the rows that were returned, as JSON values. It is the same on all ranks."""
         return {
             "samples": self._fingerprint,
             "seed": self.seed,
@@ -106,11 +118,13 @@ class RowStream(Iterator[Row]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another stream was. The number of ranks may differ; rows are then dealt out anew. So may the
-        budget: what does not fit any more is skipped.
+        """Resume from the state of another stream.
+
+        The number of ranks may differ: the remaining rows are then distributed over the new ranks. The token budget may
+        differ too: samples that no longer fit are skipped.
 
         Raises:
-            BadInput: it went over other samples, or in the order of another seed.
+            BadInput: the state belongs to other samples or another seed.
         """
         if state["seed"] != self.seed:
             raise BadInput(f"seed is {self.seed}, but the saved position is of seed {state['seed']}; set seed to that")
@@ -127,10 +141,11 @@ class RowStream(Iterator[Row]):
             self._wait(epoch, number)
 
     def _pack(self) -> list[tuple[int, int, int]]:
-        """The next row: the sample that waits longest, and of those ahead each that still fits. Empty at the end.
+        """The next row as entries (epoch, sample, tokens); empty at the end of the stream.
 
-        A sample's next turn comes only after all others have had this one, and not in the same row: else short
-        samples, which fit into any gap, would be drawn more often than long ones.
+        The row starts with the sample that has waited longest and is filled with the first waiting samples that still
+        fit. A sample is not repeated before all others have been seen in its epoch, and never within one row. Otherwise
+        short samples, which fit into any gap, would be drawn more often than long ones.
         """
         row: list[tuple[int, int, int]] = []
         left = self.token_budget
@@ -157,18 +172,18 @@ class RowStream(Iterator[Row]):
                 self._next_epoch()
 
     def _wait(self, epoch: int, number: int) -> None:
-        """Put a sample among those that wait, or skip it."""
+        """Append a sample to the window, or skip it."""
         try:
             tokens = self.samples.length(number, self.token_budget)
         except Unusable as unusable:
             self.skipped[unusable.key] = unusable.reason
             self._say(unusable)
         else:
-            self.skipped.pop(self.samples.key(number), None)  # it did not fit into a smaller budget
+            self.skipped.pop(self.samples.key(number), None)  # a run with a smaller budget may have skipped it
             self._window.append((epoch, number, tokens))
 
     def _say(self, unusable: Unusable) -> None:
-        """Of each reason the first sample; all ranks meet the same."""
+        """Log the first skipped sample of each reason. Only one rank logs it, since all ranks skip the same samples."""
         if self.rank == 0 and leads_group(self.ranks) and unusable.reason not in self._said:
             log.warning("%s; it is left out, as all that are %s", unusable, unusable.reason)
         self._said.add(unusable.reason)
@@ -187,7 +202,10 @@ class RowStream(Iterator[Row]):
         return Row(tuple(self.samples.example(number, self.token_budget) for _, number, _ in row), row[0][0])
 
     def _permutation(self, epoch: int) -> list[int]:
-        """By a hash of seed, epoch and key: the same in every version of every library."""
+        """Sample indices of an epoch, sorted by a hash of seed, epoch and key.
+
+        The hash makes the order independent of library versions.
+        """
 
         def rank(number: int) -> bytes:
             text = f"{self.seed}/{epoch}/{self.samples.key(number)}"
@@ -197,13 +215,17 @@ class RowStream(Iterator[Row]):
 
 
 def share_given_out(state: dict[str, Any], samples: int, epochs: int) -> float:
-    """Which share of so many epochs of samples a stream with this state has given out or skipped, from 0 to 1."""
+    """Fraction (0 to 1) of `epochs * samples` that a stream with this state has returned or skipped."""
     seen = state["epoch"] * samples + state["position"] - len(state["window"])
     return float(seen / (epochs * samples))
 
 
 def without_labels(row: Row, examples: torch.Tensor | None = None) -> Row:
-    """The row with nothing to learn in it, or in those examples for which a bool tensor [examples] is true."""
+    """A copy of the row with all labels masked.
+
+    Args:
+        examples: bool, shape [number of examples]: mask only the examples for which it is true.
+    """
     masked = [True] * len(row.examples) if examples is None else examples.tolist()
     return replace(
         row,

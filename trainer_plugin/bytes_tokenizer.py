@@ -1,6 +1,7 @@
-"""A tokenizer that needs no files: one token per byte, and the special tokens that chats and videos want.
+"""A tokenizer that needs no files: one token per byte, plus the special tokens for chats and videos.
 
-For models with random weights, in the demo and in benchmarks. Ids are fixed: 0 to 255 for bytes, then `SPECIAL`.
+It is for models with random weights, in the demo and in benchmarks. Ids are fixed: 0 to 255 for bytes, then those of
+`SPECIAL`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ SPECIAL = (
 
 
 def bytes_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
-    """263 tokens, and ChatML; `<|video_pad|>` is 262. `special`: others, the first of which ends texts."""
+    """A tokenizer of bytes and special tokens with the ChatML template.
+
+    With the default special tokens it has 263 tokens, and `<|video_pad|>` is 262.
+
+    Args:
+        special: special tokens in the order of their ids; the first is the end-of-text token.
+    """
     alphabet = {character: number for number, character in enumerate(sorted(ByteLevel.alphabet()))}
     tokenizer = Tokenizer(BPE(vocab=alphabet, merges=[]))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)

@@ -1,7 +1,7 @@
-"""Turns a question and its answer into token ids, through the tokenizer's own chat template.
+"""Converts a question and its answer into token ids with the tokenizer's own chat template.
 
-The prompt is tokenised as it will be at inference, alone; the answer's tokens follow. So what is learned continues
-exactly what the model will be given.
+The prompt is tokenised by itself, as at inference, and the answer's tokens are appended. The supervised tokens
+therefore continue exactly the prompt that the model is given at inference.
 """
 
 from __future__ import annotations
@@ -28,29 +28,32 @@ CHAT_TEMPLATES = {
         f"{{% if message['role'] == 'assistant' %}}{_NO_THOUGHT}{{% endif %}}{{{{ message['content'] }}}}",
     ).replace("<|im_start|>assistant\n", f"<|im_start|>assistant\n{_NO_THOUGHT}"),
 }
-"""Templates by their names. `chatml` keeps texts as they are. `chatml_no_think` puts an empty thought before each
-answer, as a part of the prompt, as Qwen3's template does with `enable_thinking=False`."""
+"""Chat templates by name.
+
+`chatml` keeps texts unchanged. `chatml_no_think` puts an empty thought before each answer, as a part of the prompt, as
+Qwen3's template does with `enable_thinking=False`.
+"""
 
 _NAMED = f"{' or '.join(CHAT_TEMPLATES)}, or to a Jinja file"
 
 _VIDEO = "\ue000"
-"""Marks where the video stands in a rendered prompt: a private-use character, which texts do not hold."""
+"""Placeholder of the video in a rendered prompt: a private-use character, which does not occur in texts."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question about a video, and its answer, as token ids."""
+    """Token ids of one question about a video, and of its answer."""
 
     before_ids: list[int]
-    """Of the prompt, up to the video."""
+    """Prompt tokens before the video."""
     after_ids: list[int]
-    """From the video to where the assistant begins."""
+    """Prompt tokens after the video, up to the beginning of the assistant's answer."""
     answer_ids: list[int]
-    """The assistant's turn with the token that ends it."""
+    """The assistant's answer, including the token that ends its turn."""
 
     @property
     def length(self) -> int:
-        """Tokens, without the video's."""
+        """Number of tokens, without those of the video."""
         return len(self.before_ids) + len(self.after_ids) + len(self.answer_ids)
 
 
@@ -62,12 +65,12 @@ class Chat:
     ) -> None:
         """
         Args:
-            video_token_id: what no text may spell, whether the tokenizer calls it special or not.
-            thinks: answers follow a chain of thought. Templates are told so, as `enable_thinking`.
+            video_token_id: a token id that no text may produce, whether or not the tokenizer marks it as special.
+            thinks: whether answers follow a chain of thought. It is passed to the template as `enable_thinking`.
 
         Raises:
-            BadInput: there is no template, it rewrites or drops texts or the chain of thought, it has the model close
-                a thought at once, or it ends the assistant's turn without a special token.
+            BadInput: there is no chat template; the template changes or drops texts or the chain of thought; it makes
+                the model close a thought immediately; or it ends the assistant's turn without a special token.
         """
         if not tokenizer.chat_template:
             raise BadInput(
@@ -78,24 +81,25 @@ class Chat:
         added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special_ids = added | set(tokenizer.all_special_ids)
         self._reserved_ids = self._special_ids | ({video_token_id} if video_token_id is not None else set())
-        # Some templates pass over a content that is not a list of parts.
+        # Some templates ignore a message content that is not a list of parts.
         self._wants_parts = _VIDEO not in self._rendered([{"role": "user", "content": _VIDEO}], prompt=True)
         self._check_template()
 
     def turn(self, key: str, question: str, answer: str, reasoning: str | None = None) -> Turn:
-        """The ids of a turn in which the user shows a video and asks about it.
+        """Token ids of a turn in which the user shows a video and asks a question about it.
 
-        The prompt is what the template gives at inference, with `enable_thinking` as here; the answer is what the model
-        is to generate after it. Of a thought, that is what the template makes of it: with its line breaks, and without
-        the `<think>` that stands in the prompt already.
+        The prompt is what the template renders at inference, with the same `enable_thinking`. The answer is what the
+        model is to generate after it. The chain of thought is taken as the template renders it: with its line breaks,
+        and without the `<think>` that the prompt already contains.
 
         Args:
-            key: the sample's, for messages.
-            reasoning: the chain of thought before the answer; given where `thinks`.
+            key: the sample's key, for error messages.
+            reasoning: the chain of thought before the answer; given if `thinks`.
 
         Raises:
-            Unusable: `special_token`: a text would be taken for a control token; `chat_template`: the template changes
-                the texts, e.g. trims them, drops the chain of thought, or has the model close a thought at once.
+            Unusable: `special_token` if a text would be tokenised as a control token; `chat_template` if the template
+                changes the texts (e.g. trims them), drops the chain of thought, or makes the model close a thought
+                immediately.
         """
         for text in (question, reasoning or "", answer):
             if special := self._reserved_ids.intersection(self._ids(text)):
@@ -124,7 +128,11 @@ class Chat:
         )
 
     def example(self) -> Turn:
-        """A turn of a few words, in which one template or tokenizer differs from another. Raises as `turn`."""
+        """Token ids of a short fixed turn, which differ between chat templates and between tokenizers.
+
+        Raises:
+            Unusable: as `turn`.
+        """
         return self.turn("of two words", "Who?", "A boat", "It floats." if self.thinks else None)
 
     def _check_template(self) -> None:
@@ -144,7 +152,7 @@ class Chat:
 
     def _rendered(self, messages: list[dict[str, object]], *, prompt: bool) -> str:
         rendered = self.tokenizer.apply_chat_template(
-            messages,  # type: ignore[arg-type]  # its annotation forgets contents in parts
+            messages,  # type: ignore[arg-type]  # its annotation lacks contents in parts
             tokenize=False,
             add_generation_prompt=prompt,
             enable_thinking=self.thinks,
@@ -158,6 +166,9 @@ class Chat:
 
 
 def _thought(reasoning: str, answer: str) -> re.Pattern[str]:
-    """What must follow the question: one thought, whole, and the answer. Templates choose the white space between."""
+    """Pattern of what must follow the question: one complete thought, then the answer.
+
+    Templates choose the white space in between.
+    """
     thought = rf"<think>\s*{re.escape(reasoning.strip())}\s*</think>\s*{re.escape(answer.lstrip())}"
     return re.compile(rf"(?:(?!</?think>).)*{thought}", re.DOTALL)

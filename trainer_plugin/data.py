@@ -1,8 +1,9 @@
 """Reads a published release, local or remote, in a fixed order.
 
-Samples alone come from the Parquet tables; samples with their videos come from the tars, either one after another, a
-video's bytes read once for all its questions, or as an index that says where in the tars each video lies. Nothing is
-skipped silently: a file that is not what the manifest says is an error that names it (`schemas.release`).
+Samples without their videos come from the Parquet tables. Samples with their videos come from the tars, in one of two
+ways: streamed one after another, with a video's bytes read once for all its questions, or as an index of where each
+video lies in the tars. Nothing is skipped silently: a file that does not match the manifest raises an error that names
+it (`schemas.release`).
 """
 
 from __future__ import annotations
@@ -22,49 +23,51 @@ from trainer_plugin.examples import VideoSource
 __all__ = ["IndexedVideo", "VideoSamples", "index_videos", "open_release", "read_samples", "read_videos"]
 
 _INDEXERS = 16
-"""Tars whose headers are read at a time: on remote storage that is waiting, not work."""
+"""Number of tars whose headers are read concurrently. On remote storage, reading them is mostly waiting."""
 
 _HEADER_BYTES = 64 << 10
-"""Read-ahead while only headers and records are read: a header, a record and the next header are often within it."""
+"""Read-ahead in bytes while only headers and records are read: a header, a record and the next header often fit."""
 
 
 @dataclass(frozen=True)
 class VideoSamples:
-    """One video with everything asked about it."""
+    """One video with all of its questions."""
 
     record: WebDatasetRecord
     video: bytes | None
-    """The MP4 file; None in a release without media."""
+    """Bytes of the video file; None in a release without media."""
 
 
 @dataclass(frozen=True)
 class IndexedVideo:
-    """One video with everything asked about it, and where its bytes are."""
+    """One video with all of its questions, and the location of its bytes."""
 
     record: WebDatasetRecord
     source: VideoSource
 
 
 def read_samples(url: str, split: Split) -> list[Sample]:
-    """All samples of a split, in the order in which the tars hold them.
+    """All samples of a split, in the order of the tars.
 
     Raises:
-        BadInput: there is no such split.
-        SchemaError: a file is gone, of another length than the manifest says, or a row does not fit.
+        BadInput: there is no release at `url`, or it has no such split.
+        SchemaError: a file is missing or differs from the manifest in length or rows, or a row does not match the
+            schema.
     """
     return [sample for file in _files(url, split, "parquet/") for sample in read_table(url, file)]
 
 
 def read_videos(url: str, split: Split, *, part: int = 0, parts: int = 1) -> Iterator[VideoSamples]:
-    """The videos of a split with their samples, streamed from the tars.
+    """Stream the videos of a split with their samples from the tars.
 
     Args:
-        part, parts: read only every `parts`-th video, beginning with number `part`: one share for each data-parallel
+        part, parts: read only every `parts`-th video, starting with number `part`: one share for each data-parallel
             rank and worker. Shares differ by at most one video.
 
     Raises:
-        SchemaError: a tar is gone, of another length or with another number of records than the manifest says, or a
-            record does not fit.
+        BadInput: there is no release at `url`, or it has no such split.
+        SchemaError: a tar is missing or differs from the manifest in length or records, or a record does not match the
+            schema.
     """
     first = 0
     for file in _files(url, split, "data/"):
@@ -79,14 +82,17 @@ def read_videos(url: str, split: Split, *, part: int = 0, parts: int = 1) -> Ite
 
 
 def index_videos(url: str, split: Split, media: str | None = None) -> list[IndexedVideo]:
-    """The videos of a split with their samples, in the order of the tars; of the videos only the tar headers are read.
+    """The videos of a split with their samples, in the order of the tars, without the videos' bytes.
+
+    Only the headers and records of the tars are read.
 
     Args:
-        media: folder or URL with the videos of a release that was published without media, named as `Sample.videos`.
+        media: folder or URL of the videos, for a release that was published without media. The files are named as
+            `Sample.videos` says.
 
     Raises:
-        BadInput: the release has no media, and none was given; or it has, and some was given.
-        SchemaError: as in `read_videos`.
+        BadInput: the release has no media and `media` is None; it has media and `media` is given; or as `read_videos`.
+        SchemaError: as `read_videos`.
     """
     files = _files(url, split, "data/")
     with ThreadPoolExecutor(min(_INDEXERS, len(files))) as pool:

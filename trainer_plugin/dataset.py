@@ -1,10 +1,11 @@
-"""A release's questions as training samples: which frames, which text, which tokens are learned.
+"""Training samples from a release's questions: the frames to show, the text, and the supervised tokens.
 
-Planning a sample needs no video: the release's records say how long and large each is. A sample has a length before it
-is built (`length`), so that rows can be packed without building what other ranks will train on.
+A sample is planned without its video, because the release's records hold each video's duration and frame size. Its
+length is known before it is built (`length`), so rows can be packed without building the samples of other ranks.
 
-What does not fit is made smaller in this order: first the frames' size, down to the family's smallest; then their
-number, still evenly over the whole video. What does not fit even so is refused by name, never truncated.
+A sample that is too long is made smaller in this order: first the size of its frames, down to the family's smallest;
+then their number, still evenly spread over the whole video. A sample that still does not fit raises `Unusable`, which
+names it; it is never truncated.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ SECOND_US = 1_000_000
 
 
 class Target(StrEnum):
-    """What is learned."""
+    """The text that is supervised."""
 
     REASONING = "reasoning"
     """`<think>reasoning</think><answer>answer</answer>`: the chain-of-thought stage of LongVILA-R1."""
     ANSWER = "answer"
-    """The answer alone: the long-video stage before it."""
+    """The answer alone: the long-video stage before the chain-of-thought stage."""
 
 
 _INSTRUCTIONS = {
@@ -53,17 +54,18 @@ _ANSWERS = {QuestionKind.CHOICE: "the letter of the right option", QuestionKind.
 
 
 class FramePolicy(Model):
-    """Which frames of a video are looked at: evenly spread, each in the middle of its share of the duration."""
+    """Which frames of a video are used: evenly spread, each in the middle of an equal share of the duration."""
 
     fps: float | None = Field(default=2.0, gt=0)
     """Frames per second, or None for a fixed number."""
     frames: int | None = Field(default=None, ge=1)
-    """The fixed number."""
+    """The fixed number of frames, or None."""
     max_frames: int = Field(default=768, ge=1)
     max_video_tokens: int | None = Field(default=None, ge=1)
-    """Of one video, in place of the budget of the model's own processor (12,288 for Qwen3-VL as published): lower, or
-    higher where serving is given the same. Qwen2.5-VL's is of each frame, which this only lowers. Never more than a row
-    has room for; None: the processor's."""
+    """Maximum number of tokens of one video, instead of the budget of the model's own processor (12,288 for Qwen3-VL as
+    published). It may be lower, or higher if serving uses the same budget. Qwen2.5-VL's processor has a budget for each
+    frame, which this can only lower. A video never gets more tokens than its row has room for. None: the processor's
+    budget."""
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> FramePolicy:
@@ -74,7 +76,7 @@ class FramePolicy(Model):
         return self
 
     def count(self, duration_us: int, video_fps: float) -> int:
-        """How many frames, never more than the video has."""
+        """Number of frames to use, never more than the video has."""
         shown = max(1, round(duration_us / SECOND_US * video_fps))
         wanted = self.frames if self.frames is not None else round(duration_us / SECOND_US * (self.fps or 0))
         return max(1, min(wanted, self.max_frames, shown))
@@ -90,7 +92,7 @@ class _Draft:
 
 
 class ReleaseDataset:
-    """The samples of a split, each by its number."""
+    """The samples of a split, addressed by index."""
 
     def __init__(
         self,
@@ -104,10 +106,15 @@ class ReleaseDataset:
         media: str | None = None,
         features: FeatureFolder | None = None,
     ) -> None:
-        """Reads the release's index (`trainer_plugin.data.index_videos`), which `media` is for.
+        """Read the release's index (`trainer_plugin.data.index_videos`).
 
         Args:
-            features: where features of videos may lie; a video without any is encoded.
+            media: as in `index_videos`.
+            features: folder of precomputed features. A video without features is encoded during training.
+
+        Raises:
+            BadInput: as `index_videos` and `Chat`.
+            SchemaError: as `index_videos`.
         """
         self.family = family
         self.split = split
@@ -125,7 +132,10 @@ class ReleaseDataset:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What all samples follow from, as JSON values, by the recipe's name for it where it has one."""
+        """Everything that determines the samples, as JSON values.
+
+        Keys are the names of recipe fields where there is one.
+        """
         contents = hashlib.sha256()
         for video, sample in self._samples:
             record = video.record
@@ -136,7 +146,7 @@ class ReleaseDataset:
             "videos.split": str(self.split),
             "videos.target": str(self.target),
             "videos.frames": self.policy.model_dump(mode="json"),
-            "model's processor": json.loads(json.dumps(vars(self.family))),  # its budgets give frames their size
+            "model's processor": json.loads(json.dumps(vars(self.family))),  # its budgets determine the frames' size
             "number of samples": len(self),
             "hash of the release's samples": contents.hexdigest()[:16],
             "hash of a chat in tokens": hashlib.sha256(json.dumps(astuple(self._chat.example())).encode()).hexdigest()[
@@ -145,25 +155,26 @@ class ReleaseDataset:
         }
 
     def key(self, number: int) -> str:
-        """The question's id: the sample's name whatever else the release holds."""
+        """The question's id, which identifies the sample whatever else the release holds."""
         return self._samples[number][1].question_id
 
     def clip(self, number: int, max_tokens: int) -> VideoClip:
-        """What the sample shows when it may have `max_tokens`. Raises as `length`."""
+        """The clip that the sample shows if it may have at most `max_tokens` tokens. Raises as `length`."""
         return self._draft(number, max_tokens).clip
 
     def length(self, number: int, max_tokens: int) -> int:
-        """Tokens of the sample when it may have `max_tokens`.
+        """Number of tokens of the sample if it may have at most `max_tokens`.
 
         Raises:
-            Unusable: `too_long`: it does not fit; `frame_size`: the family takes no such frames; or as `Chat.turn`.
-            BadInput: there are features of its video, but of other frames.
+            Unusable: `too_long` if it does not fit; `frame_size` if the family does not support frames of its video's
+                size; or as `Chat.turn`.
+            BadInput: there are features of its video, but of other frames or another size.
         """
         draft = self._draft(number, max_tokens)
         return draft.turn.length + len(draft.video_ids)
 
     def example(self, number: int, max_tokens: int) -> Example:
-        """The sample, of exactly `length(number, max_tokens)` tokens. Raises as that."""
+        """The sample, of exactly `length(number, max_tokens)` tokens. Raises as `length`."""
         draft = self._draft(number, max_tokens)
         turn, clip = draft.turn, draft.clip
         prompt = torch.tensor(turn.before_ids + draft.video_ids + turn.after_ids)
@@ -189,19 +200,22 @@ class ReleaseDataset:
         return _Draft(replace(clip, features=features), turn, video_ids)
 
     def _fitted(self, video: IndexedVideo, room: int) -> tuple[VideoClip, list[int]] | None:
-        """The clip that `room` tokens can show, and those tokens."""
+        """A clip that fits into `room` tokens, and its token ids; None if not even the smallest fits."""
         allowed = min(self.policy.max_video_tokens or room, room)
         while (clip := self._clip(video, allowed)) is not None:
             duration_us = video.record.duration_us
             video_ids = self.family.video_ids(self.tokenizer, clip.grid, clip.frame_times_us, duration_us)
             if len(video_ids) <= room:
                 return clip, video_ids
-            # Markers and times stand between the features: of what there is room for, these get their share.
+            # Markers and timestamps between the features take tokens too, so the features get a proportional share.
             allowed = self._tokens(clip) * room // len(video_ids)
         return None
 
     def _clip(self, video: IndexedVideo, allowed: int) -> VideoClip | None:
-        """As many frames as the policy asks for and `allowed` features can show; None when not even the fewest fit."""
+        """A clip of as many frames as the policy wants and `allowed` features can show.
+
+        Returns None if not even the fewest frames fit.
+        """
         record, patch = video.record, self.family.temporal_patch
         count = self.policy.count(record.duration_us, record.fps)
         clip = self._sized(video, count, allowed)
@@ -212,11 +226,14 @@ class ReleaseDataset:
         return self._sized(video, fitting * patch, allowed) if fitting else None
 
     def _sized(self, video: IndexedVideo, count: int, allowed: int) -> VideoClip | None:
-        """This many frames in the family's size for them, or smaller as far as it takes and the family goes."""
+        """A clip of `count` frames, in the family's size for them or smaller.
+
+        Returns None if the family's smallest size needs more than `allowed` features.
+        """
         record = video.record
         times = frame_times(record.duration_us, count)
         times += times[-1:] * (-count % self.family.temporal_patch)
-        # As the processor does it, or the policy asks; then with what there is room for, in whole temporal patches.
+        # First the size from the processor or the policy, then one that fits into `allowed`, in whole temporal patches.
         for limit, frames in ((self.policy.max_video_tokens, count), (max(allowed, 1), len(times))):
             size = self.family.frame_size(record.height, record.width, frames, limit)
             clip = VideoClip(video.source, times, size, self.family.grid(*size, len(times)))
@@ -231,10 +248,10 @@ class ReleaseDataset:
         return f"{sample.problem}\n\n{_INSTRUCTIONS[self.target].format(answer=_ANSWERS[sample.kind])}"
 
     def _answer(self, sample: Sample) -> tuple[str, str | None]:
-        """What is learned, and the chain of thought before it."""
+        """The supervised answer, and the chain of thought before it, if that is supervised too."""
         return (sample.final_answer, None) if self.target is Target.ANSWER else (sample.answer, sample.reasoning)
 
 
 def frame_times(duration_us: int, count: int) -> tuple[int, ...]:
-    """The middles of `count` equal shares of a video, in microseconds."""
+    """The midpoints of `count` equal shares of a video, in microseconds."""
     return tuple((2 * number + 1) * duration_us // (2 * count) for number in range(count))
