@@ -1,14 +1,15 @@
-"""Divides a video's timeline into clips. Pure arithmetic on microseconds; nothing is read or written.
+"""Divides a video's timeline into clips, by arithmetic on microseconds without any I/O.
 
-Guarantees, whatever the shots are: clips tile `[0, duration)` without gap or overlap, and end where the picture's
-format changes, unless it does so twice within a second. What lies between two such changes is planned like a video of
-its own. With `shots` moreover, of each of these videos,
+Guarantees for any shots: clips tile `[0, duration)` without gap or overlap. They end where the picture format changes,
+except where it changes twice within a second. The part between two such changes is planned like a separate video. With
+`shots`, the following also holds for each of these parts:
 
-- every length lies in `[min, max]` as soon as the duration can be written as a sum of such lengths (else the video is
-  one clip);
-- no clip ends inside a shot if there is a plan of which that is true; where there is none, an over-long stretch is
-  divided evenly, and no shot boundary in it is one at which clips could end on both sides;
-- among such plans, it is the best: fewest ends inside shots, then least cost as `_Bounds.cost` and `plan_clips` say.
+- Every length lies in `[min, max]` if the duration can be written as a sum of such lengths. Otherwise the part is one
+  clip.
+- No clip ends inside a shot if a plan without such ends exists. Otherwise an over-long stretch is divided evenly, and
+  no shot boundary inside it allows clips to end on both sides.
+- The plan is the best of these: it has the fewest ends inside shots, then the least cost by `_Bounds.cost` and
+  `plan_clips`.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from schemas.config import ClipMode, SplitConfig
 from schemas.tables import Boundary
 
 SHORTEST_FORMAT_US = SECOND_US
-"""A format that lasts less long shares a clip with what follows it, the last with what precedes it. A recorded call may
-change its picture with every frame while it looks for a rate."""
+"""Shortest format with a clip of its own. A shorter one shares a clip with the next format, and the last one with the
+previous format. A recorded call may change its picture with every frame while it searches for a suitable rate."""
 
 
 @dataclass(frozen=True)
 class ClipSpan:
-    """One clip of the plan, `[start_us, end_us)`, and why it ends where it ends."""
+    """A planned clip, `[start_us, end_us)`, and why it ends there."""
 
     start_us: int
     end_us: int
     boundary: Boundary
     shot_starts_us: tuple[int, ...]
-    """Where shots begin within it."""
+    """Shot starts within the clip."""
 
 
 def plan_clips(
@@ -46,15 +47,17 @@ def plan_clips(
     unlikeness: Sequence[float] | None = None,
     format_starts_us: Sequence[int] = (0,),
 ) -> list[ClipSpan]:
-    """The clips of a video of this length.
+    """Plan the clips of a video.
 
     Args:
+        duration_us: duration of the video.
         shot_starts_us: ascending, the first 0.
-        unlikeness: how different the pictures before and after each shot start but the first look, 0 to 1 (see
-            `operators.video.analysis.Analysis.shot_unlikeness`). A clip's end between look-alikes (0) costs as much as
-            a clip of the least or greatest length, so that a short shot goes with the neighbour it looks like, as in
+        config: clip mode and lengths.
+        unlikeness: visual distance across each shot start except the first, 0 to 1 (see
+            `operators.video.analysis.Analysis.shot_unlikeness`). An end between similar pictures (0) costs as much as a
+            clip of the shortest or longest length, so that a short shot joins the neighbour that it resembles, as in
             Panda-70M (arXiv:2402.19479). None means that only lengths matter.
-        format_starts_us: where the picture's format changes, ascending, the first 0.
+        format_starts_us: start times of the picture formats, ascending, the first 0.
     """
     wish_us = round(config.clip_seconds * SECOND_US)
     bounds = _Bounds(round(config.min_seconds * SECOND_US), wish_us, round(config.max_seconds * SECOND_US))
@@ -89,29 +92,35 @@ def plan_clips(
 
 @dataclass(frozen=True)
 class _Bounds:
-    """Shortest, wished and longest clip, in microseconds. `longest >= 1.5 * shortest` (SplitConfig sees to it)."""
+    """Shortest, target and longest clip length in microseconds.
+
+    `SplitConfig` ensures `longest >= 1.5 * shortest`.
+    """
 
     shortest: int
     wish: int
     longest: int
 
     def divisible(self, length: int) -> bool:
-        """Can a stretch of this length be divided into clips within the bounds?
+        """Whether a stretch of this length can be divided into clips within the bounds.
 
-        n clips cover `[n * shortest, n * longest]`. From two clips on these ranges overlap, so that what cannot be
-        divided is shorter than one clip, or longer than one and shorter than two.
+        n clips cover `[n * shortest, n * longest]`. From n = 2 on these ranges overlap. A length that cannot be divided
+        is therefore shorter than one clip, or longer than one and shorter than two.
         """
         return self.shortest <= length <= self.longest or length >= 2 * self.shortest
 
     def pieces(self, length: int) -> int:
-        """How many clips a divisible stretch makes: one if that may be, else so many that they are near the wish."""
+        """Number of clips for a divisible stretch.
+
+        It is one if possible, else the number that brings the clip length nearest to the target within the bounds.
+        """
         if length <= self.longest:
             return 1
         fewest, most = -(-length // self.longest), length // self.shortest
         return min(most, max(fewest, round(length / self.wish)))
 
     def cost(self, length: float) -> float:
-        """0 for a clip of the wished length, 1 for the shortest and the longest, growing with the square between."""
+        """Cost of a clip: 0 at the target length, 1 at the shortest and the longest, quadratic in between."""
         if length == self.wish:
             return 0.0
         farthest = self.shortest if length < self.wish else self.longest
@@ -119,18 +128,18 @@ class _Bounds:
 
 
 class _Best(NamedTuple):
-    """The best way to clips that end at some shot boundary; plans compare by their first two fields."""
+    """The best plan whose clips end at a given shot boundary. Plans are compared by their first two fields."""
 
     inside: int
-    """Ends inside shots."""
+    """Number of ends inside shots."""
     cost: float
     start_us: int
-    """The stretch that ends here, from a shot boundary on, is divided evenly into this many clips."""
+    """Start of the last stretch, at a shot boundary. The stretch is divided evenly into `pieces` clips."""
     pieces: int
 
 
 def _format_ends(duration_us: int, format_starts_us: Sequence[int]) -> list[int]:
-    """Where formats of some length end, the last with the video."""
+    """End times of the formats that are long enough; the last is the end of the video."""
     ends: list[int] = []
     for start_us in format_starts_us:
         lasted_us = start_us - (ends[-1] if ends else 0)
@@ -147,9 +156,9 @@ def _fixed_ends(duration_us: int, wish_us: int) -> list[int]:
 
 
 def _shot_ends(duration_us: int, unlikeness: Mapping[int, float], bounds: _Bounds) -> list[int]:
-    """The best plan's ends, by dynamic programming over shot boundaries from left to right.
+    """End times of the best plan, by dynamic programming over shot boundaries from left to right.
 
-    A plan always exists: the whole video as one stretch is one, split at usable boundaries as long as there are any.
+    A plan always exists: the whole video as one stretch, split at usable boundaries as long as there are any.
     """
     if not bounds.divisible(duration_us):
         return [duration_us]
@@ -177,10 +186,11 @@ def _shot_ends(duration_us: int, unlikeness: Mapping[int, float], bounds: _Bound
 
 
 def _stretches(start_us: int, edges: Sequence[int], bounds: _Bounds) -> Iterator[tuple[int, int]]:
-    """Where a stretch that starts at this edge may end, and into how many clips it is to be divided.
+    """Yield the possible ends of a stretch that starts at this edge, and the number of clips for each.
 
-    A stretch of several clips must have no usable boundary inside. Two shortest clips' length is always divisible, so
-    that far beyond the nearest possible end every stretch has one, and the search stops there.
+    A stretch of several clips must have no usable boundary inside. A length of two shortest clips is always divisible.
+    A stretch that ends at least that far beyond the nearest possible end therefore has a usable boundary inside, and
+    the search stops there.
     """
     first = bisect_left(edges, start_us + bounds.shortest)
     while first < len(edges) and not bounds.divisible(edges[first] - start_us):

@@ -1,10 +1,10 @@
-"""Writes clips of a video as MP4 files of their own: exactly its frames, at exactly their times, with their sound.
+"""Writes clips of a video as separate MP4 files with exactly the frames of a span, at exact times, with audio.
 
-A clip is copied where its frames allow it, that is where it begins at a key frame that needs nothing before it and ends
-where none after it is needed. Where most of it allows that, only its edges are encoded (H.264 alone: another encoder's
-pictures can stand beside the source's in one track). Else all of it is encoded. Whatever was written is proved by
-reading and decoding before it counts, and a copy that fails is encoded. No written clip shows a frame from outside its
-span, not even to readers that ignore edit lists. The same source and span give the same bytes.
+A clip is copied where its frames allow it: it begins at a key frame that needs no earlier frame and ends where no later
+frame is needed. If that holds for most of the clip, only its edges are encoded. This is done for H.264 only, where
+frames of another encoder can share a track with the source's. Otherwise the whole clip is encoded. Every written clip
+is verified by reading and decoding it, and a copy that fails is encoded. No clip shows a frame from outside its span,
+not even to readers that ignore edit lists. The same source and span give the same bytes.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ from schemas.tables import Cut
 __all__ = ["CutError", "Cutter", "cut_clip", "encode_picture", "open_cutter"]
 
 _COMMON = {
-    # Without B-frames decoding and presentation order agree, so that frames need no edit list to start at 0: readers
-    # that ignore edit lists see the same frames.
+    # Without B-frames, decoding order and presentation order are the same, so the clip starts at 0 without an edit
+    # list. Readers that ignore edit lists see the same frames.
     "bf": 0,
-    # A key frame a second at the usual rate: what reads single frames decodes less, the proof too. Every two seconds
-    # would save 1 to 2 % of the bytes and no time.
+    # One key frame per second at the usual frame rate: readers of single frames decode less, and so does the
+    # verification. One every two seconds would save 1 to 2 % of the bytes and no time.
     "g": 30,
-    # Encoders give the same bytes only for the same number of threads; stages work on one video per core anyway.
+    # Encoders give the same bytes only for the same number of threads. Stages process one video per core anyway.
     "threads": 1,
     "fps_mode": "passthrough",
-    # What ffmpeg decodes before the clip may have another size, to which it would scale the clip.
+    # Frames that ffmpeg decodes before the clip may have another size, to which it would scale the clip.
     "noautoscale": None,
     "fflags": "+bitexact",
     "flags:v": "+bitexact",
@@ -78,15 +78,15 @@ _COMMON = {
 ENCODING = {
     **_COMMON,
     "vcodec": "libx264",
-    # A 10 s clip of 640x360 costs 0.8 CPU seconds with ultrafast and superfast, 1.5 with veryfast; superfast's file is
-    # 30 % smaller than ultrafast's.
+    # A 10 s clip of 640x360 costs 0.8 CPU seconds with ultrafast and superfast, and 1.5 with veryfast. The file of
+    # superfast is 30 % smaller than that of ultrafast.
     "preset": "superfast",
     "crf": 20,
     "pix_fmt": "yuv420p",
 }
 HDR_ENCODING = {
     **_COMMON,
-    # HDR in H.264 would need its High 10 profile, which hardly anything but ffmpeg decodes.
+    # HDR in H.264 would need its High 10 profile, which few decoders other than ffmpeg's support.
     "vcodec": "libx265",
     "preset": "superfast",
     "crf": 22,
@@ -98,20 +98,20 @@ HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 SOUND_ENCODING = {"acodec": "aac", "audio_bitrate": "128k", "flags:a": "+bitexact"}
 
 SMALLEST_COPIED_SHARE = 0.5
-"""Edges are encoded apart only where at least this share of the frames is copied: each costs a process of its own."""
+"""Smallest share of copied frames for which the edges are encoded separately: each edge costs a process of its own."""
 
 
 @dataclass(frozen=True)
 class _Frames:
-    """The source's frames that belong to the clip."""
+    """The source's frames that belong to a clip."""
 
     first: int
-    """Number of the first of them among all frames of the source."""
+    """Index of the first frame in the source."""
     times_us: NDArray[np.int64]
     end_us: int
-    """Where the last of them ends: the next frame's time, or the video's end."""
+    """End of the last frame: the next frame's time, or the end of the video."""
     video: VideoProbe
-    """The source, in the format that these frames have; in its own if they have several."""
+    """The source, described in the format of these frames, or in its main format if they have several."""
     one_format: bool = True
 
     @property
@@ -127,7 +127,7 @@ class _Frames:
         return self.end_us - self.start_us
 
     def around(self, run: Coded) -> list[_Part]:
-        """The frames before and after a copied run."""
+        """The frames of the clip before and after a copied run, without empty parts."""
         bounds = (0, run.first), (run.beyond, len(self.times_us))
         ends_us = [*self.times_us.tolist(), self.end_us]
         return [
@@ -139,23 +139,23 @@ class _Frames:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some of a clip's frames."""
+    """A part of a clip's frames."""
 
     first: int
-    """Number of the first of them in the clip."""
+    """Index of the first frame in the clip."""
     frames: _Frames
 
 
 @dataclass(frozen=True)
 class _Edge:
-    """Encoded frames beside a copied run."""
+    """Encoded frames before or after a copied run."""
 
     coded: Coded
     extradata: bytes
 
 
 def cut_clip(video: VideoProbe, times_us: NDArray[np.int64], start_us: int, end_us: int, target: Path) -> Cut:
-    """Write one clip as `Cutter.cut` does. Use `open_cutter` for several of one video."""
+    """Write one clip as `Cutter.cut` does. Use `open_cutter` for several clips of one video."""
     with open_cutter(video, times_us) as cutter:
         return cutter.cut(start_us, end_us, target)
 
@@ -164,18 +164,21 @@ def cut_clip(video: VideoProbe, times_us: NDArray[np.int64], start_us: int, end_
 def open_cutter(
     video: VideoProbe, times_us: NDArray[np.int64], damaged_us: NDArray[np.int64] | None = None
 ) -> Iterator[Cutter]:
-    """Holds a video open to cut clips from it, best in order of time: neighbours share what is decoded between them.
+    """Open a video to cut clips from it.
+
+    Clips are best cut in order of time, because neighbours share the frames decoded between them.
 
     Args:
-        times_us: all frame times of the video as decoding has shown them (`Analysis.times_us`).
-        damaged_us: times of those that decoding has shown damaged (`Analysis.damaged_us`): clips with such frames are
-            encoded, and the end of a copy need not be decoded to prove it. None if not every frame has been decoded.
+        times_us: all frame times of the video according to the decode (`Analysis.times_us`).
+        damaged_us: times of the frames that the decode found damaged (`Analysis.damaged_us`). Clips with such frames
+            are encoded, and the end of a copy need not be decoded to verify it. None if not every frame has been
+            decoded.
 
     Raises:
         UnreadableVideo: the file cannot be opened.
     """
     with ExitStack() as stack:
-        # One to copy from, one to see, one to hear: a demuxer tells a change of the decoder's configuration only once.
+        # One each for copying, decoding and audio: a demuxer reports a change of the decoder configuration only once.
         sources = [stack.enter_context(open_video(video.path)) for _ in range(3)]
         for _, stream in sources:
             stream.codec_context.thread_count = 1
@@ -184,7 +187,13 @@ def open_cutter(
 
 
 class Cutter:
-    """Cuts clips from one open video."""
+    """Cuts clips from one open video.
+
+    Args:
+        coded: container and video stream from which coded frames are copied.
+        seen: container and video stream from which frames are decoded for comparison.
+        heard: container from which audio is decoded.
+    """
 
     def __init__(
         self,
@@ -209,13 +218,14 @@ class Cutter:
         self._thumbnails: dict[int, NDArray[np.uint8]] = {}
 
     def cut(self, start_us: int, end_us: int, target: Path) -> Cut:
-        """Write the frames that start in `[start_us, end_us)`, and their sound, to an MP4 whose clock starts at 0.
+        """Write the frames that start in `[start_us, end_us)`, with their audio, to an MP4 whose clock starts at 0.
 
         Returns:
-            How the file came to be: never `Cut.NONE`.
+            How the clip was made: never `Cut.NONE`.
 
         Raises:
-            CutError: no frame starts in the span, ffmpeg failed, or the file is not what was asked for.
+            CutError: no frame starts in the span, ffmpeg failed, or the written clip fails its verification.
+            OSError: the disk is full, an input cannot be read, or ffmpeg was killed by another process.
         """
         frames = self._frames_in(start_us, end_us)
         if frames is None:
@@ -245,12 +255,13 @@ class Cutter:
 
     def _may_be_copied(self, frames: _Frames) -> bool:
         damaged = self._damaged_us is not None and bool(np.isin(frames.times_us, self._damaged_us).any())
-        # The header of a track is made of the stream's; for what it says of a later format only these two are known.
+        # The track's header is made from the stream's. The parameters of a later format are known only for these two
+        # codecs.
         codecs = COPIED_VIDEO if frames.video.in_format(self._video.formats[0]) == frames.video else ("h264", "hevc")
         return frames.one_format and not damaged and frames.video.codec in codecs
 
     def _configuration(self, frames: _Frames) -> bytes | None:
-        """What the container tells the decoder for these frames; None if it tells something else on the way."""
+        """The decoder configuration that the container states for these frames; None if it changes within them."""
         index = self._video.index
         numbers = index.frame_packets[slice(*np.searchsorted(index.frame_times_us, (frames.start_us, frames.end_us)))]
         first, last = (index.packets.configuration(int(end), self._extradata) for end in (min(numbers), max(numbers)))
@@ -270,7 +281,8 @@ class Cutter:
         self._prove_in_opencv(target, written)
 
     def _copy(self, frames: _Frames, target: Path) -> Cut | None:
-        """Copy all of the clip, or most of it. None where that cannot be done or not be proved: encode it then."""
+        """Copy all or most of the clip. None where that is impossible or fails the verification; then encode the
+        clip."""
         timeline, codec = self._video.index.timeline, self._video.codec
         try:
             span_us = frames.start_us, frames.end_us
@@ -280,7 +292,7 @@ class Cutter:
             if header is None or run is None:
                 return None
             extradata = configuration(bytes(run.packets[0]), codec, header)
-            assert extradata is not None  # else no run would begin there
+            assert extradata is not None  # otherwise no run would begin there
             is_stated = extradata == self._extradata
             if not self._is_worth_copying(run, frames, is_stated):
                 return None
@@ -302,7 +314,10 @@ class Cutter:
         return Cut.SMART if edges else Cut.COPY
 
     def _is_worth_copying(self, run: Coded, frames: _Frames, is_stated: bool) -> bool:
-        """Is it all of the clip, or most of it, in the configuration that the stream's header states?"""
+        """Whether the run is the whole clip, or most of it in the configuration that the stream's header states.
+
+        A partial copy also needs H.264 in the pixel format and in one of the profiles that the encoder can write.
+        """
         share = len(run.packets) / len(frames.times_us)
         return share == 1 or (
             share >= SMALLEST_COPIED_SHARE
@@ -313,7 +328,7 @@ class Cutter:
         )
 
     def _encoded(self, part: _Part, folder: Path) -> _Edge:
-        """Encode the frames beside a copied run so that they can stand in its track."""
+        """Encode the frames before or after a copied run so that they can share its track."""
         target = folder / f"{part.first}.mp4"
         source = _input(part.frames)
         encoding = {
@@ -334,7 +349,11 @@ class Cutter:
     def _sound_beside(
         self, sounds: list[Packet], frames: _Frames, folder: Path
     ) -> Iterator[tuple[AudioStream | None, list[Packet]]]:
-        """The sound of a copied picture: copied too, or encoded where it does not begin with it or has gaps."""
+        """Yield the audio of a clip with copied video; the stream is None without audio.
+
+        The audio is copied where possible. It is encoded where it does not begin with the video, has gaps, or does not
+        match the stream's header.
+        """
         if self._audio is None:
             yield None, []
             return
@@ -350,11 +369,11 @@ class Cutter:
         run_ffmpeg(ffmpeg.output(sound, file_url(encoded), **SOUND_ENCODING, **bitexact), _timeout_seconds(frames))
         with av.open(file_url(encoded), "r", container_options=CONFINEMENT) as container:
             stream = container.streams.audio[0]
-            # What the encoder puts before 0 only fills its window; an edit list would have to hide it.
+            # Packets of the encoder before 0 only fill its window; an edit list would have to hide them.
             yield stream, [packet for packet in container.demux(stream) if packet.size and (packet.pts or 0) >= 0]
 
     def _is_as_stated(self, sounds: list[Packet]) -> bool:
-        """Are these what the stream's header describes, in rate, channels and all?"""
+        """Whether these packets match the stream's header in sample rate, channels and configuration."""
         assert self._audio is not None
         if self._video.index.audio[self._audio.index].configurations:
             return False
@@ -364,7 +383,7 @@ class Cutter:
         return all(sound_header(packet, self._video.audio_codec) == self._sound_header for packet in sounds)
 
     def _sound(self, frames: _Frames, folder: Path) -> Any:
-        """The clip's sound for ffmpeg to encode."""
+        """The clip's audio as an ffmpeg input to encode."""
         assert self._audio is not None
         stream = self._heard.streams[self._audio.index]
         assert isinstance(stream, AudioStream)
@@ -385,7 +404,11 @@ class Cutter:
         self._prove_in_opencv(target, written)
 
     def _prove_in_opencv(self, target: Path, written: Written) -> None:
-        """Opening is a third of what decoding the first frame costs there, and each source has few parameter sets."""
+        """Check the clip in OpenCV, with a decode only for parameter sets that it has not decoded before.
+
+        Opening a file in OpenCV takes a third of the time that decoding the first frame takes, and each source has few
+        parameter sets.
+        """
         if written.extradata in self._decoded_by_opencv:
             check_opencv_coded(target, written)
         else:
@@ -397,7 +420,7 @@ class Cutter:
         return Planned(self._video.path.name, times_us, frames.duration_us, sound=self._audio is not None)
 
     def _neighbours(self, frames: _Frames) -> tuple[dict[int, NDArray[np.uint8]], dict[int, NDArray[np.uint8]]]:
-        """Thumbnails of the source's first and last frame of a clip and of their neighbours, by distance."""
+        """Thumbnails of the source's first and last frame of a clip and of their neighbours, by offset."""
         first, last = self._around(frames.first), self._around(frames.beyond)
         return (
             {number - frames.first: first[number] for number in first if abs(number - frames.first) <= 1},
@@ -405,7 +428,10 @@ class Cutter:
         )
 
     def _around(self, boundary: int) -> dict[int, NDArray[np.uint8]]:
-        """Two frames before a boundary and two from it on, by number. A clip's end is mostly the next one's start."""
+        """Thumbnails of two frames before a boundary and two from it on, by frame index.
+
+        They are cached, because the end of a clip is usually the start of the next one.
+        """
         if self._boundary != boundary:
             numbers = range(max(0, boundary - 2), min(boundary + 2, len(self._times_us)))
             times_us = self._times_us[numbers.start : numbers.stop]
@@ -415,39 +441,45 @@ class Cutter:
 
 
 def encode_picture(video: VideoProbe, target: Path) -> None:
-    """Encode the picture of a whole video as a clip's is, without sound: upright, from 0 on, in one size.
+    """Encode a whole video as a clip is encoded, without audio: upright, from 0 on, in one size.
 
     Raises:
         FfmpegError: ffmpeg failed.
     """
     frames = _Frames(0, video.index.frame_times_us, video.duration_us, video, one_format=len(video.formats) == 1)
     picture = _upright(video, _picture(_input(frames), frames))
-    # Turned, long pixels stand upright, and readers who stretch the width alone would show a smaller picture.
+    # After a rotation, wide pixels become tall ones. Readers that only stretch the width would show a smaller picture.
     if not frames.one_format or (video.orientation.swaps_sides and video.sample_aspect != 1):
         picture = _of_one_size(video, picture)
     run_ffmpeg(ffmpeg.output(picture, file_url(target), **_encoding(video)), _timeout_seconds(frames))
 
 
 def _encoding(video: VideoProbe) -> dict[str, Any]:
-    """Options of the encoder. The source's ticks are kept; by default times are rounded to those of a constant rate."""
+    """Encoder options. The source's time base is kept; by default times are rounded to the ticks of a constant rate."""
     time_base = video.index.timeline.time_base
     encoding = HDR_ENCODING if video.transfer in HDR_TRANSFERS else ENCODING
     return {**encoding, "enc_time_base": f"{time_base.numerator}/{time_base.denominator}"}
 
 
 def _input(frames: _Frames) -> Any:
-    """ffmpeg starts at a key frame before the clip and keeps the source's timestamps; filters cut by them, exactly."""
+    """The source as an ffmpeg input that starts at a key frame before the clip and keeps the source's timestamps.
+
+    Filters use these timestamps to trim exactly.
+    """
     index = frames.video.index
     reading: dict[str, Any] = {"copyts": None, "noaccurate_seek": None, "seek_timestamp": 1, "threads": 1}
-    reading["noautorotate"] = None  # it would turn by any angle, and cut the corners off
+    reading["noautorotate"] = None  # autorotation would rotate by any angle and crop the corners
     if key_frame := index.key_frame(frames.start_us):
         reading["ss"] = f"{index.timeline.seconds(index.seek_target_us(key_frame)):.6f}"
     return ffmpeg.input(file_url(frames.video.path), **reading)
 
 
 def _picture(source: Any, frames: _Frames) -> Any:
-    """The clip's frames. ffmpeg makes filters anew where the format changes, and then `STARTPTS` is another; elsewhere
-    it is best, as ffmpeg's demuxers may give somewhat other ticks than PyAV's."""
+    """The clip's frames as an ffmpeg stream.
+
+    For a video of one format, `STARTPTS` is the best origin, because ffmpeg's demuxers may give slightly other ticks
+    than PyAV's. With several formats, ffmpeg re-creates the filters at each change, and `STARTPTS` would change too.
+    """
     video = frames.video
     start_pts, end_pts = (video.index.timeline.pts(time_us) for time_us in (frames.start_us, frames.end_us))
     picture = (
@@ -456,20 +488,23 @@ def _picture(source: Any, frames: _Frames) -> Any:
         .filter("setpts", "PTS-STARTPTS" if len(video.formats) == 1 else f"PTS-{start_pts}")
         .filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2")  # 4:2:0 needs even sides
     )
-    if len(video.formats) > 1 and frames.one_format:  # ffmpeg remembers the shape of the first pixels that it decoded
+    if len(video.formats) > 1 and frames.one_format:  # ffmpeg keeps the aspect ratio of its first frame
         picture = picture.filter("setsar", str(video.sample_aspect))
     return picture
 
 
 def _upright(video: VideoProbe, picture: Any) -> Any:
-    """Turned and mirrored as the display matrix asks, which then must not be asked again."""
+    """Rotate and mirror the frames as the display matrix requires.
+
+    The matrix is then removed so that readers do not apply it again.
+    """
     for name, *arguments in video.orientation.filters:
         picture = picture.filter(name, *arguments)
     return picture.filter("sidedata", mode="delete", type="DISPLAYMATRIX")
 
 
 def _of_one_size(video: VideoProbe, picture: Any) -> Any:
-    """Frames of several formats with square pixels in the size of the video, in the middle, black around them."""
+    """Scale frames of several formats to square pixels and pad them, centred on black, to the size of the video."""
     width, height = video.width // 2 * 2, video.height // 2 * 2
     return (
         picture.filter("scale", "max(2,trunc(iw*sar/2)*2)", "ih")
@@ -480,5 +515,5 @@ def _of_one_size(video: VideoProbe, picture: Any) -> Any:
 
 
 def _timeout_seconds(frames: _Frames) -> float:
-    """Generous: a hundred times real time, and never less than two minutes."""
+    """Time limit: a hundred times the clip's duration, and at least two minutes."""
     return max(120.0, 100 * frames.duration_us / SECOND_US)

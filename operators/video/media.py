@@ -1,9 +1,9 @@
-"""Writes the MP4 that a release publishes of a whole video: the picture that was watched, with all of its sound.
+"""Writes the MP4 of a whole video for a release: the decoded video stream with all audio streams that belong to it.
 
-What MP4 carries and common readers decode is copied; the rest is encoded, the picture frame by frame at its exact time.
-The picture begins at 0 in every reader. Sound keeps its distance to it, so what is heard before the first frame is left
-out. The main sound comes first, and each keeps its language. Whatever was written is read back before it counts. The
-same source gives the same bytes.
+Streams that MP4 supports and common readers decode are copied. Others are encoded, the video frame by frame at exact
+times. The video begins at 0 in every reader. Audio keeps its offset to the video, so audio before the first frame is
+dropped. The main audio stream comes first, and each audio stream keeps its language. Every written file is read back
+and verified. The same source gives the same bytes.
 """
 
 from __future__ import annotations
@@ -44,31 +44,32 @@ from schemas.tables import AudioTrack, Packaging
 log = logging.getLogger(__name__)
 
 PUBLISHED_SOUND = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")
-"""Sound that has a registered place in MP4 (mp4ra.org, "Codecs") and that ffmpeg, by which PyAV, torchcodec and decord
-read, decodes there; browsers play these too, Dolby's and Apple's not all of them (MDN, "Web audio codec guide"). Not so
-Vorbis, TrueHD, G.711, AMR, Windows Media and PCM."""
+"""Audio codecs that are registered for MP4 (mp4ra.org, "Codecs") and that ffmpeg, the decoder of PyAV, torchcodec and
+decord, reads from MP4. Browsers play these too, except some of Dolby's and Apple's (MDN, "Web audio codec guide").
+Excluded are Vorbis, TrueHD, G.711, AMR, Windows Media and PCM."""
 
 TOLERANCE_US = 1000
-"""Largest difference between a frame's time in the source and in the file: Matroska's ticks are of 1 ms."""
+"""Largest difference between a frame's times in the source and in the file: Matroska's ticks are 1 ms."""
 
 SIZE_TOLERANCE = 2
-"""Pixels that a picture may lose where it is encoded again: 4:2:0 needs even sides."""
+"""Number of pixels by which the size of an encoded video may differ: 4:2:0 needs even sides."""
 
 _MP4 = {"movflags": "+faststart+negative_cts_offsets", "fflags": "+bitexact"}
 _BITS_PER_CHANNEL = 64_000
 _LONGEST_SOUND_FRAME_US = 100_000
-"""At most: AAC-LC at 16 kHz (1,024 samples), and rounding to a container's ticks."""
+"""Upper limit for the duration of an audio frame: AAC-LC at 16 kHz (1,024 samples), plus rounding to container
+ticks."""
 
 
 class MediaError(RuntimeError):
-    """The MP4 could not be written as it must be; the message says what differs."""
+    """The MP4 could not be written as required. The message says what differs."""
 
 
 def packaging(video: VideoProbe) -> Packaging:
-    """What must be done to publish a video.
+    """The packaging that a video needs to be published.
 
-    An MP4 (by its content, whatever its name) is kept if it holds that picture and its sound alone; covers, subtitles
-    and data do not matter.
+    An MP4 (by its content, whatever its name) is kept if it holds only the chosen video stream and its audio. Covers,
+    subtitles and data do not matter.
 
     Raises:
         UnreadableVideo: the file cannot be opened.
@@ -79,7 +80,7 @@ def packaging(video: VideoProbe) -> Packaging:
         is_mp4 = container.format.name.startswith("mov")
         configuration = bytes(picture.codec_context.extradata or b"")
     sound = all(_is_published(video, track) for track in video.audio_tracks)
-    if len(video.formats) > 1:  # readers for training give all frames of a file one size
+    if len(video.formats) > 1:  # training readers give all frames of a file one size
         return Packaging.PICTURE if sound else Packaging.BOTH
     if video.codec in COPIED_VIDEO and sound and is_mp4 and is_alone:
         return Packaging.KEEP
@@ -91,16 +92,16 @@ def packaging(video: VideoProbe) -> Packaging:
 def write_media(video: VideoProbe, how: Packaging, times_us: NDArray[np.int64], target: Path) -> None:
     """Write the MP4 of a video that cannot be kept as it is.
 
-    A picture that turns out not to be copied exactly is encoded.
+    If the video stream cannot be copied exactly, it is encoded instead.
 
     Args:
-        times_us: shape [frames], ascending: when frames are shown that can be decoded.
+        times_us: shape [frames], ascending: presentation times of the frames that can be decoded.
 
     Raises:
-        MediaError: the file is not as it must be.
+        MediaError: the file differs from the source in frames, size or audio, or no MP4 can be written.
         FfmpegError: ffmpeg failed.
-        UnreadableVideo: the source cannot be read.
-        OSError: no room is left, or the file outgrew the process's limit.
+        UnreadableVideo: the source or the written file cannot be read.
+        OSError: the disk is full, or the file exceeded the process's file size limit.
     """
     if how in (Packaging.COPY, Packaging.SOUND):
         try:
@@ -119,15 +120,15 @@ def write_media(video: VideoProbe, how: Packaging, times_us: NDArray[np.int64], 
 
 
 def _is_published(video: VideoProbe, track: AudioTrack) -> bool:
-    """Can its coded sound stand in an MP4, whose track states one rate and number of channels?"""
+    """Whether an audio stream can be copied to an MP4, whose track states one sample rate and channel count."""
     return track.codec in PUBLISHED_SOUND and not video.index.audio[track.stream].sound_changes
 
 
 def _is_unbroken(index: PacketIndex, configuration: bytes) -> bool:
-    """Is every packet from the first key frame on a frame that is shown, and by the same configuration of the decoder,
-    so that nothing is lost when these are copied?
+    """Whether the frames can be copied without loss.
 
-    Leading pictures of that key frame, which no decoder can show, are needed by nothing else.
+    Every packet from the first key frame on must be a shown frame, and the decoder configuration must not change.
+    Leading pictures of the first key frame are exempt: no decoder can show them, and no other frame needs them.
     """
     packets = index.packets
     from_key = np.arange(len(packets.pts)) >= int(np.argmax(packets.key))
@@ -164,7 +165,7 @@ def _write(video: VideoProbe, target: Path, copies_picture: bool) -> None:
 
 
 def _timed(number: int, packets: Iterator[Packet]) -> Iterator[tuple[Fraction, tuple[int, int], Packet]]:
-    """Packets in the order in which they are to be decoded; where tracks agree, in the order of the tracks."""
+    """Yield packets with sort keys that give decoding order; ties are resolved by track number."""
     for count, packet in enumerate(packets):
         assert packet.dts is not None and packet.time_base is not None
         yield packet.dts * packet.time_base, (number, count), packet
@@ -173,7 +174,7 @@ def _timed(number: int, packets: Iterator[Packet]) -> Iterator[tuple[Fraction, t
 def _picture_packets(
     container: InputContainer, stream: VideoStream, index: PacketIndex, output: OutputContainer
 ) -> Iterator[Packet]:
-    """The coded frames, from 0 on."""
+    """Add the video track, and yield its coded frames with times from 0 on."""
     written = add_picture(output, stream, stream_aspect(stream))
     timeline = index.timeline
     shown = index.packets.pts[index.frame_packets]
@@ -188,7 +189,10 @@ def _picture_packets(
 def _sound_packets(
     container: InputContainer, video: VideoProbe, track: AudioTrack, output: OutputContainer
 ) -> Iterator[Packet]:
-    """The packets of a sound, timed from the first frame on: what ends before that is left out."""
+    """Add a copied audio track, and yield its packets.
+
+    Times count from the first video frame; packets before it are dropped.
+    """
     stream = _audio(container, track)
     written = output.add_stream_from_template(stream, opaque=True)
     zero = Fraction(video.start_us, SECOND_US) / Fraction(stream.time_base or 1)
@@ -198,7 +202,10 @@ def _sound_packets(
 def _encoded_packets(
     container: InputContainer, video: VideoProbe, track: AudioTrack, output: OutputContainer
 ) -> Iterator[Packet]:
-    """A sound from where it begins, or from the first frame on, in AAC. Where it has gaps, it is silent."""
+    """Add an audio track in AAC, and yield its packets.
+
+    It starts where the audio begins, but not before the first video frame. Gaps are filled with silence.
+    """
     with open_video(video.path) as (counted, _):
         channels = most_channels(counted, _audio(counted, track))
     stream = _audio(container, track)
@@ -207,7 +214,7 @@ def _encoded_packets(
     written.bit_rate = _BITS_PER_CHANNEL * channels
     blocks = read_long_sound(container, stream, video.index, span_us, channels)
     first = round(span_us[0] * rate / SECOND_US)
-    # What the encoder puts before 0 only fills its window; an edit list would have to hide it.
+    # Packets of the encoder before 0 only fill its window; an edit list would have to hide them.
     return _from_zero(encoded(blocks, first, written), 0, _named(written, track))
 
 
@@ -234,9 +241,12 @@ def _from_zero(packets: Iterator[Packet], zero: int, written: AudioStream) -> It
 
 
 def _check(video: VideoProbe, times_us: NDArray[np.int64], target: Path) -> None:
-    """The frames are there at their times and in their shape, and each sound from and to where it is in the source.
+    """Check the frame times and size of a written MP4, and start and end of each audio stream.
 
-    Of a damaged source some frames may be missing that another decoder can show.
+    If the source is damaged, frames may be missing that another decoder can show.
+
+    Raises:
+        MediaError: the MP4 differs from the source.
     """
     written = probe(target)
     found_us = written.index.frame_times_us

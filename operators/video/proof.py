@@ -1,11 +1,11 @@
-"""Proves a written clip by reading and decoding it: its frames, their times, its first and last picture, its sound.
+"""Verifies a written clip by reading and decoding it: frames, frame times, first and last picture, and audio.
 
-Guarantees of a clip that passes: it has exactly the planned frames at the planned times, for readers that obey edit
-lists and for those that do not; OpenCV sees as many and begins with the same one; sound begins with the picture.
-Copied frames are the source's own bytes, and the parameter sets they were written with decode the first of them to the
-source's pixels. Equal bytes decode to equal pictures, so a source that has been decoded from end to end before need not
-be decoded again as a copy; of other copies the last group is. Encoded clips begin and end with pictures that are nearer
-to the source's than its neighbours are.
+A clip that passes has exactly the planned frames at the planned times, for readers that obey edit lists and for readers
+that ignore them. OpenCV counts the same number of frames and begins with the same one. Audio begins with the video.
+Copied frames are byte-identical to the source's, and the first of them is decoded to the source's pixels with the
+written parameter sets. Equal bytes decode to equal pictures. A copy from a source that was fully decoded before is
+therefore not decoded again; of other copies, the last group of pictures is decoded. The first and last picture of an
+encoded clip match the source's frames better than their neighbours.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from operators.video.ranges import seek
 from operators.video.remux import Coded, nal_length_size, nal_units
 
 TOLERANCE_US = 1000
-"""Largest difference between a frame's time in clip and source: MP4's clock ticks at 10 kHz or faster."""
+"""Largest difference between a frame's times in clip and source: MP4's clock ticks at 10 kHz or faster."""
 
 LARGEST_DIFFERENCE = 8.0
-"""Mean difference (of 255 levels) of an encoded picture's thumbnail from the source's. Encoded noise is at 3."""
+"""Largest mean difference (of 255 levels) between the thumbnails of an encoded picture and the source's. Encoded noise
+reaches 3."""
 
 LARGEST_READER_DIFFERENCE = 24.0
-"""The same between two readers, which may convert colours by different matrices."""
+"""Largest mean difference between two readers, which may convert colours with different matrices."""
 
 DECIDABLE = 1.0
-"""Pictures whose thumbnails differ less than this are not told apart."""
+"""Thumbnails that differ by less than this cannot be distinguished."""
 
 _THUMBNAIL = 320
 
@@ -53,33 +54,37 @@ class CutError(RuntimeError):
 
 @dataclass(frozen=True)
 class Planned:
-    """What a clip must be."""
+    """The required content of a clip."""
 
     source: str
-    """The source's file name, for messages."""
+    """File name of the source, for messages."""
     times_us: NDArray[np.int64]
-    """Shape [frames], from the first frame on."""
+    """Frame times from the first frame on, shape [frames]."""
     duration_us: int
     sound: bool
 
 
 @dataclass(frozen=True)
 class Written:
-    """A clip as read back, edit lists ignored."""
+    """A clip as read back, with edit lists ignored."""
 
     packets: list[Packet]
-    """The picture's, in decoding order."""
+    """Video packets in decoding order."""
     codec: str
     extradata: bytes
     first: VideoFrame
-    """The first picture that a reader shows who obeys edit lists."""
+    """The first picture that is shown by a reader that obeys edit lists."""
 
 
 def check_times(target: Path, planned: Planned) -> Written:
-    """Every frame is there at its time, with and without regard to edit lists, and sound begins with the picture.
+    """Check frame times, with and without edit lists, and that audio begins with the video.
+
+    Returns:
+        The clip as read back.
 
     Raises:
-        CutError: it is not so.
+        CutError: a frame is missing, duplicated or off its time; the first frame cannot be decoded; or the audio is
+            missing, unexpected or begins more than a frame off.
     """
     with _opened(target) as container:
         stream = container.streams.video[0]
@@ -96,13 +101,15 @@ def check_times(target: Path, planned: Planned) -> Written:
 
 
 def check_copied(target: Path, written: Written, piece: Coded, codec: str, extradata: bytes) -> None:
-    """The frames of a piece are the source's, byte for byte, and are decoded as the source's are.
+    """Check that copied frames are byte-identical to the source's, and that the first is decoded to the same pixels.
 
     Args:
+        piece: the source's coded frames.
+        codec: the source's video codec.
         extradata: the source's parameter sets.
 
     Raises:
-        CutError: it is not so.
+        CutError: the order or the bytes of the frames differ, or the first one is decoded to another picture.
     """
     copies = written.packets[piece.first : piece.beyond]
     if np.argsort([copy.pts or 0 for copy in copies]).tolist() != np.argsort(piece.ranks).tolist():
@@ -111,7 +118,7 @@ def check_copied(target: Path, written: Written, piece: Coded, codec: str, extra
         if not _same_frame(copy, original, codec, written.extradata, extradata):
             raise CutError(f"{target.stem}: frame {number} of the copied frames is not the source's")
     if piece.first == 0 and written.extradata == extradata and bytes(copies[0]) == bytes(piece.packets[0]):
-        return  # the decoder that has shown the first frame would be given the same once more
+        return  # the decoder of the first frame had the same input
     of_copy = written.first if piece.first == 0 else next(_decoded(copies[:1], codec, written.extradata), None)
     of_original = next(_decoded(piece.packets[:1], codec, extradata), None)
     if of_copy is None or of_original is None or not _same_picture(of_copy, of_original):
@@ -119,7 +126,7 @@ def check_copied(target: Path, written: Written, piece: Coded, codec: str, extra
 
 
 def first_picture(piece: Coded, codec: str, extradata: bytes) -> VideoFrame:
-    """The first of the coded frames, decoded.
+    """Decode the first of the coded frames.
 
     Raises:
         CutError: it cannot be decoded.
@@ -131,10 +138,12 @@ def first_picture(piece: Coded, codec: str, extradata: bytes) -> VideoFrame:
 
 
 def check_last_group(target: Path, written: Written, codec: str) -> None:
-    """The last frame can be decoded from the last key frame on. Frames that no other needs are passed over on the way.
+    """Check that the last frame can be decoded, starting at the last key frame.
+
+    Frames before it that no other frame refers to are skipped.
 
     Raises:
-        CutError: it is not so.
+        CutError: the last frame cannot be decoded.
     """
     last_pts = max(packet.pts or 0 for packet in written.packets)
     key = max(number for number, packet in enumerate(written.packets) if packet.is_keyframe)
@@ -144,10 +153,10 @@ def check_last_group(target: Path, written: Written, codec: str) -> None:
 
 
 def check_all_decoded(target: Path, written: Written, codec: str) -> None:
-    """Every frame is decoded, at its time.
+    """Check that every frame can be decoded, at its time.
 
     Raises:
-        CutError: it is not so.
+        CutError: a frame cannot be decoded, or is shown at another time.
     """
     shown = [frame.pts for frame in _decoded(written.packets, codec, written.extradata) if not frame.is_corrupt]
     if shown != sorted(packet.pts or 0 for packet in written.packets):
@@ -155,10 +164,12 @@ def check_all_decoded(target: Path, written: Written, codec: str) -> None:
 
 
 def check_opencv(target: Path, written: Written) -> None:
-    """OpenCV, which brings its own ffmpeg and ignores frames' times, counts the frames and begins with the first.
+    """Check that OpenCV counts the same number of frames and begins with the same one.
+
+    OpenCV brings its own ffmpeg and ignores frame times.
 
     Raises:
-        CutError: it is not so.
+        CutError: the frame count or the first picture differs, or the frames are interlaced.
     """
     if written.first.interlaced_frame:
         raise CutError(f"{target.stem}: OpenCV 5 cannot convert the colours of interlaced frames; encode them")
@@ -170,16 +181,18 @@ def check_opencv(target: Path, written: Written) -> None:
 
 
 def check_opencv_coded(target: Path, written: Written) -> None:
-    """The same of the coded frame. Enough where OpenCV has decoded another clip with the same parameter sets.
+    """Check that OpenCV counts the same number of frames and begins with the same coded frame.
+
+    This suffices where OpenCV has decoded another clip with the same parameter sets.
 
     Raises:
-        CutError: it is not so.
+        CutError: the frame count or the first coded frame differs, or the frames are interlaced.
     """
     if written.first.interlaced_frame:
         raise CutError(f"{target.stem}: OpenCV 5 cannot convert the colours of interlaced frames; encode them")
     coded = _opencv_first(target, written, cv2.CAP_PROP_FORMAT, -1).tobytes()
     packet, codec = bytes(written.packets[0]), written.codec
-    if codec in ("h264", "hevc"):  # OpenCV puts start codes for lengths, and the parameter sets before
+    if codec in ("h264", "hevc"):  # OpenCV writes start codes, parameter sets first
         *_, packet = nal_units(packet, nal_length_size(codec, written.extradata))
     if not coded.endswith(packet):
         raise CutError(f"{target.stem}: OpenCV begins with another frame")
@@ -191,15 +204,15 @@ def check_edges(
     first: Mapping[int, NDArray[np.uint8]],
     last: Mapping[int, NDArray[np.uint8]],
 ) -> None:
-    """The first and the last picture are the intended ones and none of their neighbours.
+    """Check that the first and the last picture are the intended frames and not their neighbours.
 
     Args:
-        first: thumbnails of the source's frames by their distance from the intended first one (0, and -1 and 1 where
-            there are such frames).
-        last: the same about the last one.
+        first: thumbnails of the source's frames by their offset from the intended first one: 0, and -1 and 1 where such
+            frames exist.
+        last: the same for the intended last frame.
 
     Raises:
-        CutError: it is not so.
+        CutError: a picture cannot be decoded, differs from the intended frame, or matches a neighbour at least as well.
     """
     _check_like(target, "first", thumbnail(written.first), first)
     last_pts = max(packet.pts or 0 for packet in written.packets)
@@ -236,7 +249,7 @@ def source_thumbnails(
 
 
 def thumbnail(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The frame upright in RGB, its longer side 320 pixels at most. Shape [height, width, 3]."""
+    """The frame as an upright RGB picture, its longer side at most 320 pixels. Shape [height, width, 3]."""
     scale = min(1.0, _THUMBNAIL / max(frame.width, frame.height))
     width, height = (max(2, round(pixels * scale / 2) * 2) for pixels in (frame.width, frame.height))
     rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
@@ -244,8 +257,11 @@ def thumbnail(frame: VideoFrame) -> NDArray[np.uint8]:
 
 
 def _opened(target: Path, **options: str) -> InputContainer:
-    """A clip to demux. To decode up to seven frames first, by which libavformat guesses what MP4 tells anyway, would be
-    half of a proof."""
+    """Open a clip for demuxing.
+
+    By default libavformat decodes up to seven frames to detect parameters that MP4 states anyway, which would take half
+    of the time of a verification. `skip_frame` disables that.
+    """
     confined = {**CONFINEMENT, **options}
     container = av.open(file_url(target), "r", options={"skip_frame": "all"}, container_options=confined)
     container.streams.video[0].codec_context.thread_count = 1
@@ -253,7 +269,7 @@ def _opened(target: Path, **options: str) -> InputContainer:
 
 
 def _first(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
-    """The first frame, decoded from its packet alone."""
+    """Decode the first frame from its packet alone; None if that fails."""
     packet = next(container.demux(stream))
     try:
         return next(iter([*packet.decode(), *stream.codec_context.decode(None)]), None)
@@ -290,7 +306,7 @@ def _check_sound(target: Path, container: InputContainer, planned: Planned) -> N
 
 
 def _opencv_first(target: Path, written: Written, *option: int) -> NDArray[np.uint8]:
-    """What OpenCV reads first: a picture or, on demand, the coded frame."""
+    """Read the first picture with OpenCV or, depending on `option`, the first coded frame."""
     capture = cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, option)
     try:
         seen, (found, first) = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.read()
@@ -311,14 +327,14 @@ def _same_frame(copy: Packet, original: Packet, codec: str, of_copy: bytes, of_o
 
 
 def _same_picture(one: VideoFrame, other: VideoFrame) -> bool:
-    """Pixel for pixel. What fills up the lines in memory does not count."""
+    """Whether two pictures are equal pixel for pixel. Line padding in memory is ignored."""
     if (one.format.name, one.width, one.height) != (other.format.name, other.width, other.height):
         return False
     return all(np.array_equal(*pair) for pair in zip(_planes(one), _planes(other), strict=True))
 
 
 def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
-    """The planes of a planar frame without what fills up their lines, shapes [height, width * bytes of a sample]."""
+    """The planes of a planar frame without line padding, shapes [height, width * bytes per sample]."""
     sample_bytes = -(-frame.format.components[0].bits // 8)
     return [
         np.frombuffer(cast(Any, plane), np.uint8).reshape(plane.height, plane.line_size)[
@@ -331,7 +347,13 @@ def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
 def _decoded(
     packets: list[Packet], codec: str, extradata: bytes, needed_pts: int | None = None
 ) -> Iterator[VideoFrame]:
-    """The frames of packets, decoded afresh; before `needed_pts` only those that others refer to, unfiltered."""
+    """Decode packets with a new decoder and yield their frames.
+
+    If `needed_pts` is given, only frames that others refer to are decoded before it, and the loop filter is off.
+
+    Raises:
+        CutError: a packet cannot be decoded.
+    """
     context = av.CodecContext.create(codec, "r")
     assert isinstance(context, av.VideoCodecContext)
     context.extradata = extradata
@@ -351,14 +373,17 @@ def _decoded(
 def _thumbnails(
     container: InputContainer, stream: VideoStream, timeline: Timeline, times_us: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """From the container's position to the last asked time. Frames that no other needs are passed over before it."""
+    """Yield times and thumbnails of the requested frames, from the container's current position on.
+
+    Before the first requested time, frames that no other frame refers to are skipped.
+    """
     for packet in packets_of(container, [stream]):
         wanted = packet.pts is None or timeline.microseconds(packet.pts) >= times_us[0]
         stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
-            continue  # damage elsewhere; a missing frame is noticed by the caller
+            continue  # damage elsewhere; the caller detects missing frames
         for frame in frames:
             if frame.pts is None:
                 continue

@@ -1,14 +1,14 @@
-"""A video in little: two frames a second, 640 pixels long, to caption and to train from without the source.
+"""Writes a proxy of a video: two frames per second, at most 640 pixels on the longer side.
 
-A proxy is itself a video on the source's timeline: `frames_at(proxy, times)` and `frame_times(proxy)` speak of the
-source's microseconds, and its duration is the source's. A frame starts exactly when it starts in the source, with two
-exceptions: the first stands from 0 on even if what came before it could not be decoded, and a picture is repeated when
-it has stood for `LONGEST_HOLD_US`.
+Captions and training read the proxy instead of the source. It is itself a video on the source's timeline:
+`frames_at(proxy, times)` and `frame_times(proxy)` use the source's microseconds, and its duration is the source's. A
+frame starts exactly when it starts in the source, with two exceptions. The first frame starts at 0 even if earlier
+frames could not be decoded, and a frame is repeated after `LONGEST_HOLD_US`.
 
-H.264 in MP4 without reordering, hence without an edit list: any reader finds the same times. A key frame comes every
-`GOP` frames at the latest, so that a frame costs a few small ones to decode. Frames are as `operators.video.frames`
-displays them: upright, square pixels, SDR. All have one size: a picture of another shape stands in its middle, black
-around it. Equal input makes equal bytes.
+The format is H.264 in MP4 without reordering, hence without an edit list, so that every reader finds the same times. A
+key frame comes at least every `GOP` frames, so that access to a frame decodes only a few small ones. Frames are as
+`operators.video.frames` displays them: upright, square pixels, SDR. All have one size: a picture of another shape is
+centred on black. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from operators.video.packets import LONGEST_HOLD_US, SECOND_US, sample_aspect
 from operators.video.probe import VideoProbe, displayed_size
 
 FPS = 2
-"""A proxy is made of the first frame at or after each multiple of half a second."""
+"""Frames per second: a proxy holds the first frame at or after each multiple of half a second."""
 SIDE = 640
 """Longest side in pixels; smaller videos keep their size."""
 GOP = 8
@@ -42,26 +42,26 @@ _ENCODER = {
     "crf": "36",
     "x264-params": f"bframes=0:keyint={GOP}:rc-lookahead={GOP}:threads=1:lookahead-threads=1:cpu-independent=1",
 }
-"""On-screen text is read as well as at CRF 26, and worse from 42 on; the next slower preset saves 1 % for twice the
-time. x264 gives frames that stand for half a second finer quantizers than the figure is known for. Unless it is to be
-independent of the CPU, its AVX-512 macroblock tree now and then makes other bytes of the same frames."""
+"""Encoder settings. Models read on-screen text as well as at CRF 26, and worse from CRF 42 on. The next slower preset
+saves 1 % for twice the time. x264 gives frames that last half a second finer quantizers than this CRF usually means.
+Without `cpu-independent`, its AVX-512 macroblock tree sometimes encodes the same frames to other bytes."""
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy that has been written."""
+    """A finished proxy."""
 
     path: Path
     width: int
     height: int
     times_us: NDArray[np.int64]
-    """Shape [frames], ascending, the first 0: when each frame starts, in the source and in the proxy alike."""
+    """Shape [frames], ascending, the first 0: when each frame starts in the source and in the proxy."""
 
 
 class ProxyWriter:
-    """Writes a proxy, frame by frame: `writer(time_us, frame)` in order of time, then `close()`.
+    """Writes a proxy frame by frame: `writer(time_us, frame)` in order of time, then `close()`.
 
-    Until then the file is not a video; delete it when anything fails.
+    The file is not a valid video before `close()`. Delete it after any failure.
     """
 
     def __init__(self, target: Path, video: VideoProbe) -> None:
@@ -78,10 +78,13 @@ class ProxyWriter:
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
 
     def reduce(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The frame as it is displayed, in the proxy's size. A reduced frame stays as it is. Safe in any thread."""
+        """Convert a frame to how it is displayed, in the size of the proxy.
+
+        An already reduced frame is unchanged. Safe to call from any thread.
+        """
         width, height = fitting_size(*displayed_size(frame, sample_aspect(frame)), self._width, self._height)
         framed = (width, height) != (self._width, self._height)
-        # Through RGB and back takes 2 ms, as long as encoding. Most frames need nothing but scaling.
+        # The conversion to RGB and back takes 2 ms, as long as encoding. Most frames need only scaling.
         if framed or is_hdr(frame) or frame.interlaced_frame or orientation(frame) != AS_STORED:
             rgb = displayed(frame, width, height)
             if framed:
@@ -96,7 +99,7 @@ class ProxyWriter:
         """Add the frame, reduced or not, that starts at `time_us`.
 
         Raises:
-            ValueError: the time is not after the frame before, or outside the video.
+            ValueError: the time is not after the previous frame's, or is outside the video.
         """
         last_us = self._times_us[-1] if self._times_us else -1
         if not last_us < time_us < self._duration_us:
@@ -116,7 +119,7 @@ class ProxyWriter:
         """Finish the file.
 
         Raises:
-            ValueError: no frame was given.
+            ValueError: no frame was added.
         """
         if not self._times_us:
             raise ValueError(f"{self._name}: no frame was given, so there is no proxy; was nothing decoded?")
@@ -128,14 +131,20 @@ class ProxyWriter:
         return Proxy(self._target, self._width, self._height, np.array(self._times_us, dtype=np.int64))
 
     def _yuv(self, frame: av.VideoFrame, target: Colorspace) -> av.VideoFrame:
-        """A new frame: the given one is its giver's, and its picture type would make the encoder choose the same."""
+        """Convert a frame to yuv420p in a new frame.
+
+        The given frame belongs to the caller, and its picture type would make the encoder use the same type.
+        """
         yuv = to_yuv420(frame, self._width, self._height, target)
         copy = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
         copy.colorspace, copy.color_range = target, ColorRange.MPEG
         return copy
 
     def _stand_until(self, time_us: int) -> None:
-        """Repeat the last picture: no reader believes longer frames, and MP4 ends at 2^31 ticks."""
+        """Repeat the last frame up to this time at intervals of `LONGEST_HOLD_US`.
+
+        Readers treat longer frames as damage, and a frame duration in MP4 is limited to 2^31 ticks.
+        """
         while time_us - self._times_us[-1] > LONGEST_HOLD_US:
             self._encode(self._times_us[-1] + LONGEST_HOLD_US)
 
@@ -146,8 +155,10 @@ class ProxyWriter:
 
 
 def fitting_size(width: int, height: int, widest: int, highest: int) -> tuple[int, int]:
-    """The largest size in the shape of a picture of `width` x `height` that fits, even. A shape that is off by no more
-    than rounding to even sides counts as the same."""
+    """The largest even size with the aspect ratio of `width` x `height` that fits into `widest` x `highest`.
+
+    An aspect ratio that differs only by rounding to even sides counts as the same.
+    """
     scale = min(widest / width, highest / height)
     fitting = (min(side, round(pixels * scale / 2) * 2) for pixels, side in ((width, widest), (height, highest)))
     fitting_width, fitting_height = (max(2, side) for side in fitting)
@@ -156,6 +167,6 @@ def fitting_size(width: int, height: int, widest: int, highest: int) -> tuple[in
 
 
 def proxy_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height of the proxy of a video that is displayed in this size: even, the longest at most `SIDE`."""
+    """Width and height of the proxy of a video with this displayed size: even, the longest at most `SIDE`."""
     scale = min(1.0, SIDE / max(width, height))
     return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)

@@ -1,8 +1,9 @@
-"""Joins H.264 of two encoders in one track: the parameter sets of both side by side, told apart by their numbers.
+"""Joins H.264 of two encoders in one track, with the parameter sets of both under different ids.
 
 A track has one decoder configuration (avcC, ISO/IEC 14496-15, 5.3.3.1). It may hold several parameter sets, and each
-picture names its own, so pictures of another encoder can stand beside those of the source when their sets' numbers
-differ. That takes no parameter sets inside the frames, which players of `avc1` tracks need not look for.
+picture refers to its own. Pictures of another encoder can therefore share a track with those of the source if the ids
+of their parameter sets differ. This requires that there are no parameter sets inside the frames, which players of
+`avc1` tracks need not look for.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PROFILES = {"Constrained Baseline": "baseline", "Baseline": "baseline", "Main": "main", "High": "high"}
-"""Profiles that the encoder can be held to, by ffmpeg's names, with x264's names: no track mixes profiles."""
+"""x264's names of the profiles that the encoder can be restricted to, by ffmpeg's names. No track mixes profiles."""
 
 _MOST_SETS = 32
-"""Numbers of sequence parameter sets are less than this (ITU-T H.264, 7.4.2.1.1)."""
+"""Ids of sequence parameter sets are less than this (ITU-T H.264, 7.4.2.1.1)."""
 
 
 class CannotJoin(ValueError):
@@ -26,15 +27,19 @@ class Configuration:
     """A parsed avcC."""
 
     header: bytes
-    """Version, profile, compatibility, level, size of lengths."""
+    """Version, profile, compatibility, level and size of the length field."""
     sequence_sets: tuple[bytes, ...]
     picture_sets: tuple[bytes, ...]
     extension: bytes
-    """What profiles above Main say of chroma and bit depth."""
+    """Chroma format and bit depth, which profiles above Main state here."""
 
     @classmethod
     def parse(cls, extradata: bytes) -> Configuration:
-        """Raises `CannotJoin` if it is no avcC, or one of lengths shorter than four bytes."""
+        """Parse the extradata of an H.264 stream.
+
+        Raises:
+            CannotJoin: it is no avcC, or its NAL unit lengths have fewer than four bytes.
+        """
         if len(extradata) < 7 or extradata[0] != 1 or extradata[4] & 3 != 3:
             raise CannotJoin("the source's parameter sets are not an avcC with lengths of four bytes")
         sequence_sets, position = _sets(extradata, 6, extradata[5] & 31)
@@ -55,10 +60,10 @@ class Configuration:
 
 
 def free_number(source: bytes) -> int:
-    """A number that none of the source's parameter sets has, for the encoder to use.
+    """The smallest parameter set id that the source does not use, for the encoder.
 
     Raises:
-        CannotJoin: the source's configuration cannot be read, or has no free number.
+        CannotJoin: the source's configuration cannot be parsed, or has no free id.
     """
     configuration = Configuration.parse(source)
     used = {_sequence_number(unit) for unit in configuration.sequence_sets}
@@ -70,10 +75,14 @@ def free_number(source: bytes) -> int:
 
 
 def joined(source: bytes, encoded: Sequence[bytes]) -> bytes:
-    """The source's decoder configuration with the parameter sets of encoded pieces.
+    """The source's decoder configuration with the parameter sets of encoded pieces added.
+
+    Args:
+        source: avcC of the source.
+        encoded: avcC of each piece.
 
     Raises:
-        CannotJoin: two different sets have one number, or the profiles differ.
+        CannotJoin: two different sets have the same id, the profiles differ, or a configuration cannot be parsed.
     """
     whole = Configuration.parse(source)
     for piece in map(Configuration.parse, encoded):
@@ -102,7 +111,7 @@ def _sets(data: bytes, position: int, count: int) -> tuple[tuple[bytes, ...], in
 
 
 def _sequence_number(unit: bytes) -> int:
-    return _exp_golomb(unit[4:8])  # after the unit's own byte come profile, constraints and level
+    return _exp_golomb(unit[4:8])  # the unit's own byte, profile, constraints and level precede it
 
 
 def _picture_number(unit: bytes) -> int:
@@ -110,7 +119,7 @@ def _picture_number(unit: bytes) -> int:
 
 
 def _exp_golomb(data: bytes) -> int:
-    """The unsigned Exp-Golomb number that data begins with (ITU-T H.264, 9.1)."""
+    """Decode the unsigned Exp-Golomb number at the start of the data (ITU-T H.264, 9.1)."""
     bits = "".join(f"{byte:08b}" for byte in data)
     zeros = bits.index("1")
     return int(bits[zeros : 2 * zeros + 1], 2) - 1
