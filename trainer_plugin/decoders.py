@@ -1,7 +1,8 @@
-"""Processes that decode frames and nothing else: they import neither the trainer nor the job that started them.
+"""Worker processes that only decode frames, without importing the training code or the script that started them.
 
-Each decodes one piece of a video at a time, so that one that dies, or does not come back, says which piece it was. It
-is replaced, and the others go on. They end with the trainer, however that ends, and leave signals to it.
+Each process decodes one piece of a video at a time. If it crashes or hangs, that piece is known; the process is
+replaced and the others continue. The processes exit when the trainer exits, in whatever way, and ignore signals, which
+the trainer handles.
 """
 
 from __future__ import annotations
@@ -28,17 +29,18 @@ from trainer_plugin.frames import BadVideo, read_frames
 from trainer_plugin.patches import Resample
 
 Frames = NDArray[np.uint8]
-"""Not tensors: these would pass through /dev/shm, which containers keep small."""
+"""NumPy arrays, not tensors: tensors would be passed through /dev/shm, which containers keep small."""
 
 Piece = tuple[VideoSource, Sequence[int], tuple[int, int], Resample, tuple[int, int] | None]
 """The arguments of `read_frames`."""
 
 LONGEST_SECONDS = 300.0
-"""How long a process may decode one piece. Other ranks wait for it, so no longer than `parallel.timeout_minutes`."""
+"""Time limit in seconds for decoding one piece. Other ranks wait for it, so it must not exceed
+`parallel.timeout_minutes`."""
 
 
 class Decoders:
-    """A number of processes, each started when it is first needed."""
+    """A pool of decoder processes, each started when it is first needed."""
 
     def __init__(self, count: int) -> None:
         self._all = [_Decoder() for _ in range(count)]
@@ -49,13 +51,17 @@ class Decoders:
         self._too_slow: dict[str, str] = {}
 
     def submit(self, piece: Piece) -> Future[Frames]:
-        """What `read_frames` gives, or raises. Besides, the future may raise BadVideo with one of two reasons more:
-        `crashed` (decoding ends the process) and `too_slow` (it takes more than `LONGEST_SECONDS`, or some other piece
-        of the video took that long)."""
+        """Decode a piece in one of the processes.
+
+        Returns:
+            A future that returns or raises what `read_frames` does. It may also raise BadVideo with one of two further
+                reasons: `crashed` if decoding kills the process; `too_slow` if it takes more than `LONGEST_SECONDS`, or
+                if another piece of the video did.
+        """
         return self._threads.submit(self._decode, piece)
 
     def close(self) -> None:
-        """End the processes, also in the middle of a piece."""
+        """Kill the processes, even while they decode."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for decoder in self._all:
             decoder.close()
@@ -68,7 +74,7 @@ class Decoders:
         decoder = self._idle.get()
         try:
             answer = decoder.ask(piece)
-            if answer is None:  # once, it may have been killed for what others did
+            if answer is None:  # retry once: something else may have killed the process, e.g. for memory
                 answer = decoder.ask(piece)
         finally:
             self._idle.put(decoder)
@@ -82,7 +88,10 @@ class Decoders:
 
 
 class _Decoder:
-    """One process, started when it is asked and there is none. One thread at a time asks; any may close."""
+    """One decoder process, started when a piece is requested and no process is running.
+
+    Only one thread at a time may call `ask`. Any thread may call `close`.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -91,7 +100,7 @@ class _Decoder:
         self._pipe: Connection | None = None
 
     def ask(self, piece: Piece) -> Frames | Exception | None:
-        """The frames, or why there are none; None if the process ended before it answered."""
+        """The frames, or the error instead of them; None if the process exited before it answered."""
         pipe = self._started()
         try:
             pipe.send(piece)
@@ -107,7 +116,7 @@ class _Decoder:
         )
 
     def close(self) -> None:
-        """End the process for good; whoever waits for it gets no answer."""
+        """Kill the process for good. A thread that waits in `ask` gets no answer."""
         with self._lock:
             self._closed = True
             if self._process is not None:
@@ -138,9 +147,9 @@ class _Decoder:
 
 
 def serve(pipe: Connection) -> None:
-    """Decode what comes through a pipe, until its other end is gone."""
+    """Decode the pieces that arrive through a pipe, until its other end is closed."""
     for asked_to_end in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked_to_end, signal.SIG_IGN)  # the trainer finishes its step, and ends its decoders
+        signal.signal(asked_to_end, signal.SIG_IGN)  # the trainer finishes its step, then kills its decoders
     torch.set_num_threads(1)
     pieces: SimpleQueue[Piece] = SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, pieces), daemon=True).start()
@@ -149,7 +158,7 @@ def serve(pipe: Connection) -> None:
 
 
 def _listen(pipe: Connection, pieces: SimpleQueue[Piece]) -> None:
-    """Beside the decoding, so as to end in the middle of it."""
+    """Receive pieces in a thread of its own, so that the process can exit in the middle of decoding."""
     try:
         while True:
             pieces.put(pipe.recv())
@@ -160,13 +169,13 @@ def _listen(pipe: Connection, pieces: SimpleQueue[Piece]) -> None:
 def _answer(piece: Piece) -> Frames | Exception:
     try:
         return read_frames(*piece)
-    except Exception as error:  # noqa: BLE001 - the trainer raises it
+    except Exception as error:  # noqa: BLE001 - re-raised by the trainer
         error.add_note(traceback.format_exc())
         return _sendable(error)
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or its traceback as one where it does not survive pickling."""
+    """The error, or a RuntimeError with its traceback if the error cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     except Exception:  # noqa: BLE001 - whatever its class raises

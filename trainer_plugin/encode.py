@@ -1,11 +1,11 @@
-"""Encodes a recipe's videos once, for the runs that will see them many times with the same frozen vision tower.
+"""Encodes a recipe's videos once, for runs that read them many times with the same frozen vision tower.
 
     torchrun --nproc-per-node 8 -m trainer_plugin.encode FEATURES cot_sft model.path=/models/qwen videos.release=URL
 
-Every clip that some sample of the recipe shows is encoded by one rank, which holds the whole tower, so that ranks wait
-for each other at the end only. Run again, it encodes what is missing; files of another tower in the folder are an
-error. A video that cannot be decoded, or that kills its decoder, is left out, counted and named. What to write into the
-recipe, so that training reads the features, is said at the end.
+Each clip that a sample of the recipe shows is encoded by one rank, which holds the whole tower. Ranks therefore wait
+for each other only at the end. A second run encodes only what is missing. Files of another tower in the folder raise an
+error. A video that cannot be decoded, or that crashes its decoder, is skipped, counted and named. At the end the
+command logs the setting that makes a recipe read the features.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes it: no traceback of the imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() handles it: no traceback of the imports
 
 import argparse
 import logging
@@ -49,30 +49,31 @@ from trainer_plugin.weights import build_tower, read_config, read_tokenizer, tow
 log = logging.getLogger(__name__)
 
 _PATIENCE = timedelta(hours=24)
-"""How long ranks wait for the one with the longest videos."""
+"""How long ranks wait for the rank with the longest videos."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of a recipe's clips, over all ranks."""
+    """Result of encoding a recipe's clips, over all ranks."""
 
     tower: str
-    """`videos.features.tower` of the recipes that read them."""
+    """Value of `videos.features.tower` for recipes that read these features."""
     written: int
+    """Clips encoded by this run."""
     found: int
-    """Clips that were there already."""
+    """Clips whose features existed before this run."""
     broken: dict[str, str]
-    """Reasons by video that could not be decoded."""
+    """Videos that could not be decoded: reason by video id."""
     unusable: int
-    """Samples that do not fit into a row, and so show nothing."""
+    """Samples that cannot be trained on, e.g. because they do not fit into a row. Their clips are not encoded."""
 
 
 def encode(recipe: Recipe, url: str) -> Encoded:
-    """Encode what is missing in a folder. Every rank must call it, and gets the same.
+    """Encode the clips that a feature folder lacks. Every rank must call it and gets the same result.
 
     Raises:
-        BadInput: the recipe learns from no videos, or trains the tower or its projector; the model or the data do not
-            fit; the folder has features of another tower, or another process is encoding into it.
+        BadInput: the recipe trains on text data, or trains the tower or its projector; the model or the data cannot be
+            used; the folder holds features of another tower; or another process is encoding into it.
     """
     if recipe.videos is None:
         raise BadInput("the recipe learns from texts, which have no features")
@@ -102,7 +103,7 @@ def _encode(recipe: Recipe, videos: VideoData, url: str, device: torch.device) -
     clips, unusable = clips_of(samples, recipe.row_tokens)
     missing = [clip for clip in clips if clip not in folder]
     found = [clip for clip in clips if clip in folder]
-    # All have looked before any writes.
+    # This collective is also a barrier: every rank has listed the folder before any rank writes to it.
     together(lambda: folder.check(found[parallel.rank :: parallel.world_size]))
     numbers = [clips[clip] for clip in missing[parallel.rank :: parallel.world_size]]
     everyone: list[tuple[int, dict[str, str]]] = [(0, {})] * parallel.world_size
@@ -117,7 +118,12 @@ def _encode(recipe: Recipe, videos: VideoData, url: str, device: torch.device) -
 
 
 def clips_of(samples: ReleaseDataset, row_tokens: int) -> tuple[dict[VideoClip, int], int]:
-    """The number of the first sample that shows a clip, by clip, the largest first; and how many samples fit no row."""
+    """Clips of all samples by first sample index, and the number of unusable samples.
+
+    Returns:
+        A dict from each clip to the index of the first sample that shows it, the largest clip first, and the number of
+            samples that raise `Unusable`.
+    """
     first: dict[VideoClip, int] = {}
     unusable = 0
     for number in range(len(samples)):
@@ -131,13 +137,13 @@ def clips_of(samples: ReleaseDataset, row_tokens: int) -> tuple[dict[VideoClip, 
 
 @torch.no_grad()
 def features_of(model: LongVideoModel, frames: Tensor) -> Tensor:
-    """What the tower makes of a clip.
+    """Encode the frames of one clip with the vision tower and its projector.
 
     Args:
-        frames: uint8 [n, height, width, 3], whole temporal patches.
+        frames: uint8, shape [n, height, width, 3]; n is a multiple of the family's temporal patch.
 
     Returns:
-        Shape [tokens, hidden * levels], in the host's memory.
+        Shape [tokens, hidden * levels], in host memory.
     """
     family = model.family
     _, height, width, _ = frames.shape
@@ -153,7 +159,11 @@ def features_of(model: LongVideoModel, frames: Tensor) -> Tensor:
 def _encode_rows(
     model: LongVideoModel, samples: ReleaseDataset, numbers: list[int], recipe: Recipe, folder: FeatureFolder
 ) -> tuple[int, dict[str, str]]:
-    """Write the features of what these samples show. Returns of how many, and reasons by video that was not decoded."""
+    """Encode the clips that these samples show, and write their features.
+
+    Returns:
+        The number of clips written, and the videos that could not be decoded: reason by video id.
+    """
     assert recipe.videos is not None
     rows = _OneByOne(samples, numbers, recipe.row_tokens)
     written, broken = 0, {}
@@ -173,7 +183,7 @@ def _encode_rows(
 
 
 class _OneByOne(Iterator[Row]):
-    """A row for each of some samples."""
+    """A stream of rows with one sample each."""
 
     def __init__(self, samples: ReleaseDataset, numbers: list[int], row_tokens: int) -> None:
         self.samples = samples
@@ -199,7 +209,7 @@ def _whole(row: Row) -> tuple[None, list[FrameShare]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status, as docs/trainer.md lists them."""
+    """Run the command. Returns its exit status, as listed in docs/trainer.md."""
     parser = argparse.ArgumentParser(prog="trainer_plugin.encode", description="Encode a recipe's videos once.")
     parser.add_argument("url", help="folder or URL of the features, on a disk that all hosts share")
     parser.add_argument("recipe", help=f"a .yaml file, or one of {', '.join(recipe_names())}")
@@ -207,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     def work() -> int:
-        # Nothing but features is written; a recipe needs an out folder all the same.
+        # `out` is a required field of recipes; only features are written to it.
         done = encode(load_recipe(given.recipe, [f"out={given.url}", *given.settings]), given.url)
         if dist.get_rank() == 0:
             for key, reason in done.broken.items():

@@ -1,7 +1,7 @@
-"""What a training sample is once it is planned: token ids, positions, and which frames its videos show.
+"""Planned training samples: token ids, positions, and which frames their videos show.
 
-An `Example` is cheap: it holds index facts only, no pixels. Frames are decoded later, and each rank decodes only those
-that it encodes (`trainer_plugin.batches`).
+An `Example` is cheap: it holds indices and no pixels. Frames are decoded later, and each rank decodes only those that
+it encodes (`trainer_plugin.loader`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 IGNORED = -100
-"""The label of a token that is not learned (PyTorch's `ignore_index`)."""
+"""Label of a token that is not supervised (PyTorch's `ignore_index`)."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The size of a clip in the vision tower's patches: temporal patches, rows, columns."""
+    """Size of a clip in patches of the vision tower: temporal patches, rows, columns."""
 
     t: int
     h: int
@@ -26,43 +26,44 @@ class Grid:
 
 @dataclass(frozen=True)
 class VideoSource:
-    """How any process reaches a video's bytes. Tiny and picklable."""
+    """Location of a video's bytes, for any process. It is small and picklable."""
 
     key: str
-    """The video's id, for messages."""
+    """The video's id, for messages and for the names of feature files."""
     url: str
-    """Local path or fsspec URL of the video file, or of the tar that it lies in."""
+    """Local path or fsspec URL of the video file, or of the tar that contains it."""
     offset: int = 0
-    """Where the video begins in that file."""
+    """Byte at which the video begins in that file."""
     size: int | None = None
-    """Its length in bytes; None: to the end of the file."""
+    """Length of the video in bytes; None: up to the end of the file."""
 
 
 @dataclass(frozen=True)
 class FeatureRef:
-    """Features of a clip's frames that were computed before (`trainer_plugin.features`)."""
+    """Location of a clip's precomputed features (`trainer_plugin.features`)."""
 
     url: str
-    """A safetensors file: local path or fsspec URL."""
+    """Local path or fsspec URL of a safetensors file."""
     tower: str
-    """The weights and the processing that they are of."""
+    """Identity of the weights and preprocessing (`trainer_plugin.weights.tower_identity`)."""
 
 
 @dataclass(frozen=True)
 class VideoClip:
-    """The chosen frames of one video, in one size."""
+    """The chosen frames of one video, all in one size."""
 
     video: VideoSource
     frame_times_us: tuple[int, ...]
-    """Ascending, from the first presented frame; the last is repeated up to whole temporal patches."""
+    """Ascending microseconds from the first presented frame; the last is repeated to fill whole temporal patches."""
     size: tuple[int, int]
     """Height and width in pixels after resizing."""
     grid: Grid
     features: FeatureRef | None = None
+    """Precomputed features of these frames; None: the frames are decoded and encoded during training."""
 
     @property
     def frames_per_patch(self) -> int:
-        """Frames in a temporal patch."""
+        """Number of frames in a temporal patch."""
         return len(self.frame_times_us) // self.grid.t
 
 
@@ -71,36 +72,39 @@ class Example:
     """One training sample of S tokens."""
 
     key: str
-    """Names it in messages: the question's id, or where a text comes from."""
+    """Name for messages: the question's id, or the location of a document."""
     input_ids: Tensor
     """int64, shape [S]."""
     labels: Tensor
-    """int64, shape [S], not shifted: `labels[i]` is `input_ids[i]` or IGNORED."""
+    """int64, shape [S], not shifted: `labels[i]` is `input_ids[i]` or `IGNORED`."""
     positions: Tensor
-    """int64, shape [n, S]: the rows that the model's rotary embedding takes, 1 or 3."""
+    """int64, shape [n, S]: position ids for the model's rotary embedding; n is 1, or 3 for mRoPE."""
     videos: tuple[VideoClip, ...] = ()
-    """In the order of their placeholders."""
+    """Clips in the order of their placeholders."""
 
     @property
     def is_learned(self) -> bool:
-        """Whether any token of it is."""
+        """Whether any of its tokens is supervised."""
         return bool((self.labels != IGNORED).any())
 
 
 @dataclass(frozen=True)
 class Row:
-    """One packed micro-batch: training samples one after the other."""
+    """One packed micro-batch: several training samples in one sequence of tokens."""
 
     examples: tuple[Example, ...]
     epoch: int
-    """Of its first example, from 0."""
+    """Zero-based epoch of its first example."""
     passed_over: Mapping[str, str] = field(default_factory=dict)
-    """Reasons by key of what came before it in its file and is no sample (`trainer_plugin.texts`)."""
+    """Documents that were skipped before this row because they are not valid text: reason by key
+    (`trainer_plugin.texts`)."""
 
 
 class Unusable(ValueError):
-    """A sample that cannot be trained on. It is skipped, counted by `reason`, a typed word, and named by `key`; the
-    message has the details."""
+    """A sample that cannot be trained on.
+
+    It is skipped, counted by `reason` (one of a fixed set of words) and named by `key`. The message has the details.
+    """
 
     def __init__(self, key: str, reason: str, message: str) -> None:
         super().__init__(f"sample {key}: {message}")

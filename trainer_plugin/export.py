@@ -1,8 +1,8 @@
-"""Writes a trained model as an ordinary Hugging Face folder: what `from_pretrained` and vLLM load.
+"""Exports a trained model as an ordinary Hugging Face folder, which `from_pretrained` and vLLM load.
 
-Weights are gathered tensor by tensor, so that a device holds one at a time; the first rank's host holds the model once.
-A new folder appears when it is whole. In one that is there, the weights are replaced and everything else stays: a
-Trainer's output folder also holds its checkpoints.
+Weights are gathered tensor by tensor: a device holds one whole tensor at a time, and only rank 0's host holds the whole
+model. A new folder appears only when it is complete. In an existing folder the weights are replaced and everything else
+is kept, because a Trainer's output folder also holds its checkpoints.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".index.json")
 _WRITTEN_ANEW = ("config.json",)
 _OF_AN_EXPORT = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json")
-"""What would be loaded, or added to the weights, if it were left beside those of another export."""
+"""Files that would be loaded, or added to the weights, if they were left over from another export."""
 
 
 _HOW_TO_LOAD = """\
@@ -63,17 +63,17 @@ def export_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write the folder. Every rank must call it.
+    """Export the model to a folder. Every rank must call it.
 
     Args:
-        kind: the whole model with adapters merged into it, or PEFT's adapters alone.
-        source: the folder that the model came from, whose other files (processors, tokenizer) come along.
-        tokenizer: written over those files; None where the source has the right one.
-        dtype: of the weights.
+        kind: the whole model with merged adapters, or only the adapters, in PEFT's format.
+        source: the folder that the model was loaded from; its other files (processors, tokenizer) are copied.
+        tokenizer: saved over the copied files; None if `source` has the right tokenizer.
+        dtype: type of the exported weights. Adapters that are exported alone keep their own type.
 
     Raises:
-        BadInput: nothing is asked for; or, on every rank, another process is writing the folder.
-        OSError, RuntimeError: on every rank, when the first one cannot write.
+        BadInput: on every rank, if `kind` is `Export.NONE` or another process is writing to the folder.
+        OSError, RuntimeError: on every rank, if rank 0 cannot write. Rank 0 raises its own error.
     """
     if kind is Export.NONE:
         raise BadInput("there is nothing to export with export: none; set it to model or adapter")
@@ -81,7 +81,7 @@ def export_model(
     needed = sum(tensor.numel() * tensor.itemsize for tensor in weights.values())
 
     def write() -> None:
-        # In a folder that is there, not next to it: that may be another disk.
+        # Stage inside an existing folder, not next to it, which may be on another disk.
         beside = folder / ".writing" if folder.exists() else folder.with_name(f".{folder.name}.writing")
         beside.parent.mkdir(parents=True, exist_ok=True)
         with locked(beside.with_name(f"{beside.name}.lock"), folder):
@@ -100,12 +100,12 @@ def export_model(
 
 
 def export_bytes(model: LongVideoModel, dtype: torch.dtype) -> int:
-    """How much a whole model's weights take in that type."""
+    """Size in bytes of the whole model's weights in `dtype`."""
     return sum(parameter.numel() for parameter in model.model.parameters()) * dtype.itemsize
 
 
 def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) -> dict[str, Tensor]:
-    """Whole tensors in the first rank's host memory; nothing on the others."""
+    """Whole tensors by name in rank 0's host memory; empty on the other ranks."""
     first = dist.get_rank() == 0
     weights: dict[str, Tensor] = {}
     reshard(model)
@@ -115,21 +115,24 @@ def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) ->
         whole = parameter.detach().to(model.parallel.device)
         whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
         if first:
-            # Adapters stay exact until they are merged.
+            # Adapters are not rounded before they are merged.
             weights[name] = whole.cpu() if ".lora_" in name else whole.to(dtype).cpu()
     return weights
 
 
 def _put(beside: Path, folder: Path) -> None:
-    """Move what was written to where it belongs. Killed in between, it leaves a folder that lacks weights and does not
-    load, never one with some of each."""
+    """Move the staged files to their final place.
+
+    If the process is killed while it moves files into an existing folder, that folder lacks weights and does not load.
+    It never mixes weights of two exports.
+    """
     if beside.parent != folder:
         put_whole(beside, folder)
         return
     for old in [path for pattern in _OF_AN_EXPORT for path in folder.glob(pattern)]:
         old.unlink()
-    for new in sorted(beside.iterdir()):  # the index of the weights' files after them
-        if new.is_dir():  # a tokenizer's further chat templates
+    for new in sorted(beside.iterdir()):  # this order moves the weights before their index
+        if new.is_dir():  # additional chat templates of a tokenizer
             shutil.rmtree(folder / new.name, ignore_errors=True)
         new.replace(folder / new.name)
     beside.rmdir()
@@ -143,7 +146,10 @@ def _write_model(model: PreTrainedModel, weights: dict[str, Tensor], folder: Pat
 
 
 def _merged(name: str, weights: dict[str, Tensor], model: PreTrainedModel) -> Tensor:
-    """A weight of the plain model, with the adapter's product added where there is one; forgotten in `weights`."""
+    """A weight of the plain model, with the adapter's product added where there is one.
+
+    The tensors that it is made of are removed from `weights`.
+    """
     if name in weights:
         return weights.pop(name)
     layer, _, kind = name.rpartition(".")
@@ -156,8 +162,10 @@ def _merged(name: str, weights: dict[str, Tensor], model: PreTrainedModel) -> Te
 
 
 def _write_adapters(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, source: str | None) -> None:
-    """In PEFT's format, with the configuration beside if it is another than the base's: PEFT has no place for that, and
-    would add the adapters to a base with, e.g., another rotary base without a word."""
+    """Write the adapters in PEFT's format, with the model's configuration if it differs from the base's.
+
+    PEFT stores no configuration. It would silently add the adapters to a base with, e.g., another rotary base.
+    """
     named = {f"base_model.model.{name.replace('.default.', '.')}": tensor for name, tensor in weights.items()}
     save_file(named, folder / "adapter_model.safetensors", {"format": "pt"})
     # Random weights have no base, although their tokenizer may come from a folder.
@@ -177,5 +185,5 @@ def _write_companions(folder: Path, source: str | None, tokenizer: PreTrainedTok
         if file.is_file() and not file.name.endswith(_NOT_COPIED) and file.name not in _WRITTEN_ANEW:
             shutil.copyfile(file, folder / file.name)
     if tokenizer is not None:
-        (folder / "chat_template.json").unlink(missing_ok=True)  # the source's processor's, which would win in vLLM
+        (folder / "chat_template.json").unlink(missing_ok=True)  # copied from the source; vLLM would prefer it
         tokenizer.save_pretrained(folder)

@@ -1,8 +1,9 @@
-"""Features of videos that a frozen vision tower computed before (`trainer_plugin.encode`): a safetensors file per clip.
+"""Precomputed features of videos from a frozen vision tower (`trainer_plugin.encode`): one safetensors file per clip.
 
-A file says which frames, in which size, and which tower its features are of; one that says something else than what is
-asked is an error, never used. So is a folder that has a video in other frames or another size. Files are there whole
-or not at all, and rows are read by range, so that each rank reads only those that it would have encoded.
+A file's metadata names the frames, the frame size and the tower of its features. A file that does not match the request
+raises an error and is never used. A folder that holds a video only with other frames or in another size raises an error
+too. Local files are written atomically. Features are read by byte range, so each rank reads only those that it would
+have encoded.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ from trainer_plugin.files import write_whole
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 _LONGEST_HEADER = 100_000_000
-"""Bytes: safetensors' own limit."""
+"""Maximum length of a header in bytes: safetensors' own limit."""
 
 
 class FeatureFolder:
-    """The feature files of one tower: `{url}/{video}.{hash of frame times and size}.safetensors`."""
+    """The feature files of one tower, named `{url}/{video}.{hash of frame times and size}.safetensors`."""
 
     def __init__(self, url: str, tower: str) -> None:
-        """`tower` names the weights and the processing (`trainer_plugin.weights.tower_identity`)."""
+        """List the folder, which need not exist yet.
+
+        Args:
+            tower: identity of the weights and preprocessing (`trainer_plugin.weights.tower_identity`).
+        """
         self.url = url.rstrip("/")
         self.tower = tower
         filesystem, path = fsspec.core.url_to_fs(self.url)
@@ -47,14 +52,14 @@ class FeatureFolder:
         self._videos = {name.partition(".")[0] for name in self._names}
 
     def __contains__(self, clip: VideoClip) -> bool:
-        """Whether the clip's features were there when this folder was opened."""
+        """Whether the clip's features existed when the folder was listed, or were written since by this instance."""
         return _name(clip) in self._names
 
     def find(self, clip: VideoClip) -> FeatureRef | None:
-        """The clip's features; None for a video without any.
+        """Location of the clip's features; None if the video has no features.
 
         Raises:
-            BadInput: the video has some, but of other frames or another size.
+            BadInput: the video has features, but only of other frames or another size.
         """
         if clip in self:
             return self._ref(clip)
@@ -67,13 +72,24 @@ class FeatureFolder:
         return None
 
     def check(self, clips: Iterable[VideoClip]) -> None:
-        """Raises BadInput if what the folder has of one of these clips is of another tower, or damaged."""
+        """Check the files of clips that the folder contains.
+
+        Raises:
+            BadInput: a file is of another tower, damaged or missing.
+        """
         for clip in clips:
             with _opened(self._ref(clip), clip):
                 pass
 
     def write(self, clip: VideoClip, features: Tensor) -> FeatureRef:
-        """Keep a clip's features, shape [tokens, width], tokens in order."""
+        """Write a clip's features.
+
+        Args:
+            features: shape [tokens, width], in the order of the tokens.
+
+        Raises:
+            FullDisk: the folder is local and its disk is full.
+        """
         ref = self._ref(clip)
         data = safetensors.torch.save({"features": features.contiguous()}, _description(clip, self.tower))
         filesystem, path = fsspec.core.url_to_fs(ref.url)
@@ -90,13 +106,13 @@ class FeatureFolder:
 
 
 def read_features(clip: VideoClip, first: int, end: int) -> Tensor:
-    """The features of temporal patches `first` to `end` of a clip that has some.
+    """Features of temporal patches `[first, end)` of a clip whose `features` are set.
 
     Returns:
         Shape [(end - first) * tokens per temporal patch, width], in the file's dtype.
 
     Raises:
-        BadInput: the file's features are of other frames, another size or another tower; or it is damaged, or gone.
+        BadInput: the file is of other frames, another size or another tower; or it is damaged or missing.
     """
     ref = clip.features
     assert ref is not None, f"{clip.video.key}: no features"
@@ -112,10 +128,10 @@ def read_features(clip: VideoClip, first: int, end: int) -> Tensor:
 
 @contextmanager
 def _opened(ref: FeatureRef, clip: VideoClip) -> Iterator[tuple[IO[bytes], tuple[int, int], torch.dtype]]:
-    """A clip's file at the place where its features begin, with their shape [tokens, width] and type.
+    """Open a clip's file at the first byte of its features. Yields it with their shape [tokens, width] and dtype.
 
     Raises:
-        BadInput: it holds something else, is damaged, or gone.
+        BadInput: the file does not match the clip, is damaged or is missing.
     """
     filesystem, path = fsspec.core.url_to_fs(ref.url)
     try:
@@ -134,7 +150,7 @@ def _opened(ref: FeatureRef, clip: VideoClip) -> Iterator[tuple[IO[bytes], tuple
 
 
 def _header(file: IO[bytes], ref: FeatureRef) -> tuple[dict[str, str], tuple[int, int], torch.dtype]:
-    """What a file says that it holds, read up to where the features begin."""
+    """Metadata, shape and dtype from a file's header. Reads up to the first byte of the features."""
     size = int.from_bytes(file.read(8), "little")
     try:
         header = json.loads(file.read(min(size, _LONGEST_HEADER)))

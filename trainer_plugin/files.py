@@ -1,5 +1,7 @@
-"""Writes files and folders that are there whole or not at all, also when the process is killed or the machine stops.
-Locks keep a second writer out."""
+"""Writes files and folders atomically, even if the process is killed or the machine crashes.
+
+Lock files exclude a second writer.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,16 @@ log = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What a disk answers that has no locks: some of Lustre's and FUSE's mounts."""
+"""Errors of file systems without locks, such as some mounts of Lustre and FUSE."""
 
 
 class FullDisk(OSError):
-    """There is no room for what is to be written."""
+    """A disk is too full for what is to be written."""
 
     def __init__(self, folder: Path, needed: int) -> None:
-        """`needed`: bytes of what is to be written."""
+        """
+        Args:
+            needed: number of bytes to be written."""
         free = _free_bytes(folder)
         super().__init__(errno.ENOSPC, "No space left on device", str(folder))
         self.message = f"the disk of {folder} is full: {_size(needed)} are to be written"
@@ -45,18 +49,18 @@ class FullDisk(OSError):
 
 @contextmanager
 def room_for(beside: Path, needed: int) -> Iterator[None]:
-    """While a block writes so many bytes at a path.
+    """Check for free space, then run a block that writes `needed` bytes at the path `beside`.
 
     Raises:
-        FullDisk: there is no room, at the beginning or on the way, whatever a library makes of that. Nothing of what
-            was written stays: it would be in the way of whatever comes next.
+        FullDisk: the disk is too full at the start or becomes full in the block, whatever error a library raises for
+            it. The partial output is removed, because it would obstruct later writes.
     """
     free = _free_bytes(beside.parent)
     if free is not None and free < needed:
         raise FullDisk(beside.parent, needed)
     try:
         yield
-    except BaseException as error:  # CheckpointException is no Exception
+    except BaseException as error:  # CheckpointException does not derive from Exception
         there = sum(path.stat().st_size for path in beside.rglob("*") if path.is_file())
         free = _free_bytes(beside.parent)
         if is_full(error) or (free is not None and free + there < needed):
@@ -66,21 +70,23 @@ def room_for(beside: Path, needed: int) -> Iterator[None]:
 
 
 def _free_bytes(folder: Path) -> int | None:
-    """Room on a folder's disk; None where that does not say how large it is, as some network and FUSE mounts."""
+    """Free bytes on a folder's disk; None if the file system reports no size, as some network and FUSE mounts."""
     usage = shutil.disk_usage(folder)
     return usage.free if usage.total else None
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a write failed for want of room."""
+    """Whether a write failed because a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write beside, then rename; the folder is made if it is not there. One writer at a time for each path.
+    """Write a file atomically: write a temporary sibling, then rename it. The parent folder is created if needed.
+
+    Only one process at a time may write to a path.
 
     Raises:
-        FullDisk: there is no room; what was there stays.
+        FullDisk: the disk is full; an existing file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.writing")
@@ -98,9 +104,9 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def put_whole(beside: Path, folder: Path) -> None:
-    """Let a folder that was written beside, on the same disk, take its place; one that is there goes.
+    """Replace `folder`, which may exist, by `beside`, a complete folder on the same disk.
 
-    Killed just before the last rename, it leaves that one as `aside(folder)`.
+    If the process is killed just before the last rename, the old folder remains as `aside(folder)`.
     """
     for path in beside.rglob("*"):
         if path.is_file():
@@ -114,12 +120,12 @@ def put_whole(beside: Path, folder: Path) -> None:
 
 
 def aside(folder: Path) -> Path:
-    """Where a folder lies while another takes its place."""
+    """Backup path of a folder while it is replaced."""
     return folder.with_name(f".{folder.name}.replaced")
 
 
 def _size(count: int) -> str:
-    """Bytes for people."""
+    """Human-readable size of `count` bytes."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
@@ -128,20 +134,20 @@ def _size(count: int) -> str:
 
 @contextmanager
 def locked(path: Path, folder: Path) -> Iterator[None]:
-    """Hold a lock file, which keeps others out of a folder: only one process has it at a time, on NFS also of several
-    hosts.
+    """Hold a lock file that keeps other processes out of a folder.
 
-    The kernel gives the lock back when its process ends, in whatever way. A file that is left by one that was killed
-    says nothing, and the next process takes it over. On a disk without locks it is a warning that there are none.
+    Only one process can hold it at a time, on NFS also across hosts. The kernel releases the lock when the process
+    ends, in whatever way. A file that a killed process left has no effect, and the next process takes it over. On a
+    file system without locks a warning is logged, and the block runs without a lock.
 
     Raises:
-        BadInput: another process has it; the message names that.
+        BadInput: another process holds the lock; the message names it.
         OSError: the file cannot be written.
     """
     file = _lock(path, folder)
     try:
         file.truncate(0)
-        with suppress(OSError):  # on a full disk it is a lock all the same
+        with suppress(OSError):  # the lock holds even if a full disk rejects this
             file.write(f"process {os.getpid()} on host {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M}")
             file.flush()
         yield
@@ -151,9 +157,9 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
 
 
 def _lock(path: Path, folder: Path) -> IO[str]:
-    """The file, opened and locked."""
+    """The lock file, opened and locked."""
     while True:
-        file = path.open("a+")  # NFS wants it writable
+        file = path.open("a+")  # NFS requires write access for an exclusive lock
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
