@@ -1,7 +1,8 @@
-"""One unmodified Hugging Face model, run on this rank's share of a row: frames, then tokens, then log-probabilities.
+"""An unmodified Hugging Face model run on this rank's share of a row: from frames and tokens to log-probabilities.
 
-`LongVideoModel` is an ordinary module around the model: it encodes the frames that the plan gives to this rank, sends
-the features to the ranks that own their tokens, runs the decoder on the local tokens and the head on those supervised.
+`LongVideoModel` is an ordinary module that wraps the model. It encodes the frames that the plan assigns to this rank
+and sends the features to the ranks that own their tokens. It then runs the decoder on the local tokens, and the head on
+the supervised ones.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ from trainer_plugin.vision_attention import VISION_ATTENTION
 
 
 class Head(StrEnum):
-    """`chunked` never holds the logits of a whole row; `full` does, to measure what that costs."""
+    """How the head computes log-probabilities.
+
+    `chunked` never allocates the logits of a whole row. `full` does, to measure the cost of that.
+    """
 
     CHUNKED = "chunked"
     FULL = "full"
@@ -43,37 +47,39 @@ class Head(StrEnum):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the model is run. None of it changes the result."""
+    """Options for speed and memory. None of them changes the result, up to rounding."""
 
     kernel: Kernel = Kernel.AUTO
     head: Head = Head.CHUNKED
     recomputed_layers: int | None = None
-    """Decoder layers, from the first, that are computed again in the backward pass; None: all. Unless it is 0, so are a
-    learned tower's."""
+    """Activation checkpointing for the first N decoder layers; None for all. Unless it is 0, a trainable vision tower
+    is checkpointed too."""
     keep_attention: bool = True
-    """But not their attention."""
+    """Cache the attention output of checkpointed layers, so that recomputation skips the attention kernels."""
     mlp_tokens: int | None = None
-    """Tokens of which the MLPs of those layers are computed at once; None: all."""
+    """Maximum number of tokens that the MLPs of checkpointed layers process at a time; None for all."""
     vision_patches: int = 65_536
-    """Patches that the tower encodes at once. With a quarter of them the host is slower than an H100."""
+    """Maximum number of patches that the tower encodes in one call. With a quarter of them, kernel launches on the host
+    are slower than an H100."""
     compile: bool = True
-    """On a GPU, let torch.compile fuse what is no matrix product: norms, rotary embeddings, MLPs that are not computed
-    again, a frozen tower's blocks."""
+    """On a GPU, use torch.compile to fuse operations other than matrix products: norms, rotary embeddings, MLPs without
+    activation checkpointing, and the blocks of a frozen tower."""
     offload: bool = False
-    """Hold what the decoder's backward pass needs in the host's memory."""
+    """Keep the activations for the decoder's backward pass in host memory."""
 
 
 @dataclass(frozen=True)
 class RowShare:
-    """What one rank computes of one row."""
+    """One rank's input for one row."""
 
     share: RankShare
+    """This rank's part of the plan."""
     pixels: tuple[Tensor, ...]
-    """For each of `share.frames` its frames, uint8 [frames, height, width, 3], or what the tower has made of them
-    before: features [tokens, hidden * levels], of a floating-point type."""
+    """One tensor for each element of `share.frames`: frames, uint8 [frames, height, width, 3], or precomputed features
+    [tokens, hidden * levels] of a floating-point dtype."""
 
     def to(self, device: torch.device) -> RowShare:
-        """Copied to the device; frames become patches there, and only as many at a time as are encoded."""
+        """Copy to a device. Frames are converted to patches there later, only as many at a time as are encoded."""
         moved = {
             name: getattr(self.share, name).to(device, non_blocking=True)
             for name in ("input_ids", "positions", "visual", "supervised", "targets", "send_order")
@@ -83,7 +89,10 @@ class RowShare:
 
 
 class LongVideoModel(nn.Module):
-    """A model with its place among the ranks. Parameters are the model's own, under the prefix `model.`."""
+    """Wrapper that runs a model on this rank's share of a row.
+
+    Parameters are the model's own, with the prefix `model.`.
+    """
 
     def __init__(
         self,
@@ -94,10 +103,13 @@ class LongVideoModel(nn.Module):
     ) -> None:
         """
         Args:
-            family: the model's; None: with the published processor.
+            model: the Hugging Face model. Its attention implementation is replaced, in place.
+            parallel: this process's rank and groups.
+            options: options for speed and memory; None for the defaults.
+            family: the model's family. None selects it with the published processor settings.
 
         Raises:
-            RuntimeError: torch or transformers is of a version that is not supported.
+            RuntimeError: the version of torch or transformers is not supported.
             ValueError: no family supports the model, or its attention is not supported.
         """
         super().__init__()
@@ -109,7 +121,7 @@ class LongVideoModel(nn.Module):
         self.family = family or family_of(model.config)
         self.costs = Costs.of(model.config.get_text_config())
         self.compute_dtype = model.dtype
-        """What matrix products take; `shard_parameters` sets it."""
+        """The dtype of matrix products' operands; set by `shard_parameters`."""
         self.host = HostMemory(parallel.device) if self.options.offload else None
         attention.register()
         vision_attention.register()
@@ -127,15 +139,21 @@ class LongVideoModel(nn.Module):
             layer.gradient_checkpointing = False  # type: ignore[assignment]
 
     def forward(self, row: RowShare, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities of the local supervised tokens.
+        """Compute the log-probabilities of the local supervised tokens.
 
-        Every rank of all groups must call it equally often.
+        All ranks must make the same number of calls, because each call contains collectives.
+
+        Args:
+            row: this rank's input, on the model's device.
+            temperature: divisor of the logits; above 0.
+            entropy: whether to compute entropies.
 
         Returns:
-            float32 [N] and, if asked for, the entropies [N].
+            Log-probabilities, float32 [N], and entropies in nats [N], or None unless requested.
 
         Raises:
-            BadInput: on every rank, when a video's frames or features are not of its grid on one; names its sample.
+            BadInput: on every rank, if the frames or features of a video do not fit its grid on some rank. The message
+                names the sample.
         """
         share = row.share
         language_model = self.family.language_model(self.model)
@@ -168,11 +186,11 @@ class LongVideoModel(nn.Module):
         return found.log_probs, found.entropies
 
     def gradient_checkpointing_enable(self, **options: object) -> None:
-        """Nothing: `RunOptions.recomputed_layers` says it. `transformers.Trainer` calls this."""
+        """No-op, since `RunOptions.recomputed_layers` sets the checkpointing. `transformers.Trainer` calls it."""
 
     @property
     def recomputed_layers(self) -> int:
-        """How many decoder layers, from the first, are computed again in the backward pass."""
+        """Number of leading decoder layers with activation checkpointing."""
         layers = len(self.family.language_model(self.model).layers)
         wanted = self.options.recomputed_layers
         return layers if wanted is None else min(wanted, layers)
@@ -181,12 +199,19 @@ class LongVideoModel(nn.Module):
         return list(self.family.language_model(self.model).layers)[: self.recomputed_layers]
 
     def _kept_layers(self) -> list[nn.Module]:
-        """Decoder layers that are not computed again. The last ones: what they hold is gone when gradients add up."""
+        """Decoder layers without activation checkpointing: the last ones.
+
+        The backward pass frees their activations first, before gradients accumulate.
+        """
         return list(self.family.language_model(self.model).layers)[self.recomputed_layers :]
 
     def _compile(self) -> None:
-        """Not the MLPs that are computed again: that stops before their last product, which nobody needs, unless they
-        have adapters; a compiled MLP could not stop there. What is computed in tiles is compiled by itself."""
+        """Compile norms, attention modules, MLPs without activation checkpointing, and a frozen tower's blocks.
+
+        Recomputation of a checkpointed MLP stops before its last product, which is not needed unless the MLP has
+        adapters. A compiled MLP could not stop there, so checkpointed MLPs are compiled only with adapters. MLPs in
+        tiles are compiled separately.
+        """
         layers = list(self.family.language_model(self.model).layers)
         adapted = any(".lora_" in name for name, _ in layers[0].named_parameters())
         parts = [] if self.tower_learns() else list(self.family.vision_layers(self.model))
@@ -199,7 +224,10 @@ class LongVideoModel(nn.Module):
             module.compile()
 
     def _features(self, row: RowShare) -> Features | None:
-        """Of the local placeholders, in their order; None when no rank of any group has a frame that could matter."""
+        """Features of the local placeholders, in their order; None if no rank of any group has frames or features.
+
+        If only the tower is trained, a blank frame is encoded instead of returning None.
+        """
         problem = self._problem(row)
         pieces = list(self._pieces(row)) if problem is None else []
         calls = sum(not _is_encoded(pixels) for _, pixels in pieces)
@@ -207,13 +235,13 @@ class LongVideoModel(nn.Module):
         if refused:
             together(partial(_refuse, problem))
         if torch.is_grad_enabled() and self.tower_learns() and not self._decoder_learns():
-            agreed = max(agreed, 1)  # or the loss of texts alone would have no gradient at all
+            agreed = max(agreed, 1)  # otherwise the loss of a text-only row would have no gradient
         elif shown == 0:
             return None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_learns()):
             features = [self._encode(grid, pixels) for grid, pixels in pieces]
-            # A rank with less to do encodes something blank, so that sharded parameters are gathered by all at once,
-            # and takes no row of it, so that its gradients are zeros.
+            # A rank with fewer pieces encodes blank frames, so that all ranks take part in gathering sharded
+            # parameters. It uses no rows of the result, so that their gradients are zeros.
             features += [self._encode(*self._blank())[:0] for _ in range(agreed - calls)]
         own = torch.cat(features) if features else self._no_features()
         own = own[row.share.send_order]
@@ -222,7 +250,10 @@ class LongVideoModel(nn.Module):
         return Features.unpacked(own, self.family.levels)
 
     def _pieces(self, row: RowShare) -> Iterator[tuple[Grid, Tensor]]:
-        """This rank's frames, in pieces of at most `vision_patches` patches (or a temporal patch), and its features."""
+        """Split this rank's frames into pieces of at most `vision_patches` patches, but at least one temporal patch.
+
+        Precomputed features are yielded unsplit.
+        """
         for grid, pixels in zip(row.share.grids, row.pixels, strict=True):
             if _is_encoded(pixels):
                 yield grid, pixels
@@ -232,7 +263,10 @@ class LongVideoModel(nn.Module):
                 yield Grid(len(piece) // self.family.temporal_patch, grid.h, grid.w), piece
 
     def _problem(self, row: RowShare) -> str | None:
-        """What is wrong with this rank's pixels: others would give tokens the features of their neighbours."""
+        """Describe the first mismatch between this rank's pixels and its plan; None if there is none.
+
+        Without this check a mismatch would shift features to other tokens.
+        """
         share = row.share
         if len(row.pixels) != len(share.grids):
             return f"samples {share.keys}: {len(row.pixels)} pixels for {len(share.grids)} shares of frames"
@@ -256,7 +290,7 @@ class LongVideoModel(nn.Module):
         return grid.t * self.family.tokens_per_temporal_patch(grid)
 
     def _encode(self, grid: Grid, pixels: Tensor) -> Tensor:
-        """Features [tokens, hidden * levels] of a piece."""
+        """Encode a piece to features [tokens, hidden * levels] in the compute dtype."""
         if _is_encoded(pixels):
             return pixels.to(self.compute_dtype)
         return self.family.encode(self.model, self.family.patches(pixels).to(self.compute_dtype), [grid]).packed()
@@ -273,7 +307,7 @@ class LongVideoModel(nn.Module):
         return int(self.model.config.get_text_config().hidden_size) * self.family.levels
 
     def tower_learns(self) -> bool:
-        """Whether the vision tower or its projector is trained."""
+        """Whether the vision tower or its projector is trainable."""
         return any(parameter.requires_grad for parameter in self.family.vision_tower(self.model).parameters())
 
     def _decoder_learns(self) -> bool:
@@ -284,10 +318,15 @@ class LongVideoModel(nn.Module):
 def shard_parameters(
     model: LongVideoModel, compute: torch.dtype | None = torch.bfloat16, offload: bool = False
 ) -> LongVideoModel:
-    """FSDP2 over all ranks: parameters as they are (float32 masters), computed in `compute`, gradients in float32.
+    """Shard the model with FSDP2 over all ranks, in place. Every rank must call it.
 
-    Gradients are sums over ranks, not means: the loss is divided by the global number of tokens instead. With `offload`
-    parameters and gradients live in the host's memory.
+    Parameters keep their dtype (float32 masters), and gradients are reduced in float32. Gradients are sums over ranks,
+    not means, because the loss is divided by the global number of tokens instead.
+
+    Args:
+        model: the model to shard.
+        compute: dtype of the computation; None for the parameters' own dtype.
+        offload: keep parameters and gradients in host memory.
     """
     if compute is not None:
         model.compute_dtype = compute
@@ -296,31 +335,31 @@ def shard_parameters(
     place = CPUOffloadPolicy() if offload and model.parallel.device.type != "cpu" else OffloadPolicy()
     shard = partial(fully_shard, mesh=model.parallel.mesh, mp_policy=policy, offload_policy=place)
     for block in family.vision_layers(inner):
-        # A frozen tower is gathered once, in the compute type, and stays: it runs several times for every row.
+        # A frozen tower is gathered once, in the compute dtype, and stays gathered: it runs several times for each row.
         frozen = not any(parameter.requires_grad for parameter in block.parameters())
         shard(block, reshard_after_forward=not frozen)
     for layer in family.language_model(inner).layers:
         shard(layer)
     embeddings = inner.get_input_embeddings()
     if embeddings.weight is not inner.get_output_embeddings().weight:
-        # What they map tokens to needs their weights no more, nor does its gradient.
+        # Neither the decoder nor the gradient of the embeddings needs their weights again.
         shard(embeddings).set_unshard_in_backward(False)
     shard(model)
     reduction = GradientReduction()
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_custom_reduce_scatter(reduction)  # type: ignore[arg-type]
-            if model.parallel.world_size > 1:  # FSDP would divide by 1, in another buffer
+            if model.parallel.world_size > 1:  # for one rank FSDP would divide by 1 in another buffer
                 module.set_gradient_divide_factor(1.0)
-            # As a plain sum, which gloo knows; a factor of 1 inside the reduction it does not.
+            # A plain sum, because gloo does not support a factor inside the reduction, even of 1.
             module.set_force_sum_reduction_for_comms(True)
     return model
 
 
 def reshard(model: nn.Module) -> None:
-    """Let the model's parameters be this rank's shards again.
+    """Free gathered parameters, so that the model's parameters are this rank's shards again.
 
-    A forward pass without a backward leaves some gathered, in the type of the computation.
+    A forward pass without a backward pass leaves some parameters gathered, in the compute dtype.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -337,7 +376,7 @@ def _refuse(problem: str | None) -> None:
 
 
 def _most(*counts: int) -> tuple[int, ...]:
-    """The largest of all ranks' counts, each for itself."""
+    """All-reduce each count to its maximum over all ranks."""
     found = torch.tensor(counts)
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return tuple(found.tolist())

@@ -1,4 +1,8 @@
-"""Process groups: data-parallel x sequence-parallel, inside it gather-KV x Ulysses; one process is a group of one."""
+"""Process groups, and functions that run on all ranks or on one.
+
+Ranks form a data-parallel x sequence-parallel grid. A sequence-parallel group is gather-KV x Ulysses. A single process
+needs no groups.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +24,28 @@ from trainer_plugin.plan import Layout, choose_layout
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a collective waits for the other ranks."""
+"""Default timeout of collectives."""
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """This process's place. Rank = dp_rank * sp + ring_rank * ulysses + ulysses_rank: Ulysses inside a host."""
+    """This process's device, rank and process groups.
+
+    rank = dp_rank * sp + ring_rank * ulysses + ulysses_rank, so that Ulysses groups lie inside a host.
+    """
 
     layout: Layout
     device: torch.device
     mesh: DeviceMesh
-    """All ranks, one axis: what parameters are sharded over."""
+    """One-dimensional mesh of all ranks, over which parameters are sharded."""
     sp_group: ProcessGroup | None
-    """None: this process works on its rows alone. The same for the next two."""
+    """The ranks that share this rank's rows; None if there are no others."""
     ulysses_group: ProcessGroup | None
+    """The ranks that share this rank's part of the row; None if there are no others."""
     ring_group: ProcessGroup | None
+    """The ranks with which this rank gathers keys and values; None if there are no others."""
     reason: str
-    """Why this layout."""
+    """Explanation of the layout, for the log."""
 
     @property
     def world_size(self) -> int:
@@ -64,13 +73,16 @@ class Parallel:
 
 
 def start(timeout: timedelta = TIMEOUT) -> torch.device:
-    """Join the process group that torchrun describes, or make one of this process alone. Returns this rank's device.
+    """Initialize torch.distributed from torchrun's environment, or for a single process. Returns this rank's device.
 
-    Collectives of all ranks together that wait longer than `timeout` fail on every rank: a rank that hangs is an error
-    within that time. One that dies is an error at once on the ranks that talk to it.
+    Collectives over all ranks fail on every rank after `timeout`, so a hanging rank is an error within that time. A
+    rank that dies causes an immediate error on the ranks that communicate with it.
+
+    Args:
+        timeout: timeout of collectives over all ranks.
 
     Raises:
-        BadInput: nothing says which of several GPUs is this rank's, or there are more ranks than GPUs.
+        BadInput: RANK is set without LOCAL_RANK on a host with several GPUs, or there are more ranks than GPUs.
     """
     if "RANK" in os.environ and "LOCAL_RANK" not in os.environ and torch.cuda.device_count() > 1:
         raise BadInput(
@@ -98,23 +110,27 @@ def start(timeout: timedelta = TIMEOUT) -> torch.device:
 
 
 OTHER_RANK = "the rank that failed raises its own error"
-"""The note on an error that tells a rank of what failed on another one."""
+"""Note on an error that reports another rank's failure."""
 
 
 def together(function: Callable[[], T]) -> T:
-    """What `function` gives on this rank. Every rank must call this.
+    """Run `function` on all ranks and re-raise any rank's error on every rank. Every rank must call it.
+
+    Without this, the other ranks would wait for the failed one until the timeout.
+
+    Returns:
+        The result of `function` on this rank.
 
     Raises:
-        BadInput, Outage: on every rank, when `function` raised it on one: the others would wait for that one in vain.
-            A note says on which rank, unless it was on all.
-        RuntimeError: when it raised something else on another rank, with the note `OTHER_RANK`; on that one this is
-            raised again.
+        BadInput, Outage: on every rank, if `function` raised it on some rank. A note names the rank, unless all failed.
+        RuntimeError: if `function` raised another error on another rank, with the note `OTHER_RANK`. The failed rank
+            re-raises its own error.
     """
     found: T | None = None
     mine: Exception | None = None
     try:
         found = function()
-    except Exception as error:  # noqa: BLE001 - raised below, once the others know of it
+    except Exception as error:  # noqa: BLE001 - raised below, after it is sent to the other ranks
         mine = error
     problems: list[tuple[str, str] | None] = [None] * dist.get_world_size()
     kind = next((kind.__name__ for kind in (BadInput, Outage) if isinstance(mine, kind)), "")
@@ -136,20 +152,29 @@ def together(function: Callable[[], T]) -> T:
 
 
 def on_first_rank(function: Callable[[], T]) -> T | None:
-    """What `function` gives on the first rank; None on the others, which do not call it. Otherwise as `together`."""
+    """Run `function` on rank 0 only. Errors are raised on every rank as in `together`. Every rank must call it.
+
+    Returns:
+        The result of `function` on rank 0; None on the others.
+    """
     return together(lambda: function() if dist.get_rank() == 0 else None)
 
 
 def from_first_rank(function: Callable[[], T]) -> T:
-    """What `function` gives on the first rank, on every rank. Otherwise as `on_first_rank`."""
+    """Run `function` on rank 0 and return its result on every rank. Every rank must call it.
+
+    Errors are raised on every rank as in `together`. The result must be picklable.
+    """
     found = [on_first_rank(function)]
     dist.broadcast_object_list(found, src=0)
     return cast(T, found[0])
 
 
 def leads_group(groups: int) -> bool:
-    """Whether this is the first of the ranks that share their rows, in one of so many equal groups: it logs what all of
-    them meet. True without a process group."""
+    """Whether this is the first rank of its group, if all ranks form `groups` equal groups of consecutive ranks.
+
+    The ranks of a group share their rows, and the first one logs for all of them. True without a process group.
+    """
     return not dist.is_initialized() or dist.get_rank() % max(1, dist.get_world_size() // groups) == 0
 
 
@@ -160,16 +185,18 @@ def parallelize(
     layout: Layout | None = None,
     timeout: timedelta = TIMEOUT,
 ) -> Parallel:
-    """Form the groups of `sp` ranks each.
+    """Create the process groups of `sp` ranks each. Every rank must call it.
 
     Args:
-        sp: ranks that share a row.
-        layout: forced; None chooses from head counts and hosts.
-        timeout: what `start` was given, for the collectives of these groups. (A device mesh would give its groups
-            PyTorch's own, 30 minutes for gloo.)
+        sp: number of ranks that share a row.
+        text_config: configuration of the language model, for its numbers of heads.
+        device: this rank's device, from `start`.
+        layout: the layout to use. None chooses one from the numbers of heads and of ranks per host.
+        timeout: timeout of collectives in these groups; pass the timeout given to `start`. (Groups of a device mesh
+            would have PyTorch's default, 30 minutes for gloo.)
 
     Raises:
-        BadInput: `sp` does not divide the number of processes, or the layout does not fit.
+        BadInput: `sp` does not divide the number of processes, or the layout does not fit `sp` or the heads.
     """
     world = dist.get_world_size()
     if sp < 1 or world % sp:
@@ -194,7 +221,7 @@ def parallelize(
 
 
 def _group(ranks: torch.Tensor, timeout: timedelta) -> ProcessGroup | None:
-    """This process's group among those whose ranks are the rows; None when each is alone."""
+    """Create one group for each row of `ranks` and return this process's group; None if groups have one rank."""
     if ranks.shape[1] == 1:
         return None
     group, _ = dist.new_subgroups_by_enumeration(ranks.tolist(), timeout=timeout)

@@ -1,13 +1,17 @@
-"""Who does what for one row: which rank owns which tokens, encodes which frames and sends which features to whom.
+"""The sequence plan of one row: which rank owns which tokens, encodes which frames and sends features to which ranks.
 
-Pure index arithmetic on the CPU, the same on every rank, computed once per row: no collectives, no globals, no device.
-Guarantees: every token is owned once and every temporal patch encoded once; every rank owns a token, since models fail
-on none; a rank's share of the cost is off the mean by at most what two tokens, or one temporal patch, cost, unless the
-row is too short for that; targets are shifted before anything is cut; attention never crosses samples.
+A plan is index arithmetic on the CPU, identical on every rank and computed once per row. It uses no collectives, no
+globals and no device.
 
-Names: a *row* is one packed micro-batch of several *segments* (samples). The P ranks of a sequence-parallel group are
-`ulysses x ring`: the row is cut into `ring` parts of equal cost, each in two pieces, one from either half (zigzag), so
-that causal attention is balanced; a part's tokens are shared by `ulysses` ranks, which exchange tokens for heads.
+Guarantees: Every token has one owner, and every temporal patch is encoded once. Every rank owns at least one token,
+because models fail on empty input. A rank's cost differs from the mean by at most the cost of two tokens or of one
+temporal patch, unless the row is too short. Targets are shifted before the row is split. Attention never crosses
+samples.
+
+Terms: a *row* is one packed micro-batch of several *segments* (samples). The P ranks of a sequence-parallel group are
+`ulysses x ring`. The row is split into `ring` parts of equal cost. Each part has two pieces, one from either half of
+the row (zigzag), so that causal attention is balanced. `ulysses` ranks share the tokens of a part and exchange tokens
+for heads.
 """
 
 from __future__ import annotations
@@ -26,12 +30,12 @@ from trainer_plugin.families.base import Family
 from trainer_plugin.kernels import Block
 
 Range = tuple[int, int]
-"""Half-open."""
+"""Half-open range [start, end)."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a sequence-parallel group divides attention. Rank r is number r % ulysses of part r // ulysses."""
+    """Division of attention over a sequence-parallel group. Rank r is number r % ulysses in part r // ulysses."""
 
     ulysses: int = 1
     ring: int = 1
@@ -42,10 +46,18 @@ class Layout:
 
 
 def choose_layout(size: int, query_heads: int, kv_heads: int, ranks_per_host: int) -> tuple[Layout, str]:
-    """The layout for `size` ranks, and why.
+    """Choose the layout for `size` ranks, and explain it.
 
-    As many Ulysses ranks as heads and the host allow: their exchange is the simplest and balanced perfectly. The rest
-    gathers keys and values (28 heads on 8 ranks: 4 x 2).
+    It has as many Ulysses ranks as the heads and the host allow, because their exchange is the simplest and perfectly
+    balanced. The remaining factor gathers keys and values (28 heads on 8 ranks: 4 x 2).
+
+    Args:
+        size: number of ranks in a sequence-parallel group.
+        query_heads, kv_heads: numbers of the language model's heads.
+        ranks_per_host: number of ranks on a host; Ulysses groups lie inside one.
+
+    Returns:
+        The layout, and the explanation for the log.
     """
     for ulysses in range(size, 0, -1):
         divides = size % ulysses == 0 and query_heads % ulysses == 0
@@ -63,18 +75,18 @@ def choose_layout(size: int, query_heads: int, kv_heads: int, ranks_per_host: in
 
 @dataclass(frozen=True)
 class Costs:
-    """Forward floating-point operations, for balancing."""
+    """Floating-point operations of the forward pass, for load balancing."""
 
     linear: float
-    """Of a token in the decoder's matrix products."""
+    """Operations per token in the decoder's matrix products."""
     attention: float
-    """Of one query-key pair, all layers and heads."""
+    """Operations per query-key pair, over all layers and heads."""
     head: float
-    """Of a supervised token in the output head."""
+    """Operations per supervised token in the output head."""
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Costs:
-        """Of a dense decoder with grouped-query attention and a gated MLP, from its configuration."""
+        """Costs of a dense decoder with grouped-query attention and a gated MLP, from its configuration."""
         layers, hidden = config.num_hidden_layers, config.hidden_size
         head_dim = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
         queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
@@ -87,61 +99,72 @@ class FrameShare:
     """Temporal patches `[first, end)` of one video of the row."""
 
     video: int
+    """Index of the video in the row."""
     first: int
     end: int
 
 
 @dataclass(frozen=True)
 class AttentionShare:
-    """What one rank needs to know to attend."""
+    """The part of the plan that one rank's attention needs."""
 
     layout: Layout
     ulysses_sizes: tuple[int, ...]
-    """Tokens of each rank of its Ulysses group; together its part, in ascending order."""
+    """Number of tokens of each rank of its Ulysses group. In rank order these tokens are the part, ascending."""
     ring_sizes: tuple[int, ...]
-    """Tokens of each part."""
+    """Number of tokens of each part."""
     ring_order: tuple[Range, ...]
-    """Slices of the parts one after the other that, in this order, are the row."""
+    """Slices of the concatenated parts that, joined in this order, give the row."""
     blocks: tuple[Block, ...]
-    """Queries of its part, keys of the row."""
+    """Attention blocks: query rows are tokens of this rank's part, key rows are tokens of the row."""
 
 
 @dataclass(frozen=True)
 class RankShare:
-    """What one rank of a sequence-parallel group does for a row."""
+    """One rank's part of a row's plan."""
 
     input_ids: Tensor
-    """[S_local]"""
+    """int64 [S_local]: ids of the local tokens."""
     positions: Tensor
-    """[rope rows, S_local]"""
+    """int64 [rope rows, S_local]: rotary positions of the local tokens."""
     visual: Tensor
-    """bool [S_local]: placeholders."""
+    """bool [S_local]: True at placeholders."""
     supervised: Tensor
-    """[N]: local tokens whose successor is learned."""
+    """int64 [N]: indices of the local tokens whose successor is supervised."""
     targets: Tensor
-    """[N]: that successor."""
+    """int64 [N]: the ids of those successors."""
     frames: tuple[FrameShare, ...]
+    """The temporal patches that this rank encodes."""
     grids: tuple[Grid, ...]
-    """Of `frames`: (end - first, h, w)."""
+    """The grid (end - first, h, w) of each element of `frames`."""
     keys: tuple[str, ...]
-    """Of `frames`: the samples that show them."""
+    """The key of the sample that each element of `frames` belongs to."""
     send_order: Tensor
-    """The features that this rank encodes, ordered by who owns their token. When every rank encodes all frames
-    (`replicated`): those that it needs itself."""
+    """int64: indices of the features that this rank encodes, ordered by the rank that owns their token. If every rank
+    encodes all frames (`replicated`): indices of the features of its own tokens."""
     send_sizes: tuple[int, ...]
-    """Features to each rank; empty when nothing is sent."""
+    """Number of features to send to each rank; empty if nothing is sent."""
     receive_sizes: tuple[int, ...]
+    """Number of features to receive from each rank; empty if nothing is sent."""
     attention: AttentionShare
 
 
 class SequencePlan:
-    """The plan of one row. Deterministic: every rank of the group computes the same."""
+    """The plan of one row. It is deterministic, so that every rank of the group computes the same plan."""
 
     def __init__(self, examples: Sequence[Example], family: Family, layout: Layout, costs: Costs) -> None:
         """
+        A row with fewer than two tokens per rank is padded with a sample without labels.
+
+        Args:
+            examples: the row's samples, in order.
+            family: the model's family.
+            layout: division of the sequence-parallel group.
+            costs: costs to balance.
+
         Raises:
-            ValueError: there is no example, or one whose tensors disagree in length, whose video tokens disagree with
-                its grids, or whose ids or labels are outside the vocabulary.
+            ValueError: there are no examples, or one has tensors of different lengths, video tokens that do not fit its
+                grids, or ids or labels outside the vocabulary.
         """
         if not examples:
             raise ValueError("a row of no samples: a rank with nothing to train on takes one without labels")
@@ -166,26 +189,26 @@ class SequencePlan:
         self._tokens_per_patch = [family.tokens_per_temporal_patch(grid) for grid in self.grids]
         encoded = [video.grid for video in videos if video.features is None]
         self.encoded_patches = sum(grid.t * grid.h * grid.w for grid in encoded)
-        """Patches that the vision tower takes: those of videos without features that were computed before."""
+        """Number of patches that the vision tower encodes: those of videos without precomputed features."""
         self.encoded_tokens = sum(grid.t * family.tokens_per_temporal_patch(grid) for grid in encoded)
-        """Tokens that its projector makes of them."""
+        """Number of tokens that the projector outputs for these patches."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @property
     def supervised_count(self) -> int:
-        """Tokens of the row that are learned."""
+        """Number of supervised tokens in the row."""
         return int((self.targets != IGNORED).sum())
 
     @cached_property
     def token_costs(self) -> Tensor:
-        """float64 [S]: operations of each token outside attention."""
+        """Operations of each token outside attention, float64 [S]."""
         return self.costs.linear + self.costs.head * (self.targets != IGNORED).double()
 
     @cached_property
     def parts(self) -> tuple[tuple[Range, ...], ...]:
-        """For each ring rank its ascending pieces of the row."""
+        """The pieces of the row that each ring rank owns, ascending."""
         ring = self.layout.ring
         if ring == 1:
             return (((0, len(self)),),)
@@ -195,7 +218,7 @@ class SequencePlan:
 
     @cached_property
     def shards(self) -> tuple[tuple[Range, ...], ...]:
-        """For each rank its ascending pieces of the row."""
+        """The pieces of the row that each rank owns, ascending."""
         shards: list[tuple[Range, ...]] = []
         for part in self.parts:
             costs = torch.cat([self.token_costs[start:end] for start, end in part])
@@ -204,7 +227,7 @@ class SequencePlan:
 
     @cached_property
     def frame_shares(self) -> tuple[tuple[FrameShare, ...], ...]:
-        """For each rank the temporal patches that it encodes: equal numbers of patches, videos in order."""
+        """The temporal patches that each rank encodes: about equal numbers of patches, with videos in order."""
         sizes = [grid.h * grid.w for grid in self.grids for _ in range(grid.t)]
         videos = _ranges(grid.t for grid in self.grids)
         shares = []
@@ -214,7 +237,12 @@ class SequencePlan:
         return tuple(shares)
 
     def share(self, rank: int, replicated: bool = False) -> RankShare:
-        """What rank `rank` of the group does; with `replicated` it encodes all frames, as most trainers do."""
+        """The part of the plan for one rank of the group.
+
+        Args:
+            rank: rank in the sequence-parallel group.
+            replicated: every rank encodes all frames, as most trainers do, and no features are sent.
+        """
         pieces = self.shards[rank]
         targets = _cut(self.targets, pieces)
         supervised = (targets != IGNORED).nonzero()[:, 0]
@@ -247,7 +275,7 @@ class SequencePlan:
 
     @cached_property
     def _feature_encoders(self) -> Tensor:
-        """For each placeholder of the row, in order: who encodes it."""
+        """The rank that encodes each placeholder of the row, in order."""
         counts = [
             sum((share.end - share.first) * self._tokens_per_patch[share.video] for share in shares)
             for shares in self.frame_shares
@@ -256,7 +284,7 @@ class SequencePlan:
 
     @cached_property
     def _feature_owners(self) -> Tensor:
-        """For each placeholder of the row, in order: who owns its token."""
+        """The rank that owns the token of each placeholder of the row, in order."""
         owners = torch.empty(len(self), dtype=torch.int64)
         for rank, pieces in enumerate(self.shards):
             for start, end in pieces:
@@ -291,14 +319,17 @@ class SequencePlan:
 
 
 def balanced_cuts(costs: Tensor, parts: int, least: int = 0) -> list[Range]:
-    """Consecutive ranges whose sums of `costs` [n] differ from the mean by at most the largest single cost.
+    """Split [0, n) into consecutive ranges whose sums of `costs` differ from the mean by at most the largest cost.
 
-    None has fewer than `least` items, for which there must be enough; that comes before balance.
+    Args:
+        costs: cost of each item, shape [n].
+        parts: number of ranges.
+        least: minimum number of items in a range. It takes precedence over balance and requires n >= parts * least.
     """
     sums = torch.cumsum(costs.double(), 0)
     total = float(sums[-1]) if len(sums) else 0.0
     wanted = torch.arange(1, parts, dtype=torch.float64) * (total / parts)
-    # The item over which a cut falls belongs to the side where the larger part of it lies.
+    # An item that contains a cut belongs to the side with the larger part of it.
     inner = torch.searchsorted(sums - costs.double() / 2, wanted) if len(sums) else torch.zeros(parts - 1)
     bounds = [0]
     for number, cut in enumerate(inner.tolist(), 1):
@@ -307,7 +338,7 @@ def balanced_cuts(costs: Tensor, parts: int, least: int = 0) -> list[Range]:
 
 
 def _padding(tokens: int, family: Family) -> Example:
-    """A sample of its own, so that no other token sees it, from which nothing is learned."""
+    """A sample without labels. It is a separate segment, so that no other token attends to it."""
     ids = torch.zeros(tokens, dtype=torch.int64)
     return Example("padding", ids, torch.full_like(ids, IGNORED), ids.expand(family.rope_rows, -1))
 
@@ -334,7 +365,7 @@ def _check(example: Example, family: Family) -> None:
 
 
 def _check_ids(key: str, name: str, ids: Tensor, family: Family) -> None:
-    """On a GPU a wrong one would end the process with an assertion of the device that names nothing."""
+    """Check ids here, since on a GPU an invalid one ends the process with a device-side assertion without its name."""
     if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= family.vocab_size):
         raise ValueError(
             f"sample {key}: {name} go from {int(ids.min())} to {int(ids.max())}, outside [0, {family.vocab_size}); "
@@ -358,12 +389,12 @@ def _length(pieces: Iterable[Range]) -> int:
 
 
 def _shifted_ranges(pieces: Iterable[Range], offset: int) -> list[Range]:
-    """Where the pieces lie when they stand one after the other from `offset` on."""
+    """The positions of the pieces when they are concatenated, starting at `offset`."""
     return [(start + offset, end + offset) for start, end in _ranges(end - start for start, end in pieces)]
 
 
 def _within(pieces: tuple[Range, ...], share: Range) -> tuple[Range, ...]:
-    """The part `share` of the tokens of `pieces`, counted from their first."""
+    """The sub-range `share` of the tokens of `pieces`, counted from their first token."""
     found = []
     for (start, end), (offset, _) in zip(pieces, _shifted_ranges(pieces, 0), strict=True):
         first, last = max(start, start + share[0] - offset), min(end, start + share[1] - offset)
@@ -373,5 +404,5 @@ def _within(pieces: tuple[Range, ...], share: Range) -> tuple[Range, ...]:
 
 
 def _cut(tensor: Tensor, pieces: Iterable[Range]) -> Tensor:
-    """Of the last axis; there may be no piece."""
+    """The given pieces of the last axis, concatenated. There may be no pieces."""
     return torch.cat([tensor[..., :0], *[tensor[..., start:end] for start, end in pieces]], dim=-1)

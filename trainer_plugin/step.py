@@ -1,10 +1,10 @@
-"""One optimizer step: gradients of many rows added up, clipped by their true norm, applied - or refused.
+"""One optimizer step: accumulate the gradients of rows, clip them by their global norm, and apply them if finite.
 
-The loss of a step is the sum over all its supervised tokens divided by their number, counted over all rows and ranks
-before the first forward pass. So it depends neither on the number of ranks nor on packing nor on accumulation; ranks
-add their gradients (`trainer_plugin.model.shard_parameters`), they do not average them.
+The loss of a step is the sum over its supervised tokens divided by their number, which is counted over all rows and
+ranks before the first forward pass. It therefore does not depend on the number of ranks, on packing or on accumulation.
+Ranks sum their gradients (`trainer_plugin.model.shard_parameters`) and do not average them.
 
-Leaves to others: where rows come from (sft.py), and what the learning rate is at which time.
+Not here: where rows come from, and the learning-rate schedule (both in sft.py).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from trainer_plugin.model import LongVideoModel, RowShare, reshard
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of one optimizer step, over all ranks."""
+    """Result of one optimizer step, over all ranks."""
 
     loss: float
-    """Mean over the supervised tokens, in nats."""
+    """Mean loss per supervised token, in nats."""
     grad_norm: float
-    """Before clipping, over all parameters of all ranks."""
+    """Norm of the gradients before clipping, over all parameters of all ranks."""
 
 
 class NotFinite(ArithmeticError):
@@ -38,15 +38,16 @@ class NotFinite(ArithmeticError):
     def __init__(self, loss: float, grad_norm: float, rows: tuple[int, ...]) -> None:
         super().__init__(f"loss {loss}, gradient norm {grad_norm}")
         self.rows = rows
-        """Numbers of this rank's rows whose own loss is not finite; empty when only gradients are."""
+        """Indices of this rank's rows whose loss is not finite; empty if only gradients or other ranks' losses are."""
 
 
 class BadStep(ArithmeticError):
-    """A run ends with the step that was not finite: nothing was learned from it. The message names its samples."""
+    """A step whose loss or gradient was not finite. It was not applied and ends the run. The message names its
+    samples."""
 
 
 def supervised_tokens(shares: Iterable[RowShare]) -> int:
-    """How many tokens a step learns: this rank's rows and all others'. Every rank must call it."""
+    """Number of supervised tokens of a step, over the rows of all ranks. Every rank must call it."""
     count = torch.tensor([sum(len(row.share.targets) for row in shares)])
     dist.all_reduce(count)
     return int(count)
@@ -60,19 +61,20 @@ def train_step(
     *,
     max_norm: float | None = 1.0,
 ) -> StepResult:
-    """Learn from rows. Every rank must call it, with equally many rows, at least one.
+    """Train one step on rows. Every rank must call it, with the same number of rows, at least one.
+
+    After any error the gradients are cleared, so that another step can follow.
 
     Args:
-        model: with sharded parameters, in training mode.
-        rows: this rank's shares, taken one after another; a generator may prepare each when its turn comes.
-        tokens: supervised tokens of all rows of all ranks (`supervised_tokens`).
-        max_norm: gradients are scaled down to this norm; None leaves them as they are.
+        model: the model with sharded parameters, in training mode.
+        optimizer: the optimizer of its trainable parameters.
+        rows: this rank's shares, consumed one at a time, so that a generator can prepare each when it is needed.
+        tokens: number of supervised tokens over the rows of all ranks (`supervised_tokens`).
+        max_norm: norm to which larger gradients are scaled down; None disables clipping.
 
     Raises:
-        ValueError: there is no row or no token to learn from; nothing was changed.
-        NotFinite: nothing was changed.
-
-    After any error the gradients are gone, so that another step can follow.
+        ValueError: there are no rows or no supervised tokens. Nothing was changed.
+        NotFinite: a loss or the gradient norm is not finite. Nothing was changed.
     """
     if tokens < 1:
         raise ValueError(f"tokens is {tokens}: pass over a step in which no rank learns anything (supervised_tokens)")
@@ -82,7 +84,7 @@ def train_step(
             raise ValueError("rows is empty: every rank takes equally many, one without labels where it has none left")
         parameters = trained_parameters(model).values()
         result = finite_step(losses, gradient_norm(parameters))
-    except BaseException:  # also an interruption: the next step would add to what is there
+    except BaseException:  # also KeyboardInterrupt: the next step would add to the gradients that exist
         optimizer.zero_grad()
         raise
     if max_norm is not None:
@@ -93,7 +95,7 @@ def train_step(
 
 
 def add_gradients(model: LongVideoModel, rows: Iterable[RowShare], tokens: int) -> list[Tensor]:
-    """Run rows forward and backward. Returns each row's part of the loss on this rank, a scalar."""
+    """Run the forward and backward pass of each row. Returns each row's part of the loss on this rank, a scalar."""
     losses = []
     for row in rows:
         log_probs, _ = model(row.to(model.parallel.device))
@@ -104,14 +106,14 @@ def add_gradients(model: LongVideoModel, rows: Iterable[RowShare], tokens: int) 
 
 
 def finite_step(losses: Sequence[Tensor], grad_norm: Tensor) -> StepResult:
-    """What came of a step's gradients. Every rank must call it.
+    """Sum the loss over all ranks and check that it and the gradient norm are finite. Every rank must call it.
 
     Args:
-        losses: each row's part of the loss on this rank.
-        grad_norm: as `gradient_norm` gives it.
+        losses: each row's part of the loss on this rank, scalars.
+        grad_norm: result of `gradient_norm`.
 
     Raises:
-        NotFinite: a rank's loss, or the norm, is not finite.
+        NotFinite: on every rank, if the loss or the norm is not finite.
     """
     per_row = torch.stack(list(losses))
     total = per_row.sum()
@@ -123,7 +125,7 @@ def finite_step(losses: Sequence[Tensor], grad_norm: Tensor) -> StepResult:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Those that are learned, by name; this rank's shards of them."""
+    """The trainable parameters by name, as this rank's shards."""
     learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if all(isinstance(parameter, DTensor) for parameter in learned.values()):
         return learned
@@ -134,7 +136,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def adamw(
     model: nn.Module, learning_rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
 ) -> AdamW:
-    """AdamW over what is learned; weight decay on matrices only, not on norms and biases."""
+    """Create AdamW over the trainable parameters, with weight decay on matrices but not on norms and biases."""
     parameters = list(trained_parameters(model).values())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
@@ -144,7 +146,7 @@ def adamw(
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The 2-norm of all gradients as one vector, each entry counted once wherever it lies; the same on all ranks."""
+    """The 2-norm of all gradients over all shards, a scalar that is the same on all ranks. Every rank must call it."""
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
     squares = [torch.zeros((), device=_device(parameters))]
     squares += [norm.float() ** 2 for norm in torch._foreach_norm([_local(p.grad) for p in parameters])]
@@ -154,7 +156,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], norm: float, max_norm: float) -> None:
-    """Scale all gradients, whose norm together is `norm`, down to `max_norm` if they are above."""
+    """Scale all gradients in place so that their global norm `norm` is at most `max_norm`."""
     if norm > max_norm:
         torch._foreach_mul_([_local(p.grad) for p in parameters if p.grad is not None], max_norm / norm)
 

@@ -1,9 +1,9 @@
-"""From a folder or a configuration to a sharded model, without any rank but the first ever holding a whole one.
-A vision tower alone is whole on every rank (`build_tower`).
+"""Loading of a model from a folder or a configuration, and its sharding. Only rank 0 ever holds a whole model.
 
-The first rank reads (or draws) the weights in the host's memory; all ranks build the model without storage, shard that,
-and receive their shards tensor by tensor. So a host needs memory for one copy in the stored type, and a device for its
-shards and one tensor. What is learned becomes float32, what is frozen stays in the type of the computation.
+The exception is `build_tower`, which gives every rank a whole vision tower. Rank 0 reads the weights, or initializes
+them at random, in host memory. All ranks build the model without storage, shard it, and receive their shards tensor by
+tensor. A host therefore needs memory for one copy in the stored dtype, and a device for its shards and one tensor.
+Trainable weights become float32, and frozen ones have the compute dtype.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ from trainer_plugin.recipe import Lora, ModelSource, Trained
 log = logging.getLogger(__name__)
 
 _UNUSED = re.compile(
-    r"rotary_(pos_)?emb\.inv_freq$"  # computed, once saved
+    r"rotary_(pos_)?emb\.inv_freq$"  # computed today, but saved by earlier versions
     r"|(^|\.)position_ids$"  # the same
-    r"|^mtp\."  # further heads that predict several tokens at once, for speculative decoding
+    r"|^mtp\."  # multi-token prediction heads, for speculative decoding
 )
-"""What files may hold beside the model's weights. Everything else that the model has no place for is refused."""
+"""Tensors that files may hold in addition to the model's weights. Any other unexpected tensor is an error."""
 _QUANTIZER_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
-"""ModelOpt's, AutoGPTQ's and AutoAWQ's, beside a config.json that need not say so."""
+"""Files of ModelOpt, AutoGPTQ and AutoAWQ. config.json need not mention the quantization."""
 
 
 def read_config(source: ModelSource) -> PretrainedConfig:
-    """The model's configuration, with the recipe's rotary base.
+    """Read the model's configuration, with the recipe's rotary base and maximum number of positions.
 
     Raises:
-        BadInput: there is none, transformers or the trainer does not know its kind of model or attention, its weights
-            are quantized, or the folder holds adapters.
+        BadInput: there is no configuration, transformers or the trainer does not support the model type or attention,
+            the weights are quantized, or the folder holds adapters.
     """
     folder = None if source.path is None else _folder(source.path)
     if folder is not None:
@@ -84,13 +84,13 @@ def read_config(source: ModelSource) -> PretrainedConfig:
 
 
 def read_family(source: ModelSource, config: PretrainedConfig) -> Family:
-    """The model's family. Frames are of the size that the folder's own video processor gives them, as in serving.
+    """Read the model's family, with the settings of the folder's own video processor, so that frames are as in serving.
 
-    The settings are looked for where transformers does: `video_processor` in processor_config.json, then
-    video_preprocessor_config.json, then preprocessor_config.json.
+    The settings are searched for in the order of transformers: `video_processor` in processor_config.json, then
+    video_preprocessor_config.json, then preprocessor_config.json. Without any, the published settings apply.
 
     Raises:
-        BadInput: the trainer does not follow the processor's settings, or cannot read them.
+        BadInput: the processor's settings are not supported or cannot be read.
         ValueError: no family supports the model.
     """
     folder = Path(source.path or "")
@@ -109,13 +109,13 @@ def read_family(source: ModelSource, config: PretrainedConfig) -> Family:
 
 
 def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer of the recipe, of the model's folder, or of bytes, with the recipe's chat template.
+    """Read the tokenizer of the recipe or of the model's folder; the byte tokenizer if the recipe names neither.
 
-    Without one in the recipe, a chat_template.json in that folder wins over the tokenizer's, as in transformers'
-    processors and in vLLM; tokenizers themselves pass it over.
+    The recipe's chat template takes precedence. Otherwise a chat_template.json in the tokenizer's folder overrides the
+    tokenizer's own template, as in transformers' processors and in vLLM. Tokenizers themselves ignore that file.
 
     Raises:
-        BadInput: the folder has none, or there is no such template.
+        BadInput: the folder has no tokenizer, or the chat template cannot be read.
     """
     name = source.tokenizer or source.path
     folder = None if name is None else _folder(name)
@@ -155,15 +155,22 @@ def build_model(
     offload: bool = False,
     seed: int = 0,
 ) -> LongVideoModel:
-    """The sharded model, ready to train. Every rank must call it.
+    """Build the sharded model, ready to train. Every rank must call it.
 
     Args:
-        source: where the weights come from; random ones follow from `seed`, whatever the number of ranks.
-        config: `read_config(source)`.
-        offload: parameters and optimizer live in the host's memory.
+        source: where the weights come from. Random weights depend on `seed` only, not on the number of ranks.
+        trained: which parts are trainable.
+        config: result of `read_config(source)`.
+        parallel: this process's rank and groups.
+        compute: dtype of the computation and of frozen weights.
+        options: options for speed and memory; None for the defaults.
+        offload: keep parameters and optimizer state in host memory.
+        seed: seed of random weights.
 
     Raises:
-        BadInput: on every rank, when the folder's weights are not those of the model, or as `read_family`.
+        BadInput: on every rank, if the folder's weights do not fit the configuration, or for the reasons given in
+            `read_family`.
+        RuntimeError: the version of torch or transformers is not supported.
     """
     family = together(lambda: read_family(source, config))
     weights, config = _read_weights(source, config, trained, seed)
@@ -185,9 +192,9 @@ def build_tower(
     options: RunOptions | None = None,
     seed: int = 0,
 ) -> LongVideoModel:
-    """The model with its vision tower alone, frozen and whole on every rank: the rest has no storage.
+    """Build the model with only its vision tower, frozen and whole on every rank. The rest has no storage.
 
-    Arguments and errors are those of `build_model`, and so are the tower's weights. Every rank must call it.
+    Arguments, errors and the tower's weights are those of `build_model`. Every rank must call it.
     """
     family = together(lambda: read_family(source, config))
     weights, config = _read_weights(source, config, Trained(), seed)
@@ -207,10 +214,11 @@ def build_tower(
 
 
 def tower_identity(model: LongVideoModel) -> str:
-    """Names the frozen tower that features are of: a hash of its weights, their type, its configuration, and how
-    frames are resized for it, which for SmolVLM depends on the version of torch, and normalized, if not as published.
+    """Identity of a frozen tower and its image processing, by which precomputed features are matched to it.
 
-    Every rank must call it, and gets the same.
+    It is the first 16 hexadecimal digits of a SHA-256 over the model type, the tower's configuration, its weights and
+    their dtype, and the resampling filter, which for SmolVLM depends on the version of torch. Mean and standard
+    deviation are included if they are not the published ones. Every rank must call it and gets the same result.
     """
     tower = model.family.vision_tower(model.model)
     values = comparable(config_values(model.model.config)["vision_config"])
@@ -230,12 +238,12 @@ def tower_identity(model: LongVideoModel) -> str:
 
 
 def plain_config(config: PretrainedConfig) -> PretrainedConfig:
-    """A copy, with transformers' own choice of attention."""
+    """A copy of a configuration with transformers' own choice of attention."""
     return type(config).from_dict(config.to_dict())
 
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model without storage, and with transformers' own choice of attention."""
+    """Build a model without storage (on the meta device), with transformers' own choice of attention."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(plain_config(config), dtype=dtype)
     model.tie_weights()
@@ -243,7 +251,7 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) ->
 
 
 def prepare(model: PreTrainedModel, trained: Trained) -> PreTrainedModel:
-    """The model, in place, with what the recipe learns: adapters added, or the rest frozen."""
+    """Make the parts of a model trainable that the recipe trains, in place: add adapters, or freeze the rest."""
     if trained.lora:
         add_adapters(model, trained.lora)
         return model
@@ -256,7 +264,11 @@ def prepare(model: PreTrainedModel, trained: Trained) -> PreTrainedModel:
 
 
 def add_adapters(model: PreTrainedModel, lora: Lora) -> None:
-    """LoRA on every linear layer of the decoder, in place; everything else is frozen. Raises BadInput without peft."""
+    """Add LoRA to every linear layer of the decoder, in place, and freeze everything else.
+
+    Raises:
+        BadInput: the package peft is not installed.
+    """
     try:
         from peft import LoraConfig
     except ImportError as error:
@@ -272,7 +284,11 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> None:
 def _read_weights(
     source: ModelSource, config: PretrainedConfig, trained: Trained, seed: int
 ) -> tuple[dict[str, Tensor], PretrainedConfig]:
-    """All parameters and buffers by name, on the first rank, and the configuration that is true of them, on all."""
+    """Read all parameters and buffers by name on rank 0, and return the configuration that fits them on all ranks.
+
+    The configuration differs from `config` if the files hold a head that it would tie to the embeddings. Other ranks
+    get no tensors.
+    """
     model = on_first_rank(lambda: _read_model(source, config, seed))
     untied = [model is not None and _is_untied(model)]
     dist.broadcast_object_list(untied, src=0)
@@ -292,13 +308,17 @@ def _read_weights(
 
 
 def _is_untied(model: PreTrainedModel) -> bool:
-    """Whether transformers has left a head alone that the configuration ties, since the files hold another one."""
+    """Whether the configuration ties the head, but transformers did not, because the files hold a separate head."""
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     return bool(model.config.tie_word_embeddings) and not tied
 
 
 def _read_model(source: ModelSource, config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """With the folder's weights, or random ones; raises BadInput if the folder's are not those of the configuration."""
+    """Load the model with the folder's weights, or initialize it at random if there is no folder.
+
+    Raises:
+        BadInput: the files cannot be read, or their weights do not fit the configuration.
+    """
     torch.manual_seed(seed)
     if source.path is None:
         return AutoModelForImageTextToText.from_config(config)
@@ -323,7 +343,7 @@ def _refuse(source: ModelSource, keys: Collection[str | tuple[str, Any, Any]], w
 
 
 def _described(key: str | tuple[str, Any, Any]) -> str:
-    """A tensor's name; with both shapes where they differ."""
+    """A tensor's name, followed by the found and the expected shape if they differ."""
     if isinstance(key, str):
         return key
     name, found, expected = key
@@ -331,7 +351,11 @@ def _described(key: str | tuple[str, Any, Any]) -> str:
 
 
 def _check_whole_model(folder: Path) -> None:
-    """transformers would load the adapters' base from elsewhere, and add them to it."""
+    """Refuse a folder of adapters, for which transformers would load the base model from another place.
+
+    Raises:
+        BadInput: the folder holds adapters.
+    """
     file = folder / "adapter_config.json"
     if file.exists():
         base = json.loads(file.read_bytes()).get("base_model_name_or_path")
@@ -342,7 +366,11 @@ def _check_whole_model(folder: Path) -> None:
 
 
 def _check_not_quantized(source: ModelSource, config: PretrainedConfig) -> None:
-    """Scales and zero points have no place in the model, and rounded weights are not for training."""
+    """Refuse quantized weights: the model has no scales and zero points, and rounded weights are unfit for training.
+
+    Raises:
+        BadInput: config.json or a quantizer's file says that the weights are quantized.
+    """
     values = config.to_dict()
     parts = [part for part in (values, *values.values()) if isinstance(part, dict)]
     methods = [str(asked.get("quant_method", asked)) for part in parts if (asked := part.get("quantization_config"))]
@@ -356,7 +384,7 @@ def _check_not_quantized(source: ModelSource, config: PretrainedConfig) -> None:
 
 @torch.no_grad()
 def _receive(model: LongVideoModel, weights: dict[str, Tensor], parallel: Parallel) -> None:
-    """Deal out the first rank's tensors; it forgets each as it goes."""
+    """Distribute rank 0's tensors to the shards of all ranks. Rank 0 frees each tensor after it is sent."""
     inner = model.model
     for name, parameter in inner.named_parameters():
         assert isinstance(parameter, DTensor), name
@@ -379,7 +407,7 @@ def _receive_whole(
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Put the first rank's tensor in the place of an empty parameter or buffer."""
+    """Broadcast rank 0's tensor and replace an empty parameter or buffer by it."""
     whole = weights.pop(name) if weights else torch.empty_like(empty, device="cpu")
     whole = whole.to(device, dtype).contiguous()
     dist.broadcast(whole, src=0)
