@@ -49,8 +49,7 @@ FROZEN_MOTION = 0.001
 """A frame whose motion is below this is frozen (ffmpeg's `freezedetect`, -60 dB)."""
 
 HASHED_FRAMES = 8
-"""Number of difference hashes in a perceptual hash, each of the frame in the middle of one of as many equal parts of
-the video."""
+"""Number of difference hashes in a perceptual hash: of the frames in the middle of equal parts of the video."""
 
 
 def as_decoded(frame: VideoFrame) -> VideoFrame:
@@ -104,8 +103,7 @@ class Analysis:
     scores: Scores
     """Content score per frame. In key-frame mode only frames near possible shot changes are scored."""
     transition: NDArray[np.float32]
-    """Shape [frames]: each frame's probability of being part of a transition, by TransNetV2. Empty without a
-    network."""
+    """Shape [frames]: each frame's probability of being in a transition, by TransNetV2. Empty without a network."""
     duration_us: int
     unreadable_us: int
     """Time for which the index has frames but none could be decoded."""

@@ -57,7 +57,7 @@ def _perceptual_quantizer() -> NDArray[np.float32]:
 
 
 def _hybrid_log_gamma() -> NDArray[np.float32]:
-    """Table from HLG code values to scene light by the inverse OETF (BT.2100, table 5); shape [65536], 1 is HLG's
+    """Table from HLG code values to scene light by the inverse OETF (BT.2100, table 5); shape [65536], 1 is the
     peak."""
     a = 0.17883277
     b, c = 1 - 4 * a, 0.5 - a * np.log(4 * a)

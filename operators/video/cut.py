@@ -255,8 +255,7 @@ class Cutter:
 
     def _may_be_copied(self, frames: _Frames) -> bool:
         damaged = self._damaged_us is not None and bool(np.isin(frames.times_us, self._damaged_us).any())
-        # The track's header is made from the stream's. The parameters of a later format are known only for these two
-        # codecs.
+        # The track's header is made from the stream's. For a later format, only these two codecs are supported.
         codecs = COPIED_VIDEO if frames.video.in_format(self._video.formats[0]) == frames.video else ("h264", "hevc")
         return frames.one_format and not damaged and frames.video.codec in codecs
 
@@ -281,8 +280,11 @@ class Cutter:
         self._prove_in_opencv(target, written)
 
     def _copy(self, frames: _Frames, target: Path) -> Cut | None:
-        """Copy all or most of the clip. None where that is impossible or fails the verification; then encode the
-        clip."""
+        """Copy all or most of the clip.
+
+        Returns:
+            How the clip was made; None if copying is impossible or fails the verification, so that it must be encoded.
+        """
         timeline, codec = self._video.index.timeline, self._video.codec
         try:
             span_us = frames.start_us, frames.end_us

@@ -140,8 +140,7 @@ def check_ffmpeg() -> None:
 
 
 def file_url(path: Path) -> str:
-    """The URL of a local file, which ffmpeg cannot mistake for an option, protocol or pattern, whatever the file
-    name."""
+    """The URL of a local file, which ffmpeg cannot mistake for an option, protocol or pattern."""
     return f"file:{path}"
 
 

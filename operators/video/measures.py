@@ -66,8 +66,8 @@ class FrameMeasures:
 
     times_us: array[int] = field(default_factory=lambda: array("q"))
     score: array[float] = field(default_factory=lambda: array("d"))
-    """PySceneDetect's content score: mean absolute difference of hue, saturation and value from the previous frame, 0
-    to 255."""
+    """PySceneDetect's content score: mean absolute difference of hue, saturation and value from the frame before, 0 to
+    255."""
     motion: array[float] = field(default_factory=lambda: array("f"))
     """Mean absolute difference of luma from the previous frame, 0 to 1; 0 for the first frame."""
     sharpness: array[float] = field(default_factory=lambda: array("f"))
@@ -216,8 +216,8 @@ class SmallPictures:
         self._small.append(small)
 
     def taken(self) -> Picture:
-        """Return the pictures queued since the last call, shape [frames, height, width, 3], valid until the next
-        call."""
+        """Return the pictures queued since the last call, valid until the next one. Shape [frames, height, width,
+        3]."""
         pictures = self._pictures[: len(self._small)]
         for picture, frame in zip(pictures, self._small, strict=True):
             picture[:] = frame.to_ndarray()

@@ -57,8 +57,7 @@ SIZE_TOLERANCE = 2
 _MP4 = {"movflags": "+faststart+negative_cts_offsets", "fflags": "+bitexact"}
 _BITS_PER_CHANNEL = 64_000
 _LONGEST_SOUND_FRAME_US = 100_000
-"""Upper limit for the duration of an audio frame: AAC-LC at 16 kHz (1,024 samples), plus rounding to container
-ticks."""
+"""Upper limit for an audio frame's duration: AAC-LC at 16 kHz (1,024 samples), plus rounding to container ticks."""
 
 
 class MediaError(RuntimeError):

@@ -37,8 +37,7 @@ NO_TIME = int(np.iinfo(np.int64).min)
 """Marks a missing timestamp of a packet (ffmpeg's AV_NOPTS_VALUE)."""
 
 LONGEST_HOLD_US = 600 * SECOND_US
-"""Longest plausible frame duration: ten minutes, as in a recorded lecture. A longer one is more likely a damaged
-clock."""
+"""Longest plausible frame duration: ten minutes, as in a recorded lecture. A longer one suggests a damaged clock."""
 
 _LONGEST_VIDEO_SECONDS = 1000 * 3600
 _FARTHEST_CLOCK_SECONDS = 10**11
@@ -115,7 +114,7 @@ class Packets:
     """`NO_TIME` where the packet has none; the same holds for `dts`."""
     dts: NDArray[np.int64]
     duration: NDArray[np.int64]
-    """0 where the container states none. MP4 states the step of `dts`, which belongs to another packet once frames are
+    """0 where the container states none. MP4 states the step of `dts`, which is another packet's once frames are
     reordered."""
     size: NDArray[np.int64]
     """Size in bytes."""
@@ -129,8 +128,7 @@ class Packets:
     """For audio: the sample rate or the channels differ between packets, or the container changes the configuration."""
 
     def configuration(self, packet: int, first: bytes) -> bytes:
-        """The decoder configuration of a packet, given by number. `first` is the configuration in the stream's
-        header."""
+        """The decoder configuration of packet number `packet`. `first` is the one in the stream's header."""
         return next((data for number, data in reversed(self.configurations) if number <= packet), first)
 
     @property

@@ -99,8 +99,7 @@ class VideoProbe:
     transfer: str
     """Transfer characteristics by ffmpeg's name (`bt709`, `smpte2084`, `arib-std-b67`), or `unknown`."""
     formats: tuple[PictureFormat, ...]
-    """Each change of the picture format, the first at 0. A probe decodes one frame, so it knows only the first
-    format."""
+    """Each change of the picture format, the first at 0. A probe decodes one frame, so it knows only the first one."""
     audio_codec: str
     """Codec of the main audio stream; empty without audio."""
     audio_tracks: tuple[AudioTrack, ...]

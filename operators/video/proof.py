@@ -36,8 +36,8 @@ TOLERANCE_US = 1000
 """Largest difference between a frame's times in clip and source: MP4's clock ticks at 10 kHz or faster."""
 
 LARGEST_DIFFERENCE = 8.0
-"""Largest mean difference (of 255 levels) between the thumbnails of an encoded picture and the source's. Encoded noise
-reaches 3."""
+"""Largest mean difference (of 255 levels) between thumbnails of an encoded picture and the source's. Encoded noise has
+3."""
 
 LARGEST_READER_DIFFERENCE = 24.0
 """Largest mean difference between two readers, which may convert colours with different matrices."""

@@ -37,7 +37,7 @@ _JITTER_US = 20_000
 Matroska and more coarsely in recorded calls. Less than one video frame."""
 
 _PRE_ROLL_US = SECOND_US
-"""Audio decoded before the span: codecs need preceding packets, and audio may precede its video slightly in the
+"""Audio decoded before the span: codecs need preceding packets, and audio may slightly precede its video in the
 file."""
 
 _FORMAT = "flt"
