@@ -40,7 +40,7 @@ def config_from_params(params: Mapping[str, Any]) -> BuildConfig:
     """The configuration that a run's parameters describe, where None stands for a field's default.
 
     Raises:
-        ConfigError: a parameter is unknown or has an invalid value; the message names all such parameters.
+        ConfigError: a parameter is unknown or has an invalid value. The message names the parameters.
     """
     known = build_params()
     if unknown := [name for name in params if name not in known]:

@@ -1,7 +1,7 @@
 """A build from its configuration to a published release: plan, run every stage, report, publish.
 
-The DAGs run the same steps as tasks; `run_build` runs them in one process tree, for debugging, tests and GPU hosts
-without Airflow.
+The DAGs run the same steps as Airflow tasks. `run_build` runs them in one process tree, for debugging, for tests and
+for GPU hosts without Airflow.
 """
 
 from __future__ import annotations
@@ -36,28 +36,35 @@ log = logging.getLogger(__name__)
 
 
 class NothingToBuild(BadInput):
-    """No source of the list can be used; the message says why."""
+    """None of the listed sources can be used. The message says why."""
 
 
 def new_run_id(name: str) -> str:
-    """`{name}-{UTC time}-{4 random hex digits}`: sorts by time, and two runs of one second differ."""
+    """A new run id, `{name}-{UTC time}-{4 random hex digits}`.
+
+    Run ids of one name sort by time, and the random digits distinguish runs started in the same second.
+    """
     return f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
 
 
 def run_id_from(text: str) -> str:
-    """A legal run id from any text, such as Airflow's `manual__2026-11-22T10:00:00+00:00`. Of a long one it keeps what
-    fits, and a hash that tells it from others that begin alike."""
+    """A valid run id made from any text, such as Airflow's `manual__2026-11-22T10:00:00+00:00`.
+
+    Characters outside `[A-Za-z0-9_-]` become `-`. A result longer than 96 characters is cut to 87 and gets a hash of
+    the text, which distinguishes it from others with the same beginning.
+    """
     legal = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")
     return legal if len(legal) <= 96 else f"{legal[:87]}-{digest(text)[:8]}"
 
 
 def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os.environ) -> RunFolder:
-    """Resolve the models, list the sources, group them into lanes and write the run's plan.
+    """Resolve the models, list the sources, group them into partitions and write the run's plan.
 
     Raises:
-        ConfigError: an address of the configuration holds a secret.
+        ConfigError: an address in the configuration contains a secret.
         SourceError: the source cannot be read.
-        NothingToBuild: it names videos, but none that can be used.
+        NothingToBuild: the source lists videos, but none of them can be used.
+        Outage: none of the videos is reachable.
     """
     assert_no_secret(config)
     resolved = config.model_copy(update={"models": resolve(config.models, environ)})
@@ -90,7 +97,7 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
 
 
 def make_lanes(sources: tuple[Source, ...], lane_videos: int) -> list[Lane]:
-    """Groups of at most `lane_videos` sources, in their order."""
+    """Split the sources into partitions of at most `lane_videos`, keeping their order."""
     return [
         Lane(index=index, label=_label(group), sources=group)
         for index, group in enumerate(
@@ -106,7 +113,7 @@ def _label(group: tuple[Source, ...]) -> str:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a finished build made."""
+    """The run, the release and the stage metrics of a finished build."""
 
     folder: RunFolder
     published: Published
@@ -127,17 +134,18 @@ def run_build(
     lanes_at_once: int = 2,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> BuildResult:
-    """Run a whole build in this process and its children, with the models that the environment names.
+    """Run a whole build in this process and its children, with the models named by the environment.
 
-    After a failure no lane begins another unit; those under way in other lanes come to their end, and are committed.
+    After a failure no partition starts another work item. Work items that are already running in other partitions are
+    finished and committed.
 
     Args:
-        lanes_at_once: lanes under way at the same time; within a lane, stages follow one another.
-        report: called after every finished unit, from several threads.
+        lanes_at_once: number of partitions processed concurrently. The stages of one partition run one after another.
+        report: called when a stage starts and after every finished work item, from several threads.
 
     Raises:
         PreflightFailed, SourceError, NothingToBuild: before any work has started.
-        ModelUnavailable, StoreError: an outage on the way; run it again and it goes on where it stopped.
+        ModelUnavailable, StoreError: an outage during the build. Running it again resumes where it stopped.
     """
     for note in preflight(config):
         log.info("%s", note)
@@ -154,7 +162,7 @@ def run_build(
         pool.shutdown(wait=False, cancel_futures=True)
     for name in BUILD_STAGES:
         run_stage(folder, name, report=report)
-    from operators.report import write_report  # pandas: nobody who only plans a build waits for it
+    from operators.report import write_report  # imports pandas, which planning a build does not need
 
     write_report(folder)
     published = publish(folder)

@@ -1,6 +1,6 @@
-"""`lvr`: the pipeline on the command line. The DAGs' tasks run the very same commands as child processes.
+"""The pipeline's command line, `lvr`. The tasks of the DAGs run the same commands as child processes.
 
-The exit status tells whether to run a command again (`EXIT_STATUSES`).
+The exit status says whether running a command again can help (`EXIT_STATUSES`).
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ EXIT_STATUSES = {
 }
 
 SHOWN_FAULTS = 20
-"""Videos of which it is told what they met."""
+"""Maximum number of messages printed about videos that were skipped because of faults of the machine."""
 LINE_SECONDS = 30.0
-"""Between two looks at what is under way, where output is no terminal."""
+"""Time between two progress lines of the running stages, if the output is not a terminal."""
 
 app = typer.Typer(
     help="Long videos in, a verified long-video reasoning dataset out.", add_completion=False,
@@ -66,13 +66,13 @@ RunUrl = Annotated[str, typer.Argument(help="{out}/runs/{run id}")]
 
 
 def main() -> None:
-    """Entry point: runs a command and turns known failures into a message and an exit status."""
+    """Entry point of `lvr`: run a command, and turn known failures into a message and an exit status."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _leave)
     try:
         if (
             app(sys.argv[1:] or ["--help"], standalone_mode=False) == INTERRUPTED_STATUS
-        ):  # what typer makes of KeyboardInterrupt
+        ):  # typer's return value after a KeyboardInterrupt
             _leave()
     except (KeyboardInterrupt, typer.Abort):
         _leave()
@@ -85,22 +85,22 @@ def main() -> None:
 
 
 def _leave(*_: object) -> None:
-    """End at once, as a signal handler or called: children first, and without waiting for what threads wait for.
+    """Kill all children and exit immediately, without waiting for threads. Also used as a signal handler.
 
-    Writes to the descriptor itself: the signal may have come in the middle of a print.
+    The message is written directly to the file descriptor, because the signal may have interrupted a print.
     """
     try:
         stop_children()
         show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
         message = f"{show_cursor}\ninterrupted; finished work is kept, run the same command again to go on\n"
-        with contextlib.suppress(OSError):  # the same Ctrl-C has ended who would have read it
+        with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the process that reads it
             os.write(sys.stderr.fileno(), message.encode())
     finally:
         os._exit(INTERRUPTED_STATUS)
 
 
 def _fail(message: str, status: int) -> None:
-    shown = "\n".join(map(printable, message.split("\n")))  # names of files and models may hold what a terminal acts on
+    shown = "\n".join(map(printable, message.split("\n")))  # file and model names may hold control characters
     Console(stderr=True).print(f"[bold red]error:[/] {escape(shown)}", highlight=False, soft_wrap=True)
     sys.exit(status)
 
@@ -119,7 +119,7 @@ def build(
 
 @app.command()
 def samples(directory: Path) -> None:
-    """Render the sample story films, each with its ground truth beside it."""
+    """Render the sample story films, each with its ground truth next to it."""
     from operators.samples import render_samples
 
     for path in render_samples(directory, progress=Console(stderr=True).print):
@@ -139,7 +139,7 @@ def demo(
 
 @app.command()
 def ui() -> None:
-    """Keep a local Airflow up until Ctrl-C; prints its address, user and password."""
+    """Run a local Airflow until Ctrl-C, and print its address, user and password."""
     from operators.local_airflow.demo import run_ui
 
     run_ui()
@@ -147,7 +147,7 @@ def ui() -> None:
 
 @app.command()
 def preflight(config_json: ConfigJson) -> None:
-    """Check all that can be known before any work starts."""
+    """Check before any work starts whether a build can run."""
     from operators.preflight import preflight as check
 
     for note in check(_from_json(config_json)):
@@ -156,7 +156,7 @@ def preflight(config_json: ConfigJson) -> None:
 
 @app.command()
 def plan(config_json: ConfigJson, run_id: Annotated[str, typer.Option(help="Name of the new run.")]) -> None:
-    """List the sources, group them into lanes and write the run's plan; prints it as one JSON line."""
+    """List the sources, group them into partitions, write the run's plan, and print it as one JSON line."""
     from operators.build import plan_build, run_id_from
     from operators.losses import skipped_in_words
 
@@ -179,7 +179,7 @@ def stage(
     lane: Annotated[int | None, typer.Option(help="For per-video stages.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, envvar="LVR_DECODE_WORKERS", help=WORKERS_HELP)] = None,
 ) -> None:
-    """Run one stage of a run; prints its metrics as one JSON line."""
+    """Run one stage of a run, and print its metrics as one JSON line."""
     from operators.runner import run_stage
 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -193,7 +193,7 @@ def stage(
 
 @app.command()
 def report(run: RunUrl) -> None:
-    """Write a run's report page; prints its address as one JSON line."""
+    """Write a run's report page, and print its address as one JSON line."""
     from operators.report import write_report
 
     _json_line({"report": write_report(RunFolder.open(run))})
@@ -201,7 +201,7 @@ def report(run: RunUrl) -> None:
 
 @app.command()
 def publish(run: RunUrl) -> None:
-    """Publish what a run's shard stage made as the next version; prints it as one JSON line."""
+    """Publish the output of a run's shard stage as the next version, and print it as one JSON line."""
     from operators.losses import faults
     from operators.release.publish import publish as publish_run
 
@@ -222,7 +222,7 @@ def stale(
     name: Annotated[str, typer.Option(help="The dataset's name; may be left out where only one is published.")] = "",
     settings: Settings = None,
 ) -> None:
-    """What a new run of a published build would compute, and why; prints it as one JSON line."""
+    """Print what a new run of a published build would compute, and why, as one JSON line."""
     from operators.release.publish import latest_run, only_name
     from operators.staleness import find_stale
 
@@ -242,7 +242,7 @@ def replay(
     stage: Annotated[str | None, typer.Option(help="Only rejects of this stage.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only rejects with this reason.")] = None,
 ) -> None:
-    """Try a run's rejects again: ask anew what they asked, and build what follows from it."""
+    """Try a run's rejects again: repeat their model requests, and rebuild what depends on them."""
     from operators.losses import losses
     from operators.replay import assert_same_models, forget_rejects
 
@@ -262,7 +262,7 @@ def replay(
 
 @app.command()
 def validate(release: Annotated[str, typer.Argument(help="{out}/releases/{name}/v0001")]) -> None:
-    """Read a release back through every loader that is installed, and compare it with its manifest."""
+    """Read a release with every loader that is installed, and compare it with its manifest."""
     from operators.release.verify import verify_release
 
     for reader, count in verify_release(release).items():
@@ -308,7 +308,7 @@ def _left_to_the_next_run(met: list[Reject]) -> str:
 def _from_json(text: str) -> BuildConfig:
     try:
         values = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also a number without end, or nested without end
+    except (ValueError, RecursionError) as error:  # also for a number with too many digits, or too deep nesting
         raise ConfigError(f"--config-json is not JSON: {error}") from error
     return validate_config(values)
 
@@ -319,7 +319,10 @@ def _json_line(value: Any) -> None:
 
 @contextlib.contextmanager
 def _shown_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """Shows how far stages have come: bars on a terminal, lines in a file or pipe."""
+    """Show the progress of the stages, as bars on a terminal and as lines in a file or pipe.
+
+    Yields the function to call with each `Progress`.
+    """
     if console.is_terminal:
         with _progress_bar(console) as bar:
             yield _bar_report(bar)
@@ -347,7 +350,7 @@ def _shown_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 class _Lines(logging.Handler):
-    """Prints a line for each stage that begins or ends, for what is logged, and on request for what is under way."""
+    """Prints a line when a stage starts or ends, for each log record, and on `tell` for each running stage."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -383,7 +386,7 @@ def _progress_bar(console: Console) -> ProgressBar:
 
 
 def _bar_report(bar: ProgressBar) -> Callable[[Progress], None]:
-    """One line per stage, summed over the lanes as they come in."""
+    """Report function that shows one bar per stage, summed over the partitions that have reported so far."""
     rows: dict[str, TaskID] = {}
     latest: dict[tuple[str, int | None], Progress] = {}
 

@@ -1,4 +1,4 @@
-"""Times and spans of a video in words, as people write them."""
+"""Formats times and time spans of a video for readers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from schemas.base import Span
 
 
 def clock(time_us: int) -> str:
-    """A time as mm:ss, from one hour on h:mm:ss, rounded down to the second."""
+    """Format a time in microseconds as mm:ss, or as h:mm:ss from one hour on, rounded down to the second."""
     minutes, seconds = divmod(time_us // 1_000_000, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""Which file to look at for the frames of a video: its proxy where that shows enough, else the source."""
+"""Chooses the file to read a video's frames from: the proxy if its rate and size suffice, otherwise the source."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from schemas.uri import shown_uri
 
 
 def footage(context: Context, video: Video, fps: float, side: int) -> Path:
-    """A local file with at least so many frames a second and pixels on the longest side, if the source has them.
+    """A local file from which a video's frames can be read at the requested rate and size.
+
+    This is the proxy if it reaches both, otherwise the source file, which may itself have less than requested.
+
+    Args:
+        fps: frames per second that are needed.
+        side: pixels that are needed on the longest side.
 
     Raises:
-        SourceGone: the source is needed, and gone or not the file any more that was ingested.
+        SourceGone: the source file is needed, but it is missing or differs from the one that was ingested.
     """
     enough = fps <= FPS and min(side, max(video.width, video.height)) <= SIDE
     if video.proxy_uri is not None and enough:

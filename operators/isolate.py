@@ -1,17 +1,18 @@
-"""Run a function in a fresh child process, with a watchdog over its time, its memory and its files.
+"""Runs a function in a fresh child process, with limits on its run time, its memory and the size of its files.
 
-Decoders crash, hang and blow up on bad files; Airflow's forked tasks inherit locks. A spawned child has neither
-problem: it starts from a clean interpreter, dies with its parent, and its death is an exception here.
+Decoders crash, hang or run out of memory on bad files, and Airflow's forked tasks inherit locks. A spawned child avoids
+both problems. It starts from a clean interpreter and dies with its parent, which gets its death as an exception.
 
-A child counts against its input only once it has reported that it begins with it. One that cannot start (no memory, a
-damaged installation) says nothing of the input, nor does one that the machine ends.
+A failure is attributed to the input only after the child has reported that it started working on it. A child that
+cannot start (no memory, a damaged installation) says nothing about the input, and neither does one that the machine
+kills.
 
-What the child logs is handled by the parent, as if it had been logged there.
+The parent handles the child's log records as if they had been logged there.
 
-Memory is what the child and everything that it started hold at a time, as the parent measures it twice a second.
-Limits of address space (RLIMIT_AS) would not do: decoders' threads and numpy reserve many times what they use, and
-ffmpeg takes a failed allocation for a damaged frame. Between two looks a child can pass its limit by what it fills in
-half a second.
+The memory limit applies to the resident memory of the child and all its descendants, which the parent measures twice a
+second. Limits on the address space (RLIMIT_AS) are unsuitable: the threads of decoders and numpy reserve many times the
+memory that they use, and ffmpeg treats a failed allocation as a damaged frame. Between two measurements a child can
+exceed its limit by as much as it allocates in half a second.
 """
 
 from __future__ import annotations
@@ -40,26 +41,28 @@ from schemas.errors import Outage
 T = TypeVar("T")
 
 MEMORY_BYTES = 8 << 30
-"""Decoding 8K video in 10 bits with sixteen threads takes about 4 GB, a clip's encoder besides less than one."""
+"""Default memory limit. Decoding 10-bit 8K video with sixteen threads takes about 4 GB, encoding a clip below 1 GB."""
 
 OUTPUT_BYTES = 64 << 30
-"""Of one file. Remote sources are downloaded by the child that reads them, so that it is more than a source's size."""
+"""Default size limit of one file. It must exceed the size of any source, as the child downloads remote ones itself."""
 
 _LOOK_SECONDS = 0.5
-"""How often memory is measured, which takes about 5 ms."""
+"""Time between two measurements of memory, each of which takes about 5 ms."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 START_SECONDS = 900.0
-"""Within which a child must have begun. It takes a second or two; minutes where packages lie on a slow network disk."""
+"""Time within which a child must start. Starting takes a second or two, or minutes with packages on a slow network
+disk."""
 
 _MACHINE_SIGNALS = (signal.SIGKILL, signal.SIGBUS, signal.SIGILL)
-"""No memory is left, a page of a program cannot be read, the processor lacks an instruction: not the input's doing."""
+"""Signals that are not caused by the input: no memory is left, a page of a program cannot be read, or the processor
+lacks an instruction."""
 
 
 class ChildFailed(RuntimeError):
-    """The child died without an answer or passed a limit.
+    """The child died without returning a result, or exceeded a limit.
 
     `reason` is `crashed`, `timeout`, `out_of_memory`, `output_too_large`, or `killed` when the machine ended it.
     """
@@ -70,18 +73,21 @@ class ChildFailed(RuntimeError):
 
 
 class NotStarted(Outage):
-    """No child can be started on this machine, whatever it is to work on."""
+    """No child can be started on this machine, regardless of the input."""
 
 
 class Stopped(RuntimeError):
-    """A child was told to end (`stop_children`, SIGTERM), or would have been started after that."""
+    """A child was asked to end (`stop_children`, SIGTERM), or was requested after that."""
 
 
 _stopping = threading.Event()
 
 
 def stop_children() -> None:
-    """End every child at once, with what it started. Whoever waits for one gets `Stopped`, not a failure to record."""
+    """Kill every child immediately, with all processes that it started.
+
+    Callers that wait for a child get `Stopped`, and not a failure to record.
+    """
     _stopping.set()
     for child in multiprocessing.active_children():
         _kill_group(child)
@@ -94,21 +100,21 @@ def run_isolated(
     memory_bytes: int = MEMORY_BYTES,
     output_bytes: int = OUTPUT_BYTES,
 ) -> T:
-    """The function's result, computed in a spawned child process.
+    """Run a function in a spawned child process, and return its result.
 
-    Function, arguments and result must be picklable. An exception of the function is raised here as it is, but for
-    those that tell of a limit (`MemoryError`, `OSError` with EFBIG).
+    The function, its arguments and its result must be picklable. An exception of the function is raised here unchanged,
+    except for those that report a limit (`MemoryError`, `OSError` with EFBIG), which become `ChildFailed`.
 
     Args:
-        timeout_seconds: for the work, from when the child has begun with it.
-        memory_bytes: resident memory of the child and all that it started, together.
-        output_bytes: size of each file that they write.
+        timeout_seconds: time limit for the work, counted from the moment when the child starts on it.
+        memory_bytes: limit on the total resident memory of the child and all processes that it started.
+        output_bytes: size limit of each file that they write.
 
     Raises:
-        ChildFailed: the child was killed (by a signal, or here for passing a limit); it is gone in either case, with
-            what it started.
-        NotStarted: the child could not be started, or not import what it needs.
-        Stopped: the child was told to end, or the program is ending.
+        ChildFailed: the child was killed by a signal or for exceeding a limit, or ended without a result. In each case
+            the child and all processes that it started have ended.
+        NotStarted: the child could not be started, or could not import what it needs.
+        Stopped: the child was asked to end, or the program is ending.
     """
     if _stopping.is_set():
         raise Stopped("the program is ending")
@@ -125,7 +131,7 @@ def run_isolated(
     finally:
         sender.close()
     try:
-        if _stopping.is_set():  # since it was looked at: `stop_children` does not see a child that is being started
+        if _stopping.is_set():  # checked again: `stop_children` does not see a child that is being started
             _kill_group(child)
             raise Stopped("the program is ending")
         _await_start(child, receiver)
@@ -134,7 +140,7 @@ def run_isolated(
         _kill_group(child)
         raise
     except EOFError:
-        _kill_group(child)  # what it has started goes on without it
+        _kill_group(child)  # processes that it started may still be running
         child.join()
         if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
             raise Stopped("the child was told to end") from None
@@ -163,7 +169,10 @@ def process_cpu_seconds() -> float:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel to kill this process when its parent dies, kill -9 included. Linux only; elsewhere a no-op."""
+    """Ask the kernel to kill this process when its parent dies, even by kill -9.
+
+    This works on Linux only and does nothing elsewhere.
+    """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -172,7 +181,12 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def _await_start(child: Any, receiver: Connection) -> None:
-    """Wait for the child's first word. Raises NotStarted when it will not come."""
+    """Wait for the child's first message.
+
+    Raises:
+        NotStarted: the child ended before it sent one, or sent none within `START_SECONDS`.
+        EOFError: the child was asked to end.
+    """
     try:
         if receiver.poll(START_SECONDS):
             receiver.recv()
@@ -189,7 +203,15 @@ def _await_start(child: Any, receiver: Connection) -> None:
 
 
 def _answer(child: Any, receiver: Connection, timeout_seconds: float, memory_bytes: int) -> tuple[str, Any]:
-    """How it ended, and with what. Raises EOFError when no answer will come."""
+    """Wait for the child's result, and handle its log records meanwhile.
+
+    Returns:
+        The outcome (`value`, `error` or `failed`) and its value.
+
+    Raises:
+        ChildFailed: the child exceeded its time or memory limit.
+        EOFError: the child ended without a result.
+    """
     deadline = time.monotonic() + timeout_seconds
     look_at = time.monotonic() + _LOOK_SECONDS
     while True:
@@ -217,7 +239,7 @@ def _assert_within(memory_bytes: int, pid: int) -> None:
 
 
 def _resident_bytes(pid: int) -> int:
-    """Of a process and all that it started; 0 once it is gone."""
+    """Resident memory of a process and all its descendants, in bytes. It is 0 once the process has ended."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
@@ -228,10 +250,10 @@ def _resident_bytes(pid: int) -> int:
 
 
 class _LogSender(QueueHandler):
-    """Sends what is logged to the parent, one record after another."""
+    """Sends log records to the parent, one at a time."""
 
     def __init__(self, sender: Connection) -> None:
-        super().__init__(SimpleQueue())  # never used: `prepare` is what is wanted of the base class
+        super().__init__(SimpleQueue())  # the queue is never used: only `prepare` of the base class is needed
         self._sender = sender
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -246,9 +268,9 @@ def _child(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
-    os.setpgid(0, 0)  # so that what it starts (ffmpeg) can be ended with it
+    os.setpgid(0, 0)  # so that the processes that it starts (ffmpeg) can be killed with it
     die_with_parent(parent_pid)
-    # Python ignores the signal that comes with passing the limit (SIGXFSZ), so that writing fails with EFBIG.
+    # Python ignores SIGXFSZ, the signal for exceeding this limit, so that writing fails with EFBIG.
     _, hardest = resource.getrlimit(resource.RLIMIT_FSIZE)
     allowed = output_bytes if hardest == resource.RLIM_INFINITY else min(output_bytes, hardest)
     resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hardest))

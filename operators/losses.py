@@ -1,4 +1,7 @@
-"""What a run left out on its way, and why: told on the terminal, and when nothing is left to publish."""
+"""Summaries of a run's rejects, and explanations of an empty release.
+
+They are printed on the terminal, and explain why a run has nothing to publish.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,17 @@ class Loss:
     reason: str
     count: int
     example: str
-    """The first one's message."""
+    """Message of the first reject."""
 
     def __str__(self) -> str:
         return f"{self.count} × {self.stage}: {self.reason}"
 
 
 def losses(folder: RunFolder) -> list[Loss]:
-    """All rejects of a run by stage and reason, in the order of the stages; `plan` are sources that were not usable."""
+    """Group all rejects of a run by stage and reason, in the order of the stages.
+
+    The stage `plan` holds the sources that could not be used.
+    """
     found: dict[tuple[str, str], list[Reject]] = {}
     for reject in _rejects(folder):
         found.setdefault((reject.stage, reject.reason), []).append(reject)
@@ -39,19 +45,22 @@ def losses(folder: RunFolder) -> list[Loss]:
 
 
 def skipped_in_words(run: Run) -> str:
-    """What the search for videos has skipped, the most frequent kind first; empty when nothing was."""
+    """List what the search for videos skipped, the most frequent kind first. Empty when nothing was skipped."""
     counts = sorted(run.skipped.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {kind}" for kind, count in counts)
 
 
 def faults(folder: RunFolder) -> list[Reject]:
-    """What a run could not finish for faults of the machine, in the order of the stages: the next run tries again."""
+    """Temporary rejects of a run, in the order of the stages, without those of the plan.
+
+    They are caused by faults of the machine, and the next run tries their work items again.
+    """
     met = [reject for reject in _rejects(folder) if reject.is_temporary and reject.stage != "plan"]
     return sorted(met, key=lambda reject: _ORDER.index(reject.stage))
 
 
 def why_empty(folder: RunFolder) -> str:
-    """Why a run has no sample, and what to do, in words: the first stage that nothing came out of says which."""
+    """Explain why a run has no samples and what to do. The first stage without any rows determines the explanation."""
     rows = Counter({record.stage: 0 for record in folder.records()})
     for record in folder.records():
         rows[record.stage] += sum(commit.rows for commit in record.commits.values())

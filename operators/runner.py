@@ -1,11 +1,11 @@
-"""Runs stages: identity, reuse, isolation, commits, records and metrics, so that a stage can stay a pure function.
+"""Runs stages. It handles identity, reuse, isolation, commits, records and metrics, so that stages are pure functions.
 
-The unit of work and of reuse is one source video (or the whole build for the last stages). A unit's key covers
-everything its rows depend on (`StageKey`); a committed key is never computed again, by whatever run or lane. So adding
-a video, moving videos between lanes or killing a task costs nothing that was finished.
+A work item, the unit of work and of reuse, is one source video, or the whole build for the last stages. Its key covers
+everything that its rows depend on (`StageKey`). A committed key is never computed again, by any run or partition. So
+adding a video, moving videos between partitions or killing a task loses no finished work.
 
-A fault of the machine is no property of a video: a unit that met one (`Reject.is_temporary`) has its reject in this
-run's record, but is not committed, so that the next run tries again.
+A fault of the machine is not a property of a video. A work item with a temporary reject (`Reject.is_temporary`) has it
+in this run's record, but is not committed, so that the next run tries it again.
 """
 
 from __future__ import annotations
@@ -52,18 +52,21 @@ from schemas.uri import shown_uri, without_secrets
 log = logging.getLogger(__name__)
 
 WHOLE_BUILD = "all"
-"""The unit of a stage over the whole build."""
+"""Name of the only work item of a stage that runs over the whole build."""
 
 WAITING_UNITS = 8
-"""Units at once of stages that wait for models. They share each role's bound on requests under way."""
+"""Number of work items that a stage waiting for models processes concurrently.
+
+They share each role's limit on concurrent requests."""
 
 MOST_FAULTS_IN_A_ROW = 10
-"""So many videos after one another with faults of the machine mean that the machine, or what it reads from, is down."""
+"""Number of consecutive videos with faults of the machine at which the machine, or the storage that it reads from, is
+considered down."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage has come: units done of all, those of them that were reused, and rejects so far."""
+    """Progress of a stage: finished, reused and total work items, and the rejects so far."""
 
     stage: str
     lane: int | None
@@ -79,15 +82,16 @@ class Progress:
         said = [f"{self.stage}{where}: {self.done}/{self.total} {unit}"]
         said += [f"{self.reused} of them reused"] if self.reused else []
         if (computed := self.done - self.reused) and self.seconds:
-            rate = computed / self.seconds  # finding a unit takes no time to speak of
+            rate = computed / self.seconds  # the time to look up a reused commit is negligible
             said += [f"{rate * 60:.1f} a minute", f"{(self.total - self.done) / rate:.0f} s left"]
         return ", ".join([*said, f"{self.rejects} rejects"])
 
 
 class Halt:
-    """What stages share that run at once: after the first failure under it, nothing more begins under it.
+    """Stops the stages that share it from starting more work after the first failure.
 
-    A context manager for several threads. What would begin after the failure raises that very failure.
+    It is a context manager that several threads enter. After one of its blocks has failed, entering it raises that
+    failure again.
     """
 
     def __init__(self) -> None:
@@ -95,11 +99,13 @@ class Halt:
         self._faults = 0
 
     def count(self, fault: Reject | None) -> None:
-        """Count a computed unit, which met a fault of the machine, or none. A file that was removed or replaced is no
-        fault of the machine: however many are, the build goes on.
+        """Count a computed work item and its fault of the machine, if any.
+
+        A file that was removed or replaced is not counted as a fault of the machine. The build continues regardless of
+        how many there are.
 
         Raises:
-            Outage: `MOST_FAULTS_IN_A_ROW` units have.
+            Outage: `MOST_FAULTS_IN_A_ROW` consecutive work items had a fault of the machine.
         """
         if fault and fault.reason in FILE_REASONS:
             return
@@ -120,24 +126,27 @@ class Halt:
 
 @dataclass(frozen=True)
 class UnitInput:
-    """What one unit of a stage reads: the tables of each stage in `reads`, one table per contributing video."""
+    """Input of one work item of a stage.
+
+    It holds the tables of each stage in `reads`, with one table per contributing video.
+    """
 
     unit: str
     tables: Mapping[str, tuple[str, ...]]
     """sha256 of the tables' objects, by stage."""
     sources: tuple[Source, ...] = ()
-    """By their ids; for stages that read `source`, and those that open the video."""
+    """Source videos sorted by id, for stages that read `source` or open the video."""
     empty: bool = False
-    """The first input has no rows: nothing can come of it, and nothing is decoded."""
+    """Whether the first input has no rows. Then the work item has no rows either, and nothing is decoded."""
     files: SourceFiles = field(default_factory=SourceFiles)
-    """Opens the sources."""
+    """Access to the source files."""
 
     def isolated(self, stage: Stage) -> bool:
-        """Is it worked on in a process of its own?"""
+        """Whether the work item is computed in a child process."""
         return stage.isolated and not self.empty
 
     def identity(self, name: str, source_columns: Collection[str]) -> InputIdentity:
-        """What the unit's key says of one input: of `source`, these columns alone."""
+        """Identity of one input for the work item's key. That of `source` covers only `source_columns`."""
         if name == "source":
             columns = set(source_columns)
             content = [digest(source.model_dump(mode="json", include=columns)) for source in self.sources]
@@ -148,16 +157,16 @@ class UnitInput:
 
 @dataclass(frozen=True)
 class UnitOutcome:
-    """A unit's commit and what making it cost. Nothing was computed when it was reused."""
+    """A work item's commit and the cost of computing it. A reused work item cost nothing."""
 
     commit: Commit
     reused: bool
     cpu_seconds: float = 0.0
     phase_seconds: Mapping[str, float] | None = None
     usage: Mapping[str, Mapping[str, float]] | None = None
-    """By role: requests, journal_hits, tokens_in, tokens_out, busy_seconds."""
+    """Model usage by role: requests, journal_hits, tokens_in, tokens_out, busy_seconds."""
     fault: Reject | None = None
-    """The first fault of the machine that it met. Then the commit is this run's alone."""
+    """First reject that is a fault of the machine, if any. Then the commit is in this run's record only."""
 
 
 def run_stage(
@@ -169,17 +178,21 @@ def run_stage(
     report: Callable[[Progress], None] = lambda progress: None,
     halt: Halt | None = None,
 ) -> StageMetrics:
-    """Run a stage of a run for a lane (or over the whole build), and record its commits and metrics.
+    """Run a stage of a run for one partition or for the whole build, and record its commits and metrics.
 
     Args:
-        workers: units of an isolated stage worked on at once, by default one per core. Other stages wait for models
-            most of the time and work on `WAITING_UNITS`.
-        halt: shared with stages that run at the same time; after a failure in one, none begins another unit.
+        lane: index of the partition, for per-video stages. None for a stage over the whole build.
+        workers: number of work items that an isolated stage processes concurrently, by default one per core. Other
+            stages mostly wait for models and process `WAITING_UNITS` work items concurrently.
+        report: called once before the first work item and after each finished one.
+        halt: shared by stages that run concurrently. After a failure in one, none of them starts another work item.
 
     Raises:
-        ModelUnavailable: a model server failed for good; finished units and journaled answers are kept.
+        ModelUnavailable: a model server failed permanently. Finished work items and journaled answers are kept.
         StoreError: the store cannot be written.
-        Outage: `MOST_FAULTS_IN_A_ROW` videos met faults of the machine.
+        Outage: `MOST_FAULTS_IN_A_ROW` consecutive videos had faults of the machine.
+        RunMissing: the partition does not exist, or a stage that this one reads has not finished.
+        ValueError: a per-video stage was called without a partition.
     """
     started = time.perf_counter()
     stage = stage_named(name)
@@ -207,7 +220,7 @@ def run_stage(
             outcome = outcomes[futures[future]] = future.result()
             reasons.update(_reasons(folder.store, outcome.commit))
             metrics = _metrics(name, lane, outcomes.values(), reasons, time.perf_counter() - started)
-            if not outcome.reused or len(outcomes) == len(inputs):  # for whoever is killed before the end
+            if not outcome.reused or len(outcomes) == len(inputs):  # written early, in case this process is killed
                 folder.write_metrics(metrics, earlier)
             report(_progress(metrics, len(inputs)))
     commits = {unit_input.unit: outcomes[unit_input.unit].commit for unit_input in inputs}
@@ -216,10 +229,14 @@ def run_stage(
 
 
 def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitInput, cores: int = 1) -> UnitOutcome:
-    """The unit's commit: the one that exists for its key, or a new one.
+    """Return the existing commit for a work item's key, or compute the work item and return its new commit.
+
+    A crash, a timeout or an exceeded limit of an isolated stage becomes a reject of the work item.
 
     Raises:
-        StoreError: no room is left, in the store or for scratch files.
+        StoreError: no space is left, in the store or for scratch files.
+        NotStarted: no child process could be started for an isolated stage.
+        Stopped: the child process of an isolated stage was asked to end.
     """
     key = stage_key(stage, config, unit_input)
     if commit := store.find_commit(stage.name, digest(key)):
@@ -242,12 +259,14 @@ def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitIn
 def compute_unit(
     store_url: str, config: BuildConfig, key: StageKey, unit_input: UnitInput, scratch: Path, cores: int = 1
 ) -> UnitOutcome:
-    """Compute and commit one unit in this process. Picklable arguments: isolated stages run it in a child.
+    """Compute and commit one work item in this process.
+
+    Its arguments are picklable, because isolated stages run it in a child process.
 
     Raises:
-        StoreError: no room is left, in the store or for scratch files.
-        Outage: the unit's prompts were edited while it ran, or a stage over the whole build met a system error.
-        OSError: a file has outgrown this process's limit (EFBIG).
+        StoreError: no space is left, in the store or for scratch files.
+        Outage: the stage's prompts were edited while it ran, or a stage over the whole build had a system error.
+        OSError: a file exceeded the size limit of this process (EFBIG).
     """
     stage = stage_named(key.stage)
     store = Store(store_url)
@@ -265,7 +284,7 @@ def compute_unit(
     except OSError as error:
         if outage := space_problem(error, str(error.filename or scratch)):
             raise outage from error
-        if error.errno == errno.EFBIG:  # a limit of this process, which whoever set it knows of
+        if error.errno == errno.EFBIG:  # a limit of this process, which the caller that set it handles
             raise
         if stage.scope is Scope.BUILD:
             raise Outage(f"{stage.name}: {error}; look at the disk and run again, finished work is kept") from error
@@ -287,7 +306,13 @@ def compute_unit(
 
 
 def _assert_unchanged(stage: Stage, unit_input: UnitInput) -> None:
-    """The rows will stand under the hash of the source that was ingested: it must still be that one."""
+    """Check that the sources of an isolated stage are still the files that the build was planned with.
+
+    The rows are committed under a key that identifies the planned files.
+
+    Raises:
+        SourceGone: a source has changed.
+    """
     for source in unit_input.sources if stage.isolated else ():
         if unit_input.files.fingerprint(source) != source.fingerprint:
             message = f"{shown_uri(source.uri)} has changed since the build was planned; run it again"
@@ -304,7 +329,7 @@ def _produce(
     cores: int,
     files: SourceFiles,
 ) -> tuple[list[Row], dict[str, dict[str, float]]]:
-    """The rows and rejects of a unit, and what its models did, by role."""
+    """Run the stage on one work item. Returns its rows and rejects, and the model usage by role."""
     journal = Journal(f"{store.url}/journal/{stage.name}/{key.unit}")
     with open_models(config.models, stage.roles, journal) as models:
         context = Context(
@@ -323,7 +348,10 @@ def _produce(
 
 
 def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> StageKey:
-    """Everything that the unit's rows depend on. Prompts and models count where this configuration uses them."""
+    """The key of a work item, which covers everything that its rows depend on.
+
+    Prompts and models are part of the key only if the stage uses them under this configuration.
+    """
     asks = stage.asks(config)
     return StageKey(
         stage=stage.name,
@@ -339,7 +367,7 @@ def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> Stage
 
 
 def _prompt_identity(prompt_id: str) -> PromptIdentity:
-    """A prompt is its text and the schema that its answer must fit: both go to the model."""
+    """Identity of a prompt: a hash of its text and of its answer's JSON schema, as both are sent to the model."""
     prompt = load_prompt(prompt_id)
     return PromptIdentity(prompt_id=prompt_id, sha256=digest([prompt.sha256, prompt.output.model_json_schema()]))
 
@@ -363,7 +391,7 @@ def _unit_reject(key: StageKey, reason: str, message: str) -> Reject:
 
 
 def _commit(store: Store, stage: Stage, key: StageKey, rows: Sequence[Row], rejects: Sequence[Reject]) -> Commit:
-    """The unit's commit: published, unless a fault of the machine had a part in it."""
+    """Store a work item's tables and its commit. The commit is not stored if a reject is a fault of the machine."""
     for row in rows:
         assert isinstance(row, stage.row), f"{stage.name} yielded {type(row).__name__}, not {stage.row.__name__}"
     commit = Commit(
@@ -392,7 +420,10 @@ def _unit_inputs(folder: RunFolder, stage: Stage, lane: int | None) -> Iterator[
 
 
 def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:
-    """Every unit's table of a finished stage, in the order of their names: lanes leave no trace in what follows."""
+    """Tables of all work items of a finished stage, as sha256.
+
+    They are sorted by work item, so that later rows do not depend on the partitions.
+    """
     over_build = stage_named(name).scope is Scope.BUILD
     records = [folder.record(name, lane) for lane in ([None] if over_build else range(folder.run.lanes))]
     commits = {unit: commit for record in records for unit, commit in record.commits.items()}
@@ -412,7 +443,7 @@ def _read_input(store: Store, name: str, unit_input: UnitInput) -> list[Row]:
     if name == "source":
         return list(unit_input.sources)
     model = stage_named(name).row
-    with ThreadPoolExecutor(max_workers=16) as pool:  # remote stores: one small object per video
+    with ThreadPoolExecutor(max_workers=16) as pool:  # for remote stores, with one small object per video
         tables = pool.map(lambda sha256: store.get_rows(sha256, model), unit_input.tables[name])
         try:
             return [row for table in tables for row in table]

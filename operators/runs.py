@@ -1,9 +1,12 @@
 """The folder of one run, `runs/{run_id}/` in the store: its plan, the commits it uses, its metrics and its report.
 
-run.json                          the resolved configuration
-lanes/00000.json                  the source videos of each lane
-records/{stage}-00000.json        the commits of each (stage, lane); `{stage}.json` for stages over the build
-metrics/{stage}-00000.json        one JSON line for each attempt
+    run.json                      the resolved configuration
+    lanes/00000.json              the source videos of each partition
+    records/{stage}-00000.json    the commits of each (stage, partition); `{stage}.json` for stages over the build
+    metrics/{stage}-00000.json    one JSON line for each attempt
+    report.html                   the report page
+
+`RunFolder` reads and writes these files.
 """
 
 from __future__ import annotations
@@ -24,11 +27,11 @@ N = TypeVar("N", int, float)
 
 
 class RunMissing(BadInput):
-    """A file of a run is not there; the message says which step makes it."""
+    """A run or one of its files does not exist. The message says what to do, such as which stage to run first."""
 
 
 class RunFolder:
-    """Typed reading and writing of one run's files."""
+    """Reads and writes the files of one run as typed values."""
 
     def __init__(self, store: Store, run: Run) -> None:
         self.store = store
@@ -37,7 +40,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, store: Store, run: Run, lanes: list[Lane]) -> RunFolder:
-        """Write a new run's plan; `run.json` last, so that a run that can be opened is whole."""
+        """Write a new run's plan. `run.json` is written last, so that a run that can be opened is complete."""
         folder = cls(store, run)
         for lane in lanes:
             store.write(f"{folder.address}/lanes/{lane.index:05d}.json", lane.model_dump_json(indent=1).encode())
@@ -46,7 +49,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, url: str) -> RunFolder:
-        """Open `{out}/runs/{run_id}`.
+        """Open the run at `{out}/runs/{run_id}`.
 
         Raises:
             RunMissing: there is no planned run at that address.
@@ -74,12 +77,16 @@ class RunFolder:
         return (self.lane(index) for index in range(self.run.lanes))
 
     def sources(self) -> tuple[Source, ...]:
-        """Every source video of the run, by its id: lanes leave no trace in what follows."""
+        """All source videos of the run, sorted by id, so that later stages do not depend on the partitions."""
         found = [source for lane in self.lanes() for source in lane.sources]
         return tuple(sorted(found, key=lambda source: source.source_id))
 
     def record(self, stage: str, lane: int | None) -> StageRecord:
-        """The commits of a finished stage."""
+        """The commits of a finished stage, for one partition or for the whole build (`lane` is None).
+
+        Raises:
+            RunMissing: the stage has not finished.
+        """
         try:
             return self._read(f"records/{_name(stage, lane)}", StageRecord)
         except FileNotFoundError:
@@ -87,7 +94,7 @@ class RunFolder:
             raise RunMissing(f"{self.url}: stage {stage}{place} has not finished; run it first") from None
 
     def records(self) -> list[StageRecord]:
-        """All records written so far, of the lanes that there are."""
+        """All records written so far, for the partitions of the current plan."""
         return [self._read(f"records/{name}", StageRecord) for name in self._finished("records")]
 
     def write_record(self, record: StageRecord) -> None:
@@ -96,18 +103,18 @@ class RunFolder:
         )
 
     def metrics(self) -> list[StageMetrics]:
-        """The metrics of every (stage, lane) under way or finished, its attempts added up."""
+        """Metrics of every (stage, partition) that is running or finished, summed over its attempts."""
         return [_added_up(self._attempts(name)) for name in self._finished("metrics")]
 
     def attempts(self, stage: str, lane: int | None) -> list[StageMetrics]:
-        """What each attempt at a (stage, lane) did, in order; an attempt that was killed counts as far as it came."""
+        """Metrics of each attempt at a (stage, partition), in order. A killed attempt counts as far as it got."""
         try:
             return self._attempts(_name(stage, lane))
         except FileNotFoundError:
             return []
 
     def write_metrics(self, metrics: StageMetrics, earlier: Sequence[StageMetrics] = ()) -> None:
-        """Write what an attempt has done so far, after the `earlier` attempts."""
+        """Write the metrics of an attempt so far, after those of the `earlier` attempts."""
         lines = [each.model_dump_json() + "\n" for each in (*earlier, metrics)]
         name = _name(metrics.stage, metrics.lane)
         self.store.write(f"{self.address}/metrics/{name}", "".join(lines).encode())
@@ -121,7 +128,10 @@ class RunFolder:
         return parse_json(self.store.read(f"{self.address}/{name}"), model, f"{self.url}/{name}")
 
     def _finished(self, kind: str) -> list[str]:
-        """Names of the files of a kind. A run that was planned again with fewer lanes may have some of the others."""
+        """Names of the files of one kind, for the partitions of the current plan.
+
+        A run that was planned again with fewer partitions may still have files of the others, which are skipped.
+        """
         names = [PurePosixPath(address).name for address in self.store.list(f"{self.address}/{kind}")]
         lanes = {f"{index:05d}" for index in range(self.run.lanes)}
         return [name for name in names if "-" not in name or name.rpartition("-")[2].removesuffix(".json") in lanes]
@@ -132,7 +142,11 @@ def _name(stage: str, lane: int | None) -> str:
 
 
 def _added_up(attempts: Sequence[StageMetrics]) -> StageMetrics:
-    """Costs add up; what there is, and what the run did not compute itself, follows from the last attempt."""
+    """Combine the metrics of all attempts.
+
+    Costs are summed. Work items, rows and rejects are those of the last attempt, and `reused` counts its work items
+    that no attempt of this run computed.
+    """
     last = attempts[-1]
     computed = sum(each.units - each.reused for each in attempts)
     phases = _sums([each.phase_seconds for each in attempts])

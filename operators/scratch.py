@@ -1,9 +1,10 @@
-"""Local folders for work in progress, removed however the work ends.
+"""Local scratch folders for work in progress, which are removed however the work ends.
 
-Each lies in the system's temporary folder beside those of other processes, which may be of another container or host:
-who is alive is told by a lock (`flock`) that the kernel releases when its holder ends, never by a process id, which
-means nothing outside the holder's own pid namespace. What a killed process has left there is removed by the next one
-that needs scratch. On a file system without locks nothing of others is removed.
+They are in the system's temporary folder, next to those of other processes, which may run in another container or on
+another host. A lock (`flock`), which the kernel releases when its holder ends, shows whether an owner is alive. A
+process id would not, because it means nothing outside the holder's pid namespace. The next process that needs a scratch
+folder removes those left by killed processes. On a file system without locks, it removes no folder that has a lock
+file.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _DAY_SECONDS = 24 * 3600
 
 @contextmanager
 def scratch_folder(name: str) -> Iterator[Path]:
-    """An empty folder that is removed afterwards.
+    """Context manager that creates an empty folder called `name`, and removes it at the end of the block.
 
     Raises:
-        Outage: the temporary folder is full or may not be written.
+        Outage: the temporary folder is full or not writable.
     """
     place = Path(tempfile.gettempdir())
     for other in place.glob(f"{_PREFIX}*"):
@@ -48,9 +49,10 @@ def scratch_folder(name: str) -> Iterator[Path]:
 
 
 def _create_locked(place: Path) -> tuple[Path, int]:
-    """A new folder and the descriptor of its lock.
+    """Create a folder and take its lock. Returns the folder and the lock's file descriptor.
 
-    Another process may take a folder whose lock is not held yet for left behind, and remove it: then the next is made.
+    Before the lock is held, another process may consider the folder abandoned and remove it. Then another one is
+    created.
     """
     while True:
         own = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
@@ -64,14 +66,14 @@ def _create_locked(place: Path) -> tuple[Path, int]:
 
 
 def _remove_if_left(folder: Path) -> None:
-    """Remove a scratch folder whose owner has ended."""
+    """Remove a scratch folder if its owner has ended. One without a lock file is removed after a day."""
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR)
-    except FileNotFoundError:  # its owner is about to create it, or was killed before
+    except FileNotFoundError:  # its owner is about to create the lock, or was killed before it could
         if _age_seconds(folder) > _DAY_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
         return
-    except OSError:  # another user's
+    except OSError:  # the folder belongs to another user
         return
     try:
         if _lock(lock):
@@ -81,9 +83,9 @@ def _remove_if_left(folder: Path) -> None:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Take the lock without waiting: False if it is held by another, None if the file system has no locks.
+    """Take the lock without waiting. Returns False if another holder has it, None if the file system has no locks.
 
-    An `flock`, unlike a POSIX record lock, also keeps out others of the same process, and on NFS other hosts.
+    Unlike a POSIX record lock, an `flock` also excludes other descriptors of the same process, and other hosts on NFS.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,5 +99,5 @@ def _lock(descriptor: int) -> bool | None:
 def _age_seconds(folder: Path) -> float:
     try:
         return time.time() - folder.stat().st_mtime
-    except OSError:  # removed meanwhile
+    except OSError:  # removed in the meantime
         return 0.0

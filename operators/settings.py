@@ -1,4 +1,4 @@
-"""A `BuildConfig` from a YAML file, from `key=value` settings and from JSON, with errors a person can act on."""
+"""Loads a `BuildConfig` from a YAML file, from `key=value` settings or from JSON, with errors that users can act on."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["ConfigError", "assert_no_secret", "load_config", "validate_config"]
 def load_config(
     file: Path | None = None, settings: Sequence[str] = (), *, base: Mapping[str, Any] | None = None, **fields: Any
 ) -> BuildConfig:
-    """The configuration of a build.
+    """Load the configuration of a build.
 
     Args:
         file: a YAML file of `BuildConfig` fields.
-        settings: `section.field=value`, values in YAML; they win over the file.
-        base: values to start from, instead of a file.
-        fields: top-level fields that win over both; None means not given.
+        settings: `section.field=value` settings, with values in YAML. They override the file.
+        base: values to start from if there is no file.
+        fields: top-level fields that override all others. None means not given.
 
     Raises:
-        ConfigError: an unreadable file, an unknown field, a value that does not fit, values that contradict, or an
-            address with a secret.
+        ConfigError: the file cannot be read, a field is unknown, a value is invalid, values contradict each other, or
+            an address contains a secret.
     """
     values: dict[str, Any] = copy.deepcopy(dict(base or {})) if file is None else read_fields(file)
     for setting in settings:
@@ -37,15 +37,25 @@ def load_config(
 
 
 def validate_config(values: Mapping[str, Any]) -> BuildConfig:
-    """The values as a configuration of a new build; raises ConfigError naming every problem."""
+    """Validate the values as the configuration of a new build.
+
+    Raises:
+        ConfigError: a field is unknown, a value is invalid, values contradict each other, or an address contains a
+            secret.
+    """
     config = validated(values, BuildConfig)
     assert_no_secret(config)
     return config
 
 
 def assert_no_secret(config: BuildConfig) -> None:
-    """Raises ConfigError for an address with a secret, which a new run would store. Runs of earlier versions have some,
-    and are opened."""
+    """Check that no address of the configuration contains a secret, because a new run would store it.
+
+    Runs of earlier versions may contain secrets, and can still be opened.
+
+    Raises:
+        ConfigError: an address has a user, a password, or a query or fragment that may be secret.
+    """
     named = [(name, getattr(config, name)) for name in ("source", "media_root", "out")]
     named += [("allowed_roots", root) for root in config.allowed_roots]
     for name, address in named:

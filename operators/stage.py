@@ -1,8 +1,8 @@
-"""What a stage is: a pure, retry-safe function from typed rows of one unit to typed rows and rejects.
+"""Definition of a stage: a pure, retry-safe function from the typed rows of a work item to typed rows and rejects.
 
-A unit is one source video, or the whole build. A stage knows nothing of Airflow, paths or other stages: it gets its
-input rows, its models and its prompts, and yields rows of one type. Identity, reuse, commits, journals and metrics are
-the runner's (`operators.runner`).
+A work item is one source video or the whole build. A stage knows nothing about Airflow, paths or other stages. It gets
+its input rows, its models and its prompts, and yields rows of one type. The runner (`operators.runner`) is responsible
+for identity, reuse, commits, journals and metrics.
 """
 
 from __future__ import annotations
@@ -24,35 +24,38 @@ if TYPE_CHECKING:
 
 
 class Files(Protocol):
-    """Content-addressed files beside the tables."""
+    """Storage of content-addressed files, alongside the tables."""
 
     def put_file(self, path: Path) -> str:
-        """Store a local file; returns its address, relative to the store. The same bytes have the same address."""
+        """Store a local file, and return its address relative to the store. Equal bytes have the same address."""
 
     def fetch(self, address: str, folder: Path) -> Path:
-        """A local path of a stored file; a remote one is downloaded into the folder."""
+        """Return a local path of a stored file. A file in a remote store is downloaded into the folder."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage may use while it works on one unit."""
+    """Everything that a stage may use while it processes one work item."""
 
     stage: str
     unit: str
     config: BuildConfig
     prompts: Mapping[str, Prompt]
     models: Mapping[Role, ModelClient]
-    """The declared roles that a model plays; a role without a model (measured captions) is absent."""
+    """Clients of the roles that the stage declares. A role without a model (measured captions) is absent."""
     files: Files
-    """What stages have stored; source videos are opened by `sources`."""
+    """Files that stages have stored. Source videos are opened through `sources`."""
     scratch: Path
-    """An empty local folder, removed afterwards."""
+    """An empty local folder, which is removed when the work item is finished."""
     cores: int = 1
-    """How many cores the unit has to itself. Rows must not depend on it."""
+    """Number of CPU cores that this work item may use. Rows must not depend on it."""
     sources: SourceFiles = field(default_factory=SourceFiles)
 
     def reject(self, key: str, reason: str, message: str, raw: str = "", request_sha256: str = "") -> Reject:
-        """A reject of this stage and unit. `reason` is a typed word, `message` names the thing and the way out."""
+        """A reject of this stage and work item.
+
+        `reason` is a fixed word. `message` says what is wrong and what to do.
+        """
         return Reject(
             stage=self.stage,
             unit=self.unit,
@@ -64,12 +67,12 @@ class Context:
         )
 
     def seed(self, *parts: object) -> int:
-        """A 31-bit seed that depends on the build's seed and the parts only."""
+        """A 31-bit seed that depends only on the build's seed and the parts."""
         return int(digest([self.config.seed, *map(str, parts)])[:8], 16) >> 1
 
 
 class Scope(Enum):
-    """What one run of a stage's function covers."""
+    """The extent of one work item of a stage: one video or the whole build."""
 
     VIDEO = "video"
     BUILD = "build"
@@ -77,30 +80,32 @@ class Scope(Enum):
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the pipeline, declared.
+    """Declaration of one step of the pipeline.
 
     `run(context, *inputs)` takes one list of rows per name in `reads`, in that order, and yields rows of type `row` and
-    rejects. It must give the same rows for the same inputs, models' answers being part of the inputs.
+    rejects. Equal inputs must give equal rows, and the models' answers count as inputs.
     """
 
     name: str
     version: int
-    """Raised whenever the code would make other rows from the same inputs."""
+    """Number that is increased whenever a code change makes the stage yield other rows from the same inputs."""
     row: type[Row]
     reads: tuple[str, ...]
     run: Callable[..., Iterator[Row]]
     section: Callable[[BuildConfig], Any]
-    """The part of the configuration that the rows depend on."""
+    """Function that returns the part of the configuration that the rows depend on."""
     source_columns: tuple[str, ...] = ()
-    """Where it reads `source`: the columns that its rows depend on. It looks at no others."""
+    """Columns of `source` that the rows depend on, if the stage reads it. The stage reads no other columns."""
     prompts: tuple[str, ...] = ()
     roles: tuple[Role, ...] = ()
     asks: Callable[[BuildConfig], bool] = lambda config: True
-    """Does it use its prompts and models under this configuration? If not, they are no part of its rows' identity."""
+    """Whether the stage uses its prompts and models under a configuration. If not, they are not part of its keys."""
     tools: tuple[Callable[[], str], ...] = ()
-    """Name and version of each program outside of this package that makes bytes of its rows or files."""
+    """Functions that return name and version of each external program that produces bytes of the rows or files."""
     scope: Scope = Scope.VIDEO
     isolated: bool = False
-    """Decodes or computes for long: runs in a child process with a watchdog, and its crash is a reject."""
+    """Whether the stage runs in a child process with a watchdog, because it decodes or computes for a long time.
+
+    A crash of the child is a reject."""
     timeout_seconds: float = 6 * 3600.0
-    """The watchdog's limit for one unit."""
+    """The watchdog's time limit for one work item."""

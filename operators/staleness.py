@@ -1,4 +1,4 @@
-"""What a new run would have to compute: the keys of a build walked without running anything."""
+"""Finds what a new run would have to compute, by computing the keys of a build without running any stage."""
 
 from __future__ import annotations
 
@@ -24,28 +24,29 @@ from schemas.tables import Reject, Source
 from schemas.uri import shown_uri
 
 _LOCKED = frozenset({"not_allowed", "unreadable_uri", "unreachable"})
-"""Reasons of rejects of a plan whose video is still in the list, but may not or cannot be opened now."""
+"""Reasons of planning rejects whose video is still listed, but may not or cannot be opened now."""
 
 AT_ONCE = 32
-"""Videos whose commits are looked for at the same time: on an object store, looking is waiting."""
+"""Number of videos whose commits are looked up concurrently. On an object store, lookups mostly wait."""
 
 
 @dataclass(frozen=True)
 class Staleness:
-    """Units to compute, by stage, and why: one line for each kind of change."""
+    """Number of stale work items by stage, and the reasons, one line for each kind of change."""
 
     stale: Mapping[str, int]
     reasons: tuple[str, ...]
 
 
 def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, str] = os.environ) -> Staleness:
-    """Compare what is committed with what `config` asks for now, given today's sources, prompts, code and models.
+    """Compare the committed work items with those that `config` needs now.
 
-    A unit whose stage is stale counts as stale in every stage that reads its rows, since they are not known yet.
+    Current sources, prompts, code and models are taken into account. A work item that is stale in one stage is also
+    stale in every stage that reads its rows, since those rows are not known yet.
 
     Raises:
         SourceError: the sources cannot be listed, or may not be opened any more.
-        Outage: sources do not answer.
+        Outage: sources are unreachable.
     """
     resolved = config.model_copy(update={"models": resolve(config.models, environ)})
     given = read_given_ids(previous.store)
@@ -69,8 +70,14 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
 
 
 def _assert_open(previous: RunFolder, rejects: Sequence[Reject]) -> None:
-    """Raises unless every video that was built before and is still listed can be opened: a change of rights, settings
-    or servers must not publish a smaller version by itself."""
+    """Check that every video that was built before and is still listed can be opened.
+
+    A change of permissions, settings or servers must not lead to a smaller published version by itself.
+
+    Raises:
+        Outage: such videos are unreachable, and none has another problem.
+        SourceError: at least one of them may not or cannot be opened.
+    """
     locked = [reject for reject in rejects if reject.reason in _LOCKED]
     if not locked:
         return
@@ -85,15 +92,15 @@ def _assert_open(previous: RunFolder, rejects: Sequence[Reject]) -> None:
 
 @dataclass(frozen=True)
 class _Walk:
-    """One video's way through the stages, as far as it is committed."""
+    """The committed tables of one video, and the stages in which it is stale."""
 
     unit: str
     tables: Mapping[str, str]
-    """sha256 of its rows by stage."""
+    """sha256 of the video's rows by stage, for committed stages."""
     stale: tuple[str, ...]
-    """The stages that are not committed, and those that read their rows."""
+    """Stages that are not committed, and stages that read their rows."""
     reasons: tuple[str, ...]
-    """Why, for each stage that is not committed though all that it reads is."""
+    """One reason for each stage that is not committed although all of its inputs are."""
 
 
 def _walk_video(store: Store, config: BuildConfig, before: Mapping[tuple[str, str], StageKey], source: Source) -> _Walk:
@@ -139,7 +146,7 @@ def _walk_build(
 
 
 def explain(before: StageKey | None, now: StageKey) -> str:
-    """Which part of a stage's key has changed, in words."""
+    """Describe which parts of a stage's key have changed. `before` is None for a work item without an earlier key."""
     if before is None:
         return "a new video" if now.stage == VIDEO_STAGES[0] else f"{now.stage} has not run yet"
     changes = [f"prompt {prompt} changed" for prompt in _changed_prompts(before, now)]
@@ -165,7 +172,10 @@ def _changed_input(stage: str, name: str) -> str:
 
 
 def _changed_prompts(before: StageKey, now: StageKey) -> Iterator[str]:
-    """Those that are asked with again; a prompt comes and goes with the model that answers it."""
+    """Ids of the prompts that are in both keys and have changed.
+
+    Added and removed prompts are not listed, because they come and go with the model that answers them.
+    """
     known = {prompt.prompt_id: prompt for prompt in before.prompts}
     return (each.prompt_id for each in now.prompts if known.get(each.prompt_id, each) != each)
 

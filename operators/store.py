@@ -1,11 +1,12 @@
 """Content-addressed tables and files on any fsspec path, and the commits that name them.
 
-    objects/ab/abcd….parquet     bytes under their sha256: written beside, then renamed; never changed, never half there
-    commits/{stage}/{key}.json   the manifest of a finished (stage, unit), written last; the first writer wins
-    journal/{stage}/{unit}/      model answers of running units (operators.models.journal)
+    objects/ab/abcd….parquet     bytes named by their sha256; complete as soon as they are visible, and never changed
+    commits/{stage}/{key}.json   the manifest of a finished (stage, work item), written last; the first writer wins
+    journal/{stage}/{unit}/      model answers of running work items (operators.models.journal)
 
-A killed writer leaves at most a file under `tmp/`, which a later run removes. Two writers of the same object write the
-same bytes; two writers of the same commit agree on the first one, and both go on with what it names.
+Local files are written to a temporary file under `tmp/` and then linked or renamed. A killed writer leaves at most such
+a file, which a later run removes. Two writers of the same object write the same bytes. Two writers of the same commit
+both continue with the tables of the first one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from schemas.uri import holds_secret, shown_uri
 R = TypeVar("R", bound=Row)
 
 _PARTIAL = re.compile(r"[0-9a-f]{32}-")
-"""How the names of files under `tmp/` begin. `out` may be a folder in which others have a `tmp/` of their own."""
+"""Prefix of the store's own files under `tmp/`. `out` may be a folder with a `tmp/` that belongs to others."""
 _DAY_SECONDS = 24 * 3600
 
 _OWN_FOLDERS = frozenset({"objects", "commits", "journal", "runs", "releases"})
@@ -51,18 +52,28 @@ _WAYS_OUT = {
 
 
 class SourceGone(OSError):
-    """A source video cannot be read any more: moved, deleted, no permission, changed. `reason` says which."""
+    """A source video or stored file can no longer be read: it was moved, deleted or changed, or may not be opened.
+
+    `reason` says which, as the reason of a reject.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[SourceGone], tuple[str, str]]:
-        return type(self), (self.reason, str(self))  # it may come from a child process
+        return type(self), (self.reason, str(self))  # for pickling: it may come from a child process
 
 
 class Store:
-    """Objects and commits under one address, local or remote."""
+    """Objects and commits under one address, local or remote.
+
+    Args:
+        url: address of the store, a local folder or an fsspec URL.
+
+    Raises:
+        BadInput: the address contains a user, a password or a signature.
+    """
 
     def __init__(self, url: str) -> None:
         if holds_secret(url):
@@ -78,13 +89,13 @@ class Store:
     # --- bytes -------------------------------------------------------------------------------------------------------
 
     def put_bytes(self, data: bytes, suffix: str) -> str:
-        """Store bytes under their hash; returns the sha256. `suffix` includes the dot."""
+        """Store bytes under their hash, and return the sha256 (hex). `suffix` includes the dot."""
         sha256 = hashlib.sha256(data).hexdigest()
         self.write(object_path(sha256, suffix), data, replace=False)
         return sha256
 
     def put_file(self, path: Path) -> str:
-        """Store a local file; returns its address relative to the store, `objects/ab/ab….mp4`."""
+        """Store a local file, and return its address relative to the store, such as `objects/ab/ab….mp4`."""
         address = object_path(sha256_of_file(path), path.suffix)
         if not self.exists(address):
             if self.is_local:
@@ -95,11 +106,11 @@ class Store:
         return address
 
     def fetch(self, address: str, folder: Path) -> Path:
-        """A local path of a stored file; a remote store's is downloaded into the folder.
+        """Return a local path of a stored file. A file in a remote store is downloaded into the folder.
 
         Raises:
-            SourceGone: it is not there any more.
-            StoreError: a remote store does not answer.
+            SourceGone: the file no longer exists.
+            StoreError: a remote store does not respond.
         """
         path = self._path(address)
         local = Path(path) if self.is_local else folder / Path(address).name
@@ -115,14 +126,15 @@ class Store:
     # --- tables ------------------------------------------------------------------------------------------------------
 
     def put_rows(self, rows: Iterable[R], model: type[R]) -> str:
-        """Store a table; returns the sha256 of its Parquet bytes."""
+        """Store a table, and return the sha256 (hex) of its Parquet bytes."""
         return self.put_bytes(rows_to_parquet(rows, model), ".parquet")
 
     def get_rows(self, sha256: str, model: type[R]) -> list[R]:
         """The rows of a stored table.
 
         Raises:
-            SchemaError: the bytes do not fit the model, or are not those that were stored.
+            SchemaError: the bytes do not match the model, or do not match their hash.
+            FileNotFoundError: the table does not exist.
         """
         address = object_path(sha256, ".parquet")
         data = self.read(address)
@@ -135,7 +147,10 @@ class Store:
     # --- commits -----------------------------------------------------------------------------------------------------
 
     def find_commit(self, stage: str, key_sha256: str) -> Commit | None:
-        """The commit of a key, or None when it has not been made, or when a table that it names is gone."""
+        """The commit of a key, or None if there is none.
+
+        A commit that names a missing table is removed, and the result is None.
+        """
         address = _commit_path(stage, key_sha256)
         try:
             commit = parse_json(self.read(address), Commit, f"{self.url}/{address}")
@@ -148,22 +163,25 @@ class Store:
         return None
 
     def commit(self, commit: Commit) -> Commit:
-        """Publish a commit. If another worker has committed the key meanwhile, theirs is returned, and holds."""
+        """Store a commit, and return the commit that is valid for the key.
+
+        If another worker has committed the key in the meantime, that commit is kept and returned.
+        """
         address = _commit_path(commit.key.stage, commit.key_sha256)
         self.write(address, commit.model_dump_json(indent=1).encode(), replace=False)
         return parse_json(self.read(address), Commit, f"{self.url}/{address}")
 
     def forget_commit(self, stage: str, key_sha256: str) -> None:
-        """Take a commit back, so that its unit is computed again (replay). Objects stay."""
+        """Remove a commit, so that its work item is computed again (replay). The objects are kept."""
         self.remove(_commit_path(stage, key_sha256))
 
     def name_object(self, sha256: str, address: str) -> None:
-        """Give an object a readable name beside its own: a hard link locally, a server-side copy elsewhere.
+        """Give an object an additional, readable name: a hard link locally, a server-side copy elsewhere.
 
-        The name's suffix is the object's. A name that is there is kept.
+        The name must have the object's suffix. In a local store, an existing file of that name is kept.
 
         Raises:
-            StoreError: no space left, or no right to write.
+            StoreError: no space is left, or writing is not permitted.
         """
         source, target = self._path(object_path(sha256, Path(address).suffix)), self._path(address)
         if not self.is_local:
@@ -188,10 +206,11 @@ class Store:
             return self.fs.cat_file(self._path(address))
 
     def write(self, address: str, data: bytes, *, replace: bool = True) -> None:
-        """Write a whole file at once. With `replace=False` an existing file is kept as it is.
+        """Write a whole file atomically. With `replace=False` an existing file is kept unchanged.
 
         Raises:
-            StoreError: no space left, or no right to write.
+            StoreError: no space is left, or writing is not permitted.
+            BadInput: the bucket or container of a remote store does not exist.
         """
         if not replace and self.exists(address):
             return
@@ -202,15 +221,17 @@ class Store:
                 self.fs.pipe_file(self._path(address), data, mode="overwrite" if replace else "create")
 
     def list(self, address: str, kind: str = "file") -> list[str]:
-        """Addresses of the files (or with `directory`, of the folders) directly under a folder, sorted; an absent
-        folder is empty."""
+        """Sorted addresses of the files directly under a folder, or of its folders with `kind="directory"`.
+
+        A missing folder counts as empty.
+        """
         folder = self._path(address)
         with outages(self.url):
             found = self.fs.ls(folder, detail=True, refresh=True) if self.fs.exists(folder) else []
         return sorted(f"{address}/{entry['name'].rsplit('/', 1)[1]}" for entry in found if entry["type"] == kind)
 
     def modified(self, address: str) -> datetime:
-        """When a file was last written."""
+        """The time at which a file was last written."""
         with outages(self.url):
             return self.fs.modified(self._path(address))
 
@@ -219,12 +240,15 @@ class Store:
             self.fs.rm_file(self._path(address))
 
     def remove_unfinished(self) -> None:
-        """Remove what killed writers have left: what nobody has written to for a day, as others may be writing now."""
+        """Remove temporary files of killed writers from a local store.
+
+        Only files that have not been written to for a day are removed, since other writers may be active.
+        """
         paths = [Path(self._path(address)) for address in self.list("tmp")] if self.is_local else []
         for path in paths:
             if not _PARTIAL.match(path.name):
                 continue
-            with contextlib.suppress(FileNotFoundError, PermissionError):  # another run was first, another user's file
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # removed by another run, or another user's
                 if time.time() - path.stat().st_mtime > _DAY_SECONDS:
                     path.unlink()
 
@@ -233,7 +257,12 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Around writing to a remote store, which makes no bucket."""
+        """Context for writing to a remote store, which does not create buckets.
+
+        Raises:
+            BadInput: the bucket or container does not exist.
+            StoreError: the store does not respond.
+        """
         try:
             with outages(self.url):
                 yield
@@ -253,7 +282,7 @@ class Store:
                 partial.replace(final)
             else:
                 with contextlib.suppress(FileExistsError):
-                    os.link(partial, final)  # unlike a rename, this fails when another writer was first
+                    os.link(partial, final)  # unlike a rename, this fails if another writer was first
             _sync(final.parent)
         except OSError as error:
             raise StoreError(explain(error, self.url)) from error
@@ -262,9 +291,10 @@ class Store:
 
 
 def store_around(fs: AbstractFileSystem, path: str) -> str | None:
-    """The root of the store in one of whose own folders a path lies, or which it is; None outside of all stores.
+    """The root of the store to which a path belongs, or None outside of all stores.
 
-    A folder is a store if a build has been planned there, which writes into `objects/` and `runs/`.
+    A path belongs to a store if it is one of the store's own folders, such as `objects/`, or lies in one. A folder is a
+    store if a build has been planned there, because planning writes into `objects/` and `runs/`.
     """
     parts = path.split("/")
     for depth in (depth for depth, part in enumerate(parts) if part in _OWN_FOLDERS):
@@ -275,10 +305,10 @@ def store_around(fs: AbstractFileSystem, path: str) -> str | None:
 
 
 def download(fs: AbstractFileSystem, path: str, local: Path) -> None:
-    """Write a remote file to a local path, where there is nothing before it is whole.
+    """Download a remote file to a local path, which does not exist until the download is complete.
 
     Raises:
-        OSError: fewer bytes came than there are, or as the file system has it.
+        OSError: the number of bytes received is not the file's size (EIO), or the file system raised it.
     """
     partial = local.with_name(f"{local.name}.partial")
     fs.get_file(path, str(partial))
@@ -289,7 +319,7 @@ def download(fs: AbstractFileSystem, path: str, local: Path) -> None:
 
 
 def object_path(sha256: str, suffix: str) -> str:
-    """Address of an object: two hex digits of fan-out keep folders small."""
+    """Address of an object. The first two hex digits are a folder, which keeps folders small."""
     return f"objects/{sha256[:2]}/{sha256}{suffix}"
 
 
@@ -304,7 +334,10 @@ def _commit_path(stage: str, key_sha256: str) -> str:
 
 
 def space_problem(error: OSError, place: str) -> StoreError | None:
-    """An outage, if the error says that nothing can be written at `place`, whatever it is; else None."""
+    """An outage if the error means that nothing can be written at `place`, else None.
+
+    Such errors are a full disk, a used-up quota and a read-only file system.
+    """
     return StoreError(explain(error, place)) if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else None
 
 
@@ -317,5 +350,5 @@ def _sync(path: Path) -> None:
 
 
 def explain(error: OSError, url: str) -> str:
-    """What is wrong with a store at `url` that cannot be written, and what to do."""
+    """Message for an error of writing to a store at `url`: what is wrong and what to do."""
     return f"{shown_uri(url)}: {_WAYS_OUT.get(error.errno or 0, str(error))}"

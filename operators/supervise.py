@@ -1,8 +1,9 @@
-"""Run a command so that nothing of it outlives whoever started it, kill -9 included.
+"""Runs a command so that none of its processes outlives the caller, even if the caller is killed by kill -9.
 
-`start` puts a small watcher between the caller and the command. The watcher holds one end of a pipe: when the caller
-dies, however it dies, the pipe closes and the watcher ends every process of the command, politely first. `run_watched`
-adds two limits, on the whole time and on silence, and hands on the command's lines as they come.
+`start` puts a small watcher process between the caller and the command. The watcher holds one end of a pipe. When the
+caller dies for any reason, the pipe closes, and the watcher ends every process of the command, first with SIGTERM and
+then with SIGKILL. `run_watched` adds limits on the run time and on the time without output, and forwards the command's
+lines as they arrive.
 """
 
 from __future__ import annotations
@@ -29,28 +30,29 @@ import psutil
 from operators.isolate import die_with_parent
 
 GRACE_SECONDS = 20.0
-"""Between SIGTERM and SIGKILL."""
+"""Default time between SIGTERM and SIGKILL."""
 ORPHANS_SECONDS = 2.0
-"""The same, at most, for what a command has left behind that ended by itself."""
+"""Maximum of the same time for processes that are left when a command has ended by itself."""
 STREAMS_SECONDS = 3.0
-"""For which a command's streams are read after its end: what has left its session may hold them for ever."""
+"""Time for which a command's streams are read after it has ended. A process that has left its session may keep them
+open forever."""
 _TAIL_LINES = 40
 _PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 
 class WatchdogExpired(RuntimeError):
-    """The command was ended because it ran, or kept silent, for longer than allowed."""
+    """The command was ended because it exceeded its limit on run time or on time without output."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How a command ended. `status` is its exit status, negative for a signal."""
+    """Result of a finished command. `status` is its exit status, or the negative number of the signal that ended it."""
 
     status: int
     last_line: str
-    """The last line of its standard output that is not blank."""
+    """The last line of its standard output that is not blank, or an empty string."""
     tail: str
-    """The last lines of its standard error."""
+    """The last 40 lines of its standard error."""
 
 
 def start(
@@ -62,14 +64,20 @@ def start(
     grace_seconds: float = GRACE_SECONDS,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[str]:
-    """Start a command behind a watcher, in a session of its own; returns the watcher, which ends as the command does.
+    """Start a command behind a watcher, in a session of its own.
 
-    Closing the watcher's standard input, terminating it (`stop`) or dying ends the command's whole session.
+    The command's whole session ends when the watcher's standard input is closed (as `stop` does), when the watcher
+    is terminated, or when this process dies.
 
     Args:
-        pass_fds: descriptors that the watcher keeps open as long as it lives (a lock); the command does not get them.
+        grace_seconds: time between SIGTERM and SIGKILL when the session is ended.
+        pass_fds: descriptors, such as that of a lock, that the watcher keeps open until it ends. The command does not
+            inherit them.
+
+    Returns:
+        The watcher, which exits with the command's status, or with 128 + signal number.
     """
-    # -P, here and wherever a module is run: the current folder may hold another package of the same name.
+    # -P, here and wherever a module is run, as the current folder may contain another package of the same name.
     watcher = [sys.executable, "-P", "-m", "operators.supervise", str(grace_seconds), *command]
     environment = dict(os.environ if env is None else env)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PACKAGE_ROOT), environment.get("PYTHONPATH", "")]))
@@ -87,7 +95,7 @@ def start(
 
 
 def stop(watcher: subprocess.Popen[str], grace_seconds: float = GRACE_SECONDS) -> int:
-    """End a started command and everything it started; returns the watcher's exit status."""
+    """End a started command and all processes that it started, and return the watcher's exit status."""
     if watcher.stdin:
         with contextlib.suppress(BrokenPipeError):
             watcher.stdin.close()
@@ -108,14 +116,17 @@ def run_watched(
     on_start: Callable[[subprocess.Popen[str]], None] = lambda watcher: None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> Finished:
-    """Run a command to its end.
+    """Run a command until it ends.
 
     Args:
-        on_line: gets every line of its standard error as it comes.
-        on_start: gets the watcher, for whoever may have to `stop` it.
+        wall_seconds: limit on the run time.
+        silence_seconds: limit on the time without a line on either stream.
+        on_line: called with every line of the command's standard error as it arrives.
+        on_start: called with the watcher, for callers that may have to `stop` it.
+        grace_seconds: time between SIGTERM and SIGKILL when the command is ended.
 
     Raises:
-        WatchdogExpired: it was ended for running longer than `wall_seconds` or saying nothing for `silence_seconds`.
+        WatchdogExpired: the command exceeded one of the limits and was ended.
     """
     watcher = start(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, grace_seconds=grace_seconds)
     on_start(watcher)
@@ -151,14 +162,14 @@ def run_watched(
 
 
 def _read(name: str, stream: IO[str], lines: queue.Queue[tuple[str, str] | None]) -> None:
-    """Put a stream's lines into a queue, under its name, and None at its end."""
+    """Put a stream's lines into a queue with the stream's name, and None at its end."""
     for line in stream:
         lines.put((name, line.rstrip("\n")))
     lines.put(None)
 
 
 def _end_streams(watcher: subprocess.Popen[str], lines: queue.Queue[tuple[str, str] | None], count: int) -> None:
-    """Put the streams' ends into the queue, a while after the command's."""
+    """Put one None per stream into the queue, `STREAMS_SECONDS` after the command has ended."""
     watcher.wait()
     time.sleep(STREAMS_SECONDS)
     for _ in range(count):
@@ -166,7 +177,7 @@ def _end_streams(watcher: subprocess.Popen[str], lines: queue.Queue[tuple[str, s
 
 
 def _status(code: int) -> int:
-    """A shell's 128 + signal, which the watcher reports, as Python's negative signal number."""
+    """Convert the watcher's exit status of 128 + signal, as in a shell, to Python's negative signal number."""
     return 128 - code if code > 128 else code
 
 
@@ -185,7 +196,11 @@ def _expiry(command: Sequence[str], started: float, wall: float, silence: float,
 
 
 def watch(command: Sequence[str], grace_seconds: float) -> int:
-    """Run the command until it ends, this process is told to end, or standard input closes; returns its exit status."""
+    """Run the command until it ends, this process gets a signal to end, or standard input closes.
+
+    Returns:
+        The command's exit status, or 128 + signal number if a signal ended it.
+    """
     wake_read, wake_write = os.pipe()
     told: list[int] = []
 
@@ -200,20 +215,23 @@ def watch(command: Sequence[str], grace_seconds: float) -> int:
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - there is one thread; for a killed watcher
+        preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - one thread only; for a killed watcher
     )
     while child.poll() is None and not told:
         ready, _, _ = select.select([sys.stdin.fileno(), wake_read], [], [])
         if wake_read in ready:
             os.read(wake_read, 4096)
         elif not os.read(sys.stdin.fileno(), 4096):
-            break  # whoever started this is gone, or wants the command gone
+            break  # the caller has ended, or wants the command to end
     end_session(child, grace_seconds if child.poll() is None else min(grace_seconds, ORPHANS_SECONDS))
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
 def end_session(leader: subprocess.Popen[bytes], grace_seconds: float) -> None:
-    """End every process of a child's session, whatever group it moved to: SIGTERM, after the grace SIGKILL."""
+    """End every process of a child's session, including those that changed their process group.
+
+    They get SIGTERM, and those still alive after `grace_seconds` get SIGKILL.
+    """
     for signum, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
         deadline = time.monotonic() + seconds
         for pid in (members := _members(leader.pid)):
