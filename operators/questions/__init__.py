@@ -1,1 +1,1 @@
-"""Writing questions by program, proving them, and checking any question by rules and by trials."""
+"""Programmatic questions and their verification, and checks of all questions by rules and by trials."""

@@ -1,11 +1,11 @@
-"""Do two answers say the same? By program as far as that is certain; what is left is for a judge to say.
+"""Compares answers by program where the result is certain. The judge compares the rest.
 
-Answers of which one is a mere number, time or duration, places in the picture and texts on screen are always compared
-by program: a judge is for free words only.
+If one of two answers is only a number, a time or a duration, they are always compared by program. So are places in the
+picture and on-screen texts. The judge compares free text only.
 
-Case, spaces, punctuation and filler words do not matter, nor whether a number is written in digits or in words, nor a
-unit that only one of two numbers carries. Times and durations agree within `TOLERANCE_SECONDS`, the
-precision with which they are measured.
+Case, spaces, punctuation and filler words are ignored. A number may be written in digits or in words, and a unit may be
+missing from one of two numbers. Times and durations agree within `TOLERANCE_SECONDS`, the precision with which they are
+measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from operators.questions.timeline import text_key
 from schemas.tables import QuestionKind
 
 TOLERANCE_SECONDS = 2.0
-"""On-screen texts are looked for once a second, and a whole second is as exact as people say it."""
+"""Frames are searched for on-screen text once per second, and people name times in whole seconds."""
 
 _ONES = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
@@ -29,7 +29,7 @@ _NUMBERS |= {word: number for number, word in enumerate([*_ONES, *_TEENS], start
 _NUMBERS |= {word: 10 * number for number, word in enumerate(_TENS, start=2)}
 _COMPOUND = re.compile(rf"\b({'|'.join(_TENS)})[ -]({'|'.join(_ONES)})\b")
 _ARTICLE = re.compile(r"\b(a|an|the) (?!and\b|then\b)(?=[^\W\d_]{2})")
-"""Before a word; a lone `A` may be a name."""
+"""An article before a word. A single letter `A` may be a name and is kept."""
 _FILLERS = frozenset(["then", "and", "about", "around", "approximately", "roughly", "nearly", "at", "it", "is"])
 _SECONDS = {"s": 1, "sec": 1, "secs": 1, "second": 1, "seconds": 1}
 _SECONDS |= {"min": 60, "mins": 60, "minute": 60, "minutes": 60, "hour": 3600, "hours": 3600}
@@ -43,39 +43,44 @@ _AROUND_PLACES = frozenset(["in", "on", "to", "of", "the", "text", "stands", "ha
 _AROUND_PLACES |= {"third", "picture", "screen", "frame", "image", "video"}
 
 _ALIKE = 0.9
-"""Share of agreeing letters above which a text is another reading of the right one: `derive` does not ask about texts
-that are this near to another of the same video."""
+"""Similarity from which a text counts as another reading of the right one.
+
+`derive` uses no text that is this similar to another one of the same video.
+"""
 _QUOTED = re.compile(r'"([^"]+)"')
 _CURLY_QUOTED = re.compile("[“”„«»]([^“”„«»]+)[“”„«»]")
 _FRAME = re.compile(r"^\s*(?:it (?:is|says|reads) )?(?:(?:the )?(?:on-?screen )?text (?:is |says |reads )?)?:?", re.I)
 _BREAK = re.compile(r"[,;\n→]|->|\bthen\b|\band\b", re.I)
 _ITEM = re.compile(r"^\s*\d+[.)]\s")
-"""The number of a list's item."""
+"""The number at the start of a list item."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What an answer says: its words in order, and the one quantity that it names, if it names just one."""
+    """A parsed answer: its words in order, and its quantity if it names exactly one."""
 
     words: tuple[str, ...]
     number: float | None
-    """Seconds for a time or a duration."""
+    """The quantity, in seconds for a time or a duration; None when there is no single one."""
     is_time: bool
     bare: bool
-    """Nothing but the quantity, its unit and fillers."""
+    """True when the answer consists of the quantity, its unit of time and filler words only."""
 
 
 def same_answer(answer: str, other: str, kind: QuestionKind) -> bool:
-    """Do the two agree for certain? For choices: the same option. For open answers see the module."""
+    """Whether two answers certainly agree.
+
+    Choices must be the same option. Open answers are compared by `compare_open`.
+    """
     if kind is QuestionKind.CHOICE:
         return folded(answer) == folded(other)
     return compare_open(answer, other) is True
 
 
 def compare_open(answer: str, other: str) -> bool | None:
-    """Do two open answers agree? None: their words differ, and only somebody who reads them can tell.
+    """Whether two open answers agree, or None when their words differ and a judge must compare them.
 
-    Never None when one of them is a mere number, time or duration.
+    The result is never None when one of the answers is only a number, a time or a duration.
     """
     one, two = _read(answer), _read(other)
     if not one.words or not two.words:
@@ -88,20 +93,20 @@ def compare_open(answer: str, other: str) -> bool | None:
 
 
 def same_count(answer: str, right: str) -> bool:
-    """Does an answer name this number, and not a time?"""
+    """Whether an answer names the number `right` and is not a time."""
     return not _read(answer).is_time and compare_open(answer, right) is True
 
 
 def same_place(answer: str, right: str) -> bool:
-    """Does an answer name this place in the picture, one of `REGIONS`, and no other?"""
+    """Whether an answer names the place `right` in the picture, one of `REGIONS`, and no other place."""
     place = _place(answer)
     return place is not None and place == _place(right)
 
 
 def same_texts(answer: str, right: str) -> bool:
-    """Does an answer give this text from the screen, or these in this order when they are quoted?
+    """Whether an answer gives the on-screen text `right`, or all texts quoted in `right` in the same order.
 
-    A reading with a few wrong letters will do, but digits must agree, and further texts make it another answer.
+    A few wrong letters are accepted, but digits must agree, and an answer with additional texts is wrong.
     """
     texts = _QUOTED.findall(right) or [right]
     said = _QUOTED.findall(answer) or _CURLY_QUOTED.findall(answer)
@@ -116,19 +121,19 @@ def same_texts(answer: str, right: str) -> bool:
 
 
 def folded(text: str) -> str:
-    """Case folded, single spaces. Punctuation stays, for options may differ in it ("3.5" and "35")."""
+    """The text case-folded and with single spaces. Punctuation is kept: options may differ in it ("3.5" and "35")."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _letters(text: str) -> str:
-    """Without spaces and marks, but those between digits: readers of on-screen text err in spaces most."""
+    """The text without spaces and punctuation, except between digits. OCR errs most often in spaces."""
     return re.sub(r"(?<!\d)[\W_]|[\W_](?!\d)", "", folded(text))
 
 
 def _same_quantity(one: _Reading, two: _Reading) -> bool:
-    """Do the two agree, of which at least one is nothing but a quantity?"""
+    """Whether two answers agree, at least one of which is bare."""
     if one.number is None or two.number is None:
-        return False  # nothing that could agree, or several numbers of which any may be meant
+        return False  # no number that could agree, or several numbers, any of which may be meant
     if not (one.is_time or two.is_time):
         return one.number == two.number  # "3" and "3 boats"
     comparable = one.is_time == two.is_time or (one.bare and two.bare)  # "6" may be seconds, "6 boats" may not
@@ -136,7 +141,7 @@ def _same_quantity(one: _Reading, two: _Reading) -> bool:
 
 
 def _place(answer: str) -> tuple[str, str] | None:
-    """Row and column; None when an answer names no place, several, or something else."""
+    """Row and column of a place in the picture; None when an answer names none, several, or anything else."""
     words = re.findall(r"\w+", folded(answer))
     rows = {_ROWS[word] for word in words if word in _ROWS}
     columns = {_COLUMNS[word] for word in words if word in _COLUMNS}
@@ -175,7 +180,7 @@ def _read(answer: str) -> _Reading:
 
 
 def _time(words: tuple[str, ...], seconds: float) -> _Reading:
-    """Seconds, among words or bare."""
+    """The reading of a time or a duration; it is bare when there are no words."""
     return _Reading(words or (f"{seconds:g}",), seconds, is_time=True, bare=not words)
 
 
@@ -184,14 +189,14 @@ def _is_number(word: str) -> bool:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    """Words without fillers, numbers in digits."""
+    """The words of a text without articles and fillers, with numbers in digits."""
     text = _ARTICLE.sub("", text)
     text = _COMPOUND.sub(lambda match: str(_NUMBERS[match[1]] + _NUMBERS[match[2]]), text)
     return tuple(_number(word) for word in _TOKEN.findall(text) if word not in _FILLERS)
 
 
 def _number(word: str) -> str:
-    """Digits of a number in words, and digits without the zeros that say nothing."""
+    """A word with numbers in canonical form: number words become digits, and redundant zeros are removed."""
     if not _is_number(word):
         return str(_NUMBERS.get(word, word))
     whole, _, part = word.partition(".")
@@ -200,7 +205,7 @@ def _number(word: str) -> str:
 
 
 def _duration(words: tuple[str, ...]) -> float | None:
-    """Seconds of words that are nothing but numbers with units of time: `1 minute 5 seconds`."""
+    """Total seconds of words such as `1 minute 5 seconds`; None unless they are all numbers with units of time."""
     amounts, units = words[::2], words[1::2]
     if len(amounts) != len(units) or not words:
         return None

@@ -1,10 +1,12 @@
-"""Questions derived by program from the timeline of on-screen texts: true by construction, and never ambiguous.
+"""Derives questions by program from the timeline of on-screen texts. Their answers are true and unambiguous.
 
-A text is asked about only when it reads like one, was read with confidence and without a break, has no near twin in the
-video and, unless its showings are counted, was shown once. A relation is asked for only when it holds wherever inside
-their limits the occurrences really began and ended, and when the stretch of video that it rests on was looked at
-without a hole. A text that is there at the first or the last look is not asked for the start or the end that nobody
-saw. Wrong options come from the same video or lie well beyond the error of measurement.
+A text is used only if it contains a word, was read with high confidence and without interruption, has no near twin in
+the video and was shown once. Only questions that count appearances use texts that were shown several times.
+
+The start and the end of an occurrence are known only as intervals. A relation is used only if it holds for all times
+inside these intervals, and if the part of the video that it depends on was sampled without gaps. No question asks for
+the start of a text that is visible at the first sample time, or for the end of one that is visible at the last.
+Wrong options come from the same video or differ from the answer by much more than the measurement error.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ CATEGORY = {
 }
 MIN_SCORE = 0.9
 MIN_DIFFERENCE_US = 3_000_000
-"""Durations nearer than this are not compared, and durations known less exactly than this are not asked for."""
+"""Minimum difference of durations that are compared, and maximum uncertainty of a duration that is an answer."""
 MIN_APART_US = 10_000_000
-"""Between the times that are options of one question."""
+"""Minimum distance between the times that are options of one question."""
 MOST_BETWEEN = 9
-"""More texts than this between two others are not asked to be counted."""
+"""Maximum number of texts between two others that a question asks to count."""
 _TWINS = 0.9
-"""Texts whose letters agree in this share are easily mistaken for each other, unless their digits differ."""
+"""Similarity from which two texts are easily mistaken for each other, unless their digits differ."""
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _ORDERED = 3
 _WRONG_OPTIONS = 3
@@ -49,15 +51,18 @@ _TRIES = 40
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that holds of a timeline, and what somebody who has not watched might take for it."""
+    """A fact about a timeline, with wrong answers that seem plausible to someone who has not watched the video."""
 
     template: Template
     subjects: tuple[str, ...]
-    """What is asked follows from their number, too: COUNT asks how often one text comes up, or how many come up between
-    two; DURATION asks how long one stays, or which of four stays longest."""
+    """The texts that the question is about. Their number selects between two forms of question.
+
+    COUNT asks how often one text appears, or how many texts appear between two. DURATION asks how long one text stays,
+    or which of four stays longest.
+    """
     answer: str
     wrong: tuple[str, ...]
-    """Three options, or none when there are not enough: the fact can then only be asked openly."""
+    """Three wrong options, or none when there are not enough. Without options the question must be open."""
     evidence: tuple[Span, ...]
 
 
@@ -75,7 +80,7 @@ class Derived:
 
 
 def derive(timeline: Timeline, kinds: Sequence[QuestionKind], per_template: int, rng: Random) -> list[Derived]:
-    """At most `per_template` questions for each template and kind. No fact is asked for twice."""
+    """Derive at most `per_template` questions for each template and kind, and at most one for each fact."""
     film = _Film(timeline, rng)
     derived = []
     for template, facts in film.facts().items():
@@ -98,7 +103,7 @@ def _ask(template: Template, fact: Fact, kind: QuestionKind, rng: Random) -> Der
 
 
 class _Film:
-    """What may be asked about, and the facts that hold."""
+    """The texts of a timeline that questions may use, and the facts about them."""
 
     def __init__(self, timeline: Timeline, rng: Random) -> None:
         self.timeline = timeline
@@ -132,7 +137,10 @@ class _Film:
         )
 
     def _is_clear(self, start_us: int, end_us: int) -> bool:
-        """Was all that came up in this stretch seen? Where a reading breaks, a text may have gone and come again."""
+        """Whether every appearance in [start_us, end_us] was observed.
+
+        Where the readings of a text are interrupted, the text may have disappeared and appeared again.
+        """
         broken = any(not each.continuous and each.start_us <= end_us and each.end_us >= start_us for each in self.all)
         return not broken and self.timeline.watched(start_us, end_us)
 
@@ -140,7 +148,7 @@ class _Film:
         return self.timeline.watched(occurrence.earliest_start_us, occurrence.latest_end_us)
 
     def _orders(self) -> list[Fact]:
-        """Three texts that follow one another without overlap."""
+        """Facts about the order of three texts that do not overlap."""
         found: dict[frozenset[str], Fact] = {}
         for _ in range(_TRIES if len(self.once) >= _ORDERED else 0):
             chosen = sorted(self.rng.sample(self.once, _ORDERED), key=lambda each: each.start_us)
@@ -163,7 +171,7 @@ class _Film:
         return facts
 
     def _are_neighbours(self, first: int, last: int) -> bool:
-        """Are these (indexes) certainly the ones from first to last, all fit to be asked about?"""
+        """Whether the occurrences from index `first` to `last` are certainly consecutive and all may be used."""
         inside = self.all[first : last + 1]
         edges = (index for index in {first, first + 1, last, last + 1} if 0 < index < len(self.all))
         return (
@@ -173,14 +181,14 @@ class _Film:
         )
 
     def _other_texts(self, asked: Occurrence, answer: Occurrence) -> tuple[str, ...]:
-        """Wrong options from the film, of those nearest in time."""
+        """Three other texts of the video, drawn from the six nearest in time; none when there are fewer than three."""
         others = [each for each in self.once if each not in (asked, answer)]
         others.sort(key=lambda each: abs(each.start_us - asked.start_us))
         texts = [each.text for each in others[: 2 * _WRONG_OPTIONS]]
         return tuple(self.rng.sample(texts, _WRONG_OPTIONS)) if len(texts) >= _WRONG_OPTIONS else ()
 
     def _showings(self) -> list[Fact]:
-        """How often a text comes up that comes up more than once."""
+        """Facts about how often a text appears that appears more than once."""
         if not self.timeline.watched(self.timeline.start_us, self.timeline.end_us):
             return []
         facts = []
@@ -191,7 +199,7 @@ class _Film:
         return facts
 
     def _betweens(self) -> list[Fact]:
-        """How many texts come up between two others."""
+        """Facts about how many texts appear between two others."""
         facts = []
         for first in range(len(self.all)):
             for last in range(first + 3, min(first + MOST_BETWEEN + 2, len(self.all))):
@@ -209,7 +217,7 @@ class _Film:
         return Fact(Template.COUNT, subjects, str(count), wrong, evidence)
 
     def _longest(self) -> list[Fact]:
-        """The longest of four texts."""
+        """Facts about which of four texts stays longest."""
         facts = []
         for longest in self.lasting:
             shorter = [
@@ -247,7 +255,10 @@ class _Film:
         return facts
 
     def _other_times(self, time_us: int) -> tuple[str, ...]:
-        """Three other times of the video: when other texts appear, then any, all well apart."""
+        """Three other times, all at least `MIN_APART_US` apart, or none when there are fewer.
+
+        Times at which other texts appear are preferred to other times of the video.
+        """
         others = self.rng.sample(self.all, len(self.all))
         anywhere = range(self.timeline.start_us, self.timeline.end_us, 1_000_000)
         chosen = [time_us]
@@ -266,18 +277,18 @@ class _Film:
         return facts
 
     def _ladder(self, value: int, step: int) -> list[int]:
-        """Four numbers of at least 1, `step` apart, the value among them on any rung."""
+        """Four ascending numbers of at least 1, `step` apart, with the value at a random position."""
         below = self.rng.randint(0, min(_WRONG_OPTIONS, (value - 1) // step))
         return [value + (rung - below) * step for rung in range(1 + _WRONG_OPTIONS)]
 
 
 def _starts_before(earlier: Occurrence, later: Occurrence) -> bool:
-    """For certain, whatever happened between two looks."""
+    """Whether `earlier` certainly starts first, for all times inside both intervals."""
     return earlier.latest_start_us <= later.earliest_start_us
 
 
 def _follows(later: Occurrence, earlier: Occurrence) -> bool:
-    """Starts later for certain, and does not overlap as far as is known."""
+    """Whether `later` certainly starts later, and does not overlap with `earlier` as far as is known."""
     return _starts_before(earlier, later) and earlier.end_us <= later.start_us
 
 
@@ -286,7 +297,7 @@ def _spans(occurrences: Iterable[Occurrence]) -> tuple[Span, ...]:
 
 
 def _twins(occurrences: Iterable[Occurrence]) -> frozenset[str]:
-    """Keys of different texts that are nearly alike: readings of one text that differ, or texts that people mix up."""
+    """Keys of different texts that are nearly equal: misreadings of one text, or texts that people confuse."""
     found: set[str] = set()
     keys = sorted({occurrence.key for occurrence in occurrences}, key=len)
     matcher = SequenceMatcher(autojunk=False)

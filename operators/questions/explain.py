@@ -1,7 +1,8 @@
-"""The chain of thought for a programmatic question: what is seen and when, and what follows from it.
+"""Writes the chain of thought of a programmatic question: what is seen, when, and what follows from it.
 
-Written from the timeline and the question's evidence, in the words of somebody who goes through the video. Of a text
-that is there at the first or the last look nothing is said of when it came or went: nobody saw that.
+It is composed from the timeline and the question's evidence, in the words of someone who watches the video. For a text
+that is visible at the first sample time it does not state when the text appeared, and for one that is visible at the
+last it does not state when the text disappeared, because neither was observed.
 """
 
 from __future__ import annotations
@@ -23,9 +24,15 @@ _OPENINGS = (
 
 
 def explain(question: Question, timeline: Timeline, rng: Random) -> str:
-    """The reasoning of a programmatic question.
+    """The reasoning for a programmatic question.
 
-    Raises ValueError when the question is not a programmatic one, or a piece of its evidence is not on the timeline.
+    Args:
+        question: a question with a derivation.
+        timeline: the timeline of its video.
+        rng: chooses the opening sentence.
+
+    Raises:
+        ValueError: the question was not derived by program, or some of its evidence is not on the timeline.
     """
     if question.derivation is None:
         raise ValueError(f"question {question.question_id} was not derived by program; ask the reasoner to explain it")
@@ -37,7 +44,13 @@ def explain(question: Question, timeline: Timeline, rng: Random) -> str:
 
 
 def _evidence(question: Question, timeline: Timeline) -> list[Occurrence]:
-    """The occurrences at the question's spans, by time. Others that have the very same span come along."""
+    """Occurrences with the spans of the question's evidence, in order of time.
+
+    Unrelated occurrences that have exactly such a span are included.
+
+    Raises:
+        ValueError: no occurrence has the span of some of the evidence.
+    """
     spans = set(question.evidence)
     found = [each for each in timeline.occurrences if each.span in spans]
     if {each.span for each in found} != spans:

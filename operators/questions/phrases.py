@@ -1,6 +1,7 @@
-"""How programmatic questions and answers are worded: as a person would who has watched the video.
+"""Wordings of programmatic questions and answers, as a person would write them after watching the video.
 
-Wordings vary by seed and say the same. An answer's form is fixed, for a proof must arrive at it again.
+A question has several equivalent wordings, selected by seed. An answer has one fixed form, because `questions.proof`
+must reproduce it.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ def quoted(text: str) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """The words as `a`, `a and b` or `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def question_text(template: Template, subjects: Sequence[str], kind: QuestionKind, rng: Random) -> str:
-    """The question. With a choice, texts to choose from are not listed a second time."""
+    """The question in one of its wordings. A choice question does not repeat the texts that are its options."""
     names = [quoted(subject) for subject in subjects]
     if template is Template.COUNT:
         wordings: Sequence[str] = _SHOWINGS if len(names) == 1 else _BETWEEN
@@ -88,18 +89,18 @@ def question_text(template: Template, subjects: Sequence[str], kind: QuestionKin
 
 
 def in_order(texts: Sequence[str]) -> str:
-    """`"A", then "B", then "C"`."""
+    """The quoted texts in order, as `"A", then "B", then "C"`."""
     return ", then ".join(map(quoted, texts))
 
 
 def about_seconds(duration_us: int) -> str:
-    """`about 6 seconds`, rounded."""
+    """The duration rounded to seconds, as `about 6 seconds`."""
     seconds = round(duration_us / 1_000_000)
     return "about 1 second" if seconds == 1 else f"about {seconds} seconds"
 
 
 def place_seen(region: Region) -> str:
-    """Where in the picture a region is, in other words than its name."""
+    """The position of a region in the picture, in other words than its name in `REGIONS`."""
     row, column = divmod(tuple(Region).index(region), 3)
     sides = ("towards the left edge", "half-way between the left and the right edge", "towards the right edge")
     return f"in the {('upper', 'middle', 'lower')[row]} third of the picture, {sides[column]}"

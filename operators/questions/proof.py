@@ -1,8 +1,8 @@
-"""The answer of a programmatic question, found a second time by another way: look by look instead of by occurrences.
+"""Verifies the answer of a programmatic question: derives it again from single sample times instead of occurrences.
 
-`derive` works on a timeline of merged occurrences. Here each moment at which texts were read is taken by itself: which
-texts were there? The two ways share only what makes two readings one text (`text_key`), how long a pause ends a showing
-(`PAUSE_US`), and the form of the answers.
+`derive` works on a timeline of merged occurrences. This module treats each sample time separately and determines which
+texts were visible then. The two methods share only the criterion for readings of the same text (`text_key`), the pause
+that separates two appearances (`PAUSE_US`), and the form of the answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from schemas.tables import Caption, Derivation, Template
 
 
 def answer_again(derivation: Derivation, captions: Sequence[Caption]) -> str | None:
-    """The answer to a programmatic question about one video, from its captions; None when they do not settle it."""
+    """The answer to a programmatic question from the captions of its video; None when they do not determine it."""
     looks = _Looks(captions)
     keys = [text_key(subject) for subject in derivation.subjects]
     if not keys or any(key not in looks.seen for key in keys):
@@ -45,7 +45,7 @@ def answer_again(derivation: Derivation, captions: Sequence[Caption]) -> str | N
 
 
 class _Looks:
-    """For every text, the moments at which it was seen."""
+    """The sample times at which each text was visible."""
 
     def __init__(self, captions: Sequence[Caption]) -> None:
         self.times = looks_of(captions)
@@ -63,7 +63,7 @@ class _Looks:
         return " ".join(best.text.split())
 
     def showings(self, key: str) -> list[int]:
-        """When the text came up: its looks that follow on a pause."""
+        """The times at which the text appeared: its first sample time, and each one after a pause."""
         times = self.seen[key]
         return [times[0], *(later for earlier, later in pairwise(times) if later - earlier > PAUSE_US)]
 
@@ -75,7 +75,7 @@ class _Looks:
         return in_order(sorted(subjects, key=first.__getitem__)) if len(set(first.values())) == len(first) else None
 
     def neighbour(self, key: str, step: int) -> str | None:
-        """The text that came up next before (-1) or after (1) this one, if it is a single one."""
+        """The text that appeared next before (`step` -1) or after (1) this one; None unless there is exactly one."""
         here = self.seen[key][0]
         ahead = [(time, other) for time, other in self.appearances() if (time - here) * step > 0]
         nearest = min((abs(time - here) for time, _ in ahead), default=None)
@@ -87,17 +87,18 @@ class _Looks:
         return len({key for time, key in self.appearances() if start < time < end} - {first, last})
 
     def came(self, key: str) -> bool:
-        """Was it not there yet at the first look?"""
+        """Whether the text's appearance was observed: it was not visible at the first sample time."""
         return self.seen[key][0] > self.times[0]
 
     def went(self, key: str) -> bool:
-        """Was it not there any more at the last look?"""
+        """Whether the text's disappearance was observed: it was not visible at the last sample time."""
         return self.seen[key][-1] < self.times[-1]
 
     def duration(self, key: str) -> int:
-        """From the first look that showed the text to the first that did not any more, half a step off at each end.
+        """Microseconds from the first sample time that showed the text to the first one after it disappeared.
 
-        For a text that went.
+        Both ends are half a sampling step later than those of an occurrence. Only for texts whose disappearance was
+        observed (`went`).
         """
         times = self.seen[key]
         return next(time for time in self.times if time > times[-1]) - times[0]

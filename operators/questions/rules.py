@@ -1,4 +1,4 @@
-"""What the form of a question and its reasoning must be. Each rule that is broken has a typed reason and a way out."""
+"""Rules for the form of a question and its reasoning. A violated rule is reported with a typed reason and a fix."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from schemas.tables import Question, QuestionKind, Reasoning
 
 OPTIONS = 4
 MIN_WORDS = 4
-"""Of a question."""
+"""Minimum number of words of a question."""
 MAX_ANSWER_WORDS = 20
-"""Of an open question's answer."""
+"""Maximum number of words of the answer to an open question."""
 SAME_WORDS = 0.8
-"""Questions that share so many of their words (and options) and have the same answer are one question."""
+"""Fraction of shared words (with options) from which two questions with the same answer are duplicates."""
 
 _META = re.compile(
     r"""
@@ -37,7 +37,7 @@ _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|(?<!\w)'[^']*'(?!\w)")
 
 @dataclass(frozen=True)
 class Problem:
-    """A rule that is broken."""
+    """A violated rule."""
 
     reason: str
     message: str
@@ -46,9 +46,13 @@ class Problem:
 def form_problem(
     question: Question, reasoning: Reasoning | None, covered: Span | None, earlier: Sequence[Question]
 ) -> Problem | None:
-    """The first broken rule, or None.
+    """The first violated rule, or None.
 
-    `covered` is the span of the video that has captions, `earlier` are the video's questions that came through before.
+    Args:
+        question: the question to check.
+        reasoning: its chain of thought; None violates a rule.
+        covered: the span of the video that has captions; None when there are none.
+        earlier: questions of the same video that have passed already.
     """
     problem = _options(question) or _answer(question) or _evidence(question.evidence, covered) or _wording(question)
     problem = problem or _reasoning(reasoning, covered) or _duplicate(question, earlier)
@@ -58,7 +62,10 @@ def form_problem(
 
 
 def meta_talk(text: str) -> str | None:
-    """The words in which a text speaks of its own making instead of the video, if it does; quotations do not count."""
+    """The first words that refer to how a text was made (captions, clips, notes, option letters), or None.
+
+    Quotations are ignored.
+    """
     own = _QUOTED.sub('""', text)
     found = _META.search(own) or _LETTER.search(own)
     return found[0] if found else None
@@ -126,7 +133,7 @@ def _duplicate(question: Question, earlier: Sequence[Question]) -> Problem | Non
 
 
 def _asks_the_same(one: Question, other: Question) -> bool:
-    """The same words, or nearly the same ones with the same answer, about the same quoted texts."""
+    """Whether two questions have the same words, or similar words with the same answer and the same quoted texts."""
     with_options = bool(one.options and other.options)
     words, others = _words(one, with_options), _words(other, with_options)
     if words == others:

@@ -1,7 +1,7 @@
-"""A video in words, for models that read: its captions as timed lines, in order, within a budget of tokens.
+"""A video as text for models that read: its captions as lines with times, in order, within a token budget.
 
-When the captions are more than the budget, whole lines are left out evenly over the video, and the text says at each
-gap how many. Nothing is cut silently.
+When the captions exceed the budget, whole lines are dropped evenly over the video. Each gap in the text states how many
+lines were dropped, so nothing is cut silently.
 """
 
 from __future__ import annotations
@@ -15,27 +15,36 @@ from schemas.base import Span
 from schemas.tables import Caption
 
 CHARACTERS_PER_TOKEN = 3
-"""On the safe side: English has about four, names in capitals and times fewer."""
+"""A conservative estimate. English text has about four, names in capitals and times have fewer."""
 EMBEDDED_TOKENS = 600
-"""A model of 135M parameters on one core makes little of more, and slowly: 48 answers about a film of five minutes took
-50 s of CPU with this budget and 125 s with 2,000."""
+"""Token budget for captions in a prompt to the embedded model.
+
+A model of 135M parameters on one core gains little from more, and is slow: 48 answers about a film of five minutes took
+50 s of CPU with this budget and 125 s with 2,000.
+"""
 SERVER_TOKENS = 24_000
-"""Leaves room for thought in a context of 32,768 tokens, the smallest that long-video models are served with."""
+"""Token budget for captions in a prompt to any other model.
+
+It leaves room for reasoning in a context of 32,768 tokens, the smallest that long-video models are served with.
+"""
 
 _SECOND_US = 1_000_000
 
 
 def tokens_for(client: ModelClient) -> int:
-    """The budget for captions in a prompt to this model."""
+    """The token budget for captions in a prompt to this model."""
     return EMBEDDED_TOKENS if client.model == EMBEDDED_MODEL else SERVER_TOKENS
 
 
 class EvidenceError(ValueError):
-    """A model names a part of the video that does not exist."""
+    """Raised when a model names a part of the video that does not exist."""
 
 
 def storyboard(captions: Sequence[Caption], tokens: int) -> str:
-    """One line per caption, `mm:ss - mm:ss: what is seen`, in about `tokens` tokens."""
+    """The captions as lines `mm:ss - mm:ss: what is seen`, in about `tokens` tokens.
+
+    At least one line is kept, even if it exceeds the budget.
+    """
     lines = [_line(caption) for caption in sorted(captions, key=lambda caption: caption.start_us)]
     kept = _kept(lines, tokens * CHARACTERS_PER_TOKEN)
     shown: list[str] = []
@@ -50,7 +59,7 @@ def storyboard(captions: Sequence[Caption], tokens: int) -> str:
 
 
 def within(captions: Sequence[Caption], spans: Sequence[Span]) -> list[Caption]:
-    """The captions that overlap any of the spans."""
+    """Captions that overlap any of the spans."""
     return [
         caption
         for caption in captions
@@ -59,10 +68,17 @@ def within(captions: Sequence[Caption], spans: Sequence[Span]) -> list[Caption]:
 
 
 def read_spans(ranges: Sequence[str], end_us: int) -> tuple[Span, ...]:
-    """What a model wrote in the storyboard's form, `00:10 - 00:20` or `00:12`, as spans of a video of `end_us`.
+    """Parse ranges that a model wrote in the storyboard's form, `00:10 - 00:20` or `00:12`, into sorted spans.
 
-    Times are whole seconds: a range may end in the video's last, broken second, and a moment lasts for its second.
-    Equal ranges come once. Raises EvidenceError for a range that ends before it begins or lies outside the video.
+    Times are whole seconds. A range may end in the video's last, incomplete second, and a single time covers its whole
+    second. Equal ranges yield one span.
+
+    Args:
+        ranges: what the model wrote.
+        end_us: end of the video in microseconds.
+
+    Raises:
+        EvidenceError: a range ends before it starts or lies outside the video.
     """
     spans = []
     for each in ranges:
@@ -81,7 +97,7 @@ def _read_clock(text: str) -> int:
 
 
 def _line(caption: Caption) -> str:
-    """Texts and speech are added where the caption's own text does not have them."""
+    """The line of a caption: its times and text, its speech, and on-screen texts that its text does not contain."""
     start, end = clock(caption.start_us), clock(caption.end_us)
     # Measured captions begin with their own times.
     seen = " ".join(caption.text.split()).removeprefix(f"From {start} to {end}: ")
@@ -92,7 +108,7 @@ def _line(caption: Caption) -> str:
 
 
 def _kept(lines: Sequence[str], characters: int) -> frozenset[int]:
-    """The largest evenly spread choice of lines that fits; at least one."""
+    """Indexes of the most lines, evenly spread, that fit into a number of characters; at least one."""
     most, fewest = len(lines), 1
     while fewest < most:
         count = (fewest + most + 1) // 2

@@ -1,11 +1,10 @@
-"""The on-screen texts of a whole video, in order, from the sampled readings of its captions.
+"""The timeline of on-screen texts of a whole video, built from the readings in its captions.
 
-Texts are read at single moments ("looks"), not in every frame. What is known of an occurrence is therefore an interval
-for its start and one for its end, and both are kept: `derive` asks only what holds for every value inside them. A text
-or a pause shorter than two looks' distance cannot be seen and is not accounted for.
+Texts are read at sample times ("looks" in names), not in every frame. The start and the end of an occurrence are
+therefore known only as intervals. Both intervals are stored, and `derive` uses only what holds for every value inside
+them. A text or a pause that is shorter than the sampling step may be missed and is not accounted for.
 
-Readings of one text in neighbouring clips become one occurrence. Whether a question may be asked about it is for
-`derive` to say.
+Readings of one text in consecutive clips become one occurrence. `derive` decides whether a question may use it.
 """
 
 from __future__ import annotations
@@ -21,18 +20,21 @@ from schemas.base import Box, Region, Span
 from schemas.tables import Caption, ScreenText
 
 PAUSE_US = 3_000_000
-"""A text not read for longer than this has gone; for less, it may be a reader's miss or a short pause."""
+"""A text that is not read for longer than this has disappeared. A shorter gap may be an OCR miss or a short pause."""
 _BORDER = 0.04
-"""A box's middle this near to a line between two ninths of the frame (fraction of a side) is in neither for certain."""
+"""Distance from a line between two ninths of the frame, as a fraction of a side.
+
+A box whose centre is closer to the line is assigned to neither.
+"""
 
 _BETWEEN_LETTERS = r"(?<=[^\W\d_]){}(?=[^\W\d_])"
 _MISREAD = {"0": "o", "1": "i", "5": "s", "8": "b"}
-"""Digits that readers see inside words (N0RA, HARB0UR)."""
+"""Digits that OCR reads in place of letters inside words (N0RA, HARB0UR)."""
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One showing of a text, with the limits between which it really began and ended."""
+    """One appearance of a text, with the intervals in which it actually started and ended."""
 
     text: str
     """The reading with the highest score."""
@@ -40,25 +42,25 @@ class Occurrence:
     """`text_key` of the text."""
     start_us: int
     end_us: int
-    """As measured: right to within half the distance between looks."""
+    """Measured end; like `start_us`, exact to half a sampling step."""
     earliest_start_us: int
-    """The last look before it: not there yet. The timeline's start when there is none."""
+    """Last sample time before the text was visible; the timeline's start when there is none."""
     latest_start_us: int
-    """The first look that showed it."""
+    """First sample time that showed the text."""
     earliest_end_us: int
-    """The last look that showed it."""
+    """Last sample time that showed the text."""
     latest_end_us: int
-    """The first look after it: not there any more. The timeline's end when there is none."""
+    """First sample time after the text disappeared; the timeline's end when there is none."""
     start_seen: bool
-    """Some look came before it: else it may have been there since any time."""
+    """Whether there is a sample time before it. If not, the text may have been visible for any time before."""
     end_seen: bool
-    """Some look came after it: else it may have stayed for any time."""
+    """Whether there is a sample time after it. If not, the text may have stayed for any time after."""
     score: float
-    """Mean confidence of its readings."""
+    """Mean confidence of its readings, 0 to 1."""
     region: Region | None
-    """None when it moved, was seen in several places at once, or stood on a line between two regions."""
+    """Ninth of the frame; None when the text moved, was read in several places, or is near a line between two."""
     continuous: bool
-    """Read at every look between the first and the last."""
+    """Whether the text was read at every sample time from the first to the last."""
 
     @property
     def span(self) -> Span:
@@ -79,22 +81,28 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class Timeline:
-    """A video's occurrences by start, over the span that its captions cover."""
+    """A video's occurrences ordered by start, over the span that its captions cover."""
 
     start_us: int
     end_us: int
     looks_us: tuple[int, ...]
-    """When texts were looked for, ascending."""
+    """Sample times at which frames were searched for text, ascending."""
     occurrences: tuple[Occurrence, ...]
 
     def watched(self, start_us: int, end_us: int) -> bool:
-        """Was there no stretch longer than PAUSE_US without a look? Captions that are missing make such stretches."""
+        """Whether [start_us, end_us] has no gap between sample times that is longer than PAUSE_US.
+
+        Missing captions leave such gaps.
+        """
         inside = self.looks_us[bisect_left(self.looks_us, start_us) : bisect_right(self.looks_us, end_us)]
         return all(later - earlier <= PAUSE_US for earlier, later in pairwise((start_us, *inside, end_us)))
 
 
 def text_key(text: str) -> str:
-    """What readings of the same text share: its letters and digits, case folded, digits misread in words mended."""
+    """The key that readings of the same text share.
+
+    It consists of the letters and digits, case-folded, with misread digits inside words replaced by letters.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
     for digit, letter in _MISREAD.items():
         folded = re.sub(_BETWEEN_LETTERS.format(digit), letter, folded)
@@ -102,7 +110,7 @@ def text_key(text: str) -> str:
 
 
 def region_of(box: Box) -> Region | None:
-    """The ninth of the frame that holds the box's middle; None near a line between two."""
+    """The ninth of the frame that contains the box's centre; None near a line between two."""
     column, row = _third((box.x0 + box.x1) / 2), _third((box.y0 + box.y1) / 2)
     if column is None or row is None:
         return None
@@ -110,12 +118,12 @@ def region_of(box: Box) -> Region | None:
 
 
 def looks_of(captions: Iterable[Caption]) -> tuple[int, ...]:
-    """Every moment at which a frame was read, ascending."""
+    """All sample times of the captions in microseconds, ascending."""
     return tuple(sorted({time_us for caption in captions for time_us in caption.frame_times_us}))
 
 
 def read_timeline(captions: Sequence[Caption]) -> Timeline:
-    """The timeline of one video's captions (at least one, in any order)."""
+    """Build the timeline of a video from its captions (at least one, in any order)."""
     looks = looks_of(captions)
     start_us, end_us = min(each.start_us for each in captions), max(each.end_us for each in captions)
     by_key: dict[str, list[ScreenText]] = {}
@@ -139,7 +147,7 @@ def _third(position: float) -> int | None:
 
 
 def _showings(readings: Sequence[ScreenText]) -> list[list[ScreenText]]:
-    """Readings of one text, by start, grouped where no more than PAUSE_US lies between them."""
+    """Readings of one text, sorted by start, grouped so that gaps inside a group are at most PAUSE_US."""
     groups: list[list[ScreenText]] = []
     end_us = 0
     for reading in readings:

@@ -1,11 +1,12 @@
-"""Putting questions to a model several times and counting how often it is right.
+"""Runs trials: a model answers each question several times, and its right answers are counted.
 
-All trials of all questions go out in one call, so that they run side by side. Options come in a new order each time and
-the right one stands on every letter equally often, so that a model which likes a letter gains nothing by it. Open
-answers of derived questions are compared by program alone, others by program first; those that differ in words go to
-the judge, who sees the question.
+All trials of all questions are sent in one call, so that they run concurrently. Each trial has its options in another
+order, and the right option has every letter equally often, so that a preference for a letter gives no advantage.
 
-A trial is answered when the model gave an answer and it could be judged. Only answered trials count; the others are
+Open answers to derived questions are compared by program only. Other open answers are compared by program first, and
+those with different words are sent to the judge together with the question.
+
+A trial is answered when the model gave an answer that could be compared. Only answered trials count. The others are
 neither right nor wrong.
 """
 
@@ -31,7 +32,7 @@ LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class Paper:
-    """A question as it is put to a model: with a video in words, with frames, or with neither."""
+    """A question, its number of trials, and what the model sees with it: a storyboard, frames, or neither."""
 
     question: Question
     trials: int
@@ -41,18 +42,18 @@ class Paper:
 
 @dataclass(frozen=True)
 class Result:
-    """How a paper went."""
+    """The outcome of all trials of one question."""
 
     question: Question
     check: Check
     answers: tuple[str, ...]
-    """One per answered trial: an option's text or the free answer."""
+    """One answer per answered trial: the text of an option, or the free text."""
     right: tuple[bool, ...]
-    """Of each of these answers."""
+    """Whether each of these answers is right."""
     refusals: tuple[Refusal, ...]
-    """One per trial that was not answered: the model's, or the judge's who could not compare its answer."""
+    """One refusal per unanswered trial: the model's, or the judge's if it could not compare the model's answer."""
     provenance: tuple[Provenance, ...]
-    """Of all answers of the model and then of the judge, those of trials without a verdict among them."""
+    """Provenance of all answers of the model, then of the judge, including those of trials without a verdict."""
 
     @property
     def correct(self) -> int:
@@ -60,7 +61,7 @@ class Result:
 
     @property
     def share(self) -> float:
-        """Of right answers among the answered trials, of which there must be one."""
+        """Right answers divided by answered trials. There must be at least one answered trial."""
         return self.correct / len(self.right)
 
     def trial(self, passed: bool) -> Trial:
@@ -76,7 +77,7 @@ class Result:
         )
 
     def unanswered(self, context: Context) -> Reject | None:
-        """Why the question is out when no trial was answered (silence proves nothing), else None."""
+        """A reject of the question when no trial was answered, because then nothing is known of it; else None."""
         if self.answers:
             return None
         first = self.refusals[0]
@@ -99,9 +100,14 @@ def put(
     prompts: Mapping[QuestionKind, Prompt],
     papers: Sequence[Paper],
 ) -> list[Result]:
-    """The results, in the order of the papers. Papers have at least one trial.
+    """Run all trials and return one result per paper, in the same order.
 
-    The candidate answers; the role `judge` of the context compares open answers, by the prompt `judge`.
+    Args:
+        context: its role `judge` and its prompt `judge` are used to compare open answers.
+        check: the check that the trials belong to.
+        candidate: the model that answers the questions.
+        prompts: the candidate's prompt for each kind of question.
+        papers: questions with at least one trial each.
     """
     trials = [(paper, options, seed) for paper in papers for options, seed in _orders(context, check, paper)]
     requests = [_request(prompts[paper.question.kind], paper, options, seed) for paper, options, seed in trials]
@@ -133,7 +139,10 @@ def put(
 
 
 def orders(options: Sequence[str], trials: int, rng: Random) -> list[tuple[str, ...]]:
-    """An order of the options per trial. In any run of as many trials as options, each option has each place once."""
+    """One order of the options per trial.
+
+    With n options, each option has each position once in the first n trials, and so in every further block of n.
+    """
     found: list[tuple[str, ...]] = []
     for trial in range(trials):
         turn = trial % max(1, len(options))
@@ -144,7 +153,7 @@ def orders(options: Sequence[str], trials: int, rng: Random) -> list[tuple[str, 
 
 
 def _orders(context: Context, check: Check, paper: Paper) -> list[tuple[tuple[str, ...], int]]:
-    """Options and seed of every trial of a paper."""
+    """Options in order, and the seed, of every trial of a paper."""
     name = paper.question.question_id
     shown = orders(paper.question.options, paper.trials, Random(context.seed(check, name)))
     return [(options, context.seed(check, name, trial)) for trial, options in enumerate(shown)]
@@ -168,7 +177,12 @@ def _answer(reply: Answer | Refusal, options: Sequence[str]) -> str | None:
 def _compare(
     context: Context, asked: Sequence[tuple[Question, str | None]]
 ) -> tuple[list[bool | None], list[Answer | Refusal | None]]:
-    """Is each answer right, None without an answer or a verdict? And what the judge said of it, if he was asked."""
+    """Compare answers with their questions' right answers.
+
+    Returns:
+        Whether each answer is right (None without an answer or a verdict), and the judge's reply on each answer (None
+        where the judge was not needed).
+    """
     right = [None if answer is None else _by_program(question, answer) for question, answer in asked]
     judged: list[Answer | Refusal | None] = [None] * len(asked)
     open_cases = {
@@ -185,7 +199,10 @@ def _compare(
 
 
 def _by_program(question: Question, answer: str) -> bool | None:
-    """None: for the judge, who compares only what a model wrote. Derived answers have forms that a program can read."""
+    """Whether an answer is right, or None when the judge must compare it.
+
+    The judge compares answers to model-written questions only. Derived answers have forms that a program can parse.
+    """
     if question.kind is QuestionKind.CHOICE:
         return same_answer(answer, question.answer, question.kind)
     if question.derivation is None:
