@@ -55,8 +55,8 @@ class Decoders:
 
         Returns:
             A future that returns or raises what `read_frames` does. It may also raise BadVideo with one of two further
-                reasons: `crashed` if decoding kills the process; `too_slow` if it takes more than `LONGEST_SECONDS`, or
-                if another piece of the video did.
+            reasons: `crashed` if decoding kills the process; `too_slow` if it takes more than `LONGEST_SECONDS`, or if
+            another piece of the video did.
         """
         return self._threads.submit(self._decode, piece)
 

@@ -122,7 +122,7 @@ def clips_of(samples: ReleaseDataset, row_tokens: int) -> tuple[dict[VideoClip, 
 
     Returns:
         A dict from each clip to the index of the first sample that shows it, the largest clip first, and the number of
-            samples that raise `Unusable`.
+        samples that raise `Unusable`.
     """
     first: dict[VideoClip, int] = {}
     unusable = 0

@@ -82,7 +82,7 @@ class FeatureFolder:
                 pass
 
     def write(self, clip: VideoClip, features: Tensor) -> FeatureRef:
-        """Write a clip's features.
+        """Write a clip's features and return their location.
 
         Args:
             features: shape [tokens, width], in the order of the tokens.

@@ -33,7 +33,8 @@ class FullDisk(OSError):
     def __init__(self, folder: Path, needed: int) -> None:
         """
         Args:
-            needed: number of bytes to be written."""
+            needed: number of bytes to be written.
+        """
         free = _free_bytes(folder)
         super().__init__(errno.ENOSPC, "No space left on device", str(folder))
         self.message = f"the disk of {folder} is full: {_size(needed)} are to be written"

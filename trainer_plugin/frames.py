@@ -1,8 +1,9 @@
-"""Decodes exactly the asked frames of a video, from a file, a URL, or a range of a tar.
+"""Decodes exactly the requested frames of a video from a file, a URL, or a byte range of a tar.
 
-Times are integer microseconds from the first presented frame, as everywhere in the project; a time gives the frame
-being presented then, upright. Only the groups of pictures that hold asked frames are read and decoded. Whoever calls
-decides in which process: a damaged file raises, but a crash of a decoder takes its process along.
+Times are integer microseconds from the first presented frame, as everywhere in the project. A time selects the frame
+that is presented at that moment, and frames are returned upright. In MP4 and Matroska only the GOPs with requested
+frames are read and decoded; other containers are decoded from the beginning. The caller chooses the process: a damaged
+file raises an error, but a crash of a decoder kills its process.
 """
 
 from __future__ import annotations
@@ -36,32 +37,38 @@ _CONFINEMENT = {
     "format_whitelist": "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,gif,rm,wtv,ivf,dv",
     "protocol_whitelist": "none",
 }
-"""No playlists, and no way from a video to another file or address."""
+"""Allowed formats and protocols: no playlists, and no reference from a video to another file or address."""
 
 _LARGEST_FRAME_PIXELS = 100_000_000
-"""A decoded frame of more pixels than this is taken for damage or an attack, as in the pipeline (8K has 33 million)."""
+"""Maximum number of pixels of a decoded frame, as in the pipeline (8K has 33 million). A larger frame is taken for
+damage or an attack."""
 
 _ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-"""A title in an old encoding says nothing about the frames. PyAV 19 does not mind one."""
+"""Accept titles in an old encoding, which say nothing about the frames. PyAV 19 needs no option for this."""
 
 _INDEXED_CONTAINERS = ("mov", "matroska")
-"""Demuxers that seek to key frames, with right times after it. The others are decoded from the beginning."""
+"""Demuxers that seek to key frames, with correct timestamps after it. Others are decoded from the beginning."""
 
 _STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
-"""Covers, previews, pictures for single moments, enhancement layers."""
+"""Streams that are skipped: cover art, previews, pictures for single moments, enhancement layers."""
 
 _BLOCK_BYTES = 4 << 20
-"""Read-ahead on remote files: a few seconds of video. s3fs would fetch 50 MiB for every seek."""
+"""Read-ahead in bytes on remote files: a few seconds of video. By default, s3fs would fetch 50 MiB for every seek."""
 
 _REORDERED = 32
-"""Packets that hold the first presented frame for sure: codecs reorder by at most 16 (H.264 and HEVC, annex on DPB)."""
+"""Number of packets that certainly include the first presented frame: codecs reorder by at most 16 frames (H.264 and
+HEVC, annex on DPB)."""
 
 _SLACK_US = SECOND_US
-"""A decoded frame may stand for times up to this far behind its own end before the video counts as damaged there."""
+"""Maximum time in microseconds between the end of the last decoded frame and a requested time. Beyond it the video
+counts as damaged there."""
 
 
 class BadVideo(ValueError):
-    """A video that cannot be decoded. `reason` is a typed word, `key` the video's id; the message has the details."""
+    """A video that cannot be decoded.
+
+    `reason` is one of a fixed set of words, `key` is the video's id, and the message has the details.
+    """
 
     def __init__(self, key: str, reason: str, message: str) -> None:
         super().__init__(f"video {key}: {message}")
@@ -80,20 +87,21 @@ def read_frames(
     resample: Resample = "bicubic",
     square: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
-    """The frames being presented at these times, upright, resized as Hugging Face's video processors do.
+    """Decode the frames presented at the given times, upright and resized as by Hugging Face's video processors.
 
     Args:
-        times_us: ascending; equal times give equal frames.
-        size: height and width.
-        square: height and width to which frames of that size are resized once more; None: not.
+        times_us: ascending times in microseconds; equal times give equal frames.
+        size: height and width in pixels.
+        square: height and width to which the resized frames are resized once more; None: no second resize.
 
     Returns:
         Shape [len(times_us), *(square or size), 3], RGB.
 
     Raises:
-        BadVideo: `missing`, `not_a_video`, `no_video_stream`, `too_large`, `no_timestamps` or `damaged` (it shows no
-            frame, nothing decodes near an asked time, or it ends more than a second before it).
-        OSError: the storage failed, or the tar that holds the video is gone, which says nothing about the video.
+        BadVideo: `missing`, `not_a_video`, `no_video_stream`, `too_large`, `no_timestamps` or `damaged` (it presents no
+            frame, its container cannot seek, nothing decodes near a requested time, or it ends more than a second
+            before one).
+        OSError: the storage failed, or the tar that holds the video is missing; neither says anything about the video.
     """
     frames = np.empty((len(times_us), *(square or size), 3), dtype=np.uint8)
     with _opened(source) as (container, stream):
@@ -114,7 +122,7 @@ def read_frames(
 
 @dataclass(frozen=True)
 class _Clock:
-    """A stream's timestamps (PTS) and microseconds from its first presented frame."""
+    """Conversion between a stream's PTS and microseconds from its first presented frame."""
 
     time_base: Fraction
     first_pts: int
@@ -124,13 +132,13 @@ class _Clock:
         return (2 * (pts - self.first_pts) * unit.numerator + unit.denominator) // (2 * unit.denominator)
 
     def pts(self, time_us: int) -> int:
-        """The last timestamp whose time is `time_us` or earlier."""
+        """The last PTS whose time is at or before `time_us`."""
         unit = self.time_base * SECOND_US
         return self.first_pts + ((2 * time_us + 1) * unit.denominator - 1) // (2 * unit.numerator)
 
 
 class _Walk:
-    """Moves forward through a video; jumps when a key frame lies between where it is and what is asked."""
+    """Reads a video forward, and seeks when a key frame lies between its position and the requested time."""
 
     def __init__(self, key: str, container: InputContainer, stream: VideoStream, clock: _Clock) -> None:
         self.key = key
@@ -145,7 +153,7 @@ class _Walk:
         self.following: VideoFrame | None = None
 
     def frame_at(self, time_us: int) -> VideoFrame:
-        """The frame being presented at a time not before the last one asked."""
+        """The frame presented at `time_us`, which must not be before the previously requested time."""
         pts = self.clock.pts(time_us)
         if self.current is None or self._key_frame_ahead(pts):
             self._jump(pts)
@@ -162,7 +170,7 @@ class _Walk:
         return entry >= 0 and self.read_to is not None and index[entry].timestamp > self.read_to
 
     def _jump(self, pts: int) -> None:
-        """Decode from the last key frame at or before a timestamp: further back if the container's seek says so."""
+        """Decode from the last key frame at or before a PTS. While a seek lands after it, seek further back."""
         back = 0
         while True:
             self._seek(pts - back if self.indexed else None)
@@ -175,7 +183,7 @@ class _Walk:
             back = max(2 * back, round(1 / self.clock.time_base))
 
     def _seek(self, pts: int | None) -> None:
-        """To a timestamp; None: to the beginning."""
+        """Seek to a PTS; None: to the beginning."""
         try:
             if pts is None:
                 self.container.seek(0)
@@ -187,7 +195,7 @@ class _Walk:
             ) from error
 
     def _decoded(self) -> Iterator[VideoFrame]:
-        """Frames from the container's position on. Damaged packets are passed over, and marked."""
+        """Frames from the container's position on. Damaged packets are skipped, and set `damaged`."""
         packets = self.container.demux(self.stream)
         while True:
             try:
@@ -213,7 +221,7 @@ class _Walk:
 
 
 class _Section(io.RawIOBase):
-    """A range of a seekable file, as a file."""
+    """A byte range of a seekable file, as a file."""
 
     def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
         self.file, self.offset, self.size, self.position = file, offset, size, 0
@@ -277,14 +285,14 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
                     f"{shown_uri(source.url)}: frames of {width}x{height} exceed {_LARGEST_FRAME_PIXELS // 1_000_000} "
                     f"megapixels; scale it down, or leave it out",
                 )
-            stream.codec_context.options = {"max_pixels": str(_LARGEST_FRAME_PIXELS)}  # also when frames grow
+            stream.codec_context.options = {"max_pixels": str(_LARGEST_FRAME_PIXELS)}  # also if frames grow later
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = torch.get_num_threads()
             yield container, stream
 
 
 def _picture(container: InputContainer) -> VideoStream | None:
-    """The stream that the pipeline chooses too (`operators.video.streams.moving_pictures` says how and why)."""
+    """The video stream that the pipeline chooses too (see `operators.video.streams.moving_pictures` for the rules)."""
     streams = [stream for stream in container.streams.video if not stream.disposition & _STILL]
     streams = [stream for stream in streams if stream.codec_context is not None]
     defaults = [stream for stream in streams if stream.disposition & Disposition.default]
@@ -297,10 +305,10 @@ def _picture(container: InputContainer) -> VideoStream | None:
 
 
 def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStream) -> Iterator[int]:
-    """The timestamps of the frames that are presented, from the container's position on, in order of decoding.
+    """PTS of the presented frames, from the container's position on, in decoding order.
 
     Raises:
-        BadVideo: there is none, or one has no time.
+        BadVideo: no frame is presented, or one has no PTS.
     """
     key_pts: int | None = None
     shown = False
@@ -311,7 +319,7 @@ def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStre
         except StopIteration:
             break
         except av.error.FFmpegError:
-            break  # the file ends in the middle of something: what came before it is the video
+            break  # the file is cut off inside a packet: the packets before it are the video
         if packet.size == 0 or (key_pts is None and not packet.is_keyframe):
             continue
         if packet.pts is None:
@@ -325,9 +333,10 @@ def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStre
 
 
 def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Shape [height, width, 3]; pixels are as square as they were stored, resizing sees to the rest.
+    """The frame's RGB pixels, shape [height, width, 3], mirrored and rotated as its display matrix says.
 
-    Mirrored and turned as the display matrix asks, to the nearest quarter turn: as `operators.video.orientation` says.
+    Rotation is to the nearest quarter turn, as in `operators.video.orientation`. Non-square pixels are kept; resizing
+    corrects their aspect ratio.
     """
     rgb = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
     matrix = frame.side_data.get("DISPLAYMATRIX")

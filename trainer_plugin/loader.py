@@ -1,8 +1,8 @@
-"""Decodes ahead, in worker processes, the frames that this rank encodes of each row, and hands rows on in order.
+"""Decodes ahead, in worker processes, the frames of each row that this rank encodes, and yields rows in order.
 
-The order is the rows' own, whatever the number of workers; the state is that of the rows handed on, not of those
-decoded ahead. A video that cannot be decoded, also one whose decoder dies or never ends, does not stop the training:
-its frames are black, its example is marked as failed, and all ranks of the group leave its labels out.
+Rows keep their order whatever the number of workers. The state is that of the rows yielded, not of those decoded ahead.
+A video that cannot be decoded, even one that crashes or hangs its decoder, does not stop the training: its frames are
+black, its example is marked as failed, and all ranks of the group mask the example's labels.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ P = TypeVar("P")
 log = logging.getLogger(__name__)
 
 _PIECE_FRAMES = 128
-"""Frames that one task decodes: so many that starting at a key frame before them costs little, so few that a long
-share keeps all workers busy."""
+"""Frames decoded by one task: enough that starting at the key frame before them costs little, and few enough that a
+long share keeps all workers busy."""
 
 _SLOW_SECONDS = 60.0
-"""How long a rank waits for a piece before it says for which."""
+"""Interval in seconds at which a rank that waits for a piece logs which one it is."""
 
 
 class Rows(Protocol):
-    """A stream of rows that can be taken up again."""
+    """A resumable stream of rows."""
 
     def __next__(self) -> Row: ...
 
@@ -51,24 +51,24 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Loaded(Generic[P]):
-    """A row, its plan, and what this rank encodes of it."""
+    """A row, its plan, and the frames that this rank encodes."""
 
     row: Row
     plan: P
     shares: tuple[FrameShare, ...]
     pixels: tuple[Tensor, ...]
-    """Per share: uint8 frames, shape [frames, height, width, 3], or, where the clip has features, those, shape
+    """Per share: uint8 frames, shape [frames, height, width, 3]; or, if the clip has precomputed features, those, shape
     [tokens, width]."""
     failures: dict[str, BadVideo]
-    """By key of the example, what this rank could not decode."""
+    """Errors of the videos that this rank could not decode, by key of the example."""
     failed: Tensor
-    """bool, shape [examples]: those of which this rank could not decode something. Their `pixels` are black.
-    All ranks of the sequence-parallel group reduce it by maximum before the forward, and train without the labels of
-    those examples (`trainer_plugin.batches.without_labels`)."""
+    """bool, shape [examples]: examples with frames that this rank could not decode. Those frames are black in `pixels`.
+    Before the forward pass, all ranks of the sequence-parallel group reduce it by maximum and mask the labels of these
+    examples (`trainer_plugin.batches.without_labels`)."""
 
 
 class RowLoader(Generic[P]):
-    """Rows with their decoded shares. Close it, or use it as a context manager, to end its processes."""
+    """Iterator over rows with their decoded frames. Close it, or use it as a context manager, to end its processes."""
 
     def __init__(
         self,
@@ -82,10 +82,11 @@ class RowLoader(Generic[P]):
     ) -> None:
         """
         Args:
-            plan: what to do with a row, and which temporal patches this rank encodes.
-            resample, square: the family's.
-            workers: processes that decode; 0: this one, when a row is asked for, however long it takes.
-            ahead: rows whose frames are decoded, and held, before they are asked for.
+            plan: returns a row's plan, and the temporal patches that this rank encodes.
+            resample, square: the family's, as in `trainer_plugin.frames.read_frames`.
+            workers: number of decoder processes; 0: decode in this process when a row is requested, without a time
+                limit.
+            ahead: number of rows whose frames are decoded, and held in memory, before they are requested.
         """
         self._rows = rows
         self._plan = plan
@@ -103,7 +104,7 @@ class RowLoader(Generic[P]):
         self.close()
 
     def close(self) -> None:
-        """End the worker processes, also those that decode; what was decoded ahead is dropped."""
+        """End the worker processes, even while they decode. Frames decoded ahead are dropped."""
         self._forget()
         self._decoder.close()
 
@@ -121,11 +122,11 @@ class RowLoader(Generic[P]):
         return self._finish(waiting)
 
     def state_dict(self) -> dict[str, Any]:
-        """What comes after the rows handed on."""
+        """State of the stream of rows after the rows yielded."""
         return self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; what was decoded ahead is dropped."""
+        """Resume from a state. Frames decoded ahead are dropped."""
         self._forget()
         self._rows.load_state_dict(state)
         self._state = state
@@ -194,7 +195,7 @@ class _Piece:
 class _Task:
     piece: _Piece
     future: Future[Any] | None
-    """None: the work is done when the result is asked for."""
+    """None: the piece is decoded when its result is requested."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class _Waiting(Generic[P]):
 
 
 class _Decoder:
-    """Runs pieces in processes of their own, and what has features in a thread."""
+    """Decodes pieces in worker processes, and reads precomputed features in a thread."""
 
     def __init__(self, workers: int) -> None:
         self._decoders = Decoders(workers) if workers else None

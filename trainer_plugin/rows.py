@@ -1,7 +1,7 @@
-"""From a row to this rank's share of it: planned before its frames are decoded, cut after.
+"""The part of a row that this rank computes: planned before frames are decoded, cut out afterwards.
 
-What some rank could not decode is no label of any rank: the ranks that share a row agree on it before the forward pass.
-Rows also say where a run was in its data, and which samples a step was about.
+If a rank cannot decode a sample, no rank may use its labels: the ranks that share a row agree on this before the
+forward pass. This module also saves and restores a run's position in its data, and names the samples of a step.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ Load = Loaded[SequencePlan]
 
 
 def plan_row(row: Row, family: Family, parallel: Parallel, costs: Costs) -> tuple[SequencePlan, Sequence[FrameShare]]:
-    """A row's plan, and what this rank encodes of it: what `RowLoader` asks for."""
+    """A row's plan, and the frames that this rank encodes: the `plan` of `RowLoader`."""
     plan = SequencePlan(row.examples, family, parallel.layout, costs)
     return plan, plan.frame_shares[parallel.sp_rank]
 
 
 def row_share(load: Load, parallel: Parallel) -> RowShare:
-    """What this rank computes of a row."""
+    """The part of a row that this rank computes."""
     return RowShare(load.plan.share(parallel.sp_rank), load.pixels)
 
 
 def without_failed(
     loads: Sequence[Load], family: Family, parallel: Parallel, costs: Costs
 ) -> tuple[list[Load], dict[str, str]]:
-    """The rows of one step without the labels of samples that some rank could not decode. Every rank must call it.
+    """The rows of one step, with masked labels in samples that a rank could not decode. Every rank must call it.
 
     Returns:
-        The rows, and reasons by key of the samples that were left out or passed over: those of all ranks.
+        The rows, and the samples that were masked or skipped on any rank: reason by key.
     """
     failed = torch.cat([load.failed for load in loads]).to(torch.int32)
     if parallel.sp_group is not None:
@@ -68,8 +68,11 @@ def without_failed(
 
 
 def still_left_out(left_out: Mapping[str, str], loads: Sequence[Load], parallel: Parallel) -> dict[str, str]:
-    """`left_out`, which is the same on every rank, without samples that some rank's rows teach now. Every rank must
-    call it."""
+    """The skipped samples that no rank's rows supervise now. Every rank must call it.
+
+    Args:
+        left_out: samples skipped so far, reason by key; the same on every rank.
+    """
     if not left_out:
         return {}
     learned: list[set[str]] = [set()] * parallel.world_size
@@ -79,13 +82,15 @@ def still_left_out(left_out: Mapping[str, str], loads: Sequence[Load], parallel:
 
 
 def check_some_left(rows: Rows, skipped: Mapping[str, str]) -> None:
-    """To be asked when a step had nothing to learn: rows may be endless, though no video can be decoded.
+    """Check that not all samples have been skipped. Call it when a step has no supervised token.
+
+    Without this check a run could continue forever, since rows may be endless even if no video can be decoded.
 
     Args:
-        skipped: reasons by key, of all samples left out so far; the same on every rank.
+        skipped: all samples skipped so far, reason by key; the same on every rank.
 
     Raises:
-        BadInput: those are all that there are.
+        BadInput: every sample has been skipped.
     """
     if isinstance(rows, RowStream) and len(skipped) == len(rows.samples):
         raise BadInput(
@@ -95,10 +100,10 @@ def check_some_left(rows: Rows, skipped: Mapping[str, str]) -> None:
 
 
 def check_features(rows: Rows, model: LongVideoModel) -> None:
-    """To be asked before the first step. Every rank must call it.
+    """Check that precomputed features fit the model. Every rank must call it before the first step.
 
     Raises:
-        BadInput: the rows read features of another tower than the model's, or of one that is being trained.
+        BadInput: the rows read features of another tower than the model's, or the tower or its projector is trainable.
     """
     samples = rows.samples if isinstance(rows, RowStream) else None
     if not isinstance(samples, ReleaseDataset) or samples.features is None:
@@ -116,7 +121,7 @@ def check_features(rows: Rows, model: LongVideoModel) -> None:
 
 
 def samples_of(error: NotFinite, loads: Sequence[Load]) -> str:
-    """Names the samples of this rank's rows that made a step not finite."""
+    """Description of the samples of this rank's rows that made a step not finite."""
     rows = [loads[number] for number in error.rows] or loads
     keys = [example.key for row in rows for example in row.row.examples]
     which = "rows that are not finite" if error.rows else "rows (their loss is finite)"
@@ -124,24 +129,30 @@ def samples_of(error: NotFinite, loads: Sequence[Load]) -> str:
 
 
 def data_facts(rows: Rows) -> dict[str, Any]:
-    """What the rows follow from, as JSON values by name. A run keeps them: its position is one in these data."""
+    """Everything that determines the rows, as JSON values by name.
+
+    Checkpoints keep it, because a position is valid only in the same data.
+    """
     if isinstance(rows, RowStream):
         return dict(rows.samples.facts) if isinstance(rows.samples, ReleaseDataset) else {}
     return dict(rows.facts) if isinstance(rows, TextRows) else {}
 
 
 def row_tokens(rows: Rows) -> int | None:
-    """The most tokens of a row; None for rows of another kind than ours."""
+    """Maximum number of tokens of a row; None for streams other than `RowStream` and `TextRows`."""
     if isinstance(rows, RowStream):
         return rows.token_budget
     return rows.length if isinstance(rows, TextRows) else None
 
 
 def positions(state: dict[str, Any], rows: Rows, parallel: Parallel) -> tuple[dict[str, Any], ...]:
-    """The state of all data-parallel ranks' rows, from this rank's: one if they all have the same (`RowStream`), each
-    with the facts of its data.
+    """States of the rows of all data-parallel ranks, each with the facts of its data. Every rank must call it.
 
-    Every rank must call it.
+    Args:
+        state: the state of this rank's rows.
+
+    Returns:
+        One state if all ranks have the same (`RowStream`), else one for each data-parallel rank.
     """
     if facts := data_facts(rows):
         state = {**state, "data": facts}
@@ -153,12 +164,13 @@ def positions(state: dict[str, Any], rows: Rows, parallel: Parallel) -> tuple[di
 
 
 def position_of(saved: Sequence[dict[str, Any]], rows: Rows, parallel: Parallel) -> dict[str, Any]:
-    """Among them, where this rank's rows go on.
+    """The saved state from which this rank's rows resume.
 
     Raises:
-        BadInput: the data were others; or each data-parallel rank had its own, and there were more or fewer of them.
+        BadInput: the data differ from those of the saved run; or each data-parallel rank had its own state and the
+            number of ranks differs.
     """
-    # An earlier version saved no facts.
+    # Checkpoints of earlier versions have no facts.
     if differing := differences(saved[0].get("data") or data_facts(rows), data_facts(rows)):
         raise BadInput(
             f"the run began with other data: {shown(differing)}; go on with those, or begin a new run in another out "

@@ -1,9 +1,9 @@
-"""Long rows of plain text, for extending a model's context before it sees videos.
+"""Long rows of plain text, for extending a model's context before it is trained on videos.
 
-Documents come from Parquet, JSON Lines or tar files, are closed by the end-of-text token, and are cut into rows of
-exactly the asked length; attention runs over the whole row (LongVILA's stage 4). Files are dealt out to ranks, in an
-order by seed and epoch; documents keep their order in a file. The stream never ends, and resumes exactly. A document
-that is no text is passed over, counted and named; a file that is damaged as a whole is an error.
+Documents come from Parquet, JSON Lines or tar files. Each is closed by the end-of-text token, and all are cut into rows
+of exactly `length` tokens. Attention spans the whole row (LongVILA's stage 4). Files are distributed over ranks, in an
+order that depends on seed and epoch; documents keep their order in a file. The stream never ends, and resumes exactly.
+A document that is not valid text is skipped, counted and named; a file that is damaged as a whole raises an error.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from trainer_plugin.parallel import leads_group
 log = logging.getLogger(__name__)
 
 Place = tuple[int, int, int]
-"""Epoch, file in the epoch's order, document in the file."""
+"""Epoch, index of the file in the epoch's order, index of the document in the file."""
 
 _BATCH_DOCUMENTS = 64
 
 _LARGEST_BYTES = 32 << 20
-"""Of a document, as it is stored. The longest novels have a few million letters; what is longer is a whole file on one
-line, or was made to fill the memory."""
+"""Maximum size of a document in bytes, as it is stored. The longest novels have a few million letters. A larger
+document is a whole file on one line, or was made to fill the memory."""
 
 _DAMAGES = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, pa.ArrowException, RecursionError)
-"""What damaged files raise; a tar's headers may lead to each other without end."""
+"""Exceptions raised for damaged files. RecursionError: a tar's headers may refer to each other without end."""
 
 _MOST_UNUSABLE = 1000
-"""Documents one after the other that are no texts, before that is taken for a wrong column or wrong files."""
+"""Number of consecutive invalid documents at which the column or the files are taken to be wrong."""
 
 
 class TextRows(Iterator[Row]):
-    """Rows of `length` tokens each, one example in each."""
+    """Rows of exactly `length` tokens, with one example in each."""
 
     def __init__(
         self,
@@ -67,13 +67,13 @@ class TextRows(Iterator[Row]):
         Args:
             files: path or URL, with wildcards, of `.parquet`, `.jsonl` or `.tar` files. Gzipped JSON Lines end in
                 `.jsonl.gz`; tars hold one `.txt` member per document.
-            positions: the model's positions of a text, shape [n, S].
-            rank, ranks: the data-parallel ones; there must be a file for each rank.
-            column: the text's column or field.
+            positions: returns the model's position ids, shape [n, S], for the token ids [S] of a text.
+            rank, ranks: data-parallel rank, and number of data-parallel ranks; there must be a file for each rank.
+            column: the column (Parquet) or field (JSON Lines) that holds the text.
 
         Raises:
-            BadInput: there is no file, there are fewer than ranks, one is of another kind, or the tokenizer has no
-                end-of-text token.
+            BadInput: no file matches, there are fewer files than ranks, a file is of another type, the tokenizer has no
+                end-of-text token, or the first documents cannot be read.
         """
         filesystem, pattern = fsspec.core.url_to_fs(files)
         found = sorted(filesystem.glob(pattern))
@@ -96,8 +96,10 @@ class TextRows(Iterator[Row]):
             "texts.column": column,
             "tokens of a text": self._ids("A boat goes by."),
         }
-        """What all rows follow from, as JSON values, by the recipe's name for it where it has one; files with their
-        sizes in bytes."""
+        """Everything that determines the rows, as JSON values.
+
+        Keys are the names of recipe fields where there is one. Files are listed with their sizes in bytes.
+        """
         self.length = length
         self.positions = positions
         self.seed = seed
@@ -111,9 +113,10 @@ class TextRows(Iterator[Row]):
         self._begin((0, 0, 0), 0)
 
     def __next__(self) -> Row:
-        """
+        """The next row of this rank.
+
         Raises:
-            BadInput: a file is damaged, or none of a thousand documents one after the other is a text.
+            BadInput: a file is damaged, or a thousand consecutive documents are not valid text.
         """
         self._fetch()
         epoch, file, document = self._place
@@ -130,14 +133,14 @@ class TextRows(Iterator[Row]):
         return Row((Example(key, input_ids, input_ids, self.positions(input_ids)),), epoch, passed_over)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next row begins, as JSON values: each rank has its own."""
+        """Where the next row begins, as JSON values. Each rank has its own state."""
         return {"files": self.files, "seed": self.seed, "place": list(self._place), "used": self._used}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a stream of the same rank was.
+        """Resume from the state of a stream of the same rank.
 
         Raises:
-            BadInput: it read other files, or in the order of another seed.
+            BadInput: the state belongs to other files or another seed.
         """
         if state["seed"] != self.seed:
             raise BadInput(f"seed is {self.seed}, but the saved position is of seed {state['seed']}; set seed to that")
@@ -151,7 +154,7 @@ class TextRows(Iterator[Row]):
         self._begin((epoch, file, document), state["used"])
 
     def _fetch(self) -> None:
-        """The next document, once all of the last one is used."""
+        """Read the next document if the last one is used up."""
         if not self._rest:
             self._place, self._rest = next(self._documents)
             self._used = 0
@@ -192,12 +195,12 @@ class TextRows(Iterator[Row]):
         self._passed_over[problem.key] = problem.reason
 
     def _ids(self, text: str) -> list[int]:
-        """Of a document, with the token that closes it. What looks like a special token in it is text."""
+        """Token ids of a document, with the token that closes it. Special tokens in the text become plain text."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [*ids, self.tokenizer.eos_token_id]
 
     def _order(self, epoch: int) -> list[str]:
-        """This rank's files in an epoch."""
+        """This rank's files of an epoch, in their order."""
 
         def rank(name: str) -> bytes:
             return hashlib.blake2b(f"{self.seed}/{epoch}/{name}".encode(), digest_size=16).digest()
@@ -206,10 +209,10 @@ class TextRows(Iterator[Row]):
 
 
 def _documents(name: str, column: str) -> Iterator[Any]:
-    """What a file holds of each document: a value (Parquet), a line (JSON Lines) or a member's bytes (tar).
+    """The stored documents of a file: values (Parquet), lines (JSON Lines) or bytes of members (tar).
 
     Raises:
-        BadInput: the file is damaged.
+        BadInput: the file is damaged, or a document is too large.
     """
     try:
         if name.endswith(".parquet"):
@@ -221,10 +224,10 @@ def _documents(name: str, column: str) -> Iterator[Any]:
 
 
 def _text(key: str, name: str, stored: Any, column: str) -> str:
-    """A document from what its file holds of it.
+    """The text of a stored document.
 
     Raises:
-        Unusable: `not_a_text`.
+        Unusable: `not_a_text` if it is not valid UTF-8, or not JSON with the field `column`.
     """
     try:
         if name.endswith(".tar"):
@@ -233,7 +236,7 @@ def _text(key: str, name: str, stored: Any, column: str) -> str:
             stored = json.loads(stored)[column]
         if not isinstance(stored, str):
             raise TypeError(f"{type(stored).__name__} is no text")
-        stored.encode()  # no tokenizer takes half a surrogate pair
+        stored.encode()  # fails for lone surrogates, which no tokenizer accepts
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
         raise Unusable(key, "not_a_text", f"it is no text in UTF-8, or no JSON with {column!r} ({what})") from error
@@ -242,8 +245,8 @@ def _text(key: str, name: str, stored: Any, column: str) -> str:
 
 def _parquet_values(name: str, column: str) -> Iterator[Any]:
     with fsspec.open(name, "rb") as file:
-        # One row group at a time, read by this thread: others would call Python while the interpreter ends, which
-        # then aborts (apache/arrow#34314).
+        # Read one row group at a time, in this thread: Arrow's own threads would call Python while the interpreter
+        # shuts down, which then aborts (apache/arrow#34314).
         table = pq.ParquetFile(file, pre_buffer=False)
         if column not in table.schema_arrow.names:
             raise BadInput(f"{shown_uri(name)}: no column {column!r}; it has {table.schema_arrow.names}")
@@ -252,7 +255,10 @@ def _parquet_values(name: str, column: str) -> Iterator[Any]:
 
 
 def _batch_documents(table: pq.ParquetFile) -> int:
-    """As many as are sure to take little memory: a dictionary may let each be the longest value of its row group."""
+    """Number of documents in a batch, so that it certainly takes little memory.
+
+    With dictionary encoding, each document may be as long as the longest value of its row group.
+    """
     groups = (table.metadata.row_group(index) for index in range(table.metadata.num_row_groups))
     longest = max((group.total_byte_size for group in groups), default=0)
     return max(1, min(_BATCH_DOCUMENTS, _LARGEST_BYTES // max(longest, 1)))
@@ -260,7 +266,7 @@ def _batch_documents(table: pq.ParquetFile) -> int:
 
 def _lines(name: str) -> Iterator[bytes]:
     with fsspec.open(name, "rb", compression="infer") as file:
-        buffered = io.BufferedReader(file)  # remote files look for line ends block by block, for each line anew
+        buffered = io.BufferedReader(file)  # remote files search line ends block by block, again for each line
         while line := buffered.readline(_LARGEST_BYTES + 1):
             _refuse_large(f"{shown_uri(name)}: a line", len(line))
             yield line
@@ -277,7 +283,7 @@ def _tar_members(name: str) -> Iterator[bytes]:
                 )
             _refuse_large(f"{shown_uri(name)}: {member.name}", member.size)
             content = tar.extractfile(member)
-            assert content is not None  # a regular file has one
+            assert content is not None  # regular files have content
             yield content.read()
 
 
