@@ -1,7 +1,7 @@
-"""Arrow schemas derived from row models, and Parquet files read and written through them.
+"""Arrow schemas derived from row models, and Parquet files that are read and written through them.
 
-The same rows give the same bytes: fixed writer options, no time stamps. Reading validates every row with its model, so
-a file that does not fit is an error that names file, row, field and value.
+The same rows give the same bytes: writer options are fixed and there are no time stamps. Reading validates every row
+with its model. The error for a file that does not fit names file, row, field and value.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from schemas.errors import SchemaError
 R = TypeVar("R", bound=Row)
 
 _LARGEST_EXPANSION = 50
-"""What a stranger's table may take in memory, in units of its file: texts compress by a factor of 3 to 10, and a column
-of one value to nearly nothing, but no row is without its own id, question and reasoning."""
+"""Maximum memory of an untrusted table, as a multiple of its file size. Text compresses by a factor of 3 to 10. A
+column of one value compresses to nearly nothing, but every row has its own id, question and reasoning."""
 
 _SPARE_BYTES = 1 << 20
-"""The same for tables of a few rows, of which most bytes are headers."""
+"""Memory that an untrusted table may take on top: in a table of a few rows most bytes are headers."""
 
 _MOST_BATCH_ROWS = 1024
 
@@ -33,12 +33,12 @@ _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: p
 
 
 def arrow_schema(model: type[BaseModel]) -> pa.Schema:
-    """The Arrow schema of a model: strings for enums, lists for tuples, structs for models; nullable only `| None`."""
+    """The Arrow schema of a model: strings for enums, lists for tuples, structs for models; `| None` is nullable."""
     return pa.schema(_fields(model), metadata={"model": model.__name__})
 
 
 def rows_to_parquet(rows: Iterable[R], model: type[R]) -> bytes:
-    """One Parquet file of the rows, in their order."""
+    """Write rows to one Parquet file in memory, in their order."""
     table = pa.Table.from_pylist([row.model_dump(mode="json") for row in rows], schema=arrow_schema(model))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", version="2.6", store_schema=True)
@@ -46,26 +46,26 @@ def rows_to_parquet(rows: Iterable[R], model: type[R]) -> bytes:
 
 
 def open_parquet(data: bytes) -> pq.ParquetFile:
-    """A Parquet file in memory, of which no other thread holds a Python object. Read it with `use_threads=False`.
+    """Open a Parquet file in memory so that only one thread holds Python objects. Read it with `use_threads=False`.
 
-    Arrow's threads would call a file object (`io.BytesIO`), or let go of the bytes that they read ahead, also while the
-    interpreter ends, which then aborts (apache/arrow#34314).
+    Arrow's threads would call a file object (`io.BytesIO`), or release the bytes that they read ahead, even while the
+    interpreter shuts down, which then aborts (apache/arrow#34314).
     """
     return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
 
 
 def rows_from_parquet(data: bytes, model: type[R], name: str, *, expected_rows: int | None = None) -> list[R]:
-    """The rows of a Parquet file.
+    """Read and validate the rows of a Parquet file.
 
     Args:
-        name: the file's name in messages.
-        expected_rows: the number of rows of a file that a stranger may have written. Another number is refused before
-            any row is read, and so is a file that would take more than 50 times its size in memory: a run of equal
-            values takes no room in a file.
+        name: the file's name, for error messages.
+        expected_rows: number of rows of an untrusted file. A file with another number is refused before any row is
+            read. So is a file that would take more than 50 times its size in memory: a run of equal values takes no
+            space in a file.
 
     Raises:
-        SchemaError: the bytes are no Parquet file, a column is missing, unknown or of another type, a value breaks a
-            constraint of the model, or the file is not as `expected_rows` says.
+        SchemaError: the bytes are not a Parquet file; a column is missing, unknown or of another type; a value breaks a
+            constraint of the model; or the file does not match `expected_rows`.
     """
     try:
         file = open_parquet(data)
@@ -81,15 +81,15 @@ def rows_from_parquet(data: bytes, model: type[R], name: str, *, expected_rows: 
         ]
     except SchemaError:
         raise
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # whatever damaged bytes can raise
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # everything that damaged bytes can raise
         raise SchemaError(f"{name}: not a readable Parquet file ({error}); build it again") from error
 
 
 def _untrusted_batches(file: pq.ParquetFile, size: int, rows: int, name: str) -> Iterator[pa.RecordBatch]:
-    """Batches of a file of `size` bytes, as long as they take no more memory than such a file may.
+    """Read a file of `size` bytes in batches, as long as they take no more memory than allowed for its size.
 
-    What the footer says is checked before anything is read. It may be wrong, but no page (2 GiB at most, by the format)
-    is longer than the reader allocates for it.
+    The numbers in the footer are checked before anything is read. They may be wrong, but no page (2 GiB at most, by the
+    format) is longer than the reader allocates for it.
     """
     metadata = file.metadata
     if metadata.num_rows != rows:
@@ -99,7 +99,7 @@ def _untrusted_batches(file: pq.ParquetFile, size: int, rows: int, name: str) ->
     sizes = [max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks]
     allowed = _LARGEST_EXPANSION * size + _SPARE_BYTES
     _refuse_expansion(name, size, sum(sizes), allowed)
-    # A dictionary may let every row of a batch be the column's longest value.
+    # With a dictionary, every row of a batch may hold the column's longest value.
     batch_rows = max(1, min(_MOST_BATCH_ROWS, allowed // max(sizes, default=1)))
     found = taken = 0
     for batch in file.iter_batches(batch_rows, use_threads=False):
@@ -118,7 +118,11 @@ def _refuse_expansion(name: str, size: int, taken: int, allowed: int) -> None:
 
 
 def validate_row(row: dict[str, Any], model: type[R], place: str) -> R:
-    """The row as a model; raises SchemaError with the place, the field and the offending value."""
+    """Validate a row as a model.
+
+    Raises:
+        SchemaError: the row does not fit; the message names the place, the field and the offending value.
+    """
     try:
         return model.model_validate(row)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What all models share: strictness, identifiers, spans of time, boxes, and digests."""
+"""Base classes and helpers of all models: strict models, identifiers, spans of time, boxes and digests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
 """A key that is legal in tar member names, in file names and in every loader: letters, digits, `_` and `-`."""
 
 VideoId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
-"""An identifier of a source video: short enough for what is made of it, clip ids and tar members."""
+"""Identifier of a source video, short enough for the clip ids and tar member names that are built from it."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Microseconds = Annotated[int, Field(ge=0)]
@@ -28,9 +28,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Model(BaseModel):
-    """Immutable, and an unknown field is an error: a misspelt option never passes silently.
+    """Base of all models: immutable, and an unknown field is an error, so that no misspelt option is ignored.
 
-    pydantic's own messages quote no input, which may hold credentials; ours do by `shown_value`.
+    Error messages of pydantic do not quote the input, which may hold credentials; ours quote it through `shown_value`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
@@ -41,7 +41,7 @@ class Row(Model):
 
 
 class Span(Model):
-    """A half-open piece of a video's timeline, `[start_us, end_us)`, in microseconds."""
+    """A half-open interval of a video's timeline, `[start_us, end_us)`, in microseconds."""
 
     start_us: Microseconds
     end_us: Microseconds
@@ -63,7 +63,7 @@ class Box(Model):
 
 
 class Region(StrEnum):
-    """One ninth of the frame, in rows from the top."""
+    """One ninth of the frame: a cell of a 3 x 3 grid, listed row by row from the top."""
 
     TOP_LEFT = "top_left"
     TOP = "top"
@@ -77,7 +77,11 @@ class Region(StrEnum):
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces. Models are dumped first."""
+    """The canonical JSON text of a value: sorted keys, no spaces. Models are dumped first.
+
+    Raises:
+        TypeError: the value holds something that has no JSON form.
+    """
 
     def plain(item: Any) -> Any:
         if isinstance(item, BaseModel):
@@ -88,10 +92,13 @@ def canonical_json(value: Any) -> str:
 
 
 def parse_json(data: bytes | str, model: type[M], name: str) -> M:
-    """The model in a JSON file's text.
+    """Parse a JSON text as a model.
+
+    Args:
+        name: the file's name, for error messages.
 
     Raises:
-        SchemaError: it does not fit; `name` is the file's name in the message, with field and value.
+        SchemaError: the text does not fit the model; the message names file, field and value.
     """
     try:
         return model.model_validate_json(data)
@@ -102,14 +109,18 @@ def parse_json(data: bytes | str, model: type[M], name: str) -> M:
 
 
 def message_of(found: Mapping[str, Any]) -> str:
-    """What one of a ValidationError's `errors()` says, and the value: of the field at fault, never of all around it."""
+    """The message of one entry of `ValidationError.errors()`, with the offending value.
+
+    The value is not quoted if a field is missing, or if fields of a model contradict each other: the input would then
+    be the whole model.
+    """
     message: str = found["msg"].removeprefix("Value error, ")
     contradiction = found["type"] == "value_error" and isinstance(found["input"], Mapping)
     return message if contradiction or found["type"] == "missing" else f"{message}, got {shown_value(found['input'])}"
 
 
 class _Shown(reprlib.Repr):
-    """Short representations; of a nested value some levels, of a long list the first few items."""
+    """Short representations: a few levels of a nested value, the first few items of a long list."""
 
     def repr_str(self, value: str, level: int) -> str:
         return f"'{shown_uri(value)}'"
@@ -120,10 +131,10 @@ class _Shown(reprlib.Repr):
 
 
 def shown_value(value: Any) -> str:
-    """A value in a message: on one line, short however large it is, and without the secrets of an address."""
+    """A value for an error message: on one line, short however large it is, without the secrets of an address."""
     return _Shown().repr(value)
 
 
 def digest(value: Any) -> str:
-    """sha256 (64 hex digits) of a value's canonical JSON."""
+    """The sha256 (64 hex digits) of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,8 +1,9 @@
-"""`BuildConfig`: all that a build may be told. The Airflow form, `lvr build --set` and the config file derive from it.
+"""`BuildConfig`: every setting of a build. The Airflow form, `lvr build --set` and the config file derive from it.
 
-Sections mirror the stages; a stage's identity covers its own section only, so that a change makes stale just what it
-touches. Addresses and keys of model servers are not here: they are Airflow Connections or environment variables. How
-tokens are drawn is said in each prompt's front matter, beside the text that it was tuned for.
+Sections mirror the stages. A stage's key covers only the stage's own section, so that a changed setting makes stale
+only the results that depend on it. Addresses and API keys of model servers are not settings: they are Airflow
+Connections or environment variables. Sampling parameters are set in each prompt's front matter, next to the text that
+they were tuned for.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
 
 
 class Decode(StrEnum):
-    """What of a video is decoded to find its shots and to measure it. See `SplitConfig.decode`."""
+    """Which frames of a video are decoded for shot detection and measurements. See `SplitConfig.decode`."""
 
     EVERY_FRAME = "every_frame"
     KEY_FRAMES = "key_frames"
 
 
 class Detector(StrEnum):
-    """Who finds shots: a detector of PySceneDetect's, or the network TransNetV2. See `SplitConfig.detector`."""
+    """Shot detectors: two of PySceneDetect's, and the network TransNetV2. See `SplitConfig.detector`."""
 
     ADAPTIVE = "adaptive"
     CONTENT = "content"
@@ -34,18 +35,18 @@ class Detector(StrEnum):
 
     @property
     def usual_threshold(self) -> float:
-        """Its authors' choice."""
+        """Default threshold, as chosen by the detector's authors."""
         return {Detector.ADAPTIVE: 3.0, Detector.CONTENT: 27.0, Detector.TRANSNET: 0.5}[self]
 
     def accepts(self, threshold: float) -> bool:
-        """Is it of the size that this detector's thresholds have?"""
+        """Whether a threshold is in this detector's range: adaptive below 10, content from 10 on, transnet below 1."""
         if self is Detector.TRANSNET:
             return threshold < 1
         return (self is Detector.CONTENT) == (threshold >= 10)
 
 
 class ClipMode(StrEnum):
-    """`shots` ends clips at shot boundaries near the wished length; `fixed` cuts every `clip_seconds`."""
+    """How clips are cut: `shots` at shot boundaries near the target length, `fixed` every `clip_seconds`."""
 
     SHOTS = "shots"
     FIXED = "fixed"
@@ -55,30 +56,33 @@ class SplitConfig(Model):
     """From a video to clips."""
 
     mode: ClipMode = ClipMode.SHOTS
-    """`shots` ends clips at shot boundaries near the wished length, `fixed` cuts every clip_seconds."""
+    """`shots` ends clips at shot boundaries near the target length. `fixed` cuts every clip_seconds."""
     clip_seconds: float = Field(default=10.0, ge=1.0, le=120.0)
-    """Wished length of a clip (LongVideo-Reason: about 10 s)."""
+    """Wished length of a clip in seconds (LongVideo-Reason: about 10 s)."""
     min_seconds: float = Field(default=8.0, ge=0.5)
-    """With `shots`: no clip is shorter, unless the video is. One between max and 2 x min long stays whole."""
+    """Shortest clip in seconds, for `shots`. Exceptions: a shorter video is one clip, and a video longer than
+    max_seconds but shorter than 2 x min_seconds is not divided. Both hold for each part of a video in one picture
+    format, too."""
     max_seconds: float = Field(default=12.0, ge=1.0)
-    """With `shots`: no clip is longer; an over-long shot is divided."""
+    """Longest clip in seconds, for `shots`; a longer shot is divided. For the exception see min_seconds."""
     decode: Decode = Decode.EVERY_FRAME
-    """`key_frames` takes a tenth of the time: shots are looked for where neighbouring key frames differ, motion is not
-    measured, and there is no proxy, so that captions decode the source again."""
-    detector: Detector = Detector.ADAPTIVE
-    """`adaptive` (PySceneDetect) tolerates fast camera movement, `content` (PySceneDetect) is more sensitive,
-    `transnet` (TransNetV2, needs torch) also sees gradual transitions. A change to or from it decodes all videos
+    """`key_frames` decodes only key frames, in a tenth of the time. Shot boundaries are then searched only where
+    neighbouring key frames differ. Motion is not measured and no proxy is written, so that captions decode the source
     again."""
+    detector: Detector = Detector.ADAPTIVE
+    """`adaptive` (PySceneDetect) tolerates fast camera movement. `content` (PySceneDetect) is more sensitive.
+    `transnet` (TransNetV2, needs torch) also detects gradual transitions. Switching to or from `transnet` decodes all
+    videos again."""
     threshold: float = Field(default=0.0, ge=0.0)
-    """The detector's own threshold; 0 is its usual one: 3 (adaptive), 27 (content), 0.5 (transnet). For
-    another one clips are cut anew, but videos are not looked through again."""
+    """Threshold of the detector. 0 selects its default: 3 (adaptive), 27 (content), 0.5 (transnet). After a change,
+    clips are cut again, but videos are not analysed again."""
     write_clips: bool = True
-    """Write every clip as an MP4 of its own (exact; copied where that can be proved, else re-encoded). Off: clips are
-    spans of their source."""
+    """Write every clip as its own MP4, exact to the frame. Frames are copied if a read-back check confirms the copy,
+    and re-encoded otherwise. If off, clips are only spans of their source."""
 
     @property
     def shot_threshold(self) -> float:
-        """The threshold that holds."""
+        """The threshold in use: `threshold`, or the detector's default if that is 0."""
         return self.threshold or self.detector.usual_threshold
 
     @model_validator(mode="after")
@@ -106,18 +110,18 @@ class SplitConfig(Model):
 
 
 class CaptionConfig(Model):
-    """From a clip to a text."""
+    """From a clip to its caption."""
 
     frames_per_clip: int = Field(default=8, ge=1, le=64)
-    """Frames that a captioning model sees, evenly spread over the clip."""
+    """Frames of a clip that the captioning model sees, evenly spaced."""
     frame_side: int = Field(default=448, ge=64, le=2048)
-    """Longest side of those frames in pixels; sides are rounded to multiples of 28 (Qwen-VL's patch grid)."""
+    """Longest side of those frames in pixels. Both sides are rounded to multiples of 28 (Qwen-VL's patch grid)."""
     text_fps: float = Field(default=1.0, gt=0.0, le=10.0)
-    """Measured captions: frames per second that are searched for on-screen text."""
+    """Frames per second that are searched for on-screen text. For measured captions only."""
 
 
 class Writer(StrEnum):
-    """`program` derives questions from the texts that were read on screen; `model` asks the reasoner."""
+    """How questions are written: `program` derives them from on-screen text, `model` uses the reasoner."""
 
     PROGRAM = "program"
     MODEL = "model"
@@ -127,55 +131,55 @@ class QuestionConfig(Model):
     """From captions to questions."""
 
     writers: tuple[Writer, ...] = Field(default=(Writer.PROGRAM, Writer.MODEL), min_length=1)
-    """Who writes questions: `program` derives them from measured captions (not from a captioner's), `model` is the
+    """Writers of questions. `program` derives them from measured captions (not from a captioner's); `model` is the
     reasoner."""
     categories: tuple[QuestionCategory, ...] = Field(default=tuple(QuestionCategory), min_length=1)
-    """What is asked for. Goal questions are written by the reasoner only."""
+    """Categories of questions. Goal questions are written by the reasoner only."""
     kinds: tuple[QuestionKind, ...] = Field(default=tuple(QuestionKind), min_length=1)
     """Multiple choice, open, or both."""
     per_template: int = Field(default=2, ge=1, le=50)
-    """Programmatic questions for each template and kind, of each video, at most."""
+    """Maximum number of programmatic questions per video, for each template and kind."""
     per_category: int = Field(default=1, ge=1, le=20)
-    """Questions that the reasoner writes for each category and kind, of each video."""
+    """Number of questions per video that the reasoner writes, for each category and kind."""
 
 
 class VerifyConfig(Model):
-    """Which questions may stay."""
+    """Checks that a question must pass."""
 
     blind_trials: int = Field(default=4, ge=0, le=64)
-    """Answers asked for without the video, options in a new order each time; 0 switches the check off."""
+    """Answers requested without the video, with the options in a new order each time. 0 switches the check off."""
     blind_limit: Fraction = 0.75
-    """A question answered right at least this often without the video is out."""
+    """A question is rejected if at least this share of the answers without the video is right."""
     grounded_trials: int = Field(default=3, ge=1, le=64)
-    """Answers asked for from the evidence, for questions that a model wrote."""
+    """Answers requested from the evidence alone, for questions that a model wrote."""
     grounded_limit: Fraction = 1.0
-    """Share of the answers given that must agree with the question's."""
+    """A question is rejected if a smaller share of the answers from the evidence agrees with its own answer."""
 
 
 class DifficultyConfig(Model):
-    """How often the target model is right."""
+    """Pass rate of the target model on each question."""
 
     trials: int = Field(default=10, ge=1, le=128)
-    """Answers of the target (LongVideo-Reason: 10)."""
+    """Answers of the target per question (LongVideo-Reason: 10)."""
     frames: int = Field(default=64, ge=1, le=4096)
-    """Frames of the whole video that the target sees; captions take their place when it cannot see."""
+    """Frames of the whole video that the target sees. A target without vision gets the captions instead."""
     frame_side: int = Field(default=448, ge=64, le=2048)
-    """Longest side of those frames in pixels."""
+    """Longest side of those frames in pixels. Both sides are rounded to multiples of 28."""
 
 
 class AssembleConfig(Model):
     """From verified questions to samples with splits."""
 
     eval_fraction: Fraction = 0.06
-    """Share of source videos kept for evaluation (about 1,000 of 18,000)."""
+    """Share of source videos in the eval split (about 1,000 of 18,000)."""
     sft_fraction: Fraction = 1 / 3
-    """Share of the other videos that goes to CoT-SFT; the rest goes to RL (LongVideo-Reason: 1/3 and 2/3)."""
+    """Share of the other videos that goes to CoT-SFT. The rest goes to RL (LongVideo-Reason: 1/3 and 2/3)."""
     near_duplicate_bits: int = Field(default=40, ge=0, le=512)
-    """Videos whose 512-bit perceptual hashes differ in at most this many bits share a split."""
+    """Videos share a split if their 512-bit perceptual hashes differ in at most this many bits."""
 
 
 class Media(StrEnum):
-    """What of each video goes into the shards. See `ShardConfig.media`."""
+    """The video files that go into the shards. See `ShardConfig.media`."""
 
     ORIGINAL = "original"
     PROXY = "proxy"
@@ -186,27 +190,28 @@ class ShardConfig(Model):
     """From samples to WebDataset shards."""
 
     media: Media = Media.ORIGINAL
-    """`original` puts the source videos into the tars, `proxy` two frames of them a second, 640 pixels long, without
-    sound (about 20 MB an hour), `none` leaves the tars text only."""
+    """`original` puts the source videos into the tars. `proxy` puts small copies without sound: two frames per second,
+    at most 640 pixels on the longer side, about 20 MB per hour. `none` makes text-only tars."""
     videos_per_tar: int = Field(default=64, ge=1)
-    """Source videos in a tar, at most; tars of a split differ by at most one."""
+    """Maximum number of source videos per tar. Tars of one split differ by at most one."""
 
 
 class ModelConfig(Model):
-    """Which model plays a role. Empty: the one that the role's endpoint names, or the embedded default."""
+    """The model that plays one role."""
 
     model: str = ""
-    """Its name on the server. Empty: the one that the endpoint names, or the embedded default."""
+    """The model's name on the server. Empty: the name that the role's endpoint gives, or the embedded default."""
     vision: bool | None = None
-    """Can it look at frames? Left open: yes for the captioner's and target's endpoint, no for the embedded model."""
+    """Whether the model accepts frames. Automatic: as the endpoint is set, by default yes for captioner and target. The
+    embedded model accepts none."""
     concurrency: int = Field(default=16, ge=1, le=4096)
-    """Requests under way at once, from one process. Caption has a process for each video that it works on."""
+    """Maximum number of concurrent requests per process. The caption stage has one process for each video in work."""
     timeout_seconds: float = Field(default=600.0, gt=0.0)
-    """Longest wait for one answer."""
+    """Longest wait for one answer, in seconds."""
 
 
 class Role(StrEnum):
-    """What models are asked to do."""
+    """Purpose that a model is used for."""
 
     CAPTIONER = "captioner"
     REASONER = "reasoner"
@@ -218,15 +223,16 @@ class ModelsConfig(Model):
     """One model per role."""
 
     captioner: ModelConfig = ModelConfig()
-    """Describes clips from frames. Embedded default: measurements, no model."""
+    """Describes clips from their frames. Default: measurements, without a model."""
     reasoner: ModelConfig = ModelConfig()
     """Writes questions and chains of thought from captions."""
     judge: ModelConfig = ModelConfig()
-    """Answers blind and from the evidence, and compares open answers."""
+    """Answers questions without the video and from the evidence, and compares open answers."""
     target: ModelConfig = ModelConfig()
-    """The model to be trained: its pass rate is a question's difficulty."""
+    """The model to be trained. Its pass rate is a question's difficulty."""
 
     def of(self, role: Role) -> ModelConfig:
+        """The settings of one role's model."""
         return getattr(self, role.value)
 
 
@@ -234,21 +240,22 @@ class BuildConfig(Model):
     """One dataset build."""
 
     source: str = Field(min_length=1)
-    """Folder of videos, a CSV or JSON manifest, or a Shot2Story annotation file; a local path or an fsspec URL."""
+    """Folder of videos, CSV or JSON manifest, or Shot2Story annotation file: a local path or an fsspec URL."""
     media_root: str = ""
-    """Folder of the full videos that a manifest or annotation file names; empty: relative to the manifest itself."""
+    """Folder of the full videos that a manifest or annotation file names. Empty: the manifest's own folder."""
     allowed_roots: tuple[str, ...] = ()
-    """What a manifest may name besides what lies below its own folder, bucket or site, or below `media_root`: folders
-    (`/mnt/films`), buckets and prefixes (`s3://films`), sites (`https://media.example.org`; also those on a private
-    network are opened when they are named) or all of a scheme (`https://`). No video becomes stale by it."""
+    """Addresses that a manifest may name in addition to those below its own folder, bucket or site and those below
+    `media_root`. Give folders (`/mnt/films`), buckets and prefixes (`s3://films`), sites (`https://media.example.org`)
+    or a whole scheme (`https://`). A site on a private network is opened only if it is named. Changing this makes no
+    video stale."""
     out: str = Field(min_length=1)
-    """Where the build works and publishes; a local path or an fsspec URL such as s3://bucket/prefix."""
+    """Folder where the build works and publishes: a local path or an fsspec URL such as s3://bucket/prefix."""
     name: Name = "longvideo"
     """The dataset's name, in file names and on its card."""
     seed: int = Field(default=0, ge=0)
-    """Every choice that is not the data's own follows from it."""
+    """Random seed. Every choice that the data does not determine follows from it."""
     lane_videos: int = Field(default=64, ge=1, le=4096)
-    """Source videos per lane: one lane runs all per-video stages, independently of the others."""
+    """Source videos per partition. A partition runs all per-video stages, independently of the others."""
     split: SplitConfig = SplitConfig()
     caption: CaptionConfig = CaptionConfig()
     question: QuestionConfig = QuestionConfig()

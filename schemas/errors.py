@@ -1,19 +1,19 @@
-"""The two kinds of failure that a caller treats differently: what running again cannot help, and what it can."""
+"""The two kinds of failure that a caller treats differently: those that running again cannot fix, and those it can."""
 
 from __future__ import annotations
 
 
 class BadInput(ValueError):
-    """The configuration or the data is wrong. Running again gives the same; the message names the way out."""
+    """The configuration or the data is wrong. Running again fails the same way; the message says what to change."""
 
 
 class Outage(RuntimeError):
-    """Something the run depends on is away: a model server, the disk. Running again goes on where it stopped."""
+    """Something the run depends on is unavailable: a model server, the disk. Running again resumes where it stopped."""
 
 
 class SchemaError(BadInput):
-    """Data on disk does not fit its schema; the message names file, row, field and value."""
+    """Data on disk does not fit its schema. The message names file, row, field and value."""
 
 
 class SourceError(BadInput):
-    """A list of videos cannot be read; the message names it and the way out."""
+    """A list of videos cannot be read. The message names the list and says what to do."""

@@ -1,4 +1,4 @@
-"""What a journal holds: the raw answers of models, and which of them are to be asked for again."""
+"""The records of a journal: raw answers of models, and which of them no longer count and are requested again."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from schemas.base import Model, Sha256
 
 
 class JournalEntry(Model):
-    """One answer as it came, valid or not; it is validated again whenever it is read."""
+    """One raw answer, valid or not. It is validated again whenever it is read."""
 
     request_sha256: Sha256
     """Hash of the whole request that was answered."""
     origin_sha256: Sha256
-    """Hash of the stage's own request; another one when this answers the repetition after an invalid answer."""
+    """Hash of the stage's own request. It differs from `request_sha256` if this answers the repeated request after an
+    invalid answer."""
     key: str
-    """Clip or question id that the answer belongs to."""
+    """Id of the clip or question that the answer belongs to."""
     model: str
     raw: str
+    """The raw text of the answer."""
     finish_reason: Literal["stop", "length", "content_filter"]
     tokens_in: int
     tokens_out: int
@@ -27,7 +29,7 @@ class JournalRecord(Model):
     """One line (or object) of a journal. Records of several writers are ordered by their time."""
 
     written_ns: int
-    """Nanoseconds since 1970, the writer's clock."""
+    """Time of writing, in nanoseconds since 1970 by the writer's clock."""
     entry: JournalEntry | None = None
     forgotten: tuple[Sha256, ...] = ()
     """`origin_sha256` of earlier entries that no longer count."""

@@ -1,4 +1,4 @@
-"""One line of a user's list of videos: the columns of a CSV manifest, the fields of a JSON one."""
+"""One entry of a user's list of videos: a row of a CSV manifest, or an object of a JSON manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.tables import Split, VideoCategory
 from schemas.uri import public_text
 
 PublicText = Annotated[str, AfterValidator(public_text)]
-"""A text that is published, in which addresses lose their credentials."""
+"""A text that is published. Addresses in it lose their credentials."""
 
 
 def _public(texts: tuple[SpanText, ...]) -> tuple[SpanText, ...]:
@@ -20,17 +20,20 @@ def _public(texts: tuple[SpanText, ...]) -> tuple[SpanText, ...]:
 
 
 class ManifestRow(Model):
-    """Only `uri` is required."""
+    """One video of a manifest. Only `uri` is required."""
 
     uri: str = Field(min_length=1)
-    """The full video: absolute, an fsspec URL, or relative to `media_root`."""
+    """Address of the full video: an absolute path, an fsspec URL, or a path relative to `media_root`."""
     source_id: VideoId | None = None
-    """The video's id; by default made from its path."""
+    """Id of the video. Default: derived from its path."""
     title: PublicText = ""
+    """Title of the video."""
     category: VideoCategory = VideoCategory.UNKNOWN
     licence: PublicText = ""
+    """Licence of the video. It is published with every record of the video."""
     origin: PublicText = ""
+    """Origin of the video: a channel, an address, a data set."""
     split_hint: Split | None = None
-    """Forces the split of this video's samples."""
+    """Forces the split of this video and of its near-duplicates. If their hints differ, eval wins over sft over rl."""
     annotations: Annotated[tuple[SpanText, ...], AfterValidator(_public)] = ()
-    """JSON manifests only: texts on spans of the video."""
+    """Texts about spans of the video. JSON manifests only."""

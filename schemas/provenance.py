@@ -1,4 +1,4 @@
-"""Where a generated text came from: kept on every row that a model or a program wrote."""
+"""Provenance of a generated text. Every row that a model or a program wrote has one."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from schemas.base import Model
 
 
 class Sampling(Model):
-    """How tokens are drawn. Part of a request's identity: other sampling, other answer."""
+    """Sampling parameters of a request. They are part of its hash, as they change the answer."""
 
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
-    """0 takes the likeliest token each time."""
+    """Softmax temperature. 0 always takes the most likely token."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Nucleus: the smallest set of tokens whose probabilities add up to this."""
+    """Nucleus sampling: tokens are drawn from the smallest set whose probabilities add up to this."""
     max_tokens: int = Field(default=1024, ge=1)
-    """Most tokens that an answer may have."""
+    """Maximum number of tokens of an answer."""
 
 
 class Provenance(Model):
-    """Enough to ask again and to explain: who wrote a text, from which request, at what cost."""
+    """Author, request and cost of a text: enough to repeat the request and to explain the text."""
 
     model: str
-    """Model name as the server knows it, or `measured` / `program` for texts that no model wrote."""
+    """Name of the model on its server; `measured` or `program` for texts that no model wrote."""
     prompt_id: str = ""
-    """File stem in `prompts/`; empty when no prompt was used."""
+    """File stem of the prompt in `prompts/`; empty if no prompt was used."""
     prompt_sha256: str = ""
     sampling: Sampling = Sampling()
     seed: int = 0
@@ -35,6 +35,6 @@ class Provenance(Model):
     finish_reason: Literal["stop", "length", "content_filter", "none"] = "none"
     """Why the model stopped; `none` for texts that no model wrote."""
     raw: str = ""
-    """The answer as it came, before parsing."""
+    """The raw answer, before parsing."""
     request_sha256: str = ""
-    """Hash of the whole request, the journal's key."""
+    """Hash of the whole request, which is the journal's key."""

@@ -1,10 +1,13 @@
-"""Opens published releases, local or remote, without believing what they say about themselves.
+"""Opens published releases, local or remote, without trusting what they say about themselves.
 
-A release may come from anybody, and a few bytes of one can stand for terabytes, or for a file of the reader's own. So
-before any content is read, names, lengths, row counts and tar headers are checked: what a manifest names lies below the
-release's folder and has the manifest's length; a table has as many rows as the manifest says; a tar holds plain members
-only, the records that the manifest says, and nothing that extends a header, links, or has holes. Hashes are not
-compared: that would read every video.
+A release may come from anybody. A few bytes of it can expand to terabytes, or name a file on the reader's own disk.
+Therefore names, lengths, row counts and tar headers are checked before any content is read:
+
+- A file that the manifest names is below the release's folder and has the manifest's length.
+- A table has as many rows as the manifest says.
+- A tar holds the records that the manifest says, in plain members only: no extended headers, links or sparse files.
+
+Hashes are not compared: that would read every video.
 """
 
 from __future__ import annotations
@@ -29,40 +32,43 @@ from schemas.storage import locate, outages
 from schemas.uri import shown_uri
 
 _MANIFEST_BYTES = 64 << 20
-"""A manifest of a hundred thousand tars has half of this."""
+"""Maximum size of a manifest. The manifest of a hundred thousand tars has half of this."""
 
 _RECORD_BYTES = 16 << 20
-"""A record of a thousand questions has a few megabytes."""
+"""Maximum size of a record. The record of a thousand questions has a few megabytes."""
 
 _MEMBER = re.compile(r"[A-Za-z0-9_-]+\.[a-z0-9]+")
 
 
 @dataclass(frozen=True)
 class TarRecord:
-    """One record of a tar: its members' headers, with `offset_data` in the tar, in their order; the `.json` is last."""
+    """One record of a tar, with the headers of its members in their order; the `.json` is last.
+
+    Each header has the position of the member's content in the tar, `offset_data`.
+    """
 
     record: WebDatasetRecord
     members: tuple[tarfile.TarInfo, ...]
     content: bytes | None
-    """The media member's, where it was asked for."""
+    """Content of the media member, if it was requested."""
 
     @property
     def media(self) -> tarfile.TarInfo | None:
-        """The video's header; None in a release without media."""
+        """Header of the video; None in a release without media."""
         return self.members[0] if len(self.members) > 1 else None
 
 
 def address_in(url: str, path: str) -> str:
-    """The address of a release's file. Two slashes would be another object on S3."""
+    """Address of a release's file. A doubled slash would be another object on S3."""
     return f"{url.rstrip('/')}/{path}"
 
 
 def open_release(url: str) -> Release:
-    """The manifest of a release, `{out}/releases/{name}/v0001`.
+    """Read the manifest of a release, `{out}/releases/{name}/v0001`.
 
     Raises:
         BadInput: there is no manifest at that address.
-        SchemaError: it is not one that this version can read, or names what is not the release's own.
+        SchemaError: this version cannot read the manifest, or it names files that are not the release's own.
     """
     address = address_in(url, "manifest.json")
     try:
@@ -75,7 +81,12 @@ def open_release(url: str) -> Release:
 
 
 def read_small_file(url: str, path: str, most_bytes: int) -> bytes:
-    """A file of a release whose length no manifest tells. Raises SchemaError if it has more bytes."""
+    """Read a file of a release whose length is not in the manifest.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        SchemaError: the file has more than `most_bytes` bytes, or is not a plain file below the release's folder.
+    """
     with _open(url, path) as file:
         length = file.tell()
         file.seek(0)
@@ -90,13 +101,13 @@ def read_small_file(url: str, path: str, most_bytes: int) -> bytes:
 
 @contextmanager
 def open_file(url: str, file: ReleaseFile, **options: Any) -> Iterator[IO[bytes]]:
-    """A file of a release, of the manifest's length.
+    """Open a file of a release and check that it has the manifest's length.
 
     Args:
-        options: of fsspec's `open`.
+        options: options of fsspec's `open`.
 
     Raises:
-        SchemaError: it is gone, of another length, or not a plain file below the release's folder.
+        SchemaError: the file is missing, has another length, or is not a plain file below the release's folder.
     """
     address = address_in(url, file.path)
     try:
@@ -111,7 +122,11 @@ def open_file(url: str, file: ReleaseFile, **options: Any) -> Iterator[IO[bytes]
 
 
 def read_table(url: str, file: ReleaseFile) -> list[Sample]:
-    """The samples of a Parquet table. Raises SchemaError, also when they are not as many as the manifest says."""
+    """Read the samples of a Parquet table.
+
+    Raises:
+        SchemaError: the file does not fit its schema, or does not hold as many samples as the manifest says.
+    """
     address = address_in(url, file.path)
     with open_file(url, file) as opened, outages(address):
         data = opened.read()
@@ -125,14 +140,14 @@ def read_tar(
     is_wanted: Callable[[int], bool] = lambda number: False,
     **options: Any,
 ) -> Iterator[TarRecord]:
-    """The records of a tar.
+    """Read the records of a tar, one by one.
 
     Args:
-        is_wanted: whether the media of a record, by its number in the tar, is read into memory.
-        options: of fsspec's `open`.
+        is_wanted: whether to read a record's media into memory, given the record's number in the tar, from 0.
+        options: options of fsspec's `open`.
 
     Raises:
-        SchemaError: the tar is not what the manifest says, or holds anything but plain records.
+        SchemaError: the tar differs from the manifest, or holds anything but plain records.
     """
     address = address_in(url, file.path)
     media: tarfile.TarInfo | None = None
@@ -167,10 +182,10 @@ def read_tar(
 
 
 def _open(url: str, path: str, **options: Any) -> IO[bytes]:
-    """A file below the release's folder, at its end.
+    """Open a file below the release's folder, positioned at its end.
 
-    On a local disk links are followed only there (and in Hugging Face's cache, which is made of links), and what is no
-    file (a pipe would never end) is not opened.
+    On a local disk, links are followed only within that folder (and in Hugging Face's cache, which is made of links).
+    Anything else than a regular file is refused: a pipe would never end.
     """
     address = address_in(url, path)
     with outages(address):
@@ -187,18 +202,21 @@ def _open(url: str, path: str, **options: Any) -> IO[bytes]:
             raise SchemaError(f"{found}: not a file; copy the release again")
     with outages(address):
         opened: IO[bytes] = fs.open(found, "rb", **options)
-        opened.seek(0, io.SEEK_END)  # some only now ask for the file
+        opened.seek(0, io.SEEK_END)  # some file systems request the file only now
         return opened
 
 
 def _own_folders(root: Path) -> list[Path]:
-    """Where files of a release in this folder may lie: in the Hub's cache in `blobs`, beside `snapshots`, too."""
+    """Folders that may hold files of a release: its own and, in the Hub's cache, `blobs` next to `snapshots`."""
     return [root, *(folder.parent / "blobs" for folder in root.parents if folder.name == "snapshots")]
 
 
 def _members(tar: IO[bytes], size: int, address: str) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar of this many bytes, from their headers alone, which must be plain: no header may change what
-    the next one says. `tarfile` would follow links, fill holes, and read extended headers into memory."""
+    """Read the members of a tar of `size` bytes, from their headers alone.
+
+    Headers must be plain, so that none changes the meaning of the next. `tarfile` would follow links, fill holes, and
+    read extended headers into memory.
+    """
     offset = 0
     while any(block := _read(tar, offset, tarfile.BLOCKSIZE, address)):
         try:

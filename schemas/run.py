@@ -1,4 +1,4 @@
-"""What the runner writes: commits, plans, records and metrics of a run, and the manifest of a published release."""
+"""Files that the runner writes: commits, plans, records and metrics of a run, and the manifest of a release."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from schemas.tables import Source
 
 
 class ModelIdentity(Model):
-    """The model behind a role, as far as it decides answers."""
+    """The model behind a role, as far as its answers depend on it."""
 
     role: Role
     model: str
@@ -22,17 +22,21 @@ class ModelIdentity(Model):
 
 
 class PromptIdentity(Model):
+    """A prompt, and the hash of its text and its answer schema."""
+
     prompt_id: str
     sha256: Sha256
 
 
 class InputIdentity(Model):
+    """A table that a stage reads, by the stage that wrote it and the hash of its rows."""
+
     stage: str
     rows_sha256: Sha256
 
 
 class StageKey(Model):
-    """All that a stage's rows depend on. The same key, the same rows: a committed key is never computed again."""
+    """Everything that a stage's rows depend on. Equal keys give equal rows: a committed key is never computed again."""
 
     stage: str
     version: int
@@ -44,28 +48,29 @@ class StageKey(Model):
     models: tuple[ModelIdentity, ...]
     inputs: tuple[InputIdentity, ...]
     tools: tuple[str, ...] = Field(default=(), exclude_if=lambda tools: not tools)
-    """Names and versions of programs that make bytes of them, such as `ffmpeg 7.1`. Keys without any are as they were
-    before there was this field."""
+    """Names and versions of the programs that write bytes of the rows, such as `ffmpeg 7.1`. An empty tuple is omitted
+    from the JSON, so that keys from before this field existed are unchanged."""
 
 
 class Commit(Model):
-    """The manifest of a finished (stage, unit): written last, never changed."""
+    """The manifest of a finished work item of a stage. It is written last and never changed."""
 
     key_sha256: Sha256
     key: StageKey
     rows_sha256: Sha256
-    """Names the Parquet object of the rows."""
+    """Hash that names the Parquet object of the rows."""
     rejects_sha256: Sha256
+    """Hash that names the Parquet object of the rejects."""
     rows: int = Field(ge=0)
     rejects: int = Field(ge=0)
 
 
 class Lane(Model):
-    """A group of source videos that one chain of tasks works on, independently of all others."""
+    """A partition: a group of source videos that one chain of tasks works on, independently of all others."""
 
     index: int = Field(ge=0)
     label: str
-    """Short and readable: the first video's id and how many more."""
+    """Short and readable: the first video's id and the number of the others."""
     sources: tuple[Source, ...] = Field(min_length=1)
 
 
@@ -74,65 +79,71 @@ class Run(Model):
 
     run_id: Identifier
     requested: BuildConfig
-    """As the user asked for it."""
+    """The configuration as the user requested it."""
     config: BuildConfig
-    """Resolved: every role names the model that plays it in this run."""
+    """The resolved configuration: every role names the model that plays it in this run."""
     lanes: int = Field(ge=1)
     videos: int = Field(ge=1)
     plan_rejects_sha256: Sha256
-    """Table of the sources that could not be planned."""
+    """Hash of the table of sources that could not be planned."""
     skipped: dict[str, int] = Field(default={})
-    """Files and folders that the search for videos has skipped, by kind in words: `.txt files`."""
+    """Number of files and folders that the search for videos skipped, by kind in words: `.txt files`."""
 
 
 class GivenIds(Model):
-    """`ids.json`: the ids that earlier versions have given in this store, which its videos keep."""
+    """`ids.json`: the video ids that earlier versions assigned in this store. Its videos keep them."""
 
     ids: dict[str, dict[str, VideoId]] = Field(default={})
-    """Video ids by source, as a build names it, and by the video's path in it."""
+    """Video ids by source, as a build names it, and by the video's path in the source."""
 
 
 class StageRecord(Model):
-    """The commits that one (lane, stage) of a run uses."""
+    """The commits of one stage that a run uses, in one partition or over the whole build."""
 
     stage: str
     lane: int | None
     """None for stages over the whole build."""
     commits: dict[str, Commit]
-    """By unit."""
+    """Commits by work item."""
 
 
 class StageMetrics(Model):
-    """What one (lane, stage) of a run did and cost; one JSON line."""
+    """Work and cost of one stage in one partition of a run; one JSON line."""
 
     stage: str
     lane: int | None
     units: int
+    """Number of work items."""
     reused: int
-    """Units whose key had been committed before."""
+    """Number of work items whose key had been committed before."""
     rows: int
     rejects: dict[str, int]
-    """By reason, over all units."""
+    """Number of rejects by reason, over all work items."""
     wall_seconds: float
     cpu_seconds: float
-    """User and system, of the threads or child processes that worked on units. Model servers are not counted."""
+    """CPU seconds (user and system) of the threads or child processes that computed work items. Model servers are not
+    counted."""
     phase_seconds: dict[str, float]
-    """Wall seconds of computing, waiting for models, writing."""
+    """Wall-clock seconds by phase: computing, waiting for models, writing."""
     requests: dict[str, int]
-    """Model requests sent, by role."""
+    """Number of model requests sent, by role."""
     journal_hits: dict[str, int]
-    """Answers taken from the journal instead, by role."""
+    """Number of answers read from the journal instead, by role."""
     tokens_in: int
     tokens_out: int
     server_busy_share: float
-    """Share of the units' own time, added up, with at least one model request under way."""
+    """Share of the work items' summed time with at least one model request in flight."""
 
 
 _BELOW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
 
 def _below_a_folder(path: str) -> str:
-    """Not absolute, not an address, without `..` and without what a shell, a loader or a store reads as a pattern."""
+    """Accept a relative path without `..` and without characters that a shell, a loader or a store reads as a pattern.
+
+    Raises:
+        ValueError: any other path, also an absolute one or an address.
+    """
     if not _BELOW.fullmatch(path):
         raise ValueError(
             "must be a path below the release's folder, of letters, digits, `_`, `-` and `.`: do not use this release"
@@ -147,33 +158,34 @@ class ReleaseFile(Row):
     """One file of a release."""
 
     path: PathBelow
-    """Relative to the release's folder."""
+    """Path relative to the release's folder."""
     sha256: Sha256
     bytes: int = Field(gt=0)
     split: str = ""
     videos: int = Field(default=0, ge=0)
-    """Records, in tars."""
+    """Number of source videos. In a tar, each is one record."""
     samples: int = Field(default=0, ge=0)
-    """Questions."""
+    """Number of samples, one per question."""
 
 
 def content_digest(files: Iterable[ReleaseFile]) -> str:
-    """Digest over paths and hashes of a release's files."""
+    """Digest over the paths and hashes of a release's files."""
     return digest([[file.path, file.sha256] for file in files])
 
 
 class Release(Model):
-    """`manifest.json` of a published dataset: what it holds and where every file's bytes can be checked."""
+    """`manifest.json` of a release: its contents, and the hash by which every file can be checked."""
 
     name: str
     version: int = Field(ge=1)
     run_id: Identifier
-    """The run that made it."""
+    """The run that made the release."""
     content_sha256: Sha256
-    """`content_digest` of the files: equal content, equal digest, so nothing is published twice."""
+    """`content_digest` of the files. Equal content has an equal digest, so that nothing is published twice."""
     samples: dict[str, int]
-    """By split."""
+    """Number of samples by split."""
     videos: dict[str, int]
+    """Number of source videos by split."""
     files: tuple[ReleaseFile, ...]
 
     @model_validator(mode="after")
@@ -184,7 +196,7 @@ class Release(Model):
 
 
 class LatestRelease(Model):
-    """`latest.json`: the newest version of a dataset, and the run whose tables it comes from."""
+    """`latest.json`: the newest version of a dataset, and the last run that published this content."""
 
     version: int = Field(ge=1)
     run_id: Identifier

@@ -1,8 +1,9 @@
-"""The training sample: what a build publishes and what the trainer reads.
+"""The training sample, which a build publishes and the trainer reads.
 
 The first seven fields are LongVideo-Reason's published columns, with its names and meanings (data card of
-LongVideo-Reason/longvideo-reason); ours follow. `WebDatasetRecord` is the `.json` member of a tar: one source video
-with all its samples, so that a video's bytes are stored, read and decoded once however many questions it has.
+LongVideo-Reason/longvideo-reason). The fields after them are this project's. `WebDatasetRecord` is the `.json` member
+of a tar: one source video with all its samples. So a video's bytes are stored, read and decoded once, however many
+questions it has.
 """
 
 from __future__ import annotations
@@ -25,48 +26,50 @@ class Sample(Row):
     """One question with its reasoning and answer."""
 
     problem_id: int = Field(ge=0, lt=2**63)
-    """The first 63 bits of sha256(question_id): stable whatever else the dataset holds."""
+    """First 63 bits of the sha256 of `question_id` in double quotes. Independent of the rest of the dataset."""
     problem: str = Field(min_length=1)
-    """The question; for choices followed by one line per option, `A. ...`."""
+    """The question. For multiple choice it is followed by one line per option, `A. ...`."""
     data_type: Literal["video"] = "video"
     """Always `video`."""
     problem_type: QuestionCategory
     reasoning: str = Field(min_length=1)
+    """Chain of thought from the evidence to the answer."""
     videos: str
     """Path of the video inside the dataset, `{video_id}.{suffix}`: the media member of the video's tar record."""
     answer: str
-    """`<answer>X</answer>` with the letter, or the text for open questions."""
+    """`<answer>X</answer>`, where X is the option's letter, or the text for open questions."""
 
     question_id: Identifier
     """Hash of video, category, kind, writer and index."""
     video_id: VideoId
-    """The source video: key of its tar record."""
+    """Id of the source video, which is the key of its tar record."""
     kind: QuestionKind
     question: str
     """The question without its options."""
     options: tuple[str, ...]
-    """Option texts in the order of their letters; empty for open questions."""
+    """Texts of the options in the order of their letters. Empty for open questions."""
     answer_text: str
-    """The right option's text, or the open answer."""
+    """Text of the right option, or the open answer."""
     evidence: tuple[Span, ...]
+    """Spans of the video that one must have seen to answer, `[start_us, end_us)` in microseconds."""
     pass_rate: Fraction
     """Share of the target model's answers that were right."""
     trials: int = Field(ge=0)
-    """Number of those answers."""
+    """Number of answers of the target model that count in `pass_rate`."""
     split: Split
     video_category: VideoCategory
     duration_us: int = Field(gt=0, lt=2**63)
-    """Of the video."""
+    """Duration of the video in microseconds."""
     writer: str
-    """Who wrote the question: `program` or `model`."""
+    """Writer of the question: `program` or `model`."""
     question_model: str
-    """The model that wrote the question; `program` for none."""
+    """Model that wrote the question; `program` if no model did."""
     reasoning_model: str
-    """The model that wrote the reasoning; `program` for none."""
+    """Model that wrote the reasoning; `program` if no model did."""
     target_model: str
-    """The model whose answers the pass rate counts."""
+    """Model whose answers `pass_rate` counts."""
     provenance: Sha256
-    """Digest of every provenance behind this sample; the tables of the build hold them in full."""
+    """Digest of all provenance behind this sample. The tables of the build hold it in full."""
 
     @model_validator(mode="after")
     def _video_is_its_own(self) -> Sample:
@@ -87,25 +90,35 @@ class Sample(Row):
 
     @property
     def final_answer(self) -> str:
-        """What stands between the answer tags: a letter, or the open answer's text."""
+        """The text between the answer tags: a letter, or the text of an open answer."""
         match = _ANSWER.fullmatch(self.answer)
-        assert match is not None  # the validator has seen it
+        assert match is not None  # checked by the validator
         return match.group(1)
 
 
 class WebDatasetRecord(Model):
-    """The `.json` member of a tar sample: one source video and everything asked about it."""
+    """The `.json` member of a tar record: one source video and all questions about it."""
 
     video_id: VideoId
+    """Id of the source video, which is the key of the record."""
     split: Split
     video_category: VideoCategory
     title: str
+    """Title of the video."""
     licence: str
+    """Licence of the video, as its source states it."""
     origin: str
+    """Origin of the video: a channel, an address, a data set."""
     duration_us: int = Field(gt=0, lt=2**63)
+    """Duration of the video in microseconds."""
     fps: float = Field(gt=0, allow_inf_nan=False)
+    """Mean frames per second of the published video."""
     width: int = Field(gt=0)
+    """Displayed width of the published video in pixels, after rotation and with square pixels. A re-encoded MP4 may
+    differ from it by two."""
     height: int = Field(gt=0)
+    """Displayed height of the published video in pixels, likewise."""
     sha256: Sha256
-    """Of the source video's bytes."""
+    """Hash of the source video's bytes."""
     samples: tuple[Sample, ...] = Field(min_length=1)
+    """All samples of the video."""

@@ -1,9 +1,9 @@
-"""Sample films: the script a film is drawn from, and the truth written beside the rendered film.
+"""Sample films: the script that a film is drawn from, and the ground truth written next to the rendered film.
 
 `FilmScript` is what an author writes: shots in order, with what is seen, read and heard in each. Its times are seconds
 from the start of the shot and must be whole frames. `FilmTruth` is what the rendered file shows: integer microseconds
-from the first frame, half-open, exact to the frame, boxes in pixels of the frame. Drawing lives in `operators.samples`,
-and so does the way from one to the other (`operators.samples.truth`).
+from the first frame, half-open, exact to the frame, with boxes in pixels of the frame. `operators.samples` draws the
+films, and `operators.samples.truth` turns a script into its ground truth.
 """
 
 from itertools import pairwise
@@ -53,7 +53,7 @@ Direction = Literal["left_to_right", "right_to_left", "up", "down", "still"]
 
 
 def frames_of(seconds: float) -> int:
-    """Whole frames in `seconds`."""
+    """Number of whole frames nearest to `seconds`."""
     return round(seconds * FPS)
 
 
@@ -67,7 +67,7 @@ Seconds = Annotated[float, Field(ge=0), AfterValidator(_whole_frames)]
 
 
 class PixelBox(NamedTuple):
-    """Half-open pixel rectangle [left, right) x [top, bottom); an object's box may reach past the frame."""
+    """Half-open pixel rectangle [left, right) x [top, bottom). An object's box may extend beyond the frame."""
 
     left: int
     top: int
@@ -76,7 +76,7 @@ class PixelBox(NamedTuple):
 
 
 class Waypoint(NamedTuple):
-    """Where an object stands (the middle of its lower edge, in pixels) `seconds` after the start of the shot."""
+    """Position of an object (the middle of its lower edge, in pixels) `seconds` after the start of the shot."""
 
     seconds: float
     x: float
@@ -84,9 +84,9 @@ class Waypoint(NamedTuple):
 
 
 class Transition(Model):
-    """How a shot comes in. A gradual transition is centred on the shot's start, half of it over the previous shot.
+    """How a shot begins. A gradual transition is centred on the shot's start, with one half in the previous shot.
 
-    `dissolve` mixes the two pictures; `fade` darkens the previous shot to black, then lights the next one up.
+    `dissolve` mixes the two pictures. `fade` darkens the previous shot to black, then brightens the next one.
     """
 
     kind: TransitionKind = "cut"
@@ -103,9 +103,9 @@ class Transition(Model):
 
 
 class MovingObject(Model):
-    """Something coloured that moves straight from waypoint to waypoint, and waits at the first and the last.
+    """Something coloured that moves in straight lines between waypoints, and rests at the first and the last.
 
-    It faces the way it moves. `scale` 1 is the drawing's own size (a person is 84 px tall).
+    It faces the direction of its movement. At `scale` 1 it has the size of its drawing (a person is 84 px tall).
     """
 
     name: str = Field(min_length=1)
@@ -123,7 +123,7 @@ class MovingObject(Model):
 
 
 class OnScreenText(Model):
-    """Letters on a plate, from `start` up to `end` seconds of the shot; never across a transition."""
+    """Text on a plate, from `start` up to `end` seconds of the shot. It never overlaps a transition."""
 
     text: str = Field(pattern=r"^[A-Z0-9 :.,!?'-]+$")
     start: Seconds
@@ -133,10 +133,10 @@ class OnScreenText(Model):
 
 
 class Event(Model):
-    """Something that happens, under a name that recurs when it happens again.
+    """Something that happens. If it happens again, the name is the same.
 
     Without `start` and `end` it lasts as long as its first participant is in the frame (its first appearance in the
-    shot); without `region` it is where that participant is half-way.
+    shot). Without `region` it takes place where that participant is half-way.
     """
 
     name: str = Field(min_length=1)
@@ -156,8 +156,9 @@ class Event(Model):
 
 
 class Distractor(Model):
-    """A sudden change that is NOT a shot boundary: a white flash, or a quick pan by `pixels` to the right (left if
-    negative).
+    """A sudden change that is NOT a shot boundary.
+
+    `flash` is a white flash; `pan` is a quick pan by `pixels` to the right (left if negative).
     """
 
     kind: DistractorKind
@@ -195,7 +196,7 @@ class FilmScript(Model):
 
 
 class ObjectTruth(Model):
-    """An object of one shot: when any part of its box is in the frame, and where it is first and last seen."""
+    """An object of one shot: the spans in which any part of its box is in the frame, and its first and last box."""
 
     name: str
     kind: ObjectKind
@@ -207,8 +208,10 @@ class ObjectTruth(Model):
 
 
 class ShotTruth(Span):
-    """A shot's tile of the film. `transition` is the one INTO it, over `transition_start_us` to `transition_end_us`
-    (equal for a cut).
+    """A shot of the film, as one tile of its timeline.
+
+    `transition` is the transition into the shot. It lasts from `transition_start_us` to `transition_end_us` (equal for
+    a cut).
     """
 
     index: int
@@ -220,7 +223,7 @@ class ShotTruth(Span):
 
 
 class TextTruth(Span):
-    """A text at full contrast in every frame of the span; `box` bounds its letters."""
+    """A text that has full contrast in every frame of the span. `box` bounds its letters."""
 
     text: str
     style: TextStyle
@@ -230,7 +233,7 @@ class TextTruth(Span):
 
 
 class EventTruth(Span):
-    """One happening of an event; the same name comes again when it happens again."""
+    """One occurrence of an event. Further occurrences have the same name."""
 
     name: str
     participants: tuple[str, ...]
@@ -247,8 +250,9 @@ class DistractorTruth(Span):
 
 
 class FilmTruth(Model):
-    """What a rendered film shows. `film_sha256` and `film_bytes` are those of the mp4; `script_sha256` is of script and
-    renderer.
+    """Ground truth of a rendered film.
+
+    `film_sha256` and `film_bytes` describe the MP4. `script_sha256` is the hash of the script and the renderer.
     """
 
     film_id: Identifier

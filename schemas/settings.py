@@ -1,4 +1,4 @@
-"""A model from a YAML file and from `key=value` settings, with errors a person can act on."""
+"""Builds a model from a YAML file and from `key=value` settings, with error messages that say what to correct."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ M = TypeVar("M", bound=BaseModel)
 
 
 LONGEST_YAML = 100_000
+"""Maximum length of a YAML text, in characters."""
 DEEPEST_YAML = 20
+"""Maximum nesting depth of a YAML text."""
 MOST_ALIASES = 20
-"""A text of 20 aliases expands to at most some thousand values."""
+"""Maximum number of aliases in a YAML text: 20 expand to at most a few thousand values."""
 
 _PROBLEMS_SHOWN = 30
 _LONGEST_NAME = 80
 
 
 class ConfigError(BadInput):
-    """A configuration that does not fit its model; the message names every field, its value and the way out."""
+    """A configuration does not fit its model. The message names every field, its value and what to do."""
 
 
 def read_fields(file: Path) -> dict[str, Any]:
-    """The fields and values of a YAML file.
+    """Read the fields and values of a YAML file.
 
     Raises:
-        ConfigError: an unreadable file, or one that is something else.
+        ConfigError: the file cannot be read, is not YAML, or holds no fields and values.
     """
     try:
         values = read_yaml(file.read_text(encoding="utf-8")) or {}
@@ -46,11 +48,11 @@ def read_fields(file: Path) -> dict[str, Any]:
 
 
 def read_yaml(text: str) -> Any:
-    """The value of a YAML text, which is looked at before anything in it is expanded.
+    """Parse a YAML text. Its size is checked before anything in it is expanded.
 
     Raises:
-        ValueError: it is no YAML, too long, nested too deep, or has too many aliases: each may stand for a whole list
-            of others, so that a few lines become gigabytes.
+        ValueError: the text is not YAML, is too long, is nested too deep, or has too many aliases. An alias may stand
+            for a whole list of other aliases, so that a few lines expand to gigabytes.
     """
     if len(text) > LONGEST_YAML:
         raise ValueError(f"{len(text):,} characters are more than the {LONGEST_YAML:,} that a configuration may have")
@@ -69,22 +71,22 @@ def read_yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {_yaml_problem(error)}") from None
-    except (ValueError, OverflowError, TypeError) as error:  # a date that is none, a number without end
+    except (ValueError, OverflowError, TypeError) as error:  # an impossible date, a number with too many digits
         raise ValueError(f"not YAML: {error}") from None
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
-    """What is wrong and where; PyYAML's own text quotes the line, in which a password may be."""
+    """The problem and its position. PyYAML's own message also quotes the line, which may hold a password."""
     mark = getattr(error, "problem_mark", None)
     where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     return f"{getattr(error, 'problem', None) or 'a character that YAML does not allow'}{where}"
 
 
 def set_field(values: dict[str, Any], setting: str) -> None:
-    """Enter `section.field=value`, the value in YAML, into nested fields.
+    """Set a field in nested `values` from a text `section.field=value`, whose value is YAML.
 
     Raises:
-        ConfigError: it is no such setting, or its section is a single value.
+        ConfigError: the text is not such a setting, its value is not YAML, or its section holds a single value.
     """
     path, equals, text = setting.partition("=")
     if not equals or not path:
@@ -104,13 +106,14 @@ def set_field(values: dict[str, Any], setting: str) -> None:
 
 
 def validated(values: Mapping[str, Any], model: type[M], synonyms: Mapping[str, str] | None = None) -> M:
-    """The values as a model.
+    """Validate values as a model.
 
     Args:
-        synonyms: other programs' names for some fields, and the dotted names here.
+        synonyms: names that other programs use for some fields, and the dotted names of these fields here.
 
     Raises:
-        ConfigError: an unknown field, a value that does not fit, or values that contradict: all of them.
+        ConfigError: unknown fields, values that do not fit, or values that contradict each other. The message lists the
+            first 30 and the number of the others.
     """
     try:
         return model.model_validate(values)
@@ -135,8 +138,11 @@ def _explain(found: dict[str, Any], model: type[BaseModel], synonyms: Mapping[st
 
 
 def _hint(path: Sequence[str], model: type[BaseModel], synonyms: Mapping[str, str]) -> str:
-    """What may have been meant by a field that does not exist: what other programs call so, a field of that name
-    elsewhere, or one of a similar name beside it or elsewhere."""
+    """Suggest a replacement for a field that does not exist, or list the known fields.
+
+    Tried in this order: a synonym from another program, a field of the same name elsewhere, a similar name in the same
+    section, a similar name elsewhere.
+    """
     known, name = _fields_at(path[:-1], model), path[-1][:_LONGEST_NAME]
     everywhere = {dotted.rpartition(".")[2]: dotted for dotted in reversed(_dotted(model))}
     meant = synonyms.get(name.replace("-", "_").lower()) or everywhere.get(name)
@@ -148,7 +154,7 @@ def _hint(path: Sequence[str], model: type[BaseModel], synonyms: Mapping[str, st
 
 
 def _dotted(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """All fields, also of sections, outer ones first."""
+    """Dotted names of all fields, including those of sections, outer fields first."""
     names = [prefix + name for name in model.model_fields]
     for name in model.model_fields:
         inner = _section(model, name)
@@ -157,8 +163,8 @@ def _dotted(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _section(model: type[BaseModel], field: str) -> type[BaseModel] | None:
-    """The model of a field that is a section."""
-    if field not in model.model_fields:  # a number in a list
+    """The model of a field that is a section; None for other fields."""
+    if field not in model.model_fields:  # an index into a list
         return None
     annotation = model.model_fields[field].annotation
     kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]

@@ -1,6 +1,6 @@
-"""Where files lie: the file system of an address, and what it raises in words.
+"""Finds the file system of an address, and translates its errors into messages that name the address and the fix.
 
-Every file system has its own exceptions, and those of object stores say neither which address nor what to do.
+Every file system raises its own exceptions. Those of object stores name neither the address nor what to do.
 """
 
 from __future__ import annotations
@@ -27,42 +27,44 @@ _NO_CREDENTIALS = frozenset(
     | {"DefaultCredentialsError", "RefreshError"}  # google.auth
     | {"ClientAuthenticationError", "CredentialUnavailableError"}  # azure
 )
-"""Names of exceptions: the drivers need not be installed."""
+"""Class names of exceptions. They are compared by name because the drivers need not be installed."""
 
 READ_ERRORS = frozenset(
     {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED}
     | {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO, errno.ENODEV}
 )
-"""Of a disk or mount that fails, whatever file is read: not the file's fault, and another time it may be read."""
+"""Error numbers of a disk or mount that fails. The file is not at fault, and a later attempt may read it."""
 
 _MOST_CHARACTERS = 300
+"""Maximum length of a quoted error message, in characters."""
 
 
 class StoreError(Outage):
-    """A store cannot be read or written; the message names the address and the way out."""
+    """A store cannot be read or written. The message names the address and says what to do."""
 
 
 class AccessDenied(BadInput, PermissionError):
-    """A file system takes no credentials, or not these: an error of the configuration, and one of rights."""
+    """A file system needs credentials or refuses those given. It is a configuration error and a permission error."""
 
 
 def is_url(address: str) -> bool:
-    """Whether an address begins with a scheme, such as `s3://`; all others are local paths."""
+    """Whether an address begins with a scheme, such as `s3://`. All other addresses are local paths."""
     return _SCHEME.match(address) is not None
 
 
 def locate(address: str, **options: Any) -> tuple[AbstractFileSystem, str]:
-    """The file system of a local path or a URL (`s3://bucket/key`), and the path in it.
+    """The file system of an address, and the path in it.
 
-    Nothing but the scheme at its beginning has a meaning: file names and keys may hold any character. (In
-    `fsspec.core.url_to_fs`, `::` separates file systems that are chained.)
+    Only the scheme at the beginning has a meaning: file names and keys may contain any character. (In
+    `fsspec.core.url_to_fs`, `::` separates chained file systems.)
 
     Args:
-        options: of the file system, as fsspec takes them.
+        address: a local path or a URL (`s3://bucket/key`).
+        options: options of the fsspec file system.
 
     Raises:
-        ValueError: there is no such scheme.
-        ImportError: its driver is not installed.
+        ValueError: the scheme is unknown.
+        ImportError: the scheme's driver is not installed.
     """
     if not is_url(address):
         return LocalFileSystem(**options), make_path_posix(address).rstrip("/") or "/"
@@ -72,14 +74,15 @@ def locate(address: str, **options: Any) -> tuple[AbstractFileSystem, str]:
 
 @contextmanager
 def outages(address: str) -> Iterator[None]:
-    """Around the use of a file system: its failures in words.
+    """Translate the errors of file system calls inside this context.
 
-    That a file is not there, or is a folder, is raised as it is, and so is all that a local disk raises.
+    A missing or existing path, a folder in place of a file (or the reverse), and every OSError of a local disk are
+    raised unchanged.
 
     Raises:
-        AccessDenied: there are no credentials, or they may not do this.
-        BadInput: the address, or that of its server, cannot be one.
-        StoreError: there is no answer; another time there may be.
+        AccessDenied: there are no credentials, or they do not grant this access.
+        BadInput: the address, or the address of its server, is invalid, or its driver is not installed.
+        StoreError: the server does not answer; a later attempt may succeed.
     """
     shown, is_s3 = shown_uri(address), _S3.match(address) is not None
     try:
@@ -94,7 +97,7 @@ def outages(address: str) -> Iterator[None]:
             names = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if is_s3 else "those of its driver"
             raise AccessDenied(f"{shown}: no credentials ({told}); set {names}, or name another place") from error
         if isinstance(error, PermissionError) and str(error).startswith(f"{shown}: "):
-            raise  # in words already (`operators.sources.web`)
+            raise  # already translated by `operators.sources.web`
         if isinstance(error, PermissionError):
             raise AccessDenied(
                 f"{shown}: access denied ({told}); correct the address, or give credentials that may do this"

@@ -1,4 +1,4 @@
-"""The tables between stages, one row type each: from `Source`, where a build starts, to `PackagedVideo`."""
+"""Row types of the tables between stages, from `Source`, the input of a build, to `PackagedVideo`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.uri import printable
 
 
 class VideoCategory(StrEnum):
-    """The 12 categories of LongVideo-Reason (arXiv 2507.07966, fig. 3)."""
+    """The 12 video categories of LongVideo-Reason (arXiv 2507.07966, fig. 3), and `unknown`."""
 
     TRAVEL_EVENTS = "travel_events"
     SPORTS = "sports"
@@ -31,7 +31,7 @@ class VideoCategory(StrEnum):
 
 
 class QuestionCategory(StrEnum):
-    """What a question asks for (arXiv 2507.07966, section 3)."""
+    """Category of a question, after LongVideo-Reason (arXiv 2507.07966, section 3)."""
 
     TEMPORAL = "temporal"
     GOAL = "goal"
@@ -40,14 +40,17 @@ class QuestionCategory(StrEnum):
 
 
 class QuestionKind(StrEnum):
-    """`choice`: lettered options, one right. `open`: a short free answer."""
+    """Form of a question. `choice`: lettered options, one of them right. `open`: a short free answer."""
 
     CHOICE = "choice"
     OPEN = "open"
 
 
 class Split(StrEnum):
-    """Who may see a source video's samples. All samples of a source, and of its near-duplicates, share one split."""
+    """Use of a sample: `eval` for evaluation, `sft` for fine-tuning on reasoning, `rl` for reinforcement learning.
+
+    All samples of a source video, and of its near-duplicates, share one split.
+    """
 
     EVAL = "eval"
     SFT = "sft"
@@ -55,57 +58,62 @@ class Split(StrEnum):
 
 
 class Annotation(Span):
-    """A human's or an earlier tool's text about a span, on the full video's timeline."""
+    """A text about a span of the full video, written by a person or an earlier tool."""
 
     kind: str
-    """`caption`, `narration`, `speech` or `summary` (Shot2Story's captions, audio_captions, ASR, whole_caption)."""
+    """`caption`, `narration`, `speech` or `summary` (Shot2Story: captions, audio_captions, ASR, whole_caption)."""
     text: str
 
 
 class Source(Row):
-    """One video as the user named it, before anything was opened."""
+    """One video as the user named it, before any file was opened."""
 
     source_id: VideoId
+    """Id of the video in all tables."""
     uri: str
     """Local path or fsspec URL of the full video, without user, password and query."""
     fingerprint: str
-    """What changes when the file does: size and modification time, or the object store's ETag."""
+    """A text that changes when the file does: its size, with its modification time or the object store's ETag."""
     title: str = ""
+    """Title of the video, as its list states it."""
     category: VideoCategory = VideoCategory.UNKNOWN
     licence: str = ""
+    """Licence of the video, as its list states it."""
     origin: str = ""
-    """Where the video comes from: a channel, an address, a data set."""
+    """Origin of the video: a channel, an address, a data set."""
     split_hint: Split | None = None
-    """Forces this video's split."""
+    """Forces the split of this video and of its near-duplicates."""
     annotations: tuple[Annotation, ...] = ()
     redacted: bool = False
-    """The list's own address has a user, a password or a query, which `uri` lacks: they are never stored. Whoever opens
-    the video reads the list again."""
+    """Whether the list's own address has a user, a password or a query, which `uri` lacks. These are never stored: a
+    stage that opens the video reads the list again."""
 
 
 class AudioTrack(Model):
-    """A sound of a video that can be decoded."""
+    """An audio track of a video that can be decoded."""
 
     stream: int = Field(ge=0)
-    """Its number in the container."""
+    """Stream index in the container."""
     codec: str
     sample_rate: int = Field(ge=0)
     channels: int = Field(ge=0)
     language: str
-    """As the container tells it (ISO 639-2; MP4's `und` is undetermined), or empty."""
+    """Language as the container states it (ISO 639-2; MP4's `und` is undetermined), or empty."""
     start_us: int
-    """On the video's timeline, as is the end; may be negative."""
+    """Start on the video's timeline in microseconds; may be negative."""
     end_us: int
+    """End on the video's timeline in microseconds."""
 
 
 class PictureFormat(Model):
-    """What the frames of a stretch of a video have in common."""
+    """Picture format that the frames of a stretch of a video share."""
 
     start_us: int = Field(ge=0)
-    """The first of these frames' time."""
+    """Time of the first of these frames, in microseconds."""
     width: int = Field(gt=0)
-    """Displayed pixels, after rotation and with square pixels."""
+    """Displayed width in pixels, after rotation and with square pixels."""
     height: int = Field(gt=0)
+    """Displayed height in pixels, after rotation and with square pixels."""
     sample_aspect: str = Field(pattern=r"^\d+:\d+$")
     rotation: int = Field(ge=0, lt=360)
     mirrored: bool
@@ -115,77 +123,80 @@ class PictureFormat(Model):
     transfer: str
 
     def is_like(self, other: PictureFormat) -> bool:
-        """Is it the same format, at whatever time?"""
+        """Whether two formats are the same apart from their start."""
         return self == other.model_copy(update={"start_us": self.start_us})
 
 
 class Packaging(StrEnum):
-    """How a video becomes the MP4 that a release publishes of it, as far as it is not published in little."""
+    """How a video becomes the MP4 that a release publishes. Releases of proxies do not use it."""
 
     KEEP = "keep"
-    """It is an MP4 and stays so byte for byte."""
+    """The source is an MP4 and is published byte for byte."""
     COPY = "copy"
-    """Coded frames and coded sound are copied into an MP4."""
+    """Video and audio are copied into an MP4 without re-encoding."""
     SOUND = "sound"
-    """Coded frames are copied; sound that MP4 does not carry, or that changes on the way, is encoded as AAC."""
+    """Video is copied. Audio that MP4 does not carry, or whose format changes during the video, is encoded as AAC."""
     PICTURE = "picture"
-    """Frames are encoded as H.264 (HDR as HEVC); sound is copied."""
+    """Video is encoded as H.264 (HDR as HEVC). Audio is copied."""
     BOTH = "both"
-    """Frames are encoded, and so is such sound."""
+    """Video is encoded, and so is audio that MP4 does not carry or whose format changes."""
 
 
 class Video(Row):
     """One readable source video, as measured from its packets and from one decode of its frames.
 
-    What its list says of it, its title or its licence, stays in `Source`: it may change without a frame being decoded.
+    Title, licence and the like stay in `Source`: they may change without a frame being decoded again.
     """
 
     video_id: VideoId
+    """Id of the source video."""
     uri: str
     sha256: Sha256
-    """Of the file's bytes."""
+    """Hash of the file's bytes."""
     perceptual_hash: str = Field(pattern=r"^[0-9a-f]{128}$")
     """Eight 64-bit difference hashes (dHash) of frames spread over the video, as 128 hex digits."""
     size_bytes: int = Field(gt=0)
     duration_us: int = Field(gt=0)
-    """From the first frame's start to the last frame's end."""
+    """Duration in microseconds, from the first frame's start to the last frame's end."""
     start_us: int
-    """The first frame's time on the container's own clock."""
+    """Time of the first frame on the container's own clock, in microseconds."""
     missing_us: int = Field(ge=0)
-    """How much longer the header says that the video goes on: the file was cut off. 0 for a whole file."""
+    """Microseconds by which the file is shorter than its header states, because it was truncated. 0 for a whole file,
+    and for differences of up to a second."""
     unreadable_us: int = Field(ge=0)
-    """Time inside the video whose frames cannot be decoded."""
+    """Time inside the video whose frames cannot be decoded, in microseconds."""
     gaps: tuple[Span, ...]
-    """Stretches of more than a second, and ten times the usual step, in which no frame begins."""
+    """Stretches without the start of a frame, longer than a second and than ten times the usual frame interval."""
     video_stream: int = Field(ge=0)
-    """Number in the container of the picture that is watched and published (`operators.video.streams`)."""
+    """Stream index in the container of the picture that is analysed and published (`operators.video.streams`)."""
     other_pictures: int = Field(ge=0)
-    """How many more moving pictures the file holds, as a broadcast of several programmes does. They are not used."""
+    """Number of further moving pictures in the file, as in a broadcast of several programmes. They are not used."""
     audio_stream: int | None
-    """Number in the container of the main sound that goes with the picture, if there is any."""
+    """Stream index in the container of the main audio track that belongs to the picture; None without audio."""
     edited: bool
-    """An edit list leaves coded frames out."""
+    """Whether an edit list hides coded frames."""
     key_frame_count: int = Field(gt=0)
     longest_gop_us: int = Field(gt=0)
-    """Longest stretch from one key frame to the next, or to the end."""
+    """Length of the longest GOP in microseconds: from one key frame to the next, or to the end."""
     open_gops: bool
-    """Frames shown before a key frame may need others from before it."""
+    """Whether any GOP is open: frames shown before its key frame may need frames from before it."""
     width: int = Field(gt=0)
-    """Displayed pixels, after rotation and with square pixels. Where a recording changes its picture on the way, this
-    is the format that lasts longest, as are `height` and the others of `PictureFormat`."""
+    """Displayed width in pixels, after rotation and with square pixels. If the picture format changes during the video,
+    this and the other fields of `PictureFormat` describe the format that lasts longest."""
     height: int = Field(gt=0)
+    """Displayed height in pixels, after rotation and with square pixels."""
     sample_aspect: str = Field(pattern=r"^\d+:\d+$")
-    """A stored pixel's width by its height, e.g. `4:3`; already applied to width and height."""
+    """Width of a stored pixel by its height, e.g. `4:3`. Already applied to width and height."""
     fps: float = Field(gt=0)
     """Mean frames per second over the whole video."""
     variable_frame_rate: bool
     frame_count: int = Field(gt=0)
     rotation: int = Field(ge=0, lt=360)
-    """Degrees clockwise that the display matrix asks for, to a quarter turn; already applied to width and height."""
+    """Clockwise rotation in degrees by the display matrix, to a quarter turn. Already applied to width and height."""
     mirrored: bool
-    """The display matrix asks to exchange left and right before that rotation, as selfie cameras do."""
+    """Whether the display matrix swaps left and right before the rotation, as for selfie cameras."""
     interlaced: bool
-    """Its first frame holds two fields."""
+    """Whether the first frame holds two fields."""
     codec: str
     pixel_format: str
     bit_depth: int = Field(gt=0)
@@ -194,21 +205,20 @@ class Video(Row):
     transfer: str
     """Transfer characteristics as ffmpeg names them (`bt709`, `smpte2084` = HDR10, `arib-std-b67` = HLG, `unknown`)."""
     formats: tuple[PictureFormat, ...] = ()
-    """The formats of the picture in order of time, the first from 0 on, if it changes on the way; else empty."""
+    """Picture formats in order of time, the first from 0 on. Empty if the format does not change."""
     audio_codec: str
-    """Of the main sound; empty when the video has none."""
+    """Codec of the main audio track; empty without audio."""
     audio_tracks: tuple[AudioTrack, ...]
-    """All sound that goes with the picture, in the order of the container."""
+    """All audio tracks that belong to the picture, in the order of the container."""
     packaging: Packaging
     analysis_uri: str
-    """Address of what every decoded frame measures, relative to the store (`operators.video.analysis_file`)."""
+    """Address of the measurements of every decoded frame, relative to the store (`operators.video.analysis_file`)."""
     proxy_uri: str | None
-    """Address of the video in little, relative to the store (`operators.video.proxy`); None where only key frames were
-    decoded."""
+    """Address of the proxy, relative to the store (`operators.video.proxy`). None if only key frames were decoded."""
 
 
 class Boundary(StrEnum):
-    """Why a clip ends where it ends."""
+    """Reason why a clip ends where it ends."""
 
     SHOT = "shot"
     FIXED = "fixed"
@@ -218,20 +228,20 @@ class Boundary(StrEnum):
 
 
 class Cut(StrEnum):
-    """How a clip's file came to be."""
+    """How the file of a clip was made."""
 
     NONE = "none"
-    """Not written: the clip is a span of its source."""
+    """No file was written: the clip is a span of its source."""
     COPY = "copy"
-    """The source's own coded frames: no picture was changed."""
+    """All coded frames are copied from the source; no picture was changed."""
     SMART = "smart"
-    """The source's own coded frames but for those before the first usable key frame or at the very end."""
+    """Coded frames are copied from the source, except those before the first usable key frame or at the very end."""
     ENCODE = "encode"
-    """All frames encoded anew."""
+    """All frames are re-encoded."""
 
 
 class Clip(Row):
-    """A span of about ten seconds. A video's clips tile it: every microsecond belongs to exactly one."""
+    """A span of about ten seconds. A video's clips tile it: every microsecond belongs to exactly one of them."""
 
     clip_id: Identifier
     """`{video_id}_{start_us:012d}`"""
@@ -241,22 +251,22 @@ class Clip(Row):
     end_us: Microseconds
     boundary: Boundary
     shot_starts_us: tuple[Microseconds, ...]
-    """Where new shots begin inside the clip (its own start not counted unless a shot begins there)."""
+    """Start times of shots inside the clip. The clip's own start is included only if a shot begins there."""
     cut: Cut
     uri: str | None
-    """Address of the written clip, relative to the store; None when it was not written."""
+    """Address of the clip's file, relative to the store. None if it was not written."""
     frame_count: int = Field(ge=0)
-    """Frames of the source whose time lies in the span."""
+    """Number of the source's frames whose time is in the span."""
     motion: Fraction | None
-    """Mean absolute difference of luma between neighbouring frames, 0 to 1; None where only key frames were decoded."""
+    """Mean absolute difference of luma between neighbouring frames, 0 to 1. None if only key frames were decoded."""
     sharpness: float = Field(ge=0)
     """Mean variance of the Laplacian of luma (8-bit levels) at analysis size."""
     brightness: Fraction
-    """Mean luma, 0 black to 1 white."""
+    """Mean luma, from 0 (black) to 1 (white)."""
     black: Fraction
     """Share of black frames."""
     frozen: Fraction | None
-    """Share of frames that repeat the one before; None where only key frames were decoded."""
+    """Share of frames that repeat the frame before. None if only key frames were decoded."""
 
     @model_validator(mode="after")
     def _is_not_empty(self) -> Clip:
@@ -266,7 +276,7 @@ class Clip(Row):
 
 
 class DetectedObject(Row):
-    """Something seen at one moment."""
+    """An object seen in one frame."""
 
     label: str
     box: Box
@@ -275,26 +285,27 @@ class DetectedObject(Row):
 
 
 class ScreenText(Span):
-    """A text on screen, over the cells of time around the frames in which it was read.
+    """A text on screen, with the span of time during which it was read.
 
-    Frames are read at a fixed rate; each stands for the time nearer to it than to its neighbours.
+    Frames are read at a fixed rate. Each stands for the time nearer to it than to its neighbours, and the span covers
+    the time of all frames that show the text.
     """
 
     text: str
     box: Box
     score: Fraction
-    """Mean confidence of the reader over the frames."""
+    """Mean confidence of the text recognition over the frames, 0 to 1."""
 
 
 class CaptionStatus(StrEnum):
-    """`truncated`: the model ran out of tokens; the text is kept and marked."""
+    """Whether a caption is complete. `truncated`: the model ran out of tokens; the text is kept and marked."""
 
     OK = "ok"
     TRUNCATED = "truncated"
 
 
 class Caption(Row):
-    """What is seen (and heard) in one clip."""
+    """Description of what is seen and heard in one clip."""
 
     clip_id: Identifier
     video_id: VideoId
@@ -306,6 +317,7 @@ class Caption(Row):
     colours: tuple[str, ...]
     """Names of the dominant colours, largest area first."""
     speech: str
+    """Text of the source's `speech` annotations within the clip."""
     frame_times_us: tuple[Microseconds, ...]
     """Exact times, on the video's timeline, of the frames that the caption is made from."""
     status: CaptionStatus
@@ -313,7 +325,7 @@ class Caption(Row):
 
 
 class Template(StrEnum):
-    """Programmatic questions: what is asked of the timeline of on-screen texts (operators.questions.timeline)."""
+    """Kinds of programmatic questions about the timeline of on-screen texts (`operators.questions.timeline`)."""
 
     ORDER = "order"
     AFTER = "after"
@@ -333,20 +345,23 @@ class Derivation(Row):
 
 
 class Question(Row):
-    """A question about one video, before verification. `answer` is a text; letters come when samples are made."""
+    """A question about one video, before verification.
+
+    `answer` is a text. Option letters are assigned when samples are made.
+    """
 
     question_id: Identifier
     video_id: VideoId
     category: QuestionCategory
     kind: QuestionKind
     writer: str
-    """`program` or `model`."""
+    """Writer of the question: `program` or `model`."""
     question: str = Field(min_length=1)
     options: tuple[str, ...]
-    """The texts to choose from, the right one among them; empty for open questions."""
+    """The options' texts, the right one among them. Empty for open questions."""
     answer: str = Field(min_length=1)
     evidence: tuple[Span, ...]
-    """The spans that one must have seen to answer."""
+    """Spans of the video that one must have seen to answer."""
     derivation: Derivation | None
     provenance: Provenance
 
@@ -362,7 +377,8 @@ class Reasoning(Row):
 
 
 class Check(StrEnum):
-    """`rules`: form. `blind`: without the video. `grounded`: from the evidence. `difficulty`: the target, n times."""
+    """A check of a question: `rules` on its form, `blind` without the video, `grounded` from the evidence, and
+    `difficulty` by n answers of the target."""
 
     RULES = "rules"
     BLIND = "blind"
@@ -371,67 +387,69 @@ class Check(StrEnum):
 
 
 class Trial(Row):
-    """The outcome of one check of one question. Kept whatever the verdict, so that thresholds can be chosen later."""
+    """The outcome of one check of one question, kept whatever the verdict so that thresholds can be chosen later."""
 
     question_id: Identifier
     video_id: VideoId
     check: Check
     n: int = Field(ge=0)
-    """Answers that were given and could be judged; fewer than were asked for when a model refused some."""
+    """Number of answers that were given and could be judged. It is below the number requested if a model refused
+    some."""
     correct: int = Field(ge=0)
-    """Answers that agree with the question's own."""
+    """Number of answers that agree with the question's own."""
     answers: tuple[str, ...]
     passed: bool
     provenance: tuple[Provenance, ...]
 
 
 class PackagedVideo(Row):
-    """What a release's tar holds of one video, besides the text: the source, an MP4 made of it, its proxy, or nothing.
+    """The media that a release's tar holds of one video: the source, an MP4 made from it, its proxy, or nothing.
 
-    Where nothing goes in (`shard.media=none`), there are neither `packaging` nor `media_uri`.
+    If nothing is published (`shard.media=none`), both `packaging` and `media_uri` are None.
     """
 
     video_id: VideoId
     packaging: Packaging | None
-    """How the source became the MP4; None for a proxy."""
+    """Way in which the source became the MP4. None for a proxy."""
     media_uri: str | None
-    """Address of the file, relative to the store; None where the source itself goes in (`Packaging.KEEP`)."""
+    """Address of the file, relative to the store. None if the source itself is published (`Packaging.KEEP`)."""
     sha256: Sha256 | None
-    """Of the file's bytes."""
+    """Hash of the file's bytes."""
     size_bytes: int | None
-    """Of the file; None for a proxy, whose size is not looked up."""
+    """Size of the file. None for a proxy, whose size is not looked up."""
     width: int = Field(gt=0)
-    """Displayed pixels of the video as it is published, from which a re-encoded MP4 may differ by two."""
+    """Displayed width of the published video in pixels. A re-encoded MP4 may differ from it by two."""
     height: int = Field(gt=0)
+    """Displayed height of the published video in pixels. A re-encoded MP4 may differ from it by two."""
     fps: float = Field(gt=0)
-    """Mean frames per second of the video as it is published."""
+    """Mean frames per second of the published video."""
 
 
 MACHINE_REASONS = frozenset({"missing_file", "source_changed", "system_error", "killed"})
-"""Reasons of rejects for which the machine is at fault, or the moment, and not the video."""
+"""Reject reasons for which the machine or the moment is at fault, not the video."""
 
 FILE_REASONS = frozenset({"missing_file", "source_changed"})
-"""Those of them that say nothing of other files: this one was removed or replaced, and its place is there."""
+"""Machine reasons that concern one file alone: it was removed or replaced, but its folder or server is still there."""
 
 
 class Reject(Row):
-    """A row that a stage could not or would not pass on: counted, reported, replayable."""
+    """A row that a stage could not or would not pass on. Rejects are counted and reported, and can be replayed."""
 
     stage: str
     unit: str
-    """The source video, or `all` for a stage over the whole build."""
+    """Work item: the source video, or `all` for a stage over the whole build."""
     key: str
-    """The row's own key: source, clip or question id."""
+    """Key of the row itself: source, clip or question id."""
     reason: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """A typed reason, e.g. `unreadable_video`, `schema`, `answerable_blind`."""
     message: Annotated[str, AfterValidator(printable)]
-    """Names the thing, the value and the way out, on one line."""
+    """Names the thing and the value, and says what to do, on one line."""
     raw: str = ""
-    """The text that was refused, whole."""
+    """The rejected text in full."""
     request_sha256: str = ""
-    """The model request behind it, if any."""
+    """Hash of the model request behind it, if any."""
 
     @property
     def is_temporary(self) -> bool:
-        """The next run may find that nothing is wrong: what holds such a reject is never committed."""
+        """Whether the next run may succeed. A work item with such a reject is never committed."""
         return self.reason in MACHINE_REASONS

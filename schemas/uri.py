@@ -1,7 +1,7 @@
-"""How an address is shown and stored: without user and password, and without what follows its path on a web server.
+"""Redacts addresses before they are shown or stored: no user, no password, no query or fragment of a web address.
 
-Credentials stand there. In an object store and on a disk, `?` and `#` are characters of a name like all others, and the
-name is cut only where a parameter follows them that holds a signature, a key or a password by its name.
+These parts may hold credentials. In object stores and on disks, `?` and `#` are ordinary characters of a name. A name
+is cut there only before a parameter that is called a signature, a key, a password or the like.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from functools import reduce
 from unicodedata import category
 
 LONGEST_SHOWN = 400
+"""Maximum length of a shown address, in characters."""
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{1,31}"  # of two letters at least: `C:\\films` is a path
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{1,31}"  # at least two letters: `C:\\films` is a path
 _ADDRESS = re.compile(rf"(?P<scheme>{_SCHEME}):(?P<slashes>[/\\]+)(?P<rest>.*)", re.DOTALL)
 _IN_TEXT = re.compile(rf"{_SCHEME}:[/\\]+[^\s'\"<>]*")
 _LINK = re.compile(rf"::(?={_SCHEME}:[/\\])")
-"""Joins the links of an fsspec chain (`simplecache::https://…`)."""
+"""Separator of the links of an fsspec chain (`simplecache::https://…`)."""
 _SITE = re.compile(
     r"(?P<user>[^/\\]*@)?(?P<host>\[[^\]/\\@]*\]|[^:@/\\\[\]]+)(?P<port>:\d*)?(?P<path>[/\\].*)?", re.DOTALL
 )
 _BROKEN_SITE = re.compile(r"(?P<host>\[[^\]/\\]*\]|[^:/\\]*)(?P<port>:\d+(?=[/\\]|$))?[^/\\]*(?P<path>.*)", re.DOTALL)
 _STORES = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs", "oss", "adl", "hf"})
 _CONTAINERS = frozenset({"az", "abfs", "abfss", "wasb", "wasbs"})
-"""Azure's `abfs://container@account…/path`: what stands before the @ is no user."""
+"""Azure's schemes, as in `abfs://container@account…/path`: the part before the @ is a container, not a user."""
 _ACCESS_POINT = re.compile(r"arn:[^@/\\]*[/\\]")
-"""Of S3, in the place of a bucket: what follows its colons is no password."""
+"""An S3 access point in place of a bucket: the text after its colons is not a password."""
 _STRAY_USER = re.compile(r"(?<![^/\\])[^/\\@:]*:(?>[^/\\]*@)(?=[^/\\]+[/\\])")
 _SECRET_PARAMETER = re.compile(
     r"[?&;#][\w.~%-]{0,64}(sig|signature|token|secret|passw(or)?d|pwd|credentials?|key(-?id)?|auth(orization)?)=",
@@ -38,7 +39,7 @@ _CREDENTIAL = re.compile(
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is a URL, with `://` behind its scheme."""
+    """Whether a text is a URL: a scheme followed by `://`."""
     return re.match(rf"\s*{_SCHEME}://", text) is not None
 
 
@@ -48,24 +49,24 @@ def holds_secret(uri: str) -> bool:
 
 
 def is_chain(uri: str) -> bool:
-    """Whether fsspec would open one address by way of another (`zip://a.mp4::https://host/a.zip`)."""
+    """Whether fsspec would open one address through another (`zip://a.mp4::https://host/a.zip`)."""
     links = _LINK.split(uri)
     return len(links) > 1 or (not is_address(uri) and re.match(rf"{_SCHEME}::", uri) is not None)
 
 
 def redacted_uri(uri: str) -> str:
-    """An address as it may be stored: scheme, host, port and path. A local path is given back as it is.
+    """Reduce an address to what may be stored: scheme, host, port and path. A local path is returned unchanged.
 
-    What is malformed loses rather too much than too little: a password that holds `/`, `?`, `#` or `@` goes with all
-    that stands before it. Each link of an fsspec chain is redacted by itself.
+    A malformed address loses too much rather than too little: a password that contains `/`, `?`, `#` or `@` is removed
+    with everything before it. Each link of an fsspec chain is redacted separately.
     """
     return "::".join(_redacted_link(link) for link in _LINK.split(uri))
 
 
 def shown_uri(uri: str) -> str:
-    """An address or a path for people: redacted, on one line, of at most `LONGEST_SHOWN` characters.
+    """An address or a path for display: redacted, on one line, at most `LONGEST_SHOWN` characters long.
 
-    What should have been a URL (`user:password@host/a.mp4?token=…`) loses what looks like a password or a token, too.
+    An almost-URL (`user:password@host/a.mp4?token=…`) also loses what looks like a password or a token.
     """
     shown = redacted_uri(uri)
     if _ADDRESS.search(uri) is None:
@@ -75,18 +76,19 @@ def shown_uri(uri: str) -> str:
 
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
-    """A text, such as another library's error message, with every address in it redacted.
+    """Redact every address in a text, such as the error message of another library.
 
     Args:
-        known: addresses that it may quote, whatever characters are in them.
+        known: addresses that the text may quote. They are found whatever characters they contain.
     """
     return _IN_TEXT.sub(lambda found: redacted_uri(found[0]), _without(text, known))
 
 
 def public_text(text: str, known: Iterable[str] = ()) -> str:
-    """A text for publication: addresses lose user and password, and the query too where a part of it is a credential.
+    """Redact the addresses in a text for publication. A query is removed only if a part of it is a credential.
 
-    `https://www.youtube.com/watch?v=ID` keeps what says which video it is. `known` addresses lose their query anyway.
+    `https://www.youtube.com/watch?v=ID` keeps the part that identifies the video. Addresses in `known` always lose
+    their query.
     """
 
     def public(found: re.Match[str]) -> str:
@@ -99,7 +101,7 @@ def public_text(text: str, known: Iterable[str] = ()) -> str:
 
 
 def printable(text: str) -> str:
-    """On one line, with escapes for what a terminal or a log would act on."""
+    """Put a text on one line. Characters that a terminal or a log would act on become escapes."""
     return "".join(
         each
         if each.isprintable() or category(each) == "Zs"
@@ -138,5 +140,5 @@ def _redacted_link(link: str) -> str:
     if site is None or ("@" in path and (site["user"] or has_password)):
         plain = cut(rest.rpartition("@")[2])
         site = _BROKEN_SITE.fullmatch(plain)
-        assert site is not None  # it fits every text
+        assert site is not None  # the pattern matches every text
     return f"{before}{found['scheme']}:{found['slashes']}{site['host']}{site['port'] or ''}{site['path'] or ''}"
