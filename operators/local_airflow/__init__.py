@@ -1,1 +1,1 @@
-"""A local Airflow for the demo: started, followed through its REST API, and stopped with everything it started."""
+"""A local Airflow for the demo: starting it, following runs through its REST API, and stopping all its processes."""

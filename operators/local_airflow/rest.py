@@ -1,4 +1,4 @@
-"""Airflow's public REST API (v2), as far as the demo needs it. Standard library only: it imports no Airflow."""
+"""A client for the part of Airflow's public REST API (v2) that the demo needs, using only the standard library."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from urllib.parse import quote, urlencode
 
 _TIMEOUT_SECONDS = 60.0
 _PAGE = 100
-"""Airflow's own limit."""
+"""Entries per page, which is the maximum that Airflow returns."""
 
 
 class ApiError(RuntimeError):
-    """Airflow answered with an error or not at all; `status` is the HTTP status, 0 for no answer."""
+    """Airflow responded with an error or not at all. `status` is the HTTP status, or 0 without a valid response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -22,7 +22,7 @@ class ApiError(RuntimeError):
 
 
 class AirflowApi:
-    """One Airflow. With user and password it logs in at the first call that needs it."""
+    """Client for one Airflow. With a user and a password, it logs in at the first call that needs a login."""
 
     def __init__(self, url: str, user: str = "", password: str = "") -> None:
         self.url = url
@@ -30,12 +30,19 @@ class AirflowApi:
         self._token = ""
 
     def unhealthy(self) -> list[str]:
-        """Components that are not healthy. The HTTP status says nothing: it is 200 when the scheduler is dead."""
+        """Names of the components that are not healthy.
+
+        The HTTP status does not show this, because it is 200 even if the scheduler is dead.
+        """
         health = self._send("GET", "/api/v2/monitor/health", None, "")
         return [name for name, state in health.items() if state["status"] != "healthy"]
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
-        """Start a run; returns its id. Raises ApiError with Airflow's explanation when a parameter does not fit."""
+        """Start a run of a DAG with the parameters `conf`, and return its id.
+
+        Raises:
+            ApiError: a parameter is invalid. The message is Airflow's explanation.
+        """
         body = {"logical_date": None, "conf": conf}
         return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
@@ -43,7 +50,7 @@ class AirflowApi:
         return str(self.call("GET", _run(dag_id, run_id))["state"])
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """All task instances of a run."""
+        """All task instances of a run, fetched page by page."""
         found: list[dict[str, Any]] = []
         while True:
             page = urlencode({"limit": _PAGE, "offset": len(found)})
@@ -53,7 +60,7 @@ class AirflowApi:
                 return found
 
     def task_log(self, task: dict[str, Any]) -> list[str]:
-        """The lines of a task instance's newest log."""
+        """The lines of the log of a task instance's latest try."""
         path = f"{_run(task['dag_id'], task['dag_run_id'])}/taskInstances/{quote(task['task_id'], safe='')}"
         answer = self.call(
             "GET", f"{path}/logs/{max(1, task['try_number'])}?map_index={task['map_index']}&full_content=true"
@@ -62,12 +69,16 @@ class AirflowApi:
         return [line if isinstance(line, str) else str(line.get("event", "")) for line in content]
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        """What a task has returned, or pushed under a key."""
+        """The value that a task has returned, or has pushed under `key`."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/xcomEntries/{key}"
         return self.call("GET", f"{path}?deserialize=true")["value"]
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """One call, logged in; a session that has run out is renewed once."""
+        """Call the API with a login, and return the parsed JSON. If the login has expired, it is renewed once.
+
+        Raises:
+            ApiError: Airflow responded with an error or not at all.
+        """
         if not self._token:
             self._log_in()
         try:

@@ -1,8 +1,8 @@
-"""A local Airflow, started for as long as someone needs it: SQLite, LocalExecutor, loopback only.
+"""A local Airflow that runs while it is needed, with SQLite, LocalExecutor and the loopback interface only.
 
-`with Standalone() as airflow:` comes back when all four components are healthy. Each component runs behind a watcher
-(`operators.supervise`), so that Airflow ends with this process, however it ends; each has a log of its own under
-`{home}/components`. The database, the password and the task logs stay in `home` for the next start.
+`with Standalone() as airflow:` enters its block when all four components are healthy. Each component runs behind a
+watcher (`operators.supervise`), so that Airflow ends when this process ends for any reason. Each component has its own
+log under `{home}/components`. The database, the password and the task logs stay in `home` for the next start.
 """
 
 from __future__ import annotations
@@ -33,23 +33,28 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 USER = "admin"
 PARALLELISM = 4
-"""Tasks at once. SQLite and two cores carry this well; Airflow's default of 32 ends in `database is locked`."""
+"""Maximum number of concurrent tasks. SQLite and two cores can handle this many, but Airflow's default of 32 leads to
+`database is locked`."""
 START_SECONDS = 120.0
 _TAIL_BYTES = 4000
 
 
 class StandaloneError(Outage):
-    """Airflow could not be started or has lost a component; the message shows the end of its log."""
+    """Airflow could not be started, or one of its components ended. The message shows the end of its log."""
 
 
 class Standalone:
     """A running local Airflow, as a context manager."""
 
     def __init__(self, home: Path | None = None, port: int = 8080) -> None:
-        """
+        """Reserve the ports. Entering the context starts Airflow.
+
         Args:
-            home: Airflow's folder; `.airflow` of the project by default. One Airflow at a time may use it.
-            port: where the UI is wanted; another free port is taken when this one is in use.
+            home: Airflow's folder, by default `.airflow` in the project. Only one Airflow at a time may use it.
+            port: preferred port of the UI. If it is in use, another free port is taken.
+
+        Raises:
+            StandaloneError: there is no free port.
         """
         self.home = (home or ROOT / ".airflow").absolute()
         self.password = ""
@@ -64,7 +69,7 @@ class Standalone:
         return f"http://127.0.0.1:{self.port}"
 
     def api(self) -> AirflowApi:
-        """The public REST API, logged in."""
+        """A client for the public REST API, with the login of the administrator."""
         return AirflowApi(self.url, USER, self.password)
 
     def __enter__(self) -> Standalone:
@@ -89,11 +94,11 @@ class Standalone:
         self.close()
 
     def close(self) -> None:
-        """End all components; comes back when no process is left."""
+        """End all components, wait until no process is left, and release the folder and the ports."""
         for process in self._processes.values():
             if process.stdin:
                 with contextlib.suppress(OSError):
-                    process.stdin.close()  # all begin to stop at once
+                    process.stdin.close()  # so that all components stop concurrently
         for process in self._processes.values():
             stop(process)
         self._processes.clear()
@@ -104,9 +109,10 @@ class Standalone:
             self._reserved.pop().close()
 
     def check(self) -> None:
-        """
+        """Check that all components are running.
+
         Raises:
-            StandaloneError: a component has ended.
+            StandaloneError: a component has ended. The message shows the end of its log.
         """
         for name, process in self._processes.items():
             if (status := process.poll()) is not None:
@@ -114,7 +120,10 @@ class Standalone:
                 raise StandaloneError(f"Airflow's {name} ended with status {status}; the end of {log}:\n{_tail(log)}")
 
     def environment(self) -> dict[str, str]:
-        """What every component runs with. The defaults' 5-second tails and 5-minute waits are tuned away."""
+        """Environment variables of every component.
+
+        Some settings shorten intervals whose defaults cause delays of 5 seconds after tasks and waits of 5 minutes.
+        """
         settings = {
             "CORE__DAGS_FOLDER": ROOT / "dags",
             "CORE__PLUGINS_FOLDER": ROOT / "plugins",
@@ -136,7 +145,7 @@ class Standalone:
             "LOGGING__TRIGGER_LOG_SERVER_PORT": self._log_ports[1],
         }
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")}
-        inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # without byte code everything starts at half the speed
+        inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # without bytecode files, everything starts half as fast
         return inherited | {
             **{f"AIRFLOW__{name}": str(value) for name, value in settings.items()},
             "AIRFLOW_HOME": str(self.home),
@@ -157,7 +166,7 @@ class Standalone:
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=[self._lock.fileno()],  # held until the last component is gone
+                pass_fds=[self._lock.fileno()],  # held until the last component has ended
             )
 
     def _log(self, name: str) -> Path:
@@ -173,7 +182,7 @@ class Standalone:
             with contextlib.suppress(ApiError):
                 unhealthy = AirflowApi(self.url).unhealthy()
                 if not unhealthy:
-                    self.api().call("GET", "/api/v2/version")  # logs in: it is this one, not somebody else's
+                    self.api().call("GET", "/api/v2/version")  # the login fails if this is another Airflow
                     return
             time.sleep(0.3)
         logs = "\n".join(f"{name}: {_tail(self._log(name))}" for name in COMPONENTS if name in unhealthy)
@@ -182,7 +191,10 @@ class Standalone:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the block with KeyboardInterrupt, so that what it started is ended too."""
+    """Context in which Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt.
+
+    So the block can end the processes that it started. The earlier signal handlers are restored at its end.
+    """
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -196,10 +208,16 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def reserve_port(wanted: int) -> tuple[int, IO[str]]:
-    """The wanted port if nobody listens on it, else one that is free; and the lock that keeps it for this process.
+    """Reserve the wanted port if no process listens on it, otherwise a free one.
 
-    Between the look and the moment when a component listens another Airflow may look, too: the lock tells it apart.
-    Closing it gives the port back.
+    Another Airflow may check the same port before a component of this one listens on it. The lock prevents that it
+    takes the port.
+
+    Returns:
+        The port, and the lock file that reserves it for this process. Closing the file releases the port.
+
+    Raises:
+        StandaloneError: there is no free port.
     """
     for port in (wanted, *[0] * 20):
         with socket.socket() as probe:
@@ -253,7 +271,7 @@ def _password_file(home: Path) -> Path:
 
 
 def _password(home: Path) -> str:
-    """The administrator's password: made at random on the first start, kept for the next ones."""
+    """The administrator's password. It is generated at random on the first start and kept for later ones."""
     file = _password_file(home)
     if not file.exists():
         beside = file.with_suffix(".writing")
@@ -266,11 +284,17 @@ def _password(home: Path) -> str:
 
 
 def _migrate(home: Path, environment: Mapping[str, str], log: Path) -> None:
-    """Make the database, or bring it up to this version of Airflow. Which one did so last is noted beside it."""
+    """Create the database, or migrate it to the installed version of Airflow.
+
+    The file `migrated` next to it records the last version, so that an up-to-date database is not migrated again.
+
+    Raises:
+        StandaloneError: the migration failed. The message shows the end of its log.
+    """
     version, note = importlib.metadata.version("apache-airflow-core"), home / "migrated"
     if _database(home).exists() and note.exists() and note.read_text() == version:
         return
-    note.unlink(missing_ok=True)  # what is left half done is no version's
+    note.unlink(missing_ok=True)  # a partial migration belongs to no version
     with log.open("w") as output:
         done = subprocess.run(
             _airflow("db", "migrate"), env=dict(environment), stdout=output, stderr=subprocess.STDOUT, check=False
