@@ -1,8 +1,11 @@
-"""How a command of the trainer ends: by itself, by a signal, or with an error that is said once for all ranks.
+"""How a command of the trainer ends: normally, by a signal, or with an error that is logged once for all ranks.
 
-Exit status: 0 done; 1 a fault of the program; 2 the recipe, the data or the model is wrong, running again does not
-help; 3 an outage (a disk, another rank), running again goes on; 128 + n ended by signal n (130 Ctrl-C, 129 SIGHUP, 143
-SIGTERM).
+Exit status:
+    0: done.
+    1: a bug in the program.
+    2: the recipe, the data or the model is wrong, or a device has too little memory. Running again does not help.
+    3: an outage (a disk, another rank). Running again resumes.
+    128 + n: ended by signal n (130 Ctrl-C, 129 SIGHUP, 143 SIGTERM).
 """
 
 from __future__ import annotations
@@ -35,20 +38,20 @@ FAULT_STATUS, BAD_INPUT_STATUS, OUTAGE_STATUS = 1, 2, 3
 
 
 class Interrupts:
-    """Takes Ctrl-C (SIGINT), SIGTERM and SIGHUP from when it is made until it is closed, both in the main thread.
+    """Handles SIGINT (Ctrl-C), SIGTERM and SIGHUP from its creation until `close`, both in the main thread.
 
-    The first is noted, for the step in progress to be finished; a second ends the process at once. A thread waits for
-    them, so that a run that hangs in a collective can be ended too. What the process was told to ignore, by nohup say,
-    stays ignored. They may be nested: the innermost has the signals.
+    The first signal is recorded, so that the step in progress can finish; a second one ends the process immediately. A
+    thread waits for the signals, so that a run that hangs in a collective can be ended too. Signals that the process
+    already ignores, e.g. under nohup, stay ignored. Instances may be nested: the innermost receives the signals.
     """
 
     def __init__(self, *, at_once: str | None = None) -> None:
         """
         Args:
-            at_once: end the process with the first signal, and log this; None: with the second.
+            at_once: message to log when the first signal ends the process; None: only a second signal ends it.
         """
         self.received = 0
-        """The number of the first signal; 0: there was none."""
+        """Number of the first signal received; 0: none."""
         self._at_once = at_once
         self._heard = 0
         self._ours, self._theirs = socket.socketpair()
@@ -59,7 +62,7 @@ class Interrupts:
         threading.Thread(target=self._wait, daemon=True).start()
 
     def close(self) -> None:
-        """Give the signals back to whoever had them before. It may be called again."""
+        """Restore the previous signal handlers. It may be called more than once."""
         if self._theirs.fileno() < 0:
             return
         signal.set_wakeup_fd(self._wakeup)
@@ -89,15 +92,15 @@ class Interrupts:
 
 
 def run(work: Callable[[], int], *, at_once: str) -> int:
-    """Do a command's work.
+    """Run a command and return its exit status.
 
     Args:
-        work: returns the number of the signal by which it was ended, or 0.
-        at_once: what to log when a signal ends it outside of what `work` finishes by itself.
+        work: does the command's work; returns the number of the signal that ended it, or 0.
+        at_once: message to log when a signal ends the command at a point where `work` does not handle signals itself.
 
     Returns:
-        The exit status. Under torchrun a rank that was asked to end has 0: torchrun takes any other for a failure, and
-        may start the ranks again.
+        The exit status. Under torchrun, a rank that was asked to end returns 0, because torchrun takes any other status
+        for a failure and may restart the ranks.
     """
     logging.basicConfig(level=log_level(), format=LOG_FORMAT, stream=sys.stderr)
     interrupts = Interrupts(at_once=at_once)
@@ -107,7 +110,7 @@ def run(work: Callable[[], int], *, at_once: str) -> int:
         return _report(error)
     finally:
         interrupts.close()
-    # Only here: after an error, other ranks may never come to it.
+    # Not after an error: other ranks may never reach this call.
     dist.destroy_process_group()
     return 0 if not ended_by or "TORCHELASTIC_RUN_ID" in os.environ else 128 + ended_by
 
@@ -149,14 +152,14 @@ def _on_first_rank(level: int, message: str) -> None:
 
 
 def _log_once(message: str, key: str | None = None) -> None:
-    """Unless another rank has logged it, or another message of that key."""
-    if not dist.is_initialized():  # nothing is different between ranks before they have met
+    """Log an error, unless another rank has logged the same message or one with the same key."""
+    if not dist.is_initialized():  # before that, all ranks have the same errors
         _on_first_rank(logging.ERROR, message)
         return
     name = hashlib.sha256((key or message).encode()).hexdigest()
     try:
         count = dist.distributed_c10d._get_default_store().add(f"logged/{name}", 1)
-    except Exception:  # noqa: BLE001 - the store is gone with the process that had it; better twice than never
+    except Exception:  # noqa: BLE001 - the store ended with its process; log twice rather than never
         count = 1
     if count == 1:
         log.error("%s", message)

@@ -1,7 +1,7 @@
-"""What a run says about itself, step by step: a line on the console, JSON Lines, TensorBoard and W&B where installed.
+"""Metrics of a run, step by step: console, JSON Lines, TensorBoard where installed, and W&B where configured.
 
-MFU is the share of the device's dense peak that the model's own operations use: those of the decoder and the head, with
-attention counted causally, and of the vision tower's matrix products, nothing for what is computed again.
+MFU is the fraction of the device's dense peak that the model's own operations use. It counts the decoder and the head,
+with causal attention, and the matrix products of the vision tower. Recomputation in the backward pass is not counted.
 """
 
 from __future__ import annotations
@@ -35,52 +35,52 @@ log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 _QUIET_SECONDS = 60.0
-"""How long a log may be silent."""
+"""Maximum time in seconds without a log line."""
 
 PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "B200": 2250.0, "A100": 312.0, "L40S": 362.0}
-"""Dense bfloat16 TFLOP/s by what the device's name contains, the first that matches (NVIDIA's data sheets)."""
+"""Dense bfloat16 TFLOP/s by a part of the device's name; the first match is used (NVIDIA's data sheets)."""
 
 
 class StepMetrics(Model):
-    """One optimizer step, over all ranks."""
+    """Metrics of one optimizer step, over all ranks."""
 
     step: int
-    """From 1."""
+    """One-based number of the step."""
     epoch: int | None
-    """Of the last row, from 0; None for texts."""
+    """Zero-based epoch of the last row; None for text data."""
     loss: float
     """Mean over supervised tokens, in nats."""
     grad_norm: float
-    """Before clipping."""
+    """Gradient norm before clipping."""
     learning_rate: float
     tokens: int
-    """All tokens of those of the step's rows in which something is learned."""
+    """All tokens of those of the step's rows that have supervised tokens."""
     supervised_tokens: int
     samples: int
-    """Those of which something is learned."""
+    """Number of samples with supervised tokens."""
     total_tokens: int
-    """Of the run so far."""
+    """Sum of `tokens` over the run so far."""
     seconds: float
-    """From the end of the last step, or of a checkpoint."""
+    """Wall time since the end of the last step or checkpoint."""
     data_seconds: float
-    """Of these, the most that a rank waited for frames."""
+    """The part of `seconds` in which the slowest rank waited for frames."""
     tokens_per_second: float
     tokens_per_second_per_device: float
     mfu: float | None
     """Model FLOPs utilisation; None where the device's peak is unknown."""
     memory_bytes: int
-    """The most that tensors took on a device; the process's largest size on a CPU."""
+    """Peak memory of tensors on any device; on a CPU, the peak size of the process."""
     skipped: dict[str, int]
-    """Samples left out so far and not learned since, by reason."""
+    """Samples skipped so far and not trained on since: counts by reason."""
     steps: int | None = None
-    """Of the whole run; None where epochs are counted."""
+    """Number of steps of the whole run; None if the run counts epochs."""
     share_done: float | None = None
-    """Of the whole run, from 0 to 1."""
+    """Fraction of the whole run that is done, from 0 to 1."""
     seconds_left: float | None = None
-    """At the pace since the run was last started."""
+    """Estimated time left, from the speed since the run was last started."""
 
     def line(self) -> str:
-        """For the console."""
+        """The metrics as a line for the console."""
         of = "" if self.steps is None else f" of {self.steps}"
         if self.steps is None and self.share_done is not None:
             of = f" ({self.share_done:.0%})"
@@ -96,10 +96,10 @@ class StepMetrics(Model):
 
 
 def check_loggers(wandb_project: str | None) -> None:
-    """To be asked before a run loads anything.
+    """Check that metrics can be logged. Call it before a run loads anything.
 
     Raises:
-        BadInput: what it will log to is not installed, or cannot be imported.
+        BadInput: W&B is configured but not installed, or the package of a logger cannot be imported.
     """
     _tensorboard()
     if wandb_project is not None:
@@ -107,21 +107,27 @@ def check_loggers(wandb_project: str | None) -> None:
 
 
 class Progress:
-    """Logs what a run does whenever that takes longer than a minute, so that a log file shows that it is alive."""
+    """Logs what a run does whenever that takes longer than a minute, so that a log file shows that the run is alive."""
 
     def __init__(self, doing: str | None) -> None:
-        """As `now`."""
+        """
+        Args:
+            doing: as in `now`.
+        """
         self._closed = threading.Event()
         self.now(doing)
         threading.Thread(target=self._repeat, daemon=True).start()
 
     def now(self, doing: str | None) -> None:
-        """Say what begins now; it is logged if nothing else has begun a minute later. None: nothing that is ours."""
+        """Set what the run does now.
+
+        It is logged once a minute for as long as it lasts. None: nothing to log.
+        """
         self._since = self._logged = time.monotonic()
         self._doing = doing
 
     def close(self) -> None:
-        """Log no more."""
+        """Stop logging."""
         self._closed.set()
 
     def _repeat(self) -> None:
@@ -134,8 +140,10 @@ class Progress:
 
 @contextmanager
 def console_log() -> Iterator[None]:
-    """Log to stderr while the block lasts, in a program that has not said where its log goes: of the first rank all, of
-    the others warnings."""
+    """Log to stderr inside the block, if the program has not configured logging.
+
+    Rank 0 logs everything, the other ranks only warnings.
+    """
     package = logging.getLogger(__package__)
     if package.hasHandlers():
         yield
@@ -152,12 +160,12 @@ def console_log() -> Iterator[None]:
 
 
 def log_level() -> int:
-    """Of this rank: what all know is logged once."""
+    """Log level of this rank: INFO on rank 0, WARNING on the others, so that common messages are logged once."""
     return logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
 
 
 def duration(seconds: float) -> str:
-    """For people: 5 s, 12 min, 3 h 20 min."""
+    """Human-readable duration: 5 s, 12 min, 3 h 20 min."""
     if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -165,17 +173,19 @@ def duration(seconds: float) -> str:
 
 
 class MetricsLog:
-    """Where the metrics of one run go. Only the first rank has one."""
+    """Writes the metrics of one run. Only rank 0 has one."""
 
     def __init__(
         self, folder: Path, recipe: Mapping[str, Any], *, step: int = 0, wandb_project: str | None = None
     ) -> None:
         """
         Args:
-            step: the last step that counts; what a run wrote after the checkpoint that it goes on from is dropped.
+            recipe: values recorded as the configuration of the W&B run.
+            step: number of the last step to keep. Later entries, which a run wrote after the checkpoint that it resumes
+                from, are dropped.
 
         Raises:
-            BadInput: as `check_loggers`; the folder cannot be written to; or W&B will not have the run.
+            BadInput: as `check_loggers`; the folder is not writable; or W&B rejects the run.
         """
         self._file = folder / "metrics.jsonl"
         try:
@@ -187,10 +197,10 @@ class MetricsLog:
         self._wandb = None if wandb_project is None else self._begun_run(folder, wandb_project, recipe)
 
     def write(self, metrics: StepMetrics) -> None:
-        """Record one step.
+        """Record the metrics of one step.
 
         Raises:
-            FullDisk: there is no room.
+            FullDisk: the disk is full.
         """
         log.info("%s", metrics.line())
         line = metrics.model_dump_json() + "\n"
@@ -210,7 +220,7 @@ class MetricsLog:
             self._wandb.log(numbers, step=metrics.step)
 
     def close(self) -> None:
-        """Flush what is buffered."""
+        """Flush buffered metrics and close the loggers."""
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
@@ -223,7 +233,10 @@ class MetricsLog:
         return tensorboard.SummaryWriter(str(folder), purge_step=step + 1)
 
     def _begun_run(self, folder: Path, project: str, recipe: Mapping[str, Any]) -> Any:
-        """The W&B run of this folder: the same when a run goes on in it, another for another folder of that name."""
+        """The W&B run of this folder.
+
+        A run that is resumed in the folder continues it. Another folder of the same name has its own.
+        """
         wandb = _wandb()
         identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
         try:
@@ -239,14 +252,14 @@ class MetricsLog:
         lines = self._file.read_bytes().splitlines(keepends=True)
         steps = [_step_of(line) for line in lines]
         if broken := steps.count(None):
-            # A full disk or a kill leaves half of the last one; a host that stops, zeros in the place of some.
+            # A full disk or a kill cuts off the last line; a crash of the host may put zeros in place of lines.
             log.warning("%s: %d lines are not whole, and are dropped", self._file, broken)
         kept = [line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step]
         write_whole(self._file, b"".join(kept))
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step that a line of the metrics is of; None: it is not whole."""
+    """The step of a metrics line; None if the line is incomplete."""
     try:
         return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
     except (ValueError, KeyError, TypeError):
@@ -255,17 +268,20 @@ def _step_of(line: bytes) -> int | None:
 
 @dataclass(frozen=True)
 class TowerCosts:
-    """Operations of a vision tower's matrix products in one step, 2 per weight: forward if it is frozen, three times
-    that where it is learned. Its attention, inside windows and frames, is a few per cent more."""
+    """FLOPs of the matrix products of a vision tower in one step.
+
+    A frozen tower runs forward only, at 2 FLOPs per weight; a trainable one takes three times that. The tower's
+    attention, inside windows and frames, would add a few per cent and is not counted.
+    """
 
     patch: float
-    """Of a patch."""
+    """FLOPs per patch, in the tower without its projector."""
     token: float
-    """Of a token, in the projector."""
+    """FLOPs per token, in the projector."""
 
     @classmethod
     def of(cls, model: nn.Module, family: Family) -> TowerCosts:
-        """Of a model whose learned parameters require gradients."""
+        """Costs of a model whose trainable parameters require gradients."""
         projectors = {id(module) for part in family.projectors(model) for module in part.modules()}
         found = {True: 0.0, False: 0.0}
         for module in family.vision_tower(model).modules():
@@ -278,14 +294,16 @@ class TowerCosts:
 def training_flops(
     plans: Iterable[SequencePlan], costs: Costs, tower: TowerCosts | None = None, *, weights_learned: bool = True
 ) -> float:
-    """Operations of the model in forward and backward passes over rows.
+    """FLOPs of the model in the forward and backward passes over rows.
 
-    2 per weight and token and 4 * heads * head_dim * layers per query-key pair forward, twice that backward (PaLM,
-    arXiv 2204.02311, appendix B), pairs counted causally and within segments, the head at supervised tokens only.
+    The forward pass takes 2 FLOPs per weight and token, and 4 * heads * head_dim * layers per query-key pair; the
+    backward pass takes twice that (PaLM, arXiv 2204.02311, appendix B). Pairs are counted causally and within segments,
+    and the head at supervised tokens only.
 
     Args:
-        tower: counted for videos without features; None: not at all.
-        weights_learned: False with a frozen decoder (LoRA): the backward pass then makes no gradients of its weights.
+        tower: costs of the vision tower, counted for videos without features; None: not counted.
+        weights_learned: False if the decoder's weights are frozen (LoRA): the backward pass then computes no gradients
+            of them.
     """
     passes = 3.0 if weights_learned else 2.0
     total = 0.0
@@ -298,7 +316,7 @@ def training_flops(
 
 
 def peak_flops(device: torch.device, tflops: float | None = None) -> float | None:
-    """Dense FLOP/s of one device, as given or by its name; None if unknown."""
+    """Dense FLOP/s of one device, from `tflops` or else by the device's name; None if unknown."""
     if tflops is not None:
         return tflops * 1e12
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -306,7 +324,7 @@ def peak_flops(device: torch.device, tflops: float | None = None) -> float | Non
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: see `StepMetrics.memory_bytes`."""
+    """Peak memory in bytes, as defined by `StepMetrics.memory_bytes`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource
@@ -315,12 +333,12 @@ def peak_memory(device: torch.device) -> int:
 
 
 def by_reason(left_out: Mapping[str, str]) -> dict[str, int]:
-    """Counts of reasons, from reasons by sample."""
+    """Number of samples by reason, from reasons by sample."""
     return dict(Counter(left_out.values()))
 
 
 def _tensorboard() -> ModuleType | None:
-    """None where it is not installed."""
+    """TensorBoard's module; None if it is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     return _imported("torch.utils.tensorboard", "mend the package tensorboard, or uninstall it to do without")

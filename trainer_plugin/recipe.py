@@ -1,7 +1,8 @@
-"""`Recipe`: all that a supervised run may be told. Its YAML files in `recipes/` are the published stages' values.
+"""`Recipe`: the configuration of a supervised run. The YAML files in `recipes/` hold the published stages' values.
 
-Lengths are tokens; the unit of work is the row, a packed micro-batch of at most `row_tokens` that `parallel.sp` ranks
-share. What contradicts itself, or does not fit the ranks that were started, is refused before anything is loaded.
+Lengths are in tokens. The unit of work is the row, a packed micro-batch of at most `row_tokens` tokens that
+`parallel.sp` ranks share. Settings that contradict each other, or do not fit the number of ranks, are rejected before
+anything is loaded.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelSource(Model):
-    """Which model is trained: a folder, or random weights."""
+    """The model to train: a folder, or random weights."""
 
     path: str | None = None
     """A Hugging Face folder with configuration, weights and tokenizer."""
     config: dict[str, Any] | None = None
-    """Instead: a Hugging Face configuration (`model_type` and what differs from its defaults) for random weights."""
+    """Instead of `path`: a Hugging Face configuration (`model_type` and non-default values) for random weights."""
     tokenizer: str | None = None
-    """The tokenizer's folder; None: the model's own, or one token per byte where there is no folder."""
+    """Folder of the tokenizer; None: the model's own, or one token per byte if there is no model folder."""
     chat_template: str | None = None
-    """A Jinja file, `chatml`, or `chatml_no_think`, whose prompt holds an empty thought (`trainer_plugin.chat`); None:
-    the folder's chat_template.json, else the tokenizer's own. The exported folder carries it."""
+    """A Jinja file, `chatml`, or `chatml_no_think`, whose prompt contains an empty thought (`trainer_plugin.chat`).
+    None: the folder's chat_template.json, else the tokenizer's own template. It is saved in the exported folder."""
     rope_theta: float | None = Field(default=None, gt=0)
-    """Raise the rotary base to this: how LongVILA extends the context, without any other scaling."""
+    """New base of the rotary embedding. LongVILA extends the context with this alone, without any other scaling."""
     max_positions: int | None = Field(default=None, ge=1)
-    """`max_position_embeddings` that the exported configuration says; None leaves the model's own."""
+    """`max_position_embeddings` of the exported configuration; None: the model's own."""
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> ModelSource:
@@ -51,7 +52,7 @@ class ModelSource(Model):
 
 
 class Lora(Model):
-    """Low-rank adapters on every linear layer of the decoder; everything else is frozen. No dropout."""
+    """Low-rank adapters on every linear layer of the decoder. All other weights are frozen. There is no dropout."""
 
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
@@ -59,15 +60,16 @@ class Lora(Model):
 
 
 class Trained(Model):
-    """What is learned."""
+    """Which weights are trainable."""
 
     language_model: bool = True
-    """Decoder and head, all weights."""
+    """All weights of the decoder and the head."""
     lora: Lora | None = None
-    """Instead of all of the decoder's weights: adapters."""
+    """Adapters, instead of all weights of the decoder."""
     projector: bool = True
-    """What maps the tower's features into the decoder."""
+    """The layers that map the tower's features into the decoder."""
     vision_tower: bool = False
+    """The vision tower without its projector."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Trained:
@@ -80,12 +82,12 @@ class Trained(Model):
 
 
 class Features(Model):
-    """What a frozen tower and projector made of videos before."""
+    """Precomputed features of videos, from a frozen tower and projector."""
 
     url: str
-    """Folder that `trainer_plugin.encode` wrote."""
+    """Folder or URL that `trainer_plugin.encode` wrote."""
     tower: str
-    """Which weights and processing they must be of, as that command says."""
+    """Identity of the weights and preprocessing that the features must be of, as `trainer_plugin.encode` logs it."""
 
 
 class VideoData(Model):
@@ -95,18 +97,18 @@ class VideoData(Model):
     """Path or URL, `.../releases/{name}/v0001`."""
     split: Split = Split.SFT
     target: Target = Target.REASONING
-    """`reasoning` learns the chain of thought and the answer, `answer` the answer alone."""
+    """`reasoning` supervises the chain of thought and the answer, `answer` the answer alone."""
     frames: FramePolicy = FramePolicy()
     media: str | None = None
-    """Folder or URL of the videos, if the release was published without."""
+    """Folder or URL of the videos, if the release was published without media."""
     features: Features | None = None
-    """Read instead of encoding, for videos that have some."""
+    """Precomputed features. Videos that have some are not encoded."""
     workers: int = Field(default=4, ge=0)
-    """Processes of each rank that decode; 0: the rank itself."""
+    """Decoder processes per rank; 0: the rank decodes in its own process."""
 
 
 class TextData(Model):
-    """Long texts, for extending the context."""
+    """Long text data, for extending the context."""
 
     files: str
     """Path or URL, with wildcards, of .parquet, .jsonl, .jsonl.gz or .tar files; one or more per data-parallel rank."""
@@ -115,64 +117,64 @@ class TextData(Model):
 
 
 class Schedule(StrEnum):
-    """After the warm-up: `cosine` falls to 0, `constant` stays."""
+    """Learning rate after the warm-up: `cosine` decays to 0, `constant` stays at the peak."""
 
     COSINE = "cosine"
     CONSTANT = "constant"
 
 
 class Optimizer(Model):
-    """AdamW and its schedule."""
+    """AdamW and its learning rate schedule."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
-    """The peak."""
+    """The peak learning rate."""
     schedule: Schedule = Schedule.COSINE
     warmup: Fraction = 0.03
-    """Share of the training in which the learning rate rises from 0."""
+    """Fraction of the training in which the learning rate rises from 0."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Of matrices; norms and biases never decay."""
+    """Weight decay of matrices; norms and biases have none."""
     betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this norm over all parameters; None: never."""
+    """Gradients are clipped to this norm over all parameters; None: no clipping."""
 
 
 class ParallelPlan(Model):
     """How ranks share the work."""
 
     sp: int = Field(default=1, ge=1)
-    """Ranks that share a row; the others take other rows."""
+    """Number of ranks that share a row. Each further group of this size takes other rows."""
     timeout_minutes: float = Field(default=10.0, gt=0)
-    """A rank that waits longer for the others ends with an error. Longer than a checkpoint takes, and than
-    the first rank's reading of the weights."""
+    """A rank that waits longer than this for the others fails with an error. It must exceed the time that a checkpoint
+    takes, and the time in which rank 0 reads the weights."""
 
 
 class Memory(Model):
-    """What is kept, computed again, or moved to the host."""
+    """Activation checkpointing, tiled MLPs, and offloading to host memory."""
 
     recomputed_layers: int | None = Field(default=None, ge=0)
-    """Decoder layers, from the first, that are computed again in the backward pass; None: all. Each that is not takes
-    130 KB of memory for each of a rank's tokens (7B model, bfloat16) and saves a seventh of its time."""
+    """Number of decoder layers, from the first, with activation checkpointing; None: all. Each layer without it takes
+    130 KB of memory per token of a rank (7B model, bfloat16) and saves a seventh of the layer's time."""
     keep_attention: bool = True
-    """But not their attention, whose outputs are kept."""
+    """Save the attention output of those layers, so that recomputation skips the attention kernels."""
     mlp_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of which the MLPs of those layers are computed at once; None: all. For rows that do not fit otherwise."""
+    """Maximum tokens per tile in the MLPs of those layers; None: no tiling. For rows that do not fit otherwise."""
     offload_activations: bool = False
-    """Hold what is kept for the backward pass in the host's memory."""
+    """Hold tensors saved for the backward pass in host memory."""
     offload_parameters: bool = False
-    """Hold parameters, gradients and optimizer in the host's memory, and update them there."""
+    """Hold parameters, gradients and optimizer state in host memory, and run the optimizer there."""
     vision_patches: int = Field(default=65_536, ge=1)
-    """Patches that the vision tower encodes at once."""
+    """Maximum number of patches that the vision tower encodes in one forward pass."""
 
 
 class Checkpoints(Model):
-    """When the state is saved, and how many are kept."""
+    """When a checkpoint is saved, and how many are kept."""
 
     every_steps: int = Field(default=100, ge=1)
     keep: int = Field(default=2, ge=1)
 
 
 class Export(StrEnum):
-    """What `{out}/export` is: a whole model (adapters merged into it), PEFT's adapters, or nothing."""
+    """Content of `{out}/export`: the whole model with merged adapters, PEFT's adapters alone, or nothing."""
 
     MODEL = "model"
     ADAPTER = "adapter"
@@ -181,46 +183,52 @@ class Export(StrEnum):
 
 _LEARNING = ("row_tokens", "step_tokens", "epochs", "steps", "precision", "optimizer")
 MAY_CHANGE = (*_LEARNING, *(f"optimizer.{name}" for name in Optimizer.model_fields))
-"""What `resume_changes` may name: with anything else changed, it would be another run."""
+"""Fields that `resume_changes` may name: they affect the training, but a run may change them when it is resumed."""
 
 
 class Recipe(Model):
-    """One supervised run."""
+    """Configuration of one supervised run."""
 
     out: str
-    """Folder of checkpoints, metrics and export, on a disk that all hosts share. Run it again and it goes on there."""
+    """Folder for checkpoints, metrics and the export, on a disk that all hosts share.
+
+    A run that is started again resumes from there.
+    """
     model: ModelSource
     trained: Trained = Trained()
     videos: VideoData | None = None
     texts: TextData | None = None
     row_tokens: int = Field(ge=8)
-    """The longest row, so also the longest sample."""
+    """Maximum number of tokens of a row, and therefore of a sample."""
     step_tokens: int | None = Field(default=None, ge=8)
-    """Tokens of one optimizer step at most, over all ranks: a multiple of row_tokens. None: one row per
+    """Maximum number of tokens of one optimizer step over all ranks: a multiple of row_tokens. None: one row per
     data-parallel rank."""
     epochs: int | None = Field(default=None, ge=1)
-    """How often every sample is seen; of videos only."""
+    """Number of passes over the samples; for video data only."""
     steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps, instead of epochs."""
+    """Number of optimizer steps, instead of epochs."""
     optimizer: Optimizer = Optimizer()
     parallel: ParallelPlan = ParallelPlan()
     memory: Memory = Memory()
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """What the model computes in. Learned weights and their gradients are float32 in any case."""
+    """Compute type of the model. Trainable weights and their gradients are always float32."""
     kernel: Kernel = Kernel.AUTO
     head: Head = Head.CHUNKED
     compile: bool = True
-    """On a GPU, fuse with torch.compile what is no matrix product."""
+    """On a GPU, fuse everything except matrix products with torch.compile."""
     seed: int = 0
     resume_changes: tuple[str, ...] = ()
-    """What may differ from the settings with which a run in `out` was last saved: some of those in `MAY_CHANGE`. The
-    model, what is trained of it, the data and the seed stay; everything else may differ unsaid."""
+    """Settings out of `MAY_CHANGE` that may differ from those with which the run in `out` was last saved.
+
+    The model, which of its weights are trainable, the data and the seed must not change. All other settings may change
+    without being named.
+    """
     checkpoints: Checkpoints = Checkpoints()
     export: Export = Export.MODEL
     wandb_project: str | None = None
-    """Also log to this project of Weights & Biases."""
+    """Project of Weights & Biases to which metrics are logged in addition."""
     peak_tflops: float | None = Field(default=None, gt=0)
-    """What MFU is a share of: dense TFLOP/s of one device in this precision; None: looked up by its name."""
+    """Dense TFLOP/s of one device in this precision, the base of MFU; None: looked up by the device's name."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:
@@ -253,14 +261,17 @@ class Recipe(Model):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What decides how the run learns, besides model, data and seed, as JSON values by name."""
+        """Settings besides model, data and seed that affect the training, as JSON values by name."""
         return {name: value for name, value in self.model_dump(mode="json").items() if name in _LEARNING}
 
     def micro_steps(self, ranks: int) -> int:
-        """Rows of each data-parallel rank in one optimizer step.
+        """Number of rows of each data-parallel rank in one optimizer step.
+
+        Args:
+            ranks: number of data-parallel ranks.
 
         Raises:
-            BadInput: the step's rows cannot be dealt out evenly to so many ranks.
+            BadInput: the step's rows cannot be distributed evenly over the ranks.
         """
         if self.step_tokens is None:
             return 1
@@ -331,19 +342,19 @@ _SYNONYMS = {
     "report_to": "wandb_project",
     "random_seed": "seed",
 }
-"""What other trainers (transformers, TRL, LLaMA-Factory, LongVILA, Megatron) call some of the fields, or what serves
-the purpose here."""
+"""Names that other trainers (transformers, TRL, LLaMA-Factory, LongVILA, Megatron) use for some of the fields, or for
+settings that a field replaces here. Errors about unknown fields suggest the field."""
 
 
 def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
-    """A recipe from a file, or one of the package's own by its name (`recipe_names`).
+    """Load a recipe from a file, or one of the package's own by its name (`recipe_names`).
 
     Args:
         name: path of a YAML file, or a name such as `cot_sft`.
-        settings: `section.field=value`, values in YAML; they win over the file.
+        settings: overrides of the form `section.field=value`, with values in YAML. They take precedence over the file.
 
     Raises:
-        ConfigError: no such recipe, an unknown field, a value that does not fit, or values that contradict.
+        ConfigError: there is no such recipe, a field is unknown, a value is invalid, or values contradict each other.
     """
     path = Path(name)
     if path.suffix != ".yaml":
@@ -357,7 +368,7 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_names() -> list[str]:
-    """The package's own recipes."""
+    """Names of the package's own recipes."""
     return sorted(path.stem for path in _folder().glob("*.yaml"))
 
 

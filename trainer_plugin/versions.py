@@ -1,4 +1,4 @@
-"""The versions of PyTorch and transformers that the trainer knows: with others it might run and learn otherwise."""
+"""Supported versions of PyTorch and transformers. Others might run, but compute something else."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from importlib.metadata import version
 from packaging.version import Version
 
 SUPPORTED = {"torch": ("2.11", "2.15"), "transformers": ("5.17", "5.21")}
-"""From the first on, and before the second."""
+"""Version ranges by package: the first version is included, the second is not."""
 
 
 def check(installed: Mapping[str, str] | None = None) -> None:
-    """Raises RuntimeError if a package is outside its range. `installed`: versions by package; None asks Python."""
+    """Check the versions of the packages.
+
+    Args:
+        installed: versions by package; None: those that are installed.
+
+    Raises:
+        RuntimeError: a package is outside its range.
+    """
     for package, (first, end) in SUPPORTED.items():
         found = installed[package] if installed else version(package)
         if not Version(first) <= Version(Version(found).base_version) < Version(end):
