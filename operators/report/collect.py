@@ -1,4 +1,4 @@
-"""Everything the report says in numbers, read from a run's tables and metrics. No markup, no judgement."""
+"""Collects all numbers of the report from a run's tables and metrics, without markup and without judging them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _MICROSECONDS = 1e6
 
 @dataclass(frozen=True)
 class StageNumbers:
-    """One stage over all its lanes. Seconds add up over lanes, which may have run at the same time."""
+    """Numbers of one stage, summed over its partitions. Seconds are summed too, even if partitions ran concurrently."""
 
     stage: str
     lanes_done: int
     lanes: int
-    """Lanes to do; 1 for a stage over the whole build."""
+    """Number of partitions that the stage runs for, which is 1 for a stage over the whole build."""
     rows: int
     rejects: int
     units: int
@@ -42,14 +42,14 @@ class StageNumbers:
     cpu_seconds: float
     phase_seconds: dict[str, float]
     busy_share: float
-    """Share of the units' own time, added up, with at least one model request under way."""
+    """Share of the summed work-item time during which at least one model request was in flight."""
     tokens_in: int
     tokens_out: int
 
 
 @dataclass(frozen=True)
 class RoleNumbers:
-    """What was asked of a role, over all stages."""
+    """Model requests and journal hits of one role, summed over all stages."""
 
     role: str
     requests: int
@@ -58,16 +58,18 @@ class RoleNumbers:
 
 @dataclass(frozen=True)
 class RejectGroup:
+    """Rejects of one stage with the same reason."""
+
     stage: str
     reason: str
     count: int
     messages: tuple[str, ...]
-    """The first three."""
+    """Messages of the first three rejects."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A sample with the video that it is about."""
+    """A sample, with the title and the origin of its video."""
 
     sample: Sample
     title: str
@@ -76,7 +78,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A run in numbers. Tables of stages that have not run are empty, and so are the arrays made from them."""
+    """All numbers of a run. Data frames and arrays of stages that have not run are empty."""
 
     run: Run
     stages: tuple[StageNumbers, ...]
@@ -89,18 +91,21 @@ class Numbers:
     truncated: int
     questions: int
     samples: pd.DataFrame
-    """One row per sample: its short columns, `letter` (choices), `spans` (their number), `seconds` (of its video)."""
+    """One row per sample: its short columns, `letter` (right answer of a choice question), `spans` (number of evidence
+    spans) and `seconds` (duration of its video)."""
     evidence_seconds: np.ndarray
-    """Of every evidence span of the samples."""
+    """Length of every evidence span of the samples, in seconds."""
     evidence_outside: int
-    """Samples with evidence past the end of their video."""
+    """Number of samples with evidence after the end of their video."""
     pass_rates: pd.DataFrame
-    """One row per difficulty trial: question_id, pass_rate, kept (became a sample)."""
+    """One row per question with difficulty trials: question_id, pass_rate, kept (became a sample)."""
     floors: tuple[Floor, ...]
     expected_letters: dict[str, float]
     funnel: tuple[Step, ...]
     unaccounted: int
-    """Questions that neither became samples nor failed a check nor were rejected: always 0 once assembled."""
+    """Number of questions that neither became samples nor failed a check nor were rejected.
+
+    It must be 0 after the stage `assemble`, and is reported as 0 before."""
     rejects: tuple[RejectGroup, ...]
     examples: tuple[Example, ...]
 
@@ -117,7 +122,7 @@ class Numbers:
 
 
 def collect(folder: RunFolder) -> Numbers:
-    """Read a run, as far as it has come."""
+    """Collect the numbers of a run from the stages that have run so far."""
     tables = Tables(folder)
     metrics = folder.metrics()
     videos = _videos(tables)
@@ -162,7 +167,7 @@ def _videos(tables: Tables) -> pd.DataFrame:
 
 
 def _described(tables: Tables) -> pd.DataFrame:
-    """What the run's list says of each video, readable or not."""
+    """Metadata of each listed video, readable or not: video_id, title, category, licence, origin."""
     rows = [
         (source.source_id, source.title, source.category.value, source.licence, source.origin)
         for source in tables.folder.sources()
@@ -271,7 +276,7 @@ def _roles(metrics: Iterable[StageMetrics]) -> tuple[RoleNumbers, ...]:
 
 
 def _reject_groups(rejects: pd.DataFrame) -> tuple[RejectGroup, ...]:
-    """Largest first within a stage; stages in the order in which they run."""
+    """Group rejects by stage and reason. Stages are in the order in which they run, each with its largest group first."""
     order = {name: place for place, name in enumerate(("plan", *VIDEO_STAGES, *BUILD_STAGES))}
     groups = [
         RejectGroup(str(stage), str(reason), len(group), tuple(group["message"].head(_MESSAGES)))
@@ -281,7 +286,10 @@ def _reject_groups(rejects: pd.DataFrame) -> tuple[RejectGroup, ...]:
 
 
 def _examples(tables: Tables, samples: pd.DataFrame, videos: pd.DataFrame) -> tuple[Example, ...]:
-    """Samples that differ: from every category, kind and writer in turn, the same ones every time."""
+    """Choose up to `EXAMPLES` diverse samples.
+
+    They are taken in turn from every combination of category, kind and writer. The choice is deterministic.
+    """
     order = samples.assign(draw=samples["question_id"].map(digest)).sort_values("draw")
     order["turn"] = order.groupby(["problem_type", "kind", "writer"]).cumcount()
     chosen = order.sort_values(["turn", "draw"], kind="stable").head(EXAMPLES)

@@ -1,4 +1,4 @@
-"""The report's figures: which numbers are drawn how, each with a table of what it shows."""
+"""The report's figures. Each is a plot of some of the numbers, with a table of the values that it shows."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PACKAGING = {
     Packaging.PICTURE: "picture encoded",
     Packaging.BOTH: "picture and sound encoded",
 }
-"""How videos became what a release holds, in words."""
+"""Text for each way in which a source video is converted for the release."""
 _PHASES = ("compute", "models", "write")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot, what it says in one sentence, its legend and its numbers as a table."""
+    """A plot with its title, its message in one or two sentences, its legend, and its values as a table."""
 
     title: str
     text: str
@@ -38,7 +38,7 @@ class Figure:
 
 
 def material_figures(numbers: Numbers) -> Iterator[Figure]:
-    """About videos and clips."""
+    """Yield the figures about videos and clips."""
     minutes = numbers.videos["seconds"].to_numpy(float) / 60
     if len(minutes):
         text = f"Half of the videos are longer than {np.median(minutes):.1f} minutes."
@@ -64,7 +64,7 @@ def _packaging(numbers: Numbers) -> Figure:
 
 
 def sample_figures(numbers: Numbers) -> Iterator[Figure]:
-    """About what came through."""
+    """Yield the figures about the samples. There are none without samples."""
     samples = numbers.samples
     if samples.empty:
         return
@@ -91,7 +91,7 @@ def sample_figures(numbers: Numbers) -> Iterator[Figure]:
 
 
 def floor_figure(numbers: Numbers) -> Figure | None:
-    """Accuracies without watching, against chance."""
+    """Figure of the baselines: accuracies without the video, compared with guessing. None without baselines."""
     if not numbers.floors:
         return None
     rows = [Bar(floor.name, (floor.accuracy,), f"{floor.accuracy:.1%}", floor.chance) for floor in numbers.floors]
@@ -102,7 +102,7 @@ def floor_figure(numbers: Numbers) -> Figure | None:
 
 
 def funnel_figure(numbers: Numbers) -> Figure | None:
-    """Questions left after every gate."""
+    """Figure of the questions that remain after each gate, by writer. None without questions."""
     done = [(step.name, step.left) for step in numbers.funnel if step.left is not None]
     if not numbers.questions or not done:
         return None
@@ -117,7 +117,7 @@ def funnel_figure(numbers: Numbers) -> Figure | None:
 
 
 def reject_bars(numbers: Numbers) -> Iterator[tuple[Markup, RejectGroup]]:
-    """A bar for each stage and reason, all to one scale."""
+    """Yield one bar for each group of rejects, all to the same scale, together with the group."""
     largest = float(max((group.count for group in numbers.rejects), default=0))
     for group in numbers.rejects:
         label = f"{group.stage}: {_words(group.reason)}"
@@ -126,7 +126,7 @@ def reject_bars(numbers: Numbers) -> Iterator[tuple[Markup, RejectGroup]]:
 
 
 def time_figure(numbers: Numbers) -> Figure | None:
-    """Seconds by stage and phase."""
+    """Figure of the seconds by stage and phase. None if no stage has run."""
     stages = [stage for stage in numbers.stages if stage.units]
     rows = [
         Bar(
@@ -143,7 +143,7 @@ def time_figure(numbers: Numbers) -> Figure | None:
 
 
 def seconds(value: float) -> str:
-    """A length of time as people say it: 0.4 s, 12 s, 3 min 20 s, 5 h 12 min."""
+    """Format a duration in seconds, such as 0.4 s, 12 s, 3 min 20 s or 5 h 12 min."""
     if value < 10:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)

@@ -1,4 +1,4 @@
-"""What one can score on the choice questions without watching: the floors under every accuracy on this data."""
+"""Baselines: accuracies on the choice questions that are reached without the video, by a simple rule or by a model."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ from schemas.sample import LETTERS
 
 @dataclass(frozen=True)
 class Floor:
-    """The accuracy of one way to answer without the video, beside what guessing gives."""
+    """A baseline: the accuracy of one way to answer without the video, and that of guessing."""
 
     name: str
     accuracy: float
     chance: float
-    """Mean of 1 / number of options, over the same questions."""
+    """Accuracy of guessing: the mean of 1 / number of options over the same answers."""
     answers: int
     of_samples: bool = True
-    """False: over all questions, among them those that the checks took out."""
+    """Whether it covers the samples only. False means all questions, including those that failed a check."""
 
     @property
     def deviation(self) -> float:
-        """How far above chance, in standard errors of `answers` independent guesses (normal approximation)."""
+        """Accuracy above guessing, in standard errors of `answers` independent guesses (normal approximation).
+
+        It is 0 if the standard error is 0.
+        """
         spread = math.sqrt(self.chance * (1 - self.chance) / self.answers)
         return (self.accuracy - self.chance) / spread if spread else 0.0
 
 
 def floors(choices: pd.DataFrame, asked: pd.DataFrame, blind: pd.DataFrame) -> tuple[Floor, ...]:
-    """The floors of a build; one without answers to count is left out.
+    """Compute the baselines of a build. Baselines without any answers are omitted.
 
     Args:
-        choices: samples with options: `question_id`, `options` (texts in order), `answer_text`, `letter`.
-        asked: questions with options, verified or not: `question_id`, `options`.
-        blind: blind trials: `question_id`, `n`, `correct`.
+        choices: samples with options. Columns: `question_id`, `options` (texts in order), `answer_text`, `letter`.
+        asked: questions with options, verified or not. Columns: `question_id`, `options`.
+        blind: blind trials. Columns: `question_id`, `n`, `correct`.
     """
     found: list[Floor] = []
     if len(choices):
@@ -59,14 +62,14 @@ def floors(choices: pd.DataFrame, asked: pd.DataFrame, blind: pd.DataFrame) -> t
 
 
 def expected_letters(choices: pd.DataFrame) -> dict[str, float]:
-    """How often each letter would be right if the order of options were drawn uniformly."""
+    """Expected number of samples for which each letter is right, if the order of options is drawn uniformly."""
     sizes = choices["options"].map(len)
     used = LETTERS[: int(sizes.max())] if len(choices) else ""
     return {letter: float((1 / sizes[sizes > index]).sum()) for index, letter in enumerate(used)}
 
 
 def _longest(options: list[str], answer: str) -> float:
-    """Chance of being right with the longest option; a tie is broken by a coin."""
+    """Probability that the longest option is right, with ties broken uniformly at random."""
     length = max(len(option) for option in options)
     longest = [option for option in options if len(option) == length]
     return 1 / len(longest) if answer in longest else 0.0

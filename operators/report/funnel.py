@@ -1,4 +1,4 @@
-"""Where questions fall out, from asking to sample, for each writer."""
+"""The number of questions that remain after each gate between question and sample, by writer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.tables import Check
 
 @dataclass(frozen=True)
 class Step:
-    """A gate, and how many questions of each writer are left behind it. None: the gate's stage has not run."""
+    """A gate, and the number of questions of each writer that passed it. None means that its stage has not run."""
 
     name: str
     left: dict[str, int] | None
@@ -33,13 +33,13 @@ def funnel(
     measured: set[str] | None,
     samples: set[str] | None,
 ) -> tuple[Step, ...]:
-    """The steps in order.
+    """Compute the gates in order. An argument is None if its stage has not run.
 
     Args:
-        questions: `question_id`, `writer`.
-        reasoned, measured, samples: ids that came through the stages reason, difficulty and assemble.
-        verify: trials of the verify stage: `question_id`, `check`, `passed`.
-        None for a stage that has not run.
+        writers: the writers to count questions for.
+        questions: all questions. Columns: `question_id`, `writer`.
+        reasoned, measured, samples: question ids that passed the stages reason, difficulty and assemble.
+        verify: trials of the stage verify. Columns: `question_id`, `check`, `passed`.
     """
 
     def step(name: str, alive: pd.Series | None) -> Step:

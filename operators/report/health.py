@@ -1,4 +1,4 @@
-"""Is the data healthy? Findings with their figure, judged by rules that are written down here."""
+"""Checks of data quality. Each finding has its figure and is judged by a rule in this module."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from operators.report.collect import Numbers
 from schemas.tables import Split
 
 SURPRISING = 3.0
-"""Standard errors above chance from which a floor is no accident (one-sided p = 0.0013)."""
+"""Standard errors above guessing from which a baseline is significant (one-sided p = 0.0013)."""
 
 TRUNCATED_SHARE = 0.02
-"""Captions cut off by their token limit: more than this, and the limit or the prompt should change."""
+"""Maximum share of captions cut off by the token limit. Above it, the limit or the prompt should be changed."""
 
 OF_A_SEGMENT = "annotation"
-"""Reason of the rejects of planning that stand for a segment of a video, which may be used all the same."""
+"""Reason of planning rejects that concern one segment of a video. The video itself may still be used."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `ok` False asks for a look."""
+    """The result of one check. `ok` is False if it needs attention."""
 
     ok: bool
     what: str
@@ -28,7 +28,7 @@ class Finding:
 
 
 def findings(numbers: Numbers) -> tuple[Finding, ...]:
-    """Findings about what the run has made so far, those that ask for attention first."""
+    """Findings about the results of the run so far. Those that need attention come first."""
     found = [*_progress(numbers), *_media(numbers), *_samples(numbers), *_floors(numbers)]
     return tuple(sorted(found, key=lambda finding: finding.ok))
 

@@ -1,4 +1,4 @@
-"""One HTML page about a run: no network, no script, readable in light, dark and on paper."""
+"""The report as one HTML page without network access or scripts, for light and dark mode and for print."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from schemas.uri import shown_uri
 
 
 def write_report(folder: RunFolder) -> str:
-    """Write `report.html` into the run's folder, from what has run so far; returns its URL."""
+    """Write `report.html` into the run's folder, for the stages that have run so far, and return its URL."""
     address = f"{folder.address}/report.html"
     folder.store.write(address, render(collect(folder)).encode())
     return f"{folder.store.url}/{address}"
 
 
 def render(numbers: Numbers) -> str:
-    """The page. Every text that comes from data is escaped."""
+    """Render the page as HTML. All text that comes from data is escaped."""
     environment = Environment(
         loader=PackageLoader("operators.report", ""),
         autoescape=True,
@@ -62,7 +62,7 @@ def _content(numbers: Numbers) -> dict[str, Any]:
 
 
 def _key_figures(numbers: Numbers) -> list[tuple[str, str]]:
-    """Value and what it counts."""
+    """The key figures, each as a formatted value and what it counts."""
     samples, hours = len(numbers.samples), numbers.hours
     figures_ = [
         (f"{len(numbers.videos):,}", "videos"),
@@ -76,7 +76,7 @@ def _key_figures(numbers: Numbers) -> list[tuple[str, str]]:
 
 
 def _by_split(numbers: Numbers) -> list[tuple[str, int, int]]:
-    """Split, samples, videos."""
+    """Each split with its number of samples and of videos."""
     groups = numbers.samples.groupby("split")["video_id"]
     counts, videos = groups.size(), groups.nunique()
     return [(split.value, int(counts.get(split.value, 0)), int(videos.get(split.value, 0))) for split in Split]

@@ -1,8 +1,8 @@
 """Bars, histograms and timelines as inline SVG.
 
-Widths are percentages and texts keep their size, so that a plot is as readable on a telephone as on a wide screen.
-Colours are classes (`s0`, `s1`, ...) that the page's style sheet maps to its light or dark palette. Every text passes
-through `Markup.format`, which escapes it.
+Widths are percentages and the text size is fixed, so that a plot is as readable on a phone as on a wide screen. Colours
+are classes (`s0`, `s1`, ...) that the page's style sheet maps to its light or dark palette. All text passes through
+`Markup.format`, which escapes it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from markupsafe import Markup
 from schemas.base import Span
 
 _ROW = 40
-"""Pixels: label line, bar and gap."""
+"""Height of a row in pixels: label line, bar and gap."""
 _BAR = 12
 _PLOT = 150
 _AXIS = 24
 _HEADROOM = 18
 _LEFT = 10.0
-"""Per cent of the width that the scale of a histogram takes."""
+"""Width of a histogram's scale, in per cent of the plot."""
 _GAP = 0.12
-"""Share of a bin that stays free between columns."""
+"""Gap between columns, as a share of a bin's width."""
 _SLOTS = 7
-"""Fewer columns than these are drawn as narrow as if there were so many, in the middle."""
+"""Minimum number of column slots. Fewer columns are centred and keep the width of one slot."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A labelled horizontal bar of one part per series; `mark` sets a tick, such as an expected value."""
+    """A labelled horizontal bar with one part per series. `mark` sets a tick, such as an expected value."""
 
     label: str
     parts: tuple[float, ...]
@@ -43,23 +43,23 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts per bin, one array per series, stacked. `edges` has one entry more than there are bins."""
+    """Counts per bin, one tuple per series, drawn stacked. `edges` has one entry more than there are bins."""
 
     edges: tuple[float, ...]
     counts: tuple[tuple[int, ...], ...]
     ticks: tuple[str, ...]
-    """Text under every edge, or, if there is one per bin, under every column; empty ones are left out."""
+    """Text under each edge, or under each column if there is one per bin. Empty texts are not drawn."""
 
 
 def bars(title: str, description: str, rows: Sequence[Bar], full: float | None = None) -> Markup:
-    """Horizontal bars, each under its label. `full` is the value of the whole width, by default the largest."""
+    """Draw horizontal bars, each under its label. `full` is the value of the whole width, by default the largest."""
     scale = full or max((max(sum(row.parts), row.mark or 0.0) for row in rows), default=0.0) or 1.0
     drawn = [_bar(row, index * _ROW, scale) for index, row in enumerate(rows)]
     return _svg(title, description, _ROW * len(rows), drawn)
 
 
 def columns(title: str, description: str, histogram: Histogram) -> Markup:
-    """Vertical columns side by side, with two lines of the scale."""
+    """Draw vertical columns side by side, with up to two grid lines, at the top of the scale and at half of it."""
     totals = [sum(parts) for parts in zip(*histogram.counts, strict=True)]
     top = _round_up(max(totals, default=0))
     drawn = [_grid(value, top) for value in (top / 2, top) if value == int(value)]
@@ -76,7 +76,7 @@ def columns(title: str, description: str, histogram: Histogram) -> Markup:
 
 
 def timeline(title: str, description: str, duration_us: int, spans: Sequence[Span]) -> Markup:
-    """A video as a bar, and the spans on it; one too short to see is drawn three pixels wide."""
+    """Draw a video as a bar with spans on it. A span is drawn at least three pixels wide, so that it stays visible."""
     drawn = [Markup('<rect class="track" x="0" y="2" width="100%" height="{}" rx="3"/>').format(_BAR)]
     for span in spans:
         start, length = 100 * span.start_us / duration_us, 100 * (span.end_us - span.start_us) / duration_us
@@ -86,7 +86,7 @@ def timeline(title: str, description: str, duration_us: int, spans: Sequence[Spa
 
 
 def histogram(series: Iterable[np.ndarray], wished_bins: int = 24) -> Histogram:
-    """Bins of a round width over all values, from zero."""
+    """Count values in bins of a round width, starting at zero. `wished_bins` is the approximate number of bins."""
     arrays = [np.asarray(values, dtype=float) for values in series]
     longest = max((float(values.max()) for values in arrays if len(values)), default=1.0)
     width = _round_step(longest / wished_bins)
@@ -98,7 +98,7 @@ def histogram(series: Iterable[np.ndarray], wished_bins: int = 24) -> Histogram:
 
 
 def tally(values: Iterable[int]) -> Histogram:
-    """One column per whole number from the smallest value to the largest."""
+    """Count values with one column per whole number from the smallest value to the largest."""
     found = np.fromiter(values, dtype=int)
     first, last = (int(found.min()), int(found.max())) if len(found) else (0, 0)
     counts = tuple(int(count) for count in np.bincount(found - first, minlength=1)) if len(found) else (0,)
@@ -108,7 +108,7 @@ def tally(values: Iterable[int]) -> Histogram:
 
 
 def bin_labels(shape: Histogram) -> list[str]:
-    """Text of each bin, for tables."""
+    """Label of each bin, for tables."""
     if len(shape.ticks) == len(shape.edges):
         return [f"{start:g} to {end:g}" for start, end in pairwise(np.round(shape.edges, 9))]
     return [f"{edge:g}" for edge in shape.edges[:-1]]
@@ -162,7 +162,7 @@ def _tick(text: str, x: float) -> Markup:
 
 
 def _round_up(value: float) -> float:
-    """A top of the scale that is round, and whose half is round as well."""
+    """A round value for the top of the scale, at least `value` and at least 2, whose half is round as well."""
     if value <= 2:
         return 2.0
     power = 10.0 ** math.floor(math.log10(value))

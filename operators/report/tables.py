@@ -1,7 +1,7 @@
-"""Columns of a run's tables, over all lanes and units, read in threads.
+"""Reads columns of a run's tables over all partitions and work items, in several threads.
 
-A build of 18,000 videos has some 130,000 small tables and millions of clips; a report counts, so it reads the few
-columns that it needs and leaves validation of whole rows to those who use them.
+A build of 18,000 videos has about 130,000 small tables and millions of clips. A report only counts, so it reads the few
+columns that it needs. It validates whole rows only where it shows them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from schemas.sample import Sample
 from schemas.tables import Reject
 
 _THREADS = 16
-"""Remote stores answer in tens of milliseconds: many small reads at once."""
+"""Number of concurrent reads. A remote store takes tens of milliseconds for each small read."""
 
 _REJECT_COLUMNS = ("stage", "unit", "key", "reason", "message")
 
 
 class Tables:
-    """What a run has made so far. A stage that has not run has no commits and empty tables."""
+    """The tables of a run so far. A stage that has not run has no commits and empty tables."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -40,11 +40,14 @@ class Tables:
             self._commits[record.stage] += [record.commits[unit] for unit in sorted(record.commits)]
 
     def rows(self, stage: str) -> int:
-        """Rows of a stage, from its commits alone."""
+        """Number of rows of a stage, which its commits record."""
         return sum(commit.rows for commit in self._commits[stage])
 
     def prompts(self) -> tuple[PromptIdentity, ...]:
-        """Every prompt that something was made with, by id. Two of one id: the prompt changed while the run went on."""
+        """Every prompt that was used, sorted by id.
+
+        An id with two hashes means that the prompt changed between the commits that the run uses.
+        """
         found = {
             (each.prompt_id, each.sha256): each
             for stage in self._commits.values()
@@ -54,10 +57,10 @@ class Tables:
         return tuple(found[key] for key in sorted(found))
 
     def columns(self, stage: str, row: type[Row], names: Sequence[str]) -> pa.Table:
-        """Some columns of all rows of a stage, in the order of lanes and units.
+        """Some columns of all rows of a stage, ordered by partition and work item.
 
         Raises:
-            SchemaError: the stage was run by an earlier version, which did not write one of them.
+            SchemaError: the stage was run by an earlier version, which did not write one of the columns.
         """
         return self._read(stage, [commit.rows_sha256 for commit in self._commits[stage] if commit.rows], row, names)
 
@@ -65,13 +68,13 @@ class Tables:
         return self.columns(stage, row, names).to_pandas()
 
     def rejects(self) -> pd.DataFrame:
-        """All rejects, those of planning first: stage, unit, key, reason, message."""
+        """All rejects, starting with those of planning. Columns: stage, unit, key, reason, message."""
         objects = [self.folder.run.plan_rejects_sha256]
         objects += [each.rejects_sha256 for found in self._commits.values() for each in found if each.rejects]
         return self._read("plan", objects, Reject, _REJECT_COLUMNS).to_pandas()
 
     def samples_at(self, positions: Sequence[int]) -> list[Sample]:
-        """Whole samples, by their position in the assembled table."""
+        """Complete, validated samples at these positions of the assembled table."""
         chosen = self.columns("assemble", Sample, list(Sample.model_fields)).take(pa.array(positions, pa.int64()))
         return [validate_row(row, Sample, "assemble") for row in chosen.to_pylist()]
 
