@@ -1,12 +1,13 @@
-"""The state of a run on disk: what is learned, its optimizer, where the data is, and what numbers chance would give.
+"""Checkpoints of a run: trainable weights, optimizer state, position in the data, and RNG state.
 
-A checkpoint is a folder, written beside and renamed when it is whole; `latest` is written last and names it. Every rank
-writes its own shards (torch.distributed.checkpoint), and any number of ranks can read them. Frozen weights are not in
-it: they are where they came from. A run that still writes when the next one has begun takes nothing from that one: each
-writes beside under a name of its own, and removes only what was half written before it began.
+A checkpoint is a folder. It is written to a staging directory and renamed when it is complete. The file `latest` is
+written last and names it. Every rank writes its own shards (torch.distributed.checkpoint), and any number of ranks can
+read them. Frozen weights are not included, because they can be read from their source. Every run has its own staging
+directory and removes only incomplete ones that existed before it began. A run that still writes when the next one
+begins therefore does not damage that run's files.
 
-Guarantees: with equally many ranks the run goes on bit by bit as if it had not stopped. A checkpoint of another model
-is refused by naming the first differences, before anything is changed.
+Guarantees: with the same number of ranks, a resumed run is bitwise equal to an uninterrupted one. A checkpoint of
+another model is rejected before anything is changed, and the error names the first differences.
 """
 
 from __future__ import annotations
@@ -42,58 +43,70 @@ from trainer_plugin.step import trained_parameters
 log = logging.getLogger(__name__)
 
 LOCK = "_lock"
-"""Begins with an underscore, as what is being written does: `push_to_hub` of a Trainer leaves out what does."""
+"""Name of the lock file. It begins with an underscore, as staging directories do, because `push_to_hub` of
+transformers' Trainer skips such names."""
 _STATE = "state.json"
 _FILES = "files.json"
 _OVERHEAD_BYTES = 1 << 18
-"""Of a checkpoint's small files, about."""
+"""Approximate size in bytes of a checkpoint's small files."""
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _STATES = ("step", *_MOMENTS)
-"""Of AdamW, for each parameter: one without a gradient in some step is behind in its own count of them."""
+"""AdamW's state of each parameter. `step` is per parameter, since steps without a gradient do not count for it."""
 _LORA, _FROZEN = "lora", "frozen_bits"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SHOWN = 3
-"""Differences that an error names."""
+"""Maximum number of differences that an error names."""
 _SEEN_WITHIN_SECONDS = 5.0
-"""How late a shared disk may show one host what another has made."""
+"""Maximum delay until a folder made by one host is visible to the others on a shared disk."""
 
 
 class RunState(Model):
-    """All of a checkpoint that is not a tensor."""
+    """The part of a checkpoint that is not tensors."""
 
     step: int
-    """Optimizer steps done."""
+    """Number of completed optimizer steps."""
     tokens: int
-    """Tokens of all rows so far."""
+    """Number of tokens in all rows so far."""
     data: tuple[dict[str, Any], ...]
-    """What comes after the rows of these steps: one position for all, or (texts) one for each data-parallel rank."""
+    """Position in the data after these steps: one for all ranks, or for text data one for each data-parallel rank."""
     left_out: dict[str, str]
-    """Reasons by key of the sample: videos that could not be decoded."""
+    """Skipped samples: the reason by key, for videos that could not be decoded and documents that cannot be used."""
     model: dict[str, Any]
-    """`model_values`."""
+    """Identity of the model: `model_values`."""
     recipe: dict[str, Any]
-    """What was asked for."""
+    """The recipe as JSON values."""
 
 
 class CheckpointFolder:
-    """The checkpoints of one run, `{folder}/step-00000100`. All ranks must call all methods together."""
+    """The checkpoints of one run, in `{folder}/step-00000100` and so on.
+
+    Every method must be called on all ranks, except `latest`, which involves no other rank.
+    """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        """Raises BadInput, on every rank, unless all of them can write into the same folder."""
+        """
+        Args:
+            folder: folder of the checkpoints, on a disk that all hosts share.
+            keep: number of checkpoints to keep.
+
+        Raises:
+            BadInput: on every rank, if rank 0 cannot write into the folder, or some rank does not see it.
+        """
         self.folder = folder
         self.keep = keep
         self._writing = WritingPlace(folder)
 
     def remove_half_written(self) -> None:
-        """What killed runs left: it takes room, and no run that is alive may be in the folder."""
+        """Remove the incomplete output of killed runs to free disk space. No other run may be using the folder."""
         self._writing.cleared()
 
     def agreed_latest(self) -> Path | None:
-        """`latest`, of which all ranks must see the same.
+        """Return `latest` after checking that all ranks see the same checkpoint.
 
         Raises:
-            BadInput: on every rank, when they do not: they would go on from different steps; or as `latest`.
-            OSError, RuntimeError: on every rank, when one of them cannot read it.
+            BadInput: on every rank, if ranks see different checkpoints, from which they would resume at different
+                steps, or if the named checkpoint is missing.
+            OSError, RuntimeError: on every rank, if some rank cannot read the file.
         """
         mine = together(self.latest)
         found: list[Path | None] = [None] * dist.get_world_size()
@@ -104,10 +117,10 @@ class CheckpointFolder:
         return mine
 
     def latest(self) -> Path | None:
-        """The last whole checkpoint that this process sees.
+        """The last complete checkpoint that this process sees; None if there is none. It involves no other rank.
 
         Raises:
-            BadInput: the one that is named is not there.
+            BadInput: the checkpoint that the file `latest` names is missing.
         """
         pointer = self.folder / "latest"
         if not pointer.exists():
@@ -123,11 +136,12 @@ class CheckpointFolder:
         )
 
     def whole_latest(self) -> Path | None:
-        """The last checkpoint, if all of it is there as it was written; else the last one before it of which that is
-        true, and a warning.
+        """The last checkpoint whose files are undamaged; None if there are no checkpoints.
+
+        A warning is logged if it is not the latest one.
 
         Raises:
-            BadInput: on every rank, when there are checkpoints, but none is whole; or as `agreed_latest`.
+            BadInput: on every rank, if all checkpoints are damaged, or for the reasons given in `agreed_latest`.
         """
         latest = self.agreed_latest()
         if latest is None:
@@ -135,8 +149,10 @@ class CheckpointFolder:
         return first_whole([latest, *from_first_rank(lambda: self._before(latest))])
 
     def _before(self, latest: Path) -> list[Path]:
-        """The checkpoints to resume from if this one is damaged, the best first. Of a step that was being saved again,
-        the earlier copy comes after the later one."""
+        """The checkpoints to resume from if `latest` is damaged, in order of preference.
+
+        If a step was being saved again when a run was killed, the earlier copy comes after the later one.
+        """
 
         def step(path: Path) -> str:
             return path.name.removeprefix(".").removesuffix(".replaced")
@@ -146,13 +162,16 @@ class CheckpointFolder:
         return [path for path in found if step(path) <= step(latest) and path != latest]
 
     def save(self, model: LongVideoModel, optimizer: Optimizer, state: RunState) -> Path:
-        """Write a checkpoint, then forget all but the last `keep` up to it, and what killed runs left half.
+        """Write a checkpoint, then delete all but the last `keep` up to it, and the incomplete output of killed runs.
 
-        Later ones, of a run that was sent back to this step, stay until it comes to them.
+        If the run was set back to an earlier checkpoint, those of later steps stay until the run reaches their steps.
+
+        Returns:
+            The folder of the checkpoint.
 
         Raises:
-            FullDisk, CheckpointException, OSError, RuntimeError: on every rank, when one of them cannot write, say as
-                the disk is full; the last checkpoint stays, and nothing of this one.
+            FullDisk, CheckpointException, OSError, RuntimeError: on every rank, if some rank cannot write, for example
+                because the disk is full. The previous checkpoint is kept, and nothing of this one is visible.
         """
         final = self.folder / f"step-{state.step:08d}"
         beside = self._writing.cleared()
@@ -171,11 +190,11 @@ class CheckpointFolder:
             shutil.rmtree(old)
 
     def load(self, path: Path, model: LongVideoModel, optimizer: Optimizer) -> RunState:
-        """Take up a checkpoint.
+        """Load a checkpoint into the model, the optimizer and the RNGs, and return its other state.
 
         Raises:
-            BadInput: on every rank, when it is of another model, or learned something else.
-            OSError, RuntimeError: on every rank, when one of them cannot read it.
+            BadInput: on every rank, if the checkpoint is of another model or of other trainable parameters.
+            CheckpointException, OSError, RuntimeError: on every rank, if some rank cannot read it.
         """
         state = together(lambda: parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE)))
         load_tensors(path, model, optimizer, state.model)
@@ -183,10 +202,12 @@ class CheckpointFolder:
 
 
 def record_files(folder: Path) -> None:
-    """Note the hash of every file of a checkpoint in it. Every rank must call it, and reads what it has written.
+    """Write the SHA-256 of every file of a checkpoint into the checkpoint. Every rank must call it.
+
+    Each rank reads back the shards that it has written.
 
     Raises:
-        OSError, RuntimeError: on every rank, when one of them cannot read that again.
+        OSError, RuntimeError: on every rank, if some rank cannot read its shards.
     """
     shards = f"__{dist.get_rank()}_*.distcp"
     mine = together(lambda: {str(path.relative_to(folder)): _hash(path) for path in folder.rglob(shards)})
@@ -204,8 +225,12 @@ def record_files(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, the same on every rank; None: nothing, or an earlier version wrote
-    it, which noted no hashes. Every rank must call it, and reads a part of them."""
+    """Check a checkpoint's files against their hashes. Every rank must call it; each reads a part of the files.
+
+    Returns:
+        A description of the first damage found, the same on every rank. None if there is no damage, or if an earlier
+        version wrote the checkpoint without hashes.
+    """
     mine = together(lambda: _damage(folder, dist.get_rank(), dist.get_world_size()))
     found: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(found, mine)
@@ -213,11 +238,13 @@ def damage(folder: Path) -> str | None:
 
 
 def first_whole(checkpoints: Sequence[Path]) -> Path:
-    """Of checkpoints, the latest first, the first without damage; a warning names those before it. Every rank must call
-    it.
+    """The first undamaged checkpoint. Every rank must call it. A warning names the damaged ones that precede it.
+
+    Args:
+        checkpoints: checkpoints in order of preference, the latest first.
 
     Raises:
-        BadInput: on every rank, when all are damaged.
+        BadInput: on every rank, if all are damaged.
     """
     damaged: list[str] = []
     for path in checkpoints:
@@ -251,11 +278,13 @@ def _hash(path: Path) -> str:
 
 @contextmanager
 def only_run_in(folder: Path) -> Iterator[None]:
-    """Keep every other run out of a folder while the block lasts. All ranks call it; the first one holds the lock, also
-    when the program that started the ranks is gone.
+    """Lock a folder against other runs while the block runs. Every rank must call it.
+
+    Rank 0 holds the lock, so that it outlives the program that started the ranks.
 
     Raises:
-        BadInput: on every rank, when another run is in there, whose process is named, or nothing can be written there.
+        BadInput: on every rank, if another run uses the folder (the message names its process), or if rank 0 cannot
+            write into the folder.
     """
     with ExitStack() as held:
 
@@ -271,12 +300,15 @@ def only_run_in(folder: Path) -> Iterator[None]:
 
 
 class WritingPlace:
-    """Where one run writes what is not whole yet, inside the folder that it is for. All ranks call all methods."""
+    """A run's staging directory for incomplete output, inside the target folder. All ranks must call all methods."""
 
     def __init__(self, folder: Path) -> None:
         """
+        Args:
+            folder: the target folder, on a disk that all hosts share.
+
         Raises:
-            BadInput: on every rank, when the first one cannot write into `folder`, or some rank sees another one.
+            BadInput: on every rank, if rank 0 cannot write into `folder`, or some rank does not see what rank 0 wrote.
         """
         name = [f"_run-{token_hex(8)}.writing"]
         dist.broadcast_object_list(name, src=0)
@@ -290,7 +322,7 @@ class WritingPlace:
                 self.path.rmdir()
 
     def cleared(self) -> Path:
-        """The path, with nothing there; what runs that had begun before this one left half is gone too."""
+        """Remove the staging directory and those of runs that began before this one, and return this run's path."""
         if dist.get_rank() == 0:
             for left in (self.path, *self._left):
                 shutil.rmtree(left, ignore_errors=True)
@@ -299,10 +331,13 @@ class WritingPlace:
 
     @contextmanager
     def room_for(self, needed: int) -> Iterator[None]:
-        """While all ranks write so many bytes into `path`, of which nothing stays if there is no room.
+        """Check for free space, then run a block in which all ranks write `needed` bytes into `path`.
+
+        If the disk is full, the partial output is removed.
 
         Raises:
-            FullDisk: on the first rank, when there is no room; on the others RuntimeError or what they met.
+            FullDisk: on rank 0, if the disk is too full at the start or becomes full in the block. Other ranks raise
+                RuntimeError or their own error.
         """
         with ExitStack() as room:
             on_first_rank(lambda: room.enter_context(room_for(self.path, needed)))
@@ -326,7 +361,11 @@ class WritingPlace:
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Raises BadInput if a checkpoint would not hold all of its state."""
+    """Check that checkpoints can hold all of the optimizer's state.
+
+    Raises:
+        BadInput: the optimizer is not torch's Adam or AdamW, or uses amsgrad.
+    """
     if not isinstance(optimizer, Adam) or optimizer.defaults["amsgrad"]:
         raise BadInput(
             f"checkpoints hold the two moments of torch's Adam and AdamW, not the state of {type(optimizer).__name__}; "
@@ -335,12 +374,12 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
-    """Every rank writes its shards of what is learned and of AdamW's state, and its random state."""
+    """Write trainable parameters, AdamW's state and the RNG state. Every rank must call it; each writes its shards."""
     save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
 
 
 def tensor_bytes(model: LongVideoModel, optimizer: Optimizer) -> int:
-    """How much `save_tensors` writes, over all ranks, and a little more. Every rank must call it."""
+    """Number of bytes that `save_tensors` writes on all ranks, plus a small margin. Every rank must call it."""
     local = (t.to_local() if isinstance(t, DTensor) else t for t in _tensors(model, optimizer).values())
     total = torch.tensor(sum(tensor.numel() * tensor.itemsize for tensor in local))
     dist.all_reduce(total)
@@ -348,21 +387,24 @@ def tensor_bytes(model: LongVideoModel, optimizer: Optimizer) -> int:
 
 
 def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, written_by: Mapping[str, Any]) -> None:
-    """Read what `save_tensors` wrote, with any number of ranks. Every rank must call it.
+    """Read the tensors that `save_tensors` wrote, also with another number of ranks. Every rank must call it.
 
     Args:
-        written_by: `model_values` of the model that it was written by.
+        path: folder that `save_tensors` wrote.
+        model: the model whose trainable parameters are set.
+        optimizer: the optimizer whose state is set.
+        written_by: `model_values` of the model that was saved.
 
     Raises:
-        BadInput: on every rank, when it is of another model or of other parameters; nothing was changed.
-        CheckpointException, OSError, RuntimeError: on every rank, when one of them cannot read it.
+        BadInput: on every rank, if the tensors are of another model or of other parameters. Nothing was changed.
+        CheckpointException, OSError, RuntimeError: on every rank, if some rank cannot read them.
     """
     present = model_values(model)
     tensors = _tensors(model, optimizer)
 
     def read_names() -> Collection[str]:
         stored = FileSystemReader(path).read_metadata().state_dict_metadata
-        # The parts that are learned say more than that there are adapters, or that the frozen parts are others.
+        # Differences in trainable tensors are more informative than differences in adapters or frozen weights.
         _check_config({**written_by, **{name: present[name] for name in (_LORA, _FROZEN)}}, present, path)
         _check_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()}, stored, path)
         _check_config(written_by, present, path)
@@ -381,8 +423,11 @@ def config_values(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def model_values(model: LongVideoModel) -> dict[str, Any]:
-    """What the learned tensors are part of, as JSON values: the configuration, how much adapters count, and the sum of
-    the bits of all that is frozen, which is the same for any number of ranks. Every rank must call it."""
+    """Identity of the model that trainable tensors belong to, as JSON values. Every rank must call it.
+
+    It consists of the configuration, the rank and alpha of adapters, and the sum of the bits of all frozen parameters
+    as integers. This sum does not depend on the number of ranks.
+    """
     reshard(model)
     total = torch.zeros((), dtype=torch.int64)
     for parameter in model.parameters():
@@ -396,7 +441,10 @@ def model_values(model: LongVideoModel) -> dict[str, Any]:
 
 
 def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration's nested values by dotted name, without what does not make a model another one."""
+    """Flatten a configuration's nested values to dotted names, without values that do not change the model.
+
+    Private values, the dtype and the version of transformers are omitted.
+    """
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if name.startswith("_") or name in ("transformers_version", "dtype", "torch_dtype"):
@@ -409,8 +457,10 @@ def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs between nested JSON values, by dotted name: what it was, and what it is. Single values come first:
-    they say more than lists that follow from them."""
+    """Differences between nested JSON values: (old value, new value) by dotted name.
+
+    Single values precede lists, because they are more informative than lists that follow from them.
+    """
     was, present = comparable(before), comparable(now)
     differing = [name for name in sorted(was | present) if was.get(name) != present.get(name)]
     differing.sort(key=lambda name: isinstance(present.get(name), list))
@@ -418,20 +468,22 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
 
 def shown(differing: Mapping[str, tuple[Any, Any]], most: int = _SHOWN) -> str:
-    """The first of some differences, for a message about what was saved."""
+    """Format the first `most` differences for an error message about a saved run."""
     named = [f"{name} is {was!r}, not {present!r}" for name, (was, present) in differing.items()]
     return "; ".join(named[:most]) + (f"; and {len(named) - most} more" if len(named) > most else "")
 
 
 def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Compare what decides how a run learns with what it was when the run was last saved.
+    """Compare the settings that affect training with those of the saved run.
+
+    Rank 0 logs the allowed changes.
 
     Args:
-        before, now: nested JSON values.
-        allowed: dotted names, also of sections, of what may differ; what does is logged by the first rank.
+        before, now: settings of the saved and of the present run, nested JSON values.
+        allowed: dotted names of settings or sections that may differ.
 
     Raises:
-        BadInput: something else differs.
+        BadInput: another setting differs.
     """
     differing = differences(before, now)
     sections = tuple(f"{name}." for name in allowed)
@@ -446,7 +498,7 @@ def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], allowed: C
 
 
 def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
-    """What is learned and AdamW's state of it, by name; states that are not there yet are made, as zeros."""
+    """The trainable parameters and AdamW's state by name. Missing state is created as zeros."""
     check_optimizer(optimizer)
     tensors: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(model).items():
@@ -461,7 +513,7 @@ def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def _chance() -> dict[str, Tensor]:
-    """This rank's random number generators. Nothing in training draws from them, unless a model's own code does."""
+    """The RNG state of this rank. Training does not draw random numbers, unless a model's own code does."""
     rank = dist.get_rank()
     states = {f"chance.cpu.{rank}": torch.get_rng_state()}
     if torch.cuda.is_available():

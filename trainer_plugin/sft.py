@@ -1,4 +1,4 @@
-"""Supervised training of a recipe: as a command, or as an object to iterate over in one's own job.
+"""Supervised training of a recipe, as a command or as an object to iterate over.
 
     torchrun --nproc-per-node 8 -m trainer_plugin.sft cot_sft out=/runs/cot model.path=/models/qwen videos.release=URL
 
@@ -7,9 +7,9 @@
             ...
         training.export(folder)
 
-Run again, it goes on from its last checkpoint; on Ctrl-C, SIGTERM or SIGHUP it writes one and ends. A sample that
-cannot be used is left out, counted and named; a loss that is not finite stops the run with the samples' names, and
-leaves the last checkpoint.
+A run that is started again resumes from its last checkpoint. On Ctrl-C, SIGTERM or SIGHUP it writes a checkpoint and
+ends. Samples that cannot be used are skipped, counted and reported. A loss that is not finite ends the run with an
+error that names the samples, and the last checkpoint is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes it: no traceback of the imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() handles it, to avoid a traceback during the imports
 
 import argparse
 import logging
@@ -80,12 +80,12 @@ from trainer_plugin.weights import build_model, read_config, read_family, read_t
 log = logging.getLogger(__name__)
 
 _RANKS_SHOWN = 3
-"""Ranks of which an error names the samples."""
+"""Maximum number of ranks whose samples an error names."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Of one step on all ranks. Rows in which nothing is learned do not count, nor do such samples."""
+    """Work of one step on all ranks. Rows and samples without supervised tokens are not counted."""
 
     tokens: int
     supervised_tokens: int
@@ -94,22 +94,28 @@ class _Work:
 
 
 class Training:
-    """One run of a recipe; this process's part of it. Iterate once, inside a `with`: one optimizer step each time."""
+    """One run of a recipe, on this rank.
+
+    Use it as a context manager and iterate over it once. Each iteration is one optimizer step and yields its metrics.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
-        """Joins the other ranks, loads the model, and goes on from the last checkpoint in `recipe.out`, if any.
+        """Initialize torch.distributed, load the model, and resume from the last checkpoint in `recipe.out`, if any.
+
+        Args:
+            recipe: the recipe to train.
 
         Raises:
-            BadInput: on every rank: the model, the data, the checkpoint or the number of processes does not fit, or
-                `recipe.out` is in use by another run or not on a disk that all ranks share.
+            BadInput: on every rank, if the model, the data, the checkpoint or the number of processes does not fit, or
+                if `recipe.out` is in use by another run or not on a disk that all ranks share.
         """
         self.recipe = recipe
         self.step = 0
-        """Optimizer steps done."""
+        """Number of completed optimizer steps."""
         self.tokens = 0
-        """Of all rows so far."""
+        """Number of tokens in all rows so far."""
         self.left_out: dict[str, str] = {}
-        """Reasons by key of the sample: videos that could not be decoded, documents that are no texts."""
+        """Skipped samples: the reason by key, for undecodable videos and for documents that cannot be used."""
         self._saved = -1
         self._interrupts: Interrupts | None = None
         self._ended_by = 0
@@ -123,7 +129,7 @@ class Training:
             config = together(lambda: read_config(recipe.model))
             self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device, timeout=patience)
             self.micro_steps = recipe.micro_steps(self.parallel.dp)
-            """Rows of this rank in one optimizer step."""
+            """Number of this rank's rows in one optimizer step."""
             check_memory(config, recipe, self.parallel)
             self.family = together(lambda: read_family(recipe.model, config))
             self.tokenizer = together(lambda: read_tokenizer(recipe.model))
@@ -162,7 +168,7 @@ class Training:
             yield from self._steps()
             if self._saved != self.step:
                 self.save()
-        finally:  # what follows, an export say, is for others to interrupt
+        finally:  # the caller handles signals in what follows, such as an export
             if self._interrupts is not None:
                 self._interrupts.close()
 
@@ -195,7 +201,7 @@ class Training:
 
     @property
     def share_done(self) -> float:
-        """How much of the training is done, from 0 to 1."""
+        """Completed share of the training, from 0 to 1."""
         if self.recipe.steps is not None:
             return self.step / self.recipe.steps
         assert isinstance(self.rows, RowStream) and self.recipe.epochs is not None
@@ -203,21 +209,26 @@ class Training:
 
     @property
     def interrupted(self) -> bool:
-        """A rank was asked to end before all was done."""
+        """Whether a rank received a signal to end before the training was complete."""
         return self._ended_by != 0
 
     @property
     def ended_by(self) -> int:
-        """The number of the signal by which a rank was asked to end; 0: none was."""
+        """Number of the signal that ended the run; 0 if there was none."""
         return self._ended_by
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Reasons by key of the sample, of all samples left out so far and not learned since."""
+        """The reason by key of each sample that was skipped and has not been used since."""
         return {**self._loader.state_dict().get("skipped", {}), **self.left_out}
 
     def save(self) -> Path:
-        """Write a checkpoint now. Every rank must call it, between steps."""
+        """Write a checkpoint and return its folder. Every rank must call it, between steps.
+
+        Raises:
+            FullDisk, CheckpointException, OSError, RuntimeError: on every rank, if some rank cannot write. The previous
+                checkpoint is kept.
+        """
         self._progress.now(f"writing the checkpoint of step {self.step}")
         state = RunState(
             step=self.step,
@@ -235,10 +246,10 @@ class Training:
         return saved
 
     def export(self, folder: Path | None = None) -> None:
-        """Write a Hugging Face folder, `{out}/export` by default. Every rank must call it.
+        """Export the model to a Hugging Face folder, `{out}/export` by default. Every rank must call it.
 
         Raises:
-            BadInput: the recipe says that nothing is exported.
+            BadInput: the recipe's `export` is `none`.
         """
         asked = self.recipe.model
         source = asked.path or asked.tokenizer
@@ -277,11 +288,20 @@ class Training:
         return RowStream(samples, recipe.row_tokens, seed=recipe.seed, rank=rank, ranks=ranks, epochs=recipe.epochs)
 
     def _learn(self, loaded: list[Load], before: float, began: float, waited: float) -> StepMetrics | None:
-        """One optimizer step; None, and nothing changed, when there is nothing to learn in it on any rank.
+        """Run one optimizer step and return its metrics.
+
+        Args:
+            loaded: this rank's rows.
+            before: share of the training done before these rows were loaded, from 0 to 1.
+            began: time when the step began, from `time.perf_counter`.
+            waited: seconds spent waiting for the rows.
+
+        Returns:
+            The metrics; None, with nothing changed, if no rank has a supervised token in its rows.
 
         Raises:
-            BadInput: on every rank, when all samples of the data have been left out.
-            BadStep: on every rank, when the step is not finite.
+            BadInput: on every rank, if all samples of the data have been skipped.
+            BadStep: on every rank, if the loss or the gradient norm is not finite.
         """
         work = self._work_of(loaded)
         if work.supervised_tokens == 0:
@@ -290,7 +310,8 @@ class Training:
                 log.warning("step %d: no rank has anything to learn in its rows; they are passed over", self.step + 1)
             self._ended_by = int(_of_all_ranks([self._signal], dist.ReduceOp.MAX)[0])
             return None
-        # The middle of the step: neither the first is without effect nor, where it falls to 0, the last.
+        # The rate at the middle of the step, so that it is above 0 in the first step and, with a decay to 0, in the
+        # last.
         after = before + 1 / self.recipe.steps if self.recipe.steps else self.share_done
         rate = learning_rate(self.recipe.optimizer, (before + after) / 2)
         for group in self.optimizer.param_groups:
@@ -327,7 +348,7 @@ class Training:
         )
 
     def _work_of(self, loaded: list[Load]) -> _Work:
-        """What is in a step's rows, on all ranks; those that share a row count it once."""
+        """Sum the work of a step's rows over all ranks. Ranks that share a row count it once."""
         rows = [row for row in loaded if row.plan.supervised_count] if self.parallel.sp_rank == 0 else []
         plans = [row.plan for row in rows]
         learned = self.recipe.trained.language_model
@@ -338,13 +359,14 @@ class Training:
         return _Work(int(found[0]), int(found[1]), int(found[2]), found[3])
 
     def _bad_step(self, error: NotFinite, loaded: list[Load]) -> BadStep:
-        """The same on every rank: each must call it."""
+        """Create the error for a step that is not finite, the same on every rank. Every rank must call it."""
         saved = together(self.checkpoints.latest)
         whole = f"{saved} is whole" if saved else "there is no checkpoint yet"
         found: list[tuple[bool, str]] = [(False, "")] * self.parallel.world_size
         dist.all_gather_object(found, (bool(error.rows), samples_of(error, loaded)))
         of_rows = [samples for own, samples in found if own]
-        named = list(dict.fromkeys(of_rows or [samples for _, samples in found]))  # ranks that share a row say the same
+        # Ranks that share a row name the same samples.
+        named = list(dict.fromkeys(of_rows or [samples for _, samples in found]))
         return BadStep(
             f"step {self.step + 1}: {error}; nothing was learned from it, and {whole}; lower the learning rate, or "
             f"look at the {'; '.join(named[:_RANKS_SHOWN])}"
@@ -384,14 +406,21 @@ class Training:
 
     @property
     def _signal(self) -> float:
-        """Of this rank alone."""
+        """Number of the signal that this rank alone received; 0 if there was none."""
         return float(self._interrupts.received if self._interrupts else 0)
 
 
 def open_samples(
     videos: VideoData, family: Family, tokenizer: PreTrainedTokenizerBase, features: FeatureFolder | None = None
 ) -> ReleaseDataset:
-    """The recipe's questions about videos."""
+    """Open the recipe's dataset of questions about videos.
+
+    Args:
+        videos: the recipe's section on videos.
+        family: the model's family.
+        tokenizer: the model's tokenizer.
+        features: folder of precomputed features; None to decode and encode frames.
+    """
     return ReleaseDataset(
         videos.release,
         videos.split,
@@ -405,13 +434,15 @@ def open_samples(
 
 
 def open_model(recipe: Recipe, config: PretrainedConfig, parallel: Parallel) -> LongVideoModel:
-    """The recipe's model, sharded and ready to train. Every rank must call it.
+    """Build the recipe's model, sharded and ready to train. Every rank must call it.
 
     Args:
-        config: `read_config(recipe.model)`.
+        recipe: the recipe.
+        config: result of `read_config(recipe.model)`.
+        parallel: this process's rank and groups.
 
     Raises:
-        BadInput: on every rank, when the folder's weights are not those of the model.
+        BadInput: on every rank, if the folder's weights do not fit the model's configuration.
     """
     memory = recipe.memory
     return build_model(
@@ -436,14 +467,19 @@ def open_model(recipe: Recipe, config: PretrainedConfig, parallel: Parallel) -> 
 
 
 def _of_all_ranks(numbers: list[float], reduction: dist.ReduceOp.RedOpType) -> list[float]:
-    """Each number's sum or maximum."""
+    """All-reduce each number with the given reduction, in float64."""
     tensor = torch.tensor(numbers, dtype=torch.float64)
     dist.all_reduce(tensor, reduction)
     return tensor.tolist()
 
 
 def learning_rate(wanted: Optimizer, share: float) -> float:
-    """The rate when a share (0 to 1) of the training is done: a linear warm-up, then constant or half a cosine to 0."""
+    """The learning rate after a share of the training: linear warm-up, then constant or a half cosine to 0.
+
+    Args:
+        wanted: the recipe's optimizer settings.
+        share: completed share of the training, from 0 to 1.
+    """
     if share < wanted.warmup:
         return wanted.learning_rate * share / wanted.warmup
     if wanted.schedule is Schedule.CONSTANT:
@@ -453,10 +489,10 @@ def learning_rate(wanted: Optimizer, share: float) -> float:
 
 
 def train(recipe: Recipe) -> int:
-    """The whole run: all steps, checkpoints, and the export, unless it was asked to end before.
+    """Run all steps and write checkpoints and the export, unless a signal ends the run before.
 
     Returns:
-        The number of the signal by which it was; 0: all is done.
+        The number of the signal that ended the run; 0 if it is complete.
     """
     with Training(recipe) as training:
         for _ in training:
@@ -471,7 +507,7 @@ def train(recipe: Recipe) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status, as docs/trainer.md lists them."""
+    """Run the command line. Returns the exit status; docs/trainer.md lists them."""
     parser = argparse.ArgumentParser(prog="trainer_plugin.sft", description="Supervised training of a recipe.")
     parser.add_argument("recipe", help=f"a .yaml file, or one of {', '.join(recipe_names())}")
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="they win over the recipe's values")

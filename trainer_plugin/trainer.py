@@ -1,12 +1,12 @@
-"""For those who live in `transformers.Trainer`: the same plan, attention, sharding and loss inside one.
+"""A subclass of `transformers.Trainer` with the same plan, attention, sharding and loss as `trainer_plugin.sft`.
 
-Rows come packed (`trainer_plugin.batches.RowStream`), so the Trainer's own batch size, collator and samplers play no
-part; its optimizer, schedule, callbacks, logging and checkpoints do. `gradient_accumulation_steps` counts rows of one
-data-parallel rank, and `max_steps` must be set, for packing leaves open how many rows there are.
+Rows come packed (`trainer_plugin.batches.RowStream`), so the Trainer's own batch size, collator and samplers are not
+used. Its optimizer, schedule, callbacks, logging and checkpoints are. `gradient_accumulation_steps` counts rows of one
+data-parallel rank. `max_steps` must be set, because the number of rows after packing is unknown.
 
-A checkpoint is there whole or not at all, whenever the run is killed. Going on from it is exact, and decodes nothing
-of what was learned before it. A loss or gradient that is not finite ends the run on every rank, with the
-samples' names.
+Checkpoints are written atomically, whenever the run is killed. Resuming is exact and does not decode the rows before
+the checkpoint again. A loss or gradient that is not finite ends the run on every rank, with an error that names the
+samples.
 """
 
 from __future__ import annotations
@@ -93,8 +93,10 @@ SETTINGS = (
     "adam_beta2",
     "adam_epsilon",
 )
-"""Arguments that decide how a run learns: a checkpoint holds them, and they change in mid-run only by name. `max_steps`
-may change without: a run may go on longer, and schedules of the step follow it."""
+"""Arguments that affect training. Checkpoints hold them, and on resuming only those in `resume_changes` may differ.
+
+`max_steps` is not among them: a run may be extended, and schedules that are functions of the step adapt to it.
+"""
 
 _NOT_OF_THE_OPTIMIZER = ("precision", "row_tokens", "gradient_accumulation_steps", "max_grad_norm")
 
@@ -149,14 +151,14 @@ REFUSED = {
     "enable_jit_checkpoint": "only ranks that get the signal would save, and wait for the others; save every few steps",
     "load_best_model_at_end": "load the best checkpoint's folder instead, as a Hugging Face model",
 }
-"""Arguments that would be passed over silently, or break something, and what there is instead."""
+"""Arguments that would be ignored silently or break something, each with the alternative that errors name."""
 
 _OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
-"""What steps on sharded parameters (DTensor): torch's own."""
+"""Optimizers that support sharded parameters (DTensor): those of torch itself."""
 
 
 class LongVideoTrainer(Trainer):
-    """A Trainer of a sharded `LongVideoModel` over packed rows."""
+    """A Trainer for a sharded `LongVideoModel` and packed rows."""
 
     def __init__(
         self,
@@ -171,17 +173,18 @@ class LongVideoTrainer(Trainer):
     ) -> None:
         """
         Args:
-            model: as `trainer_plugin.weights.build_model` or `trainer_plugin.model.shard_parameters` gives it.
-            rows: this data-parallel rank's (`RowStream` or `TextRows`).
-            tokenizer: saved beside the weights.
-            workers: processes that decode.
-            resume_changes: which of these may differ from when a checkpoint was written: precision, row_tokens, of
-                `args` those in `SETTINGS`, and optimizer, if that is your own. Model and data may not.
-            options: of `transformers.Trainer`, such as callbacks.
+            model: sharded model from `trainer_plugin.weights.build_model` or `trainer_plugin.model.shard_parameters`.
+            args: the Trainer's arguments. `REFUSED` lists those that must keep their default.
+            rows: this data-parallel rank's rows (`RowStream` or `TextRows`).
+            tokenizer: tokenizer that is saved with the weights.
+            workers: number of processes that decode videos.
+            resume_changes: names of settings that may differ from the checkpoint's: "precision", "row_tokens", those in
+                `SETTINGS`, and "optimizer" for an optimizer of your own. Model and data may not differ.
+            options: further arguments of `transformers.Trainer`, such as callbacks.
 
         Raises:
-            BadInput: `args.max_steps` is not set, `args` asks for what is not done here, several GPUs are seen,
-                the rows read features that are not the model's, or ranks would not save on a disk that all share.
+            BadInput: `args.max_steps` is not set, `args` has unsupported values, one process sees several GPUs, the
+                rows read features of another tower than the model's, or ranks do not save to a disk that all share.
         """
         if args.max_steps <= 0:
             raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
@@ -208,14 +211,14 @@ class LongVideoTrainer(Trainer):
                 f"with torchrun, or set CUDA_VISIBLE_DEVICES"
             )
         check_features(rows, model)
-        # It is sharded already; accelerate must not wrap it once more.
+        # The model is already sharded, so accelerate must not wrap it again.
         model._is_accelerate_prepared = True  # type: ignore[assignment]
         self.rows = rows
         self.workers = workers
         self.resume_changes = resume_changes
         self.tokenizer = tokenizer
         self.position = rows.state_dict()
-        """What comes after the rows that were learned."""
+        """Position in the data after the rows that were trained on."""
         self._left_out: dict[str, str] = {}
         self._learned = 0
         self._loaded: list[Load] = []
@@ -223,15 +226,17 @@ class LongVideoTrainer(Trainer):
         self._beside: Path | None = None
         self._writing = WritingPlace(Path(args.output_dir or "")) if args.save_strategy != SaveStrategy.NO else None
         super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
-        # The loss is divided by the step's tokens, not by the number of micro-batches.
+        # Tells the Trainer that the loss is divided by the step's tokens, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> TrainOutput:
-        """As `Trainer.train`. Where checkpoints are saved, no other run may be in that folder meanwhile. With
-        `resume_from_checkpoint=True` it goes on from the last checkpoint that is whole.
+        """Train as `Trainer.train` does, with a lock on the output folder if checkpoints are saved.
+
+        With `resume_from_checkpoint=True` it resumes from the last checkpoint that is complete and undamaged.
 
         Raises:
-            BadInput: on every rank, when another run is in there or the checkpoint is damaged; or as the methods below.
+            BadInput: on every rank, if another run uses the output folder or the checkpoint is damaged, or for the
+                reasons given in the methods below.
         """
         with ExitStack() as held:
             if self._writing is not None:
@@ -250,11 +255,13 @@ class LongVideoTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Load], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, RowShare | None]], int]:
-        """One step's rows, and how many tokens they teach on all ranks; rows that teach none are passed over. When the
-        rows end, so does the training, with a step of those that are left.
+        """Return one step's rows and their number of supervised tokens on all ranks.
+
+        Rows are skipped while no rank has a supervised token in them. When the rows end, the remaining ones form a last
+        step, and the training stops after it.
 
         Raises:
-            BadInput: on every rank, when all samples of the data have been left out.
+            BadInput: on every rank, if all samples of the data have been skipped.
         """
         while loaded := together(lambda: list(islice(epoch_iterator, num_batches))):
             self._loaded, failed = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
@@ -262,7 +269,7 @@ class LongVideoTrainer(Trainer):
             shares = [row_share(load, self._long.parallel) for load in self._loaded]
             if tokens := supervised_tokens(shares):
                 self._losses = []
-                # The Trainer steps after so many micro-steps, never after fewer.
+                # The Trainer takes an optimizer step only after `num_batches` micro-steps, never after fewer.
                 missing = num_batches - len(shares)
                 return [{"row": share} for share in (*shares, *[None] * missing)], tokens
             check_some_left(self.rows, self.skipped)
@@ -272,7 +279,11 @@ class LongVideoTrainer(Trainer):
         return [], 0
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As `args` say. Raises BadInput when checkpoints are to be saved that could not hold its state."""
+        """Create the optimizer that `args` describe.
+
+        Raises:
+            BadInput: checkpoints are to be saved, but could not hold the optimizer's state.
+        """
         optimizer = super().create_optimizer(model)
         if self.args.save_strategy != SaveStrategy.NO and not self.args.save_only_model:
             check_optimizer(optimizer)
@@ -285,31 +296,40 @@ class LongVideoTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """This rank's part of the step's loss."""
+        """Compute one row's part of the step's loss on this rank.
+
+        It is the sum over the row's local supervised tokens, divided by `num_items_in_batch`, the number of supervised
+        tokens of the step on all ranks.
+        """
         log_probs, _ = model(inputs["row"].to(self._long.parallel.device))
         loss = -log_probs.sum() / max(int(num_items_in_batch or 0), 1)
         return (loss, {"log_probs": log_probs}) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any) -> Tensor:
-        """One row's gradients. Raises BadStep, on every rank, after a step's last row if they are not finite."""
+        """Run the forward and backward pass of one row.
+
+        Raises:
+            BadStep: on every rank, after a step's last row, if the loss or a gradient is not finite.
+        """
         if inputs["row"] is None:
             return torch.zeros_like(self._losses[-1])
         loss = super().training_step(model, inputs, *arguments)
         self._losses.append(loss)
         if len(self._losses) == len(self._loaded):
             self._check_finite()
-        # The Trainer reports the mean over ranks of what each returns; ours are parts of one sum.
+        # The Trainer reports the mean of the ranks' return values, but these losses are parts of one sum.
         return loss * self._long.parallel.world_size
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write a Hugging Face folder. All ranks must call it."""
+        """Export the model to a Hugging Face folder. Every rank must call it."""
         folder = output_dir or self.args.output_dir
         assert folder is not None
         export_model(self._long, Path(folder), tokenizer=self.tokenizer, dtype=self._long.compute_dtype)
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Reasons by key of the sample, of all that do not fit and, since this run began, could not be decoded."""
+        """The reason by key of each skipped sample: those that do not fit, and those not decodable since this run
+        began."""
         return {**self.position.get("skipped", {}), **self._left_out}
 
     @property
@@ -318,7 +338,7 @@ class LongVideoTrainer(Trainer):
         return self.model
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
-        """It is where it belongs, its parameters perhaps in the host's memory."""
+        """No-op: the model is already on its device, or its parameters are in host memory."""
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs
@@ -338,8 +358,11 @@ class LongVideoTrainer(Trainer):
             ) from error
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Lets the Trainer write all of it in a folder beside, then renames that. What a rank cannot write is an error
-        on all."""
+        """Let the Trainer write the checkpoint to a staging directory, then rename it.
+
+        Raises:
+            FullDisk, CheckpointException, OSError, RuntimeError: on every rank, if some rank cannot write.
+        """
         out = Path(self._get_output_dir(trial))
         final = out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self._writing = self._writing or WritingPlace(out)
@@ -373,7 +396,7 @@ class LongVideoTrainer(Trainer):
         return super()._get_output_dir(trial) if self._beside is None else str(self._beside)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Not before it has its place: what is pushed is read later, and the folder beside is none of it."""
+        """Push only a renamed checkpoint. The push reads files later, when the staging directory no longer exists."""
         if self._beside is None:
             super()._push_from_checkpoint(checkpoint_folder)
 
@@ -393,12 +416,14 @@ class LongVideoTrainer(Trainer):
         on_first_rank(write)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Nothing yet: weights come with their moments, once there is an optimizer. But it must have all of it.
+        """Check that the checkpoint is complete, without loading it.
+
+        Weights are loaded later with the optimizer's moments, when the optimizer exists.
 
         Raises:
-            BadInput: on every rank, when it has not.
-            OSError, RuntimeError, ValueError: on every rank, when one of them cannot read the Trainer's state, which
-                the Trainer itself reads next.
+            BadInput: on every rank, if parts are missing or ranks see different checkpoints.
+            OSError, RuntimeError, ValueError: on every rank, if some rank cannot read the Trainer's state, which the
+                Trainer itself reads next.
         """
         parts = (_STATE, _POSITION, _MODEL, _SCHEDULER, _TENSORS)
         folder = Path(resume_from_checkpoint)
@@ -423,7 +448,7 @@ class LongVideoTrainer(Trainer):
 
         def read() -> tuple[dict[str, Any], dict[str, Any]]:
             state = torch.load(folder / _SCHEDULER)
-            if "groups" not in state:  # earlier versions saved the schedule's state alone, which has the learning rates
+            if "groups" not in state:  # earlier versions saved only the schedule's state, with the learning rates
                 groups = [{"lr": rate} for rate in state["_last_lr"]]
                 state = {"schedule": state, "groups": groups, "settings": self._settings()}
             self._check_optimization(state)
@@ -441,9 +466,13 @@ class LongVideoTrainer(Trainer):
         together(continue_rows)
 
     def _check_optimization(self, state: dict[str, Any]) -> None:
-        """Raises BadInput when the arguments, an optimizer or a schedule of the caller's own are not as they were."""
+        """Compare the arguments, and the caller's own optimizer and schedule, with those of the checkpoint.
+
+        Raises:
+            BadInput: they differ, and `resume_changes` does not allow it.
+        """
         check_settings(state["settings"], self._settings(), self.resume_changes)
-        if not self._changed_arguments(state):  # groups follow from these, else from the caller
+        if not self._changed_arguments(state):  # differing groups then come from the caller's own optimizer
             check_settings(*self._groups(state), self.resume_changes)
         was, now = state.get("scheduler"), type(self._schedule).__name__  # earlier versions did not save it
         if was not in (None, now):
@@ -453,11 +482,11 @@ class LongVideoTrainer(Trainer):
             )
 
     def _changed_arguments(self, state: dict[str, Any]) -> set[str]:
-        """Of those that the optimizer and its schedule are made from."""
+        """Names of the changed arguments from which the optimizer and its schedule are created."""
         return differences(state["settings"], self._settings()).keys() - set(_NOT_OF_THE_OPTIMIZER)
 
     def _groups(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The optimizer's groups as they were and are, without what its schedule moves."""
+        """The saved and the present values of the optimizer's groups, without the values that its schedule changes."""
         moved = {"lr"} if isinstance(self._schedule, LambdaLR) else {"lr", "betas", "momentum"}
 
         def steady(groups: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
@@ -471,18 +500,20 @@ class LongVideoTrainer(Trainer):
         return steady(saved, present), steady(present, saved)
 
     def _load_schedule(self, state: dict[str, Any]) -> None:
-        """Also what it has set in the optimizer's groups (learning rates, OneCycleLR's betas): a schedule changes those
-        after a step, for the next one, and its own state does not bring them back.
+        """Load the schedule's state and the values that it has set in the optimizer's groups.
+
+        Examples are learning rates and OneCycleLR's betas. A schedule sets them after a step for the next one, and
+        loading its own state does not restore them.
 
         Raises:
-            BadInput: settings of the optimizer have changed, and the schedule cannot follow them.
+            BadInput: settings of the optimizer have changed, and the schedule cannot adapt to them.
         """
         present, schedule = _values(self._adam), self._schedule
         changed = self._changed_arguments(state) or differences(*self._groups(state)).keys()
         schedule.load_state_dict(state["schedule"])
         for group, values in zip(self._adam.param_groups, state["groups"], strict=True):
             group |= values
-        if isinstance(schedule, LambdaLR):  # a function of the step: what is asked for now counts from here on
+        if isinstance(schedule, LambdaLR):  # a function of the step, so the present settings apply from here on
             schedule.base_lrs = [values["initial_lr"] for values in present]
             factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
             schedule._last_lr = [rate * factor for rate, factor in zip(schedule.base_lrs, factors, strict=True)]
@@ -507,12 +538,17 @@ class LongVideoTrainer(Trainer):
 
     @property
     def _adam(self) -> torch.optim.Optimizer:
-        """Without accelerate's wrapper."""
+        """The optimizer without accelerate's wrapper."""
         return getattr(self.optimizer, "optimizer", self.optimizer)  # type: ignore[return-value]
 
 
 def _check_arguments(args: TrainingArguments) -> None:
-    """Raises BadInput for what `REFUSED` names, and for an optimizer that cannot step on sharded parameters."""
+    """Check that all arguments are supported.
+
+    Raises:
+        BadInput: an argument in `REFUSED` differs from its default, or the optimizer does not support sharded
+            parameters.
+    """
     plain = TrainingArguments(args.output_dir, use_cpu=args.use_cpu)  # some defaults depend on it
     for name, instead in REFUSED.items():
         if (asked := getattr(args, name)) != getattr(plain, name):
@@ -525,8 +561,10 @@ def _check_arguments(args: TrainingArguments) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Those in a Trainer's output folder, the latest first. Of a step that was being saved again when a run was killed,
-    the earlier copy comes after the later one."""
+    """The checkpoints in a Trainer's output folder, the latest first.
+
+    If a step was being saved again when a run was killed, the earlier copy comes after the later one.
+    """
     found: list[tuple[int, bool, Path]] = []
     for whole, pattern in ((True, PREFIX_CHECKPOINT_DIR), (False, f".{PREFIX_CHECKPOINT_DIR}")):
         for path in folder.glob(f"{pattern}-*"):
@@ -537,19 +575,19 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _values(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Of its groups, without their parameters."""
+    """The values of an optimizer's groups, without their parameters."""
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
 
 class _NoDataset(IterableDataset[Any]):
-    """The Trainer wants to be given one before it asks for a loader."""
+    """Empty dataset, because the Trainer requires a dataset even though it gets its own data loader."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(())
 
 
 class _Decoded(IterableDataset[Load | None]):
-    """The rows with their frames; None for each that a checkpoint's run learned, which the Trainer counts and drops."""
+    """The prepared rows, preceded by None for each row before the checkpoint, which the Trainer counts and drops."""
 
     def __init__(self, trainer: LongVideoTrainer) -> None:
         self.trainer = trainer
