@@ -1,4 +1,4 @@
-"""From verified questions to samples: splits by source video, options in seeded order, pass rates."""
+"""Questions, reasonings, trials -> Sample: assigns splits by source video, shuffles options, attaches pass rates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def run(
     difficulties: list[Trial],
     sources: list[Source],
 ) -> Iterator[Sample | Reject]:
-    """One sample for each question that passed every check, in the order of video and question ids."""
+    """Yield one sample for each question that passed every check, in the order of video and question ids.
+
+    A question of the split `rl` that the target answered always right or always wrong becomes a reject.
+    """
     source_of = {source.source_id: source for source in sources}
     hints = {source.source_id: source.split_hint for source in sources}
     split_of = assign_splits(videos, hints, context.config.assemble, context.config.seed)
@@ -37,7 +40,7 @@ def run(
     for question in sorted(questions, key=lambda question: (question.video_id, question.question_id)):
         difficulty = difficulty_of.get(question.question_id)
         if difficulty is None or not all(each.passed for each in (*checks_of[question.question_id], difficulty)):
-            continue  # rejected, and counted, by an earlier stage
+            continue  # an earlier stage has rejected and counted it
         split = split_of[question.video_id]
         if split is Split.RL and difficulty.correct in (0, difficulty.n):
             yield _without_signal(context, question, difficulty)
@@ -64,7 +67,7 @@ def make_sample(
     difficulty: Trial,
     split: Split,
 ) -> Sample:
-    """The training sample of a verified question. Option order follows from the build's seed and the question alone."""
+    """The sample of a verified question. The order of its options depends only on the build's seed and the question."""
     options = list(question.options)
     random.Random(context.seed("options", question.question_id)).shuffle(options)
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
@@ -102,10 +105,17 @@ def make_sample(
 def assign_splits(
     videos: Sequence[Video], hint_of: Mapping[str, Split | None], config: AssembleConfig, seed: int
 ) -> dict[str, Split]:
-    """A split for every video. Near-duplicates share one; a video keeps its split when unrelated ones come or go.
+    """The split of every video, by video id.
 
-    Each group draws a number in [0, 1) from the seed and its first video's id; thresholds on it give the wished shares
-    in expectation. A split hint of any member decides for the whole group (eval before sft before rl).
+    Near-duplicates share a split, and a video keeps its split when unrelated videos are added or removed. Each group
+    draws a number in [0, 1) from the seed and the id of its first video. Thresholds on this number yield the configured
+    fractions in expectation. A split hint of any member decides for the whole group, with eval before sft before rl.
+
+    Args:
+        videos: all videos of the build.
+        hint_of: the split hint of each video, by video id, or None.
+        config: the configured fractions, and the distance of near-duplicates.
+        seed: the build's seed.
     """
     splits: dict[str, Split] = {}
     for group in near_duplicate_groups(videos, config.near_duplicate_bits):
@@ -124,9 +134,10 @@ def assign_splits(
 
 
 def near_duplicate_groups(videos: Sequence[Video], max_bits: int) -> list[list[Video]]:
-    """Connected groups of videos whose perceptual hashes differ in at most `max_bits` bits, each sorted by id.
+    """Group videos whose perceptual hashes differ in at most `max_bits` bits, directly or through other videos.
 
-    Compares all pairs, one row of XORs at a time: O(videos^2) time, O(videos) memory.
+    The videos of a group are sorted by id. All pairs are compared, one row of XORs at a time: O(videos^2) time,
+    O(videos) memory.
     """
     ordered = sorted(videos, key=lambda video: video.video_id)
     words = np.array([list(bytes.fromhex(video.perceptual_hash)) for video in ordered], dtype=np.uint8)

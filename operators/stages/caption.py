@@ -1,9 +1,11 @@
-"""Clip -> Caption: what is seen in each clip of a video.
+"""Clip -> Caption: describes what is seen in each clip of a video.
 
-With a captioner, its description of evenly spread frames. Without one, measurements put into sentences: on-screen text
-with its times, dominant colours, faces, light, movement and cuts. Either way all times lie on the video's timeline, and
-what the video's annotations say was spoken is passed on. Frames come from the video's proxy, unless more or larger ones
-are asked for. All are decoded before the first caption is given, so that a video is captioned whole or not at all.
+With a captioner, the caption is its description of evenly spaced frames. Without one, measurements are put into
+sentences: on-screen text with its times, dominant colours, faces, light, movement and cuts. In both cases all times are
+on the video's timeline, and speech from the video's annotations is added.
+
+Frames are read from the video's proxy, unless the configuration requires more or larger ones. All frames are decoded
+before the first caption is yielded, so that either all clips of a video are captioned or none.
 """
 
 from __future__ import annotations
@@ -35,24 +37,27 @@ from schemas.provenance import Provenance
 from schemas.tables import Annotation, Caption, CaptionStatus, Clip, DetectedObject, ScreenText, Source, Video
 
 MEASURED_SIDE = SIDE
-"""Longest side in pixels of the frames that are measured; on-screen text must stay legible."""
+"""Longest side in pixels of the frames that are measured. On-screen text must stay legible."""
 MEASURED_MULTIPLE = 2
-"""Of which their sides are multiples: as in a proxy, which so is measured as it is."""
+"""Sides of measured frames are multiples of this. 2 matches the proxy, whose frames are measured without rescaling."""
 FACES_PER_CLIP = 2
-"""Frames of a clip that are searched for faces."""
+"""Number of frames of a clip that are searched for faces."""
 JPEG_QUALITY = 90
 UNSCORED = 1.0
-"""The score of what a captioner names: it gives none."""
+"""Score of objects and texts from a captioner, which gives no scores."""
 SHOWN_STEP_US = 10_000
-"""Times are shown to the captioner in hundredths of a second, rounded down."""
+"""Resolution of the times in the captioner's prompt: hundredths of a second, rounded down."""
 BOX_SLACK = 0.02
-"""How far outside the picture an edge may lie, as a fraction of its side; it is moved to the picture's edge."""
+"""Tolerance for a box's edges outside the picture, as a fraction of its side. Such edges are moved to the border."""
 HINTS = frozenset({"caption", "narration", "speech"})
-"""Kinds of annotations that the captioner is shown; a summary of the whole video would leak into every clip."""
+"""Kinds of annotations in the captioner's prompt. A summary of the whole video would leak into every clip."""
 
 
 def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip], sources: Sequence[Source]) -> Iterator[Row]:
-    """For every clip a caption, or a reject when the captioner refuses; one reject when the video cannot be read."""
+    """Yield a caption for every clip, or a reject where the captioner refuses.
+
+    A video that cannot be read yields a single reject.
+    """
     notes_of = {source.source_id: source.annotations for source in sources}
     caption = _describe_clips if Role.CAPTIONER in context.models else _measure_clips
     for video in videos:
@@ -64,15 +69,15 @@ def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip], source
 
 @dataclass(frozen=True)
 class Measures:
-    """What was measured in one clip, before texts are followed from clip to clip."""
+    """The measurements of one clip, before texts are tracked from clip to clip."""
 
     clip: Clip
     times_us: tuple[int, ...]
     colours: tuple[str, ...]
     faces: tuple[tuple[DetectedObject, ...], ...]
-    """For each frame that was searched."""
+    """Detected faces of each frame that was searched."""
     readings: tuple[tuple[Span, tuple[Reading, ...]], ...]
-    """For each frame its cell and what is written in it."""
+    """Cell and text lines of each frame."""
 
 
 def _measure_clips(
@@ -115,15 +120,15 @@ def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator
 
 @dataclass(frozen=True)
 class Inquiry:
-    """What the captioner is asked about one clip, and what is needed to understand its answer."""
+    """The request to the captioner for one clip, and the data that is needed to interpret its answer."""
 
     clip: Clip
     request: Request
     cells: tuple[Span, ...]
-    """Of the request's frames."""
+    """Cells of the request's frames."""
     width: int
     height: int
-    """Of the request's frames, in pixels."""
+    """Height and width of the request's frames in pixels."""
     colours: tuple[str, ...]
 
 
@@ -165,8 +170,11 @@ def _inquiry(context: Context, clip: Clip, samples: Sequence[Sample], notes: Seq
 
 
 def _described(video: Video, inquiry: Inquiry, answer: Answer, notes: Sequence[Annotation]) -> Caption:
-    """The answer as a caption. What it says of times outside the clip or of places outside the picture is left out; the
-    provenance keeps it as it came."""
+    """The captioner's answer as a caption.
+
+    Objects and texts with times outside the clip or boxes outside the picture are dropped. The provenance keeps the raw
+    answer.
+    """
     description = cast(ClipDescription, answer.value)
     return _caption(
         video,
@@ -199,8 +207,8 @@ def _screen_text(inquiry: Inquiry, seen: SeenText) -> ScreenText | None:
 
 
 def _frame_index(inquiry: Inquiry, words: str) -> int | None:
-    """The frame nearest to a time such as `01:12.40`; None when that is no time or does not lie in the clip."""
-    # Without bounds a number that the model does not come to an end of becomes infinite.
+    """Index of the frame nearest to a time such as `01:12.40`; None when it is not a time inside the clip."""
+    # The digits are bounded because an endless number from the model would become infinite.
     match = re.fullmatch(r"\[?((?:\d{1,6}:){0,2}\d{1,6}(?:\.\d{1,20})?)\]?", words.strip())
     if match is None:
         return None
@@ -213,7 +221,7 @@ def _frame_index(inquiry: Inquiry, words: str) -> int | None:
 
 
 def _box(inquiry: Inquiry, corners: Sequence[float]) -> Box | None:
-    """A box from fractions or, where they cannot be fractions, pixels; None when it does not lie in the picture."""
+    """A box from corners in fractions or, if any exceeds 2, in pixels; None when it lies outside the picture."""
     if len(corners) != 4:
         return None
     in_pixels = max(corners) > 2
@@ -227,7 +235,7 @@ def _box(inquiry: Inquiry, corners: Sequence[float]) -> Box | None:
 
 
 def _within(clip: Clip, notes: Sequence[Annotation], kinds: Collection[str]) -> list[Annotation]:
-    """The annotations of these kinds that reach into the clip."""
+    """Annotations of the given kinds that overlap the clip."""
     return [
         note for note in notes if note.kind in kinds and note.start_us < clip.end_us and note.end_us > clip.start_us
     ]

@@ -1,8 +1,8 @@
-"""Question, Trial -> Trial: how often the target model answers each verified question.
+"""Question, Trial -> Trial: measures how often the target model answers each verified question correctly.
 
-The target sees frames of the whole video, evenly spread, or, without vision, its captions in words. What a pass rate
-means for the splits is decided when samples are made; a question that has none, because the target answered no trial or
-could not be shown the video, is out.
+The target receives evenly spaced frames of the whole video, or its captions if the model has no vision. Stage
+`assemble` decides what a pass rate means for the splits. A question without a pass rate, because the target answered no
+trial or the video's frames could not be read, is rejected.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from schemas.tables import Caption, Check, Question, QuestionKind, Trial, Video
 
 PROMPTS = {QuestionKind.CHOICE: "difficulty_choice", QuestionKind.OPEN: "difficulty_open"}
 DECODE_SECONDS = 3600.0
-"""Longest time that taking the frames of one video may last."""
+"""Time limit for decoding the frames of one video, in seconds."""
 
 
 def run(
@@ -35,7 +35,10 @@ def run(
     questions: Sequence[Question],
     trials: Sequence[Trial],
 ) -> Iterator[Row]:
-    """A trial of check `difficulty` for each question that passed every check, a reject for each that is out."""
+    """Yield a trial of check `difficulty` for each question that passed every check, and a reject for each failure.
+
+    A question whose trials were all unanswered has both a trial and a reject.
+    """
     for video in videos:
         verified = _verified([each for each in questions if each.video_id == video.video_id], trials)
         if verified:
@@ -68,7 +71,15 @@ def _tried(context: Context, video: Video, captions: Sequence[Caption], question
 
 
 def _frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
-    """Frames from the middles of equal parts of the whole video, decoded where a crash or a hang does no harm."""
+    """Frames from the middles of equal parts of the whole video.
+
+    They are decoded in a child process, so that a crash or a hang of the decoder cannot stop the stage.
+
+    Raises:
+        SourceGone: the source is missing or has changed.
+        UnreadableVideo: the video cannot be read.
+        ChildFailed: the child process crashed or exceeded a limit, such as `DECODE_SECONDS`.
+    """
     settings = context.config.difficulty
     count = min(settings.frames, video.frame_count)
     path = footage(context, video, count * 1_000_000 / video.duration_us, settings.frame_side)

@@ -1,7 +1,8 @@
-"""From a source to a video: opens the file, watches it once, and gives it two identities, of its bytes and its looks.
+"""Source -> Video: opens the file, decodes it once, and computes a hash of its bytes and one of its appearance.
 
-What that decode has shown is kept beside the row: an analysis, from which `split` makes clips, and a proxy, which
-captions are made from. So whatever is decided anew later, the source is not decoded again.
+The results of this decode are stored with the row: an analysis, from which `split` makes clips, and a proxy, from which
+captions are made. When later stages run again with other settings, they do not decode the source again. With
+`split.decode=key_frames` there is no proxy, and captions are made from the source.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ log = logging.getLogger(__name__)
 
 
 def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
-    """One video for each readable source, a reject with the reason for each other.
+    """Yield a video for each readable source, and a reject with the reason for each other source.
 
-    Of a source of which some cannot be read, but less than half, there are both.
+    A source of which less than half cannot be read has both a video and a reject.
     """
     for source in sources:
         try:
@@ -42,7 +43,7 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
                     *(source.source_id, measured.other_pictures + 1, measured.video_stream),
                     *(measured.width, measured.height),
                 )
-            folder = context.scratch / "made"  # apart from a fetched source, whatever its name is
+            folder = context.scratch / "made"  # separate from the fetched source, whatever the source's name is
             folder.mkdir(exist_ok=True)
             pace = Pace(f"{context.stage} {source.source_id}", measured.duration_us)
             split = context.config.split
@@ -54,10 +55,10 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
 
 
 def _loss(context: Context, source: Source, watched: Watched) -> Iterator[Reject]:
-    """A reject beside the video when some of it is lost.
+    """Yield a reject in addition to the video when a part of it is missing or unreadable.
 
     Raises:
-        UnreadableVideo: `damaged` when half or more is.
+        UnreadableVideo: with reason `damaged`, half of the video or more is lost.
     """
     measured = watched.video
     promised_us = measured.duration_us + measured.index.missing_us
@@ -118,7 +119,7 @@ def _video(context: Context, source: Source, fetched: Path, watched: Watched, fo
 
 
 def _section(config: BuildConfig) -> list[str | bool]:
-    """How the video is watched. What is made of what was seen, shots and clips, changes nothing here."""
+    """The settings that determine how the video is decoded. Settings of shots and clips do not affect this stage."""
     return [config.split.decode, config.split.detector is Detector.TRANSNET]
 
 

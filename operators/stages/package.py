@@ -1,7 +1,7 @@
-"""From a video to what a release's tar holds of it: the source itself, an MP4 that is made of it, or its proxy.
+"""Video -> PackagedVideo: prepares the file that a release's tar contains: the source, an MP4 made of it, or its proxy.
 
-A video is packaged by itself and once: a decoder that crashes or hangs costs that video alone, and whatever is asked
-about the video later, it is not encoded again. `shard` only copies the files into tars.
+Each video is packaged separately and once. A decoder that crashes or hangs affects only that video, and new questions
+about a video do not encode it again. `shard` only copies the files into tars.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from schemas.uri import shown_uri
 
 
 def run(context: Context, videos: Sequence[Video]) -> Iterator[PackagedVideo | Reject]:
-    """What is published of each video, or a reject where it cannot be made."""
+    """Yield the file that is published of each video, or a reject where it cannot be made.
+
+    Raises:
+        SourceGone: a source is missing or has changed since `ingest`.
+    """
     for video in videos:
         try:
             yield _package(context, video)
@@ -43,7 +47,7 @@ def _package(context: Context, video: Video) -> PackagedVideo:
         return _row(video, Packaging.KEEP, None, video.sha256, video.size_bytes)
     if media is Media.NONE:
         return _row(video, None, None, None, None)
-    assert video.proxy_uri is not None  # BuildConfig sees to it
+    assert video.proxy_uri is not None  # BuildConfig ensures it
     width, height = proxy_size(video.width, video.height)
     little = {"width": width, "height": height, "fps": min(video.fps, FPS)}
     return _row(video, None, video.proxy_uri, Path(video.proxy_uri).stem, None).model_copy(update=little)
@@ -65,7 +69,14 @@ def _row(
 
 
 def _write_mp4(context: Context, video: Video) -> Path:
-    """The source in an MP4: every record must have the same suffixes."""
+    """Write the source as an MP4 and return its path. All records must have the same suffixes.
+
+    Raises:
+        SourceGone: the source is missing or has changed since `ingest`.
+        UnreadableVideo: the source cannot be read.
+        MediaError: the MP4 cannot be made.
+        FfmpegError: ffmpeg failed.
+    """
     local = context.sources.fetch(video.video_id, video.uri, context.scratch)
     if sha256_of_file(local) != video.sha256:
         message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
@@ -76,7 +87,7 @@ def _write_mp4(context: Context, video: Video) -> Path:
     times_us = source.index.frame_times_us
     if video.proxy_uri is not None:  # every frame was decoded
         times_us = read_analysis(context.files.fetch(video.analysis_uri, context.scratch)).times_us
-    target = context.scratch / "made" / "media.mp4"  # apart from a fetched source, whatever its name is
+    target = context.scratch / "made" / "media.mp4"  # separate from the fetched source, whatever the source's name is
     target.parent.mkdir()
     write_media(source, video.packaging, times_us, target)
     return target
@@ -91,5 +102,5 @@ STAGE = Stage(
     section=lambda config: config.shard.media,
     tools=(ffmpeg_version, pyav_version),
     isolated=True,
-    timeout_seconds=20 * 3600.0,  # encoders have one thread each: ProRes in 4K may take ten times its own length
+    timeout_seconds=20 * 3600.0,  # encoders use one thread each: ProRes in 4K may take ten times its duration
 )

@@ -1,7 +1,8 @@
-"""Caption -> Question: what can be asked about a video.
+"""Caption -> Question: generates questions about a video.
 
-`program` derives questions from the texts that were measured on its screen, true by construction. `model` asks the
-reasoner, which reads the captions of the whole video. Whether a question is any good is for stage `verify` to say.
+The writer `program` derives questions from the measured on-screen texts; their answers are true by construction. The
+writer `model` requests questions from the reasoner, which reads the captions of the whole video. Stage `verify` decides
+which questions are kept.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from schemas.tables import Caption, Derivation, Question, QuestionCategory, Ques
 PROMPTS = {QuestionKind.CHOICE: "question_choice", QuestionKind.OPEN: "question_open"}
 
 Wish = tuple[QuestionCategory, QuestionKind, int]
-"""A question that the reasoner is asked for: category, kind, and number among those of both."""
+"""A question to request from the reasoner: category, kind, and index among those of the same category and kind."""
 
 
 def run(context: Context, videos: Sequence[Video], captions: Sequence[Caption]) -> Iterator[Row]:
-    """The questions of a video that has captions; a reject for each answer of the reasoner that is no question."""
+    """Yield the questions of each video, and a reject for each answer of the reasoner that is not a valid question.
+
+    Without captions there are no questions.
+    """
     writers = context.config.question.writers
     for video in videos:
         if captions and Writer.PROGRAM in writers:
@@ -42,12 +46,12 @@ def run(context: Context, videos: Sequence[Video], captions: Sequence[Caption]) 
 
 
 def question_id(video_id: str, category: QuestionCategory, kind: QuestionKind, writer: Writer, index: int) -> str:
-    """`q` and 24 hex digits that depend on the arguments only."""
+    """The id of a question: `q` and 24 hex digits that depend on the arguments only."""
     return f"q{digest([video_id, category, kind, writer, index])[:24]}"
 
 
 def _derived(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Question]:
-    # Only texts that a program read at known moments make a timeline: a model names those that it noticed, about when.
+    # A timeline needs texts read by program at known times. A model reports only those it noticed, at rough times.
     measured = [caption for caption in captions if caption.provenance.model == MEASURED]
     if not measured:
         return

@@ -1,7 +1,7 @@
-"""Question -> Reasoning: the chain of thought that leads from what a video shows to the answer.
+"""Question -> Reasoning: writes the chain of thought that leads from what a video shows to the answer.
 
-Questions that a program derived are explained by program; for the others the reasoner is asked, which sees the captions
-of the whole video and, once more, those of the evidence.
+Derived questions are explained by program. The others are explained by the reasoner, which receives the captions of the
+whole video and, once more, those of the evidence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROMPT = "reason"
 
 
 def run(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
-    """One row, or one reject, for each question."""
+    """Yield one reasoning or one reject for each question."""
     yield from _explained(context, captions, [each for each in questions if each.derivation is not None])
     yield from _thought(context, captions, [each for each in questions if each.derivation is None])
 

@@ -1,9 +1,9 @@
-"""From samples to files: WebDataset tars (one record per source video) and Parquet tables (one row per sample).
+"""Sample -> ReleaseFile: writes WebDataset tars (one record per source video) and Parquet tables (one row per sample).
 
-A tar record is `{video_id}.json` with everything asked about a video, and `{video_id}.mp4`, the file that `package` has
-made ready, or the source itself: however many questions it has, a video is stored once. Bytes are copied, no video is
-opened. Tars of a split hold equal numbers of records (+-1). Bytes follow from the samples, the videos and the seed
-alone.
+A tar record has `{video_id}.json` with all samples of a video, and `{video_id}.mp4`, which is the file prepared by
+`package` or the source itself. A video is stored once, however many questions it has. Files are copied byte by byte,
+and no video is opened. The tars of a split contain equal numbers of records (±1). Their bytes depend only on the
+samples, the videos and the seed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def run(
     packaged: list[PackagedVideo],
     sources: list[Source],
 ) -> Iterator[ReleaseFile | Reject]:
-    """The files of a release as objects: `data/{split}/{name}-{split}-000000.tar` and `parquet/{split}.parquet`.
+    """Yield the files of a release: `data/{split}/{name}-{split}-000000.tar` and `parquet/{split}.parquet`.
 
-    A video that could not be packaged is in none of them; its reject is that of `package`.
+    A video that could not be packaged is in none of them; stage `package` has rejected it. A video whose file is
+    missing or has changed since is in none of them either, and yields a reject.
     """
     source_of = {source.source_id: source for source in sources}
     packaged_of = {each.video_id: each for each in packaged}
@@ -66,14 +67,17 @@ def run(
 
 
 def equal_groups(videos: Sequence[Video], at_most: int) -> list[Sequence[Video]]:
-    """As few groups as hold at most `at_most` each, in order, their sizes differing by at most one."""
+    """Divide videos, in order, into as few groups as possible of at most `at_most` videos each.
+
+    The sizes of the groups differ by at most one.
+    """
     count = -(-len(videos) // at_most)
     bounds = [len(videos) * index // count for index in range(count + 1)]
     return [videos[first:last] for first, last in pairwise(bounds)]
 
 
 def make_record(video: Video, packaged: PackagedVideo, source: Source, samples: Sequence[Sample]) -> WebDatasetRecord:
-    """The `.json` member of a video's record. Rate and size are those of the video that stands beside it."""
+    """The `.json` member of a video's record. Frame rate and size are those of the video file in the same record."""
     return WebDatasetRecord(
         video_id=video.video_id,
         split=samples[0].split,
@@ -148,12 +152,12 @@ def _stored(context: Context, path: str, local: Path, videos: int, samples: int)
 
 @contextmanager
 def _media(context: Context, video: Video, packaged: PackagedVideo) -> Iterator[Path]:
-    """A local path of the file that is published.
+    """A local path of the published file, valid inside the context.
 
     Raises:
-        SourceGone: it is not there any more, or has other bytes than those that were packaged.
+        SourceGone: the file is missing, or its bytes differ from those that were packaged.
     """
-    folder = context.scratch / "media"  # one file at a time: they may be larger than what is free
+    folder = context.scratch / "media"  # holds one file at a time: all together may exceed the free disk space
     folder.mkdir()
     try:
         if packaged.media_uri is not None:

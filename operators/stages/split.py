@@ -1,8 +1,8 @@
-"""From a video to clips: plans clips of about ten seconds along its shots, and writes each as a file.
+"""Video -> Clip: plans clips of about ten seconds along the shots of a video, and writes each to a file.
 
-Nothing is decoded to find them: shots are judged by what the decode of `ingest` has measured. Clips tile the video
-whatever happens to single files: a clip that could not be written stays, as a span of its source, and the failure is a
-reject beside it.
+Nothing is decoded to plan them, because shots are found in the measurements of stage `ingest`. Clips tile the video
+even if a file fails: a clip that could not be written remains as a span of its source, and the failure becomes an
+additional reject.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from schemas.tables import Clip, Cut, Reject, Video
 
 
 def run(context: Context, videos: Sequence[Video]) -> Iterator[Clip | Reject]:
-    """All clips of each video, in order of time."""
+    """Yield all clips of each video, in order of time, and rejects for unreadable videos and failed files."""
     for video in videos:
         try:
             yield from _clips(context, video)
@@ -40,7 +40,7 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
     settings = context.config.split
     every_frame = settings.decode is Decode.EVERY_FRAME
     analysis = read_analysis(context.files.fetch(video.analysis_uri, context.scratch))
-    # Between key frames nothing was seen, so that a shot may begin without a look of its own.
+    # With key frames only, nothing between them was decoded, so a shot may start without a descriptor of its own.
     shot_starts_us = analysis.shot_starts(settings.detector, settings.shot_threshold)
     unlikeness = analysis.shot_unlikeness(shot_starts_us).tolist() if every_frame else None
     format_starts_us = [each.start_us for each in analysis.formats]
@@ -63,7 +63,11 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
 
 
 def _refuse_changed(video: Video, source: VideoProbe) -> None:
-    """The source must still be what was watched, to the choice of its picture."""
+    """Check that the source still matches what `ingest` recorded, including the chosen streams.
+
+    Raises:
+        UnreadableVideo: with reason `source_changed`, a property differs.
+    """
     names = ("video_stream", "audio_stream", "codec", "width", "height", "frame_count", "duration_us")
     for name in names:
         if (then := getattr(video, name)) != (now := getattr(source, name)):
@@ -77,11 +81,11 @@ def _refuse_changed(video: Video, source: VideoProbe) -> None:
 def _clip(
     video: Video, index: int, span: ClipSpan, analysis: Analysis, times_us: NDArray[np.int64], seen: bool = True
 ) -> Clip:
-    """A clip as a span of its source.
+    """A clip as a span of its source, without a file.
 
     Args:
-        times_us: of all frames of the video.
-        seen: all of them were decoded.
+        times_us: start times of all frames of the video, ascending.
+        seen: all frames were decoded, so that motion and frozen stretches are known.
     """
     statistics = analysis.statistics(span.start_us, span.end_us)
     first, beyond = np.searchsorted(times_us, (span.start_us, span.end_us)).tolist()
@@ -105,8 +109,8 @@ def _clip(
 
 
 def _written(context: Context, cutter: Cutter, clip: Clip) -> Iterator[Clip | Reject]:
-    """The clip with its file; or as it was, after a reject that says why it has none."""
-    folder = context.scratch / "clips"  # apart from a fetched source, whatever its name is
+    """Yield the clip with its file, or a reject with the reason and then the clip without a file."""
+    folder = context.scratch / "clips"  # separate from the fetched source, whatever the source's name is
     folder.mkdir(exist_ok=True)
     target = folder / f"{clip.clip_id}.mp4"
     try:

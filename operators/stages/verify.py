@@ -1,8 +1,9 @@
-"""Question, Reasoning -> Trial: which questions may stay.
+"""Question, Reasoning -> Trial: checks which questions are kept.
 
-Checks in order, each on what the one before let through: `rules` (form), `blind` (a question that is answered without
-the video is out), `grounded` (derived questions are proved again from the captions, the others answered from their
-evidence). Every outcome is a row, whatever the verdict; every question that is out has one reject that says why.
+Three checks run in this order, each on the questions that passed the one before. `rules` checks the form. `blind`
+rejects questions that can be answered without the video. `grounded` derives the answers of derived questions again from
+the captions, and has the judge answer the others from their evidence. Every outcome is a row, whether passed or not,
+and every rejected question has exactly one reject with the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Passed = list[Question]
 def run(
     context: Context, captions: Sequence[Caption], questions: Sequence[Question], reasonings: Sequence[Reasoning]
 ) -> Iterator[Row]:
-    """The trials of a video's questions, and the rejects."""
+    """Yield the trials of a video's questions, and the rejects."""
     passed = yield from _rules(context, captions, questions, reasonings)
     if context.config.verify.blind_trials:
         passed = yield from _blind(context, passed)
@@ -121,7 +122,7 @@ def _outcome(result: Result, problem: Reject | None) -> Iterator[Row]:
 
 
 def _trial(question: Question, check: Check, answer: str, passed: bool) -> Trial:
-    """The outcome of a check that needs no model."""
+    """The trial of a check that needs no model."""
     return Trial(
         question_id=question.question_id,
         video_id=question.video_id,
