@@ -156,9 +156,9 @@ class Connection:
 
 
 def _refused(error: openai.APIStatusError, told: str) -> RequestRefused | None:
-    """The refusal that an HTTP error means, or None when it is about the server or its configuration.
+    """The refusal if an HTTP error is about this request (too long or filtered), None if it is about the server.
 
-    An error that is about the request itself says that it is too long or was filtered.
+    An error about settings that all requests share counts as one about the server.
 
     Args:
         told: the error's message without secrets.

@@ -5,8 +5,8 @@ crash the build, and it exits by itself when its parent exits for any reason. A 
 answers have the right form but make little sense: it serves to test a pipeline, not to make a dataset.
 
 The server has one slot. Measured on a CPU, requests decoded concurrently yield no more tokens per second than requests
-decoded one after another, and each slot would compute the prefix that the questions on one video share again. With one
-slot the prefix is computed once, and the prefixes of other videos stay in the prompt cache.
+decoded one after another, and each slot would compute its own copy of the prefix that the questions on one video share.
+With one slot the prefix is computed once, and the prefixes of other videos stay in the prompt cache.
 """
 
 from __future__ import annotations

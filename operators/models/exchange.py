@@ -1,7 +1,7 @@
 """The request that is sent to a model, its hash, and the parser of the answer.
 
-The hash covers everything that can change the answer: model, messages, response schema, sampling and seed. Frames enter
-it by the sha256 of their bytes. It can be stored, compared and sent as a request id.
+The hash covers everything that can change the answer: model, messages, response schema, sampling and seed. Frames are
+represented by the sha256 of their bytes. The hash is stored, compared and sent as the request id.
 """
 
 from __future__ import annotations

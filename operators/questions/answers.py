@@ -1,7 +1,7 @@
 """Compares answers by program where the result is certain. The judge compares the rest.
 
-If one of two answers is only a number, a time or a duration, they are always compared by program. So are places in the
-picture and on-screen texts. The judge compares free text only.
+Two answers are always compared by program if one of them is only a number, a time or a duration, or if they are places
+in the picture or on-screen texts. The judge compares free text only.
 
 Case, spaces, punctuation and filler words are ignored. A number may be written in digits or in words, and a unit may be
 missing from one of two numbers. Times and durations agree within `TOLERANCE_SECONDS`, the precision with which they are
@@ -131,7 +131,7 @@ def _letters(text: str) -> str:
 
 
 def _same_quantity(one: _Reading, two: _Reading) -> bool:
-    """Whether two answers agree, at least one of which is bare."""
+    """Whether a bare answer agrees with another answer."""
     if one.number is None or two.number is None:
         return False  # no number that could agree, or several numbers, any of which may be meant
     if not (one.is_time or two.is_time):

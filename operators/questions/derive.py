@@ -1,7 +1,8 @@
-"""Derives questions by program from the timeline of on-screen texts. Their answers are true and unambiguous.
+"""Derives questions by program from the timeline of on-screen texts.
 
-A text is used only if it contains a word, was read with high confidence and without interruption, has no near twin in
-the video and was shown once. Only questions that count appearances use texts that were shown several times.
+The answers are true by construction, and the questions are never ambiguous. A text is used only if it contains a word,
+was read with high confidence and without interruption, has no near twin in the video and was shown once. Only questions
+that count appearances use texts that were shown several times.
 
 The start and the end of an occurrence are known only as intervals. A relation is used only if it holds for all times
 inside these intervals, and if the part of the video that it depends on was sampled without gaps. No question asks for

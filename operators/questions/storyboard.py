@@ -1,4 +1,4 @@
-"""A video as text for models that read: its captions as lines with times, in order, within a token budget.
+"""The captions of a video as text for language models: lines with times, in order, within a token budget.
 
 When the captions exceed the budget, whole lines are dropped evenly over the video. Each gap in the text states how many
 lines were dropped, so nothing is cut silently.

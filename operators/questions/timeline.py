@@ -1,7 +1,7 @@
 """The timeline of on-screen texts of a whole video, built from the readings in its captions.
 
-Texts are read at sample times ("looks" in names), not in every frame. The start and the end of an occurrence are
-therefore known only as intervals. Both intervals are stored, and `derive` uses only what holds for every value inside
+Texts are read at sample times, not in every frame. The start and the end of an occurrence are therefore known only as
+intervals. Both intervals are stored, and `derive` uses only what holds for every value inside
 them. A text or a pause that is shorter than the sampling step may be missed and is not accounted for.
 
 Readings of one text in consecutive clips become one occurrence. `derive` decides whether a question may use it.
@@ -42,7 +42,7 @@ class Occurrence:
     """`text_key` of the text."""
     start_us: int
     end_us: int
-    """Measured end; like `start_us`, exact to half a sampling step."""
+    """Measured start and end, exact to half a sampling step."""
     earliest_start_us: int
     """Last sample time before the text was visible; the timeline's start when there is none."""
     latest_start_us: int
