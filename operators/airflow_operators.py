@@ -225,7 +225,7 @@ class PublishOperator(LvrCommandOperator):
 class StaleOperator(LvrCommandOperator):
     """Finds out what a new run of a published build would compute, and returns the counts and the reasons.
 
-    The new run's configuration is pushed as the XCom `config`. The run's parameters `out` and `name` select the build;
+    The new run's configuration is pushed as the XCom `config`. The run's parameters `out` and `name` select the build.
     `name` is not needed if `out` holds only one dataset. Without `out`, the newest event of `RELEASES` selects it. The
     parameter `overrides` holds `section.field=value` settings for the new run. When nothing is stale, this task and all
     downstream tasks are skipped.

@@ -121,10 +121,12 @@ class BuildResult:
 
     @property
     def reused(self) -> int:
+        """Number of work items, over all stages, whose commits already existed."""
         return sum(stage.reused for stage in self.metrics)
 
     @property
     def computed(self) -> int:
+        """Number of work items, over all stages, that this build computed."""
         return sum(stage.units - stage.reused for stage in self.metrics)
 
 

@@ -13,4 +13,5 @@ def clock(time_us: int) -> str:
 
 
 def clock_span(span: Span) -> str:
+    """Format a span as its start and end time, joined by an en dash."""
     return f"{clock(span.start_us)}–{clock(span.end_us)}"

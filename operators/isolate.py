@@ -203,7 +203,7 @@ def _await_start(child: Any, receiver: Connection) -> None:
 
 
 def _answer(child: Any, receiver: Connection, timeout_seconds: float, memory_bytes: int) -> tuple[str, Any]:
-    """Wait for the child's result, and handle its log records meanwhile.
+    """Wait for the child's result, and handle its log records while waiting.
 
     Returns:
         The outcome (`value`, `error` or `failed`) and its value.

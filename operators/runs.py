@@ -65,15 +65,22 @@ class RunFolder:
 
     @property
     def url(self) -> str:
+        """The run's address, `{out}/runs/{run_id}`."""
         return f"{self.store.url}/{self.address}"
 
     def lane(self, index: int) -> Lane:
+        """The partition with this index.
+
+        Raises:
+            RunMissing: the run has no such partition.
+        """
         try:
             return self._read(f"lanes/{index:05d}.json", Lane)
         except FileNotFoundError:
             raise RunMissing(f"{self.url}: no lane {index}; the run has {self.run.lanes}") from None
 
     def lanes(self) -> Iterator[Lane]:
+        """All partitions of the run, in order."""
         return (self.lane(index) for index in range(self.run.lanes))
 
     def sources(self) -> tuple[Source, ...]:
@@ -98,6 +105,7 @@ class RunFolder:
         return [self._read(f"records/{name}", StageRecord) for name in self._finished("records")]
 
     def write_record(self, record: StageRecord) -> None:
+        """Write the commits of a finished stage, which replaces an earlier record of the same stage and partition."""
         self.store.write(
             f"{self.address}/records/{_name(record.stage, record.lane)}", record.model_dump_json().encode()
         )

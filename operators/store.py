@@ -198,10 +198,21 @@ class Store:
     # --- plain files -------------------------------------------------------------------------------------------------
 
     def exists(self, address: str) -> bool:
+        """Whether there is a file or folder at an address.
+
+        Raises:
+            StoreError: a remote store does not respond.
+        """
         with outages(self.url):
             return self.fs.exists(self._path(address))
 
     def read(self, address: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            StoreError: a remote store does not respond.
+        """
         with outages(self.url):
             return self.fs.cat_file(self._path(address))
 
@@ -236,6 +247,7 @@ class Store:
             return self.fs.modified(self._path(address))
 
     def remove(self, address: str) -> None:
+        """Remove a file. A missing file is not an error."""
         with outages(self.url), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self._path(address))
 

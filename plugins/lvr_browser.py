@@ -1,7 +1,7 @@
 """Airflow plugin with two pages: the report as a tab of its DAG run, and the published releases with a few samples.
 
 Airflow's API server serves the pages behind its own login. Reading a run's report needs the permission to read that
-DAG's XComs; reading the list of releases needs the permission to read assets. The plugin serves only generated pages
+DAG's XComs. Reading the list of releases needs the permission to read assets. The plugin serves only generated pages
 and the `report.html` of the run that the DAG run itself planned. Each page has a sandboxing Content-Security-Policy,
 so that no text from a dataset can act on the user's behalf.
 """
@@ -128,6 +128,8 @@ def _notice(text: str) -> str:
 
 
 class BrowserPlugin(AirflowPlugin):
+    """Mounts the pages under `/lvr`, and links to them from DAG runs and from the Browse menu."""
+
     name = "lvr_browser"
     fastapi_apps = [{"app": app, "url_prefix": PREFIX, "name": "longvideo-reason"}]  # noqa: RUF012 - as Airflow documents
     external_views = [  # noqa: RUF012

@@ -62,5 +62,7 @@ def on_starting(component: Any) -> None:
 
 
 class PoolsPlugin(AirflowPlugin):
+    """Registers this module's listener, `on_starting`."""
+
     name = "lvr_pools"
     listeners = [sys.modules[__name__]]  # noqa: RUF012 - as Airflow documents

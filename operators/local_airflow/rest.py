@@ -47,6 +47,7 @@ class AirflowApi:
         return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
+        """Airflow's state of a run, such as `running`, `success` or `failed`."""
         return str(self.call("GET", _run(dag_id, run_id))["state"])
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:

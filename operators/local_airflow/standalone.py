@@ -66,6 +66,7 @@ class Standalone:
 
     @property
     def url(self) -> str:
+        """Address of the UI and the REST API."""
         return f"http://127.0.0.1:{self.port}"
 
     def api(self) -> AirflowApi:

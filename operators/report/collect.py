@@ -110,14 +110,17 @@ class Numbers:
     examples: tuple[Example, ...]
 
     def done(self, stage: str) -> bool:
+        """Whether a stage has finished for all of its partitions."""
         return any(each.stage == stage and each.lanes_done == each.lanes for each in self.stages)
 
     @property
     def hours(self) -> float:
+        """Total duration of the readable videos in hours."""
         return float(self.videos["seconds"].sum() / 3600)
 
     @property
     def choices(self) -> pd.DataFrame:
+        """The rows of `samples` that are choice questions."""
         return self.samples[self.samples["kind"] == QuestionKind.CHOICE.value]
 
 
@@ -276,7 +279,7 @@ def _roles(metrics: Iterable[StageMetrics]) -> tuple[RoleNumbers, ...]:
 
 
 def _reject_groups(rejects: pd.DataFrame) -> tuple[RejectGroup, ...]:
-    """Group rejects by stage and reason. Stages are in the order in which they run, each with its largest group first."""
+    """Group rejects by stage and reason, ordered by stage, and within a stage by descending size."""
     order = {name: place for place, name in enumerate(("plan", *VIDEO_STAGES, *BUILD_STAGES))}
     groups = [
         RejectGroup(str(stage), str(reason), len(group), tuple(group["message"].head(_MESSAGES)))

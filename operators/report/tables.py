@@ -65,6 +65,7 @@ class Tables:
         return self._read(stage, [commit.rows_sha256 for commit in self._commits[stage] if commit.rows], row, names)
 
     def frame(self, stage: str, row: type[Row], names: Sequence[str]) -> pd.DataFrame:
+        """The same as `columns`, as a data frame."""
         return self.columns(stage, row, names).to_pandas()
 
     def rejects(self) -> pd.DataFrame:
