@@ -74,7 +74,7 @@ class Decoders:
         decoder = self._idle.get()
         try:
             answer = decoder.ask(piece)
-            if answer is None:  # retry once: something else may have killed the process, e.g. for memory
+            if answer is None:  # retry once: it may have been killed because of other processes
                 answer = decoder.ask(piece)
         finally:
             self._idle.put(decoder)
