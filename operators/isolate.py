@@ -77,7 +77,7 @@ class NotStarted(Outage):
 
 
 class Stopped(RuntimeError):
-    """A child was asked to end (`stop_children`, SIGTERM), or was requested after that."""
+    """A child was asked to end (`stop_children`, SIGTERM), or a new one was requested after that."""
 
 
 _stopping = threading.Event()
@@ -86,7 +86,7 @@ _stopping = threading.Event()
 def stop_children() -> None:
     """Kill every child immediately, with all processes that it started.
 
-    Callers that wait for a child get `Stopped`, and not a failure to record.
+    Callers that wait for a child get `Stopped`, so that they do not record a failure.
     """
     _stopping.set()
     for child in multiprocessing.active_children():

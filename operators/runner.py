@@ -55,9 +55,8 @@ WHOLE_BUILD = "all"
 """Name of the only work item of a stage that runs over the whole build."""
 
 WAITING_UNITS = 8
-"""Number of work items that a stage waiting for models processes concurrently.
-
-They share each role's limit on concurrent requests."""
+"""Number of work items that a stage waiting for models processes concurrently. They share each role's limit on
+concurrent requests."""
 
 MOST_FAULTS_IN_A_ROW = 10
 """Number of consecutive videos with faults of the machine at which the machine, or the storage that it reads from, is

@@ -131,7 +131,7 @@ class BrowserPlugin(AirflowPlugin):
     """Mounts the pages under `/lvr`, and links to them from DAG runs and from the Browse menu."""
 
     name = "lvr_browser"
-    fastapi_apps = [{"app": app, "url_prefix": PREFIX, "name": "longvideo-reason"}]  # noqa: RUF012 - as Airflow documents
+    fastapi_apps = [{"app": app, "url_prefix": PREFIX, "name": "longvideo-reason"}]  # noqa: RUF012 - Airflow's form
     external_views = [  # noqa: RUF012
         {
             "name": "Report",

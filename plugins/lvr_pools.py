@@ -65,4 +65,4 @@ class PoolsPlugin(AirflowPlugin):
     """Registers this module's listener, `on_starting`."""
 
     name = "lvr_pools"
-    listeners = [sys.modules[__name__]]  # noqa: RUF012 - as Airflow documents
+    listeners = [sys.modules[__name__]]  # noqa: RUF012 - Airflow's form
