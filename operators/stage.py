@@ -104,7 +104,7 @@ class Stage:
     """Functions that return name and version of each external program that produces bytes of the rows or files."""
     scope: Scope = Scope.VIDEO
     isolated: bool = False
-    """Whether the stage runs in a child process with a watchdog, because it decodes or computes for a long time. A crash
-    of the child is a reject."""
+    """Whether the stage runs in a child process with a watchdog, because it decodes or computes for long. A crash of
+    the child is a reject."""
     timeout_seconds: float = 6 * 3600.0
     """The watchdog's time limit for one work item."""

@@ -103,8 +103,8 @@ class Numbers:
     expected_letters: dict[str, float]
     funnel: tuple[Step, ...]
     unaccounted: int
-    """Number of questions that neither became samples nor failed a check nor were rejected. It must be 0 after the stage
-    `assemble`, and is set to 0 before."""
+    """Number of questions that neither became samples nor failed a check nor were rejected. It must be 0 after
+    the stage `assemble`, and is set to 0 before."""
     rejects: tuple[RejectGroup, ...]
     examples: tuple[Example, ...]
 
