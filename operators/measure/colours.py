@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST = 3
+"""Maximum number of names."""
 MIN_SHARE = 0.12
 """Fraction of all pixels that a colour must cover. Smaller areas are details of a picture."""
 _SIDE = 64

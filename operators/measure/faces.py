@@ -26,7 +26,9 @@ LONGEST_SIDE = 320
 _OUTPUTS = ["537", "538", "539", "540"]
 """Output names in the published file: heat map, size, offset, landmarks."""
 _STRIDE = 4
+"""Pixels per cell of the heat map."""
 _MULTIPLE = 32
+"""Sides of the network's input are multiples of this."""
 _NMS_OVERLAP = 0.3
 
 

@@ -13,7 +13,9 @@ from schemas.base import Box
 from schemas.tables import Clip, ScreenText
 
 MOST_CUTS = 4
+"""Maximum number of cuts whose times are listed."""
 MOST_TEXTS = 4
+"""Maximum number of texts that are quoted."""
 DARK, DIM, BRIGHT = 0.2, 0.35, 0.6
 """Limits of mean luma, 0 to 1. Light between dim and bright is not mentioned."""
 STILL, LITTLE, LIVELY = 0.0002, 0.004, 0.015

@@ -77,6 +77,7 @@ class EmbeddedServer:
         return self._endpoint
 
     def stop(self) -> None:
+        """Kill the engine, if there is one."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()  # it has no state that a graceful shutdown would save

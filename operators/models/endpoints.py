@@ -28,6 +28,7 @@ SIGHTED = frozenset({Role.CAPTIONER, Role.TARGET})
 
 
 _SHORTEST_SECRET = 8
+"""Minimum number of characters of a key or password that is masked."""
 _AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[^\s'\"\\,;)}\]]+", re.IGNORECASE)
 
 

@@ -58,6 +58,7 @@ class Exchange:
 
     @functools.cached_property
     def sha256(self) -> str:
+        """Hash of everything that can change the answer."""
         frames = [[frame.time_us, hashlib.sha256(frame.jpeg).hexdigest()] for frame in self.frames]
         schema = strict_schema(self.output)
         spoken = [self.system, frames, self.text, self.repair]

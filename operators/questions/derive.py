@@ -36,6 +36,7 @@ CATEGORY = {
     Template.REGION: QuestionCategory.SPATIAL,
 }
 MIN_SCORE = 0.9
+"""Minimum mean confidence of an occurrence's readings, 0 to 1."""
 MIN_DIFFERENCE_US = 3_000_000
 """Minimum difference of durations that are compared, and maximum uncertainty of a duration that is an answer."""
 MIN_APART_US = 10_000_000
@@ -163,6 +164,7 @@ class _Film:
         return list(found.values())
 
     def _neighbours(self, template: Template) -> list[Fact]:
+        """Facts about which text appears right after or right before another."""
         facts = []
         for index, (first, second) in enumerate(pairwise(self.all)):
             if self._are_neighbours(index, index + 1) and _follows(second, first):
@@ -236,6 +238,7 @@ class _Film:
         return facts
 
     def _durations(self) -> list[Fact]:
+        """Facts about how long a text stays, rounded to seconds and at least two."""
         facts = []
         for each in self.lasting:
             seconds = round(each.duration_us / 1_000_000)
@@ -248,6 +251,7 @@ class _Film:
         return facts
 
     def _moments(self) -> list[Fact]:
+        """Facts about when a text appears, if its start is known to within `PAUSE_US`."""
         facts = []
         for each in self.once:
             if each.start_seen and each.latest_start_us - each.earliest_start_us <= PAUSE_US:
@@ -269,6 +273,7 @@ class _Film:
         return tuple(map(clock, chosen[1:])) if len(chosen) > _WRONG_OPTIONS else ()
 
     def _places(self) -> list[Fact]:
+        """Facts about the region of the picture in which a text stands."""
         facts = []
         for each in self.once:
             if each.region is not None:

@@ -59,6 +59,7 @@ class _Looks:
         self.seen = {key: sorted(looks) for key, looks in seen.items()}
 
     def spelling(self, key: str) -> str:
+        """The reading of a text with the highest confidence."""
         best = max((each for each in self.readings if text_key(each.text) == key), key=lambda each: each.score)
         return " ".join(best.text.split())
 
@@ -68,9 +69,11 @@ class _Looks:
         return [times[0], *(later for earlier, later in pairwise(times) if later - earlier > PAUSE_US)]
 
     def appearances(self) -> list[tuple[int, str]]:
+        """Time and key of every appearance of every text, in order of time."""
         return sorted((time, key) for key in self.seen for time in self.showings(key))
 
     def order(self, subjects: Sequence[str]) -> str | None:
+        """The texts by first sample time; None when two of them have the same."""
         first = {subject: self.seen[text_key(subject)][0] for subject in subjects}
         return in_order(sorted(subjects, key=first.__getitem__)) if len(set(first.values())) == len(first) else None
 
@@ -83,6 +86,7 @@ class _Looks:
         return self.spelling(found.pop()) if len(found) == 1 else None
 
     def between(self, first: str, last: str) -> int:
+        """Number of other texts that appeared after the first text and before the last."""
         start, end = self.seen[first][0], self.seen[last][0]
         return len({key for time, key in self.appearances() if start < time < end} - {first, last})
 
@@ -104,11 +108,13 @@ class _Looks:
         return next(time for time in self.times if time > times[-1]) - times[0]
 
     def longest(self, subjects: Sequence[str]) -> str | None:
+        """The text with the longest duration; None when two have the same."""
         by_length = sorted(subjects, key=lambda subject: self.duration(text_key(subject)))
         first, second = (self.duration(text_key(subject)) for subject in by_length[:-3:-1])
         return by_length[-1] if first > second else None
 
     def place(self, key: str) -> str:
+        """Name of the ninth of the picture that contains the mean centre of the text's boxes."""
         boxes = [each.box for each in self.readings if text_key(each.text) == key]
         across = sum(box.x0 + box.x1 for box in boxes) / len(boxes) / 2
         down = sum(box.y0 + box.y1 for box in boxes) / len(boxes) / 2

@@ -12,6 +12,7 @@ from schemas.base import Span
 from schemas.tables import Question, QuestionKind, Reasoning
 
 OPTIONS = 4
+"""Number of options of a choice question."""
 MIN_WORDS = 4
 """Minimum number of words of a question."""
 MAX_ANSWER_WORDS = 20

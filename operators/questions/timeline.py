@@ -72,10 +72,12 @@ class Occurrence:
 
     @property
     def shortest_us(self) -> int:
+        """The shortest duration that agrees with the sample times."""
         return self.earliest_end_us - self.latest_start_us
 
     @property
     def longest_us(self) -> int:
+        """The longest duration that agrees with the sample times."""
         return self.latest_end_us - self.earliest_start_us
 
 

@@ -57,6 +57,7 @@ class Result:
 
     @property
     def correct(self) -> int:
+        """Number of right answers."""
         return sum(self.right)
 
     @property
@@ -65,6 +66,7 @@ class Result:
         return self.correct / len(self.right)
 
     def trial(self, passed: bool) -> Trial:
+        """The row of this result, with the verdict of its check."""
         return Trial(
             question_id=self.question.question_id,
             video_id=self.question.video_id,
