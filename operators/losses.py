@@ -1,7 +1,4 @@
-"""Summaries of a run's rejects, and explanations of an empty release.
-
-They are printed on the terminal, and explain why a run has nothing to publish.
-"""
+"""Summaries of a run's rejects for the terminal, and explanations of why a run has nothing to publish."""
 
 from __future__ import annotations
 
