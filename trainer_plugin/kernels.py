@@ -42,6 +42,8 @@ CHUNK_BYTES = 64 << 20
 
 
 class Kernel(StrEnum):
+    """Attention kernel; the module docstring describes each."""
+
     AUTO = "auto"
     CUDNN = "cudnn"
     FLASH2 = "flash2"
@@ -71,10 +73,12 @@ class Block:
 
     @property
     def queries(self) -> int:
+        """Number of query rows."""
         return self.query[1] - self.query[0]
 
     @property
     def keys(self) -> int:
+        """Number of key rows."""
         return self.key[1] - self.key[0]
 
 
@@ -149,10 +153,12 @@ class Call:
 
     @property
     def rows(self) -> slice:
+        """The query rows of all blocks."""
         return slice(self.blocks[0].query[0], self.blocks[-1].query[1])
 
     @property
     def causal(self) -> bool:
+        """Whether all blocks are causal."""
         return self.blocks[0].causal
 
     @property

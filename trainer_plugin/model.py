@@ -59,8 +59,8 @@ class RunOptions:
     mlp_tokens: int | None = None
     """Maximum number of tokens that the MLPs of checkpointed layers process at a time; None for all."""
     vision_patches: int = 65_536
-    """Maximum number of patches that the tower encodes in one call. With a quarter of them, kernel launches on the host
-    are slower than an H100."""
+    """Maximum number of patches that the tower encodes in one call. With a quarter of them, the host is too slow to
+    keep an H100 busy."""
     compile: bool = True
     """On a GPU, use torch.compile to fuse operations other than matrix products: norms, rotary embeddings, MLPs without
     activation checkpointing, and the blocks of a frozen tower."""
@@ -79,7 +79,7 @@ class RowShare:
     [tokens, hidden * levels] of a floating-point dtype."""
 
     def to(self, device: torch.device) -> RowShare:
-        """Copy to a device. Frames are converted to patches there later, only as many at a time as are encoded."""
+        """Copy to a device. Frames become patches later, on the device, only as many as are encoded in one call."""
         moved = {
             name: getattr(self.share, name).to(device, non_blocking=True)
             for name in ("input_ids", "positions", "visual", "supervised", "targets", "send_order")

@@ -49,26 +49,32 @@ class Parallel:
 
     @property
     def world_size(self) -> int:
+        """Number of all ranks."""
         return self.mesh.size()
 
     @property
     def rank(self) -> int:
+        """This process's rank among all."""
         return self.mesh.get_rank()
 
     @property
     def sp(self) -> int:
+        """Sequence-parallel size: the number of ranks that share a row."""
         return self.layout.size
 
     @property
     def sp_rank(self) -> int:
+        """This process's rank among those that share its rows."""
         return self.rank % self.sp
 
     @property
     def dp(self) -> int:
+        """Data-parallel size: the number of groups that have different rows."""
         return self.world_size // self.sp
 
     @property
     def dp_rank(self) -> int:
+        """Number of this process's group among those that have different rows."""
         return self.rank // self.sp
 
 

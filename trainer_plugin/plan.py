@@ -42,6 +42,7 @@ class Layout:
 
     @property
     def size(self) -> int:
+        """Number of ranks in a sequence-parallel group."""
         return self.ulysses * self.ring
 
 
@@ -365,7 +366,13 @@ def _check(example: Example, family: Family) -> None:
 
 
 def _check_ids(key: str, name: str, ids: Tensor, family: Family) -> None:
-    """Check ids here, since on a GPU an invalid one ends the process with a device-side assertion without its name."""
+    """Check that ids are in the vocabulary.
+
+    On a GPU an invalid id would end the process with a device-side assertion that names no sample.
+
+    Raises:
+        ValueError: an id is outside the vocabulary.
+    """
     if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= family.vocab_size):
         raise ValueError(
             f"sample {key}: {name} go from {int(ids.min())} to {int(ids.max())}, outside [0, {family.vocab_size}); "

@@ -214,7 +214,7 @@ class Training:
 
     @property
     def ended_by(self) -> int:
-        """Number of the signal that ended the run; 0 if there was none."""
+        """Number of the signal that any rank received to end the run; 0 if there was none."""
         return self._ended_by
 
     @property

@@ -2,7 +2,7 @@
 
 An MLP's backward pass needs the widest tensors of a decoder: several tensors of `intermediate_size` for every token.
 With tiles they exist for one tile at a time. The cost is one more forward pass of each tile in the backward pass.
-Activation checkpointing of the whole layer already computes all of it except the last product.
+Activation checkpointing of the whole layer costs the same, except for the MLP's last product.
 """
 
 from __future__ import annotations

@@ -250,6 +250,7 @@ class LongVideoTrainer(Trainer):
             return super().train(resume_from_checkpoint, *arguments, **options)
 
     def get_train_dataloader(self) -> DataLoader[Load | None]:
+        """A loader of this rank's prepared rows. On resuming it starts with None for each row before the checkpoint."""
         return DataLoader(_Decoded(self), batch_size=None, collate_fn=_as_it_is)
 
     def get_batch_samples(

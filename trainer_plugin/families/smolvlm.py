@@ -46,6 +46,7 @@ class SmolVLM(Family):
 
     @property
     def square(self) -> tuple[int, int]:  # type: ignore[override]
+        """Height and width of the second resize, in pixels."""
         return self.side, self.side
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
