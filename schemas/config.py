@@ -193,17 +193,18 @@ class ShardConfig(Model):
     """`original` puts the source videos into the tars. `proxy` puts small copies without sound: two frames per second,
     at most 640 pixels on the longer side, about 20 MB per hour. `none` makes text-only tars."""
     videos_per_tar: int = Field(default=64, ge=1)
-    """Maximum number of source videos per tar. Tars of one split differ by at most one."""
+    """Maximum number of source videos per tar. Tars of one split differ by at most one video."""
 
 
 class ModelConfig(Model):
     """The model that plays one role."""
 
     model: str = ""
-    """The model's name on the server. Empty: the name that the role's endpoint gives, or the embedded default."""
+    """The model's name on the server. Empty: the endpoint's model. Without an endpoint, captions are then measured, and
+    the other roles use the embedded model."""
     vision: bool | None = None
-    """Whether the model accepts frames. Automatic: as the endpoint is set, by default yes for captioner and target. The
-    embedded model accepts none."""
+    """Whether the model accepts frames. Unset (automatic): as its endpoint is set, by default yes for captioner and
+    target. The embedded model accepts none."""
     concurrency: int = Field(default=16, ge=1, le=4096)
     """Maximum number of concurrent requests per process. The caption stage has one process for each video in work."""
     timeout_seconds: float = Field(default=600.0, gt=0.0)

@@ -1,1 +1,1 @@
-"""What a user points at - a folder, a manifest, Shot2Story's annotations - as `Source` rows."""
+"""Sources of a build - a folder, a manifest, or Shot2Story's annotations - read as `Source` rows."""

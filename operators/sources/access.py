@@ -1,12 +1,12 @@
-"""Which addresses a build may open, and how it opens them.
+"""Checks which addresses a build may open, and opens them.
 
-A list of videos may name what lies below its own folder, bucket, repository or site, or below `media_root`; all else
-only below one of the build's `allowed_roots`. So a list from elsewhere can neither read the machine's other files nor
-ask other servers. Links inside those folders are followed: they are the user's own. fsspec's chains
-(`zip://…::https://…`) are never opened.
+A list of videos may name files below its own folder, bucket, repository or site, or below `media_root`. All other
+addresses must be below one of the build's `allowed_roots`. So a list from elsewhere can neither read other files of the
+machine nor send requests to other servers. Links inside these folders are followed: they are the user's own. Chains of
+fsspec addresses (`zip://…::https://…`) are never opened.
 
-Credentials of an address are not stored: where a list's own address has some, a stage that opens the video reads the
-list again (`SourceFiles.addresses`).
+Credentials of an address are not stored. If a list's own address has some, a stage that opens the video reads the list
+again (`SourceFiles.addresses`).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from schemas.uri import is_address, is_chain, redacted_uri, shown_uri, without_s
 _SAME_SCHEME = {"local": "file", "s3a": "s3", "gcs": "gs"}
 
 _WITH_USER = frozenset({"s3", "gs", "ftp", "ftps", "sftp", "ssh", "smb", "hdfs", "webhdfs"})
-"""Schemes where `user@` before a host or bucket names who reads. Elsewhere it names what is read, such as a container
-(`abfs://container@account`) or a repository (`github://org:repo@branch`)."""
+"""Schemes where `user@` before a host or bucket names the reading user. Elsewhere it names what is read, such as a
+container (`abfs://container@account`) or a repository (`github://org:repo@branch`)."""
 
 _OWN_PLACE = re.compile(
     r"hf://((datasets|spaces|models|kernels|buckets)/)?[^/]+(/[^/@]+)?"  # a repository, in any revision
@@ -53,18 +53,18 @@ class _Place(NamedTuple):
     site: str
     """Host and port, bucket, or container; empty for local files and for a root that is a whole scheme."""
     path: str
-    """Without a slash at its end."""
+    """Path without a trailing slash."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """What may be opened: all that lies below these folders, prefixes, buckets, sites or schemes (`https://`)."""
+    """Addresses that may be opened: all below these folders, prefixes, buckets, sites or schemes (`https://`)."""
 
     roots: tuple[str, ...]
 
     @classmethod
     def of(cls, source: str, media_root: str = "", allowed_roots: Iterable[str] = ()) -> Access:
-        """What a build of this source may open: its own folder, bucket, repository or site, and what was allowed."""
+        """The access of a build with this source: its own folder, bucket, repository or site, and the allowed roots."""
         own = source
         if is_address(source) and _place(source).scheme != "file":
             own = _OWN_PLACE.match(source.strip())[0]  # type: ignore[index] - it is an address
@@ -74,11 +74,11 @@ class Access:
 
     @cached_property
     def private(self) -> frozenset[str]:
-        """Sites (`host:port`) that may have addresses on a private network: those that were named."""
+        """Sites (`host:port`) that may have addresses on a private network, because a root names them."""
         return frozenset(filter(None, map(web.site_of, self.roots)))
 
     def refusal(self, uri: str) -> str | None:
-        """Why an address may not be opened, in words; None when it may."""
+        """The reason why an address may not be opened, as text for a message; None if it may be opened."""
         if is_chain(uri):
             return "chains of addresses are not opened; fetch the file and give its own address"
         place = _place(uri)
@@ -111,7 +111,7 @@ def _place(uri: str) -> _Place:
 
 
 def local_path(uri: str) -> str:
-    """The absolute path of a local file's address, without `..` in it; empty for an address elsewhere."""
+    """Absolute path of a local file's address, without `..`. Links are not followed; empty for other addresses."""
     found = re.fullmatch(r"\s*(?:file|local)://(?P<path>.*)", uri, re.DOTALL | re.IGNORECASE)
     if found is None and is_address(uri):
         return ""
@@ -119,11 +119,11 @@ def local_path(uri: str) -> str:
 
 
 def stored_uri(address: str, folder: str) -> str:
-    """A video's address as it is stored, without credentials.
+    """Reduce a video's address to what is stored: the address without credentials.
 
     Args:
-        folder: of the source. What a path adds to it is a name, in which no character has a meaning, and so is all of
-            a local path and of a key in a bucket.
+        folder: folder of the source. Paths below it (except on a web server), local paths and keys of a bucket are
+            plain names, in which no character has a special meaning. They are stored unchanged.
     """
     scheme, _, rest = address.partition("://")
     is_key = scheme.lower() in ("s3", "s3a", "gs", "gcs") and "@" not in rest.partition("/")[0]
@@ -132,11 +132,13 @@ def stored_uri(address: str, folder: str) -> str:
 
 
 def fingerprint(uri: str, private: Iterable[str] = ()) -> str:
-    """What changes when a file does: its size, and its modification time or the server's ETag. Not its signature.
+    """A text that changes when a file does: its size, with its modification time or the server's ETag.
+
+    The signature of an address is not part of it.
 
     Raises:
-        FileNotFoundError, IsADirectoryError: there is no file.
-        OSError: it cannot be read; messages of `operators.sources.web` name the address and the way out.
+        FileNotFoundError, IsADirectoryError: there is no file at that address.
+        OSError: the file cannot be read; messages of `operators.sources.web` name the address and what to do.
     """
     if web.site_of(uri):
         size, stamp = web.size_and_stamp(uri, frozenset(private))
@@ -153,29 +155,33 @@ def fingerprint(uri: str, private: Iterable[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """Opens the videos of a plan."""
+    """Opens the source videos of a plan."""
 
     private: frozenset[str] = frozenset()
-    """As `Access.private`: what a redirect may lead to."""
+    """Sites on a private network that a redirect may lead to, see `Access.private`."""
     addresses: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """By source id, where the stored address is not the whole one. Never stored, never shown."""
+    """Full addresses by source id, for sources whose stored address lacks credentials. Never stored, never shown."""
     roots: tuple[str, ...] = field(default=(), repr=False)
-    """As `Access.roots`: where videos lie."""
+    """Folders, buckets and sites that hold the videos, see `Access.roots`."""
 
     def fingerprint(self, source: Source) -> str:
-        """The file's fingerprint now.
+        """Fingerprint of the file as it is now.
 
         Raises:
-            SourceGone: there is no such file or it may not be read (`missing_file`), or its folder, bucket or server
-                is away, lets nobody in or gives half an answer (`system_error`).
-            OSError: no room is left for it here.
+            SourceGone: `missing_file` if there is no such file or it may not be read; `system_error` if its folder,
+                bucket or server is unavailable, refuses access or sends an incomplete answer.
+            OSError: the local disk is full.
         """
         address = self.addresses.get(source.source_id, source.uri)
         with self._in_words(source.uri, address), outages(address):
             return fingerprint(address, self.private)
 
     def fetch(self, source_id: str, uri: str, folder: Path) -> Path:
-        """A local path of a video; a remote one is downloaded into the folder. Raises as `fingerprint`."""
+        """Return a local path of a video. A remote video is downloaded into the folder.
+
+        Raises:
+            SourceGone, OSError: see `fingerprint`.
+        """
         address = self.addresses.get(source_id, uri)
         with self._in_words(uri, address):
             fs, path = (None, address) if web.site_of(address) else locate(address)
@@ -204,20 +210,20 @@ class SourceFiles:
                 raise SourceGone("missing_file", f"{shown}: {told}; restore it and run again") from None
             away = "its folder, bucket or server is away, empty or lets nobody in: mount it or correct the rights"
             raise SourceGone("system_error", f"{shown}: {told}; {away}, the next run tries again") from None
-        except (OSError, StoreError, BadInput) as error:  # S3 says Bad Request, too, of credentials that have expired
+        except (OSError, StoreError, BadInput) as error:  # S3 also answers Bad Request for expired credentials
             if isinstance(error, OSError) and space_problem(error, shown):
                 raise
             told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
             raise SourceGone("system_error", f"{shown}: {told}; the next run tries again") from None
 
     def _is_alone(self, address: str, error: OSError) -> bool:
-        """Whether the place of a file that cannot be read is there, so that the others in it may be.
+        """Whether the folder or server of an unreadable file is there, so that only this file is missing.
 
-        A folder that is empty may be that of a disk that is not mounted. One that is gone was removed, if the next one
-        above it, in the same root, is there.
+        An empty folder may be the mount point of a disk that is not mounted. A missing folder was removed if the next
+        folder above it, in the same root, is there.
         """
         if web.site_of(address):
-            return isinstance(error, FileNotFoundError)  # not one that takes no credentials any more
+            return isinstance(error, FileNotFoundError)  # refused credentials concern every file of the site
         fs, path = locate(address)
         if not isinstance(fs, LocalFileSystem):
             place = _OWN_PLACE.match(address.strip())
@@ -236,7 +242,7 @@ class SourceFiles:
 
 
 def _local_name(source_id: str, uri: str) -> str:
-    """Two sources may have the same file name; and a name may be longer than a file's may be."""
+    """Hashed name for a download: file names may be equal in two sources, or too long for the local disk."""
     suffix = PurePosixPath(uri).suffix
     return hashlib.sha256(f"{source_id} {uri}".encode()).hexdigest()[:16] + (
         suffix if re.fullmatch(r"\.\w{1,8}", suffix) else ""

@@ -1,6 +1,6 @@
-"""Searches a folder for videos, and counts what it skips, so that nothing is left out without a word.
+"""Searches a folder for videos, and counts what it skips, so that nothing is dropped silently.
 
-A subfolder that cannot be read is an error: a build of the rest would replace a larger one. Hidden folders, those of
+A subfolder that cannot be read is an error: a build of the rest would replace a larger one. Hidden folders, folders of
 operating systems and storage servers, and the output of builds are not searched.
 """
 
@@ -32,7 +32,7 @@ VIDEO_SUFFIXES = frozenset(
         ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv",
     }
 )  # fmt: skip
-"""Usual ones of the containers that a build opens (`operators.video.ffmpeg.CONTAINERS`)."""
+"""Usual suffixes of the containers that a build opens (`operators.video.ffmpeg.CONTAINERS`)."""
 
 _SYSTEM_FOLDERS = frozenset(
     {
@@ -40,10 +40,10 @@ _SYSTEM_FOLDERS = frozenset(
         "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot",
     }
 )  # fmt: skip
-"""In lower case: of Linux, Windows and macOS, and the trash and snapshots of Synology, QNAP and NetApp."""
+"""Names in lower case: folders of Linux, Windows and macOS, trash and snapshots of Synology, QNAP and NetApp."""
 
 _UNFINISHED_STEM = re.compile(
-    r"\.(f\d{2,4}|f(hls|dash|https?|rtmp)[^.]*)(-[^.]*)?$"  # yt-dlp: a single format, pictures without sound
+    r"\.(f\d{2,4}|f(hls|dash|https?|rtmp)[^.]*)(-[^.]*)?$"  # yt-dlp: a single format, video without audio
     r"|\.(temp|tmp|part|partial|crdownload)$"  # yt-dlp, browsers
     r"|^[0-9a-f]{32}-[0-9a-f]{64}$",  # a store's temporary file
     re.IGNORECASE,
@@ -61,26 +61,26 @@ _COUNTED_KINDS = 20
 
 @dataclass
 class Search:
-    """What was found below a folder. Names are paths relative to it."""
+    """Result of a search below a folder. Names are paths relative to it."""
 
     names: list[str] = field(default_factory=list)
-    """Files that look like videos, sorted."""
+    """Files that are videos by their name, sorted."""
     rejects: list[Reject] = field(default_factory=list)
-    """Those that look unfinished."""
+    """Rejects of files that are unfinished downloads by their name."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Files and folders by kind, in words: `.txt files`."""
+    """Number of skipped files and folders by kind, in words: `.txt files`."""
 
 
 def search_folder(fs: Any, root: str, source: str) -> Search:
-    """Find the videos below a folder, also in linked folders; each folder once.
+    """Find the videos below a folder and its linked folders. Each folder is searched once.
 
     Args:
         root: the folder's path in `fs`.
-        source: its address, for messages.
+        source: the folder's address, for error messages.
 
     Raises:
-        SourceError: there is no right to read a folder below it, or it is itself the output of a build.
-        Outage: a folder below it cannot be read now.
+        SourceError: a folder below it may not be read, or it is itself in the output of a build.
+        Outage: a folder below it cannot be read at the moment.
     """
     is_local = isinstance(fs, LocalFileSystem)
     if store := store_around(fs, os.path.realpath(root) if is_local else root):
@@ -111,7 +111,7 @@ def search_folder(fs: Any, root: str, source: str) -> Search:
 def _walk_local(fs: Any, root: str, source: str, skipped: Counter[str]) -> Iterator[str]:
     folders = deque([root])
     seen: set[str] = set()
-    while folders:  # links come last, so that what they lead to keeps the path that it has by itself
+    while folders:  # links come last, so that files reached in two ways keep the direct path
         folder = folders.popleft()
         if (real := os.path.realpath(folder)) in seen:
             continue
@@ -141,14 +141,14 @@ def _entries(folder: str, source: str) -> list[os.DirEntry[str]]:
 def _is_folder(entry: os.DirEntry[str], source: str) -> bool:
     try:
         return entry.is_dir()
-    except OSError as error:  # where a link leads
+    except OSError as error:  # of a link's target
         if error.errno == errno.ELOOP:
             return False
         raise _unreadable(entry.path, source, error) from error
 
 
 def _leads_nowhere(path: Path) -> bool:
-    """Whether a path is a link without a target, which may have been a folder of videos on a disk that is away."""
+    """Whether a path is a broken link, which may have been a folder of videos on a disk that is not mounted."""
     return path.is_symlink() and not path.exists()
 
 
@@ -175,8 +175,8 @@ def _remote_paths(fs: Any, root: str, source: str) -> list[str]:
     try:
         with outages(source):
             if getattr(type(fs), "_find", AsyncFileSystem._find) is not AsyncFileSystem._find:
-                return fs.find(root)  # an object store, where folders are but a part of the names
-            for folder in folders:  # not by `fs.walk`, for which a folder that cannot be read is an empty one
+                return fs.find(root)  # an object store, where folders are only parts of names
+            for folder in folders:  # not `fs.walk`, which takes an unreadable folder for an empty one
                 for found in fs.ls(folder, detail=True):
                     if found["type"] == "directory" and found["name"].startswith(f"{folder}/"):
                         folders.append(found["name"].rstrip("/"))

@@ -1,7 +1,7 @@
-"""Reads what the user points at - a folder, a CSV or JSON manifest, Shot2Story's annotations - into `Source` rows.
+"""Reads a folder, a CSV or JSON manifest, or Shot2Story's annotations into `Source` rows.
 
-Nothing is opened but the list itself; a video's own bytes are first read by the ingest stage. A line that cannot be
-used becomes a reject; a list that cannot be read at all is a `SourceError`.
+Only the list itself is opened; a video's own bytes are first read by the ingest stage. A line that cannot be used
+becomes a reject. A list that cannot be read at all raises a `SourceError`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from schemas.tables import Reject, Source
 from schemas.uri import is_address, is_chain, shown_uri, without_secrets
 
 _LOOKS_AT_ONCE = 16
-"""Files looked for at the same time: on an object store, looking is waiting."""
+"""Number of files that are checked concurrently. On an object store, a check is mostly waiting."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The usable sources, in the order of their ids, and the lines that are not."""
+    """The usable sources, in the order of their ids, and rejects for the lines that cannot be used."""
 
     sources: tuple[Source, ...]
     rejects: tuple[Reject, ...]
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """Files and folders that are no videos, by kind in words."""
+    """Number of files and folders that are not videos, by kind in words."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,20 @@ class _Entry:
 
     row: ManifestRow
     address: str = field(repr=False)
-    """Its whole address, maybe with credentials: an absolute path or a URL."""
+    """Full address, possibly with credentials: an absolute path or a URL."""
     uri: str
     """The address as it is stored."""
     is_found: bool = False
-    """It was found in the source's folder, not named by somebody."""
+    """Whether the file was found in the source's folder, and not named in a list."""
 
 
 @dataclass(frozen=True)
 class _Entries:
-    """What a source lists, before any video was looked for."""
+    """Entries of a source, before any video is checked."""
 
     entries: Sequence[_Entry | Reject]
     folder: str
-    """Where the paths of its videos start."""
+    """Folder that the paths of its videos start from."""
     skipped: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -76,16 +76,16 @@ def read_sources(
 
     Args:
         source: a folder (searched with its subfolders, also linked ones), a `.csv`, `.json` or `.jsonl` manifest
-            (`ManifestRow`), or one of Shot2Story's annotation files with its `*_meta.csv` beside it. A local path or an
-            fsspec URL.
-        media_root: where relative addresses of a manifest start, and where Shot2Story's full videos lie; by default
-            the manifest's own folder.
-        allowed_roots: what else a list may name, see `operators.sources.access`.
-        given: ids that earlier versions have given in the store, see `operators.sources.ids`.
+            (`ManifestRow`), or a Shot2Story annotation file with its `*_meta.csv` next to it. A local path or an fsspec
+            URL.
+        media_root: folder that a manifest's relative addresses start from, or folder of Shot2Story's full videos.
+            Default: the manifest's own folder.
+        allowed_roots: further addresses that a list may name, see `operators.sources.access`.
+        given: ids that earlier versions assigned in the store, see `operators.sources.ids`.
 
     Raises:
-        SourceError: it does not exist, holds no video, is not a readable list, or there is no right to read all of it.
-        Outage: the place where a video lies gives no answer, or a part of the folder cannot be read now.
+        SourceError: the source does not exist, holds no video, is not a readable list, or may not be read completely.
+        Outage: the source gives no answer, or a part of its folder cannot be read at the moment.
     """
     shown = shown_uri(source)
     access = Access.of(source, media_root, allowed_roots)
@@ -103,10 +103,10 @@ def read_sources(
 
 
 def source_files(config: BuildConfig, sources: Sequence[Source]) -> SourceFiles:
-    """How a stage opens these sources: where addresses are redacted, by those that the build's list gives now.
+    """Prepare access to these sources for a stage. Redacted addresses are read from the build's list again.
 
     Raises:
-        SourceError: the list is needed, and cannot be read any more.
+        SourceError: the list is needed, and can no longer be read.
     """
     access = Access.of(config.source, config.media_root, config.allowed_roots)
     if not any(source.redacted for source in sources):
@@ -133,11 +133,13 @@ def source_files(config: BuildConfig, sources: Sequence[Source]) -> SourceFiles:
 def _listed_addresses(
     source: str, media_root: str, allowed_roots: tuple[str, ...], stamp: str
 ) -> dict[tuple[str | None, str], str]:
-    """The whole address of each video that a list names, by the id that the list states and the address without
-    credentials; as of the list's fingerprint."""
+    """Full address of each video in a list, by its id in the list (or None) and its address without credentials.
+
+    The result is cached for the list's fingerprint, `stamp`.
+    """
     found = _entries(source, media_root, Access.of(source, media_root, allowed_roots))
     rows = [entry for entry in found.entries if isinstance(entry, _Entry)]
-    return {(entry.row.source_id, entry.uri): entry.address for entry in reversed(rows)}  # of equal ones the first
+    return {(entry.row.source_id, entry.uri): entry.address for entry in reversed(rows)}  # the first of equal keys wins
 
 
 def _entries(source: str, media_root: str, access: Access) -> _Entries:
@@ -152,7 +154,7 @@ def _entries(source: str, media_root: str, access: Access) -> _Entries:
         raise SourceError(f"source {shown!r} does not exist; give a folder of videos or a manifest") from None
     except BadInput:
         raise
-    except (PermissionError, ValueError, ImportError) as error:  # rights; an address that is none; its driver
+    except (PermissionError, ValueError, ImportError) as error:  # permissions; an invalid address; its driver
         told = without_secrets(str(error), [source])
         raise SourceError(f"source {shown!r} cannot be read: {told}; give a folder of videos or a manifest") from error
     except OSError as error:
@@ -200,7 +202,7 @@ def _list_entries(data: bytes, fs: Any | None, path: str, shown: str, folder: st
 
 
 def _address(uri: str, folder: str) -> str:
-    """The whole address of a list's entry: an absolute path or a URL."""
+    """Full address of a list's entry: an absolute path or a URL."""
     if is_address(uri):
         return local_path(uri) or uri.strip()
     whole = uri if uri.startswith("/") else f"{folder.rstrip('/')}/{uri}"
@@ -228,7 +230,7 @@ def _resolve(found: _Entries, access: Access, ids: SourceIds) -> Listing:
 
 
 def _looked_at(entry: _Entry | Reject, folder: str, access: Access, ids: SourceIds) -> Source | Reject:
-    """An entry whose file has been found, or why it cannot be used."""
+    """Turn an entry into a source if its file exists, else into a reject that says why it cannot be used."""
     if isinstance(entry, Reject):
         return entry
     identifier = entry.row.source_id or ids.id_of(path_in(folder, entry.uri))
@@ -241,7 +243,7 @@ def _looked_at(entry: _Entry | Reject, folder: str, access: Access, ids: SourceI
 
 
 def _checked_fingerprint(entry: _Entry, identifier: str, access: Access) -> str | Reject:
-    """The fingerprint, or why the file cannot be used."""
+    """Fingerprint of an entry's file, or a reject if the file cannot be used."""
     uri, shown = entry.address, shown_uri(entry.address)
     if not entry.is_found and (refusal := access.refusal(uri)):
         return plan_reject(identifier, "not_allowed", f"{shown} {refusal}, or drop its row")
@@ -256,10 +258,10 @@ def _checked_fingerprint(entry: _Entry, identifier: str, access: Access) -> str 
             identifier, "missing_file", f"{shown}: no such file; restore it, or take it out of the source"
         )
     except StoreError as error:
-        if entry.is_found:  # the source itself does not answer any more
+        if entry.is_found:  # the source itself no longer answers
             raise
         return plan_reject(identifier, "unreachable", f"{error}, or take it out of the source")
-    except (OSError, ValueError, ImportError) as error:  # rights; an address that is none; its driver is not installed
+    except (OSError, ValueError, ImportError) as error:  # permissions; an invalid address; its driver is not installed
         if entry.is_found and getattr(error, "errno", None) in READ_ERRORS:
             raise _cannot_be_read_now(shown, error) from error
         told = without_secrets(str(error), [uri]).removeprefix(f"{shown}: ")
@@ -275,7 +277,7 @@ def _cannot_be_read_now(shown: str, error: BaseException) -> Outage:
 
 
 def _store_of(uri: str) -> str | None:
-    """The store whose own file an address names, also by a link."""
+    """The store that the file at an address belongs to, also through a link; None if there is none."""
     if web.site_of(uri):
         return None
     fs, path = locate(uri)

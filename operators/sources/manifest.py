@@ -1,4 +1,4 @@
-"""Reads lists of videos, CSV, JSON or JSON Lines, row by row: a bad row is one reject, which names its line."""
+"""Reads lists of videos (CSV, JSON or JSON Lines) row by row. A bad row is one reject, which names its line."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class ListRow:
     """One row of a list, as it was read."""
 
     line: int
-    """Where it begins in the file, counted from 1 as editors do."""
+    """Line on which the row begins, counted from 1 as in editors."""
     fields: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _BadRow:
-    """What stands in the place of a row."""
+    """A row that cannot be read."""
 
     line: int
     problem: str
-    """What is wrong, and what to do."""
+    """The problem, and what to do."""
     fields: dict[str, Any] = field(default_factory=dict)
-    """As far as there are any."""
+    """The fields of the row, as far as they could be read."""
 
     def reject(self, name: str) -> Reject:
         message = f"list {name!r}, line {self.line}: {self.problem}"
@@ -52,17 +52,17 @@ class _BadRow:
 
 
 def read_list(data: bytes, name: str) -> list[ListRow | Reject]:
-    """The rows of a list, whose suffix says how it is written, and a reject for each row that cannot be read.
+    """Read the rows of a list, with a reject for each row that cannot be read.
 
     Args:
-        name: the file's address.
+        name: the file's address. Its suffix selects the format.
 
     Raises:
-        SourceError: it is not such a list.
+        SourceError: the file is not such a list.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise SourceError(f"list {name!r}: it is UTF-16; save it as UTF-8")
-    # A byte that is not UTF-8 stands for itself until its row is looked at: the other rows can be used.
+    # A byte that is not UTF-8 stays as a surrogate until its row is checked: the other rows can be used.
     text = data.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
     read = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _json_lines}[PurePosixPath(name).suffix.lower()]
     try:
@@ -72,10 +72,10 @@ def read_list(data: bytes, name: str) -> list[ListRow | Reject]:
 
 
 def manifest_entries(rows: Sequence[ListRow | Reject], name: str) -> Iterator[ManifestRow | Reject]:
-    """One entry for each row of a manifest, or why the row cannot be used.
+    """Turn the rows of a manifest into entries, with a reject for each row that cannot be used.
 
     Raises:
-        SourceError: no row is without a column that nobody knows.
+        SourceError: all rows have the same unknown column.
     """
     known = ", ".join(ManifestRow.model_fields)
     columns = [row.fields.keys() for row in rows if isinstance(row, ListRow)]
@@ -106,14 +106,14 @@ def _manifest_entry(row: ListRow, name: str) -> ManifestRow | Reject:
 
 
 def _json_lines(text: str) -> Iterator[ListRow | _BadRow]:
-    for line, row in enumerate(text.split("\n"), start=1):  # str.splitlines also ends lines at U+2028 and the like
+    for line, row in enumerate(text.split("\n"), start=1):  # str.splitlines would also split at U+2028 and the like
         if not row.strip(_JSON_SPACE):
             continue
         try:
             yield _json_row(line, json.loads(row))
         except json.JSONDecodeError as error:
             yield _BadRow(line, f"not JSON ({error.msg} at column {error.colno}); write one object on each line")
-        except (ValueError, RecursionError) as error:  # a number, or a nesting, without end
+        except (ValueError, RecursionError) as error:  # a number with too many digits; too deep nesting
             yield _BadRow(line, f"JSON that cannot be read ({error}); correct it")
 
 
@@ -148,7 +148,7 @@ def _after_space(text: str, start: int) -> int:
 
 
 def _csv_rows(text: str) -> Iterator[ListRow | _BadRow]:
-    lines = list(io.StringIO(text, newline=""))  # with their ends: \n, \r\n or \r
+    lines = list(io.StringIO(text, newline=""))  # line ends are kept: \n, \r\n or \r
     records = _csv_records(lines)
     header = next(records, None)
     if header is None:
@@ -173,9 +173,10 @@ def _csv_rows(text: str) -> Iterator[ListRow | _BadRow]:
 
 
 def _csv_records(lines: Sequence[str]) -> Iterator[tuple[int, list[str]] | _BadRow]:
-    """Each record that is not blank, and its line.
+    """Read each record that is not blank, with its line number.
 
-    After a bad one it goes on with the next line: a quote that is never closed does not take the rest of the list.
+    After a bad record, reading resumes with the next line, so that a quote that is never closed does not take the rest
+    of the list.
     """
     start = 0
     while start < len(lines):

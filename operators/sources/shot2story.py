@@ -1,9 +1,9 @@
-"""Shot2Story's annotation files as sources: the full YouTube videos, with the human texts at their absolute times.
+"""Reads Shot2Story's annotation files as sources: full YouTube videos, with the human texts at their absolute times.
 
-Shot2Story annotates multi-shot segments of about 16 s. `*_meta.csv` says where each segment lies in its YouTube video
-(youtube_id, clip_id, category, duration = two HH:MM:SS.ms times). The annotation JSON holds, per segment, captions,
-narration and ASR for each shot file `<clip_id>_<first frame>_<last frame>.mp4`. Frame numbers count the segment's own
-frames from 0; its last shot ends with the segment, which gives the frame rate.
+Shot2Story annotates multi-shot segments of about 16 s. `*_meta.csv` gives the place of each segment in its YouTube
+video (youtube_id, clip_id, category, duration = two HH:MM:SS.ms times). The annotation JSON holds, per segment,
+captions, narration and ASR for each shot file `<clip_id>_<first frame>_<last frame>.mp4`. Frame numbers count the
+segment's own frames from 0. The last shot ends with the segment, which gives the frame rate.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _CLOCK = re.compile(r"\b(\d{1,3}):(\d{2}):(\d{2}(?:\.\d+)?)")
 _META_COLUMNS = {"youtube_id", "clip_id", "duration"}
 _ANNOTATION_COLUMNS = {"video_names", "captions"}
 _MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv")
-"""Of two files with one YouTube id, the one with the earlier suffix is used."""
+"""Suffixes in order of preference, for two files with the same YouTube id."""
 
-_CATEGORIES = {  # HD-VILA-100M's names; the rest has no counterpart among the 12
+_CATEGORIES = {  # HD-VILA-100M's names; the others have no counterpart among the 12
     "Film & Animation": VideoCategory.FILM,
     **{
         name: VideoCategory(re.sub(r"\W+", "_", name.lower()))
@@ -55,7 +55,7 @@ class _Segment:
 
 
 def is_shot2story(rows: Sequence[ListRow | Reject]) -> bool:
-    """Whether a list looks like Shot2Story's annotations, or like its meta table."""
+    """Whether a list has the columns of Shot2Story's annotations, or of its meta table."""
     columns = next((row.fields.keys() for row in rows if isinstance(row, ListRow)), frozenset[str]())
     return columns >= _ANNOTATION_COLUMNS or columns >= _META_COLUMNS
 
@@ -63,13 +63,13 @@ def is_shot2story(rows: Sequence[ListRow | Reject]) -> bool:
 def shot2story_entries(
     fs: Any, path: str, rows: Sequence[ListRow | Reject], media_root: str
 ) -> Iterator[ManifestRow | Reject]:
-    """One entry per YouTube video, with all annotations of its segments in time order; unusable segments are rejects.
+    """Yield one entry per YouTube video, with all annotations of its segments in time order.
 
-    Full videos are looked for in `media_root`, named by their YouTube id.
+    Unusable segments become rejects. Full videos are searched in `media_root` by their YouTube id.
 
     Raises:
-        SourceError: annotations without a readable `*_meta.csv` beside them: nothing says where the segments lie. Or
-            `media_root` cannot be listed.
+        SourceError: the annotations have no readable `*_meta.csv` in their folder, which would give the places of the
+            segments; or `media_root` cannot be listed.
     """
     files = _media_names(media_root)
     yield from (row for row in rows if isinstance(row, Reject))
@@ -100,7 +100,7 @@ def shot2story_entries(
             wanted.add(segment.youtube_id)
         except KeyError as missing:
             yield _reject(clip_id, f"segment {clip_id}: has no {missing}", row)
-        except (ValueError, TypeError) as error:  # a value out of place; a value of another kind
+        except (ValueError, TypeError) as error:  # a misplaced value; a value of another type
             yield _reject(clip_id, f"segment {clip_id}: {error}", row)
     categories = {segment.youtube_id: segment.category for segment in segments.values()}
     for youtube_id in sorted(wanted):
@@ -135,7 +135,7 @@ def _meta_rows(fs: Any, table: str) -> list[ListRow | Reject]:
 
 
 def _media_names(media_root: str) -> dict[str, str]:
-    """File names of the full videos by their YouTube ids."""
+    """File names of the full videos, by YouTube id."""
     try:
         fs, folder = locate(media_root)
         names = sorted(PurePosixPath(found["name"]) for found in fs.ls(folder, detail=True))

@@ -1,10 +1,10 @@
-"""Reads videos and lists over http(s), from public addresses and from private ones that were allowed by name.
+"""Reads videos and lists over HTTP(S), from public addresses and from private ones that are allowed by name.
 
-A list of videos is somebody's text: it must not make a build read the services of the network that it runs in, such as
-a cloud's metadata. So the address that is connected to is looked at, after names are resolved and on every redirect.
-Nothing of an answer is quoted in a message but its status.
+A list of videos is untrusted text. It must not make a build read services of the network that the build runs in, such
+as a cloud's metadata. So the address that is connected to is checked, after names are resolved and on every redirect.
+Messages quote nothing of an answer but its status.
 
-Credentials: those in the URL, else those that `~/.netrc` (or the file that `$NETRC` names) has for the host. They are
+Credentials are those in the URL, or else those of the host in `~/.netrc` (or the file that `$NETRC` names). They are
 not sent along on a redirect. Proxies are not used.
 """
 
@@ -36,29 +36,32 @@ from urllib.request import (
 from schemas.uri import shown_uri
 
 SILENCE_SECONDS = 60.0
-"""A server that sends nothing for so long is given up."""
+"""Timeout in seconds for a server that sends nothing."""
 
 _NOT_THAT_RANGE = 416
-"""The status of an empty file of which the first byte was asked for."""
+"""HTTP status of an empty file when its first byte is requested."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class AddressRefused(PermissionError):
-    """An address on a private network, or no http(s) address at all; the message says what to allow."""
+    """An address on a private network, or not an HTTP(S) address. The message says what to allow."""
 
 
 def size_and_stamp(url: str, private: Collection[str] = ()) -> tuple[int | None, str]:
-    """A file's size in bytes, if the server says it, and its ETag or else the time of its last change.
+    """Size of a file in bytes, if the server states it, and its ETag or else the time of its last change.
 
-    It is asked for with GET, of which one byte is wanted: a presigned URL is signed for that method alone.
+    The request is a GET for one byte, as a presigned URL is signed for that method alone.
 
     Args:
         private: sites (`host:port`) that may have private addresses.
 
     Raises:
-        AddressRefused: see there.
-        FileNotFoundError, PermissionError, ConnectionError, TimeoutError: as the server answers, or does not.
+        AddressRefused: the address, or one that it redirects to, is private or not HTTP(S).
+        FileNotFoundError: HTTP 404 or 410.
+        PermissionError: any other refusal by the server, such as HTTP 401 or 403.
+        ConnectionError: the server cannot be reached, breaks off, or answers with HTTP 429 or 5xx.
+        TimeoutError: no answer within `SILENCE_SECONDS`.
     """
     with _opened(url, private, {"Range": "bytes=0-0"}) as response:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
@@ -68,7 +71,11 @@ def size_and_stamp(url: str, private: Collection[str] = ()) -> tuple[int | None,
 
 
 def read(url: str, private: Collection[str] = ()) -> bytes:
-    """A file's bytes; raises as `size_and_stamp`."""
+    """Read a file's bytes.
+
+    Raises:
+        OSError: see `size_and_stamp`.
+    """
     with _opened(url, private) as response:
         file = io.BytesIO()
         _copy(response, file, url)
@@ -76,7 +83,11 @@ def read(url: str, private: Collection[str] = ()) -> bytes:
 
 
 def download(url: str, path: Path, private: Collection[str] = ()) -> None:
-    """Write a file to a path, where there is nothing before it is whole; raises as `size_and_stamp`."""
+    """Download a file. Nothing is at `path` before the file is complete.
+
+    Raises:
+        OSError: see `size_and_stamp`.
+    """
     partial = path.with_name(f"{path.name}.part")
     try:
         with _opened(url, private) as response, partial.open("wb") as file:
@@ -87,7 +98,7 @@ def download(url: str, path: Path, private: Collection[str] = ()) -> None:
 
 
 def site_of(url: str) -> str:
-    """`host:port` of an http(s) address; empty when it has none that can be."""
+    """`host:port` of an HTTP(S) address; empty if it is not a valid one."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
@@ -127,7 +138,7 @@ def _opened(url: str, private: Collection[str], headers: Mapping[str, str] | Non
         raise _reason(shown, error.reason) from None
     except OSError as error:
         raise _reason(shown, error) from None
-    except (HTTPException, ValueError) as error:  # an answer that is no HTTP; an address that is none
+    except (HTTPException, ValueError) as error:  # the answer is not HTTP; the address is invalid
         raise AddressRefused(f"{shown}: no address of a web server ({type(error).__name__}); correct it") from None
     with response:
         yield response
@@ -178,7 +189,7 @@ def _reason(shown: str, reason: object) -> OSError:
 
 
 class _Connection(HTTPConnection):
-    """Connects to public addresses, and to private ones where the site is allowed."""
+    """Connects to public addresses, and to private ones if the site is allowed."""
 
     private: Collection[str] = ()
 
@@ -188,7 +199,7 @@ class _Connection(HTTPConnection):
         if f"{self.host.lower()}:{self.port}" not in self.private:
             for address in addresses:
                 _assert_public(address, f"{self.host}:{self.port}")
-        for address in addresses:  # those that were looked at: a name may mean another one when it is resolved again
+        for address in addresses:  # those that were checked: a name may resolve to another one the next time
             try:
                 self.sock = socket.create_connection((address, self.port), self.timeout)
                 return
@@ -198,7 +209,7 @@ class _Connection(HTTPConnection):
 
 
 class _SecureConnection(HTTPSConnection, _Connection):
-    """The same with TLS: `HTTPSConnection.connect` wraps the socket that the next class's opens."""
+    """The same with TLS: `HTTPSConnection.connect` wraps the socket that the next class opens."""
 
 
 class _Handler(AbstractHTTPHandler):
@@ -224,7 +235,7 @@ class _Handler(AbstractHTTPHandler):
 
 
 class _Errors(HTTPErrorProcessor):
-    """Statuses that are failures; of an empty file it is none that it has no first byte."""
+    """Raises for HTTP errors, except for the missing first byte of an empty file."""
 
     def http_response(self, request: Request, response: HTTPResponse) -> HTTPResponse:
         if response.status == _NOT_THAT_RANGE and request.has_header("Range"):
@@ -235,10 +246,12 @@ class _Errors(HTTPErrorProcessor):
 
 
 class _Redirects(HTTPRedirectHandler):
+    """Follows redirects to HTTP(S) addresses only."""
+
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        fp.close()  # or all that comes with the redirect would be read
+        fp.close()  # otherwise the body of the redirect would be read
         if not site_of(newurl):
             raise AddressRefused(
                 f"{shown_uri(req.full_url)}: redirects to {shown_uri(newurl)}, which is no web address"
@@ -247,7 +260,11 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _assert_public(address: str, site: str) -> None:
-    """Raises AddressRefused unless the address can be reached from everywhere."""
+    """Check that an address is public.
+
+    Raises:
+        AddressRefused: the address cannot be reached from everywhere.
+    """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         within = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
