@@ -1,1 +1,1 @@
-"""Releases: publishing a run's files, the dataset card, reading everything back, and showing samples."""
+"""Releases: publishing a run's files, the dataset card, verification by reading back, and showing samples."""

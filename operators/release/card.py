@@ -1,6 +1,6 @@
-"""The dataset card of a release: README.md with the YAML front matter that the Hugging Face hub and `datasets` read.
+"""The dataset card of a release: README.md with the YAML front matter that the Hugging Face Hub and `datasets` read.
 
-What it says there of the files is `operators.release.readers.loading_metadata`.
+The part of the front matter about files is `operators.release.readers.loading_metadata`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ _HUB_LICENCES = frozenset(
     {"apache-2.0", "mit", "cc0-1.0", "odc-by", "odbl", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"}
     | {"cc-by-nd-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"}
 )
-"""Of https://huggingface.co/docs/hub/repositories-licenses, those that videos are published under."""
+"""Licences that videos are published under, from https://huggingface.co/docs/hub/repositories-licenses."""
 
 _LONGEST_TEXT = 200
+"""Maximum length of a foreign text on the card, in characters."""
 _MARKUP = re.compile(r"[&<>\"'\\`*_{}\[\]#|~$!@]|^[-+=]|(?<=:)/(?=/)|(?<=www)\.")
 
 _TABLES = (Question, Reasoning, Video, Source)
@@ -43,10 +44,10 @@ def dataset_card(release: Release, folder: RunFolder) -> str:
 
 
 def render_card(release: Release, numbers: Numbers) -> str:
-    """README.md from a run's figures."""
+    """README.md of a release, from a run's figures."""
     environment = Environment(
         loader=PackageLoader("operators.release", ""),
-        autoescape=False,  # noqa: S701 - Markdown, in which `text` makes letters of what others wrote
+        autoescape=False,  # noqa: S701 - Markdown; the filter `text` escapes what others wrote
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -73,9 +74,10 @@ def render_card(release: Release, numbers: Numbers) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Somebody's text as letters of a Markdown table: nothing in it is markup, HTML, a formula or a mention.
+    """Escape a foreign text for a Markdown table: nothing in it is markup, HTML, a formula or a mention.
 
-    CommonMark (section 2.5) takes nothing that is written as a character reference for structure.
+    Special characters become character references, which CommonMark (section 2.5) never takes for structure.
+    Credentials of addresses are removed, and long texts are cut.
     """
     words = " ".join(public_text(text).split())
     if len(words) > _LONGEST_TEXT:
@@ -84,7 +86,10 @@ def markdown_text(text: str) -> str:
 
 
 def field_table(model: type[BaseModel]) -> list[tuple[str, str, str]]:
-    """Name, type and meaning of every field, from the docstrings: its own, its type's, or the table's it comes from."""
+    """Name, type and meaning of every field of a model.
+
+    The meaning is the first docstring found: the field's own, its type's, or that of the same field in a table.
+    """
     rows = []
     for name, info in model.model_fields.items():
         same = [table.model_fields[name].description for table in _TABLES if name in table.model_fields]
@@ -115,7 +120,7 @@ def _licences(numbers: Numbers) -> list[tuple[str, int]]:
 
 
 def _packaging(numbers: Numbers) -> list[tuple[str, int]]:
-    """How the published videos became MP4s, with their number; empty if they are not in the release themselves."""
+    """Ways in which the published videos became MP4s, with their numbers; empty if no original videos are published."""
     if numbers.run.config.shard.media is not Media.ORIGINAL:
         return []
     videos = numbers.videos[numbers.videos["video_id"].isin(numbers.samples["video_id"])]
@@ -135,13 +140,13 @@ def _licence(numbers: Numbers) -> dict[str, str]:
 
 
 def _split_size(release: Release, split: str) -> tuple[int, int]:
-    """Number of tars, and their bytes."""
+    """Number of a split's tars, and their size in bytes."""
     tars = [file for file in release.files if file.path.startswith(f"data/{split}/")]
     return len(tars), sum(file.bytes for file in tars)
 
 
 def _type_name(annotation: Any) -> str:
-    """A type as people write it: `string`, `list of {start_us, end_us}`, `eval, sft or rl`."""
+    """A type in readable form: `string`, `list of {start_us, end_us}`, or the values of an enum."""
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple:
@@ -155,7 +160,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _type_doc(annotation: Any) -> str:
-    """What the field's own type says about itself: enums and models do."""
+    """Docstring of the field's own type, if that is an enum or a model; else empty."""
     inner = get_args(annotation)[0] if get_origin(annotation) is tuple else annotation
     own = isinstance(inner, type) and issubclass(inner, Enum | BaseModel)
     return (inner.__doc__ or "") if own else ""

@@ -1,4 +1,4 @@
-"""Reads a release through Megatron Energon. Imported only where it is installed."""
+"""Reads a release through Megatron Energon. Imported only if Energon is installed."""
 
 from __future__ import annotations
 
@@ -25,25 +25,27 @@ from operators.release.readers import energon_prepare
 
 @edataclass
 class Record(Sample):
-    """A record of which only the key matters."""
+    """A record of which only the key is kept."""
 
 
 @stateless
 def cook(sample: dict) -> Record:
+    """Keep the keys of a raw sample, and nothing else."""
     return Record(**basic_sample_keys(sample))
 
 
 class KeysOnly(DefaultTaskEncoder):
-    """Hands records on without decoding them."""
+    """Passes records on without decoding them."""
 
     cookers = [Cooker(cook)]  # noqa: RUF012 - Energon's own interface
     decoder = None
 
 
 def prepare(root: Path, splits: Sequence[str], folder: Path) -> Path:
-    """A folder that Energon can read: links to the release's tars, and its index of them, made by the card's command.
+    """Prepare a folder that Energon can read: links to the release's tars, and Energon's index of them.
 
-    Every tar is linked by itself, for Energon writes an index beside each.
+    The index is made by the command on the dataset card. Every tar is linked separately, as Energon writes an index
+    next to each.
 
     Raises:
         subprocess.CalledProcessError: `energon prepare` failed; its own message is on stderr.

@@ -1,8 +1,8 @@
-"""Publish a run's files as a release: a folder that any loader reads, versioned and written manifest last.
+"""Publishes a run's files as a release: a versioned folder that any loader reads, with the manifest written last.
 
     releases/{name}/v0001/data/{split}/*.tar  parquet/{split}.parquet  README.md  report.html  manifest.json
-    releases/{name}/latest.json               which version is the newest
-    releases/{name}/v0001.claim               which content the version number was given to
+    releases/{name}/latest.json               the newest version
+    releases/{name}/v0001.claim               the content that claims the version number
 
 Equal content is never published twice: the digest over all paths and hashes decides.
 """
@@ -22,16 +22,19 @@ from schemas.storage import outages
 
 
 class EmptyRelease(BadInput):
-    """No sample came through verification; there is nothing to publish. The message says where they went."""
+    """No sample passed verification, so there is nothing to publish. The message says where they were rejected."""
 
 
 class SeveralDatasets(BadInput):
-    """Which dataset is meant must be said."""
+    """A store holds several datasets, and none of them was named."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A release and where it is. `is_new` is False when another run has published this very content before."""
+    """A release and its address.
+
+    `is_new` is False if another run had published the same content before.
+    """
 
     release: Release
     url: str
@@ -42,8 +45,8 @@ def publish(folder: RunFolder) -> Published:
     """Publish the files that the run's shard stage made.
 
     Raises:
-        EmptyRelease: there are none.
-        Outage: there are none, and faults of the machine had a part in it.
+        EmptyRelease: there are no files.
+        Outage: there are no files, and failures of the machine contributed to that.
     """
     store = folder.store
     name = folder.run.config.name
@@ -63,21 +66,21 @@ def publish(folder: RunFolder) -> Published:
     if release is None or release.content_sha256 != content:
         release = _write(store, folder, _new_release(folder, files, content, _next_version(store, name)))
     _point_to(store, name, LatestRelease(version=release.version, run_id=folder.run.run_id))
-    made_by_this_run = release.run_id == folder.run.run_id  # now, or before it ended without saying so
+    made_by_this_run = release.run_id == folder.run.run_id  # now, or before it was interrupted
     return Published(release, f"{store.url}/{_address(name, release.version)}", is_new=made_by_this_run)
 
 
 def newest_release(store: Store, name: str) -> Release | None:
-    """The newest published release of a dataset; None when there is none, or when its folder has been deleted."""
+    """The newest published release of a dataset. None if there is none, or if its folder was deleted."""
     latest = _latest(store, name)
     return None if latest is None else _release(store, name, latest.version)
 
 
 def latest_run(store: Store, name: str) -> RunFolder:
-    """The run that published last, or found that its content had been published already.
+    """The run that published last, or that found its content already published.
 
     Raises:
-        RunMissing: nothing has been published under that name.
+        RunMissing: nothing has been published under this name.
     """
     latest = _latest(store, name)
     if latest is None:
@@ -86,11 +89,11 @@ def latest_run(store: Store, name: str) -> RunFolder:
 
 
 def only_name(store: Store) -> str:
-    """The name of the one dataset that has been published there.
+    """The name of the one dataset that has been published in a store.
 
     Raises:
-        RunMissing: there is none.
-        SeveralDatasets: there are several, which the message names.
+        RunMissing: there is no release.
+        SeveralDatasets: there are several datasets, which the message names.
     """
     folder = f"{store.root}/releases"
     with outages(store.url):
@@ -120,9 +123,10 @@ def _release(store: Store, name: str, version: int) -> Release | None:
 
 
 def _point_to(store: Store, name: str, latest: LatestRelease) -> None:
-    """Let `latest.json` name a version, unless it names a later one, or one has been published meanwhile.
+    """Write a version to `latest.json`, unless it names a later one or a later one is published meanwhile.
 
-    Whoever writes looks afterwards for a later manifest: of publishers at once, the last to write finds them all.
+    Every publisher searches for a later manifest after it has written. Of several concurrent publishers, the last to
+    write finds all of them.
     """
     before = _latest(store, name)
     if before is not None and before.version > latest.version:
@@ -133,7 +137,10 @@ def _point_to(store: Store, name: str, latest: LatestRelease) -> None:
 
 
 def _release_after(store: Store, name: str, version: int) -> Release | None:
-    """The first published release after a version. Numbers may be claimed by who has not published yet, or never."""
+    """The first published release after a version, or None.
+
+    Version numbers may be claimed by processes that have not published yet, or never will.
+    """
     while store.exists(_claim(name, version := version + 1)):
         if release := _release(store, name, version):
             return release
@@ -141,7 +148,7 @@ def _release_after(store: Store, name: str, version: int) -> Release | None:
 
 
 def _next_version(store: Store, name: str) -> int:
-    """The version after the newest, or the newest itself where its folder has been deleted."""
+    """The version after the newest, or the newest itself if its folder was deleted."""
     latest = _latest(store, name)
     if latest is None:
         return 1
@@ -149,10 +156,10 @@ def _next_version(store: Store, name: str) -> int:
 
 
 def _claim_version(store: Store, name: str, content: str, version: int) -> int:
-    """The first version from `version` on that is free, or that was claimed for this very content.
+    """The first version from `version` on that is free, or that is already claimed for this content.
 
-    Two contents that are published at once get two versions. Who was killed while publishing gets its own again, unless
-    another has published since: it is then the newest once more, with the next number.
+    Two contents that are published concurrently get two versions. A process that was killed while publishing gets its
+    own version again, unless another has published since. Its release then gets the next number, as the newest.
     """
     while True:
         store.write(_claim(name, version), content.encode(), replace=False)
@@ -176,8 +183,8 @@ def _new_release(folder: RunFolder, files: list[ReleaseFile], content: str, vers
 
 
 def _write(store: Store, folder: RunFolder, release: Release) -> Release:
-    """Write a release's files and return it as it stands: another run with the same content may have been first."""
-    from operators.release.card import dataset_card  # pandas: nobody who only looks for a release waits for it
+    """Write a release's files. Returns the stored release, which another run with equal content may have written."""
+    from operators.release.card import dataset_card  # imports pandas, which finding a release does not need
 
     address = _address(release.name, release.version)
     for file in release.files:

@@ -1,6 +1,6 @@
-"""The loaders that people read a release with, each as one function from a split to the keys that it finds there.
+"""The loaders that people read a release with, each as one function from a split to the keys that it finds.
 
-Nothing is written into the release: caches, and Energon's index, go into a temporary folder.
+Nothing is written into the release: caches and Energon's index go into a temporary folder.
 """
 
 from __future__ import annotations
@@ -25,26 +25,28 @@ from schemas.sample import Sample, WebDatasetRecord
 
 @dataclass(frozen=True)
 class Reader:
-    """A loader. It finds question ids in tables, video ids in tars."""
+    """A loader. It finds question ids in tables, or video ids in tars."""
 
     name: str
     of_questions: bool
+    """Whether the keys are question ids."""
     read: Callable[[str], list[str]]
+    """Returns the keys that the loader finds in a split."""
 
 
 def energon_prepare(splits: Sequence[str], folder: str) -> str:
-    """The shell command that writes Energon's `.nv-meta` into a release. A split part is `name:regular expression`."""
+    """Shell command that writes Energon's `.nv-meta` into a release. A split part is `name:regular expression`."""
     parts = " ".join(rf"--split-parts '{split}:data/{split}/.*\.tar'" for split in splits)
     return f"energon prepare --non-interactive --sample-type CrudeWebdataset {parts} {shlex.quote(folder)}"
 
 
 def loading_metadata(splits: Sequence[str], *, with_media: bool) -> dict[str, Any]:
-    """What `datasets` must read at the head of README.md (`configs`, `dataset_info`) to load a release.
+    """The front matter of README.md (`configs`, `dataset_info`) from which `datasets` loads a release.
 
-    `configs` names the Parquet tables only. `datasets` (5.2.0, huggingface/datasets#7101) takes one file format for all
-    configs of a repository, that of the first one, so a second config over the tars could be listed but not loaded. The
-    card says how to load the tars by name; their features, without which an empty list in the first record spoils the
-    types, stand in `dataset_info` under `webdataset`.
+    `configs` names the Parquet tables only. `datasets` (5.2.0, huggingface/datasets#7101) uses one file format for all
+    configs of a repository, that of the first one. A second config for the tars could be listed but not loaded, so the
+    card says how to load the tars by name. Their features are in `dataset_info` under `webdataset`: without them, an
+    empty list in the first record spoils the inferred types.
     """
     tables = [{"split": split, "path": f"parquet/{split}.parquet"} for split in splits]
     video = {"name": "mp4", "dtype": {"video": {"decode": False}}}
@@ -60,16 +62,16 @@ def loading_metadata(splits: Sequence[str], *, with_media: bool) -> dict[str, An
 
 
 def features(schema: pa.Schema) -> list[dict[str, Any]]:
-    """An Arrow schema as `dataset_info` spells it."""
+    """Convert an Arrow schema to the form that `dataset_info` uses."""
     return [{"name": field.name, **_feature(field.type)} for field in schema]
 
 
 @contextmanager
 def open_readers(root: Path, release: Release, metadata: Mapping[str, Any]) -> Iterator[list[Reader]]:
-    """All installed readers of the release in a local folder; Energon is optional.
+    """Open all installed readers for a release in a local folder. Energon is optional.
 
-    They see a folder of links to the manifest's files, and `metadata` at the head of a README.md: nothing else that
-    lies in the release's folder, such as a card that leads elsewhere.
+    The readers see a folder of links to the manifest's files, and a README.md with `metadata` as its front matter. They
+    see nothing else of the release's folder, such as a card that leads elsewhere.
     """
     with tempfile.TemporaryDirectory(prefix="lvr-readers-") as scratch, _no_progress_bars():
         splits = sorted(release.samples)

@@ -1,4 +1,4 @@
-"""Shows a finished build on a terminal: what was left out, a few samples to read, counts, and where everything lies."""
+"""Shows a finished build on a terminal: rejects, a few samples to read, counts, and the addresses of the files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SHOWN_SAMPLES = 4
 
 
 def show_build(console: Console, folder: RunFolder, release: Release, seconds: float) -> None:
-    """The summary of a run and of the release that it published, or found to hold the same already.
+    """Print the summary of a run, and of the release that it published or that already holds the same content.
 
     Args:
-        seconds: what the run took, as whoever waited for it has seen it.
+        seconds: duration of the run, as the caller measured it.
     """
     show_losses(console, folder)
     show_samples(console, pick_samples(read_samples(folder.store, release), SHOWN_SAMPLES))
@@ -56,7 +56,7 @@ def _news(release: Release, run_id: str) -> str:
 
 
 def pick_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """A few samples that differ: from every category and kind in turn, in an order that is the same every time."""
+    """Choose a few samples that differ: one of each category, kind and writer in turn, in a reproducible order."""
     groups: dict[tuple[str, str, str], list[Sample]] = {}
     for sample in sorted(samples, key=lambda sample: digest(sample.question_id)):
         groups.setdefault((sample.problem_type, sample.kind, sample.writer), []).append(sample)
@@ -65,7 +65,7 @@ def pick_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 
 def read_samples(store: Store, release: Release) -> list[Sample]:
-    """All samples of a release, from its Parquet tables."""
+    """Read all samples of a release from its Parquet tables."""
     tables = [file for file in release.files if file.path.startswith("parquet/")]
     return [
         sample
@@ -82,7 +82,7 @@ def show_samples(console: Console, samples: Sequence[Sample]) -> None:
 
 
 def show_losses(console: Console, folder: RunFolder) -> None:
-    """Print what a run left out, a line for each reason with its first example, after what is no video."""
+    """Print what was skipped in the source, then the rejects: one line per reason, with its first example."""
     if skipped := skipped_in_words(folder.run):
         console.print(Text(f"skipped in the source, as no videos: {skipped}", style="dim"), soft_wrap=True)
     for loss in losses(folder):

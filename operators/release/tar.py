@@ -1,4 +1,7 @@
-"""Tar files with the same bytes for the same members: no times, no owners, one mode; USTAR, GNU from 8 GiB on."""
+"""Writes tar files with the same bytes for the same members: no times, no owners, one mode.
+
+The format is USTAR, or GNU for members of 8 GiB and more.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from pathlib import Path
 from typing import IO
 
 _USTAR_LIMIT = 8 << 30
-"""Its size field has eleven octal digits."""
+"""Size from which a member does not fit USTAR, whose size field has eleven octal digits."""
 
 
 class TarWriter:
-    """Writes members in the order given. Use as a context manager; a tar that was closed ends in two zero blocks."""
+    """Writes members in the order given. Use as a context manager: a closed tar ends in two zero blocks."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -29,7 +32,11 @@ class TarWriter:
         self._add(_member(name, len(data)), io.BytesIO(data))
 
     def add_file(self, name: str, path: Path) -> None:
-        """Add a file; when it cannot be read to its end, the tar is as it was before, and the error is raised."""
+        """Add a file.
+
+        Raises:
+            OSError: the file cannot be read to its end. The tar is then as it was before.
+        """
         with path.open("rb") as file:
             self._add(_member(name, path.stat().st_size), file)
 

@@ -1,8 +1,8 @@
-"""Reads a release back through every loader that people use, and compares what they see with its manifest.
+"""Reads a release back through every common loader, and compares what they find with its manifest.
 
-First the bytes, which may be a stranger's: names, lengths and headers (`schemas.release`), sha256 of every file, every
-record against its schema, both ends of every video decoded, in a child process with limits. Then the readers
-(`operators.release.readers`): all must find the same keys.
+The bytes come first, as they may be untrusted. Checked are names, lengths and headers (`schemas.release`), the
+sha256 of every file, every record against its schema, and both ends of every video by decoding them. Tars and tables
+are read in a child process with limits. Then all readers (`operators.release.readers`) must find the same keys.
 """
 
 from __future__ import annotations
@@ -38,48 +38,50 @@ from schemas.storage import locate, outages
 from schemas.tables import Split
 
 _SECONDS_PER_VIDEO = 60.0
-"""To decode its first frame, and from a key frame to one near its end. Reading its index takes a second."""
+"""Time to decode a video's first frame, and from a key frame to one near its end. Reading its index takes a second."""
 
 _SECONDS_PER_TABLE = 600.0
-"""A hundred thousand samples are read in less than a minute."""
+"""Time to read a table. A hundred thousand samples are read in less than a minute."""
 
 _CARD_BYTES = 1 << 20
+"""Maximum size of README.md."""
 
 _OTHER_CARDS = (".huggingface.yaml", "dataset_infos.json")
-"""Files that `datasets` takes for what README.md may say at its head, or more."""
+"""Files that `datasets` takes in place of the front matter of README.md, or in addition to it."""
 
 _SUFFIXES = frozenset({frozenset({"json"}), frozenset({"json", "mp4"})})
 
 _CONFINEMENT = {"format_whitelist": "mov", "protocol_whitelist": "file,subfile"}
-"""No playlists, stream descriptions or scripts, which lead to other files and addresses."""
+"""Limits for opening a video: no playlists, stream descriptions or scripts, which lead to other files and addresses."""
 
 
 class ReleaseInvalid(SchemaError):
-    """A release is not what its manifest says, or a loader sees it differently; the message says what differs."""
+    """A release differs from its manifest, or a loader sees it differently. The message says what differs."""
 
 
 @dataclass
 class _Keys:
-    """What a release holds, as its own tars and tables say: keys by split."""
+    """Keys by split, as the release's own tars state them."""
 
     videos: dict[str, set[str]] = field(default_factory=dict)
+    """Video ids of the tars' records."""
     questions: dict[str, set[str]] = field(default_factory=dict)
-    """Of the tars' records; the tables must hold the same."""
+    """Question ids of the tars' records. The tables must hold the same."""
 
 
 def verify_release(url: str) -> dict[str, int]:
-    """Verify `{out}/releases/{name}/v0001`; returns how many records (or rows) each reader found.
+    """Verify `{out}/releases/{name}/v0001`, and return the number of records (or rows) that each reader found.
 
     A remote release is downloaded first, into a temporary folder that must have room for it.
 
     Raises:
-        BadInput: the first thing that is wrong, most often a SchemaError.
+        BadInput: the first problem found, most often as a SchemaError.
     """
     release = open_release(url)
     _check_surplus(url, release)
     for file in release.files:
         with open_file(url, file):
-            pass  # it is there, and of the manifest's length: nothing that would fill the disk is downloaded
+            pass  # it exists and has the manifest's length: nothing that would fill the disk is downloaded
     with _local(url, release) as root:
         return _verify(root, release)
 
@@ -108,7 +110,7 @@ def _verify(root: Path, release: Release) -> dict[str, int]:
 
 
 def _check_surplus(url: str, release: Release) -> None:
-    """What loaders find in the folder, and follow, though the manifest does not name it."""
+    """Refuse files that loaders find in the folder and read, although the manifest does not name them."""
     fs, root = locate(url)
     below = glob.escape(root)
     with outages(url):
@@ -120,7 +122,7 @@ def _check_surplus(url: str, release: Release) -> None:
 
 @contextmanager
 def _local(url: str, release: Release) -> Iterator[Path]:
-    """A local folder with the manifest's files and the card."""
+    """A local folder with the manifest's files and the card. A remote release is downloaded into it."""
     fs, root = locate(url)
     if isinstance(fs, LocalFileSystem):
         yield Path(root)
@@ -133,7 +135,7 @@ def _local(url: str, release: Release) -> Iterator[Path]:
 
 
 def _read_tar_confined(root: Path, file: ReleaseFile, keys: _Keys) -> frozenset[str]:
-    """Read a tar in a child; adds what it holds to `keys`, and gives the suffixes of its records' members."""
+    """Read a tar in a child process and add its contents to `keys`. Returns the suffixes of its records' members."""
     seconds = (file.videos + 1) * _SECONDS_PER_VIDEO
     try:
         videos, questions, suffixes = run_isolated(_read_tar, root, file, timeout_seconds=seconds)
@@ -148,7 +150,7 @@ def _read_tar_confined(root: Path, file: ReleaseFile, keys: _Keys) -> frozenset[
 
 
 def _read_tar(root: Path, file: ReleaseFile) -> tuple[list[str], list[str], frozenset[str]]:
-    """Ids of a tar's videos and questions, and the suffixes of its members, once both ends of each video decode."""
+    """Ids of a tar's videos and questions, and the suffixes of its members, if both ends of each video decode."""
     videos: list[str] = []
     questions: list[str] = []
     suffixes: set[frozenset[str]] = set()
@@ -169,16 +171,17 @@ def _read_tar(root: Path, file: ReleaseFile) -> tuple[list[str], list[str], froz
 
 
 def _check_media(root: Path, file: ReleaseFile, record: WebDatasetRecord, media: TarInfo) -> None:
-    """The first frame decodes and one near the end that the record claims, in its size unless a recording changed it.
+    """Check that the first frame of a video decodes, and one near the end that the record claims, both in its size.
 
-    Whatever the file looks like, it is opened as MP4, and nothing else is opened for it.
+    The size is not compared if it changes between the two frames, as it may in a recording. The file is opened as MP4
+    whatever it contains, and nothing else is opened for it.
     """
     end = media.offset_data + media.size
     address = f"subfile,,start,{media.offset_data},end,{end},,:file:{root / file.path}"
     try:
         with av.open(address, "r", container_options=_CONFINEMENT) as container:
             stream = moving_pictures(container)[0]
-            assert stream.time_base is not None  # only unset in streams that are being written
+            assert stream.time_base is not None  # unset only in streams that are being written
             stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME_PIXELS)}
             sizes = {displayed_size(next(container.decode(stream)), stream_aspect(stream))}
             last_second_us = max(0, record.duration_us - 1_000_000)
@@ -196,7 +199,7 @@ def _check_media(root: Path, file: ReleaseFile, record: WebDatasetRecord, media:
 
 
 def _check_tables(root: Path, release: Release, keys: _Keys) -> int:
-    """Rows of all Parquet tables; every split's must hold what its tars hold."""
+    """Number of rows of all Parquet tables. The tables of a split must hold the same questions as its tars."""
     tables = [file for file in release.files if file.path.endswith(".parquet")]
     seconds = (len(tables) + 1) * _SECONDS_PER_TABLE
     try:
@@ -209,12 +212,15 @@ def _check_tables(root: Path, release: Release, keys: _Keys) -> int:
 
 
 def _read_tables(root: Path, tables: list[ReleaseFile]) -> list[list[str]]:
-    """The question ids of each."""
+    """Question ids of each table."""
     return [[sample.question_id for sample in read_table(str(root), file)] for file in tables]
 
 
 def _check_card(root: Path, metadata: Mapping[str, Any]) -> None:
-    """The head of README.md must have `datasets` load just the release's files: it may name any file or address."""
+    """Check that the front matter of README.md makes `datasets` load the release's files and no others.
+
+    It could name any file or address.
+    """
     try:
         text = read_small_file(str(root), "README.md", _CARD_BYTES).decode()
         head = text.removeprefix("---\n").partition("\n---\n")[0]
@@ -235,7 +241,10 @@ def _check_card(root: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _check_splits(release: Release, keys: _Keys) -> None:
-    """No question in two splits (videos are compared while tars are read), and totals as the manifest says."""
+    """Check that no question is in two splits, and that the totals are those of the manifest.
+
+    Videos in two splits are found earlier, while the tars are read.
+    """
     everything = Counter(question for questions in keys.questions.values() for question in questions)
     if twice := [question for question, times in everything.items() if times > 1]:
         raise ReleaseInvalid(f"question {twice[0]} is in more than one split")
@@ -246,7 +255,7 @@ def _check_splits(release: Release, keys: _Keys) -> None:
 
 
 def _compare(reader: Reader, keys: _Keys) -> int:
-    """Let a reader read every split; it must find just the keys that are there."""
+    """Read every split with a reader, which must find exactly the keys of the release. Returns their number."""
     total = 0
     for split, expected in (keys.questions if reader.of_questions else keys.videos).items():
         found = reader.read(split)
