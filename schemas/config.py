@@ -157,7 +157,7 @@ class VerifyConfig(Model):
 
 
 class DifficultyConfig(Model):
-    """Pass rate of the target model on each question."""
+    """How often the target model answers each question correctly."""
 
     trials: int = Field(default=10, ge=1, le=128)
     """Answers of the target per question (LongVideo-Reason: 10)."""

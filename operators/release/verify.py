@@ -38,10 +38,12 @@ from schemas.storage import locate, outages
 from schemas.tables import Split
 
 _SECONDS_PER_VIDEO = 60.0
-"""Time to decode a video's first frame, and from a key frame to one near its end. Reading its index takes a second."""
+"""Time limit for decoding a video's first frame, and from a key frame to one near its end.
+
+Reading its index takes a second."""
 
 _SECONDS_PER_TABLE = 600.0
-"""Time to read a table. A hundred thousand samples are read in less than a minute."""
+"""Time limit for reading a table. A hundred thousand samples are read in less than a minute."""
 
 _CARD_BYTES = 1 << 20
 """Maximum size of README.md."""
