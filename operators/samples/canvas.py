@@ -1,7 +1,7 @@
 """A small picture to draw on, in the coordinates of the finished frame.
 
-Everything is drawn several times larger and reduced by area, which gives smooth edges with nothing but OpenCV. The
-result is BGRA with premultiplied alpha: untouched pixels are transparent.
+Everything is drawn several times larger and then reduced by area interpolation. This gives smooth edges with OpenCV
+alone. The result is BGRA with premultiplied alpha, and untouched pixels are transparent.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,10 @@ def shade(colour: str, factor: float) -> str:
 
 
 class Canvas:
-    """`width` x `height` pixels, drawn at `oversampling` times that; `scale` enlarges everything drawn."""
+    """A picture of `width` x `height` pixels times `scale`, drawn at `oversampling` times that size.
+
+    `scale` enlarges everything that is drawn.
+    """
 
     def __init__(self, width: int, height: int, scale: float = 1.0, oversampling: int = 2) -> None:
         self.width = width

@@ -1,7 +1,8 @@
-"""How people, animals and small things look: each function draws one, facing right, on a canvas of the size given in
-`FIGURES`.
+"""Drawings of people, animals and small things.
 
-`colour` is `#rrggbb`; `phase` is 0 or 1 and moves legs, wings and tails.
+Each function draws one, facing right, on a canvas of the size given in `FIGURES`.
+
+`colour` is `#rrggbb`. `phase` is 0 or 1 and moves legs, wings and tails.
 """
 
 from operators.samples.canvas import Canvas, shade

@@ -1,8 +1,7 @@
-"""One script to one film: `<film_id>.mp4` and, committed after it, `<film_id>.truth.json`.
+"""Renders a script as a film: `<film_id>.mp4`, and after it `<film_id>.truth.json`.
 
-The file is the same byte for byte on every rendering with the same ffmpeg: one encoder thread, no time stamps, no
-encoder tags. A film whose truth names the same script and whose bytes are unharmed is left alone. Nothing half-written
-ever carries a film's name.
+The same ffmpeg gives the same bytes on every rendering: one encoder thread, no time stamps, no encoder tags. A film is
+kept if its truth names the same script and its bytes are intact. A partial file never has a film's name.
 """
 
 import subprocess
@@ -28,11 +27,11 @@ from schemas.sample_film import FPS, FRAME_HEIGHT, FRAME_WIDTH, FilmScript, Film
 
 
 class FilmRenderError(Outage):
-    """A film could not be written; names the film, what stopped it and the way out."""
+    """A film could not be written. The message names the film, the cause and what to do."""
 
 
 class RenderedFilm(NamedTuple):
-    """A film on disk. `reused`: it was already there, complete and of this script."""
+    """A film on disk. `reused` is true if it was already there, complete and rendered from this script."""
 
     path: Path
     truth: FilmTruth
@@ -42,14 +41,16 @@ class RenderedFilm(NamedTuple):
 def render_film(script: FilmScript, directory: Path) -> RenderedFilm:
     """Render `script` into `directory`, or keep the film that is there.
 
-    Raises `ScriptError` for a script that contradicts itself, `FilmRenderError` when ffmpeg or the disk fails.
+    Raises:
+        ScriptError: the script contradicts itself.
+        FilmRenderError: ffmpeg or the disk fails.
     """
     path = directory / f"{script.film_id}.mp4"
     truth_path = truth_path_of(path)
     script_sha256 = digest([script, _renderer_sha256()])
     if kept := _kept_truth(path, truth_path, script_sha256):
         return RenderedFilm(path, kept, reused=True)
-    # Drawn up first, so that a script that contradicts itself costs nothing; the facts of the file follow.
+    # The truth is computed first, so that a script that contradicts itself costs nothing. The file's facts follow.
     planned = film_truth(script, script_sha256=script_sha256, film_sha256="0" * 64, film_bytes=0)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,8 @@ def render_film(script: FilmScript, directory: Path) -> RenderedFilm:
             truth = planned.model_copy(update=facts)
             truth_draft = Path(scratch) / truth_path.name
             truth_draft.write_text(truth.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            # The truth goes first and comes last: whoever finds one finds the film it speaks of.
+            # The old truth is removed before the film is replaced, and the new one is written after it. So a truth
+            # always belongs to the film next to it.
             truth_path.unlink(missing_ok=True)
             draft.replace(path)
             truth_draft.replace(truth_path)
@@ -70,7 +72,7 @@ def render_film(script: FilmScript, directory: Path) -> RenderedFilm:
 
 
 def truth_path_of(film: Path) -> Path:
-    """Where a film's truth lies: beside it, `<film>.truth.json`."""
+    """Path of a film's ground truth: `<film>.truth.json` in the same folder."""
     return film.with_suffix(".truth.json")
 
 
@@ -110,7 +112,7 @@ def _arguments(sound: Path, draft: Path) -> list[str]:
         crf=22,
         g=5 * FPS,
         pix_fmt="yuv420p",
-        # OpenCV's conversion to I420 is BT.601, limited range; say so, or players assume otherwise.
+        # OpenCV's conversion to I420 is BT.601, limited range. Without these tags players assume otherwise.
         colorspace="smpte170m",
         color_primaries="smpte170m",
         color_trc="smpte170m",
@@ -131,7 +133,10 @@ def _arguments(sound: Path, draft: Path) -> list[str]:
 
 @contextmanager
 def _ffmpeg(film_id: str, arguments: list[str]) -> Iterator[IO[bytes]]:
-    """A running ffmpeg's standard input; on leaving, the file is finished, or ffmpeg's own words are in the error."""
+    """The standard input of a running ffmpeg.
+
+    On exit the file is complete, or the error holds ffmpeg's own message.
+    """
     with tempfile.TemporaryFile() as complaints:
         try:
             process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=complaints)
@@ -167,6 +172,6 @@ def _video_packets(path: Path) -> int:
 
 
 def _renderer_sha256() -> str:
-    """Digest of the drawing code, so that a film drawn by other code is drawn again."""
+    """Digest of the drawing code, so that a film drawn by other code is rendered again."""
     modules = sorted(Path(__file__).parent.glob("*.py"))
     return digest([module.read_text(encoding="utf-8") for module in modules])

@@ -1,4 +1,4 @@
-"""All sample films at once, each in a process of its own."""
+"""Renders the sample films concurrently, each in its own process."""
 
 import json
 import multiprocessing
@@ -24,11 +24,13 @@ def render_samples(
 ) -> list[Path]:
     """Render the sample films, or only those named in `films`, into `directory`; return their mp4 paths in order.
 
-    Beside each `<film>.mp4` lies its ground truth, `<film>.truth.json` (`schemas.sample_film.FilmTruth`), and beside
-    them all `manifest.json`, a source for builds. Films that are already there are kept. `progress` gets one line per
-    finished film.
+    Each `<film>.mp4` has its ground truth in `<film>.truth.json` (`schemas.sample_film.FilmTruth`). The folder also
+    gets a `manifest.json`, which is a source for builds. Films that are already there are kept. `progress` gets one
+    line per finished film.
 
-    Raises `BadInput` for an unknown film, `FilmRenderError` when ffmpeg or the disk fails.
+    Raises:
+        BadInput: a film is unknown.
+        FilmRenderError: ffmpeg or the disk fails.
     """
     known = list(film_scripts())
     wanted = list(dict.fromkeys(known if films is None else films))
@@ -48,7 +50,7 @@ def render_samples(
 
 
 def write_manifest(directory: Path, rows: Sequence[ManifestRow]) -> Path:
-    """Write `manifest.json` into the folder that holds the rows' films; returns its path."""
+    """Write `manifest.json` into the folder that holds the rows' films, and return its path."""
     path = directory / "manifest.json"
     text = json.dumps([row.model_dump(mode="json", exclude_defaults=True) for row in rows], indent=1)
     path.write_text(text + "\n", encoding="utf-8")
@@ -68,7 +70,7 @@ def _manifest_row(film: RenderedFilm) -> ManifestRow:
 
 
 def _render_named(name: str, directory: Path) -> RenderedFilm:
-    # One process per film already fills the cores; OpenCV's own threads would only compete with the encoder.
+    # One process per film already uses all cores. OpenCV's own threads would only compete with the encoder.
     cv2.setNumThreads(1)
     return render_film(film_scripts()[name], directory)
 

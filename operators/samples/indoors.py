@@ -1,4 +1,4 @@
-"""How indoor scenes and title cards look: each function paints one on a canvas of 960 x 360."""
+"""Indoor scenes and title cards. Each function paints one on a canvas of 960 x 360 pixels."""
 
 from operators.samples.canvas import Canvas, shade
 

@@ -1,5 +1,6 @@
-"""On-screen texts: sans-serif capitals on a plate, drawn with OpenCV's built-in TrueType font, placed in one ninth of
-the frame.
+"""On-screen texts: sans-serif capitals on a plate, placed in one ninth of the frame.
+
+They are drawn with OpenCV's built-in TrueType font.
 """
 
 from functools import cache
@@ -35,7 +36,7 @@ STYLES: dict[TextStyle, Style] = {
 
 
 class Plate(NamedTuple):
-    """A lettered plate: where it lies, where its letters lie, and its (height, width, 3) BGR pixels."""
+    """A lettered plate: its box, the box of its letters, and its (height, width, 3) BGR pixels."""
 
     box: PixelBox
     letters: PixelBox
@@ -44,7 +45,11 @@ class Plate(NamedTuple):
 
 @cache
 def plate(text: OnScreenText) -> Plate:
-    """The plate of a text. Raises ValueError when it is too wide for the frame or for its region."""
+    """The plate of a text.
+
+    Raises:
+        ValueError: it is too wide for the frame or for its region.
+    """
     style = STYLES[text.style]
     ink = _ink(text.text, style)
     height, width = ink.shape[0] + 2 * style.border, ink.shape[1] + 2 * style.border
@@ -64,7 +69,7 @@ def plate(text: OnScreenText) -> Plate:
 
 
 def region_of(box: PixelBox) -> Region:
-    """The ninth of the frame that holds the middle of a box, or the nearest one when that lies outside."""
+    """The ninth of the frame that holds the middle of a box, or the nearest one if the middle is outside."""
     column = min(max((box.left + box.right) * 3 // (2 * FRAME_WIDTH), 0), 2)
     row = min(max((box.top + box.bottom) * 3 // (2 * FRAME_HEIGHT), 0), 2)
     return list(Region)[3 * row + column]
@@ -76,9 +81,9 @@ def overlap(one: PixelBox, other: PixelBox) -> bool:
 
 
 def _ink(text: str, style: Style) -> Picture:
-    """The letters' coverage, 0 to 255, cut to what is inked."""
+    """The letters' coverage, 0 to 255, cropped to the inked pixels."""
     face = cv2.FontFace("sans")
-    # The font drawer wants three channels; the letters are white, so that any channel is their coverage.
+    # putText with a font face needs three channels. The letters are white, so any channel is their coverage.
     page = np.zeros((2 * style.size, (len(text) + 1) * style.size, 3), np.uint8)
     cv2.putText(page, text, (style.size // 2, style.size * 3 // 2), (255, 255, 255), face, style.size, style.weight)
     left, top, width, height = cv2.boundingRect(page[:, :, 0])

@@ -1,7 +1,6 @@
-"""How outdoor scenes look: each function paints one on a canvas of 960 x 360, of which a shot shows 640 x 360 at a
-time.
+"""Outdoor scenes. Each function paints one on a canvas of 960 x 360 pixels, of which a shot shows 640 x 360.
 
-Objects stand and drive around y = 300 to 340; skies are kept calm so that what flies and what is written stays clear.
+Objects stand and drive around y = 300 to 340. Skies are plain, so that flying objects and texts stay visible.
 """
 
 from operators.samples.canvas import Canvas, shade

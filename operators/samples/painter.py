@@ -1,4 +1,7 @@
-"""The film's frames: what is still is drawn once per shot, what moves is pasted on a copy, transitions mix shots."""
+"""Paints the frames of a film.
+
+The still scene is drawn once per shot, moving objects are pasted on a copy, and transitions mix two shots.
+"""
 
 from collections.abc import Iterator
 
@@ -21,11 +24,11 @@ from operators.samples.timeline import (
 from schemas.sample_film import FRAME_HEIGHT, FRAME_WIDTH, FilmScript, frames_of
 
 _STEP_FRAMES = 5
-"""Frames between two steps of a walk, two beats of a wing."""
+"""Frames between two steps of a walk, or two beats of a wing."""
 
 
 class ShotPainter:
-    """Paints one shot at any frame, also a little before and after its own span, where transitions show it."""
+    """Paints one shot at any frame, also shortly before and after its own span, where transitions show it."""
 
     def __init__(self, placed: PlacedShot) -> None:
         self.placed = placed
@@ -37,7 +40,7 @@ class ShotPainter:
         ]
 
     def picture(self, frame: int) -> Picture:
-        """Scene and objects, without letters: (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR."""
+        """Scene and objects without texts: (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR."""
         left, top = view_at(self.placed, frame)
         picture = self._scene[top : top + FRAME_HEIGHT, left : left + FRAME_WIDTH].copy()
         for thing in self.placed.shot.objects:
@@ -52,7 +55,7 @@ class ShotPainter:
         return picture
 
     def letter(self, picture: Picture, frame: int) -> None:
-        """Lay the texts of this frame over the picture, in place."""
+        """Draw the texts of this frame onto the picture, in place."""
         for first, last, (box, _, pixels) in self._plates:
             if first <= frame < last:
                 picture[box.top : box.bottom, box.left : box.right] = pixels
@@ -79,8 +82,9 @@ def paint_film(script: FilmScript) -> Iterator[Picture]:
 
 
 def _transition(before: ShotPainter | None, after: ShotPainter, frame: int) -> Picture:
-    """A frame of the transition into `after`. Weights are taken in the middle of the frame, so both halves mirror each
-    other.
+    """A frame of the transition into `after`.
+
+    Weights are taken in the middle of the frame, so that both halves mirror each other.
     """
     shot = after.placed
     if shot.shot.enter.kind == "dissolve" and before:

@@ -1,4 +1,4 @@
-"""Background scenes: painted once, wider than the frame so that the camera can pan."""
+"""Background scenes, painted once and wider than the frame, so that the camera can pan."""
 
 from collections.abc import Callable
 from functools import cache
@@ -12,7 +12,7 @@ from operators.samples.canvas import Canvas, Picture
 from schemas.sample_film import FRAME_HEIGHT, FRAME_WIDTH, Scene
 
 SCENE_WIDTH = FRAME_WIDTH + 320
-"""A view at rest shows the middle; the camera reaches 160 pixels to either side."""
+"""A view at rest shows the middle. The camera reaches 160 pixels to either side."""
 
 Light = Literal["day", "dusk", "night"]
 
@@ -40,7 +40,10 @@ _TINT_BGR = {"dusk": (0.74, 0.78, 0.98), "night": (0.62, 0.42, 0.34)}
 
 @cache
 def background(scene: Scene, light: Light, zoom: float = 1.0) -> Picture:
-    """A scene in some light, (FRAME_HEIGHT, SCENE_WIDTH, 3) times `zoom`, uint8 BGR. Shared: copy before drawing."""
+    """A scene in some light: (FRAME_HEIGHT, SCENE_WIDTH, 3) times `zoom`, uint8 BGR.
+
+    The array is cached and shared. Copy it before drawing on it.
+    """
     canvas = Canvas(SCENE_WIDTH, FRAME_HEIGHT, zoom)
     PAINTERS[scene](canvas)
     picture = cv2.cvtColor(canvas.finish(), cv2.COLOR_BGRA2BGR)

@@ -1,7 +1,7 @@
-"""The film's sound, synthesised: a bed of chords or noise under every shot, and a cue where an event calls for one.
+"""Synthesises the film's sound: chords or noise under every shot, and a cue where an event has one.
 
-Mono, 24 kHz, so that one frame is exactly 960 samples. Noise is seeded by the shot's number: the same script always
-sounds the same.
+Sound is mono at 24 kHz, so that one frame is exactly 960 samples. Noise is seeded by the shot's number, so the same
+script always gives the same sound.
 """
 
 import wave
@@ -85,7 +85,7 @@ def _ambience(placed: PlacedShot) -> Wave:
 
 
 def _chord(seconds: Wave, notes: tuple[float, ...]) -> Wave:
-    """The notes together, each struck anew every two seconds, one after the other."""
+    """The sum of the notes. Each is struck every two seconds, half a second after the one before."""
     total = np.zeros_like(seconds)
     for rank, note in enumerate(notes):
         since = (seconds - 0.5 * rank) % 2.0
@@ -108,6 +108,6 @@ def _cue(cue: Cue) -> Wave:
 
 
 def _edges(samples: int, seconds: float) -> Wave:
-    """1 in the middle, rising and falling over `seconds` at the ends, against clicks."""
+    """A gain of 1 that rises and falls over `seconds` at the ends, to avoid clicks."""
     ramp = np.arange(samples, dtype=np.float32) / (seconds * SAMPLE_RATE)
     return np.minimum(1.0, np.minimum(ramp, ramp[::-1]))

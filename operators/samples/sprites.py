@@ -1,5 +1,6 @@
-"""Moving objects as pictures: drawn once in two phases and both directions, cut to what is visible, pasted where they
-stand.
+"""Pictures of moving objects.
+
+Each is drawn once per phase and direction, cropped to the visible pixels, and pasted into frames.
 """
 
 from functools import cache
@@ -15,7 +16,7 @@ from schemas.sample_film import Colour, ObjectKind, PixelBox
 
 
 class Sprite(NamedTuple):
-    """`pictures[phase]`, all (height, width, 4) premultiplied BGRA of one size."""
+    """The pictures of an object, by phase: (height, width, 4) premultiplied BGRA, all of one size."""
 
     pictures: tuple[Picture, Picture]
     width: int
@@ -24,7 +25,7 @@ class Sprite(NamedTuple):
 
 @cache
 def sprite(kind: ObjectKind, colour: Colour, scale: float, *, facing_left: bool) -> Sprite:
-    """The sprite of an object; `scale` 1 is the drawing's own size."""
+    """The sprite of an object. `scale` 1 is the drawing's own size."""
     phases = [_draw(kind, colour, scale, phase) for phase in (0, 1)]
     if facing_left:
         phases = [np.ascontiguousarray(picture[:, ::-1]) for picture in phases]
@@ -37,7 +38,7 @@ def sprite(kind: ObjectKind, colour: Colour, scale: float, *, facing_left: bool)
 
 
 def paste(frame: Picture, picture: Picture, box: PixelBox) -> None:
-    """Lay a premultiplied BGRA picture over a BGR frame at `box`, in place; what falls outside the frame is cut off."""
+    """Draw a premultiplied BGRA picture onto a BGR frame at `box`, in place. Parts outside the frame are cropped."""
     height, width = frame.shape[:2]
     left, right = max(box.left, 0), min(box.right, width)
     top, bottom = max(box.top, 0), min(box.bottom, height)

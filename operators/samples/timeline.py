@@ -1,6 +1,6 @@
-"""Where each shot lies on the film's clock, in whole frames, and where the camera and the objects are at a given frame.
+"""The frames of each shot in the film, and the position of the camera and the objects at a given frame.
 
-The painter draws from this module and the truth is computed from it, so the two cannot disagree.
+The painter and the ground truth both use this module, so the two cannot disagree.
 """
 
 from bisect import bisect_right
@@ -23,11 +23,11 @@ from schemas.sample_film import (
 )
 
 HOME = (SCENE_WIDTH - FRAME_WIDTH) // 2
-"""Where x = 0 of a script lies in the scene: the left edge of the view at rest."""
+"""The scene's x for x = 0 of a script: the left edge of the view at rest."""
 
 
 class ScriptError(BadInput):
-    """A script that cannot be drawn as written; names the film, the shot and the way out."""
+    """A script that cannot be drawn as written. The message names the film, the shot and what to do."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class PlacedShot:
     fade_end: int
 
     def seconds_at(self, frame: int) -> float:
-        """Seconds from the start of the shot; negative while the shot is still fading in."""
+        """Seconds from the start of the shot, negative while the shot is still fading in."""
         return (frame - self.start) / FPS
 
 
 def place_shots(script: FilmScript) -> list[PlacedShot]:
     """The shots one after another without gaps.
 
-    Raises `ScriptError` when transitions overlap, or when the film opens with a dissolve: there is nothing to dissolve
-    from.
+    Raises:
+        ScriptError: transitions overlap, or the film opens with a dissolve, for which there is no shot before.
     """
     if script.shots[0].enter.kind == "dissolve":
         raise ScriptError(f"film {script.film_id}: shot 0 opens with a dissolve; open with a cut or a fade")
@@ -71,7 +71,7 @@ def place_shots(script: FilmScript) -> list[PlacedShot]:
 
 
 def view_at(placed: PlacedShot, frame: int) -> tuple[int, int]:
-    """Upper left corner of the view, in pixels of the zoomed scene; the view never leaves the scene."""
+    """Upper left corner of the view, in pixels of the zoomed scene. The view never leaves the scene."""
     shot = placed.shot
     left = (HOME + shot.focus[0] + _camera_at(placed, frame)) * shot.zoom - FRAME_WIDTH / 2
     top = shot.focus[1] * shot.zoom - FRAME_HEIGHT / 2
@@ -80,7 +80,7 @@ def view_at(placed: PlacedShot, frame: int) -> tuple[int, int]:
 
 
 def _camera_at(placed: PlacedShot, frame: int) -> float:
-    """How many pixels of the scene the camera is to the right of its rest."""
+    """Offset of the camera from its position at rest, in scene pixels to the right."""
     seconds = placed.seconds_at(frame)
     x = placed.shot.camera + placed.shot.drift * min(max(seconds / placed.shot.seconds, 0), 1)
     for pan in placed.shot.distractors:
@@ -90,7 +90,7 @@ def _camera_at(placed: PlacedShot, frame: int) -> float:
 
 
 def object_at(thing: MovingObject, placed: PlacedShot, frame: int) -> tuple[Sprite, PixelBox]:
-    """The object's sprite and its box in the frame (possibly outside it)."""
+    """The object's sprite and its box in frame coordinates, possibly outside the frame."""
     seconds = placed.seconds_at(frame)
     times = [point.seconds for point in thing.path]
     leg = min(max(bisect_right(times, seconds), 1), len(times) - 1) if len(times) > 1 else 0
@@ -105,7 +105,7 @@ def object_at(thing: MovingObject, placed: PlacedShot, frame: int) -> tuple[Spri
 
 
 def is_moving(thing: MovingObject, placed: PlacedShot, frame: int) -> bool:
-    """Whether the object is under way between two waypoints that differ."""
+    """Whether the object is moving between two different waypoints."""
     seconds = placed.seconds_at(frame)
     return any(a.seconds <= seconds < b.seconds and (a.x, a.y) != (b.x, b.y) for a, b in pairwise(thing.path))
 
@@ -116,13 +116,16 @@ def in_frame(box: PixelBox) -> bool:
 
 
 def distractor_frames(placed: PlacedShot, distractor: Distractor) -> tuple[int, int]:
-    """The frames [first, last) of the film in which the distractor works."""
+    """The frames [first, last) of the film that the distractor covers."""
     first = placed.start + frames_of(distractor.start)
     return first, first + frames_of(distractor.seconds)
 
 
 def _faces_left(thing: MovingObject, leg: int) -> bool:
-    """An object that waits keeps the direction it came from; one that has not moved yet faces where it will go."""
+    """Whether the object faces left.
+
+    A waiting object keeps the direction in which it came. One that has not moved yet faces where it will go.
+    """
     steps = [b.x - a.x for a, b in pairwise(thing.path)]
     past = [step for step in steps[:leg] if step]
     coming = [step for step in steps[leg:] if step]
@@ -131,6 +134,6 @@ def _faces_left(thing: MovingObject, leg: int) -> bool:
 
 
 def _eased(share: float) -> float:
-    """0 before, 1 after, a smooth start and stop between."""
+    """A smooth step: 0 before, 1 after, with a smooth start and stop in between."""
     share = min(max(share, 0.0), 1.0)
     return share * share * (3 - 2 * share)

@@ -1,4 +1,4 @@
-"""From a script to what its film shows, frame by frame: the ground truth written beside each film."""
+"""Computes the ground truth of a film from its script: what it shows, frame by frame."""
 
 from collections.abc import Iterator
 from itertools import combinations, groupby
@@ -32,7 +32,11 @@ from schemas.sample_film import (
 
 
 def film_truth(script: FilmScript, *, script_sha256: str, film_sha256: str, film_bytes: int) -> FilmTruth:
-    """The truth of the film drawn from `script`. Raises `ScriptError` when the script contradicts itself."""
+    """The ground truth of the film drawn from `script`.
+
+    Raises:
+        ScriptError: the script contradicts itself.
+    """
     placed = place_shots(script)
     last = placed[-1].end
     following = [after.fade_start for after in placed[1:]] + [last]

@@ -1,6 +1,6 @@
-"""How vehicles look: each function draws one, facing right, on a canvas of the size given in `VEHICLES`.
+"""Drawings of vehicles. Each function draws one, facing right, on a canvas of the size given in `VEHICLES`.
 
-`colour` is `#rrggbb`; `phase` is 0 or 1 and turns wheels and propellers.
+`colour` is `#rrggbb`. `phase` is 0 or 1 and turns wheels and propellers.
 """
 
 from collections.abc import Callable

@@ -34,7 +34,7 @@ _max = character("Max the dog", "dog", "brown")
 
 
 def lost_parcel() -> FilmScript:
-    """The script, 5 to 6 minutes."""
+    """The film's script, 5 to 6 minutes long."""
     return FilmScript(
         film_id="the_lost_parcel",
         title="The Lost Parcel",

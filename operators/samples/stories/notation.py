@@ -1,4 +1,4 @@
-"""Short forms in which the stories are written."""
+"""Short forms for writing the stories' scripts."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -28,14 +28,14 @@ FADE = Transition(kind="fade", seconds=1.2)
 
 
 def thing(name: str, *path: Point, scale: float = 1.0) -> MovingObject:
-    """An object whose name tells its looks: "blue ferry", "red toy car"."""
+    """An object whose name gives its colour and kind, such as "blue ferry" or "red toy car"."""
     words = name.split()
     kind, colour = cast(ObjectKind, words[-1]), cast(Colour, words[0])
     return MovingObject(name=name, kind=kind, colour=colour, path=_waypoints(path), scale=scale)
 
 
 def character(name: str, kind: ObjectKind, colour: Colour, scale: float = 1.0) -> Callable[..., MovingObject]:
-    """Someone with a name of their own; call the result with a path to put them in a shot."""
+    """A character with a name of its own. Call the result with a path to put the character in a shot."""
 
     def placed(*path: Point) -> MovingObject:
         return MovingObject(name=name, kind=kind, colour=colour, path=_waypoints(path), scale=scale)
@@ -44,17 +44,17 @@ def character(name: str, kind: ObjectKind, colour: Colour, scale: float = 1.0) -
 
 
 def rightward(start: float, end: float, y: float) -> tuple[Point, Point]:
-    """Across the whole frame from the left, in view for most of `start` to `end`."""
+    """A path across the whole frame from the left, visible for most of `start` to `end`."""
     return (start, -160, y), (end, 800, y)
 
 
 def leftward(start: float, end: float, y: float) -> tuple[Point, Point]:
-    """Across the whole frame from the right."""
+    """A path across the whole frame from the right, visible for most of `start` to `end`."""
     return (start, 800, y), (end, -160, y)
 
 
 def beside(path: Sequence[Point], dx: float, dy: float = 0) -> tuple[Point, ...]:
-    """The same way, some pixels off: for what is carried or follows close."""
+    """The same path, offset by some pixels, for objects that are carried or follow closely."""
     return tuple((seconds, x + dx, y + dy) for seconds, x, y in path)
 
 
@@ -64,7 +64,7 @@ def story(text: str, start: float, end: float, region: Region = Region.TOP) -> O
 
 
 def sign(text: str, start: float, end: float, region: Region) -> OnScreenText:
-    """A yellow sign that belongs to the place."""
+    """A yellow sign that belongs to the scene."""
     return _text(text, start, end, region, "sign")
 
 
@@ -74,12 +74,12 @@ def counter(text: str, start: float, end: float, region: Region = Region.TOP_RIG
 
 
 def event(name: str, *participants: str, cue: Cue | None = None) -> Event:
-    """An event that lasts as long as its first participant is seen."""
+    """An event that lasts as long as its first participant is visible for the first time."""
     return Event(name=name, participants=participants, cue=cue)
 
 
 def moment(name: str, start: float, end: float, *participants: str, cue: Cue | None = None) -> Event:
-    """An event at a given time of the shot, where its first participant is."""
+    """An event at a given time of the shot, at the place of its first participant."""
     return Event(name=name, participants=participants, start=start, end=end, cue=cue)
 
 

@@ -32,7 +32,7 @@ _mia = character("Mia", "person", "pink")
 
 
 def robot_gardener() -> FilmScript:
-    """The script, 5 to 6 minutes."""
+    """The film's script, 5 to 6 minutes long."""
     return FilmScript(
         film_id="the_robot_gardener",
         title="The Robot Gardener",
