@@ -12,7 +12,7 @@ from trainer_plugin.families.qwen_vl import Qwen3VL, Qwen25VL
 from trainer_plugin.families.smolvlm import SmolVLM
 
 FAMILIES: dict[str, type[Family]] = {"qwen2_5_vl": Qwen25VL, "qwen3_vl": Qwen3VL, "smolvlm": SmolVLM}
-"""Supported families by `config.model_type`. To add your own, see `docs/trainer.md`."""
+"""Supported families by `config.model_type`. To add your own, see `docs/extending.md`."""
 
 
 def family_of(config: PretrainedConfig, processor: Mapping[str, Any] | None = None) -> Family:

@@ -356,7 +356,7 @@ def _beach() -> tuple[Shot, ...]:
 def _lap(
     number: int, seconds: float, order: tuple[str, str, str], line: str, *, camera: int = 0, zoom: float = 1
 ) -> Shot:
-    """One lap past the stand. `order` gives the teams that pass first, second and third."""
+    """One lap past the stand. `order` gives the vehicles that pass first, second and third."""
     lanes = {"red car": 276.0, "blue car": 312.0, "green truck": 350.0}
     passing = tuple(
         thing(name, *rightward(0.6 + rank, seconds - 3 + rank, lanes[name])) for rank, name in enumerate(order)
