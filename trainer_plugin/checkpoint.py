@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 LOCK = "_lock"
 """Name of the lock file. It begins with an underscore, as staging directories do, because `push_to_hub` of
 transformers' Trainer skips such names."""
+_EARLIER_LOCK = ".lock"
+"""Name of the lock file of runs of an earlier version, which may still write into the folder."""
 _STATE = "state.json"
 _FILES = "files.json"
 _OVERHEAD_BYTES = 1 << 18
@@ -292,6 +294,8 @@ def only_run_in(folder: Path) -> Iterator[None]:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(folder / LOCK, folder))
+                if (folder / _EARLIER_LOCK).exists():
+                    held.enter_context(locked(folder / _EARLIER_LOCK, folder))
             except OSError as error:
                 raise BadInput(f"nothing can be written into {folder}: {error}; choose another folder") from error
 

@@ -15,7 +15,7 @@ from tests.trainer_plugin.runs import curve, model_folder, recipe, unreadable, w
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import checkpoint
 from trainer_plugin.checkpoint import CheckpointFolder, load_tensors, model_values, record_files, save_tensors
-from trainer_plugin.files import FullDisk
+from trainer_plugin.files import FullDisk, locked
 from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
 from trainer_plugin.plan import Layout
 from trainer_plugin.rows import row_share
@@ -426,6 +426,14 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(ru
     with pytest.raises(BadInput, match="other settings"):  # nor does one that is refused leave its lock
         Training(recipe(run, release, "steps=3", "row_tokens=256"))
     assert not (run / "_lock").exists()
+
+
+def test_a_run_of_an_earlier_version_keeps_out_another(run, release):
+    """It holds a lock of another name."""
+    with locked(run / ".lock", run), pytest.raises(BadInput, match=rf"^{run} is in use by process {os.getpid()} on"):
+        Training(recipe(run, release, "steps=3"))
+    with Training(recipe(run, release, "steps=3")) as training:
+        assert training.step == 1
 
 
 def different(folders) -> str:
