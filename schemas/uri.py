@@ -23,11 +23,18 @@ _SITE = re.compile(
     r"(?P<user>[^/\\]*@)?(?P<host>\[[^\]/\\@]*\]|[^:@/\\\[\]]+)(?P<port>:\d*)?(?P<path>[/\\].*)?", re.DOTALL
 )
 _BROKEN_SITE = re.compile(r"(?P<host>\[[^\]/\\]*\]|[^:/\\]*)(?P<port>:\d+(?=[/\\]|$))?[^/\\]*(?P<path>.*)", re.DOTALL)
-_STORES = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs", "oss", "adl", "hf"})
+_HOSTLESS = frozenset({"file", "local", "memory"})
+_STORES = _HOSTLESS | {"s3", "s3a", "gs", "gcs", "oss", "adl", "hf"}
 _CONTAINERS = frozenset({"az", "abfs", "abfss", "wasb", "wasbs"})
 """Azure's schemes, as in `abfs://container@account…/path`: the part before the @ is a container, not a user."""
 _ACCESS_POINT = re.compile(r"arn:[^@/\\]*[/\\]")
 """An S3 access point in place of a bucket: the text after its colons is not a password."""
+_REPOSITORY = re.compile(r"[\w-]+:(?!gh[a-z]_|github_pat_)[\w.-]+@[^@/\\]*(?=[/\\]|$)")
+"""`org:repo@branch` of a `github://` address: a name, unless it has the form of GitHub's tokens."""
+_USUAL_PORT = re.compile(r"2[12]|8\d|44[345]|990|3000|5000|[89]\d{3}|14000|50070")
+"""Ports of web, FTP, SSH, SMB and HDFS servers."""
+_PORT = re.compile(rf"{_USUAL_PORT.pattern}|[1-9]\d{{3}}|[1-5]\d{{4}}|6[0-4]\d{{3}}|65[0-4]\d\d|655[0-2]\d|6553[0-5]")
+"""Usual ports, and all others that a server can have without being privileged (from 1000)."""
 _STRAY_USER = re.compile(r"(?<![^/\\])[^/\\@:]*:(?>[^/\\]*@)(?=[^/\\]+[/\\])")
 _SECRET_PARAMETER = re.compile(
     r"[?&;#][\w.~%-]{0,64}(sig|signature|token|secret|passw(or)?d|pwd|credentials?|key(-?id)?|auth(orization)?)=",
@@ -44,8 +51,11 @@ def is_address(text: str) -> bool:
 
 
 def holds_secret(uri: str) -> bool:
-    """Whether an address has a user, a password, or a query or fragment that may be secret."""
-    return is_address(uri) and redacted_uri(uri) != uri
+    """Whether an address has a user, a password, or a query or fragment that may be secret.
+
+    `https://host:4711/a@b` may be a name on an unusual port, and is no secret here, though `redacted_uri` cuts it.
+    """
+    return is_address(uri) and _redacted(uri, _PORT) != uri
 
 
 def is_chain(uri: str) -> bool:
@@ -59,8 +69,12 @@ def redacted_uri(uri: str) -> str:
 
     A malformed address loses too much rather than too little: a password that contains `/`, `?`, `#` or `@` is removed
     with everything before it. Each link of an fsspec chain is redacted separately.
+
+    In `user:12/word@host/path`, `12` could also be the port of a host `user`, and `word@host/path` a path. It is taken
+    for a port if it is a usual one, such as 8080, and otherwise for the beginning of a password. A bucket has no port.
+    Without a colon before the path, an `@` in the path is part of a name.
     """
-    return "::".join(_redacted_link(link) for link in _LINK.split(uri))
+    return _redacted(uri, _USUAL_PORT)
 
 
 def shown_uri(uri: str) -> str:
@@ -123,12 +137,24 @@ def _without_query(address: str) -> str:
     return re.split("[?#]", address, maxsplit=1)[0]
 
 
-def _redacted_link(link: str) -> str:
+def _redacted(uri: str, ports: re.Pattern[str]) -> str:
+    return "::".join(_redacted_link(link, ports) for link in _LINK.split(uri))
+
+
+def _redacted_link(link: str, ports: re.Pattern[str]) -> str:
+    """Redact one link of a chain.
+
+    Args:
+        ports: what is taken for a port, rather than for the beginning of a password, if an `@` follows in the path.
+    """
     found = _ADDRESS.search(link)
     if found is None:
         return link
     before, scheme, rest = link[: found.start()], found["scheme"].lower(), found["rest"]
-    is_name = scheme in _STORES | _CONTAINERS and _ADDRESS.search(rest) is None
+    is_plain = _ADDRESS.search(rest) is None
+    if scheme == "github" and is_plain and _REPOSITORY.match(rest):
+        return before + _without_query(link[found.start() :])
+    is_name = scheme in _STORES | _CONTAINERS and is_plain
     cut = _without_secret_query if is_name else _without_query
     has_container = scheme in _CONTAINERS and ":" not in rest.partition("@")[0]
     if has_container or (is_name and _ACCESS_POINT.match(rest)):
@@ -137,7 +163,14 @@ def _redacted_link(link: str) -> str:
     site = _SITE.fullmatch(plain)
     path = (site and site["path"]) or ""
     has_password = not is_name and re.search(r":[^/\\:@]*@", path)
-    if site is None or ("@" in path and (site["user"] or has_password)):
+    is_password = (
+        site is not None
+        and site["port"] is not None
+        and "@" in rest[site.end("port") :]
+        and scheme not in _HOSTLESS
+        and (scheme in _STORES or not ports.fullmatch(site["port"][1:]))
+    )
+    if site is None or is_password or ("@" in path and (site["user"] or has_password)):
         plain = cut(rest.rpartition("@")[2])
         site = _BROKEN_SITE.fullmatch(plain)
         assert site is not None  # the pattern matches every text

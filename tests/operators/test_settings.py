@@ -49,10 +49,19 @@ def test_an_unreadable_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["source", "media_root", "out", "allowed_roots"])
-@pytest.mark.parametrize("address", ["https://me:PASSWORD@host/a.csv", "s3://K:PASSWORD@b/a.csv", "https://h/a?SECRET"])
+@pytest.mark.parametrize(
+    "address",
+    ["https://me:PASSWORD@host/a.csv", "s3://K:PASSWORD@b/a.csv", "https://h/a?SECRET", "https://me:/PASSWORD@h/a"],
+)
 def test_an_address_with_a_secret_is_refused_without_showing_it(field, address):
     value = [address] if field == "allowed_roots" else address
     told = f"^{field}: .*/a.* would be stored with every run; .*environment variables"
     with pytest.raises(ConfigError, match=told) as refused:
         load_config(base={"source": "/films", "out": "/data", field: value})
     assert not any(word in f"{refused.value}{refused.value.__cause__}" for word in ("SECRET", "PASSWORD"))
+
+
+@pytest.mark.parametrize("address", ["github://org:repo@main/list.csv", "https://media:4711/a@b/list.csv"])
+def test_names_that_look_like_users_are_accepted(address):
+    config = load_config(None, [], source=address, out="out", allowed_roots=(address,))
+    assert (config.source, config.allowed_roots) == (address, (address,))

@@ -24,6 +24,21 @@ from schemas.uri import LONGEST_SHOWN, holds_secret, is_address, public_text, re
         ("s3://arn:aws:s3:eu-west-1:1234:accesspoint/name/a@b#c.mp4", "s3://arn:aws:s3:eu-west-1:1234:accesspoint/name/a@b#c.mp4"),
         ("s3://bucket/a.mp4?X-Amz-Algorithm=AWS4&X-Amz-Signature=SECRET", "s3://bucket/a.mp4"),
         ("abfs://container@account/a.mp4?sv=2026-02-06&sig=SECRET", "abfs://container@account/a.mp4"),
+        ("github://org:repo@main/a@b.mp4?token=SECRET", "github://org:repo@main/a@b.mp4"),
+        ("github://org:repo@", "github://org:repo@"),
+        ("github://user:ghp_SECRET@main/a.mp4", "github://main/a.mp4"),
+        ("github://o:r@main/a.mp4,https://user:PASSWORD@host/b.mp4", "github://host/b.mp4"),
+        # passwords that begin with a slash, or with digits and a slash
+        ("https://bob:/s3cret@host/list.csv", "https://host/list.csv"),
+        ("ftp://bob:12/s3cret@host/list.csv", "ftp://host/list.csv"),
+        ("s3://AKIA:/wJalr@bucket/x", "s3://bucket/x"),
+        ("s3://AKIA:8080/wJalr@bucket/x", "s3://bucket/x"),
+        ("az://KEY:/wJalr@container/x", "az://container/x"),
+        ("https://bob:12?s3cret@host/list.csv", "https://host/list.csv"),
+        ("https://host:8080/a@2x.mp4", "https://host:8080/a@2x.mp4"),
+        ("https://host:12/a.mp4", "https://host:12/a.mp4"),
+        ("s3://bucket/a@b.mp4", "s3://bucket/a@b.mp4"),
+        ("file:///C:/films/a@b.mp4", "file:///C:/films/a@b.mp4"),
         ("s3://KEY:PASSWORD@bucket/a#b.mp4", "s3://bucket/a#b.mp4"),
         ("s3://KEY:PASS/WORD@bucket/a b.mp4?secret_access_key=SECRET", "s3://bucket/a b.mp4"),
         ("s3://bucket/a.mp4,https://user:PASSWORD@host/b.mp4?SECRET", "s3://host/b.mp4"),
@@ -54,8 +69,10 @@ def test_an_address_is_shown_without_what_may_be_secret(uri, shown):
 
 def test_a_name_in_an_object_store_is_no_secret():
     names = ("s3://bucket/a#b", "s3://bucket/a?x=1", "abfs://box@account/a", "file:///films/a?x=1", "/films/a?x=1")
+    names += ("github://org:repo@main/a.mp4", "s3://bucket/a@b.mp4", "https://host:8080/a@2x.mp4")
     assert not any(map(holds_secret, names))
     secrets = ("s3://K:PASSWORD@bucket/a", "s3://bucket/a?X-Amz-Signature=1", "https://host/a?x=1", "https://u@host/a")
+    secrets += ("https://bob:/s3cret@host/a", "ftp://bob:12/s3cret@host/a", "s3://AKIA:/wJalr@bucket/x")
     assert all(map(holds_secret, secrets))
 
 
@@ -67,6 +84,34 @@ PASSWORDS = st.text("ab1/?#@:%\\ '\"<é", min_size=1, max_size=20).filter(lambda
 def test_no_password_is_shown_whatever_characters_it_has(password, scheme):
     shown = shown_uri(f"{scheme}user:PA{password}SS@host.org/a.mp4?X-Amz-Signature=SECRET")
     assert not re.search("PA|SS|SECRET", shown)
+
+
+NO_PORTS = st.one_of(st.just(""), st.integers(0, 19).map(str), st.integers(65536, 10**20).map(str), st.just("0443"))
+USUAL_PORTS = st.sampled_from(["", ":21", ":80", ":443", ":5000", ":8020", ":8080", ":9000", ":50070"])
+NAMES = st.text("ab1/@.%\\ é", max_size=20)
+
+
+@given(st.sampled_from(["https://", "ftp://", "http:/", "s3://", "az://"]), NO_PORTS, PASSWORDS)
+@example("https://", "", "?")
+def test_a_password_of_digits_and_a_slash_is_hidden_and_refused(scheme, digits, password):
+    uri = f"{scheme}user:{digits}/PA{password}SS@host.org/a.mp4"
+    assert not re.search("user|PA|SS", shown_uri(uri))
+    assert holds_secret(uri) or not is_address(uri)
+    assert not re.search("user|PA|SS", without_secrets(f"no answer: {uri}!", [uri]))
+
+
+@given(USUAL_PORTS, NAMES)
+def test_an_at_sign_after_a_usual_port_is_part_of_a_name(port, name):
+    for uri in (f"https://host.org{port}/a@{name}", f"s3://bucket/a@{name}"):
+        assert redacted_uri(uri) == uri
+        assert not holds_secret(uri)
+
+
+@given(st.integers(1000, 65535).filter(lambda port: not re.fullmatch("3000|5000|14000|50070|[89]...", str(port))))
+def test_an_at_sign_after_an_unusual_port_is_hidden_and_not_refused(port):
+    uri = f"https://host:{port}/word@name/list.csv"
+    assert redacted_uri(uri) == "https://name/list.csv"
+    assert not holds_secret(uri)
 
 
 @given(st.text(max_size=40))
