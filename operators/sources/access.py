@@ -29,7 +29,7 @@ from fsspec.implementations.local import LocalFileSystem
 from operators.sources import web
 from operators.sources.manifest import LIST_SUFFIXES
 from operators.store import SourceGone, download, space_problem
-from schemas.errors import BadInput
+from schemas.errors import BadInput, SourceError
 from schemas.storage import StoreError, locate, outages
 from schemas.tables import Source
 from schemas.uri import is_address, is_chain, redacted_uri, shown_uri, without_secrets
@@ -43,15 +43,20 @@ container (`abfs://container@account`) or a repository (`github://org:repo@branc
 _OWN_PLACE = re.compile(
     r"hf://((datasets|spaces|models|kernels|buckets)/)?[^/]+(/[^/@]+)?"  # a repository, in any revision
     r"|s3a?://arn:[^/]*/[^/]*"  # an access point
-    r"|[^:]+://[^/]*",  # a bucket, a container of an account, a site
+    r"|(az|abfss?|wasbs?)://((:[^/]*)?@)?[^/@]*\.[^/@]*/+[^/]+"  # a container, after its account's host
+    r"|[^:]+://([^/]+|/?)",  # a bucket, a container of an account, a site
     re.IGNORECASE,
 )
+
+_WITH_DEFAULT_HOST = frozenset({"hdfs", "dbfs", "memory"})
+"""Schemes where an address without a host (`hdfs:///films`) names the configured server. Drivers of object stores take
+the first segment of such a path for the bucket, so that it would grant all buckets."""
 
 
 class _Place(NamedTuple):
     scheme: str
     site: str
-    """Host and port, bucket, or container; empty for local files and for a root that is a whole scheme."""
+    """Host and port, bucket, or container; empty for local files and for addresses that name none."""
     path: str
     """Path without a trailing slash."""
 
@@ -64,13 +69,25 @@ class Access:
 
     @classmethod
     def of(cls, source: str, media_root: str = "", allowed_roots: Iterable[str] = ()) -> Access:
-        """The access of a build with this source: its own folder, bucket, repository or site, and the allowed roots."""
+        """The access of a build with this source: its own folder, bucket, repository or site, and the allowed roots.
+
+        Raises:
+            SourceError: the source or media_root names no bucket or host.
+        """
+        for name, address in (("source", source), ("media_root", media_root)):
+            if not _has_site(_place(address)):
+                raise SourceError(
+                    f"{name} {shown_uri(address)!r} names no bucket, or no valid host and port; write them after "
+                    f"'://', as in s3://bucket/list.csv"
+                )
         own = source
         if is_address(source) and _place(source).scheme != "file":
             own = _OWN_PLACE.match(source.strip())[0]  # type: ignore[index] - it is an address
         elif source.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(_place(source).path):  # noqa: PTH112
             own = posixpath.dirname(_place(source).path)
-        return cls((own, *filter(None, [media_root]), *allowed_roots))
+        # One more slash, as only an allowed root stands for a whole scheme.
+        given = (f"{root.strip()}/" if _is_whole_scheme(root) else root for root in (own, media_root) if root)
+        return cls((*given, *allowed_roots))
 
     @cached_property
     def private(self) -> frozenset[str]:
@@ -81,20 +98,44 @@ class Access:
         """The reason why an address may not be opened, as text for a message; None if it may be opened."""
         if is_chain(uri):
             return "chains of addresses are not opened; fetch the file and give its own address"
+        if not local_path(uri) and _climbs(uri):
+            return "has a segment '..', which may lead out of what a build may open; give the address that it leads to"
         place = _place(uri)
-        if any(_is_below(place, _place(root)) for root in self.roots):
+        if any(_is_below(place, root) for root in self.roots):
             return None
         roots = ", ".join(map(shown_uri, self.roots))
         return f"lies outside of what this build may open ({roots}); add its folder, bucket or site to allowed_roots"
 
 
-def _is_below(place: _Place, root: _Place) -> bool:
+def _is_below(place: _Place, address: str) -> bool:
+    """Whether a place is below the root at this address. `scheme://` alone is a root of everything in that scheme."""
+    root = _place(address)
     if place.scheme != root.scheme:
         return False
-    if root.scheme != "file" and not root.site:
+    if _is_whole_scheme(address):
         return True
     below = (f"{root.path}/", f"{root.path}@") if root.scheme == "hf" else f"{root.path}/"  # `name@revision`
-    return place.site == root.site and (place.path == root.path or place.path.startswith(below))
+    is_same_site = place.site == root.site and _has_site(root)
+    return is_same_site and (place.path == root.path or place.path.startswith(below))
+
+
+def _is_whole_scheme(address: str) -> bool:
+    return not local_path(address) and re.fullmatch(r"[^:/]+://", address.strip()) is not None
+
+
+def _has_site(place: _Place) -> bool:
+    return bool(place.site) or place.scheme == "file" or place.scheme in _WITH_DEFAULT_HOST
+
+
+def _climbs(uri: str) -> bool:
+    """Whether a remote address has a segment `..`.
+
+    Some clients and servers resolve it, others take it for a name. Python's `urlsplit` drops tabs and line ends.
+    """
+    path = re.sub(r"[\t\r\n]", "", uri.partition("://")[2])
+    if web.site_of(uri.strip()):
+        path = re.split("[?#]", path, maxsplit=1)[0]
+    return ".." in re.split(r"[/\\]", unquote(path))
 
 
 def _place(uri: str) -> _Place:
@@ -126,7 +167,9 @@ def stored_uri(address: str, folder: str) -> str:
             plain names, in which no character has a special meaning. They are stored unchanged.
     """
     scheme, _, rest = address.partition("://")
-    is_key = scheme.lower() in ("s3", "s3a", "gs", "gcs") and "@" not in rest.partition("/")[0]
+    bucket = rest.partition("/")[0]
+    has_user = "@" in bucket or (":" in bucket and not bucket.startswith("arn:"))
+    is_key = scheme.lower() in ("s3", "s3a", "gs", "gcs") and not has_user
     is_name = address.startswith(f"{folder.rstrip('/')}/") and not web.site_of(address)
     return address if local_path(address) or is_key or is_name else redacted_uri(address)
 

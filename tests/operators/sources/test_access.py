@@ -6,8 +6,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from operators.sources.access import Access, SourceFiles, fingerprint
+from operators.sources.access import Access, SourceFiles, fingerprint, stored_uri
 from operators.store import SourceGone
+from schemas.errors import SourceError
 from schemas.storage import locate
 from schemas.tables import Source
 from tests.support.web_server import BODY, serving
@@ -34,6 +35,15 @@ from tests.support.web_server import BODY, serving
         ("abfs://box@account.dfs.core.windows.net/list.csv", ["abfs://box@account.dfs.core.windows.net/films/a.mp4"],
          ["abfs://other@account.dfs.core.windows.net/a.mp4", "abfs://box@other.dfs.core.windows.net/a.mp4",
           "abfs://account.dfs.core.windows.net/a.mp4"]),
+        ("abfs://account.dfs.core.windows.net/box/list.csv", ["abfs://account.dfs.core.windows.net/box/films/a.mp4"],
+         ["abfs://account.dfs.core.windows.net/other/a.mp4", "abfs://account.dfs.core.windows.net/box2/a.mp4",
+          "abfs://account.dfs.core.windows.net//other/a.mp4", "abfs://account.dfs.core.windows.net/./other/a.mp4",
+          "abfs://other.dfs.core.windows.net/box/a.mp4", "abfs://@account.dfs.core.windows.net/other/a.mp4"]),
+        ("az://@account.blob.core.windows.net/box/list.csv", ["az://@account.blob.core.windows.net/box/a.mp4"],
+         ["az://@account.blob.core.windows.net/other/a.mp4"]),
+        ("az://box/list.csv", ["az://box/films/a.mp4", "az://box/..a/b...mp4"], ["az://other/a.mp4", "az:///box/a.mp4"]),
+        ("hdfs:///data/list.csv", ["hdfs:///films/a.mp4"], ["hdfs://evil:8020/x.mp4", "hdfs://data/x.mp4", "webhdfs:///a.mp4"]),
+        ("hdfs://", ["hdfs:///films/a.mp4"], ["hdfs://evil:8020/x.mp4"]),
         ("github://org:name@main/list.csv", ["github://org:name@main/a.mp4"], ["github://org:other@main/a.mp4"]),
         ("s3://arn:aws:s3:eu-west-1:1:accesspoint/films/list.csv", ["s3://arn:aws:s3:eu-west-1:1:accesspoint/films/a.mp4"],
          ["s3://arn:aws:s3:eu-west-1:1:accesspoint/other/a.mp4"]),
@@ -54,7 +64,11 @@ def test_a_list_may_name_what_lies_in_its_own_folder_bucket_or_site(source, insi
         ("hf://datasets/org", "hf://datasets/org/any/a.mp4", "hf://datasets/org2/any/a.mp4"),
         ("hf://datasets/org/name@v1", "hf://datasets/org/name@v1/a.mp4", "hf://datasets/org/name@v2/a.mp4"),
         ("ftp://host/films", "ftp://user:pw@host/films/a.mp4", "ftp://host@other/films/a.mp4"),
-        ("https://host/public", "https://host/public/a.mp4", "https://host/public/%2e%2e/private/a.mp4"),
+        ("https://host/public", "https://host/public/a.mp4?from=../b", "https://host/private/a.mp4"),
+        ("https://host:99999", "/lists/a.mp4", "https://host/a.mp4"),  # an invalid port is no whole scheme
+        ("s3://films/a://", "s3://films/a://b.mp4", "s3://other/a.mp4"),
+        ("s3:///films", "/lists/a.mp4", "s3:///films/a.mp4"),
+        ("abfs://account.dfs.core.windows.net", "abfs://account.dfs.core.windows.net/any/a.mp4", "abfs://any/a.mp4"),
         ("https://", "https://anywhere/a.mp4", "http://anywhere/a.mp4"),
     ],
 )
@@ -62,6 +76,41 @@ def test_more_may_be_named_where_it_is_allowed(root, inside, outside):
     access = Access.of("/lists/list.csv", "", [root])
     assert access.refusal(inside) is None
     assert "add its folder, bucket or site to allowed_roots" in access.refusal(outside)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3:///bucket/list.csv", "s3://", "gs:///b/list.csv", "https:///list.csv", "https://host:99999/list.csv"],
+)
+def test_a_source_without_a_bucket_or_host_is_refused(address):
+    with pytest.raises(SourceError, match=r"source .* names no bucket, or no valid host and port; write them after"):
+        Access.of(address)
+    with pytest.raises(SourceError, match=r"media_root .* names no bucket"):
+        Access.of("/lists/list.csv", address)
+
+
+@pytest.mark.parametrize(
+    ("source", "uri"),
+    [
+        ("az://c1/list.csv", "az://c1/../c2/x.mp4"),
+        ("az://c1/list.csv", "az://c1/a/.\t./../../c2/x.mp4"),
+        ("az://c1/list.csv", "az://c1/%2e%2E/c2/x.mp4"),
+        ("az://c1/list.csv", "az://c1/..\\c2/x.mp4"),
+        ("s3://bucket/lists/list.csv", "s3://bucket/lists/../films/x.mp4"),
+        ("https://host/list.csv", "https://host/public/%2e%2e/private/a.mp4"),
+        ("ftp://host/list.csv", "ftp://host/.."),
+    ],
+)
+def test_a_remote_address_that_climbs_is_refused(source, uri):
+    access = Access.of(source, "", ["az://", "https://host/public"])
+    assert "segment '..', which may lead out" in access.refusal(uri)
+
+
+def test_repositories_keep_their_name_and_keys_lose_a_password():
+    names = [f"github://a:{repository}@main/v.mp4" for repository in ("r1", "r2")]
+    assert [stored_uri(name, "/lists") for name in names] == names
+    assert stored_uri("s3://AKIA:/wJalr@bucket/x", "/lists") == "s3://bucket/x"
+    assert stored_uri("s3://arn:aws:s3:eu-west-1:1:accesspoint/name/a?key=1", "/lists").endswith("a?key=1")
 
 
 def test_a_folder_that_is_away_is_no_list_of_what_lies_beside_it(tmp_path):
