@@ -54,7 +54,8 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
     sources = listing.sources
     before = _previous_keys(previous)
     known = {unit for name, unit in before if name == VIDEO_STAGES[0]}
-    _assert_open(previous, [reject for reject in listing.rejects if reject.key in known])
+    needed = _readable_videos(previous) - {source.source_id for source in sources}
+    _assert_open(previous, [reject for reject in listing.rejects if reject.key in needed])
     walk = partial(_walk_video, previous.store, resolved, before)
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         walked = list(pool.map(walk, sources))
@@ -70,9 +71,12 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
 
 
 def _assert_open(previous: RunFolder, rejects: Sequence[Reject]) -> None:
-    """Check that every video that was built before and is still listed can be opened.
+    """Check that no video that was built before and is still listed has become impossible to open.
 
     A change of permissions, settings or servers must not lead to a smaller published version by itself.
+
+    Args:
+        rejects: planning rejects of videos that were built before, for which the source lists no other file.
 
     Raises:
         Outage: such videos are unreachable, and none has another problem.
@@ -191,6 +195,12 @@ def _changed_models(before: StageKey, now: StageKey) -> Iterator[str]:
         elif old.vision != model.vision:
             yield f"the {role} {'sees frames now' if model.vision else 'sees no frames any more'}"
     yield from (f"no {role} is asked any more" for role in known.keys() - asked.keys())
+
+
+def _readable_videos(previous: RunFolder) -> set[str]:
+    """Ids of the videos that the run could read. The others are in no version that it could have published."""
+    records = [record for record in previous.records() if record.stage == VIDEO_STAGES[0]]
+    return {unit for record in records for unit, commit in record.commits.items() if commit.rows}
 
 
 def _previous_keys(previous: RunFolder) -> dict[tuple[str, str], StageKey]:

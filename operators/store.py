@@ -54,7 +54,7 @@ _WAYS_OUT = {
 class SourceGone(OSError):
     """A source video or stored file can no longer be read: it was moved, deleted or changed, or may not be opened.
 
-    `reason` says which, as the reason of a reject.
+    `reason` is the reason of a reject. `missing_file` and `source_changed` are about a source video alone.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -109,7 +109,7 @@ class Store:
         """Return a local path of a stored file. A file in a remote store is downloaded into the folder.
 
         Raises:
-            SourceGone: the file no longer exists.
+            SourceGone: `system_error`, as the file no longer exists. It is the store's, and not the source's.
             StoreError: a remote store does not respond.
         """
         path = self._path(address)
@@ -120,7 +120,7 @@ class Store:
                     download(self.fs, path, local)
         except FileNotFoundError:
             message = f"{address} is gone from {shown_uri(self.url)}; restore it and run again"
-            raise SourceGone("missing_file", message) from None
+            raise SourceGone("system_error", message) from None
         return local
 
     # --- tables ------------------------------------------------------------------------------------------------------

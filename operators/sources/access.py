@@ -211,7 +211,7 @@ class SourceFiles:
         """Fingerprint of the file as it is now.
 
         Raises:
-            SourceGone: `missing_file` if there is no such file or it may not be read; `system_error` if its folder,
+            SourceGone: `missing_file` if there is no such file; `system_error` if it may not be read, or if its folder,
                 bucket or server is unavailable, refuses access or sends an incomplete answer.
             OSError: the local disk is full.
         """
@@ -229,8 +229,10 @@ class SourceFiles:
         with self._in_words(uri, address):
             fs, path = (None, address) if web.site_of(address) else locate(address)
             if isinstance(fs, LocalFileSystem):
-                if not Path(path).is_file() or not os.access(path, os.R_OK):
-                    raise FileNotFoundError("it is not a file that can be read")
+                if not Path(path).is_file():
+                    raise FileNotFoundError("there is no such file")
+                if not os.access(path, os.R_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
                 return Path(path)
             local = folder / _local_name(source_id, uri)
             if local.exists():
@@ -249,39 +251,47 @@ class SourceFiles:
             yield
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
             told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
-            if self._is_alone(address, error):
+            if isinstance(error, PermissionError):
+                way_out = "correct the rights or the credentials"
+            elif is_place_there(address, self.roots):
                 raise SourceGone("missing_file", f"{shown}: {told}; restore it and run again") from None
-            away = "its folder, bucket or server is away, empty or lets nobody in: mount it or correct the rights"
-            raise SourceGone("system_error", f"{shown}: {told}; {away}, the next run tries again") from None
+            else:
+                way_out = "its folder, bucket or server is away or empty: mount it or correct the address"
+            raise SourceGone("system_error", f"{shown}: {told}; {way_out}, the next run tries again") from None
         except (OSError, StoreError, BadInput) as error:  # S3 also answers Bad Request for expired credentials
             if isinstance(error, OSError) and space_problem(error, shown):
                 raise
             told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
             raise SourceGone("system_error", f"{shown}: {told}; the next run tries again") from None
 
-    def _is_alone(self, address: str, error: OSError) -> bool:
-        """Whether the folder or server of an unreadable file is there, so that only this file is missing.
 
-        An empty folder may be the mount point of a disk that is not mounted. A missing folder was removed if the next
-        folder above it, in the same root, is there.
-        """
-        if web.site_of(address):
-            return isinstance(error, FileNotFoundError)  # refused credentials concern every file of the site
-        fs, path = locate(address)
-        if not isinstance(fs, LocalFileSystem):
-            place = _OWN_PLACE.match(address.strip())
-            return place is not None and fs.exists(fs._strip_protocol(place[0]))
-        roots = {Path(os.path.realpath(found)) for root in self.roots if (found := local_path(root))}
-        for folder in Path(os.path.realpath(path)).parents:
-            try:
-                with os.scandir(folder) as entries:
-                    return any(True for _ in entries)
-            except (FileNotFoundError, NotADirectoryError):
-                if not roots & set(folder.parents):
-                    return False
-            except OSError:
+def is_place_there(address: str, roots: Iterable[str]) -> bool:
+    """Whether the folder, bucket or server of a missing file is there, so that only the file is missing.
+
+    An empty folder may be the mount point of a disk that is not mounted. A missing folder was removed if the next
+    folder above it, in the same root, is there.
+    """
+    if web.site_of(address):
+        return True  # it answered that there is no such file
+    fs, path = locate(address)
+    if not isinstance(fs, LocalFileSystem):
+        place = _OWN_PLACE.match(address.strip())
+        try:
+            with outages(address):
+                return place is not None and fs.exists(fs._strip_protocol(place[0]))
+        except (OSError, StoreError, BadInput):
+            return False
+    own = {Path(os.path.realpath(found)) for root in roots if (found := local_path(root))}
+    for folder in Path(os.path.realpath(path)).parents:
+        try:
+            with os.scandir(folder) as entries:
+                return any(True for _ in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            if not own & set(folder.parents):
                 return False
-        return False
+        except OSError:
+            return False
+    return False
 
 
 def _local_name(source_id: str, uri: str) -> str:

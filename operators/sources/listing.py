@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from operators.sources import web
-from operators.sources.access import Access, SourceFiles, fingerprint, local_path, stored_uri
+from operators.sources.access import Access, SourceFiles, fingerprint, is_place_there, local_path, stored_uri
 from operators.sources.folder import VIDEO_SUFFIXES, search_folder
 from operators.sources.ids import SourceIds, media_folder, path_in
 from operators.sources.manifest import LIST_SUFFIXES, manifest_entries, read_list
@@ -254,9 +254,12 @@ def _checked_fingerprint(entry: _Entry, identifier: str, access: Access) -> str 
         with outages(uri):
             return fingerprint(uri, access.private)
     except FileNotFoundError:
-        return plan_reject(
-            identifier, "missing_file", f"{shown}: no such file; restore it, or take it out of the source"
-        )
+        if is_place_there(uri, access.roots):
+            return plan_reject(
+                identifier, "missing_file", f"{shown}: no such file; restore it, or take it out of the source"
+            )
+        message = f"{shown}: no such file, and its folder or bucket is away or empty; mount it, or take the file out"
+        return plan_reject(identifier, "unreachable", f"{message} of the source")
     except StoreError as error:
         if entry.is_found:  # the source itself no longer answers
             raise

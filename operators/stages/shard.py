@@ -181,7 +181,7 @@ def _fetch_stored(context: Context, packaged: PackagedVideo, address: str, folde
         raise SourceGone(gone.reason, f"{gone}, {otherwise}") from None
     if sha256_of_file(local) != packaged.sha256:
         message = f"{address} is damaged, its bytes do not match its name; restore it and run again, {otherwise}"
-        raise SourceGone("missing_file", message)
+        raise SourceGone("system_error", message)
     return local
 
 

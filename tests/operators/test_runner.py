@@ -318,6 +318,18 @@ def test_however_many_videos_were_replaced_after_planning_the_build_goes_on(sour
     assert (metrics.units, metrics.rejects) == (14, {"source_changed": 12})
 
 
+def test_rights_that_are_lost_in_the_middle_of_a_build_end_the_stage(source_of_many, tmp_path, unprivileged):
+    """Their folders are there and hold something, and the files may not be read: no release without them."""
+    films, folder = source_of_many
+    for film in films:
+        film.chmod(0)
+    for path in (tmp_path / "out").rglob("*"):
+        path.chmod(0o777)
+    (tmp_path / "out").chmod(0o777)
+    with unprivileged(tmp_path), pytest.raises(Outage, match=r"10 videos in a row met faults.*correct the rights"):
+        run_stage(folder, "ingest", 0, workers=1)
+
+
 @pytest.mark.parametrize("mount_point", ["empty", "gone"])
 def test_a_disk_that_is_not_mounted_any_more_ends_the_stage(source_of_many, mount_point, tmp_path):
     _, folder = source_of_many

@@ -137,8 +137,36 @@ def test_videos_whose_server_does_not_answer_are_left_to_the_next_run(ingested, 
         find_stale(folder, config)
 
 
+@pytest.mark.parametrize("mount_point", ["empty", "gone"])
+def test_videos_of_a_disk_that_is_not_mounted_are_not_published_away(ingested, tmp_path, mount_point):
+    folder, config = ingested
+    (tmp_path / "films").rename(tmp_path / "away")
+    if mount_point == "empty":
+        (tmp_path / "films").mkdir()
+    with pytest.raises(Outage, match=r"1 videos of .* the first is c \(unreachable: .*c.mp4: no such file.*mount it"):
+        find_stale(folder, config)
+
+
+def test_a_second_row_of_a_video_that_cannot_be_opened_does_not_matter(ingested, tmp_path):
+    """It may be a mirror: the list names another file of that video, which is there."""
+    folder, config = ingested
+    config = config.model_copy(update={"allowed_roots": (str(tmp_path), "http://127.0.0.1:9")})
+    rows = [{"uri": uri, "source_id": "a"} for uri in ("http://127.0.0.1:9/a.mp4", "a.mp4")]
+    (tmp_path / "lists/list.json").write_text(json.dumps([*rows, {"uri": "b.mp4", "source_id": "b"}]))
+    assert "1 videos are gone from the source" in find_stale(folder, config).reasons
+
+
+def test_a_video_that_could_not_be_read_before_does_not_hold_up_a_run(ingested):
+    folder, config = ingested
+    record = folder.record("ingest", 0)
+    unread = record.commits["c"].model_copy(update={"rows": 0, "rejects": 1})
+    folder.write_record(record.model_copy(update={"commits": record.commits | {"c": unread}}))
+    stale = find_stale(folder, config.model_copy(update={"allowed_roots": ()}))
+    assert "1 videos are gone from the source" in stale.reasons
+
+
 def test_a_row_that_was_taken_out_of_the_list_makes_the_build_stale(ingested, tmp_path):
     folder, config = ingested
     write_list(tmp_path, "a.mp4", "../films/c.mp4")
-    (tmp_path / "films/c.mp4").unlink()
+    (tmp_path / "films/c.mp4").rename(tmp_path / "films/d.mp4")
     assert "2 videos are gone from the source" in find_stale(folder, config).reasons

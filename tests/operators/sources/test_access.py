@@ -190,7 +190,7 @@ def test_what_is_gone_is_told_apart_from_an_outage_and_without_secrets(tmp_path,
                 SourceFiles(frozenset({server.site})).fetch("film", uri, tmp_path)
             assert told.value.reason == "missing_file"
             assert not any(word in str(told.value) for word in ("SECRET", "PASSWORD"))
-        for path, words in (("503", "HTTP 503; the next run"), ("403", "HTTP 403.*lets nobody in.*, the next run")):
+        for path, words in (("503", "HTTP 503; the next run"), ("403", "HTTP 403.*correct the rights.*, the next run")):
             with pytest.raises(SourceGone, match=f"{words} tries again") as away:
                 uri = f"http://user:PASSWORD@{server.site}/{path}?SECRET"
                 SourceFiles(frozenset({server.site})).fetch("film", uri, tmp_path)
@@ -228,6 +228,37 @@ def test_a_folder_that_lets_nobody_in_is_not_a_missing_file(tmp_path, unprivileg
     (tmp_path / "films").chmod(0)
     with unprivileged(tmp_path):
         assert reason_of(f"{tmp_path}/films/a.mp4", f"{tmp_path}/films") == "system_error"
+
+
+def test_a_file_that_may_not_be_read_is_not_a_missing_file(tmp_path, unprivileged):
+    """The rights of many files can change with one command: it counts as a fault of the machine."""
+    film = tmp_path / "film.mp4"
+    film.touch()
+    (tmp_path / "other.mp4").touch()
+    film.chmod(0)
+    source = Source(source_id="film", uri=str(film), fingerprint="1")
+    files = SourceFiles(roots=(str(tmp_path),))
+    with unprivileged(tmp_path):
+        for look in (files.fingerprint, lambda film: files.fetch("film", film.uri, tmp_path)):
+            with pytest.raises(SourceGone, match=r"film.mp4: .*Permission denied.*; correct the rights") as gone:
+                look(source)
+            assert gone.value.reason == "system_error"
+
+
+def test_an_object_that_may_not_be_read_is_not_a_missing_file(tmp_path):
+    """As with credentials that may list a bucket but no longer read its objects."""
+
+    class Listed(MemoryFileSystem):
+        protocol = "listed"
+
+        def get_file(self, path, local, **_):
+            raise PermissionError("Access Denied")
+
+    fsspec.register_implementation("listed", Listed, clobber=True)
+    Listed().pipe_file("/bucket/film.mp4", b"film")
+    with pytest.raises(SourceGone, match=r"access denied.*; correct the rights") as gone:
+        SourceFiles().fetch("film", "listed://bucket/film.mp4", tmp_path)
+    assert gone.value.reason == "system_error"
 
 
 def test_an_object_is_missing_while_its_bucket_is_there(s3_bucket):

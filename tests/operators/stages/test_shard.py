@@ -114,13 +114,13 @@ def test_a_stored_file_that_is_damaged_or_gone_is_a_reject_that_says_what_to_do(
     (tmp_path / "out" / packaged[1].media_uri).unlink()
     rows, _ = shard(tmp_path, [make_sample(number, film) for number, film in enumerate(films)], films, packaged)
     rejects = {row.key: row for row in rows if isinstance(row, Reject)}
-    assert {key: reject.reason for key, reject in rejects.items()} == {"film0": "missing_file", "film1": "missing_file"}
+    assert {key: reject.reason for key, reject in rejects.items()} == {"film0": "system_error", "film1": "system_error"}
     assert "is damaged, its bytes do not match its name" in rejects["film0"].message
     assert f"{packaged[1].media_uri} is gone from {store.url}" in rejects["film1"].message
     way_out = (
         "restore it and run again, or delete it and the folder commits/package of the store: then it is made again"
     )
-    assert all(reject.message.endswith(way_out) for reject in rejects.values())
+    assert all(reject.is_temporary and reject.message.endswith(way_out) for reject in rejects.values())
 
 
 def test_no_decoder_is_opened(tmp_path):
