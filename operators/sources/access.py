@@ -130,12 +130,13 @@ def _has_site(place: _Place) -> bool:
 def _climbs(uri: str) -> bool:
     """Whether a remote address has a segment `..`.
 
-    Some clients and servers resolve it, others take it for a name. Python's `urlsplit` drops tabs and line ends.
+    Some clients and servers resolve it, others take it for a name. Drivers that read addresses with Python's `urlsplit`
+    drop tabs, line ends and what follows `?`.
     """
     path = re.sub(r"[\t\r\n]", "", uri.partition("://")[2])
     if web.site_of(uri.strip()):
         path = re.split("[?#]", path, maxsplit=1)[0]
-    return ".." in re.split(r"[/\\]", unquote(path))
+    return ".." in re.split(r"[/\\?#]", unquote(path))
 
 
 def _place(uri: str) -> _Place:
@@ -147,7 +148,7 @@ def _place(uri: str) -> _Place:
     if scheme in ("http", "https"):
         site, path = web.site_of(uri.strip()), unquote(re.split("[?#]", path, maxsplit=1)[0])
     elif scheme in _WITH_USER:
-        site = site.rpartition("@")[2]
+        site = re.split("[?#]", site, maxsplit=1)[0].rpartition("@")[2]  # drivers take `evil` of `evil#@host`
     return _Place(scheme, site.lower(), posixpath.normpath(f"/{path}").rstrip("/"))
 
 

@@ -42,7 +42,9 @@ from tests.support.web_server import BODY, serving
         ("az://@account.blob.core.windows.net/box/list.csv", ["az://@account.blob.core.windows.net/box/a.mp4"],
          ["az://@account.blob.core.windows.net/other/a.mp4"]),
         ("az://box/list.csv", ["az://box/films/a.mp4", "az://box/..a/b...mp4"], ["az://other/a.mp4", "az:///box/a.mp4"]),
-        ("hdfs:///data/list.csv", ["hdfs:///films/a.mp4"], ["hdfs://evil:8020/x.mp4", "hdfs://data/x.mp4", "webhdfs:///a.mp4"]),
+        ("hdfs:///data/list.csv", ["hdfs:///films/a.mp4"],
+         ["hdfs://evil:8020/x.mp4", "hdfs://data/x.mp4", "hdfs://evil:8020#@/x.mp4", "webhdfs:///a.mp4"]),
+        ("ftp://host/list.csv", ["ftp://user@host/a#b?c.mp4"], ["ftp://evil#@host/a.mp4", "ftp://evil?@host/a.mp4"]),
         ("hdfs://", ["hdfs:///films/a.mp4"], ["hdfs://evil:8020/x.mp4"]),
         ("github://org:name@main/list.csv", ["github://org:name@main/a.mp4"], ["github://org:other@main/a.mp4"]),
         ("s3://arn:aws:s3:eu-west-1:1:accesspoint/films/list.csv", ["s3://arn:aws:s3:eu-west-1:1:accesspoint/films/a.mp4"],
@@ -99,6 +101,8 @@ def test_a_source_without_a_bucket_or_host_is_refused(address):
         ("s3://bucket/lists/list.csv", "s3://bucket/lists/../films/x.mp4"),
         ("https://host/list.csv", "https://host/public/%2e%2e/private/a.mp4"),
         ("ftp://host/list.csv", "ftp://host/.."),
+        ("abfs://account.host/c1/list.csv", "abfs://account.host/c1/..?"),
+        ("sftp://host/list.csv", "sftp://host/films/..#"),
     ],
 )
 def test_a_remote_address_that_climbs_is_refused(source, uri):
