@@ -34,6 +34,13 @@ class Reader:
     """Returns the keys that the loader finds in a split."""
 
 
+def has_energon() -> bool:
+    """Whether Megatron Energon can be imported. Its package does not install torch, which it needs."""
+    return all(map(importlib.util.find_spec, ("torch", "megatron"))) and bool(
+        importlib.util.find_spec("megatron.energon")
+    )
+
+
 def energon_prepare(splits: Sequence[str], folder: str) -> str:
     """Shell command that writes Energon's `.nv-meta` into a release. A split part is `name:regular expression`."""
     parts = " ".join(rf"--split-parts '{split}:data/{split}/.*\.tar'" for split in splits)
@@ -87,7 +94,7 @@ def open_readers(root: Path, release: Release, metadata: Mapping[str, Any]) -> I
             tars = partial(_tars, root, scratch, streaming)
             readers.append(Reader(f"datasets{suffix}", True, tables))
             readers.append(Reader(f"datasets webdataset{suffix}", False, tars))
-        if importlib.util.find_spec("megatron") and importlib.util.find_spec("megatron.energon"):
+        if has_energon():
             from operators.release import energon_reader
 
             folder = energon_reader.prepare(root, splits, Path(scratch) / "energon")

@@ -82,7 +82,7 @@ class Access:
                 )
         own = source
         if is_address(source) and _place(source).scheme != "file":
-            own = _OWN_PLACE.match(source.strip())[0]  # type: ignore[index] - it is an address
+            own = _OWN_PLACE.match(source.strip())[0]  # type: ignore[index]  # every address matches
         elif source.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(_place(source).path):  # noqa: PTH112
             own = posixpath.dirname(_place(source).path)
         # One more slash, as only an allowed root stands for a whole scheme.

@@ -1,6 +1,5 @@
 """The runner's promises on the real pipeline: real videos, real stages, a real model server that counts requests."""
 
-import importlib.util
 import itertools
 import json
 import os
@@ -28,6 +27,7 @@ from operators.models.endpoints import ModelUnavailable
 from operators.pipeline import VIDEO_STAGES
 from operators.preflight import PreflightFailed
 from operators.release.publish import latest_run
+from operators.release.readers import has_energon
 from operators.release.verify import verify_release
 from operators.replay import forget_rejects
 from operators.runner import UnitOutcome, run_stage
@@ -158,7 +158,7 @@ def test_every_loader_finds_all_that_the_release_holds(clean):
         "webdataset": videos,
         "datasets webdataset": videos,
         "datasets webdataset streaming": videos,
-        **({"energon": videos} if importlib.util.find_spec("megatron") else {}),
+        **({"energon": videos} if has_energon() else {}),
     }
 
 

@@ -47,6 +47,7 @@ def test_measuring_packages_are_needed_where_captions_are_measured(config, monke
 
 
 def test_the_network_that_finds_shots_must_be_installed_where_it_is_chosen(config, monkeypatch):
+    pytest.importorskip("torch")
     chosen = config.model_copy(update={"split": SplitConfig(detector="transnet")})
     assert "shots: transnet" in preflight(chosen, {})
     monkeypatch.setattr(module, "find_spec", lambda package: None if package == "torch" else object())

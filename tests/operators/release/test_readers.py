@@ -1,11 +1,10 @@
 """Which readers there are. That they agree is for tests of `operators.release.verify`."""
 
-import importlib.util
 import shlex
 
 import pytest
 
-from operators.release.readers import energon_prepare, loading_metadata, open_readers
+from operators.release.readers import energon_prepare, has_energon, loading_metadata, open_readers
 from schemas.release import open_release
 from schemas.tables import Split
 
@@ -14,7 +13,7 @@ def test_energon_is_read_where_it_is_installed(release):
     manifest = open_release(str(release))
     with open_readers(release, manifest, loading_metadata(["eval"], with_media=True)) as readers:
         questions = {reader.name: reader.of_questions for reader in readers}
-    assert ("energon" in questions) == (importlib.util.find_spec("megatron") is not None)
+    assert ("energon" in questions) == has_energon()
     assert {name for name, of_questions in questions.items() if of_questions} == {"datasets", "datasets streaming"}
 
 
