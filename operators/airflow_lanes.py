@@ -41,9 +41,11 @@ DEFAULT_ARGS: dict[str, Any] = {
 LONG_SILENCE = timedelta(hours=24)
 """Silence limit of tasks that can work for a long time between two lines of their log.
 
-These are `package`, which may encode a whole video, and the tasks after the partitions, which process the whole build
-as one work item.
+These are the tasks after the partitions, which process the whole build as one work item.
 """
+
+PACKAGE_SILENCE = timedelta(days=7)
+"""Silence limit of `package`, which may encode a whole video. It is above every limit of one video."""
 
 LANE_LABEL = "{{ task.lane['label'] }}"
 
@@ -61,7 +63,7 @@ def build_tasks(build_config: Any = None) -> BaseOperator:
     def lane(lane: Any) -> None:
         before: BaseOperator | None = None
         for position, name in enumerate(VIDEO_STAGES, start=1):
-            limits: dict[str, Any] = {"silence_limit": LONG_SILENCE} if name == "package" else {}
+            limits: dict[str, Any] = {"silence_limit": PACKAGE_SILENCE} if name == "package" else {}
             stage = StageOperator(
                 task_id=name,
                 stage=name,

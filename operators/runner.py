@@ -136,13 +136,12 @@ class UnitInput:
     sources: tuple[Source, ...] = ()
     """Source videos sorted by id, for stages that read `source` or open the video."""
     empty: bool = False
-    """Whether the first input has no rows. Then the work item has no rows either, and nothing is decoded."""
+    """Whether the first input, or the stage `Stage.only_with`, has no rows. Then the work item has none either, and
+    nothing is decoded."""
     files: SourceFiles = field(default_factory=SourceFiles)
     """Access to the source files."""
-
-    def isolated(self, stage: Stage) -> bool:
-        """Whether the work item is computed in a child process."""
-        return stage.isolated and not self.empty
+    isolated: bool = False
+    """Whether the work item is computed in a child process, which opens the video."""
 
     def identity(self, name: str, source_columns: Collection[str]) -> InputIdentity:
         """Identity of one input for the work item's key. That of `source` covers only `source_columns`."""
@@ -240,14 +239,17 @@ def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitIn
     key = stage_key(stage, config, unit_input)
     if commit := store.find_commit(stage.name, digest(key)):
         return UnitOutcome(commit, reused=True)
-    unit_input = replace(unit_input, files=source_files(config, unit_input.sources))
+    opened: list[Row] = []
+    if stage.isolated and not unit_input.empty:
+        opened = [row for row in _read_input(store, stage.reads[0], unit_input) if stage.opens_video(config, row)]
+    files = source_files(config, unit_input.sources)
+    unit_input = replace(unit_input, files=files, isolated=bool(opened))
     with scratch_folder(stage.name) as scratch:
-        if not unit_input.isolated(stage):
+        if not unit_input.isolated:
             return compute_unit(store.url, config, key, unit_input, scratch, cores)
         try:
-            return run_isolated(
-                compute_unit, store.url, config, key, unit_input, scratch, cores, timeout_seconds=stage.timeout_seconds
-            )
+            limit = sum(map(stage.timeout_seconds, opened))
+            return run_isolated(compute_unit, store.url, config, key, unit_input, scratch, cores, timeout_seconds=limit)
         except ChildFailed as failure:
             again = "the next run" if failure.reason in MACHINE_REASONS else "`lvr replay`"
             message = f"{unit_input.unit}: {stage.name} failed: {failure}; {again} tries again"
@@ -269,14 +271,15 @@ def compute_unit(
     """
     stage = stage_named(key.stage)
     store = Store(store_url)
-    cpu_seconds = process_cpu_seconds if unit_input.isolated(stage) else time.thread_time
+    cpu_seconds = process_cpu_seconds if unit_input.isolated else time.thread_time
     cpu_started = cpu_seconds()
     started = time.perf_counter()
     tables = [_read_input(store, stage_input, unit_input) for stage_input in stage.reads]
     try:
-        _assert_unchanged(stage, unit_input)
+        _assert_unchanged(unit_input)
+        has_work = bool(tables[0]) and not unit_input.empty
         produced, usage = (
-            _produce(stage, store, config, key, tables, scratch, cores, unit_input.files) if tables[0] else ([], {})
+            _produce(stage, store, config, key, tables, scratch, cores, unit_input.files) if has_work else ([], {})
         )
     except SourceGone as gone:
         produced, usage = [_unit_reject(key, gone.reason, f"{key.unit}: {gone}")], {}
@@ -304,15 +307,15 @@ def compute_unit(
     return UnitOutcome(commit, False, cpu_ended - cpu_started, phases, usage, _fault(rejects))
 
 
-def _assert_unchanged(stage: Stage, unit_input: UnitInput) -> None:
-    """Check that the sources of an isolated stage are still the files that the build was planned with.
+def _assert_unchanged(unit_input: UnitInput) -> None:
+    """Check that the sources that an isolated stage opens are still the files that the build was planned with.
 
     The rows are committed under a key that identifies the planned files.
 
     Raises:
         SourceGone: a source has changed.
     """
-    for source in unit_input.sources if stage.isolated else ():
+    for source in unit_input.sources if unit_input.isolated else ():
         if unit_input.files.fingerprint(source) != source.fingerprint:
             message = f"{shown_uri(source.uri)} has changed since the build was planned; run it again"
             raise SourceGone("source_changed", message)
@@ -352,6 +355,9 @@ def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> Stage
     Prompts and models are part of the key only if the stage uses them under this configuration.
     """
     asks = stage.asks(config)
+    inputs = [unit_input.identity(name, stage.source_columns) for name in stage.reads]
+    if stage.only_with:
+        inputs.append(InputIdentity(stage=stage.only_with, rows_sha256=digest(not unit_input.empty)))
     return StageKey(
         stage=stage.name,
         version=stage.version,
@@ -360,7 +366,7 @@ def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> Stage
         section=canonical_json(stage.section(config)),
         prompts=tuple(_prompt_identity(prompt) for prompt in stage.prompts) if asks else (),
         models=tuple(_model_identity(config, role) for role in stage.roles) if asks else (),
-        inputs=tuple(unit_input.identity(name, stage.source_columns) for name in stage.reads),
+        inputs=tuple(inputs),
         tools=tuple(tool() for tool in stage.tools),
     )
 
@@ -430,12 +436,23 @@ def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:
 
 
 def _lane_inputs(folder: RunFolder, stage: Stage, lane: Lane) -> Iterator[UnitInput]:
-    records = {name: folder.record(name, lane.index) for name in stage.reads if name != "source"}
+    names = [name for name in (*stage.reads, stage.only_with) if name not in ("source", "")]
+    records = {name: folder.record(name, lane.index) for name in names}
     for source in lane.sources:
-        commits = {name: record.commits[source.source_id] for name, record in records.items()}
-        tables = {name: (commit.rows_sha256,) for name, commit in commits.items()}
-        first = commits.get(stage.reads[0])
-        yield UnitInput(source.source_id, tables, (source,), empty=first is not None and not first.rows)
+        yield video_input(stage, source, {name: record.commits[source.source_id] for name, record in records.items()})
+
+
+def video_input(stage: Stage, source: Source, commits: Mapping[str, Commit]) -> UnitInput:
+    """Input of a stage for one video.
+
+    Args:
+        commits: the video's commits by stage: those of `stage.reads`, and of `stage.only_with` if it is known. Else its
+            rows are assumed to exist.
+    """
+    tables = {name: (commits[name].rows_sha256,) for name in stage.reads if name != "source"}
+    required = {stage.reads[0], stage.only_with} & commits.keys()
+    is_empty = not all(commits[name].rows for name in required)
+    return UnitInput(source.source_id, tables, (source,), empty=is_empty)
 
 
 def _read_input(store: Store, name: str, unit_input: UnitInput) -> list[Row]:

@@ -103,8 +103,14 @@ class Stage:
     tools: tuple[Callable[[], str], ...] = ()
     """Functions that return name and version of each external program that produces bytes of the rows or files."""
     scope: Scope = Scope.VIDEO
+    only_with: str = ""
+    """Earlier stage without whose rows of a video this one has nothing to do. Its rows are not read, and the key holds
+    only whether there are any."""
     isolated: bool = False
     """Whether the stage runs in a child process with a watchdog, because it decodes or computes for long. A crash of
     the child is a reject."""
-    timeout_seconds: float = 6 * 3600.0
-    """The watchdog's time limit for one work item."""
+    opens_video: Callable[[BuildConfig, Any], bool] = lambda config, row: True
+    """Whether an isolated stage opens the video of a row of its first input. If not, it needs no child process and not
+    the video's file."""
+    timeout_seconds: Callable[[Any], float] = lambda row: 6 * 3600.0
+    """The watchdog's time limit for a row of the first input."""

@@ -11,7 +11,7 @@ from functools import partial
 
 from operators.models.session import resolve
 from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
-from operators.runner import WHOLE_BUILD, UnitInput, stage_key
+from operators.runner import WHOLE_BUILD, UnitInput, stage_key, video_input
 from operators.runs import RunFolder
 from operators.sources.ids import read_given_ids
 from operators.sources.listing import read_sources
@@ -109,20 +109,22 @@ class _Walk:
 
 def _walk_video(store: Store, config: BuildConfig, before: Mapping[tuple[str, str], StageKey], source: Source) -> _Walk:
     unit = source.source_id
-    tables: dict[str, str] = {}
+    commits: dict[str, Commit] = {}
     stale: list[str] = []
     reasons: list[str] = []
     for name in VIDEO_STAGES:
         others = [other for other in stage(name).reads if other != "source"]
-        if not tables.keys() >= set(others):
+        if not commits.keys() >= set(others):
             stale.append(name)
             continue
-        key = stage_key(stage(name), config, UnitInput(unit, {other: (tables[other],) for other in others}, (source,)))
+        key = stage_key(stage(name), config, video_input(stage(name), source, commits))
         if commit := store.find_commit(name, digest(key)):
-            tables[name] = commit.rows_sha256
-        else:
-            stale.append(name)
+            commits[name] = commit
+            continue
+        stale.append(name)
+        if stage(name).only_with not in stale:
             reasons.append(explain(before.get((name, unit)), key))
+    tables = {name: commit.rows_sha256 for name, commit in commits.items()}
     return _Walk(unit, tables, tuple(stale), tuple(reasons))
 
 

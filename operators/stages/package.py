@@ -1,7 +1,8 @@
 """Video -> PackagedVideo: prepares the file that a release's tar contains: the source, an MP4 made of it, or its proxy.
 
 Each video is packaged separately and once. A decoder that crashes or hangs affects only that video, and new questions
-about a video do not encode it again. `shard` only copies the files into tars.
+about a video do not encode it again. A video without questions is not packaged. `shard` only copies the files into
+tars.
 """
 
 from __future__ import annotations
@@ -18,9 +19,18 @@ from operators.video.packets import UnreadableVideo
 from operators.video.probe import probe
 from operators.video.proxy import FPS, proxy_size
 from operators.video.unpack import unpack
-from schemas.config import Media
+from schemas.config import BuildConfig, Media
 from schemas.tables import PackagedVideo, Packaging, Reject, Video
 from schemas.uri import shown_uri
+
+LONGEST_SECONDS = 6 * 24 * 3600.0
+"""Longest time limit. The silence limit of the Airflow task is above it (`operators.airflow_lanes`)."""
+
+_BYTES_PER_SECOND = 1e6
+
+_SECONDS_PER_MEGAPIXEL = 4.0
+"""Four times the slowest measured: noisy 10-bit HDR at 640x360 takes 1.03 CPU seconds a megapixel with x265 in one
+thread, noisy ProRes in 1080p takes 0.07 with x264 (2026-11-30, two busy cores, `encode_picture`)."""
 
 
 def run(context: Context, videos: Sequence[Video]) -> Iterator[PackagedVideo | Reject]:
@@ -39,7 +49,7 @@ def run(context: Context, videos: Sequence[Video]) -> Iterator[PackagedVideo | R
 
 def _package(context: Context, video: Video) -> PackagedVideo:
     media = context.config.shard.media
-    if media is Media.ORIGINAL and video.packaging is not Packaging.KEEP:
+    if _needs_mp4(context.config, video):
         made = _write_mp4(context, video)
         address = context.files.put_file(made)
         return _row(video, video.packaging, address, Path(address).stem, made.stat().st_size)
@@ -51,6 +61,22 @@ def _package(context: Context, video: Video) -> PackagedVideo:
     width, height = proxy_size(video.width, video.height)
     little = {"width": width, "height": height, "fps": min(video.fps, FPS)}
     return _row(video, None, video.proxy_uri, Path(video.proxy_uri).stem, None).model_copy(update=little)
+
+
+def _needs_mp4(config: BuildConfig, video: Video) -> bool:
+    """Whether an MP4 must be made. Otherwise the row only names a file that exists, and no video is opened."""
+    return config.shard.media is Media.ORIGINAL and video.packaging is not Packaging.KEEP
+
+
+def time_limit(video: Video) -> float:
+    """Time limit for packaging a video, in seconds: much more than it takes, so that only a hang reaches it.
+
+    The source is fetched, read and written at `_BYTES_PER_SECOND` or faster, and each megapixel of a frame is decoded,
+    encoded and read back within `_SECONDS_PER_MEGAPIXEL`.
+    """
+    megapixels = video.frame_count * video.width * video.height / 1e6
+    seconds = 3600 + video.size_bytes / _BYTES_PER_SECOND + megapixels * _SECONDS_PER_MEGAPIXEL
+    return min(seconds, LONGEST_SECONDS)
 
 
 def _row(
@@ -99,8 +125,10 @@ STAGE = Stage(
     row=PackagedVideo,
     reads=("ingest",),
     run=run,
+    only_with="difficulty",
     section=lambda config: config.shard.media,
     tools=(ffmpeg_version, pyav_version),
     isolated=True,
-    timeout_seconds=20 * 3600.0,  # encoders use one thread each: ProRes in 4K may take ten times its duration
+    opens_video=_needs_mp4,
+    timeout_seconds=time_limit,
 )

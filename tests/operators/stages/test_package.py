@@ -6,12 +6,13 @@ from pathlib import Path
 import av
 import pytest
 
+from operators import runner
 from operators.build import plan_build
 from operators.losses import losses
 from operators.runner import run_stage
 from operators.stage import Context
 from operators.stages import ingest
-from operators.stages.package import STAGE
+from operators.stages.package import LONGEST_SECONDS, STAGE
 from operators.staleness import find_stale
 from operators.store import SourceGone, Store, sha256_of_file
 from operators.video.frames import frames_at
@@ -20,8 +21,8 @@ from schemas.base import digest
 from schemas.config import BuildConfig, Media, QuestionConfig, ShardConfig
 from schemas.run import Commit, ReleaseFile, StageKey, StageRecord
 from schemas.sample import Sample
-from schemas.tables import PackagedVideo, Packaging, Reject, Source, Video
-from tests.support.rows import make_sample, make_video
+from schemas.tables import Check, PackagedVideo, Packaging, Reject, Source, Trial, Video
+from tests.support.rows import make_question, make_sample, make_trial, make_video
 from tests.support.videos import broadcast, counting_video, number_on, two_pictures
 
 
@@ -154,18 +155,35 @@ def folder(tmp_path):
     counting_video(films / "deadly.mkv", seconds=1)
     folder = plan_build(BuildConfig(source=str(films), out=str(tmp_path / "out"), lane_videos=2), "run", {})
     run_stage(folder, "ingest", 0, workers=2)
+    write_difficulty(folder, questions=1)
     return folder
+
+
+def commit_of(folder, stage, unit, rows, row):
+    """A commit of these rows, as if the stage had made them."""
+    key = StageKey(stage=stage, version=1, unit=unit, seed=0, section="", prompts=(), models=(), inputs=())
+    return Commit(
+        key_sha256=digest([key.model_dump(mode="json"), len(rows)]), key=key,
+        rows_sha256=folder.store.put_rows(rows, row), rejects_sha256=folder.store.put_rows([], Reject),
+        rows=len(rows), rejects=0,
+    )  # fmt: skip
+
+
+def write_difficulty(folder, questions):
+    """Record that `difficulty` has measured this number of questions about each video."""
+    commits = {}
+    for source in folder.sources():
+        asked = [make_question(number, source.source_id) for number in range(questions)]
+        trials = [make_trial(question, Check.DIFFICULTY, 5) for question in asked]
+        commits[source.source_id] = commit_of(folder, "difficulty", source.source_id, trials, Trial)
+    folder.write_record(StageRecord(stage="difficulty", lane=0, commits=commits))
 
 
 def write_assembled(folder):
     """Record that `assemble` has made a sample of each video."""
     tables = [commit.rows_sha256 for commit in folder.record("ingest", 0).commits.values()]
     samples = [make_sample(number, *folder.store.get_rows(table, Video)) for number, table in enumerate(tables)]
-    key = StageKey(stage="assemble", version=1, unit="all", seed=0, section="", prompts=(), models=(), inputs=())
-    commit = Commit(
-        key_sha256=digest(key), key=key, rows_sha256=folder.store.put_rows(samples, Sample),
-        rejects_sha256=folder.store.put_rows([], Reject), rows=len(samples), rejects=0,
-    )  # fmt: skip
+    commit = commit_of(folder, "assemble", "all", samples, Sample)
     folder.write_record(StageRecord(stage="assemble", lane=None, commits={"all": commit}))
 
 
@@ -197,7 +215,49 @@ def test_other_questions_reuse_what_was_packaged(folder):
     assert (stale["ingest"], stale["question"], stale["package"], stale["shard"]) == (0, 2, 0, 1)
     again = plan_build(other, "again", {})
     run_stage(again, "ingest", 0)
+    write_difficulty(again, questions=3)
     assert run_stage(again, "package", 0, workers=2).reused == 2
+
+
+def test_a_video_without_questions_is_packaged_once_it_has_some(folder, tmp_path, monkeypatch):
+    """Nothing opens it before: here that would crash."""
+    write_difficulty(folder, questions=0)
+    (tmp_path / "sitecustomize.py").write_text(CRASH)
+    with monkeypatch.context() as crashing:
+        crashing.setenv("PYTHONPATH", str(tmp_path))
+        metrics = run_stage(folder, "package", 0, workers=2)
+    assert (metrics.units, metrics.rows, metrics.rejects) == (2, 0, {})
+    write_difficulty(folder, questions=1)
+    metrics = run_stage(folder, "package", 0, workers=2)
+    assert (metrics.reused, metrics.rows) == (0, 2)
+    write_difficulty(folder, questions=0)
+    assert run_stage(folder, "package", 0, workers=2).reused == 2
+
+
+@pytest.mark.parametrize("media", [Media.NONE, Media.ORIGINAL])
+def test_a_source_is_not_needed_where_it_is_not_opened(folder, tmp_path, monkeypatch, media):
+    """Without media, and for a source published as it is, `package` names what exists, in no process of its own."""
+    config = folder.run.requested.model_copy(update={"shard": ShardConfig(media=media)})
+    again = plan_build(config, "again", {})
+    run_stage(again, "ingest", 0)
+    write_difficulty(again, questions=1)
+    shutil.rmtree(tmp_path / "films")
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/other.txt").touch()
+    monkeypatch.setattr(runner, "run_isolated", runner.run_isolated if media is Media.ORIGINAL else None)
+    metrics = run_stage(again, "package", 0, workers=2)
+    needs_mp4 = {"missing_file": 1} if media is Media.ORIGINAL else {}
+    assert (metrics.rows, metrics.rejects) == (2 - len(needs_mp4), needs_mp4)
+
+
+def test_the_time_limit_follows_from_the_video():
+    """Two hours of 4K get far more time than the same in 360p, and a large file more than a small one."""
+    film = make_video("film").model_copy(update={"frame_count": 172_800, "width": 640, "height": 360})
+    in_4k = film.model_copy(update={"width": 3840, "height": 2160})
+    assert 20 * 3600 < STAGE.timeout_seconds(film) < STAGE.timeout_seconds(in_4k) <= LONGEST_SECONDS
+    assert STAGE.timeout_seconds(film.model_copy(update={"size_bytes": 10**10})) > STAGE.timeout_seconds(film)
+    endless = in_4k.model_copy(update={"frame_count": 10**9})
+    assert STAGE.timeout_seconds(endless) == LONGEST_SECONDS
 
 
 def test_a_stored_file_that_is_deleted_with_the_stages_commits_is_made_again(folder):

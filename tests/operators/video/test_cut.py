@@ -1,11 +1,13 @@
 import shutil
 from itertools import pairwise
+from types import SimpleNamespace
 
 import av
 import cv2
 import numpy as np
 import pytest
 
+from operators.video import cut
 from operators.video.analysis import analyse
 from operators.video.clips import plan_clips
 from operators.video.cut import CutError, cut_clip, open_cutter
@@ -410,3 +412,10 @@ def test_sound_is_copied_where_it_is_as_the_track_says(tmp_path):
         cutter.cut(0, 1_500_000, tmp_path / "first.mp4")
         cutter.cut(2_500_000, 4_000_000, tmp_path / "second.mp4")
     assert [loud_tenths(tmp_path / name)[1] for name in ("first.mp4", "second.mp4")] == [{(48000, 6)}, {(48000, 1)}]
+
+
+def test_large_frames_get_more_time_than_a_hundred_times_their_duration():
+    """Ten seconds of 4K in 60 fps: 10-bit HDR takes the encoder up to 1.03 s a megapixel, or 86 minutes."""
+    film = SimpleNamespace(width=3840, height=2160)
+    frames = SimpleNamespace(times_us=range(600), duration_us=10_000_000, video=film)
+    assert cut._timeout_seconds(frames) > 2 * 86 * 60
