@@ -1,4 +1,4 @@
-"""Points Airflow to a home and a database of this test run's own. Import it before anything that imports Airflow."""
+"""Gives Airflow a home and a database for this test run alone. Import it before anything that imports Airflow."""
 
 import os
 import tempfile
@@ -20,7 +20,7 @@ os.environ |= {
 
 @cache
 def database() -> None:
-    """Make the database, once."""
+    """Create the Airflow database once per test run."""
     from airflow.utils.db import initdb
 
     initdb()

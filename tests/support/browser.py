@@ -1,4 +1,4 @@
-"""A headless Chromium, where the machine has one."""
+"""A headless Chromium for tests, if one is installed."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ _FLAGS = [
 
 @contextmanager
 def chromium() -> Iterator:
-    """Playwright's `Browser`. The test is skipped where no Chromium is installed."""
+    """Yield Playwright's `Browser`. Skips the test if no Chromium is installed."""
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
-    # Its driver needs libatomic, which comes with Chromium.
+    # Playwright's driver needs libatomic, which is installed with Chromium.
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""A small real film that a build can ask questions about: words on cards, one after another."""
+"""A small real video that a build can write questions about: title cards with one word each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,14 @@ WIDTH, HEIGHT, FPS = 640, 360, 5
 SHOWN_SECONDS, GAP_SECONDS = 4, 4
 WORDS = ("HARBOUR", "VIOLIN", "MOUNTAIN", "LANTERN")
 PLACES = ((40, 70), (330, 200), (180, 330))
-"""Baselines of the words, in pixels from the top left."""
+"""Start of each word's text baseline (x, y), in pixels from the top left corner."""
 
 
 def cards_video(target: Path, words: Sequence[str] = WORDS, background: int = 40) -> Path:
-    """Each word for four seconds, four seconds apart, on a plain ground of this blue."""
+    """Write a video that shows each word for four seconds after a blank of four seconds.
+
+    The background is plain. Its blue level is `background`, from 0 to 255.
+    """
     frames: list[np.ndarray] = []
     for index, word in enumerate(words):
         blank = np.full((HEIGHT, WIDTH, 3), (background, 30 + 20 * index, 60), np.uint8)

@@ -1,6 +1,6 @@
-"""Reads that fail as on a bad sector or a network mount that gives no answer, in real processes.
+"""Failing reads in real processes, as from a bad sector or a network mount that does not respond.
 
-A library of a few lines stands before the C library's `read(2)`, where Python and PyAV's ffmpeg both get their bytes.
+A small preloaded library wraps `read(2)` of the C library, which both Python and PyAV's ffmpeg use.
 """
 
 import os
@@ -35,9 +35,9 @@ ssize_t read(int file, void *buffer, size_t count) {
 
 
 def failing_reads(folder: Path, name: str, offset: int) -> dict[str, str] | None:
-    """An environment in which reading fails from this offset (bytes) on in files whose names hold `name`.
+    """An environment in which reads at or after `offset` (bytes) fail for files whose names contain `name`.
 
-    None where there is no C compiler.
+    The reads fail with EIO. Returns None if there is no C compiler.
     """
     library = folder / "failing_reads.so"
     code = folder / "failing_reads.c"

@@ -1,7 +1,7 @@
-"""Imaginary films for tests: which texts they show, and the captions that measuring them would give.
+"""Imaginary films for tests: the texts that they show, and the captions that the caption stage would measure.
 
-The texts are followed by the caption stage's own `track`, from readings at one frame a second, so that what tests see
-of a film is exactly what the pipeline would.
+The texts are tracked with the caption stage's own `track`, from readings at one frame per second. Tests therefore see
+exactly what the pipeline would see of such a film.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ TEXTS = (
 BOXES = tuple(
     Box(x0=x - 0.1, y0=y - 0.05, x1=x + 0.1, y1=y + 0.05) for y in (0.15, 0.5, 0.85) for x in (0.15, 0.5, 0.85)
 )
-"""One in the middle of each ninth of the frame, row by row."""
+"""Nine boxes on a 3 x 3 grid over the frame, each in the middle of its cell, row by row."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A text that a film really shows."""
+    """A text that the film shows: the ground truth."""
 
     text: str
     start_us: int
@@ -53,25 +53,25 @@ class Shown:
 class ImaginaryFilm:
     duration_us: int
     edges_us: tuple[int, ...]
-    """Of its clips, from 0 to the duration."""
+    """Clip boundaries in microseconds, from 0 to the duration."""
     shown: tuple[Shown, ...]
-    """By start."""
+    """Texts on screen, sorted by start."""
 
 
 def shown(text: str, start: float, end: float, box: Box = BOXES[7], score: float = 0.98) -> Shown:
-    """A text with its times in seconds."""
+    """A text on screen from `start` to `end`, in seconds."""
     return Shown(text, round(start * SECOND), round(end * SECOND), box, score)
 
 
 def film(*texts: Shown, seconds: float = 60.0) -> ImaginaryFilm:
-    """A film of ten-second clips."""
+    """A film that shows these texts and is divided into ten-second clips."""
     duration_us = round(seconds * SECOND)
     edges = (*range(0, duration_us, 10 * SECOND), duration_us)
     return ImaginaryFilm(duration_us, edges, tuple(sorted(texts, key=lambda each: each.start_us)))
 
 
 def captions_of(film: ImaginaryFilm, video_id: str = "film") -> list[Caption]:
-    """The captions that the measuring caption stage would make of it."""
+    """The captions that the caption stage would measure in this film."""
     spans = [Span(start_us=a, end_us=b) for a, b in pairwise(film.edges_us)]
     cells = [_cells(span) for span in spans]
     texts = track((cell, _readings(film, _look(cell))) for group in cells for cell in group)
@@ -96,7 +96,7 @@ def captions_of(film: ImaginaryFilm, video_id: str = "film") -> list[Caption]:
 
 @st.composite
 def films(draw: st.DrawFn) -> ImaginaryFilm:
-    """Films of one to three minutes. Texts last at least 1.2 s, and pause at least 2.6 s before they come again."""
+    """Films of one to three minutes. A text lasts at least 1.2 s and is absent at least 2.6 s before it reappears."""
     clips = draw(st.lists(st.integers(8_000, 12_000), min_size=6, max_size=16))
     edges = [0]
     for milliseconds in clips:
@@ -117,7 +117,7 @@ def films(draw: st.DrawFn) -> ImaginaryFilm:
 
 
 def _cells(span: Span) -> list[Span]:
-    """About one a second."""
+    """Divide a span into equal cells of about one second."""
     length = span.end_us - span.start_us
     count = max(1, round(length / SECOND))
     edges = [span.start_us + length * index // count for index in range(count + 1)]

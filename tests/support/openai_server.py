@@ -1,8 +1,8 @@
-"""A real OpenAI-compatible HTTP server for tests: deterministic answers, faults on demand, everything counted.
+"""A real OpenAI-compatible HTTP server for tests, with deterministic answers, injected faults and request counts.
 
-An answer fits the JSON schema that was asked for and depends on the request only (`filled`), unless a `script` says
-what to answer. Start it in a thread (`with OpenAIServer() as server: server.url`) or as a process of its own
-(`python tests/support/openai_server.py --port 8000`), where it prints its URL first.
+An answer fits the JSON schema of the request and depends only on the request (`filled`), unless a `script` supplies
+it. Run the server in a thread (`with OpenAIServer() as server: server.url`) or as a separate process
+(`python tests/support/openai_server.py --port 8000`), which prints its URL first.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Script = Callable[[dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Reply:
-    """A scripted answer that is more than its text."""
+    """A scripted answer with a finish reason, reasoning or a refusal besides its content."""
 
     content: Any
-    """A text, or what is made one by JSON."""
+    """A string, or a value that is serialized as JSON."""
     finish_reason: str = "stop"
     reasoning: str | None = None
     refusal: str | None = None
@@ -37,25 +37,25 @@ class Reply:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one request."""
+    """A fault to inject into one request."""
 
     status: int = 200
-    """An HTTP error with this code, `message` and `error_code`, unless 200."""
+    """HTTP status. Unless it is 200, the answer is an error with `message` and `error_code`."""
     message: str = "made to fail"
     error_code: str | None = None
     retry_after: str | None = None
     drop: bool = False
-    """Cut the connection instead of answering."""
+    """Reset the connection instead of answering."""
     body: bytes | None = None
-    """Send these bytes as the whole answer."""
+    """Bytes to send as the whole response body, with status 200."""
     content_type: str = "application/json"
     delay_seconds: float = 0.0
-    """Wait before answering; alone, it is only that."""
+    """Seconds to wait before answering. If no other field is set, the request is only delayed."""
     content: str | None = None
-    """The model's text, whatever was asked for."""
+    """Text to send as the model's answer, whatever the request."""
     finish_reason: str | None = None
     request_id: str | None = None
-    """Name this request in the answer instead of the one that was asked."""
+    """Request id to return instead of the one that the client sent."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Seen:
     body: dict[str, Any]
     headers: dict[str, str]
     at: float
-    """time.monotonic()"""
+    """Arrival time, from `time.monotonic()`, in seconds."""
 
 
 @dataclass
 class Log:
-    """What the server has seen so far."""
+    """The requests that the server has received, its queued faults, and its concurrency."""
 
     requests: list[Seen] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
@@ -80,7 +80,7 @@ class Log:
 
 
 class OpenAIServer:
-    """The server in a thread. `models` are those it serves; with `api_key`, requests must carry it."""
+    """The server in a thread. It serves `models`. If `api_key` is given, requests must send it."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class OpenAIServer:
         self.script = script
         self.api_key = api_key
         self.delay_seconds = delay_seconds
-        """Every answer takes at least this long."""
+        """Minimum duration of every answer, in seconds."""
         self.log = Log()
         handler = type("Handler", (_Handler,), {"owner": self})
         self._http = _Server(("127.0.0.1", port), handler)
@@ -110,27 +110,27 @@ class OpenAIServer:
 
     @property
     def requests(self) -> list[Seen]:
-        """Chat requests in the order of their arrival, failed ones included."""
+        """Chat requests in order of arrival, including failed ones."""
         with self.log.lock:
             return list(self.log.requests)
 
     @property
     def count(self) -> Counter[str]:
-        """Chat requests by model."""
+        """Number of chat requests per model."""
         return Counter(seen.body["model"] for seen in self.requests)
 
     @property
     def peak(self) -> int:
-        """Most chat requests that were under way at once."""
+        """Maximum number of concurrent chat requests so far."""
         return self.log.peak
 
     def fail(self, *faults: Fault, times: int = 1) -> None:
-        """Let the next chat requests fail, one fault each, the whole row `times` times."""
+        """Queue faults for the next chat requests: one per request, the whole sequence repeated `times` times."""
         with self.log.lock:
             self.log.faults.extend(faults * times)
 
     def environ(self, *roles: str, vision: bool | None = None) -> dict[str, str]:
-        """Environment variables that lead these roles (all, when none is named) here, to the first model."""
+        """Environment variables that point these roles (all roles, if none is named) to this server's first model."""
         found = {}
         for prefix, name in [(f"LVR_{role.upper()}", "MODEL") for role in roles] or [("LVR_MODEL", "NAME")]:
             found |= {f"{prefix}_URL": self.url, f"{prefix}_{name}": self.models[0]}
@@ -146,13 +146,13 @@ class OpenAIServer:
 
 
 def last_text(body: dict[str, Any]) -> str:
-    """The text of the last message of a request: what a script usually looks at."""
+    """The text of a request's last message, which scripts usually inspect."""
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else content[-1]["text"]
 
 
 def filled(schema: dict[str, Any], seed: str) -> Any:
-    """A value that fits a JSON schema (the keywords that pydantic writes) and follows from `seed` alone."""
+    """A value that fits a JSON schema and is determined by `seed`. Supports the keywords that pydantic writes."""
     return _filled(schema, schema.get("$defs", {}), seed)
 
 
@@ -222,7 +222,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are part of the tests."""
+        """Log nothing: clients that disconnect are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -257,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict[str, Any], fault: Fault) -> None:
         if fault.drop:
-            # Linger 0: the client sees a reset connection.
+            # With linger 0, the client sees a connection reset.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
             self.connection.close()
@@ -312,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""Hypothesis, or stand-ins where it is not installed: tests collect, and property tests are skipped with the reason.
+"""Hypothesis, or stand-ins if it is not installed, with which property tests are collected and skipped with a reason.
 
-The trainer's tests take it from here, because a GPU host has the trainer's requirements and pytest, and little else.
+The trainer's tests import it from here, because a GPU host has little more than pytest and the trainer's requirements.
 """
 
 import inspect
@@ -15,7 +15,7 @@ try:
 except ModuleNotFoundError:
 
     class _Anything:
-        """Stands for strategies and constants: every attribute and every call gives the same again."""
+        """Stand-in for strategies and constants. Every attribute and every call returns the same object."""
 
         def __getattr__(self, name: str) -> Any:
             return self
@@ -30,13 +30,13 @@ except ModuleNotFoundError:
             return iter(())
 
     class _Unchanged(_Anything):
-        """Stands for `@settings(...)` and `@example(...)`: the test stays as it is."""
+        """Stand-in for `@settings(...)` and `@example(...)`, which leaves the test unchanged."""
 
         def __call__(self, *arguments: object, **named: object) -> Any:
             return lambda test: test
 
     def given(*positional: object, **named: object) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Skip the test. Its parameters that hypothesis does not draw, fixtures and parametrized ones, stay."""
+        """Skip the test. Parameters that hypothesis does not draw (fixtures and parametrized values) are kept."""
 
         def skip(test: Callable[..., Any]) -> Callable[..., Any]:
             def skipped(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""Rows with sensible values, for tests that care about a few of them."""
+"""Rows with plausible default values, for tests that set only a few fields."""
 
 import hashlib
 from pathlib import Path
@@ -43,13 +43,13 @@ def make_video(name: str, bits: int | None = None) -> Video:
 
 
 def of_file(video: Video, path: Path) -> Video:
-    """The video as it was ingested from this file; without the file, as it was from one that is gone."""
+    """The video as ingested from this file. If the file does not exist, the sha256 stays as it was."""
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else video.sha256
     return video.model_copy(update={"uri": str(path), "sha256": sha256})
 
 
 def make_packaged(video: Video, **fields) -> PackagedVideo:
-    """The video as `package` would have it: by default its source as it is."""
+    """The video as the `package` stage describes it. By default, the source file is kept unchanged."""
     as_it_is = {"packaging": Packaging.KEEP, "media_uri": None, "sha256": video.sha256, "size_bytes": video.size_bytes}
     picture = {"width": video.width, "height": video.height, "fps": video.fps}
     return PackagedVideo(video_id=video.video_id, **{**as_it_is, **picture, **fields})

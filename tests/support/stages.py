@@ -1,4 +1,4 @@
-"""Runs a single stage on rows, with models behind a real HTTP server."""
+"""Runs one stage on rows, with models served by a real HTTP server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPTS = Path(__file__).parents[2] / "prompts"
 
 
 class StageRunner:
-    """`run(stage, *tables, section=...)` gives the stage's rows; `rejects` are those of the latest run."""
+    """Runs stages: `run(stage, *tables, section=...)` returns the stage's rows. `rejects` holds the latest run's."""
 
     def __init__(self, folder: Path, server: OpenAIServer, pool: ModelPool, vision: bool = False) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""The rows of imaginary videos, from ingest to package, as their stages would make them; drawn from a seed."""
+"""Rows of imaginary videos, drawn from a seed, as the stages from ingest to package would write them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from schemas.tables import (
 from tests.support.rows import make_packaged
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
-"""What a page must show as text."""
+"""Markup that a page must show as plain text."""
 
 _SECOND = 1_000_000
 _CLIP = 10 * _SECOND
@@ -66,14 +66,14 @@ _REJECTS = {
 
 @dataclass
 class Tables:
-    """The rows of one video, by stage."""
+    """The rows and rejects of one video, by stage."""
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     rejects: dict[str, list[Reject]] = field(default_factory=dict)
 
 
 def tiny_mp4(path: Path, index: int) -> Path:
-    """A real H.264 MP4 of two seconds, 64 x 64, 8 frames a second; other pictures for every index."""
+    """Write a real H.264 MP4 of two seconds, 64 x 64 pixels, 8 frames per second. Its colours depend on `index`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "lavfi", "-i"]
     command += [f"testsrc=size=64x64:rate=8:duration={_MEDIA_SECONDS},hue=h={15 * index}", "-threads", "1"]
@@ -84,7 +84,7 @@ def tiny_mp4(path: Path, index: int) -> Path:
 
 @dataclass
 class RowMaker:
-    """Draws the rows of one video after the other."""
+    """Draws the rows of videos, one video at a time."""
 
     random: random.Random
     nothing_passes: bool
@@ -253,7 +253,7 @@ class RowMaker:
         )
 
     def _checks(self, question: Question) -> list[Trial]:
-        """Checks in order, up to the first that fails, as the verify stage makes them."""
+        """Checks in the verify stage's order, up to and including the first that fails."""
         blind = 4 if self.nothing_passes else self.random.choices(range(5), (32, 40, 20, 6, 2))[0]
         checks = [
             _trial(question, Check.RULES, 1, int(self.nothing_passes or self.random.random() > 0.05), passed=None),

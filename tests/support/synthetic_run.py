@@ -1,8 +1,8 @@
-"""A run folder as a build leaves it, made without videos or models: for the report, the card and the validator.
+"""A run folder as a build leaves it, made without videos or models, for tests of the report, card and validator.
 
-Rows, commits, records and metrics go through the project's own Store, RunFolder and Commit; samples are made by the
-real assemble stage, and, with `media`, shards by the real shard stage from small real MP4 files. Everything follows
-from the seed.
+Rows, commits, records and metrics are written through the project's own Store, RunFolder and Commit. The real assemble
+stage makes the samples. With `media`, the real shard stage writes shards from small real MP4 files. Everything is
+determined by the seed.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def synthetic_run(
     media: bool = False,
     seed: int = 0,
 ) -> RunFolder:
-    """A run that has finished every stage up to `until`.
+    """Write a run that has finished every stage up to and including `until`.
 
-    `nothing_passes` lets every question fail its blind check; `hostile` puts markup into every text that models write;
-    `media` gives each video a real file (2 s long), so that `until="shard"` can write tars.
+    With `nothing_passes`, every question fails its blind check. With `hostile`, every text that a model writes contains
+    markup. With `media`, each video has a real file of 2 s, so that `until="shard"` can write tars.
     """
     store = Store(str(out))
     maker = RowMaker(random.Random(seed), nothing_passes, hostile, out / "videos" if media else None)
@@ -92,7 +92,7 @@ def synthetic_run(
 
 
 def published_release(out: Path, **options: bool) -> Path:
-    """The folder of a release, published from a run whose videos are real files."""
+    """Publish a release from a run whose videos are real files; returns the release folder."""
     folder = synthetic_run(out, videos=12, until="shard", media=True, **options)
     write_report(folder)
     return Path(publish(folder).url)
@@ -133,7 +133,7 @@ def _write_lane(folder: RunFolder, stage: str, lane: Lane, tables: dict[str, Tab
 
 
 def _run_build_stage(folder: RunFolder, stage: str, tables: list[Tables], out: Path) -> None:
-    """The real assemble or shard stage on the rows of all videos."""
+    """Run the real assemble or shard stage on the rows of all videos."""
     scratch = out / "scratch"
     scratch.mkdir(exist_ok=True)
     context = Context(stage, "all", folder.run.config, {}, {}, folder.store, scratch)
@@ -168,7 +168,7 @@ def _commit(
 
 
 def _metrics(stage: str, lane: int | None, commits: dict[str, Commit]) -> StageMetrics:
-    """Made-up costs that look like a build's: the more rows, the longer; model stages mostly wait."""
+    """Made-up costs that resemble a build's: they grow with the rows, and model stages mostly wait."""
     rows = sum(commit.rows for commit in commits.values())
     role = {"caption": "captioner", "question": "reasoner", "reason": "reasoner"}
     role |= {"verify": "judge", "difficulty": "target"}

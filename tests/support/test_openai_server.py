@@ -1,4 +1,4 @@
-"""The test server itself: its made-up answers must be valid, or tests that build on it prove nothing."""
+"""Tests of the test server: if its generated answers were invalid, tests that use it would prove nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short films with texts on screen at known times: small enough to build a dataset from them in seconds."""
+"""Short videos with on-screen text at known times, small enough to build a dataset from in seconds."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ TITLES = (
 
 
 def titled_video(path: Path, titles=TITLES, seed: int = 0) -> Path:
-    """Every title stands for three seconds, then there is none for two; the scene's colour changes with each title."""
+    """Write a video that shows each title for three seconds, then none for two. Each title has its own scene colour."""
     rng = np.random.default_rng(seed)
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as output:
         stream = output.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "threads": "1"})

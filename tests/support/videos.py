@@ -1,7 +1,7 @@
-"""Small real videos, made with ffmpeg, whose every frame says which one it is.
+"""Small real videos, made with ffmpeg, in which every frame shows its own number.
 
-`counting_video` paints the number of each frame as ten black and white bars, bit by bit; `number_on` reads it back. So
-a test can tell whether a cut or a seek shows exactly the right frames, and not merely as many.
+`counting_video` draws the frame number as ten black and white bars, one per bit, and `number_on` reads it back. A test
+can thus check that a cut or a seek shows exactly the right frames, not only the right number of them.
 """
 
 import shutil
@@ -21,7 +21,7 @@ _LUMA = f"if(mod(floor(N/pow(2,floor(X/{BAR}))),2),235,16)"
 
 
 def make(target: Path, *arguments: str) -> Path:
-    """Run ffmpeg with these arguments and the target. Skips the test where there is no ffmpeg."""
+    """Run ffmpeg with these arguments and the target as output. Skips the test if there is no ffmpeg."""
     executable = shutil.which("ffmpeg") or pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
     command = [executable, "-nostdin", "-hide_banner", "-loglevel", "error", "-y", *arguments, str(target)]
     subprocess.run(command, check=True)
@@ -31,7 +31,10 @@ def make(target: Path, *arguments: str) -> Path:
 def counting_video(
     target: Path, *options: str, seconds: float = 4, fps: int = 30, beep_at: float | None = None
 ) -> Path:
-    """Numbered frames; with `beep_at`, sound that is silent until then. The options go before the output's name."""
+    """Write a video of numbered frames. With `beep_at` (seconds), it has sound that is silent until then.
+
+    `options` are ffmpeg output options.
+    """
     inputs = ["-f", "lavfi", "-i", f"nullsrc=s={WIDTH}x{HEIGHT}:r={fps}:d={seconds},geq='{_LUMA}':128:128"]
     codecs = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "25", "-pix_fmt", "yuv420p"]
     if beep_at is not None:
@@ -41,14 +44,14 @@ def counting_video(
 
 
 def noisy_video(target: Path, *options: str, seconds: float = 2) -> Path:
-    """A picture that does not compress: 200 kB a second."""
+    """Write a video that hardly compresses: 200 kB per second."""
     picture = f"testsrc2=s=160x120:r=25:d={seconds},noise=alls=60:allf=t"
     return make(target, "-f", "lavfi", "-i", picture, "-c:v", "libx264", "-preset", "ultrafast", "-g", "10", *options)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Two seconds of a recording that changes on the way."""
+    """Two seconds of a recording whose format changes between parts."""
 
     width: int = WIDTH
     height: int = HEIGHT
@@ -60,9 +63,10 @@ class Part:
 
 
 def recording(target: Path, *parts: Part, container: tuple[str, ...] = ("-c", "copy")) -> Path:
-    """Parts joined as a broadcast is: an MPEG transport stream whose clock and numbers of frames go on.
+    """Join parts like a broadcast: an MPEG transport stream whose clock and frame numbers continue across parts.
 
-    Each part is silent in its first second. Other containers than `.ts` are made of the stream with these options.
+    Each part is silent in its first second. If the target is not a `.ts` file, the stream is converted to it with the
+    `container` options.
     """
     stream = target.with_suffix(".ts")
     joined = b""
@@ -80,7 +84,10 @@ def recording(target: Path, *parts: Part, container: tuple[str, ...] = ("-c", "c
 
 
 def shots_video(target: Path, lengths: list[float], fps: int = 30) -> Path:
-    """Differently coloured moving test pictures, one after another, cut hard."""
+    """Write a video of shots with these lengths (seconds), separated by hard cuts.
+
+    The shots are moving test patterns in different colours.
+    """
     shots = "".join(
         f"testsrc2=s=320x180:r={fps}:d={length},hue=h={67 * shot}:b={(-3, 0, 3)[shot % 3]}[s{shot}];"
         for shot, length in enumerate(lengths)
@@ -91,7 +98,7 @@ def shots_video(target: Path, lengths: list[float], fps: int = 30) -> Path:
 
 
 def damage(path: Path, packet: int, begin: float, end: float) -> None:
-    """Overwrite a part of a coded frame, without its length."""
+    """Overwrite the share [begin, end) of a coded frame's bytes, except its four-byte length prefix."""
     with av.open(str(path)) as container:
         coded = [packet for packet in container.demux(video=0) if packet.size][packet]
     first, last = (4 + round(share * (coded.size - 4)) for share in (begin, end))
@@ -101,27 +108,30 @@ def damage(path: Path, packet: int, begin: float, end: float) -> None:
 
 
 def number_on(rgb: np.ndarray) -> int:
-    """The number that a frame of `counting_video` shows, in whatever size it is."""
+    """The number that a frame of `counting_video` shows, at any frame size."""
     bars = np.array_split(rgb.mean(axis=(0, 2)), BITS)
     return sum(int(bar.mean() > 128) << bit for bit, bar in enumerate(bars))
 
 
 def loud_tenths(path: Path) -> tuple[list[int], set[tuple[int, int]]]:
-    """Where the sound is loud, in tenths of seconds from the start of the clock, and its rates and channels."""
+    """Times at which the sound is loud, in tenths of a second from clock zero, and its (rate, channels) pairs."""
     loud, seen = set(), set()
     with av.open(str(path)) as container:
         for frame in container.decode(audio=0):
             assert frame.time is not None
             seen.add((frame.sample_rate, frame.layout.nb_channels))
-            for packed in av.AudioResampler("flt").resample(frame):  # PyAV 18 cannot show eight planes
+            for packed in av.AudioResampler("flt").resample(frame):  # PyAV 18 cannot convert eight planes
                 places = np.flatnonzero(np.abs(packed.to_ndarray()[0]) > 0.2) // packed.layout.nb_channels
                 loud |= {int((frame.time + place / frame.sample_rate) * 10 + 0.5) for place in places}
     return sorted(loud), seen
 
 
 def broadcast(target: Path, *codec: str) -> Path:
-    """A transport stream of two programmes of two seconds: a small grey picture with 5.1 sound; and numbered frames
-    with sound in Finnish and in English. Streams 0 and 1 of the container, and 2, 3 and 4."""
+    """Write a transport stream with two programmes of two seconds.
+
+    The first has a small grey picture and 5.1 sound: streams 0 and 1 of the container. The second has numbered frames
+    and sound in Finnish and in English: streams 2, 3 and 4.
+    """
     grey, sound = f"color=gray:s={WIDTH // 2}x{HEIGHT // 2}:r=30:d=2", "sine=r=48000:d=2:f="
     numbers = f"nullsrc=s={WIDTH}x{HEIGHT}:r=30:d=2,geq='{_LUMA}':128:128"
     inputs = [text for each in (grey, numbers, *(f"{sound}{f}" for f in (220, 440, 880))) for text in _lavfi(each)]
@@ -133,7 +143,10 @@ def broadcast(target: Path, *codec: str) -> Path:
 
 
 def two_pictures(target: Path, *options: str, large_first: bool = False) -> Path:
-    """Numbered frames and, of twice the size, grey ones, as a camera writes a main and a sub stream. Two seconds."""
+    """Write two seconds of two video streams, as a camera writes a main and a sub stream.
+
+    One stream has numbered frames. The other has grey frames of twice the width and height.
+    """
     numbers = f"nullsrc=s={WIDTH}x{HEIGHT}:r=30:d=2,geq='{_LUMA}':128:128"
     grey = f"color=gray:s={2 * WIDTH}x{2 * HEIGHT}:r=30:d=2"
     inputs = [text for each in (numbers, grey, "sine=r=48000:d=2") for text in _lavfi(each)]
@@ -147,9 +160,10 @@ def _lavfi(graph: str) -> tuple[str, ...]:
 
 
 def with_two_sample_entries(target: Path, *sources: Path) -> Path:
-    """An MP4 whose one track has a sample entry for each of these MP4s of H.264 without B-frames, 30 frames a second.
+    """Join MP4 files into one track that has a sample entry for each of them.
 
-    Editors write such files; ffmpeg cannot. See ISO/IEC 14496-12, 8.5.2 (`stsd`) and 8.7.4 (`stsc`).
+    The sources are H.264 without B-frames at 30 frames per second. Video editors write such files, but ffmpeg cannot.
+    See ISO/IEC 14496-12, 8.5.2 (`stsd`) and 8.7.4 (`stsc`).
     """
     entries, chunks, keys = [], [], []
     for source in sources:

@@ -1,4 +1,4 @@
-"""A web server on loopback that says as little as it may, and remembers what it was asked."""
+"""A minimal web server on loopback that records the requests it receives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ BODY = b"SECRET BYTES" * 1000
 
 
 class Server(ThreadingHTTPServer):
-    """Answers GET only. `files` by path, /to?URL redirects, /short breaks off, anything else begins with a status."""
+    """Answers GET requests only.
+
+    Serves `files` by path. /to?URL redirects to the URL, /loop to itself. /short closes the connection early. /noise
+    sends bytes that are not HTTP. Any other path begins with the status code to return.
+    """
 
     def __init__(self, files: Mapping[str, bytes] | None = None):
         super().__init__(("127.0.0.1", 0), Answer)
@@ -19,7 +23,7 @@ class Server(ThreadingHTTPServer):
         self.site = f"127.0.0.1:{self.server_port}"
         self.url = f"http://{self.site}"
         self.seen: list[tuple[str, str | None]] = []
-        """Path and Authorization of each request."""
+        """Path and `Authorization` header of each request."""
         self.queries: list[str] = []
 
 

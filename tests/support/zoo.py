@@ -1,7 +1,7 @@
-"""Odd inputs and the truth about each: every container, codec, rate, shape and clock that a source may come in.
+"""Unusual inputs with their ground truth: every container, codec, rate, shape and clock that a source may have.
 
-A sample is some two seconds of numbered frames (`tests.support.videos`), rendered by the ffmpeg at hand. What a probe
-must say of it is written down here, not read back from the file.
+A sample is about two seconds of numbered frames (`tests.support.videos`), rendered with the installed ffmpeg. What a
+probe must report is written here, not read back from the file.
 """
 
 from __future__ import annotations
@@ -34,49 +34,49 @@ HDR = {"pixel_format": "yuv420p10le", "bit_depth": 10, "primaries": "bt2020"}
 
 @dataclass(frozen=True)
 class Sample:
-    """How to render one input, and what is true of it."""
+    """One input: how to render it, and its ground truth."""
 
     file: str
     codec: tuple[str, ...] = H264
-    """Options of the encoder and the container."""
+    """ffmpeg options of the encoder and the container."""
     filters: str = ""
-    """What happens to the numbered picture before it is encoded."""
+    """ffmpeg filters that are applied to the numbered picture before encoding."""
     fps: Fraction = Fraction(30)
     frames: int = 45
     kept: tuple[int, ...] | None = None
-    """Which of them are in the file, if not all are."""
+    """Numbers of the frames in the file, if some are missing."""
     starts: float = 0.0
-    """Where the container's clock starts, in seconds: option `-output_ts_offset`."""
+    """Start of the container's clock in seconds (option `-output_ts_offset`)."""
     sound: tuple[str, ...] = ("-c:a", "aac")
     tracks: int = 1
     copied: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    """Options before and after the input of a second run of ffmpeg, which copies the first's output."""
+    """Options before and after the input of a second ffmpeg run, which stream-copies the output of the first."""
     jump: tuple[int, float] = (10**9, 0.0)
-    """From this frame on the clock is these seconds late."""
+    """A frame number and seconds: from this frame on, all times are later by so much."""
     readable: bool = True
-    """The frames' numbers can be read: the picture is not too small for ten bars."""
+    """Whether the frame numbers can be read; a very small picture has no room for ten bars."""
     truth: dict[str, Any] = field(default_factory=dict)
-    """Attributes of `VideoProbe` beyond those that follow from the above."""
+    """Expected attributes of `VideoProbe`, besides those that follow from the other fields."""
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The numbers of the frames, in order of presentation."""
+        """Frame numbers in presentation order."""
         return tuple(range(self.frames)) if self.kept is None else self.kept
 
     @property
     def times_us(self) -> list[float]:
-        """When each of them is shown, from the first on."""
+        """Presentation time of each frame in microseconds, relative to the first."""
         late, seconds = self.jump
         first = self.numbers[0]
         return [float((n - first) / self.fps + (n >= late) * seconds) * 1e6 for n in self.numbers]
 
     @property
     def duration_us(self) -> float:
-        """The last frame lasts as long as a frame does at the sample's rate."""
+        """Duration in microseconds. The last frame lasts one frame period of the sample's rate."""
         return self.times_us[-1] + float(1 / self.fps) * 1e6
 
     def render(self, folder: Path) -> Path:
-        """The file, made in this folder."""
+        """Render the sample into this folder and return its path."""
         target = folder / self.file
         if self.copied is None:
             return make(target, *self._inputs(), *self._outputs())
@@ -101,12 +101,12 @@ class Sample:
 
 
 def _silent(file: str, *codec: str, **more: Any) -> Sample:
-    """Without sound."""
+    """A sample without sound."""
     return Sample(file, codec, tracks=0, **more)
 
 
 def _rotated(counterclockwise: int) -> Sample:
-    """A phone's video: stored lying, with a display matrix that puts the numbers upright again."""
+    """A phone's video: stored rotated, with a display matrix that turns the numbers upright again."""
     filters = {90: "transpose=clock", 180: "hflip,vflip", -90: "transpose=cclock"}[counterclockwise]
     return Sample(
         f"turned{counterclockwise}.mp4",
@@ -117,7 +117,7 @@ def _rotated(counterclockwise: int) -> Sample:
 
 
 def _thinned(file: str, *codec: str, **more: Any) -> Sample:
-    """Every frame of the first half, every third of the rest."""
+    """A variable frame rate: frames 0 to 23 are all kept, then every third one."""
     return Sample(
         file,
         (*(codec or H264), "-fps_mode", "passthrough"),
@@ -129,7 +129,7 @@ def _thinned(file: str, *codec: str, **more: Any) -> Sample:
 
 
 def _jumping(file: str) -> Sample:
-    """Its clock leaps forward by five seconds."""
+    """A sample whose clock jumps forward by five seconds at frame 20."""
     return Sample(
         file,
         (*H264, "-fps_mode", "passthrough"),
