@@ -1,9 +1,10 @@
-"""What cutting costs, proof included: `python benchmarks/cuts.py [--help]`.
+"""Measures the cost of cutting, read-back checks included: `python benchmarks/cuts.py [--help]`.
 
-Every video (by default a minute of each of the rendered films) is cut into clips of about ten seconds in three ways: at
-key frames, so that all are copied; anywhere, so that edges are encoded; and with all encoded. The last is compared with
-bare ffmpeg that encodes the same spans with the same options. The video has been analysed before, as in a build; copies
-are made once more as if it had not been, which leaves more to prove. CPU seconds of all processes count.
+Every video (by default one minute of each rendered film) is cut into clips of about ten seconds in three ways: at key
+frames, so that everything is copied; at arbitrary times, so that the edges are encoded; and with everything encoded.
+The last is compared with plain ffmpeg, which encodes the same spans with the same options. The video is analysed
+beforehand, as in a build. The copies are also made without that analysis, which leaves more for the read-back check to
+verify. CPU seconds of all processes are counted.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def _rendered(films: Path, folder: Path) -> Iterator[Path]:
-    """A minute of each film, with sound."""
+    """Yield one minute of each film, with sound."""
     for look in LOOKS:
         silent, target = film(films, look, 60), folder / f"{look.name}.mp4"
         ffmpeg_cli("-i", silent, "-f", "lavfi", "-i", "sine=d=60", "-c:v", "copy", "-c:a", "aac", target)
@@ -58,7 +59,7 @@ def _rendered(films: Path, folder: Path) -> Iterator[Path]:
 
 
 def _bounds(video: VideoProbe) -> list[int]:
-    """Every ten seconds, half a second aside of where encoders like to put key frames."""
+    """Clip bounds every ten seconds, offset by half a second from the usual key frame positions of encoders."""
     inner = range(CLIP_US + 500_000, video.duration_us - CLIP_US // 2, CLIP_US)
     return [0, *inner, video.duration_us]
 

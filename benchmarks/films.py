@@ -1,6 +1,6 @@
-"""The films that are measured: moving patterns under noise, cut every five seconds, at bit rates usual on the web.
+"""Films for the benchmarks: moving test patterns with noise, a cut every five seconds, and bit rates common on the web.
 
-Half a minute is encoded, and repeated without encoding as often as wanted: two hours cost no more than a minute.
+Half a minute is encoded and then repeated by stream copy, so rendering two hours costs no more than one minute.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _SHOT_SECONDS = 5
 
 
 class Look(NamedTuple):
-    """How a film is encoded."""
+    """Encoding settings of a film."""
 
     size: str
     bit_rate: str
     gop: int
-    """Frames from key frame to key frame. None is put at cuts, which makes shots harder to find from key frames."""
+    """Frames per GOP. No key frames are placed at cuts, which makes shots harder to find from key frames."""
 
     @property
     def name(self) -> str:
@@ -35,11 +35,11 @@ LOOKS = (
     Look("1920x1080", "4500k", 300),
 )
 PLAIN = Look("1920x1080", "500k", 60)
-"""Cheap to decode, but no smaller in memory."""
+"""Settings that are cheap to decode but need as much memory as any other 1080p film."""
 
 
 def film(folder: Path, look: Look, seconds: int) -> Path:
-    """A film of whole half minutes, rendered unless it is there."""
+    """Return the path of a film of whole half minutes; render it if it does not exist."""
     target = folder / f"{look.size}_{look.bit_rate}_{look.gop}_{seconds}s.mp4"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)

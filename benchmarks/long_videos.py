@@ -1,8 +1,8 @@
-"""Memory over a video's length, and how busy the cores are: `python benchmarks/long_videos.py [--help]`.
+"""Measures memory against video length, and CPU utilization: `python benchmarks/long_videos.py [--help]`.
 
-Films of 1080p and up to two hours are analysed whole (every frame, two frames a second taken) and by key frames, each
-in a process of its own. Prints the tables and writes the memory as a plot. On a shared machine the cores' time goes to
-others too, so the share that was wanted is shown beside the share that was got.
+Films of 1080p and up to two hours are analysed in full (every frame, with two frames per second sampled) and by key
+frames, each in a separate process. Prints the tables and writes a plot of the memory. On a shared machine other
+programs use the cores too, so the table shows the share of CPU time that was requested next to the share received.
 """
 
 from __future__ import annotations

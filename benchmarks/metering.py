@@ -1,7 +1,7 @@
-"""What work costs: CPU seconds in this process and those it started, and memory in a process of its own.
+"""Measures CPU seconds of this process and its children, and the peak memory of work in a separate process.
 
-CPU seconds, not seconds on the clock: the machine may be shared. Even so a busy neighbour costs cache and clock rate,
-so what is compared runs in turns, several times, and the least of each counts.
+CPU seconds are used instead of wall time because the machine may be shared. Other programs still cost cache and clock
+rate, so the candidates run alternately, several times, and the minimum of each is reported.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _LOOK_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Watched:
-    """What a process of its own has taken."""
+    """Resources used by work in a separate process."""
 
     cpu_seconds: float
     wall_seconds: float
     peak_bytes: int
-    """Most memory resident at once, interpreter and libraries included."""
+    """Peak resident memory in bytes, interpreter and libraries included."""
     wanted_seconds: float
-    """CPU seconds, and seconds in which threads were ready to run but the cores were taken by other programs."""
+    """CPU seconds plus the seconds in which threads were runnable but waited for a core."""
 
 
 def cpu_seconds() -> float:
-    """Of this process and of all its children that have ended."""
+    """CPU seconds (user and system) of this process and of all its children that have ended."""
     usages = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def least_cpu_seconds(rows: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Run all rows in turns; the least CPU seconds of each."""
+    """Run all rows alternately, `repeats` times, and return the minimum CPU seconds of each."""
     least = dict.fromkeys(rows, float("inf"))
     for _ in range(repeats):
         for name, work in rows.items():
@@ -51,13 +51,13 @@ def least_cpu_seconds(rows: Mapping[str, Callable[[], object]], repeats: int) ->
 
 
 def ffmpeg_cli(*arguments: str | Path) -> None:
-    """Run the ffmpeg that the engine uses, as a user would on the command line."""
+    """Run the ffmpeg executable that the pipeline uses, with command line arguments."""
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-y", *map(str, arguments)]
     subprocess.run(command, check=True)
 
 
 def watched(work: Callable[..., object], *arguments: object) -> Watched:
-    """Run a module's function in a fresh process."""
+    """Run a module-level function in a new process and measure it."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_watch, work, arguments).result()
@@ -79,14 +79,17 @@ def _watch(work: Callable[..., object], arguments: Sequence[object]) -> Watched:
 
 
 def _note_waits(ended: threading.Event, waits: dict[str, float]) -> None:
-    """Seconds that each thread has waited for a core since the beginning; a thread's figure goes away with it."""
+    """Record the seconds that each thread has waited for a core since the start.
+
+    The threads are polled because the figure of a thread in `/proc` disappears when the thread ends.
+    """
     first: dict[str, float] = {}
     while not ended.wait(_LOOK_SECONDS):
         for task in Path("/proc/self/task").iterdir():
             try:
                 waited = int((task / "schedstat").read_text().split()[1]) / 1e9
             except (FileNotFoundError, ProcessLookupError):
-                continue  # the thread has ended meanwhile
+                continue  # the thread has ended in the meantime
             waits[task.name] = waited - first.setdefault(task.name, 0.0 if waits else waited)
 
 

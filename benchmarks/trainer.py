@@ -1,16 +1,16 @@
-"""What a training step on long videos costs on GPUs, and what each technique brings.
+"""Measures the cost of a training step on long videos on GPUs, and the gain of each technique.
 
     torchrun --standalone --nproc-per-node 1 benchmarks/trainer.py --layers 10 --tokens 32768
     torchrun --standalone --nproc-per-node 2 benchmarks/trainer.py --tokens 65536 131072
 
-The model has the shapes of Qwen2.5-VL-7B and random weights. A row is one video of 252x448 pixels at two frames a
-second, 144 tokens to a temporal patch, then 1,024 supervised tokens. A step is everything from uint8 frames in pinned
-memory to updated weights: patches, frozen tower, forward, backward, AdamW. Rows are measured after one warm-up step,
-all switches in one process, so that their ratios hold on whatever machine this is.
+The model has the shapes of Qwen2.5-VL-7B and random weights. A row is one video of 252x448 pixels at two frames per
+second, with 144 tokens per temporal patch, followed by 1,024 supervised tokens. A step covers everything from uint8
+frames in pinned memory to updated weights: patches, frozen vision tower, forward, backward, AdamW. Steps are timed
+after one warm-up step. All switches run in one process, so that their ratios hold on any machine.
 
-MFU counts what the model must compute, once: three times the decoder's forward operations (causal attention is half of
-a square; with LoRA no gradients of weights) and the frozen tower's forward, over 989 TFLOP/s (bf16, dense, H100 and
-H200).
+MFU counts the operations that the model needs without recomputation: three times the forward pass of the decoder
+(causal attention counts as half of a square; with LoRA, weight gradients are not counted) and one forward pass of the
+frozen tower. The peak is 989 TFLOP/s (bf16, dense, H100 and H200).
 """
 
 import argparse
@@ -54,13 +54,13 @@ TEXT_ID = 1000
 
 @dataclass(frozen=True)
 class Switch:
-    """One way to run a step."""
+    """A variant of the training step."""
 
     options: RunOptions = field(default_factory=RunOptions)
     replicated: bool = False
-    """Every rank encodes all frames."""
+    """Whether every rank encodes all frames."""
     recomputed: bool = False
-    """All layers are, whatever `--recomputed` says."""
+    """Whether all layers use activation checkpointing, regardless of `--recomputed`."""
 
     def options_of(self, arguments: argparse.Namespace) -> RunOptions:
         layers = None if self.recomputed else arguments.recomputed
@@ -84,40 +84,40 @@ SWITCHES = {
     ),
 }
 PLAIN = "plain"
-"""The Hugging Face model by itself: SDPA with FlashAttention, its own loss and checkpointing. One GPU only."""
+"""The plain Hugging Face model: SDPA with FlashAttention, its own loss and checkpointing. Runs on one GPU only."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One line of the table."""
+    """Result of one measurement."""
 
     gpus: int
     sp: int
     videos: int
-    """Of a step."""
+    """Videos per step."""
     tokens: int
-    """Of a video with its question and answer."""
+    """Tokens of one video with its question and answer."""
     frames: int
     layers: int
     recomputed: int | None
-    """Layers computed again in the backward pass; None: all."""
+    """Number of layers with activation checkpointing; None for all."""
     mlp_tokens: int | None
-    """Tokens of which their MLPs are computed at once; None: all."""
+    """Tokens per tile of the MLPs of checkpointed layers; None for all tokens in one tile."""
     offload: bool
     lora: int | None
-    """Rank of the adapters; None: all weights of the decoder are learned."""
+    """Rank of the LoRA adapters; None if all weights of the decoder are trainable."""
     switch: str
     seconds: float
     mfu: float
     tokens_per_second_per_gpu: float
     peak_gb: float
-    """The most that tensors took at once."""
+    """Peak of the memory allocated by tensors, in units of 1e9 bytes."""
     reserved_gb: float
-    """The most that the allocator held."""
+    """Peak of the memory reserved by the caching allocator, in units of 1e9 bytes."""
     communication: float
-    """Share of the step in which NCCL's kernels ran."""
+    """Fraction of the step in which NCCL kernels ran."""
     exposed: float
-    """Share of the step in which only they ran."""
+    """Fraction of the step in which NCCL kernels ran and no other kernel did."""
 
 
 def main() -> None:
@@ -127,14 +127,14 @@ def main() -> None:
     for tokens in arguments.tokens:
         for name in arguments.switches:
             if subject is None or not subject.serves(name):
-                subject = None  # its memory first
+                subject = None  # free its memory first
                 subject = Subject(arguments, device, name)
             try:
                 measured = subject.measure(tokens, name)
             except torch.OutOfMemoryError as error:
                 _say(f"{name} at {tokens} tokens: out of memory ({str(error).split('.')[0]})")
                 if dist.get_world_size() > 1:
-                    os._exit(3)  # the other ranks may wait in a collective
+                    os._exit(3)  # the other ranks may be waiting in a collective
                 subject = None
                 continue
             line = json.dumps(asdict(measured))
@@ -165,7 +165,7 @@ def _arguments() -> argparse.Namespace:
 
 
 class Subject:
-    """A model with random weights on all ranks, to run steps with under one switch after another."""
+    """A model with random weights, sharded over all ranks, that runs steps under different switches."""
 
     def __init__(self, arguments: argparse.Namespace, device: torch.device, name: str) -> None:
         torch.manual_seed(0)
@@ -191,15 +191,15 @@ class Subject:
         return shard_parameters(LongVideoModel(inner, self.parallel, options)).train()
 
     def serves(self, name: str) -> bool:
-        """Can it run this switch as it is?"""
+        """Whether the model can run this switch without being rebuilt."""
         if self.options is None or name == PLAIN:
             return self.plain and name == PLAIN
         return _built(self.options) == _built(SWITCHES[name].options_of(self.arguments))
 
     def measure(self, tokens: int, name: str) -> Measured:
-        """Time steps of one row for each group of ranks, of videos of about so many tokens each."""
+        """Time steps with one row per data-parallel rank, whose videos have about `tokens` tokens each."""
         if self.arguments.fits:
-            self._step(SHORT, name)[2]()  # AdamW's moments are there from the first step on
+            self._step(SHORT, name)[2]()  # the first step allocates the moments of AdamW
         example, plan, step = self._step(tokens, name)
         if not self.arguments.fits:
             step()
@@ -245,8 +245,11 @@ class Subject:
         return lambda: train_step(self.model, self.optimizer, [row], learned)
 
     def _plain_step(self, example: Example) -> Callable[[], object]:
-        """Features that were computed before cannot be given to the plain model, so it gets text instead: the decoder's
-        work is the same."""
+        """Make a step of the plain model.
+
+        The plain model does not accept precomputed features. With `--features` it gets text instead, which is the same
+        work for the decoder.
+        """
         device, grid = self.parallel.device, example.videos[0].grid
         frames = _frames(grid)
         fixed = {
@@ -279,7 +282,11 @@ class Subject:
 
 
 def _plain_model(inner: PreTrainedModel) -> PreTrainedModel:
-    """As one would train without this plugin, sharded and computed in the same types."""
+    """Set up the model as it would be trained without this plugin, with the same sharding and data types.
+
+    Raises:
+        SystemExit: there is more than one rank.
+    """
     if dist.get_world_size() > 1:
         raise SystemExit("the plain model shares no sequence; measure it on one GPU")
     inner.set_attn_implementation("sdpa")
@@ -291,19 +298,19 @@ def _plain_model(inner: PreTrainedModel) -> PreTrainedModel:
 
 
 def _built(options: RunOptions) -> tuple[object, ...]:
-    """What cannot be changed once a model is built."""
+    """The options that cannot be changed after the model is built."""
     return options.compile, options.recomputed_layers, options.offload
 
 
 def _trained(lora: int | None) -> Trained:
-    """The decoder, or adapters on it; the tower and its projector are frozen."""
+    """Trainable parts: the decoder or LoRA adapters on it; the vision tower and the projector are frozen."""
     if lora is None:
         return Trained(projector=False)
     return Trained(language_model=False, projector=False, lora=Lora(rank=lora, alpha=2 * lora))
 
 
 def _config(layers: int) -> Qwen2_5_VLConfig:
-    """Qwen/Qwen2.5-VL-7B-Instruct's config.json, but for the number of layers."""
+    """The config.json of Qwen/Qwen2.5-VL-7B-Instruct with a different number of layers."""
     text = {
         "hidden_size": 3584,
         "intermediate_size": 18944,
@@ -330,7 +337,7 @@ def _config(layers: int) -> Qwen2_5_VLConfig:
 
 
 def _example(family: Family, tokens: int) -> Example:
-    """A video of as many frames as `tokens` leaves room for, between a question and an answer."""
+    """An example with a question, a video of as many frames as fit into `tokens`, and an answer."""
     grid = family.grid(*FRAME, 2 * ((tokens - QUESTION - ANSWER - 2) // FRAME_TOKENS))
     times = tuple(range(0, 2 * grid.t * 500_000, 500_000))
     clip = VideoClip(VideoSource("benchmark", ""), times, FRAME, grid)
@@ -359,7 +366,7 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 def _communication(step: Callable[[], object], show: bool) -> tuple[float, float]:
-    """Seconds in which NCCL's kernels run, and in which nothing else does, on this rank."""
+    """Seconds in which NCCL kernels run on this rank, and seconds in which no other kernel runs at that time."""
     with profile(activities=[ProfilerActivity.CUDA, *([ProfilerActivity.CPU] if show else [])]) as profiler:
         _seconds(step)
     spans: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
@@ -373,7 +380,7 @@ def _communication(step: Callable[[], object], show: bool) -> tuple[float, float
 
 
 def _covered(spans: Iterable[tuple[float, float]]) -> float:
-    """The length of a union of intervals."""
+    """Total length of the union of intervals."""
     total, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, reached))

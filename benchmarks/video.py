@@ -1,8 +1,8 @@
-"""What looking at videos costs, beside merely decoding them: `python benchmarks/video.py [--help]`.
+"""Measures the cost of analysing videos relative to decoding them: `python benchmarks/video.py [--help]`.
 
-Each row does its job on the same film, on one core, in turns with the others; its figure is CPU seconds, and that as a
-multiple of ffmpeg's bare decode. The films are rendered first, and kept if a folder for them is named. Cutting, memory
-and busy cores are measured by `cuts.py` and `long_videos.py`, shots by `shots.py`.
+Each row of the table runs on the same film, on one core, alternately with the others. It shows CPU seconds, and their
+ratio to a plain decode by ffmpeg. The films are rendered first, and kept if a folder is given. `cuts.py` measures
+cutting, `long_videos.py` memory and CPU utilization, and `shots.py` the accuracy of shot detection.
 """
 
 from __future__ import annotations
