@@ -68,7 +68,7 @@ def test_a_span_without_a_frame_of_its_own_is_measured_from_the_one_standing(tmp
 
 
 def test_black_and_frozen_frames_are_counted(tmp_path):
-    """A second of noise, one of a still picture, one of black."""
+    """The video is one second of noise, one of a still picture and one of black."""
     moving, still = (
         "nullsrc=s=160x96:r=20:d=1,geq=random(1)*255:128:128",
         "testsrc2=s=160x96:r=20:d=1,loop=19:1:0,trim=end_frame=20",
@@ -82,7 +82,7 @@ def test_black_and_frozen_frames_are_counted(tmp_path):
 
 
 class Network:
-    """Keeps what it is shown, and sees transitions in the brightest."""
+    """Stand-in for the shot network. Keeps its frames and returns their mean brightness as transition probabilities."""
 
     def __init__(self, shown):
         self.shown = shown
@@ -120,7 +120,7 @@ def test_spans_decoded_at_once_measure_and_sample_the_same(tmp_path):
 
 
 def test_a_grid_takes_the_first_frame_of_each_cell(tmp_path):
-    """Of a variable rate: every frame of the first second, then one in every 0.7 seconds."""
+    """The frame rate is variable: every frame of the first second, then one frame every 0.7 seconds."""
     chosen = ("-vf", "select='lt(n,30)+not(mod(n,21))'", "-fps_mode", "passthrough")
     video = probe(counting_video(tmp_path / "v.mp4", *chosen))
     sampled = []
@@ -152,7 +152,7 @@ def test_a_hash_survives_a_smaller_copy_and_not_another_film(tmp_path):
 
 
 def damaged(source, target, begin, end):
-    """The same file with random bytes in a part of its content."""
+    """Copy a file with random bytes in the share [begin, end) of its `mdat` box."""
     data = bytearray(source.read_bytes())
     first, last = data.index(b"mdat") + 8, len(data)
     begin, end = (int(first + share * (last - first)) for share in (begin, end))

@@ -13,7 +13,7 @@ SECOND = 1_000_000
 
 @st.composite
 def splits(draw):
-    """Any legal configuration of shots, bounds to the tenth of a second."""
+    """Any valid split configuration, with lengths that are multiples of 0.1 s."""
     shortest = draw(st.integers(5, 300))
     longest = draw(st.integers(3 * shortest // 2 + 1, 5 * shortest).filter(lambda tenths: tenths >= 10))
     wish = draw(st.integers(max(10, shortest), min(1200, longest)))
@@ -22,7 +22,7 @@ def splits(draw):
 
 @st.composite
 def shots(draw, most=60, until=420):
-    """Starts of shots, and how unlike the pictures on both sides of each but the first are."""
+    """Shot starts in microseconds, and the boundary distance (0 to 1) at each start but the first."""
     later = draw(st.lists(st.integers(1, until * SECOND), max_size=most, unique=True))
     unlike = draw(st.lists(st.floats(0, 1), min_size=len(later), max_size=len(later)))
     return [0, *sorted(later)], unlike
@@ -44,13 +44,13 @@ def one_clip(length, config):
 
 
 def divisible(length, config):
-    """Is there a number of clips that such a length can be divided into?"""
+    """Whether this length can be divided into clips within the bounds."""
     shortest, longest = round(config.min_seconds * SECOND), round(config.max_seconds * SECOND)
     return -(-length // longest) * shortest <= length if length else True
 
 
 def usable_between(start, end, edges, config):
-    """Boundaries at which clips could end on both sides."""
+    """Boundaries that leave stretches on both sides that can be divided into clips."""
     return [
         edge
         for edge in edges
@@ -94,7 +94,11 @@ def test_where_clips_end_inside_shots_no_boundary_was_passed_over(duration, shot
 
 
 def documented_cost(ends, unlikeness, config):
-    """Of clips with these ends: how many end inside a shot; squared deviations, and likeness across their ends."""
+    """The documented cost of clips with these ends, as a pair to compare in order.
+
+    First the number of clips that end inside a shot. Then the squared relative deviations from the target length, plus
+    the visual similarity across each end at a shot start.
+    """
     wish, cost = config.clip_seconds * SECOND, 0.0
     for start, end in pairwise([0, *ends]):
         room = abs(wish - (config.min_seconds if end - start < wish else config.max_seconds) * SECOND)
@@ -104,7 +108,7 @@ def documented_cost(ends, unlikeness, config):
 
 
 def evenly(start, end, config):
-    """The ends of a stretch that is divided into clips as near to the wish as the bounds allow."""
+    """Clip ends of a stretch divided evenly, with lengths as near to the target as the bounds allow."""
     length = end - start
     fewest, most = -(-length // round(config.max_seconds * SECOND)), length // round(config.min_seconds * SECOND)
     count = 1 if one_clip(length, config) else min(most, max(fewest, round(length / (config.clip_seconds * SECOND))))
@@ -112,7 +116,7 @@ def evenly(start, end, config):
 
 
 def all_plans(duration, shot_starts, config):
-    """The ends of every plan that is not ruled out."""
+    """Yield the clip ends of every permitted plan."""
     inner = [edge for edge in shot_starts if 0 < edge < duration]
     for chosen in (chosen for count in range(len(inner) + 1) for chosen in combinations(inner, count)):
         stretches = list(pairwise([0, *chosen, duration]))
@@ -133,7 +137,7 @@ def all_plans(duration, shot_starts, config):
     st.sampled_from(((4, 5, 6), (6, 7, 10), (8, 10, 12), (8, 8, 12), (3, 6, 9))),
 )
 def test_the_plan_is_the_best_of_all(duration, shots, lengths):
-    """Whole seconds, so that there is much to choose between."""
+    """Times are whole seconds, so that many plans are possible."""
     duration *= SECOND
     config = SplitConfig(min_seconds=lengths[0], clip_seconds=lengths[1], max_seconds=lengths[2])
     unlikeness = {start * SECOND: unlike for start, unlike in sorted(shots)}

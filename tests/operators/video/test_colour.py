@@ -1,4 +1,4 @@
-"""Colours of rendered videos against what was painted, and tone mapping against ffmpeg's own filters."""
+"""Colours of rendered videos compared with the painted colours, and tone mapping compared with ffmpeg's filters."""
 
 import subprocess
 from functools import partial
@@ -33,7 +33,7 @@ def first_frame(path) -> av.VideoFrame:
 
 
 def painted(target, filters: str, patch: int = PATCH, codec: tuple[str, ...] = ("-c:v", "libx264", "-qp", "4")):
-    """A video of coloured patches side by side, painted in RGB and converted to YUV by these filters."""
+    """Write a video of coloured patches side by side, painted in RGB and converted to YUV by these filters."""
     inputs = [f"color=0x{r:02x}{g:02x}{b:02x}:s={patch}x32:d=0.1:r=10" for r, g, b in COLOURS]
     graph = "".join(f"{colour}[c{i}];" for i, colour in enumerate(inputs))
     graph += "".join(f"[c{i}]" for i in range(len(COLOURS))) + f"hstack=inputs={len(COLOURS)},format=gbrp,{filters}"
@@ -41,7 +41,7 @@ def painted(target, filters: str, patch: int = PATCH, codec: tuple[str, ...] = (
 
 
 def worst_error(rgb: np.ndarray) -> int:
-    """The largest difference of any patch's centre from what was painted, in levels."""
+    """Largest difference between the centre of a patch and its painted colour, in 8-bit levels."""
     patch = rgb.shape[1] // len(COLOURS)
     centres = rgb[rgb.shape[0] // 2, patch // 2 :: patch].astype(int)
     return int(np.abs(centres - COLOURS).max())
@@ -58,7 +58,7 @@ def test_the_matrix_and_the_range_that_a_video_names_are_applied(tmp_path, space
 
 @pytest.mark.parametrize("patch, space", [(PATCH, "bt601"), (HD_PATCH, "bt709")])
 def test_without_a_matrix_small_video_is_bt601_and_hd_is_bt709(tmp_path, patch, space):
-    """swscale would take both for BT.601, which is wrong by up to 25 levels in HD."""
+    """swscale would assume BT.601 for both, which is wrong by up to 25 levels in HD."""
     untagged = f"scale=out_color_matrix={space}:out_range=tv,format=yuv420p,setparams=colorspace=unknown:range=unknown"
     frame = first_frame(painted(tmp_path / "v.mp4", untagged, patch))
     assert worst_error(to_rgb(frame, frame.width, frame.height)) <= 4
@@ -70,7 +70,7 @@ def test_without_a_matrix_small_video_is_bt601_and_hd_is_bt709(tmp_path, patch, 
 
 @pytest.mark.parametrize("coefficients", [0, 3, 8, 10, 14])
 def test_a_matrix_that_swscale_refuses_is_guessed(coefficients):
-    """RGB, reserved, YCgCo, BT.2020 with constant luminance, ICtCp."""
+    """The codes mean RGB, reserved, YCgCo, BT.2020 with constant luminance, and ICtCp."""
     frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 128, np.uint8), format="rgb24").reformat(format="yuv420p")
     frame.colorspace = coefficients
     assert to_rgb(frame, 16, 16) == pytest.approx(128, abs=2)
@@ -97,7 +97,10 @@ HDR_BANDS = (
     "geq=lum='64+640*X/W':cb='512+X/W*if(gt(Y,32),if(gt(Y,64),-50,45),0)':cr='512+X/W*if(gt(Y,32),if(gt(Y,64),35,-35),0)'"
     ",setparams=colorspace=bt2020nc:color_primaries=bt2020:range=tv:color_trc="
 )
-"""From black to the right brighter; three bands: grey, a blue and an orange that grow more saturated."""
+"""A brightness ramp from black at the left, in three bands: grey, blue and orange.
+
+Blue and orange become more saturated to the right.
+"""
 
 
 @pytest.mark.parametrize("transfer, name", [(PQ, "smpte2084"), (HLG, "arib-std-b67")])
@@ -109,14 +112,14 @@ def test_hdr_looks_as_through_ffmpegs_filters(tmp_path, transfer, name):
         "zscale=t=linear:npl=100:agamma=false,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:param=0.3:desat=0:peak=10,"
         "zscale=t=bt709:agamma=false:m=gbr:r=pc,format=gbrp"
     )
-    # This build has zscale; the system's may not.
+    # The build of imageio-ffmpeg has the zscale filter; the system's build may not.
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(source), "-vf", chain, "-frames:v", "1"]
     raw = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True).stdout
     expected = np.frombuffer(raw, np.uint8).reshape(96, 320, 3)
     frame = first_frame(source)
     assert (frame.color_trc, frame.format.name) == (transfer, "yuv420p10le")
     shown = to_rgb(frame, 320, 96)
-    for row in (16, 48, 80):  # away from the bands' borders, where chroma is interpolated
+    for row in (16, 48, 80):  # away from the edges of the bands, where chroma is interpolated
         assert np.abs(shown[row].astype(int) - expected[row]).max() <= 3
     assert shown[16, -1].min() > 200
 
@@ -133,13 +136,16 @@ def test_more_light_is_never_darker_and_grey_stays_grey(transfer):
 
 @pytest.mark.parametrize("code, level", [(0.3006, 98), (0.5081, 215), (0.5807, 235), (0.7518, 255), (1.0, 255)])
 def test_dark_tones_are_kept_and_bright_ones_rolled_off(code, level):
-    """PQ's codes of 10, 100, 203, 1000 and 10,000 cd/m2. In SDR, 10 cd/m2 are level 255 * 0.1 ** (1 / 2.4)."""
+    """The PQ codes are those of 10, 100, 203, 1000 and 10,000 cd/m2.
+
+    In SDR, 10 cd/m2 is level 255 * 0.1 ** (1 / 2.4).
+    """
     grey = np.full((1, 1, 3), round(code * 65535), np.uint16)
     assert tone_map(grey, PQ)[0, 0].astype(int) == pytest.approx(level, abs=1)
 
 
 def test_hlg_and_pq_agree_about_reference_white():
-    """75 % of HLG and 58 % of PQ are both 203 cd/m2 (BT.2408, table 1)."""
+    """A signal of 75 % in HLG and one of 58 % in PQ are both 203 cd/m2 (BT.2408, table 1)."""
     white = partial(np.full, (1, 1, 3), dtype=np.uint16)
     hlg, pq = tone_map(white(round(0.75 * 65535)), HLG), tone_map(white(round(0.5807 * 65535)), PQ)
     assert hlg.astype(int) == pytest.approx(pq.astype(int), abs=1)

@@ -32,14 +32,14 @@ LATE = ("-output_ts_offset", "7.3")
 
 
 def numbers(path):
-    """The numbers that the frames show, in order, and their times."""
+    """The numbers that the frames show, in presentation order, and their times in microseconds."""
     video = probe(path)
     times = video.index.frame_times_us.tolist()
     return [number_on(frame.rgb) for frame in frames_at(path, times)], times
 
 
 def loud_from(path):
-    """Seconds from the start of the clip's clock until the beep."""
+    """Time of the beep in seconds on the clip's clock; None if there is no beep."""
     with av.open(str(path)) as container:
         for frame in container.decode(audio=0):
             loud = np.flatnonzero(np.abs(frame.to_ndarray()).max(axis=0) > 0.2)
@@ -66,7 +66,7 @@ def test_clips_show_exactly_their_frames_at_their_times(tmp_path, name, options,
     times = analyse(video).times_us
     source_numbers, source_times = numbers(source)
     assert source_times == times.tolist()
-    bounds = [0, 1_234_567, int(times[-20]), video.duration_us]  # in the middle of a frame, at a frame
+    bounds = [0, 1_234_567, int(times[-20]), video.duration_us]  # one bound inside a frame, one at a frame start
     for start, end in pairwise(bounds):
         clip = tmp_path / f"clip_{start}.mp4"
         cut_clip(video, times, start, end, clip)
@@ -116,7 +116,7 @@ GROUPS, INSIDE, ACROSS = (1_000_000, 3_000_000), (1_200_000, 1_800_000), (500_00
     ],
 )
 def test_what_can_be_copied_is_and_every_reader_sees_the_same(tmp_path, name, options, span_us, how):
-    """OpenCV ignores edit lists: it shows what any reader may show."""
+    """OpenCV ignores edit lists, so it stands for the readers that see every frame of the file."""
     source = counting_video(tmp_path / name, *options, beep_at=None if name == "v.webm" else 0)
     video = probe(source)
     times, target = video.index.frame_times_us, tmp_path / "clip.mp4"
@@ -158,7 +158,7 @@ def test_damaged_frames_are_not_copied(tmp_path, damaged_us, how):
 
 @pytest.mark.parametrize("seen", [True, False])
 def test_damage_in_the_last_frame_is_not_copied(tmp_path, seen):
-    """The copy would be the source's own bytes, whether an analysis has seen the damage or the proof has to find it."""
+    """A copy would hold the damaged bytes. Either the analysis has found the damage, or the read-back check must."""
     path = counting_video(tmp_path / "v.mp4", *BASELINE)
     damage(path, 59, begin=0.5, end=0.6)
     video = probe(path)
@@ -264,7 +264,7 @@ def test_a_span_without_frames_is_an_error(tmp_path):
 
 
 def test_a_full_disk_is_not_answered_with_a_smaller_clip(tmp_path, small_disk):
-    """The copy finds no room, an encoding would."""
+    """The disk has too little space for the copy, but enough for an encoded clip."""
     fine = ("-c:v", "libx264", "-preset", "ultrafast", "-qp", "5", "-g", "30", "-bf", "0", "-pix_fmt", "yuv420p")
     video = probe(make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "testsrc2=s=128x128:r=30:d=3", *fine))
     times_us, span_us = video.index.frame_times_us, (1_000_000, 2_000_000)
@@ -285,7 +285,7 @@ def test_a_clip_that_is_not_as_planned_is_an_error(tmp_path):
         cut_clip(video, shifted, 1_000_000, 2_000_000, tmp_path / "clip.mp4")
 
 
-# --- recordings that change on the way --------------------------------------------------------------------------------
+# --- recordings whose format changes ----------------------------------------------------------------------------------
 
 TEN_BITS = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "15", "-pix_fmt", "yuv420p10le")
 FULL_CHROMA = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "15", "-pix_fmt", "yuv444p")
@@ -296,7 +296,7 @@ SECONDS = SplitConfig(mode=ClipMode.FIXED, clip_seconds=1.5, min_seconds=0.5)
 
 
 def cut_all(path, folder):
-    """How the clips of a source were cut: of each its file, its span and how it came to be."""
+    """Cut all clips of a source. Yields the file, the span and the `Cut` method of each clip."""
     analysis = analyse(probe(path))
     video = probe(path).with_formats(analysis.formats)
     starts_us = [each.start_us for each in analysis.formats]
@@ -307,7 +307,7 @@ def cut_all(path, folder):
 
 
 def numbers_and_format(path):
-    """What the frames show, and the one format that they all have."""
+    """The numbers that the frames show, and the one format that they all share."""
     (one,) = analyse(probe(path)).formats
     return numbers(path)[0], one
 
@@ -344,7 +344,7 @@ def test_a_copied_clip_has_the_shape_of_pixels_that_the_container_alone_states(t
 
 @pytest.mark.parametrize("second", [("-s", "320x128"), ("-profile:v", "main", "-refs", "3")], ids=["size", "encoder"])
 def test_a_track_of_two_sample_entries_is_cut_by_each(tmp_path, second):
-    """The second has pictures of another size, or of the same size from another encoder."""
+    """The second entry has frames of another size, or of the same size with other encoder settings."""
     options = ("-bf", "0", "-g", "15", "-x264-params", "scenecut=0")
     whole = counting_video(tmp_path / "whole.mp4", *options)
     halves = counting_video(tmp_path / "0.mp4", *options, seconds=2), tmp_path / "1.mp4"
@@ -405,7 +405,7 @@ def test_a_clips_sound_that_changes_becomes_one_and_stays_in_time(tmp_path, part
 
 
 def test_sound_is_copied_where_it_is_as_the_track_says(tmp_path):
-    """The header of an MP4's track states channels: those of the first part, which the second does not have."""
+    """An MP4 track's header states the number of channels. It is the first part's, and the second part has fewer."""
     source = recording(tmp_path / "v.ts", Part(layout="5.1"), Part(layout="mono"))
     video = probe(source)
     with open_cutter(video, video.index.frame_times_us) as cutter:
@@ -415,7 +415,7 @@ def test_sound_is_copied_where_it_is_as_the_track_says(tmp_path):
 
 
 def test_large_frames_get_more_time_than_a_hundred_times_their_duration():
-    """Ten seconds of 4K in 60 fps: 10-bit HDR takes the encoder up to 1.03 s a megapixel, or 86 minutes."""
+    """The clip is ten seconds of 4K at 60 fps. Encoding 10-bit HDR takes up to 1.03 s per megapixel: 86 minutes."""
     film = SimpleNamespace(width=3840, height=2160)
     frames = SimpleNamespace(times_us=range(600), duration_us=10_000_000, video=film)
     assert cut._timeout_seconds(frames) > 2 * 86 * 60

@@ -59,7 +59,10 @@ def test_a_process_that_takes_too_long_is_killed(tmp_path):
 
 @pytest.fixture
 def on_path(tmp_path, monkeypatch):
-    """Puts a shell script on the PATH as `ffmpeg`; `alone`: imageio-ffmpeg has no other. `$REAL` is a sound one."""
+    """Install a shell script as `ffmpeg` on the PATH.
+
+    With `alone`, imageio-ffmpeg offers no other build. In the script, `$REAL` is the path of a working ffmpeg.
+    """
     monkeypatch.setenv("REAL", ffmpeg_executable())
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -81,7 +84,7 @@ def on_path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def copy(tmp_path):
-    """Runs ffmpeg on a video of a second; gives the copy."""
+    """Run ffmpeg on a video of one second and return the copy."""
     source = counting_video(tmp_path / "in.mp4", seconds=1)
 
     def run():
@@ -99,7 +102,7 @@ def test_the_ffmpeg_in_use_can_encode_all_that_is_asked_of_it():
 @pytest.mark.parametrize("script, version", [("", "4.4.2-0ubuntu0.22.04.1"), ("exit 127", ""), ("", "N5.0")])
 def test_an_ffmpeg_that_is_too_old_or_does_not_start_is_passed_over(on_path, script, version):
     program = on_path(script, version, alone=False)
-    assert (ffmpeg_executable() != str(program)) == (version != "N5.0")  # a build that has no number is tried
+    assert (ffmpeg_executable() != str(program)) == (version != "N5.0")  # a build without a version number is tried
 
 
 def test_without_another_it_is_an_outage_that_names_each(on_path):
@@ -152,14 +155,14 @@ def test_a_crash_is_the_videos_where_the_tool_is_sound(on_path, copy):
 
 
 def test_a_source_that_cannot_be_read_is_no_failure_of_the_video(tmp_path):
-    """At its beginning, this process's memory cannot be read: the kernel says so."""
+    """A process's memory is not readable at offset 0: the kernel returns EIO."""
     with pytest.raises(OSError, match="Input/output error") as failed:
         run_ffmpeg(ffmpeg.input("/proc/self/mem").output(str(tmp_path / "out.mp4")), 60)
     assert (failed.value.errno, failed.value.filename) == (errno.EIO, "/proc/self/mem")
 
 
 def test_what_was_read_in_part_is_read_again(on_path, copy):
-    """ffmpeg ends well when a read fails, with what it has got until then."""
+    """ffmpeg exits with status 0 after a failed read, and its output ends there."""
     on_path('"$REAL" "$@"')
     whole = copy().read_bytes()
     on_path(

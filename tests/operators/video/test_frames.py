@@ -33,7 +33,7 @@ def test_the_frame_being_presented_is_the_one_returned(tmp_path, name, options):
 
 
 def test_sparse_times_jump_over_what_lies_between(tmp_path):
-    """Decoding all of it would need every packet; this file has random bytes between the two asked times."""
+    """Decoding everything would need every packet. In this file, zeros replace some between the two requested times."""
     source = counting_video(tmp_path / "v.mp4", "-movflags", "+faststart", "-g", "10")
     data = bytearray(source.read_bytes())
     begin = data.index(b"mdat") + 8
@@ -45,7 +45,7 @@ def test_sparse_times_jump_over_what_lies_between(tmp_path):
 
 
 def marked_video(target, *options: str, size: str = "128x64", mark: str = "w=32:h=16"):
-    """Black, with a white mark in the upper left corner."""
+    """Write a black video with a white mark in the upper left corner."""
     graph = f"color=black:s={size}:d=0.2,drawbox={mark}:color=white:t=fill"
     return make(target, "-f", "lavfi", "-i", graph, "-pix_fmt", "yuv420p", *options)
 
@@ -69,7 +69,7 @@ def test_frames_are_upright(tmp_path, clockwise, corner):
     [("90x72", "16/15", (72, 96)), ("90x72", "4/3", (72, 120)), ("131x75", "1", (75, 131)), ("16x16", "1", (16, 16))],
 )
 def test_pixels_are_square_whatever_the_size(tmp_path, size, aspect, shown):
-    """The mark is twice as wide as high in pixels as stored; odd sizes and 4:4:4 as H.264 takes them."""
+    """In stored pixels, the mark is twice as wide as high. 4:4:4 is used because H.264 allows odd sizes with it."""
     options = ("-vf", f"setsar={aspect}", "-pix_fmt", "yuv444p")
     source = marked_video(tmp_path / "v.mp4", *options, size=size, mark="w=8:h=4")
     (frame,) = frames_at(source, [0])
@@ -80,7 +80,7 @@ def test_pixels_are_square_whatever_the_size(tmp_path, size, aspect, shown):
 
 
 def test_interlaced_frames_show_one_moment(tmp_path):
-    """A bar that moves by its own width from field to field: woven, every other line would be white in two places."""
+    """A bar moves by its own width from field to field. With woven fields, alternate lines would show it elsewhere."""
     graph = (
         "color=black:s=160x96:r=50:d=1[b];color=white:s=8x96:r=50:d=1[w];[b][w]overlay=x=8*n,tinterlace=interleave_top"
     )
@@ -94,7 +94,7 @@ def test_interlaced_frames_show_one_moment(tmp_path):
 
 
 def test_hdr_frames_have_the_colours_of_sdr(tmp_path):
-    """The grey is HDR's reference white, 203 cd/m2: code 58 % of PQ and 75 % of HLG."""
+    """The grey is HDR reference white, 203 cd/m2: a signal of 58 % in PQ and of 75 % in HLG."""
     for transfer, code in (("smpte2084", 573), ("arib-std-b67", 721)):
         grey = f"nullsrc=s=64x64:d=0.2,format=yuv420p10,geq={code}:512:512"
         tags = f"setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}:range=tv"

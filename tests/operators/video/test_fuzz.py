@@ -1,4 +1,4 @@
-"""Damaged files: whatever bytes a file holds, it is read or refused with a reason, in bounded time and memory."""
+"""Damaged files: any bytes are read or refused with a reason, in bounded time and memory."""
 
 from collections import Counter
 from contextlib import suppress
@@ -34,9 +34,9 @@ FILES = (
 
 
 def mutated(data: bytes, random: Random) -> bytes:
-    """The same file with some bits changed, its end cut off, or a stretch lost, doubled or overwritten.
+    """A mutation of a file: flipped bits, a truncated end, or a stretch deleted, duplicated or overwritten.
 
-    More often than not it is the head that suffers: the rest is mostly content.
+    60 % of the mutations, except truncations, fall in the first 4000 bytes: the rest of a file is mostly content.
     """
     changed = bytearray(data)
     within = len(data) if random.random() < 0.4 else min(len(data), 4000)
@@ -59,7 +59,7 @@ def mutated(data: bytes, random: Random) -> bytes:
 
 
 def outcome(path: Path, write_clips: bool) -> str:
-    """`read`, or the reason for which the file is refused. Anything else that is raised is a fault."""
+    """`read`, or the reason for which the file is refused. Any other exception is a bug."""
     out = path.parent / "out"
     split_config = SplitConfig(mode=ClipMode.FIXED, clip_seconds=1.0, write_clips=write_clips)
     config = BuildConfig(source="films", out=str(out), split=split_config)
@@ -79,7 +79,10 @@ def outcome(path: Path, write_clips: bool) -> str:
 
 
 def outcomes(folder: Path, file: str, mutations: int) -> Counter[str]:
-    """Of all mutations of a sample. Clips are written of every fifth: they take most of the time."""
+    """Count the outcomes of all mutations of a sample.
+
+    Clips are written for every fifth mutation only, because they take most of the time.
+    """
     whole = next(sample for sample in SAMPLES if sample.file == file).render(folder).read_bytes()
     seen: Counter[str] = Counter()
     for seed in range(mutations):

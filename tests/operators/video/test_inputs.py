@@ -1,4 +1,4 @@
-"""Every input that a source may hold: the odd ones are read truthfully, the unusable ones are refused with a reason."""
+"""All kinds of inputs: unusual ones are read correctly, and unusable ones are refused with a reason."""
 
 import functools
 import shutil
@@ -28,7 +28,7 @@ SECONDS = SplitConfig(mode=ClipMode.FIXED, clip_seconds=1.0)
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
-    """The path of a sample, and what a probe says of it."""
+    """Render a zoo sample once; returns its path and its probe."""
     folder = tmp_path_factory.mktemp("zoo")
 
     @functools.cache
@@ -42,12 +42,12 @@ def rendered(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Ten seconds of H.264 in an MP4 whose index comes first."""
+    """Ten seconds of H.264 in an MP4 whose index comes before the content (faststart)."""
     return counting_video(tmp_path_factory.mktemp("whole") / "whole.mp4", "-movflags", "+faststart", seconds=10)
 
 
 def numbers(path, times_us):
-    """The numbers on the frames being presented at these times."""
+    """Numbers of the frames that are presented at these times (microseconds)."""
     frames = [frame.rgb for frame in frames_at(path, times_us)]
     return [number_on(rgb[:: max(1, len(rgb) // HEIGHT)]) for rgb in frames]
 
@@ -116,7 +116,7 @@ def test_an_hour_is_probed_in_seconds(tmp_path):
     hour = make(tmp_path / "v.mp4", "-stream_loop", "359", "-i", str(ten_seconds), "-c", "copy")
     started = time.process_time()
     video = probe(hour)
-    assert time.process_time() - started < 4  # about one on a quiet core
+    assert time.process_time() - started < 4  # about one second on an idle core
     assert video.frame_count == 108_000
 
 
@@ -133,7 +133,7 @@ def test_whatever_its_name_is_a_file_is_a_file(rendered, tmp_path, name):
 
 
 def refused(path):
-    """The reason for which a file is refused; the message must name the file."""
+    """The reason for which `probe` refuses a file. Its message must begin with the file's name."""
     with pytest.raises(UnreadableVideo) as raised:
         probe(path)
     assert str(raised.value).startswith(f"{path.name}: ")
@@ -185,7 +185,7 @@ def test_of_a_file_that_was_cut_off_the_larger_part_is_used(whole, tmp_path, fil
     assert video.duration_us + video.index.missing_us == pytest.approx(10_000_000, abs=50_000)
     analysis = analyse(video)
     assert numbers(video.path, [0, 3_000_000]) == [0, 90]
-    assert len(analysis.times_us) >= video.frame_count - 5  # what follows the last whole group of pictures is damaged
+    assert len(analysis.times_us) >= video.frame_count - 5  # frames after the last complete GOP are damaged
     cut_clip(video, analysis.times_us, 1_000_000, 2_000_000, tmp_path / "clip.mp4")
     (tmp_path / f"little_{file}").write_bytes(data[: int(0.3 * len(data))])
     assert refused(tmp_path / f"little_{file}") == "truncated"
@@ -239,12 +239,12 @@ def test_a_playlist_leads_nowhere(tmp_path, kind, suffix):
             assert refused(playlist) == "not_a_video"
             with pytest.raises(FfmpegError, match=r"whitelist|Invalid data"):
                 run_ffmpeg(ffmpeg.input(str(playlist)).output(str(tmp_path / "out.mkv")), 60)
-        with pytest.raises(BlockingIOError):  # nobody has called
+        with pytest.raises(BlockingIOError):  # no connection was made
             server.accept()
 
 
 def test_a_sample_is_what_it_says():
-    """Names are unique, so that samples do not overwrite each other."""
+    """File names are unique, so that samples do not overwrite each other."""
     assert len({sample.file for sample in SAMPLES}) == len(SAMPLES)
     assert Sample("x.mp4", frames=3).times_us == pytest.approx([0, 33333.3, 66666.7], abs=0.1)
 
@@ -267,7 +267,7 @@ def test_an_mp4_of_common_encryption_is_refused_as_encrypted(whole, tmp_path, op
 
 
 def test_a_windows_media_file_of_drm_is_refused_as_encrypted(whole, tmp_path):
-    """The header of ASF gets one object more, the content encryption object (ASF specification, 3.14)."""
+    """The test adds a content encryption object to the ASF header (ASF specification, 3.14)."""
     plain = make(tmp_path / "plain.wmv", "-i", str(whole), "-t", "1", "-c:v", "wmv2").read_bytes()
     content = b"".join(len(text).to_bytes(4, "little") + text for text in (b"secret", b"DRM\0", b"key\0", b"address\0"))
     kind = bytes.fromhex("FBB3112223BDD211B4B700A0C955FC6E")
@@ -282,7 +282,7 @@ def test_a_scrambled_broadcast_is_refused_as_encrypted(whole, tmp_path):
     clear = make(tmp_path / "clear.ts", "-i", str(whole), "-c", "copy")
     data = bytearray(clear.read_bytes())
     for packet in range(0, len(data), 188):
-        if int.from_bytes(data[packet + 1 : packet + 3]) & 0x1FFF == 0x100:  # ffmpeg's PID of the picture
+        if int.from_bytes(data[packet + 1 : packet + 3]) & 0x1FFF == 0x100:  # ffmpeg's PID for video
             data[packet + 3] |= 0x80
     (tmp_path / "v.ts").write_bytes(data)
     assert refused(tmp_path / "v.ts") == "encrypted"
@@ -290,7 +290,7 @@ def test_a_scrambled_broadcast_is_refused_as_encrypted(whole, tmp_path):
 
 
 def test_hls_sample_aes_is_refused_as_encrypted(whole, tmp_path):
-    """The programme map names the picture's type 0xDB, for 0x1B (H.264)."""
+    """The programme map table gives the video stream type 0xDB instead of 0x1B (H.264)."""
     data = bytearray(make(tmp_path / "v.ts", "-i", str(whole), "-c", "copy").read_bytes())
     for packet in range(0, len(data), 188):
         if int.from_bytes(data[packet + 1 : packet + 3]) & 0x1FFF == 0x1000:
@@ -302,7 +302,7 @@ def test_hls_sample_aes_is_refused_as_encrypted(whole, tmp_path):
 
 
 def crc32_of_mpeg(data):
-    """ISO/IEC 13818-1, annex A."""
+    """CRC-32 of an MPEG-2 section (ISO/IEC 13818-1, annex A)."""
     crc = 0xFFFFFFFF
     for bit in (byte >> shift & 1 for byte in data for shift in range(7, -1, -1)):
         crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 ^ bit else 0)) & 0xFFFFFFFF
@@ -310,7 +310,7 @@ def crc32_of_mpeg(data):
 
 
 def test_an_encrypted_matroska_file_is_refused_as_encrypted(whole, tmp_path):
-    """Its track gets a content encoding of type 1, encryption (RFC 9559, 5.1.4.1.31)."""
+    """The test adds a content encoding of type 1 (encryption) to the track (RFC 9559, 5.1.4.1.31)."""
     option = ("-c", "copy", "-an", "-f", "matroska", "-live", "1")
     data = make(tmp_path / "plain.mkv", "-i", str(whole), *option).read_bytes()
 
@@ -318,15 +318,15 @@ def test_an_encrypted_matroska_file_is_refused_as_encrypted(whole, tmp_path):
         return bytes.fromhex(kind) + (1 << 56 | len(content)).to_bytes(8) + content
 
     def body(kind, start):
-        """Where the content of the next such element begins and ends; what comes before it is skipped."""
+        """Begin and end of the content of the next element with this id, at or after `start`."""
         at = data.index(bytes.fromhex(kind), start) + len(kind) // 2
         width = 9 - data[at].bit_length()
         size = int.from_bytes(data[at : at + width]) & ((1 << 7 * width) - 1)
         return at + width, at + width + size
 
-    start = data.rindex(bytes.fromhex("1654AE6B"))  # an index names it before
+    start = data.rindex(bytes.fromhex("1654AE6B"))  # the id also occurs earlier, in the index
     tracks = body("1654AE6B", start)
-    entry = body("AE", tracks[0] + (6 if data[tracks[0]] == 0xBF else 0))  # a checksum may come first
+    entry = body("AE", tracks[0] + (6 if data[tracks[0]] == 0xBF else 0))  # skip a CRC-32 element, if there is one
     key = element("5035", element("47E1", b"\x05") + element("47E2", b"0123456789abcdef"))
     encodings = element("6D80", element("6240", element("5033", b"\x01") + key))
     changed = element("1654AE6B", element("AE", data[entry[0] : entry[1]] + encodings) + data[entry[1] : tracks[1]])

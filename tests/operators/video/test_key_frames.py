@@ -11,7 +11,7 @@ from tests.support.videos import make, shots_video
 
 @pytest.fixture(scope="module")
 def shots(tmp_path_factory):
-    """Four shots; key frames fall every second, whatever is shown."""
+    """A video of four shots with a key frame every second, whatever the content."""
     source = shots_video(tmp_path_factory.mktemp("shots") / "source.mp4", [2.5, 3.0, 3.2, 2.3])
     options = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "30", "-x264-params", "scenecut=0", "-bf", "2")
     return probe(make(source.with_name("regular.mp4"), "-i", str(source), *options))

@@ -32,7 +32,7 @@ def noise(seed, *shape):
 
 
 def scene(seed, height=90, width=160):
-    """A picture of large coloured patches."""
+    """A random picture of large coloured patches."""
     return cv2.resize(noise(seed, 5, 8, 3), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -75,7 +75,7 @@ def test_a_reduced_frame_is_what_libswscale_makes_of_it(tmp_path, size, pixels):
 
 
 def grey(luma):
-    """A frame of these levels of luma, all grey."""
+    """A grey frame with these luma levels."""
     height, width = luma.shape
     return av.VideoFrame.from_ndarray(np.concatenate([luma, np.full((height // 2, width), 128, np.uint8)]), "yuv420p")
 
@@ -160,7 +160,7 @@ def test_a_look_survives_scaling_and_brightening_and_knows_other_pictures():
 def test_the_hash_is_of_the_upright_picture():
     upright = scene(3)
     for rotation in (90, 180, 270):
-        stored = np.ascontiguousarray(np.rot90(upright, k=rotation // 90))  # turned back by np.rot90(k=-rotation // 90)
+        stored = np.ascontiguousarray(np.rot90(upright, k=rotation // 90))  # np.rot90(k=-rotation // 90) turns it back
         bits = np.bitwise_count(look(stored, rotation)[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum()
         assert bits <= 8
         assert np.bitwise_count(look(stored, 0)[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum() > 16

@@ -61,7 +61,7 @@ AC3, MP2, MP3 = ("-c:a", "ac3"), ("-c:a", "mp2"), ("-c:a", "libmp3lame")
 
 
 def published(tmp_path, path):
-    """What is published of a file that is not kept, proved by numbers; and how it was made."""
+    """Publish a file as MP4. Returns the probe of the source, the probe of the MP4, and the packaging used."""
     video = probe(path)
     how = packaging(video)
     write_media(video, how, video.index.frame_times_us, tmp_path / "published.mp4")
@@ -97,7 +97,7 @@ def test_any_video_is_published_with_its_frames_its_times_and_its_sound(tmp_path
 
 
 def loud_from(path, stream=0):
-    """When a sound is first loud, in seconds on the picture's timeline."""
+    """Time at which the sound is first loud, in seconds on the video's timeline; None if it never is."""
     with av.open(str(path)) as container:
         for frame in container.decode(audio=stream):
             samples = np.abs(frame.to_ndarray()).max(axis=0) / (1 if frame.format.name == "fltp" else 32768)
@@ -109,7 +109,7 @@ def loud_from(path, stream=0):
 @pytest.mark.parametrize("codec", ["aac", "libvorbis", "pcm_alaw"])
 @pytest.mark.parametrize("late", [-0.7, 0.0, 0.6])
 def test_sound_is_heard_when_it_was(tmp_path, codec, late):
-    """It begins before the picture, with it, or after it; its beep comes after 1.2 s."""
+    """The sound begins before the picture, with it or after it. Its beep comes after 1.2 s."""
     film = counting_video(tmp_path / "film.mkv", "-c:a", codec, seconds=2, beep_at=1.2)
     moved = ("-itsoffset", str(late), "-i", str(film), "-map", "0:v", "-map", "1:a", "-c", "copy")
     source = make(tmp_path / "v.mkv", "-i", str(film), *moved)
@@ -147,7 +147,7 @@ def test_of_several_pictures_only_the_chosen_one_is_in_the_mp4(tmp_path):
 
 
 def test_frames_that_an_edit_list_hides_are_not_published(tmp_path):
-    """They cannot be left out of a copy, as others need them, so that the picture is encoded."""
+    """A copy cannot drop the hidden frames, because others reference them. The picture is therefore encoded."""
     whole = two_pictures(tmp_path / "whole.mp4", "-disposition:v:1", "0")
     edited = make(tmp_path / "v.mp4", "-ss", "0.5", "-i", str(whole), "-map", "0", "-c", "copy")
     video, media, how = published(tmp_path, edited)
@@ -201,7 +201,7 @@ def test_most_of_a_damaged_video_is_published(tmp_path):
 def test_a_copy_that_fails_is_encoded_and_an_mp4_that_lacks_frames_is_an_error(tmp_path):
     video = probe(counting_video(tmp_path / "v.mkv", "-c:v", "mpeg4", "-q:v", "3", seconds=1, beep_at=0))
     write_media(video, Packaging.COPY, video.index.frame_times_us, tmp_path / "published.mp4")
-    assert probe(tmp_path / "published.mp4").codec == "mpeg4"  # MP4 carries it, even if not everybody plays it
+    assert probe(tmp_path / "published.mp4").codec == "mpeg4"  # MP4 allows it, though not every player does
     index = replace(video.index, frame_times_us=np.append(video.index.frame_times_us, 1_010_000))
     with pytest.raises(MediaError, match=r"v\.mkv: 30 of its 31 frames are in the MP4"):
         write_media(replace(video, index=index), Packaging.PICTURE, index.frame_times_us, tmp_path / "lacking.mp4")
@@ -268,7 +268,7 @@ def test_sound_that_changes_is_published_as_one_and_stays_in_time(tmp_path, part
 
 
 def test_an_mp4_whose_sound_changes_is_not_kept(tmp_path):
-    """Players make themselves ready for what its track says, and that holds for the first part alone."""
+    """Players configure their decoder from the track header, which describes only the first part."""
     same = recording(tmp_path / "same.mp4", Part(sound=AC3), Part(sound=AC3))
     changing = recording(tmp_path / "changing.mp4", Part(sound=AC3), Part(sound=AC3, layout="5.1"))
     assert packaging(probe(same)) is Packaging.KEEP

@@ -1,4 +1,4 @@
-"""Every decode shows what ffmpeg shows of itself, with whatever display matrix."""
+"""Every decode shows the same picture as ffmpeg by default, for any display matrix."""
 
 import subprocess
 
@@ -26,15 +26,15 @@ WIDTH, HEIGHT = 96, 64
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A second of H.264 of which no two of the eight views are alike."""
+    """One second of H.264 whose eight orientations all look different."""
     picture = ("-f", "lavfi", "-i", f"testsrc2=s={WIDTH}x{HEIGHT}:r=10:d=1")
     codec = ("-c:v", "libx264", "-crf", "10", "-g", "1", "-pix_fmt", "yuv420p")
     return make(tmp_path_factory.mktemp("stored") / "v.mp4", *picture, *codec)
 
 
 def oriented(target, stored, orientation, how="matrix"):
-    """The video with a display matrix in the container, or with display orientation SEI in its frames."""
-    turn = orientation.rotation if orientation.mirrored else -orientation.rotation % 360  # before it is mirrored
+    """Copy a video with a display matrix in the container, or with display orientation SEI in its frames."""
+    turn = orientation.rotation if orientation.mirrored else -orientation.rotation % 360  # applied before mirroring
     if how == "matrix":
         matrix = ("-display_rotation", str(turn), *(("-display_hflip",) if orientation.mirrored else ()))
         return make(target, *matrix, "-i", str(stored), "-c", "copy")
@@ -44,7 +44,7 @@ def oriented(target, stored, orientation, how="matrix"):
 
 
 def as_ffmpeg_shows(path, height, width):
-    """The first frame, shape [height, width, 3]."""
+    """The first frame as the ffmpeg program decodes it, RGB, shape [height, width, 3]."""
     output = ("-frames:v", "1", "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
     command = [ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-i", str(path), *output]
     raw = subprocess.run(command, check=True, capture_output=True).stdout
@@ -52,7 +52,10 @@ def as_ffmpeg_shows(path, height, width):
 
 
 def assert_alike(rgb, expected):
-    """The same picture but for what encoding, or a conversion of colours, changes."""
+    """Assert that two pictures are equal, up to changes from encoding or colour conversion.
+
+    `rgb` must also differ from `expected` in every other orientation that keeps its sides.
+    """
     assert rgb.shape == expected.shape
     differences = [np.abs(view.upright(rgb).astype(int) - expected).mean() for view in EIGHT if not view.swaps_sides]
     assert differences[0] < 8
@@ -84,7 +87,7 @@ def test_every_decode_shows_what_ffmpeg_shows(stored, tmp_path, view):
         hash_of_upright = analyse_key_frames(probe(upright)).perceptual_hash()
         assert (int(seen.perceptual_hash(), 16) ^ int(hash_of_upright, 16)).bit_count() <= 40
 
-    # OpenCV knows no mirrors, so such a clip is encoded as it is to be shown.
+    # OpenCV does not support mirroring, so a mirrored clip is encoded upright.
     whole = Cut.ENCODE if view.mirrored else Cut.COPY
     for damaged_us, cut in ((None, whole), (video.index.frame_times_us[:1], Cut.ENCODE)):
         with open_cutter(video, video.index.frame_times_us, damaged_us) as cutter:
@@ -113,7 +116,7 @@ def test_another_angle_is_rounded_to_a_quarter_turn_everywhere(stored, tmp_path,
     flip = ("-display_hflip",) if mirrored else ()
     path = make(tmp_path / "v.mp4", "-display_rotation", str(degrees), *flip, "-i", str(stored), "-c", "copy")
     video = probe(path)
-    # The flip comes after the rotation, and so turns it round.
+    # The flip comes after the rotation, and therefore reverses its direction.
     assert (video.mirrored, video.rotation) == (mirrored, -nearest % 360 if mirrored else nearest)
     expected = as_ffmpeg_shows(oriented(tmp_path / "r.mp4", stored, video.orientation), video.height, video.width)
     (frame,) = frames_at(path, [0])

@@ -81,7 +81,7 @@ def test_a_stretch_without_frames_is_a_gap_and_a_slow_rate_is_none(tmp_path):
 
 
 def test_pictures_that_are_never_shown_are_not_counted(tmp_path):
-    """VP8 keeps its alternative reference pictures in packets of their own."""
+    """VP8 stores its alternate reference frames in separate packets."""
     source = counting_video(tmp_path / "source.mp4", seconds=2)
     vp8 = ("-c:v", "libvpx", "-b:v", "100k", "-auto-alt-ref", "1", "-lag-in-frames", "25")
     for number in ("1", "2"):
@@ -102,7 +102,7 @@ def test_a_few_frames_whose_time_is_over_are_left_out(tmp_path):
 
 
 def test_the_index_promises_what_decoding_shows(tmp_path):
-    """Also behind an edit list: the second file starts in the middle of a group of pictures, copied."""
+    """This also holds with an edit list: the second file is a stream copy that starts in the middle of a GOP."""
     whole = counting_video(tmp_path / "whole.mp4")
     copied = make(tmp_path / "copied.mp4", "-ss", "1.3", "-i", str(whole), "-c", "copy")
     counts = []
@@ -126,7 +126,7 @@ def test_frames_that_become_enormous_on_the_way_are_not_decoded(tmp_path, monkey
         shown = [(frame.width, frame.height) for _, frame in decode(container, stream, index.timeline)]
     assert len(index.frame_times_us) > 40
     assert set(shown) == {(64, 64)}
-    assert len(shown) >= 24  # the error may cost the frame that a decoder's thread has in hand
+    assert len(shown) >= 24  # the error may lose the frame that a decoder thread is working on
 
 
 PROBE = """
@@ -143,7 +143,7 @@ for path in map(Path, sys.argv[1:]):
 
 @pytest.mark.parametrize("offset", [0, 100_000])
 def test_a_failed_read_is_not_taken_for_the_end_of_a_video(tmp_path, offset):
-    """Most demuxers do so, each in another way: the file is no video, is cut off, or is merely shorter."""
+    """Most demuxers take it for the end, in different ways: the file is no video, is truncated, or is just shorter."""
     environ = failing_reads(tmp_path, "film", offset)
     if environ is None:
         pytest.skip("no C compiler")

@@ -1,4 +1,4 @@
-"""What is wrong with a clip is found, whatever it is: each test makes a file with one fault."""
+"""Read-back checks of written clips: each test makes a file with one fault, which must be found."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def copied(source):
-    """A faultless copy of frames 30 to 89, what is known of its source, and what was copied."""
+    """A correct copy of frames 30 to 89, the extradata of its source, and the copied packets."""
     target = source.path.with_name("copied.mp4")
     with open_video(source.path) as (container, stream):
         pictures, _ = read_coded(container, stream, None, source.index, (1_000_000, 3_000_000))
@@ -78,7 +78,10 @@ def test_another_number_other_times_and_missing_sound_are_found(copied, plan, me
 
 
 def test_frames_that_an_edit_list_hides_are_found(source, tmp_path):
-    """What `-ss` and `-c copy` write: one second behind the key frame before it, for readers that ignore edit lists."""
+    """`-ss` with `-c copy` starts at the previous key frame and hides the extra frames with an edit list.
+
+    Readers that ignore edit lists would show them.
+    """
     clip = make(tmp_path / "clip.mp4", "-ss", "1.5", "-i", str(source.path), "-t", "1", "-c", "copy")
     with pytest.raises(CutError, match=r"clip: ffmpeg wrote \d+ frames for a span of 30 frames"):
         check_times(clip, planned(frames=30))
@@ -110,7 +113,7 @@ def test_a_first_frame_that_does_not_decode_is_found(copied, tmp_path):
 
 @pytest.mark.parametrize("check", [check_opencv, check_opencv_coded])
 def test_opencv_that_sees_other_frames_is_found(source, copied, check):
-    """As if frames were hidden from the reader with whom OpenCV is compared."""
+    """The record that OpenCV is compared with is changed instead: one frame fewer, or another first frame."""
     written = check_times(copied.target, planned())
     with pytest.raises(CutError, match="OpenCV sees 60 frames, not 59"):
         check(copied.target, replace(written, packets=written.packets[1:]))
@@ -140,7 +143,7 @@ def test_frames_in_another_order_are_found(copied):
 
 
 def test_parameter_sets_that_decode_to_other_pictures_are_found(copied, tmp_path):
-    """The same frames beside another encoder's parameter sets."""
+    """The frames are unchanged, but the parameter sets are those of another encoder run."""
     other = make(tmp_path / "other.mp4", "-f", "lavfi", "-i", "testsrc2=s=64x160:r=30:d=1", "-pix_fmt", "yuv420p")
     written = check_times(copied.target, planned())
     with open_video(other) as (_, stream):
@@ -159,7 +162,7 @@ def test_a_group_that_does_not_decode_is_found(copied):
 
 
 def encoded(source, folder, first, beyond):
-    """Frames of the source as an encoder would write them, and how the proof looks at them."""
+    """Encode the source's frames [first, beyond) into a clip. Returns the clip and the result of `check_times`."""
     graph = f"trim=start_frame={first}:end_frame={beyond},setpts=PTS-STARTPTS"
     clip = make(folder / "clip.mp4", "-i", str(source.path), "-vf", graph, "-bf", "0", "-pix_fmt", "yuv420p")
     return clip, check_times(clip, planned(frames=beyond - first))

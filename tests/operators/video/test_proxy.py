@@ -1,4 +1,4 @@
-"""Proxies of small videos: their times are the source's, whoever reads them."""
+"""Proxies of small videos: every reader must see the source's times."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def lasting(video: VideoProbe, duration_us: int) -> VideoProbe:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> VideoProbe:
-    """Thirty frames a second for 1.5 seconds, then seven frames' length each; it does not start at 0."""
+    """30 frames per second for 1.5 s, then every seventh of them. The container's clock does not start at 0."""
     path = tmp_path_factory.mktemp("source") / "v.mkv"
     return probe(counting_video(path, *VARIABLE, "-output_ts_offset", "3.21", seconds=SECONDS))
 
@@ -121,7 +121,7 @@ QUARTERS = (
     "color=0xdc2828:s=160x90:r=10:d=0.5[a];color=0x28c83c:s=160x90:r=10:d=0.5[b];color=0x323cdc:s=160x90:r=10:d=0.5[c];"
     "color=0xe6dc28:s=160x90:r=10:d=0.5[d];[a][b]hstack[t];[c][d]hstack[u];[t][u]vstack,format=gbrp,"
 )
-"""Four saturated colours, one in each quarter of the picture."""
+"""ffmpeg graph of four saturated colours, one in each quarter of the picture."""
 
 
 @pytest.mark.parametrize(

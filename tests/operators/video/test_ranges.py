@@ -24,7 +24,10 @@ GOPS = {
     "mpeg4.avi": "-c:v mpeg4",
     "vp9.webm": "-c:v libvpx-vp9 -deadline realtime -cpu-used 8",
 }
-"""Ways in which frames may lean on others, before and behind. Key frames at most 20 frames apart."""
+"""Encoder options for different ways in which frames reference earlier and later frames.
+
+Key frames are at most 20 frames apart.
+"""
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def short_spans(monkeypatch):
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
-    """A video with an open GOP every 25 frames, whose frames tell their number."""
+    """A video of numbered frames with an open GOP every 25 frames."""
     target = tmp_path_factory.mktemp("ranges") / "numbered.mp4"
     return probe(counting_video(target, "-x264-params", "open-gop=1:scenecut=0:bframes=3"))
 

@@ -23,7 +23,7 @@ OPEN = ("-bf", "3", "-g", "30", "-x264-params", "scenecut=0:b-adapt=0:open-gop=1
 
 
 class Opened:
-    """A video, its extradata, and its packets around a span."""
+    """A video with its extradata and its packets around a span."""
 
     def __init__(self, path, span_us):
         self.probe = probe(path)
@@ -34,7 +34,10 @@ class Opened:
             self.pictures, self.sounds = read_coded(container, stream, audio, self.probe.index, span_us)
 
     def run(self, start, beyond):
-        """What can be copied of frames `start` up to `beyond`: the first and the number, in the clip."""
+        """The longest run of frames in [start, beyond) that can be copied.
+
+        Returns the first frame's index in the clip and the number of frames, or None if none can be copied.
+        """
         found = longest_run(
             self.pictures, self.probe.index.timeline, self.times_us[start:beyond], self.probe.codec, self.extradata
         )
@@ -64,7 +67,7 @@ def test_what_stands_before_the_first_key_frame_is_not_copied(tmp_path):
 
 
 def test_a_copy_ends_where_nothing_behind_is_needed(tmp_path):
-    """Three B-frames wait for the frame behind them, so that a copy ends at every fourth frame only."""
+    """Three B-frames reference the frame after them, so a copy can end only at every fourth frame."""
     opened = Opened(counting_video(tmp_path / "v.mp4", *CLOSED), (0, 4_000_000))
     first, length = opened.run(0, 48)
     assert first == 0
@@ -72,7 +75,7 @@ def test_a_copy_ends_where_nothing_behind_is_needed(tmp_path):
 
 
 def test_an_open_group_is_no_place_to_begin(tmp_path):
-    """Only the very first key frame of the file can be decoded with all that is shown after it."""
+    """Only the file's first key frame can be decoded together with everything that is shown after it."""
     opened = Opened(counting_video(tmp_path / "v.mp4", *OPEN), (0, 4_000_000))
     assert opened.probe.index.open_gops.any()
     assert opened.run(0, 120) == (0, 120)
@@ -121,7 +124,7 @@ def test_sound_is_copied_where_it_covers_the_span(codec, starts_ms, copied):
 
 
 def test_no_frame_is_shown_before_it_is_decoded(tmp_path):
-    """I P B B: the last frame in order of presentation is decoded second."""
+    """The decode order is I P B B: the last frame in presentation order is decoded second."""
     shown = np.array([0, 10, 20, 30, 45])
     with av.open(str(tmp_path / "v.mp4"), "w") as container:
         picture = container.add_stream("libx264", 30)

@@ -23,7 +23,7 @@ THRESHOLDS = {Detector.ADAPTIVE: 3.0, Detector.CONTENT: 27.0}
 
 
 def found_by_pyscenedetect(detector, times_us, pictures):
-    """The shot starts when PySceneDetect reads the pictures itself."""
+    """Shot starts (microseconds) that PySceneDetect finds when it reads the pictures itself."""
     theirs = PYSCENEDETECT[detector]()
     codes = [FrameTimecode(Timecode(time_us, Fraction(1, 1_000_000)), 25.0) for time_us in times_us]
     cuts = [cut for code, bgr in zip(codes, pictures, strict=True) for cut in theirs.process_frame(code, bgr)]
@@ -43,7 +43,7 @@ def found_by_scores(detector, times_us, pictures):
     steps_us=st.lists(st.integers(1_000, 90_000), min_size=1, max_size=3),
 )
 def test_shots_are_those_of_pyscenedetect(detector, shades, steps_us):
-    """Plain pictures in some shades, each for some frames; frames last differently long."""
+    """The pictures are plain, each shade lasts some frames, and the durations of frames vary."""
     pictures = [np.full((4, 4, 3), (shade, 255 - shade, 90), np.uint8) for shade, count in shades for _ in range(count)]
     steps = np.resize(steps_us, len(pictures))
     times_us = (np.cumsum(steps) - steps[0]).tolist()

@@ -6,14 +6,14 @@ from tests.support.videos import make
 
 
 def configuration(path):
-    """The parameter sets of an MP4's picture."""
+    """The parameter sets (extradata) of an MP4's video stream."""
     with av.open(str(path)) as container:
         return bytes(container.streams.video[0].codec_context.extradata)
 
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory):
-    """Parameter sets of a video encoded like this: `encoded(profile, number)`."""
+    """Encode a video and return its parameter sets: `encoded(profile, number)`, where `number` is the SPS id."""
     folder = tmp_path_factory.mktemp("splice")
 
     def of(profile="high", number=0, size="64x64"):

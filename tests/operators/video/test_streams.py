@@ -16,7 +16,7 @@ DEFAULT_FIRST = ("-disposition:v:0", "default", "-disposition:v:1", "0")
 
 
 def chosen(path):
-    """Numbers of the pictures, the chosen one first, and of the sounds that go with it."""
+    """Indices of the video streams, the chosen one first, and of the audio streams that belong to it."""
     with av.open(str(path)) as container:
         pictures = moving_pictures(container)
         sounds = sounds_with(container, pictures[0])
@@ -89,7 +89,7 @@ def test_the_main_sound_is_the_default_then_not_for_the_impaired_then_that_of_mo
     film = counting_video(tmp_path / "film.mp4", seconds=1)
 
     def main(*dispositions):
-        """The main one of tracks with 1, 2 and 6 channels."""
+        """Index of the main audio stream among tracks with 1, 2 and 6 channels and these dispositions."""
         maps = [text for _ in dispositions for text in ("-map", "1")]
         marks = [text for n, mark in enumerate(dispositions) for text in (f"-disposition:a:{n}", mark)]
         channels = [text for n, count in enumerate((1, 2, 6)) for text in (f"-ac:a:{n}", str(count))]
@@ -116,7 +116,7 @@ def test_everything_is_made_of_the_chosen_picture(tmp_path, make_video, decode):
     if watched.proxy:
         shown = frames_at(watched.proxy.path, watched.proxy.times_us.tolist())
         assert [number_on(frame.rgb) for frame in shown] == [0, 15, 30, 45]
-    assert propose(video).brightness.std() > 0  # grey frames are all alike
+    assert propose(video).brightness.std() > 0  # grey frames would have no deviation
     for start_us, end_us, cut in ((0, times_us[20], Cut.COPY), (times_us[11], times_us[19], Cut.ENCODE)):
         assert cut_clip(video, video.index.frame_times_us, start_us, end_us, tmp_path / "clip.mp4") is cut
         clip = probe(tmp_path / "clip.mp4")

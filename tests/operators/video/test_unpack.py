@@ -11,11 +11,14 @@ from tests.support.videos import counting_video, number_on
 
 VOP, USER_DATA = b"\0\0\1\xb6", b"\0\0\1\xb2"
 N_VOP = VOP + bytes((0b0101_0000, 0b0100_1111))
-"""A predicted frame at a second's first tick of 30, not coded (ISO/IEC 14496-2, 6.2.5)."""
+"""A P-VOP that is not coded, at the first of 30 ticks in a second (ISO/IEC 14496-2, 6.2.5)."""
 
 
 def packed(target, source):
-    """The MPEG-4 video of an AVI as DivX writes it: with each B-frame in the packet of the frame before it."""
+    """Write an AVI's MPEG-4 video as a packed bitstream, as DivX does.
+
+    Each B-frame is in the packet of the frame before it, and a VOP that is not coded takes its place.
+    """
     with av.open(str(source)) as container, av.open(str(target), "w", format="avi") as output:
         stream = container.streams.video[0]
         written = output.add_stream_from_template(stream, opaque=True)

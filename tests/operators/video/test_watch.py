@@ -11,7 +11,7 @@ from tests.support.videos import Part, counting_video, recording, shots_video
 
 @pytest.fixture
 def watched(tmp_path):
-    """Of a video: the outcome, and the times that were told on the way."""
+    """Run `watch` on a video. Returns its result and the times (microseconds) that it reported."""
 
     def run(path, **settings):
         told = []
