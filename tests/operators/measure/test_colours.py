@@ -1,4 +1,4 @@
-"""Colour names of pictures whose colours are known."""
+"""Colour names of images whose colours are known."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Faces in a real portrait, and none where there are none.
+"""Face detection in a real portrait, and no detections where there is no face.
 
 astronaut.jpg: Eileen Collins, NASA portrait S93-33446 as distributed with scikit-image, public domain, reduced.
 """
@@ -14,7 +14,7 @@ from operators.measure.text import overlap
 from schemas.base import Box
 
 FACE = Box(x0=0.36, y0=0.13, x1=0.52, y1=0.35)
-"""Of the portrait, measured by hand: hairline to chin."""
+"""The face in the portrait, from hairline to chin, measured by hand in fractions of width and height."""
 
 
 @pytest.fixture(scope="module")

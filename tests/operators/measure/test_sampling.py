@@ -36,7 +36,7 @@ def clip(start_ms: int, end_ms: int) -> Clip:
 
 
 def write_video(path, starts_ms: list[int], end_ms: int) -> None:
-    """A video whose frames start at these times; their brightness tells them apart: 20, 40, 60, ..."""
+    """Writes a video whose frames start at these times (ms). Their brightness identifies them: 20, 40, 60, ..."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 128, 72, "yuv420p"
@@ -60,7 +60,7 @@ def test_cells_tile_the_span_evenly(start, length, count):
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):
-    """Five pictures, the second of them on screen for three seconds."""
+    """Video of five images, the second of which is on screen for three seconds."""
     path = tmp_path_factory.mktemp("video") / "slides.mp4"
     write_video(path, [0, 1_000, 4_000, 5_000, 6_000], 7_000)
     return path
@@ -70,7 +70,7 @@ def test_each_clip_gets_the_frames_on_screen_in_the_middle_of_its_cells(slides):
     first, second = sample_clips(slides, [clip(0, 4_000), clip(4_000, 7_000)], [4, 3], 128)
     assert [(each.time_us, each.cell.start_us, each.cell.end_us) for each in first] == [
         (0, 0, 1_000_000),
-        (1_000_000, 1_000_000, 4_000_000),  # one picture, three cells
+        (1_000_000, 1_000_000, 4_000_000),  # one image, three cells
     ]
     assert [each.time_us for each in second] == [4_000_000, 5_000_000, 6_000_000]
     assert [round(float(each.rgb.mean()), -1) for each in first + second] == [20, 40, 60, 80, 100]

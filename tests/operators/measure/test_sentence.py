@@ -1,4 +1,4 @@
-"""The wording of measured captions."""
+"""Wording of measured captions."""
 
 import pytest
 from hypothesis import given

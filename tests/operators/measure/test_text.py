@@ -1,4 +1,4 @@
-"""On-screen text: real OCR on drawn frames, and the following of readings over time."""
+"""On-screen text: real OCR on drawn frames, and the tracking of readings over time."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Answers that mean the same are the same, however they are written; others are not; the rest is left to a judge."""
+"""Answers with the same meaning are equal in any wording, others differ, and unclear cases are left to a judge."""
 
 import pytest
 from hypothesis import assume, given, settings

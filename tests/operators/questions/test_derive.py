@@ -1,4 +1,4 @@
-"""Every derived question is true of the film itself, not only of what was measured of it, and never ambiguous."""
+"""Every derived question is unambiguous, and true of the film itself, not only of its measurements."""
 
 import re
 from itertools import pairwise
@@ -19,7 +19,7 @@ from tests.support.films import BOXES, SECOND, ImaginaryFilm, captions_of, film,
 
 KINDS = tuple(QuestionKind)
 PRECISION = 2.0
-"""Seconds by which a measured time or duration may be off: half a look at each end, and rounding."""
+"""Tolerance in seconds of a measured time or duration: half a sampling interval at each end, and rounding."""
 
 
 def derived_of(imaginary: ImaginaryFilm, seed: int = 0, per_template: int = 3, kinds=KINDS) -> list[Derived]:
@@ -34,7 +34,7 @@ def seconds(text: str) -> float:
 
 
 def holds(question: Derived, imaginary: ImaginaryFilm) -> bool:
-    """Is the answer right, of the film as it is?"""
+    """Whether the answer is right for the film as it is, not as it was measured."""
     starts = {}
     for each in reversed(imaginary.shown):
         starts[each.text] = each.start_us
@@ -186,7 +186,7 @@ def test_durations_closer_than_three_seconds_are_not_compared():
 
 
 def test_what_happened_in_a_stretch_without_captions_is_not_asked_about():
-    """The clip from 20 s to 30 s has no caption: something may have come up there."""
+    """The clip from 20 s to 30 s has no caption, so a text may have appeared there unseen."""
     imaginary = film(shown("THE LAST FERRY", 12, 16), shown("EXIT", 33, 37), shown("EXIT", 45, 49))
     missing = [caption for caption in captions_of(imaginary) if caption.start_us != 20 * SECOND]
     questions = derive(read_timeline(missing), KINDS, 9, Random(0))
@@ -205,7 +205,7 @@ def test_when_has_options_well_apart():
 
 
 def test_a_start_or_an_end_that_nobody_saw_is_not_asked_for():
-    """The first text may have been there for any time, and the last one may have stayed."""
+    """The first text may have appeared at any earlier time, and the last one may have stayed."""
     edges = film(
         shown("LIGHTHOUSE", 0, 20), shown("EXIT", 25, 29), shown("OPEN DAILY", 33, 37), shown("FERRY 1", 41, 60)
     )
@@ -214,7 +214,7 @@ def test_a_start_or_an_end_that_nobody_saw_is_not_asked_for():
     assert {question.subjects for question in moments} == {("EXIT",), ("OPEN DAILY",), ("FERRY 1",)}
     assert {question.answer for question in asked(edges, Template.BEFORE)} >= {
         "LIGHTHOUSE"
-    }  # it was first, since whenever
+    }  # it was first, whenever it appeared
 
 
 def test_two_texts_that_are_there_at_the_first_look_have_no_order():

@@ -1,4 +1,4 @@
-"""Reasoning by program names what is seen and when, ends with the answer, and speaks of the video only."""
+"""Reasoning by program names what is seen and when, ends with the answer, and refers only to the video."""
 
 from random import Random
 

@@ -1,4 +1,4 @@
-"""Questions read as a person would ask them, and options are not given away twice."""
+"""Questions read naturally, and options are not listed twice."""
 
 from random import Random
 

@@ -1,4 +1,4 @@
-"""The second derivation finds the truth by itself, and says nothing where the captions do not settle it."""
+"""The second derivation finds the truth independently, and gives no answer where the captions do not settle it."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_the_answer_is_found_from_the_captions(template, subjects, answer):
 
 
 def test_it_follows_the_captions_when_they_change():
-    """Were it a comparison with a stored answer, the film without its apples would still have them."""
+    """A comparison with a stored answer would still find apples in the film without them."""
     without = captions_of(film(*(each for each in FILM.shown if each.text != "FRESH APPLES")))
     assert again(Template.AFTER, "THE LAST FERRY", captions=without) == "EXIT"
     assert again(Template.COUNT, "THE LAST FERRY", "OPEN DAILY", captions=without) == "1"

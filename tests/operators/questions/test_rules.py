@@ -1,4 +1,4 @@
-"""Each rule refuses the row that breaks it, by its reason, and lets good ones pass."""
+"""Each rule rejects the row that breaks it, with its own reason, and passes good rows."""
 
 import pytest
 

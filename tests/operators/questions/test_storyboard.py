@@ -1,4 +1,4 @@
-"""Captions as timed lines: all within the budget, an even and confessed choice beyond it; and times read back."""
+"""Captions as timed lines: all within the budget, an even selection with a count beyond it. Times can be read back."""
 
 import re
 

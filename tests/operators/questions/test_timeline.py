@@ -1,4 +1,7 @@
-"""The limits of every occurrence hold in the film itself; readings of one text become one occurrence, others do not."""
+"""The limits of every occurrence hold in the film itself.
+
+Readings of one text become one occurrence, readings of other texts do not.
+"""
 
 import pytest
 from hypothesis import HealthCheck, given, settings

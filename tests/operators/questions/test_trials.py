@@ -1,4 +1,4 @@
-"""Options change places evenly, and answers reach the question that they belong to."""
+"""Options change places evenly, and answers are assigned to the question that they belong to."""
 
 from collections import Counter
 from random import Random
@@ -41,7 +41,10 @@ def test_orders_change_from_four_to_four_and_with_the_seed():
 
 
 def script(body):
-    """Right for question 1 only, and always the letter B for the others."""
+    """Server script: correct answers to choice question 1 and open question 4.
+
+    Other choice questions always get the letter B, other open questions a wrong answer. Every verdict is "different".
+    """
     text = last_text(body)
     if body["response_format"]["json_schema"]["name"] == "ShortAnswer":
         return {"answer": "a boat" if "4th" in text else "no idea at all"}
@@ -53,7 +56,7 @@ def script(body):
 
 @pytest.fixture
 def put_papers(tmp_path):
-    """Puts papers to a judge who answers, and compares, by a script."""
+    """Runs trials with a judge whose answers and verdicts come from a script."""
 
     def run(papers: list[Paper], answers) -> tuple[list[Result], Context]:
         config = BuildConfig(source="in", out="out")
@@ -101,7 +104,7 @@ def test_an_answer_that_the_judge_does_not_compare_is_neither_right_nor_wrong(pu
     [result], context = put_papers([Paper(make_question(1, kind=OPEN), 3)], no_verdict)
     assert (result.answers, result.right) == ((), ())
     assert [(refusal.reason, refusal.raw) for refusal in result.refusals] == [("schema", "no verdict")] * 3
-    assert [each.prompt_id for each in result.provenance] == ["verify_open"] * 3  # what it answered is kept
+    assert [each.prompt_id for each in result.provenance] == ["verify_open"] * 3  # what it answered is recorded
     reject = result.unanswered(context)
     assert (reject.key, reject.reason, reject.raw) == ("q0001", "unanswered", "no verdict")
     assert reject.request_sha256 == result.refusals[0].request_sha256

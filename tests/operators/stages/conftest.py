@@ -1,4 +1,4 @@
-"""Fixtures of the stage tests: a server that answers as its script says, and a runner of single stages."""
+"""Fixtures of the stage tests: a server with scripted answers, and a runner of single stages."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.support.stages import StageRunner
 
 @pytest.fixture
 def server():
-    """Give it a `script`; without one it answers anything that fits the schema."""
+    """Model server. Without a `script` it answers every request with something that fits the schema."""
     with OpenAIServer() as server:
         yield server
 

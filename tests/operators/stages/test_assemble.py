@@ -16,7 +16,7 @@ HASHES = st.integers(0, 2**512 - 1)
 
 
 def assemble(split, questions, correct, checks=(), seed=0):
-    """The rows made of a video of that split when the target is right `correct[question_id]` times of 10."""
+    """Rows for one video of that split, if the target answers question `q` correctly in `correct[q]` of 10 trials."""
     config = BuildConfig(source="a", out="b", seed=seed)
     context = Context(STAGE.name, "all", config, {}, {}, files=None, scratch=None)
     reasonings = [

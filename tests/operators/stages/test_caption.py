@@ -1,4 +1,4 @@
-"""Captions of a small real video: measured with the real detectors, and asked of a real HTTP server."""
+"""Captions of a small real video, measured with the real detectors or requested from a real HTTP server."""
 
 import base64
 import json
@@ -27,7 +27,10 @@ PORTRAIT = Path(__file__).parents[1] / "measure" / "astronaut.jpg"
 
 
 def film_frame(seconds: float) -> np.ndarray:
-    """BGR. A title from 6 to 14 s, a sign from 16 to 18 s, a face from 20 s on; blue, from 20 s on white."""
+    """BGR frame, shape (360, 640, 3), uint8: blue until 20 s, then white.
+
+    A title is visible from 6 to 14 s, a sign from 16 to 18 s, and a face from 20 s on.
+    """
     picture = np.full((360, 640, 3), (180, 90, 30) if seconds < 20 else (250, 250, 250), np.uint8)
     if 6 <= seconds < 14:
         cv2.putText(picture, "WELCOME HOME", (180, 60), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (255, 255, 255), 2)
@@ -83,7 +86,7 @@ def note(kind: str, start: int, end: int, text: str) -> Annotation:
 
 @pytest.fixture
 def caption(tmp_path):
-    """Runs the stage on one video: `caption(source, clips, models)` gives rows and rejects."""
+    """Runs the stage on one video: `caption(source, clips, models)` returns rows and rejects."""
 
     def run(source: Source, clips: list[Clip], models=None, ingested: dict | None = None, **settings) -> list:
         config = BuildConfig(source=str(tmp_path), out=str(tmp_path), caption=CaptionConfig(**settings))
@@ -162,13 +165,13 @@ def test_a_video_that_is_no_longer_what_was_ingested_is_one_reject(film, caption
 
 
 def test_a_video_that_vanishes_after_it_was_found_is_left_to_the_runner(caption, tmp_path, monkeypatch):
-    monkeypatch.setattr(SourceFiles, "fetch", lambda files, source_id, uri, folder: Path(uri))  # as if it were there
+    monkeypatch.setattr(SourceFiles, "fetch", lambda files, source_id, uri, folder: Path(uri))  # as if the file existed
     with pytest.raises(FileNotFoundError):
         caption(make_source(tmp_path / "gone.mp4"), CLIPS)
 
 
 FIRST_TIMES = ["[00:00.60]", "[00:10.40]", "[00:16.40]"]
-"""What stands before the first frame of each clip: tells requests apart, which arrive in any order."""
+"""Label before the first frame of each clip. It identifies a request, since requests arrive in any order."""
 
 
 def first_time(request: dict) -> str:
@@ -177,7 +180,7 @@ def first_time(request: dict) -> str:
 
 @pytest.fixture
 def ask(film, caption, tmp_path):
-    """Runs the stage with a captioner that gives each clip its answer; returns the rows and the requests."""
+    """Runs the stage with a captioner that gives each clip its answer. Returns the rows and the requests."""
 
     def run(*answers, finish_reason="stop", annotations=()) -> tuple[list, list[dict]]:
         def script(request: dict) -> Reply:
@@ -265,7 +268,7 @@ def test_a_refused_clip_is_a_reject_with_the_raw_answer(ask):
     rows, requests = ask(PLAIN, "I cannot do that.", PLAIN)
     assert [type(row) for row in rows] == [Caption, Reject, Caption]
     assert (rows[1].key, rows[1].reason, rows[1].raw) == (CLIPS[1].clip_id, "schema", "I cannot do that.")
-    assert len(requests) == 4  # the refused one was asked for twice
+    assert len(requests) == 4  # the refused one was requested twice
 
 
 def test_an_answer_that_was_cut_off_is_kept_and_marked(ask):

@@ -1,4 +1,4 @@
-"""The target answers verified questions n times: from frames of the real file if it can see, else from captions."""
+"""The target answers verified questions n times: from frames of the real file if it has vision, else from captions."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def passed(*questions):
 
 
 def right_for_first_letters(body):
-    """Right when the right option stands on A or B: half of all trials."""
+    """Answers open questions correctly, and choice questions only if the right option is A or B: half of all trials."""
     if body["response_format"]["json_schema"]["name"] == "Letter":
         right = re.search(r"^([A-D])\. a boat$", last_text(body), re.MULTILINE)[1]
         return {"answer": right if right in "AB" else "A"}
@@ -100,7 +100,7 @@ def test_a_missing_answer_does_not_count(stages, server):
 
 
 def shown(stages: StageRunner, path: Path) -> list:
-    """The rows when a target that sees is to answer two questions on this file."""
+    """Rows of the stage for two questions about this file and a target with vision."""
     stages.vision = True
     video = of_file(VIDEO, path)
     return stages.run(STAGE, [video], CAPTIONS, [CHOICE, OPEN], passed(CHOICE, OPEN), difficulty={"trials": 1})
@@ -120,7 +120,7 @@ def test_a_file_that_cannot_be_read_is_a_reject_of_every_question(stages, server
 
 
 def test_a_file_that_vanishes_after_it_was_found_is_left_to_the_runner(stages, tmp_path, monkeypatch):
-    monkeypatch.setattr(SourceFiles, "fetch", lambda files, source_id, uri, folder: Path(uri))  # as if it were there
+    monkeypatch.setattr(SourceFiles, "fetch", lambda files, source_id, uri, folder: Path(uri))  # as if the file existed
     with pytest.raises(FileNotFoundError):
         shown(stages, tmp_path / "gone.mp4")
 
@@ -133,7 +133,7 @@ if any("spawn_main" in part for part in sys.orig_argv):
 
     av.open = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)
 """
-"""What a decoder's crash does to the child process that opens a video."""
+"""Code that crashes the child process when it opens a video, as a faulty decoder would."""
 
 
 def test_a_crash_of_the_decoder_is_a_reject(stages, tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def test_a_crash_of_the_decoder_is_a_reject(stages, tmp_path, monkeypatch):
 
 
 def stopped(folder: Path) -> list:
-    """The rejects of a program that is ending. Runs in a process of its own, which cannot be used afterwards."""
+    """Rejects of a program that is shutting down. Must run in a process of its own, which cannot be used afterwards."""
     stop_children()
     with OpenAIServer() as server, ModelPool(retries=0) as pool:
         stages = StageRunner(folder, server, pool)

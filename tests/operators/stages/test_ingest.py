@@ -135,7 +135,7 @@ def test_from_key_frames_alone_there_is_no_proxy_but_the_same_identity(tmp_path,
 
 @pytest.mark.parametrize("kept, reason", [(0.8, "partly_damaged"), (0.55, "damaged")])
 def test_most_of_a_damaged_file_is_used_and_the_loss_is_told(tmp_path, context, kept, reason):
-    """A tenth is overwritten, and the end is cut off: together they may be less than half."""
+    """A tenth of the data is overwritten and the end is cut off. The file is used if less than half is lost in all."""
     whole = counting_video(tmp_path / "whole.mp4", "-movflags", "+faststart", "-g", "10", seconds=8)
     data = bytearray(whole.read_bytes())
     begin = data.index(b"mdat") + 8

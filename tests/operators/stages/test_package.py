@@ -1,4 +1,4 @@
-"""What is published of a video, from real files; and that one which kills its packager costs a build nothing else."""
+"""Packaging of real files. A video that crashes its packaging process costs the build nothing else."""
 
 import shutil
 from pathlib import Path
@@ -35,7 +35,7 @@ def ingested(tmp_path, path):
 
 
 def package(tmp_path, film, media=Media.ORIGINAL):
-    """The stage's only row for a video, or its reject."""
+    """The only row that the stage returns for a video, or its reject."""
     config = BuildConfig(source=str(tmp_path), out=str(tmp_path / "out"), shard=ShardConfig(media=media))
     scratch = tmp_path / f"scratch-{media}"
     scratch.mkdir()
@@ -45,7 +45,7 @@ def package(tmp_path, film, media=Media.ORIGINAL):
 
 
 def published(tmp_path, path):
-    """The MP4 that is made of a file."""
+    """The MP4 that the stage publishes for a file."""
     row = package(tmp_path, ingested(tmp_path, path))
     assert row.packaging is not Packaging.KEEP
     made = tmp_path / "out" / row.media_uri
@@ -69,7 +69,7 @@ def test_without_media_nothing_is_made(tmp_path):
 
 
 def test_proxies_are_published_small_and_on_the_sources_times(tmp_path):
-    """Read with the trainer's reader: at each time it shows what the source shows then, to half a second."""
+    """Read with the trainer's reader. At each time the proxy shows what the source shows, to within half a second."""
     pytest.importorskip("torch")
     from trainer_plugin.examples import VideoSource
     from trainer_plugin.frames import read_frames
@@ -143,12 +143,12 @@ if any("spawn_main" in part for part in sys.orig_argv):
 
     av.open = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)
 """
-"""What a decoder's crash does to the child process that opens a video."""
+"""Code that crashes the child process when it opens a video, as a faulty decoder would."""
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run up to `ingest` over a film that is kept as it is and one that must be opened to be packaged."""
+    """A run after `ingest` of two films: one is published unchanged, the other must be opened to be packaged."""
     films = tmp_path / "films"
     films.mkdir()
     counting_video(films / "good.mp4", seconds=1)
@@ -160,7 +160,7 @@ def folder(tmp_path):
 
 
 def commit_of(folder, stage, unit, rows, row):
-    """A commit of these rows, as if the stage had made them."""
+    """A commit of these rows, as if the stage had written it."""
     key = StageKey(stage=stage, version=1, unit=unit, seed=0, section="", prompts=(), models=(), inputs=())
     return Commit(
         key_sha256=digest([key.model_dump(mode="json"), len(rows)]), key=key,
@@ -170,7 +170,7 @@ def commit_of(folder, stage, unit, rows, row):
 
 
 def write_difficulty(folder, questions):
-    """Record that `difficulty` has measured this number of questions about each video."""
+    """Records that `difficulty` has measured this number of questions about each video."""
     commits = {}
     for source in folder.sources():
         asked = [make_question(number, source.source_id) for number in range(questions)]
@@ -180,7 +180,7 @@ def write_difficulty(folder, questions):
 
 
 def write_assembled(folder):
-    """Record that `assemble` has made a sample of each video."""
+    """Records that `assemble` has made a sample of each video."""
     tables = [commit.rows_sha256 for commit in folder.record("ingest", 0).commits.values()]
     samples = [make_sample(number, *folder.store.get_rows(table, Video)) for number, table in enumerate(tables)]
     commit = commit_of(folder, "assemble", "all", samples, Sample)
@@ -202,7 +202,7 @@ def test_a_video_that_crashes_its_packager_is_one_reject_and_the_build_goes_on(f
 
 
 def packaged(folder):
-    """The rows of a run's stage."""
+    """Rows of the run's `package` stage."""
     commits = folder.record("package", 0).commits.values()
     return [row for commit in commits for row in folder.store.get_rows(commit.rows_sha256, PackagedVideo)]
 
@@ -220,7 +220,7 @@ def test_other_questions_reuse_what_was_packaged(folder):
 
 
 def test_a_video_without_questions_is_packaged_once_it_has_some(folder, tmp_path, monkeypatch):
-    """Nothing opens it before: here that would crash."""
+    """The video is not opened while it has no questions: here that would crash."""
     write_difficulty(folder, questions=0)
     (tmp_path / "sitecustomize.py").write_text(CRASH)
     with monkeypatch.context() as crashing:
@@ -236,7 +236,10 @@ def test_a_video_without_questions_is_packaged_once_it_has_some(folder, tmp_path
 
 @pytest.mark.parametrize("media", [Media.NONE, Media.ORIGINAL])
 def test_a_source_is_not_needed_where_it_is_not_opened(folder, tmp_path, monkeypatch, media):
-    """Without media, and for a source published as it is, `package` names what exists, in no process of its own."""
+    """Without media, or for a source that is published unchanged, `package` only names the file that exists.
+
+    Without media it starts no child process either.
+    """
     config = folder.run.requested.model_copy(update={"shard": ShardConfig(media=media)})
     again = plan_build(config, "again", {})
     run_stage(again, "ingest", 0)
@@ -251,7 +254,7 @@ def test_a_source_is_not_needed_where_it_is_not_opened(folder, tmp_path, monkeyp
 
 
 def test_the_time_limit_follows_from_the_video():
-    """Two hours of 4K get far more time than the same in 360p, and a large file more than a small one."""
+    """The limit for two hours of 4K is far above that for 360p, and a large file gets more time than a small one."""
     film = make_video("film").model_copy(update={"frame_count": 172_800, "width": 640, "height": 360})
     in_4k = film.model_copy(update={"width": 3840, "height": 2160})
     assert 20 * 3600 < STAGE.timeout_seconds(film) < STAGE.timeout_seconds(in_4k) <= LONGEST_SECONDS

@@ -1,4 +1,4 @@
-"""Questions by program and by a model behind a real server; an answer that is no question is a reject."""
+"""Questions written by program and by a model behind a real server. An answer that is not a question is a reject."""
 
 import pytest
 
@@ -94,7 +94,7 @@ def test_the_reasoner_reads_the_whole_video_first_and_what_is_wished_last(stages
     stages.run(STAGE, [VIDEO], CAPTIONS, question=settings(Writer.MODEL))
     texts = [last_text(seen.body) for seen in server.requests]
     beginnings = {text[: text.index("Write one hard question")] for text in texts}
-    assert len(beginnings) == 1  # what servers keep in their prompt cache
+    assert len(beginnings) == 1  # the shared prefix, which servers keep in their prompt cache
     assert all("00:10 - 00:20: A scene" in beginning for beginning in beginnings)
     assert sum("goal - what somebody wants" in text for text in texts) == 2
 

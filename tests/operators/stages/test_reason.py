@@ -1,4 +1,4 @@
-"""Chains of thought: by program for derived questions, by the reasoner for the others."""
+"""Chains of thought: written by program for derived questions, by the reasoner for the others."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_the_reasoner_sees_video_evidence_question_and_answer(stages, server):
     assert [(span.start_us // SECOND, span.end_us // SECOND) for span in reasoning.evidence] == [(33, 40)]
     (seen,) = server.requests
     text = last_text(seen.body)
-    assert text.count("00:30 - 00:40: A scene") == 2  # in the whole video, and as evidence
+    assert text.count("00:30 - 00:40: A scene") == 2  # in the whole timeline, and as evidence
     assert text.count("00:40 - 00:50: A scene") == 1
     assert all(part in text for part in (ASKED.question, ASKED.answer, *ASKED.options))
 

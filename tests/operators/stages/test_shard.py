@@ -21,14 +21,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def make_film(path: Path, content: bytes | None = None):
-    """A video row whose file holds these bytes (an MP4 as far as anyone looks), or is what is there."""
+    """A video row for a file with this content, or for the existing file. Nothing decodes it: any bytes will do."""
     if content is not None:
         path.write_bytes(content)
     return make_video(path.stem).model_copy(update={"uri": str(path), "sha256": sha256_of_file(path)})
 
 
 def shard(tmp_path, samples, videos, packaged=None, **settings):
-    """The stage's rows, and its store; videos are published as they are unless it is said otherwise."""
+    """Rows of the stage, and its store. Videos are published unchanged unless `packaged` is given."""
     config = BuildConfig(source="a", out="b", name="demo", shard=ShardConfig(**settings))
     store = Store(str(tmp_path / "out"))
     scratch = tmp_path / "scratch"
@@ -124,7 +124,7 @@ def test_a_stored_file_that_is_damaged_or_gone_is_a_reject_that_says_what_to_do(
 
 
 def test_no_decoder_is_opened(tmp_path):
-    """A file that crashes decoders cannot crash what only copies it."""
+    """A file that crashes decoders must not crash a stage that only copies it."""
     code = "import sys, operators.stages.shard; print([n for n in sys.modules if n == 'av' or 'operators.video' in n])"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"

@@ -17,7 +17,7 @@ SHORT = {"min_seconds": 1.0, "clip_seconds": 1.5, "max_seconds": 2.0}
 
 @pytest.fixture
 def produced(tmp_path):
-    """Rows of a video's split, and the store that its clips went to."""
+    """Function that runs `split` on a file. It returns the rows, and a function that fetches a stored clip."""
 
     def split(path, between=lambda video: video, **settings):
         scratch = tmp_path / "scratch"
@@ -79,7 +79,7 @@ def test_the_configured_detector_and_threshold_judge_where_shots_begin(tmp_path,
 
 
 def test_a_row_says_how_its_clip_was_cut(tmp_path, produced):
-    """Key frames stand at every full second."""
+    """Key frames are at every full second."""
     keys = ("-g", "30", "-x264-params", "scenecut=0:bframes=0")
     clips, _ = produced(counting_video(tmp_path / "film.mp4", *keys, seconds=7.5), mode="fixed", clip_seconds=2.5)
     assert [(clip.start_us, clip.cut) for clip in clips] == [
@@ -93,7 +93,7 @@ def test_a_row_says_how_its_clip_was_cut(tmp_path, produced):
 
 @pytest.mark.parametrize("order, end_us", [("dark bright blue", 2_750_000), ("blue bright dark", 2_000_000)])
 def test_a_short_shot_goes_with_the_neighbour_that_it_looks_like(tmp_path, produced, order, end_us):
-    """By length alone it might go with either: two scenes of two seconds stand around three quarters of one."""
+    """Length alone would allow either neighbour: a shot of 0.75 s is between two shots of 2 s."""
     scenes = {"dark": ("0x5a5a5a", 40), "bright": ("0xa5a5a5", 40), "blue": ("blue", 220)}
     seconds = dict(zip(order.split(), (2, 0.75, 2), strict=True))
     graph = "".join(
@@ -125,7 +125,7 @@ def test_key_frames_alone_give_clips_too_but_know_nothing_of_motion(tmp_path, pr
 
 
 def test_a_clip_that_cannot_be_written_stays_as_a_span(tmp_path, produced):
-    """One frame in three seconds: two of three clips of a second have no frame of their own."""
+    """The film has one frame in three seconds, so two of three clips of one second contain no frame."""
     path = make(tmp_path / "film.mp4", "-f", "lavfi", "-i", "testsrc2=s=320x180:r=1/3:d=9")
     rows, _ = produced(path, mode="fixed", clip_seconds=1, min_seconds=0.5)
     clips = [row for row in rows if isinstance(row, Clip)]

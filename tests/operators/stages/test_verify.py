@@ -1,4 +1,4 @@
-"""Each check lets good questions through and names why the others are out; all outcomes are kept."""
+"""Each check passes good questions and names why the others are dropped. All outcomes are recorded."""
 
 import re
 
@@ -50,14 +50,14 @@ def thought(question: Question) -> Reasoning:
 
 
 def letter(body, option: str) -> dict:
-    """The answer that chooses an option, wherever it stands."""
+    """The answer that selects an option, wherever it is listed."""
     return {"answer": re.search(rf"^([A-D])\. {re.escape(option)}$", last_text(body), re.MULTILINE)[1]}
 
 
 def judge(
     blind: str = "It rains", seen: str = ANSWER, blind_open: str = "a dog", seen_open: str = "lamp", same: bool = False
 ):
-    """A script: what the judge answers without the video, with the evidence, and when he compares."""
+    """Server script of a judge: answers without the video, answers with the evidence, and verdicts of comparisons."""
 
     def script(body):
         kind = body["response_format"]["json_schema"]["name"]
@@ -135,7 +135,7 @@ def test_open_answers_are_compared_by_program_first(verify, server):
     server.script = judge(seen_open="A LAMP.")
     assert outcome(verify(OPEN))[-1] == (Check.GROUNDED, 3, 3, True)
     judged = [last_text(s.body) for s in server.requests if "Given answer" in last_text(s.body)]
-    assert all("a dog" in text for text in judged)  # "a lamp" needed no judge
+    assert all("a dog" in text for text in judged)  # "a lamp" is accepted without a judge
 
 
 @pytest.mark.parametrize(("same", "correct"), [(True, 3), (False, 0)])
@@ -144,7 +144,7 @@ def test_other_words_are_for_the_judge_who_sees_the_question(verify, server, sam
     trials = verify(OPEN.model_copy(update={"answer": "a lamp"}), blind_trials=0)
     assert trials[-1].correct == correct
     judged = {last_text(s.body) for s in server.requests if "Given answer" in last_text(s.body)}
-    assert len(judged) == 1  # three equal questions to the judge are one
+    assert len(judged) == 1  # three equal requests to the judge are sent once
     assert all(OPEN.question in text and "an old lantern" in text for text in judged)
 
 
