@@ -1,4 +1,4 @@
-"""What the demo promises without starting anything: three splits from its films, and each film copied once."""
+"""Guarantees of the demo that need no start: its films fill all three splits, and each film is copied once."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run as a person watches it: a table on a terminal, a line for each change where there is none."""
+"""Progress of a run on the console: a table on a terminal, elsewhere a line for each change."""
 
 import io
 
@@ -32,7 +32,7 @@ def test_the_table_shows_lanes_by_stages():
 
 
 class ScriptedAirflow:
-    """Answers as Airflow's API does, one look after the other."""
+    """Answers like Airflow's API, with one state per poll."""
 
     def __init__(self, *looks: list[dict]) -> None:
         self.looks = list(looks)

@@ -1,4 +1,4 @@
-"""What `lvr ui` and `lvr demo` start is gone without a trace, however they end. What it can do: tests/e2e."""
+"""`lvr ui` and `lvr demo` leave no process behind, however they end. Their functions are tested in tests/e2e."""
 
 import importlib.metadata
 import signal
@@ -34,7 +34,7 @@ except KeyboardInterrupt:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """Everything that a process has started, down to the last."""
+    """All descendants of a process."""
     return psutil.Process(pid).children(recursive=True)
 
 
@@ -85,7 +85,7 @@ def test_kill_9_leaves_nothing_running(starter):
 
 def test_an_interrupt_while_it_starts_leaves_nothing_running(starter):
     deadline = time.monotonic() + 60
-    while len(started := family(starter.pid)) < 2 * len(COMPONENTS):  # each has its watcher
+    while len(started := family(starter.pid)) < 2 * len(COMPONENTS):  # each component has a watcher
         assert time.monotonic() < deadline and starter.poll() is None
         time.sleep(0.1)
     starter.send_signal(signal.SIGINT)
@@ -104,7 +104,7 @@ def test_a_port_that_is_taken_is_left_alone(home):
 
 
 def test_a_database_that_another_version_has_begun_to_migrate_is_not_taken_for_done(tmp_path, monkeypatch):
-    """After a failed upgrade the Airflow from before is started again, and has to say what it makes of the database."""
+    """After a failed upgrade the previous version must run its migration again and report what it finds."""
     broken = tmp_path / "packages" / "airflow" / "__main__.py"
     broken.parent.mkdir(parents=True)
     (broken.parent / "__init__.py").touch()
@@ -138,7 +138,7 @@ def test_a_port_is_given_out_once():
         lock.close()
         assert other != port
     first, lock = reserve_port(port)
-    second, other_lock = reserve_port(port)  # nobody listens yet, but it is spoken for
+    second, other_lock = reserve_port(port)  # nobody listens yet, but the port is reserved
     lock.close()
     third, third_lock = reserve_port(port)
     other_lock.close()

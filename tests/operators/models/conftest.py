@@ -1,4 +1,4 @@
-"""Fixtures of the model tests: a prompt folder of their own, a pool that gives up soon, and the test server."""
+"""Fixtures of the model tests: a separate prompt folder, a model pool that gives up soon, and the test server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.openai_server import OpenAIServer
 
 
 class Sight(BaseModel):
-    """What an answer is in these tests."""
+    """Answer schema of these tests."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -82,7 +82,7 @@ def test_nothing_is_asked_twice(pool, server, journal, request_of, tmp_path):
         client = client_of(pool, server, reopened)
         assert client.ask(requests)[:2] == first
         assert (client.usage.requests, client.usage.journal_hits) == (1, 2)
-        # The key is not part of a request; its model is.
+        # The request hash covers the model, but not the key.
         assert client.ask([replace(requests[0], key="other")])[0].value == first[0].value
         assert server.count == {"fake-model": 3}
 
@@ -104,7 +104,7 @@ def test_an_invalid_answer_is_asked_for_again_with_the_error(client, server, req
     assert "colour: Input should be 'red', 'green' or 'blue'" in complaint["content"]
     kept = journal.get(answer.provenance.request_sha256)
     assert kept.raw == answer.provenance.raw
-    # Both answers are in the journal: nothing is asked when the unit runs again.
+    # Both answers are in the journal: running the work item again sends no request.
     assert client.ask([request_of()]) == [answer]
     assert len(server.requests) == 2
     assert journal.forget([answer.provenance.request_sha256]) == 2
@@ -120,7 +120,7 @@ def test_twice_invalid_is_a_refusal(client, server, request_of, journal, raw, re
     assert answer.value.text == "a dog"
     assert client.usage.refusals == {reason: 1}
     assert len(server.requests) == 3
-    # A replay asks again.
+    # A replay sends the request again.
     journal.forget([refusal.request_sha256])
     server.script = None
     assert isinstance(client.ask([refusal.request])[0], Answer)

@@ -1,4 +1,4 @@
-"""With the real engine and the real weights: skipped nowhere, for they are part of the default build."""
+"""Tests with the real engine and the real weights. They are never skipped: both are part of the default build."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def test_answers_fit_the_schema_whatever_the_temperature(chat):
 
 @pytest.mark.parametrize("model", _answers(), ids=lambda model: model.__name__)
 def test_the_engine_understands_the_projects_schemas(chat, model):
-    """Its grammars know a part of JSON schema only, and what they do not know is HTTP 400."""
+    """The engine's grammars support only a part of JSON Schema. Everything else is refused with HTTP 400."""
     wanted = {"name": "x", "schema": strict_schema(model), "strict": True}
-    # A code fence may come first: the engine lets it pass, and drops it when the answer is complete.
+    # A code fence may come first: the engine accepts it, and removes it from a complete answer.
     reply = chat("Answer.", response_format={"type": "json_schema", "json_schema": wanted}, max_tokens=8)
     assert reply.choices[0].message.content.removeprefix("```json").lstrip().startswith("{")
 
@@ -123,7 +123,7 @@ def test_clients_get_answers_and_refusals_and_share_one_server(tmp_path, prompt,
         first = pool._embedded.pid
         models[Role.TARGET].ask([Request("q", prompt, "Another?")])
         assert pool._embedded.pid == first
-        # A crash of the engine is an outage once; after it there is a new one.
+        # A crash of the engine is an outage only once: the retry starts a new one.
         os.kill(first, signal.SIGKILL)
         psutil.Process(first).wait(10)
         assert isinstance(models[Role.TARGET].ask([Request("q", prompt, "And now?")])[0], Answer)

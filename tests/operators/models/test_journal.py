@@ -38,7 +38,7 @@ def entry(name: object, raw: str = "answer", origin: object = None) -> JournalEn
 
 @pytest.fixture(params=["local", "s3"])
 def url(request, tmp_path):
-    """Every kind of filesystem behaves the same."""
+    """URL of a journal folder. All kinds of file system must behave the same."""
     if request.param == "local":
         return str(tmp_path / "journal" / "caption" / "film [1]")
     return request.getfixturevalue("s3_bucket") + "/journal/caption/film"
@@ -74,7 +74,7 @@ def test_forgotten_answers_are_asked_for_again(url):
         for found in (entry("bad"), entry("repetition", origin="bad"), entry("good")):
             journal.append(found)
     with Journal(url) as journal:
-        # Whichever of the two answers a reject names, both go.
+        # A reject may name either of the two answers; both are deleted.
         assert journal.forget([sha("repetition"), sha("never asked")]) == 2
         assert journal.get(sha("bad")) is None
         assert journal.forget([sha("bad")]) == 0
@@ -110,7 +110,7 @@ def test_two_writers_at_once_and_many_threads(url):
 
 
 def test_a_listing_is_not_kept_where_other_threads_would_find_it(s3_bucket):
-    """It would hide from them what was written since, and they share its file system."""
+    """A cached listing would hide later files from other threads, which share the file system object."""
     with Journal(f"{s3_bucket}/journal") as journal:
         journal.append(entry("a"))
     with Journal(f"{s3_bucket}/journal") as journal:
@@ -168,7 +168,7 @@ def test_a_torn_last_line_is_passed_over(tmp_path, caplog, kept):
     os.truncate(segment, size + kept if kept > 0 else whole + kept)
     again = Journal(str(tmp_path))
     assert again.get(sha("a"))
-    # Only the newline is missing: the answer is whole.
+    # Only the newline is missing: the answer is complete.
     assert bool(again.get(sha("b"))) == (kept == -1)
     assert not caplog.records
     again.append(entry("b"))

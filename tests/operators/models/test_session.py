@@ -183,7 +183,7 @@ def test_closing_ends_the_thread_even_with_requests_under_way(tmp_path, prompt):
 
 
 def test_closing_starts_no_thread(tmp_path, prompt, server, monkeypatch):
-    """A process that is ending may not: Python 3.12 and later refuse."""
+    """A process that is shutting down cannot start threads: Python 3.12 and later refuse."""
     pool = ModelPool()
     with Journal(str(tmp_path)) as journal:
         client = pool.client(Role.JUDGE, ModelConfig(model="fake-model"), journal, server.environ())
@@ -199,7 +199,7 @@ def test_closing_starts_no_thread(tmp_path, prompt, server, monkeypatch):
 
 
 def test_interrupting_the_caller_takes_its_requests_back(tmp_path, prompt):
-    """Ctrl-C while a server is slow: the process ends at once, without noise from what was under way."""
+    """Ctrl-C while a server is slow: the process ends immediately, without output from the requests in flight."""
     code = textwrap.dedent(f"""
         import signal
         import sys

@@ -176,7 +176,7 @@ def test_a_missing_or_failing_ffmpeg_is_explained_and_leaves_nothing(short_scrip
 
 
 def test_a_full_disk_is_explained_and_leaves_nothing(short_script, tmp_path):
-    """A limit on the size of files stands in for the full disk: it stops the same write."""
+    """A limit on the file size replaces the full disk: it stops the same write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:

@@ -1,4 +1,4 @@
-"""One real film through the public entry, and what holds for all scripts without rendering them."""
+"""One real film through the public entry point, and properties of all scripts that need no rendering."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The timeline's promises, on scripts of any shape."""
+"""Guarantees of the timeline, on scripts of any shape."""
 
 from itertools import pairwise
 

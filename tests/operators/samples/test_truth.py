@@ -1,4 +1,4 @@
-"""The truth, and the errors for scripts that contradict themselves."""
+"""The ground truth of a film, and errors for scripts that contradict themselves."""
 
 import pytest
 
