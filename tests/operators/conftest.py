@@ -1,4 +1,4 @@
-"""A published release for all tests that read one."""
+"""A published release that read-only tests share."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.support.synthetic_run import published_release
 
 @pytest.fixture(scope="session")
 def release(tmp_path_factory):
-    """The folder of a release with real tars and videos. Tests that change files work on a copy."""
+    """Folder of a release with real tars and videos. Tests that change files must work on a copy."""
     return published_release(tmp_path_factory.mktemp("out"))

@@ -1,4 +1,4 @@
-"""Airflow Connections become the variables that `operators.models.endpoints` reads back."""
+"""Translation of Airflow Connections to the environment variables that `operators.models.endpoints` reads."""
 
 import json
 

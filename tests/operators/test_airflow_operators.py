@@ -1,4 +1,4 @@
-"""Operators run real child processes: a small script stands where `lvr` does, and says what it was given."""
+"""Operators run real child processes: a small script replaces `lvr` and records its arguments."""
 
 import json
 import signal
@@ -35,7 +35,7 @@ CONFIG = BuildConfig(source="/videos", out="/data").model_dump(mode="json")
 
 
 class Instance:
-    """The part of a task instance that operators use."""
+    """The attributes of a task instance that operators use."""
 
     def __init__(self) -> None:
         self.xcoms: dict = {}
@@ -67,7 +67,7 @@ def context():
 
 
 def lvr(tmp_path: Path, code: str) -> list[str]:
-    """A command whose arguments are also written to `arguments.json`."""
+    """A replacement for the `lvr` command that also writes its arguments to `arguments.json`."""
     script = tmp_path / "lvr.py"
     record = f"import json, os, sys, time\njson.dump(sys.argv[1:], open({str(tmp_path / 'arguments.json')!r}, 'w'))\n"
     script.write_text(record + textwrap.dedent(code))
@@ -256,7 +256,7 @@ def test_nothing_stale_ends_the_run_there(tmp_path, context):
 
 @pytest.mark.parametrize("events", [[], [Event()]])
 def test_nothing_published_yet_is_said(tmp_path, context, events):
-    """An event made by hand in the UI names no build."""
+    """An asset event created by hand in the UI names no build."""
     context["params"] = {"out": None, "name": None, "overrides": []}
     context["inlet_events"][RELEASES] = events
     with pytest.raises(AirflowSkipException, match="run build_dataset first"):

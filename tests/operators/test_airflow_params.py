@@ -1,4 +1,4 @@
-"""The trigger form accepts exactly what a build accepts, and says it back unchanged."""
+"""The trigger form accepts exactly what a build accepts, and converts it back unchanged."""
 
 import copy
 from functools import reduce
@@ -22,7 +22,7 @@ REQUIRED = {"source": "/videos", "out": "/data"}
 
 
 def leaves(values: dict, prefix: str = "") -> dict:
-    """`{"split": {"mode": …}}` as `{"split.mode": …}`."""
+    """Flattens nested settings: `{"split": {"mode": …}}` becomes `{"split.mode": …}`."""
     found = {}
     for name, value in values.items():
         found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -34,7 +34,7 @@ def defaults() -> dict:
 
 
 def values_of(schema: dict) -> st.SearchStrategy:
-    """What the trigger form lets a person enter for a parameter."""
+    """Values that the trigger form accepts for a parameter with this schema."""
     match schema:
         case {"type": "array", "examples": words}:
             return st.lists(st.sampled_from(words), min_size=1, unique=True)
@@ -94,7 +94,7 @@ def test_the_form_is_laid_out_for_people():
 
 
 def test_only_the_required_parameters_are_empty_and_required():
-    """An empty string that must be a string turns its section red and keeps the form from being sent."""
+    """A required string that is empty marks its section red and blocks the form."""
     for name, param in PARAMS.items():
         if name in REQUIRED:
             with pytest.raises(ParamValidationError):

@@ -1,4 +1,4 @@
-"""The runner's promises on the real pipeline: real videos, real stages, a real model server that counts requests."""
+"""Guarantees of a build on the real pipeline: real videos and stages, and a real model server that counts requests."""
 
 import itertools
 import json
@@ -53,7 +53,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory):
-    """As few as show that there are several, and a file that is none."""
+    """A folder with two short films, the smallest number above one, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("films")
     for number in range(2):
         titled_video(folder / f"film{number}.mp4", TITLES[number : number + 4], seed=number)
@@ -73,7 +73,7 @@ def request_id(request):
 
 
 def capable(body):
-    """What a model that knows where to look answers: as the schema asks, with evidence inside the films."""
+    """Answers of a capable model: they follow the request's schema and cite evidence inside the films."""
     schema = body["response_format"]["json_schema"]["schema"]
     answer = filled(schema, last_text(body))
     return answer | {"evidence": ["00:02 - 00:08"]} if "evidence" in answer else answer
@@ -89,18 +89,18 @@ def server(monkeypatch):
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build in a folder of the test's own."""
+    """A finished build in its own folder."""
 
     folder: RunFolder
     out: Path
     release: Release
     asked: frozenset[str]
-    """Hashes of the requests that its server saw."""
+    """Hashes of the requests that its model server received."""
 
 
 @pytest.fixture(scope="session")
 def clean(films, tmp_path_factory):
-    """One build, made once."""
+    """One finished build, made once per session. Tests must not change it."""
     out = tmp_path_factory.mktemp("clean") / "out"
     with pytest.MonkeyPatch.context() as patch, OpenAIServer(script=capable) as server:
         for name, value in server.environ("reasoner", "judge", "target").items():
@@ -112,7 +112,7 @@ def clean(films, tmp_path_factory):
 
 @pytest.fixture
 def built(clean, tmp_path, server):
-    """A copy of that build to work on, with a server of the same model."""
+    """A copy of the `clean` build that a test may change, with a server of the same model."""
     out = tmp_path / "out"
     shutil.copytree(clean.out, out)
     return replace(clean, out=out, folder=RunFolder.open(f"{out}/runs/{clean.folder.run.run_id}"))
@@ -123,7 +123,7 @@ def config_for(films, out, *settings):
 
 
 def tables(folder: RunFolder) -> dict[tuple[str, str], tuple[str, str]]:
-    """The hashes of all tables of a run, by stage and unit."""
+    """Hashes of all tables of a run, by stage and work item."""
     return {
         (record.stage, unit): (commit.rows_sha256, commit.rejects_sha256)
         for record in folder.records()
@@ -199,7 +199,7 @@ def test_a_build_works_on_an_object_store(one_film, server, s3_bucket):
 
 @pytest.fixture
 def edit_prompt(tmp_path, monkeypatch):
-    """Adds a line to a prompt, in a copy of them all."""
+    """Adds a line to one prompt, in a copy of all prompts."""
     prompts = tmp_path / "prompts"
     shutil.copytree(ROOT / "prompts", prompts)
     monkeypatch.setenv("LVR_PROMPTS", str(prompts))
@@ -244,7 +244,7 @@ def test_a_full_disk_stops_the_stage_and_with_some_room_it_goes_on(clean, films,
 
 @pytest.fixture
 def shelf(films, tmp_path):
-    """The films, of which a test may change the first and add a third: afterwards they are as they were."""
+    """The films folder. A test may change the first film and add a third; both changes are undone afterwards."""
     (films / "film0.mp4").rename(tmp_path / "film0.mp4")
     shutil.copy2(tmp_path / "film0.mp4", films)
     yield films
@@ -320,7 +320,7 @@ def test_a_wrong_model_name_is_told_with_those_there_are(films, tmp_path, server
 
 
 def test_after_a_failure_in_one_lane_no_lane_begins_another_video(tmp_path, monkeypatch):
-    """The failure is told while the other lane is at work, whichever lane comes first."""
+    """The failure is reported while the other partition is still working, whichever partition starts first."""
     for number in range(4):
         (tmp_path / f"film{number}.mp4").write_bytes(b"never read")
     begun, told = [], threading.Event()
@@ -399,16 +399,16 @@ def journaled(out: Path) -> set[str]:
 
 
 def traces(out: Path) -> int:
-    """How far a build has come: files that it has left, and lines in its journals."""
+    """Progress of a build: the number of its files plus the number of lines in its journals."""
     files = [path for path in out.rglob("*") if path.is_file()]
     return len(files) + sum(path.read_bytes().count(b"\n") for path in files if path.suffix == ".jsonl")
 
 
 def killed_at(build: subprocess.Popen, out: Path, point: int, delay: float) -> bool:
-    """kill -9, a moment after the build has left so many traces; False when it ended before."""
+    """Sends SIGKILL `delay` seconds after the build has left `point` traces. Returns False if it ended before."""
     while build.poll() is None:
         if traces(out) >= point:
-            time.sleep(delay)  # into the middle of whatever comes next
+            time.sleep(delay)  # into the middle of the next operation
             build.kill()
             return True
         time.sleep(0.02)
@@ -418,7 +418,7 @@ def killed_at(build: subprocess.Popen, out: Path, point: int, delay: float) -> b
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", [4, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_build_killed_again_and_again_ends_as_if_it_never_was(clean, films, tmp_path, kills):
-    """kill -9 at random points of every stage: the same tables, nothing twice, no answer asked for that was held."""
+    """kill -9 at random points of all stages: same tables, nothing twice, no second request for a journaled answer."""
     out = tmp_path / "killed"
     chance = random.Random(20261122)
     points = sorted(chance.sample(range(traces(clean.out)), kills))
@@ -437,14 +437,14 @@ def test_a_build_killed_again_and_again_ends_as_if_it_never_was(clean, films, tm
                 break
             killed_builds += 1
     assert build.returncode == 0, printed
-    assert killed_builds >= kills * 2 // 3  # some points are passed between two looks
+    assert killed_builds >= kills * 2 // 3  # some points are passed between two polls
     killed_run = latest_run(Store(str(out)), "longvideo")
     assert tables(killed_run) == tables(clean.folder)
 
 
 @pytest.mark.timeout(900)
 def test_two_workers_on_the_same_build_leave_one_result(one_film, tmp_path):
-    """The model answers differently each time, so that both workers make rows of their own: one of them must hold."""
+    """The model answers differently each time, so the two workers compute different rows. Only one version may stay."""
     out = tmp_path / "shared"
     turns = itertools.count()
 
@@ -457,7 +457,7 @@ def test_two_workers_on_the_same_build_leave_one_result(one_film, tmp_path):
         builds = [start(one_film, out, server.environ("reasoner", "judge", "target")) for _ in range(2)]
         printed = [build.communicate()[0] for build in builds]
     assert [build.returncode for build in builds] == [0, 0], printed
-    for lines in printed:  # into a pipe, as into a file
+    for lines in printed:  # a pipe receives the same lines as a file
         assert all(f"{name} lane 0: 1/1 videos" in lines for name in VIDEO_STAGES) and "\nreport  " in lines
     one, other = [RunFolder.open(str(path)) for path in (out / "runs").iterdir()]
     assert tables(one) == tables(other)
@@ -473,7 +473,7 @@ def is_isolated(process):
 
 
 def test_ending_a_stage_as_airflow_does_rejects_nothing(films, tmp_path):
-    """SIGTERM to every process of the task: the videos under way are neither finished nor rejected."""
+    """SIGTERM to every process of the task: the videos in progress are neither finished nor rejected."""
     folder = plan_build(config_for(films, tmp_path / "out"), "run")
     run_stage(folder, "ingest", 0)
     clips = tmp_path / "out" / "commits" / "split"

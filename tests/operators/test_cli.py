@@ -1,6 +1,6 @@
-"""At the command line: exit statuses that say whether to try again, and messages that say what to do.
+"""The command line: exit statuses that say whether to retry, and messages that say what to do.
 
-That commands do their work is for the tests of what they call, and of the DAGs, which run these very commands.
+The work behind the commands is tested with the modules they call, and with the DAGs, which run the same commands.
 """
 
 import http.server
@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def lvr(monkeypatch, capsys):
-    """Runs `lvr` in this process; gives exit status, standard output, and standard error with single spaces."""
+    """Runs `lvr` in this process. Returns exit status, standard output, and standard error with single spaces."""
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments):
@@ -123,7 +123,7 @@ def test_what_is_not_there_is_named(lvr, tmp_path, monkeypatch, arguments, told)
 
 
 def test_an_outage_has_a_status_of_its_own(lvr, tmp_path, monkeypatch):
-    """Running again goes on where it stopped: Airflow's tasks are tried again on this status only."""
+    """A new run resumes where this one stopped. Airflow retries its tasks on this exit status only."""
     folder = synthetic_run(tmp_path, videos=1, until="caption")
     with OpenAIServer(models=("reasoner-120b",), api_key="right") as server:
         for name, value in (server.environ("reasoner") | {"LVR_REASONER_API_KEY": "wrong"}).items():
@@ -157,7 +157,7 @@ def test_a_replay_with_other_models_takes_nothing_back(lvr, tmp_path):
 
 
 def test_ctrl_c_ends_it_though_nobody_reads_what_it_says(tmp_path):
-    """`lvr build 2>&1 | tee log`: the same Ctrl-C has ended `tee`, while a thread is busy here."""
+    """`lvr build 2>&1 | tee log`: the same Ctrl-C has ended `tee`, while a thread of this process is busy."""
     code = """if True:
         import os, signal, sys, threading, time
         from operators import cli
@@ -215,7 +215,7 @@ def test_a_plan_tells_what_it_skipped_in_the_source(lvr, tmp_path):
 
 
 def test_the_pipeline_is_named_without_the_heavy_packages(tmp_path):
-    """Each task of the DAGs is one start of this program."""
+    """Each task of the DAGs starts this program once, so start-up must not import heavy packages."""
     code = (
         "import json, sys, operators.cli; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
@@ -251,7 +251,7 @@ def test_a_fault_of_the_program_has_a_traceback_and_a_status_of_its_own(tmp_path
 
 
 def test_in_a_file_each_stage_has_lines_and_on_request_what_is_under_way():
-    """Nothing is left to the end: the file of a build of days can be read meanwhile."""
+    """Lines are written as the build proceeds, so that the log of a build of several days can be read meanwhile."""
     file = io.StringIO()
     lines = _Lines(Console(file=file))
     lines.tell()
@@ -273,7 +273,7 @@ def test_in_a_file_each_stage_has_lines_and_on_request_what_is_under_way():
 
 @pytest.fixture
 def broken_store(request, s3_bucket, monkeypatch):
-    """The address of an object store that cannot be used, and the beginning of what is said of it."""
+    """URL of an object store that cannot be used, and the beginning of the expected error message."""
     kind = request.param
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
@@ -372,7 +372,7 @@ def test_a_host_that_refuses_is_a_reject_of_its_entry_unless_it_is_the_only_one(
 def test_a_build_that_left_videos_to_the_next_run_names_them_and_has_the_status_of_an_outage(
     lvr, tmp_path, monkeypatch
 ):
-    """It has published what there is."""
+    """The build still publishes the other videos."""
     folder = synthetic_run(tmp_path / "out", videos=4, until="shard", media=True)
     write_report(folder)
     published = publish(folder)

@@ -90,7 +90,7 @@ def test_a_crash_is_a_typed_failure():
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGBUS, signal.SIGILL])
 def test_a_child_that_the_machine_ends_has_not_crashed(signum):
-    """As when memory runs out, or a page of a library cannot be read."""
+    """The machine ends a process when memory runs out, for example, or when a page of a library cannot be read."""
     with pytest.raises(ChildFailed, match=f"the machine ended the process.*{signum.name}") as failed:
         run_isolated(kill_itself, signum, timeout_seconds=60)
     assert failed.value.reason == "killed"
@@ -102,7 +102,7 @@ def test_a_child_that_cannot_import_what_it_needs_has_not_begun():
 
 
 def test_a_child_that_ends_before_its_work_has_not_begun(tmp_path, monkeypatch):
-    """It imports the function's module when it starts: here one whose library is gone since its parent began."""
+    """The child imports the function's module when it starts. Here its library disappeared after the parent began."""
     module = "import os\nif 'GONE' in os.environ: raise ImportError('libx264.so.164: cannot open shared object file')\n"
     (tmp_path / "brittle.py").write_text(f"{module}def work(): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -229,7 +229,7 @@ def test_a_child_that_is_just_being_started_is_ended_with_the_others(monkeypatch
         start(child)
 
     children = multiprocessing.active_children
-    others = children()  # such as the ranks of the trainer's tests, which stay
+    others = children()  # such as the ranks of the trainer's tests, which keep running
     monkeypatch.setattr(multiprocessing, "active_children", lambda: [each for each in children() if each not in others])
     monkeypatch.setattr(isolate, "_stopping", threading.Event())
     monkeypatch.setattr(process, "start", start_and_stop)

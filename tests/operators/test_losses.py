@@ -1,4 +1,4 @@
-"""What a build says of what it left out, on real small videos."""
+"""Explanations of what a build dropped, on real small videos."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ from tests.support.videos import counting_video
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run over a film without any text, a file that is no video and a row whose file is missing."""
+    """A finished run over a film without any text, a file that is not a video and a row whose file is missing."""
     tmp_path = tmp_path_factory.mktemp("run")
     counting_video(tmp_path / "film.mp4", seconds=2)
     (tmp_path / "text.mp4").write_text("no video")
@@ -54,7 +54,7 @@ def test_what_was_skipped_in_the_source_is_told_in_words(run):
 
 
 def changed(folder, stage, *rejects, captions=(), questions=0, models=None):
-    """The run with another outcome: so many questions, these captions, these rejects of a stage."""
+    """The run with another outcome: this number of questions, these captions, and these rejects of one stage."""
     by_name = {record.stage: record for record in folder.records() if record.lane is not None}
     unit = next(unit for unit, commit in by_name["ingest"].commits.items() if commit.rows)
     updates = {
@@ -109,7 +109,7 @@ def test_samples_whose_videos_cannot_be_published_are_no_questions_that_were_ref
 
 
 def test_what_the_machine_did_is_no_property_of_the_videos(run):
-    """A run that is empty for it may be run again: that is no fault of the input."""
+    """A run that is empty because of machine faults can be run again: the input is not at fault."""
     met = changed(run, "split", reject("split", "system_error"))
     assert [each.reason for each in faults(met)] == ["system_error"]
-    assert faults(run) == []  # the list's missing file is looked for by each run anew
+    assert faults(run) == []  # each run looks for the list's missing file again

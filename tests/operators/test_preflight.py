@@ -1,4 +1,4 @@
-"""What preflight asks of model servers, what it asks of this machine, and which settings it refuses together."""
+"""Preflight checks of model servers and of this machine, and combinations of settings that are refused."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def test_an_endpoint_is_checked_though_its_model_is_called_like_the_embedded_one
     monkeypatch.setattr(module, "find_spec", lambda package: None if package == "xllamacpp" else object())
     with OpenAIServer(models=(EMBEDDED_MODEL,)) as server:
         environ = server.environ(*TEXT_ROLES)
-        notes = preflight(config, environ)  # and no engine is needed here
+        notes = preflight(config, environ)  # no engine is needed here
     assert f"judge: {EMBEDDED_MODEL} at {server.url}" in notes
     with pytest.raises(PreflightFailed, match=rf"judge .*{EMBEDDED_MODEL}.*cannot be reached"):
         preflight(config, environ)  # the server is gone

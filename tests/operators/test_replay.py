@@ -1,4 +1,4 @@
-"""What a replay takes back, and in which environment it refuses to."""
+"""Records that a replay deletes, and environments in which it refuses to run."""
 
 import pytest
 
@@ -23,14 +23,14 @@ def folder(tmp_path):
 
 
 def rejecting(folder):
-    """The first unit of the run that holds rejects: stage and commit."""
+    """Stage and commit of the run's first work item that has rejects."""
     return next(
         (record.stage, commit) for record in folder.records() for commit in record.commits.values() if commit.rejects
     )
 
 
 def open_request(run):
-    """The same run, asked for without models: its endpoints named them."""
+    """The same run, requested without models in its configuration: its endpoints named them."""
     return run.model_copy(update={"requested": run.requested.model_copy(update={"models": ModelsConfig()})})
 
 
@@ -73,7 +73,7 @@ def test_a_second_replay_keeps_what_the_first_repaired(folder):
     assert folder.store.find_commit(stage, commit.key_sha256) is None
     repaired = commit.model_copy(update={"rejects": 0, "rejects_sha256": folder.store.put_rows([], Reject)})
     folder.store.commit(repaired)
-    assert forget_rejects(folder, stage) == counts  # one that was interrupted goes on
+    assert forget_rejects(folder, stage) == counts  # an interrupted replay resumes
     assert folder.store.find_commit(stage, commit.key_sha256) == repaired
 
 

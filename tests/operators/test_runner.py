@@ -1,4 +1,4 @@
-"""What units cost, as a run's metrics have it, and what becomes of those that meet faults of the machine."""
+"""Costs of work items in a run's metrics, and the handling of work items that meet machine faults."""
 
 import errno
 import json
@@ -43,7 +43,7 @@ WHO_READS = {
     "split_hint": {"assemble"},
     "annotations": {"caption"},
 }
-"""Columns of `Source`, and the stages whose rows depend on them directly."""
+"""Columns of `Source`, each with the stages whose rows depend on it directly."""
 
 
 @pytest.mark.parametrize("column", WHO_READS)
@@ -74,7 +74,7 @@ def test_every_column_of_a_source_is_used():
 
 
 def test_the_version_of_a_tool_is_part_of_the_identity_of_what_it_makes(tmp_path, monkeypatch):
-    """What a broken or an old one has made is made again; all other keys are as without that field."""
+    """Rows that a broken or an old tool wrote are recomputed. All other keys are the same as without that field."""
     config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
     source = Source(source_id="film", uri="film.mp4", fingerprint="1")
 
@@ -107,7 +107,7 @@ def test_the_pace_is_that_of_what_was_computed():
 
 
 def test_what_a_killed_attempt_did_is_counted(tmp_path, monkeypatch):
-    """Attempt by attempt: one unit computed and then killed, the other computed, everything found (a cleared task)."""
+    """Three attempts: one work item is computed and the task killed, the other computed, both found (cleared task)."""
     folder = synthetic_run(tmp_path, videos=2, until="ingest")
     commits = folder.record("ingest", 0).commits
     used = {"judge": {"requests": 5, "journal_hits": 1, "tokens_in": 900, "tokens_out": 100, "busy_seconds": 3.0}}
@@ -141,7 +141,7 @@ def test_what_a_killed_attempt_did_is_counted(tmp_path, monkeypatch):
 
 @pytest.fixture
 def busy():
-    """Another thread of this process is at work, as if on another unit."""
+    """Keeps another thread of this process busy, as if it computed another work item."""
     done = threading.Event()
     thread = threading.Thread(target=lambda: [sum(range(10_000)) for _ in iter(done.is_set, True)])
     thread.start()
@@ -186,7 +186,7 @@ def test_after_a_failure_no_further_unit_begins(tmp_path, monkeypatch):
 
 
 def run_ingest(folder, environ):
-    """The metrics of ingest in a process of its own, and what it printed on standard error."""
+    """Metrics of `ingest`, run in a process of its own, and what it printed on standard error."""
     command = [sys.executable, "-m", "operators.cli", "stage", folder.url, "ingest", "--lane", "0", "--workers", "1"]
     ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -194,7 +194,7 @@ def run_ingest(folder, environ):
 
 
 def test_a_read_that_breaks_off_leaves_nothing_behind_and_the_next_run_has_the_whole_video(tmp_path):
-    """In a transport stream nothing tells how long it should be: it would be a shorter film for good."""
+    """A transport stream does not record its length, so a truncated read would pass as a shorter film for good."""
     environ = failing_reads(tmp_path, "bad", 20_000)
     if environ is None:
         pytest.skip("no C compiler")
@@ -215,7 +215,7 @@ def test_a_read_that_breaks_off_leaves_nothing_behind_and_the_next_run_has_the_w
 
 @pytest.fixture
 def planned(tmp_path):
-    """A plan of films that nobody reads; their files are sparse, and there."""
+    """Function that plans a build of `count` films. The files exist, but are not videos and are never read."""
 
     def plan(count):
         for number in range(count):
@@ -240,7 +240,7 @@ def planned(tmp_path):
     ids=lambda error: errno.errorcode[error.errno],
 )
 def test_an_os_error_of_one_video_is_its_own(planned, monkeypatch, error):
-    """The others go on, its name is told, and nothing is committed for it."""
+    """The other videos are still processed, the log names the failed one, and nothing is committed for it."""
     folder = planned(2)
 
     def produce(stage, store, config, key, *_):
@@ -273,7 +273,7 @@ def test_a_disk_that_takes_nothing_more_ends_the_stage(planned, monkeypatch, num
 
 
 def test_a_machine_that_fails_video_after_video_ends_the_stage(planned, monkeypatch):
-    """A mount that is gone: not a release without its videos."""
+    """Example: a mount that is gone. The stage must fail instead of releasing a dataset without its videos."""
     begun = []
 
     def produce(stage, store, config, key, *_):
@@ -289,7 +289,7 @@ def test_a_machine_that_fails_video_after_video_ends_the_stage(planned, monkeypa
 
 @pytest.fixture
 def source_of_many(tmp_path, monkeypatch):
-    """A folder of more films than may fail in a row, in folders of their own, and the plan of their build."""
+    """More films than may fail in a row, each in a folder of its own, and the run planned over them."""
     films = [tmp_path / f"films/{number:02d}/film{number:02d}.mp4" for number in range(14)]
     for film in films:
         film.parent.mkdir(parents=True)
@@ -319,7 +319,7 @@ def test_however_many_videos_were_replaced_after_planning_the_build_goes_on(sour
 
 
 def test_rights_that_are_lost_in_the_middle_of_a_build_end_the_stage(source_of_many, tmp_path, unprivileged):
-    """Their folders are there and hold something, and the files may not be read: no release without them."""
+    """The folders exist and are not empty, but the files cannot be read: no release is made without them."""
     films, folder = source_of_many
     for film in films:
         film.chmod(0)
@@ -341,7 +341,7 @@ def test_a_disk_that_is_not_mounted_any_more_ends_the_stage(source_of_many, moun
 
 
 def test_presigned_addresses_build_and_leave_no_secret_behind(tmp_path, caplog, capfd):
-    """Each stage's child has the whole address from the list as it is then; the store never has it."""
+    """Each stage's child process reads the full URL from the list as it is then. The store never contains it."""
     film = counting_video(tmp_path / "film.mp4", seconds=1.0)
     with serving({"/film.mp4": film.read_bytes()}) as server:
 
@@ -370,7 +370,7 @@ def test_presigned_addresses_build_and_leave_no_secret_behind(tmp_path, caplog, 
 
 
 def test_a_store_that_cannot_be_read_ends_the_stage(tmp_path):
-    """It is no fault of the video whose rows lie there; here a folder is where the table should be."""
+    """The video whose rows are stored there is not at fault. Here a folder is in the place of the table file."""
     folder = synthetic_run(tmp_path, videos=1, until="caption")
     [commit] = folder.record("caption", 0).commits.values()
     table = tmp_path / object_path(commit.rows_sha256, ".parquet")

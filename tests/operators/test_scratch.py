@@ -41,10 +41,10 @@ with scratch_folder("split") as folder:
     sys.stdin.read()
     print((folder / "clip.mp4").exists())
 """
-"""Prints its folder, holds it until standard input closes, and then prints whether its file is still there."""
+"""Script that prints its folder, holds it until standard input closes, and prints whether its file still exists."""
 
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
-"""What it starts is process 1 of a pid namespace of its own, as in a container."""
+"""Prefix that runs a command as process 1 of a new pid namespace, as in a container."""
 
 
 def hold(temporary_folder, *prefix):
@@ -55,7 +55,7 @@ def hold(temporary_folder, *prefix):
 
 
 def killed(holder):
-    """Its folder, after kill -9."""
+    """Kills the process with SIGKILL and returns its folder."""
     folder = Path(holder.stdout.readline().strip())
     holder.kill()
     holder.communicate()
@@ -83,7 +83,7 @@ def test_what_a_living_process_or_thread_uses_is_kept(tmp_path):
     reason="no pid namespace may be made here",
 )
 def test_containers_that_share_a_temporary_folder_keep_each_others_scratch(tmp_path):
-    """A container is process 1 of its own namespace, where the pids of other processes mean nothing."""
+    """A container's process is process 1 of its own namespace, where pids of other processes mean nothing."""
     with hold(tmp_path, *NAMESPACE) as first, hold(tmp_path) as host:
         folders = [Path(each.stdout.readline().strip()) for each in (first, host)]
         with hold(tmp_path, *NAMESPACE) as last:
@@ -101,7 +101,7 @@ def test_a_folder_whose_owner_was_killed_before_it_had_a_lock_is_removed_after_a
 
 
 def test_a_folder_taken_away_before_its_lock_was_held_is_made_again(tmp_path, monkeypatch):
-    """Another process finds the lock free between its creation and its owner's taking it."""
+    """Another process finds the lock free after the folder was created and before its owner has locked it."""
     lock, takes = scratch._lock, iter((False, True))
     monkeypatch.setattr(scratch, "_lock", lambda descriptor: next(takes) and lock(descriptor))
     with scratch_folder("split") as folder:

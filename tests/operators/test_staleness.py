@@ -1,4 +1,4 @@
-"""Why something is stale, in words. That a build then computes just that is for tests of `operators.build`."""
+"""Reasons for stale work items, in words. That a build computes exactly these is tested with `operators.build`."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_a_captioner_where_captions_were_measured_is_named():
 
 
 def test_a_source_that_changed_is_told_as_what_the_stage_reads_of_it():
-    """The file itself is for ingest alone, the others read what its list says."""
+    """Only `ingest` reads the file itself. The other stages read the source's entry in the list."""
     before = changed(BEFORE, stage="ingest")
     after = changed(before, inputs=(changed(SOURCE, rows_sha256="5" * 64), QUESTIONS))
     assert explain(before, after) == "ingest: source file changed"
@@ -78,16 +78,16 @@ def test_a_source_that_changed_is_told_as_what_the_stage_reads_of_it():
 
 def test_what_was_not_there_before_is_new():
     assert explain(None, changed(BEFORE, stage="ingest")) == "a new video"
-    assert explain(None, changed(BEFORE, stage="package")) == "package has not run yet"  # in a store from before it
+    assert explain(None, changed(BEFORE, stage="package")) == "package has not run yet"  # in a store that predates it
     assert explain(None, changed(BEFORE, stage="shard", unit=WHOLE_BUILD)) == "shard has not run yet"
 
 
-# --- a source whose videos cannot be opened any more -----------------------------------------------------------------
+# --- a source whose videos can no longer be opened -------------------------------------------------------------------
 
 
 @pytest.fixture
 def ingested(tmp_path):
-    """A run that has ingested a list of three videos, one of them outside of the list's folder, and its settings."""
+    """A run after `ingest` of a list of three videos, one of them outside the list's folder, and its configuration."""
     for name in ("lists/a.mp4", "lists/b.mp4", "films/c.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("not a video")
@@ -148,7 +148,7 @@ def test_videos_of_a_disk_that_is_not_mounted_are_not_published_away(ingested, t
 
 
 def test_a_second_row_of_a_video_that_cannot_be_opened_does_not_matter(ingested, tmp_path):
-    """It may be a mirror: the list names another file of that video, which is there."""
+    """The unreachable row may be a mirror: the list has another file of the same video, which exists."""
     folder, config = ingested
     config = config.model_copy(update={"allowed_roots": (str(tmp_path), "http://127.0.0.1:9")})
     rows = [{"uri": uri, "source_id": "a"} for uri in ("http://127.0.0.1:9/a.mp4", "a.mp4")]

@@ -185,7 +185,7 @@ def test_a_partial_file_has_a_name_by_which_it_is_removed(tmp_path):
 
 
 def test_a_writer_that_looked_too_early_does_not_overwrite_the_first(store, monkeypatch):
-    """Between the look and the write another worker may commit: the storage itself must refuse the second."""
+    """Another worker may commit between the check and the write, so the storage itself must refuse the second write."""
     monkeypatch.setattr(Store, "exists", lambda self, address: False)
     for text in (b"first", b"second"):
         store.write("commits/split/key.json", text, replace=False)
@@ -194,7 +194,7 @@ def test_a_writer_that_looked_too_early_does_not_overwrite_the_first(store, monk
 
 def test_objects_get_readable_names(store):
     sha256 = store.put_bytes(b"a tar", ".tar")
-    for _ in range(2):  # publishing again after it was killed half-way
+    for _ in range(2):  # publishing again after being killed half-way
         store.name_object(sha256, "releases/films/v0001/data/eval/films-eval-000000.tar")
     assert store.read("releases/films/v0001/data/eval/films-eval-000000.tar") == b"a tar"
 
@@ -254,7 +254,7 @@ def test_the_store_around_a_path_is_found_by_its_folders(tmp_path):
     store = Store(str(tmp_path / "out"))
     fs, root = locate(store.url)
     address = store.put_bytes(b"frames", ".mp4")
-    assert store_around(fs, f"{root}/objects") is None  # nothing has been planned there
+    assert store_around(fs, f"{root}/objects") is None  # no run has been planned there
     store.write("runs/one/run.json", b"{}")
     assert store_around(fs, f"{root}/{object_path(address, '.mp4')}") == root
     assert store_around(fs, f"{root}/releases") == root

@@ -1,4 +1,4 @@
-"""Commands end with whoever started them, and the watchdog ends those that hang."""
+"""Commands end with the process that started them, and the watchdog ends commands that hang."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from operators.supervise import GRACE_SECONDS, WatchdogExpired, run_watched, sta
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
-"""Seconds that nothing takes, however busy the machine is."""
+"""Timeout in seconds that no operation here reaches, however busy the machine is."""
 
 
 def python(code: str) -> list[str]:
@@ -50,7 +50,7 @@ STUBBORN_FAMILY = """
     print("started", file=sys.stderr)
     time.sleep(600)
 """
-"""A parent, and a child that has moved to a process group of its own and ignores SIGTERM."""
+"""Script of a parent, with a child that has moved to a process group of its own and ignores SIGTERM."""
 
 
 def test_lines_status_and_last_line_come_back():
@@ -66,7 +66,7 @@ def test_lines_status_and_last_line_come_back():
 
 
 def test_the_end_is_seen_though_a_reader_has_not_ended_yet(monkeypatch):
-    """The last thread to say that its stream has ended may be alive when that is heard: nothing more would wake up."""
+    """The last reader thread may still be alive when its end of stream is received, and no later event would follow."""
     read = supervise._read
     monkeypatch.setattr(supervise, "_read", lambda *stream: (read(*stream), time.sleep(PATIENCE)))
     finished = run_watched(python("print(7)"), wall_seconds=PATIENCE, silence_seconds=PATIENCE)
@@ -81,7 +81,7 @@ def test_a_signal_is_a_negative_status():
 
 
 class LeapingClock:
-    """`time` for the watchdog: hours go by when a test says so, so that no limit depends on how fast a machine is."""
+    """Replacement for `time` in the watchdog. Tests advance it by hours, so no limit depends on the machine's speed."""
 
     sleep = staticmethod(time.sleep)
 
@@ -92,7 +92,7 @@ class LeapingClock:
         return time.monotonic() + self.leapt
 
     def leap(self, line: str) -> None:
-        """An hour, at every line that the command says."""
+        """Advances the clock by one hour. Called for every line that the command prints."""
         self.leapt += 3600.0
 
 
@@ -166,7 +166,7 @@ def test_stop_ends_the_family(tmp_path):
 @pytest.mark.parametrize("victim", ["starter", "watcher"])
 def test_kill_9_leaves_nothing_behind(tmp_path, victim):
     pids, code = tmp_path / "pids", textwrap.dedent(STUBBORN_FAMILY)
-    if victim == "watcher":  # the kernel tells the command itself; what that started needs the command's own care
+    if victim == "watcher":  # the kernel signals the command; its own children are up to the command
         code = "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()} {os.getpid()}'); time.sleep(600)"
     starter = f"""
         import sys, time
