@@ -1,4 +1,4 @@
-"""Fixtures for all tests: an S3-compatible server, a disk that fills up, and no model endpoints from the outside."""
+"""Fixtures for all tests: an S3-compatible server, a disk that fills up, and no model endpoints from outside."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ import pytest
 
 from tests.support.properties import settings
 
-# Before anything imports torch: its threads wait by spinning, and beside other work take three times what they need.
+# Set before anything imports torch: its idle threads busy-wait, and next to other work take three times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Machines are shared: how long one example takes says nothing.
+# Machines are shared, so the duration of one example means nothing.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
 
@@ -25,7 +25,7 @@ LONGEST = (
     "tests/trainer_plugin/test_sft.py",
     "tests/operators/video/test_fuzz.py",
 )
-"""What would run on alone at the end if it did not come first: workers take whole files."""
+"""Test files that run first. Workers take whole files, so these would run on alone at the end if they came later."""
 
 
 def pytest_collection_modifyitems(items):
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_endpoints_from_outside():
-    """Tests, and what is built once for many of them, must not talk to whatever models the developer has configured."""
+    """Tests and session fixtures must not use model endpoints that the developer has configured."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("LVR_", "AIRFLOW_CONN_"))]:
             patch.delenv(name)
@@ -44,7 +44,7 @@ def no_endpoints_from_outside():
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """The address of a real HTTP server that speaks S3. Skips where moto is not installed."""
+    """URL of a real HTTP server with the S3 API. Skips if moto is not installed."""
     server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -54,7 +54,7 @@ def s3_server():
 
 @pytest.fixture
 def s3_bucket(s3_server, monkeypatch):
-    """The URL of a fresh bucket, `s3://…`; the environment points fsspec's S3 to the server. Skips without s3fs."""
+    """URL of a new bucket, `s3://…`. The environment points fsspec's S3 to the test server. Skips without s3fs."""
     s3fs = pytest.importorskip("s3fs")
     for name, value in {
         "AWS_ENDPOINT_URL": s3_server,
@@ -72,9 +72,9 @@ def s3_bucket(s3_server, monkeypatch):
 
 @pytest.fixture
 def unprivileged():
-    """A context in which folders and files have to allow what is done: where tests run as root, it is left for nobody.
+    """Context manager in which file permissions apply: if the tests run as root, it switches to the user nobody.
 
-    It makes the folders above the given one open to all.
+    It makes the given folder and those above it accessible to all users (mode 755).
     """
 
     @contextlib.contextmanager
@@ -96,7 +96,7 @@ def unprivileged():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a disk of its own with room for one megabyte. Skips where none may be mounted."""
+    """A folder on a disk of its own with room for one megabyte. Skips if none can be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(

@@ -1,6 +1,6 @@
-"""Test ids follow from the code alone: workers of a busy machine collect at different times, and must agree.
+"""Test ids depend on the code alone: xdist workers collect at different times, and must agree.
 
-Every run in several workers depends on it, and xdist ends a run whose workers collected different tests.
+Every run with several workers depends on it: xdist aborts if they have collected different tests.
 """
 
 import os

@@ -34,7 +34,7 @@ LONG_LIVED = sorted(SERVICES.keys() - ONE_SHOT)
 AIRFLOW = sorted(n for n, s in SERVICES.items() if "AIRFLOW__CORE__EXECUTOR" in s.get("environment", {}))
 SECRETS = set(re.findall(r"\$\{(\w+):\?", COMPOSE_TEXT))
 PROVIDER_OF = {"celery": "airflow.providers.celery", "users": "airflow.providers.fab"}
-"""Airflow command groups that a provider brings; only requirements/deploy.txt is sure to have them."""
+"""Airflow command groups that come from providers. Only requirements/deploy.txt is sure to install them."""
 
 
 def read_env(text: str) -> dict[str, str]:
@@ -48,13 +48,13 @@ GPU = FILLED | {"LVR_VLM_HOST": "vllm-vlm", "LVR_LLM_HOST": "vllm-llm"}
 
 
 def closing_brace(text: str) -> int:
-    """Where the brace opened just before `text` closes."""
+    """Index of the brace that closes the one opened just before `text`."""
     depths = itertools.accumulate({"{": 1, "}": -1}.get(character, 0) for character in text)
     return next(index for index, depth in enumerate(depths) if depth < 0)
 
 
 def interpolate(text: str, env: dict[str, str]) -> str:
-    """Compose's interpolation of `$$`, `${X}`, `${X-d}`, `${X:-d}`, `${X:+v}` and `${X:?m}`, nested."""
+    """Expands `$$`, `${X}`, `${X-d}`, `${X:-d}`, `${X:+v}` and `${X:?m}`, also nested, as Compose does."""
     out = ""
     while "$" in text:
         head, text = text.split("$", 1)
@@ -83,7 +83,10 @@ def interpolate(text: str, env: dict[str, str]) -> str:
 
 
 def compose_client() -> list[str] | None:
-    """Compose 2.24 or newer (the file asks for dependencies that may be absent), as a plugin of docker or by itself."""
+    """Command of Compose 2.24 or newer, as a plugin of docker or standalone. None if there is none.
+
+    The Compose file has optional dependencies (`required: false`).
+    """
     for client in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(client[0]) is None:
             continue
@@ -259,7 +262,10 @@ def test_a_model_server_and_its_connection_agree_on_the_default_model():
 
 
 def test_the_llama_service_starts_and_serves_the_model_of_the_example(tmp_path):
-    """The service's own command, but for address and port; its health check's path; the name its Connections carry."""
+    """Runs the service's own command, except for address and port.
+
+    Checks the path of its health check, and the model name that its Connections carry.
+    """
     assert (EXAMPLE["COMPOSE_PROFILES"], EXAMPLE["LVR_LLM_HOST"]) == ("s3,cpu", "llama")
     moved = {"python": sys.executable, "0.0.0.0": "127.0.0.1", "8000": "0"}
     command = [moved.get(word, word) for word in commands(SERVICES["llama"])]
@@ -276,7 +282,7 @@ def test_the_llama_service_starts_and_serves_the_model_of_the_example(tmp_path):
 
 
 def airflow_commands() -> list[list[str]]:
-    """Every `airflow …` of the Compose file, its health checks and deploy/init.sh, with variables replaced by 1."""
+    """`airflow …` commands of the Compose file, its health checks and deploy/init.sh, with variables replaced by 1."""
     found = [commands(service)[1:] for service in SERVICES.values() if commands(service)[:1] == ["airflow"]]
     script = (ROOT / "deploy/init.sh").read_text().replace("\\\n", " ")
     checks = [service["healthcheck"]["test"][-1] for service in SERVICES.values() if "healthcheck" in service]
@@ -295,7 +301,7 @@ for command in json.load(sys.stdin):
 
 
 def test_airflow_understands_every_command(tmp_path):
-    """One start of Airflow for all of them; a provider's command is parsed where that provider is installed."""
+    """Airflow starts once for all commands. A provider's command is parsed only where that provider is installed."""
     here = [c for c in airflow_commands() if c[0] not in PROVIDER_OF or importlib.util.find_spec(PROVIDER_OF[c[0]])]
     assert {c[0] for c in here} >= {"api-server", "scheduler", "dag-processor", "triggerer", "db", "pools", "jobs"}
     env = os.environ | {"AIRFLOW_HOME": str(tmp_path)}
@@ -308,7 +314,7 @@ def test_airflow_understands_every_command(tmp_path):
 
 
 def locked(name: str) -> dict[str, str]:
-    """The versions that a lock gives on the image's Python, whatever Python runs the test."""
+    """Versions that a lock selects for the image's Python, whatever Python runs the test."""
     image = {
         "python_version": "3.11",
         "python_full_version": "3.11.14",
@@ -395,7 +401,7 @@ def test_the_image_finds_the_project_from_every_component():
 
 
 def documented() -> list[list[str]]:
-    """Every command of the shell blocks of docs/deploy.md, as words."""
+    """All commands in the shell blocks of docs/deploy.md, each as a list of words."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines]

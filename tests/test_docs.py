@@ -1,4 +1,4 @@
-"""The documents say where things are, and name nothing that is not there."""
+"""The documents point to the right places, and name nothing that does not exist."""
 
 import re
 from pathlib import Path

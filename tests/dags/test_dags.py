@@ -1,4 +1,4 @@
-"""What must hold for every DAG file: it parses alone and fast, says what it is, and stays the same."""
+"""Requirements on every DAG file: it parses alone and fast, documents itself, and stays the same."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_stages_follow_one_another_inside_their_lane(dag):
         assert task.map_index_template
         before = task.task_id
     weights = [dag.get_task(f"lane.{name}").priority_weight for name in VIDEO_STAGES]
-    assert weights == sorted(set(weights))  # a lane that has begun goes before one that has not
+    assert weights == sorted(set(weights))  # a partition that has begun goes before one that has not
     for name in (*BUILD_STAGES, "report", "publish"):
         task = dag.get_task(name)
         assert task.upstream_task_ids - {"plan"} == {before}
@@ -96,7 +96,7 @@ print(json.dumps(found, sort_keys=True, default=str))
 
 
 def parsed(hash_seed: str, tmp_path: Path) -> dict:
-    """All DAG files parsed and serialized in a clean process whose working folder is elsewhere."""
+    """All DAG files, parsed and serialized in a clean process with another working folder."""
     done = subprocess.run(
         [sys.executable, "-c", PARSE, str(ROOT / "dags")],
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed},
@@ -109,8 +109,8 @@ def parsed(hash_seed: str, tmp_path: Path) -> dict:
 
 
 def test_parsing_is_light_and_always_gives_the_same(tmp_path):
-    """A DAG that differs from parse to parse gets a new version each time."""
-    dag_bag()  # makes the database
+    """A DAG that differs between two parses gets a new version each time."""
+    dag_bag()  # creates the database
     first, second = parsed("1", tmp_path), parsed("2", tmp_path)
     assert first["errors"] == []
     assert first["dags"] == second["dags"] and set(first["dags"]) == set(IDS)

@@ -1,7 +1,7 @@
-"""The whole way that a data engineer goes: log in, fill in the trigger form, watch the run, read its report.
+"""A data engineer's whole workflow: log in, fill in the trigger form, watch the run, read its report.
 
-A real Airflow, a real browser, real films, and a real HTTP server that answers as the models. Pictures of the pages are
-left in pytest's temporary folder. The tests share that one Airflow, and the last of them ends it.
+A real Airflow, a real browser, real films, and a real HTTP server that answers as the models. Screenshots of the pages
+are kept in pytest's temporary folder. The tests share that one Airflow, and the last of them ends it.
 """
 
 import json
@@ -40,7 +40,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def models():
-    """A server for the roles that answer; captions are measured."""
+    """Model server for the reasoner, judge and target. Captions are measured without a model."""
     with OpenAIServer() as server:
         wanted = server.environ("reasoner", "judge", "target", vision=False)
         os.environ.update(wanted)
@@ -70,7 +70,7 @@ def page(airflow):
 
 
 def element(name: str) -> str:
-    """The input of a parameter; numbers have it inside a frame of their own."""
+    """CSS selector of a parameter's input, which for numbers is nested in a wrapper element."""
     return f'input[name="element_{name}"]'
 
 
@@ -82,7 +82,7 @@ def wait_until(holds: Callable[[], object], seconds: float = 300.0) -> None:
 
 
 def finished(api: AirflowApi, dag_id: str, run_id: str, airflow: Standalone) -> dict[str, str]:
-    """State of every task, once the run has ended."""
+    """Waits until the run has ended, and returns the state of every task by `task_id[map_index]`."""
     from rich.console import Console
 
     state, tasks = follow(api, dag_id, run_id, Console(), airflow.check)
@@ -107,7 +107,7 @@ def test_a_build_from_form_to_report(airflow, page, folder):
     page.screenshot(path=folder / "form-filled.png")
     page.get_by_role("button", name="Trigger").last.click()
     page.wait_for_url("**/dags/build_dataset/runs/**")
-    page.goto("about:blank")  # a page that watches a run is drawn again and again, for half of the machine
+    page.goto("about:blank")  # a page that watches a run redraws all the time, which takes half of the machine
 
     api = airflow.api()
     [run] = api.call("GET", "/api/v2/dags/build_dataset/dagRuns")["dag_runs"]
@@ -139,20 +139,20 @@ def test_a_build_from_form_to_report(airflow, page, folder):
 
 
 def commands(out: Path, stage: str) -> list[psutil.Process]:
-    """What works on a stage of the builds in this folder."""
+    """Processes that run a stage of the builds in this folder."""
     running = [(process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     return [process for process, words in running if stage in words and any(f"{out}/runs/" in word for word in words)]
 
 
 def processes() -> list[psutil.Process]:
-    """Airflow's, with those that watch them."""
+    """Airflow's processes, and the processes that watch them."""
     children = psutil.Process().children()
     watchers = [each for each in children if is_watcher(words_of(each))]
     return [each for watcher in watchers for each in (watcher, *descendants(watcher))]
 
 
 def words_of(process: psutil.Process) -> list[str]:
-    """A process's command line; nothing once it has ended, as those that run a task do at any time."""
+    """Command line of a process. Empty once the process has ended, as task processes do at any time."""
     try:
         return process.cmdline()
     except psutil.NoSuchProcess:
@@ -160,7 +160,7 @@ def words_of(process: psutil.Process) -> list[str]:
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:
-    """What a process has started, and what that has; nothing once it has ended."""
+    """All descendants of a process. Empty once the process has ended."""
     try:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
@@ -168,7 +168,7 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def listening(process: psutil.Process, port: int) -> list[str]:
-    """The addresses at which a process waits for connections to a port; none once it has ended."""
+    """Addresses on which a process listens at a port. Empty once the process has ended."""
     try:
         connections = process.net_connections(kind="tcp")
     except psutil.NoSuchProcess:
@@ -224,7 +224,7 @@ def test_it_has_the_pools_and_says_what_it_does_not_know(airflow):
 
 
 def test_regeneration_finds_nothing_to_do_and_then_something(airflow, page, folder):
-    """Right after a build nothing is stale; a second film makes one video's work, and a new version."""
+    """Nothing is stale right after a build. A second film makes the work of one video, and a new version."""
     api = airflow.api()
     api.call("PATCH", "/api/v2/dags/regenerate_dataset?update_mask=is_paused", {"is_paused": False})
     states = finished(api, "regenerate_dataset", api.trigger("regenerate_dataset", {}), airflow)

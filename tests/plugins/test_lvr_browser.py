@@ -1,4 +1,4 @@
-"""A run's report page shows the report of that run's own build, and nothing that a recorded address could point to."""
+"""A run's report page shows the report of that run's own build, and nothing else that a recorded URL could point to."""
 
 import importlib.util
 import sys
@@ -34,7 +34,7 @@ def planned(out, report: str = "") -> RunFolder:
 
 @pytest.fixture
 def page(plugin, monkeypatch):
-    """The page of a DAG run whose tasks have left these results."""
+    """Function that returns the report page of a DAG run whose tasks have recorded these results."""
 
     def show(run_url: str | None, out: str):
         left = {("plan", "run"): run_url, ("preflight", "return_value"): {"out": out}}

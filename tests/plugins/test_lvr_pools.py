@@ -1,4 +1,4 @@
-"""The pools that the DAGs name come into being as Airflow starts, and stay as the administrator has set them."""
+"""The pools that the DAGs name are created when Airflow starts, and keep the administrator's changes."""
 
 import importlib.util
 import sys
