@@ -104,7 +104,7 @@ def test_a_port_that_is_taken_is_left_alone(home):
 
 
 def test_a_database_that_another_version_has_begun_to_migrate_is_not_taken_for_done(tmp_path, monkeypatch):
-    """After a failed upgrade the previous version must run its migration again and report what it finds."""
+    """After a failed upgrade the previous version must run its migration again and report the result."""
     broken = tmp_path / "packages" / "airflow" / "__main__.py"
     broken.parent.mkdir(parents=True)
     (broken.parent / "__init__.py").touch()

@@ -123,7 +123,7 @@ def test_clients_get_answers_and_refusals_and_share_one_server(tmp_path, prompt,
         first = pool._embedded.pid
         models[Role.TARGET].ask([Request("q", prompt, "Another?")])
         assert pool._embedded.pid == first
-        # A crash of the engine is an outage only once: the retry starts a new one.
+        # A crash of the engine is an outage only once: the next request starts a new engine.
         os.kill(first, signal.SIGKILL)
         psutil.Process(first).wait(10)
         assert isinstance(models[Role.TARGET].ask([Request("q", prompt, "And now?")])[0], Answer)
