@@ -11,7 +11,7 @@ from trainer_plugin.parallel import start
 
 @pytest.fixture(scope="session")
 def release(tmp_path_factory) -> str:
-    """Four films, two questions about each."""
+    """URL of a release of four films with two questions about each."""
     folder = tmp_path_factory.mktemp("release")
     seconds = (2.0, 3.0, 1.0, 2.5)
     return release_of(folder, [numbered_film(folder, f"film{n}", length) for n, length in enumerate(seconds)])
@@ -19,7 +19,7 @@ def release(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory):
-    """Ranks by their number; they stay for all tests."""
+    """`Ranks` by world size; the processes are reused by all tests of the session."""
     running = {world: Ranks(world, tmp_path_factory.mktemp("ranks"), timeout=240) for world in (1, 2, 3)}
     yield running
     for each in running.values():
@@ -28,7 +28,7 @@ def ranks(tmp_path_factory):
 
 @pytest.fixture
 def alone():
-    """A process group of this process alone, gone after the test."""
+    """Single-process group that is destroyed after the test; yields the device."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield start()
@@ -63,7 +63,10 @@ if "trainer_plugin.decoders" in sys.orig_argv:
 
 @pytest.fixture
 def strange_decoders(tmp_path, monkeypatch) -> Path:
-    """Processes that decode do, for videos with certain keys, what broken libraries may do."""
+    """Make decoder processes misbehave like broken libraries for videos with certain keys.
+
+    The key `deadly` aborts, `endless` hangs, and `unsendable` raises an error that cannot be unpickled.
+    """
     folder = tmp_path / "strange"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(STRANGE)

@@ -1,4 +1,4 @@
-"""Real model classes in tiny, samples for them, what Hugging Face's own code makes of these, and what our ranks do."""
+"""Tiny versions of real model classes, samples for them, and the results of Hugging Face's code and of our ranks."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ VIDEO_ID, START_ID, END_ID = 191, 192, 193
 TEXT_IDS = 150
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "smolvlm")
 HEADS = (4, 2)
-"""Query and key heads."""
+"""Number of query heads and of key-value heads."""
 OPTIONS = RunOptions(vision_patches=24)
 LEAST = 1e-30
-"""Of what a difference is taken as a share, so that 0 differs from 0 by nothing."""
+"""Minimum denominator of relative differences, so that the difference of two zeros is 0."""
 
 MODELS: dict[str, type[PreTrainedModel]] = {
     "qwen2_5_vl": hf.Qwen2_5_VLForConditionalGeneration,
@@ -42,18 +42,18 @@ MODELS: dict[str, type[PreTrainedModel]] = {
 
 
 def tiny_model(name: str, heads: tuple[int, int] = HEADS) -> PreTrainedModel:
-    """Random weights, the same in every process; float32."""
+    """A tiny model in float32 with random weights that are the same in every process."""
     torch.manual_seed(1)
     return MODELS[name](tiny_config(name, heads)).float()
 
 
 def tiny_family(name: str) -> Family:
-    """The family alone."""
+    """The family of a tiny model, without the model."""
     return family_of(tiny_config(name))
 
 
 def tiny_config(name: str, heads: tuple[int, int] = HEADS) -> PretrainedConfig:
-    """2 layers, heads of 16, 200 tokens."""
+    """Configuration with 2 layers, a head dimension of 16 and a vocabulary of 200 tokens."""
     text = {
         "hidden_size": 16 * heads[0],
         "intermediate_size": 96,
@@ -106,25 +106,25 @@ class Clip:
     """A video of random pixels."""
 
     patches: int
-    """Temporal."""
+    """Number of temporal patches."""
     rows: int = 2
     columns: int = 3
-    """Tokens of a temporal patch. SmolVLM has its own: 2 x 2."""
+    """Columns of tokens per temporal patch. SmolVLM always has 2 x 2 tokens, whatever `rows` and `columns` are."""
     step_us: int = 500_000
-    """From frame to frame."""
+    """Microseconds between frames."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A sample to make."""
+    """Specification of a sample for `make_samples`."""
 
     pieces: tuple[int | Clip, ...]
-    """Numbers of words, and clips, in their order."""
+    """Numbers of text tokens, and clips, in order."""
     learned: float = 0.4
-    """The share of the tokens other than placeholders that have a label: random ones."""
+    """Fraction of the non-placeholder tokens that have a label; the tokens are chosen at random."""
     seed: int = 0
     touched: bool = False
-    """Whether one pixel of the last frame is another."""
+    """Whether one value of the last frame is changed."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,14 @@ class Sample:
 
 
 class Words:
-    """A tokenizer of the tests' alphabet: one token per character."""
+    """Tokenizer for the tests: one token per character."""
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         return [ord(character) % TEXT_IDS for character in text]
 
 
 def make_samples(family: Family, drafts: Sequence[Draft]) -> list[Sample]:
-    """The samples, the same in every process."""
+    """Make the samples, which are the same in every process."""
     return [_make_sample(family, draft, f"s{number}") for number, draft in enumerate(drafts)]
 
 
@@ -177,28 +177,28 @@ def _size(family: Family, clip: Clip) -> tuple[int, int]:
 
 
 def count_learned(samples: Iterable[Sample]) -> int:
-    """Tokens with something to learn: nothing predicts a sample's first."""
+    """Number of tokens in the loss. The first token of a sample is never predicted."""
     return sum(int((sample.example.labels[1:] != IGNORED).sum()) for sample in samples)
 
 
-# --- what both sides give
+# --- results of both sides
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one optimizer step."""
+    """Loss, log-probabilities and gradients of one optimizer step."""
 
     loss: float
     scores: Tensor
-    """The log-probability of each token's successor, sample after sample; 0 where none is learned."""
+    """Log-probability of each token's successor, [tokens of all samples]; 0 where the successor is not in the loss."""
     gradients: dict[str, Tensor]
 
     def differences(self, other: Result, floor: float) -> dict[str, float]:
-        """Of everything by name: the largest difference relative to the other's largest entry.
+        """Largest difference of each tensor, relative to the largest entry of the other result, by name.
 
-        A gradient that cancels to nothing, like that of a query with one key, is the rounding noise of its summands:
-        no tensor's largest entry counts as less than the share `floor` of the step's largest gradient. Not a number
-        counts as infinitely different: it would be passed over by a maximum.
+        A gradient that cancels to zero, like that of a query with one key, is only rounding noise of its summands.
+        Therefore the denominator is at least the fraction `floor` of the largest gradient of the step. NaN counts as an
+        infinite difference, because a maximum would ignore it.
         """
         zero = torch.zeros(1)
         names = self.gradients.keys() | other.gradients.keys()
@@ -217,11 +217,14 @@ def freeze_tower(model: PreTrainedModel) -> None:
     family_of(model.config).vision_tower(model).requires_grad_(False)
 
 
-# --- Hugging Face's side: nothing of ours but the layout of tokens
+# --- Hugging Face's side: only the layout of tokens is ours
 
 
 def reference(name: str, drafts: Sequence[Draft], heads: tuple[int, int] = HEADS, frozen: bool = False) -> Result:
-    """The plain model on one process: one sample at a time, eager attention, its own positions where they are right."""
+    """Result of the plain model in one process: one sample at a time, with eager attention.
+
+    The model computes its own positions where they are correct.
+    """
     model = tiny_model(name, heads)
     if frozen:
         freeze_tower(model)
@@ -229,7 +232,7 @@ def reference(name: str, drafts: Sequence[Draft], heads: tuple[int, int] = HEADS
 
 
 def reference_of(model: PreTrainedModel, samples: Sequence[Sample]) -> Result:
-    """The same for a model and samples."""
+    """Result of a given plain model for given samples, as in `reference`."""
     model.set_attn_implementation("eager")
     scores = []
     for sample in samples:
@@ -266,9 +269,10 @@ def _plain_inputs(model: PreTrainedModel, sample: Sample) -> dict[str, Tensor]:
 
 
 def positions_are_right(model: PreTrainedModel, example: Example) -> bool:
-    """Whether transformers' own positions are Qwen's.
+    """Whether the positions that transformers computes equal Qwen's.
 
-    Since 5.3 they go wrong after a video longer than it is wide; before 5.18 they cut fractions of seconds off.
+    Since 5.3 they are wrong after a video that is longer than it is wide. Before 5.18 they truncate fractions of
+    seconds.
     """
     if model.config.model_type == "qwen3_vl":
         return True
@@ -282,7 +286,7 @@ def positions_are_right(model: PreTrainedModel, example: Example) -> bool:
 
 
 def _plain_patches(frames: Tensor, patch: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """The rows of `pixel_values_videos`, one by one, as Qwen2-VL's paper and processor describe them."""
+    """Rows of `pixel_values_videos`, built one by one as described in Qwen2-VL's paper and processor."""
     pixels = (frames / 255 - torch.tensor(mean)) / torch.tensor(std)
     count, height, width, _ = pixels.shape
     rows = [
@@ -301,31 +305,31 @@ def _plain_patches(frames: Tensor, patch: int, mean: Sequence[float], std: Seque
 
 @dataclass(frozen=True)
 class Case:
-    """One optimizer step of the ranks of a process group."""
+    """One optimizer step that the ranks of a process group run."""
 
     family: str
     drafts: tuple[Draft, ...]
     layout: Layout
     heads: tuple[int, int] = HEADS
     rows: int = 1
-    """Samples are dealt out over so many packed rows for each data-parallel rank, one row after the other."""
+    """Number of packed rows per data-parallel rank over which the samples are distributed, one row after the other."""
     frozen: bool = False
     options: RunOptions = OPTIONS
     replicated: bool = False
 
 
 def stepped(ranks: Ranks, case: Case) -> Result:
-    """What ranks compute together."""
+    """Result of one step on all ranks, with whole gradients."""
     shares = ranks.run(sharded, case)
     names = shares[0].gradients
-    # FSDP deals out rows, in the order of ranks. Here they are joined cheaply: a collective for each parameter, as of
-    # DTensor.full_tensor, would take as long as the step.
+    # FSDP shards parameters by rows, in rank order. Concatenating the shards here is cheap; a collective per parameter,
+    # as in DTensor.full_tensor, would take as long as the step.
     gradients = {name: torch.cat([share.gradients[name] for share in shares]) for name in names}
     return Result(shares[0].loss, shares[0].scores, gradients)
 
 
 def sharded(case: Case) -> Result:
-    """What this rank's process group computes together, with this rank's rows of the gradients."""
+    """Result of the process group, with this rank's shard of the gradients."""
     model = _sharded_model(
         case.family, case.heads, case.layout, case.frozen, replace(case.options, vision_patches=OPTIONS.vision_patches)
     )
@@ -339,7 +343,7 @@ def sharded(case: Case) -> Result:
     for number in range(case.rows):
         mine = range(number * dp + dp_rank, len(samples), case.rows * dp)
         row, targets = [samples[index] for index in mine], [scores[index] for index in mine]
-        # As the data side does it, who has nothing left repeats something without learning from it.
+        # As in the data pipeline, a rank without samples repeats one with its labels masked.
         row = row or [_unlabelled(samples[0])]
         plan = plan_of(model, row)
         share = plan.share(model.parallel.sp_rank, case.replicated)
@@ -365,19 +369,19 @@ def _sharded_model(
 
 @cache
 def groups(layout: Layout, heads: tuple[int, int] = HEADS) -> Parallel:
-    """This rank's place, made once: making groups is a collective, and slow."""
+    """Process groups of this rank, cached because their creation is a collective and slow."""
     config = tiny_config("qwen2_5_vl", heads).get_text_config()
     return parallelize(layout.size, config, torch.device("cpu"), layout)
 
 
 def plan_of(model: LongVideoModel, row: Sequence[Sample]) -> SequencePlan:
-    """The plan of one row of samples."""
+    """Sequence plan of one row of samples."""
     costs = Costs.of(model.model.config.get_text_config())
     return SequencePlan([sample.example for sample in row], model.family, model.parallel.layout, costs)
 
 
 def share_pixels(family: Family, share: RankShare, row: Sequence[Sample]) -> tuple[Tensor, ...]:
-    """The frames that one rank encodes."""
+    """Frames that one rank encodes, uint8 [n, height, width, 3] per frame range."""
     videos = [frames for sample in row for frames in sample.frames]
     step = family.temporal_patch
     return tuple(videos[part.video][part.first * step : part.end * step] for part in share.frames)
@@ -391,7 +395,7 @@ def _unlabelled(sample: Sample) -> Sample:
 def _scatter_scores(
     plan: SequencePlan, rank: int, share: RankShare, log_probs: Tensor, targets: Sequence[Tensor]
 ) -> None:
-    """Put this rank's log-probabilities where their tokens are, sample by sample."""
+    """Add this rank's log-probabilities at the positions of their tokens to the `targets` of each sample, in place."""
     row = torch.zeros(len(plan))
     owned = torch.cat([torch.arange(start, end) for start, end in plan.shards[rank]] or [torch.arange(0)])
     row[owned[share.supervised]] = log_probs

@@ -1,4 +1,4 @@
-"""Processes that form a gloo process group, stay, and run one function after the other together."""
+"""Persistent processes that form a gloo process group and run functions on all ranks, one after another."""
 
 from __future__ import annotations
 
@@ -27,17 +27,20 @@ PRELOAD = [
     "trainer_plugin.trainer",
     "tests.trainer_plugin.parity",
 ]
-"""What every rank needs is imported once, in the process that they are forked from."""
+"""Modules that every rank needs. They are imported once, in the fork server."""
 
 
 class Ranks:
-    """`world` ranks. They start with the first run, and anew after one that failed: that leaves collectives open."""
+    """A group of `world` ranks.
+
+    They start on the first run, and again after a failed run, because a failure leaves collectives open.
+    """
 
     def __init__(self, world: int, folder: Path, timeout: float = 120) -> None:
         """
         Args:
-            folder: where the ranks meet.
-            timeout: seconds after which collectives, and a whole run, are given up.
+            folder: holds the rendezvous file of the ranks.
+            timeout: seconds after which a collective or a whole run fails.
         """
         self.world = world
         self.folder = folder
@@ -48,10 +51,10 @@ class Ranks:
         self._pipes: list[Connection] = []
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What `function(*arguments)` returned on each rank.
+        """Return the results of `function(*arguments)` in rank order.
 
         Raises:
-            AssertionError: a rank died; or some failed, with the first one's traceback.
+            AssertionError: a rank died or raised; the message has the traceback of the first rank that raised.
         """
         errors, values = self.outcomes(function, *arguments, patient=False)
         for rank, code in self.died.items():
@@ -63,7 +66,10 @@ class Ranks:
     def outcomes(
         self, function: Callable[..., Any], *arguments: Any, patient: bool = True
     ) -> tuple[dict[int, str], dict[int, Any]]:
-        """Tracebacks and results by rank; not patient: until the first that fails. A rank that died is in neither."""
+        """Return tracebacks and results by rank. A rank that died is in neither.
+
+        Without `patient`, return after the first failure.
+        """
         if not all(process.is_alive() for process in self.processes):
             self.stop()
         if not self.processes:
@@ -99,7 +105,7 @@ class Ranks:
         return errors, values
 
     def stop(self) -> None:
-        """End the processes."""
+        """Kill the processes and close their pipes."""
         for process in self.processes:
             process.kill()
             process.join()
@@ -134,17 +140,17 @@ def _serve(pipe: Connection, rank: int, world: int, rendezvous: Path, timeout: f
             asked = pipe.recv_bytes()
         except EOFError:
             return
-        # As bytes: a queue of torch's would hand over shared memory of a process that may be about to end.
+        # Sent as bytes: a torch queue would share memory of a process that may be about to end.
         try:
             function, arguments = pickle.loads(asked)
             answer = pickle.dumps(("", function(*arguments)))
-        except BaseException:  # noqa: BLE001 - it is raised again by who asked
+        except BaseException:  # noqa: BLE001 - the caller raises it again
             answer = pickle.dumps((traceback.format_exc(), None))
         pipe.send_bytes(answer)
 
 
 def _unpickled(answer: bytes) -> tuple[str, Any]:
-    """A rank's traceback and result; or why there is none that can be read here."""
+    """A rank's traceback and result; the traceback of the unpickling if the answer cannot be read here."""
     try:
         return pickle.loads(answer)
     except Exception:  # noqa: BLE001 - whatever a result's class raises

@@ -1,4 +1,4 @@
-"""Tiny supervised runs for tests: recipes, a model folder, and what a model says about a sample."""
+"""Helpers for tiny supervised runs in tests: recipes, model folders, and log-probabilities of a sample."""
 
 import builtins
 import io
@@ -34,24 +34,24 @@ SETTINGS = (
 
 
 def python_path(*folders: Path) -> str:
-    """PYTHONPATH for a child process: these folders, then those of this process."""
+    """PYTHONPATH for a child process: the given folders, then those of this process."""
     return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def recipe(out: Path, url: str, *settings: str) -> Recipe:
-    """The demo's recipe on short answers; settings win."""
+    """The demo recipe with short answers; `settings` override it."""
     return load_recipe("demo", [*SETTINGS, f"out={out}", f"videos.release={url}", *settings])
 
 
 def curve(asked: Recipe) -> list[float]:
-    """The loss of each step of a whole run."""
+    """Run a recipe and return the loss of each step."""
     with Training(asked) as training:
         return [metrics.loss for metrics in training]
 
 
 @contextmanager
 def logged(module: str) -> Iterator[list[str]]:
-    """What a module logs on this rank in the block."""
+    """Collect the messages that a module logs on this rank; the list is filled when the block ends."""
     handler = BufferingHandler(1000)
     messages: list[str] = []
     logger = logging.getLogger(module)
@@ -65,7 +65,7 @@ def logged(module: str) -> Iterator[list[str]]:
 
 @contextmanager
 def unreadable(name: str, rank: int) -> Iterator[None]:
-    """On one rank, files of this name cannot be opened."""
+    """Make files with this name fail to open on one rank, with "Input/output error"."""
     opened = open
 
     def fail(file, *arguments, **options):
@@ -81,7 +81,7 @@ def unreadable(name: str, rank: int) -> Iterator[None]:
 
 
 def whole_parameters(training: Training) -> dict[str, Tensor]:
-    """What is learned, whole on every rank."""
+    """Full trainable parameters by name, on every rank."""
     return {
         name: parameter.detach().full_tensor().clone()
         for name, parameter in training.model.model.named_parameters()
@@ -90,7 +90,7 @@ def whole_parameters(training: Training) -> dict[str, Tensor]:
 
 
 def model_folder(folder: Path, seed: int = 5, **text: int) -> Path:
-    """A Hugging Face folder with the demo's model, other random weights and a tokenizer."""
+    """Write a Hugging Face folder with the demo model, random weights from `seed`, and a tokenizer."""
     config = read_config(load_recipe("demo", ["out=x", "videos.release=x"]).model)
     config.text_config.update(text)
     torch.manual_seed(seed)
@@ -100,20 +100,23 @@ def model_folder(folder: Path, seed: int = 5, **text: int) -> Path:
 
 
 def configured(folder: Path, **values: object) -> Path:
-    """The model's folder with other values in its config.json."""
+    """Replace values in the config.json of a model folder, and return the folder."""
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
     return folder
 
 
 def tied_folder(folder: Path) -> Path:
-    """`model_folder` whose configuration ties the head to the embeddings; its files hold both, and they differ."""
+    """Write a `model_folder` whose configuration ties the head to the embeddings.
+
+    Its files hold both tensors, with different values.
+    """
     text = json.loads((model_folder(folder) / "config.json").read_text())["text_config"]
     return configured(folder, tie_word_embeddings=True, text_config={**text, "tie_word_embeddings": True})
 
 
 def text_log_probs(model: torch.nn.Module, example: Example) -> Tensor:
-    """What a plain Hugging Face model gives the labels of an example without video."""
+    """Log-probabilities of the labels of an example without video, from a plain Hugging Face model."""
     logits = model(input_ids=example.input_ids[None], use_cache=False).logits[0, :-1].float().log_softmax(-1)
     targets = example.labels[1:]
     learned = targets != IGNORED

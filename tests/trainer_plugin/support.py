@@ -1,4 +1,4 @@
-"""A tiny model family, a tokenizer of single bytes, and releases of numbered films, for the trainer's tests."""
+"""Test helpers for the trainer: a tiny model family, a byte tokenizer, and releases of films with numbered frames."""
 
 import hashlib
 import io
@@ -23,18 +23,21 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|video|>"]
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, and chat and video tokens."""
+    """Tokenizer with one token per byte, and chat and video tokens."""
     return bytes_tokenizer(SPECIAL)
 
 
 class TinyFamily:
-    """The planning half of a family: patches of 16 pixels and two frames, one token each, and a time before each."""
+    """The planning half of a family: patches of 16 x 16 pixels and two frames, one token each.
+
+    A time precedes the tokens of each temporal patch.
+    """
 
     temporal_patch = 2
     video_token_id = byte_tokenizer().convert_tokens_to_ids("<|video|>")
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
-        """Half the size, and half of that, until it fits; never less than one patch."""
+        """Halve the size until it fits into `max_tokens`, down to one patch at the least."""
         while max_tokens is not None and height * width // 256 * -(-frames // 2) > max_tokens and height > 16:
             height, width = height // 2, width // 2
         return max(16, height // 16 * 16), max(16, width // 16 * 16)
@@ -54,7 +57,7 @@ class TinyFamily:
 
 
 def numbered_film(folder: Path, name: str, seconds: float, **options) -> Video:
-    """A video row with the truth about its file."""
+    """Render a film with numbered frames and return its video row with correct metadata."""
     path = counting_video(folder / f"{name}.mp4", seconds=seconds, fps=FPS, **options)
     return film_row(path).model_copy(
         update={"duration_us": round(seconds * 1e6), "fps": float(FPS), "width": 160, "height": 64}
@@ -62,7 +65,7 @@ def numbered_film(folder: Path, name: str, seconds: float, **options) -> Video:
 
 
 def film_row(path: Path) -> Video:
-    """A video row with the address and the hash of a file, whatever it holds."""
+    """A video row with the address and the hash of a file; the content is not checked."""
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return make_video(path.stem).model_copy(update={"uri": str(path), "sha256": sha256})
 
@@ -70,7 +73,7 @@ def film_row(path: Path) -> Video:
 def release_of(
     folder: Path, videos: list[Video], questions: int = 2, media: Media = Media.ORIGINAL, problem: str = "Who?"
 ) -> str:
-    """A release in which every video has some questions, the second of them open; two videos in a tar."""
+    """Write a release with two videos per tar; the second question of each video is an open one."""
     samples = [
         make_sample(10 * number + turn, video) for number, video in enumerate(videos) for turn in range(questions)
     ]
@@ -94,9 +97,9 @@ def release_of(
 def write_release(
     folder: Path, videos: list[Video], samples: list[Sample], videos_per_tar: int = 2, media: Media = Media.ORIGINAL
 ) -> str:
-    """Write the files of a release, one split of it, as the pipeline's `shard` and `publish` do; returns its address.
+    """Write one split of a release as the pipeline's `shard` and `publish` do, and return its address.
 
-    That the pipeline's own releases are read as well is shown in `tests/operators/release/test_readers.py`.
+    `tests/operators/release/test_readers.py` tests that releases of the pipeline itself can be read.
     """
     files = []
     for number, first in enumerate(range(0, len(videos), videos_per_tar)):
@@ -130,7 +133,7 @@ def write_release(
 
 
 def make_record(video: Video, samples: list[Sample]) -> WebDatasetRecord:
-    """The `.json` member of a video's record."""
+    """Content of the `.json` member of a video's record."""
     return WebDatasetRecord(
         video_id=video.video_id,
         split=Split.SFT,

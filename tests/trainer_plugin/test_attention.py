@@ -1,4 +1,4 @@
-"""The registered attention is causal attention inside each segment, for any layout, and refuses what it does not do."""
+"""The registered attention is causal within each segment for any layout, and raises on unsupported arguments."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def run_of(*blocks: Block, **options) -> AttentionRun:
 
 
 def states(queries: int, keys: int, heads=(4, 2), seed: int = 0) -> list[torch.Tensor]:
-    """As a model calls it: [1, heads, S, d]."""
+    """q, k and v in the shape that a model passes: [1, heads, S, d]."""
     generator = torch.Generator().manual_seed(seed)
     shapes = [(1, heads[0], queries, 8), (1, heads[1], keys, 8), (1, heads[1], keys, 8)]
     return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
@@ -128,7 +128,7 @@ def plan_of(lengths, layout) -> SequencePlan:
 
 
 def attended_together(lengths, layout, heads):
-    """This rank's tokens, and its share of the output and of the gradients."""
+    """Token indices of this rank, and its part of the output and of the gradients."""
     parallel = groups(layout, heads)
     plan = plan_of(lengths, layout)
     share = plan.share(parallel.sp_rank).attention
@@ -153,7 +153,7 @@ def attended_together(lengths, layout, heads):
     ],
 )
 def test_ranks_together_attend_like_one(ranks, layout, heads, lengths):
-    """The parts of a gather-KV layout have fewer queries than keys, of which they see those up to their own place."""
+    """Parts in a gather-KV layout have fewer queries than keys; a query attends to keys up to its own position."""
     plan = plan_of(lengths, layout)
     inputs = states(len(plan), len(plan), heads)
     out = expected(*inputs, [Block(segment, segment) for segment in plan.segments])

@@ -17,7 +17,7 @@ BUDGET = 100
 
 
 class Lengths:
-    """Samples of which only the lengths matter."""
+    """Samples whose content is irrelevant; only the lengths matter."""
 
     def __init__(self, lengths):
         self.lengths = lengths
@@ -55,7 +55,7 @@ some_lengths = st.lists(st.integers(1, 120), min_size=1, max_size=40).filter(lam
 
 @given(some_lengths, st.integers(1, 4), st.integers(1, 8), st.integers(1, 3))
 def test_in_each_epoch_every_sample_is_learned_once_and_rows_keep_within_the_budget(lengths, ranks, ahead, epochs):
-    steps = list(zip(*streams(lengths, ranks, epochs=epochs, look_ahead=ahead), strict=True))  # equally many rows each
+    steps = list(zip(*streams(lengths, ranks, epochs=epochs, look_ahead=ahead), strict=True))  # equal numbers of rows
     rows = [row for step in steps for row in step]
     assert all(0 < sum(len(example.input_ids) for example in row.examples) <= BUDGET for row in rows)
     seen = Counter(key for row in rows if is_learned(row) for key in keys(row))
@@ -83,7 +83,7 @@ def test_short_and_long_samples_are_seen_equally_often_after_every_row_also_acro
 
 
 def test_few_short_and_long_samples_are_seen_equally_often_when_steps_are_counted():
-    """Fourteen samples in 70 rows, of which the look-ahead holds more than four epochs."""
+    """Read 70 rows of fourteen samples, with a look-ahead of more than four epochs."""
     [stream] = streams([20] * 7 + [90] * 7, 1)
     seen = Counter(key for row in islice(stream, 70) for key in keys(row))
     assert len(seen) == 14 and set(seen.values()) <= {8, 9}
@@ -91,7 +91,7 @@ def test_few_short_and_long_samples_are_seen_equally_often_when_steps_are_counte
 
 
 def test_rows_stay_as_full_as_the_samples_ahead_allow():
-    """Thousand videos of which the longest takes a row: log-normal lengths, a third of a row on average."""
+    """Pack a thousand videos with log-normal lengths: a third of a row on average, a whole row at most."""
     drawn = random.Random(0)
     lengths = [min(BUDGET * 1000, int(drawn.lognormvariate(10.1, 0.8))) for _ in range(1000)]
     rows = list(RowStream(Lengths(lengths), BUDGET * 1000, seed=1, epochs=3))
@@ -109,7 +109,7 @@ def test_a_stream_goes_on_exactly_where_another_was(lengths, before, ranks, more
     again.load_state_dict(state)
     assert [(keys(row), row.epoch) for row in islice(again, 6)] == [(keys(row), row.epoch) for row in rest]
     assert again.skipped == whole.skipped
-    for rank in range(more_ranks):  # and so do more ranks together
+    for rank in range(more_ranks):  # and so do more ranks
         part = RowStream(Lengths(lengths), BUDGET, seed=7, look_ahead=5, rank=rank, ranks=more_ranks)
         part.load_state_dict(state)
         assert keys(next(part)) == keys(rest[rank])
@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_skipped_by_name():
 
 
 def skipped_on(groups: int) -> list[str]:
-    """What this rank logs of a stream of three samples, of which two are too long."""
+    """Messages that this rank logs for a stream of three samples, two of which are too long."""
     rank = dist.get_rank() * groups // dist.get_world_size()
     with logged("trainer_plugin.batches") as messages:
         list(RowStream(Lengths([10, 500, 600]), BUDGET, seed=1, rank=rank, ranks=groups, epochs=2))

@@ -9,7 +9,7 @@ PARTS = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}: {% for part in message['content'] %}"
     "{{ part['text'] }}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}"
 )
-"""The way of SmolVLM's template: a plain string has no parts and would vanish."""
+"""Template like SmolVLM's: it renders only the parts of a message, so a plain string would be lost."""
 
 
 def texts(turn, tokenizer):
@@ -23,15 +23,15 @@ THINKING = (
     "{% else %}{{ message.content }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\nPROMPT{% endif %}"
 )
-"""What Qwen3's templates do with an assistant's last turn: they write its thought again, or an empty one."""
+"""Template like Qwen3's: it rewrites the thought of the last assistant turn, or adds an empty one."""
 QWEN3 = THINKING.replace(
     "PROMPT", "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
 )
-"""Hybrid: a thought is opened by the model, or closed in the prompt."""
+"""Hybrid template: the model opens the thought, or the prompt contains an empty one."""
 QWEN3_VL_THINKING = THINKING.replace("PROMPT", "<think>\n")
-"""The prompt opens it, always."""
+"""Template in which the prompt always opens the thought."""
 DROPPING = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
-"""DeepSeek-R1's and others' way with turns that have been given."""
+"""Template that drops the thoughts of earlier turns, as DeepSeek-R1's does."""
 
 
 def tokenizer_with(template: str | None):
@@ -73,7 +73,7 @@ def test_a_chain_of_thought_is_learned_as_the_model_will_generate_it(template, p
     assert turn.before_ids + turn.after_ids == given
     said = {"role": "assistant", "content": "<think>It floats.</think><answer>a boat</answer>"}
     everything = tokenizer.apply_chat_template([*asked, said])["input_ids"]
-    assert given + turn.answer_ids == everything[:-1]  # without the line's end after it
+    assert given + turn.answer_ids == everything[:-1]  # without the final newline
 
 
 @pytest.mark.parametrize(("template", "name"), [(QWEN3, None), (None, "chatml_no_think")], ids=["qwen3", "by_name"])

@@ -32,7 +32,7 @@ LORA = (
 
 @pytest.fixture
 def run(alone, release, tmp_path):
-    """A run of one step, saved."""
+    """Folder of a saved run of one step."""
     curve(recipe(tmp_path / "run", release, "steps=1"))
     return tmp_path / "run"
 
@@ -94,7 +94,7 @@ def test_a_save_that_dies_leaves_the_last_checkpoint(run, release, monkeypatch):
 
 
 def full_while_it_saves(asked) -> str:
-    """The first rank's disk is full when all shards of the first checkpoint are written. Returns what a rank says."""
+    """Error of this rank if the disk of rank 0 is full after all shards of the first checkpoint are written."""
 
     def full(*arguments):
         raise OSError("No space left on device")
@@ -131,7 +131,7 @@ def test_a_full_disk_is_said_with_what_is_missing_and_leaves_nothing_in_the_way(
     said = (
         r"^the disk of .*/run/checkpoints is full: [\d.]+ MB are to be written, [\d.]+ [MK]B are free; make room for "
     )
-    for _ in range(2):  # and so says the next start
+    for _ in range(2):  # the next start reports the same
         with pytest.raises(FullDisk, match=said + r"[\d.]+ [MK]B more$"):
             curve(asked)
         assert [path.name for path in (small_disk / "run" / "checkpoints").iterdir()] == []
@@ -140,7 +140,7 @@ def test_a_full_disk_is_said_with_what_is_missing_and_leaves_nothing_in_the_way(
 
 
 def fill(folder: Path, room: int) -> None:
-    """Leave so many bytes free on a folder's disk."""
+    """Fill the disk of a folder until `room` bytes are free."""
     (folder / "others").write_bytes(bytes(shutil.disk_usage(folder).free - room))
 
 
@@ -214,14 +214,14 @@ def test_a_leftover_of_a_kill_is_resumed_from_or_the_newest_whole_one_before_it(
     curve(asked)
     folder = tmp_path / "checkpoints"
     last, aside = folder / "step-00000003", folder / ".step-00000003.replaced"
-    shutil.copytree(last, aside)  # killed after the second rename
+    shutil.copytree(last, aside)  # as if killed after the second rename
     flip(last / "state.json")
     with Training(asked) as training:
         assert training.step == 3
     assert (
         f"{last} is damaged: state.json is not what was written; going on from the one before, {aside}" in caplog.text
     )
-    shutil.rmtree(last)  # killed before it
+    shutil.rmtree(last)  # as if killed before it
     flip(aside / "state.json")
     with Training(asked) as training:
         assert training.step == 2
@@ -230,7 +230,7 @@ def test_a_leftover_of_a_kill_is_resumed_from_or_the_newest_whole_one_before_it(
 
 
 def killed_while_it_saves(asked) -> None:
-    """The last rank is killed in the middle of the second checkpoint."""
+    """Train until the last rank is killed in the middle of the second checkpoint."""
     with Training(asked) as training:
         for metrics in training:
             if metrics.step == 2 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
@@ -292,7 +292,7 @@ def test_frozen_weights_are_the_same_for_any_number_of_ranks(ranks, release, tmp
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> dict[str, str]:
-    """Releases of the same two questions about the same film: as it is, with other texts, and of another film."""
+    """Releases of two questions about a film: unchanged, with other texts, and with another film."""
     folder = tmp_path_factory.mktemp("data")
     for name in ("own", "texts", "film"):
         (folder / name).mkdir()
@@ -357,7 +357,7 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, data, tmp_path, c
     with Training(recipe(tmp_path, data["own"], *settings, f"resume_changes=[{', '.join(changes)}]")) as training:
         assert [metrics.step for metrics in training] == [1, 2, 3, 4]
     assert all(f"{name} {change}" in caplog.text for name, (_, change) in changes.items())
-    with Training(recipe(tmp_path, data["own"], *settings, "resume_changes=[]")) as training:  # they are its own now
+    with Training(recipe(tmp_path, data["own"], *settings, "resume_changes=[]")) as training:  # now part of the run
         assert training.step == 4
 
 
@@ -391,7 +391,7 @@ def test_chance_goes_on_where_it_was(alone, release, tmp_path):
 
 
 def begun(folders, release) -> str:
-    """What a rank says whose `out` is another folder than the others'."""
+    """Error of this rank if every rank has a different `out` folder."""
     with pytest.raises(BadInput) as raised:
         Training(recipe(folders[torch.distributed.get_rank()], release, "steps=2"))
     return str(raised.value)
@@ -423,13 +423,13 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(ru
     with Training(recipe(run, release, "steps=3")) as training:
         assert training.step == 1
     assert not (run / "_lock").exists()
-    with pytest.raises(BadInput, match="other settings"):  # nor does one that is refused leave its lock
+    with pytest.raises(BadInput, match="other settings"):  # a refused run leaves no lock either
         Training(recipe(run, release, "steps=3", "row_tokens=256"))
     assert not (run / "_lock").exists()
 
 
 def test_a_run_of_an_earlier_version_keeps_out_another(run, release):
-    """It holds a lock of another name."""
+    """A run of an earlier version holds a lock with another name."""
     with locked(run / ".lock", run), pytest.raises(BadInput, match=rf"^{run} is in use by process {os.getpid()} on"):
         Training(recipe(run, release, "steps=3"))
     with Training(recipe(run, release, "steps=3")) as training:
@@ -465,7 +465,10 @@ def moments_after_resume(asked) -> dict[str, torch.Tensor]:
 
 
 def text_between_videos(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What a step on a video learns after two on texts, in which the tower has no gradients: straight, and resumed."""
+    """Parameters after a step on a video that follows two steps on texts: without a break, and resumed.
+
+    In the steps on texts the vision tower has no gradients.
+    """
     drafts = {"video": Draft((3, Clip(2), 9)), "text": Draft((34,), seed=1)}
 
     def begun() -> tuple[LongVideoModel, torch.optim.Optimizer]:

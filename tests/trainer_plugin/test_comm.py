@@ -1,4 +1,7 @@
-"""Each collective moves what it says; its backward is its adjoint: <f(x), y> = <x, f'(y)>, summed over the ranks."""
+"""Each collective moves the documented data, and its backward is its adjoint.
+
+The adjoint identity is <f(x), y> = <x, f'(y)>, summed over the ranks.
+"""
 
 from itertools import accumulate
 
@@ -42,7 +45,7 @@ def column(matrix, rank):
 
 
 def adjoint(function, x: torch.Tensor) -> tuple[torch.Tensor, float, float]:
-    """What the function gives for x, and both sides of the identity for a random y, of all ranks."""
+    """Output of the function for x, and both sides of the adjoint identity for a random y, summed over all ranks."""
     x.requires_grad_()
     found = function(x)
     y = rows(len(found), *found.shape[1:], rank=dist.get_rank(), seed=9)
@@ -104,7 +107,7 @@ def test_tokens_become_heads_and_heads_tokens(ranks, sizes):
 
 
 def summed_in_half():
-    """The gradient of one row that every rank uses: 256 from one rank, 1 from each of the others."""
+    """Gradient of one row that every rank uses: rank 0 contributes 256, each other rank 1."""
     x = torch.zeros(1 if dist.get_rank() == 0 else 0, 1, dtype=torch.bfloat16, requires_grad=True)
     weight = 256.0 if dist.get_rank() == 0 else 1.0
     (gather(x, (1, 0, 0), dist.group.WORLD) * weight).sum().backward()
@@ -112,7 +115,7 @@ def summed_in_half():
 
 
 def test_gradients_in_half_precision_are_summed_in_float32(ranks):
-    assert ranks.run(summed_in_half)[0].item() == 258  # in bfloat16 256 + 1 is 256
+    assert ranks.run(summed_in_half)[0].item() == 258  # in bfloat16, 256 + 1 is 256
 
 
 def test_one_rank_alone_needs_no_group():
@@ -144,7 +147,7 @@ def linear(device: str, reduction) -> nn.Module:
 
 
 def reduced():
-    """The gradient of a sum over all ranks, and whether this rank's part of it lies in a buffer of ours."""
+    """Gradient of a sum over all ranks, and whether this rank's shard of it lies in one of our buffers."""
     reduction = Noted()
     layer = linear("cpu", reduction)
     layer(rows(5, 1024, rank=dist.get_rank()).float()).sum().backward()
@@ -161,13 +164,13 @@ def test_gradients_are_summed_into_the_buffers_that_it_gives(ranks):
 
 
 class TestOnGpu:
-    """A stream's pool is where what was allocated on it goes back to. Only that stream gets it again."""
+    """Memory allocated on a stream returns to the pool of that stream, and only that stream reuses it."""
 
     pytestmark = GPU
     device = torch.device("cuda", 0)
 
     def pool(self, tensor: torch.Tensor) -> int:
-        """The stream whose pool a tensor's memory is of; 0 is the default one, on which all computation runs."""
+        """Stream whose pool holds a tensor's memory; 0 is the default stream, on which all computation runs."""
         [stream] = [
             segment["stream"]
             for segment in torch.cuda.memory_snapshot()
@@ -178,7 +181,7 @@ class TestOnGpu:
     def test_a_buffer_is_of_memory_that_the_computation_set_free(self):
         numbers = 1 << 26
         reducing = torch.cuda.Stream(self.device)
-        torch.empty(numbers, device=self.device)  # set free at once
+        torch.empty(numbers, device=self.device)  # freed immediately
         reserved = torch.cuda.memory_reserved()
 
         def allocated(reduction) -> torch.Tensor:

@@ -40,7 +40,7 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 """
-"""Tests that run in the background, or under nohup, ignore these, and so would their children."""
+"""Restores the default handlers. Tests in the background or under nohup ignore these signals, and so would children."""
 
 
 def start(code: str) -> subprocess.Popen:
@@ -79,7 +79,7 @@ def test_a_hangup_that_nohup_ignores_stays_ignored():
 
 @pytest.mark.parametrize("torchrun", [True, False])
 def test_what_was_asked_to_end_has_the_signals_status_but_under_torchrun_none(monkeypatch, torchrun):
-    """torchrun takes any other for a failure."""
+    """torchrun treats any status other than 0 as a failure."""
     if torchrun:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     parallel.start()
@@ -123,7 +123,7 @@ def failing(kind: str) -> int:
 
 
 def logged(kind: str) -> tuple[int, list[str]]:
-    """A rank's status, and what it has logged."""
+    """Exit status of this rank and the messages that it logged."""
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())

@@ -11,14 +11,14 @@ from trainer_plugin.data import index_videos, open_release, read_samples, read_v
 
 
 def film_of(path: Path, content: bytes) -> Video:
-    """A video whose file holds these bytes: an MP4 as far as anything here reads it."""
+    """Video row of a file with the given bytes; no test here decodes it."""
     path.write_bytes(content)
     return film_row(path)
 
 
 @pytest.fixture
 def release(tmp_path):
-    """A release of five videos with two questions each, in two tars, without media in none."""
+    """Address and samples of a release of five videos with two questions each, in two tars that hold the media."""
     films = [film_of(tmp_path / f"film{number}.mp4", bytes([number]) * 1000) for number in range(5)]
     samples = [make_sample(2 * number + turn, film) for number, film in enumerate(films) for turn in (0, 1)]
     return write_release(tmp_path / "release", films, samples, videos_per_tar=3), samples

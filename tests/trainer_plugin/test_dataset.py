@@ -16,7 +16,7 @@ SECONDS = (4, 11, 60)
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """Two questions on each of three videos, of which only the records exist: planning needs no more."""
+    """Release with two questions on each of three videos. Only the records exist, as planning reads no media."""
     update = {"width": 160, "height": 64, "fps": 30.0}
     videos = [
         make_video(f"film{seconds}").model_copy(update={**update, "duration_us": seconds * 1_000_000})
@@ -44,7 +44,7 @@ def test_a_sample_shows_the_video_asks_and_answers(url):
     assert len(examples) == 6
     choice, open_ended = examples["q0000"], examples["q0001"]
     [clip] = choice.videos
-    assert clip.frame_times_us == (666_666, 2_000_000, 3_333_333, 3_333_333)  # the last fills the temporal patch
+    assert clip.frame_times_us == (666_666, 2_000_000, 3_333_333, 3_333_333)  # the repeated frame fills the patch
     assert (clip.size, clip.grid.t, clip.frames_per_patch) == ((64, 160), 2, 2)
     assert (clip.video.key, clip.video.url) == ("film4", "videos/film4.mp4")
     shown = "<|video|>" * 40
@@ -85,7 +85,7 @@ def test_what_does_not_fit_gets_smaller_frames_and_then_fewer(url):
         [clip] = dataset.example(number, budget).videos
         seen.append((clip.grid.t, clip.size))
     assert seen == [(60, (64, 160)), (60, (32, 80)), (60, (16, 32)), (49, (16, 32)), (20, (16, 32))]
-    assert clip.frame_times_us == frame_times(60_000_000, 40)  # still over the whole video
+    assert clip.frame_times_us == frame_times(60_000_000, 40)  # still spread over the whole video
 
 
 def test_videos_may_have_a_limit_of_their_own(url):
@@ -95,7 +95,7 @@ def test_videos_may_have_a_limit_of_their_own(url):
 
 @pytest.mark.parametrize(("limit", "tokens"), [(None, 60), (200, 120), (30, 30)])
 def test_a_limit_is_in_place_of_the_processors_budget(url, limit, tokens):
-    """A video of 60 temporal patches, each 10 tokens in 160x64 pixels; the processor's budget is 70."""
+    """The video has 60 temporal patches of 10 tokens each at 160x64 pixels; the processor's budget is 70 tokens."""
     token = byte_tokenizer().convert_tokens_to_ids("<|video|>")
     processor = {"size": {"shortest_edge": 4096, "longest_edge": 70 * 2048}}
     family = family_of(

@@ -40,7 +40,7 @@ def numbers(future) -> list[int]:
 
 
 def processes_of(process: int) -> list[int]:
-    """Its decoders that have not ended."""
+    """Process ids of the running decoders of a process."""
     found: list[int] = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -113,13 +113,13 @@ def test_closing_ends_what_still_decodes(film, strange_decoders):
         time.sleep(0.01)
     began = time.monotonic()
     decoders.close()
-    assert time.monotonic() - began < 50  # it would sleep 100
+    assert time.monotonic() - began < 50  # the decoder would sleep for 100 s
     assert processes_of(os.getpid()) == []
     assert all(future.done() for future in futures)
 
 
 def test_decoders_leave_signals_to_the_trainer_and_end_with_it(film, strange_decoders):
-    """Also one in the middle of a piece. The job has no `__main__` guard, and decoders import nothing of it."""
+    """Busy decoders end too. The job has no `__main__` guard, since decoders do not import its main module."""
     job = (
         "import signal, sys, time, trainer_plugin.sft\n"
         "from tests.trainer_plugin.test_decoders import piece, numbers\n"
@@ -149,7 +149,7 @@ def test_decoders_leave_signals_to_the_trainer_and_end_with_it(film, strange_dec
         assert process.stdout.readline() == "ready\n"
         assert len(running) == 2 and running == processes_of(process.pid)
         modules = Path(f"/proc/{running[0]}/maps").read_text()
-        assert "tokenizers" not in modules  # which the trainer has
+        assert "tokenizers" not in modules  # which the trainer has imported
     finally:
         process.kill()
         process.wait()

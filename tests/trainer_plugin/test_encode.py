@@ -18,7 +18,7 @@ FROZEN = ("steps=2", "trained.vision_tower=false", "trained.projector=false", "o
 
 @pytest.fixture
 def films(tmp_path) -> Path:
-    """A folder with three of them."""
+    """Folder for the three films; `url` renders them."""
     folder = tmp_path / "films"
     folder.mkdir()
     return folder
@@ -26,14 +26,14 @@ def films(tmp_path) -> Path:
 
 @pytest.fixture
 def url(tmp_path, films) -> str:
-    """A release about them that does not hold them."""
+    """Release about the three films that does not contain them."""
     videos = [numbered_film(films, f"film{number}", 1.0 + number) for number in range(3)]
     return release_of(tmp_path, videos, media=Media.NONE)
 
 
 @pytest.fixture
 def asked(tmp_path, url, films):
-    """A recipe with a frozen tower, by the name of its out folder and more settings."""
+    """Factory of recipes with a frozen tower; takes the name of the `out` folder and more settings."""
 
     def of(name: str, *settings: str) -> Recipe:
         return recipe(tmp_path / name, url, *FROZEN, f"videos.media={films}", *settings)
@@ -46,7 +46,7 @@ def reading(url: Path, tower: str) -> str:
 
 
 def levelled_model(folder: Path) -> Path:
-    """A folder with a model whose features have several levels, and the tokenizer of bytes."""
+    """Write a folder with a model whose features have several levels, and the byte tokenizer."""
     config = tiny_config("qwen3_vl")
     config.text_config.vocab_size = 263
     config.vision_start_token_id, config.vision_end_token_id, config.video_token_id = 259, 260, 262
@@ -60,7 +60,7 @@ ADAPTERS = ("trained.lora.rank=4", "trained.language_model=false")
 
 @pytest.mark.parametrize(("make", "settings"), [(model_folder, ADAPTERS), (levelled_model, ())])
 def test_features_take_the_place_of_frames(ranks, asked, films, tmp_path, make, settings):
-    """No video is there any more when they are read, and yet the loss is the same."""
+    """The films are deleted before the features are read, and the loss stays the same."""
     model = [f"model={{path: {make(tmp_path / 'model')}}}", *settings]
     expected = ranks[2].run(curve, asked("frames", *model))[0]
     one, other = ranks[2].run(encode, asked("unused", *model), str(tmp_path / "features"))
@@ -83,7 +83,7 @@ def test_only_what_is_missing_is_encoded_and_a_broken_video_is_named(alone, aske
     assert second == Encoded(first.tower, written=1, found=2, broken={}, unusable=0)
     assert times.items() < {path: path.stat().st_mtime_ns for path in features.iterdir()}.items()
     fewer = encode(asked("unused", "videos.frames.max_frames=2"), str(features))
-    assert (fewer.tower, fewer.written, fewer.found) == (first.tower, 1, 2)  # the longest had more
+    assert (fewer.tower, fewer.written, fewer.found) == (first.tower, 1, 2)  # the longest video had more frames
 
 
 def test_features_of_another_tower_or_of_other_frames_are_refused(alone, asked, tmp_path):

@@ -30,7 +30,7 @@ def text_example() -> Example:
 
 
 def own_log_probs(training: Training) -> torch.Tensor:
-    """What the trained model says, through the trainer's own path; whole on every rank."""
+    """Log-probabilities from the trained model through the trainer's own code path, complete on every rank."""
     model, parallel = training.model, training.parallel
     plan = SequencePlan([text_example()], model.family, parallel.layout, model.costs)
     with torch.no_grad():
@@ -145,14 +145,14 @@ def test_adapters_of_an_unchanged_configuration_load_by_their_folder_alone(alone
     source = model_folder(tmp_path / "source")
     settings = (f"model={{path: {source}}}", "steps=1", "optimizer.warmup=0", *LORA, "export=adapter")
     (tmp_path / "export").mkdir()
-    (tmp_path / "export" / "config.json").write_text("{}")  # of an export before, which would be in the way
+    (tmp_path / "export" / "config.json").write_text("{}")  # from an earlier export; it would break loading
     expected = train_and_export(recipe(tmp_path, release, *settings))
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "export")
     assert torch.allclose(text_log_probs(model.eval(), text_example()), expected, atol=1e-5)
 
 
 def test_a_head_that_the_files_untied_stays_untied(alone, release, tmp_path):
-    """As in training, whoever loads it: vLLM goes by the configuration alone."""
+    """The head stays untied for every loader, as in training: vLLM reads only the configuration."""
     source = tied_folder(tmp_path / "source")
     expected = train_and_export(recipe(tmp_path, release, f"model={{path: {source}}}", "steps=1", "export=model"))
     model = exported(tmp_path / "export")

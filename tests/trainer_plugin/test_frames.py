@@ -18,7 +18,7 @@ from trainer_plugin.frames import BadVideo, read_frames
 from trainer_plugin.patches import resize
 
 SIZE = (64, 160)
-MPEG2 = ("-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-q:v", "3")  # open groups of pictures
+MPEG2 = ("-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-q:v", "3")  # open GOPs
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "25")
 VARIABLE = ("-vf", "select='lt(n,45)+not(mod(n,3))'", "-fps_mode", "passthrough")
 OPEN_GOP = ("-x264-params", "open-gop=1:bframes=3:keyint=25")
@@ -30,7 +30,7 @@ def film(tmp_path_factory) -> Path:
 
 
 def times_of(path: Path) -> list[int]:
-    """When each frame is presented, in microseconds from the first, halves rounded up: what a release's times mean."""
+    """Presentation times of all frames in microseconds from the first, halves rounded up, as in a release."""
     with av.open(str(path)) as container:
         decoded = [(frame.pts, frame.time_base) for frame in container.decode(video=0)]
     return [math.floor((pts - decoded[0][0]) * base * 1_000_000 + Fraction(1, 2)) for pts, base in decoded]
@@ -64,7 +64,7 @@ def test_the_frame_being_presented_is_the_one_returned(tmp_path, name, options):
 
 
 def test_times_count_from_the_first_frame_that_an_edit_list_shows(tmp_path):
-    """Which is not the first in the file that is shown: frames before it in time follow it."""
+    """The shown frame that is stored first is not the first in presentation order, because of B-frames."""
     film = counting_video(tmp_path / "film.mp4", "-bf", "3", seconds=2)
     cut = make(tmp_path / "cut.mp4", "-ss", "0.1", "-i", str(film), "-c", "copy")
     found = read_frames(source_of(cut), [0, 33_334, 66_667, 500_000], SIZE)
@@ -96,7 +96,7 @@ def test_frames_that_become_enormous_on_the_way_are_not_decoded(tmp_path, monkey
 def test_a_video_that_shows_none_of_its_frames_is_damaged(tmp_path):
     film = counting_video(tmp_path / "film.mp4", seconds=1)
     data = make(tmp_path / "cut.mp4", "-ss", "0.1", "-i", str(film), "-c", "copy").read_bytes()
-    media_time = data.index(b"elst") + 16  # after the box's name: version, count and the entry's duration
+    media_time = data.index(b"elst") + 16  # after the box name: version, entry count and duration of the entry
     (tmp_path / "cut.mp4").write_bytes(data[:media_time] + (1 << 24).to_bytes(4, "big") + data[media_time + 4 :])
     with pytest.raises(BadVideo, match="video cut: it shows no frame") as error:
         read_frames(source_of(tmp_path / "cut.mp4"), [0], SIZE)
@@ -148,11 +148,11 @@ def test_what_is_not_asked_is_not_read(tmp_path, monkeypatch):
     assert sum(read) < path.stat().st_size / 3
     read.clear()
     read_frames(source_of(path), range(0, 6_000_000, 100_000), SIZE)
-    assert sum(read) < path.stat().st_size * 1.2  # and what is dense is read once
+    assert sum(read) < path.stat().st_size * 1.2  # dense requests read the file once
 
 
 def test_damage_between_asked_times_is_passed_over(tmp_path):
-    """This file has zeros between the two asked times."""
+    """The file has zeros between the two requested times."""
     data = bytearray(counting_video(tmp_path / "v.mp4", "-movflags", "+faststart", "-g", "10").read_bytes())
     begin = data.index(b"mdat") + 8
     size = len(data) - begin
@@ -163,7 +163,7 @@ def test_damage_between_asked_times_is_passed_over(tmp_path):
 
 
 def test_frames_are_upright(tmp_path):
-    """The picture's left half is white; turned a quarter clockwise, its upper half is."""
+    """The left half of the picture is white; after a clockwise quarter turn, the upper half is."""
     graph = "color=black:s=128x64:d=0.2,drawbox=w=64:color=white:t=fill"
     plain = make(tmp_path / "plain.mp4", "-f", "lavfi", "-i", graph, "-pix_fmt", "yuv420p")
     turned = source_of(make(tmp_path / "v.mp4", "-display_rotation", "-90", "-i", str(plain), "-c", "copy"))

@@ -1,4 +1,4 @@
-"""The chunked head agrees with log_softmax over all logits, in values and gradients, and never holds those logits."""
+"""The chunked head matches log_softmax over all logits in values and gradients, and never materializes them."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason
 
 
 def make(count: int, vocabulary: int, width: int = 6, dtype=torch.float32, seed: int = 0, device: str = "cpu"):
-    """Hidden rows, weight, bias and targets, with logits wide enough that the softmax is far from uniform."""
+    """Hidden states [count, width], weight, bias and targets; the logits make the softmax far from uniform."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {"hidden": (count, width), "weight": (vocabulary, width), "bias": (vocabulary,)}
     tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
@@ -22,7 +22,7 @@ def make(count: int, vocabulary: int, width: int = 6, dtype=torch.float32, seed:
 
 
 def gradients(function, tensors, targets, **options):
-    """Outputs, and gradients of a sum that weighs every output differently."""
+    """Outputs, and gradients of a sum in which every output has a different weight."""
     found = function(tensors["hidden"], tensors["weight"], targets, bias=tensors["bias"], **options)
     outputs = [output for output in found if output is not None]
     weights = [torch.linspace(-1, 2 + number, len(targets)).to(output) for number, output in enumerate(outputs)]
@@ -89,7 +89,7 @@ def test_bfloat16_weights_keep_float32_log_probs_and_weight_sums():
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
     for found, expected in zip(grads, expected_grads, strict=True):
-        # One rounding of the logits' gradient and one of the sum; 300 bfloat16 additions would be off by far more.
+        # Rounded twice: the gradient of the logits and the sum. 300 additions in bfloat16 would be far less exact.
         assert found.dtype == torch.bfloat16
         assert (found.double() - expected).norm() < 4e-3 * expected.norm()
 
@@ -104,7 +104,7 @@ def test_the_weight_costs_nothing_when_it_is_frozen():
 
 
 class Largest(TorchDispatchMode):
-    """The size of the largest tensor that an operation returns in memory of its own."""
+    """Records the size of the largest tensor that an operation returns in newly allocated memory."""
 
     elements = 0
 

@@ -1,4 +1,4 @@
-"""What the trainer needs: one process without the pipeline imports all of it, then collects its tests."""
+"""The trainer does not need the pipeline: a process without it imports all modules and collects all tests."""
 
 import os
 import subprocess

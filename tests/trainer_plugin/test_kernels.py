@@ -1,7 +1,7 @@
-"""Every kernel gives what a dense masked softmax gives, values and gradients, for any list of blocks.
+"""Every kernel matches a dense masked softmax in values and gradients, for any list of blocks.
 
-On the CPU plain kernels stand in for the fused ones and insist on what those can do, so that cutting, packing, merging
-and summing are tested here. The tests marked gpu run the fused kernels themselves.
+On the CPU, plain kernels replace the fused ones and assert the restrictions of those, so that splitting, packing,
+merging and summing are tested here. The tests marked gpu run the fused kernels themselves.
 """
 
 import pytest
@@ -19,7 +19,7 @@ MIXED = [Block((0, 5), (1, 7), causal=False), Block((5, 7), (7, 9)), Block((7, 8
 
 
 def rows(queries: int, keys: int, heads=(4, 2), dim=8, dtype=torch.float64, device="cpu", seed=0):
-    """q, k, v with gradients, and a gradient of the output."""
+    """q, k and v that require gradients, and a gradient of the output; all [tokens, heads, dim]."""
     generator = torch.Generator().manual_seed(seed)
     shapes = [(queries, heads[0]), (keys, heads[1]), (keys, heads[1]), (queries, heads[0])]
     tensors = [torch.randn(*shape, dim, generator=generator) for shape in shapes]
@@ -28,7 +28,7 @@ def rows(queries: int, keys: int, heads=(4, 2), dim=8, dtype=torch.float64, devi
 
 
 def dense(q, k, v, blocks, scale=0.3):
-    """Softmax over a whole matrix with everything hidden that no block lets through, in float64 unless q is float32."""
+    """Attention with a full score matrix, masked by the blocks; in float64 unless q is float32."""
     q, k, v = (tensor if tensor.dtype == torch.float32 else tensor.double() for tensor in (q, k, v))
     seen = torch.zeros(len(q), len(k), dtype=torch.bool, device=q.device)
     for block in blocks:
@@ -40,7 +40,7 @@ def dense(q, k, v, blocks, scale=0.3):
 
 
 def errors(found, tensors, blocks, grad, scale=0.3):
-    """Relative errors, in norm, of the output and the gradients of q, k, v."""
+    """Relative errors in the norm of the output and of the gradients of q, k and v."""
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     expected = dense(*exact, blocks, scale)
     pairs = [(found, expected)]
@@ -50,12 +50,15 @@ def errors(found, tensors, blocks, grad, scale=0.3):
 
 
 def relative(found, expected):
-    """The error's norm as a share of the truth's; of 0.1 where the truth is almost nothing."""
+    """Norm of the error relative to the norm of the expected tensor, or to 0.1 if that norm is smaller."""
     return float((found.double() - expected).norm() / expected.norm().clamp_min(0.1))
 
 
 class FakeCudnn(kernels._Plain):
-    """One segment per call, causal only if it is square: with fewer queries than keys cuDNN would align it top-left."""
+    """Stand-in for cuDNN: one segment per call, causal only if square.
+
+    With fewer queries than keys, cuDNN would align the causal mask top-left.
+    """
 
     @staticmethod
     def forward(q, k, v, call, scale):
@@ -65,7 +68,7 @@ class FakeCudnn(kernels._Plain):
 
 
 class FakeFlash2:
-    """Packed segments, each aligned bottom-right."""
+    """Stand-in for FlashAttention 2: packed segments with bottom-right aligned causal masks."""
 
     @staticmethod
     def forward(q, k, v, call, scale):
@@ -90,13 +93,13 @@ def _segments(call, of_queries, of_keys):
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch):
-    """Property tests set the chunk size as they go."""
+    """Restore the chunk size, which property tests change."""
     monkeypatch.setattr(kernels, "CHUNK_BYTES", kernels.CHUNK_BYTES)
 
 
 @pytest.fixture
 def fakes(monkeypatch):
-    """The fused kernels' stand-ins; four rows are long."""
+    """Replace the fused kernels by stand-ins; segments of four rows or more count as long."""
     monkeypatch.setattr(kernels, "KERNELS", {**kernels.KERNELS, Kernel.CUDNN: FakeCudnn, Kernel.FLASH2: FakeFlash2})
     monkeypatch.setattr(kernels, "CUDNN_MIN_ROWS", 4)
     monkeypatch.setattr(kernels, "resolve", lambda kernel, q: kernel)
@@ -104,7 +107,10 @@ def fakes(monkeypatch):
 
 @st.composite
 def block_lists(draw):
-    """Blocks over all query rows, and the number of key rows: segments, chunks with a prefix, shared keys, gaps."""
+    """Blocks that cover all query rows, and the number of key rows.
+
+    They include segments, chunks with a prefix, shared keys and gaps.
+    """
     queries = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     starts = [sum(queries[:number]) for number in range(len(queries))]
     blocks = []
@@ -130,7 +136,7 @@ def test_any_blocks_give_what_a_masked_softmax_gives(fakes, kernel, case, heads,
 @pytest.mark.parametrize("kernel", [Kernel.PLAIN, Kernel.AUTO])
 def test_gradients_are_the_derivatives(fakes, kernel, blocks):
     *tensors, _ = rows(blocks[-1].query[1], 12, dim=2)
-    # Along random directions: entry by entry is what the test above compares.
+    # Checked along random directions; the test above compares every entry.
     assert torch.autograd.gradcheck(lambda *qkv: attend(*qkv, blocks, 0.3, kernel), tensors, fast_mode=True)
 
 
@@ -151,7 +157,7 @@ def test_keys_that_no_block_names_get_zero_gradients():
 
 
 class TestCalls:
-    """What runs where; long means 4096 rows."""
+    """Tests of which kernel runs each block; segments of 4096 rows or more count as long."""
 
     def test_short_neighbours_are_one_call_and_a_long_segment_is_its_own(self):
         blocks = (Block((0, 50), (0, 50)), Block((50, 90), (60, 100)), Block((90, 9090), (100, 9100)))
@@ -219,7 +225,7 @@ def test_a_fused_kernel_on_the_cpu_is_refused_with_a_way_out(kernel):
 
 @pytest.mark.parametrize("kernel", [Kernel.CUDNN, Kernel.FLASH2])
 def test_the_ops_take_our_arguments(kernel):
-    """On meta tensors the installed torch checks arguments and says shapes; nothing is computed."""
+    """On meta tensors, the installed torch checks arguments and returns shapes without computing anything."""
     q, k, v, grad = (t.detach().to("meta") for t in rows(90, 120, (28, 4), 128, torch.bfloat16))
     calls = plan_calls((Block((0, 90), (30, 120)),), kernel, 90, 120)
     out, lse = kernels._forward(q, k, v, calls, 0.1)
@@ -233,7 +239,7 @@ def test_gradients_of_keys_that_many_blocks_share_are_summed_in_float32(fakes):
     blocks = [Block((row, row + 1), (0, 4), causal=False) for row in range(400)]
     *tensors, grad = rows(400, 4, dtype=torch.bfloat16)
     found = attend(*tensors, blocks, 0.3, Kernel.CUDNN)
-    # 400 additions in bfloat16 would be off by several per cent.
+    # 400 additions in bfloat16 would have an error of several percent.
     assert max(errors(found, tensors, blocks, grad)) < 6e-3
 
 
@@ -292,7 +298,7 @@ def test_a_stash_saves_the_kernels_in_the_recomputation_and_changes_no_bit(fakes
 
 
 class TestOnGpu:
-    """The fused kernels, in bfloat16, against a dense softmax in float64."""
+    """Compare the fused kernels in bfloat16 with a dense softmax in float64."""
 
     pytestmark = GPU
 
@@ -325,7 +331,7 @@ class TestOnGpu:
 
     @pytest.mark.parametrize("kernel", [Kernel.AUTO, Kernel.CUDNN, Kernel.FLASH2])
     def test_rows_with_gaps_between_them(self, kernel):
-        """q, k and v as slices of one tensor, as they come out of an exchange of heads."""
+        """q, k and v are slices of one tensor, as after an exchange of heads."""
         blocks = (Block((0, 5000), (0, 5000)),)
         packed = torch.randn(5000, 4, 64, device="cuda", dtype=torch.bfloat16).requires_grad_()
         q, k, v = packed.split([2, 1, 1], dim=1)

@@ -30,7 +30,7 @@ def rows_of(url, **options) -> RowStream:
 
 
 def plan_of(rank: int, ranks: int):
-    """Every temporal patch of a row goes to one rank, in turn; the plan is how many there are."""
+    """Planner that assigns temporal patches round-robin to the ranks; the plan is their number."""
 
     def plan(row: Row) -> tuple[int, list[FrameShare]]:
         clips = [clip for example in row.examples for clip in example.videos]

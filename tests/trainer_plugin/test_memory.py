@@ -39,7 +39,7 @@ def needed(name: str, ranks: int, *settings: str) -> float:
 
 
 def test_it_is_what_the_tensors_of_a_7b_model_add_up_to():
-    # 8.29e9 parameters at 16 bytes, the head's 0.545e9 at 2, 2 x 28 tensors of 131,072 / 4 x 3,584 at 2.
+    # 8.29e9 parameters at 16 bytes each, the head's 0.545e9 at 2, and 2 x 28 tensors of 131,072 / 4 x 3,584 at 2.
     settings = ("row_tokens=131072", "parallel.sp=4", "model.path=m")
     whole = needed("long_video_sft", 4, *settings)
     assert whole == pytest.approx((8.29e9 * 16 / 4 + 0.545e9 * 2 + 56 * 32768 * 3584 * 2) / GIB, rel=0.01)

@@ -74,8 +74,8 @@ def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint_and_what_is_not
         first.write(metrics(step))
     first.close()
     with (tmp_path / "metrics.jsonl").open("ab") as file:
-        file.write(bytes(200) + b"\n")  # the host stopped
-        file.write(b'{"step": 4, "los')  # the disk was full
+        file.write(bytes(200) + b"\n")  # as after a crash of the host
+        file.write(b'{"step": 4, "los')  # as after a full disk
     second = MetricsLog(tmp_path, {}, step=2)
     second.write(metrics(3, loss=0.5))
     second.close()
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
 
 
 class Wandb(ModuleType):
-    """What is used of W&B's package, which is not installed for tests."""
+    """Fake of the used part of the W&B package, which is not installed for tests."""
 
     class Error(Exception):
         pass

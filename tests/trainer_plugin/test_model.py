@@ -1,4 +1,4 @@
-"""What the model does and does not compute: who encodes, what is recomputed, what is never made."""
+"""Tests of what the model computes: which ranks encode, what is recomputed, and which tensors never exist."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def alone():
-    """A process group of this process."""
+    """Process group of this process only."""
     start()
     yield parallelize(1, tiny_config("qwen2_5_vl").get_text_config(), CPU)
     dist.destroy_process_group()
@@ -64,10 +64,10 @@ def row_of(model, *drafts) -> RowShare:
 
 
 def counted(modules):
-    """A list that grows with each forward pass of one of the modules: by whether it builds a graph."""
+    """A list that gets one entry per forward pass of the modules: whether gradients are enabled."""
     calls = []
     for module in modules:
-        # Before, not after it: a recomputation ends as soon as it has what it needs.
+        # A pre-hook, because a recomputation stops early, as soon as all needed tensors exist.
         module.register_forward_pre_hook(lambda _, __: calls.append(torch.is_grad_enabled()))
     return calls
 
@@ -91,7 +91,7 @@ def test_a_trained_tower_is_recomputed_and_a_frozen_one_encodes_once_without_a_g
 
 
 class Shapes(TorchDispatchMode):
-    """The shapes of all tensors that operations return."""
+    """Records the shapes of all tensors that operations return."""
 
     def __init__(self):
         super().__init__()
@@ -233,7 +233,7 @@ def test_dropout_in_attention_is_refused(alone):
 
 
 def steps_of(drafts, frozen):
-    """How often this rank's tower runs, of which frames, and the gradients that reach it."""
+    """Calls of this rank's tower, number of its frames, and sum of the absolute gradients (None if frozen)."""
     model = tiny_model("qwen2_5_vl")
     if frozen:
         freeze_tower(model)
@@ -261,7 +261,7 @@ def test_a_blank_keeps_ranks_without_frames_in_step(ranks):
 
 
 def refused_of(drafts):
-    """What a rank says when the last one's frames are not of their grid."""
+    """Error of this rank if the frames of the last rank do not match their grid."""
     model = LongVideoModel(tiny_model("qwen2_5_vl"), groups(Layout()), RunOptions(vision_patches=24)).train()
     row = row_of(model, *drafts[dist.get_rank()])
     if dist.get_rank() == 2:

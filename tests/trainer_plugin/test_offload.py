@@ -11,7 +11,10 @@ DRAFTS = (Draft((3, Clip(2), 9)), Draft((16,), seed=1))
 
 
 def test_gradients_are_those_without_any_of_it(ranks):
-    """Nothing recomputed, kept or held elsewhere: what all runs have in common would not show between two others."""
+    """Compare with a run without recomputation, caching or offloading.
+
+    An error that all other runs have in common would not show between two of them.
+    """
     plain = RunOptions(vision_patches=24, recomputed_layers=0, keep_attention=False)
     cases = [plain, RunOptions(vision_patches=24), RunOptions(vision_patches=24, offload=True)]
     expected, *found = (stepped(ranks[1], Case("qwen3_vl", DRAFTS, Layout(), options=case)) for case in cases)

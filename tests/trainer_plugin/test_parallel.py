@@ -1,4 +1,4 @@
-"""Groups are those of dp x ring x ulysses; a rank that dies or hangs is an error on the others, soon."""
+"""Process groups follow dp x ring x ulysses; a rank that dies or hangs soon raises an error on the others."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def config(heads: int = 4, kv_heads: int = 2) -> Qwen2Config:
 
 
 def place(sp, layout):
-    """Where this rank is, and who is in its groups."""
+    """This rank's (dp, dp_rank, sp_rank), and the members of its groups."""
     parallel = parallelize(sp, config(), CPU, layout)
     groups = parallel.sp_group, parallel.ulysses_group, parallel.ring_group
     members = [None if group is None else dist.get_process_group_ranks(group) for group in groups]
@@ -51,7 +51,7 @@ def test_ulysses_ranks_are_neighbours_and_data_parallel_ones_far_apart(ranks):
 
 @pytest.fixture
 def alone(monkeypatch):
-    """A process group of this process, without torchrun."""
+    """Process group of this process only, without torchrun."""
     monkeypatch.delenv("RANK", raising=False)
     assert start() == CPU
     yield
@@ -62,7 +62,7 @@ def test_one_process_is_a_group_of_one(alone):
     parallel = parallelize(1, config(), CPU)
     assert (parallel.world_size, parallel.dp, parallel.sp) == (1, 1, 1)
     assert (parallel.sp_group, parallel.ulysses_group, parallel.ring_group) == (None, None, None)
-    assert start() == CPU  # a second time changes nothing
+    assert start() == CPU  # a second call changes nothing
 
 
 def test_ranks_that_would_share_the_first_gpu_are_refused(monkeypatch):
@@ -110,7 +110,7 @@ def refused(heads, kv_heads):
 
 
 def raised(errors):
-    """What the ranks tell each other, and what they have after that."""
+    """Run a function on all ranks that raises on some; return its result, or type and message of the error."""
 
     def fail():
         if (error := errors[dist.get_rank()]) is not None:
@@ -136,7 +136,7 @@ STEP = Case("qwen2_5_vl", (Draft((5, Clip(4), 20), learned=1.0),), Layout(3, 1),
 
 
 def killed(victim):
-    """How long the others wait for one that is gone."""
+    """Seconds until this rank raises an error after the victim is killed."""
     sharded(STEP)
     if dist.get_rank() == victim:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -154,7 +154,7 @@ def test_a_rank_that_dies_is_an_error_on_every_other_within_seconds(ranks):
 
 
 def absent(absentee, seconds):
-    """All wait for one, in a group of their own."""
+    """Seconds until this rank times out while it waits for the absent rank, in a separate group."""
     group = parallelize(3, config(3, 3), CPU, timeout=timedelta(seconds=seconds)).sp_group
     if dist.get_rank() == absentee:
         time.sleep(2 * seconds)

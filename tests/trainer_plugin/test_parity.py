@@ -1,10 +1,11 @@
-"""The proof: loss, log-probabilities and every parameter's gradient are those of the plain Hugging Face model.
+"""Loss, log-probabilities and the gradients of all parameters match those of the plain Hugging Face model.
 
-The plain model runs on one process, one sample at a time, with its own eager attention, its own vision path and, where
-they are right, its own positions. Ours runs unpatched on 1, 2, 3, 4 and 8 gloo ranks, in float32, under FSDP2.
+The plain model runs in one process, one sample at a time, with its own eager attention, its own vision path and, where
+they are correct, its own positions. Our model runs unpatched on 1, 2, 3, 4 and 8 gloo ranks, in float32, under FSDP2.
 
-The default run takes every number of ranks in every layout for every family, and meets all pairs of values of the other
-switches. All of their products, with so many random inputs each (hours on two cores; `-k 4-` takes four ranks alone):
+The default run tests every number of ranks in every layout for every family, and covers all pairs of values of the
+other switches. The following command runs all combinations, each with the given number of random inputs. It takes hours
+on two cores; `-k 4-` selects four ranks:
 
     PARITY_EXAMPLES=5 python -m pytest tests/trainer_plugin/test_parity.py
 """
@@ -33,11 +34,11 @@ from trainer_plugin.plan import Layout
 
 EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "0"))
 TOLERANCE = 1e-5
-"""Of the largest entry of each tensor; float32 resolves 1.2e-7."""
+"""Maximum difference relative to the largest entry of each tensor; float32 resolves 1.2e-7."""
 
 WORLDS = (1, 2, 3, 4, 8)
 PLACES = [
-    # ranks, layout of a row's ranks (what is left over is data-parallel), query and key heads
+    # ranks, layout of the ranks of a row (the rest is data-parallel), query and key-value heads
     (1, Layout(1, 1), (4, 2)),
     (2, Layout(2, 1), (4, 2)),
     (2, Layout(1, 2), (4, 2)),
@@ -65,7 +66,10 @@ Choice = dict[str, object]
 
 
 def choices() -> list[Choice]:
-    """Every place with every family, and the switches so that each pair of values of any two of all these meets."""
+    """Every place with every family, with switches chosen so that all pairs of values occur.
+
+    With `PARITY_EXAMPLES`, all combinations.
+    """
     switches = [dict(zip(SWITCHES, values, strict=True)) for values in product(*SWITCHES.values())]
     options = [
         [{"place": place, "family": family, **how} for how in switches] for place in PLACES for family in FAMILIES
@@ -77,7 +81,7 @@ def choices() -> list[Choice]:
     chosen = []
 
     def take(some: list[Choice]) -> None:
-        # Of those with most new pairs, the one with most new triples at this number of ranks.
+        # Greedy: the most new pairs; among equals, the most new triples at this number of ranks.
         found = max(some, key=partial(news, met))
         met.update(pairs(found) | triples(found))
         chosen.append(found)
@@ -95,15 +99,17 @@ def news(met: set[object], choice: Choice) -> tuple[int, int]:
 
 
 def pairs(choice: Choice) -> set[object]:
-    """The pairs of values in a choice. Of ways to keep layers there are more than families: they meet all numbers of
-    ranks, not all layouts."""
+    """Pairs of values in a choice.
+
+    There are more values of `layers` than families, so `layers` is paired with the number of ranks, not the place.
+    """
     place, layers = choice["place"], choice["layers"]
     of_layout = (("place", place), ("layers", layers))
     return set(combinations(choice.items(), 2)) - {of_layout} | {("ranks", place[0], layers)}
 
 
 def triples(choice: Choice) -> set[object]:
-    """The triples of values in a choice, whatever the layout."""
+    """Triples of values in a choice, with the number of ranks in place of the layout."""
     return set(combinations({**choice, "place": choice["place"][0]}.items(), 3))
 
 
@@ -138,16 +144,16 @@ drafts = st.builds(
 steps = st.lists(drafts, min_size=1, max_size=4).filter(lambda drafts: any(draft.learned == 1 for draft in drafts))
 
 RICH = [
-    Draft((5, Clip(5), 7, Clip(1, 1, 1, 40_000), 23), seed=1),  # two videos, the first over several ranks
+    Draft((5, Clip(5), 7, Clip(1, 1, 1, 40_000), 23), seed=1),  # two videos, the first spans several ranks
     Draft((31,), learned=1.0, seed=2),
-    Draft((2, Clip(3, 3, 1, 40_000), 4), learned=0.0, seed=3),  # frames to encode, nothing to learn
+    Draft((2, Clip(3, 3, 1, 40_000), 4), learned=0.0, seed=3),  # frames to encode, no supervised tokens
     Draft((1, Clip(2, 1, 2), 9), learned=1.0, seed=4),
 ]
 
 
 @pytest.fixture(scope="module")
 def ranks_of(tmp_path_factory):
-    """Ranks by their number. They stay until another number is asked for."""
+    """Return `Ranks` of a world size. The processes are kept until another size is requested."""
     running: dict[int, Ranks] = {}
 
     def of(world: int) -> Ranks:
@@ -174,7 +180,7 @@ def expected(family, drafts, heads, frozen):
 def test_loss_and_gradients_are_those_of_the_plain_model(ranks_of, choice):
     world, layout, heads = choice["place"]
 
-    # The first is always the simplest: fewer tokens than ranks. Eight ranks on two cores have no time for more.
+    # The first example is always the simplest: fewer tokens than ranks. More would be too slow for 8 ranks on 2 cores.
     @settings(
         max_examples=EXAMPLES or (1 if world == 8 else 2),
         deadline=None,

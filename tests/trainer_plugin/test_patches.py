@@ -1,8 +1,8 @@
-"""Frames become what Hugging Face's processors make of them, bit for bit.
+"""Preprocessed frames equal the output of Hugging Face's processors bit for bit.
 
-The processors need torchvision, which neither the trainer nor its tests depend on. So what they returned is kept as
-samples in `tests/data/hf_video_processors.json`; where torchvision is installed they are asked again, and
-`python -m tests.trainer_plugin.test_patches` writes the file anew.
+The processors need torchvision, which neither the trainer nor its tests depend on. Samples of their output are stored
+in `tests/data/hf_video_processors.json`. Where torchvision is installed, the processors are also run directly, and
+`python -m tests.trainer_plugin.test_patches` rewrites the file.
 """
 
 import json
@@ -32,14 +32,14 @@ CASES = [(family, *shape) for family in ("qwen2_5", "qwen3", "smolvlm") for shap
 
 
 def film(count: int, height: int, width: int) -> torch.Tensor:
-    """Frames in which every place, colour and moment is different."""
+    """Frames that differ in every position, colour channel and time."""
     n, y, x, c = np.ogrid[:count, :height, :width, :3]
     waves = np.sin(x / 7 + n) * 60 + np.cos(y / 5 - c) * 50 + np.sin(x * y / 900 + 2 * c) * 17
     return torch.from_numpy((127.5 + waves).round().astype(np.uint8))
 
 
 def ours(family: str, frames: torch.Tensor) -> torch.Tensor:
-    """What a family's tower gets, with its processor's own defaults."""
+    """Input of a family's tower, with the defaults of its processor."""
     count, height, width, _ = frames.shape
     if family == "qwen2_5":
         size = per_frame_size(height, width, factor=28, min_pixels=128 * 28 * 28, max_pixels=768 * 28 * 28)
@@ -52,7 +52,7 @@ def ours(family: str, frames: torch.Tensor) -> torch.Tensor:
 
 
 def theirs(family: str, frames: torch.Tensor) -> torch.Tensor:
-    """The same from transformers."""
+    """Input of a family's tower as transformers computes it."""
     from transformers import Qwen2VLVideoProcessor, Qwen3VLVideoProcessor, SmolVLMVideoProcessor
 
     video = frames.permute(0, 3, 1, 2)
@@ -64,7 +64,7 @@ def theirs(family: str, frames: torch.Tensor) -> torch.Tensor:
 
 
 def places(tensor: torch.Tensor) -> list[int]:
-    """Thirty places all over a tensor, coprime to its strides."""
+    """Thirty flat indices, evenly spread over a tensor."""
     return [int(place) for place in np.linspace(0, tensor.numel() - 1, 30)]
 
 
@@ -82,7 +82,7 @@ def test_a_towers_input_is_what_the_processor_gives(family, count, height, width
     tensor = ours(family, film(count, height, width))
     golden = json.loads(GOLDEN.read_text())[f"{family} {[count, height, width]}"]
     assert list(tensor.shape) == golden["shape"]
-    # uint8 resizing rounds differently without AVX and in other builds of torch: two levels, over the smallest std
+    # uint8 resizing rounds differently without AVX and in other torch builds: two levels divided by the smallest std
     assert tensor.flatten()[places(tensor)].tolist() == pytest.approx(golden["values"], abs=2 / 255 / 0.26)
 
 
@@ -94,7 +94,7 @@ def test_and_that_to_the_last_bit(family, count, height, width):
 
 
 def test_a_patch_row_is_one_place_through_two_frames():
-    """Row 5 of a 2x4-block grid: the second token's second patch. Its values: channel, frame, y, x."""
+    """Check row 5 of a 2x4-block grid: the second patch of the second token, in the order channel, frame, y, x."""
     frames = film(4, 8, 16)
     rows = qwen_patches(frames, patch=2, temporal=2, merge=2, **HALF)
     assert rows.shape == (2 * 4 * 8, 3 * 2 * 2 * 2)

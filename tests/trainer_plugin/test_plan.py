@@ -1,4 +1,4 @@
-"""Plans alone, for rows of any samples and layouts of any size: who owns, encodes, sends and attends to what."""
+"""Tests of sequence plans for any samples and layouts: what each rank owns, encodes, sends and attends to."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ layouts = st.builds(Layout, st.integers(1, 4), st.integers(1, 4))
 
 @st.composite
 def plans(draw):
-    """A plan and its family."""
+    """Sequence plans of random samples, families and layouts."""
     family = families[draw(st.sampled_from(FAMILIES))]
     samples = make_samples(family, draw(st.lists(drafts, min_size=1, max_size=4)))
     return SequencePlan([sample.example for sample in samples], family, draw(layouts), COSTS)
@@ -84,7 +84,7 @@ def test_costs_are_balanced(plan):
     alone = torch.tensor(alone, dtype=torch.float64)
     costs = alone + COSTS.attention * depth
     if len(plan) * float(costs.min()) < 2 * plan.layout.size * float(costs.max()):
-        return  # then some ranks would have no token
+        return  # too short: some ranks would have no token
     assert spread([float(costs[indices(part)].sum()) for part in plan.parts]) <= 2 * float(costs.max()) * (1 + 1e-9)
     ulysses = plan.layout.ulysses
     for first in range(0, plan.layout.size, ulysses):
@@ -93,7 +93,7 @@ def test_costs_are_balanced(plan):
 
 
 def spread(costs):
-    """The largest distance from the mean."""
+    """Largest distance from the mean."""
     mean = sum(costs) / len(costs)
     return max(abs(cost - mean) for cost in costs)
 
@@ -215,12 +215,12 @@ def test_cuts_cover_all_and_are_balanced(costs, parts):
     [
         (1, 28, 4, 8, Layout(1, 1)),
         (4, 28, 4, 8, Layout(4, 1)),
-        (8, 28, 4, 8, Layout(4, 2)),  # 28 heads are not 8 x anything
+        (8, 28, 4, 8, Layout(4, 2)),  # 28 heads are not divisible by 8
         (8, 32, 8, 8, Layout(8, 1)),
-        (16, 32, 8, 8, Layout(8, 2)),  # across hosts by gather-KV
-        (8, 16, 2, 8, Layout(8, 1)),  # each kv head on 4 ranks
+        (16, 32, 8, 8, Layout(8, 2)),  # gather-KV across hosts
+        (8, 16, 2, 8, Layout(8, 1)),  # each KV head on 4 ranks
         (8, 32, 8, 4, Layout(4, 2)),
-        (6, 12, 4, 6, Layout(2, 3)),  # 6 and 3 divide the query heads, but 4 kv heads fit neither
+        (6, 12, 4, 6, Layout(2, 3)),  # 6 and 3 divide the query heads, but 4 KV heads fit neither
         (3, 16, 2, 8, Layout(1, 3)),
         (7, 28, 4, 7, Layout(1, 7)),
         (7, 28, 1, 7, Layout(7, 1)),

@@ -1,4 +1,4 @@
-"""What happened on a rank is said, whatever it is; and the next run is as if nothing had."""
+"""Every failure on a rank is reported, and the next run is not affected."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ def killed() -> None:
 
 
 class NotBackAgain:
-    """Can be pickled, but raises where it is unpickled."""
+    """An object that can be pickled but raises when it is unpickled."""
 
     def __reduce__(self):
         return refuse, ()

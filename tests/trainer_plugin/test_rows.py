@@ -12,11 +12,11 @@ from trainer_plugin.plan import Costs, Layout
 from trainer_plugin.rows import Load, plan_row, position_of, positions, row_share, still_left_out, without_failed
 
 WORDS = (3 + 4 + 2 - 1, 2 + 5 + 2 - 1, 2 + 3 + 2 - 1, 8 - 1)
-"""What the samples teach: words and a video's two markers, but not the first word."""
+"""Supervised tokens of each sample: words and the two markers of a video, without the first word."""
 
 
 def loads_of(parallel, family, costs) -> list[Load]:
-    """Two rows of two samples; of the second row's first sample, the last rank could not decode what it should have."""
+    """Two rows of two samples; the last rank failed to decode its frames of the second row's first sample."""
     drafts = [(3, Clip(2), 4), (2, Clip(1), 5), (2, Clip(3), 3), (8,)]
     samples = make_samples(family, [Draft(pieces, 1.0, number) for number, pieces in enumerate(drafts)])
     loads = []
@@ -61,7 +61,7 @@ def test_other_groups_learn_theirs_but_know_of_it(ranks):
 
 
 def left_out_after() -> dict[str, str]:
-    """Each rank has one of the rows."""
+    """Skipped samples that remain after a step in which each rank has one of the rows."""
     config = tiny_config("qwen2_5_vl")
     family, costs = family_of(config), Costs.of(config.get_text_config())
     parallel = groups(Layout(1))
@@ -70,12 +70,12 @@ def left_out_after() -> dict[str, str]:
 
 
 def test_a_sample_that_any_rank_learns_is_left_out_no_more(ranks):
-    """s2 is in the last rank's row, but could not be decoded."""
+    """Sample s2 is in the row of the last rank but failed to decode."""
     assert ranks[2].run(left_out_after) == [{"s2": "missing", "s9": "missing"}] * 2
 
 
 class OwnRows:
-    """Rows of which each data-parallel rank has its own, as of texts."""
+    """Rows that are separate for each data-parallel rank, like those of text data."""
 
 
 def taken_up(sp: int) -> tuple[tuple[dict, ...], dict]:

@@ -40,7 +40,7 @@ def test_the_ten_line_job_of_the_documents_says_what_it_does(release, tmp_path):
     given = '"cot_sft", ["out=/runs/cot", "model.path=/models/qwen", "videos.release=/data/v0001"]'
     assert given in job
     job = job.replace(given, f'"demo", {settings}')
-    quiet = "import trainer_plugin.metrics as metrics\nmetrics._QUIET_SECONDS = 0.01\n"  # instead of a minute
+    quiet = "import trainer_plugin.metrics as metrics\nmetrics._QUIET_SECONDS = 0.01\n"  # instead of one minute
     environment = {**os.environ, "PYTHONPATH": python_path(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", quiet + job], env=environment, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
@@ -130,7 +130,7 @@ def test_a_sample_that_is_learned_after_all_is_left_out_no_more(alone, tmp_path)
 
 
 def epoch_of(asked) -> tuple[int, int, int]:
-    """Samples, tokens and supervised tokens of a whole run."""
+    """Total samples, tokens and supervised tokens of a whole run."""
     with Training(asked) as training:
         found = [(metrics.samples, metrics.tokens, metrics.supervised_tokens) for metrics in training]
         assert training.tokens == sum(tokens for _, tokens, _ in found)
@@ -152,7 +152,7 @@ def test_a_run_of_which_no_video_can_be_decoded_ends(alone, tmp_path):
 
 
 def passed_over(asked) -> list[str]:
-    """What this rank logs of steps in which nothing is to be learned, until all samples are left out."""
+    """Messages of this rank about steps without supervised tokens, until all samples are skipped."""
     with logged("trainer_plugin.sft") as messages, pytest.raises(BadInput, match="not one of the 4 samples"):
         curve(asked)
     return [message for message in messages if "they are passed over" in message]
@@ -201,7 +201,7 @@ def test_context_extension_learns_from_texts_and_goes_on_in_them(alone, tmp_path
 
 
 def texts_of(tmp_path: Path, *settings: str):
-    """A recipe for two ranks, of which each reads one of two files of twenty documents each."""
+    """Recipe for two ranks; each rank reads one of two files with twenty documents."""
     model = load_recipe("demo", ["out=x", "videos.release=x"]).model.config
     for number in range(2):
         (tmp_path / f"{number}.jsonl").write_text('{"text": "a quick brown fox. a quick brown fox."}\n' * 20)
@@ -243,7 +243,7 @@ def test_ranks_refuse_together_what_one_of_them_finds_on_the_way(ranks, tmp_path
 
 
 def resume_in_texts(asked) -> str:
-    """What a rank says that goes on in its texts."""
+    """Error of this rank when it resumes within its text data."""
     with pytest.raises(BadInput) as raised:
         Training(asked)
     return str(raised.value)
@@ -288,7 +288,7 @@ def test_what_a_person_must_mend_is_said_before_anything_is_loaded(alone, releas
 
 
 def refused_without(module: str, asked) -> str:
-    """What this rank says when the first one has a package less."""
+    """Error of this rank if rank 0 lacks a package."""
     with pytest.MonkeyPatch.context() as patch:
         if torch.distributed.get_rank() == 0:
             patch.setitem(sys.modules, module, None)
@@ -306,7 +306,7 @@ def test_ranks_refuse_together_what_the_first_cannot_log_to_before_there_is_a_mo
 
 
 def refused_on_one(folders, url: str, out: Path) -> str:
-    """What this rank says when only the first one's host has the model."""
+    """Error of this rank if only the host of rank 0 has the model."""
     with pytest.raises(BadInput) as raised:
         Training(recipe(out, url, f"model={{path: {folders[torch.distributed.get_rank()]}}}"))
     return str(raised.value)
@@ -372,7 +372,7 @@ def saved_at_the_end(out: Path) -> bool:
 
 
 def trained(asked) -> tuple[int, list[str]]:
-    """By which signal a rank ended, and what it logged."""
+    """Signal that ended the training on this rank, and the messages that it logged."""
     with logged("trainer_plugin.sft") as messages:
         return train(asked), messages
 
@@ -385,7 +385,7 @@ def test_ranks_save_and_end_when_one_or_all_are_asked_to(ranks, release, tmp_pat
         while steps_of(tmp_path) < 1:
             assert not running.done(), running.result()
             time.sleep(0.1)
-        os.kill(ranks[2].processes[1].pid, signal.SIGHUP)  # one is enough: they agree
+        os.kill(ranks[2].processes[1].pid, signal.SIGHUP)  # one rank is enough: all ranks agree to stop
         (ended_by, messages), (other, _) = running.result()
     assert ended_by == other == signal.SIGHUP
     before = steps_of(tmp_path)
@@ -394,12 +394,12 @@ def test_ranks_save_and_end_when_one_or_all_are_asked_to(ranks, release, tmp_pat
 
     process = start(TORCHRUN, tmp_path, release, *ENDLESS, "parallel.sp=2")
     wait_for_steps(process, tmp_path, before + 1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does; torchrun passes it on to each rank's whole group
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does; torchrun forwards it to the process group of each rank
     output = process.communicate()[1]
     done = steps_of(tmp_path)
     assert f"going on from {tmp_path}/checkpoints/step-{before:08d}" in output
     assert output.count(f"asked to end after step {done} (SIGINT)") == 1
-    assert "KeyboardInterrupt" not in output  # the only traceback is torchrun's own
+    assert "KeyboardInterrupt" not in output  # the only traceback is that of torchrun
     assert saved_at_the_end(tmp_path)
 
 
@@ -414,7 +414,7 @@ def test_ranks_that_outlive_torchrun_keep_the_next_run_out_and_end_when_one_dies
             Training(recipe(tmp_path, release, *ENDLESS))
     finally:
         os.kill(second, signal.SIGKILL)
-    output = process.stderr.read()  # to its end: the other has ended too
+    output = process.stderr.read()  # reads to the end: the other rank has ended too
     assert output.count("another rank has ended or does not answer") == 1
     with Training(recipe(tmp_path, release, *ENDLESS)):
         assert (tmp_path / "_lock").read_text().startswith(f"process {os.getpid()} on host ")

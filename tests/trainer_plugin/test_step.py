@@ -37,7 +37,7 @@ def sharded(layout: Layout) -> LongVideoModel:
 
 
 def rows_of(model: LongVideoModel, micro_steps: int) -> list[RowShare]:
-    """The four samples dealt out over so many rows of each data-parallel rank."""
+    """Rank inputs of this rank: the four samples distributed over `micro_steps` rows per data-parallel rank."""
     parallel = model.parallel
     samples = make_samples(model.family, DRAFTS)
     rows = []
@@ -84,7 +84,7 @@ def test_the_norm_is_of_the_whole_gradient(ranks):
 
 
 def moved(max_norm: float | None) -> tuple[float, float]:
-    """How far plain gradient descent of step size 1 moves all parameters together, and the gradient's norm."""
+    """Norm of the change of all parameters after an SGD step with learning rate 1, and the gradient norm."""
     model = sharded(Layout())
     before = torch.cat([p.detach().full_tensor().flatten() for p in model.parameters()])
     rows = rows_of(model, 1)
@@ -121,7 +121,7 @@ def test_what_is_not_finite_changes_nothing_and_names_the_row(ranks):
 
 
 def interrupted() -> tuple[StepResult, StepResult]:
-    """A step after one that broke off between its rows, and the same step without."""
+    """Results of a step after one that was interrupted between its rows, and of the same step without it."""
 
     def broken_off(rows: list[RowShare]) -> Iterator[RowShare]:
         yield rows[0]

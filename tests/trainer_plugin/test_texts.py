@@ -25,7 +25,7 @@ DOCUMENTS = [f"document {number} says " + "so much " * (number % 7) for number i
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The same thirty documents in files of every kind, ten in each."""
+    """Folder with thirty documents: ten each in a Parquet file, a gzipped JSON Lines file and a tar."""
     folder = tmp_path_factory.mktemp("texts")
     pq.write_table(pa.table({"text": DOCUMENTS[:10]}), folder / "a.parquet")
     lines = "".join(json.dumps({"text": text, "more": 1}) + "\n" for text in DOCUMENTS[10:20])
@@ -90,7 +90,7 @@ def test_lines_that_are_no_texts_are_passed_over_and_named(tmp_path, caplog):
 
 
 def logged_of(folder, groups: int) -> list[str]:
-    """The documents that this rank logs as no texts."""
+    """Names of the documents that this rank logs as not being text."""
     rank = dist.get_rank() * groups // dist.get_world_size()
     with logged("trainer_plugin.texts") as messages:
         tokens(rows(folder, 5, rank=rank, ranks=groups), 2)
@@ -203,7 +203,7 @@ def test_what_cannot_be_read_is_named(folder, tmp_path):
 
 
 def test_only_the_readers_own_thread_reads_a_parquet_file(folder, monkeypatch):
-    """Arrow's threads would call Python while the interpreter ends."""
+    """Threads of Arrow could call Python while the interpreter shuts down."""
     readers = set()
 
     class Watched(io.FileIO):
@@ -218,7 +218,7 @@ def test_only_the_readers_own_thread_reads_a_parquet_file(folder, monkeypatch):
 
 
 def sparse_tar(path):
-    """512 bytes of header and none of content: a file of 64 GB that is one hole."""
+    """Write a tar with a sparse member of 64 GiB that has a 512-byte header and no content."""
     member = tarfile.TarInfo("a.txt")
     header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
     header[156:157] = tarfile.GNUTYPE_SPARSE
@@ -230,7 +230,7 @@ def sparse_tar(path):
 
 
 def pax_tar(path, headers, repeated=1):
-    """A member of no bytes behind extended headers that say otherwise."""
+    """Write a tar with an empty member whose extended (pax) headers contradict it."""
     member = tarfile.TarInfo("a.txt")
     plain = member.tobuf(tarfile.USTAR_FORMAT)
     member.pax_headers = headers

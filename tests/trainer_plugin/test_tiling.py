@@ -24,7 +24,7 @@ class Gated(torch.nn.Module):
 
 
 def gradients(mlp, hidden, around=lambda function, hidden: function(hidden)):
-    """Of an MLP between two functions whose backward passes need what goes in and out of it."""
+    """Gradients of an MLP between two functions whose backward passes need its input and its output."""
     for parameter in mlp.parameters():
         parameter.grad = None
     hidden = hidden.clone().requires_grad_()
@@ -87,7 +87,7 @@ def test_weights_gradients_are_summed_in_float32():
     mlp = Gated().bfloat16()
     hidden = torch.ones(1024, HIDDEN, dtype=torch.bfloat16)
     expected = gradients(mlp, hidden)["down.weight"]
-    tile(mlp, 1)  # in bfloat16 a sum of equal terms ends at 256 of them
+    tile(mlp, 1)  # in bfloat16, a sum of equal terms stops growing at 256 terms
     torch.testing.assert_close(gradients(mlp, hidden)["down.weight"], expected, rtol=1e-2, atol=0)
 
 

@@ -32,7 +32,7 @@ from trainer_plugin.weights import build_model, read_config, read_tokenizer
 
 
 def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, features=None, **options) -> LongVideoTrainer:
-    """The recipe's run as a Trainer's: the same model, rows, optimizer and rate."""
+    """A Trainer for the run of a recipe, with the same model, rows, optimizer and learning rate."""
     config, tokenizer = read_config(asked.model), read_tokenizer(asked.model)
     parallel = parallelize(asked.parallel.sp, config.get_text_config(), start())
     model = build_model(asked.model, asked.trained, config, parallel, compute=torch.float32, seed=asked.seed)
@@ -59,7 +59,7 @@ def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, feature
 
 
 def as_torchrun_would() -> None:
-    """What torchrun tells the ranks of a group that exists already; accelerate asks for it."""
+    """Set the environment variables of torchrun for the existing process group; accelerate reads them."""
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -87,7 +87,7 @@ def test_the_curve_is_the_recipes_own(ranks, release, tmp_path, world, sp):
 
 
 class Noted(TrainerCallback):
-    """What was learned: the samples of each step."""
+    """Callback that records the samples of each step."""
 
     def __init__(self, trainer: LongVideoTrainer) -> None:
         self.trainer = trainer
@@ -98,7 +98,7 @@ class Noted(TrainerCallback):
 
 
 def noted(trainer: LongVideoTrainer, checkpoint: bool | None = None) -> list[list[str]]:
-    """Train, and say with which samples."""
+    """Train, and return the samples of each step."""
     notes = Noted(trainer)
     trainer.add_callback(notes)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -132,7 +132,7 @@ def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, rele
 
 
 class Rates(TrainerCallback):
-    """The learning rates and betas that are applied, of each of the optimizer's groups, and when to end."""
+    """Callback that records the applied learning rates and betas per parameter group, and stops at step `end`."""
 
     def __init__(self, end: int | None = None) -> None:
         self.end = end
@@ -146,7 +146,7 @@ class Rates(TrainerCallback):
 
 
 class Cycled(LongVideoTrainer):
-    """With a schedule that moves the betas too, and each group to a peak of its own."""
+    """A Trainer whose schedule also changes the betas and has a different peak for each parameter group."""
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         peaks = [0.003 / (1 + number) for number in range(len(self._adam.param_groups))]
@@ -174,8 +174,8 @@ def test_an_interrupted_run_learns_at_the_rates_of_one_that_was_not(alone, relea
 
     asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
     applied, straight = run(save_strategy="steps", save_steps=after)
-    rest, resumed = run(str(tmp_path / f"checkpoint-{after}"))  # as a run that was killed after it
-    assert len(applied[0]) == 2  # groups: with weight decay and without
+    rest, resumed = run(str(tmp_path / f"checkpoint-{after}"))  # as after a kill of the run
+    assert len(applied[0]) == 2  # parameter groups: with and without weight decay
     assert rest == applied[after:]
     logged = [row["learning_rate"] for row in resumed.state.log_history if "learning_rate" in row]
     assert logged == [groups[0][0] for groups in applied]
@@ -205,7 +205,7 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path
     with pytest.raises(BadInput, match=r"videos.target is 'answer', not 'reasoning'"):
         resumed(other=recipe(tmp_path, release, "row_tokens=256", "step_tokens=256", "videos.target=reasoning"))
     assert [groups[0][0] for groups in resumed(*changes, **changes).applied] == [0.001] * 3
-    # As many steps as one likes: the schedule follows.
+    # The number of steps may change; the schedule adapts.
     assert [groups[0][0] for groups in resumed().applied] == pytest.approx([0.00225, 0.0015, 0.00075])
     cycled = trainer_of(asked, tmp_path / "cycled", 4, kind=Cycled, **saving)
     cycled.add_callback(Rates(end=1))
@@ -215,7 +215,7 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path
 
 
 class Own(LongVideoTrainer):
-    """With an optimizer and a schedule of the caller's own, of which the arguments say nothing."""
+    """A Trainer with a custom optimizer and schedule, which the arguments do not describe."""
 
     rate, decay, cycle = 0.003, 0.1, False
 
@@ -288,13 +288,13 @@ def test_a_checkpoint_that_was_being_replaced_is_resumed_from(alone, release, tm
     asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
     saving = {"save_strategy": "steps", "save_steps": 1}
     trainer_of(asked, tmp_path / "out", 1, **saving).train()
-    (tmp_path / "out" / "checkpoint-1").rename(tmp_path / "out" / ".checkpoint-1.replaced")  # killed after that
+    (tmp_path / "out" / "checkpoint-1").rename(tmp_path / "out" / ".checkpoint-1.replaced")  # as if killed after that
     assert len(noted(trainer_of(asked, tmp_path / "out", 2, **saving), checkpoint=True)) == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-2"]
 
 
 def test_a_checkpoint_of_an_earlier_version_resumes_at_the_rate_of_its_schedule(alone, release, tmp_path):
-    """Version 0.1 wrote no hashes, and of the schedule its own state alone."""
+    """Version 0.1 wrote no hashes, and saved only the state of the schedule itself in scheduler.pt."""
     asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
     first = trainer_of(asked, tmp_path / "out", 1, save_strategy="steps", save_steps=1, lr_scheduler_type="linear")
     first.train()
@@ -308,7 +308,7 @@ def test_a_checkpoint_of_an_earlier_version_resumes_at_the_rate_of_its_schedule(
 
 
 def killed_while_it_saves(asked: Recipe, folder, where: str) -> None:
-    """The last rank is killed in the middle of the second checkpoint."""
+    """Train until the last rank is killed in the middle of the second checkpoint."""
     if torch.distributed.get_world_size() > 1:
         as_torchrun_would()
     trainer = trainer_of(asked, folder, 4, save_strategy="steps", save_steps=1)
@@ -345,7 +345,7 @@ def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, r
 
 
 def full_while_it_saves(asked: Recipe, folder, where: str, rank: int) -> str:
-    """One rank's disk is full in the middle of the first checkpoint. Returns what a rank says."""
+    """Error of this rank if the disk of one rank is full in the middle of the first checkpoint."""
     as_torchrun_would()
     trainer = trainer_of(asked, folder, 2, save_strategy="steps", save_steps=1)
 
@@ -377,7 +377,7 @@ def test_a_disk_that_is_full_for_one_rank_is_an_error_on_every_rank(ranks, relea
 
 
 def elsewhere(asked: Recipe, folder) -> str:
-    """What a rank says whose output folder is another one than the others'."""
+    """Error of this rank if every rank has a different output folder."""
     as_torchrun_would()
     own = folder / str(torch.distributed.get_rank())
     with pytest.raises(BadInput) as raised:
@@ -401,7 +401,7 @@ def test_a_checkpoint_that_lacks_something_is_refused_by_name(alone, release, tm
 
 
 class Hub:
-    """What is used of the Hugging Face hub. Notes what each push would upload."""
+    """Fake of the used part of the Hugging Face hub; records the files that each push would upload."""
 
     def __init__(self) -> None:
         self.pushed: list[set[str]] = []
@@ -428,7 +428,7 @@ def test_what_is_pushed_is_the_model_alone(alone, release, tmp_path, monkeypatch
 
 def test_the_best_checkpoint_is_named_where_it_is_and_kept(alone, release, tmp_path):
     class Rated(LongVideoTrainer):
-        """With an evaluation of one's own."""
+        """A Trainer with a custom evaluation."""
 
         def evaluate(self, *arguments, **options):
             return {"eval_score": -self.state.global_step}
@@ -504,7 +504,7 @@ def test_what_cannot_be_decoded_is_named_and_a_step_that_teaches_nothing_is_none
 
 
 def resume_without(asked: Recipe, folder, name: str, rank: int) -> str:
-    """What a rank says when one of them cannot read a file of the checkpoint."""
+    """Error of this rank if one rank cannot read a file of the checkpoint."""
     as_torchrun_would()
     trainer = trainer_of(asked, folder, 2)
     with unreadable(name, rank), pytest.raises((OSError, RuntimeError)) as raised:
@@ -522,7 +522,7 @@ def test_a_file_that_one_rank_cannot_read_is_an_error_on_every_rank(ranks, relea
     ranks[2].run(saved_once, asked, tmp_path)
     for name in ("model.json", "rows.json", "scheduler.pt", "trainer_state.json", "rng_state_1.pth"):
         hashes = sorted(json.loads((tmp_path / "checkpoint-1" / "files.json").read_text()))
-        rank = 1 if name == "rng_state_1.pth" else 1 - hashes.index(name) % 2  # the one that does not check its hash
+        rank = 1 if name == "rng_state_1.pth" else 1 - hashes.index(name) % 2  # does not check the hash of it
         found = ranks[2].run(resume_without, asked, tmp_path, name, rank)
         assert found[rank].startswith("[Errno 5] Input/output error: ") and f"{name}'" in found[rank]
         assert found[1 - rank] == f"rank {rank} has failed: {found[rank]}"
@@ -548,7 +548,7 @@ def test_what_one_rank_finds_damaged_ends_it_on_every_rank(ranks, release, tmp_p
 
 
 def not_finite(asked: Recipe, folder) -> tuple[str, bool]:
-    """What a step says that is not finite, and whether anything was learned."""
+    """Error of a step with a non-finite loss, and whether all other parameters are unchanged."""
     as_torchrun_would()
     trainer = trainer_of(asked, folder, 3)
     poisoned = next(trainer.model.model.model.language_model.parameters())
@@ -619,7 +619,7 @@ def test_what_would_be_passed_over_is_refused(alone, release, tmp_path, options,
         trainer_of(recipe(tmp_path, release), tmp_path, 1, **options)
 
 
-# Arguments that do what transformers says. Of optimizers, those of `trainer._OPTIMIZERS`.
+# Arguments that work as documented by transformers. Of the optimizers, only those in `trainer._OPTIMIZERS`.
 HONOURED = frozenset(
     [
         "output_dir",
@@ -676,8 +676,8 @@ HONOURED = frozenset(
     ]
 )
 
-# Arguments that say nothing about this training: of an `evaluate` of one's own, of scripts around a Trainer, of
-# columns, and of losses that are not finite, which end the run here.
+# Arguments without effect on this training. They concern a custom `evaluate`, scripts around a Trainer, dataset
+# columns, and the logging of non-finite losses, which end the run here.
 ELSEWHERE = frozenset(
     [
         "eval_steps",
@@ -706,7 +706,7 @@ ELSEWHERE = frozenset(
 
 
 def test_every_argument_is_honoured_refused_or_of_no_concern():
-    """Those of transformers 5.17 to 5.20, which are the same; a new one is to be entered."""
+    """Covers the arguments of transformers 5.17 to 5.20, which are the same; new arguments must be added to a list."""
     kinds = [set(HONOURED), set(REFUSED), set(ELSEWHERE)]
     assert set().union(*kinds) == {field.name for field in fields(TrainingArguments)}
     assert sum(map(len, kinds)) == len(set().union(*kinds))

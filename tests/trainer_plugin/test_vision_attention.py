@@ -71,7 +71,7 @@ def test_padding_reaches_it_in_a_smolvlm_tower():
 
 
 class TestOnGpu:
-    """In bfloat16, against a dense softmax in float64."""
+    """Compare attention in bfloat16 with a dense softmax in float64."""
 
     pytestmark = GPU
 

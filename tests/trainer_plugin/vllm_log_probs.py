@@ -1,4 +1,6 @@
-"""What vLLM says of a prompt with a video: run by vLLM's own Python (`VLLM_PYTHON`), which need not have this project.
+"""Computes log-probabilities of a prompt with a video in vLLM.
+
+The script runs under the Python of vLLM's environment (`VLLM_PYTHON`), which does not need this project:
 
 python vllm_log_probs.py ASKED.json ANSWER.json
 """

@@ -1,4 +1,4 @@
-"""`family_of`, and what all families promise."""
+"""Tests of `family_of` and of the contract that all families fulfil."""
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def test_pixels_that_a_family_does_not_make_are_refused(name, processor, message
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_tower_encodes_pieces_of_a_video_as_it_encodes_the_whole(name):
-    """What makes spreading frames exact: no temporal patch attends to another."""
+    """No temporal patch attends to another, so distributing frames over ranks is exact."""
     model, family = tiny_model(name), tiny_family(name)
     height, width = family.frame_size(64, 96, 6)
     frames = torch.randint(0, 256, (6, height, width, 3), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Positions and video tokens are those of Hugging Face's code where it is right, and of Qwen's where it is not."""
+"""Positions and video tokens match Hugging Face's code where it is correct, and Qwen's original code elsewhere."""
 
 import hashlib
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ drafts = st.lists(clips | st.integers(1, 6), min_size=1, max_size=5).map(lambda 
 
 
 def theirs(name, example):
-    """transformers' positions."""
+    """Positions of the example from transformers, [3, tokens]."""
     grids = torch.tensor([[clip.grid.t, clip.grid.h, clip.grid.w] for clip in example.videos])
     seconds = [2 * clip.frame_times_us[1] / 1e6 for clip in example.videos]
     positions, _ = models[name].model.get_rope_index(
@@ -53,13 +53,13 @@ def theirs(name, example):
 
 
 def of_vllm(patches: int, seconds: float, tokens_per_second: float) -> np.ndarray:
-    """vLLM 0.26's time positions of a video, from its `second_per_grid_ts`, with its types."""
+    """Time positions of a video as vLLM 0.26 computes them from `second_per_grid_ts`, with the same data types."""
     factor = torch.tensor([seconds], dtype=torch.float32).item() * tokens_per_second
     return (np.indices((patches, 1, 1))[0].ravel() * factor).astype(np.int64)
 
 
 def time_positions(times: Sequence[int], tokens_per_second: float = 2) -> np.ndarray:
-    """Of a video of one token in each temporal patch."""
+    """Time positions of a video with one token per temporal patch."""
     family = Qwen25VL(tiny_config("qwen2_5_vl"), {})
     family.tokens_per_second = tokens_per_second
     patches = len(times) // 2
@@ -67,7 +67,7 @@ def time_positions(times: Sequence[int], tokens_per_second: float = 2) -> np.nda
 
 
 def originally(example, tokens_per_second):
-    """Qwen2.5-VL's own rule, token by token: text goes on after the largest position so far."""
+    """Positions by the original rule of Qwen2.5-VL: text continues after the largest position so far."""
     videos = iter(example.videos)
     positions, following, ids = [], 0, example.input_ids.tolist()
     while len(positions) < len(ids):
@@ -104,7 +104,7 @@ def test_positions_of_qwen3_are_transformers(draft):
 
 
 def test_a_time_that_float32_puts_below_a_whole_number_is_truncated_as_in_vllm():
-    """1.4 s for each of 75 temporal patches, measured in vLLM 0.26: 14 of them are one lower than the exact product."""
+    """Measured in vLLM 0.26 with 75 temporal patches of 1.4 s: 14 positions are one lower than the exact product."""
     found = time_positions([700_000 * number for number in range(150)])
     exact = np.array([14 * patch // 5 for patch in range(75)])
     assert found[:16].tolist() == [0, 2, 5, 8, 11, 13, 16, 19, 22, 25, 27, 30, 33, 36, 39, 41]
@@ -126,7 +126,10 @@ def test_times_are_vllms_at_every_step_and_length(patches, step_us, first_us, to
 
 
 def test_times_of_long_videos_are_vllms():
-    """100 of 1,200 to 3,600 frames, evenly spread over 10 to 60 minutes; the hash is of what vLLM's formula gave."""
+    """Compare 100 videos of 1,200 to 3,600 frames, evenly spread over 10 to 60 minutes.
+
+    The hash is that of the positions from vLLM's formula.
+    """
     random, digest, unlike = Random(0), hashlib.sha256(), 0
     for _ in range(100):
         frames, duration_us = 2 * random.randint(600, 1800), random.randint(600 * SECOND_US, 3600 * SECOND_US)
@@ -136,18 +139,18 @@ def test_times_of_long_videos_are_vllms():
         digest.update(found.astype("<i8").tobytes())
         unlike += not np.array_equal(found, (torch.arange(frames // 2) * (2 * seconds)).long().numpy())
     assert digest.hexdigest() == "3fe7acef08b7d67113e0d19c9febddfd82193465ecfbff1351a11abde7a996dc"
-    assert unlike == 2  # from a product in float32
+    assert unlike == 2  # positions from a product in float32 differ for two videos
 
 
 def seconds_between(times: Sequence[int]) -> float:
-    """The mean, rounded once."""
+    """Mean seconds between the starts of temporal patches, rounded once."""
     starts = times[::2]
     return float(Fraction(starts[-1] - starts[0], (len(starts) - 1) * SECOND_US))
 
 
 @given(st.integers(1, 1800), st.integers(1, 3 * 3600 * SECOND_US))
 def test_seconds_are_the_processors_to_a_microsecond(patches, duration_us):
-    """`temporal_patch_size / sampled_fps` of evenly spread frames."""
+    """Compare with `temporal_patch_size / sampled_fps` of the processor for evenly spread frames."""
     frames = 2 * patches
     metadata = VideoMetadata(
         total_num_frames=frames, fps=frames / (duration_us / SECOND_US), frames_indices=list(range(frames))
@@ -193,7 +196,7 @@ def test_a_video_of_qwen2_5_is_one_run_of_tokens():
 
 
 class Letters:
-    """Says every text back."""
+    """Tokenizer that returns every text unchanged as its only token."""
 
     def encode(self, text, add_special_tokens=False):
         return [text]
@@ -205,7 +208,7 @@ def test_a_video_of_qwen3_tells_the_times_that_its_processor_tells(patches, fps,
     times = [round(index / fps * 1e6) for index in indices]
     ids = families["qwen3_vl"].video_ids(Letters(), Grid(patches, 2, 4), times, 2 * times[-1])
     seconds = Qwen3VLProcessor._calculate_timestamps(None, indices, fps, 2)
-    if fps == 29.97:  # its times are not whole microseconds
+    if fps == 29.97:  # the frame times are not whole microseconds
         told = [float(text.removeprefix("<").removesuffix(" seconds>")) for text in ids[::5]]
         assert told == pytest.approx(seconds, abs=0.0501)
     else:
@@ -215,18 +218,18 @@ def test_a_video_of_qwen3_tells_the_times_that_its_processor_tells(patches, fps,
 
 
 SIZE = {"shortest_edge": 4096, "longest_edge": 25_165_824}
-"""Of Qwen3-VL's video processor as published (video_preprocessor_config.json of Qwen/Qwen3-VL-8B-Instruct)."""
+"""Size of the published video processor of Qwen3-VL (video_preprocessor_config.json of Qwen/Qwen3-VL-8B-Instruct)."""
 PIXELS = {"min_pixels": 3136, "max_pixels": 12_845_056}
-"""Of Qwen2.5-VL's (preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct): a frame's."""
+"""Pixel limits per frame of Qwen2.5-VL (preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct)."""
 OF_THE_CLASS = {"shortest_edge": 131_072, "longest_edge": 786_432}
-"""Of transformers' class, without a folder."""
+"""Size defaults of the video processor class in transformers, used without a model folder."""
 OF_THE_CLASS = {"shortest_edge": 131_072, "longest_edge": 786_432}
-"""Of transformers' class, without a folder."""
+"""Size defaults of the video processor class in transformers, used without a model folder."""
 sides = st.integers(16, 2200)
 
 
 def sized(family, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
-    """(0, 0) where one side is too long, which transformers refuses too."""
+    """Frame size (height, width); (0, 0) if one side is too long, which transformers refuses too."""
     try:
         return family.frame_size(height, width, frames, max_tokens)
     except ValueError:

@@ -1,4 +1,4 @@
-"""SmolVLM's videos read as its processor writes them."""
+"""Tests that the video tokens of SmolVLM match the text that its processor writes."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ family = tiny_family("smolvlm")
 
 
 class Letters:
-    """One token per character; no video is in an alphabet."""
+    """Tokenizer with one token per character; no character maps to the video token."""
 
     def encode(self, text, add_special_tokens=False):
         return [ord(character) + 1000 for character in text]
