@@ -90,11 +90,11 @@ def test_bytes_that_are_no_parquet_are_named():
         rows_from_parquet(b"hello", Reasoning, "t.parquet")
 
 
-# --- files of strangers ----------------------------------------------------------------------------------------------
+# --- untrusted files -------------------------------------------------------------------------------------------------
 
 
 def equal_samples(count, **columns):
-    """A Parquet file of one sample again and again, with other values in some of its columns: a small file."""
+    """A small Parquet file that repeats one sample `count` times, with these values in some of its columns."""
     sample = make_sample(1, make_video("film")).model_dump(mode="json") | columns
     schema = arrow_schema(Sample)
     indices = pa.array([0] * count, pa.int32())
@@ -117,7 +117,7 @@ def test_a_table_of_as_many_rows_as_expected_is_read():
 
 
 def test_more_rows_than_expected_are_refused_from_the_footer():
-    """The same file with its pages overwritten is refused in the same words: no page was looked at."""
+    """The same file with overwritten pages is refused with the same message, so no page was read."""
     data = equal_samples(200_000)
     footer = int.from_bytes(data[-8:-4], "little") + 8
     for content in (data, b"PAR1" + bytes(len(data) - footer - 4) + data[-footer:]):
@@ -132,7 +132,7 @@ def test_rows_that_take_no_room_in_a_file_are_refused_however_many_were_expected
 
 
 def test_one_long_value_in_every_row_is_refused_after_a_few_of_them():
-    """A dictionary holds it once, so the footer tells nothing of it."""
+    """The dictionary holds the value once, so the footer does not show its size in memory."""
     data = equal_samples(5_000, reasoning="".join(random.Random(0).choices("ab", k=1 << 20)))
     before = pa.default_memory_pool().max_memory()
     with pytest.raises(SchemaError, match="are allowed; do not use it"):
@@ -150,12 +150,15 @@ def test_a_flipped_bit_gives_rows_or_an_error_that_names_the_file(position, bit)
         assert str(error).startswith("spoilt.parquet: ")
 
 
-# --- the interpreter's end -------------------------------------------------------------------------------------------
+# --- interpreter shutdown --------------------------------------------------------------------------------------------
 
 
 def test_no_reader_of_arrow_gets_a_python_file():
-    """Arrow's threads would call it while the interpreter ends (apache/arrow#34314). `trainer_plugin.texts` streams
-    files that are too large for memory, and lets no thread but its own read."""
+    """Arrow's threads would call the Python file during interpreter shutdown (apache/arrow#34314).
+
+    The exception is `trainer_plugin.texts`: it streams files that are too large for memory, and reads only in its own
+    thread.
+    """
     readers = {"read_table", "ParquetFile", "read_parquet", "read_feather", "open_file", "open_stream", "read_csv"}
     found = {
         (str(path.relative_to(ROOT)), ast.unparse(call.args[0]).partition("(")[0])

@@ -1,4 +1,4 @@
-"""Releases of strangers: what a few bytes can stand for is refused before it is read."""
+"""Untrusted releases: small files that expand to huge content are refused before they are read."""
 
 import os
 import tarfile
@@ -49,7 +49,7 @@ END = bytes(1024)
 
 @pytest.fixture
 def read(tmp_path) -> Callable[..., list]:
-    """Reads a tar of these bytes, in which the manifest says are this many videos with two samples each."""
+    """Read a tar of these bytes. Its manifest entry states this many videos with two samples each."""
 
     def read(content: bytes, videos: int = 1, **options: object) -> list:
         file = ReleaseFile(
@@ -72,7 +72,7 @@ def test_records_come_with_their_headers_and_the_media_that_are_wanted(read):
 
 
 def sparse() -> bytes:
-    """512 bytes for a file of 64 GB that is one hole."""
+    """A header of 512 bytes for a sparse file of 64 GiB that is one hole."""
     block = bytearray(header("a.mp4", 0, type=tarfile.GNUTYPE_SPARSE))
     block[483:495] = b"\x80" + (64 << 30).to_bytes(11, "big")
     block[148:156] = b" " * 8
@@ -81,7 +81,7 @@ def sparse() -> bytes:
 
 
 def extended(**headers: str) -> bytes:
-    """A header in pax format, which changes what the next one says."""
+    """A pax header, which overrides fields of the next header."""
     made = tarfile.TarInfo("a.mp4")
     made.pax_headers = headers
     return made.tobuf(tarfile.PAX_FORMAT)
@@ -156,7 +156,7 @@ def test_a_manifest_names_only_what_lies_below_the_release(path):
 
 @pytest.fixture
 def release(tmp_path) -> Path:
-    """A release of one tar of which only the length is right."""
+    """A release with one tar. Only its length matches the manifest."""
     folder = tmp_path / "v0001"
     file = ReleaseFile(path=TAR, sha256="0" * 64, bytes=6, split="sft", videos=1, samples=2)
     made = Release(

@@ -64,7 +64,7 @@ def test_a_file_must_hold_fields(tmp_path: Path):
 
 
 def bomb(levels=9, width=9, name="overrides") -> str:
-    """`a0: &a0 [x, …]`, and each next list holds the one before so often."""
+    """YAML that expands exponentially: `a0: &a0 [x, …]`, then lists that each hold `width` aliases of the previous."""
     lines = [f"a0: &a0 [{', '.join(['x'] * width)}]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
     return "\n".join([*lines, f"{name}: *a{levels - 1}"])

@@ -1,4 +1,4 @@
-"""What file systems raise, put into words: configuration or outage, which address, and what to do."""
+"""Messages for file system errors: configuration error or outage, the address, and what to do."""
 
 import errno
 

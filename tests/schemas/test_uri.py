@@ -15,7 +15,7 @@ from schemas.uri import LONGEST_SHOWN, holds_secret, is_address, public_text, re
         ("http://[::1]:80/a.mp4?SECRET", "http://[::1]:80/a.mp4"),
         ("ftp://host/a.mp4?SECRET", "ftp://host/a.mp4"),
         ("https://host/@channel/a.mp4", "https://host/@channel/a.mp4"),
-        # names in object stores and on disks
+        # special characters in object keys and file names
         ("s3://bucket/a#b c?x=1;d.mp4", "s3://bucket/a#b c?x=1;d.mp4"),
         ("gs://bucket/12:30@home?keyframe=3.mp4", "gs://bucket/12:30@home?keyframe=3.mp4"),
         ("hf://datasets/org/name@main/a#b.mp4", "hf://datasets/org/name@main/a#b.mp4"),
@@ -42,7 +42,7 @@ from schemas.uri import LONGEST_SHOWN, holds_secret, is_address, public_text, re
         ("s3://KEY:PASSWORD@bucket/a#b.mp4", "s3://bucket/a#b.mp4"),
         ("s3://KEY:PASS/WORD@bucket/a b.mp4?secret_access_key=SECRET", "s3://bucket/a b.mp4"),
         ("s3://bucket/a.mp4,https://user:PASSWORD@host/b.mp4?SECRET", "s3://host/b.mp4"),
-        # chains of fsspec
+        # chained fsspec URLs
         ("simplecache::https://user:PASSWORD@host/a.mp4?SECRET", "simplecache::https://host/a.mp4"),
         ("zip://a.mp4::https://user:PASSWORD@host/a.zip?SECRET", "zip://a.mp4::https://host/a.zip"),
         # malformed

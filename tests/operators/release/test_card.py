@@ -1,4 +1,4 @@
-"""The dataset card: its front matter is loaded, and its code is run, by the loaders themselves."""
+"""The dataset card: the loaders that it names read its front matter and run its code."""
 
 import os
 import re
@@ -120,7 +120,7 @@ def test_what_others_wrote_is_text_on_the_card(manifest, numbers, text):
 
 
 def tags(card):
-    """The HTML tags that the card's Markdown becomes, in order."""
+    """HTML tags of the card's rendered Markdown, in order."""
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     html = parser.render(card.split("---\n", 2)[2])
     return re.findall(r"<[^>]*>", html)

@@ -1,4 +1,4 @@
-"""Runs that publish one after another or at once, and finding a published dataset again without its name."""
+"""Runs that publish one after another or concurrently, and finding a published dataset without its name."""
 
 import hashlib
 import shutil
@@ -42,7 +42,7 @@ def assembled(tmp_path):
 
 
 def sharded(assembled, run_id, tar=b"a tar"):
-    """The assembled run under another id, with a shard stage that made this one tar."""
+    """Copy the assembled run under another id, with a shard stage that wrote this one tar."""
     store = assembled.store
     run = assembled.run.model_copy(update={"run_id": run_id})
     folder = RunFolder.create(store, run, list(assembled.lanes()))
@@ -65,7 +65,7 @@ def sharded(assembled, run_id, tar=b"a tar"):
 
 
 def meanwhile(monkeypatch, function, act):
-    """Lets `act` happen once, after the next call of this function of the module has returned."""
+    """Call `act` once, immediately after the next call of the module's `function`."""
     real = getattr(module, function)
 
     def interrupted(*arguments):
@@ -104,7 +104,7 @@ def test_who_writes_last_points_to_the_newest_version(assembled, monkeypatch):
     def both():
         meanwhile(monkeypatch, "_latest", lambda: publish(second))
 
-    meanwhile(monkeypatch, "_write", both)  # the second publishes after the first has read and before it writes
+    meanwhile(monkeypatch, "_write", both)  # the second run publishes between the first run's read and write
     assert publish(first).release.version == 1
     assert newest_release(assembled.store, "synthetic").version == 2
     assert latest_run(assembled.store, "synthetic").run.run_id == "second"

@@ -1,4 +1,4 @@
-"""Which readers there are. That they agree is for tests of `operators.release.verify`."""
+"""The set of release readers. The tests of `operators.release.verify` check that they agree."""
 
 import shlex
 

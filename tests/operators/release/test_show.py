@@ -1,4 +1,4 @@
-"""What a person reads when a build has finished."""
+"""The summary that is printed for the user when a build has finished."""
 
 import io
 import re

@@ -39,7 +39,7 @@ def test_members_are_plain_and_the_end_is_marked(tmp_path):
 
 
 class FailingFile:
-    """Fewer bytes than its size promises, as when a disk or a network file system fails half-way."""
+    """A file with 700 bytes fewer than its reported size, as when a disk or network file system fails midway."""
 
     def __init__(self, path):
         self.path = path
@@ -67,7 +67,7 @@ def test_a_member_that_fails_leaves_the_tar_as_it_was(tmp_path):
 def test_a_member_of_more_than_8_gib_has_a_header_that_says_so(tmp_path):
     class Zeros(io.RawIOBase):
         def read(self, size=-1):
-            raise InterruptedError  # the header is what matters
+            raise InterruptedError  # only the header is tested
 
     member = tarfile.TarInfo("big.mp4")
     member.size = 9 << 30

@@ -1,4 +1,4 @@
-"""A good release passes; each way to spoil one is found and named."""
+"""Validation of releases: a good one passes, and each kind of damage is found and named."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def first(root, suffix):
 
 
 def agree(root, file):
-    """Let the manifest name a file's new bytes, so that only what is inside can be wrong."""
+    """Update the manifest to a file's new bytes, so that only the file's content can be wrong."""
     manifest = json.loads((root / "manifest.json").read_text())
     path = root / file.path
     for entry in manifest["files"]:
@@ -46,7 +46,10 @@ def agree(root, file):
 
 
 def rewrite(root, change):
-    """Write the first tar again, its members (name, bytes) changed; returns its path in the release."""
+    """Rewrite the first tar with `change` applied to its members (name, bytes).
+
+    Updates the manifest. Returns the tar's path in the release.
+    """
     file = first(root, ".tar")
     with tarfile.open(root / file.path) as tar:
         members = [(member.name, tar.extractfile(member).read()) for member in tar]
@@ -210,7 +213,7 @@ NO_MP4 = {
 
 @pytest.mark.parametrize("name", NO_MP4)
 def test_what_is_named_mp4_is_opened_as_mp4_and_reaches_nothing(copy, name):
-    """A socket that listens where the file leads hears from nobody."""
+    """The file refers to a listening socket, which must receive no connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         text = NO_MP4[name].format(port=server.getsockname()[1]).encode()
@@ -233,16 +236,16 @@ def test_another_container_named_mp4_is_no_mp4(copy, tmp_path):
 
 
 def test_videos_are_decoded_in_a_child_whose_end_is_told(copy, monkeypatch):
-    """Here by a limit of time that no child keeps; memory is measured by the same watchdog (`test_isolate`)."""
+    """A time limit of 0 s ends the child here. The same watchdog limits memory (see `test_isolate`)."""
     monkeypatch.setattr("operators.release.verify._SECONDS_PER_VIDEO", 0.0)
     refuses(copy, r"data/\w+/.*\.tar: no result within 0 s")
 
 
-# --- a bit that has changed -------------------------------------------------------------------------------------------
+# --- flipped bits -----------------------------------------------------------------------------------------------------
 #
-# manifest.json has the sha256 of every tar and table. README.md and report.html are not in it: people may edit a card,
-# of which only the head is compared by which `datasets` loads the release, and a report is for reading only. Of the
-# manifest itself, `name`, `version` and `run_id` are labels, which nothing else in the folder says again.
+# manifest.json has the sha256 of every tar and table, but not of README.md and report.html. People may edit the card:
+# only its front matter is compared, because `datasets` loads the release by it. The report is only for reading. In the
+# manifest itself, `name`, `version` and `run_id` are labels that no other file in the folder repeats.
 
 
 def flip(data: bytes, bit: int) -> bytes:

@@ -1,4 +1,4 @@
-"""One finished run for all tests of the report."""
+"""Shared fixtures of the report tests: one run and its collected numbers."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.support.synthetic_run import synthetic_run
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """Ten videos in three lanes, of which one cannot be read; everything up to `assemble` has run."""
+    """A run of ten videos in three partitions, finished up to `assemble`. One video is unreadable."""
     return synthetic_run(tmp_path_factory.mktemp("run"), videos=10)
 
 

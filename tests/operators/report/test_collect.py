@@ -1,4 +1,4 @@
-"""The report's numbers against the rows themselves, counted the slow way."""
+"""The report's numbers compared with direct counts over the rows."""
 
 from collections import Counter
 
@@ -35,7 +35,7 @@ def test_videos_clips_and_captions(folder, numbers):
     assert numbers.hours == pytest.approx(sum(video.duration_us for video in videos) / 3.6e9)
     clips = rows(folder, "split", Clip)
     assert numbers.captions == len(clips) == len(numbers.clip_seconds)
-    assert numbers.clip_seconds.sum() == pytest.approx(3600 * numbers.hours)  # clips tile their videos
+    assert numbers.clip_seconds.sum() == pytest.approx(3600 * numbers.hours)  # no gaps or overlaps between clips
 
 
 def test_samples_by_category_kind_and_split(folder, numbers):
@@ -107,7 +107,11 @@ def test_costs_add_up_over_lanes(folder, numbers):
 
 
 def test_the_busy_share_is_of_the_time_that_units_took_not_of_the_lanes_clocks(tmp_path):
-    """A lane whose eight units waited together for 80 s in 10 s weighs eight times one that computed for 10 s."""
+    """Shares are weighted by time summed over work items, not by elapsed time.
+
+    Within 10 s, the work items of one partition wait for 80 s in total, and those of the other compute for 10 s. The
+    first partition has eight times the weight of the second.
+    """
     folder = synthetic_run(tmp_path, videos=8, until="ingest")
     waiting, computing = (each for each in folder.metrics() if each.stage == "ingest")
     waits = {"models": 80.0, "compute": 0.0, "write": 0.0}

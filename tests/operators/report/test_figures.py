@@ -1,4 +1,4 @@
-"""Figures: each carries the numbers that it draws."""
+"""Figures of the report: each contains the numbers that it draws."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Floors against cases that can be counted by hand."""
+"""Baselines compared with cases that can be counted by hand."""
 
 import pandas as pd
 import pytest
@@ -34,7 +34,7 @@ def test_chance_is_the_mean_over_questions_of_different_size():
 
 
 def test_always_one_letter_and_longest_option():
-    assert found()["Always the letter A"].accuracy == 0.5  # B is right as often; the first one is named
+    assert found()["Always the letter A"].accuracy == 0.5  # B is right equally often; the first letter is named
     # q1: one of two longest, q2: wrong, q3: one of two, q4: right
     assert found()["Always the longest option"].accuracy == pytest.approx((0.5 + 0 + 0.5 + 1) / 4)
 

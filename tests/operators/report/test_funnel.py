@@ -1,4 +1,4 @@
-"""Where questions fall out."""
+"""The funnel: at which stage questions are rejected."""
 
 import pandas as pd
 

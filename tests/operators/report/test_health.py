@@ -1,4 +1,4 @@
-"""What the page calls healthy."""
+"""The health findings on the report page."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def verdict(numbers, what):
 def test_what_needs_a_look_comes_first(numbers):
     order = [finding.ok for finding in findings(numbers)]
     assert order == sorted(order)
-    assert False in order  # shard has not run
+    assert False in order  # the shard stage has not run
     assert verdict(numbers, "Videos in more than one split")
 
 
@@ -38,7 +38,7 @@ def test_vanished_questions_are_found(numbers):
 
 
 def test_segments_that_planning_left_out_are_no_unreadable_videos(numbers):
-    """Nine of ten planned videos can be read, and a file beside them was none."""
+    """Nine of ten planned videos are readable. The eleventh file in the source was not a video."""
     segments = RejectGroup("plan", "annotation", 500, ())
     found = findings(replace(numbers, rejects=(*numbers.rejects, segments)))
     assert [each.figure for each in found if each.what == "Readable videos"] == ["9 of 11"]

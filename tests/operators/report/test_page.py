@@ -1,4 +1,4 @@
-"""The page: complete, self-contained, harmless, and readable in a real browser at any width."""
+"""The report page: complete, self-contained, free of active content, and readable in a real browser at any width."""
 
 import re
 from html.parser import HTMLParser
@@ -13,7 +13,7 @@ from tests.support.synthetic_run import synthetic_run
 
 
 class Tags(HTMLParser):
-    """Tags, attributes and text of a page; every opened tag must be closed in order."""
+    """Parser that collects a page's tags, attributes and text. Every opened tag must be closed in order."""
 
     VOID = ("meta", "br", "img", "link", "input", "line", "rect", "hr")
 
@@ -57,7 +57,7 @@ def test_a_full_page_needs_nothing_from_outside(folder):
     for section in ("health", "funnel", "samples", "videos", "time", "examples"):
         assert ("id", section) in tags.attributes
         assert ("href", f"#{section}") in tags.attributes
-    assert tags.tags.count("title") == 1 + tags.tags.count("svg")  # the page's, and one for every picture
+    assert tags.tags.count("title") == 1 + tags.tags.count("svg")  # one for the page, and one for every figure
 
 
 def test_texts_of_models_are_shown_and_never_run(tmp_path):
@@ -74,7 +74,7 @@ def test_a_build_in_which_nothing_passed_says_so(tmp_path):
     assert "Nothing came through" in tags.text
     assert "verify: answerable blind" in tags.text
     assert "Skipped in the source, as no videos: 3 .srt files." in tags.text
-    assert "right 4 of 4 times" in tags.text  # an example of the reject
+    assert "right 4 of 4 times" in tags.text  # an example of a reject message
     assert "article" not in tags.tags
 
 
@@ -98,7 +98,7 @@ def test_the_same_run_gives_the_same_page(folder):
 
 
 def test_the_page_of_a_run_of_an_earlier_version_shows_no_secret_of_its_source(tmp_path):
-    """Versions up to 62b2544 took any address, and wrote it into run.json."""
+    """Versions up to 62b2544 accepted any URL and wrote it to run.json with its secrets."""
     folder = synthetic_run(tmp_path, videos=2, until="ingest")
     earlier = {"source": "https://me:PASSWORD@host/list.csv?SECRET", "media_root": "s3://K:PASSWORD@media"}
     requested = folder.run.requested.model_copy(update=earlier)

@@ -1,4 +1,4 @@
-"""Plots as SVG: proportions, scales, and texts that cannot become markup."""
+"""SVG plots: proportions, scales, and escaped texts."""
 
 import re
 from xml.etree import ElementTree

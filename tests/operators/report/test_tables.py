@@ -1,4 +1,4 @@
-"""Reading columns of a run's tables."""
+"""Tests of reading columns from a run's tables."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +22,7 @@ def test_lanes_and_units_come_in_order(tables):
     assert tables.lanes_done["ingest"] == 3
     ids = tables.frame("ingest", Video, ("video_id", "fps"))["video_id"].tolist()
     assert ids == sorted(ids)
-    assert len(ids) == tables.rows("ingest") == 9  # one of ten could not be read
+    assert len(ids) == tables.rows("ingest") == 9  # one of ten videos is unreadable
 
 
 def test_columns_come_as_they_are_asked_for(tables):
@@ -37,7 +37,7 @@ def test_a_stage_that_has_not_run_has_an_empty_table_of_the_right_types(tmp_path
 
 
 def test_a_run_of_an_earlier_version_is_named(tmp_path):
-    """What 62b2544 ingested has neither of these columns."""
+    """Rows ingested by 62b2544 have neither of these columns."""
     folder = synthetic_run(tmp_path, videos=1, until="ingest")
     [commit] = folder.record("ingest", 0).commits.values()
     rows = tmp_path / object_path(commit.rows_sha256, ".parquet")

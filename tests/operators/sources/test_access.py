@@ -67,7 +67,7 @@ def test_a_list_may_name_what_lies_in_its_own_folder_bucket_or_site(source, insi
         ("hf://datasets/org/name@v1", "hf://datasets/org/name@v1/a.mp4", "hf://datasets/org/name@v2/a.mp4"),
         ("ftp://host/films", "ftp://user:pw@host/films/a.mp4", "ftp://host@other/films/a.mp4"),
         ("https://host/public", "https://host/public/a.mp4?from=../b", "https://host/private/a.mp4"),
-        ("https://host:99999", "/lists/a.mp4", "https://host/a.mp4"),  # an invalid port is no whole scheme
+        ("https://host:99999", "/lists/a.mp4", "https://host/a.mp4"),  # an invalid port does not open the whole scheme
         ("s3://films/a://", "s3://films/a://b.mp4", "s3://other/a.mp4"),
         ("s3:///films", "/lists/a.mp4", "s3:///films/a.mp4"),
         ("abfs://account.dfs.core.windows.net", "abfs://account.dfs.core.windows.net/any/a.mp4", "abfs://any/a.mp4"),
@@ -203,14 +203,14 @@ def test_what_is_gone_is_told_apart_from_an_outage_and_without_secrets(tmp_path,
 
 
 def reason_of(uri, *roots):
-    """Why this file cannot be fetched."""
+    """The reason for which this file cannot be fetched."""
     with pytest.raises(SourceGone) as gone:
         SourceFiles(roots=roots).fetch("film", uri, Path("nowhere"))
     return gone.value.reason
 
 
 def test_a_file_is_missing_while_its_place_is_there_and_else_the_place_is_away(tmp_path):
-    """A disk that is not mounted leaves an empty folder, or none."""
+    """An unmounted disk leaves an empty folder, or no folder."""
     for name in ("films/a", "films/mount", "other"):
         (tmp_path / name).mkdir(parents=True)
     films = str(tmp_path / "films")
@@ -218,11 +218,11 @@ def test_a_file_is_missing_while_its_place_is_there_and_else_the_place_is_away(t
     (tmp_path / "films/link.mp4").symlink_to(tmp_path / "other/film.mp4")
     assert reason_of(f"{films}/a/gone.mp4", films) == "missing_file"
     assert reason_of(f"{films}/a/there.mp4/gone.mp4", films) == "missing_file"
-    assert reason_of(f"{films}/removed/gone.mp4", films) == "missing_file"  # with its folder, one of many
+    assert reason_of(f"{films}/removed/gone.mp4", films) == "missing_file"  # its folder is missing too, others exist
     assert reason_of(f"{films}/removed/gone.mp4") == "system_error"
     assert reason_of(f"{films}/mount/gone.mp4", films) == "system_error"
     assert reason_of(f"{films}/mount/b/gone.mp4", films) == "system_error"
-    assert reason_of(f"{films}/link.mp4", films) == "system_error"  # it leads to an empty folder
+    assert reason_of(f"{films}/link.mp4", films) == "system_error"  # its target is in an empty folder
     assert reason_of(f"{tmp_path}/away/b/gone.mp4", f"{tmp_path}/away") == "system_error"
 
 
@@ -235,7 +235,7 @@ def test_a_folder_that_lets_nobody_in_is_not_a_missing_file(tmp_path, unprivileg
 
 
 def test_a_file_that_may_not_be_read_is_not_a_missing_file(tmp_path, unprivileged):
-    """The rights of many files can change with one command: it counts as a fault of the machine."""
+    """One command can change the permissions of many files, so the error counts as a fault of the machine."""
     film = tmp_path / "film.mp4"
     film.touch()
     (tmp_path / "other.mp4").touch()
@@ -250,7 +250,7 @@ def test_a_file_that_may_not_be_read_is_not_a_missing_file(tmp_path, unprivilege
 
 
 def test_an_object_that_may_not_be_read_is_not_a_missing_file(tmp_path):
-    """As with credentials that may list a bucket but no longer read its objects."""
+    """The case arises with credentials that may list a bucket but no longer read its objects."""
 
     class Listed(MemoryFileSystem):
         protocol = "listed"

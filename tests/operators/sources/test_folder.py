@@ -30,7 +30,7 @@ def put_objects(s3_bucket, *keys):
         fs.pipe_file(f"{root}/{key}", b"x")
 
 
-# --- what is a video --------------------------------------------------------------------------------------------------
+# --- which files are videos -------------------------------------------------------------------------------------------
 
 MUXERS = {
     ("asf", "wmv2"): {".asf", ".wmv"},
@@ -137,7 +137,7 @@ def test_names_that_only_resemble_a_download_are_films(tmp_path, name):
     assert search(tmp_path).names == [name]
 
 
-# --- where is searched ------------------------------------------------------------------------------------------------
+# --- which folders are searched ---------------------------------------------------------------------------------------
 
 HIDDEN = [
     ".Trash-1000", ".snapshot", ".git", "@eaDir", "lost+found", "$RECYCLE.BIN", "$Recycle.Bin", "__MACOSX",
@@ -147,7 +147,7 @@ HIDDEN = [
 
 @pytest.fixture(params=["local", "s3"])
 def place(request, tmp_path):
-    """Somewhere to keep films: the function that puts some there, and the one that finds them."""
+    """A place for video files: a function that writes files there, and one that searches it."""
     if request.param == "local":
         return (lambda *names: touch(*(tmp_path / name for name in names))), (lambda below="": search(tmp_path / below))
     bucket = request.getfixturevalue("s3_bucket")
@@ -173,7 +173,7 @@ def test_a_hidden_folder_that_is_named_as_the_source_is_searched(place):
 
 
 def make_store(url, tmp_path):
-    """A store with a plan and a clip, as a build leaves it."""
+    """Create a store with a plan and a clip, as a build leaves it."""
     store = Store(url)
     store.write("runs/one/run.json", b"{}")
     touch(tmp_path / "clip.mp4")
@@ -216,7 +216,7 @@ def test_the_output_of_a_build_is_no_source(tmp_path, s3_bucket, monkeypatch):
         search_folder(fs, root, f"{s3_bucket}/out/objects")
 
 
-# --- what cannot be read ----------------------------------------------------------------------------------------------
+# --- unreadable files and folders -------------------------------------------------------------------------------------
 
 
 def test_a_folder_without_permission_is_an_error_and_not_empty(tmp_path, unprivileged):
@@ -264,7 +264,7 @@ def test_a_folder_that_cannot_be_read_now_is_an_outage(tmp_path, monkeypatch, nu
 
 def test_a_folder_of_a_server_that_cannot_be_read_is_an_error_and_not_empty():
     class Locked(MemoryFileSystem):
-        """A file system with folders, of which one is not everybody's."""
+        """A file system in which one folder denies access."""
 
         cachable = False
 
@@ -279,7 +279,7 @@ def test_a_folder_of_a_server_that_cannot_be_read_is_an_error_and_not_empty():
 
 
 def test_links_that_lead_nowhere_are_looked_for_as_videos(tmp_path):
-    """A link without a suffix may have led to a folder, of a disk that is not mounted now."""
+    """A broken link without a suffix may point to a folder on a disk that is not mounted now."""
     touch(tmp_path / "a.mp4")
     for name in ("film.mp4", "disk2", "notes.txt"):
         (tmp_path / name).symlink_to(tmp_path / "away" / name)

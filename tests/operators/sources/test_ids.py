@@ -31,13 +31,13 @@ def touch(folder, *names):
 
 
 def ids_of(source, given=None):
-    """Ids by path in the source."""
+    """Source ids by path relative to the source. The listing must have no rejects."""
     listing = read_sources(str(source), given=given)
     assert listing.rejects == ()
     return {found.uri.removeprefix(f"{source}/"): found.source_id for found in listing.sources}
 
 
-# --- an id follows from a path ----------------------------------------------------------------------------------------
+# --- ids are derived from paths ---------------------------------------------------------------------------------------
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
@@ -103,7 +103,10 @@ def test_a_thousand_files_keep_their_ids_when_half_of_them_go_and_others_come(tm
 
 
 def earlier_ids(paths):
-    """What versions up to 62b2544 made of paths: a name of 11 letters was an id, unless two paths had it."""
+    """Ids that versions up to 62b2544 derived from paths.
+
+    A file stem of 11 characters (`[A-Za-z0-9_-]`) was itself the id, unless two paths had that stem.
+    """
     stems = {path: PurePosixPath(path).stem for path in paths}
     used = Counter(stems.values())
 
@@ -129,7 +132,7 @@ def any_store(request):
 
 
 def plan_earlier(store, run_id, source, *paths, name="films", **ids):
-    """Plan a run as earlier versions did: without `ids.json`, and with their ids."""
+    """Plan a run as earlier versions did: with their ids and without `ids.json`."""
     folder = str(source).removesuffix("/list.csv")
     given = {ids.get(path, source_id): f"{folder}/{path}" for path, source_id in earlier_ids(paths).items()}
     sources = tuple(
@@ -279,14 +282,14 @@ def test_a_run_of_another_program_is_named(store, text, told):
 def test_the_ids_are_collected_once_and_stay(any_store):
     plan_earlier(any_store, "one", "/mnt/films", "a/segment_001.mp4")
     given = read_given_ids(any_store)
-    with ThreadPoolExecutor(max_workers=4) as pool:  # several plans at the same time
+    with ThreadPoolExecutor(max_workers=4) as pool:  # several concurrent plans
         list(pool.map(lambda _: keep_given_ids(any_store, given), range(4)))
     plan_earlier(any_store, "two", "/mnt/films", "a/segment_001.mp4", "b/segment_001.mp4")
     assert read_given_ids(any_store) == given
 
 
 def test_nothing_that_a_store_holds_becomes_stale_when_the_ids_are_kept(store, tmp_path):
-    """All keys of a video's work begin with its row, and its split follows from its id."""
+    """The keys of a video's work items depend on its source row, and its split depends on its id."""
     films, paths = tmp_path / "films", ["a/segment_001.mp4", "dQw4w9WgXcQ.mp4", "b/c d.mp4"]
     touch(films, *paths)
     plan_earlier(store, "one", films, *paths)

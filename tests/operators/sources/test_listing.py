@@ -171,7 +171,7 @@ def test_a_line_with_more_fields_than_the_header_is_one_reject(tmp_path):
 
 @pytest.fixture
 def forbidding_s3(monkeypatch):
-    """An S3 server that knows every object and lets nobody see one."""
+    """An S3 server that answers every request with 403 Forbidden."""
 
     class Forbid(BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -337,7 +337,7 @@ def test_a_shot2story_meta_table_that_is_no_text_is_named(shot2story):
         read_sources(str(shot2story))
 
 
-# --- what a list may name, and what is kept of it
+# --- what a list may name, and what is stored of it
 
 
 def listed(tmp_path, rows, *allowed):
@@ -466,11 +466,11 @@ ODD_KEYS = [
     *(name for name in ODD_NAMES if name.isprintable()), "/leading.mp4", "a//b.mp4", "a/../b.mp4", "../up.mp4",
     "./here.mp4", "http://x/y.mp4", "b c+d&e=f.mp4",
 ]  # fmt: skip
-"""Of keys with a line's end, the server of these tests answers that there is no such page."""
+"""Keys of printable characters only: the test S3 server answers 404 for keys with a line break."""
 
 
 def put_objects(s3_bucket, keys):
-    """Write objects as a client of S3 does that knows nothing of folders or addresses."""
+    """Write objects with boto3, which does not interpret keys as folders or URLs."""
     import boto3
 
     client = boto3.client("s3")
@@ -523,7 +523,7 @@ def test_a_file_that_may_not_be_read_is_one_reject(tmp_path, unprivileged):
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
 def test_a_found_file_or_a_list_that_cannot_be_read_now_is_an_outage(tmp_path, monkeypatch, number):
-    """A version without the videos of a disk that fails must not replace one with them."""
+    """A new version without the videos of a failing disk must not replace one that has them."""
     touch(tmp_path / "good.mp4")
     (tmp_path / "list.csv").write_text("uri\ngood.mp4\n")
     info = LocalFileSystem.info

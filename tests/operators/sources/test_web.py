@@ -1,4 +1,4 @@
-"""Against real servers on loopback, which are private addresses: allowed where a test says so."""
+"""Tests with real servers on loopback, whose private addresses are refused unless a test allows them."""
 
 import socket
 
@@ -24,7 +24,7 @@ def test_a_public_or_allowed_file_is_read_with_size_and_stamp(server, tmp_path):
 
 
 def test_an_empty_file_has_a_size_and_a_stamp(tmp_path):
-    """Its first byte was asked for, and there is none (HTTP 416)."""
+    """A request for the first byte gets HTTP 416, because the file has no bytes."""
     with serving({"/empty.mp4": b""}) as server:
         assert size_and_stamp(f"{server.url}/empty.mp4", {server.site}) == (0, '"empty"')
         download(f"{server.url}/empty.mp4", tmp_path / "empty.mp4", {server.site})
