@@ -51,6 +51,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class ImaginaryFilm:
+    """The ground truth of an imaginary film: its clips and its on-screen texts."""
+
     duration_us: int
     edges_us: tuple[int, ...]
     """Clip boundaries in microseconds, from 0 to the duration."""

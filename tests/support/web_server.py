@@ -66,6 +66,7 @@ class Answer(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(files: Mapping[str, bytes] | None = None) -> Iterator[Server]:
+    """Run a `Server` in a thread. `files` maps paths to bodies, in addition to `/film.mp4`."""
     with Server(files) as server:
         Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         try:

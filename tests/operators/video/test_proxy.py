@@ -42,7 +42,7 @@ def lasting(video: VideoProbe, duration_us: int) -> VideoProbe:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> VideoProbe:
-    """30 frames per second for 1.5 s, then every seventh of them. The container's clock does not start at 0."""
+    """30 frames per second for 1.5 s, then only every seventh frame. The container's clock does not start at 0."""
     path = tmp_path_factory.mktemp("source") / "v.mkv"
     return probe(counting_video(path, *VARIABLE, "-output_ts_offset", "3.21", seconds=SECONDS))
 
