@@ -33,7 +33,7 @@ def test_the_frame_being_presented_is_the_one_returned(tmp_path, name, options):
 
 
 def test_sparse_times_jump_over_what_lies_between(tmp_path):
-    """Decoding everything would need every packet. In this file, zeros replace the bytes of some not needed."""
+    """Decoding everything would need every packet. Zeros replace some of the packets that are not needed here."""
     source = counting_video(tmp_path / "v.mp4", "-movflags", "+faststart", "-g", "10")
     data = bytearray(source.read_bytes())
     begin = data.index(b"mdat") + 8
