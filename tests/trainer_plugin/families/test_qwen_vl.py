@@ -223,8 +223,6 @@ PIXELS = {"min_pixels": 3136, "max_pixels": 12_845_056}
 """Pixel limits per frame of Qwen2.5-VL (preprocessor_config.json of Qwen/Qwen2.5-VL-7B-Instruct)."""
 OF_THE_CLASS = {"shortest_edge": 131_072, "longest_edge": 786_432}
 """Size defaults of the video processor class in transformers, used without a model folder."""
-OF_THE_CLASS = {"shortest_edge": 131_072, "longest_edge": 786_432}
-"""Size defaults of the video processor class in transformers, used without a model folder."""
 sides = st.integers(16, 2200)
 
 
