@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from benchmarks.films import LOOKS, film
 from benchmarks.metering import cpu_seconds, ffmpeg_cli
-from operators.video.analysis import analyse
-from operators.video.cut import ENCODING, SOUND_ENCODING, open_cutter
-from operators.video.ffmpeg import run_ffmpeg
-from operators.video.probe import VideoProbe, probe
+from operators.video.analysis.analysis import analyse
+from operators.video.clips.cut import ENCODING, SOUND_ENCODING, open_cutter
+from operators.video.decode.ffmpeg import run_ffmpeg
+from operators.video.decode.probe import VideoProbe, probe
 
 CLIP_US = 10_000_000
 CODED_BY_NONE = "anything that is not copied"

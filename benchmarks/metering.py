@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
-from operators.video.ffmpeg import ffmpeg_executable
+from operators.video.decode.ffmpeg import ffmpeg_executable
 
 _LOOK_SECONDS = 0.05
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from av.video.frame import VideoFrame
 
-from operators.video.analysis import Sampling, analyse
-from operators.video.colour import matrix, to_yuv420
-from operators.video.key_frames import analyse_key_frames, propose
-from operators.video.probe import probe
-from operators.video.proxy import FPS, proxy_size
+from operators.video.analysis.analysis import Sampling, analyse
+from operators.video.analysis.key_frames import analyse_key_frames, propose
+from operators.video.analysis.proxy import FPS, proxy_size
+from operators.video.decode.colour import matrix, to_yuv420
+from operators.video.decode.probe import probe
 from schemas.config import Detector
 
 THRESHOLD = 3.0

@@ -25,16 +25,16 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from operators.samples import render_samples
-from operators.samples.film import render_film, truth_path_of
-from operators.video.agreement import Score, agreement
-from operators.video.analysis import analyse
-from operators.video.key_frames import propose, refine
-from operators.video.probe import probe
-from operators.video.shots import shot_starts
-from operators.video.transnet import TransNet
+from benchmarks.shot_agreement import Score, agreement
+from operators.demo.films import render_samples
+from operators.demo.films.film import render_film, truth_path_of
+from operators.demo.films.script import Distractor, FilmScript, FilmTruth, Scene, Shot
+from operators.video.analysis.analysis import analyse
+from operators.video.analysis.key_frames import propose, refine
+from operators.video.analysis.shots import shot_starts
+from operators.video.analysis.transnet import TransNet
+from operators.video.decode.probe import probe
 from schemas.config import Detector
-from schemas.sample_film import Distractor, FilmScript, FilmTruth, Scene, Shot
 from schemas.tables import VideoCategory
 
 TOLERANCE_US = 80_000

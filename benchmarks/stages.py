@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from operators.runs import RunFolder
+from operators.store.run_folder import RunFolder
 from schemas.tables import Video
 
 

@@ -32,17 +32,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from trainer_plugin.examples import IGNORED, Example, Grid, VideoClip, VideoSource
+from trainer_plugin.distributed.mesh import parallelize, start
+from trainer_plugin.distributed.sequence_plan import Costs, SequencePlan
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
-from trainer_plugin.kernels import Kernel
-from trainer_plugin.metrics import TowerCosts, training_flops
 from trainer_plugin.model import Head, LongVideoModel, RowShare, RunOptions, shard_parameters
-from trainer_plugin.parallel import parallelize, start
-from trainer_plugin.plan import Costs, SequencePlan
+from trainer_plugin.ops.attention_kernels import Kernel
 from trainer_plugin.recipe import Lora, Trained
-from trainer_plugin.step import adamw, supervised_tokens, train_step
-from trainer_plugin.weights import prepare
+from trainer_plugin.training.metrics import TowerCosts, training_flops
+from trainer_plugin.training.optimizer_step import adamw, supervised_tokens, train_step
+from trainer_plugin.training.weights import prepare
+from trainer_plugin.types import IGNORED, Example, Grid, VideoClip, VideoSource
 
 PEAK = 989e12
 FRAME = (252, 448)

@@ -21,9 +21,9 @@ from benchmarks.films import LOOKS, Look, film
 from benchmarks.metering import ffmpeg_cli, least_cpu_seconds
 from benchmarks.passes import key_frames, key_frames_refined, one_pass
 from benchmarks.peers import NOT_INSTALLED, READERS
-from operators.video.packets import open_video
-from operators.video.probe import probe
-from operators.video.proxy import FPS, proxy_size
+from operators.video.analysis.proxy import FPS, proxy_size
+from operators.video.decode.packets import open_video
+from operators.video.decode.probe import probe
 
 BARE = "ffmpeg decodes, one thread"
 ONE_PASS = "index, shots, measures, 2 fps frames"

@@ -2,8 +2,8 @@
 
 from airflow.sdk import dag
 
-from operators.airflow_lanes import DEFAULT_ARGS, build_tasks
-from operators.airflow_params import build_params
+from operators.airflow.params import build_params
+from operators.airflow.tasks import DEFAULT_ARGS, build_tasks
 
 DOC = """
 ### Long videos in, a verified reasoning dataset out

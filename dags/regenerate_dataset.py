@@ -4,8 +4,8 @@ from datetime import datetime
 
 from airflow.sdk import Param, dag
 
-from operators.airflow_lanes import DEFAULT_ARGS, build_tasks
-from operators.airflow_operators import StaleOperator
+from operators.airflow.operators import StaleOperator
+from operators.airflow.tasks import DEFAULT_ARGS, build_tasks
 
 DOC = """
 ### What changed since the last published build, and only that

@@ -15,16 +15,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
+from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
+from operators.execution.runner import Halt, Progress, run_stage
 from operators.models.session import resolve
-from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.preflight import preflight
 from operators.release.publish import Published, publish
-from operators.runner import Halt, Progress, run_stage
-from operators.runs import RunFolder
 from operators.settings import assert_no_secret
 from operators.sources.ids import keep_given_ids, read_given_ids
 from operators.sources.listing import read_sources
-from operators.store import Store
+from operators.store.content_store import Store
+from operators.store.run_folder import RunFolder
 from schemas.base import digest
 from schemas.config import BuildConfig
 from schemas.errors import BadInput, Outage

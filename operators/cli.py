@@ -25,11 +25,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as ProgressBar
 from typer.exceptions import TyperException
 
-from operators.isolate import stop_children
-from operators.runner import Progress
-from operators.runs import RunFolder
+from operators.execution.runner import Progress
+from operators.process.isolate import stop_children
 from operators.settings import ConfigError, assert_no_secret, load_config, validate_config
-from operators.store import Store
+from operators.store.content_store import Store
+from operators.store.run_folder import RunFolder
 from schemas.config import BuildConfig
 from schemas.errors import BadInput, Outage
 from schemas.tables import Reject
@@ -120,7 +120,7 @@ def build(
 @app.command()
 def samples(directory: Path) -> None:
     """Render the sample story films, each with its ground truth next to it."""
-    from operators.samples import render_samples
+    from operators.demo.films import render_samples
 
     for path in render_samples(directory, progress=Console(stderr=True).print):
         typer.echo(path)
@@ -132,7 +132,7 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Leave Airflow up until Ctrl-C.")] = False,
 ) -> None:
     """Build a dataset from sample films under a real, local Airflow, and show it."""
-    from operators.local_airflow.demo import run_demo
+    from operators.demo.local_airflow.demo import run_demo
 
     run_demo(out, keep)
 
@@ -140,7 +140,7 @@ def demo(
 @app.command()
 def ui() -> None:
     """Run a local Airflow until Ctrl-C, and print its address, user and password."""
-    from operators.local_airflow.demo import run_ui
+    from operators.demo.local_airflow.demo import run_ui
 
     run_ui()
 
@@ -158,7 +158,7 @@ def preflight(config_json: ConfigJson) -> None:
 def plan(config_json: ConfigJson, run_id: Annotated[str, typer.Option(help="Name of the new run.")]) -> None:
     """List the sources, group them into partitions, write the run's plan, and print it as one JSON line."""
     from operators.build import plan_build, run_id_from
-    from operators.losses import skipped_in_words
+    from operators.execution.rejects import skipped_in_words
 
     config = _from_json(config_json)
     typer.echo(f"looking for the videos of {shown_uri(config.source)}", err=True)
@@ -180,7 +180,7 @@ def stage(
     workers: Annotated[int | None, typer.Option(min=1, envvar="LVR_DECODE_WORKERS", help=WORKERS_HELP)] = None,
 ) -> None:
     """Run one stage of a run, and print its metrics as one JSON line."""
-    from operators.runner import run_stage
+    from operators.execution.runner import run_stage
 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("operators").setLevel(logging.INFO)
@@ -202,7 +202,7 @@ def report(run: RunUrl) -> None:
 @app.command()
 def publish(run: RunUrl) -> None:
     """Publish the output of a run's shard stage as the next version, and print it as one JSON line."""
-    from operators.losses import faults
+    from operators.execution.rejects import faults
     from operators.release.publish import publish as publish_run
 
     folder = RunFolder.open(run)
@@ -223,8 +223,8 @@ def stale(
     settings: Settings = None,
 ) -> None:
     """Print what a new run of a published build would compute, and why, as one JSON line."""
+    from operators.execution.staleness import find_stale
     from operators.release.publish import latest_run, only_name
-    from operators.staleness import find_stale
 
     store = Store(out)
     previous = latest_run(store, name or only_name(store))
@@ -243,8 +243,8 @@ def replay(
     reason: Annotated[str | None, typer.Option(help="Only rejects with this reason.")] = None,
 ) -> None:
     """Try a run's rejects again: repeat their model requests, and rebuild what depends on them."""
-    from operators.losses import losses
-    from operators.replay import assert_same_models, forget_rejects
+    from operators.execution.rejects import losses
+    from operators.execution.replay import assert_same_models, forget_rejects
 
     console = Console()
     folder = RunFolder.open(run)
@@ -263,7 +263,7 @@ def replay(
 @app.command()
 def validate(release: Annotated[str, typer.Argument(help="{out}/releases/{name}/v0001")]) -> None:
     """Read a release with every loader that is installed, and compare it with its manifest."""
-    from operators.release.verify import verify_release
+    from operators.release.validate import verify_release
 
     for reader, count in verify_release(release).items():
         typer.echo(f"{reader}: {count}")
@@ -286,7 +286,7 @@ def schema(
 
 def _build_and_show(config: BuildConfig, lanes_at_once: int = 2) -> None:
     from operators.build import run_build
-    from operators.losses import faults
+    from operators.execution.rejects import faults
     from operators.release.show import show_build
 
     console = Console()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from operators.stage import Context
-from operators.store import SourceGone, sha256_of_file
-from operators.video.proxy import FPS, SIDE
-from operators.video.unpack import unpack
+from operators.execution.stage import Context
+from operators.store.content_store import SourceGone, sha256_of_file
+from operators.video.analysis.proxy import FPS, SIDE
+from operators.video.decode.unpack import unpack
 from schemas.tables import Video
 from schemas.uri import shown_uri
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from av.codec import Codec
 
+from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.models.endpoints import ModelUnavailable, check, endpoint_for
 from operators.models.prompts import load_prompt
 from operators.models.session import MEASURED, resolve
-from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.questions.derive import CATEGORY
-from operators.store import Store
-from operators.video.ffmpeg import check_ffmpeg, ffmpeg_executable, ffmpeg_version, pyav_version
+from operators.store.content_store import Store
+from operators.video.decode.ffmpeg import check_ffmpeg, ffmpeg_executable, ffmpeg_version, pyav_version
 from schemas.config import BuildConfig, Detector, ModelsConfig, Role, Writer
 from schemas.errors import BadInput
 

@@ -25,7 +25,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 from sqlalchemy import select
 
-from operators.airflow_operators import RELEASES
+from operators.airflow.operators import RELEASES
 
 PREFIX = "/lvr"
 SHOWN_RELEASES = 50
@@ -55,7 +55,7 @@ def report(dag_id: str, run_id: Annotated[str, PathParam()], session: SessionDep
         return _page(_notice("No build yet: this run has not planned one."))
     if run_url.rpartition("/runs/")[0] != config["out"].rstrip("/"):
         return _page(_notice("The recorded address of this run's build is not under its out folder."), status=404)
-    from operators.runs import RunFolder, RunMissing  # slow to import, so not when Airflow starts
+    from operators.store.run_folder import RunFolder, RunMissing  # slow to import, so not when Airflow starts
 
     try:
         folder = RunFolder.open(run_url)
@@ -86,7 +86,7 @@ def releases(session: SessionDep) -> HTMLResponse:
 
 def _samples(newest: Sequence[dict[str, Any]]) -> list[Any]:
     from operators.release.show import pick_samples, read_samples
-    from operators.runs import RunFolder, RunMissing
+    from operators.store.run_folder import RunFolder, RunMissing
     from schemas.errors import Outage
     from schemas.run import Release
 
@@ -102,7 +102,7 @@ def _samples(newest: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def _clock() -> Any:
-    from operators.clock import clock
+    from operators.video.timecode import clock
 
     return clock
 

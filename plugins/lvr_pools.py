@@ -15,7 +15,7 @@ from typing import Any
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 
-from operators.airflow_lanes import DECODE_POOL, MODELS_POOL
+from operators.airflow.tasks import DECODE_POOL, MODELS_POOL
 
 log = logging.getLogger(__name__)
 

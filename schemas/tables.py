@@ -168,7 +168,8 @@ class Video(Row):
     gaps: tuple[Span, ...]
     """Stretches without the start of a frame, longer than a second and than ten times the usual frame interval."""
     video_stream: int = Field(ge=0)
-    """Stream index in the container of the picture that is analysed and published (`operators.video.streams`)."""
+    """Stream index in the container of the picture that is analysed and published
+    (`operators.video.decode.streams`)."""
     other_pictures: int = Field(ge=0)
     """Number of further moving pictures in the file, as in a broadcast of several programmes. They are not used."""
     audio_stream: int | None
@@ -212,9 +213,11 @@ class Video(Row):
     """All audio tracks that belong to the picture, in the order of the container."""
     packaging: Packaging
     analysis_uri: str
-    """Address of the measurements of every decoded frame, relative to the store (`operators.video.analysis_file`)."""
+    """Address of the measurements of every decoded frame, relative to the store
+    (`operators.video.analysis.analysis_file`)."""
     proxy_uri: str | None
-    """Address of the proxy, relative to the store (`operators.video.proxy`). None if only key frames were decoded."""
+    """Address of the proxy, relative to the store (`operators.video.analysis.proxy`). None if only key frames were
+    decoded."""
 
 
 class Boundary(StrEnum):

@@ -21,7 +21,7 @@ LONGEST = (
     "tests/e2e/test_airflow_ui.py",
     "tests/operators/test_build.py",
     "tests/trainer_plugin/test_parity.py",
-    "tests/operators/local_airflow/test_standalone.py",
+    "tests/operators/demo/local_airflow/test_standalone.py",
     "tests/trainer_plugin/test_sft.py",
     "tests/operators/video/test_fuzz.py",
 )

@@ -26,9 +26,9 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput, Outage
-from trainer_plugin.metrics import LOG_FORMAT, log_level
-from trainer_plugin.parallel import OTHER_RANK
-from trainer_plugin.step import BadStep
+from trainer_plugin.distributed.mesh import OTHER_RANK
+from trainer_plugin.training.metrics import LOG_FORMAT, log_level
+from trainer_plugin.training.optimizer_step import BadStep
 
 log = logging.getLogger(__name__)
 

@@ -20,19 +20,21 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from transformers import PreTrainedModel
 
 from schemas.errors import BadInput
-from trainer_plugin import attention, versions, vision_attention
-from trainer_plugin.attention import SEQUENCE_PARALLEL, AttentionRun
-from trainer_plugin.comm import GradientReduction, exchange
-from trainer_plugin.examples import Grid
+from trainer_plugin import versions
+from trainer_plugin.distributed.collectives import GradientReduction, exchange
+from trainer_plugin.distributed.mesh import Parallel, together
+from trainer_plugin.distributed.sequence_plan import Costs, RankShare
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family, Features
-from trainer_plugin.head import full_log_probs, token_log_probs
-from trainer_plugin.kernels import Kernel
-from trainer_plugin.offload import HostMemory
-from trainer_plugin.parallel import Parallel, together
-from trainer_plugin.plan import Costs, RankShare
-from trainer_plugin.tiling import tile
-from trainer_plugin.vision_attention import VISION_ATTENTION
+from trainer_plugin.ops import sequence_parallel_attention as attention
+from trainer_plugin.ops import vision_attention
+from trainer_plugin.ops.activation_offload import HostMemory
+from trainer_plugin.ops.attention_kernels import Kernel
+from trainer_plugin.ops.log_probs import full_log_probs, token_log_probs
+from trainer_plugin.ops.sequence_parallel_attention import SEQUENCE_PARALLEL, AttentionRun
+from trainer_plugin.ops.tiled_mlp import tile
+from trainer_plugin.ops.vision_attention import VISION_ATTENTION
+from trainer_plugin.types import Grid
 
 
 class Head(StrEnum):

@@ -19,9 +19,9 @@ from schemas.base import Fraction, Model
 from schemas.errors import BadInput
 from schemas.settings import ConfigError, read_fields, set_field, validated
 from schemas.tables import Split
-from trainer_plugin.dataset import FramePolicy, Target
-from trainer_plugin.kernels import Kernel
+from trainer_plugin.data.samples import FramePolicy, Target
 from trainer_plugin.model import Head
+from trainer_plugin.ops.attention_kernels import Kernel
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -36,7 +36,8 @@ class ModelSource(Model):
     tokenizer: str | None = None
     """Folder of the tokenizer; None: the model's own, or one token per byte if there is no model folder."""
     chat_template: str | None = None
-    """A Jinja file, `chatml`, or `chatml_no_think`, whose prompt contains an empty thought (`trainer_plugin.chat`).
+    """A Jinja file, `chatml`, or `chatml_no_think`, whose prompt contains an empty thought
+    (`trainer_plugin.data.chat`).
     None: the folder's chat_template.json, else the tokenizer's own template. It is saved in the exported folder."""
     rope_theta: float | None = Field(default=None, gt=0)
     """New base of the rotary embedding. LongVILA extends the context with this alone, without any other scaling."""
@@ -85,9 +86,10 @@ class Features(Model):
     """Precomputed features of videos, from a frozen tower and projector."""
 
     url: str
-    """Folder or URL that `trainer_plugin.encode` wrote."""
+    """Folder or URL that `trainer_plugin.encode_features` wrote."""
     tower: str
-    """Identity of the weights and preprocessing that the features must be of, as `trainer_plugin.encode` logs it."""
+    """Identity of the weights and preprocessing that the features must be of, as `trainer_plugin.encode_features` logs
+    it."""
 
 
 class VideoData(Model):

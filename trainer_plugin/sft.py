@@ -37,16 +37,20 @@ import torch
 import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from trainer_plugin.batches import RowStream, share_given_out
-from trainer_plugin.checkpoint import CheckpointFolder, RunState, check_settings, model_values, only_run_in
 from trainer_plugin.command import Interrupts, run
-from trainer_plugin.dataset import ReleaseDataset
-from trainer_plugin.export import export_model
+from trainer_plugin.data.features import FeatureFolder
+from trainer_plugin.data.packing import RowStream, share_given_out
+from trainer_plugin.data.row_loader import RowLoader
+from trainer_plugin.data.samples import ReleaseDataset
+from trainer_plugin.data.texts import TextRows
+from trainer_plugin.distributed.mesh import Parallel, on_first_rank, parallelize, start, together
 from trainer_plugin.families.base import Family
-from trainer_plugin.features import FeatureFolder
-from trainer_plugin.loader import RowLoader
-from trainer_plugin.memory import check_memory
-from trainer_plugin.metrics import (
+from trainer_plugin.model import LongVideoModel, RunOptions
+from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
+from trainer_plugin.training.checkpoint import CheckpointFolder, RunState, check_settings, model_values, only_run_in
+from trainer_plugin.training.export import export_model
+from trainer_plugin.training.memory_check import check_memory
+from trainer_plugin.training.metrics import (
     MetricsLog,
     Progress,
     StepMetrics,
@@ -58,10 +62,8 @@ from trainer_plugin.metrics import (
     peak_memory,
     training_flops,
 )
-from trainer_plugin.model import LongVideoModel, RunOptions
-from trainer_plugin.parallel import Parallel, on_first_rank, parallelize, start, together
-from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
-from trainer_plugin.rows import (
+from trainer_plugin.training.optimizer_step import BadStep, NotFinite, adamw, train_step
+from trainer_plugin.training.step_feed import (
     Load,
     check_features,
     check_some_left,
@@ -73,9 +75,7 @@ from trainer_plugin.rows import (
     still_left_out,
     without_failed,
 )
-from trainer_plugin.step import BadStep, NotFinite, adamw, train_step
-from trainer_plugin.texts import TextRows
-from trainer_plugin.weights import build_model, read_config, read_family, read_tokenizer
+from trainer_plugin.training.weights import build_model, read_config, read_family, read_tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
-from operators.store import explain
+from operators.store.content_store import explain
 from schemas.journal import JournalEntry, JournalRecord
 from schemas.storage import StoreError, locate, outages
 

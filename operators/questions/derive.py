@@ -20,9 +20,9 @@ from difflib import SequenceMatcher
 from itertools import pairwise, permutations
 from random import Random
 
-from operators.clock import clock
 from operators.questions.phrases import REGIONS, about_seconds, in_order, question_text
 from operators.questions.timeline import PAUSE_US, Occurrence, Timeline
+from operators.video.timecode import clock
 from schemas.base import Span
 from schemas.tables import QuestionCategory, QuestionKind, Template
 

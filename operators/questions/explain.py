@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
-from operators.clock import clock
 from operators.questions.phrases import listed, place_seen, quoted
 from operators.questions.timeline import Occurrence, Timeline, text_key
+from operators.video.timecode import clock
 from schemas.tables import Question, Template
 
 _OPENINGS = (

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from operators.clock import clock
 from operators.questions.answers import folded, same_answer
+from operators.video.timecode import clock
 from schemas.base import Span
 from schemas.tables import Question, QuestionKind, Reasoning
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from operators.clock import clock
 from operators.models.client import ModelClient
 from operators.models.embedded import EMBEDDED_MODEL
+from operators.video.timecode import clock
 from schemas.base import Span
 from schemas.tables import Caption
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import cast
 
+from operators.execution.stage import Context
 from operators.models.client import Answer, ModelClient, Refusal, Request, TimedFrame
 from operators.models.prompts import Prompt
 from operators.questions.answers import compare_open, same_answer, same_count, same_place, same_texts
-from operators.stage import Context
 from schemas.answers import Letter, ShortAnswer, Verdict
 from schemas.config import Role
 from schemas.provenance import Provenance

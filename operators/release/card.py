@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from operators.release.readers import energon_prepare, loading_metadata
 from operators.report.collect import Numbers, collect
 from operators.report.figures import PACKAGING
-from operators.runs import RunFolder
+from operators.store.run_folder import RunFolder
 from schemas.config import Media, Role
 from schemas.run import Release
 from schemas.sample import Sample, WebDatasetRecord

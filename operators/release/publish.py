@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from operators.losses import faults, why_empty
-from operators.runs import RunFolder, RunMissing
-from operators.store import Store
+from operators.execution.rejects import faults, why_empty
+from operators.store.content_store import Store
+from operators.store.run_folder import RunFolder, RunMissing
 from schemas.base import parse_json
 from schemas.errors import BadInput, Outage
 from schemas.run import LatestRelease, Release, ReleaseFile, content_digest

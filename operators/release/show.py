@@ -8,10 +8,10 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from operators.clock import clock_span
-from operators.losses import losses, skipped_in_words
-from operators.runs import RunFolder
-from operators.store import Store, object_path
+from operators.execution.rejects import losses, skipped_in_words
+from operators.store.content_store import Store, object_path
+from operators.store.run_folder import RunFolder
+from operators.video.timecode import clock_span
 from schemas.arrow import rows_from_parquet
 from schemas.base import digest
 from schemas.run import Release

@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
-from operators.report.floors import Floor, expected_letters, floors
+from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
+from operators.report.baselines import Floor, expected_letters, floors
 from operators.report.funnel import Step, funnel
 from operators.report.tables import Tables
-from operators.runs import RunFolder
+from operators.store.run_folder import RunFolder
 from schemas.base import digest
 from schemas.run import PromptIdentity, Run, StageMetrics
 from schemas.sample import Sample

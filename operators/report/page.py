@@ -6,13 +6,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from operators.clock import clock, clock_span
-from operators.losses import skipped_in_words
+from operators.execution.rejects import skipped_in_words
 from operators.report import figures
 from operators.report.collect import Example, Numbers, collect
 from operators.report.health import findings
 from operators.report.plots import timeline
-from operators.runs import RunFolder
+from operators.store.run_folder import RunFolder
+from operators.video.timecode import clock, clock_span
 from schemas.config import Role
 from schemas.sample import LETTERS
 from schemas.tables import Split

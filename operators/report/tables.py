@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pyarrow as pa
 
-from operators.runs import RunFolder
-from operators.store import object_path
+from operators.store.content_store import object_path
+from operators.store.run_folder import RunFolder
 from schemas.arrow import arrow_schema, open_parquet, validate_row
 from schemas.base import Row
 from schemas.errors import SchemaError

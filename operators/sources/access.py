@@ -28,7 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources import web
 from operators.sources.manifest import LIST_SUFFIXES
-from operators.store import SourceGone, download, space_problem
+from operators.store.content_store import SourceGone, download, space_problem
 from schemas.errors import BadInput, SourceError
 from schemas.storage import StoreError, locate, outages
 from schemas.tables import Source

@@ -20,7 +20,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources.rejects import plan_reject
-from operators.store import store_around
+from operators.store.content_store import store_around
 from schemas.errors import BadInput, Outage, SourceError
 from schemas.storage import outages
 from schemas.tables import Reject
@@ -32,7 +32,7 @@ VIDEO_SUFFIXES = frozenset(
         ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv",
     }
 )  # fmt: skip
-"""Usual suffixes of the containers that a build opens (`operators.video.ffmpeg.CONTAINERS`)."""
+"""Usual suffixes of the containers that a build opens (`operators.video.decode.ffmpeg.CONTAINERS`)."""
 
 _SYSTEM_FOLDERS = frozenset(
     {

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from operators.sources.access import local_path, stored_uri
 from operators.sources.manifest import LIST_SUFFIXES
-from operators.store import Store
+from operators.store.content_store import Store
 from schemas.base import VideoId, parse_json
 from schemas.errors import SchemaError
 from schemas.run import GivenIds

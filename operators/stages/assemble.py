@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from operators.stage import Context, Scope, Stage
+from operators.execution.stage import Context, Scope, Stage
 from schemas.base import digest
 from schemas.config import AssembleConfig
 from schemas.sample import LETTERS, Sample

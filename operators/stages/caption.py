@@ -15,21 +15,21 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from operators.clock import clock
+from operators.execution.progress import Pace
+from operators.execution.stage import Context, Stage
 from operators.footage import footage
-from operators.measure.colours import dominant_colours
-from operators.measure.faces import FaceDetector
-from operators.measure.sampling import Sample, sample_clips
-from operators.measure.sentence import describe
-from operators.measure.text import Reading, TextReader, track, within
 from operators.models.client import Answer, Refusal, Request, TimedFrame
 from operators.models.session import MEASURED
-from operators.pace import Pace
-from operators.stage import Context, Stage
-from operators.store import SourceGone
-from operators.video.frames import to_jpeg
-from operators.video.packets import UnreadableVideo
-from operators.video.proxy import SIDE
+from operators.store.content_store import SourceGone
+from operators.video.analysis.proxy import SIDE
+from operators.video.decode.frames import to_jpeg
+from operators.video.decode.packets import UnreadableVideo
+from operators.video.timecode import clock
+from operators.vision.clip_frames import Sample, sample_clips
+from operators.vision.colours import dominant_colours
+from operators.vision.faces import FaceDetector
+from operators.vision.ocr import Reading, TextReader, track, within
+from operators.vision.sentences import describe
 from schemas.answers import ClipDescription, SeenObject, SeenText
 from schemas.base import Box, Row, Span
 from schemas.config import Role

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from operators.execution.stage import Context, Stage
 from operators.footage import footage
-from operators.isolate import ChildFailed, run_isolated
 from operators.models.client import TimedFrame
+from operators.process.isolate import ChildFailed, run_isolated
 from operators.questions.storyboard import storyboard, tokens_for
 from operators.questions.trials import Paper, put
-from operators.stage import Context, Stage
-from operators.store import SourceGone
-from operators.video.frames import frames_at, to_jpeg
-from operators.video.packets import UnreadableVideo
+from operators.store.content_store import SourceGone
+from operators.video.decode.frames import frames_at, to_jpeg
+from operators.video.decode.packets import UnreadableVideo
 from schemas.base import Row
 from schemas.config import Role
 from schemas.tables import Caption, Check, Question, QuestionKind, Trial, Video

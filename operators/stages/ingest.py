@@ -11,16 +11,16 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from operators.pace import Pace
-from operators.stage import Context, Stage
-from operators.store import sha256_of_file
-from operators.video.analysis_file import write_analysis
-from operators.video.ffmpeg import pyav_version
-from operators.video.media import packaging
-from operators.video.packets import SECOND_US, UnreadableVideo
-from operators.video.probe import probe
-from operators.video.unpack import unpack
-from operators.video.watch import Watched, watch
+from operators.execution.progress import Pace
+from operators.execution.stage import Context, Stage
+from operators.store.content_store import sha256_of_file
+from operators.video.analysis.analysis_file import write_analysis
+from operators.video.analysis.decode_once import Watched, watch
+from operators.video.clips.packaging import packaging
+from operators.video.decode.ffmpeg import pyav_version
+from operators.video.decode.packets import SECOND_US, UnreadableVideo
+from operators.video.decode.probe import probe
+from operators.video.decode.unpack import unpack
 from schemas.base import Span
 from schemas.config import BuildConfig, Detector
 from schemas.tables import Reject, Source, Video

@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from operators.stage import Context, Stage
-from operators.store import SourceGone, sha256_of_file
-from operators.video.analysis_file import read_analysis
-from operators.video.ffmpeg import FfmpegError, ffmpeg_version, pyav_version
-from operators.video.media import MediaError, write_media
-from operators.video.packets import UnreadableVideo
-from operators.video.probe import probe
-from operators.video.proxy import FPS, proxy_size
-from operators.video.unpack import unpack
+from operators.execution.stage import Context, Stage
+from operators.store.content_store import SourceGone, sha256_of_file
+from operators.video.analysis.analysis_file import read_analysis
+from operators.video.analysis.proxy import FPS, proxy_size
+from operators.video.clips.packaging import MediaError, write_media
+from operators.video.decode.ffmpeg import FfmpegError, ffmpeg_version, pyav_version
+from operators.video.decode.packets import UnreadableVideo
+from operators.video.decode.probe import probe
+from operators.video.decode.unpack import unpack
 from schemas.config import BuildConfig, Media
 from schemas.tables import PackagedVideo, Packaging, Reject, Video
 from schemas.uri import shown_uri
 
 LONGEST_SECONDS = 6 * 24 * 3600.0
-"""Longest time limit. The silence limit of the Airflow task is above it (`operators.airflow_lanes`)."""
+"""Longest time limit. The silence limit of the Airflow task is above it (`operators.airflow.tasks`)."""
 
 _BYTES_PER_SECOND = 1e6
 

@@ -13,13 +13,13 @@ from itertools import product
 from random import Random
 from typing import cast
 
-from operators.clock import clock
+from operators.execution.stage import Context, Stage
 from operators.models.client import Answer, Refusal, Request
 from operators.models.session import MEASURED
 from operators.questions.derive import CATEGORY, derive
 from operators.questions.storyboard import EvidenceError, read_spans, storyboard, tokens_for
 from operators.questions.timeline import read_timeline
-from operators.stage import Context, Stage
+from operators.video.timecode import clock
 from schemas.answers import WrittenChoice, WrittenOpen
 from schemas.base import Row, Span, digest
 from schemas.config import Role, Writer

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import cast
 
-from operators.clock import clock
+from operators.execution.stage import Context, Stage
 from operators.models.client import Answer, Refusal, Request
 from operators.questions.explain import explain
 from operators.questions.storyboard import EvidenceError, read_spans, storyboard, tokens_for, within
 from operators.questions.timeline import read_timeline
-from operators.stage import Context, Stage
+from operators.video.timecode import clock
 from schemas.answers import ChainOfThought
 from schemas.base import Row
 from schemas.config import Role, Writer

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+from operators.execution.stage import Context, Scope, Stage
 from operators.release.tar import TarWriter
-from operators.stage import Context, Scope, Stage
-from operators.store import SourceGone, sha256_of_file, space_problem
+from operators.store.content_store import SourceGone, sha256_of_file, space_problem
 from schemas.arrow import rows_to_parquet
 from schemas.base import digest
 from schemas.run import ReleaseFile

@@ -13,16 +13,16 @@ from contextlib import nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.pace import Pace
-from operators.stage import Context, Stage
-from operators.video.analysis import Analysis
-from operators.video.analysis_file import read_analysis
-from operators.video.clips import ClipSpan, plan_clips
-from operators.video.cut import CutError, Cutter, open_cutter
-from operators.video.ffmpeg import ffmpeg_version, pyav_version
-from operators.video.packets import UnreadableVideo
-from operators.video.probe import VideoProbe, probe
-from operators.video.unpack import unpack
+from operators.execution.progress import Pace
+from operators.execution.stage import Context, Stage
+from operators.video.analysis.analysis import Analysis
+from operators.video.analysis.analysis_file import read_analysis
+from operators.video.clips.cut import CutError, Cutter, open_cutter
+from operators.video.clips.planning import ClipSpan, plan_clips
+from operators.video.decode.ffmpeg import ffmpeg_version, pyav_version
+from operators.video.decode.packets import UnreadableVideo
+from operators.video.decode.probe import VideoProbe, probe
+from operators.video.decode.unpack import unpack
 from schemas.config import Decode
 from schemas.tables import Clip, Cut, Reject, Video
 

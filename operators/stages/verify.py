@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 
+from operators.execution.stage import Context, Stage
 from operators.questions.answers import same_answer
-from operators.questions.proof import answer_again
+from operators.questions.rederive import answer_again
 from operators.questions.rules import form_problem
 from operators.questions.storyboard import storyboard, tokens_for, within
 from operators.questions.trials import Paper, Result, put
-from operators.stage import Context, Stage
 from schemas.base import Row, Span
 from schemas.config import Role
 from schemas.tables import Caption, Check, Derivation, Question, QuestionKind, Reasoning, Reject, Trial

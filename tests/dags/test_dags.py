@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from operators.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
+from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.stages.package import LONGEST_SECONDS
 from tests.support.airflow_home import ROOT, dag_bag
 

@@ -18,11 +18,11 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from operators.local_airflow.demo import wait_for_dag
-from operators.local_airflow.progress import follow
-from operators.local_airflow.rest import AirflowApi, ApiError
-from operators.local_airflow.standalone import COMPONENTS, USER, Standalone, StandaloneError
-from operators.pipeline import VIDEO_STAGES
+from operators.demo.local_airflow.demo import wait_for_dag
+from operators.demo.local_airflow.progress import follow
+from operators.demo.local_airflow.rest import AirflowApi, ApiError
+from operators.demo.local_airflow.standalone import COMPONENTS, USER, Standalone, StandaloneError
+from operators.execution.pipeline import VIDEO_STAGES
 from tests.support.browser import chromium
 from tests.support.cards import cards_video
 from tests.support.openai_server import OpenAIServer
@@ -184,7 +184,7 @@ def works(process: psutil.Process) -> bool:
 
 
 def is_watcher(words: Sequence[str], of: Collection[str] = COMPONENTS) -> bool:
-    return "operators.supervise" in words and not set(words).isdisjoint(of)
+    return "operators.process.supervise" in words and not set(words).isdisjoint(of)
 
 
 def test_a_task_that_is_marked_failed_ends_what_it_has_started(airflow, folder, models, monkeypatch):

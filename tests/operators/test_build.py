@@ -21,20 +21,20 @@ import fsspec
 import psutil
 import pytest
 
-from operators import supervise
 from operators.build import NothingToBuild, make_lanes, plan_build, run_build, run_id_from
+from operators.execution.pipeline import VIDEO_STAGES
+from operators.execution.replay import forget_rejects
+from operators.execution.runner import UnitOutcome, run_stage
+from operators.execution.staleness import find_stale
 from operators.models.endpoints import ModelUnavailable
-from operators.pipeline import VIDEO_STAGES
 from operators.preflight import PreflightFailed
+from operators.process import supervise
 from operators.release.publish import latest_run
 from operators.release.readers import has_energon
-from operators.release.verify import verify_release
-from operators.replay import forget_rejects
-from operators.runner import UnitOutcome, run_stage
-from operators.runs import RunFolder, RunMissing
+from operators.release.validate import verify_release
 from operators.settings import load_config
-from operators.staleness import find_stale
-from operators.store import Store, object_path
+from operators.store.content_store import Store, object_path
+from operators.store.run_folder import RunFolder, RunMissing
 from schemas.run import Commit, Release, StageMetrics
 from schemas.storage import StoreError
 from schemas.tables import Clip, Reject, Source
@@ -337,7 +337,7 @@ def test_after_a_failure_in_one_lane_no_lane_begins_another_video(tmp_path, monk
         return done
 
     monkeypatch.setattr("operators.build.preflight", lambda config: [])
-    monkeypatch.setattr("operators.runner.run_unit", unit)
+    monkeypatch.setattr("operators.execution.runner.run_unit", unit)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     others = set(threading.enumerate())
     with pytest.raises(ModelUnavailable, match="the model server is away"):

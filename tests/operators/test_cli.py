@@ -30,9 +30,9 @@ from operators.cli import (
     _Lines,
     main,
 )
+from operators.execution.runner import Progress
 from operators.release.publish import publish
 from operators.report import write_report
-from operators.runner import Progress
 from schemas.config import BuildConfig, ModelsConfig
 from schemas.tables import Reject
 from tests.support.openai_server import OpenAIServer

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from operators.execution.stage import Context
 from operators.footage import footage
-from operators.stage import Context
-from operators.store import SourceGone, Store
+from operators.store.content_store import SourceGone, Store
 from schemas.config import BuildConfig
 from tests.support.rows import make_video, of_file
 

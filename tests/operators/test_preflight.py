@@ -9,7 +9,7 @@ import pytest
 from operators import preflight as module
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.preflight import PreflightFailed, preflight
-from operators.video.ffmpeg import _choose_ffmpeg, ffmpeg_executable, ffmpeg_version
+from operators.video.decode.ffmpeg import _choose_ffmpeg, ffmpeg_executable, ffmpeg_version
 from schemas.config import BuildConfig, SplitConfig
 from tests.support.openai_server import OpenAIServer
 

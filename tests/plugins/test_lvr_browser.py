@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from operators.runs import RunFolder
-from operators.store import Store
+from operators.store.content_store import Store
+from operators.store.run_folder import RunFolder
 from schemas.config import BuildConfig
 from schemas.run import Lane, Run
 from schemas.tables import Source

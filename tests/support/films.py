@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-from operators.measure.text import Reading, track, within
+from operators.vision.ocr import Reading, track, within
 from schemas.base import Box, Span
 from schemas.provenance import Provenance
 from schemas.tables import Caption, CaptionStatus

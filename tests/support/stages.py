@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from operators.execution.stage import Context, Stage
 from operators.models.journal import Journal
 from operators.models.prompts import load_prompt
 from operators.models.session import ModelPool, open_models, resolve
-from operators.stage import Context, Stage
-from operators.store import Store
+from operators.store.content_store import Store
 from schemas.base import Row
 from schemas.config import BuildConfig
 from schemas.tables import Reject

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
-from operators.store import sha256_of_file
+from operators.store.content_store import sha256_of_file
 from schemas.base import Row, Span, digest
 from schemas.provenance import Provenance
 from schemas.tables import (

@@ -11,13 +11,13 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from operators.pipeline import BUILD_STAGES, VIDEO_STAGES
+from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
+from operators.execution.stage import Context
 from operators.release.publish import publish
 from operators.report import write_report
-from operators.runs import RunFolder
-from operators.stage import Context
 from operators.stages import assemble, shard
-from operators.store import Store
+from operators.store.content_store import Store
+from operators.store.run_folder import RunFolder
 from schemas.base import Row, digest
 from schemas.config import AssembleConfig, BuildConfig, ModelConfig, ModelsConfig, ShardConfig
 from schemas.run import Commit, Lane, Run, StageKey, StageMetrics, StageRecord

@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from tests.trainer_plugin.ranks import Ranks
 from tests.trainer_plugin.support import numbered_film, release_of
-from trainer_plugin.parallel import start
+from trainer_plugin.distributed.mesh import start
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +43,8 @@ class Unsendable(Exception):
     def __init__(self, key, reason):
         super().__init__(key)
 
-if "trainer_plugin.decoders" in sys.orig_argv:
-    import trainer_plugin.frames as frames
+if "trainer_plugin.data.decode_pool" in sys.orig_argv:
+    import trainer_plugin.data.video_decode as frames
 
     plain = frames._shown_pts
 

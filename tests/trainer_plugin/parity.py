@@ -17,13 +17,13 @@ from torch.distributed.tensor import Shard
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tests.trainer_plugin.ranks import Ranks
-from trainer_plugin.batches import without_labels
-from trainer_plugin.examples import IGNORED, Example, Row, VideoClip, VideoSource
+from trainer_plugin.data.packing import without_labels
+from trainer_plugin.distributed.mesh import Parallel, parallelize
+from trainer_plugin.distributed.sequence_plan import Costs, Layout, RankShare, SequencePlan
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RowShare, RunOptions, shard_parameters
-from trainer_plugin.parallel import Parallel, parallelize
-from trainer_plugin.plan import Costs, Layout, RankShare, SequencePlan
+from trainer_plugin.types import IGNORED, Example, Row, VideoClip, VideoSource
 
 VIDEO_ID, START_ID, END_ID = 191, 192, 193
 TEXT_IDS = 150

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer_plugin.parallel import start
+from trainer_plugin.distributed.mesh import start
 
 PRELOAD = [
     "torch.distributed.fsdp",
@@ -24,7 +24,7 @@ PRELOAD = [
     "transformers.models.qwen3_vl.modeling_qwen3_vl",
     "transformers.models.smolvlm.modeling_smolvlm",
     "trainer_plugin.sft",
-    "trainer_plugin.trainer",
+    "trainer_plugin.hf_trainer",
     "tests.trainer_plugin.parity",
 ]
 """Modules that every rank needs. They are imported once, in the fork server."""

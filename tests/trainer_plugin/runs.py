@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from trainer_plugin.bytes_tokenizer import bytes_tokenizer
-from trainer_plugin.examples import IGNORED, Example
+from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
 from trainer_plugin.recipe import Recipe, load_recipe
 from trainer_plugin.sft import Training
-from trainer_plugin.weights import read_config
+from trainer_plugin.training.weights import read_config
+from trainer_plugin.types import IGNORED, Example
 
 SETTINGS = (
     "videos.target=answer",

@@ -15,8 +15,8 @@ from schemas.sample import Sample, WebDatasetRecord
 from schemas.tables import QuestionKind, Split, Video, VideoCategory
 from tests.support.rows import make_sample, make_video
 from tests.support.videos import counting_video
-from trainer_plugin.bytes_tokenizer import bytes_tokenizer
-from trainer_plugin.examples import Grid
+from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
+from trainer_plugin.types import Grid
 
 FPS = 30
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|video|>"]

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput, Outage
-from trainer_plugin import parallel
 from trainer_plugin.command import run
-from trainer_plugin.parallel import on_first_rank, together
+from trainer_plugin.distributed import mesh as parallel
+from trainer_plugin.distributed.mesh import on_first_rank, together
 
 LOADING = """
 import time

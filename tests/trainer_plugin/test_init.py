@@ -40,6 +40,6 @@ def test_all_of_it_imports_and_its_tests_collect_without_the_pipeline_and_what_i
     )
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     lines = ended.stdout.splitlines()
-    assert {"trainer_plugin.sft", "trainer_plugin.trainer", "trainer_plugin.families.smolvlm"} <= set(lines)
+    assert {"trainer_plugin.sft", "trainer_plugin.hf_trainer", "trainer_plugin.families.smolvlm"} <= set(lines)
     modules = {line.partition("::")[0] for line in lines if "::" in line}
     assert modules == {str(path.relative_to(ROOT)) for path in (ROOT / "tests/trainer_plugin").rglob("test_*.py")}

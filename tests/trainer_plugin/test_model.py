@@ -24,12 +24,13 @@ from tests.trainer_plugin.parity import (
     tiny_model,
 )
 from tests.trainer_plugin.ranks import Ranks
-from trainer_plugin import head, versions
-from trainer_plugin.attention import SEQUENCE_PARALLEL
+from trainer_plugin import versions
+from trainer_plugin.distributed.mesh import parallelize, start
+from trainer_plugin.distributed.sequence_plan import Layout
 from trainer_plugin.model import Head, LongVideoModel, RowShare, RunOptions, shard_parameters
-from trainer_plugin.parallel import parallelize, start
-from trainer_plugin.plan import Layout
-from trainer_plugin.vision_attention import VISION_ATTENTION
+from trainer_plugin.ops import log_probs as head
+from trainer_plugin.ops.sequence_parallel_attention import SEQUENCE_PARALLEL
+from trainer_plugin.ops.vision_attention import VISION_ATTENTION
 
 DRAFT = Draft((5, Clip(3), 20), learned=1.0, seed=3)
 CPU = torch.device("cpu")

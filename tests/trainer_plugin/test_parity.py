@@ -29,8 +29,8 @@ from tests.trainer_plugin.parity import (
     tiny_family,
 )
 from tests.trainer_plugin.ranks import Ranks
+from trainer_plugin.distributed.sequence_plan import Layout
 from trainer_plugin.model import Head, RunOptions
-from trainer_plugin.plan import Layout
 
 EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "0"))
 TOLERANCE = 1e-5

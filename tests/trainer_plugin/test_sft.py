@@ -18,7 +18,7 @@ from tests.trainer_plugin.runs import SETTINGS, curve, logged, model_folder, pyt
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
 from trainer_plugin.sft import Training, learning_rate, main, train
-from trainer_plugin.step import BadStep
+from trainer_plugin.training.optimizer_step import BadStep
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,9 @@ def test_the_ten_line_job_of_the_documents_says_what_it_does(release, tmp_path):
     given = '"cot_sft", ["out=/runs/cot", "model.path=/models/qwen", "videos.release=/data/v0001"]'
     assert given in job
     job = job.replace(given, f'"demo", {settings}')
-    quiet = "import trainer_plugin.metrics as metrics\nmetrics._QUIET_SECONDS = 0.01\n"  # instead of one minute
+    quiet = (
+        "import trainer_plugin.training.metrics as metrics\nmetrics._QUIET_SECONDS = 0.01\n"  # instead of one minute
+    )
     environment = {**os.environ, "PYTHONPATH": python_path(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", quiet + job], env=environment, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr

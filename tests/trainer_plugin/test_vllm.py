@@ -19,13 +19,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tests.trainer_plugin.runs import recipe
-from trainer_plugin.bytes_tokenizer import bytes_tokenizer
-from trainer_plugin.examples import Example, VideoClip, VideoSource
+from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
+from trainer_plugin.distributed.sequence_plan import SequencePlan
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import RowShare
-from trainer_plugin.plan import SequencePlan
 from trainer_plugin.sft import Training
+from trainer_plugin.types import Example, VideoClip, VideoSource
 
 VLLM_PYTHON = os.environ.get("VLLM_PYTHON", "")
 PROGRAM = Path(__file__).with_name("vllm_log_probs.py")

@@ -21,7 +21,8 @@ def family_of(config: PretrainedConfig, processor: Mapping[str, Any] | None = No
     Args:
         config: the model's configuration. `model_type` selects the family.
         processor: settings of the model's video processor, which decide the size of frames
-            (`trainer_plugin.weights.read_family` reads them from the model's folder). None uses the published ones.
+            (`trainer_plugin.training.weights.read_family` reads them from the model's folder). None uses the published
+            ones.
 
     Raises:
         ValueError: no family supports the model, or the family does not support the processor's settings. In the first

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from trainer_plugin.examples import Grid
-from trainer_plugin.patches import Resample
+from trainer_plugin.ops.preprocess import Resample
+from trainer_plugin.types import Grid
 
 _RESAMPLES: dict[int, Resample] = {1: "lanczos", 3: "bicubic"}
 """Resampling modes by the numbers of Pillow's filters, as processors store them."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from trainer_plugin.examples import Grid
 from trainer_plugin.families.base import Family, Features, Model
-from trainer_plugin.patches import per_frame_size, qwen_patches, whole_video_size
+from trainer_plugin.ops.preprocess import per_frame_size, qwen_patches, whole_video_size
+from trainer_plugin.types import Grid
 
 SECOND_US = 1_000_000
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from trainer_plugin.examples import Grid
 from trainer_plugin.families.base import Family, Features, Model
-from trainer_plugin.patches import image_pixels, longest_side_size
+from trainer_plugin.ops.preprocess import image_pixels, longest_side_size
+from trainer_plugin.types import Grid
 
 SECOND_US = 1_000_000
 

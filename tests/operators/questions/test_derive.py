@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from operators.questions.answers import same_answer
 from operators.questions.derive import Derived, derive
 from operators.questions.phrases import REGIONS, in_order
-from operators.questions.proof import answer_again
+from operators.questions.rederive import answer_again
 from operators.questions.rules import meta_talk
 from operators.questions.timeline import looks_of, read_timeline, region_of
 from schemas.tables import Derivation, QuestionKind, Template

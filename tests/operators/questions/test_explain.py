@@ -5,11 +5,11 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from operators.clock import clock
 from operators.questions.derive import CATEGORY, derive
 from operators.questions.explain import explain
 from operators.questions.rules import meta_talk
 from operators.questions.timeline import read_timeline
+from operators.video.timecode import clock
 from schemas.provenance import Provenance
 from schemas.tables import Derivation, Question, QuestionKind, Template
 from tests.support.films import BOXES, captions_of, film, films, shown

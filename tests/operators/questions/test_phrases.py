@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
+from operators.demo.films.script import Region
 from operators.questions.phrases import REGIONS, about_seconds, in_order, listed, place_seen, question_text
-from schemas.sample_film import Region
 from schemas.tables import QuestionKind, Template
 
 

@@ -6,9 +6,9 @@ Readings of one text become one occurrence, readings of other texts do not.
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from operators.demo.films.script import Region
 from operators.questions.timeline import PAUSE_US, read_timeline, region_of, text_key
 from schemas.base import Box
-from schemas.sample_film import Region
 from tests.support.films import BOXES, SECOND, captions_of, film, films, shown
 
 

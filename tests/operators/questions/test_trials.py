@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.execution.stage import Context
 from operators.models.journal import Journal
 from operators.models.prompts import load_prompt
 from operators.models.session import ModelPool, open_models, resolve
 from operators.questions.trials import Paper, Result, orders, put
-from operators.stage import Context
-from operators.store import Store
+from operators.store.content_store import Store
 from schemas.config import BuildConfig, Role
 from schemas.tables import Check, Derivation, QuestionKind, Template
 from tests.support.openai_server import OpenAIServer, last_text

@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from operators.release.card import dataset_card, field_table, render_card
 from operators.release.readers import features
 from operators.report.collect import collect
-from operators.runs import RunFolder
+from operators.store.run_folder import RunFolder
 from schemas.arrow import arrow_schema
 from schemas.config import Media, ShardConfig
 from schemas.run import Release

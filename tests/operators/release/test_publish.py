@@ -7,8 +7,8 @@ import pytest
 
 from operators.release import publish as module
 from operators.release.publish import SeveralDatasets, latest_run, newest_release, only_name, publish
-from operators.runs import RunFolder, RunMissing
-from operators.store import Store
+from operators.store.content_store import Store
+from operators.store.run_folder import RunFolder, RunMissing
 from schemas.base import digest
 from schemas.run import Commit, LatestRelease, ReleaseFile, StageKey, StageRecord
 from schemas.tables import Reject

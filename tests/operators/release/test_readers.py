@@ -1,4 +1,4 @@
-"""The set of release readers. The tests of `operators.release.verify` check that they agree."""
+"""The set of release readers. The tests of `operators.release.validate` check that they agree."""
 
 import shlex
 
@@ -30,7 +30,7 @@ def test_the_energon_command_survives_a_shell(folder):
 
 def test_the_trainer_reads_what_the_pipeline_publishes(release):
     pytest.importorskip("torch")
-    from trainer_plugin.data import index_videos, open_release, read_samples, read_videos
+    from trainer_plugin.data.release import index_videos, open_release, read_samples, read_videos
 
     url = str(release)
     manifest = open_release(url)

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from operators.release.publish import newest_release
 from operators.release.show import SHOWN_SAMPLES, pick_samples, read_samples, show_build
-from operators.runs import RunFolder
-from operators.store import Store
+from operators.store.content_store import Store
+from operators.store.run_folder import RunFolder
 
 
 @pytest.fixture

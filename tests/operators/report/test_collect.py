@@ -5,9 +5,9 @@ from collections import Counter
 import fsspec
 import pytest
 
+from operators.execution.runner import WHOLE_BUILD
 from operators.report.collect import EXAMPLES, collect
-from operators.runner import WHOLE_BUILD
-from operators.runs import RunFolder
+from operators.store.run_folder import RunFolder
 from schemas.run import StageRecord
 from schemas.sample import Sample
 from schemas.tables import Clip, Reject, Split, Trial, Video

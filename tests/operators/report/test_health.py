@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from operators.report.baselines import Floor
 from operators.report.collect import RejectGroup
-from operators.report.floors import Floor
 from operators.report.health import findings
 
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from operators.report import write_report
-from operators.runs import RunFolder
+from operators.store.run_folder import RunFolder
 from tests.support.browser import chromium
 from tests.support.synthetic_rows import HOSTILE
 from tests.support.synthetic_run import synthetic_run

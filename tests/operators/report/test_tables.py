@@ -5,7 +5,7 @@ import pytest
 
 from operators.report.collect import collect
 from operators.report.tables import Tables
-from operators.store import object_path
+from operators.store.content_store import object_path
 from schemas.arrow import open_parquet
 from schemas.errors import SchemaError
 from schemas.sample import Sample

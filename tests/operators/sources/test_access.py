@@ -7,7 +7,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from operators.sources.access import Access, SourceFiles, fingerprint, stored_uri
-from operators.store import SourceGone
+from operators.store.content_store import SourceGone
 from schemas.errors import SourceError
 from schemas.storage import locate
 from schemas.tables import Source

@@ -9,8 +9,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from operators.sources.folder import VIDEO_SUFFIXES, search_folder
-from operators.store import Store, locate
-from operators.video.probe import probe
+from operators.store.content_store import Store, locate
+from operators.video.decode.probe import probe
 from schemas.errors import BadInput, Outage, SourceError
 
 

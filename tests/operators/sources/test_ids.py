@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from operators.build import make_lanes, plan_build
-from operators.runs import RunFolder
 from operators.sources.access import fingerprint
 from operators.sources.ids import SourceIds, keep_given_ids, read_given_ids, source_id_of
 from operators.sources.listing import read_sources
-from operators.store import Store
+from operators.store.content_store import Store
+from operators.store.run_folder import RunFolder
 from schemas.base import VideoId
 from schemas.config import BuildConfig
 from schemas.errors import SchemaError

@@ -8,11 +8,11 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from operators.build import plan_build
-from operators.runs import RunFolder
 from operators.sources.access import SourceFiles
 from operators.sources.ids import source_id_of
 from operators.sources.listing import read_sources, source_files
-from operators.store import Store
+from operators.store.content_store import Store
+from operators.store.run_folder import RunFolder
 from schemas.config import BuildConfig
 from schemas.errors import BadInput, Outage, SourceError
 from schemas.tables import Reject, Source

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.stage import Context
+from operators.execution.stage import Context
 from operators.stages.assemble import STAGE, assign_splits, near_duplicate_groups
 from schemas.config import AssembleConfig, BuildConfig
 from schemas.sample import LETTERS

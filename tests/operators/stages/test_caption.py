@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
+from operators.execution.stage import Context
 from operators.models.journal import Journal
 from operators.models.prompts import load_prompt
 from operators.models.session import ModelPool, open_models, resolve
 from operators.sources.access import SourceFiles
-from operators.stage import Context
 from operators.stages.caption import STAGE
-from operators.store import Store
+from operators.store.content_store import Store
 from schemas.config import BuildConfig, CaptionConfig, ModelsConfig, Role
 from schemas.tables import Annotation, Boundary, Caption, CaptionStatus, Clip, Cut, Reject, Source
 from tests.support.openai_server import OpenAIServer, Reply
@@ -23,7 +23,7 @@ from tests.support.rows import make_video, of_file
 
 SECOND = 1_000_000
 FPS = 5
-PORTRAIT = Path(__file__).parents[1] / "measure" / "astronaut.jpg"
+PORTRAIT = Path(__file__).parents[1] / "vision" / "astronaut.jpg"
 
 
 def film_frame(seconds: float) -> np.ndarray:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from operators.isolate import Stopped, run_isolated, stop_children
 from operators.models.session import ModelPool
+from operators.process.isolate import Stopped, run_isolated, stop_children
 from operators.sources.access import SourceFiles
 from operators.stages.difficulty import STAGE
 from schemas.tables import Check, QuestionKind

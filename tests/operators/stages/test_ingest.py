@@ -4,11 +4,11 @@ from dataclasses import replace
 import av
 import pytest
 
-from operators.stage import Context
+from operators.execution.stage import Context
 from operators.stages.ingest import STAGE, run
-from operators.store import Store
-from operators.video.analysis_file import read_analysis
-from operators.video.frames import frame_times
+from operators.store.content_store import Store
+from operators.video.analysis.analysis_file import read_analysis
+from operators.video.decode.frames import frame_times
 from schemas.config import BuildConfig, Detector
 from schemas.tables import Reject, Source, Split, Video, VideoCategory
 from tests.support.videos import broadcast, counting_video, make, shots_video

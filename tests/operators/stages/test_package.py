@@ -6,17 +6,17 @@ from pathlib import Path
 import av
 import pytest
 
-from operators import runner
 from operators.build import plan_build
-from operators.losses import losses
-from operators.runner import run_stage
-from operators.stage import Context
+from operators.execution import runner
+from operators.execution.rejects import losses
+from operators.execution.runner import run_stage
+from operators.execution.stage import Context
+from operators.execution.staleness import find_stale
 from operators.stages import ingest
 from operators.stages.package import LONGEST_SECONDS, STAGE
-from operators.staleness import find_stale
-from operators.store import SourceGone, Store, sha256_of_file
-from operators.video.frames import frames_at
-from operators.video.probe import probe
+from operators.store.content_store import SourceGone, Store, sha256_of_file
+from operators.video.decode.frames import frames_at
+from operators.video.decode.probe import probe
 from schemas.base import digest
 from schemas.config import BuildConfig, Media, QuestionConfig, ShardConfig
 from schemas.run import Commit, ReleaseFile, StageKey, StageRecord
@@ -71,8 +71,8 @@ def test_without_media_nothing_is_made(tmp_path):
 def test_proxies_are_published_small_and_on_the_sources_times(tmp_path):
     """Read with the trainer's reader. At each time the proxy shows what the source shows, to within half a second."""
     pytest.importorskip("torch")
-    from trainer_plugin.examples import VideoSource
-    from trainer_plugin.frames import read_frames
+    from trainer_plugin.data.video_decode import read_frames
+    from trainer_plugin.types import VideoSource
 
     path = counting_video(tmp_path / "film.mp4", "-vf", "scale=1280:512:flags=neighbor", seconds=6)
     row = package(tmp_path, ingested(tmp_path, path), Media.PROXY)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.stage import Context
+from operators.execution.stage import Context
 from operators.stages.shard import STAGE, equal_groups
-from operators.store import Store, object_path, sha256_of_file
+from operators.store.content_store import Store, object_path, sha256_of_file
 from schemas.arrow import rows_from_parquet
 from schemas.config import BuildConfig, ShardConfig
 from schemas.sample import Sample

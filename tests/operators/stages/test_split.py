@@ -3,11 +3,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from operators.stage import Context
+from operators.execution.stage import Context
 from operators.stages import ingest
 from operators.stages.split import STAGE, run
-from operators.store import Store
-from operators.video.probe import probe
+from operators.store.content_store import Store
+from operators.video.decode.probe import probe
 from schemas.config import BuildConfig, SplitConfig
 from schemas.tables import Boundary, Clip, Cut, Reject, Source, Video
 from tests.support.videos import counting_video, make, shots_video, two_pictures

@@ -7,12 +7,12 @@ from random import Random
 
 import pytest
 
-from operators.isolate import run_isolated
-from operators.stage import Context
+from operators.execution.stage import Context
+from operators.process.isolate import run_isolated
 from operators.stages import ingest, split
-from operators.store import Store
-from operators.video.frames import frames_at
-from operators.video.packets import UnreadableVideo
+from operators.store.content_store import Store
+from operators.video.decode.frames import frames_at
+from operators.video.decode.packets import UnreadableVideo
 from schemas.config import BuildConfig, ClipMode, SplitConfig
 from schemas.tables import Clip, Source, Video
 from tests.support.zoo import SAMPLES

@@ -11,14 +11,14 @@ import ffmpeg
 import numpy as np
 import pytest
 
-from operators.video.analysis import analyse
-from operators.video.clips import plan_clips
-from operators.video.cut import cut_clip
-from operators.video.ffmpeg import FfmpegError, run_ffmpeg
-from operators.video.frames import frame_times, frames_at
-from operators.video.packets import UnreadableVideo
-from operators.video.probe import probe
-from operators.video.watch import watch
+from operators.video.analysis.analysis import analyse
+from operators.video.analysis.decode_once import watch
+from operators.video.clips.cut import cut_clip
+from operators.video.clips.planning import plan_clips
+from operators.video.decode.ffmpeg import FfmpegError, run_ffmpeg
+from operators.video.decode.frames import frame_times, frames_at
+from operators.video.decode.packets import UnreadableVideo
+from operators.video.decode.probe import probe
 from schemas.config import ClipMode, Detector, SplitConfig
 from tests.support.videos import HEIGHT, WIDTH, counting_video, make, number_on
 from tests.support.zoo import SAMPLES, Sample

@@ -27,9 +27,9 @@ from tests.trainer_plugin.parity import (
     tiny_family,
     tiny_model,
 )
-from trainer_plugin.dataset import frame_times
-from trainer_plugin.examples import Grid
+from trainer_plugin.data.samples import frame_times
 from trainer_plugin.families.qwen_vl import SECOND_US, Qwen3VL, Qwen25VL
+from trainer_plugin.types import Grid
 
 models = {name: tiny_model(name) for name in ("qwen2_5_vl", "qwen3_vl")}
 families = {name: tiny_family(name) for name in models}

@@ -11,9 +11,9 @@ from transformers.models.smolvlm.video_processing_smolvlm import get_resize_outp
 from tests.support.properties import given, st
 from tests.support.videos import counting_video
 from tests.trainer_plugin.parity import VIDEO_ID, tiny_config, tiny_family
-from trainer_plugin.examples import Grid, VideoSource
+from trainer_plugin.data.video_decode import read_frames
 from trainer_plugin.families.smolvlm import SmolVLM
-from trainer_plugin.frames import read_frames
+from trainer_plugin.types import Grid, VideoSource
 
 family = tiny_family("smolvlm")
 

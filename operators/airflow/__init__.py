@@ -1,0 +1,1 @@
+"""Airflow operators, task groups, form parameters and connections. The only package that imports Airflow."""

@@ -1,0 +1,1 @@
+"""What `lvr demo` needs: sample films with known truth, and an Airflow on this machine."""

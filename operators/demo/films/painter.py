@@ -1,0 +1,95 @@
+"""Paints the frames of a film.
+
+The still scene is drawn once per shot, moving objects are pasted on a copy, and transitions mix two shots.
+"""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from operators.demo.films.canvas import Picture
+from operators.demo.films.lettering import Plate, plate
+from operators.demo.films.scenes import background
+from operators.demo.films.script import FRAME_HEIGHT, FRAME_WIDTH, FilmScript, frames_of
+from operators.demo.films.sprites import paste
+from operators.demo.films.timeline import (
+    PlacedShot,
+    distractor_frames,
+    in_frame,
+    is_moving,
+    object_at,
+    place_shots,
+    view_at,
+)
+
+_STEP_FRAMES = 5
+"""Frames between two steps of a walk, or two beats of a wing."""
+
+
+class ShotPainter:
+    """Paints one shot at any frame, also shortly before and after its own span, where transitions show it."""
+
+    def __init__(self, placed: PlacedShot) -> None:
+        self.placed = placed
+        self._scene = background(placed.shot.scene, placed.shot.light, placed.shot.zoom)
+        self._flashes = [distractor_frames(placed, each) for each in placed.shot.distractors if each.kind == "flash"]
+        start = placed.start
+        self._plates: list[tuple[int, int, Plate]] = [
+            (start + frames_of(text.start), start + frames_of(text.end), plate(text)) for text in placed.shot.texts
+        ]
+
+    def picture(self, frame: int) -> Picture:
+        """Scene and objects without texts: (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR."""
+        left, top = view_at(self.placed, frame)
+        picture = self._scene[top : top + FRAME_HEIGHT, left : left + FRAME_WIDTH].copy()
+        for thing in self.placed.shot.objects:
+            drawn, box = object_at(thing, self.placed, frame)
+            if in_frame(box):
+                phase = frame // _STEP_FRAMES % 2 if is_moving(thing, self.placed, frame) else 0
+                paste(picture, drawn.pictures[phase], box)
+        for first, last in self._flashes:
+            if first <= frame < last:
+                glare = 0.9 * (1 - (frame - first) / (last - first))
+                picture = cv2.addWeighted(picture, 1 - glare, np.full_like(picture, 255), glare, 0)
+        return picture
+
+    def letter(self, picture: Picture, frame: int) -> None:
+        """Draw the texts of this frame onto the picture, in place."""
+        for first, last, (box, _, pixels) in self._plates:
+            if first <= frame < last:
+                picture[box.top : box.bottom, box.left : box.right] = pixels
+
+
+def paint_film(script: FilmScript) -> Iterator[Picture]:
+    """Every frame of the film in order, (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR."""
+    placed = place_shots(script)
+    before: ShotPainter | None = None
+    painter = ShotPainter(placed[0])
+    for shot, after in zip(placed, [*placed[1:], None], strict=True):
+        following = ShotPainter(after) if after else None
+        for frame in range(shot.start, shot.end):
+            if frame < shot.fade_end:
+                picture = _transition(before, painter, frame)
+            elif following and frame >= following.placed.fade_start:
+                picture = _transition(painter, following, frame)
+            else:
+                picture = painter.picture(frame)
+                painter.letter(picture, frame)
+            yield picture
+        if following:
+            before, painter = painter, following
+
+
+def _transition(before: ShotPainter | None, after: ShotPainter, frame: int) -> Picture:
+    """A frame of the transition into `after`.
+
+    Weights are taken in the middle of the frame, so that both halves mirror each other.
+    """
+    shot = after.placed
+    if shot.shot.enter.kind == "dissolve" and before:
+        share = (frame - shot.fade_start + 0.5) / (shot.fade_end - shot.fade_start)
+        return cv2.addWeighted(before.picture(frame), 1 - share, after.picture(frame), share, 0)
+    lit = before.picture(frame) if before and frame < shot.start else after.picture(frame)
+    half = shot.fade_end - shot.start
+    return cv2.convertScaleAbs(lit, alpha=(abs(frame + 0.5 - shot.start)) / half)

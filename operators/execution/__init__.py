@@ -1,0 +1,1 @@
+"""How stages run: their declaration, order, keys, reuse, rejects and progress."""

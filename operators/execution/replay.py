@@ -1,0 +1,95 @@
+"""Runs rejects again, by removing their commits and the journaled answers that they came from."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
+from operators.models.embedded import EMBEDDED_MODEL
+from operators.models.journal import Journal
+from operators.models.session import MEASURED, resolve
+from operators.store.content_store import Store
+from operators.store.run_folder import RunFolder
+from schemas.config import ModelConfig, Role
+from schemas.errors import BadInput
+from schemas.run import Commit, Run
+from schemas.tables import Reject
+
+
+class OtherModels(BadInput):
+    """The models that a run requested resolve to other models here than those that it was built with."""
+
+
+def assert_same_models(run: Run, environ: Mapping[str, str] = os.environ) -> None:
+    """Check that replaying the run in this environment uses the same models as the run.
+
+    Raises:
+        OtherModels: a model differs. The message names each such role, both models and the variables to set.
+        EndpointError: a requested model has no endpoint here.
+    """
+    here = resolve(run.requested.models, environ)
+    problems = [line for role in Role for line in _differences(role, run.config.models.of(role), here.of(role))]
+    if problems:
+        raise OtherModels(f"run {run.run_id} cannot be replayed here: {'; '.join(problems)}")
+
+
+def _differences(role: Role, before: ModelConfig, here: ModelConfig) -> Iterator[str]:
+    variables = f"LVR_{role.name}"
+    if before.model != here.model:
+        way_out = (
+            f"unset {variables}_URL and LVR_MODEL_URL"
+            if before.model in {MEASURED, EMBEDDED_MODEL}
+            else f"set {variables}_URL to its server and {variables}_MODEL={before.model}"
+        )
+        yield f"{role.value}: it was built with {before.model!r}, here it would be {here.model!r}; {way_out}"
+    elif before.vision != here.vision:
+        was, flag = ("with", 1) if before.vision else ("without", 0)
+        yield f"{role.value}: {before.model!r} was asked {was} vision; set {variables}_VISION={flag}"
+
+
+def forget_rejects(
+    folder: RunFolder, stage: str | None = None, reason: str | None = None
+) -> dict[tuple[str, str], int]:
+    """Remove the commit of every work item of the run that has a matching reject, so that it runs again.
+
+    A work item that has been tried again since, and now has no matching reject, keeps its commit. Other answers of the
+    work items stay in the journal, so that only the requests about rejected rows are sent again.
+
+    Args:
+        stage: match only rejects of this stage. None matches all stages.
+        reason: match only rejects with this reason. None matches all reasons.
+
+    Returns:
+        Number of the run's matching rejects by (stage, reason), including those removed by an earlier replay.
+
+    Raises:
+        BadInput: there is no stage with that name.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    if stage not in (None, *VIDEO_STAGES, *BUILD_STAGES):
+        raise BadInput(f"no stage is called {stage!r}; there are {', '.join((*VIDEO_STAGES, *BUILD_STAGES))}")
+    for record in folder.records():
+        for unit, commit in record.commits.items():
+            if stage not in (None, record.stage):
+                continue
+            matching = _rejects(folder.store, commit, reason)
+            counts.update((reject.stage, reject.reason) for reject in matching)
+            standing = folder.store.find_commit(record.stage, commit.key_sha256) if matching else None
+            if standing and (again := _rejects(folder.store, standing, reason)):
+                _forget(folder.store, record.stage, unit, standing, again)
+    return dict(counts)
+
+
+def _rejects(store: Store, commit: Commit, reason: str | None) -> list[Reject]:
+    if not commit.rejects:
+        return []
+    return [each for each in store.get_rows(commit.rejects_sha256, Reject) if reason in (None, each.reason)]
+
+
+def _forget(store: Store, stage: str, unit: str, commit: Commit, rejects: list[Reject]) -> None:
+    asked = [reject.request_sha256 for reject in rejects if reject.request_sha256]
+    with Journal(f"{store.url}/journal/{stage}/{unit}") as journal:
+        journal.forget(asked, keys=[reject.key for reject in rejects])
+    store.forget_commit(stage, commit.key_sha256)

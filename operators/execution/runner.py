@@ -1,0 +1,523 @@
+"""Runs stages. It handles identity, reuse, isolation, commits, records and metrics, so that stages are pure functions.
+
+A work item, the unit of work and of reuse, is one source video, or the whole build for the last stages. Its key covers
+everything that its rows depend on (`StageKey`). A committed key is never computed again, by any run or partition. So
+adding a video, moving videos between partitions or killing a task loses no finished work.
+
+A fault of the machine is not a property of a video. A work item with a temporary reject (`Reject.is_temporary`) has it
+in this run's record, but is not committed, so that the next run tries it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from operators.execution.pipeline import stage as stage_named
+from operators.execution.stage import Context, Scope, Stage
+from operators.models.client import ModelClient
+from operators.models.journal import Journal
+from operators.models.prompts import load_prompt
+from operators.models.session import open_models
+from operators.process.isolate import ChildFailed, process_cpu_seconds, run_isolated
+from operators.process.scratch import scratch_folder
+from operators.sources.access import SourceFiles
+from operators.sources.listing import source_files
+from operators.store.content_store import SourceGone, Store, explain, space_problem
+from operators.store.run_folder import RunFolder
+from schemas.base import Row, canonical_json, digest
+from schemas.config import BuildConfig, Role
+from schemas.errors import Outage
+from schemas.run import (
+    Commit,
+    InputIdentity,
+    Lane,
+    ModelIdentity,
+    PromptIdentity,
+    StageKey,
+    StageMetrics,
+    StageRecord,
+)
+from schemas.storage import StoreError
+from schemas.tables import FILE_REASONS, MACHINE_REASONS, Reject, Source
+from schemas.uri import shown_uri, without_secrets
+
+log = logging.getLogger(__name__)
+
+WHOLE_BUILD = "all"
+"""Name of the only work item of a stage that runs over the whole build."""
+
+WAITING_UNITS = 8
+"""Number of work items that a stage waiting for models processes concurrently. They share each role's limit on
+concurrent requests."""
+
+MOST_FAULTS_IN_A_ROW = 10
+"""Number of consecutive videos with faults of the machine at which the machine, or the storage that it reads from, is
+considered down."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress of a stage: finished, reused and total work items, and the rejects so far."""
+
+    stage: str
+    lane: int | None
+    done: int
+    reused: int
+    total: int
+    rejects: int
+    seconds: float
+
+    def __str__(self) -> str:
+        where = "" if self.lane is None else f" lane {self.lane}"
+        unit = "units" if self.lane is None else "videos"
+        said = [f"{self.stage}{where}: {self.done}/{self.total} {unit}"]
+        said += [f"{self.reused} of them reused"] if self.reused else []
+        if (computed := self.done - self.reused) and self.seconds:
+            rate = computed / self.seconds  # the time to look up a reused commit is negligible
+            said += [f"{rate * 60:.1f} a minute", f"{(self.total - self.done) / rate:.0f} s left"]
+        return ", ".join([*said, f"{self.rejects} rejects"])
+
+
+class Halt:
+    """Stops the stages that share it from starting more work after the first failure.
+
+    It is a context manager that several threads enter. After one of its blocks has failed, entering it raises that
+    failure again.
+    """
+
+    def __init__(self) -> None:
+        self._failure: BaseException | None = None
+        self._faults = 0
+
+    def count(self, fault: Reject | None) -> None:
+        """Count a computed work item and its fault of the machine, if any.
+
+        A file that was removed or replaced is not counted as a fault of the machine. The build continues regardless of
+        how many there are.
+
+        Raises:
+            Outage: `MOST_FAULTS_IN_A_ROW` consecutive work items had a fault of the machine.
+        """
+        if fault and fault.reason in FILE_REASONS:
+            return
+        self._faults = self._faults + 1 if fault else 0
+        if fault and self._faults >= MOST_FAULTS_IN_A_ROW:
+            raise Outage(
+                f"{self._faults} videos in a row met faults of the machine, the last: {fault.message}. Look at the "
+                f"disk or mount and run again; finished work is kept"
+            )
+
+    def __enter__(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def __exit__(self, kind: object, failure: BaseException | None, trace: object) -> None:
+        self._failure = self._failure or failure
+
+
+@dataclass(frozen=True)
+class UnitInput:
+    """Input of one work item of a stage.
+
+    It holds the tables of each stage in `reads`, with one table per contributing video.
+    """
+
+    unit: str
+    tables: Mapping[str, tuple[str, ...]]
+    """sha256 of the tables' objects, by stage."""
+    sources: tuple[Source, ...] = ()
+    """Source videos sorted by id, for stages that read `source` or open the video."""
+    empty: bool = False
+    """Whether the first input, or the stage `Stage.only_with`, has no rows. Then the work item has none either, and
+    nothing is decoded."""
+    files: SourceFiles = field(default_factory=SourceFiles)
+    """Access to the source files."""
+    isolated: bool = False
+    """Whether the work item is computed in a child process, which opens the video."""
+
+    def identity(self, name: str, source_columns: Collection[str]) -> InputIdentity:
+        """Identity of one input for the work item's key. That of `source` covers only `source_columns`."""
+        if name == "source":
+            columns = set(source_columns)
+            content = [digest(source.model_dump(mode="json", include=columns)) for source in self.sources]
+        else:
+            content = list(self.tables[name])
+        return InputIdentity(stage=name, rows_sha256=content[0] if len(content) == 1 else digest(content))
+
+
+@dataclass(frozen=True)
+class UnitOutcome:
+    """A work item's commit and the cost of computing it. A reused work item cost nothing."""
+
+    commit: Commit
+    reused: bool
+    cpu_seconds: float = 0.0
+    phase_seconds: Mapping[str, float] | None = None
+    usage: Mapping[str, Mapping[str, float]] | None = None
+    """Model usage by role: requests, journal_hits, tokens_in, tokens_out, busy_seconds."""
+    fault: Reject | None = None
+    """First reject that is a fault of the machine, if any. Then the commit is in this run's record only."""
+
+
+def run_stage(
+    folder: RunFolder,
+    name: str,
+    lane: int | None = None,
+    *,
+    workers: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    halt: Halt | None = None,
+) -> StageMetrics:
+    """Run a stage of a run for one partition or for the whole build, and record its commits and metrics.
+
+    Args:
+        lane: index of the partition, for per-video stages. None for a stage over the whole build.
+        workers: number of work items that an isolated stage processes concurrently, by default one per core. Other
+            stages mostly wait for models and process `WAITING_UNITS` work items concurrently.
+        report: called once before the first work item and after each finished one.
+        halt: shared by stages that run concurrently. After a failure in one, none of them starts another work item.
+
+    Raises:
+        ModelUnavailable: a model server failed permanently. Finished work items and journaled answers are kept.
+        StoreError: the store cannot be written.
+        Outage: `MOST_FAULTS_IN_A_ROW` consecutive videos had faults of the machine.
+        RunMissing: the partition does not exist, or a stage that this one reads has not finished.
+        ValueError: a per-video stage was called without a partition.
+    """
+    started = time.perf_counter()
+    stage = stage_named(name)
+    inputs = list(_unit_inputs(folder, stage, lane))
+    earlier = folder.attempts(name, lane)
+    outcomes: dict[str, UnitOutcome] = {}
+    reasons: Counter[str] = Counter()
+    at_once = (workers or os.cpu_count() or 1) if stage.isolated else WAITING_UNITS
+    cores = max(1, at_once // len(inputs)) if stage.isolated else 1
+    halt = halt or Halt()
+
+    def work(unit_input: UnitInput) -> UnitOutcome:
+        with halt:
+            outcome = run_unit(folder.store, folder.run.config, stage, unit_input, cores)
+            if outcome.fault:
+                log.warning("%s", outcome.fault.message)
+            if not outcome.reused:
+                halt.count(outcome.fault)
+            return outcome
+
+    report(Progress(name, lane, done=0, reused=0, total=len(inputs), rejects=0, seconds=0.0))
+    with ThreadPoolExecutor(max_workers=min(at_once, len(inputs))) as pool, halt:
+        futures = {pool.submit(work, unit_input): unit_input.unit for unit_input in inputs}
+        for future in as_completed(futures):
+            outcome = outcomes[futures[future]] = future.result()
+            reasons.update(_reasons(folder.store, outcome.commit))
+            metrics = _metrics(name, lane, outcomes.values(), reasons, time.perf_counter() - started)
+            if not outcome.reused or len(outcomes) == len(inputs):  # written early, in case this process is killed
+                folder.write_metrics(metrics, earlier)
+            report(_progress(metrics, len(inputs)))
+    commits = {unit_input.unit: outcomes[unit_input.unit].commit for unit_input in inputs}
+    folder.write_record(StageRecord(stage=name, lane=lane, commits=commits))
+    return metrics
+
+
+def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitInput, cores: int = 1) -> UnitOutcome:
+    """Return the existing commit for a work item's key, or compute the work item and return its new commit.
+
+    A crash, a timeout or an exceeded limit of an isolated stage becomes a reject of the work item.
+
+    Raises:
+        StoreError: no space is left, in the store or for scratch files.
+        NotStarted: no child process could be started for an isolated stage.
+        Stopped: the child process of an isolated stage was asked to end.
+    """
+    key = stage_key(stage, config, unit_input)
+    if commit := store.find_commit(stage.name, digest(key)):
+        return UnitOutcome(commit, reused=True)
+    opened: list[Row] = []
+    if stage.isolated and not unit_input.empty:
+        opened = [row for row in _read_input(store, stage.reads[0], unit_input) if stage.opens_video(config, row)]
+    files = source_files(config, unit_input.sources)
+    unit_input = replace(unit_input, files=files, isolated=bool(opened))
+    with scratch_folder(stage.name) as scratch:
+        if not unit_input.isolated:
+            return compute_unit(store.url, config, key, unit_input, scratch, cores)
+        try:
+            limit = sum(map(stage.timeout_seconds, opened))
+            return run_isolated(compute_unit, store.url, config, key, unit_input, scratch, cores, timeout_seconds=limit)
+        except ChildFailed as failure:
+            again = "the next run" if failure.reason in MACHINE_REASONS else "`lvr replay`"
+            message = f"{unit_input.unit}: {stage.name} failed: {failure}; {again} tries again"
+            reject = _unit_reject(key, failure.reason, message)
+            return UnitOutcome(_commit(store, stage, key, [], [reject]), reused=False, fault=_fault([reject]))
+
+
+def compute_unit(
+    store_url: str, config: BuildConfig, key: StageKey, unit_input: UnitInput, scratch: Path, cores: int = 1
+) -> UnitOutcome:
+    """Compute and commit one work item in this process.
+
+    Its arguments are picklable, because isolated stages run it in a child process.
+
+    Raises:
+        StoreError: no space is left, in the store or for scratch files.
+        Outage: the stage's prompts were edited while it ran, or a stage over the whole build had a system error.
+        OSError: a file exceeded the size limit of this process (EFBIG).
+    """
+    stage = stage_named(key.stage)
+    store = Store(store_url)
+    cpu_seconds = process_cpu_seconds if unit_input.isolated else time.thread_time
+    cpu_started = cpu_seconds()
+    started = time.perf_counter()
+    tables = [_read_input(store, stage_input, unit_input) for stage_input in stage.reads]
+    try:
+        _assert_unchanged(unit_input)
+        has_work = bool(tables[0]) and not unit_input.empty
+        produced, usage = (
+            _produce(stage, store, config, key, tables, scratch, cores, unit_input.files) if has_work else ([], {})
+        )
+    except SourceGone as gone:
+        produced, usage = [_unit_reject(key, gone.reason, f"{key.unit}: {gone}")], {}
+    except OSError as error:
+        if outage := space_problem(error, str(error.filename or scratch)):
+            raise outage from error
+        if error.errno == errno.EFBIG:  # a limit of this process, which the caller that set it handles
+            raise
+        if stage.scope is Scope.BUILD:
+            raise Outage(f"{stage.name}: {error}; look at the disk and run again, finished work is kept") from error
+        produced, usage = [_unit_reject(key, "system_error", _system_error(key, unit_input, error))], {}
+    computed = time.perf_counter()
+    if stage_key(stage, config, unit_input) != key:
+        raise Outage(f"{key.unit}: the prompts of {stage.name} changed while it ran; run it again")
+    rejects = [row for row in produced if isinstance(row, Reject)]
+    rows = [row for row in produced if not isinstance(row, Reject)]
+    commit = _commit(store, stage, key, rows, rejects)
+    cpu_ended = cpu_seconds()
+    model_seconds = sum(role["busy_seconds"] for role in usage.values())
+    phases = {
+        "models": model_seconds,
+        "compute": max(0.0, computed - started - model_seconds),
+        "write": time.perf_counter() - computed,
+    }
+    return UnitOutcome(commit, False, cpu_ended - cpu_started, phases, usage, _fault(rejects))
+
+
+def _assert_unchanged(unit_input: UnitInput) -> None:
+    """Check that the sources that an isolated stage opens are still the files that the build was planned with.
+
+    The rows are committed under a key that identifies the planned files.
+
+    Raises:
+        SourceGone: a source has changed.
+    """
+    for source in unit_input.sources if unit_input.isolated else ():
+        if unit_input.files.fingerprint(source) != source.fingerprint:
+            message = f"{shown_uri(source.uri)} has changed since the build was planned; run it again"
+            raise SourceGone("source_changed", message)
+
+
+def _produce(
+    stage: Stage,
+    store: Store,
+    config: BuildConfig,
+    key: StageKey,
+    tables: Sequence[Sequence[Row]],
+    scratch: Path,
+    cores: int,
+    files: SourceFiles,
+) -> tuple[list[Row], dict[str, dict[str, float]]]:
+    """Run the stage on one work item. Returns its rows and rejects, and the model usage by role."""
+    journal = Journal(f"{store.url}/journal/{stage.name}/{key.unit}")
+    with open_models(config.models, stage.roles, journal) as models:
+        context = Context(
+            stage=stage.name,
+            unit=key.unit,
+            config=config,
+            prompts={prompt: load_prompt(prompt) for prompt in stage.prompts},
+            models=models,
+            files=store,
+            scratch=scratch,
+            cores=cores,
+            sources=files,
+        )
+        produced = list(stage.run(context, *tables))
+        return produced, {role.value: _usage(client) for role, client in models.items()}
+
+
+def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> StageKey:
+    """The key of a work item, which covers everything that its rows depend on.
+
+    Prompts and models are part of the key only if the stage uses them under this configuration.
+    """
+    asks = stage.asks(config)
+    inputs = [unit_input.identity(name, stage.source_columns) for name in stage.reads]
+    if stage.only_with:
+        inputs.append(InputIdentity(stage=stage.only_with, rows_sha256=digest(not unit_input.empty)))
+    return StageKey(
+        stage=stage.name,
+        version=stage.version,
+        unit=unit_input.unit,
+        seed=config.seed,
+        section=canonical_json(stage.section(config)),
+        prompts=tuple(_prompt_identity(prompt) for prompt in stage.prompts) if asks else (),
+        models=tuple(_model_identity(config, role) for role in stage.roles) if asks else (),
+        inputs=tuple(inputs),
+        tools=tuple(tool() for tool in stage.tools),
+    )
+
+
+def _prompt_identity(prompt_id: str) -> PromptIdentity:
+    """Identity of a prompt: a hash of its text and of its answer's JSON schema, as both are sent to the model."""
+    prompt = load_prompt(prompt_id)
+    return PromptIdentity(prompt_id=prompt_id, sha256=digest([prompt.sha256, prompt.output.model_json_schema()]))
+
+
+def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:
+    model = config.models.of(role)
+    return ModelIdentity(role=role, model=model.model, vision=bool(model.vision))
+
+
+def _system_error(key: StageKey, unit_input: UnitInput, error: OSError) -> str:
+    files = ", ".join(shown_uri(source.uri) for source in unit_input.sources)
+    told = without_secrets(str(error), unit_input.files.addresses.values())
+    return (
+        f"{key.unit}: {key.stage} of {files}: {told}; look at the file and at the disk or mount that it lies on, the "
+        f"next run tries again"
+    )
+
+
+def _unit_reject(key: StageKey, reason: str, message: str) -> Reject:
+    return Reject(stage=key.stage, unit=key.unit, key=key.unit, reason=reason, message=message)
+
+
+def _commit(store: Store, stage: Stage, key: StageKey, rows: Sequence[Row], rejects: Sequence[Reject]) -> Commit:
+    """Store a work item's tables and its commit. The commit is not stored if a reject is a fault of the machine."""
+    for row in rows:
+        assert isinstance(row, stage.row), f"{stage.name} yielded {type(row).__name__}, not {stage.row.__name__}"
+    commit = Commit(
+        key_sha256=digest(key),
+        key=key,
+        rows_sha256=store.put_rows(rows, stage.row),
+        rejects_sha256=store.put_rows(rejects, Reject),
+        rows=len(rows),
+        rejects=len(rejects),
+    )
+    return commit if _fault(rejects) else store.commit(commit)
+
+
+def _fault(rejects: Sequence[Reject]) -> Reject | None:
+    return next((reject for reject in rejects if reject.is_temporary), None)
+
+
+def _unit_inputs(folder: RunFolder, stage: Stage, lane: int | None) -> Iterator[UnitInput]:
+    if stage.scope is Scope.VIDEO:
+        if lane is None:
+            raise ValueError(f"stage {stage.name} works on lanes: name one of 0..{folder.run.lanes - 1}")
+        yield from _lane_inputs(folder, stage, folder.lane(lane))
+        return
+    tables = {name: _all_tables(folder, name) for name in stage.reads if name != "source"}
+    yield UnitInput(WHOLE_BUILD, tables, folder.sources() if "source" in stage.reads else ())
+
+
+def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:
+    """Tables of all work items of a finished stage, as sha256.
+
+    They are sorted by work item, so that later rows do not depend on the partitions.
+    """
+    over_build = stage_named(name).scope is Scope.BUILD
+    records = [folder.record(name, lane) for lane in ([None] if over_build else range(folder.run.lanes))]
+    commits = {unit: commit for record in records for unit, commit in record.commits.items()}
+    return tuple(commits[unit].rows_sha256 for unit in sorted(commits))
+
+
+def _lane_inputs(folder: RunFolder, stage: Stage, lane: Lane) -> Iterator[UnitInput]:
+    names = [name for name in (*stage.reads, stage.only_with) if name not in ("source", "")]
+    records = {name: folder.record(name, lane.index) for name in names}
+    for source in lane.sources:
+        yield video_input(stage, source, {name: record.commits[source.source_id] for name, record in records.items()})
+
+
+def video_input(stage: Stage, source: Source, commits: Mapping[str, Commit]) -> UnitInput:
+    """Input of a stage for one video.
+
+    Args:
+        commits: the video's commits by stage: those of `stage.reads`, and of `stage.only_with` if it is known. Else its
+            rows are assumed to exist.
+    """
+    tables = {name: (commits[name].rows_sha256,) for name in stage.reads if name != "source"}
+    required = {stage.reads[0], stage.only_with} & commits.keys()
+    is_empty = not all(commits[name].rows for name in required)
+    return UnitInput(source.source_id, tables, (source,), empty=is_empty)
+
+
+def _read_input(store: Store, name: str, unit_input: UnitInput) -> list[Row]:
+    if name == "source":
+        return list(unit_input.sources)
+    model = stage_named(name).row
+    with ThreadPoolExecutor(max_workers=16) as pool:  # for remote stores, with one small object per video
+        tables = pool.map(lambda sha256: store.get_rows(sha256, model), unit_input.tables[name])
+        try:
+            return [row for table in tables for row in table]
+        except OSError as error:
+            raise StoreError(explain(error, store.url)) from error
+
+
+def _usage(client: ModelClient) -> dict[str, float]:
+    used = client.usage
+    return {
+        "requests": used.requests,
+        "journal_hits": used.journal_hits,
+        "tokens_in": used.tokens_in,
+        "tokens_out": used.tokens_out,
+        "busy_seconds": used.busy_seconds,
+    }
+
+
+def _progress(metrics: StageMetrics, total: int) -> Progress:
+    return Progress(
+        metrics.stage,
+        metrics.lane,
+        done=metrics.units,
+        reused=metrics.reused,
+        total=total,
+        rejects=sum(metrics.rejects.values()),
+        seconds=metrics.wall_seconds,
+    )
+
+
+def _reasons(store: Store, commit: Commit) -> Iterator[str]:
+    if commit.rejects:
+        yield from (reject.reason for reject in store.get_rows(commit.rejects_sha256, Reject))
+
+
+def _metrics(
+    name: str, lane: int | None, done: Collection[UnitOutcome], reasons: Mapping[str, int], wall_seconds: float
+) -> StageMetrics:
+    phases: Counter[str] = Counter()
+    usage: dict[str, Counter[str]] = {}
+    for outcome in done:
+        phases.update(outcome.phase_seconds or {})
+        for role, counts in (outcome.usage or {}).items():
+            usage.setdefault(role, Counter()).update(counts)
+    busy, worked = phases["models"], sum(phases.values())
+    return StageMetrics(
+        stage=name,
+        lane=lane,
+        units=len(done),
+        reused=sum(outcome.reused for outcome in done),
+        rows=sum(outcome.commit.rows for outcome in done),
+        rejects=dict(sorted(reasons.items())),
+        wall_seconds=wall_seconds,
+        cpu_seconds=sum(outcome.cpu_seconds for outcome in done),
+        phase_seconds={phase: round(seconds, 6) for phase, seconds in phases.items()},
+        requests={role: int(counts["requests"]) for role, counts in usage.items()},
+        journal_hits={role: int(counts["journal_hits"]) for role, counts in usage.items()},
+        tokens_in=int(sum(counts["tokens_in"] for counts in usage.values())),
+        tokens_out=int(sum(counts["tokens_out"] for counts in usage.values())),
+        server_busy_share=min(1.0, busy / worked) if worked else 0.0,
+    )

@@ -1,0 +1,116 @@
+"""Definition of a stage: a pure, retry-safe function from the typed rows of a work item to typed rows and rejects.
+
+A work item is one source video or the whole build. A stage knows nothing about Airflow, paths or other stages. It gets
+its input rows, its models and its prompts, and yields rows of one type. The runner (`operators.execution.runner`) is
+responsible for identity, reuse, commits, journals and metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from operators.sources.access import SourceFiles
+from schemas.base import Row, digest
+from schemas.config import BuildConfig, Role
+from schemas.tables import Reject
+
+if TYPE_CHECKING:
+    from operators.models.client import ModelClient
+    from operators.models.prompts import Prompt
+
+
+class Files(Protocol):
+    """Storage of content-addressed files, alongside the tables."""
+
+    def put_file(self, path: Path) -> str:
+        """Store a local file, and return its address relative to the store. Equal bytes have the same address."""
+
+    def fetch(self, address: str, folder: Path) -> Path:
+        """Return a local path of a stored file. A file in a remote store is downloaded into the folder."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a stage may use while it processes one work item."""
+
+    stage: str
+    unit: str
+    config: BuildConfig
+    prompts: Mapping[str, Prompt]
+    models: Mapping[Role, ModelClient]
+    """Clients of the roles that the stage declares. A role without a model (measured captions) is absent."""
+    files: Files
+    """Files that stages have stored. Source videos are opened through `sources`."""
+    scratch: Path
+    """An empty local folder, which is removed when the work item is finished."""
+    cores: int = 1
+    """Number of CPU cores that this work item may use. Rows must not depend on it."""
+    sources: SourceFiles = field(default_factory=SourceFiles)
+
+    def reject(self, key: str, reason: str, message: str, raw: str = "", request_sha256: str = "") -> Reject:
+        """A reject of this stage and work item.
+
+        `reason` is a fixed word. `message` says what is wrong and what to do.
+        """
+        return Reject(
+            stage=self.stage,
+            unit=self.unit,
+            key=key,
+            reason=reason,
+            message=message,
+            raw=raw,
+            request_sha256=request_sha256,
+        )
+
+    def seed(self, *parts: object) -> int:
+        """A 31-bit seed that depends only on the build's seed and the parts."""
+        return int(digest([self.config.seed, *map(str, parts)])[:8], 16) >> 1
+
+
+class Scope(Enum):
+    """The extent of one work item of a stage: one video or the whole build."""
+
+    VIDEO = "video"
+    BUILD = "build"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Declaration of one step of the pipeline.
+
+    `run(context, *inputs)` takes one list of rows per name in `reads`, in that order, and yields rows of type `row` and
+    rejects. Equal inputs must give equal rows, and the models' answers count as inputs.
+    """
+
+    name: str
+    version: int
+    """Number that is increased whenever a code change makes the stage yield other rows from the same inputs."""
+    row: type[Row]
+    reads: tuple[str, ...]
+    run: Callable[..., Iterator[Row]]
+    section: Callable[[BuildConfig], Any]
+    """Function that returns the part of the configuration that the rows depend on."""
+    source_columns: tuple[str, ...] = ()
+    """Columns of `source` that the rows depend on, if the stage reads it. The stage reads no other columns."""
+    prompts: tuple[str, ...] = ()
+    roles: tuple[Role, ...] = ()
+    asks: Callable[[BuildConfig], bool] = lambda config: True
+    """Whether the stage uses its prompts and models under a configuration. If not, they are not part of its keys."""
+    tools: tuple[Callable[[], str], ...] = ()
+    """Functions that return name and version of each external program that produces bytes of the rows or files."""
+    scope: Scope = Scope.VIDEO
+    only_with: str = ""
+    """Earlier stage without whose rows of a video this one has nothing to do. Its rows are not read, and the key holds
+    only whether there are any."""
+    isolated: bool = False
+    """Whether the stage runs in a child process with a watchdog, because it decodes or computes for long. A crash of
+    the child is a reject."""
+    opens_video: Callable[[BuildConfig, Any], bool] = lambda config, row: True
+    """Whether an isolated stage opens the video of a row of its first input. If not, it needs no child process and not
+    the video's file."""
+    timeout_seconds: Callable[[Any], float] = lambda row: 6 * 3600.0
+    """The watchdog's time limit for a row of the first input."""

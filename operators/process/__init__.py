@@ -1,0 +1,1 @@
+"""Child processes: isolation with limits, supervision and scratch folders."""

@@ -1,0 +1,1 @@
+"""One decode of a whole video: measures, shots and the proxy."""

@@ -1,0 +1,1 @@
+"""From shots to clip files: planning, cutting without loss, and reading back."""

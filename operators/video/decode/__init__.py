@@ -1,0 +1,1 @@
+"""Reading a file exactly: packets, probing, seeking, frames and colours."""

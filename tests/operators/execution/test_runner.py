@@ -1,0 +1,380 @@
+"""Costs of work items in a run's metrics, and the handling of work items that meet machine faults."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from operators.build import plan_build
+from operators.execution import runner
+from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
+from operators.execution.runner import Progress, UnitInput, UnitOutcome, run_stage, run_unit, stage_key
+from operators.execution.staleness import explain
+from operators.sources.access import fingerprint
+from operators.store.content_store import Store, object_path
+from operators.video.decode import ffmpeg
+from operators.video.decode.ffmpeg import pyav_version
+from schemas.config import BuildConfig
+from schemas.errors import Outage
+from schemas.storage import StoreError
+from schemas.tables import Annotation, Reject, Source, Split, Video, VideoCategory
+from tests.support.failing_reads import failing_reads
+from tests.support.synthetic_run import synthetic_run
+from tests.support.videos import counting_video, make, noisy_video
+from tests.support.web_server import serving
+
+ROOT = Path(__file__).resolve().parents[3]
+
+WHO_READS = {
+    "uri": {"ingest"},
+    "fingerprint": {"ingest"},
+    "title": {"shard"},
+    "category": {"assemble", "shard"},
+    "licence": {"shard"},
+    "origin": {"shard"},
+    "split_hint": {"assemble"},
+    "annotations": {"caption"},
+}
+"""Columns of `Source`, each with the stages whose rows depend on it directly."""
+
+
+@pytest.mark.parametrize("column", WHO_READS)
+def test_what_is_said_of_a_source_is_part_of_the_identity_of_those_who_use_it(tmp_path, column):
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
+    note = Annotation(start_us=0, end_us=1, kind="speech", text="Come in!")
+    other = {"category": VideoCategory.FILM, "split_hint": Split.EVAL, "annotations": (note,)}.get(column, "another")
+    before = Source(source_id="film", uri="film.mp4", fingerprint="1")
+    after = before.model_copy(update={column: other})
+
+    def keys(source):
+        for name in (*VIDEO_STAGES, *BUILD_STAGES):
+            tables = {read: ("0" * 64,) for read in stage(name).reads if read != "source"}
+            yield name, stage_key(stage(name), config, UnitInput("film", tables, (source,)))
+
+    assert {name for name, key in keys(before) if key != dict(keys(after))[name]} == WHO_READS[column]
+
+
+def test_what_a_list_may_name_is_no_part_of_any_identity(tmp_path):
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
+    more = config.model_copy(update={"allowed_roots": ("https://",)})
+    for name in (*VIDEO_STAGES, *BUILD_STAGES):
+        assert stage(name).section(config) == stage(name).section(more)
+
+
+def test_every_column_of_a_source_is_used():
+    assert WHO_READS.keys() | {"source_id", "redacted"} == Source.model_fields.keys()
+
+
+def test_the_version_of_a_tool_is_part_of_the_identity_of_what_it_makes(tmp_path, monkeypatch):
+    """Rows that a broken or an old tool wrote are recomputed. All other keys are the same as without that field."""
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
+    source = Source(source_id="film", uri="film.mp4", fingerprint="1")
+
+    def keys():
+        for name in (*VIDEO_STAGES, *BUILD_STAGES):
+            tables = {read: ("0" * 64,) for read in stage(name).reads if read != "source"}
+            yield name, stage_key(stage(name), config, UnitInput("film", tables, (source,)))
+
+    before = dict(keys())
+    assert {name for name, key in before.items() if "tools" in key.model_dump()} == {"ingest", "split", "package"}
+    assert before["ingest"].tools == (pyav_version(),)
+    monkeypatch.setattr(ffmpeg, "_choose_ffmpeg", lambda: ("/usr/bin/ffmpeg", "8.0.1"))
+    after = dict(keys())
+    assert {name for name, key in after.items() if key != before[name]} == {"split", "package"}
+    assert (
+        explain(before["package"], after["package"])
+        == f"package: made with ffmpeg 8.0.1, {pyav_version()} instead of {', '.join(before['package'].tools)}"
+    )
+
+
+def test_the_pace_is_that_of_what_was_computed():
+    found = {"done": 900, "reused": 900, "total": 1000, "rejects": 0, "seconds": 1.0}
+    assert str(Progress("ingest", 2, **found)) == "ingest lane 2: 900/1000 videos, 900 of them reused, 0 rejects"
+    gone_on = {"done": 902, "reused": 900, "total": 1000, "rejects": 1, "seconds": 60.0}
+    assert str(Progress("ingest", 2, **gone_on)) == (
+        "ingest lane 2: 902/1000 videos, 900 of them reused, 2.0 a minute, 2940 s left, 1 rejects"
+    )
+    fresh = {"done": 1, "reused": 0, "total": 1, "rejects": 0, "seconds": 30.0}
+    assert str(Progress("shard", None, **fresh)) == "shard: 1/1 units, 2.0 a minute, 0 s left, 0 rejects"
+
+
+def test_what_a_killed_attempt_did_is_counted(tmp_path, monkeypatch):
+    """Three attempts: one work item is computed and the task killed, the other computed, both found (cleared task)."""
+    folder = synthetic_run(tmp_path, videos=2, until="ingest")
+    commits = folder.record("ingest", 0).commits
+    used = {"judge": {"requests": 5, "journal_hits": 1, "tokens_in": 900, "tokens_out": 100, "busy_seconds": 3.0}}
+    finished = []
+
+    def attempt(dies=False):
+        def run_unit(store, config, stage, unit_input, cores):
+            if unit_input.unit in finished:
+                return UnitOutcome(commits[unit_input.unit], reused=True)
+            if finished and dies:
+                deadline = time.monotonic() + 30
+                while not folder.attempts("split", 0) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                raise StoreError("the power is gone")
+            finished.append(unit_input.unit)
+            phases = {"models": 3.0, "compute": 1.0, "write": 0.0}
+            return UnitOutcome(commits[unit_input.unit], False, 0.5, phases, used)
+
+        monkeypatch.setattr(runner, "run_unit", run_unit)
+        return run_stage(folder, "split", 0, workers=1)
+
+    with pytest.raises(StoreError, match="power"):
+        attempt(dies=True)
+    assert (attempt().reused, attempt().reused) == (1, 2)
+    assert [(each.units, each.reused) for each in folder.attempts("split", 0)] == [(1, 0), (2, 1), (2, 2)]
+    [split] = [each for each in folder.metrics() if each.stage == "split"]
+    assert (split.units, split.reused, split.tokens_in, split.tokens_out) == (2, 0, 1800, 200)
+    assert (split.requests, split.journal_hits) == ({"judge": 10}, {"judge": 2})
+    assert (split.cpu_seconds, split.phase_seconds["models"], split.server_busy_share) == (1.0, 6.0, 0.75)
+
+
+@pytest.fixture
+def busy():
+    """Keeps another thread of this process busy, as if it computed another work item."""
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: [sum(range(10_000)) for _ in iter(done.is_set, True)])
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+
+
+def test_a_unit_without_input_rows_does_not_count_what_others_compute(tmp_path, busy):
+    path = counting_video(tmp_path / "film.mp4", seconds=0.2)
+    store = Store(str(tmp_path / "out"))
+    nothing = store.put_rows([], Video)
+    config = BuildConfig(source=str(tmp_path), out=store.url)
+    source = Source(source_id="film", uri=str(path), fingerprint=fingerprint(str(path)))
+    unit_input = UnitInput("film", {"ingest": (nothing,)}, (source,), empty=True)
+    started = time.thread_time()
+    outcome = run_unit(store, config, stage("split"), unit_input)
+    assert (outcome.commit.rows, outcome.commit.rejects) == (0, 0)
+    assert outcome.cpu_seconds <= time.thread_time() - started
+
+
+def test_after_a_failure_no_further_unit_begins(tmp_path, monkeypatch):
+    for number in range(6):
+        (tmp_path / f"film{number}.mp4").write_bytes(b"never read")
+    folder = plan_build(BuildConfig(source=str(tmp_path), out=str(tmp_path / "out")), "run", {})
+    begun, failed = [], threading.Event()
+
+    def unit(store, config, stage, unit_input, cores):
+        film = Path(unit_input.sources[0].uri).stem
+        begun.append(film)
+        if film == "film0":
+            failed.set()
+            raise Outage("the model server is away")
+        failed.wait()
+        time.sleep(0.2)
+        return UnitOutcome(SimpleNamespace(rows=0, rejects=0), reused=False)
+
+    monkeypatch.setattr(runner, "run_unit", unit)
+    with pytest.raises(Outage, match="the model server is away"):
+        run_stage(folder, "ingest", 0, workers=2)
+    assert set(begun) <= {"film0", "film1"}
+
+
+def run_ingest(folder, environ):
+    """Metrics of `ingest`, run in a process of its own, and what it printed on standard error."""
+    command = [sys.executable, "-m", "operators.cli", "stage", folder.url, "ingest", "--lane", "0", "--workers", "1"]
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout), ended.stderr
+
+
+def test_a_read_that_breaks_off_leaves_nothing_behind_and_the_next_run_has_the_whole_video(tmp_path):
+    """A transport stream does not record its length, so a truncated read would pass as a shorter film for good."""
+    environ = failing_reads(tmp_path, "bad", 20_000)
+    if environ is None:
+        pytest.skip("no C compiler")
+    source = tmp_path / "films"
+    source.mkdir()
+    good = noisy_video(source / "good.mp4")
+    bad = make(source / "bad.ts", "-i", str(good), "-c", "copy")
+    config = BuildConfig(source=str(source), out=str(tmp_path / "out"))
+    metrics, said = run_ingest(plan_build(config, "broken", {}), environ)
+    assert (metrics["rows"], metrics["rejects"]) == (1, {"system_error": 1})
+    assert f"ingest of {bad}: [Errno 5] Input/output error: '{bad}'; look at the file and at the disk" in said
+    folder = plan_build(config, "sound", {})
+    metrics, _ = run_ingest(folder, os.environ)
+    assert (metrics["rows"], metrics["reused"], metrics["rejects"]) == (2, 1, {})
+    tables = [commit.rows_sha256 for commit in folder.record("ingest", 0).commits.values()]
+    assert [folder.store.get_rows(table, Video)[0].duration_us for table in tables] == [2_000_000, 2_000_000]
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """Function that plans a build of `count` films. The files exist, but are not videos and are never read."""
+
+    def plan(count):
+        for number in range(count):
+            (tmp_path / f"film{number:02d}.mp4").write_bytes(b"never read")
+        return plan_build(BuildConfig(source=str(tmp_path), out=str(tmp_path / "out")), "run", {})
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300),
+        PermissionError(errno.EACCES, "Permission denied", "film.mp4"),
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        IsADirectoryError(errno.EISDIR, "Is a directory", "film.mp4"),
+        NotADirectoryError(errno.ENOTDIR, "Not a directory", "film.mp4"),
+    ],
+    ids=lambda error: errno.errorcode[error.errno],
+)
+def test_an_os_error_of_one_video_is_its_own(planned, monkeypatch, error):
+    """The other videos are still processed, the log names the failed one, and nothing is committed for it."""
+    folder = planned(2)
+
+    def produce(stage, store, config, key, *_):
+        if key.unit.startswith("film00"):
+            raise error
+        return [], {}
+
+    monkeypatch.setattr(runner, "_produce", produce)
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    metrics = run_stage(folder, "ingest", 0)
+    assert (metrics.units, metrics.rejects) == (2, {"system_error": 1})
+    commits = folder.record("ingest", 0).commits
+    [reject] = folder.store.get_rows(commits[min(commits)].rejects_sha256, Reject)
+    assert error.strerror in reject.message and "film00.mp4" in reject.message
+    assert [folder.store.find_commit("ingest", commits[unit].key_sha256) for unit in sorted(commits)] == [
+        None,
+        commits[max(commits)],
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_nothing_more_ends_the_stage(planned, monkeypatch, number):
+    def produce(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(runner, "_produce", produce)
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    with pytest.raises(StoreError, match=r"free some space|choose another"):
+        run_stage(planned(2), "ingest", 0)
+
+
+def test_a_machine_that_fails_video_after_video_ends_the_stage(planned, monkeypatch):
+    """Example: a mount that is gone. The stage must fail instead of releasing a dataset without its videos."""
+    begun = []
+
+    def produce(stage, store, config, key, *_):
+        begun.append(key.unit)
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(runner, "_produce", produce)
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    with pytest.raises(Outage, match=r"10 videos in a row met faults of the machine, the last: film.*not connected"):
+        run_stage(planned(14), "ingest", 0, workers=1)
+    assert len(begun) == 10
+
+
+@pytest.fixture
+def source_of_many(tmp_path, monkeypatch):
+    """More films than may fail in a row, each in a folder of its own, and the run planned over them."""
+    films = [tmp_path / f"films/{number:02d}/film{number:02d}.mp4" for number in range(14)]
+    for film in films:
+        film.parent.mkdir(parents=True)
+        film.write_bytes(b"never read")
+    monkeypatch.setattr(runner, "_produce", lambda *_: ([], {}))
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    return films, plan_build(BuildConfig(source=str(tmp_path / "films"), out=str(tmp_path / "out")), "run", {})
+
+
+def test_however_many_videos_were_removed_after_planning_the_build_goes_on(source_of_many):
+    films, folder = source_of_many
+    for film in films[:6]:
+        film.unlink()
+        film.with_suffix(".txt").touch()
+    for film in films[6:12]:
+        shutil.rmtree(film.parent)
+    metrics = run_stage(folder, "ingest", 0, workers=1)
+    assert (metrics.units, metrics.rejects) == (14, {"missing_file": 12})
+
+
+def test_however_many_videos_were_replaced_after_planning_the_build_goes_on(source_of_many):
+    films, folder = source_of_many
+    for film in films[:12]:
+        film.write_bytes(b"another video")
+    metrics = run_stage(folder, "ingest", 0, workers=1)
+    assert (metrics.units, metrics.rejects) == (14, {"source_changed": 12})
+
+
+def test_rights_that_are_lost_in_the_middle_of_a_build_end_the_stage(source_of_many, tmp_path, unprivileged):
+    """The folders exist and are not empty, but the files cannot be read: no release is made without them."""
+    films, folder = source_of_many
+    for film in films:
+        film.chmod(0)
+    for path in (tmp_path / "out").rglob("*"):
+        path.chmod(0o777)
+    (tmp_path / "out").chmod(0o777)
+    with unprivileged(tmp_path), pytest.raises(Outage, match=r"10 videos in a row met faults.*correct the rights"):
+        run_stage(folder, "ingest", 0, workers=1)
+
+
+@pytest.mark.parametrize("mount_point", ["empty", "gone"])
+def test_a_disk_that_is_not_mounted_any_more_ends_the_stage(source_of_many, mount_point, tmp_path):
+    _, folder = source_of_many
+    (tmp_path / "films").rename(tmp_path / "away")
+    if mount_point == "empty":
+        (tmp_path / "films").mkdir()
+    with pytest.raises(Outage, match=r"10 videos in a row met faults of the machine, the last: film.*mount it"):
+        run_stage(folder, "ingest", 0, workers=1)
+
+
+def test_presigned_addresses_build_and_leave_no_secret_behind(tmp_path, caplog, capfd):
+    """Each stage's child process reads the full URL from the list as it is then. The store never contains it."""
+    film = counting_video(tmp_path / "film.mp4", seconds=1.0)
+    with serving({"/film.mp4": film.read_bytes()}) as server:
+
+        def sign(signature):
+            rows = [
+                f"http://user:PASSWORD@{server.site}/{name}?X-Amz-Signature={signature}" for name in ("film.mp4", "403")
+            ]
+            (tmp_path / "list.csv").write_text("\n".join(["uri", *rows]))
+
+        sign("SECRET1")
+        config = BuildConfig(source=f"{tmp_path}/list.csv", out=f"{tmp_path}/out", allowed_roots=(server.url,))
+        folder = plan_build(config, "run", {})
+        assert run_stage(folder, "ingest", 0, workers=1).rows == 1
+        sign("SECRET2")
+        assert run_stage(folder, "split", 0, workers=1).rows == 1
+        assert {query.partition("=")[2] for query in server.queries} == {"SECRET1", "SECRET2"}
+        again = plan_build(config, "again", {})
+        assert run_stage(again, "ingest", 0, workers=1).reused == 1
+    [source] = folder.sources()
+    assert (source.uri, source.redacted) == (f"{server.url}/film.mp4", True)
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    told = "".join(capfd.readouterr()) + caplog.text
+    names = str([path.name for path in (tmp_path / "out").rglob("*")])
+    for word in ("PASSWORD", "SECRET"):
+        assert word.encode() not in kept and word not in told + names
+
+
+def test_a_store_that_cannot_be_read_ends_the_stage(tmp_path):
+    """The video whose rows are stored there is not at fault. Here a folder is in the place of the table file."""
+    folder = synthetic_run(tmp_path, videos=1, until="caption")
+    [commit] = folder.record("caption", 0).commits.values()
+    table = tmp_path / object_path(commit.rows_sha256, ".parquet")
+    table.unlink()
+    table.mkdir()
+    with pytest.raises(StoreError, match="Is a directory"):
+        run_stage(folder, "question", 0, workers=1)

@@ -1,0 +1,90 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from schemas.errors import BadInput
+from trainer_plugin.data.features import FeatureFolder, read_features
+from trainer_plugin.types import Grid, VideoClip, VideoSource
+
+CLIP = VideoClip(VideoSource("film", "film.mp4"), (0, 1, 2, 3, 4, 5), (32, 64), Grid(3, 2, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_rows_of_some_temporal_patches(where, dtype, tmp_path, request):
+    url = str(tmp_path / "features") if where == "local" else request.getfixturevalue("s3_bucket") + "/features"
+    features = torch.randn(24, 5).to(dtype)
+    assert FeatureFolder(url, "tower").find(CLIP) is None
+    FeatureFolder(url, "tower").write(CLIP, features)
+    clip = replace(CLIP, features=FeatureFolder(url, "tower").find(CLIP))
+    assert torch.equal(read_features(clip, 0, 3), features)
+    assert torch.equal(read_features(clip, 1, 3), features[8:])
+
+
+@pytest.mark.parametrize(
+    "other, what",
+    [
+        ({"frame_times_us": (0, 1, 2, 3, 4, 6)}, "frame_times_us"),
+        ({"size": (64, 64)}, "size"),
+        ({"video": VideoSource("film", "elsewhere.mp4")}, None),
+    ],
+)
+def test_features_of_something_else_are_never_used(tmp_path, other, what):
+    ref = FeatureFolder(str(tmp_path), "tower").write(CLIP, torch.zeros(24, 5))
+    clip = replace(CLIP, features=ref, **other)
+    if what is None:
+        assert read_features(clip, 0, 1).shape == (8, 5)
+        return
+    with pytest.raises(BadInput, match=rf"film\.\w+\.safetensors: other {what} than asked"):
+        read_features(clip, 0, 1)
+    with pytest.raises(BadInput, match="of video film are of other frames or another size than asked"):
+        FeatureFolder(str(tmp_path), "tower").find(replace(CLIP, **other))
+
+
+def test_nor_those_of_another_tower(tmp_path):
+    FeatureFolder(str(tmp_path), "before training").write(CLIP, torch.zeros(24, 5))
+    folder = FeatureFolder(str(tmp_path), "after training")
+    with pytest.raises(BadInput, match="other tower than asked; encode the videos into another folder"):
+        read_features(replace(CLIP, features=folder.find(CLIP)), 0, 1)
+    with pytest.raises(BadInput, match="other tower than asked"):
+        folder.check([CLIP])
+    FeatureFolder(str(tmp_path), "before training").check([CLIP])
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (lambda whole: whole[:-1], "it is cut off; remove it, and encode the video again"),
+        (lambda whole: whole[:40], "its header is damaged"),
+        (lambda whole: b"\xff" * len(whole), "its header is damaged"),
+        (lambda whole: b"", "its header is damaged"),
+        (lambda whole: (2).to_bytes(8, "little") + b"[]", "its header is damaged"),
+        (lambda whole: whole.replace(b"F32", b"F31"), "its header is damaged"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, content, complaint):
+    ref = FeatureFolder(str(tmp_path), "tower").write(CLIP, torch.zeros(24, 5))
+    path = Path(ref.url)
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(BadInput, match=rf"film\.\w+\.safetensors: {complaint}"):
+        read_features(replace(CLIP, features=ref), 1, 3)
+
+
+def test_so_is_one_that_has_gone(tmp_path):
+    ref = FeatureFolder(str(tmp_path), "tower").write(CLIP, torch.zeros(24, 5))
+    Path(ref.url).unlink()
+    with pytest.raises(BadInput, match=r"film\.\w+\.safetensors: it is gone since the run began"):
+        read_features(replace(CLIP, features=ref), 1, 3)
+
+
+def test_a_video_may_be_there_in_several_sizes(tmp_path):
+    folder = FeatureFolder(str(tmp_path), "tower")
+    clips = {1.0: CLIP, 2.0: replace(CLIP, size=(16, 32))}
+    for value, clip in clips.items():
+        folder.write(clip, torch.full((24, 5), value))
+    for value, clip in clips.items():
+        assert clip in folder
+        assert read_features(replace(clip, features=folder.find(clip)), 0, 1).unique() == value
+    assert folder.find(replace(CLIP, video=VideoSource("fil", "fil.mp4"))) is None

@@ -1,0 +1,285 @@
+"""Tests of sequence plans for any samples and layouts: what each rank owns, encodes, sends and attends to."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.support.properties import given, settings, st
+from tests.trainer_plugin.parity import FAMILIES, VIDEO_ID, Clip, Draft, make_samples, tiny_config, tiny_family
+from trainer_plugin.distributed.sequence_plan import Costs, Layout, SequencePlan, balanced_cuts, choose_layout
+from trainer_plugin.types import IGNORED, Grid
+
+families = {name: tiny_family(name) for name in FAMILIES}
+COSTS = Costs.of(tiny_config("qwen2_5_vl").get_text_config())
+
+clips = st.builds(Clip, st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
+pieces = st.tuples(st.integers(1, 6), st.lists(clips | st.integers(1, 6), max_size=3), st.integers(0, 30))
+drafts = st.builds(
+    Draft,
+    pieces.map(lambda parts: (parts[0], *parts[1], parts[2])),
+    learned=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+
+
+layouts = st.builds(Layout, st.integers(1, 4), st.integers(1, 4))
+
+
+@st.composite
+def plans(draw):
+    """Sequence plans of random samples, families and layouts."""
+    family = families[draw(st.sampled_from(FAMILIES))]
+    samples = make_samples(family, draw(st.lists(drafts, min_size=1, max_size=4)))
+    return SequencePlan([sample.example for sample in samples], family, draw(layouts), COSTS)
+
+
+def indices(pieces):
+    return torch.cat([torch.arange(0), *(torch.arange(start, end) for start, end in pieces)])
+
+
+def shares(plan, **options):
+    return [plan.share(rank, **options) for rank in range(plan.layout.size)]
+
+
+def lengths(pieces):
+    return [end - start for start, end in pieces]
+
+
+some = settings(deadline=None, max_examples=60)
+
+
+@some
+@given(plans())
+def test_every_token_is_owned_once_in_ascending_pieces(plan):
+    owned = [indices(pieces) for pieces in plan.shards]
+    assert torch.equal(torch.cat(owned).sort().values, torch.arange(len(plan)))
+    assert all(len(each) > 0 and torch.equal(each, each.sort().values) for each in owned)
+    for each, share in zip(owned, shares(plan), strict=True):
+        assert torch.equal(share.input_ids, plan.input_ids[each])
+        assert torch.equal(share.positions, plan.positions[:, each])
+        assert torch.equal(share.visual, plan.visual[each])
+
+
+@some
+@given(plans())
+def test_every_temporal_patch_is_encoded_once_in_order(plan):
+    encoded = [
+        (part.video, patch) for parts in plan.frame_shares for part in parts for patch in range(part.first, part.end)
+    ]
+    assert encoded == [(number, patch) for number, grid in enumerate(plan.grids) for patch in range(grid.t)]
+    for share in shares(plan):
+        assert [grid.t for grid in share.grids] == [part.end - part.first for part in share.frames]
+        assert all((grid.h, grid.w) == (plan.grids[part.video].h, plan.grids[part.video].w)
+                   for grid, part in zip(share.grids, share.frames, strict=True))  # fmt: skip
+
+
+@some
+@given(plans())
+def test_costs_are_balanced(plan):
+    patches = [sum(grid.t * grid.h * grid.w for grid in share.grids) for share in shares(plan)]
+    assert spread(patches) <= max((grid.h * grid.w for grid in plan.grids), default=0)
+    depth = torch.cat([torch.arange(1, length + 1) for length in lengths(plan.segments)])
+    alone = [COSTS.linear + (COSTS.head if target != IGNORED else 0) for target in plan.targets.tolist()]
+    alone = torch.tensor(alone, dtype=torch.float64)
+    costs = alone + COSTS.attention * depth
+    if len(plan) * float(costs.min()) < 2 * plan.layout.size * float(costs.max()):
+        return  # too short: some ranks would have no token
+    assert spread([float(costs[indices(part)].sum()) for part in plan.parts]) <= 2 * float(costs.max()) * (1 + 1e-9)
+    ulysses = plan.layout.ulysses
+    for first in range(0, plan.layout.size, ulysses):
+        group = [float(alone[indices(pieces)].sum()) for pieces in plan.shards[first : first + ulysses]]
+        assert spread(group) <= float(alone.max()) * (1 + 1e-9)
+
+
+def spread(costs):
+    """Largest distance from the mean."""
+    mean = sum(costs) / len(costs)
+    return max(abs(cost - mean) for cost in costs)
+
+
+@some
+@given(plans())
+def test_each_supervised_token_learns_its_successor_in_its_own_sample(plan):
+    found = torch.full((len(plan),), IGNORED)
+    for pieces, share in zip(plan.shards, shares(plan), strict=True):
+        found[indices(pieces)[share.supervised]] = share.targets
+    assert torch.equal(found, plan.targets)
+    for ((_, end),) in zip(plan.segments, strict=True):
+        assert plan.targets[end - 1] == IGNORED
+    learned = (plan.targets != IGNORED).nonzero()[:, 0]
+    assert torch.equal(plan.targets[learned], plan.input_ids[1:][learned])
+    assert sum(len(share.targets) for share in shares(plan)) == plan.supervised_count
+
+
+@some
+@given(plans())
+def test_features_reach_the_owners_of_their_tokens_in_order(plan):
+    everyone = shares(plan)
+    number = torch.full((len(plan),), -1)
+    number[plan.visual] = torch.arange(int(plan.visual.sum()))
+    counts = [
+        sum((part.end - part.first) * plan._tokens_per_patch[part.video] for part in share.frames) for share in everyone
+    ]
+    encoded = torch.arange(int(plan.visual.sum())).split(counts)  # features, numbered like their placeholders
+    sent = [mine[share.send_order].split(list(share.send_sizes)) for mine, share in zip(encoded, everyone, strict=True)]
+    for rank, (pieces, share) in enumerate(zip(plan.shards, everyone, strict=True)):
+        assert [len(parts[rank]) for parts in sent] == list(share.receive_sizes)
+        received = torch.cat([parts[rank] for parts in sent])
+        assert torch.equal(received, number[indices(pieces)][share.visual])
+
+
+@some
+@given(plans())
+def test_replicated_ranks_keep_what_they_need_of_all_frames(plan):
+    number = torch.full((len(plan),), -1)
+    number[plan.visual] = torch.arange(int(plan.visual.sum()))
+    for pieces, share in zip(plan.shards, shares(plan, replicated=True), strict=True):
+        assert [(part.video, part.first, part.end) for part in share.frames] == [
+            (video, 0, grid.t) for video, grid in enumerate(plan.grids)
+        ]
+        assert (share.send_sizes, share.receive_sizes) == ((), ())
+        assert torch.equal(share.send_order, number[indices(pieces)][share.visual])
+
+
+@some
+@given(plans())
+def test_attention_sees_the_row_in_order_and_is_causal_inside_each_segment(plan):
+    wanted = torch.zeros(len(plan), len(plan), dtype=torch.bool)
+    for start, end in plan.segments:
+        wanted[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+    found = torch.zeros_like(wanted)
+    ulysses = plan.layout.ulysses
+    parts = torch.cat([indices(part) for part in plan.parts])
+    for rank, share in enumerate(shares(plan)):
+        attention = share.attention
+        part = plan.parts[rank // ulysses]
+        assert attention.ring_sizes == tuple(sum(lengths(other)) for other in plan.parts)
+        assert attention.ulysses_sizes[rank % ulysses] == len(share.input_ids)
+        assert torch.equal(
+            torch.cat([parts[start:end] for start, end in attention.ring_order]), torch.arange(len(plan))
+        )
+        group = plan.shards[rank // ulysses * ulysses :][:ulysses]
+        assert torch.equal(torch.cat([indices(pieces) for pieces in group]), indices(part))
+        covered = []
+        for block in attention.blocks:
+            queries, keys = indices(part)[slice(*block.query)], torch.arange(*block.key)
+            seen = torch.ones(block.queries, block.keys, dtype=torch.bool).tril(block.keys - block.queries)
+            found[queries[:, None], keys[None]] |= seen
+            covered.append(block.query)
+        assert torch.equal(indices(covered), torch.arange(sum(lengths(part))))
+    assert torch.equal(found, wanted)
+
+
+@some
+@given(plans())
+def test_every_rank_computes_the_same_plan(plan):
+    again = SequencePlan.__new__(SequencePlan)
+    again.__dict__.update({name: value for name, value in vars(plan).items() if name not in ("parts", "shards")})
+    assert (again.parts, again.shards, again.frame_shares) == (plan.parts, plan.shards, plan.frame_shares)
+
+
+def test_placeholders_of_a_text_are_words():
+    family = families["qwen3_vl"]
+    [sample] = make_samples(family, [Draft((4,), learned=1.0)])
+    ids = torch.tensor([5, VIDEO_ID, 7, 9])
+    plan = SequencePlan([replace(sample.example, input_ids=ids)], family, Layout(1, 2), COSTS)
+    assert not plan.visual.any()
+    assert [share.frames for share in shares(plan)] == [(), ()]
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=12, max_size=30), st.integers(1, 4), st.integers(1, 3))
+def test_no_range_is_shorter_than_wanted(costs, parts, least):
+    cuts = balanced_cuts(torch.tensor(costs, dtype=torch.float64), parts, least)
+    assert indices(cuts).tolist() == list(range(len(costs)))
+    assert min(lengths(cuts)) >= least
+
+
+def test_a_row_shorter_than_its_ranks_is_padded_with_what_nobody_sees():
+    family = families["qwen3_vl"]
+    [sample] = make_samples(family, [Draft((3,), learned=1.0)])
+    plan = SequencePlan([sample.example], family, Layout(2, 2), COSTS)
+    assert (len(plan), plan.segments, plan.supervised_count) == (8, [(0, 3), (3, 8)], 2)
+
+
+@given(st.lists(st.floats(0, 1e6, allow_subnormal=False), max_size=30), st.integers(1, 9))
+def test_cuts_cover_all_and_are_balanced(costs, parts):
+    cuts = balanced_cuts(torch.tensor(costs, dtype=torch.float64), parts)
+    assert len(cuts) == parts
+    assert indices(cuts).tolist() == list(range(len(costs)))
+    assert spread([sum(costs[start:end]) for start, end in cuts]) <= max(costs, default=0) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "heads", "kv_heads", "per_host", "layout"),
+    [
+        (1, 28, 4, 8, Layout(1, 1)),
+        (4, 28, 4, 8, Layout(4, 1)),
+        (8, 28, 4, 8, Layout(4, 2)),  # 28 heads are not divisible by 8
+        (8, 32, 8, 8, Layout(8, 1)),
+        (16, 32, 8, 8, Layout(8, 2)),  # gather-KV across hosts
+        (8, 16, 2, 8, Layout(8, 1)),  # each KV head on 4 ranks
+        (8, 32, 8, 4, Layout(4, 2)),
+        (6, 12, 4, 6, Layout(2, 3)),  # 6 and 3 divide the query heads, but 4 KV heads fit neither
+        (3, 16, 2, 8, Layout(1, 3)),
+        (7, 28, 4, 7, Layout(1, 7)),
+        (7, 28, 1, 7, Layout(7, 1)),
+    ],
+)
+def test_the_layout_follows_from_heads_and_hosts(ranks, heads, kv_heads, per_host, layout):
+    found, reason = choose_layout(ranks, heads, kv_heads, per_host)
+    assert found == layout
+    assert reason.startswith(
+        f"{ranks} sequence-parallel ranks = {layout.ulysses} (Ulysses) x {layout.ring} (gather-KV)"
+    )
+    assert f"{heads} query heads" in reason
+    assert f"host of {per_host}" in reason
+
+
+def test_the_layout_says_when_kv_heads_are_repeated():
+    assert "2 kv heads, each kv head on 4 ranks" in choose_layout(8, 16, 2, 8)[1]
+    assert "each kv head" not in choose_layout(4, 28, 4, 8)[1]
+
+
+def test_costs_are_those_of_qwen2_5_7b():
+    config = tiny_config("qwen2_5_vl").get_text_config()
+    config.update({"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152_064})
+    config.update({"num_attention_heads": 28, "num_key_value_heads": 4})
+    costs = Costs.of(config)
+    assert costs.linear == pytest.approx(2 * 6.525e9, rel=1e-3)
+    assert costs.head == pytest.approx(2 * 0.545e9, rel=1e-3)
+    assert costs.attention * 131_072**2 / 2 == pytest.approx(3.45e15, rel=1e-2)  # one causal forward pass at 128k
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: {"labels": e.labels[:-1]}, r"sample s0: labels has shape \(25,\), its 26 tokens need \(26,\)"),
+        (lambda e: {"labels": e.labels[None]}, r"labels has shape \(1, 26\)"),
+        (lambda e: {"positions": e.positions[:1]}, r"positions has shape \(1, 26\), its 26 tokens need \(3, 26\)"),
+        (
+            lambda e: {"input_ids": e.input_ids + 100},
+            r"sample s0: input_ids go from 1\d\d to 2\d\d, outside \[0, 200\)",
+        ),
+        (lambda e: {"labels": e.labels.clamp(min=0) - 1}, r"sample s0: labels go from -1 to .* another model\?"),
+        (lambda e: {"labels": torch.full_like(e.labels, 200)}, "labels go from 200 to 200, outside"),
+        (
+            lambda e: {"input_ids": torch.where(torch.arange(26) == 0, VIDEO_ID, e.input_ids)},
+            r"sample s0: 13 video tokens, but its grids \[Grid\(t=2, h=4, w=6\)\] make 12",
+        ),
+        (
+            lambda e: {"videos": (replace(e.videos[0], grid=Grid(3, 4, 6)),)},
+            r"sample s0: 12 video tokens, but its grids \[Grid\(t=3, h=4, w=6\)\] make 18",
+        ),
+    ],
+)
+def test_wrong_samples_are_named(change, message):
+    family = families["qwen2_5_vl"]
+    [sample] = make_samples(family, [Draft((5, Clip(2), 7), learned=0.9, seed=1)])
+    with pytest.raises(ValueError, match=message):
+        SequencePlan([replace(sample.example, **change(sample.example))], family, Layout(), COSTS)
+
+
+def test_a_row_has_a_sample():
+    with pytest.raises(ValueError, match="takes one without labels"):
+        SequencePlan([], families["smolvlm"], Layout(), COSTS)

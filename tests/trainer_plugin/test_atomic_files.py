@@ -1,0 +1,112 @@
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import BadInput
+from trainer_plugin.atomic_files import FullDisk, aside, locked, put_whole, room_for, write_whole
+
+
+def test_a_file_is_replaced_by_a_whole_one_and_its_folder_is_made(tmp_path):
+    path = tmp_path / "new" / "file"
+    for data in (b"first", b""):
+        write_whole(path, data)
+        assert path.read_bytes() == data
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_what_was_there(small_disk):
+    path = small_disk / "file"
+    write_whole(path, b"first")
+    with pytest.raises(OSError) as raised:
+        write_whole(path, bytes(2 << 20))
+    assert raised.value.errno == errno.ENOSPC
+    assert path.read_bytes() == b"first"
+
+
+def test_a_disk_that_does_not_say_how_large_it_is_is_not_taken_for_a_full_one():
+    assert shutil.disk_usage("/proc").total == 0
+    with room_for(Path("/proc/new"), 1 << 40):
+        pass
+    with pytest.raises(KeyError), room_for(Path("/proc/new"), 1 << 40):
+        raise KeyError
+    said = "^the disk of /proc is full: 1.0 MB are to be written$"
+    with pytest.raises(FullDisk, match=said), room_for(Path("/proc/new"), 10**6):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_folder_takes_its_place_and_that_of_another(tmp_path):
+    folder, beside = tmp_path / "folder", tmp_path / "beside"
+    for name in ("first", "second"):
+        write_whole(beside / "inner" / name, b"")
+        put_whole(beside, folder)
+        assert [path.name for path in folder.rglob("*")] == ["inner", name]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_kill_before_the_last_rename_leaves_the_old_folder_aside(tmp_path, monkeypatch):
+    folder, beside = tmp_path / "folder", tmp_path / "beside"
+    write_whole(folder / "old", b"")
+    write_whole(beside / "new", b"")
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, to: rename(path, to) if path == folder else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        put_whole(beside, folder)
+    assert [path.name for path in aside(folder).iterdir()] == ["old"]
+    assert [path.name for path in beside.iterdir()] == ["new"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from trainer_plugin.atomic_files import locked
+
+with locked(Path(sys.argv[1]), Path(sys.argv[1]).parent):
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_lock_is_one_processs_until_it_ends_even_by_a_kill(tmp_path):
+    path = tmp_path / ".lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    named = rf"^{tmp_path} is in use by process {holder.pid} on host {socket.gethostname()} since [-0-9: ]+; wait "
+    with pytest.raises(BadInput, match=named), locked(path, tmp_path):
+        pass
+    holder.kill()
+    holder.communicate()
+    assert path.exists()
+    with locked(path, tmp_path):
+        assert f"process {os.getpid()} on host" in path.read_text()
+        with pytest.raises(BadInput, match=f"in use by process {os.getpid()}"), locked(path, tmp_path):
+            pass
+    assert not path.exists()
+
+
+def test_a_lock_removed_while_one_waits_for_it_is_taken_anew(tmp_path, monkeypatch):
+    path, flock = tmp_path / ".lock", fcntl.flock
+
+    def removed_before(file, operation):
+        monkeypatch.undo()
+        path.unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_before)
+    with locked(path, tmp_path), pytest.raises(BadInput, match="in use"), locked(path, tmp_path):
+        pass
+
+
+def test_a_disk_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+    def unsupported(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with locked(tmp_path / ".lock", tmp_path):
+        assert f"{tmp_path}: this disk has no locks" in caplog.text

@@ -1,0 +1,214 @@
+import json
+import sys
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from schemas.errors import BadInput
+from tests.trainer_plugin.parity import Clip, Draft, freeze_tower, make_samples, tiny_config, tiny_model
+from trainer_plugin.distributed.sequence_plan import Costs, Layout, SequencePlan
+from trainer_plugin.families import family_of
+from trainer_plugin.training.metrics import (
+    MetricsLog,
+    StepMetrics,
+    TowerCosts,
+    by_reason,
+    check_loggers,
+    peak_flops,
+    peak_memory,
+    training_flops,
+)
+from trainer_plugin.types import FeatureRef
+
+
+def metrics(step: int, **changes) -> StepMetrics:
+    values = {
+        "step": step,
+        "epoch": 0,
+        "loss": 1.5,
+        "grad_norm": 2.0,
+        "learning_rate": 1e-5,
+        "tokens": 1000,
+        "supervised_tokens": 10,
+        "samples": 2,
+        "total_tokens": 1000 * step,
+        "seconds": 2.0,
+        "data_seconds": 0.5,
+        "tokens_per_second": 500.0,
+        "tokens_per_second_per_device": 250.0,
+        "mfu": 0.421,
+        "memory_bytes": 3 << 30,
+        "skipped": {"damaged": 2},
+    }
+    return StepMetrics(**{**values, **changes})
+
+
+def test_a_line_has_what_a_person_watches():
+    line = metrics(7).line()
+    for part in ("step 7", "loss 1.5000", "grad 2.000", "lr 1.00e-05", "500/s", "250/s/device", "mfu 42.1%", "3.0 GiB"):
+        assert part in line
+    assert "skipped 2" in line
+    assert "mfu" not in metrics(7, mfu=None).line()
+
+
+@pytest.mark.parametrize(
+    ("known", "begin", "end"),
+    [
+        ({"steps": 40, "share_done": 0.175, "seconds_left": 59.4}, "step 7 of 40  loss", "  59 s left"),
+        ({"share_done": 0.175, "seconds_left": 60 * 59.4}, "step 7 (18%)  loss", "  59 min left"),
+        ({"share_done": 0.175, "seconds_left": 3600 * 30.1}, "step 7 (18%)  loss", "  30 h 06 min left"),
+    ],
+    ids=["steps", "epochs", "long"],
+)
+def test_a_line_says_how_much_is_done_and_how_long_the_rest_takes(known, begin, end):
+    line = metrics(7, **known).line()
+    assert line.startswith(begin) and line.endswith(end)
+
+
+def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint_and_what_is_not_whole(tmp_path, caplog):
+    first = MetricsLog(tmp_path, {})
+    for step in (1, 2, 3):
+        first.write(metrics(step))
+    first.close()
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(bytes(200) + b"\n")  # as after a crash of the host
+        file.write(b'{"step": 4, "los')  # as after a full disk
+    second = MetricsLog(tmp_path, {}, step=2)
+    second.write(metrics(3, loss=0.5))
+    second.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.5), (2, 1.5), (3, 0.5)]
+    assert f"{tmp_path}/metrics.jsonl: 2 lines are not whole, and are dropped" in caplog.text
+
+
+def test_tensorboard_gets_the_numbers(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    written = MetricsLog(tmp_path, {})
+    written.write(metrics(4))
+    written.close()
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(4, 1.5)]
+    assert found.Scalars("skipped/damaged")[0].value == 2
+
+
+def test_it_works_without_tensorboard_and_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check_loggers(None)
+    MetricsLog(tmp_path, {}).write(metrics(1))
+    assert not (tmp_path / "tensorboard").exists()
+    assert "tensorboard is not installed; metrics go to" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("wandb", r"wandb cannot be imported \(.*\): pip install wandb, or leave wandb_project out"),
+        (
+            "torch.utils.tensorboard",
+            r"tensorboard cannot be imported \(.*\): mend the package tensorboard, or uninstall it",
+        ),
+    ],
+)
+def test_what_cannot_be_imported_is_named_with_the_way_out(tmp_path, monkeypatch, module, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BadInput, match=message):
+        check_loggers("mine")
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"metrics cannot be written to .*file/run: .*Not a directory"):
+        MetricsLog(tmp_path / "file" / "run", {})
+
+
+class Wandb(ModuleType):
+    """Fake of the used part of the W&B package, which is not installed for tests."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self, fails: str = "") -> None:
+        super().__init__("wandb")
+        self.fails = fails
+        self.begun: list[dict[str, Any]] = []
+
+    def init(self, **asked):
+        if self.fails:
+            raise self.Error(self.fails)
+        self.begun.append(asked)
+        return self
+
+
+def test_a_folder_is_one_run_of_wandb_whatever_others_are_called(tmp_path, monkeypatch):
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for folder in ("a/cot", "b/cot", "a/cot"):
+        MetricsLog(tmp_path / folder, {"seed": 0}, wandb_project="mine")
+    assert [asked["name"] for asked in wandb.begun] == ["cot", "cot", "cot"]
+    one, other, again = (asked["id"] for asked in wandb.begun)
+    assert one == again != other
+
+
+def test_who_is_not_logged_in_is_told_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", Wandb(fails="no API key"))
+    with pytest.raises(BadInput, match="wandb_project mine: no API key; `wandb login`, or leave wandb_project out"):
+        MetricsLog(tmp_path, {}, wandb_project="mine")
+
+
+def test_flops_are_three_passes_of_six_per_weight_and_causal_pairs():
+    config = tiny_config("qwen2_5_vl")
+    family, costs = family_of(config), Costs.of(config.get_text_config())
+    samples = make_samples(family, [Draft((15,), 1.0), Draft((10,), 1.0)])
+    plan = SequencePlan([sample.example for sample in samples], family, Layout(), costs)
+    hidden, inner, layers, vocabulary = 64, 96, 2, 200
+    weights = layers * (hidden * (64 + 32 + 32 + 64) + 3 * hidden * inner)
+    pairs = 15 * 16 / 2 + 10 * 11 / 2
+    learned = 14 + 9
+    expected = 6 * weights * 25 + 6 * hidden * vocabulary * learned + 12 * layers * 64 * pairs
+    assert training_flops([plan], costs) == pytest.approx(expected)
+    frozen = training_flops([plan], costs, weights_learned=False)
+    assert expected - frozen == pytest.approx(2 * weights * 25 + 2 * hidden * vocabulary * learned)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_tower_counts_once_frozen_three_times_learned_and_not_where_features_were_read(frozen):
+    model = tiny_model("qwen2_5_vl")
+    family, costs = family_of(model.config), Costs.of(model.config.get_text_config())
+    if frozen:
+        freeze_tower(model)
+    for part in family.projectors(model):
+        part.requires_grad_(True)
+    hidden, inner, patch, merged, text = 32, 48, 3 * 2 * 14 * 14, 4 * 32, 64
+    of_patch = patch * hidden + 2 * (4 * hidden * hidden + 3 * hidden * inner)
+    of_token = merged * merged + merged * text
+    samples = make_samples(family, [Draft((3, Clip(2, 2, 3), Clip(1, 1, 2), 9))])
+    patches = 4 * (2 * 2 * 3 + 1 * 1 * 2)
+
+    def flops(example, tower):
+        return training_flops([SequencePlan([example], family, Layout(), costs)], costs, tower)
+
+    tower = TowerCosts.of(model, family)
+    example = samples[0].example
+    found = flops(example, tower) - flops(example, None)
+    assert found == pytest.approx(2 * (1 if frozen else 3) * of_patch * patches + 6 * of_token * patches / 4)
+    read = replace(example, videos=tuple(replace(clip, features=FeatureRef("", "")) for clip in example.videos))
+    assert flops(read, tower) == flops(example, None)
+
+
+def test_the_peak_is_given_or_known_by_name(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
+    assert peak_flops(cpu) is None
+    assert peak_flops(cpu, 100.0) == 1e14
+    names = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA H200": 989e12, "Voodoo 2": None}
+    for name, expected in names.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert peak_flops(cuda) == expected
+    assert 10 << 20 < peak_memory(cpu) < 64 << 30
+
+
+def test_reasons_are_counted():
+    assert by_reason({"a": "damaged", "b": "too long", "c": "damaged"}) == {"damaged": 2, "too long": 1}

@@ -1,0 +1,1 @@
+"""From a release to prepared rows: samples, packing, decoding and loading."""

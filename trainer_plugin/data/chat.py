@@ -1,0 +1,174 @@
+"""Converts a question and its answer into token ids with the tokenizer's own chat template.
+
+The prompt is tokenised by itself, as at inference, and the answer's tokens are appended. The supervised tokens
+therefore continue exactly the prompt that the model is given at inference.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from schemas.errors import BadInput
+from trainer_plugin.types import Unusable
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+_NO_THOUGHT = "<think>\n\n</think>\n\n"
+
+CHAT_TEMPLATES = {
+    "chatml": CHATML,
+    "chatml_no_think": CHATML.replace(
+        "{{ message['content'] }}",
+        f"{{% if message['role'] == 'assistant' %}}{_NO_THOUGHT}{{% endif %}}{{{{ message['content'] }}}}",
+    ).replace("<|im_start|>assistant\n", f"<|im_start|>assistant\n{_NO_THOUGHT}"),
+}
+"""Chat templates by name.
+
+`chatml` keeps texts unchanged. `chatml_no_think` puts an empty thought before each answer, as a part of the prompt, as
+Qwen3's template does with `enable_thinking=False`.
+"""
+
+_NAMED = f"{' or '.join(CHAT_TEMPLATES)}, or to a Jinja file"
+
+_VIDEO = "\ue000"
+"""Placeholder of the video in a rendered prompt: a private-use character, which does not occur in texts."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Token ids of one question about a video, and of its answer."""
+
+    before_ids: list[int]
+    """Prompt tokens before the video."""
+    after_ids: list[int]
+    """Prompt tokens after the video, up to the beginning of the assistant's answer."""
+    answer_ids: list[int]
+    """The assistant's answer, including the token that ends its turn."""
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, without those of the video."""
+        return len(self.before_ids) + len(self.after_ids) + len(self.answer_ids)
+
+
+class Chat:
+    """Renders and tokenises turns for one tokenizer."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, video_token_id: int | None = None, *, thinks: bool = False
+    ) -> None:
+        """
+        Args:
+            video_token_id: a token id that no text may produce, whether or not the tokenizer marks it as special.
+            thinks: whether answers follow a chain of thought. It is passed to the template as `enable_thinking`.
+
+        Raises:
+            BadInput: there is no chat template; the template changes or drops texts or the chain of thought; it makes
+                the model close a thought immediately; or it ends the assistant's turn without a special token.
+        """
+        if not tokenizer.chat_template:
+            raise BadInput(
+                f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set model.chat_template to {_NAMED}"
+            )
+        self.tokenizer = tokenizer
+        self.thinks = thinks
+        added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special_ids = added | set(tokenizer.all_special_ids)
+        self._reserved_ids = self._special_ids | ({video_token_id} if video_token_id is not None else set())
+        # Some templates ignore a message content that is not a list of parts.
+        self._wants_parts = _VIDEO not in self._rendered([{"role": "user", "content": _VIDEO}], prompt=True)
+        self._check_template()
+
+    def turn(self, key: str, question: str, answer: str, reasoning: str | None = None) -> Turn:
+        """Token ids of a turn in which the user shows a video and asks a question about it.
+
+        The prompt is what the template renders at inference, with the same `enable_thinking`. The answer is what the
+        model is to generate after it. The chain of thought is taken as the template renders it: with its line breaks,
+        and without the `<think>` that the prompt already contains.
+
+        Args:
+            key: the sample's key, for error messages.
+            reasoning: the chain of thought before the answer; given if `thinks`.
+
+        Raises:
+            Unusable: `special_token` if a text would be tokenised as a control token; `chat_template` if the template
+                changes the texts (e.g. trims them), drops the chain of thought, or makes the model close a thought
+                immediately.
+        """
+        for text in (question, reasoning or "", answer):
+            if special := self._reserved_ids.intersection(self._ids(text)):
+                name = self.tokenizer.convert_ids_to_tokens(min(special))
+                raise Unusable(key, "special_token", f"its text holds the special token {name!r}")
+        user = _VIDEO + question
+        said = answer if reasoning is None else f"<think>{reasoning}</think>{answer}"
+        messages = [self._message("user", user), self._message("assistant", said)]
+        prompt = self._rendered(messages[:1], prompt=True)
+        whole = self._rendered(messages, prompt=False).rstrip()
+        learned = whole.removeprefix(prompt)
+        if user not in prompt or learned == whole or answer not in learned:
+            problem = "does not keep texts as they are"
+        elif reasoning is not None and not _thought(reasoning, answer).match(whole, prompt.index(user) + len(user)):
+            problem = "does not keep the chain of thought (target: reasoning)"
+        elif reasoning is None and "</think>" in learned.replace(answer, ""):
+            problem = "has the model close a thought at once, which it would learn (target: answer)"
+        else:
+            before, after = prompt.split(_VIDEO, 1)
+            return Turn(self._ids(before), self._ids(after), self._ids(learned))
+        raise Unusable(
+            key,
+            "chat_template",
+            f"the chat template {problem}: the prompt becomes {prompt[-200:]!r}, the whole {whole[-200:]!r}; set "
+            f"model.chat_template to {_NAMED}",
+        )
+
+    def example(self) -> Turn:
+        """Token ids of a short fixed turn, which differ between chat templates and between tokenizers.
+
+        Raises:
+            Unusable: as `turn`.
+        """
+        return self.turn("of two words", "Who?", "A boat", "It floats." if self.thinks else None)
+
+    def _check_template(self) -> None:
+        try:
+            turn = self.example()
+        except Unusable as unusable:
+            raise BadInput(unusable.message) from unusable
+        if turn.answer_ids[-1] not in self._special_ids:
+            raise BadInput(
+                f"the chat template ends the assistant's turn with {self.tokenizer.decode(turn.answer_ids)[-20:]!r}, "
+                f"which is no special token, so that the model would not learn to stop; set model.chat_template to "
+                f"{_NAMED}"
+            )
+
+    def _message(self, role: str, text: str) -> dict[str, object]:
+        return {"role": role, "content": [{"type": "text", "text": text}] if self._wants_parts else text}
+
+    def _rendered(self, messages: list[dict[str, object]], *, prompt: bool) -> str:
+        rendered = self.tokenizer.apply_chat_template(
+            messages,  # type: ignore[arg-type]  # its annotation lacks contents in parts
+            tokenize=False,
+            add_generation_prompt=prompt,
+            enable_thinking=self.thinks,
+        )
+        assert isinstance(rendered, str)
+        return rendered
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _thought(reasoning: str, answer: str) -> re.Pattern[str]:
+    """Pattern of what must follow the question: one complete thought, then the answer.
+
+    Templates choose the white space in between.
+    """
+    thought = rf"<think>\s*{re.escape(reasoning.strip())}\s*</think>\s*{re.escape(answer.lstrip())}"
+    return re.compile(rf"(?:(?!</?think>).)*{thought}", re.DOTALL)

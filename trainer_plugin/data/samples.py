@@ -1,0 +1,257 @@
+"""Training samples from a release's questions: the frames to show, the text, and the supervised tokens.
+
+A sample is planned without its video, because the release's records hold each video's duration and frame size. Its
+length is known before it is built (`length`), so rows can be packed without building the samples of other ranks.
+
+A sample that is too long is made smaller in this order: first the size of its frames, down to the family's smallest;
+then their number, still evenly spread over the whole video. A sample that still does not fit raises `Unusable`, which
+names it; it is never truncated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from dataclasses import astuple, dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field, model_validator
+from transformers import PreTrainedTokenizerBase
+
+from schemas.base import Model
+from schemas.sample import Sample
+from schemas.tables import QuestionKind, Split
+from trainer_plugin.data.chat import Chat, Turn
+from trainer_plugin.data.features import FeatureFolder
+from trainer_plugin.data.release import IndexedVideo, index_videos
+from trainer_plugin.types import IGNORED, Example, Unusable, VideoClip
+
+if TYPE_CHECKING:
+    from trainer_plugin.families.base import Family
+
+SECOND_US = 1_000_000
+
+
+class Target(StrEnum):
+    """The text that is supervised."""
+
+    REASONING = "reasoning"
+    """`<think>reasoning</think><answer>answer</answer>`: the chain-of-thought stage of LongVILA-R1."""
+    ANSWER = "answer"
+    """The answer alone: the long-video stage before the chain-of-thought stage."""
+
+
+_INSTRUCTIONS = {
+    Target.REASONING: "Think about the video step by step inside <think></think>, then give {answer} inside "
+    "<answer></answer>.",
+    Target.ANSWER: "Answer with {answer} only.",
+}
+_ANSWERS = {QuestionKind.CHOICE: "the letter of the right option", QuestionKind.OPEN: "a short answer"}
+
+
+class FramePolicy(Model):
+    """Which frames of a video are used: evenly spread, each in the middle of an equal share of the duration."""
+
+    fps: float | None = Field(default=2.0, gt=0)
+    """Frames per second, or None for a fixed number."""
+    frames: int | None = Field(default=None, ge=1)
+    """The fixed number of frames, or None."""
+    max_frames: int = Field(default=768, ge=1)
+    max_video_tokens: int | None = Field(default=None, ge=1)
+    """Maximum number of tokens of one video, instead of the budget of the model's own processor (12,288 for Qwen3-VL as
+    published). It may be lower, or higher if serving uses the same budget. Qwen2.5-VL's processor has a budget for each
+    frame, which this can only lower. A video never gets more tokens than its row has room for. None: the processor's
+    budget."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> FramePolicy:
+        if (self.fps is None) == (self.frames is None):
+            raise ValueError(
+                f"give either fps or frames and leave the other null, got fps={self.fps} and frames={self.frames}"
+            )
+        return self
+
+    def count(self, duration_us: int, video_fps: float) -> int:
+        """Number of frames to use, never more than the video has."""
+        shown = max(1, round(duration_us / SECOND_US * video_fps))
+        wanted = self.frames if self.frames is not None else round(duration_us / SECOND_US * (self.fps or 0))
+        return max(1, min(wanted, self.max_frames, shown))
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A sample whose frames and texts are chosen."""
+
+    clip: VideoClip
+    turn: Turn
+    video_ids: list[int]
+
+
+class ReleaseDataset:
+    """The samples of a split, addressed by index."""
+
+    def __init__(
+        self,
+        url: str,
+        split: Split,
+        family: Family,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        policy: FramePolicy,
+        target: Target,
+        media: str | None = None,
+        features: FeatureFolder | None = None,
+    ) -> None:
+        """Read the release's index (`trainer_plugin.data.release.index_videos`).
+
+        Args:
+            media: as in `index_videos`.
+            features: folder of precomputed features. A video without features is encoded during training.
+
+        Raises:
+            BadInput: as `index_videos` and `Chat`.
+            SchemaError: as `index_videos`.
+        """
+        self.family = family
+        self.split = split
+        self.policy = policy
+        self.target = target
+        self.features = features
+        self.tokenizer = tokenizer
+        self._chat = Chat(tokenizer, family.video_token_id, thinks=target is Target.REASONING)
+        self._samples = [
+            (video, sample) for video in index_videos(url, split, media) for sample in video.record.samples
+        ]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Everything that determines the samples, as JSON values.
+
+        Keys are the names of recipe fields where there is one.
+        """
+        contents = hashlib.sha256()
+        for video, sample in self._samples:
+            record = video.record
+            shown = (record.sha256, record.duration_us, record.fps, record.width, record.height)
+            texts = (sample.question_id, sample.kind, sample.problem, sample.reasoning, sample.answer)
+            contents.update(json.dumps([*shown, *texts]).encode())
+        return {
+            "videos.split": str(self.split),
+            "videos.target": str(self.target),
+            "videos.frames": self.policy.model_dump(mode="json"),
+            "model's processor": json.loads(json.dumps(vars(self.family))),  # its budgets determine the frames' size
+            "number of samples": len(self),
+            "hash of the release's samples": contents.hexdigest()[:16],
+            "hash of a chat in tokens": hashlib.sha256(json.dumps(astuple(self._chat.example())).encode()).hexdigest()[
+                :16
+            ],
+        }
+
+    def key(self, number: int) -> str:
+        """The question's id, which identifies the sample whatever else the release holds."""
+        return self._samples[number][1].question_id
+
+    def clip(self, number: int, max_tokens: int) -> VideoClip:
+        """The clip that the sample shows if it may have at most `max_tokens` tokens. Raises as `length`."""
+        return self._draft(number, max_tokens).clip
+
+    def length(self, number: int, max_tokens: int) -> int:
+        """Number of tokens of the sample if it may have at most `max_tokens`.
+
+        Raises:
+            Unusable: `too_long` if it does not fit; `frame_size` if the family does not support frames of its video's
+                size; or as `Chat.turn`.
+            BadInput: there are features of its video, but of other frames or another size.
+        """
+        draft = self._draft(number, max_tokens)
+        return draft.turn.length + len(draft.video_ids)
+
+    def example(self, number: int, max_tokens: int) -> Example:
+        """The sample, of exactly `length(number, max_tokens)` tokens. Raises as `length`."""
+        draft = self._draft(number, max_tokens)
+        turn, clip = draft.turn, draft.clip
+        prompt = torch.tensor(turn.before_ids + draft.video_ids + turn.after_ids)
+        answer = torch.tensor(turn.answer_ids)
+        input_ids = torch.cat([prompt, answer])
+        labels = torch.cat([torch.full_like(prompt, IGNORED), answer])
+        positions = self.family.positions(input_ids, [(clip.grid, clip.frame_times_us)])
+        return Example(self.key(number), input_ids, labels, positions, (clip,))
+
+    def _draft(self, number: int, max_tokens: int) -> _Draft:
+        video, sample = self._samples[number]
+        key = sample.question_id
+        turn = self._chat.turn(key, self._question(sample), *self._answer(sample))
+        try:
+            fitted = self._fitted(video, max_tokens - turn.length)
+        except ValueError as error:  # the family has no size for such frames
+            raise Unusable(key, "frame_size", str(error)) from error
+        if fitted is None:
+            message = f"it does not fit into {max_tokens} tokens with the fewest frames; raise row_tokens"
+            raise Unusable(key, "too_long", message)
+        clip, video_ids = fitted
+        features = self.features.find(clip) if self.features else None
+        return _Draft(replace(clip, features=features), turn, video_ids)
+
+    def _fitted(self, video: IndexedVideo, room: int) -> tuple[VideoClip, list[int]] | None:
+        """A clip that fits into `room` tokens, and its token ids; None if not even the smallest fits."""
+        allowed = min(self.policy.max_video_tokens or room, room)
+        while (clip := self._clip(video, allowed)) is not None:
+            duration_us = video.record.duration_us
+            video_ids = self.family.video_ids(self.tokenizer, clip.grid, clip.frame_times_us, duration_us)
+            if len(video_ids) <= room:
+                return clip, video_ids
+            # Markers and timestamps between the features take tokens too, so the features get a proportional share.
+            allowed = self._tokens(clip) * room // len(video_ids)
+        return None
+
+    def _clip(self, video: IndexedVideo, allowed: int) -> VideoClip | None:
+        """A clip of as many frames as the policy wants and `allowed` features can show.
+
+        Returns None if not even the fewest frames fit.
+        """
+        record, patch = video.record, self.family.temporal_patch
+        count = self.policy.count(record.duration_us, record.fps)
+        clip = self._sized(video, count, allowed)
+        if clip is not None:
+            return clip
+        fewer = range(1, -(-count // patch))  # temporal patches
+        fitting = bisect_right(fewer, False, key=lambda few: self._sized(video, few * patch, allowed) is None)
+        return self._sized(video, fitting * patch, allowed) if fitting else None
+
+    def _sized(self, video: IndexedVideo, count: int, allowed: int) -> VideoClip | None:
+        """A clip of `count` frames, in the family's size for them or smaller.
+
+        Returns None if the family's smallest size needs more than `allowed` features.
+        """
+        record = video.record
+        times = frame_times(record.duration_us, count)
+        times += times[-1:] * (-count % self.family.temporal_patch)
+        # First the size from the processor or the policy, then one that fits into `allowed`, in whole temporal patches.
+        for limit, frames in ((self.policy.max_video_tokens, count), (max(allowed, 1), len(times))):
+            size = self.family.frame_size(record.height, record.width, frames, limit)
+            clip = VideoClip(video.source, times, size, self.family.grid(*size, len(times)))
+            if self._tokens(clip) <= allowed:
+                return clip
+        return None
+
+    def _tokens(self, clip: VideoClip) -> int:
+        return clip.grid.t * self.family.tokens_per_temporal_patch(clip.grid)
+
+    def _question(self, sample: Sample) -> str:
+        return f"{sample.problem}\n\n{_INSTRUCTIONS[self.target].format(answer=_ANSWERS[sample.kind])}"
+
+    def _answer(self, sample: Sample) -> tuple[str, str | None]:
+        """The supervised answer, and the chain of thought before it, if that is supervised too."""
+        return (sample.final_answer, None) if self.target is Target.ANSWER else (sample.answer, sample.reasoning)
+
+
+def frame_times(duration_us: int, count: int) -> tuple[int, ...]:
+    """The midpoints of `count` equal shares of a video, in microseconds."""
+    return tuple((2 * number + 1) * duration_us // (2 * count) for number in range(count))

@@ -1,0 +1,350 @@
+"""Decodes exactly the requested frames of a video from a file, a URL, or a byte range of a tar.
+
+Times are integer microseconds from the first presented frame, as everywhere in the project. A time selects the frame
+that is presented at that moment, and frames are returned upright. In MP4 and Matroska only the GOPs with requested
+frames are read and decoded; other containers are decoded from the beginning. The caller chooses the process: a damaged
+file raises an error, but a crash of a decoder kills its process.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import IO, Any, cast
+
+import av
+import fsspec
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from schemas.uri import shown_uri
+from trainer_plugin.ops.preprocess import Resample, resize
+from trainer_plugin.types import VideoSource
+
+SECOND_US = 1_000_000
+
+_CONFINEMENT = {
+    "format_whitelist": "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,gif,rm,wtv,ivf,dv",
+    "protocol_whitelist": "none",
+}
+"""Allowed formats and protocols: no playlists, and no reference from a video to another file or address."""
+
+_LARGEST_FRAME_PIXELS = 100_000_000
+"""Maximum number of pixels of a decoded frame, as in the pipeline (8K has 33 million). A larger frame is taken for
+damage or an attack."""
+
+_ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Accept titles in an old encoding, which say nothing about the frames. PyAV 19 needs no option for this."""
+
+_INDEXED_CONTAINERS = ("mov", "matroska")
+"""Demuxers that seek to key frames, with correct timestamps after it. Others are decoded from the beginning."""
+
+_STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
+"""Streams that are skipped: cover art, previews, pictures for single moments, enhancement layers."""
+
+_BLOCK_BYTES = 4 << 20
+"""Read-ahead in bytes on remote files: a few seconds of video. By default, s3fs would fetch 50 MiB for every seek."""
+
+_REORDERED = 32
+"""Number of packets that certainly include the first presented frame: codecs reorder by at most 16 frames (H.264 and
+HEVC, annex on DPB)."""
+
+_SLACK_US = SECOND_US
+"""Maximum time in microseconds between the end of the last decoded frame and a requested time. Beyond it the video
+counts as damaged there."""
+
+
+class BadVideo(ValueError):
+    """A video that cannot be decoded.
+
+    `reason` is one of a fixed set of words, `key` is the video's id, and the message has the details.
+    """
+
+    def __init__(self, key: str, reason: str, message: str) -> None:
+        super().__init__(f"video {key}: {message}")
+        self.key = key
+        self.reason = reason
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[BadVideo], tuple[str, str, str]]:
+        return type(self), (self.key, self.reason, self.message)
+
+
+def read_frames(
+    source: VideoSource,
+    times_us: Sequence[int],
+    size: tuple[int, int],
+    resample: Resample = "bicubic",
+    square: tuple[int, int] | None = None,
+) -> NDArray[np.uint8]:
+    """Decode the frames presented at the given times, upright and resized as by Hugging Face's video processors.
+
+    Args:
+        times_us: ascending times in microseconds; equal times give equal frames.
+        size: height and width in pixels.
+        square: height and width to which the resized frames are resized once more; None: no second resize.
+
+    Returns:
+        Shape [len(times_us), *(square or size), 3], RGB.
+
+    Raises:
+        BadVideo: `missing`, `not_a_video`, `no_video_stream`, `too_large`, `no_timestamps` or `damaged` (it presents no
+            frame, its container cannot seek, nothing decodes near a requested time, or it ends more than a second
+            before one).
+        OSError: the storage failed, or the tar that holds the video is missing; neither says anything about the video.
+    """
+    frames = np.empty((len(times_us), *(square or size), 3), dtype=np.uint8)
+    with _opened(source) as (container, stream):
+        first = islice(_shown_pts(source, container, stream), _REORDERED)
+        clock = _Clock(Fraction(cast(Fraction, stream.time_base)), min(first))
+        walk = _Walk(source.key, container, stream, clock)
+        shown: VideoFrame | None = None
+        for number, time_us in enumerate(times_us):
+            frame = walk.frame_at(time_us)
+            if frame is shown:
+                frames[number] = frames[number - 1]
+                continue
+            shown = frame
+            resized = resize(torch.from_numpy(_upright(frame))[None], size, resample)
+            frames[number] = resize(resized, square or size, resample)[0].numpy()
+    return frames
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Conversion between a stream's PTS and microseconds from its first presented frame."""
+
+    time_base: Fraction
+    first_pts: int
+
+    def microseconds(self, pts: int) -> int:
+        unit = self.time_base * SECOND_US
+        return (2 * (pts - self.first_pts) * unit.numerator + unit.denominator) // (2 * unit.denominator)
+
+    def pts(self, time_us: int) -> int:
+        """The last PTS whose time is at or before `time_us`."""
+        unit = self.time_base * SECOND_US
+        return self.first_pts + ((2 * time_us + 1) * unit.denominator - 1) // (2 * unit.numerator)
+
+
+class _Walk:
+    """Reads a video forward, and seeks when a key frame lies between its position and the requested time."""
+
+    def __init__(self, key: str, container: InputContainer, stream: VideoStream, clock: _Clock) -> None:
+        self.key = key
+        self.container = container
+        self.stream = stream
+        self.clock = clock
+        self.indexed = container.format.name.startswith(_INDEXED_CONTAINERS)
+        self.read_to: int | None = None
+        self.damaged = False
+        self.frames: Iterator[VideoFrame] = iter(())
+        self.current: VideoFrame | None = None
+        self.following: VideoFrame | None = None
+
+    def frame_at(self, time_us: int) -> VideoFrame:
+        """The frame presented at `time_us`, which must not be before the previously requested time."""
+        pts = self.clock.pts(time_us)
+        if self.current is None or self._key_frame_ahead(pts):
+            self._jump(pts)
+        while self.following is not None and cast(int, self.following.pts) <= pts:
+            self.current, self.following = self.following, next(self.frames, None)
+        if self.current is None:
+            raise BadVideo(self.key, "damaged", f"nothing can be decoded at {time_us} us; fetch it again")
+        self._check_not_stale(self.current, time_us)
+        return self.current
+
+    def _key_frame_ahead(self, pts: int) -> bool:
+        index = self.stream.index_entries
+        entry = index.search_timestamp(pts) if self.indexed and len(index) else -1
+        return entry >= 0 and self.read_to is not None and index[entry].timestamp > self.read_to
+
+    def _jump(self, pts: int) -> None:
+        """Decode from the last key frame at or before a PTS. While a seek lands after it, seek further back."""
+        back = 0
+        while True:
+            self._seek(pts - back if self.indexed else None)
+            self.damaged = False
+            self.frames = self._decoded()
+            self.current, self.following = next(self.frames, None), next(self.frames, None)
+            at_or_before = self.current is not None and cast(int, self.current.pts) <= pts
+            if at_or_before or pts - back < self.clock.first_pts or not self.indexed:
+                return
+            back = max(2 * back, round(1 / self.clock.time_base))
+
+    def _seek(self, pts: int | None) -> None:
+        """Seek to a PTS; None: to the beginning."""
+        try:
+            if pts is None:
+                self.container.seek(0)
+            else:
+                self.container.seek(pts, stream=self.stream)
+        except av.error.FFmpegError as error:
+            raise BadVideo(
+                self.key, "damaged", f"its container cannot seek ({error}); remux it, e.g. to MP4"
+            ) from error
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """Frames from the container's position on. Damaged packets are skipped, and set `damaged`."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+                if packet.dts is not None:
+                    self.read_to = packet.dts
+                frames = packet.decode()
+            except StopIteration:
+                return
+            except av.error.FFmpegError:
+                self.damaged = True
+                continue
+            yield from (frame for frame in frames if frame.pts is not None)
+
+    def _check_not_stale(self, frame: VideoFrame, time_us: int) -> None:
+        if self.following is not None and not self.damaged:
+            return
+        ends_us = self.clock.microseconds(cast(int, frame.pts) + (frame.duration or 0))
+        if time_us > ends_us + _SLACK_US:
+            raise BadVideo(
+                self.key, "damaged", f"what was decoded ends at {ends_us} us, asked for {time_us} us; fetch it again"
+            )
+
+
+class _Section(io.RawIOBase):
+    """A byte range of a seekable file, as a file."""
+
+    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+        self.file, self.offset, self.size, self.position = file, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = max(0, start + offset)
+        return self.position
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self.size - self.position)
+        self.file.seek(self.offset + self.position)
+        data = self.file.read(left if size < 0 else min(size, left))
+        self.position += len(data)
+        return data
+
+
+@contextmanager
+def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]:
+    filesystem, path = fsspec.core.url_to_fs(source.url)
+    try:
+        file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
+    except FileNotFoundError as error:
+        if source.size is not None:
+            raise OSError(
+                f"{shown_uri(source.url)}: the tar was there when the release was opened; is its disk away?"
+            ) from error
+        raise BadVideo(
+            source.key, "missing", f"{shown_uri(source.url)}: no such file; fetch it, or leave it missing"
+        ) from None
+    with file:
+        size = file.seek(0, io.SEEK_END) - source.offset if source.size is None else source.size
+        options = {**_CONFINEMENT, "fflags": "+genpts"}
+        try:
+            section = _Section(file, source.offset, size)
+            container = av.open(section, "r", container_options=options, **_ANY_TITLE)
+        except av.error.FFmpegError as error:
+            raise BadVideo(
+                source.key, "not_a_video", f"{shown_uri(source.url)}: {error.strerror}; fetch it again"
+            ) from error
+        with container:
+            stream = _picture(container)
+            if stream is None:
+                raise BadVideo(
+                    source.key, "no_video_stream", f"{shown_uri(source.url)}: no video stream that can be decoded"
+                )
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if width * height > _LARGEST_FRAME_PIXELS:
+                raise BadVideo(
+                    source.key,
+                    "too_large",
+                    f"{shown_uri(source.url)}: frames of {width}x{height} exceed {_LARGEST_FRAME_PIXELS // 1_000_000} "
+                    f"megapixels; scale it down, or leave it out",
+                )
+            stream.codec_context.options = {"max_pixels": str(_LARGEST_FRAME_PIXELS)}  # also if frames grow later
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = torch.get_num_threads()
+            yield container, stream
+
+
+def _picture(container: InputContainer) -> VideoStream | None:
+    """The video stream that the pipeline chooses too (see `operators.video.decode.streams.moving_pictures` for the
+    rules)."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & _STILL]
+    streams = [stream for stream in streams if stream.codec_context is not None]
+    defaults = [stream for stream in streams if stream.disposition & Disposition.default]
+
+    def rank(stream: VideoStream) -> tuple[bool, bool, int, int]:
+        pixels = stream.codec_context.width * stream.codec_context.height
+        return stream.frames == 1, [stream] != defaults, -pixels, stream.index
+
+    return min(streams, key=rank, default=None)
+
+
+def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStream) -> Iterator[int]:
+    """PTS of the presented frames, from the container's position on, in decoding order.
+
+    Raises:
+        BadVideo: no frame is presented, or one has no PTS.
+    """
+    key_pts: int | None = None
+    shown = False
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            break
+        except av.error.FFmpegError:
+            break  # the file is cut off inside a packet: the packets before it are the video
+        if packet.size == 0 or (key_pts is None and not packet.is_keyframe):
+            continue
+        if packet.pts is None:
+            raise BadVideo(source.key, "no_timestamps", "its frames carry no times; remux it, e.g. to MP4")
+        key_pts = packet.pts if key_pts is None else key_pts
+        if packet.pts >= key_pts and not packet.is_discard:
+            shown = True
+            yield packet.pts
+    if not shown:
+        raise BadVideo(source.key, "damaged", "it shows no frame; the file was probably cut off, fetch it again")
+
+
+def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
+    """The frame's RGB pixels, shape [height, width, 3], mirrored and rotated as its display matrix says.
+
+    Rotation is to the nearest quarter turn, as in `operators.video.decode.orientation`. Non-square pixels are kept;
+    resizing corrects their aspect ratio.
+    """
+    rgb = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return rgb
+    (a, b, _), (c, d, _), _ = np.frombuffer(cast(Any, matrix), dtype=np.int32).reshape(3, 3).tolist()
+    if a * d < b * c:
+        a, b, rgb = -a, -b, np.fliplr(rgb)
+    turns = round(math.degrees(math.atan2(b - c, a + d)) / 90)
+    return np.ascontiguousarray(np.rot90(rgb, k=-turns))

@@ -1,0 +1,1 @@
+"""Ranks: process groups, the plan of a row over them, and collectives."""

@@ -1,0 +1,1 @@
+"""Differentiable operations: attention, log-probabilities, tiling and offloading."""

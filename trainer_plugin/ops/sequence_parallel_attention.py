@@ -1,0 +1,157 @@
+"""Sequence-parallel attention of the language model, as a function for transformers' attention registry.
+
+Ulysses exchanges tokens for heads, and gather-KV gathers all keys for some queries. The plan sets the size of each, and
+a kernel computes the attention itself. The function is registered for the language model only, and nothing is patched.
+No mask function is registered with it, so transformers builds no mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from transformers import AttentionInterface, PretrainedConfig
+
+from trainer_plugin.distributed.collectives import gather, heads_to_tokens, tokens_to_heads
+from trainer_plugin.distributed.sequence_plan import AttentionShare
+from trainer_plugin.ops.activation_offload import HostMemory, OnHost
+from trainer_plugin.ops.attention_kernels import Kernel, attend
+
+SEQUENCE_PARALLEL = "sequence_parallel"
+"""Name of the language model's attention in transformers' registry."""
+
+
+@dataclass
+class AttentionRun:
+    """Context of one forward pass and its recomputation over one row. It passes through the model as a keyword
+    argument."""
+
+    share: AttentionShare
+    ulysses: ProcessGroup | None
+    ring: ProcessGroup | None
+    kernel: Kernel = Kernel.AUTO
+    recomputed_layers: int = 0
+    """Number of leading checkpointed layers whose attention output is cached, so that recomputation skips the attention
+    kernels."""
+    host: HostMemory | None = None
+    """Host memory that holds the cached outputs; None keeps them on the device."""
+    _kept: dict[int, tuple[Tensor | OnHost, Tensor | OnHost]] = field(default_factory=dict)
+
+    def stash(self, layer: int) -> _LayerStash | None:
+        """The cache of one layer's attention output; None when the layer is not recomputed or gradients are off."""
+        recomputed = layer < self.recomputed_layers and torch.is_grad_enabled()
+        return _LayerStash(self._kept, layer, self.host) if recomputed else None
+
+
+@dataclass(frozen=True)
+class _LayerStash:
+    kept: dict[int, tuple[Tensor | OnHost, Tensor | OnHost]]
+    layer: int
+    host: HostMemory | None
+
+    def take(self) -> tuple[Tensor, Tensor] | None:
+        if (found := self.kept.pop(self.layer, None)) is None:
+            return None
+        out, lse = (self.host.fetch(held) if self.host else held for held in found)
+        assert isinstance(out, Tensor) and isinstance(lse, Tensor)
+        return out, lse
+
+    def put(self, out: Tensor, lse: Tensor) -> None:
+        self.kept[self.layer] = (self.host.hold(out), self.host.hold(lse)) if self.host else (out, lse)
+
+
+@torch.compiler.disable
+def sequence_parallel_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    run: AttentionRun | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each segment of the row.
+
+    Args:
+        module: the attention layer; its `layer_idx` is the layer's number.
+        query, key, value: [1, heads, S_local, d], after rotary embedding. Key heads are not repeated.
+        attention_mask: must be None.
+        run: context that `LongVideoModel` passes down.
+        scaling: factor of the scores; None for d ** -0.5.
+        dropout: must be 0.
+        sliding_window: must be None.
+
+    Returns:
+        ([1, S_local, heads, d], None), as transformers expects.
+
+    Raises:
+        ValueError: `run` is missing, or a mask, dropout or a sliding window is requested.
+    """
+    if run is None:
+        raise ValueError(f"attention {SEQUENCE_PARALLEL!r} needs a plan: call the model through LongVideoModel")
+    if attention_mask is not None or dropout or sliding_window is not None:
+        raise ValueError(
+            f"attention {SEQUENCE_PARALLEL!r} does no mask ({attention_mask is not None}), no dropout ({dropout}) and "
+            f"no sliding window ({sliding_window}); see check_attention"
+        )
+    q, k, v = (rows[0].transpose(0, 1) for rows in (query, key, value))
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    sizes = run.share.ulysses_sizes
+    if run.ulysses is not None:
+        heads = _of_each_rank(q, len(sizes)), _of_each_rank(k, len(sizes)), _of_each_rank(v, len(sizes))
+        counts = [part.shape[2] for part in heads]
+        q, k, v = tokens_to_heads(torch.cat(heads, dim=2), sizes, run.ulysses).split(counts, dim=1)
+    if run.ring is not None:
+        parts = gather(torch.stack([k, v], dim=1), run.share.ring_sizes, run.ring)
+        k, v = torch.cat([parts[start:end] for start, end in run.share.ring_order]).unbind(1)
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    out = attend(q, k, v, run.share.blocks, scale, run.kernel, run.stash(layer))
+    return heads_to_tokens(out, sizes, run.ulysses).flatten(1, 2)[None], None
+
+
+def check_attention(config: PretrainedConfig) -> None:
+    """Check that the model's attention and logits are supported.
+
+    Raises:
+        ValueError: the configuration has attention dropout, layers without full causal attention, soft-capping of
+            logits, a logit scale, or ALiBi.
+    """
+    text = config.get_text_config()
+    for part, values in (("text_config", text), ("vision_config", config.vision_config)):
+        if dropout := getattr(values, "attention_dropout", 0):
+            raise ValueError(
+                f"{part}.attention_dropout is {dropout}, which is not supported; set it to 0 in config.json"
+            )
+    window = getattr(text, "sliding_window", None)
+    others = sorted({kind for kind in getattr(text, "layer_types", None) or () if kind != "full_attention"})
+    if others or (window is not None and not getattr(text, "layer_types", None)):
+        asked = f"layers of {', '.join(others)}" if others else "every layer's attention"
+        raise ValueError(
+            f"text_config has {asked} (sliding_window {window}), and only full causal attention is supported; take a "
+            f"model without, or, if no sample is longer than the window, set use_sliding_window to false and "
+            f"sliding_window and layer_types to null in config.json"
+        )
+    for name in ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "alibi"):
+        if getattr(text, name, None):
+            raise ValueError(
+                f"text_config.{name} is {getattr(text, name)}, which is not supported; take a model without"
+            )
+
+
+def register() -> None:
+    """Register `SEQUENCE_PARALLEL` with transformers. Repeated calls are harmless."""
+    AttentionInterface.register(SEQUENCE_PARALLEL, sequence_parallel_attention)
+
+
+def _of_each_rank(rows: Tensor, ranks: int) -> Tensor:
+    """Reshape [S, heads, d] to [S, ranks, h, d]. With fewer KV heads than ranks, adjacent ranks share a head."""
+    if rows.shape[1] < ranks:
+        rows = rows.repeat_interleave(ranks // rows.shape[1], dim=1)
+    return rows.unflatten(1, (ranks, -1))

@@ -1,0 +1,1 @@
+"""One training run: weights, steps, checkpoints, metrics and export."""

@@ -1,0 +1,554 @@
+"""Checkpoints of a run: trainable weights, optimizer state, position in the data, and RNG state.
+
+A checkpoint is a folder. It is written to a staging directory and renamed when it is complete. The file `latest` is
+written last and names it. Every rank writes its own shards (torch.distributed.checkpoint), and any number of ranks can
+read them. Frozen weights are not included, because they can be read from their source. Every run has its own staging
+directory and removes only incomplete ones that existed before it began. A run that still writes when the next one
+begins therefore does not damage that run's files.
+
+Guarantees: with the same number of ranks, a resumed run is bitwise equal to an uninterrupted one. A checkpoint of
+another model is rejected before anything is changed, and the error names the first differences.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+from torch.optim import Adam, Optimizer
+from transformers import PretrainedConfig
+
+from schemas.base import Model, parse_json
+from schemas.errors import BadInput
+from trainer_plugin.atomic_files import aside, locked, put_whole, room_for, write_whole
+from trainer_plugin.distributed.mesh import from_first_rank, on_first_rank, together
+from trainer_plugin.model import LongVideoModel, reshard
+from trainer_plugin.training.optimizer_step import trained_parameters
+
+log = logging.getLogger(__name__)
+
+LOCK = "_lock"
+"""Name of the lock file. It begins with an underscore, as staging directories do, because `push_to_hub` of
+transformers' Trainer skips such names."""
+_EARLIER_LOCK = ".lock"
+"""Name of the lock file of runs of an earlier version, which may still write into the folder."""
+_STATE = "state.json"
+_FILES = "files.json"
+_OVERHEAD_BYTES = 1 << 18
+"""Approximate size in bytes of a checkpoint's small files."""
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_STATES = ("step", *_MOMENTS)
+"""AdamW's state of each parameter. `step` is per parameter, since steps without a gradient do not count for it."""
+_LORA, _FROZEN = "lora", "frozen_bits"
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SHOWN = 3
+"""Maximum number of differences that an error names."""
+_SEEN_WITHIN_SECONDS = 5.0
+"""Maximum delay until a folder made by one host is visible to the others on a shared disk."""
+
+
+class RunState(Model):
+    """The part of a checkpoint that is not tensors."""
+
+    step: int
+    """Number of completed optimizer steps."""
+    tokens: int
+    """Number of tokens in all rows so far."""
+    data: tuple[dict[str, Any], ...]
+    """Position in the data after these steps: one for all ranks, or for text data one for each data-parallel rank."""
+    left_out: dict[str, str]
+    """Skipped samples: the reason by key, for videos that could not be decoded and documents that cannot be used."""
+    model: dict[str, Any]
+    """Identity of the model: `model_values`."""
+    recipe: dict[str, Any]
+    """The recipe as JSON values."""
+
+
+class CheckpointFolder:
+    """The checkpoints of one run, in `{folder}/step-00000100` and so on.
+
+    Every method must be called on all ranks, except `latest`, which involves no other rank.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        """
+        Args:
+            folder: folder of the checkpoints, on a disk that all hosts share.
+            keep: number of checkpoints to keep.
+
+        Raises:
+            BadInput: on every rank, if rank 0 cannot write into the folder, or some rank does not see it.
+        """
+        self.folder = folder
+        self.keep = keep
+        self._writing = WritingPlace(folder)
+
+    def remove_half_written(self) -> None:
+        """Remove the incomplete output of killed runs to free disk space. No other run may be using the folder."""
+        self._writing.cleared()
+
+    def agreed_latest(self) -> Path | None:
+        """Return `latest` after checking that all ranks see the same checkpoint.
+
+        Raises:
+            BadInput: on every rank, if ranks see different checkpoints, from which they would resume at different
+                steps, or if the named checkpoint is missing.
+            OSError, RuntimeError: on every rank, if some rank cannot read the file.
+        """
+        mine = together(self.latest)
+        found: list[Path | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, mine)
+        if len(set(found)) > 1:
+            seen = ", ".join(f"rank {rank}: {path}" for rank, path in enumerate(found))
+            raise BadInput(f"ranks see different checkpoints ({seen}); put `out` on a disk that all hosts share")
+        return mine
+
+    def latest(self) -> Path | None:
+        """The last complete checkpoint that this process sees; None if there is none. It involves no other rank.
+
+        Raises:
+            BadInput: the checkpoint that the file `latest` names is missing.
+        """
+        pointer = self.folder / "latest"
+        if not pointer.exists():
+            return None
+        name = pointer.read_text().strip()
+        for path in (self.folder / name, aside(self.folder / name)) if name else ():
+            if path.is_dir():
+                return path
+        there = ", ".join(sorted(path.name for path in self.folder.glob("step-*"))) or "none"
+        raise BadInput(
+            f"{pointer} names {name!r}, which is not there; write the name of one that is into it ({there}), or remove "
+            f"it to begin anew"
+        )
+
+    def whole_latest(self) -> Path | None:
+        """The last checkpoint whose files are undamaged; None if there are no checkpoints.
+
+        A warning is logged if it is not the latest one.
+
+        Raises:
+            BadInput: on every rank, if all checkpoints are damaged, or for the reasons given in `agreed_latest`.
+        """
+        latest = self.agreed_latest()
+        if latest is None:
+            return None
+        return first_whole([latest, *from_first_rank(lambda: self._before(latest))])
+
+    def _before(self, latest: Path) -> list[Path]:
+        """The checkpoints to resume from if `latest` is damaged, in order of preference.
+
+        If a step was being saved again when a run was killed, the earlier copy comes after the later one.
+        """
+
+        def step(path: Path) -> str:
+            return path.name.removeprefix(".").removesuffix(".replaced")
+
+        found = [*self.folder.glob("step-*"), *self.folder.glob(".step-*.replaced")]
+        found.sort(key=lambda path: (step(path), path.name), reverse=True)
+        return [path for path in found if step(path) <= step(latest) and path != latest]
+
+    def save(self, model: LongVideoModel, optimizer: Optimizer, state: RunState) -> Path:
+        """Write a checkpoint, then delete all but the last `keep` up to it, and the incomplete output of killed runs.
+
+        If the run was set back to an earlier checkpoint, those of later steps stay until the run reaches their steps.
+
+        Returns:
+            The folder of the checkpoint.
+
+        Raises:
+            FullDisk, CheckpointException, OSError, RuntimeError: on every rank, if some rank cannot write, for example
+                because the disk is full. The previous checkpoint is kept, and nothing of this one is visible.
+        """
+        final = self.folder / f"step-{state.step:08d}"
+        beside = self._writing.cleared()
+        with self._writing.room_for(tensor_bytes(model, optimizer)):
+            save_tensors(beside, model, optimizer)
+            on_first_rank(lambda: write_whole(beside / _STATE, state.model_dump_json(indent=1).encode()))
+            record_files(beside)
+            on_first_rank(lambda: self._publish(beside, final))
+        return final
+
+    def _publish(self, beside: Path, final: Path) -> None:
+        put_whole(beside, final)
+        write_whole(self.folder / "latest", final.name.encode())
+        earlier = [path for path in sorted(self.folder.glob("step-*")) if path.name <= final.name]
+        for old in [*earlier[: -self.keep], *self.folder.glob(".step-*.replaced")]:
+            shutil.rmtree(old)
+
+    def load(self, path: Path, model: LongVideoModel, optimizer: Optimizer) -> RunState:
+        """Load a checkpoint into the model, the optimizer and the RNGs, and return its other state.
+
+        Raises:
+            BadInput: on every rank, if the checkpoint is of another model or of other trainable parameters.
+            CheckpointException, OSError, RuntimeError: on every rank, if some rank cannot read it.
+        """
+        state = together(lambda: parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE)))
+        load_tensors(path, model, optimizer, state.model)
+        return state
+
+
+def record_files(folder: Path) -> None:
+    """Write the SHA-256 of every file of a checkpoint into the checkpoint. Every rank must call it.
+
+    Each rank reads back the shards that it has written.
+
+    Raises:
+        OSError, RuntimeError: on every rank, if some rank cannot read its shards.
+    """
+    shards = f"__{dist.get_rank()}_*.distcp"
+    mine = together(lambda: {str(path.relative_to(folder)): _hash(path) for path in folder.rglob(shards)})
+    found: list[dict[str, str]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+
+    def write() -> None:
+        hashes = {name: value for each in found for name, value in each.items()}
+        for path in folder.rglob("*"):
+            if path.is_file() and (name := str(path.relative_to(folder))) not in hashes:
+                hashes[name] = _hash(path)
+        write_whole(folder / _FILES, json.dumps(hashes, indent=1, sort_keys=True).encode())
+
+    on_first_rank(write)
+
+
+def damage(folder: Path) -> str | None:
+    """Check a checkpoint's files against their hashes. Every rank must call it; each reads a part of the files.
+
+    Returns:
+        A description of the first damage found, the same on every rank. None if there is no damage, or if an earlier
+        version wrote the checkpoint without hashes.
+    """
+    mine = together(lambda: _damage(folder, dist.get_rank(), dist.get_world_size()))
+    found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return next((problem for problem in found if problem), None)
+
+
+def first_whole(checkpoints: Sequence[Path]) -> Path:
+    """The first undamaged checkpoint. Every rank must call it. A warning names the damaged ones that precede it.
+
+    Args:
+        checkpoints: checkpoints in order of preference, the latest first.
+
+    Raises:
+        BadInput: on every rank, if all are damaged.
+    """
+    damaged: list[str] = []
+    for path in checkpoints:
+        if (problem := damage(path)) is None:
+            if damaged and dist.get_rank() == 0:
+                log.warning("%s; going on from the one before, %s", "; ".join(damaged), path)
+            return path
+        damaged.append(f"checkpoint {path} is damaged: {problem}")
+    raise BadInput(f"{'; '.join(damaged)}; copy it again, or begin anew in another out folder")
+
+
+def _damage(folder: Path, rank: int, ranks: int) -> str | None:
+    try:
+        hashes = json.loads((folder / _FILES).read_bytes())
+        for name in sorted(hashes)[rank::ranks]:
+            if not (folder / name).exists():
+                return f"{name} is missing"
+            if _hash(folder / name) != hashes[name]:
+                return f"{name} is not what was written"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        return f"{_FILES} cannot be read ({error})"
+    return None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Lock a folder against other runs while the block runs. Every rank must call it.
+
+    Rank 0 holds the lock, so that it outlives the program that started the ranks.
+
+    Raises:
+        BadInput: on every rank, if another run uses the folder (the message names its process), or if rank 0 cannot
+            write into the folder.
+    """
+    with ExitStack() as held:
+
+        def hold() -> None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(folder / LOCK, folder))
+                if (folder / _EARLIER_LOCK).exists():
+                    held.enter_context(locked(folder / _EARLIER_LOCK, folder))
+            except OSError as error:
+                raise BadInput(f"nothing can be written into {folder}: {error}; choose another folder") from error
+
+        on_first_rank(hold)
+        yield
+
+
+class WritingPlace:
+    """A run's staging directory for incomplete output, inside the target folder. All ranks must call all methods."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Args:
+            folder: the target folder, on a disk that all hosts share.
+
+        Raises:
+            BadInput: on every rank, if rank 0 cannot write into `folder`, or some rank does not see what rank 0 wrote.
+        """
+        name = [f"_run-{token_hex(8)}.writing"]
+        dist.broadcast_object_list(name, src=0)
+        self.path = folder / name[0]
+        self._left = list(folder.glob("[._]run-*.writing"))  # earlier versions began with a dot
+        on_first_rank(self._make)
+        try:
+            together(self._check_seen)
+        finally:
+            if dist.get_rank() == 0:
+                self.path.rmdir()
+
+    def cleared(self) -> Path:
+        """Remove the staging directory and those of runs that began before this one, and return this run's path."""
+        if dist.get_rank() == 0:
+            for left in (self.path, *self._left):
+                shutil.rmtree(left, ignore_errors=True)
+        dist.barrier()
+        return self.path
+
+    @contextmanager
+    def room_for(self, needed: int) -> Iterator[None]:
+        """Check for free space, then run a block in which all ranks write `needed` bytes into `path`.
+
+        If the disk is full, the partial output is removed.
+
+        Raises:
+            FullDisk: on rank 0, if the disk is too full at the start or becomes full in the block. Other ranks raise
+                RuntimeError or their own error.
+        """
+        with ExitStack() as room:
+            on_first_rank(lambda: room.enter_context(room_for(self.path, needed)))
+            yield
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise BadInput(f"checkpoints cannot be written into {self.path.parent}: {error}") from error
+
+    def _check_seen(self) -> None:
+        deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
+        while not self.path.is_dir():
+            if time.monotonic() > deadline:
+                raise BadInput(
+                    f"rank {dist.get_rank()} does not see in {self.path.parent} what the first rank wrote there; put "
+                    f"`out` on a disk that all hosts share"
+                )
+            time.sleep(0.1)
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Check that checkpoints can hold all of the optimizer's state.
+
+    Raises:
+        BadInput: the optimizer is not torch's Adam or AdamW, or uses amsgrad.
+    """
+    if not isinstance(optimizer, Adam) or optimizer.defaults["amsgrad"]:
+        raise BadInput(
+            f"checkpoints hold the two moments of torch's Adam and AdamW, not the state of {type(optimizer).__name__}; "
+            f"use AdamW, without amsgrad"
+        )
+
+
+def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
+    """Write trainable parameters, AdamW's state and the RNG state. Every rank must call it; each writes its shards."""
+    save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
+
+
+def tensor_bytes(model: LongVideoModel, optimizer: Optimizer) -> int:
+    """Number of bytes that `save_tensors` writes on all ranks, plus a small margin. Every rank must call it."""
+    local = (t.to_local() if isinstance(t, DTensor) else t for t in _tensors(model, optimizer).values())
+    total = torch.tensor(sum(tensor.numel() * tensor.itemsize for tensor in local))
+    dist.all_reduce(total)
+    return int(total) + _OVERHEAD_BYTES
+
+
+def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, written_by: Mapping[str, Any]) -> None:
+    """Read the tensors that `save_tensors` wrote, also with another number of ranks. Every rank must call it.
+
+    Args:
+        path: folder that `save_tensors` wrote.
+        model: the model whose trainable parameters are set.
+        optimizer: the optimizer whose state is set.
+        written_by: `model_values` of the model that was saved.
+
+    Raises:
+        BadInput: on every rank, if the tensors are of another model or of other parameters. Nothing was changed.
+        CheckpointException, OSError, RuntimeError: on every rank, if some rank cannot read them.
+    """
+    present = model_values(model)
+    tensors = _tensors(model, optimizer)
+
+    def read_names() -> Collection[str]:
+        stored = FileSystemReader(path).read_metadata().state_dict_metadata
+        # Differences in trainable tensors are more informative than differences in adapters or frozen weights.
+        _check_config({**written_by, **{name: present[name] for name in (_LORA, _FROZEN)}}, present, path)
+        _check_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()}, stored, path)
+        _check_config(written_by, present, path)
+        return stored.keys()
+
+    stored = together(read_names)
+    chance = {name: tensor for name, tensor in _chance().items() if name in stored}
+    load(tensors | chance, checkpoint_id=path)
+    _set_chance(chance)
+
+
+def config_values(config: PretrainedConfig) -> dict[str, Any]:
+    """A model's configuration as JSON values."""
+    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return values
+
+
+def model_values(model: LongVideoModel) -> dict[str, Any]:
+    """Identity of the model that trainable tensors belong to, as JSON values. Every rank must call it.
+
+    It consists of the configuration, the rank and alpha of adapters, and the sum of the bits of all frozen parameters
+    as integers. This sum does not depend on the number of ranks.
+    """
+    reshard(model)
+    total = torch.zeros((), dtype=torch.int64)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            shard = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            total += shard.contiguous().view(_BITS[shard.dtype.itemsize]).sum(dtype=torch.int64).cpu()
+    dist.all_reduce(total)
+    adapters = getattr(model.model, "peft_config", {})
+    lora = {name: {"rank": config.r, "alpha": config.lora_alpha} for name, config in adapters.items()}
+    return {**config_values(model.model.config), _LORA: lora, _FROZEN: int(total)}
+
+
+def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a configuration's nested values to dotted names, without values that do not change the model.
+
+    Private values, the dtype and the version of transformers are omitted.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if name.startswith("_") or name in ("transformers_version", "dtype", "torch_dtype"):
+            continue
+        if isinstance(value, Mapping):
+            flat |= comparable(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Differences between nested JSON values: (old value, new value) by dotted name.
+
+    Single values precede lists, because they are more informative than lists that follow from them.
+    """
+    was, present = comparable(before), comparable(now)
+    differing = [name for name in sorted(was | present) if was.get(name) != present.get(name)]
+    differing.sort(key=lambda name: isinstance(present.get(name), list))
+    return {name: (was.get(name), present.get(name)) for name in differing}
+
+
+def shown(differing: Mapping[str, tuple[Any, Any]], most: int = _SHOWN) -> str:
+    """Format the first `most` differences for an error message about a saved run."""
+    named = [f"{name} is {was!r}, not {present!r}" for name, (was, present) in differing.items()]
+    return "; ".join(named[:most]) + (f"; and {len(named) - most} more" if len(named) > most else "")
+
+
+def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Compare the settings that affect training with those of the saved run.
+
+    Rank 0 logs the allowed changes.
+
+    Args:
+        before, now: settings of the saved and of the present run, nested JSON values.
+        allowed: dotted names of settings or sections that may differ.
+
+    Raises:
+        BadInput: another setting differs.
+    """
+    differing = differences(before, now)
+    sections = tuple(f"{name}." for name in allowed)
+    if refused := {name: d for name, d in differing.items() if name not in allowed and not name.startswith(sections)}:
+        raise BadInput(
+            f"the saved run has other settings: {shown(refused, len(refused))}; go on with those, allow the change "
+            f"with resume_changes=[{', '.join(refused)}], or give the run another out folder"
+        )
+    if differing and dist.get_rank() == 0:
+        changes = [f"{name} {was!r} -> {present!r}" for name, (was, present) in differing.items()]
+        log.warning("from here on with other settings: %s", "; ".join(changes))
+
+
+def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The trainable parameters and AdamW's state by name. Missing state is created as zeros."""
+    check_optimizer(optimizer)
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in trained_parameters(model).items():
+        state = optimizer.state[parameter]
+        if not state:
+            place = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+            state["step"] = torch.zeros((), dtype=torch.float32, device=place)
+            state |= {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
+        tensors[f"parameters.{name}"] = parameter.detach()
+        tensors |= {f"{part}.{name}": state[part] for part in _STATES}
+    return tensors
+
+
+def _chance() -> dict[str, Tensor]:
+    """The RNG state of this rank. Training does not draw random numbers, unless a model's own code does."""
+    rank = dist.get_rank()
+    states = {f"chance.cpu.{rank}": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[f"chance.cuda.{rank}"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_chance(states: Mapping[str, Tensor]) -> None:
+    for name, state in states.items():
+        (torch.set_rng_state if ".cpu." in name else torch.cuda.set_rng_state)(state)
+
+
+def _check_config(stored: Mapping[str, Any], present: Mapping[str, Any], path: Path) -> None:
+    if differing := differences(stored, present):
+        raise BadInput(
+            f"checkpoint {path} is of another model: {shown(differing)}; give the run another out folder, or the model "
+            f"that it began with"
+        )
+
+
+def _check_tensors(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, Any], path: Path) -> None:
+    found = {name: tuple(entry.size) for name, entry in stored.items() if not name.startswith("chance.")}
+    differences = [f"{name} is not in it" for name in wanted if name not in found]
+    differences += [f"{name} is not learned here" for name in found if name not in wanted]
+    differences += [
+        f"{name} has shape {found[name]}, not {shape}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    if differences:
+        raise BadInput(
+            f"checkpoint {path} does not fit what is learned here ({len(differences)} tensors differ): "
+            f"{'; '.join(differences[:_SHOWN])}; give the run another out folder, or train the same parts"
+        )

@@ -1,0 +1,69 @@
+"""A lower bound of the memory that a run needs, so that a run that cannot fit ends before it loads anything."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PretrainedConfig
+
+from schemas.errors import BadInput
+from trainer_plugin.distributed.mesh import Parallel
+from trainer_plugin.recipe import Recipe
+from trainer_plugin.training.weights import empty_model, prepare
+
+LEARNED_BYTES = 12
+"""Bytes of a trainable weight and AdamW's two moments, in float32."""
+
+GRADIENT_BYTES = 4
+"""Bytes of a trainable weight's gradient, in float32."""
+
+
+def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
+    """A lower bound of the bytes that one device holds during a step.
+
+    It counts parameters, gradients, optimizer state, and the activations that layers keep for the backward pass.
+
+    Args:
+        config: the model's configuration.
+        recipe: the run's recipe.
+        ranks: number of ranks over which parameters are sharded.
+    """
+    model = prepare(empty_model(config), recipe.trained)
+    width = getattr(torch, recipe.precision).itemsize
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters()) - learned
+    held = (learned * LEARNED_BYTES + frozen * width) // ranks
+    gradients = learned * GRADIENT_BYTES // ranks
+    if recipe.memory.offload_parameters:
+        held = gradients = 0
+    text = config.get_text_config()
+    # The head is gathered for a whole pass; the embeddings only at its start.
+    whole = model.get_output_embeddings().weight.numel() * width
+    tensors = text.num_hidden_layers * (2 if recipe.memory.keep_attention else 1)
+    # A layer without activation checkpointing also keeps at least its MLP's gate and input.
+    again = recipe.memory.recomputed_layers
+    whole_layers = 0 if again is None else max(0, text.num_hidden_layers - again)
+    kept = tensors * text.hidden_size + whole_layers * 2 * text.intermediate_size
+    kept = 0 if recipe.memory.offload_activations else kept * recipe.row_tokens // recipe.parallel.sp
+    during = whole + kept * width
+    if recipe.micro_steps(max(1, ranks // recipe.parallel.sp)) == 1:
+        # With one row per step, gradients are allocated as the activations that they come from are freed.
+        return held + max(during, gradients)
+    return held + during + gradients
+
+
+def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: Parallel) -> None:
+    """Check that the recipe can fit the devices' memory. Only CUDA devices are checked.
+
+    Raises:
+        BadInput: on every rank, if it cannot; the message states the sizes in GiB and the settings to change.
+    """
+    if parallel.device.type != "cuda":
+        return
+    there = torch.cuda.get_device_properties(parallel.device).total_memory
+    needed = needed_bytes(config, recipe, parallel.world_size)
+    if needed > there:
+        raise BadInput(
+            f"one device would hold at least {needed / 2**30:.0f} GiB and has {there / 2**30:.0f}: "
+            f"{parallel.world_size} devices are too few for this recipe. Start more of them, raise parallel.sp, lower "
+            f"row_tokens, train adapters (trained.lora), or set memory.offload_activations or offload_parameters"
+        )

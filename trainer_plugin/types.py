@@ -1,0 +1,113 @@
+"""Planned training samples: token ids, positions, and which frames their videos show.
+
+An `Example` is cheap: it holds indices and no pixels. Frames are decoded later, and each rank decodes only those that
+it encodes (`trainer_plugin.data.row_loader`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+IGNORED = -100
+"""Label of a token that is not supervised (PyTorch's `ignore_index`)."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size of a clip in patches of the vision tower: temporal patches, rows, columns."""
+
+    t: int
+    h: int
+    w: int
+
+
+@dataclass(frozen=True)
+class VideoSource:
+    """Location of a video's bytes, for any process. It is small and picklable."""
+
+    key: str
+    """The video's id, for messages and for the names of feature files."""
+    url: str
+    """Local path or fsspec URL of the video file, or of the tar that contains it."""
+    offset: int = 0
+    """Byte at which the video begins in that file."""
+    size: int | None = None
+    """Length of the video in bytes; None: up to the end of the file."""
+
+
+@dataclass(frozen=True)
+class FeatureRef:
+    """Location of a clip's precomputed features (`trainer_plugin.data.features`)."""
+
+    url: str
+    """Local path or fsspec URL of a safetensors file."""
+    tower: str
+    """Identity of the weights and preprocessing (`trainer_plugin.training.weights.tower_identity`)."""
+
+
+@dataclass(frozen=True)
+class VideoClip:
+    """The chosen frames of one video, all in one size."""
+
+    video: VideoSource
+    frame_times_us: tuple[int, ...]
+    """Ascending microseconds from the first presented frame; the last is repeated to fill whole temporal patches."""
+    size: tuple[int, int]
+    """Height and width in pixels after resizing."""
+    grid: Grid
+    features: FeatureRef | None = None
+    """Precomputed features of these frames; None: the frames are decoded and encoded during training."""
+
+    @property
+    def frames_per_patch(self) -> int:
+        """Number of frames in a temporal patch."""
+        return len(self.frame_times_us) // self.grid.t
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sample of S tokens."""
+
+    key: str
+    """Name for messages: the question's id, or the location of a document."""
+    input_ids: Tensor
+    """int64, shape [S]."""
+    labels: Tensor
+    """int64, shape [S], not shifted: `labels[i]` is `input_ids[i]` or `IGNORED`."""
+    positions: Tensor
+    """int64, shape [n, S]: position ids for the model's rotary embedding; n is 1, or 3 for mRoPE."""
+    videos: tuple[VideoClip, ...] = ()
+    """Clips in the order of their placeholders."""
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether any of its tokens is supervised."""
+        return bool((self.labels != IGNORED).any())
+
+
+@dataclass(frozen=True)
+class Row:
+    """One packed micro-batch: several training samples in one sequence of tokens."""
+
+    examples: tuple[Example, ...]
+    epoch: int
+    """Zero-based epoch of its first example."""
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+    """Documents that were skipped before this row because they are not valid text: reason by key
+    (`trainer_plugin.data.texts`)."""
+
+
+class Unusable(ValueError):
+    """A sample that cannot be trained on.
+
+    It is skipped, counted by `reason` (one of a fixed set of words) and named by `key`. The message has the details.
+    """
+
+    def __init__(self, key: str, reason: str, message: str) -> None:
+        super().__init__(f"sample {key}: {message}")
+        self.key = key
+        self.reason = reason
+        self.message = message
