@@ -19,10 +19,10 @@ trigger. Every other setting has a default; sections open with a click.
 | `report`, `publish` | one HTML page; the next version, or *skipped* when its content is published already |
 
 **Running it again costs only what changed.** Every video of every stage is kept under a key of all it depends on,
-and every model answer in a journal; a cleared task, a new run or another lane size goes on from there.
+and every model answer in a journal; a cleared task, a new run or another lane size resumes from there.
 
-**When a task fails:** its log ends with the thing, the value and the way out. Outages (a model server, the disk) are
-tried again by themselves; wrong settings fail at once. Clear the failed task to go on.
+**When a task fails:** its log ends with what failed, the value and what to do. Outages (a model server, the disk) are
+tried again by themselves; wrong settings fail at once. Clear the failed task to resume.
 
 **Models** are the Connections `lvr_captioner`, `lvr_reasoner`, `lvr_judge` and `lvr_target` (OpenAI-compatible; extra
 `{"model": "..."}`). Without any, captions are measured and a small model inside the worker answers.

@@ -43,8 +43,8 @@ EXIT_STATUSES = {
     0: "done; also when there was nothing to do",
     FAULT_STATUS: "a fault of this program, after a traceback; please report it",
     BAD_INPUT_STATUS: "the command line, the configuration or the input is wrong; running again gives the same",
-    OUTAGE_STATUS: "something is away or has failed (a model server, a disk, a video's place); run again to go on",
-    INTERRUPTED_STATUS: "interrupted by Ctrl-C or SIGTERM; run again to go on",
+    OUTAGE_STATUS: "a model server, a disk or a video's location is unavailable; run again to resume",
+    INTERRUPTED_STATUS: "interrupted by Ctrl-C or SIGTERM; run again to resume",
 }
 
 SHOWN_FAULTS = 20
@@ -92,7 +92,7 @@ def _leave(*_: object) -> None:
     try:
         stop_children()
         show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
-        message = f"{show_cursor}\ninterrupted; finished work is kept, run the same command again to go on\n"
+        message = f"{show_cursor}\ninterrupted; finished work is kept, run the same command again to resume\n"
         with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the process that reads it
             os.write(sys.stderr.fileno(), message.encode())
     finally:
@@ -167,7 +167,7 @@ def plan(config_json: ConfigJson, run_id: Annotated[str, typer.Option(help="Name
     for reject in rejects:
         typer.echo(f"rejected: {reject.reason}: {reject.message}", err=True)
     if skipped := skipped_in_words(folder.run):
-        typer.echo(f"skipped in the source, as no videos: {skipped}", err=True)
+        typer.echo(f"skipped in the source (not videos): {skipped}", err=True)
     lanes = [{"lane": lane.index, "label": lane.label} for lane in folder.lanes()]
     _json_line({"run": folder.url, "lanes": lanes, "videos": folder.run.videos, "rejects": len(rejects)})
 
@@ -219,7 +219,7 @@ def publish(run: RunUrl) -> None:
 @app.command()
 def stale(
     out: Annotated[str, typer.Option(help="Where the build published.")],
-    name: Annotated[str, typer.Option(help="The dataset's name; may be left out where only one is published.")] = "",
+    name: Annotated[str, typer.Option(help="The dataset's name; optional if only one is published.")] = "",
     settings: Settings = None,
 ) -> None:
     """Print what a new run of a published build would compute, and why, as one JSON line."""
@@ -367,7 +367,7 @@ class _Lines(logging.Handler):
             self._under_way.pop((progress.stage, progress.lane), None)
 
     def tell(self) -> None:
-        for line in [str(progress) for progress in list(self._under_way.values())] or ["no stage is under way"]:
+        for line in [str(progress) for progress in list(self._under_way.values())] or ["no stage is running"]:
             self._print(line)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from operators.execution.stage import Context
-from operators.store.content_store import SourceGone, sha256_of_file
 from operators.video.analysis.proxy import FPS, SIDE
 from operators.video.decode.unpack import unpack
 from schemas.tables import Video
-from schemas.uri import shown_uri
 
 
 def footage(context: Context, video: Video, fps: float, side: int) -> Path:
@@ -27,8 +25,4 @@ def footage(context: Context, video: Video, fps: float, side: int) -> Path:
     enough = fps <= FPS and min(side, max(video.width, video.height)) <= SIDE
     if video.proxy_uri is not None and enough:
         return context.files.fetch(video.proxy_uri, context.scratch)
-    source = context.sources.fetch(video.video_id, video.uri, context.scratch)
-    if sha256_of_file(source) != video.sha256:
-        message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
-        raise SourceGone("source_changed", message)
-    return unpack(source, context.scratch / "unpacked")
+    return unpack(context.sources.fetch_video(video, context.scratch), context.scratch / "unpacked")

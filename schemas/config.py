@@ -58,7 +58,7 @@ class SplitConfig(Model):
     mode: ClipMode = ClipMode.SHOTS
     """`shots` ends clips at shot boundaries near the target length. `fixed` cuts every clip_seconds."""
     clip_seconds: float = Field(default=10.0, ge=1.0, le=120.0)
-    """Wished length of a clip in seconds (LongVideo-Reason: about 10 s)."""
+    """Target length of a clip in seconds (LongVideo-Reason: about 10 s)."""
     min_seconds: float = Field(default=8.0, ge=0.5)
     """Shortest clip in seconds, for `shots`. Exceptions: a shorter video is one clip, and a video longer than
     max_seconds but shorter than 2 x min_seconds is not divided. Both hold for each part of a video in one picture
@@ -93,7 +93,7 @@ class SplitConfig(Model):
                 f"content's about 27 (from 10 on), transnet's about 0.5 (below 1)"
             )
         if self.decode is Decode.KEY_FRAMES and self.detector is Detector.TRANSNET:
-            raise ValueError("detector transnet looks at every frame: set decode to every_frame, or another detector")
+            raise ValueError("detector transnet needs every frame: set decode to every_frame, or another detector")
         if self.mode is ClipMode.FIXED:
             return self
         if not self.min_seconds <= self.clip_seconds <= self.max_seconds:
@@ -270,6 +270,6 @@ class BuildConfig(Model):
     def _sections_agree(self) -> BuildConfig:
         if self.shard.media is Media.PROXY and self.split.decode is Decode.KEY_FRAMES:
             raise ValueError(
-                "shard.media proxy needs frames that split.decode key_frames does not decode: set one of them otherwise"
+                "shard.media proxy needs frames that split.decode key_frames does not decode: change one of them"
             )
         return self

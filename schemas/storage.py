@@ -95,7 +95,7 @@ def outages(address: str) -> Iterator[None]:
             raise
         if type(error).__name__ in _NO_CREDENTIALS:
             names = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if is_s3 else "those of its driver"
-            raise AccessDenied(f"{shown}: no credentials ({told}); set {names}, or name another place") from error
+            raise AccessDenied(f"{shown}: no credentials ({told}); set {names}, or use another address") from error
         if isinstance(error, PermissionError) and str(error).startswith(f"{shown}: "):
             raise  # already translated by `operators.sources.web`
         if isinstance(error, PermissionError):

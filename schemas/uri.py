@@ -55,7 +55,7 @@ def holds_secret(uri: str) -> bool:
 
     `https://host:4711/a@b` may be a name on an unusual port, and is no secret here, though `redacted_uri` cuts it.
     """
-    return is_address(uri) and _redacted(uri, _PORT) != uri
+    return is_address(uri) and _redact(uri, _PORT) != uri
 
 
 def is_chain(uri: str) -> bool:
@@ -74,7 +74,7 @@ def redacted_uri(uri: str) -> str:
     for a port if it is a usual one, such as 8080, and otherwise for the beginning of a password. A bucket has no port.
     Without a colon before the path, an `@` in the path is part of a name.
     """
-    return _redacted(uri, _USUAL_PORT)
+    return _redact(uri, _USUAL_PORT)
 
 
 def shown_uri(uri: str) -> str:
@@ -137,7 +137,7 @@ def _without_query(address: str) -> str:
     return re.split("[?#]", address, maxsplit=1)[0]
 
 
-def _redacted(uri: str, ports: re.Pattern[str]) -> str:
+def _redact(uri: str, ports: re.Pattern[str]) -> str:
     return "::".join(_redacted_link(link, ports) for link in _LINK.split(uri))
 
 

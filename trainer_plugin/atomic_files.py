@@ -49,24 +49,24 @@ class FullDisk(OSError):
 
 
 @contextmanager
-def room_for(beside: Path, needed: int) -> Iterator[None]:
+def room_for(staging: Path, needed: int) -> Iterator[None]:
     """Check for free space, then run a block that writes `needed` bytes at the path `beside`.
 
     Raises:
         FullDisk: the disk is too full at the start or becomes full in the block, whatever error a library raises for
             it. The partial output is removed, because it would obstruct later writes.
     """
-    free = _free_bytes(beside.parent)
+    free = _free_bytes(staging.parent)
     if free is not None and free < needed:
-        raise FullDisk(beside.parent, needed)
+        raise FullDisk(staging.parent, needed)
     try:
         yield
     except BaseException as error:  # CheckpointException does not derive from Exception
-        there = sum(path.stat().st_size for path in beside.rglob("*") if path.is_file())
-        free = _free_bytes(beside.parent)
+        there = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+        free = _free_bytes(staging.parent)
         if is_full(error) or (free is not None and free + there < needed):
-            shutil.rmtree(beside, ignore_errors=True)
-            raise FullDisk(beside.parent, needed) from error
+            shutil.rmtree(staging, ignore_errors=True)
+            raise FullDisk(staging.parent, needed) from error
         raise
 
 
@@ -90,33 +90,33 @@ def write_whole(path: Path, data: bytes) -> None:
         FullDisk: the disk is full; an existing file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.writing")
+    staging = path.with_name(f".{path.name}.writing")
     try:
-        with beside.open("wb") as file:
+        with staging.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        staging.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        staging.unlink(missing_ok=True)
         if is_full(error):
             raise FullDisk(path.parent, len(data)) from error
         raise
 
 
-def put_whole(beside: Path, folder: Path) -> None:
+def put_whole(staging: Path, folder: Path) -> None:
     """Replace `folder`, which may exist, by `beside`, a complete folder on the same disk.
 
     If the process is killed just before the last rename, the old folder remains as `aside(folder)`.
     """
-    for path in beside.rglob("*"):
+    for path in staging.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     if folder.exists():
         shutil.rmtree(aside(folder), ignore_errors=True)
         folder.rename(aside(folder))
-    beside.rename(folder)
+    staging.rename(folder)
     shutil.rmtree(aside(folder), ignore_errors=True)
 
 

@@ -84,10 +84,13 @@ class Interrupts:
         name = signal.Signals(number).name
         if self._at_once is None and self._heard == 1:
             _on_first_rank(
-                logging.WARNING, f"{name}: the step in progress is finished and saved; again ends it at once"
+                logging.WARNING,
+                f"{name}: the step in progress is finished and saved; a second signal ends it immediately",
             )
             return
-        _on_first_rank(logging.WARNING, f"{name}: {self._at_once or 'ended at once; the last checkpoint is whole'}")
+        _on_first_rank(
+            logging.WARNING, f"{name}: {self._at_once or 'ended immediately; the last checkpoint is complete'}"
+        )
         os._exit(128 + number)
 
 
@@ -122,7 +125,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, CheckpointException):  # raised on all ranks
         if dist.get_rank() == 0:
             rank, (cause, _) = next(iter(error.failures.items()))
-            log.error("checkpoint: rank %d: %s; run it again to go on from the last one that is whole", rank, cause)
+            log.error("checkpoint: rank %d: %s; run it again to resume from the last complete one", rank, cause)
         return OUTAGE_STATUS
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     if isinstance(error, BadInput | BadStep):
@@ -132,13 +135,13 @@ def _report(error: BaseException) -> int:
         _log_once(f"{_rank()}{error}; raise parallel.sp, lower row_tokens, or see memory.* in docs/trainer.md")
         return BAD_INPUT_STATUS
     if isinstance(error, Outage | OSError):
-        _log_once(f"{error}{notes}; run it again to go on from the last checkpoint")
+        _log_once(f"{error}{notes}; run it again to resume from the last checkpoint")
         return OUTAGE_STATUS
     if isinstance(error, dist.DistError) or "gloo" in str(error):
         first_line = str(error).partition("\n")[0]
         _log_once(f"another rank has ended or does not answer; its own message says why ({first_line})", "another rank")
         return OUTAGE_STATUS
-    log.error("%sa fault of the program", _rank(), exc_info=error)
+    log.error("%sinternal error", _rank(), exc_info=error)
     return FAULT_STATUS
 
 

@@ -77,7 +77,7 @@ def encode(recipe: Recipe, url: str) -> Encoded:
             used; the folder holds features of another tower; or another process is encoding into it.
     """
     if recipe.videos is None:
-        raise BadInput("the recipe learns from texts, which have no features")
+        raise BadInput("the recipe trains on text data, which has no features")
     if recipe.trained.vision_tower or recipe.trained.projector:
         raise BadInput("features are of a frozen tower; set trained.vision_tower and trained.projector to false")
     device = start(_PATIENCE)
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("url", help="folder or URL of the features, on a disk that all hosts share")
     parser.add_argument("recipe", help=f"a .yaml file, or one of {', '.join(recipe_names())}")
-    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="they win over the recipe's values")
+    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="override values of the recipe")
     given = parser.parse_args(arguments)
 
     def work() -> int:
@@ -224,15 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = encode(load_recipe(given.recipe, [f"out={given.url}", *given.settings]), given.url)
         if dist.get_rank() == 0:
             for key, reason in done.broken.items():
-                log.warning("video %s is left out: %s", key, reason)
+                log.warning("skipping video %s: %s", key, reason)
             log.info(
-                "%d clips encoded, %d were there, %d videos broken, %d samples fit no row. In the recipe: "
+                "%d clips encoded, %d were there, %d videos broken, %d samples unusable. In the recipe: "
                 "videos.features={url: %s, tower: %s}",
                 done.written, done.found, len(done.broken), done.unusable, given.url, done.tower,
             )  # fmt: skip
         return 0
 
-    return run(work, at_once=f"what lies in {given.url} is whole; run it again to encode the rest")
+    return run(work, at_once=f"the files in {given.url} are complete; run it again to encode the rest")
 
 
 if __name__ == "__main__":

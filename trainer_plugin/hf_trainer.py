@@ -197,7 +197,7 @@ class LongVideoTrainer(Trainer):
                 rows read features of another tower than the model's, or ranks do not save to a disk that all share.
         """
         if args.max_steps <= 0:
-            raise BadInput(f"max_steps is {args.max_steps}: set it, as nobody knows how many rows packing will make")
+            raise BadInput(f"max_steps is {args.max_steps}: set it, because the number of packed rows is unknown")
         _check_arguments(args)
         if args.bf16 and model.compute_dtype != torch.bfloat16:
             raise BadInput(
@@ -213,7 +213,7 @@ class LongVideoTrainer(Trainer):
         if (evaluation != IntervalStrategy.NO or args.eval_on_start) and type(self).evaluate is Trainer.evaluate:
             raise BadInput(
                 f"eval_strategy is {evaluation.value}, eval_on_start {args.eval_on_start}: there is no evaluation of "
-                f"packed rows here; override `evaluate` in a class of your own, or leave both out"
+                f"packed rows here; override `evaluate` in a class of your own, or set both to their defaults"
             )
         if args.n_gpu > 1:
             raise BadInput(
@@ -233,7 +233,7 @@ class LongVideoTrainer(Trainer):
         self._learned = 0
         self._loaded: list[Load] = []
         self._losses: list[Tensor] = []
-        self._beside: Path | None = None
+        self._staging: Path | None = None
         self._writing = WritingPlace(Path(args.output_dir or "")) if args.save_strategy != SaveStrategy.NO else None
         super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
         # Tells the Trainer that the loss is divided by the step's tokens, not by the number of micro-batches.
@@ -377,15 +377,15 @@ class LongVideoTrainer(Trainer):
         out = Path(self._get_output_dir(trial))
         final = out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self._writing = self._writing or WritingPlace(out)
-        beside = self._writing.cleared()
-        written = beside / final.name
-        self._beside = beside
+        staging = self._writing.cleared()
+        written = staging / final.name
+        self._staging = staging
         needed = 0 if self.args.save_only_model else tensor_bytes(self._long, self._adam)
         with self._writing.room_for(needed + export_bytes(self._long, self._long.compute_dtype)):
             try:
                 together(partial(super()._save_checkpoint, model, trial))
             finally:
-                self._beside = None
+                self._staging = None
             if self.state.best_model_checkpoint == str(written):
                 self.state.best_model_checkpoint = str(final)
             on_first_rank(lambda: self.state.save_to_json(str(written / _STATE)))
@@ -393,7 +393,7 @@ class LongVideoTrainer(Trainer):
 
         def publish() -> None:
             put_whole(written, final)
-            shutil.rmtree(beside)
+            shutil.rmtree(staging)
             best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
             rotate_checkpoints(str(out), limit, best_model_checkpoint=best, use_mtime=True)
             for left in out.glob(aside(out / f"{PREFIX_CHECKPOINT_DIR}-*").name):
@@ -404,11 +404,11 @@ class LongVideoTrainer(Trainer):
             self._push_from_checkpoint(str(final))
 
     def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._beside is None else str(self._beside)
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push only a renamed checkpoint. The push reads files later, when the staging directory no longer exists."""
-        if self._beside is None:
+        if self._staging is None:
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -444,7 +444,7 @@ class LongVideoTrainer(Trainer):
         if len(set(found)) > 1 or missing:
             seen = "; ".join(f"{path} (without {lacking or 'nothing'})" for path, lacking in sorted(set(found)))
             raise BadInput(
-                f"no run can go on from checkpoint {seen}: it was written with save_only_model, by another Trainer, or "
+                f"cannot resume from checkpoint {seen}: it was written with save_only_model, by another Trainer, or "
                 f"on a disk that not all hosts share; remove it, or name another one"
             )
         together(lambda: TrainerState.load_from_json(str(folder / _STATE)))
@@ -488,7 +488,7 @@ class LongVideoTrainer(Trainer):
         was, now = state.get("scheduler"), type(self._schedule).__name__  # earlier versions did not save it
         if was not in (None, now):
             raise BadInput(
-                f"the saved run has a {was} as its schedule, not a {now}, which cannot read its state; go on with "
+                f"the saved run has a {was} as its schedule, not a {now}, which cannot read its state; use "
                 f"that, or begin a new run from the saved model"
             )
 
@@ -533,8 +533,8 @@ class LongVideoTrainer(Trainer):
             return
         if changed:
             raise BadInput(
-                f"{', '.join(sorted(changed))} cannot change in mid-run with {type(schedule).__name__}, which goes on "
-                f"from its own state; leave them as they were, or begin a new run from the saved model"
+                f"{', '.join(sorted(changed))} cannot change in mid-run with {type(schedule).__name__}, which "
+                f"continues from its own state; leave them as they were, or begin a new run from the saved model"
             )
 
     def _settings(self) -> dict[str, Any]:
@@ -563,7 +563,7 @@ def _check_arguments(args: TrainingArguments) -> None:
     plain = TrainingArguments(args.output_dir, use_cpu=args.use_cpu)  # some defaults depend on it
     for name, instead in REFUSED.items():
         if (asked := getattr(args, name)) != getattr(plain, name):
-            raise BadInput(f"{name} is {asked}, but must be left out: {instead}")
+            raise BadInput(f"{name} is {asked}, but must keep its default: {instead}")
     if (optimizer := OptimizerNames(args.optim)) not in _OPTIMIZERS:
         raise BadInput(
             f"optim is {optimizer.value}, which cannot step on sharded parameters; use {', '.join(_OPTIMIZERS)}, or "

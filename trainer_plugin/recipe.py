@@ -76,9 +76,9 @@ class Trained(Model):
     def _agrees(self) -> Trained:
         whole = [name for name in ("language_model", "projector", "vision_tower") if getattr(self, name)]
         if self.lora and whole:
-            raise ValueError(f"with lora only adapters are learned; set {' and '.join(whole)} to false, not true")
+            raise ValueError(f"with lora only adapters are trainable; set {' and '.join(whole)} to false, not true")
         if not (self.lora or whole):
-            raise ValueError("nothing is learned; set one of language_model, lora, projector, vision_tower")
+            raise ValueError("nothing is trainable; set one of language_model, lora, projector, vision_tower")
         return self
 
 
@@ -242,9 +242,7 @@ class Recipe(Model):
                 f"give either epochs or steps and leave the other null, got epochs={self.epochs} and steps={self.steps}"
             )
         if self.texts and self.epochs:
-            raise ValueError(
-                f"texts have no end that is known beforehand; give steps instead of epochs, got epochs={self.epochs}"
-            )
+            raise ValueError(f"text data has no fixed length: set steps instead of epochs, got epochs={self.epochs}")
         tower = [f"trained.{name}" for name in ("projector", "vision_tower") if getattr(self.trained, name)]
         if self.videos and self.videos.features and tower:
             raise ValueError(f"videos.features are of a frozen tower; set {' and '.join(tower)} to false, not true")

@@ -307,7 +307,7 @@ class Training:
         if work.supervised_tokens == 0:
             check_some_left(self.rows, self.skipped)
             if self.parallel.rank == 0:
-                log.warning("step %d: no rank has anything to learn in its rows; they are passed over", self.step + 1)
+                log.warning("step %d: no rank has supervised tokens in its rows; skipping them", self.step + 1)
             self._ended_by = int(_of_all_ranks([self._signal], dist.ReduceOp.MAX)[0])
             return None
         # The rate at the middle of the step, so that it is above 0 in the first step and, with a decay to 0, in the
@@ -388,7 +388,7 @@ class Training:
         self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
         self._saved = self.step
         if self.parallel.rank == 0:
-            log.info("going on from %s: %d steps, %d tokens", path, self.step, self.tokens)
+            log.info("resuming from %s: %d steps, %d tokens", path, self.step, self.tokens)
 
     def _open_log(self) -> MetricsLog:
         opened = MetricsLog(
@@ -500,7 +500,7 @@ def train(recipe: Recipe) -> int:
         if training.interrupted:
             name = signal.Signals(training.ended_by).name
             if training.parallel.rank == 0:
-                log.warning("asked to end after step %d (%s); run it again to go on from there", training.step, name)
+                log.warning("stopped after step %d by %s; run it again to resume", training.step, name)
         elif recipe.export is not Export.NONE:
             training.export()
         return training.ended_by
@@ -510,11 +510,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit status; docs/trainer.md lists them."""
     parser = argparse.ArgumentParser(prog="trainer_plugin.sft", description="Supervised training of a recipe.")
     parser.add_argument("recipe", help=f"a .yaml file, or one of {', '.join(recipe_names())}")
-    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="they win over the recipe's values")
+    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="override values of the recipe")
     given = parser.parse_args(arguments)
     return run(
         lambda: train(load_recipe(given.recipe, given.settings)),
-        at_once="there was nothing to save; run it again to go on from its last checkpoint, if it has one",
+        at_once="there was nothing to save; run it again to resume from its last checkpoint, if any",
     )
 
 

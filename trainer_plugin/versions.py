@@ -25,6 +25,6 @@ def check(installed: Mapping[str, str] | None = None) -> None:
         if not Version(first) <= Version(Version(found).base_version) < Version(end):
             raise RuntimeError(
                 f"{package} {found} is not supported: {first} or newer is needed, and before {end}. Install such a "
-                f"one; or run the proofs, `pytest tests/trainer_plugin/test_parity.py`, with this one, and if they "
+                f"one; or run the tests, `pytest tests/trainer_plugin/test_parity.py`, with this one, and if they "
                 f"pass enter it into trainer_plugin.versions.SUPPORTED"
             )

@@ -73,7 +73,7 @@ def why_empty(folder: RunFolder) -> str:
     if not rows["ingest"]:
         return f"{found}: none of them can be read; fetch them again or name others"
     if not rows["caption"]:
-        return f"{found}: no clip has a caption; look at why in the rejects, or name another captioner"
+        return f"{found}: no clip has a caption; see the rejects for the reasons, or name another captioner"
     return f"{found}: {_why_unasked(folder)}"
 
 
@@ -83,7 +83,7 @@ def _why_refused(folder: RunFolder) -> str:
         return "checks refused them; name better models (LVR_REASONER_URL, LVR_JUDGE_URL) or change verify's settings"
     if "reason" in stages:
         return "no chain of thought was accepted; name a better reasoner (LVR_REASONER_URL)"
-    return "look at what is left out, and why"
+    return "see the rejects for the reasons"
 
 
 def _why_unasked(folder: RunFolder) -> str:

@@ -289,7 +289,7 @@ def compute_unit(
         if error.errno == errno.EFBIG:  # a limit of this process, which the caller that set it handles
             raise
         if stage.scope is Scope.BUILD:
-            raise Outage(f"{stage.name}: {error}; look at the disk and run again, finished work is kept") from error
+            raise Outage(f"{stage.name}: {error}; check the disk and run again, finished work is kept") from error
         produced, usage = [_unit_reject(key, "system_error", _system_error(key, unit_input, error))], {}
     computed = time.perf_counter()
     if stage_key(stage, config, unit_input) != key:
@@ -356,8 +356,8 @@ def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> Stage
     """
     asks = stage.asks(config)
     inputs = [unit_input.identity(name, stage.source_columns) for name in stage.reads]
-    if stage.only_with:
-        inputs.append(InputIdentity(stage=stage.only_with, rows_sha256=digest(not unit_input.empty)))
+    if stage.requires_rows_of:
+        inputs.append(InputIdentity(stage=stage.requires_rows_of, rows_sha256=digest(not unit_input.empty)))
     return StageKey(
         stage=stage.name,
         version=stage.version,
@@ -385,10 +385,7 @@ def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:
 def _system_error(key: StageKey, unit_input: UnitInput, error: OSError) -> str:
     files = ", ".join(shown_uri(source.uri) for source in unit_input.sources)
     told = without_secrets(str(error), unit_input.files.addresses.values())
-    return (
-        f"{key.unit}: {key.stage} of {files}: {told}; look at the file and at the disk or mount that it lies on, the "
-        f"next run tries again"
-    )
+    return f"{key.unit}: {key.stage} of {files}: {told}; check the file and its disk or mount, the next run tries again"
 
 
 def _unit_reject(key: StageKey, reason: str, message: str) -> Reject:
@@ -417,7 +414,7 @@ def _fault(rejects: Sequence[Reject]) -> Reject | None:
 def _unit_inputs(folder: RunFolder, stage: Stage, lane: int | None) -> Iterator[UnitInput]:
     if stage.scope is Scope.VIDEO:
         if lane is None:
-            raise ValueError(f"stage {stage.name} works on lanes: name one of 0..{folder.run.lanes - 1}")
+            raise ValueError(f"stage {stage.name} runs per partition: choose one of 0..{folder.run.lanes - 1}")
         yield from _lane_inputs(folder, stage, folder.lane(lane))
         return
     tables = {name: _all_tables(folder, name) for name in stage.reads if name != "source"}
@@ -436,7 +433,7 @@ def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:
 
 
 def _lane_inputs(folder: RunFolder, stage: Stage, lane: Lane) -> Iterator[UnitInput]:
-    names = [name for name in (*stage.reads, stage.only_with) if name not in ("source", "")]
+    names = [name for name in (*stage.reads, stage.requires_rows_of) if name not in ("source", "")]
     records = {name: folder.record(name, lane.index) for name in names}
     for source in lane.sources:
         yield video_input(stage, source, {name: record.commits[source.source_id] for name, record in records.items()})
@@ -450,7 +447,7 @@ def video_input(stage: Stage, source: Source, commits: Mapping[str, Commit]) -> 
             rows are assumed to exist.
     """
     tables = {name: (commits[name].rows_sha256,) for name in stage.reads if name != "source"}
-    required = {stage.reads[0], stage.only_with} & commits.keys()
+    required = {stage.reads[0], stage.requires_rows_of} & commits.keys()
     is_empty = not all(commits[name].rows for name in required)
     return UnitInput(source.source_id, tables, (source,), empty=is_empty)
 

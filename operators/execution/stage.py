@@ -103,7 +103,7 @@ class Stage:
     tools: tuple[Callable[[], str], ...] = ()
     """Functions that return name and version of each external program that produces bytes of the rows or files."""
     scope: Scope = Scope.VIDEO
-    only_with: str = ""
+    requires_rows_of: str = ""
     """Earlier stage without whose rows of a video this one has nothing to do. Its rows are not read, and the key holds
     only whether there are any."""
     isolated: bool = False

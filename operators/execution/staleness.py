@@ -52,9 +52,12 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
     given = read_given_ids(previous.store)
     listing = read_sources(config.source, config.media_root, config.allowed_roots, given)
     sources = listing.sources
-    before = _previous_keys(previous)
+    commits = {(record.stage, unit): commit for record in previous.records() for unit, commit in record.commits.items()}
+    before = {place: commit.key for place, commit in commits.items()}
     known = {unit for name, unit in before if name == VIDEO_STAGES[0]}
-    needed = _readable_videos(previous) - {source.source_id for source in sources}
+    # A video that the previous run could not read is in no version that it could have published.
+    readable = {unit for unit in known if commits[VIDEO_STAGES[0], unit].rows}
+    needed = readable - {source.source_id for source in sources}
     _assert_open(previous, [reject for reject in listing.rejects if reject.key in needed])
     walk = partial(_walk_video, previous.store, resolved, before)
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
@@ -122,7 +125,7 @@ def _walk_video(store: Store, config: BuildConfig, before: Mapping[tuple[str, st
             commits[name] = commit
             continue
         stale.append(name)
-        if stage(name).only_with not in stale:
+        if stage(name).requires_rows_of not in stale:
             reasons.append(explain(before.get((name, unit)), key))
     tables = {name: commit.rows_sha256 for name, commit in commits.items()}
     return _Walk(unit, tables, tuple(stale), tuple(reasons))
@@ -168,13 +171,13 @@ def explain(before: StageKey | None, now: StageKey) -> str:
     for old_input, new_input in zip(before.inputs, now.inputs, strict=False):
         if old_input != new_input:
             changes.append(_changed_input(now.stage, new_input.stage))
-    return f"{now.stage}: " + ("; ".join(changes) or "it was taken back, or could not be finished")
+    return f"{now.stage}: " + ("; ".join(changes) or "its commit was removed, or it could not be finished")
 
 
 def _changed_input(stage: str, name: str) -> str:
     if name != "source":
         return f"{name} rows changed"
-    return "source file changed" if stage == VIDEO_STAGES[0] else "what the source's list says changed"
+    return "source file changed" if stage == VIDEO_STAGES[0] else "metadata in the source list changed"
 
 
 def _changed_prompts(before: StageKey, now: StageKey) -> Iterator[str]:
@@ -197,16 +200,3 @@ def _changed_models(before: StageKey, now: StageKey) -> Iterator[str]:
         elif old.vision != model.vision:
             yield f"the {role} {'sees frames now' if model.vision else 'sees no frames any more'}"
     yield from (f"no {role} is asked any more" for role in known.keys() - asked.keys())
-
-
-def _readable_videos(previous: RunFolder) -> set[str]:
-    """Ids of the videos that the run could read. The others are in no version that it could have published."""
-    records = [record for record in previous.records() if record.stage == VIDEO_STAGES[0]]
-    return {unit for record in records for unit, commit in record.commits.items() if commit.rows}
-
-
-def _previous_keys(previous: RunFolder) -> dict[tuple[str, str], StageKey]:
-    commits: list[tuple[str, Commit]] = [
-        (unit, commit) for record in previous.records() for unit, commit in record.commits.items()
-    ]
-    return {(commit.key.stage, unit): commit.key for unit, commit in commits}

@@ -151,7 +151,7 @@ class Connection:
         if foreign:
             raise ForeignAnswer(
                 f"{self.role.value}: {self.endpoint.shown_url} answered request {sha256} with the answer to "
-                f"{min(foreign)}; answers are mixed up on the way: take out the proxy or cache between"
+                f"{min(foreign)}; remove the proxy or cache that mixes up answers"
             )
 
 

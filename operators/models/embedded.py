@@ -115,4 +115,4 @@ def _import_path() -> str:
 
 def _tail(errors: IO[bytes]) -> str:
     errors.seek(0)
-    return errors.read()[-2000:].decode(errors="replace").strip() or "it said nothing"
+    return errors.read()[-2000:].decode(errors="replace").strip() or "no error output"

@@ -177,22 +177,22 @@ def unavailable(error: Exception, endpoint: Endpoint, role: Role | None) -> Mode
             found, way_out = "gave no answer in time", "raise timeout_seconds or lower concurrency of this role's model"
         case openai.APIConnectionError():
             found = f"cannot be reached: {error.__cause__ or error}"
-            way_out = f"is the server running, and is the URL of this role right ({variables}_URL)?"
+            way_out = f"check that the server is running and that {variables}_URL is right"
         case openai.AuthenticationError() | openai.PermissionDeniedError():
             found, way_out = f"refused the key (HTTP {error.status_code})", f"set {variables}_API_KEY"
         case openai.NotFoundError():
             found = f"does not know the model or the address (HTTP 404: {error.message})"
             way_out = "the URL must end in /v1, and the model be one that GET /models lists"
         case openai.RateLimitError():
-            found, way_out = f"kept refusing for load (HTTP 429: {error.message})", "lower concurrency, or try later"
+            found, way_out = f"is overloaded (HTTP 429: {error.message})", "lower concurrency, or try later"
         case openai.APIStatusError() if error.status_code >= 500:
             found, way_out = f"kept failing (HTTP {error.status_code}: {error.message})", "see the server's own log"
         case openai.APIStatusError():
             found = f"rejects the request (HTTP {error.status_code}: {error.message})"
-            way_out = "does this server know response_format json_schema, seed and images, as far as they are used?"
+            way_out = "use a server that supports response_format json_schema, seed and, where used, images"
         case _:
             found = f"answered with something that is not the OpenAI protocol ({type(error).__name__}: {error})"
-            way_out = "does the URL lead to the model server, and not to a page or a proxy?"
+            way_out = "point the URL at the model server, not at a web page or a proxy"
     return ModelUnavailable(f"{where} {endpoint.scrubbed_message(found)}; {way_out}")
 
 

@@ -117,7 +117,7 @@ def _records(name: str, content: bytes) -> Iterator[JournalRecord]:
         except ValidationError as error:
             if number < len(lines):
                 log.warning(
-                    "journal %s: line %d is damaged, its answer will be asked for again: %s", name, number, error
+                    "journal %s: line %d is damaged, its answer will be requested again: %s", name, number, error
                 )
 
 

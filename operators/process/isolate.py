@@ -196,8 +196,8 @@ def _await_start(child: Any, receiver: Connection) -> None:
         if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
             raise
         raise NotStarted(
-            f"a process ended before it could begin ({_exit(child.exitcode)}), its own words are above; free memory, "
-            f"or install again what it could not load"
+            f"a process ended before it could begin ({_exit(child.exitcode)}), its output is above; free memory, "
+            f"or reinstall what it could not load"
         ) from None
     raise NotStarted(f"a process has not begun within {START_SECONDS:.0f} s; is the disk with its packages slow?")
 
@@ -222,7 +222,7 @@ def _answer(child: Any, receiver: Connection, timeout_seconds: float, memory_byt
             logging.getLogger(value.name).handle(value)
         if time.monotonic() >= deadline:
             raise ChildFailed(
-                "timeout", f"no result within {timeout_seconds:.0f} s; raise the limit or look at the input"
+                "timeout", f"no result within {timeout_seconds:.0f} s; raise the limit or check this input file"
             )
         if time.monotonic() >= look_at:
             _assert_within(memory_bytes, child.pid)
@@ -234,7 +234,7 @@ def _assert_within(memory_bytes: int, pid: int) -> None:
     if used > memory_bytes:
         raise ChildFailed(
             "out_of_memory",
-            f"{used / 1e9:.1f} GB of memory in use, {memory_bytes / 1e9:.1f} GB are allowed; look at the input",
+            f"{used / 1e9:.1f} GB of memory in use, {memory_bytes / 1e9:.1f} GB are allowed; check this input file",
         )
 
 
@@ -288,9 +288,9 @@ def _child(
 
 def _failed(error: Exception, output_bytes: int) -> tuple[str, Any]:
     if isinstance(error, MemoryError):
-        return "failed", ("out_of_memory", f"memory could not be had ({error}); look at the input")
+        return "failed", ("out_of_memory", f"out of memory ({error}); check this input file")
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
-        return "failed", ("output_too_large", f"a file grew beyond {output_bytes / 1e9:.1f} GB; look at the input")
+        return "failed", ("output_too_large", f"a file grew beyond {output_bytes / 1e9:.1f} GB; check this input file")
     return "error", error
 
 

@@ -84,9 +84,9 @@ def show_samples(console: Console, samples: Sequence[Sample]) -> None:
 def show_losses(console: Console, folder: RunFolder) -> None:
     """Print what was skipped in the source, then the rejects: one line per reason, with its first example."""
     if skipped := skipped_in_words(folder.run):
-        console.print(Text(f"skipped in the source, as no videos: {skipped}", style="dim"), soft_wrap=True)
+        console.print(Text(f"skipped in the source (not videos): {skipped}", style="dim"), soft_wrap=True)
     for loss in losses(folder):
-        console.print(Text(f"left out {loss}", style="yellow"), Text(loss.example, style="dim"), soft_wrap=True)
+        console.print(Text(f"rejected {loss}", style="yellow"), Text(loss.example, style="dim"), soft_wrap=True)
 
 
 def _lines(sample: Sample) -> Iterator[RenderableType]:

@@ -162,7 +162,7 @@ def _pass_rates(numbers: Numbers) -> Figure:
     )
     shape = Histogram(tenths, counts, tuple(f"{10 * tenth}%" if tenth % 2 == 0 else "" for tenth in range(11)))
     text = "How often the target was right. RL keeps only what it is sometimes, not always, right about."
-    series = ("samples", "left out")
+    series = ("samples", "rejected")
     title = "Pass rate of the target"
     table = [(f"{10 * tenth} %", *(f"{part[tenth]:,}" for part in counts)) for tenth in range(11)]
     return Figure(title, text, columns(title, text, shape), series, ("pass rate", *series), tuple(table))

@@ -28,10 +28,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources import web
 from operators.sources.manifest import LIST_SUFFIXES
-from operators.store.content_store import SourceGone, download, space_problem
+from operators.store.content_store import SourceGone, download, sha256_of_file, space_problem
 from schemas.errors import BadInput, SourceError
 from schemas.storage import StoreError, locate, outages
-from schemas.tables import Source
+from schemas.tables import Source, Video
 from schemas.uri import is_address, is_chain, redacted_uri, shown_uri, without_secrets
 
 _SAME_SCHEME = {"local": "file", "s3a": "s3", "gcs": "gs"}
@@ -244,6 +244,19 @@ class SourceFiles:
                 with outages(shown_uri(uri)):
                     download(fs, path, local)
             return local
+
+    def fetch_video(self, video: Video, folder: Path) -> Path:
+        """Return a local path of the file that `ingest` has read. A remote file is downloaded into the folder.
+
+        Raises:
+            SourceGone: with reason `source_changed`, the file has other bytes now; for others see `fingerprint`.
+            OSError: see `fingerprint`.
+        """
+        local = self.fetch(video.video_id, video.uri, folder)
+        if sha256_of_file(local) != video.sha256:
+            message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
+            raise SourceGone("source_changed", message)
+        return local
 
     @contextmanager
     def _in_words(self, uri: str, address: str) -> Iterator[None]:

@@ -85,7 +85,7 @@ def search_folder(fs: Any, root: str, source: str) -> Search:
     is_local = isinstance(fs, LocalFileSystem)
     if store := store_around(fs, os.path.realpath(root) if is_local else root):
         raise SourceError(
-            f"source {source!r} lies in the output of a build, {store!r}, whose clips are no videos to learn from; "
+            f"source {source!r} lies in the output of a build, {store!r}, whose clips are not source videos; "
             f"give the folder of the videos that were built from"
         )
     search = Search()

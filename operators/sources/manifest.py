@@ -121,7 +121,7 @@ def _json_rows(text: str) -> Iterator[ListRow | _BadRow]:
     decoder = json.JSONDecoder()
     at = _after_space(text, 0)
     if text[at : at + 1] != "[":
-        raise ValueError("it is no JSON list of objects, one per video; name a file with one object per line .jsonl")
+        raise ValueError("it is not a JSON list of objects, one per video; name a file with one object per line .jsonl")
     at = _after_space(text, at + 1)
     line, counted = 1, 0
     while text[at : at + 1] != "]":
@@ -134,7 +134,7 @@ def _json_rows(text: str) -> Iterator[ListRow | _BadRow]:
         elif text[at : at + 1] != "]":
             raise json.JSONDecodeError("expected ',' or ']'", text, at)
     if (rest := _after_space(text, at + 1)) < len(text):
-        raise json.JSONDecodeError("the file goes on after its list", text, rest)
+        raise json.JSONDecodeError("unexpected text after the list", text, rest)
 
 
 def _json_row(line: int, found: object) -> ListRow | _BadRow:

@@ -139,7 +139,7 @@ def _opened(url: str, private: Collection[str], headers: Mapping[str, str] | Non
     except OSError as error:
         raise _reason(shown, error) from None
     except (HTTPException, ValueError) as error:  # the answer is not HTTP; the address is invalid
-        raise AddressRefused(f"{shown}: no address of a web server ({type(error).__name__}); correct it") from None
+        raise AddressRefused(f"{shown}: not a valid HTTP(S) address ({type(error).__name__}); correct it") from None
     with response:
         yield response
 

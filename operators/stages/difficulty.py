@@ -57,7 +57,7 @@ def _tried(context: Context, video: Video, captions: Sequence[Caption], question
         frames = _frames(context, video) if target.vision else ()
     except (SourceGone, UnreadableVideo, ChildFailed) as error:
         for question in questions:
-            message = f"question {question.question_id}: the target cannot be shown video {video.video_id}: {error}"
+            message = f"question {question.question_id}: no frames for the target from video {video.video_id}: {error}"
             yield context.reject(question.question_id, error.reason, message)
         return
     story = "" if target.vision else storyboard(captions, tokens_for(target))

@@ -39,7 +39,7 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
             measured = probe(unpack(fetched, context.scratch / "unpacked"))
             if measured.other_pictures:
                 log.info(
-                    "%s: of %d pictures in it stream %d (%dx%d) is watched and published",
+                    "%s: of %d video streams, stream %d (%dx%d) is used and published",
                     *(source.source_id, measured.other_pictures + 1, measured.video_stream),
                     *(measured.width, measured.height),
                 )

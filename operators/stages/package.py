@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from operators.execution.stage import Context, Stage
-from operators.store.content_store import SourceGone, sha256_of_file
 from operators.video.analysis.analysis_file import read_analysis
 from operators.video.analysis.proxy import FPS, proxy_size
 from operators.video.clips.packaging import MediaError, write_media
@@ -59,8 +58,8 @@ def _package(context: Context, video: Video) -> PackagedVideo:
         return _row(video, None, None, None, None)
     assert video.proxy_uri is not None  # BuildConfig ensures it
     width, height = proxy_size(video.width, video.height)
-    little = {"width": width, "height": height, "fps": min(video.fps, FPS)}
-    return _row(video, None, video.proxy_uri, Path(video.proxy_uri).stem, None).model_copy(update=little)
+    scaled = {"width": width, "height": height, "fps": min(video.fps, FPS)}
+    return _row(video, None, video.proxy_uri, Path(video.proxy_uri).stem, None).model_copy(update=scaled)
 
 
 def _needs_mp4(config: BuildConfig, video: Video) -> bool:
@@ -103,11 +102,7 @@ def _write_mp4(context: Context, video: Video) -> Path:
         MediaError: the MP4 cannot be made.
         FfmpegError: ffmpeg failed.
     """
-    local = context.sources.fetch(video.video_id, video.uri, context.scratch)
-    if sha256_of_file(local) != video.sha256:
-        message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
-        raise SourceGone("source_changed", message)
-    source = probe(unpack(local, context.scratch / "unpacked"))
+    source = probe(unpack(context.sources.fetch_video(video, context.scratch), context.scratch / "unpacked"))
     if video.formats:
         source = source.with_formats(video.formats)
     times_us = source.index.frame_times_us
@@ -125,7 +120,7 @@ STAGE = Stage(
     row=PackagedVideo,
     reads=("ingest",),
     run=run,
-    only_with="difficulty",
+    requires_rows_of="difficulty",
     section=lambda config: config.shard.media,
     tools=(ffmpeg_version, pyav_version),
     isolated=True,

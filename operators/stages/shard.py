@@ -163,18 +163,14 @@ def _media(context: Context, video: Video, packaged: PackagedVideo) -> Iterator[
         if packaged.media_uri is not None:
             yield _fetch_stored(context, packaged, packaged.media_uri, folder)
             return
-        local = context.sources.fetch(video.video_id, video.uri, folder)
-        if sha256_of_file(local) != packaged.sha256:
-            message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
-            raise SourceGone("source_changed", message)
-        yield local
+        yield context.sources.fetch_video(video, folder)
     finally:
         shutil.rmtree(folder)
 
 
 def _fetch_stored(context: Context, packaged: PackagedVideo, address: str, folder: Path) -> Path:
     maker = "package" if packaged.packaging else "ingest"
-    otherwise = f"or delete it and the folder commits/{maker} of the store: then it is made again"
+    otherwise = f"or delete it and the folder commits/{maker} of the store: the next run makes it again"
     try:
         local = context.files.fetch(address, folder)
     except SourceGone as gone:

@@ -268,7 +268,7 @@ def test_a_title_or_a_licence_is_corrected_without_looking_at_a_video_again(buil
     config = config_for(tmp_path / "list.csv", built.out, f"media_root={films}")
     stale = find_stale(built.folder, config)
     assert {name: count for name, count in stale.stale.items() if count} == {"shard": 1}
-    assert stale.reasons == ("shard: what the source's list says changed",)
+    assert stale.reasons == ("shard: metadata in the source list changed",)
     again = run_build(config)
     assert computed(again.metrics) == {"shard": 1}
     [path] = Path(again.published.url).glob("data/*/*.tar")

@@ -211,7 +211,7 @@ def test_a_plan_tells_what_it_skipped_in_the_source(lvr, tmp_path):
     config = BuildConfig(source=str(tmp_path / "films"), out=str(tmp_path / "out"))
     _, _, told = lvr("plan", "--config-json", config.model_dump_json(), "--run-id", "one")
     skipped = "2 .srt files, 1 hidden files and folders, 1 unfinished downloads"
-    assert f"skipped in the source, as no videos: {skipped}" in told
+    assert f"skipped in the source (not videos): {skipped}" in told
 
 
 def test_the_pipeline_is_named_without_the_heavy_packages(tmp_path):
@@ -262,12 +262,12 @@ def test_in_a_file_each_stage_has_lines_and_on_request_what_is_under_way():
     lines.report(Progress("ingest", 0, done=2, reused=0, total=2, rejects=1, seconds=60.0))
     lines.tell()
     assert [line.split(" s  ", 1)[1] for line in file.getvalue().splitlines()] == [
-        "no stage is under way",
+        "no stage is running",
         "ingest lane 0: 0/2 videos, 0 rejects",
         "ingest lane 0: 1/2 videos, 2.0 a minute, 30 s left, 0 rejects",
         "3 of 7 s",
         "ingest lane 0: 2/2 videos, 2.0 a minute, 0 s left, 1 rejects",
-        "no stage is under way",
+        "no stage is running",
     ]
 
 

@@ -17,7 +17,7 @@ def test_a_threshold_must_suit_its_detector(detector, threshold):
 
 
 def test_what_needs_every_frame_is_refused_with_key_frames_alone():
-    with pytest.raises(ValidationError, match="looks at every frame"):
+    with pytest.raises(ValidationError, match="needs every frame"):
         SplitConfig(decode=Decode.KEY_FRAMES, detector=Detector.TRANSNET)
     with pytest.raises(ValidationError, match="needs frames that"):
         BuildConfig.model_validate(

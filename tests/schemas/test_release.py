@@ -209,6 +209,15 @@ def test_a_file_of_another_length_is_not_read(release):
             read()
 
 
+def test_a_table_of_other_bytes_is_not_parsed(tmp_path):
+    """Its footer may be one on which Arrow ends the process."""
+    (tmp_path / "parquet").mkdir()
+    (tmp_path / "parquet/sft.parquet").write_bytes(b"PAR1 damaged PAR1")
+    file = ReleaseFile(path="parquet/sft.parquet", sha256="0" * 64, bytes=17, split="sft", videos=1, samples=1)
+    with pytest.raises(SchemaError, match=r"parquet/sft\.parquet: its sha256 is \w{64}, the manifest says 0{64}; copy"):
+        read_table(str(tmp_path), file)
+
+
 def test_links_are_followed_inside_the_release_only(release, tmp_path):
     file = open_release(str(release)).files[0]
     (release / TAR).rename(release / "real.tar")

@@ -62,7 +62,10 @@ def test_a_second_signal_ends_what_hangs():
     process = start(HANGING)
     assert process.stdout.readline() == "hanging\n"
     process.send_signal(signal.SIGINT)
-    assert "SIGINT: the step in progress is finished and saved; again ends it at once" in process.stderr.readline()
+    assert (
+        "SIGINT: the step in progress is finished and saved; a second signal ends it immediately"
+        in process.stderr.readline()
+    )
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode == 128 + signal.SIGINT
@@ -98,11 +101,11 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/out")
     ("error", "status", "message"),
     [
         (BadInput("lr is -1; raise it"), 2, "lr is -1; raise it"),
-        (Outage("no answer"), 3, "no answer; run it again to go on from the last checkpoint"),
+        (Outage("no answer"), 3, "no answer; run it again to resume from the last checkpoint"),
         (FULL, 3, "No space left on device: '/out'; run it again"),
         (CheckpointException("save", {1: (FULL, None)}), 3, "checkpoint: rank 1: [Errno 28] No space left on"),
         (RuntimeError("[gloo/pair.cc:1] Connection closed by peer"), 3, "another rank has ended or does not answer"),
-        (ZeroDivisionError("x"), 1, "a fault of the program"),
+        (ZeroDivisionError("x"), 1, "internal error"),
     ],
     ids=["input", "outage", "disk", "checkpoint", "peer", "fault"],
 )
@@ -139,7 +142,7 @@ def logged(kind: str) -> tuple[int, list[str]]:
         ("all", 2, "sp is 3; set it to 2"),
         ("first", 2, "no such folder (on rank 0)"),
         ("last", 2, "film is cut off (on rank 1)"),
-        ("second", 3, "[Errno 28] No space left on device: '/out'; run it again to go on from the last checkpoint"),
+        ("second", 3, "[Errno 28] No space left on device: '/out'; run it again to resume from the last checkpoint"),
     ],
 )
 def test_an_error_is_logged_once_by_all_ranks_together(ranks, kind, status, message):

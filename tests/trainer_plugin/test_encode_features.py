@@ -124,5 +124,5 @@ def test_the_command_says_what_to_write_into_the_recipe(url, films, tmp_path, ca
     assert "set trained.vision_tower and trained.projector to false" in caplog.text
     caplog.set_level("INFO")
     assert main([str(tmp_path / "features"), "demo", *settings, *FROZEN]) == 0
-    assert "3 clips encoded, 0 were there, 0 videos broken, 0 samples fit no row" in caplog.text
+    assert "3 clips encoded, 0 were there, 0 videos broken, 0 samples unusable" in caplog.text
     assert f"videos.features={{url: {tmp_path / 'features'}, tower: " in caplog.text

@@ -281,7 +281,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_damaged_checkpoint_pas
         trainer_of(asked, out, 3, **saving).train(resume_from_checkpoint=str(out / "checkpoint-2"))
     resumed = trainer_of(asked, out, 3, **saving)
     assert len(noted(resumed, checkpoint=True)) == 2
-    assert f"{damaged}; going on from the one before, {out}/checkpoint-1" in caplog.text
+    assert f"{damaged}; resuming from the previous one, {out}/checkpoint-1" in caplog.text
 
 
 def test_a_checkpoint_that_was_being_replaced_is_resumed_from(alone, release, tmp_path):
@@ -591,27 +591,27 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
     ("options", "message"),
     [
         ({"gradient_checkpointing_kwargs": {}}, r"gradient_checkpointing_kwargs is .* RunOptions\.recomputed_layers"),
-        ({"torch_compile": True}, r"torch_compile is True, but must be left out: RunOptions\.compile"),
-        ({"fp16": True}, "fp16 is True, but must be left out: gradients would be clipped as scaled"),
+        ({"torch_compile": True}, r"torch_compile is True, but must keep its default: RunOptions\.compile"),
+        ({"fp16": True}, "fp16 is True, but must keep its default: gradients would be clipped as scaled"),
         ({"bf16": True}, r"bf16 is True, but the model was built to compute in torch\.float32; build it with"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1, but must be left out"),
-        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha is 5.0, but must be left out"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1, but must keep its default"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha is 5.0, but must keep its default"),
         (
             {"per_device_train_batch_size": 1},
-            "per_device_train_batch_size is 1, but must be left out: rows come packed",
+            "per_device_train_batch_size is 1, but must keep its default: rows come packed",
         ),
-        ({"auto_find_batch_size": True}, "auto_find_batch_size is True, but must be left out: rows come packed"),
-        ({"include_num_input_tokens_seen": "all"}, "include_num_input_tokens_seen is all, but must be left out"),
-        ({"num_train_epochs": 1}, "num_train_epochs is 1, but must be left out: max_steps says when"),
-        ({"dataloader_num_workers": 2}, "dataloader_num_workers is 2, but must be left out: .* argument workers"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size is True, but must keep its default: rows come packed"),
+        ({"include_num_input_tokens_seen": "all"}, "include_num_input_tokens_seen is all, but must keep its default"),
+        ({"num_train_epochs": 1}, "num_train_epochs is 1, but must keep its default: max_steps says when"),
+        ({"dataloader_num_workers": 2}, "dataloader_num_workers is 2, but must keep its default: .* argument workers"),
         (
             {"accelerator_config": {"split_batches": True}},
-            "accelerator_config is .* must be left out: the model is sharded",
+            "accelerator_config is .* must keep its default: the model is sharded",
         ),
         ({"optim": "adafactor"}, "optim is adafactor, which cannot step on sharded parameters; use adamw_torch, "),
         ({"eval_strategy": "steps"}, "eval_strategy is steps, .* override `evaluate` in a class of your own"),
         ({"eval_on_start": True}, "eval_on_start True: there is no evaluation of packed rows here"),
-        ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end is True, but must be left"),
+        ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end is True, but must keep"),
     ],
 )
 def test_what_would_be_passed_over_is_refused(alone, release, tmp_path, options, message):

@@ -106,7 +106,7 @@ def test_only_what_decides_how_a_run_learns_is_named_to_change_it():
         (["videos=null"], "configuration: give either videos or texts as data and leave the other null, got neither"),
         (
             ["videos=null", "texts={files: t}"],
-            "configuration: texts have no end that is known beforehand; give steps instead of epochs, got epochs=1",
+            "configuration: text data has no fixed length: set steps instead of epochs, got epochs=1",
         ),
         (
             ["step_tokens=131073"],
@@ -114,11 +114,11 @@ def test_only_what_decides_how_a_run_learns_is_named_to_change_it():
         ),
         (
             ["trained.lora={}"],
-            "trained: with lora only adapters are learned; set language_model and projector to false, not true",
+            "trained: with lora only adapters are trainable; set language_model and projector to false, not true",
         ),
         (
             ["trained={language_model: false, projector: false}"],
-            "trained: nothing is learned; set one of language_model, lora, projector, vision_tower",
+            "trained: nothing is trainable; set one of language_model, lora, projector, vision_tower",
         ),
         (
             ["export=adapter"],

@@ -114,7 +114,7 @@ def test_samples_that_do_not_fit_or_cannot_be_decoded_are_left_out_and_named(alo
         [metrics] = training
         assert sorted(training.skipped.values()) == ["no_video_stream", "too_long", "too_long"]
     assert metrics.skipped == {"too_long": 2, "no_video_stream": 1}
-    assert "raise row_tokens; it is left out, as all that are too_long" in caplog.text
+    assert "raise row_tokens; skipping this and all further samples that are too_long" in caplog.text
 
 
 def test_a_sample_that_is_learned_after_all_is_left_out_no_more(alone, tmp_path):
@@ -157,14 +157,14 @@ def passed_over(asked) -> list[str]:
     """Messages of this rank about steps without supervised tokens, until all samples are skipped."""
     with logged("trainer_plugin.sft") as messages, pytest.raises(BadInput, match="not one of the 4 samples"):
         curve(asked)
-    return [message for message in messages if "they are passed over" in message]
+    return [message for message in messages if "skipping them" in message]
 
 
 def test_a_step_with_nothing_to_learn_is_said_once_for_all_ranks(ranks, tmp_path):
     url = release_of(tmp_path, [numbered_film(tmp_path, name, 1.0) for name in ("one", "two")], media=Media.NONE)
     settings = ("steps=2", f"videos.media={tmp_path / 'elsewhere'}", "row_tokens=256", "step_tokens=256")
     first, other = ranks[2].run(passed_over, recipe(tmp_path / "run", url, *settings, "parallel.sp=2"))
-    assert set(first) == {"step 1: no rank has anything to learn in its rows; they are passed over"}
+    assert set(first) == {"step 1: no rank has supervised tokens in its rows; skipping them"}
     assert other == []
 
 
@@ -391,7 +391,7 @@ def test_ranks_save_and_end_when_one_or_all_are_asked_to(ranks, release, tmp_pat
         (ended_by, messages), (other, _) = running.result()
     assert ended_by == other == signal.SIGHUP
     before = steps_of(tmp_path)
-    assert f"asked to end after step {before} (SIGHUP); run it again to go on from there" in messages
+    assert f"stopped after step {before} by SIGHUP; run it again to resume" in messages
     assert saved_at_the_end(tmp_path)
 
     process = start(TORCHRUN, tmp_path, release, *ENDLESS, "parallel.sp=2")
@@ -399,8 +399,8 @@ def test_ranks_save_and_end_when_one_or_all_are_asked_to(ranks, release, tmp_pat
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does; torchrun forwards it to the process group of each rank
     output = process.communicate()[1]
     done = steps_of(tmp_path)
-    assert f"going on from {tmp_path}/checkpoints/step-{before:08d}" in output
-    assert output.count(f"asked to end after step {done} (SIGINT)") == 1
+    assert f"resuming from {tmp_path}/checkpoints/step-{before:08d}" in output
+    assert output.count(f"stopped after step {done} by SIGINT") == 1
     assert "KeyboardInterrupt" not in output  # the only traceback is that of torchrun
     assert saved_at_the_end(tmp_path)
 
@@ -428,6 +428,6 @@ def test_ctrl_c_saves_and_ends_one_process(release, tmp_path):
     process.send_signal(signal.SIGINT)
     output = process.communicate()[1]
     assert process.returncode == 128 + signal.SIGINT
-    assert f"asked to end after step {steps_of(tmp_path)} (SIGINT)" in output
+    assert f"stopped after step {steps_of(tmp_path)} by SIGINT" in output
     assert "Traceback" not in output
     assert saved_at_the_end(tmp_path)

@@ -116,7 +116,7 @@ class Chat:
         elif reasoning is not None and not _thought(reasoning, answer).match(whole, prompt.index(user) + len(user)):
             problem = "does not keep the chain of thought (target: reasoning)"
         elif reasoning is None and "</think>" in learned.replace(answer, ""):
-            problem = "has the model close a thought at once, which it would learn (target: answer)"
+            problem = "makes the model close a thought immediately (target: answer)"
         else:
             before, after = prompt.split(_VIDEO, 1)
             return Turn(self._ids(before), self._ids(after), self._ids(learned))

@@ -79,7 +79,7 @@ class Decoders:
         finally:
             self._idle.put(decoder)
         if answer is None:
-            raise BadVideo(key, "crashed", "decoding it ends the process; leave it out")
+            raise BadVideo(key, "crashed", "decoding it crashes the process; remove it from the data")
         if isinstance(answer, BadVideo) and answer.reason == "too_slow":
             self._too_slow[key] = answer.message
         if isinstance(answer, Exception):

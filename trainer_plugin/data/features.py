@@ -138,7 +138,7 @@ def _opened(ref: FeatureRef, clip: VideoClip) -> Iterator[tuple[IO[bytes], tuple
     try:
         opened = filesystem.open(path, "rb")
     except FileNotFoundError:
-        raise BadInput(f"{shown_uri(ref.url)}: it is gone since the run began; encode the video again") from None
+        raise BadInput(f"{shown_uri(ref.url)}: deleted since the run began; encode the video again") from None
     with opened as file:
         found, shape, dtype = _header(file, ref)
         wanted = _description(clip, ref.tower)

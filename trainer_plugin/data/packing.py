@@ -75,7 +75,7 @@ class RowStream(Iterator[Row]):
             BadInput: there are no samples.
         """
         if not len(samples):
-            raise BadInput("there are no samples to train on; look at the release's counts per split")
+            raise BadInput("there are no samples to train on; check the release's counts per split")
         self.samples = samples
         self.token_budget = token_budget
         self.seed = seed
@@ -130,7 +130,7 @@ class RowStream(Iterator[Row]):
             raise BadInput(f"seed is {self.seed}, but the saved position is of seed {state['seed']}; set seed to that")
         if state["samples"] != self._fingerprint:
             raise BadInput(
-                f"the saved position is one among other samples than these {len(self.samples)}; go on with the same "
+                f"the saved position is one among other samples than these {len(self.samples)}; resume with the same "
                 f"data, or begin a new run from the exported model"
             )
         self._epoch, self._position = state["epoch"], state["position"]
@@ -185,7 +185,7 @@ class RowStream(Iterator[Row]):
     def _say(self, unusable: Unusable) -> None:
         """Log the first skipped sample of each reason. Only one rank logs it, since all ranks skip the same samples."""
         if self.rank == 0 and leads_group(self.ranks) and unusable.reason not in self._said:
-            log.warning("%s; it is left out, as all that are %s", unusable, unusable.reason)
+            log.warning("%s; skipping this and all further samples that are %s", unusable, unusable.reason)
         self._said.add(unusable.reason)
 
     def _next_epoch(self) -> None:

@@ -116,11 +116,11 @@ def _index(url: str, file: ReleaseFile, media: str | None) -> list[IndexedVideo]
 def _source(found: TarRecord, media: str | None, address: str) -> VideoSource:
     if found.media is not None and media is not None:
         raise BadInput(
-            f"{shown_uri(address)}: it holds its videos, but {shown_uri(media)} was given for them; leave that out"
+            f"{shown_uri(address)}: it holds its videos, but {shown_uri(media)} was given as media; remove it"
         )
     video_id = found.record.video_id
     if found.media is not None:
         return VideoSource(video_id, address, found.media.offset_data, found.media.size)
     if media is None:
-        raise BadInput(f"{shown_uri(address)}: this release holds no videos; say where they are (media)")
+        raise BadInput(f"{shown_uri(address)}: this release holds no videos; set media to their folder or URL")
     return VideoSource(video_id, address_in(media, found.record.samples[0].videos))

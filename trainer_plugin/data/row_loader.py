@@ -162,7 +162,7 @@ class RowLoader(Generic[P]):
                 except BadVideo as bad:
                     example = owners[share.video]
                     key = waiting.row.examples[example].key
-                    log.warning("%s; example %s is left out", bad, key)
+                    log.warning("%s; masking example %s", bad, key)
                     failures[key] = bad
                     failed[example] = True
                     size = self._square or task.piece.clip.size

@@ -79,7 +79,7 @@ class TextRows(Iterator[Row]):
         found = sorted(filesystem.glob(pattern))
         self.files = [filesystem.unstrip_protocol(path) for path in found]
         if not self.files:
-            raise BadInput(f"{shown_uri(files)}: no file is there; look at the path and its wildcards")
+            raise BadInput(f"{shown_uri(files)}: no file matches; check the path and its wildcards")
         if len(self.files) < ranks:
             raise BadInput(
                 f"{shown_uri(files)}: {len(self.files)} files for {ranks} data-parallel ranks; split them further"
@@ -147,7 +147,7 @@ class TextRows(Iterator[Row]):
         if state["files"] != self.files:
             raise BadInput(
                 f"the saved position is in {len(state['files'])} files, the first {shown_uri(state['files'][0])}, not "
-                f"in these {len(self.files)}, the first {shown_uri(self.files[0])}; go on with those, or begin a new "
+                f"in these {len(self.files)}, the first {shown_uri(self.files[0])}; use those, or start a new "
                 f"run"
             )
         epoch, file, document = state["place"]
@@ -191,7 +191,7 @@ class TextRows(Iterator[Row]):
         if in_a_row == _MOST_UNUSABLE:
             raise BadInput(f"{in_a_row} documents one after the other are no texts, the last: {problem}")
         if leads_group(self.ranks):
-            log.warning("%s; it is left out", problem)
+            log.warning("%s; skipping it", problem)
         self._passed_over[problem.key] = problem.reason
 
     def _ids(self, text: str) -> list[int]:
@@ -220,7 +220,7 @@ def _documents(name: str, column: str) -> Iterator[Any]:
         else:
             yield from _tar_members(name) if name.endswith(".tar") else _lines(name)
     except _DAMAGES as error:
-        raise BadInput(f"{shown_uri(name)}: it is damaged ({error!r}); copy it again, or leave it out") from error
+        raise BadInput(f"{shown_uri(name)}: it is damaged ({error!r}); copy it again, or remove it") from error
 
 
 def _text(key: str, name: str, stored: Any, column: str) -> str:

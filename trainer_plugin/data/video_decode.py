@@ -216,7 +216,7 @@ class _Walk:
         ends_us = self.clock.microseconds(cast(int, frame.pts) + (frame.duration or 0))
         if time_us > ends_us + _SLACK_US:
             raise BadVideo(
-                self.key, "damaged", f"what was decoded ends at {ends_us} us, asked for {time_us} us; fetch it again"
+                self.key, "damaged", f"what was decoded ends at {ends_us} us, requested {time_us} us; fetch it again"
             )
 
 
@@ -256,7 +256,8 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
     except FileNotFoundError as error:
         if source.size is not None:
             raise OSError(
-                f"{shown_uri(source.url)}: the tar was there when the release was opened; is its disk away?"
+                f"{shown_uri(source.url)}: the tar was there when the release was opened; check that its disk is "
+                f"mounted"
             ) from error
         raise BadVideo(
             source.key, "missing", f"{shown_uri(source.url)}: no such file; fetch it, or leave it missing"
@@ -283,7 +284,7 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
                     source.key,
                     "too_large",
                     f"{shown_uri(source.url)}: frames of {width}x{height} exceed {_LARGEST_FRAME_PIXELS // 1_000_000} "
-                    f"megapixels; scale it down, or leave it out",
+                    f"megapixels; scale it down, or remove it",
                 )
             stream.codec_context.options = {"max_pixels": str(_LARGEST_FRAME_PIXELS)}  # also if frames grow later
             stream.thread_type = "AUTO"

@@ -209,7 +209,7 @@ def parallelize(
         raise BadInput(f"sequence-parallel size {sp} does not divide {world} processes; start a multiple of {sp}")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     heads, kv_heads = text_config.num_attention_heads, text_config.num_key_value_heads
-    reason = "as asked for"
+    reason = "as requested"
     if layout is None:
         layout, reason = choose_layout(sp, heads, kv_heads, local)
     _check(layout, sp, heads, kv_heads)

@@ -67,7 +67,7 @@ class Block:
 
     def __post_init__(self) -> None:
         if min(self.queries, self.keys) < 1:
-            raise ValueError(f"{self}: a block needs at least one query row and one key row; leave it out")
+            raise ValueError(f"{self}: a block needs at least one query row and one key row; drop it")
         if self.causal and self.keys < self.queries:
             raise ValueError(f"{self}: {self.queries} causal query rows need as many key rows, not {self.keys}")
 

@@ -98,8 +98,8 @@ def sequence_parallel_attention(
         raise ValueError(f"attention {SEQUENCE_PARALLEL!r} needs a plan: call the model through LongVideoModel")
     if attention_mask is not None or dropout or sliding_window is not None:
         raise ValueError(
-            f"attention {SEQUENCE_PARALLEL!r} does no mask ({attention_mask is not None}), no dropout ({dropout}) and "
-            f"no sliding window ({sliding_window}); see check_attention"
+            f"attention {SEQUENCE_PARALLEL!r} supports no mask ({attention_mask is not None}), no dropout ({dropout}) "
+            f"and no sliding window ({sliding_window}); see check_attention"
         )
     q, k, v = (rows[0].transpose(0, 1) for rows in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling

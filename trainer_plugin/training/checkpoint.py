@@ -134,7 +134,7 @@ class CheckpointFolder:
         there = ", ".join(sorted(path.name for path in self.folder.glob("step-*"))) or "none"
         raise BadInput(
             f"{pointer} names {name!r}, which is not there; write the name of one that is into it ({there}), or remove "
-            f"it to begin anew"
+            f"it to start from the beginning"
         )
 
     def whole_latest(self) -> Path | None:
@@ -176,16 +176,16 @@ class CheckpointFolder:
                 because the disk is full. The previous checkpoint is kept, and nothing of this one is visible.
         """
         final = self.folder / f"step-{state.step:08d}"
-        beside = self._writing.cleared()
+        staging = self._writing.cleared()
         with self._writing.room_for(tensor_bytes(model, optimizer)):
-            save_tensors(beside, model, optimizer)
-            on_first_rank(lambda: write_whole(beside / _STATE, state.model_dump_json(indent=1).encode()))
-            record_files(beside)
-            on_first_rank(lambda: self._publish(beside, final))
+            save_tensors(staging, model, optimizer)
+            on_first_rank(lambda: write_whole(staging / _STATE, state.model_dump_json(indent=1).encode()))
+            record_files(staging)
+            on_first_rank(lambda: self._publish(staging, final))
         return final
 
-    def _publish(self, beside: Path, final: Path) -> None:
-        put_whole(beside, final)
+    def _publish(self, staging: Path, final: Path) -> None:
+        put_whole(staging, final)
         write_whole(self.folder / "latest", final.name.encode())
         earlier = [path for path in sorted(self.folder.glob("step-*")) if path.name <= final.name]
         for old in [*earlier[: -self.keep], *self.folder.glob(".step-*.replaced")]:
@@ -252,10 +252,10 @@ def first_whole(checkpoints: Sequence[Path]) -> Path:
     for path in checkpoints:
         if (problem := damage(path)) is None:
             if damaged and dist.get_rank() == 0:
-                log.warning("%s; going on from the one before, %s", "; ".join(damaged), path)
+                log.warning("%s; resuming from the previous one, %s", "; ".join(damaged), path)
             return path
         damaged.append(f"checkpoint {path} is damaged: {problem}")
-    raise BadInput(f"{'; '.join(damaged)}; copy it again, or begin anew in another out folder")
+    raise BadInput(f"{'; '.join(damaged)}; copy it again, or start a new run in another out folder")
 
 
 def _damage(folder: Path, rank: int, ranks: int) -> str | None:
@@ -493,12 +493,12 @@ def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], allowed: C
     sections = tuple(f"{name}." for name in allowed)
     if refused := {name: d for name, d in differing.items() if name not in allowed and not name.startswith(sections)}:
         raise BadInput(
-            f"the saved run has other settings: {shown(refused, len(refused))}; go on with those, allow the change "
+            f"the saved run has other settings: {shown(refused, len(refused))}; restore those, allow the change "
             f"with resume_changes=[{', '.join(refused)}], or give the run another out folder"
         )
     if differing and dist.get_rank() == 0:
         changes = [f"{name} {was!r} -> {present!r}" for name, (was, present) in differing.items()]
-        log.warning("from here on with other settings: %s", "; ".join(changes))
+        log.warning("continuing with changed settings: %s", "; ".join(changes))
 
 
 def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -533,15 +533,15 @@ def _set_chance(states: Mapping[str, Tensor]) -> None:
 def _check_config(stored: Mapping[str, Any], present: Mapping[str, Any], path: Path) -> None:
     if differing := differences(stored, present):
         raise BadInput(
-            f"checkpoint {path} is of another model: {shown(differing)}; give the run another out folder, or the model "
-            f"that it began with"
+            f"checkpoint {path} belongs to another model: {shown(differing)}; give the run another out folder, or the "
+            f"model that it began with"
         )
 
 
 def _check_tensors(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, Any], path: Path) -> None:
     found = {name: tuple(entry.size) for name, entry in stored.items() if not name.startswith("chance.")}
     differences = [f"{name} is not in it" for name in wanted if name not in found]
-    differences += [f"{name} is not learned here" for name in found if name not in wanted]
+    differences += [f"{name} is not trainable here" for name in found if name not in wanted]
     differences += [
         f"{name} has shape {found[name]}, not {shape}"
         for name, shape in wanted.items()
@@ -549,6 +549,6 @@ def _check_tensors(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, A
     ]
     if differences:
         raise BadInput(
-            f"checkpoint {path} does not fit what is learned here ({len(differences)} tensors differ): "
+            f"checkpoint {path} does not match the trainable parameters ({len(differences)} tensors differ): "
             f"{'; '.join(differences[:_SHOWN])}; give the run another out folder, or train the same parts"
         )

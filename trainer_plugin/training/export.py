@@ -37,8 +37,8 @@ _OF_AN_EXPORT = ("*.safetensors", "*.safetensors.index.json", "adapter_config.js
 _HOW_TO_LOAD = """\
 # Adapters of a base with another configuration
 
-They were learned with `config.json` of this folder, which differs from that of their base, e.g. in its rotary base.
-Added to the base as it is they compute something else, and nothing says so. Load the base with this configuration:
+They were trained with `config.json` of this folder, which differs from that of their base, e.g. in its rotary base.
+Added to the base as it is they compute something else, without any error. Load the base with this configuration:
 
 ```python
 from peft import PeftModel
@@ -82,19 +82,19 @@ def export_model(
 
     def write() -> None:
         # Stage inside an existing folder, not next to it, which may be on another disk.
-        beside = folder / ".writing" if folder.exists() else folder.with_name(f".{folder.name}.writing")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        with locked(beside.with_name(f"{beside.name}.lock"), folder):
-            shutil.rmtree(beside, ignore_errors=True)
-            with room_for(beside, needed):
-                beside.mkdir()
+        staging = folder / ".writing" if folder.exists() else folder.with_name(f".{folder.name}.writing")
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        with locked(staging.with_name(f"{staging.name}.lock"), folder):
+            shutil.rmtree(staging, ignore_errors=True)
+            with room_for(staging, needed):
+                staging.mkdir()
                 if kind is Export.ADAPTER:
-                    _write_adapters(model.model, weights, beside, source)
-                    _write_companions(beside, None, tokenizer)
+                    _write_adapters(model.model, weights, staging, source)
+                    _write_companions(staging, None, tokenizer)
                 else:
-                    _write_model(model.model, weights, beside, dtype)
-                    _write_companions(beside, source, tokenizer)
-                _put(beside, folder)
+                    _write_model(model.model, weights, staging, dtype)
+                    _write_companions(staging, source, tokenizer)
+                _put(staging, folder)
 
     on_first_rank(write)
 
@@ -120,22 +120,22 @@ def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) ->
     return weights
 
 
-def _put(beside: Path, folder: Path) -> None:
+def _put(staging: Path, folder: Path) -> None:
     """Move the staged files to their final place.
 
     If the process is killed while it moves files into an existing folder, that folder lacks weights and does not load.
     It never mixes weights of two exports.
     """
-    if beside.parent != folder:
-        put_whole(beside, folder)
+    if staging.parent != folder:
+        put_whole(staging, folder)
         return
     for old in [path for pattern in _OF_AN_EXPORT for path in folder.glob(pattern)]:
         old.unlink()
-    for new in sorted(beside.iterdir()):  # this order moves the weights before their index
+    for new in sorted(staging.iterdir()):  # this order moves the weights before their index
         if new.is_dir():  # additional chat templates of a tokenizer
             shutil.rmtree(folder / new.name, ignore_errors=True)
         new.replace(folder / new.name)
-    beside.rmdir()
+    staging.rmdir()
 
 
 def _write_model(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
@@ -177,7 +177,9 @@ def _write_adapters(model: PreTrainedModel, weights: dict[str, Tensor], folder: 
     if values != comparable(config_values(model.config)):
         plain_config(model.config).save_pretrained(folder)
         (folder / "README.md").write_text(_HOW_TO_LOAD.format(base=base or "BASE"))
-        log.warning("the base of these adapters must be loaded with the config.json beside them: see their README.md")
+        log.warning(
+            "the base of these adapters must be loaded with the config.json in their folder: see their README.md"
+        )
 
 
 def _write_companions(folder: Path, source: str | None, tokenizer: PreTrainedTokenizerBase | None) -> None:

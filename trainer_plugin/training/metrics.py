@@ -244,7 +244,7 @@ class MetricsLog:
                 project=project, id=identity, name=folder.name, dir=str(folder), config=dict(recipe), resume="allow"
             )
         except wandb.Error as error:
-            raise BadInput(f"wandb_project {project}: {error}; `wandb login`, or leave wandb_project out") from error
+            raise BadInput(f"wandb_project {project}: {error}; `wandb login`, or unset wandb_project") from error
 
     def _drop_after(self, step: int) -> None:
         if not self._file.exists():
@@ -253,7 +253,7 @@ class MetricsLog:
         steps = [_step_of(line) for line in lines]
         if broken := steps.count(None):
             # A full disk or a kill cuts off the last line; a crash of the host may put zeros in place of lines.
-            log.warning("%s: %d lines are not whole, and are dropped", self._file, broken)
+            log.warning("%s: %d incomplete lines dropped", self._file, broken)
         kept = [line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step]
         write_whole(self._file, b"".join(kept))
 
@@ -341,11 +341,11 @@ def _tensorboard() -> ModuleType | None:
     """TensorBoard's module; None if it is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
-    return _imported("torch.utils.tensorboard", "mend the package tensorboard, or uninstall it to do without")
+    return _imported("torch.utils.tensorboard", "repair the package tensorboard, or uninstall it to do without")
 
 
 def _wandb() -> ModuleType:
-    return _imported("wandb", "pip install wandb, or leave wandb_project out")
+    return _imported("wandb", "pip install wandb, or unset wandb_project")
 
 
 def _imported(module: str, way_out: str) -> ModuleType:

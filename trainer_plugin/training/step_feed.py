@@ -95,7 +95,7 @@ def check_some_left(rows: Rows, skipped: Mapping[str, str]) -> None:
     if isinstance(rows, RowStream) and len(skipped) == len(rows.samples):
         raise BadInput(
             f"not one of the {len(skipped)} samples can be trained on: {by_reason(skipped)}; "
-            f"look at the release and at where its videos are"
+            f"check the release and the location of its videos"
         )
 
 
@@ -111,7 +111,7 @@ def check_features(rows: Rows, model: LongVideoModel) -> None:
     if model.tower_learns():
         raise BadInput(
             f"features in {samples.features.url} are of a frozen tower, but this model's tower or projector is "
-            f"trained; set trained.vision_tower and trained.projector to false, or leave videos.features out"
+            f"trained; set trained.vision_tower and trained.projector to false, or unset videos.features"
         )
     if (asked := samples.features.tower) != (own := tower_identity(model)):
         raise BadInput(
@@ -174,14 +174,14 @@ def position_of(saved: Sequence[dict[str, Any]], rows: Rows, parallel: Parallel)
     # Checkpoints of earlier versions have no facts.
     if differing := differences(saved[0].get("data") or data_facts(rows), data_facts(rows)):
         raise BadInput(
-            f"the run began with other data: {shown(differing)}; go on with those, or begin a new run in another out "
-            f"folder, from the exported model if it is to go on from what was learned"
+            f"the run began with other data: {shown(differing)}; use those, or start a new run in another out "
+            f"folder, from the exported model to continue from its weights"
         )
     if isinstance(rows, RowStream):
         return saved[0]
     if len(saved) != parallel.dp:
         raise BadInput(
-            f"the checkpoint was written by {len(saved)} data-parallel ranks that read texts; go on with as many, "
+            f"the checkpoint was written by {len(saved)} data-parallel ranks that read text data; resume with as many, "
             f"not {parallel.dp}"
         )
     return saved[parallel.dp_rank]

@@ -129,7 +129,7 @@ def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         try:
             tokenizer.chat_template = json.loads(file.read_bytes())["chat_template"]
         except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{file} holds no chat_template ({error!r}); mend it, or remove it") from error
+            raise BadInput(f"{file} holds no chat_template ({error!r}); fix it, or remove it") from error
     return tokenizer
 
 
@@ -361,7 +361,7 @@ def _check_whole_model(folder: Path) -> None:
         base = json.loads(file.read_bytes()).get("base_model_name_or_path")
         raise BadInput(
             f"model {folder}: it holds adapters of {base!r} ({file.name}), not a whole model; merge them first (PEFT's "
-            f"merge_and_unload, or export: model in the run that learned them), and give the merged folder"
+            f"merge_and_unload, or export: model in the run that trained them), and give the merged folder"
         )
 
 

@@ -275,11 +275,11 @@ def _password(home: Path) -> str:
     """The administrator's password. It is generated at random on the first start and kept for later ones."""
     file = _password_file(home)
     if not file.exists():
-        beside = file.with_suffix(".writing")
-        beside.unlink(missing_ok=True)
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as writer:
+        staging = file.with_suffix(".writing")
+        staging.unlink(missing_ok=True)
+        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as writer:
             json.dump({USER: secrets.token_urlsafe(9)}, writer)
-        beside.rename(file)
+        staging.rename(file)
     passwords: dict[str, str] = json.loads(file.read_text())
     return passwords[USER]
 

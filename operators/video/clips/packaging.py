@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from operators.video.clips.cut import encode_picture
 from operators.video.clips.remux import COPIED_VIDEO, add_picture, with_times
-from operators.video.clips.sound import LAYOUTS, encoded, most_channels, rate_of, read_long_sound
+from operators.video.clips.sound import LAYOUTS, encode_blocks, most_channels, rate_of, read_long_sound
 from operators.video.decode.ffmpeg import FfmpegError, file_url, raise_write_error
 from operators.video.decode.packets import (
     NO_TIME,
@@ -195,7 +195,7 @@ def _sound_packets(
     stream = _audio(container, track)
     written = output.add_stream_from_template(stream, opaque=True)
     zero = Fraction(video.start_us, SECOND_US) / Fraction(stream.time_base or 1)
-    return _from_zero(packets_of(container, [stream]), round(zero), _named(written, track))
+    return _from_zero(packets_of(container, [stream]), round(zero), _set_language(written, track))
 
 
 def _encoded_packets(
@@ -214,7 +214,7 @@ def _encoded_packets(
     blocks = read_long_sound(container, stream, video.index, span_us, channels)
     first = round(span_us[0] * rate / SECOND_US)
     # Packets of the encoder before 0 only fill its window; an edit list would have to hide them.
-    return _from_zero(encoded(blocks, first, written), 0, _named(written, track))
+    return _from_zero(encode_blocks(blocks, first, written), 0, _set_language(written, track))
 
 
 def _audio(container: InputContainer, track: AudioTrack) -> AudioStream:
@@ -223,7 +223,7 @@ def _audio(container: InputContainer, track: AudioTrack) -> AudioStream:
     return stream
 
 
-def _named(written: AudioStream, track: AudioTrack) -> AudioStream:
+def _set_language(written: AudioStream, track: AudioTrack) -> AudioStream:
     if track.language:
         written.metadata["language"] = track.language
     return written
@@ -262,7 +262,8 @@ def _check(video: VideoProbe, times_us: NDArray[np.int64], target: Path) -> None
         )
     if len(written.audio_tracks) != len(video.audio_tracks):
         raise MediaError(
-            f"{video.path.name}: {len(written.audio_tracks)} of its {len(video.audio_tracks)} sounds are in the MP4"
+            f"{video.path.name}: {len(written.audio_tracks)} of its {len(video.audio_tracks)} audio streams are in the "
+            f"MP4"
         )
     main_first = sorted(video.audio_tracks, key=lambda track: track.stream != video.audio_stream)
     for track, copy in zip(main_first, written.audio_tracks, strict=True):

@@ -122,7 +122,7 @@ def check_copied(target: Path, written: Written, piece: Coded, codec: str, extra
     of_copy = written.first if piece.first == 0 else next(_decoded(copies[:1], codec, written.extradata), None)
     of_original = next(_decoded(piece.packets[:1], codec, extradata), None)
     if of_copy is None or of_original is None or not _same_picture(of_copy, of_original):
-        raise CutError(f"{target.stem}: the first copied frame is not decoded to the source's picture")
+        raise CutError(f"{target.stem}: the first copied frame decodes to another picture than the source's")
 
 
 def first_picture(piece: Coded, codec: str, extradata: bytes) -> VideoFrame:

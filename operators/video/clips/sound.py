@@ -108,7 +108,7 @@ def rate_of(stream: AudioStream) -> int:
 
 def most_channels(container: InputContainer, stream: AudioStream) -> int:
     """The largest channel count that occurs in a stream, found by decoding all of it."""
-    return max((_channels(frame) for frame in _decoded(container, stream)), default=2)
+    return max((_channels(frame) for frame in _decode_frames(container, stream)), default=2)
 
 
 def write_sound(samples: NDArray[np.float32], rate: int, target: Path) -> None:
@@ -117,10 +117,10 @@ def write_sound(samples: NDArray[np.float32], rate: int, target: Path) -> None:
     with av.open(file_url(target), "w", format="mov") as container:
         stream = container.add_stream("pcm_f32le", rate=rate, layout=layout)
         blocks = (samples[:, first : first + _BLOCK] for first in range(0, samples.shape[1], _BLOCK))
-        container.mux(list(encoded(blocks, 0, stream)))
+        container.mux(list(encode_blocks(blocks, 0, stream)))
 
 
-def encoded(blocks: Iterable[NDArray[np.float32]], first: int, stream: AudioStream) -> Iterator[Packet]:
+def encode_blocks(blocks: Iterable[NDArray[np.float32]], first: int, stream: AudioStream) -> Iterator[Packet]:
     """Encode consecutive blocks, shape [channels, samples], in the stream's rate and channels.
 
     Args:
@@ -157,7 +157,7 @@ def _pieces(
     zero = index.timeline.first_pts * index.timeline.time_base + Fraction(start_us, SECOND_US)
     jitter = _JITTER_US * rate // SECOND_US
     resampler, resampled, following = None, None, None
-    for frame in _decoded(container, stream):
+    for frame in _decode_frames(container, stream):
         seen = frame.format.name, frame.layout.name, frame.sample_rate
         assert frame.time_base is not None
         stamped = None if frame.pts is None else round((frame.pts * frame.time_base - zero) * rate)
@@ -177,7 +177,7 @@ def _pieces(
             following += samples.shape[1]
 
 
-def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+def _decode_frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
     for packet in packets_of(container, [stream]):
         try:
             for frame in packet.decode():

@@ -224,7 +224,7 @@ def _run(command: list[str], target: str, timeout_seconds: float) -> subprocess.
     except subprocess.TimeoutExpired as error:
         raise FfmpegError(
             f"{target}: ffmpeg did not finish within {timeout_seconds:.0f} s and was killed; "
-            f"look at the source or allow more time"
+            f"check the source or raise the time limit"
         ) from error
 
 

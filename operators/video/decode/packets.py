@@ -212,7 +212,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if stream is None:
             found = ", ".join(sorted({other.type for other in container.streams})) or "nothing"
             raise UnreadableVideo(
-                "no_video_stream", f"{path.name}: it holds {found} but no video stream; leave it out of the source"
+                "no_video_stream", f"{path.name}: it holds {found} but no video stream; remove it from the source"
             )
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME_PIXELS)}  # also if frames grow later
@@ -250,8 +250,8 @@ def read_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
     if np.count_nonzero(repeated) * usual_step_us > SECOND_US:
         raise UnreadableVideo(
             "clock_goes_back",
-            f"{path.name}: {np.count_nonzero(repeated)} of its frames have times that were over before, as in joined "
-            f"recordings; remux it, e.g. to MKV, so that its times go on",
+            f"{path.name}: {np.count_nonzero(repeated)} of its frames repeat earlier times, as in joined "
+            f"recordings; remux it, e.g. to MKV, so that its times increase",
         )
     key_frame_times_us, open_gops = _key_frames(video, timeline, repeated)
     last = frame_packets[-1]
@@ -335,7 +335,7 @@ def encrypted(path: Path, scheme: str) -> UnreadableVideo:
     return UnreadableVideo(
         "encrypted",
         f"{path.name}: its picture or sound is encrypted ({scheme}) and cannot be read without its key; get a copy "
-        f"that is not protected, or leave it out of the source",
+        f"that is not protected, or remove it from the source",
     )
 
 

@@ -288,7 +288,7 @@ def _first_frame(path: Path, container: InputContainer, stream: VideoStream, ind
 def _refuse_too_short(path: Path, index: PacketIndex) -> None:
     if len(index.frame_times_us) < 2:
         raise UnreadableVideo(
-            "one_frame", f"{path.name}: it has a single frame, so it is a picture; leave it out of the source"
+            "one_frame", f"{path.name}: it has a single frame, so it is a picture; remove it from the source"
         )
     if index.missing_us > index.duration_us:
         raise UnreadableVideo(

@@ -205,7 +205,7 @@ def test_a_read_that_breaks_off_leaves_nothing_behind_and_the_next_run_has_the_w
     config = BuildConfig(source=str(source), out=str(tmp_path / "out"))
     metrics, said = run_ingest(plan_build(config, "broken", {}), environ)
     assert (metrics["rows"], metrics["rejects"]) == (1, {"system_error": 1})
-    assert f"ingest of {bad}: [Errno 5] Input/output error: '{bad}'; look at the file and at the disk" in said
+    assert f"ingest of {bad}: [Errno 5] Input/output error: '{bad}'; check the file and its disk or mount" in said
     folder = plan_build(config, "sound", {})
     metrics, _ = run_ingest(folder, os.environ)
     assert (metrics["rows"], metrics["reused"], metrics["rejects"]) == (2, 1, {})

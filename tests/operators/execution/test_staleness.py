@@ -29,19 +29,19 @@ PROMPT, JUDGE = BEFORE.prompts
 SOURCE, QUESTIONS = BEFORE.inputs
 
 
-def changed(identity, **fields):
+def edit(identity, **fields):
     return identity.model_copy(update=fields)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"prompts": (PROMPT, changed(JUDGE, sha256="9" * 64))}, "verify: prompt judge changed"),
+        ({"prompts": (PROMPT, edit(JUDGE, sha256="9" * 64))}, "verify: prompt judge changed"),
         (
-            {"models": (changed(BEFORE.models[0], model="judge-30b"),)},
+            {"models": (edit(BEFORE.models[0], model="judge-30b"),)},
             "verify: model of the judge changed from judge-8b to judge-30b",
         ),
-        ({"models": (changed(BEFORE.models[0], vision=True),)}, "verify: the judge sees frames now"),
+        ({"models": (edit(BEFORE.models[0], vision=True),)}, "verify: the judge sees frames now"),
         ({"models": (), "prompts": ()}, "verify: no judge is asked any more"),
         (
             {"section": '{"blind_trials":8}'},
@@ -50,43 +50,43 @@ def changed(identity, **fields):
         ({"version": 2}, "verify: code changed from version 1 to 2"),
         ({"seed": 7}, "verify: seed changed from 0 to 7"),
         (
-            {"inputs": (changed(SOURCE, rows_sha256="9" * 64), QUESTIONS)},
-            "verify: what the source's list says changed",
+            {"inputs": (edit(SOURCE, rows_sha256="9" * 64), QUESTIONS)},
+            "verify: metadata in the source list changed",
         ),
-        ({"inputs": (SOURCE, changed(QUESTIONS, rows_sha256="9" * 64))}, "verify: question rows changed"),
+        ({"inputs": (SOURCE, edit(QUESTIONS, rows_sha256="9" * 64))}, "verify: question rows changed"),
         ({"version": 2, "seed": 7}, "verify: code changed from version 1 to 2; seed changed from 0 to 7"),
-        ({}, "verify: it was taken back, or could not be finished"),
+        ({}, "verify: its commit was removed, or it could not be finished"),
     ],
 )
 def test_every_part_of_a_key_that_changes_is_named(change, told):
-    assert explain(BEFORE, changed(BEFORE, **change)) == told
+    assert explain(BEFORE, edit(BEFORE, **change)) == told
 
 
 def test_a_captioner_where_captions_were_measured_is_named():
-    measured = changed(BEFORE, stage="caption", models=(), prompts=())
+    measured = edit(BEFORE, stage="caption", models=(), prompts=())
     captioner = ModelIdentity(role=Role.CAPTIONER, model="vlm-8b", vision=True)
-    described = changed(measured, models=(captioner,), prompts=(PromptIdentity(prompt_id="caption", sha256="5" * 64),))
+    described = edit(measured, models=(captioner,), prompts=(PromptIdentity(prompt_id="caption", sha256="5" * 64),))
     assert explain(measured, described) == "caption: a captioner is asked now: vlm-8b"
 
 
 def test_a_source_that_changed_is_told_as_what_the_stage_reads_of_it():
     """Only `ingest` reads the file itself. The other stages read the source's entry in the list."""
-    before = changed(BEFORE, stage="ingest")
-    after = changed(before, inputs=(changed(SOURCE, rows_sha256="5" * 64), QUESTIONS))
+    before = edit(BEFORE, stage="ingest")
+    after = edit(before, inputs=(edit(SOURCE, rows_sha256="5" * 64), QUESTIONS))
     assert explain(before, after) == "ingest: source file changed"
 
 
 def test_what_was_not_there_before_is_new():
-    assert explain(None, changed(BEFORE, stage="ingest")) == "a new video"
-    assert explain(None, changed(BEFORE, stage="package")) == "package has not run yet"  # in a store that predates it
-    assert explain(None, changed(BEFORE, stage="shard", unit=WHOLE_BUILD)) == "shard has not run yet"
+    assert explain(None, edit(BEFORE, stage="ingest")) == "a new video"
+    assert explain(None, edit(BEFORE, stage="package")) == "package has not run yet"  # in a store that predates it
+    assert explain(None, edit(BEFORE, stage="shard", unit=WHOLE_BUILD)) == "shard has not run yet"
 
 
 # --- a source whose videos can no longer be opened -------------------------------------------------------------------
 
 
 @pytest.fixture
-def ingested(tmp_path):
+def ingested_run(tmp_path):
     """A run after `ingest` of a list of three videos, one of them outside the list's folder, and its configuration."""
     for name in ("lists/a.mp4", "lists/b.mp4", "films/c.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ def ingested(tmp_path):
         source=str(tmp_path / "lists/list.json"), out=str(tmp_path / "out"), allowed_roots=(str(tmp_path / "films"),)
     )
     folder = plan_build(config, "run")
-    keys = {source.source_id: changed(BEFORE, stage="ingest", unit=source.source_id) for source in folder.sources()}
+    keys = {source.source_id: edit(BEFORE, stage="ingest", unit=source.source_id) for source in folder.sources()}
     commits = {
         unit: Commit(
             key_sha256=digest(key), key=key, rows_sha256="0" * 64, rejects_sha256="0" * 64, rows=1, rejects=0
@@ -112,23 +112,23 @@ def write_list(tmp_path, *uris):
     (tmp_path / "lists/list.json").write_text(json.dumps(rows))
 
 
-def test_videos_that_may_not_be_opened_any_more_are_not_published_away(ingested):
-    folder, config = ingested
+def test_videos_that_may_not_be_opened_any_more_are_not_published_away(ingested_run):
+    folder, config = ingested_run
     with pytest.raises(
         SourceError, match=r"1 videos of .* the first is c \(not_allowed: .*; make them readable, or take"
     ):
         find_stale(folder, config.model_copy(update={"allowed_roots": ()}))
 
 
-def test_videos_without_the_right_to_read_them_are_not_published_away(ingested, tmp_path, unprivileged):
-    folder, config = ingested
+def test_videos_without_the_right_to_read_them_are_not_published_away(ingested_run, tmp_path, unprivileged):
+    folder, config = ingested_run
     (tmp_path / "lists/a.mp4").chmod(0)
     with unprivileged(tmp_path), pytest.raises(SourceError, match=r"the first is a \(unreadable_uri: "):
         find_stale(folder, config)
 
 
-def test_videos_whose_server_does_not_answer_are_left_to_the_next_run(ingested, tmp_path):
-    folder, config = ingested
+def test_videos_whose_server_does_not_answer_are_left_to_the_next_run(ingested_run, tmp_path):
+    folder, config = ingested_run
     config = config.model_copy(update={"allowed_roots": (str(tmp_path), "http://127.0.0.1:9")})
     (tmp_path / "lists/list.json").write_text(
         '[{"uri": "http://127.0.0.1:9/a.mp4", "source_id": "a"}, {"uri": "b.mp4"}]'
@@ -138,8 +138,8 @@ def test_videos_whose_server_does_not_answer_are_left_to_the_next_run(ingested, 
 
 
 @pytest.mark.parametrize("mount_point", ["empty", "gone"])
-def test_videos_of_a_disk_that_is_not_mounted_are_not_published_away(ingested, tmp_path, mount_point):
-    folder, config = ingested
+def test_videos_of_a_disk_that_is_not_mounted_are_not_published_away(ingested_run, tmp_path, mount_point):
+    folder, config = ingested_run
     (tmp_path / "films").rename(tmp_path / "away")
     if mount_point == "empty":
         (tmp_path / "films").mkdir()
@@ -147,17 +147,17 @@ def test_videos_of_a_disk_that_is_not_mounted_are_not_published_away(ingested, t
         find_stale(folder, config)
 
 
-def test_a_second_row_of_a_video_that_cannot_be_opened_does_not_matter(ingested, tmp_path):
+def test_a_second_row_of_a_video_that_cannot_be_opened_does_not_matter(ingested_run, tmp_path):
     """The unreachable row may be a mirror: the list has another file of the same video, which exists."""
-    folder, config = ingested
+    folder, config = ingested_run
     config = config.model_copy(update={"allowed_roots": (str(tmp_path), "http://127.0.0.1:9")})
     rows = [{"uri": uri, "source_id": "a"} for uri in ("http://127.0.0.1:9/a.mp4", "a.mp4")]
     (tmp_path / "lists/list.json").write_text(json.dumps([*rows, {"uri": "b.mp4", "source_id": "b"}]))
     assert "1 videos are gone from the source" in find_stale(folder, config).reasons
 
 
-def test_a_video_that_could_not_be_read_before_does_not_hold_up_a_run(ingested):
-    folder, config = ingested
+def test_a_video_that_could_not_be_read_before_does_not_hold_up_a_run(ingested_run):
+    folder, config = ingested_run
     record = folder.record("ingest", 0)
     unread = record.commits["c"].model_copy(update={"rows": 0, "rejects": 1})
     folder.write_record(record.model_copy(update={"commits": record.commits | {"c": unread}}))
@@ -165,8 +165,8 @@ def test_a_video_that_could_not_be_read_before_does_not_hold_up_a_run(ingested):
     assert "1 videos are gone from the source" in stale.reasons
 
 
-def test_a_row_that_was_taken_out_of_the_list_makes_the_build_stale(ingested, tmp_path):
-    folder, config = ingested
+def test_a_row_that_was_taken_out_of_the_list_makes_the_build_stale(ingested_run, tmp_path):
+    folder, config = ingested_run
     write_list(tmp_path, "a.mp4", "../films/c.mp4")
     (tmp_path / "films/c.mp4").rename(tmp_path / "films/d.mp4")
     assert "2 videos are gone from the source" in find_stale(folder, config).reasons

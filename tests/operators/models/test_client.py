@@ -248,7 +248,7 @@ def test_retry_after_is_honoured(client, server, request_of):
     ("fault", "complaint"),
     [
         (Fault(status=500, message="out of memory"), r"kept failing \(HTTP 500.*out of memory.*server's own log"),
-        (Fault(status=429), r"kept refusing for load \(HTTP 429.*lower concurrency"),
+        (Fault(status=429), r"is overloaded \(HTTP 429.*lower concurrency"),
         (Fault(drop=True), "cannot be reached"),
         (Fault(status=401), r"refused the key \(HTTP 401\); set LVR_CAPTIONER_API_KEY"),
         (Fault(status=403), "refused the key"),
@@ -270,7 +270,7 @@ def test_outages_say_role_address_model_and_the_way_out(server, journal, request
 def test_a_server_that_is_not_there(pool, journal, request_of):
     with OpenAIServer() as server:
         client = client_of(pool, server, journal)
-    with pytest.raises(ModelUnavailable, match=r"cannot be reached.*is the server running.*LVR_CAPTIONER_URL"):
+    with pytest.raises(ModelUnavailable, match=r"cannot be reached.*check that the server.*LVR_CAPTIONER_URL"):
         client.ask([request_of()])
 
 

@@ -108,7 +108,7 @@ def test_check_says_which_key_is_wrong():
 
 
 def test_check_says_that_nobody_listens():
-    with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:9/v1.*cannot be reached.*is the server running"):
+    with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:9/v1.*cannot be reached.*check that the server"):
         check(Endpoint("http://127.0.0.1:9/v1", "m"))
 
 

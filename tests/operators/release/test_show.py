@@ -27,8 +27,8 @@ def shown(folder: RunFolder, **changes: str) -> str:
 
 def test_losses_samples_counts_and_places_are_told(folder, release):
     said = shown(folder)
-    assert "skipped in the source, as no videos: 3 .srt files\n" in said
-    assert re.search(r"left out 1 × plan: not_a_video\n?.*notes\.txt", said)
+    assert "skipped in the source (not videos): 3 .srt files\n" in said
+    assert re.search(r"rejected 1 × plan: not_a_video\n?.*notes\.txt", said)
     assert said.count("written by") == SHOWN_SAMPLES
     assert re.search(r"12 s; \d+ units \(a stage of a video\) were computed, \d+ reused", said)
     assert re.search(r"published synthetic version 1: \d+ samples \(eval \d+, rl \d+, sft \d+\)", said)

@@ -116,10 +116,10 @@ def test_an_element_of_a_json_list_that_is_no_object_is_one_reject_with_its_line
         ('[{"uri": "a.mp4"}\n{"uri": "b.mp4"}]', r"expected ',' or '\]': line 2 column 1"),
         ('[{"uri": "a.mp4"},\n{"uri" "b.mp4"}]', "Expecting ':' delimiter: line 2 column 8"),
         ('[{"uri": "a.mp4"}', "expected ','"),
-        ('[{"uri": "a.mp4"}] x', "goes on after its list: line 1 column 20"),
-        ('{"uri": "a.mp4"}\n{"uri": "b.mp4"}', r"no JSON list.*name a file with one object per line \.jsonl"),
+        ('[{"uri": "a.mp4"}] x', "unexpected text after the list: line 1 column 20"),
+        ('{"uri": "a.mp4"}\n{"uri": "b.mp4"}', r"not a JSON list.*name a file with one object per line \.jsonl"),
         ("[" * 100_000, "recursion"),
-        ("", "no JSON list"),
+        ("", "not a JSON list"),
     ],
 )
 def test_what_is_no_json_list_is_named_with_its_line(text, told):

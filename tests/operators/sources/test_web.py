@@ -90,7 +90,7 @@ def test_redirects_end(server):
         ("401", PermissionError, "HTTP 401"),
         ("503", ConnectionError, "HTTP 503"),
         ("429", ConnectionError, "HTTP 429"),
-        ("noise", AddressRefused, "no address of a web server"),
+        ("noise", AddressRefused, "not a valid HTTP(S) address"),
         ("short", ConnectionError, "sent 12000 of 100000 bytes"),
     ],
 )
@@ -126,7 +126,7 @@ def test_credentials_come_from_the_address_or_netrc_and_go_to_no_other_site(serv
 )
 def test_what_is_no_web_address_is_told_at_once(url):
     assert site_of(url) == ""
-    with pytest.raises(AddressRefused, match="no address of a web server"):
+    with pytest.raises(AddressRefused, match=r"not a valid HTTP\(S\) address"):
         read(url)
 
 

@@ -50,8 +50,8 @@ def test_a_choice_among_several_pictures_is_recorded_and_logged(tmp_path, contex
         assert container.streams[video.video_stream].id == 0x101
         assert container.streams[video.audio_stream].id == 0x103
     assert [track.language for track in video.audio_tracks] == ["fin", "eng"]
-    [line] = [record.message for record in caplog.records if "watched and published" in record.message]
-    assert line == f"film: of 2 pictures in it stream {video.video_stream} (160x64) is watched and published"
+    [line] = [record.message for record in caplog.records if "used and published" in record.message]
+    assert line == f"film: of 2 video streams, stream {video.video_stream} (160x64) is used and published"
 
 
 def test_the_perceptual_hash_tells_an_encoding_from_another_video(tmp_path, context):

@@ -26,7 +26,7 @@ from tests.support.rows import make_question, make_sample, make_trial, make_vide
 from tests.support.videos import broadcast, counting_video, number_on, two_pictures
 
 
-def ingested(tmp_path, path):
+def ingest_file(tmp_path, path):
     """The video row of a file."""
     config = BuildConfig(source=str(tmp_path), out=str(tmp_path / "out"))
     context = Context("ingest", "film", config, {}, {}, Store(str(tmp_path / "out")), tmp_path)
@@ -44,9 +44,9 @@ def package(tmp_path, film, media=Media.ORIGINAL):
     return row
 
 
-def published(tmp_path, path):
+def publish_mp4(tmp_path, path):
     """The MP4 that the stage publishes for a file."""
-    row = package(tmp_path, ingested(tmp_path, path))
+    row = package(tmp_path, ingest_file(tmp_path, path))
     assert row.packaging is not Packaging.KEEP
     made = tmp_path / "out" / row.media_uri
     assert (row.sha256, row.size_bytes) == (sha256_of_file(made), made.stat().st_size)
@@ -56,7 +56,7 @@ def published(tmp_path, path):
 @pytest.mark.parametrize("name", ["film.mp4", "film.mkv"])
 def test_an_mp4_of_one_picture_is_published_byte_for_byte_whatever_its_name(tmp_path, name):
     path = counting_video(tmp_path / "film.mp4", seconds=1, beep_at=0).rename(tmp_path / name)
-    row = package(tmp_path, ingested(tmp_path, path))
+    row = package(tmp_path, ingest_file(tmp_path, path))
     assert (row.packaging, row.media_uri) == (Packaging.KEEP, None)
     assert (row.sha256, row.size_bytes) == (sha256_of_file(path), path.stat().st_size)
 
@@ -75,7 +75,7 @@ def test_proxies_are_published_small_and_on_the_sources_times(tmp_path):
     from trainer_plugin.types import VideoSource
 
     path = counting_video(tmp_path / "film.mp4", "-vf", "scale=1280:512:flags=neighbor", seconds=6)
-    row = package(tmp_path, ingested(tmp_path, path), Media.PROXY)
+    row = package(tmp_path, ingest_file(tmp_path, path), Media.PROXY)
     assert (row.width, row.height, row.fps, row.packaging) == (640, 256, 2.0, None)
     proxy = tmp_path / "out" / row.media_uri
     assert row.sha256 == sha256_of_file(proxy)
@@ -88,7 +88,7 @@ def test_proxies_are_published_small_and_on_the_sources_times(tmp_path):
 
 
 def test_another_container_becomes_mp4_with_its_streams_untouched(tmp_path):
-    made = probe(published(tmp_path, counting_video(tmp_path / "film.mkv", seconds=1)))
+    made = probe(publish_mp4(tmp_path, counting_video(tmp_path / "film.mkv", seconds=1)))
     assert (made.frame_count, made.codec) == (30, "h264")
 
 
@@ -100,7 +100,7 @@ def test_another_container_becomes_mp4_with_its_streams_untouched(tmp_path):
 def test_the_picture_that_was_watched_is_published_with_all_its_sound(tmp_path, path, languages):
     make = broadcast if path.endswith(".ts") else two_pictures
     options = () if path.endswith(".ts") else ("-disposition:v:0", "default", "-disposition:v:1", "0")
-    media = probe(published(tmp_path, make(tmp_path / path, *options)))
+    media = probe(publish_mp4(tmp_path, make(tmp_path / path, *options)))
     times_us = media.index.frame_times_us.tolist()
     assert [number_on(frame.rgb) for frame in frames_at(media.path, times_us)] == list(range(60))
     assert (media.width, media.height, media.other_pictures) == (160, 64, 0)
@@ -111,7 +111,7 @@ def test_the_picture_that_was_watched_is_published_with_all_its_sound(tmp_path, 
 def test_what_is_named_mp4_and_is_none_becomes_one(tmp_path, inside):
     codec = ("-c:v", "libvpx", "-c:a", "libvorbis") if inside == "webm" else ()
     path = counting_video(tmp_path / f"film.{inside}", *codec, seconds=1, beep_at=0).rename(tmp_path / "film.mp4")
-    media = published(tmp_path, path)
+    media = publish_mp4(tmp_path, path)
     with av.open(str(media)) as container:
         assert container.format.name.startswith("mov")
     times_us = probe(media).index.frame_times_us.tolist()
@@ -119,7 +119,7 @@ def test_what_is_named_mp4_and_is_none_becomes_one(tmp_path, inside):
 
 
 def test_a_source_that_has_changed_since_it_was_ingested_is_not_packaged(tmp_path):
-    film = ingested(tmp_path, counting_video(tmp_path / "film.mkv", seconds=1))
+    film = ingest_file(tmp_path, counting_video(tmp_path / "film.mkv", seconds=1))
     counting_video(tmp_path / "film.mkv", seconds=0.5)
     with pytest.raises(SourceGone, match="has changed since it was ingested; run the build again") as gone:
         package(tmp_path, film)
@@ -201,7 +201,7 @@ def test_a_video_that_crashes_its_packager_is_one_reject_and_the_build_goes_on(f
     assert str(loss) == "1 × package: crashed" and "package failed: the process working on it died" in loss.example
 
 
-def packaged(folder):
+def packaged_rows(folder):
     """Rows of the run's `package` stage."""
     commits = folder.record("package", 0).commits.values()
     return [row for commit in commits for row in folder.store.get_rows(commit.rows_sha256, PackagedVideo)]
@@ -209,7 +209,7 @@ def packaged(folder):
 
 def test_other_questions_reuse_what_was_packaged(folder):
     assert run_stage(folder, "package", 0, workers=2).reused == 0
-    assert {row.packaging for row in packaged(folder)} == {Packaging.KEEP, Packaging.COPY}
+    assert {row.packaging for row in packaged_rows(folder)} == {Packaging.KEEP, Packaging.COPY}
     other = folder.run.requested.model_copy(update={"question": QuestionConfig(per_template=5)})
     stale = find_stale(folder, other, {}).stale
     assert (stale["ingest"], stale["question"], stale["package"], stale["shard"]) == (0, 2, 0, 1)
@@ -265,7 +265,7 @@ def test_the_time_limit_follows_from_the_video():
 
 def test_a_stored_file_that_is_deleted_with_the_stages_commits_is_made_again(folder):
     run_stage(folder, "package", 0, workers=2)
-    [made] = [Path(folder.store.root) / row.media_uri for row in packaged(folder) if row.media_uri]
+    [made] = [Path(folder.store.root) / row.media_uri for row in packaged_rows(folder) if row.media_uri]
     content = made.read_bytes()
     made.unlink()
     shutil.rmtree(Path(folder.store.root) / "commits" / "package")

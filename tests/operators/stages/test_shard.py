@@ -117,10 +117,8 @@ def test_a_stored_file_that_is_damaged_or_gone_is_a_reject_that_says_what_to_do(
     assert {key: reject.reason for key, reject in rejects.items()} == {"film0": "system_error", "film1": "system_error"}
     assert "is damaged, its bytes do not match its name" in rejects["film0"].message
     assert f"{packaged[1].media_uri} is gone from {store.url}" in rejects["film1"].message
-    way_out = (
-        "restore it and run again, or delete it and the folder commits/package of the store: then it is made again"
-    )
-    assert all(reject.is_temporary and reject.message.endswith(way_out) for reject in rejects.values())
+    fix = "or delete it and the folder commits/package of the store: the next run makes it again"
+    assert all(reject.message.endswith(f"restore it and run again, {fix}") for reject in rejects.values())
 
 
 def test_no_decoder_is_opened(tmp_path):

@@ -92,8 +92,12 @@ def test_an_answer_alone_follows_a_thought_that_the_prompt_has_closed(template, 
 @pytest.mark.parametrize(
     ("template", "thinks", "complaint"),
     [
-        (QWEN3_VL_THINKING, False, r"has the model close a thought at once, .* set model\.chat_template to chatml or"),
-        (QWEN3.replace("enable_thinking is defined", "false"), False, "has the model close a thought at once"),
+        (
+            QWEN3_VL_THINKING,
+            False,
+            r"makes the model close a thought .* set model\.chat_template to chatml or",
+        ),
+        (QWEN3.replace("enable_thinking is defined", "false"), False, "makes the model close a thought immediately"),
         (DROPPING, True, r"does not keep the chain of thought .* set model\.chat_template to chatml or"),
         (DROPPING.replace("assistant\n{%", "assistant\n<think>\n{%"), True, "does not keep texts as they are"),
         (CHAT_TEMPLATES["chatml_no_think"], True, "does not keep the chain of thought"),

@@ -89,7 +89,7 @@ def test_a_killed_decoder_costs_one_new_process_and_no_video(decoders, film):
 def test_a_video_that_takes_its_decoder_down_is_named_and_the_others_go_on(decoders, film, strange_decoders):
     deadly = decoders.submit(piece(film, "deadly"))
     assert [numbers(decoders.submit(piece(film))) for _ in range(4)] == [[0, 15]] * 4
-    with pytest.raises(BadVideo, match="decoding it ends the process") as bad:
+    with pytest.raises(BadVideo, match="decoding it crashes the process") as bad:
         deadly.result(60)
     assert (bad.value.key, bad.value.reason) == ("deadly", "crashed")
 

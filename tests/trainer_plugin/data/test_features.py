@@ -75,7 +75,7 @@ def test_a_damaged_file_is_named(tmp_path, content, complaint):
 def test_so_is_one_that_has_gone(tmp_path):
     ref = FeatureFolder(str(tmp_path), "tower").write(CLIP, torch.zeros(24, 5))
     Path(ref.url).unlink()
-    with pytest.raises(BadInput, match=r"film\.\w+\.safetensors: it is gone since the run began"):
+    with pytest.raises(BadInput, match=r"film\.\w+\.safetensors: deleted since the run began"):
         read_features(replace(CLIP, features=ref), 1, 3)
 
 

@@ -78,7 +78,7 @@ def test_videos_of_a_release_without_media_are_found_beside_it(release, tmp_path
     url = release_of(tmp_path / "without", [film], media=Media.NONE)
     [video] = index_videos(url, Split.SFT, media=str(tmp_path))
     assert Path(video.source.url).read_bytes() == b"film"
-    with pytest.raises(BadInput, match=r"holds no videos; say where they are \(media\)"):
+    with pytest.raises(BadInput, match=r"holds no videos; set media to their folder or URL"):
         index_videos(url, Split.SFT)
     with pytest.raises(BadInput, match="it holds its videos, but /other was given"):
         index_videos(release[0], Split.SFT, media="/other")

@@ -181,9 +181,9 @@ def test_files_on_s3(folder, s3_bucket):
 
 
 def test_what_cannot_be_read_is_named(folder, tmp_path):
-    with pytest.raises(BadInput, match=r"/none\*: no file is there; look at the path and its wildcards"):
+    with pytest.raises(BadInput, match=r"/none\*: no file matches; check the path and its wildcards"):
         TextRows(str(folder / "none*"), TOKENIZER, 64, torch.clone, seed=1)
-    with pytest.raises(BadInput, match=r"^memory://bucket/none\*: no file is there"):
+    with pytest.raises(BadInput, match=r"^memory://bucket/none\*: no file matches"):
         TextRows("memory://key:hunter2@bucket/none*", TOKENIZER, 64, torch.clone, seed=1)
     with pytest.raises(BadInput, match="3 files for 4 data-parallel ranks"):
         rows(folder, ranks=4)

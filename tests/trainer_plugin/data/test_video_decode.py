@@ -76,7 +76,7 @@ def test_enormous_frames_are_refused_before_memory_is_taken(tmp_path):
     data = small.read_bytes().replace(struct.pack(">HH", WIDTH, HEIGHT), struct.pack(">HH", 15_000, 15_000))
     data = data.replace(b"\x08" + struct.pack(">HH", HEIGHT, WIDTH), b"\x08" + struct.pack(">HH", 15_000, 15_000))
     (tmp_path / "v.mov").write_bytes(data)
-    said = rf"^video v: {tmp_path}/v\.mov: frames of 15000x15000 exceed 100 megapixels; scale it down, or leave it out$"
+    said = rf"^video v: {tmp_path}/v\.mov: frames of 15000x15000 exceed 100 megapixels; scale it down, or remove it$"
     with pytest.raises(BadVideo, match=said) as error:
         read_frames(source_of(tmp_path / "v.mov"), [0], SIZE)
     assert error.value.reason == "too_large"

@@ -67,7 +67,7 @@ def test_the_default_scale_is_that_of_the_head():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attention_mask": torch.ones(1, 1, 5, 5)}, r"does no mask \(True\)"),
+        ({"attention_mask": torch.ones(1, 1, 5, 5)}, r"supports no mask \(True\)"),
         ({"dropout": 0.1}, r"no dropout \(0.1\)"),
         ({"sliding_window": 4}, r"no sliding window \(4\)"),
         ({"run": None}, "needs a plan: call the model through LongVideoModel"),

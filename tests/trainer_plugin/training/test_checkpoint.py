@@ -183,13 +183,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(alone, releas
         caplog.clear()
         with Training(asked) as training:
             assert training.step == 1
-        assert re.search(rf"checkpoint {last} is damaged: {said}.*; going on from the one before, {first}", caplog.text)
+        assert re.search(rf"checkpoint {last} is damaged: {said}.*; resuming .*, {first}", caplog.text)
         shutil.rmtree(last)
         shutil.copytree(tmp_path / "whole", last)
     for path in (first, last):
         flip(path / "state.json")
     damaged = (
-        r"step-00000002 is damaged: state\.json .*step-00000001 is damaged: state\.json .*; copy it again, or begin"
+        r"step-00000002 is damaged: state\.json .*step-00000001 is damaged: state\.json .*; copy it again, or start"
     )
     with pytest.raises(BadInput, match=damaged):
         Training(asked)
@@ -219,7 +219,7 @@ def test_a_leftover_of_a_kill_is_resumed_from_or_the_newest_whole_one_before_it(
     with Training(asked) as training:
         assert training.step == 3
     assert (
-        f"{last} is damaged: state.json is not what was written; going on from the one before, {aside}" in caplog.text
+        f"{last} is damaged: state.json is not what was written; resuming from the previous one, {aside}" in caplog.text
     )
     shutil.rmtree(last)  # as if killed before it
     flip(aside / "state.json")
@@ -254,7 +254,7 @@ def test_another_model_is_refused_by_naming_the_difference(run, release):
     before = {path: path.stat().st_mtime for path in run.rglob("*") if path.is_file() and "checkpoints" in str(path)}
     with pytest.raises(BadInput, match=r"another model: text_config.num_hidden_layers is 2, not 3"):
         Training(recipe(run, release, "steps=3", "model.config.text_config.num_hidden_layers=3"))
-    with pytest.raises(BadInput, match=r"does not fit what is learned here .*visual.* is not learned here"):
+    with pytest.raises(BadInput, match=r"does not match the trainable parameters .*visual.* is not trainable here"):
         Training(recipe(run, release, "steps=3", "trained.vision_tower=false"))
     with pytest.raises(BadInput, match=r"lora_A\.default\.weight is not in it"):
         Training(recipe(run, release, "steps=3", *LORA))

@@ -81,7 +81,7 @@ def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint_and_what_is_not
     second.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.5), (2, 1.5), (3, 0.5)]
-    assert f"{tmp_path}/metrics.jsonl: 2 lines are not whole, and are dropped" in caplog.text
+    assert f"{tmp_path}/metrics.jsonl: 2 incomplete lines dropped" in caplog.text
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):
@@ -106,10 +106,10 @@ def test_it_works_without_tensorboard_and_says_so(tmp_path, monkeypatch, caplog)
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("wandb", r"wandb cannot be imported \(.*\): pip install wandb, or leave wandb_project out"),
+        ("wandb", r"wandb cannot be imported \(.*\): pip install wandb, or unset wandb_project"),
         (
             "torch.utils.tensorboard",
-            r"tensorboard cannot be imported \(.*\): mend the package tensorboard, or uninstall it",
+            r"tensorboard cannot be imported \(.*\): repair the package tensorboard, or uninstall it",
         ),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_folder_is_one_run_of_wandb_whatever_others_are_called(tmp_path, monke
 
 def test_who_is_not_logged_in_is_told_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", Wandb(fails="no API key"))
-    with pytest.raises(BadInput, match="wandb_project mine: no API key; `wandb login`, or leave wandb_project out"):
+    with pytest.raises(BadInput, match="wandb_project mine: no API key; `wandb login`, or unset wandb_project"):
         MetricsLog(tmp_path, {}, wandb_project="mine")
 
 

@@ -104,5 +104,5 @@ def refused(before: int) -> None:
 @pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2)])
 def test_with_other_ranks_what_each_had_of_its_own_is_refused(ranks, before, now):
     errors, _ = ranks[now].outcomes(refused, before)
-    message = f"written by {before} data-parallel ranks that read texts; go on with as many, not {now}"
+    message = f"written by {before} data-parallel ranks that read text data; resume with as many, not {now}"
     assert len(errors) == now and all(message in error for error in errors.values())

@@ -341,7 +341,7 @@ def test_the_processors_chat_template_wins_over_the_tokenizers_as_in_serving(tmp
     assert read_tokenizer(source).chat_template == "You see."
     assert read_tokenizer(source.model_copy(update={"chat_template": "chatml"})).chat_template == CHATML
     file.write_text("[]")
-    with pytest.raises(BadInput, match=r"chat_template\.json holds no chat_template \(TypeError.*; mend it, or"):
+    with pytest.raises(BadInput, match=r"chat_template\.json holds no chat_template \(TypeError.*; fix it, or"):
         read_tokenizer(source)
 
 

@@ -60,7 +60,7 @@ MADE = [sample for sample in (*SAMPLES, *NEW) if sample.file in EXPECTED]
 AC3, MP2, MP3 = ("-c:a", "ac3"), ("-c:a", "mp2"), ("-c:a", "libmp3lame")
 
 
-def published(tmp_path, path):
+def publish_file(tmp_path, path):
     """Publish a file as MP4. Returns the probe of the source, the probe of the MP4, and the packaging used."""
     video = probe(path)
     how = packaging(video)
@@ -80,7 +80,7 @@ def test_any_video_is_published_with_its_frames_its_times_and_its_sound(tmp_path
     assert packaging(video) is EXPECTED[sample.file]
     if EXPECTED[sample.file] is Packaging.KEEP:
         return
-    video, media, how = published(tmp_path, path)
+    video, media, how = publish_file(tmp_path, path)
     with av.open(str(media.path)) as container:
         assert container.format.name.startswith("mov")
         assert len(container.streams.video) == 1
@@ -113,7 +113,7 @@ def test_sound_is_heard_when_it_was(tmp_path, codec, late):
     film = counting_video(tmp_path / "film.mkv", "-c:a", codec, seconds=2, beep_at=1.2)
     moved = ("-itsoffset", str(late), "-i", str(film), "-map", "0:v", "-map", "1:a", "-c", "copy")
     source = make(tmp_path / "v.mkv", "-i", str(film), *moved)
-    video, media, _ = published(tmp_path, source)
+    video, media, _ = publish_file(tmp_path, source)
     assert loud_from(media.path) == pytest.approx(1.2 + late, abs=0.03)
     (was,), (now,) = video.audio_tracks, media.audio_tracks
     assert now.start_us == pytest.approx(max(0, was.start_us), abs=50_000)
@@ -129,7 +129,7 @@ def test_the_main_sound_comes_first_and_each_keeps_its_language(tmp_path):
     named = ("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=swe")
     marked = ("-disposition:a:0", "0", "-disposition:a:1", "default")
     film = counting_video(tmp_path / "film.mp4", seconds=1)
-    _, media, how = published(tmp_path, make(tmp_path / "v.mkv", "-i", str(film), *sounds, *maps, *named, *marked))
+    _, media, how = publish_file(tmp_path, make(tmp_path / "v.mkv", "-i", str(film), *sounds, *maps, *named, *marked))
     assert how is Packaging.SOUND
     assert [track.language for track in media.audio_tracks] == ["swe", "eng"]
     assert media.audio_stream == media.audio_tracks[0].stream
@@ -139,7 +139,7 @@ def test_the_main_sound_comes_first_and_each_keeps_its_language(tmp_path):
 
 def test_of_several_pictures_only_the_chosen_one_is_in_the_mp4(tmp_path):
     for path in (broadcast(tmp_path / "v.ts"), two_pictures(tmp_path / "v.mp4", "-disposition:v:1", "0")):
-        _, media, how = published(tmp_path, path)
+        _, media, how = publish_file(tmp_path, path)
         assert how is Packaging.COPY
         assert numbers(media.path, media.index.frame_times_us.tolist()) == list(range(60))
         with av.open(str(media.path)) as container:
@@ -150,7 +150,7 @@ def test_frames_that_an_edit_list_hides_are_not_published(tmp_path):
     """A copy cannot drop the hidden frames, because others reference them. The picture is therefore encoded."""
     whole = two_pictures(tmp_path / "whole.mp4", "-disposition:v:1", "0")
     edited = make(tmp_path / "v.mp4", "-ss", "0.5", "-i", str(whole), "-map", "0", "-c", "copy")
-    video, media, how = published(tmp_path, edited)
+    video, media, how = publish_file(tmp_path, edited)
     assert video.edited and how is Packaging.PICTURE
     assert numbers(media.path, media.index.frame_times_us.tolist()) == list(range(15, 60))
 
@@ -159,7 +159,7 @@ def test_what_is_encoded_is_upright_and_keeps_its_shape(tmp_path):
     shape = ("-vf", "setsar=4/3", "-c:v", "mpeg4", "-q:v", "2")
     film = counting_video(tmp_path / "film.mp4", *shape, seconds=1)
     turned = make(tmp_path / "v.mp4", "-display_rotation", "90", "-display_hflip", "-i", str(film), "-c", "copy")
-    video, media, how = published(tmp_path, turned)
+    video, media, how = publish_file(tmp_path, turned)
     assert how is Packaging.PICTURE
     assert (video.mirrored, video.rotation, media.mirrored, media.rotation) == (True, 90, False, 0)
     assert (media.width, media.height) == (video.width, video.height - 1) == (64, 212)
@@ -171,7 +171,7 @@ def test_what_is_encoded_is_upright_and_keeps_its_shape(tmp_path):
 def test_the_shape_of_pixels_that_the_container_alone_states_is_copied(tmp_path, name):
     film = counting_video(tmp_path / "film.mp4", seconds=1)
     sound = ("-f", "lavfi", "-i", "anullsrc=r=44100", "-c:a", "pcm_s16le", "-shortest")
-    video, media, how = published(
+    video, media, how = publish_file(
         tmp_path, make(tmp_path / name, "-i", str(film), *sound, "-c:v", "copy", "-aspect", "5:1")
     )
     assert how is Packaging.SOUND
@@ -182,7 +182,7 @@ def test_the_shape_of_pixels_that_the_container_alone_states_is_copied(tmp_path,
 def test_of_more_channels_than_aac_carries_the_first_two_are_published(tmp_path):
     film = counting_video(tmp_path / "film.mp4", seconds=1)
     sound = ("-f", "lavfi", "-i", "anullsrc=cl=hexadecagonal", "-c:a", "pcm_s16le", "-shortest")
-    video, media, how = published(tmp_path, make(tmp_path / "v.mov", "-i", str(film), *sound, "-c:v", "copy"))
+    video, media, how = publish_file(tmp_path, make(tmp_path / "v.mov", "-i", str(film), *sound, "-c:v", "copy"))
     assert (how, video.audio_tracks[0].channels, media.audio_tracks[0].channels) == (Packaging.SOUND, 16, 2)
 
 
@@ -236,11 +236,11 @@ def test_a_recording_that_changes_its_picture_is_published_in_one_size(tmp_path,
     video = probe(path).with_formats(analysis.formats)
     assert packaging(video) is Packaging.PICTURE
     write_media(video, packaging(video), analysis.times_us, tmp_path / "published.mp4")
-    published = tmp_path / "published.mp4"
-    (one,) = analyse(probe(published)).formats
-    times_us = probe(published).index.frame_times_us
+    publish_file = tmp_path / "published.mp4"
+    (one,) = analyse(probe(publish_file)).formats
+    times_us = probe(publish_file).index.frame_times_us
     assert (one.width, one.height) == (video.width, video.height) == (320, 128)
-    assert [number_on(frame.rgb) for frame in frames_at(published, times_us.tolist())] == list(range(180))
+    assert [number_on(frame.rgb) for frame in frames_at(publish_file, times_us.tolist())] == list(range(180))
     np.testing.assert_allclose(times_us, analysis.times_us, atol=100)
 
 
@@ -258,7 +258,7 @@ def test_a_recording_that_changes_its_picture_is_published_in_one_size(tmp_path,
     ids=["channels", "rate", "7.1", "ac3", "mp3", "mp2", "unchanged"],
 )
 def test_sound_that_changes_is_published_as_one_and_stays_in_time(tmp_path, parts, how, becomes):
-    _, media, done = published(tmp_path, recording(tmp_path / "v.ts", *parts))
+    _, media, done = publish_file(tmp_path, recording(tmp_path / "v.ts", *parts))
     loud, seen = loud_tenths(media.path)
     assert (done, seen) == (how, {becomes})
     heard = [range(20 * number + 11, 20 * number + 19) for number in range(len(parts))]
