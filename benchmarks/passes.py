@@ -6,7 +6,7 @@ from pathlib import Path
 
 from av.video.frame import VideoFrame
 
-from operators.video.analysis.analysis import Sampling, analyse
+from operators.video.analysis.analysis import FrameSampling, analyse
 from operators.video.analysis.key_frames import analyse_key_frames, propose
 from operators.video.analysis.proxy import FPS, proxy_size
 from operators.video.decode.colour import matrix, to_yuv420
@@ -24,7 +24,7 @@ def one_pass(path: Path, workers: int) -> None:
     def small(frame: VideoFrame) -> VideoFrame:
         return VideoFrame.from_ndarray(to_yuv420(frame, width, height, matrix(frame)), format="yuv420p")
 
-    sampling = Sampling(FPS, lambda time_us, frame: None, small)
+    sampling = FrameSampling(FPS, lambda time_us, frame: None, small)
     analyse(video, samplings=[sampling], workers=workers).shot_starts(Detector.ADAPTIVE, THRESHOLD)
 
 

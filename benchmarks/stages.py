@@ -16,7 +16,11 @@ from schemas.tables import Video
 
 def main(url: str) -> None:
     folder = RunFolder.open(url)
-    ingested = [commit for lane in range(folder.run.lanes) for commit in folder.record("ingest", lane).commits.values()]
+    ingested = [
+        commit
+        for partition in range(folder.run.partitions)
+        for commit in folder.record("ingest", partition).commits.values()
+    ]
     videos = [video for commit in ingested for video in folder.store.get_rows(commit.rows_sha256, Video)]
     minutes = sum(video.duration_us for video in videos) / 60e6
     totals: dict[str, Counter[str]] = {}

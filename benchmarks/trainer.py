@@ -32,13 +32,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from trainer_plugin.distributed.mesh import parallelize, start
+from trainer_plugin.distributed.mesh import init_distributed, parallelize
 from trainer_plugin.distributed.sequence_plan import Costs, SequencePlan
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
-from trainer_plugin.model import Head, LongVideoModel, RowShare, RunOptions, shard_parameters
+from trainer_plugin.model import Head, LongVideoModel, RankInput, RunOptions, shard_parameters
 from trainer_plugin.ops.attention_kernels import Kernel
-from trainer_plugin.recipe import Lora, Trained
+from trainer_plugin.recipe import Lora, TrainableParts
 from trainer_plugin.training.metrics import TowerCosts, training_flops
 from trainer_plugin.training.optimizer_step import adamw, supervised_tokens, train_step
 from trainer_plugin.training.weights import prepare
@@ -65,7 +65,10 @@ class Switch:
     def options_of(self, arguments: argparse.Namespace) -> RunOptions:
         layers = None if self.recomputed else arguments.recomputed
         return replace(
-            self.options, recomputed_layers=layers, mlp_tokens=arguments.mlp_tokens, offload=arguments.offload
+            self.options,
+            checkpointed_layers=layers,
+            mlp_tile_tokens=arguments.mlp_tile_tokens,
+            offload=arguments.offload,
         )
 
 
@@ -76,9 +79,9 @@ SWITCHES = {
     "head=full": Switch(RunOptions(head=Head.FULL)),
     "compile=off": Switch(RunOptions(compile=False)),
     "layers=recomputed": Switch(recomputed=True),
-    "attention=recomputed": Switch(RunOptions(keep_attention=False), recomputed=True),
+    "attention=recomputed": Switch(RunOptions(save_attention_output=False), recomputed=True),
     "all": Switch(
-        RunOptions(kernel=Kernel.FLASH2, head=Head.FULL, keep_attention=False, compile=False),
+        RunOptions(kernel=Kernel.FLASH2, head=Head.FULL, save_attention_output=False, compile=False),
         replicated=True,
         recomputed=True,
     ),
@@ -101,7 +104,7 @@ class Measured:
     layers: int
     recomputed: int | None
     """Number of layers with activation checkpointing; None for all."""
-    mlp_tokens: int | None
+    mlp_tile_tokens: int | None
     """Tokens per tile of the MLPs of checkpointed layers; None for all tokens in one tile."""
     offload: bool
     lora: int | None
@@ -122,7 +125,7 @@ class Measured:
 
 def main() -> None:
     arguments = _arguments()
-    device = start()
+    device = init_distributed()
     subject: Subject | None = None
     for tokens in arguments.tokens:
         for name in arguments.switches:
@@ -216,8 +219,8 @@ class Subject:
             tokens=len(example.input_ids),
             frames=len(example.videos[0].frame_times_us),
             layers=self.arguments.layers,
-            recomputed=None if self.options is None else self.options.recomputed_layers,
-            mlp_tokens=self.arguments.mlp_tokens,
+            recomputed=None if self.options is None else self.options.checkpointed_layers,
+            mlp_tile_tokens=self.arguments.mlp_tile_tokens,
             offload=self.arguments.offload,
             lora=self.arguments.lora,
             switch=name + (" (features)" if self.arguments.features else ""),
@@ -238,9 +241,9 @@ class Subject:
     def _our_step(self, plan: SequencePlan, name: str) -> Callable[[], object]:
         switch = SWITCHES[name]
         self.model.options = switch.options_of(self.arguments)
-        share = plan.share(self.parallel.sp_rank, switch.replicated)
+        share = plan.rank_plan(self.parallel.sp_rank, switch.replicated)
         make = _features if self.arguments.features else _frames
-        row = RowShare(share, tuple(make(grid) for grid in share.grids))
+        row = RankInput(share, tuple(make(grid) for grid in share.grids))
         learned = supervised_tokens([row])
         return lambda: train_step(self.model, self.optimizer, [row], learned)
 
@@ -299,14 +302,14 @@ def _plain_model(inner: PreTrainedModel) -> PreTrainedModel:
 
 def _built(options: RunOptions) -> tuple[object, ...]:
     """The options that cannot be changed after the model is built."""
-    return options.compile, options.recomputed_layers, options.offload
+    return options.compile, options.checkpointed_layers, options.offload
 
 
-def _trained(lora: int | None) -> Trained:
+def _trained(lora: int | None) -> TrainableParts:
     """Trainable parts: the decoder or LoRA adapters on it; the vision tower and the projector are frozen."""
     if lora is None:
-        return Trained(projector=False)
-    return Trained(language_model=False, projector=False, lora=Lora(rank=lora, alpha=2 * lora))
+        return TrainableParts(projector=False)
+    return TrainableParts(language_model=False, projector=False, lora=Lora(rank=lora, alpha=2 * lora))
 
 
 def _config(layers: int) -> Qwen2_5_VLConfig:

@@ -13,13 +13,13 @@ trigger. Every other setting has a default; sections open with a click.
 
 | tasks | what happens |
 |---|---|
-| `preflight`, `plan` | checks models, programs and the output; groups the videos into lanes |
-| `lane` | per group of videos: ingest, split, caption, question, reason, verify, difficulty, package |
+| `preflight`, `plan` | checks models, programs and the output; groups the videos into partitions |
+| `partition` | per group of videos: ingest, split, caption, question, reason, verify, difficulty, package |
 | `assemble`, `shard` | splits by source video; WebDataset tars and Parquet |
 | `report`, `publish` | one HTML page; the next version, or *skipped* when its content is published already |
 
 **Running it again costs only what changed.** Every video of every stage is kept under a key of all it depends on,
-and every model answer in a journal; a cleared task, a new run or another lane size resumes from there.
+and every model answer in a journal; a cleared task, a new run or another partition size resumes from there.
 
 **When a task fails:** its log ends with what failed, the value and what to do. Outages (a model server, the disk) are
 tried again by themselves; wrong settings fail at once. Clear the failed task to resume.

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
-from operators.execution.runner import Halt, Progress, run_stage
+from operators.execution.runner import Progress, StopOnFailure, run_stage
 from operators.models.session import resolve
 from operators.preflight import preflight
 from operators.release.publish import Published, publish
@@ -28,7 +28,7 @@ from operators.store.run_folder import RunFolder
 from schemas.base import digest
 from schemas.config import BuildConfig
 from schemas.errors import BadInput, Outage
-from schemas.run import Lane, Run, StageMetrics
+from schemas.run import Partition, Run, StageMetrics
 from schemas.tables import Reject, Source
 from schemas.uri import shown_uri
 
@@ -81,27 +81,27 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
             f"source {config.source!r}: none of its {len(listing.rejects)} videos can be used; "
             f"the first: {first.reason}: {first.message}"
         )
-    lanes = make_lanes(listing.sources, config.lane_videos)
+    partitions = make_partitions(listing.sources, config.partition_videos)
     store.remove_unfinished()
     keep_given_ids(store, given)
     run = Run(
         run_id=run_id,
         requested=config,
         config=resolved,
-        lanes=len(lanes),
+        partitions=len(partitions),
         videos=len(listing.sources),
         plan_rejects_sha256=store.put_rows(listing.rejects, Reject),
         skipped=dict(listing.skipped),
     )
-    return RunFolder.create(store, run, lanes)
+    return RunFolder.create(store, run, partitions)
 
 
-def make_lanes(sources: tuple[Source, ...], lane_videos: int) -> list[Lane]:
-    """Split the sources into partitions of at most `lane_videos`, keeping their order."""
+def make_partitions(sources: tuple[Source, ...], partition_videos: int) -> list[Partition]:
+    """Split the sources into partitions of at most `partition_videos`, keeping their order."""
     return [
-        Lane(index=index, label=_label(group), sources=group)
+        Partition(index=index, label=_label(group), sources=group)
         for index, group in enumerate(
-            sources[first : first + lane_videos] for first in range(0, len(sources), lane_videos)
+            sources[first : first + partition_videos] for first in range(0, len(sources), partition_videos)
         )
     ]
 
@@ -133,7 +133,7 @@ class BuildResult:
 def run_build(
     config: BuildConfig,
     *,
-    lanes_at_once: int = 2,
+    concurrent_partitions: int = 2,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> BuildResult:
     """Run a whole build in this process and its children, with the models named by the environment.
@@ -142,7 +142,8 @@ def run_build(
     finished and committed.
 
     Args:
-        lanes_at_once: number of partitions processed concurrently. The stages of one partition run one after another.
+        concurrent_partitions: number of partitions processed concurrently. The stages of one partition run one after
+        another.
         report: called when a stage starts and after every finished work item, from several threads.
 
     Raises:
@@ -152,14 +153,17 @@ def run_build(
     for note in preflight(config):
         log.info("%s", note)
     folder = plan_build(config, new_run_id(config.name))
-    log.info("run %s: %d videos in %d lanes", shown_uri(folder.url), folder.run.videos, folder.run.lanes)
-    workers = max(1, (os.cpu_count() or 1) // min(lanes_at_once, folder.run.lanes))
-    halt = Halt()
-    pool = ThreadPoolExecutor(max_workers=lanes_at_once)
+    log.info("run %s: %d videos in %d partitions", shown_uri(folder.url), folder.run.videos, folder.run.partitions)
+    workers = max(1, (os.cpu_count() or 1) // min(concurrent_partitions, folder.run.partitions))
+    halt = StopOnFailure()
+    pool = ThreadPoolExecutor(max_workers=concurrent_partitions)
     try:
-        lanes = [pool.submit(_run_lane, folder, lane, workers, report, halt) for lane in range(folder.run.lanes)]
-        for lane in as_completed(lanes):
-            lane.result()
+        partitions = [
+            pool.submit(_run_partition, folder, partition, workers, report, halt)
+            for partition in range(folder.run.partitions)
+        ]
+        for partition in as_completed(partitions):
+            partition.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     for name in BUILD_STAGES:
@@ -171,7 +175,9 @@ def run_build(
     return BuildResult(folder, published, tuple(folder.metrics()))
 
 
-def _run_lane(folder: RunFolder, lane: int, workers: int, report: Callable[[Progress], None], halt: Halt) -> None:
+def _run_partition(
+    folder: RunFolder, partition: int, workers: int, report: Callable[[Progress], None], halt: StopOnFailure
+) -> None:
     for name in VIDEO_STAGES:
         with halt:
-            run_stage(folder, name, lane, workers=workers, report=report, halt=halt)
+            run_stage(folder, name, partition, workers=workers, report=report, halt=halt)

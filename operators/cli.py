@@ -58,7 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
-WORKERS_HELP = "Videos decoded at once; half of the cores by default, as two lanes decode at a time."
+WORKERS_HELP = "Videos decoded concurrently; by default half of the cores, because two partitions decode at a time."
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of BuildConfig fields.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; wins over the file.")]
 ConfigJson = Annotated[str, typer.Option(help="A whole BuildConfig as JSON.")]
@@ -111,10 +111,10 @@ def build(
     out: Annotated[str | None, typer.Option(help="Where to work and publish: a folder or an fsspec URL.")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    lanes_at_once: Annotated[int, typer.Option(min=1, help="Lanes under way at the same time.")] = 2,
+    concurrent_partitions: Annotated[int, typer.Option(min=1, help="Partitions under way at the same time.")] = 2,
 ) -> None:
     """Build a dataset here, without Airflow: the same stages in one process tree."""
-    _build_and_show(load_config(config, settings or [], source=source, out=out), lanes_at_once)
+    _build_and_show(load_config(config, settings or [], source=source, out=out), concurrent_partitions)
 
 
 @app.command()
@@ -158,7 +158,7 @@ def preflight(config_json: ConfigJson) -> None:
 def plan(config_json: ConfigJson, run_id: Annotated[str, typer.Option(help="Name of the new run.")]) -> None:
     """List the sources, group them into partitions, write the run's plan, and print it as one JSON line."""
     from operators.build import plan_build, run_id_from
-    from operators.execution.rejects import skipped_in_words
+    from operators.execution.rejects import describe_skipped
 
     config = _from_json(config_json)
     typer.echo(f"looking for the videos of {shown_uri(config.source)}", err=True)
@@ -166,17 +166,17 @@ def plan(config_json: ConfigJson, run_id: Annotated[str, typer.Option(help="Name
     rejects = folder.store.get_rows(folder.run.plan_rejects_sha256, Reject)
     for reject in rejects:
         typer.echo(f"rejected: {reject.reason}: {reject.message}", err=True)
-    if skipped := skipped_in_words(folder.run):
+    if skipped := describe_skipped(folder.run):
         typer.echo(f"skipped in the source (not videos): {skipped}", err=True)
-    lanes = [{"lane": lane.index, "label": lane.label} for lane in folder.lanes()]
-    _json_line({"run": folder.url, "lanes": lanes, "videos": folder.run.videos, "rejects": len(rejects)})
+    partitions = [{"partition": partition.index, "label": partition.label} for partition in folder.partitions()]
+    _json_line({"run": folder.url, "partitions": partitions, "videos": folder.run.videos, "rejects": len(rejects)})
 
 
 @app.command()
 def stage(
     run: RunUrl,
     name: str,
-    lane: Annotated[int | None, typer.Option(help="For per-video stages.")] = None,
+    partition: Annotated[int | None, typer.Option(help="For per-video stages.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, envvar="LVR_DECODE_WORKERS", help=WORKERS_HELP)] = None,
 ) -> None:
     """Run one stage of a run, and print its metrics as one JSON line."""
@@ -186,7 +186,11 @@ def stage(
     logging.getLogger("operators").setLevel(logging.INFO)
     at_once = workers or max(1, (os.cpu_count() or 1) // 2)
     metrics = run_stage(
-        RunFolder.open(run), name, lane, workers=at_once, report=lambda progress: typer.echo(str(progress), err=True)
+        RunFolder.open(run),
+        name,
+        partition,
+        workers=at_once,
+        report=lambda progress: typer.echo(str(progress), err=True),
     )
     _json_line(metrics.model_dump(mode="json"))
 
@@ -202,13 +206,13 @@ def report(run: RunUrl) -> None:
 @app.command()
 def publish(run: RunUrl) -> None:
     """Publish the output of a run's shard stage as the next version, and print it as one JSON line."""
-    from operators.execution.rejects import faults
+    from operators.execution.rejects import temporary_rejects
     from operators.release.publish import publish as publish_run
 
     folder = RunFolder.open(run)
     published = publish_run(folder)
     release = published.release
-    if met := faults(folder):
+    if met := temporary_rejects(folder):
         typer.echo(_left_to_the_next_run(met), err=True)
     _json_line(
         {"name": release.name, "version": release.version, "url": published.url, "is_new": published.is_new,
@@ -243,7 +247,7 @@ def replay(
     reason: Annotated[str | None, typer.Option(help="Only rejects with this reason.")] = None,
 ) -> None:
     """Try a run's rejects again: repeat their model requests, and rebuild what depends on them."""
-    from operators.execution.rejects import losses
+    from operators.execution.rejects import group_rejects
     from operators.execution.replay import assert_same_models, forget_rejects
 
     console = Console()
@@ -252,7 +256,7 @@ def replay(
     assert_same_models(folder.run)
     counts = forget_rejects(folder, stage, reason)
     if not counts:
-        there_are = ", ".join(map(str, losses(folder))) or "none"
+        there_are = ", ".join(map(str, group_rejects(folder))) or "none"
         console.print(f"no reject matches; the run has: {there_are}")
         return
     for (where, why), count in sorted(counts.items()):
@@ -263,9 +267,9 @@ def replay(
 @app.command()
 def validate(release: Annotated[str, typer.Argument(help="{out}/releases/{name}/v0001")]) -> None:
     """Read a release with every loader that is installed, and compare it with its manifest."""
-    from operators.release.validate import verify_release
+    from operators.release.validate import validate_release
 
-    for reader, count in verify_release(release).items():
+    for reader, count in validate_release(release).items():
         typer.echo(f"{reader}: {count}")
 
 
@@ -284,17 +288,17 @@ def schema(
     typer.echo(json.dumps(named[name].model_json_schema(), indent=2))
 
 
-def _build_and_show(config: BuildConfig, lanes_at_once: int = 2) -> None:
+def _build_and_show(config: BuildConfig, concurrent_partitions: int = 2) -> None:
     from operators.build import run_build
-    from operators.execution.rejects import faults
+    from operators.execution.rejects import temporary_rejects
     from operators.release.show import show_build
 
     console = Console()
     started = time.monotonic()
     with _shown_progress(console) as report:
-        result = run_build(config, lanes_at_once=lanes_at_once, report=report)
+        result = run_build(config, concurrent_partitions=concurrent_partitions, report=report)
     show_build(console, result.folder, result.published.release, time.monotonic() - started)
-    if met := faults(result.folder):
+    if met := temporary_rejects(result.folder):
         raise Outage(_left_to_the_next_run(met))
 
 
@@ -362,9 +366,9 @@ class _Lines(logging.Handler):
         if progress.done in (0, progress.total):
             self._print(str(progress))
         if progress.done < progress.total:
-            self._under_way[progress.stage, progress.lane] = progress
+            self._under_way[progress.stage, progress.partition] = progress
         else:
-            self._under_way.pop((progress.stage, progress.lane), None)
+            self._under_way.pop((progress.stage, progress.partition), None)
 
     def tell(self) -> None:
         for line in [str(progress) for progress in list(self._under_way.values())] or ["no stage is running"]:
@@ -391,16 +395,16 @@ def _bar_report(bar: ProgressBar) -> Callable[[Progress], None]:
     latest: dict[tuple[str, int | None], Progress] = {}
 
     def report(progress: Progress) -> None:
-        latest[progress.stage, progress.lane] = progress
-        lanes = [seen for (stage, _), seen in list(latest.items()) if stage == progress.stage]
+        latest[progress.stage, progress.partition] = progress
+        partitions = [seen for (stage, _), seen in list(latest.items()) if stage == progress.stage]
         if progress.stage not in rows:
             rows[progress.stage] = bar.add_task(f"{progress.stage:>10}", total=None, rejects=0, seconds=0.0)
         bar.update(
             rows[progress.stage],
-            completed=sum(lane.done for lane in lanes),
-            total=sum(lane.total for lane in lanes),
-            rejects=sum(lane.rejects for lane in lanes),
-            seconds=max(lane.seconds for lane in lanes),
+            completed=sum(partition.done for partition in partitions),
+            total=sum(partition.total for partition in partitions),
+            rejects=sum(partition.rejects for partition in partitions),
+            seconds=max(partition.seconds for partition in partitions),
         )
 
     return report

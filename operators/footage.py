@@ -10,7 +10,7 @@ from operators.video.decode.unpack import unpack
 from schemas.tables import Video
 
 
-def footage(context: Context, video: Video, fps: float, side: int) -> Path:
+def fetch_frame_source(context: Context, video: Video, fps: float, side: int) -> Path:
     """A local file from which a video's frames can be read at the requested rate and size.
 
     This is the proxy if it reaches both, otherwise the source file, which may itself have less than requested.
@@ -20,7 +20,7 @@ def footage(context: Context, video: Video, fps: float, side: int) -> Path:
         side: pixels that are needed on the longest side.
 
     Raises:
-        SourceGone: the source file is needed, but it is missing or differs from the one that was ingested.
+        SourceUnavailable: the source file is needed, but it is missing or differs from the one that was ingested.
     """
     enough = fps <= FPS and min(side, max(video.width, video.height)) <= SIDE
     if video.proxy_uri is not None and enough:

@@ -102,9 +102,9 @@ def _samples(newest: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def _clock() -> Any:
-    from operators.video.timecode import clock
+    from operators.video.timecode import format_time
 
-    return clock
+    return format_time
 
 
 def _xcom(session: Any, dag_id: str, run_id: str, task_id: str, key: str) -> Any:

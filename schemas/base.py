@@ -36,6 +36,19 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
+def accept_earlier_names(**names: str) -> Any:
+    """A validator for a model whose fields were renamed, so that files of earlier versions still open.
+
+    Args:
+        names: today's name by the earlier one.
+    """
+
+    def rename(cls: type[Model], values: Any) -> Any:
+        return {names.get(name, name): value for name, value in values.items()} if isinstance(values, dict) else values
+
+    return model_validator(mode="before")(rename)
+
+
 class Row(Model):
     """One row of a table."""
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from schemas.base import Fraction, Model
+from schemas.base import Fraction, Model, accept_earlier_names
 from schemas.tables import QuestionCategory, QuestionKind
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
@@ -240,6 +240,8 @@ class ModelsConfig(Model):
 class BuildConfig(Model):
     """One dataset build."""
 
+    _earlier_names = accept_earlier_names(lane_videos="partition_videos")
+
     source: str = Field(min_length=1)
     """Folder of videos, CSV or JSON manifest, or Shot2Story annotation file: a local path or an fsspec URL."""
     media_root: str = ""
@@ -255,7 +257,7 @@ class BuildConfig(Model):
     """The dataset's name, in file names and on its card."""
     seed: int = Field(default=0, ge=0)
     """Random seed. Every choice that the data does not determine follows from it."""
-    lane_videos: int = Field(default=64, ge=1, le=4096)
+    partition_videos: int = Field(default=64, ge=1, le=4096)
     """Source videos per partition. A partition runs all per-video stages, independently of the others."""
     split: SplitConfig = SplitConfig()
     caption: CaptionConfig = CaptionConfig()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from schemas.base import Identifier, Model, Row, Sha256, VideoId, digest
+from schemas.base import Identifier, Model, Row, Sha256, VideoId, accept_earlier_names, digest
 from schemas.config import BuildConfig, Role
 from schemas.tables import Source
 
@@ -65,7 +65,7 @@ class Commit(Model):
     rejects: int = Field(ge=0)
 
 
-class Lane(Model):
+class Partition(Model):
     """A partition: a group of source videos that one chain of tasks works on, independently of all others."""
 
     index: int = Field(ge=0)
@@ -77,12 +77,14 @@ class Lane(Model):
 class Run(Model):
     """One run of a build: its resolved configuration and the size of its plan. Every task of the run starts from it."""
 
+    _earlier_names = accept_earlier_names(lanes="partitions")
+
     run_id: Identifier
     requested: BuildConfig
     """The configuration as the user requested it."""
     config: BuildConfig
     """The resolved configuration: every role names the model that plays it in this run."""
-    lanes: int = Field(ge=1)
+    partitions: int = Field(ge=1)
     videos: int = Field(ge=1)
     plan_rejects_sha256: Sha256
     """Hash of the table of sources that could not be planned."""
@@ -100,8 +102,10 @@ class GivenIds(Model):
 class StageRecord(Model):
     """The commits of one stage that a run uses, in one partition or over the whole build."""
 
+    _earlier_names = accept_earlier_names(lane="partition")
+
     stage: str
-    lane: int | None
+    partition: int | None
     """None for stages over the whole build."""
     commits: dict[str, Commit]
     """Commits by work item."""
@@ -110,8 +114,10 @@ class StageRecord(Model):
 class StageMetrics(Model):
     """Work and cost of one stage in one partition of a run; one JSON line."""
 
+    _earlier_names = accept_earlier_names(lane="partition")
+
     stage: str
-    lane: int | None
+    partition: int | None
     units: int
     """Number of work items."""
     reused: int

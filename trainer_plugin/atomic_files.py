@@ -49,7 +49,7 @@ class FullDisk(OSError):
 
 
 @contextmanager
-def room_for(staging: Path, needed: int) -> Iterator[None]:
+def reserve_space(staging: Path, needed: int) -> Iterator[None]:
     """Check for free space, then run a block that writes `needed` bytes at the path `beside`.
 
     Raises:
@@ -81,7 +81,7 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _FULL
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically: write a temporary sibling, then rename it. The parent folder is created if needed.
 
     Only one process at a time may write to a path.
@@ -104,7 +104,7 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def put_whole(staging: Path, folder: Path) -> None:
+def atomic_replace_dir(staging: Path, folder: Path) -> None:
     """Replace `folder`, which may exist, by `beside`, a complete folder on the same disk.
 
     If the process is killed just before the last rename, the old folder remains as `aside(folder)`.
@@ -114,13 +114,13 @@ def put_whole(staging: Path, folder: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     if folder.exists():
-        shutil.rmtree(aside(folder), ignore_errors=True)
-        folder.rename(aside(folder))
+        shutil.rmtree(backup_path(folder), ignore_errors=True)
+        folder.rename(backup_path(folder))
     staging.rename(folder)
-    shutil.rmtree(aside(folder), ignore_errors=True)
+    shutil.rmtree(backup_path(folder), ignore_errors=True)
 
 
-def aside(folder: Path) -> Path:
+def backup_path(folder: Path) -> Path:
     """Backup path of a folder while it is replaced."""
     return folder.with_name(f".{folder.name}.replaced")
 

@@ -37,15 +37,15 @@ from trainer_plugin.command import run
 from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.row_loader import RowLoader
 from trainer_plugin.data.samples import ReleaseDataset
-from trainer_plugin.distributed.mesh import parallelize, start, together
-from trainer_plugin.distributed.sequence_plan import FrameShare
+from trainer_plugin.distributed.mesh import init_distributed, parallelize, run_on_all_ranks
+from trainer_plugin.distributed.sequence_plan import FrameRange
 from trainer_plugin.model import LongVideoModel, RunOptions
 from trainer_plugin.recipe import Recipe, VideoData, load_recipe, recipe_names
 from trainer_plugin.sft import open_samples
-from trainer_plugin.training.checkpoint import only_run_in
+from trainer_plugin.training.checkpoint import lock_run_folder
 from trainer_plugin.training.metrics import Progress
 from trainer_plugin.training.weights import build_tower, read_config, read_tokenizer, tower_identity
-from trainer_plugin.types import Row, Unusable, VideoClip
+from trainer_plugin.types import PackedRow, UnusableSample, VideoClip
 
 log = logging.getLogger(__name__)
 
@@ -80,16 +80,16 @@ def encode(recipe: Recipe, url: str) -> Encoded:
         raise BadInput("the recipe trains on text data, which has no features")
     if recipe.trained.vision_tower or recipe.trained.projector:
         raise BadInput("features are of a frozen tower; set trained.vision_tower and trained.projector to false")
-    device = start(_PATIENCE)
+    device = init_distributed(_PATIENCE)
     with ExitStack() as held:
         filesystem, path = fsspec.core.url_to_fs(url)
         if isinstance(filesystem, LocalFileSystem):
-            held.enter_context(only_run_in(Path(path)))
+            held.enter_context(lock_run_folder(Path(path)))
         return _encode(recipe, recipe.videos, url, device)
 
 
 def _encode(recipe: Recipe, videos: VideoData, url: str, device: torch.device) -> Encoded:
-    config = together(lambda: read_config(recipe.model))
+    config = run_on_all_ranks(lambda: read_config(recipe.model))
     parallel = parallelize(1, config.get_text_config(), device, timeout=_PATIENCE)
     model = build_tower(
         recipe.model,
@@ -99,13 +99,13 @@ def _encode(recipe: Recipe, videos: VideoData, url: str, device: torch.device) -
         options=RunOptions(vision_patches=recipe.memory.vision_patches, compile=recipe.compile),
         seed=recipe.seed,
     )
-    samples = together(lambda: open_samples(videos, model.family, read_tokenizer(recipe.model)))
+    samples = run_on_all_ranks(lambda: open_samples(videos, model.family, read_tokenizer(recipe.model)))
     folder = FeatureFolder(url, tower_identity(model))
     clips, unusable = clips_of(samples, recipe.row_tokens)
     missing = [clip for clip in clips if clip not in folder]
     found = [clip for clip in clips if clip in folder]
     # This collective is also a barrier: every rank has listed the folder before any rank writes to it.
-    together(lambda: folder.check(found[parallel.rank :: parallel.world_size]))
+    run_on_all_ranks(lambda: folder.check(found[parallel.rank :: parallel.world_size]))
     numbers = [clips[clip] for clip in missing[parallel.rank :: parallel.world_size]]
     everyone: list[tuple[int, dict[str, str]]] = [(0, {})] * parallel.world_size
     dist.all_gather_object(everyone, _encode_rows(model, samples, numbers, recipe, folder))
@@ -123,14 +123,14 @@ def clips_of(samples: ReleaseDataset, row_tokens: int) -> tuple[dict[VideoClip, 
 
     Returns:
         A dict from each clip to the index of the first sample that shows it, the largest clip first, and the number of
-        samples that raise `Unusable`.
+        samples that raise `UnusableSample`.
     """
     first: dict[VideoClip, int] = {}
     unusable = 0
     for number in range(len(samples)):
         try:
             first.setdefault(samples.clip(number, row_tokens), number)
-        except Unusable:
+        except UnusableSample:
             unusable += 1
     largest_first = sorted(first, key=lambda clip: clip.grid.t * clip.grid.h * clip.grid.w, reverse=True)
     return {clip: first[clip] for clip in largest_first}, unusable
@@ -183,7 +183,7 @@ def _encode_rows(
     return written, broken
 
 
-class _OneByOne(Iterator[Row]):
+class _OneByOne(Iterator[PackedRow]):
     """A stream of rows with one sample each."""
 
     def __init__(self, samples: ReleaseDataset, numbers: list[int], row_tokens: int) -> None:
@@ -192,11 +192,11 @@ class _OneByOne(Iterator[Row]):
         self.row_tokens = row_tokens
         self.given = 0
 
-    def __next__(self) -> Row:
+    def __next__(self) -> PackedRow:
         if self.given == len(self.numbers):
             raise StopIteration
         self.given += 1
-        return Row((self.samples.example(self.numbers[self.given - 1], self.row_tokens),), 0)
+        return PackedRow((self.samples.example(self.numbers[self.given - 1], self.row_tokens),), 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"given": self.given}
@@ -205,8 +205,8 @@ class _OneByOne(Iterator[Row]):
         self.given = state["given"]
 
 
-def _whole(row: Row) -> tuple[None, list[FrameShare]]:
-    return None, [FrameShare(0, 0, row.examples[0].videos[0].grid.t)]
+def _whole(row: PackedRow) -> tuple[None, list[FrameRange]]:
+    return None, [FrameRange(0, 0, row.examples[0].videos[0].grid.t)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

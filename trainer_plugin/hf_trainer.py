@@ -38,19 +38,19 @@ from transformers.trainer_utils import (
 from transformers.training_args import OptimizerNames
 
 from schemas.errors import BadInput
-from trainer_plugin.atomic_files import aside, put_whole
-from trainer_plugin.data.row_loader import RowLoader, Rows
-from trainer_plugin.distributed.mesh import from_first_rank, on_first_rank, together
-from trainer_plugin.model import LongVideoModel, RowShare
+from trainer_plugin.atomic_files import atomic_replace_dir, backup_path
+from trainer_plugin.data.row_loader import RowLoader, RowSource
+from trainer_plugin.distributed.mesh import broadcast_from_rank_zero, run_on_all_ranks, run_on_rank_zero
+from trainer_plugin.model import LongVideoModel, RankInput
 from trainer_plugin.training.checkpoint import (
-    WritingPlace,
+    StagingDir,
     check_optimizer,
     check_settings,
     differences,
-    first_whole,
     load_tensors,
+    lock_run_folder,
     model_values,
-    only_run_in,
+    newest_complete,
     record_files,
     save_tensors,
     tensor_bytes,
@@ -66,16 +66,16 @@ from trainer_plugin.training.optimizer_step import (
 )
 from trainer_plugin.training.step_feed import (
     Load,
+    assert_trainable_samples_remain,
     check_features,
-    check_some_left,
+    drop_recovered,
+    mask_failed_samples,
     plan_row,
     position_of,
     positions,
-    row_share,
+    rank_input,
     row_tokens,
     samples_of,
-    still_left_out,
-    without_failed,
 )
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ _SHARDED = (
 )
 _LOADER = "LongVideoTrainer loads rows itself; its argument workers says how many processes decode"
 _COMPILED = "RunOptions.compile does that, by default"
-_RECOMPUTED = "RunOptions.recomputed_layers says how many layers are checkpointed, by default all"
+_RECOMPUTED = "RunOptions.checkpointed_layers says how many layers are checkpointed, by default all"
 _KERNELS = "the plan's own attention and head replace what it would"
 
 REFUSED = {
@@ -173,7 +173,7 @@ class LongVideoTrainer(Trainer):
         self,
         model: LongVideoModel,
         args: TrainingArguments,
-        rows: Rows,
+        rows: RowSource,
         tokenizer: PreTrainedTokenizerBase,
         *,
         workers: int = 4,
@@ -185,7 +185,7 @@ class LongVideoTrainer(Trainer):
             model: sharded model from `trainer_plugin.training.weights.build_model` or
             `trainer_plugin.model.shard_parameters`.
             args: the Trainer's arguments. `REFUSED` lists those that must keep their default.
-            rows: this data-parallel rank's rows (`RowStream` or `TextRows`).
+            rows: this data-parallel rank's rows (`RowStream` or `TextRowStream`).
             tokenizer: tokenizer that is saved with the weights.
             workers: number of processes that decode videos.
             resume_changes: names of settings that may differ from the checkpoint's: "precision", "row_tokens", those in
@@ -204,10 +204,10 @@ class LongVideoTrainer(Trainer):
                 f"bf16 is True, but the model was built to compute in {model.compute_dtype}; build it with "
                 f"compute=torch.bfloat16, or leave bf16 out"
             )
-        if args.gradient_checkpointing and not model.recomputed_layers:
+        if args.gradient_checkpointing and not model.checkpointed_layers:
             raise BadInput(
-                "gradient_checkpointing is True, but the model was built with recomputed_layers=0; build it with more, "
-                "or leave gradient_checkpointing out"
+                "gradient_checkpointing is True, but the model was built with checkpointed_layers=0; build it with "
+                "more, or leave gradient_checkpointing out"
             )
         evaluation = IntervalStrategy(args.eval_strategy)
         if (evaluation != IntervalStrategy.NO or args.eval_on_start) and type(self).evaluate is Trainer.evaluate:
@@ -234,7 +234,7 @@ class LongVideoTrainer(Trainer):
         self._loaded: list[Load] = []
         self._losses: list[Tensor] = []
         self._staging: Path | None = None
-        self._writing = WritingPlace(Path(args.output_dir or "")) if args.save_strategy != SaveStrategy.NO else None
+        self._writing = StagingDir(Path(args.output_dir or "")) if args.save_strategy != SaveStrategy.NO else None
         super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
         # Tells the Trainer that the loss is divided by the step's tokens, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
@@ -250,13 +250,13 @@ class LongVideoTrainer(Trainer):
         """
         with ExitStack() as held:
             if self._writing is not None:
-                held.enter_context(only_run_in(self._writing.path.parent))
-                self._writing.cleared()
+                held.enter_context(lock_run_folder(self._writing.path.parent))
+                self._writing.reset()
             if resume_from_checkpoint is True:
-                folders = from_first_rank(lambda: _checkpoints(Path(self.args.output_dir or "")))
-                resume_from_checkpoint = str(first_whole(folders)) if folders else True
+                folders = broadcast_from_rank_zero(lambda: _checkpoints(Path(self.args.output_dir or "")))
+                resume_from_checkpoint = str(newest_complete(folders)) if folders else True
             elif resume_from_checkpoint:
-                first_whole([Path(resume_from_checkpoint)])
+                newest_complete([Path(resume_from_checkpoint)])
             return super().train(resume_from_checkpoint, *arguments, **options)
 
     def get_train_dataloader(self) -> DataLoader[Load | None]:
@@ -265,7 +265,7 @@ class LongVideoTrainer(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Load], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, RowShare | None]], int]:
+    ) -> tuple[list[dict[str, RankInput | None]], int]:
         """Return one step's rows and their number of supervised tokens on all ranks.
 
         Rows are skipped while no rank has a supervised token in them. When the rows end, the remaining ones form a last
@@ -274,16 +274,16 @@ class LongVideoTrainer(Trainer):
         Raises:
             BadInput: on every rank, if all samples of the data have been skipped.
         """
-        while loaded := together(lambda: list(islice(epoch_iterator, num_batches))):
-            self._loaded, failed = without_failed(loaded, self._long.family, self._long.parallel, self._long.costs)
-            self._left_out = still_left_out({**self._left_out, **failed}, self._loaded, self._long.parallel)
-            shares = [row_share(load, self._long.parallel) for load in self._loaded]
+        while loaded := run_on_all_ranks(lambda: list(islice(epoch_iterator, num_batches))):
+            self._loaded, failed = mask_failed_samples(loaded, self._long.family, self._long.parallel, self._long.costs)
+            self._left_out = drop_recovered({**self._left_out, **failed}, self._loaded, self._long.parallel)
+            shares = [rank_input(load, self._long.parallel) for load in self._loaded]
             if tokens := supervised_tokens(shares):
                 self._losses = []
                 # The Trainer takes an optimizer step only after `num_batches` micro-steps, never after fewer.
                 missing = num_batches - len(shares)
                 return [{"row": share} for share in (*shares, *[None] * missing)], tokens
-            check_some_left(self.rows, self.skipped)
+            assert_trainable_samples_remain(self.rows, self.skipped)
         if self._long.parallel.rank == 0:
             log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
         self.control.should_training_stop = True
@@ -376,30 +376,30 @@ class LongVideoTrainer(Trainer):
         """
         out = Path(self._get_output_dir(trial))
         final = out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self._writing = self._writing or WritingPlace(out)
-        staging = self._writing.cleared()
+        self._writing = self._writing or StagingDir(out)
+        staging = self._writing.reset()
         written = staging / final.name
         self._staging = staging
         needed = 0 if self.args.save_only_model else tensor_bytes(self._long, self._adam)
-        with self._writing.room_for(needed + export_bytes(self._long, self._long.compute_dtype)):
+        with self._writing.reserve_space(needed + export_bytes(self._long, self._long.compute_dtype)):
             try:
-                together(partial(super()._save_checkpoint, model, trial))
+                run_on_all_ranks(partial(super()._save_checkpoint, model, trial))
             finally:
                 self._staging = None
             if self.state.best_model_checkpoint == str(written):
                 self.state.best_model_checkpoint = str(final)
-            on_first_rank(lambda: self.state.save_to_json(str(written / _STATE)))
+            run_on_rank_zero(lambda: self.state.save_to_json(str(written / _STATE)))
             record_files(written)
 
         def publish() -> None:
-            put_whole(written, final)
+            atomic_replace_dir(written, final)
             shutil.rmtree(staging)
             best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
             rotate_checkpoints(str(out), limit, best_model_checkpoint=best, use_mtime=True)
-            for left in out.glob(aside(out / f"{PREFIX_CHECKPOINT_DIR}-*").name):
+            for left in out.glob(backup_path(out / f"{PREFIX_CHECKPOINT_DIR}-*").name):
                 shutil.rmtree(left)
 
-        on_first_rank(publish)
+        run_on_rank_zero(publish)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
 
@@ -424,7 +424,7 @@ class LongVideoTrainer(Trainer):
             state["scheduler"] = type(self._schedule).__name__
             torch.save(state, Path(output_dir) / _SCHEDULER)
 
-        on_first_rank(write)
+        run_on_rank_zero(write)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Check that the checkpoint is complete, without loading it.
@@ -438,7 +438,7 @@ class LongVideoTrainer(Trainer):
         """
         parts = (_STATE, _POSITION, _MODEL, _SCHEDULER, _TENSORS)
         folder = Path(resume_from_checkpoint)
-        missing = together(lambda: [name for name in parts if not (folder / name).exists()])
+        missing = run_on_all_ranks(lambda: [name for name in parts if not (folder / name).exists()])
         found: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
         dist.all_gather_object(found, (str(resume_from_checkpoint), ", ".join(missing)))
         if len(set(found)) > 1 or missing:
@@ -447,10 +447,10 @@ class LongVideoTrainer(Trainer):
                 f"cannot resume from checkpoint {seen}: it was written with save_only_model, by another Trainer, or "
                 f"on a disk that not all hosts share; remove it, or name another one"
             )
-        together(lambda: TrainerState.load_from_json(str(folder / _STATE)))
+        run_on_all_ranks(lambda: TrainerState.load_from_json(str(folder / _STATE)))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        together(partial(super()._load_rng_state, checkpoint))
+        run_on_all_ranks(partial(super()._load_rng_state, checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -472,9 +472,9 @@ class LongVideoTrainer(Trainer):
                 self.rows.load_state_dict(position_of(saved, self.rows, self._long.parallel))
                 self._learned = self.state.global_step * self.args.gradient_accumulation_steps
 
-        values, state = together(read)
+        values, state = run_on_all_ranks(read)
         load_tensors(folder / _TENSORS, self._long, self._adam, values)
-        together(continue_rows)
+        run_on_all_ranks(continue_rows)
 
     def _check_optimization(self, state: dict[str, Any]) -> None:
         """Compare the arguments, and the caller's own optimizer and schedule, with those of the checkpoint.

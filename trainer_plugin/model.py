@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 from schemas.errors import BadInput
 from trainer_plugin import versions
 from trainer_plugin.distributed.collectives import GradientReduction, exchange
-from trainer_plugin.distributed.mesh import Parallel, together
-from trainer_plugin.distributed.sequence_plan import Costs, RankShare
+from trainer_plugin.distributed.mesh import RankContext, run_on_all_ranks
+from trainer_plugin.distributed.sequence_plan import Costs, RankPlan
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family, Features
 from trainer_plugin.ops import sequence_parallel_attention as attention
@@ -53,12 +53,12 @@ class RunOptions:
 
     kernel: Kernel = Kernel.AUTO
     head: Head = Head.CHUNKED
-    recomputed_layers: int | None = None
+    checkpointed_layers: int | None = None
     """Activation checkpointing for the first N decoder layers; None for all. Unless it is 0, a trainable vision tower
     is checkpointed too."""
-    keep_attention: bool = True
+    save_attention_output: bool = True
     """Cache the attention output of checkpointed layers, so that recomputation skips the attention kernels."""
-    mlp_tokens: int | None = None
+    mlp_tile_tokens: int | None = None
     """Maximum number of tokens that the MLPs of checkpointed layers process at a time; None for all."""
     vision_patches: int = 65_536
     """Maximum number of patches that the tower encodes in one call. With a quarter of them, the host is too slow to
@@ -71,23 +71,23 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class RowShare:
+class RankInput:
     """One rank's input for one row."""
 
-    share: RankShare
+    share: RankPlan
     """This rank's part of the plan."""
     pixels: tuple[Tensor, ...]
     """One tensor for each element of `share.frames`: frames, uint8 [frames, height, width, 3], or precomputed features
     [tokens, hidden * levels] of a floating-point dtype."""
 
-    def to(self, device: torch.device) -> RowShare:
+    def to(self, device: torch.device) -> RankInput:
         """Copy to a device. Frames become patches later, on the device, only as many as are encoded in one call."""
         moved = {
             name: getattr(self.share, name).to(device, non_blocking=True)
             for name in ("input_ids", "positions", "visual", "supervised", "targets", "send_order")
         }
         pixels = tuple(each.to(device, non_blocking=True) for each in self.pixels)
-        return RowShare(replace(self.share, **moved), pixels)
+        return RankInput(replace(self.share, **moved), pixels)
 
 
 class LongVideoModel(nn.Module):
@@ -99,7 +99,7 @@ class LongVideoModel(nn.Module):
     def __init__(
         self,
         model: PreTrainedModel,
-        parallel: Parallel,
+        parallel: RankContext,
         options: RunOptions | None = None,
         family: Family | None = None,
     ) -> None:
@@ -131,16 +131,16 @@ class LongVideoModel(nn.Module):
         compiles = self.options.compile and parallel.device.type == "cuda"
         if compiles:
             self._compile()
-        if self.options.mlp_tokens is not None:
-            for layer in self._recomputed_layers():
+        if self.options.mlp_tile_tokens is not None:
+            for layer in self._checkpointed_layers():
                 mlp = layer.get_submodule("mlp")
-                tile(mlp, self.options.mlp_tokens, torch.compile(mlp.forward) if compiles else None)
-        if self.recomputed_layers:
+                tile(mlp, self.options.mlp_tile_tokens, torch.compile(mlp.forward) if compiles else None)
+        if self.checkpointed_layers:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         for layer in self._kept_layers():
             layer.gradient_checkpointing = False  # type: ignore[assignment]
 
-    def forward(self, row: RowShare, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(self, row: RankInput, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Compute the log-probabilities of the local supervised tokens.
 
         All ranks must make the same number of calls, because each call contains collectives.
@@ -170,7 +170,7 @@ class LongVideoModel(nn.Module):
             ulysses=self.parallel.ulysses_group,
             ring=self.parallel.ring_group,
             kernel=self.options.kernel,
-            recomputed_layers=self.recomputed_layers if self.training and self.options.keep_attention else 0,
+            checkpointed_layers=self.checkpointed_layers if self.training and self.options.save_attention_output else 0,
             host=self.host,
         )
         with self.host.saving() if self.host else nullcontext():
@@ -188,24 +188,24 @@ class LongVideoModel(nn.Module):
         return found.log_probs, found.entropies
 
     def gradient_checkpointing_enable(self, **options: object) -> None:
-        """No-op, since `RunOptions.recomputed_layers` sets the checkpointing. `transformers.Trainer` calls it."""
+        """No-op, since `RunOptions.checkpointed_layers` sets the checkpointing. `transformers.Trainer` calls it."""
 
     @property
-    def recomputed_layers(self) -> int:
+    def checkpointed_layers(self) -> int:
         """Number of leading decoder layers with activation checkpointing."""
         layers = len(self.family.language_model(self.model).layers)
-        wanted = self.options.recomputed_layers
+        wanted = self.options.checkpointed_layers
         return layers if wanted is None else min(wanted, layers)
 
-    def _recomputed_layers(self) -> list[nn.Module]:
-        return list(self.family.language_model(self.model).layers)[: self.recomputed_layers]
+    def _checkpointed_layers(self) -> list[nn.Module]:
+        return list(self.family.language_model(self.model).layers)[: self.checkpointed_layers]
 
     def _kept_layers(self) -> list[nn.Module]:
         """Decoder layers without activation checkpointing: the last ones.
 
         The backward pass frees their activations first, before gradients accumulate.
         """
-        return list(self.family.language_model(self.model).layers)[self.recomputed_layers :]
+        return list(self.family.language_model(self.model).layers)[self.checkpointed_layers :]
 
     def _compile(self) -> None:
         """Compile norms, attention modules, MLPs without activation checkpointing, and a frozen tower's blocks.
@@ -216,16 +216,16 @@ class LongVideoModel(nn.Module):
         """
         layers = list(self.family.language_model(self.model).layers)
         adapted = any(".lora_" in name for name, _ in layers[0].named_parameters())
-        parts = [] if self.tower_learns() else list(self.family.vision_layers(self.model))
+        parts = [] if self.vision_tower_is_trainable() else list(self.family.vision_layers(self.model))
         parts += [layer.self_attn for layer in layers]
-        whole = adapted and self.options.mlp_tokens is None
+        whole = adapted and self.options.mlp_tile_tokens is None
         parts += [layer.get_submodule("mlp") for layer in (layers if whole else self._kept_layers())]
         inside = {module for part in parts for module in part.modules()}
         norms = [module for module in self.model.modules() if type(module).__name__.endswith("RMSNorm")]
         for module in [*parts, *(norm for norm in norms if norm not in inside)]:
             module.compile()
 
-    def _features(self, row: RowShare) -> Features | None:
+    def _features(self, row: RankInput) -> Features | None:
         """Features of the local placeholders, in their order; None if no rank of any group has frames or features.
 
         If only the tower is trained, a blank frame is encoded instead of returning None.
@@ -233,14 +233,14 @@ class LongVideoModel(nn.Module):
         problem = self._problem(row)
         pieces = list(self._pieces(row)) if problem is None else []
         calls = sum(not _is_encoded(pixels) for _, pixels in pieces)
-        agreed, shown, refused = _most(calls, len(pieces), problem is not None)
+        agreed, shown, refused = _all_reduce_max(calls, len(pieces), problem is not None)
         if refused:
-            together(partial(_refuse, problem))
-        if torch.is_grad_enabled() and self.tower_learns() and not self._decoder_learns():
+            run_on_all_ranks(partial(_refuse, problem))
+        if torch.is_grad_enabled() and self.vision_tower_is_trainable() and not self._decoder_is_trainable():
             agreed = max(agreed, 1)  # otherwise the loss of a text-only row would have no gradient
         elif shown == 0:
             return None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_learns()):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.vision_tower_is_trainable()):
             features = [self._encode(grid, pixels) for grid, pixels in pieces]
             # A rank with fewer pieces encodes blank frames, so that all ranks take part in gathering sharded
             # parameters. It uses no rows of the result, so that their gradients are zeros.
@@ -251,7 +251,7 @@ class LongVideoModel(nn.Module):
             own = exchange(own, row.share.send_sizes, row.share.receive_sizes, self.parallel.sp_group)
         return Features.unpacked(own, self.family.levels)
 
-    def _pieces(self, row: RowShare) -> Iterator[tuple[Grid, Tensor]]:
+    def _pieces(self, row: RankInput) -> Iterator[tuple[Grid, Tensor]]:
         """Split this rank's frames into pieces of at most `vision_patches` patches, but at least one temporal patch.
 
         Precomputed features are yielded unsplit.
@@ -264,7 +264,7 @@ class LongVideoModel(nn.Module):
             for piece in pixels.split(step):
                 yield Grid(len(piece) // self.family.temporal_patch, grid.h, grid.w), piece
 
-    def _problem(self, row: RowShare) -> str | None:
+    def _problem(self, row: RankInput) -> str | None:
         """Describe the first mismatch between this rank's pixels and its plan; None if there is none.
 
         Without this check a mismatch would shift features to other tokens.
@@ -308,11 +308,11 @@ class LongVideoModel(nn.Module):
     def _feature_width(self) -> int:
         return int(self.model.config.get_text_config().hidden_size) * self.family.levels
 
-    def tower_learns(self) -> bool:
+    def vision_tower_is_trainable(self) -> bool:
         """Whether the vision tower or its projector is trainable."""
         return any(parameter.requires_grad for parameter in self.family.vision_tower(self.model).parameters())
 
-    def _decoder_learns(self) -> bool:
+    def _decoder_is_trainable(self) -> bool:
         tower = {id(parameter) for parameter in self.family.vision_tower(self.model).parameters()}
         return any(p.requires_grad and id(p) not in tower for p in self.model.parameters())
 
@@ -377,7 +377,7 @@ def _refuse(problem: str | None) -> None:
         raise BadInput(problem)
 
 
-def _most(*counts: int) -> tuple[int, ...]:
+def _all_reduce_max(*counts: int) -> tuple[int, ...]:
     """All-reduce each count to its maximum over all ranks."""
     found = torch.tensor(counts)
     dist.all_reduce(found, dist.ReduceOp.MAX)

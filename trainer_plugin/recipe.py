@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Fraction, Model
+from schemas.base import Fraction, Model, accept_earlier_names
 from schemas.errors import BadInput
 from schemas.settings import ConfigError, read_fields, set_field, validated
 from schemas.tables import Split
@@ -60,7 +60,7 @@ class Lora(Model):
     """Adapters are scaled by alpha / rank."""
 
 
-class Trained(Model):
+class TrainableParts(Model):
     """Which weights are trainable."""
 
     language_model: bool = True
@@ -73,7 +73,7 @@ class Trained(Model):
     """The vision tower without its projector."""
 
     @model_validator(mode="after")
-    def _agrees(self) -> Trained:
+    def _agrees(self) -> TrainableParts:
         whole = [name for name in ("language_model", "projector", "vision_tower") if getattr(self, name)]
         if self.lora and whole:
             raise ValueError(f"with lora only adapters are trainable; set {' and '.join(whole)} to false, not true")
@@ -82,7 +82,7 @@ class Trained(Model):
         return self
 
 
-class Features(Model):
+class FeatureSource(Model):
     """Precomputed features of videos, from a frozen tower and projector."""
 
     url: str
@@ -103,7 +103,7 @@ class VideoData(Model):
     frames: FramePolicy = FramePolicy()
     media: str | None = None
     """Folder or URL of the videos, if the release was published without media."""
-    features: Features | None = None
+    features: FeatureSource | None = None
     """Precomputed features. Videos that have some are not encoded."""
     workers: int = Field(default=4, ge=0)
     """Decoder processes per rank; 0: the rank decodes in its own process."""
@@ -140,7 +140,7 @@ class Optimizer(Model):
     """Gradients are clipped to this norm over all parameters; None: no clipping."""
 
 
-class ParallelPlan(Model):
+class Parallelism(Model):
     """How ranks share the work."""
 
     sp: int = Field(default=1, ge=1)
@@ -153,12 +153,16 @@ class ParallelPlan(Model):
 class Memory(Model):
     """Activation checkpointing, tiled MLPs, and offloading to host memory."""
 
-    recomputed_layers: int | None = Field(default=None, ge=0)
+    _earlier_names = accept_earlier_names(
+        recomputed_layers="checkpointed_layers", keep_attention="save_attention_output", mlp_tokens="mlp_tile_tokens"
+    )
+
+    checkpointed_layers: int | None = Field(default=None, ge=0)
     """Number of decoder layers, from the first, with activation checkpointing; None: all. Each layer without it takes
     130 KB of memory per token of a rank (7B model, bfloat16) and saves a seventh of the layer's time."""
-    keep_attention: bool = True
+    save_attention_output: bool = True
     """Save the attention output of those layers, so that recomputation skips the attention kernels."""
-    mlp_tokens: int | None = Field(default=None, ge=1)
+    mlp_tile_tokens: int | None = Field(default=None, ge=1)
     """Maximum tokens per tile in the MLPs of those layers; None: no tiling. For rows that do not fit otherwise."""
     offload_activations: bool = False
     """Hold tensors saved for the backward pass in host memory."""
@@ -197,7 +201,7 @@ class Recipe(Model):
     A run that is started again resumes from there.
     """
     model: ModelSource
-    trained: Trained = Trained()
+    trained: TrainableParts = TrainableParts()
     videos: VideoData | None = None
     texts: TextData | None = None
     row_tokens: int = Field(ge=8)
@@ -210,7 +214,7 @@ class Recipe(Model):
     steps: int | None = Field(default=None, ge=1)
     """Number of optimizer steps, instead of epochs."""
     optimizer: Optimizer = Optimizer()
-    parallel: ParallelPlan = ParallelPlan()
+    parallel: Parallelism = Parallelism()
     memory: Memory = Memory()
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Compute type of the model. Trainable weights and their gradients are always float32."""
@@ -330,7 +334,7 @@ _SYNONYMS = {
     "sequence_parallel_size": "parallel.sp",
     "seq_parallel_size": "parallel.sp",
     "context_parallel_size": "parallel.sp",
-    "gradient_checkpointing": "memory.recomputed_layers",
+    "gradient_checkpointing": "memory.checkpointed_layers",
     "bf16": "precision",
     "dtype": "precision",
     "torch_dtype": "precision",

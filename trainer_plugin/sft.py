@@ -42,12 +42,18 @@ from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.packing import RowStream, share_given_out
 from trainer_plugin.data.row_loader import RowLoader
 from trainer_plugin.data.samples import ReleaseDataset
-from trainer_plugin.data.texts import TextRows
-from trainer_plugin.distributed.mesh import Parallel, on_first_rank, parallelize, start, together
+from trainer_plugin.data.texts import TextRowStream
+from trainer_plugin.distributed.mesh import (
+    RankContext,
+    init_distributed,
+    parallelize,
+    run_on_all_ranks,
+    run_on_rank_zero,
+)
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RunOptions
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
-from trainer_plugin.training.checkpoint import CheckpointFolder, RunState, check_settings, model_values, only_run_in
+from trainer_plugin.training.checkpoint import CheckpointFolder, RunState, check_settings, lock_run_folder, model_values
 from trainer_plugin.training.export import export_model
 from trainer_plugin.training.memory_check import check_memory
 from trainer_plugin.training.metrics import (
@@ -65,15 +71,15 @@ from trainer_plugin.training.metrics import (
 from trainer_plugin.training.optimizer_step import BadStep, NotFinite, adamw, train_step
 from trainer_plugin.training.step_feed import (
     Load,
+    assert_trainable_samples_remain,
     check_features,
-    check_some_left,
+    drop_recovered,
+    mask_failed_samples,
     plan_row,
     position_of,
     positions,
-    row_share,
+    rank_input,
     samples_of,
-    still_left_out,
-    without_failed,
 )
 from trainer_plugin.training.weights import build_model, read_config, read_family, read_tokenizer
 
@@ -120,23 +126,23 @@ class Training:
         self._interrupts: Interrupts | None = None
         self._ended_by = 0
         patience = timedelta(minutes=recipe.parallel.timeout_minutes)
-        device = start(patience)
+        device = init_distributed(patience)
         with ExitStack() as resources:
             resources.enter_context(console_log())
             self._progress = Progress("reading the data and the model")
             resources.callback(self._progress.close)
-            on_first_rank(lambda: check_loggers(recipe.wandb_project))
-            config = together(lambda: read_config(recipe.model))
+            run_on_rank_zero(lambda: check_loggers(recipe.wandb_project))
+            config = run_on_all_ranks(lambda: read_config(recipe.model))
             self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device, timeout=patience)
             self.micro_steps = recipe.micro_steps(self.parallel.dp)
             """Number of this rank's rows in one optimizer step."""
             check_memory(config, recipe, self.parallel)
-            self.family = together(lambda: read_family(recipe.model, config))
-            self.tokenizer = together(lambda: read_tokenizer(recipe.model))
-            self.rows = together(self._open_rows)
-            resources.enter_context(only_run_in(Path(recipe.out)))
+            self.family = run_on_all_ranks(lambda: read_family(recipe.model, config))
+            self.tokenizer = run_on_all_ranks(lambda: read_tokenizer(recipe.model))
+            self.rows = run_on_all_ranks(self._open_rows)
+            resources.enter_context(lock_run_folder(Path(recipe.out)))
             self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
-            self.checkpoints.remove_half_written()
+            self.checkpoints.remove_partial()
             self.model = open_model(recipe, config, self.parallel)
             check_features(self.rows, self.model)
             self.costs = self.model.costs
@@ -149,7 +155,7 @@ class Training:
                 RowLoader(self.rows, plan, resample=self.family.resample, square=self.family.square, workers=workers)
             )
             self._resume()
-            self._log = on_first_rank(self._open_log)
+            self._log = run_on_rank_zero(self._open_log)
             if self._log is not None:
                 resources.callback(self._log.close)
             self._resources = resources.pop_all()
@@ -179,12 +185,12 @@ class Training:
             self._progress.now(f"in step {self.step + 1}")
             asked = time.perf_counter()
             before = self.share_done
-            loaded = together(lambda: list(islice(self._loader, self.micro_steps)))
+            loaded = run_on_all_ranks(lambda: list(islice(self._loader, self.micro_steps)))
             if not loaded:
                 break
             waited = time.perf_counter() - asked
-            loaded, failed = without_failed(loaded, self.family, self.parallel, self.costs)
-            self.left_out = still_left_out({**self.left_out, **failed}, loaded, self.parallel)
+            loaded, failed = mask_failed_samples(loaded, self.family, self.parallel, self.costs)
+            self.left_out = drop_recovered({**self.left_out, **failed}, loaded, self.parallel)
             metrics = self._learn(loaded, before, began, waited)
             if metrics is None:
                 continue
@@ -192,7 +198,7 @@ class Training:
             done = self.share_done
             pace = (time.perf_counter() - first) / max(done - share_before, 1e-9)
             metrics = metrics.model_copy(update={"share_done": done, "seconds_left": pace * (1 - done)})
-            on_first_rank(partial(self._record, metrics))
+            run_on_rank_zero(partial(self._record, metrics))
             self._progress.now(None)
             yield metrics
             if self._ended_by or self.step % self.recipe.checkpoints.every_steps == 0:
@@ -268,10 +274,10 @@ class Training:
         if self.parallel.rank == 0:
             log.info("exported to %s", folder)
 
-    def _open_rows(self) -> RowStream | TextRows:
+    def _open_rows(self) -> RowStream | TextRowStream:
         recipe, rank, ranks = self.recipe, self.parallel.dp_rank, self.parallel.dp
         if recipe.texts is not None:
-            return TextRows(
+            return TextRowStream(
                 recipe.texts.files,
                 self.tokenizer,
                 recipe.row_tokens,
@@ -305,7 +311,7 @@ class Training:
         """
         work = self._work_of(loaded)
         if work.supervised_tokens == 0:
-            check_some_left(self.rows, self.skipped)
+            assert_trainable_samples_remain(self.rows, self.skipped)
             if self.parallel.rank == 0:
                 log.warning("step %d: no rank has supervised tokens in its rows; skipping them", self.step + 1)
             self._ended_by = int(_of_all_ranks([self._signal], dist.ReduceOp.MAX)[0])
@@ -316,7 +322,7 @@ class Training:
         rate = learning_rate(self.recipe.optimizer, (before + after) / 2)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        shares = (row_share(row, self.parallel) for row in loaded)
+        shares = (rank_input(row, self.parallel) for row in loaded)
         limit = self.recipe.optimizer.max_grad_norm
         try:
             result = train_step(self.model, self.optimizer, shares, work.supervised_tokens, max_norm=limit)
@@ -354,13 +360,13 @@ class Training:
         learned = self.recipe.trained.language_model
         flops = training_flops(plans, self.costs, self._tower_costs, weights_learned=learned)
         tokens, supervised = sum(len(plan) for plan in plans), sum(plan.supervised_count for plan in plans)
-        samples = sum(example.is_learned for row in rows for example in row.row.examples)
+        samples = sum(example.has_loss for row in rows for example in row.row.examples)
         found = _of_all_ranks([tokens, supervised, samples, flops], dist.ReduceOp.SUM)
         return _Work(int(found[0]), int(found[1]), int(found[2]), found[3])
 
     def _bad_step(self, error: NotFinite, loaded: list[Load]) -> BadStep:
         """Create the error for a step that is not finite, the same on every rank. Every rank must call it."""
-        saved = together(self.checkpoints.latest)
+        saved = run_on_all_ranks(self.checkpoints.latest)
         whole = f"{saved} is whole" if saved else "there is no checkpoint yet"
         found: list[tuple[bool, str]] = [(False, "")] * self.parallel.world_size
         dist.all_gather_object(found, (bool(error.rows), samples_of(error, loaded)))
@@ -373,7 +379,7 @@ class Training:
         )
 
     def _resume(self) -> None:
-        path = self.checkpoints.whole_latest()
+        path = self.checkpoints.latest_complete()
         if path is None:
             return
         state = self.checkpoints.load(path, self.model, self.optimizer)
@@ -384,7 +390,7 @@ class Training:
             check_settings(before, settings, self.recipe.resume_changes)
             self._loader.load_state_dict(position_of(state.data, self.rows, self.parallel))
 
-        together(continue_rows)
+        run_on_all_ranks(continue_rows)
         self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
         self._saved = self.step
         if self.parallel.rank == 0:
@@ -433,7 +439,7 @@ def open_samples(
     )
 
 
-def open_model(recipe: Recipe, config: PretrainedConfig, parallel: Parallel) -> LongVideoModel:
+def open_model(recipe: Recipe, config: PretrainedConfig, parallel: RankContext) -> LongVideoModel:
     """Build the recipe's model, sharded and ready to train. Every rank must call it.
 
     Args:
@@ -454,9 +460,9 @@ def open_model(recipe: Recipe, config: PretrainedConfig, parallel: Parallel) -> 
         options=RunOptions(
             kernel=recipe.kernel,
             head=recipe.head,
-            recomputed_layers=memory.recomputed_layers,
-            keep_attention=memory.keep_attention,
-            mlp_tokens=memory.mlp_tokens,
+            checkpointed_layers=memory.checkpointed_layers,
+            save_attention_output=memory.save_attention_output,
+            mlp_tile_tokens=memory.mlp_tile_tokens,
             vision_patches=memory.vision_patches,
             offload=memory.offload_activations,
             compile=recipe.compile,

@@ -1,7 +1,7 @@
 """Planned training samples: token ids, positions, and which frames their videos show.
 
-An `Example` is cheap: it holds indices and no pixels. Frames are decoded later, and each rank decodes only those that
-it encodes (`trainer_plugin.data.row_loader`).
+An `Example` is cheap: it holds indices and no pixels. Frames are decoded later, and each rank decodes only those
+that it encodes (`trainer_plugin.data.row_loader`).
 """
 
 from __future__ import annotations
@@ -83,24 +83,24 @@ class Example:
     """Clips in the order of their placeholders."""
 
     @property
-    def is_learned(self) -> bool:
+    def has_loss(self) -> bool:
         """Whether any of its tokens is supervised."""
         return bool((self.labels != IGNORED).any())
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """One packed micro-batch: several training samples in one sequence of tokens."""
 
     examples: tuple[Example, ...]
     epoch: int
     """Zero-based epoch of its first example."""
-    passed_over: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
     """Documents that were skipped before this row because they are not valid text: reason by key
     (`trainer_plugin.data.texts`)."""
 
 
-class Unusable(ValueError):
+class UnusableSample(ValueError):
     """A sample that cannot be trained on.
 
     It is skipped, counted by `reason` (one of a fixed set of words) and named by `key`. The message has the details.

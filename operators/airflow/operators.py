@@ -21,7 +21,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from operators.airflow.connections import command_environment
 from operators.airflow.params import config_from_params
-from operators.process.supervise import Finished, WatchdogExpired, run_watched, stop
+from operators.process.supervise import Finished, WatchdogExpired, run_watched, stop_supervised
 from operators.settings import ConfigError, validate_config
 
 LVR = (sys.executable, "-P", "-m", "operators.cli")
@@ -72,7 +72,7 @@ class LvrCommandOperator(BaseOperator):
 
     def on_kill(self) -> None:
         if self._watcher is not None:
-            stop(self._watcher)
+            stop_supervised(self._watcher)
 
     def _watched(self, context: Context, arguments: Sequence[str]) -> Finished:
         try:
@@ -128,8 +128,8 @@ class PreflightOperator(LvrCommandOperator):
 class PlanOperator(LvrCommandOperator):
     """Lists the sources, groups them into partitions, and returns one dict per partition to map over.
 
-    The keys of a dict are `run`, `lane` and `label`. The run's address is also pushed as the XCom `run`, the number of
-    videos as `videos`, and the number of unusable sources as `rejects`.
+    The keys of a dict are `run`, `partition` and `label`. The run's address is also pushed as the XCom `run`, the
+    number of videos as `videos`, and the number of unusable sources as `rejects`.
 
     :param build_config: the `BuildConfig` as a dict
     """
@@ -145,37 +145,39 @@ class PlanOperator(LvrCommandOperator):
         planned = self.run_lvr(
             context, "plan", "--config-json", json.dumps(self.build_config), "--run-id", run_id
         )  # fmt: skip
-        lanes: list[dict[str, Any]] = planned["lanes"]
-        if len(lanes) > (limit := conf.getint("core", "max_map_length")):
+        partitions: list[dict[str, Any]] = planned["partitions"]
+        if len(partitions) > (limit := conf.getint("core", "max_map_length")):
             raise AirflowFailException(
-                f"{planned['videos']} videos make {len(lanes)} lanes, more than Airflow's [core] max_map_length of "
-                f"{limit}: raise lane_videos to at least {-(-planned['videos'] // limit)}"
+                f"{planned['videos']} videos make {len(partitions)} partitions, more than Airflow's [core] "
+                f"max_map_length of {limit}: raise partition_videos to at least {-(-planned['videos'] // limit)}"
             )
         for key in ("run", "videos", "rejects"):
             context["ti"].xcom_push(key=key, value=planned[key])
-        return [{"run": planned["run"], **lane} for lane in lanes]
+        return [{"run": planned["run"], **partition} for partition in partitions]
 
 
 class StageOperator(LvrCommandOperator):
     """Runs one stage, for one partition or for the whole build, and returns its metrics.
 
     :param stage: the stage's name
-    :param lane: a partition as `PlanOperator` returns it
+    :param partition: a partition as `PlanOperator` returns it
     :param run_url: the run's address, for stages that run once for the whole build
     """
 
-    template_fields: Sequence[str] = ("lane", "run_url")
+    template_fields: Sequence[str] = ("partition", "run_url")
 
-    def __init__(self, *, stage: str, lane: Any = None, run_url: Any = None, **kwargs: Any) -> None:
+    def __init__(self, *, stage: str, partition: Any = None, run_url: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.stage = stage
-        self.lane = lane
+        self.partition = partition
         self.run_url = run_url
 
     def execute(self, context: Context) -> dict[str, Any]:
-        if self.lane is None:
+        if self.partition is None:
             return self.run_lvr(context, "stage", self.run_url, self.stage)
-        return self.run_lvr(context, "stage", self.lane["run"], self.stage, "--lane", str(self.lane["lane"]))
+        return self.run_lvr(
+            context, "stage", self.partition["run"], self.stage, "--partition", str(self.partition["partition"])
+        )
 
 
 class ReportOperator(LvrCommandOperator):

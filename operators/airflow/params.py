@@ -15,7 +15,7 @@ from airflow.sdk import Param
 from operators.settings import ConfigError, validate_config
 from schemas.config import BuildConfig
 
-UP_FRONT = ("source", "out", "name", "media_root", "allowed_roots", "lane_videos")
+UP_FRONT = ("source", "out", "name", "media_root", "allowed_roots", "partition_videos")
 """Parameters shown at the top of the form, in this order. All others are in sections that open with a click."""
 
 _CONSTRAINTS = (

@@ -1,9 +1,9 @@
 """The tasks that both DAGs share, from a configuration to a published release.
 
-    preflight → plan → lane (one per group of videos: ingest → … → package) → assemble → shard → report → publish
+    preflight → plan → partition (one per group of videos: ingest → … → package) → assemble → shard → report → publish
 
-`lane` is a mapped task group, with one mapped instance for each partition of the source videos. A partition runs its
-stages depth-first and does not wait for the other partitions. Pools bound how many tasks of all runs execute
+`partition` is a mapped task group, with one mapped instance for each partition of the source videos. A partition runs
+its stages depth-first and does not wait for the other partitions. Pools bound how many tasks of all runs execute
 concurrently.
 """
 
@@ -47,7 +47,7 @@ These are the tasks after the partitions, which process the whole build as one w
 PACKAGE_SILENCE = timedelta(days=7)
 """Silence limit of `package`, which may encode a whole video. It is above every limit of one video."""
 
-LANE_LABEL = "{{ task.lane['label'] }}"
+PARTITION_LABEL = "{{ task.partition['label'] }}"
 
 
 def build_tasks(build_config: Any = None) -> BaseOperator:
@@ -60,15 +60,15 @@ def build_tasks(build_config: Any = None) -> BaseOperator:
     plan: Any = PlanOperator(task_id="plan", build_config=preflight.output)
 
     @task_group
-    def lane(lane: Any) -> None:
+    def partition(partition: Any) -> None:
         before: BaseOperator | None = None
         for position, name in enumerate(VIDEO_STAGES, start=1):
             limits: dict[str, Any] = {"silence_limit": PACKAGE_SILENCE} if name == "package" else {}
             stage = StageOperator(
                 task_id=name,
                 stage=name,
-                lane=lane,
-                map_index_template=LANE_LABEL,
+                partition=partition,
+                map_index_template=PARTITION_LABEL,
                 priority_weight=position,
                 weight_rule="absolute",  # the partition that is furthest along goes first
                 **limits,
@@ -85,7 +85,7 @@ def build_tasks(build_config: Any = None) -> BaseOperator:
         ReportOperator(task_id="report", **whole),
         PublishOperator(task_id="publish", **whole),
     ]
-    before_tail: Any = lane.expand(lane=plan.output)
+    before_tail: Any = partition.expand(partition=plan.output)
     for following in tail:
         before_tail >> following
         before_tail = following

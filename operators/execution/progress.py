@@ -11,7 +11,7 @@ EVERY_SECONDS = 15.0
 """Default time between two log lines. Airflow's watchdog treats a long silence as a hang."""
 
 
-class Pace:
+class ProgressLogger:
     """Tracks how much of one video's timeline has been processed.
 
     Args:
@@ -26,7 +26,7 @@ class Pace:
         self._every_seconds = every_seconds
         self._started = self._told = time.monotonic()
 
-    def reached(self, time_us: int) -> None:
+    def update(self, time_us: int) -> None:
         """Report that the video has been processed up to `time_us`, in microseconds. A line is logged if one is due."""
         now = time.monotonic()
         if time_us <= 0 or now - self._told < self._every_seconds:

@@ -16,7 +16,7 @@ _ORDER = ("plan", *VIDEO_STAGES, *BUILD_STAGES)
 
 
 @dataclass(frozen=True)
-class Loss:
+class RejectGroup:
     """Rejects of one stage for one reason."""
 
     stage: str
@@ -29,7 +29,7 @@ class Loss:
         return f"{self.count} × {self.stage}: {self.reason}"
 
 
-def losses(folder: RunFolder) -> list[Loss]:
+def group_rejects(folder: RunFolder) -> list[RejectGroup]:
     """Group all rejects of a run by stage and reason, in the order of the stages.
 
     The stage `plan` holds the sources that could not be used.
@@ -38,16 +38,16 @@ def losses(folder: RunFolder) -> list[Loss]:
     for reject in _rejects(folder):
         found.setdefault((reject.stage, reject.reason), []).append(reject)
     ordered = sorted(found, key=lambda key: (_ORDER.index(key[0]), key[1]))
-    return [Loss(*key, len(found[key]), found[key][0].message) for key in ordered]
+    return [RejectGroup(*key, len(found[key]), found[key][0].message) for key in ordered]
 
 
-def skipped_in_words(run: Run) -> str:
+def describe_skipped(run: Run) -> str:
     """List what the search for videos skipped, the most frequent kind first. Empty when nothing was skipped."""
     counts = sorted(run.skipped.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {kind}" for kind, count in counts)
 
 
-def faults(folder: RunFolder) -> list[Reject]:
+def temporary_rejects(folder: RunFolder) -> list[Reject]:
     """Temporary rejects of a run, in the order of the stages, without those of the plan.
 
     They are caused by faults of the machine, and the next run tries their work items again.
@@ -56,12 +56,12 @@ def faults(folder: RunFolder) -> list[Reject]:
     return sorted(met, key=lambda reject: _ORDER.index(reject.stage))
 
 
-def why_empty(folder: RunFolder) -> str:
+def explain_empty_release(folder: RunFolder) -> str:
     """Explain why a run has no samples and what to do. The first stage without any rows determines the explanation."""
     rows = Counter({record.stage: 0 for record in folder.records()})
     for record in folder.records():
         rows[record.stage] += sum(commit.rows for commit in record.commits.values())
-    lost = ", ".join(map(str, losses(folder))) or "nothing was rejected"
+    lost = ", ".join(map(str, group_rejects(folder))) or "nothing was rejected"
     if rows["assemble"]:
         return (
             f"none of {rows['assemble']} samples has a video that can be published ({lost}): fetch the videos again, "
@@ -78,7 +78,7 @@ def why_empty(folder: RunFolder) -> str:
 
 
 def _why_refused(folder: RunFolder) -> str:
-    stages = {loss.stage for loss in losses(folder)}
+    stages = {loss.stage for loss in group_rejects(folder)}
     if "verify" in stages:
         return "checks refused them; name better models (LVR_REASONER_URL, LVR_JUDGE_URL) or change verify's settings"
     if "reason" in stages:
@@ -88,7 +88,7 @@ def _why_refused(folder: RunFolder) -> str:
 
 def _why_unasked(folder: RunFolder) -> str:
     config = folder.run.config
-    if any(loss.stage == "question" for loss in losses(folder)):
+    if any(loss.stage == "question" for loss in group_rejects(folder)):
         return "what the reasoner wrote was refused; name a better one (LVR_REASONER_URL)"
     if config.models.captioner.model != MEASURED:
         return "the reasoner wrote none; name a better one (LVR_REASONER_URL)"

@@ -30,7 +30,7 @@ from operators.process.isolate import ChildFailed, process_cpu_seconds, run_isol
 from operators.process.scratch import scratch_folder
 from operators.sources.access import SourceFiles
 from operators.sources.listing import source_files
-from operators.store.content_store import SourceGone, Store, explain, space_problem
+from operators.store.content_store import SourceUnavailable, Store, explain, space_problem
 from operators.store.run_folder import RunFolder
 from schemas.base import Row, canonical_json, digest
 from schemas.config import BuildConfig, Role
@@ -38,8 +38,8 @@ from schemas.errors import Outage
 from schemas.run import (
     Commit,
     InputIdentity,
-    Lane,
     ModelIdentity,
+    Partition,
     PromptIdentity,
     StageKey,
     StageMetrics,
@@ -54,11 +54,11 @@ log = logging.getLogger(__name__)
 WHOLE_BUILD = "all"
 """Name of the only work item of a stage that runs over the whole build."""
 
-WAITING_UNITS = 8
+MODEL_BOUND_WORKERS = 8
 """Number of work items that a stage waiting for models processes concurrently. They share each role's limit on
 concurrent requests."""
 
-MOST_FAULTS_IN_A_ROW = 10
+MAX_CONSECUTIVE_FAULTS = 10
 """Number of consecutive videos with faults of the machine at which the machine, or the storage that it reads from, is
 considered down."""
 
@@ -68,7 +68,7 @@ class Progress:
     """Progress of a stage: finished, reused and total work items, and the rejects so far."""
 
     stage: str
-    lane: int | None
+    partition: int | None
     done: int
     reused: int
     total: int
@@ -76,8 +76,8 @@ class Progress:
     seconds: float
 
     def __str__(self) -> str:
-        where = "" if self.lane is None else f" lane {self.lane}"
-        unit = "units" if self.lane is None else "videos"
+        where = "" if self.partition is None else f" partition {self.partition}"
+        unit = "units" if self.partition is None else "videos"
         said = [f"{self.stage}{where}: {self.done}/{self.total} {unit}"]
         said += [f"{self.reused} of them reused"] if self.reused else []
         if (computed := self.done - self.reused) and self.seconds:
@@ -86,7 +86,7 @@ class Progress:
         return ", ".join([*said, f"{self.rejects} rejects"])
 
 
-class Halt:
+class StopOnFailure:
     """Stops the stages that share it from starting more work after the first failure.
 
     It is a context manager that several threads enter. After one of its blocks has failed, entering it raises that
@@ -104,12 +104,12 @@ class Halt:
         how many there are.
 
         Raises:
-            Outage: `MOST_FAULTS_IN_A_ROW` consecutive work items had a fault of the machine.
+            Outage: `MAX_CONSECUTIVE_FAULTS` consecutive work items had a fault of the machine.
         """
         if fault and fault.reason in FILE_REASONS:
             return
         self._faults = self._faults + 1 if fault else 0
-        if fault and self._faults >= MOST_FAULTS_IN_A_ROW:
+        if fault and self._faults >= MAX_CONSECUTIVE_FAULTS:
             raise Outage(
                 f"{self._faults} videos in a row met faults of the machine, the last: {fault.message}. Look at the "
                 f"disk or mount and run again; finished work is kept"
@@ -124,7 +124,7 @@ class Halt:
 
 
 @dataclass(frozen=True)
-class UnitInput:
+class WorkItem:
     """Input of one work item of a stage.
 
     It holds the tables of each stage in `reads`, with one table per contributing video.
@@ -154,7 +154,7 @@ class UnitInput:
 
 
 @dataclass(frozen=True)
-class UnitOutcome:
+class WorkResult:
     """A work item's commit and the cost of computing it. A reused work item cost nothing."""
 
     commit: Commit
@@ -170,63 +170,63 @@ class UnitOutcome:
 def run_stage(
     folder: RunFolder,
     name: str,
-    lane: int | None = None,
+    partition: int | None = None,
     *,
     workers: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
-    halt: Halt | None = None,
+    halt: StopOnFailure | None = None,
 ) -> StageMetrics:
     """Run a stage of a run for one partition or for the whole build, and record its commits and metrics.
 
     Args:
-        lane: index of the partition, for per-video stages. None for a stage over the whole build.
+        partition: index of the partition, for per-video stages. None for a stage over the whole build.
         workers: number of work items that an isolated stage processes concurrently, by default one per core. Other
-            stages mostly wait for models and process `WAITING_UNITS` work items concurrently.
+            stages mostly wait for models and process `MODEL_BOUND_WORKERS` work items concurrently.
         report: called once before the first work item and after each finished one.
         halt: shared by stages that run concurrently. After a failure in one, none of them starts another work item.
 
     Raises:
         ModelUnavailable: a model server failed permanently. Finished work items and journaled answers are kept.
         StoreError: the store cannot be written.
-        Outage: `MOST_FAULTS_IN_A_ROW` consecutive videos had faults of the machine.
+        Outage: `MAX_CONSECUTIVE_FAULTS` consecutive videos had faults of the machine.
         RunMissing: the partition does not exist, or a stage that this one reads has not finished.
         ValueError: a per-video stage was called without a partition.
     """
     started = time.perf_counter()
     stage = stage_named(name)
-    inputs = list(_unit_inputs(folder, stage, lane))
-    earlier = folder.attempts(name, lane)
-    outcomes: dict[str, UnitOutcome] = {}
+    inputs = list(_work_items(folder, stage, partition))
+    earlier = folder.attempts(name, partition)
+    outcomes: dict[str, WorkResult] = {}
     reasons: Counter[str] = Counter()
-    at_once = (workers or os.cpu_count() or 1) if stage.isolated else WAITING_UNITS
+    at_once = (workers or os.cpu_count() or 1) if stage.isolated else MODEL_BOUND_WORKERS
     cores = max(1, at_once // len(inputs)) if stage.isolated else 1
-    halt = halt or Halt()
+    halt = halt or StopOnFailure()
 
-    def work(unit_input: UnitInput) -> UnitOutcome:
+    def work(item: WorkItem) -> WorkResult:
         with halt:
-            outcome = run_unit(folder.store, folder.run.config, stage, unit_input, cores)
+            outcome = run_work_item(folder.store, folder.run.config, stage, item, cores)
             if outcome.fault:
                 log.warning("%s", outcome.fault.message)
             if not outcome.reused:
                 halt.count(outcome.fault)
             return outcome
 
-    report(Progress(name, lane, done=0, reused=0, total=len(inputs), rejects=0, seconds=0.0))
+    report(Progress(name, partition, done=0, reused=0, total=len(inputs), rejects=0, seconds=0.0))
     with ThreadPoolExecutor(max_workers=min(at_once, len(inputs))) as pool, halt:
-        futures = {pool.submit(work, unit_input): unit_input.unit for unit_input in inputs}
+        futures = {pool.submit(work, item): item.unit for item in inputs}
         for future in as_completed(futures):
             outcome = outcomes[futures[future]] = future.result()
             reasons.update(_reasons(folder.store, outcome.commit))
-            metrics = _metrics(name, lane, outcomes.values(), reasons, time.perf_counter() - started)
+            metrics = _metrics(name, partition, outcomes.values(), reasons, time.perf_counter() - started)
             if not outcome.reused or len(outcomes) == len(inputs):  # written early, in case this process is killed
                 folder.write_metrics(metrics, earlier)
             report(_progress(metrics, len(inputs)))
-    commits = {unit_input.unit: outcomes[unit_input.unit].commit for unit_input in inputs}
-    folder.write_record(StageRecord(stage=name, lane=lane, commits=commits))
+    commits = {item.unit: outcomes[item.unit].commit for item in inputs}
+    folder.write_record(StageRecord(stage=name, partition=partition, commits=commits))
     return metrics
 
 
-def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitInput, cores: int = 1) -> UnitOutcome:
+def run_work_item(store: Store, config: BuildConfig, stage: Stage, item: WorkItem, cores: int = 1) -> WorkResult:
     """Return the existing commit for a work item's key, or compute the work item and return its new commit.
 
     A crash, a timeout or an exceeded limit of an isolated stage becomes a reject of the work item.
@@ -236,30 +236,30 @@ def run_unit(store: Store, config: BuildConfig, stage: Stage, unit_input: UnitIn
         NotStarted: no child process could be started for an isolated stage.
         Stopped: the child process of an isolated stage was asked to end.
     """
-    key = stage_key(stage, config, unit_input)
+    key = stage_key(stage, config, item)
     if commit := store.find_commit(stage.name, digest(key)):
-        return UnitOutcome(commit, reused=True)
+        return WorkResult(commit, reused=True)
     opened: list[Row] = []
-    if stage.isolated and not unit_input.empty:
-        opened = [row for row in _read_input(store, stage.reads[0], unit_input) if stage.opens_video(config, row)]
-    files = source_files(config, unit_input.sources)
-    unit_input = replace(unit_input, files=files, isolated=bool(opened))
+    if stage.isolated and not item.empty:
+        opened = [row for row in _read_input(store, stage.reads[0], item) if stage.opens_video(config, row)]
+    files = source_files(config, item.sources)
+    item = replace(item, files=files, isolated=bool(opened))
     with scratch_folder(stage.name) as scratch:
-        if not unit_input.isolated:
-            return compute_unit(store.url, config, key, unit_input, scratch, cores)
+        if not item.isolated:
+            return compute_work_item(store.url, config, key, item, scratch, cores)
         try:
             limit = sum(map(stage.timeout_seconds, opened))
-            return run_isolated(compute_unit, store.url, config, key, unit_input, scratch, cores, timeout_seconds=limit)
+            return run_isolated(compute_work_item, store.url, config, key, item, scratch, cores, timeout_seconds=limit)
         except ChildFailed as failure:
             again = "the next run" if failure.reason in MACHINE_REASONS else "`lvr replay`"
-            message = f"{unit_input.unit}: {stage.name} failed: {failure}; {again} tries again"
-            reject = _unit_reject(key, failure.reason, message)
-            return UnitOutcome(_commit(store, stage, key, [], [reject]), reused=False, fault=_fault([reject]))
+            message = f"{item.unit}: {stage.name} failed: {failure}; {again} tries again"
+            reject = _item_reject(key, failure.reason, message)
+            return WorkResult(_commit(store, stage, key, [], [reject]), reused=False, fault=_fault([reject]))
 
 
-def compute_unit(
-    store_url: str, config: BuildConfig, key: StageKey, unit_input: UnitInput, scratch: Path, cores: int = 1
-) -> UnitOutcome:
+def compute_work_item(
+    store_url: str, config: BuildConfig, key: StageKey, item: WorkItem, scratch: Path, cores: int = 1
+) -> WorkResult:
     """Compute and commit one work item in this process.
 
     Its arguments are picklable, because isolated stages run it in a child process.
@@ -271,18 +271,18 @@ def compute_unit(
     """
     stage = stage_named(key.stage)
     store = Store(store_url)
-    cpu_seconds = process_cpu_seconds if unit_input.isolated else time.thread_time
+    cpu_seconds = process_cpu_seconds if item.isolated else time.thread_time
     cpu_started = cpu_seconds()
     started = time.perf_counter()
-    tables = [_read_input(store, stage_input, unit_input) for stage_input in stage.reads]
+    tables = [_read_input(store, stage_input, item) for stage_input in stage.reads]
     try:
-        _assert_unchanged(unit_input)
-        has_work = bool(tables[0]) and not unit_input.empty
+        _assert_unchanged(item)
+        has_work = bool(tables[0]) and not item.empty
         produced, usage = (
-            _produce(stage, store, config, key, tables, scratch, cores, unit_input.files) if has_work else ([], {})
+            _produce(stage, store, config, key, tables, scratch, cores, item.files) if has_work else ([], {})
         )
-    except SourceGone as gone:
-        produced, usage = [_unit_reject(key, gone.reason, f"{key.unit}: {gone}")], {}
+    except SourceUnavailable as gone:
+        produced, usage = [_item_reject(key, gone.reason, f"{key.unit}: {gone}")], {}
     except OSError as error:
         if outage := space_problem(error, str(error.filename or scratch)):
             raise outage from error
@@ -290,9 +290,9 @@ def compute_unit(
             raise
         if stage.scope is Scope.BUILD:
             raise Outage(f"{stage.name}: {error}; check the disk and run again, finished work is kept") from error
-        produced, usage = [_unit_reject(key, "system_error", _system_error(key, unit_input, error))], {}
+        produced, usage = [_item_reject(key, "system_error", _system_error(key, item, error))], {}
     computed = time.perf_counter()
-    if stage_key(stage, config, unit_input) != key:
+    if stage_key(stage, config, item) != key:
         raise Outage(f"{key.unit}: the prompts of {stage.name} changed while it ran; run it again")
     rejects = [row for row in produced if isinstance(row, Reject)]
     rows = [row for row in produced if not isinstance(row, Reject)]
@@ -304,21 +304,21 @@ def compute_unit(
         "compute": max(0.0, computed - started - model_seconds),
         "write": time.perf_counter() - computed,
     }
-    return UnitOutcome(commit, False, cpu_ended - cpu_started, phases, usage, _fault(rejects))
+    return WorkResult(commit, False, cpu_ended - cpu_started, phases, usage, _fault(rejects))
 
 
-def _assert_unchanged(unit_input: UnitInput) -> None:
+def _assert_unchanged(item: WorkItem) -> None:
     """Check that the sources that an isolated stage opens are still the files that the build was planned with.
 
     The rows are committed under a key that identifies the planned files.
 
     Raises:
-        SourceGone: a source has changed.
+        SourceUnavailable: a source has changed.
     """
-    for source in unit_input.sources if unit_input.isolated else ():
-        if unit_input.files.fingerprint(source) != source.fingerprint:
+    for source in item.sources if item.isolated else ():
+        if item.files.fingerprint(source) != source.fingerprint:
             message = f"{shown_uri(source.uri)} has changed since the build was planned; run it again"
-            raise SourceGone("source_changed", message)
+            raise SourceUnavailable("source_changed", message)
 
 
 def _produce(
@@ -349,23 +349,23 @@ def _produce(
         return produced, {role.value: _usage(client) for role, client in models.items()}
 
 
-def stage_key(stage: Stage, config: BuildConfig, unit_input: UnitInput) -> StageKey:
+def stage_key(stage: Stage, config: BuildConfig, item: WorkItem) -> StageKey:
     """The key of a work item, which covers everything that its rows depend on.
 
     Prompts and models are part of the key only if the stage uses them under this configuration.
     """
-    asks = stage.asks(config)
-    inputs = [unit_input.identity(name, stage.source_columns) for name in stage.reads]
+    uses_models = stage.uses_models(config)
+    inputs = [item.identity(name, stage.source_columns) for name in stage.reads]
     if stage.requires_rows_of:
-        inputs.append(InputIdentity(stage=stage.requires_rows_of, rows_sha256=digest(not unit_input.empty)))
+        inputs.append(InputIdentity(stage=stage.requires_rows_of, rows_sha256=digest(not item.empty)))
     return StageKey(
         stage=stage.name,
         version=stage.version,
-        unit=unit_input.unit,
+        unit=item.unit,
         seed=config.seed,
         section=canonical_json(stage.section(config)),
-        prompts=tuple(_prompt_identity(prompt) for prompt in stage.prompts) if asks else (),
-        models=tuple(_model_identity(config, role) for role in stage.roles) if asks else (),
+        prompts=tuple(_prompt_identity(prompt) for prompt in stage.prompts) if uses_models else (),
+        models=tuple(_model_identity(config, role) for role in stage.roles) if uses_models else (),
         inputs=tuple(inputs),
         tools=tuple(tool() for tool in stage.tools),
     )
@@ -382,13 +382,13 @@ def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:
     return ModelIdentity(role=role, model=model.model, vision=bool(model.vision))
 
 
-def _system_error(key: StageKey, unit_input: UnitInput, error: OSError) -> str:
-    files = ", ".join(shown_uri(source.uri) for source in unit_input.sources)
-    told = without_secrets(str(error), unit_input.files.addresses.values())
+def _system_error(key: StageKey, item: WorkItem, error: OSError) -> str:
+    files = ", ".join(shown_uri(source.uri) for source in item.sources)
+    told = without_secrets(str(error), item.files.addresses.values())
     return f"{key.unit}: {key.stage} of {files}: {told}; check the file and its disk or mount, the next run tries again"
 
 
-def _unit_reject(key: StageKey, reason: str, message: str) -> Reject:
+def _item_reject(key: StageKey, reason: str, message: str) -> Reject:
     return Reject(stage=key.stage, unit=key.unit, key=key.unit, reason=reason, message=message)
 
 
@@ -411,14 +411,14 @@ def _fault(rejects: Sequence[Reject]) -> Reject | None:
     return next((reject for reject in rejects if reject.is_temporary), None)
 
 
-def _unit_inputs(folder: RunFolder, stage: Stage, lane: int | None) -> Iterator[UnitInput]:
+def _work_items(folder: RunFolder, stage: Stage, partition: int | None) -> Iterator[WorkItem]:
     if stage.scope is Scope.VIDEO:
-        if lane is None:
-            raise ValueError(f"stage {stage.name} runs per partition: choose one of 0..{folder.run.lanes - 1}")
-        yield from _lane_inputs(folder, stage, folder.lane(lane))
+        if partition is None:
+            raise ValueError(f"stage {stage.name} runs per partition: choose one of 0..{folder.run.partitions - 1}")
+        yield from _partition_inputs(folder, stage, folder.partition(partition))
         return
     tables = {name: _all_tables(folder, name) for name in stage.reads if name != "source"}
-    yield UnitInput(WHOLE_BUILD, tables, folder.sources() if "source" in stage.reads else ())
+    yield WorkItem(WHOLE_BUILD, tables, folder.sources() if "source" in stage.reads else ())
 
 
 def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:
@@ -427,19 +427,19 @@ def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:
     They are sorted by work item, so that later rows do not depend on the partitions.
     """
     over_build = stage_named(name).scope is Scope.BUILD
-    records = [folder.record(name, lane) for lane in ([None] if over_build else range(folder.run.lanes))]
+    records = [folder.record(name, partition) for partition in ([None] if over_build else range(folder.run.partitions))]
     commits = {unit: commit for record in records for unit, commit in record.commits.items()}
     return tuple(commits[unit].rows_sha256 for unit in sorted(commits))
 
 
-def _lane_inputs(folder: RunFolder, stage: Stage, lane: Lane) -> Iterator[UnitInput]:
+def _partition_inputs(folder: RunFolder, stage: Stage, partition: Partition) -> Iterator[WorkItem]:
     names = [name for name in (*stage.reads, stage.requires_rows_of) if name not in ("source", "")]
-    records = {name: folder.record(name, lane.index) for name in names}
-    for source in lane.sources:
+    records = {name: folder.record(name, partition.index) for name in names}
+    for source in partition.sources:
         yield video_input(stage, source, {name: record.commits[source.source_id] for name, record in records.items()})
 
 
-def video_input(stage: Stage, source: Source, commits: Mapping[str, Commit]) -> UnitInput:
+def video_input(stage: Stage, source: Source, commits: Mapping[str, Commit]) -> WorkItem:
     """Input of a stage for one video.
 
     Args:
@@ -449,15 +449,15 @@ def video_input(stage: Stage, source: Source, commits: Mapping[str, Commit]) -> 
     tables = {name: (commits[name].rows_sha256,) for name in stage.reads if name != "source"}
     required = {stage.reads[0], stage.requires_rows_of} & commits.keys()
     is_empty = not all(commits[name].rows for name in required)
-    return UnitInput(source.source_id, tables, (source,), empty=is_empty)
+    return WorkItem(source.source_id, tables, (source,), empty=is_empty)
 
 
-def _read_input(store: Store, name: str, unit_input: UnitInput) -> list[Row]:
+def _read_input(store: Store, name: str, item: WorkItem) -> list[Row]:
     if name == "source":
-        return list(unit_input.sources)
+        return list(item.sources)
     model = stage_named(name).row
     with ThreadPoolExecutor(max_workers=16) as pool:  # for remote stores, with one small object per video
-        tables = pool.map(lambda sha256: store.get_rows(sha256, model), unit_input.tables[name])
+        tables = pool.map(lambda sha256: store.get_rows(sha256, model), item.tables[name])
         try:
             return [row for table in tables for row in table]
         except OSError as error:
@@ -478,7 +478,7 @@ def _usage(client: ModelClient) -> dict[str, float]:
 def _progress(metrics: StageMetrics, total: int) -> Progress:
     return Progress(
         metrics.stage,
-        metrics.lane,
+        metrics.partition,
         done=metrics.units,
         reused=metrics.reused,
         total=total,
@@ -493,7 +493,7 @@ def _reasons(store: Store, commit: Commit) -> Iterator[str]:
 
 
 def _metrics(
-    name: str, lane: int | None, done: Collection[UnitOutcome], reasons: Mapping[str, int], wall_seconds: float
+    name: str, partition: int | None, done: Collection[WorkResult], reasons: Mapping[str, int], wall_seconds: float
 ) -> StageMetrics:
     phases: Counter[str] = Counter()
     usage: dict[str, Counter[str]] = {}
@@ -504,7 +504,7 @@ def _metrics(
     busy, worked = phases["models"], sum(phases.values())
     return StageMetrics(
         stage=name,
-        lane=lane,
+        partition=partition,
         units=len(done),
         reused=sum(outcome.reused for outcome in done),
         rows=sum(outcome.commit.rows for outcome in done),

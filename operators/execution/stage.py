@@ -98,7 +98,7 @@ class Stage:
     """Columns of `source` that the rows depend on, if the stage reads it. The stage reads no other columns."""
     prompts: tuple[str, ...] = ()
     roles: tuple[Role, ...] = ()
-    asks: Callable[[BuildConfig], bool] = lambda config: True
+    uses_models: Callable[[BuildConfig], bool] = lambda config: True
     """Whether the stage uses its prompts and models under a configuration. If not, they are not part of its keys."""
     tools: tuple[Callable[[], str], ...] = ()
     """Functions that return name and version of each external program that produces bytes of the rows or files."""

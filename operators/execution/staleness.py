@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
-from operators.execution.runner import WHOLE_BUILD, UnitInput, stage_key, video_input
+from operators.execution.runner import WHOLE_BUILD, WorkItem, stage_key, video_input
 from operators.models.session import resolve
 from operators.sources.ids import read_given_ids
 from operators.sources.listing import read_sources
@@ -26,7 +26,7 @@ from schemas.uri import shown_uri
 _LOCKED = frozenset({"not_allowed", "unreadable_uri", "unreachable"})
 """Reasons of planning rejects whose video is still listed, but may not or cannot be opened now."""
 
-AT_ONCE = 32
+CONCURRENT_VIDEOS = 32
 """Number of videos whose commits are looked up concurrently. On an object store, lookups mostly wait."""
 
 
@@ -60,7 +60,7 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
     needed = readable - {source.source_id for source in sources}
     _assert_open(previous, [reject for reject in listing.rejects if reject.key in needed])
     walk = partial(_walk_video, previous.store, resolved, before)
-    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+    with ThreadPoolExecutor(max_workers=CONCURRENT_VIDEOS) as pool:
         walked = list(pool.map(walk, sources))
     stale: Counter[str] = Counter(name for each in walked for name in each.stale)
     reasons: Counter[str] = Counter(reason for each in walked for reason in each.reasons)
@@ -146,7 +146,7 @@ def _walk_build(
             stale[name] = 1
             continue
         read = {other: tuple(sha for _, sha in sorted(tables[other].items())) for other in others}
-        key = stage_key(stage(name), config, UnitInput(WHOLE_BUILD, read, sources))
+        key = stage_key(stage(name), config, WorkItem(WHOLE_BUILD, read, sources))
         if commit := store.find_commit(name, digest(key)):
             tables[name] = {WHOLE_BUILD: commit.rows_sha256}
         else:

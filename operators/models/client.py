@@ -117,7 +117,7 @@ class ModelClient:
         self._connect = connect
         self._max_tokens = max_tokens
 
-    def ask(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
+    def call(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
         """Send the requests and return their answers in the same order, when all have arrived.
 
         Raises:
@@ -199,7 +199,7 @@ class ModelClient:
             self.usage.journal_hits += 1
             return known
         connection = await self._connect()
-        reply = await connection.ask(exchange, self.usage.clock)
+        reply = await connection.call(exchange, self.usage.clock)
         entry = JournalEntry(
             request_sha256=exchange.sha256,
             origin_sha256=origin_sha256,

@@ -109,7 +109,7 @@ class Connection:
     async def close(self) -> None:
         await self._client.close()
 
-    async def ask(self, exchange: Exchange, busy: BusyClock) -> Reply:
+    async def call(self, exchange: Exchange, busy: BusyClock) -> Reply:
         """Send a request and return the raw answer, valid or not.
 
         Raises:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from operators.models.endpoints import Endpoint, ModelUnavailable
-from operators.models.engine import CONTEXT, MODEL_NAME, weights
+from operators.models.engine import CONTEXT_TOKENS, MODEL_NAME, weights
 
 EMBEDDED_MODEL = MODEL_NAME
 EMBEDDED_CONCURRENCY = 2
@@ -34,7 +34,7 @@ _START_SECONDS = 120.0
 class EmbeddedServer:
     """The engine's process. As a context manager, it starts the engine and returns its endpoint."""
 
-    def __init__(self, slots: int = 1, slot_context: int = CONTEXT) -> None:
+    def __init__(self, slots: int = 1, slot_context: int = CONTEXT_TOKENS) -> None:
         self._arguments = [f"--parallel={slots}", f"--context={slot_context}"]
         self._process: subprocess.Popen[bytes] | None = None
         self._endpoint: Endpoint | None = None

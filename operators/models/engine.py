@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 MODEL_NAME = "SmolLM2-135M-Instruct-Q4_1"
-CONTEXT = 8192
+CONTEXT_TOKENS = 8192
 """Context length in tokens that the model was trained for."""
 PROMPT_CACHE_MIB = 512
 """Memory limit for cached prompt prefixes (23 kB per token). llama.cpp's default limit is 8 GiB."""
@@ -55,7 +55,9 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--parallel", type=int, default=1, help="requests decoded concurrently")
-    parser.add_argument("--context", type=int, default=CONTEXT, help="tokens per request, prompt and answer together")
+    parser.add_argument(
+        "--context", type=int, default=CONTEXT_TOKENS, help="tokens per request, prompt and answer together"
+    )
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process whose exit stops the server")
     options = parser.parse_args()
     server = _serve(options)

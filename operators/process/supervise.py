@@ -55,7 +55,7 @@ class Finished:
     """The last 40 lines of its standard error."""
 
 
-def start(
+def start_supervised(
     command: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
@@ -94,7 +94,7 @@ def start(
     )
 
 
-def stop(watcher: subprocess.Popen[str], grace_seconds: float = GRACE_SECONDS) -> int:
+def stop_supervised(watcher: subprocess.Popen[str], grace_seconds: float = GRACE_SECONDS) -> int:
     """End a started command and all processes that it started, and return the watcher's exit status."""
     if watcher.stdin:
         with contextlib.suppress(BrokenPipeError):
@@ -128,7 +128,9 @@ def run_watched(
     Raises:
         WatchdogExpired: the command exceeded one of the limits and was ended.
     """
-    watcher = start(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, grace_seconds=grace_seconds)
+    watcher = start_supervised(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, grace_seconds=grace_seconds
+    )
     on_start(watcher)
     lines: queue.Queue[tuple[str, str] | None] = queue.Queue()
     streams = {"out": watcher.stdout, "err": watcher.stderr}
@@ -158,7 +160,7 @@ def run_watched(
                 last_line = line
         return Finished(_status(watcher.wait()), last_line, "\n".join(tail))
     finally:
-        stop(watcher, grace_seconds)
+        stop_supervised(watcher, grace_seconds)
 
 
 def _read(name: str, stream: IO[str], lines: queue.Queue[tuple[str, str] | None]) -> None:

@@ -22,7 +22,7 @@ from random import Random
 
 from operators.questions.phrases import REGIONS, about_seconds, in_order, question_text
 from operators.questions.timeline import PAUSE_US, Occurrence, Timeline
-from operators.video.timecode import clock
+from operators.video.timecode import format_time
 from schemas.base import Span
 from schemas.tables import QuestionCategory, QuestionKind, Template
 
@@ -144,10 +144,10 @@ class _Film:
         Where the readings of a text are interrupted, the text may have disappeared and appeared again.
         """
         broken = any(not each.continuous and each.start_us <= end_us and each.end_us >= start_us for each in self.all)
-        return not broken and self.timeline.watched(start_us, end_us)
+        return not broken and self.timeline.has_samples(start_us, end_us)
 
     def _watched(self, occurrence: Occurrence) -> bool:
-        return self.timeline.watched(occurrence.earliest_start_us, occurrence.latest_end_us)
+        return self.timeline.has_samples(occurrence.earliest_start_us, occurrence.latest_end_us)
 
     def _orders(self) -> list[Fact]:
         """Facts about the order of three texts that do not overlap."""
@@ -192,7 +192,7 @@ class _Film:
 
     def _showings(self) -> list[Fact]:
         """Facts about how often a text appears that appears more than once."""
-        if not self.timeline.watched(self.timeline.start_us, self.timeline.end_us):
+        if not self.timeline.has_samples(self.timeline.start_us, self.timeline.end_us):
             return []
         facts = []
         for key in {each.key: None for each in self.readable if self.shown[each.key] > 1}:
@@ -256,7 +256,7 @@ class _Film:
         for each in self.once:
             if each.start_seen and each.latest_start_us - each.earliest_start_us <= PAUSE_US:
                 times = self._other_times(each.start_us)
-                facts.append(Fact(Template.WHEN, (each.text,), clock(each.start_us), times, _spans([each])))
+                facts.append(Fact(Template.WHEN, (each.text,), format_time(each.start_us), times, _spans([each])))
         return facts
 
     def _other_times(self, time_us: int) -> tuple[str, ...]:
@@ -270,7 +270,7 @@ class _Film:
         for candidate in [*(each.start_us for each in others), *self.rng.sample(anywhere, min(len(anywhere), 200))]:
             if len(chosen) <= _WRONG_OPTIONS and all(abs(candidate - other) >= MIN_APART_US for other in chosen):
                 chosen.append(candidate)
-        return tuple(map(clock, chosen[1:])) if len(chosen) > _WRONG_OPTIONS else ()
+        return tuple(map(format_time, chosen[1:])) if len(chosen) > _WRONG_OPTIONS else ()
 
     def _places(self) -> list[Fact]:
         """Facts about the region of the picture in which a text stands."""

@@ -12,7 +12,7 @@ from random import Random
 
 from operators.questions.phrases import listed, place_seen, quoted
 from operators.questions.timeline import Occurrence, Timeline, text_key
-from operators.video.timecode import clock
+from operators.video.timecode import format_time
 from schemas.tables import Question, Template
 
 _OPENINGS = (
@@ -64,7 +64,7 @@ def _evidence(question: Question, timeline: Timeline) -> list[Occurrence]:
 def _order(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
     first, *others = _of(subjects, evidence)
     steps = [f"{quoted(first.text)} is the first of them to appear: it {_comes(first)}."]
-    steps += [f"Then {quoted(each.text)} comes up at {clock(each.start_us)}." for each in others]
+    steps += [f"Then {quoted(each.text)} comes up at {format_time(each.start_us)}." for each in others]
     return f"{' '.join(steps)} So the order is {answer}."
 
 
@@ -72,25 +72,25 @@ def _after(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str)
     first, second = evidence
     return (
         f"It is on screen {_from_to(first)}. Watching on from there, the next text to come up is "
-        f"{quoted(second.text)}, at {clock(second.start_us)}; no other text appears in between. So {quoted(answer)} "
-        f"comes right after it."
+        f"{quoted(second.text)}, at {format_time(second.start_us)}; no other text appears in between. "
+        f"So {quoted(answer)} comes right after it."
     )
 
 
 def _before(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
     first, second = evidence
     return (
-        f"It comes up at {clock(second.start_us)}. Going back from there, the text that came up last is "
+        f"It comes up at {format_time(second.start_us)}. Going back from there, the text that came up last is "
         f"{quoted(first.text)}, on screen {_from_to(first)}. So {quoted(answer)} comes right before it."
     )
 
 
 def _count(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
     if len(subjects) == 1:
-        times = listed([clock(each.start_us) for each in _of(subjects, evidence)])
+        times = listed([format_time(each.start_us) for each in _of(subjects, evidence)])
         return f"It is there from {times} on, and gone for a while each time in between. That makes {answer} times."
     first, *between, last = evidence
-    seen = listed([f"{quoted(each.text)} at {clock(each.start_us)}" for each in between])
+    seen = listed([f"{quoted(each.text)} at {format_time(each.start_us)}" for each in between])
     return (
         f"{quoted(first.text)} {_comes(first)} and {quoted(last.text)} {_comes(last)}. "
         f"After the one and before the other I see {seen}. That makes {answer} texts."
@@ -100,14 +100,15 @@ def _count(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str)
 def _duration(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
     seen = _of(subjects, evidence)
     if len(seen) == 1:
-        return f"It comes up at {clock(seen[0].start_us)} and is gone at {clock(seen[0].end_us)}. So it stays {answer}."
+        came, went = format_time(seen[0].start_us), format_time(seen[0].end_us)
+        return f"It comes up at {came} and is gone at {went}. So it stays {answer}."
     steps = [f"{quoted(each.text)} is on screen {_from_to(each)}, {_seconds(each)}." for each in seen]
     return f"{' '.join(steps)} So the one that stays longest is {quoted(answer)}."
 
 
 def _when(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
     (seen,) = _of(subjects, evidence)
-    stays = f"it stays until {clock(seen.end_us)}" if seen.end_seen else "it is still there in the last picture"
+    stays = f"it stays until {format_time(seen.end_us)}" if seen.end_seen else "it is still there in the last picture"
     return (
         f"It is not there yet when the video begins. I first see it at {answer}, and {stays}. "
         f"So it appears at about {answer}."
@@ -137,12 +138,12 @@ def _of(subjects: Sequence[str], evidence: Sequence[Occurrence]) -> list[Occurre
 
 
 def _from_to(occurrence: Occurrence) -> str:
-    start = f"from {clock(occurrence.start_us)}"
-    return f"{start} to {clock(occurrence.end_us)}" if occurrence.end_seen else f"{start} on"
+    start = f"from {format_time(occurrence.start_us)}"
+    return f"{start} to {format_time(occurrence.end_us)}" if occurrence.end_seen else f"{start} on"
 
 
 def _comes(occurrence: Occurrence) -> str:
-    return f"{'comes up' if occurrence.start_seen else 'is already there'} at {clock(occurrence.start_us)}"
+    return f"{'comes up' if occurrence.start_seen else 'is already there'} at {format_time(occurrence.start_us)}"
 
 
 def _seconds(occurrence: Occurrence) -> str:

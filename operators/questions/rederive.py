@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from operators.questions.phrases import REGIONS, about_seconds, in_order
-from operators.questions.timeline import PAUSE_US, looks_of, text_key
-from operators.video.timecode import clock
+from operators.questions.timeline import PAUSE_US, sample_times_of, text_key
+from operators.video.timecode import format_time
 from schemas.base import Region
 from schemas.tables import Caption, Derivation, Template
 
 
-def answer_again(derivation: Derivation, captions: Sequence[Caption]) -> str | None:
+def rederive_answer(derivation: Derivation, captions: Sequence[Caption]) -> str | None:
     """The answer to a programmatic question from the captions of its video; None when they do not determine it."""
     looks = _Looks(captions)
     keys = [text_key(subject) for subject in derivation.subjects]
@@ -39,7 +39,7 @@ def answer_again(derivation: Derivation, captions: Sequence[Caption]) -> str | N
         case Template.WHEN if not looks.came(keys[0]):
             return None
         case Template.WHEN:
-            return clock(looks.seen[keys[0]][0])
+            return format_time(looks.seen[keys[0]][0])
         case Template.REGION:
             return looks.place(keys[0])
 
@@ -48,7 +48,7 @@ class _Looks:
     """The sample times at which each text was visible."""
 
     def __init__(self, captions: Sequence[Caption]) -> None:
-        self.times = looks_of(captions)
+        self.times = sample_times_of(captions)
         self.readings = [reading for caption in captions for reading in caption.screen_texts]
         seen: dict[str, set[int]] = {}
         for caption in captions:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from operators.questions.answers import folded, same_answer
-from operators.video.timecode import clock
+from operators.video.timecode import format_time
 from schemas.base import Span
 from schemas.tables import Question, QuestionKind, Reasoning
 
@@ -99,11 +99,11 @@ def _evidence(evidence: Sequence[Span], covered: Span | None) -> Problem | None:
         return Problem("no_evidence", "no part of the video is named as evidence; name what one must see")
     for span in evidence:
         if covered is None or span.start_us < covered.start_us or span.end_us > covered.end_us:
-            known = f"{clock(covered.start_us)} to {clock(covered.end_us)}" if covered else "nothing"
+            known = f"{format_time(covered.start_us)} to {format_time(covered.end_us)}" if covered else "nothing"
             return Problem(
                 "evidence_outside",
-                f"evidence {clock(span.start_us)} to {clock(span.end_us)} lies outside what was captioned ({known}); "
-                f"name parts inside",
+                f"evidence {format_time(span.start_us)} to {format_time(span.end_us)} lies outside what was captioned "
+                f"({known}); name parts inside",
             )
     return None
 

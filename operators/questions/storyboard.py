@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from operators.models.client import ModelClient
 from operators.models.embedded import EMBEDDED_MODEL
-from operators.video.timecode import clock
+from operators.video.timecode import format_time
 from schemas.base import Span
 from schemas.tables import Caption
 
@@ -84,7 +84,7 @@ def read_spans(ranges: Sequence[str], end_us: int) -> tuple[Span, ...]:
     for each in ranges:
         start_us, last_us = _read_clock(each.partition(" - ")[0]), _read_clock(each.rpartition(" - ")[2])
         if last_us < start_us or start_us >= end_us or last_us > end_us + _SECOND_US:
-            raise EvidenceError(f"{each} is no part of a video of {clock(end_us)}; name parts inside")
+            raise EvidenceError(f"{each} is no part of a video of {format_time(end_us)}; name parts inside")
         spans.append(Span(start_us=start_us, end_us=min(max(last_us, start_us + _SECOND_US), end_us)))
     return tuple(sorted(set(spans), key=lambda span: (span.start_us, span.end_us)))
 
@@ -98,7 +98,7 @@ def _read_clock(text: str) -> int:
 
 def _line(caption: Caption) -> str:
     """The line of a caption: its times and text, its speech, and on-screen texts that its text does not contain."""
-    start, end = clock(caption.start_us), clock(caption.end_us)
+    start, end = format_time(caption.start_us), format_time(caption.end_us)
     # Measured captions begin with their own times.
     seen = " ".join(caption.text.split()).removeprefix(f"From {start} to {end}: ")
     unread = [each.text for each in caption.screen_texts if each.text.casefold() not in seen.casefold()]

@@ -87,16 +87,18 @@ class Timeline:
 
     start_us: int
     end_us: int
-    looks_us: tuple[int, ...]
+    sample_times_us: tuple[int, ...]
     """Sample times at which frames were searched for text, ascending."""
     occurrences: tuple[Occurrence, ...]
 
-    def watched(self, start_us: int, end_us: int) -> bool:
+    def has_samples(self, start_us: int, end_us: int) -> bool:
         """Whether [start_us, end_us] has no gap between sample times that is longer than PAUSE_US.
 
         Missing captions leave such gaps.
         """
-        inside = self.looks_us[bisect_left(self.looks_us, start_us) : bisect_right(self.looks_us, end_us)]
+        inside = self.sample_times_us[
+            bisect_left(self.sample_times_us, start_us) : bisect_right(self.sample_times_us, end_us)
+        ]
         return all(later - earlier <= PAUSE_US for earlier, later in pairwise((start_us, *inside, end_us)))
 
 
@@ -119,14 +121,14 @@ def region_of(box: Box) -> Region | None:
     return tuple(Region)[3 * row + column]
 
 
-def looks_of(captions: Iterable[Caption]) -> tuple[int, ...]:
+def sample_times_of(captions: Iterable[Caption]) -> tuple[int, ...]:
     """All sample times of the captions in microseconds, ascending."""
     return tuple(sorted({time_us for caption in captions for time_us in caption.frame_times_us}))
 
 
 def read_timeline(captions: Sequence[Caption]) -> Timeline:
     """Build the timeline of a video from its captions (at least one, in any order)."""
-    looks = looks_of(captions)
+    looks = sample_times_of(captions)
     start_us, end_us = min(each.start_us for each in captions), max(each.end_us for each in captions)
     by_key: dict[str, list[ScreenText]] = {}
     for caption in captions:

@@ -31,7 +31,7 @@ LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
-class Paper:
+class TrialSpec:
     """A question, its number of trials, and what the model sees with it: a storyboard, frames, or neither."""
 
     question: Question
@@ -41,7 +41,7 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialResult:
     """The outcome of all trials of one question."""
 
     question: Question
@@ -95,13 +95,13 @@ class Result:
         )
 
 
-def put(
+def run_trials(
     context: Context,
     check: Check,
     candidate: ModelClient,
     prompts: Mapping[QuestionKind, Prompt],
-    papers: Sequence[Paper],
-) -> list[Result]:
+    papers: Sequence[TrialSpec],
+) -> list[TrialResult]:
     """Run all trials and return one result per paper, in the same order.
 
     Args:
@@ -113,7 +113,7 @@ def put(
     """
     trials = [(paper, options, seed) for paper in papers for options, seed in _orders(context, check, paper)]
     requests = [_request(prompts[paper.question.kind], paper, options, seed) for paper, options, seed in trials]
-    replies = candidate.ask(requests)
+    replies = candidate.call(requests)
     answers = [_answer(reply, options) for reply, (_, options, _) in zip(replies, trials, strict=True)]
     asked = [(paper.question, answer) for (paper, _, _), answer in zip(trials, answers, strict=True)]
     verdicts, judged = _compare(context, asked)
@@ -128,7 +128,7 @@ def put(
         ]
         said = (*replies[own], *judged[own])
         results.append(
-            Result(
+            TrialResult(
                 question=paper.question,
                 check=check,
                 answers=tuple(answer for answer, _ in answered),
@@ -154,14 +154,14 @@ def orders(options: Sequence[str], trials: int, rng: Random) -> list[tuple[str, 
     return found
 
 
-def _orders(context: Context, check: Check, paper: Paper) -> list[tuple[tuple[str, ...], int]]:
+def _orders(context: Context, check: Check, paper: TrialSpec) -> list[tuple[tuple[str, ...], int]]:
     """Options in order, and the seed, of every trial of a paper."""
     name = paper.question.question_id
     shown = orders(paper.question.options, paper.trials, Random(context.seed(check, name)))
     return [(options, context.seed(check, name, trial)) for trial, options in enumerate(shown)]
 
 
-def _request(prompt: Prompt, paper: Paper, options: Sequence[str], seed: int) -> Request:
+def _request(prompt: Prompt, paper: TrialSpec, options: Sequence[str], seed: int) -> Request:
     question = paper.question
     lettered = list(zip(LETTERS, options, strict=False))
     text = prompt.render(story=paper.story, question=question.question, options=lettered)
@@ -192,7 +192,7 @@ def _compare(
         for index, (question, answer) in enumerate(asked)
         if answer is not None and right[index] is None
     }
-    replies = context.models[Role.JUDGE].ask(list(open_cases.values())) if open_cases else []
+    replies = context.models[Role.JUDGE].call(list(open_cases.values())) if open_cases else []
     for index, reply in zip(open_cases, replies, strict=True):
         judged[index] = reply
         if isinstance(reply, Answer):

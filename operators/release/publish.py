@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from operators.execution.rejects import faults, why_empty
+from operators.execution.rejects import explain_empty_release, temporary_rejects
 from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder, RunMissing
 from schemas.base import parse_json
@@ -25,7 +25,7 @@ class EmptyRelease(BadInput):
     """No sample passed verification, so there is nothing to publish. The message says where they were rejected."""
 
 
-class SeveralDatasets(BadInput):
+class AmbiguousDataset(BadInput):
     """A store holds several datasets, and none of them was named."""
 
 
@@ -52,14 +52,15 @@ def publish(folder: RunFolder) -> Published:
     name = folder.run.config.name
     [commit] = folder.record("shard", None).commits.values()
     files = store.get_rows(commit.rows_sha256, ReleaseFile)
-    if not files and (met := faults(folder)):
+    if not files and (met := temporary_rejects(folder)):
         raise Outage(
             f"run {folder.run.run_id}: nothing to publish yet, as the machine failed on {len(met)} videos; fix its "
             f"disk, mount or memory and run again. The first: {met[0].message}"
         )
     if not files:
         raise EmptyRelease(
-            f"run {folder.run.run_id}: nothing to publish: {why_empty(folder)}. {folder.url}/report.html shows them all"
+            f"run {folder.run.run_id}: nothing to publish: {explain_empty_release(folder)}. {folder.url}/report.html "
+            f"shows them all"
         )
     content = content_digest(files)
     release = newest_release(store, name)
@@ -93,7 +94,7 @@ def only_name(store: Store) -> str:
 
     Raises:
         RunMissing: there is no release.
-        SeveralDatasets: there are several datasets, which the message names.
+        AmbiguousDataset: there are several datasets, which the message names.
     """
     folder = f"{store.root}/releases"
     with outages(store.url):
@@ -102,7 +103,7 @@ def only_name(store: Store) -> str:
     if not found:
         raise RunMissing(f"{store.url}: no release there; build and publish one first")
     if len(found) > 1:
-        raise SeveralDatasets(f"{store.url}: holds the datasets {', '.join(found)}; name one of them")
+        raise AmbiguousDataset(f"{store.url}: holds the datasets {', '.join(found)}; name one of them")
     return found[0]
 
 

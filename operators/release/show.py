@@ -8,10 +8,10 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from operators.execution.rejects import losses, skipped_in_words
+from operators.execution.rejects import describe_skipped, group_rejects
 from operators.store.content_store import Store, object_path
 from operators.store.run_folder import RunFolder
-from operators.video.timecode import clock_span
+from operators.video.timecode import format_span
 from schemas.arrow import rows_from_parquet
 from schemas.base import digest
 from schemas.run import Release
@@ -27,7 +27,7 @@ def show_build(console: Console, folder: RunFolder, release: Release, seconds: f
     Args:
         seconds: duration of the run, as the caller measured it.
     """
-    show_losses(console, folder)
+    show_rejects(console, folder)
     show_samples(console, pick_samples(read_samples(folder.store, release), SHOWN_SAMPLES))
     address = f"{folder.store.url}/releases/{release.name}/v{release.version:04d}"
     lines = [
@@ -81,11 +81,11 @@ def show_samples(console: Console, samples: Sequence[Sample]) -> None:
         console.print(Panel(Group(*_lines(sample)), title=title, title_align="left", border_style="dim"))
 
 
-def show_losses(console: Console, folder: RunFolder) -> None:
+def show_rejects(console: Console, folder: RunFolder) -> None:
     """Print what was skipped in the source, then the rejects: one line per reason, with its first example."""
-    if skipped := skipped_in_words(folder.run):
+    if skipped := describe_skipped(folder.run):
         console.print(Text(f"skipped in the source (not videos): {skipped}", style="dim"), soft_wrap=True)
-    for loss in losses(folder):
+    for loss in group_rejects(folder):
         console.print(Text(f"rejected {loss}", style="yellow"), Text(loss.example, style="dim"), soft_wrap=True)
 
 
@@ -97,7 +97,7 @@ def _lines(sample: Sample) -> Iterator[RenderableType]:
     if sample.kind is QuestionKind.OPEN:
         yield Text(f"  → {sample.answer_text}", style="green")
     yield Text(sample.reasoning, style="italic")
-    spans = ", ".join(clock_span(span) for span in sample.evidence)
+    spans = ", ".join(format_span(span) for span in sample.evidence)
     yield Text(
         f"video {sample.video_id} · evidence {spans} · pass rate {sample.pass_rate:.0%} of {sample.trials}", style="dim"
     )

@@ -71,7 +71,7 @@ class _Keys:
     """Question ids of the tars' records. The tables must hold the same."""
 
 
-def verify_release(url: str) -> dict[str, int]:
+def validate_release(url: str) -> dict[str, int]:
     """Verify `{out}/releases/{name}/v0001`, and return the number of records (or rows) that each reader found.
 
     A remote release is downloaded first, into a temporary folder that must have room for it.

@@ -11,7 +11,7 @@ from schemas.sample import LETTERS
 
 
 @dataclass(frozen=True)
-class Floor:
+class Baseline:
     """A baseline: the accuracy of one way to answer without the video, and that of guessing."""
 
     name: str
@@ -32,7 +32,7 @@ class Floor:
         return (self.accuracy - self.chance) / spread if spread else 0.0
 
 
-def floors(choices: pd.DataFrame, asked: pd.DataFrame, blind: pd.DataFrame) -> tuple[Floor, ...]:
+def baselines(choices: pd.DataFrame, asked: pd.DataFrame, blind: pd.DataFrame) -> tuple[Baseline, ...]:
     """Compute the baselines of a build. Baselines without any answers are omitted.
 
     Args:
@@ -40,15 +40,15 @@ def floors(choices: pd.DataFrame, asked: pd.DataFrame, blind: pd.DataFrame) -> t
         asked: questions with options, verified or not. Columns: `question_id`, `options`.
         blind: blind trials. Columns: `question_id`, `n`, `correct`.
     """
-    found: list[Floor] = []
+    found: list[Baseline] = []
     if len(choices):
         chance = float((1 / choices["options"].map(len)).mean())
         counts = choices["letter"].value_counts().sort_index()
         letter = str(counts.idxmax())
         longest = [_longest(*row) for row in zip(choices["options"], choices["answer_text"], strict=True)]
         found += [
-            Floor(f"Always the letter {letter}", float(counts.max() / len(choices)), chance, len(choices)),
-            Floor("Always the longest option", sum(longest) / len(longest), chance, len(longest)),
+            Baseline(f"Always the letter {letter}", float(counts.max() / len(choices)), chance, len(choices)),
+            Baseline("Always the longest option", sum(longest) / len(longest), chance, len(longest)),
         ]
     for name, questions, of_samples in (
         ("Judge without video, samples", choices, True),
@@ -57,7 +57,7 @@ def floors(choices: pd.DataFrame, asked: pd.DataFrame, blind: pd.DataFrame) -> t
         tried = blind.merge(questions[["question_id", "options"]], on="question_id")
         if answers := int(tried["n"].sum()):
             chance = float((tried["n"] / tried["options"].map(len)).sum() / answers)
-            found.append(Floor(name, float(tried["correct"].sum() / answers), chance, answers, of_samples))
+            found.append(Baseline(name, float(tried["correct"].sum() / answers), chance, answers, of_samples))
     return tuple(found)
 
 

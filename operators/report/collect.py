@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
-from operators.report.baselines import Floor, expected_letters, floors
+from operators.report.baselines import Baseline, baselines, expected_letters
 from operators.report.funnel import Step, funnel
 from operators.report.tables import Tables
 from operators.store.run_folder import RunFolder
@@ -31,8 +31,8 @@ class StageNumbers:
     """Numbers of one stage, summed over its partitions. Seconds are summed too, even if partitions ran concurrently."""
 
     stage: str
-    lanes_done: int
-    lanes: int
+    partitions_done: int
+    partitions: int
     """Number of partitions that the stage runs for, which is 1 for a stage over the whole build."""
     rows: int
     rejects: int
@@ -68,7 +68,7 @@ class RejectGroup:
 
 
 @dataclass(frozen=True)
-class Example:
+class ShownSample:
     """A sample, with the title and the origin of its video."""
 
     sample: Sample
@@ -99,18 +99,18 @@ class Numbers:
     """Number of samples with evidence after the end of their video."""
     pass_rates: pd.DataFrame
     """One row per question with difficulty trials: question_id, pass_rate, kept (became a sample)."""
-    floors: tuple[Floor, ...]
+    baselines: tuple[Baseline, ...]
     expected_letters: dict[str, float]
     funnel: tuple[Step, ...]
     unaccounted: int
     """Number of questions that neither became samples nor failed a check nor were rejected. It must be 0 after
     the stage `assemble`, and is set to 0 before."""
     rejects: tuple[RejectGroup, ...]
-    examples: tuple[Example, ...]
+    examples: tuple[ShownSample, ...]
 
     def done(self, stage: str) -> bool:
         """Whether a stage has finished for all of its partitions."""
-        return any(each.stage == stage and each.lanes_done == each.lanes for each in self.stages)
+        return any(each.stage == stage and each.partitions_done == each.partitions for each in self.stages)
 
     @property
     def hours(self) -> float:
@@ -149,14 +149,14 @@ def collect(folder: RunFolder) -> Numbers:
         evidence_seconds=_span_seconds(evidence),
         evidence_outside=_outside(evidence),
         pass_rates=_pass_rates(difficulty, samples),
-        floors=floors(
+        baselines=baselines(
             choices,
             questions[questions["kind"] == QuestionKind.CHOICE.value],
             verify[verify["check"] == Check.BLIND.value],
         ),
         expected_letters=expected_letters(choices),
         funnel=_funnel(tables, questions, verify, difficulty, samples),
-        unaccounted=_unaccounted(questions, verify, samples, rejects) if tables.lanes_done["assemble"] else 0,
+        unaccounted=_unaccounted(questions, verify, samples, rejects) if tables.partitions_done["assemble"] else 0,
         rejects=_reject_groups(rejects),
         examples=_examples(tables, samples, videos),
     )
@@ -218,7 +218,7 @@ def _pass_rates(difficulty: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame
 def _funnel(
     tables: Tables, questions: pd.DataFrame, verify: pd.DataFrame, difficulty: pd.DataFrame, samples: pd.DataFrame
 ) -> tuple[Step, ...]:
-    done = tables.lanes_done
+    done = tables.partitions_done
     writers = [str(writer) for writer in sorted(questions["writer"].unique())]
     reasoned = set(tables.frame("reason", Reasoning, ("question_id",))["question_id"])
     measured = set(difficulty.loc[difficulty["passed"].astype(bool), "question_id"])
@@ -253,8 +253,8 @@ def _stage(tables: Tables, name: str, metrics: list[StageMetrics], rejects: int)
     worked = sum(phases.values())
     return StageNumbers(
         stage=name,
-        lanes_done=tables.lanes_done[name],
-        lanes=1 if name in BUILD_STAGES else tables.folder.run.lanes,
+        partitions_done=tables.partitions_done[name],
+        partitions=1 if name in BUILD_STAGES else tables.folder.run.partitions,
         rows=tables.rows(name),
         rejects=rejects,
         units=sum(each.units for each in metrics),
@@ -287,7 +287,7 @@ def _reject_groups(rejects: pd.DataFrame) -> tuple[RejectGroup, ...]:
     return tuple(sorted(groups, key=lambda group: (order.get(group.stage, -1), -group.count, group.reason)))
 
 
-def _examples(tables: Tables, samples: pd.DataFrame, videos: pd.DataFrame) -> tuple[Example, ...]:
+def _examples(tables: Tables, samples: pd.DataFrame, videos: pd.DataFrame) -> tuple[ShownSample, ...]:
     """Choose up to `EXAMPLES` diverse samples.
 
     They are taken in turn from every combination of category, kind and writer. The choice is deterministic.
@@ -297,6 +297,6 @@ def _examples(tables: Tables, samples: pd.DataFrame, videos: pd.DataFrame) -> tu
     chosen = order.sort_values(["turn", "draw"], kind="stable").head(EXAMPLES)
     about = videos.set_index("video_id")
     return tuple(
-        Example(sample, about.at[sample.video_id, "title"], about.at[sample.video_id, "origin"])
+        ShownSample(sample, about.at[sample.video_id, "title"], about.at[sample.video_id, "origin"])
         for sample in tables.samples_at(sorted(chosen.index))
     )

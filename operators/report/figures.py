@@ -90,12 +90,15 @@ def sample_figures(numbers: Numbers) -> Iterator[Figure]:
         yield _columns("Length of evidence spans in seconds", text, shape, ("seconds", "spans"))
 
 
-def floor_figure(numbers: Numbers) -> Figure | None:
+def baseline_figure(numbers: Numbers) -> Figure | None:
     """Figure of the baselines: accuracies without the video, compared with guessing. None without baselines."""
-    if not numbers.floors:
+    if not numbers.baselines:
         return None
-    rows = [Bar(floor.name, (floor.accuracy,), f"{floor.accuracy:.1%}", floor.chance) for floor in numbers.floors]
-    table = [(f.name, f"{f.accuracy:.1%}", f"{f.chance:.1%}", f"{f.answers:,}") for f in numbers.floors]
+    rows = [
+        Bar(baseline.name, (baseline.accuracy,), f"{baseline.accuracy:.1%}", baseline.chance)
+        for baseline in numbers.baselines
+    ]
+    table = [(f.name, f"{f.accuracy:.1%}", f"{f.chance:.1%}", f"{f.answers:,}") for f in numbers.baselines]
     text = "Accuracy on choice questions without the video. The tick marks what guessing gives."
     svg = bars("Floors", text, rows, full=1.0)
     return Figure("Floors", text, svg, (), ("way to answer", "accuracy", "chance", "answers"), tuple(table))

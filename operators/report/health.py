@@ -29,12 +29,12 @@ class Finding:
 
 def findings(numbers: Numbers) -> tuple[Finding, ...]:
     """Findings about the results of the run so far. Those that need attention come first."""
-    found = [*_progress(numbers), *_media(numbers), *_samples(numbers), *_floors(numbers)]
+    found = [*_progress(numbers), *_media(numbers), *_samples(numbers), *_baselines(numbers)]
     return tuple(sorted(found, key=lambda finding: finding.ok))
 
 
 def _progress(numbers: Numbers) -> Iterator[Finding]:
-    waiting = [each.stage for each in numbers.stages if each.lanes_done < each.lanes]
+    waiting = [each.stage for each in numbers.stages if each.partitions_done < each.partitions]
     ahead = "all have run" if not waiting else f"to come: {', '.join(waiting)}"
     yield Finding(not waiting, "Stages", ahead)
     if numbers.done("assemble"):
@@ -77,8 +77,8 @@ def _samples(numbers: Numbers) -> Iterator[Finding]:
     yield Finding(not missing, "Splits with samples", "all" if not missing else f"none in {', '.join(missing)}")
 
 
-def _floors(numbers: Numbers) -> Iterator[Finding]:
-    for floor in numbers.floors:
-        if floor.of_samples:
-            figure = f"{floor.accuracy:.1%}, guessing {floor.chance:.1%}"
-            yield Finding(floor.deviation < SURPRISING, floor.name, figure)
+def _baselines(numbers: Numbers) -> Iterator[Finding]:
+    for baseline in numbers.baselines:
+        if baseline.of_samples:
+            figure = f"{baseline.accuracy:.1%}, guessing {baseline.chance:.1%}"
+            yield Finding(baseline.deviation < SURPRISING, baseline.name, figure)

@@ -6,13 +6,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from operators.execution.rejects import skipped_in_words
+from operators.execution.rejects import describe_skipped
 from operators.report import figures
-from operators.report.collect import Example, Numbers, collect
+from operators.report.collect import Numbers, ShownSample, collect
 from operators.report.health import findings
 from operators.report.plots import timeline
 from operators.store.run_folder import RunFolder
-from operators.video.timecode import clock, clock_span
+from operators.video.timecode import format_span, format_time
 from schemas.config import Role
 from schemas.sample import LETTERS
 from schemas.tables import Split
@@ -35,7 +35,7 @@ def render(numbers: Numbers) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"clock": clock, "clock_span": clock_span, "seconds": figures.seconds}
+    environment.filters |= {"format_time": format_time, "format_span": format_span, "seconds": figures.seconds}
     return environment.get_template("page.html.jinja").render(_content(numbers))
 
 
@@ -52,10 +52,10 @@ def _content(numbers: Numbers) -> dict[str, Any]:
         "samples_done": numbers.done("assemble"),
         "material": list(figures.material_figures(numbers)),
         "sample_figures": list(figures.sample_figures(numbers)),
-        "floors": figures.floor_figure(numbers),
+        "baselines": figures.baseline_figure(numbers),
         "funnel": figures.funnel_figure(numbers),
         "rejects": list(figures.reject_bars(numbers)),
-        "skipped": skipped_in_words(numbers.run),
+        "skipped": describe_skipped(numbers.run),
         "time": figures.time_figure(numbers),
         "examples": [(example, _timeline(example)) for example in numbers.examples],
     }
@@ -82,7 +82,7 @@ def _by_split(numbers: Numbers) -> list[tuple[str, int, int]]:
     return [(split.value, int(counts.get(split.value, 0)), int(videos.get(split.value, 0))) for split in Split]
 
 
-def _timeline(example: Example) -> str:
+def _timeline(example: ShownSample) -> str:
     sample = example.sample
-    spans = ", ".join(clock_span(span) for span in sample.evidence)
-    return timeline("Evidence", f"{spans} of {clock(sample.duration_us)}", sample.duration_us, sample.evidence)
+    spans = ", ".join(format_span(span) for span in sample.evidence)
+    return timeline("Evidence", f"{spans} of {format_time(sample.duration_us)}", sample.duration_us, sample.evidence)

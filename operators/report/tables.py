@@ -33,10 +33,10 @@ class Tables:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.lanes_done: dict[str, int] = defaultdict(int)
+        self.partitions_done: dict[str, int] = defaultdict(int)
         self._commits: dict[str, list[Commit]] = defaultdict(list)
         for record in folder.records():
-            self.lanes_done[record.stage] += 1
+            self.partitions_done[record.stage] += 1
             self._commits[record.stage] += [record.commits[unit] for unit in sorted(record.commits)]
 
     def rows(self, stage: str) -> int:

@@ -28,7 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources import web
 from operators.sources.manifest import LIST_SUFFIXES
-from operators.store.content_store import SourceGone, download, sha256_of_file, space_problem
+from operators.store.content_store import SourceUnavailable, download, sha256_of_file, space_problem
 from schemas.errors import BadInput, SourceError
 from schemas.storage import StoreError, locate, outages
 from schemas.tables import Source, Video
@@ -212,7 +212,8 @@ class SourceFiles:
         """Fingerprint of the file as it is now.
 
         Raises:
-            SourceGone: `missing_file` if there is no such file; `system_error` if it may not be read, or if its folder,
+            SourceUnavailable: `missing_file` if there is no such file; `system_error` if it may not be read, or if its
+            folder,
                 bucket or server is unavailable, refuses access or sends an incomplete answer.
             OSError: the local disk is full.
         """
@@ -224,7 +225,7 @@ class SourceFiles:
         """Return a local path of a video. A remote video is downloaded into the folder.
 
         Raises:
-            SourceGone, OSError: see `fingerprint`.
+            SourceUnavailable, OSError: see `fingerprint`.
         """
         address = self.addresses.get(source_id, uri)
         with self._in_words(uri, address):
@@ -249,13 +250,13 @@ class SourceFiles:
         """Return a local path of the file that `ingest` has read. A remote file is downloaded into the folder.
 
         Raises:
-            SourceGone: with reason `source_changed`, the file has other bytes now; for others see `fingerprint`.
+            SourceUnavailable: with reason `source_changed`, the file has other bytes now; for others see `fingerprint`.
             OSError: see `fingerprint`.
         """
         local = self.fetch(video.video_id, video.uri, folder)
         if sha256_of_file(local) != video.sha256:
             message = f"{shown_uri(video.uri)} has changed since it was ingested; run the build again"
-            raise SourceGone("source_changed", message)
+            raise SourceUnavailable("source_changed", message)
         return local
 
     @contextmanager
@@ -268,15 +269,15 @@ class SourceFiles:
             if isinstance(error, PermissionError):
                 way_out = "correct the rights or the credentials"
             elif is_place_there(address, self.roots):
-                raise SourceGone("missing_file", f"{shown}: {told}; restore it and run again") from None
+                raise SourceUnavailable("missing_file", f"{shown}: {told}; restore it and run again") from None
             else:
                 way_out = "its folder, bucket or server is away or empty: mount it or correct the address"
-            raise SourceGone("system_error", f"{shown}: {told}; {way_out}, the next run tries again") from None
+            raise SourceUnavailable("system_error", f"{shown}: {told}; {way_out}, the next run tries again") from None
         except (OSError, StoreError, BadInput) as error:  # S3 also answers Bad Request for expired credentials
             if isinstance(error, OSError) and space_problem(error, shown):
                 raise
             told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
-            raise SourceGone("system_error", f"{shown}: {told}; the next run tries again") from None
+            raise SourceUnavailable("system_error", f"{shown}: {told}; the next run tries again") from None
 
 
 def is_place_there(address: str, roots: Iterable[str]) -> bool:

@@ -20,7 +20,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from operators.sources.rejects import plan_reject
-from operators.store.content_store import store_around
+from operators.store.content_store import store_containing
 from schemas.errors import BadInput, Outage, SourceError
 from schemas.storage import outages
 from schemas.tables import Reject
@@ -83,7 +83,7 @@ def search_folder(fs: Any, root: str, source: str) -> Search:
         Outage: a folder below it cannot be read at the moment.
     """
     is_local = isinstance(fs, LocalFileSystem)
-    if store := store_around(fs, os.path.realpath(root) if is_local else root):
+    if store := store_containing(fs, os.path.realpath(root) if is_local else root):
         raise SourceError(
             f"source {source!r} lies in the output of a build, {store!r}, whose clips are not source videos; "
             f"give the folder of the videos that were built from"
@@ -116,7 +116,7 @@ def _walk_local(fs: Any, root: str, source: str, skipped: Counter[str]) -> Itera
         if (real := os.path.realpath(folder)) in seen:
             continue
         seen.add(real)
-        if store_around(fs, real):
+        if store_containing(fs, real):
             skipped[_OUTPUT] += 1
             continue
         for entry in _entries(folder, source):
@@ -153,7 +153,7 @@ def _leads_nowhere(path: Path) -> bool:
 
 
 def _walk_remote(fs: Any, root: str, source: str, skipped: Counter[str]) -> Iterator[str]:
-    is_output = cache(lambda folder: store_around(fs, folder) is not None)
+    is_output = cache(lambda folder: store_containing(fs, folder) is not None)
     left_out: dict[str, str] = {}
     for path in _remote_paths(fs, root, source):
         if not path.startswith(f"{root}/") or path.endswith("/"):  # another site's page; an object that marks a folder

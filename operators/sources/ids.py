@@ -46,7 +46,7 @@ class _Video(BaseModel):
     uri: str
 
 
-class _Lane(BaseModel):
+class _Partition(BaseModel):
     """The fields that are needed of a partition's file, whatever version wrote it."""
 
     sources: list[_Video]
@@ -119,8 +119,9 @@ def _from_runs(store: Store) -> GivenIds:
         folder = media_folder(config.source, config.media_root)
         ids = given.setdefault(redacted_uri(config.source), {})
         with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
-            lanes = pool.map(lambda lane: _read(store, lane, _Lane).sources, store.list(f"{run}/lanes"))
-            for video in (video for lane in lanes for video in lane):
+            files = store.list(f"{run}/partitions") or store.list(f"{run}/lanes")  # the name in earlier versions
+            partitions = pool.map(lambda file: _read(store, file, _Partition).sources, files)
+            for video in (video for partition in partitions for video in partition):
                 path = path_in(folder, stored_uri(local_path(video.uri) or video.uri, folder))
                 ids.pop(path, None)  # the order of the dict shows which was assigned last
                 ids[path] = video.source_id

@@ -23,7 +23,7 @@ from operators.sources.ids import SourceIds, media_folder, path_in
 from operators.sources.manifest import LIST_SUFFIXES, manifest_entries, read_list
 from operators.sources.rejects import plan_reject
 from operators.sources.shot2story import is_shot2story, shot2story_entries
-from operators.store.content_store import store_around
+from operators.store.content_store import store_containing
 from schemas.config import BuildConfig
 from schemas.errors import BadInput, Outage, SourceError
 from schemas.manifest import ManifestRow
@@ -284,4 +284,4 @@ def _store_of(uri: str) -> str | None:
     if web.site_of(uri):
         return None
     fs, path = locate(uri)
-    return store_around(fs, os.path.realpath(path) if isinstance(fs, LocalFileSystem) else path)
+    return store_containing(fs, os.path.realpath(path) if isinstance(fs, LocalFileSystem) else path)

@@ -15,17 +15,17 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from operators.execution.progress import Pace
+from operators.execution.progress import ProgressLogger
 from operators.execution.stage import Context, Stage
-from operators.footage import footage
+from operators.footage import fetch_frame_source
 from operators.models.client import Answer, Refusal, Request, TimedFrame
 from operators.models.session import MEASURED
-from operators.store.content_store import SourceGone
+from operators.store.content_store import SourceUnavailable
 from operators.video.analysis.proxy import SIDE
 from operators.video.decode.frames import to_jpeg
 from operators.video.decode.packets import UnreadableVideo
-from operators.video.timecode import clock
-from operators.vision.clip_frames import Sample, sample_clips
+from operators.video.timecode import format_time
+from operators.vision.clip_frames import ClipFrame, sample_clip_frames
 from operators.vision.colours import dominant_colours
 from operators.vision.faces import FaceDetector
 from operators.vision.ocr import Reading, TextReader, track, within
@@ -63,7 +63,7 @@ def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip], source
     for video in videos:
         try:
             yield from caption(context, video, clips, notes_of[video.video_id])
-        except (SourceGone, UnreadableVideo) as error:
+        except (SourceUnavailable, UnreadableVideo) as error:
             yield context.reject(video.video_id, error.reason, f"video {video.video_id}: {error}")
 
 
@@ -103,10 +103,12 @@ def _measure_clips(
 def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator[Measures]:
     reader, detector = TextReader(), FaceDetector()
     fps = context.config.caption.text_fps
-    path = footage(context, video, fps, MEASURED_SIDE)
+    path = fetch_frame_source(context, video, fps, MEASURED_SIDE)
     counts = [max(1, round((clip.end_us - clip.start_us) * fps / 1_000_000)) for clip in clips]
-    pace = Pace(f"{context.stage} {video.video_id}", video.duration_us)
-    for clip, samples in zip(clips, sample_clips(path, clips, counts, MEASURED_SIDE, MEASURED_MULTIPLE), strict=True):
+    pace = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
+    for clip, samples in zip(
+        clips, sample_clip_frames(path, clips, counts, MEASURED_SIDE, MEASURED_MULTIPLE), strict=True
+    ):
         searched = sorted({len(samples) * (2 * i + 1) // (2 * FACES_PER_CLIP) for i in range(FACES_PER_CLIP)})
         yield Measures(
             clip=clip,
@@ -115,7 +117,7 @@ def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator
             faces=tuple(detector.detect(samples[i].rgb, samples[i].time_us) for i in searched),
             readings=tuple((each.cell, reader.read(each.rgb)) for each in samples),
         )
-        pace.reached(clip.end_us)
+        pace.update(clip.end_us)
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,12 @@ def _describe_clips(
 ) -> Iterator[Row]:
     settings = context.config.caption
     counts = [settings.frames_per_clip] * len(clips)
-    path = footage(context, video, settings.frames_per_clip / context.config.split.clip_seconds, settings.frame_side)
-    sampled = sample_clips(path, clips, counts, settings.frame_side)
+    path = fetch_frame_source(
+        context, video, settings.frames_per_clip / context.config.split.clip_seconds, settings.frame_side
+    )
+    sampled = sample_clip_frames(path, clips, counts, settings.frame_side)
     inquiries = [_inquiry(context, clip, samples, notes) for clip, samples in zip(clips, sampled, strict=True)]
-    answers = context.models[Role.CAPTIONER].ask([each.request for each in inquiries])
+    answers = context.models[Role.CAPTIONER].call([each.request for each in inquiries])
     for inquiry, answer in zip(inquiries, answers, strict=True):
         if isinstance(answer, Refusal):
             key = inquiry.clip.clip_id
@@ -150,13 +154,15 @@ def _describe_clips(
             yield _described(video, inquiry, answer, notes)
 
 
-def _inquiry(context: Context, clip: Clip, samples: Sequence[Sample], notes: Sequence[Annotation]) -> Inquiry:
+def _inquiry(context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: Sequence[Annotation]) -> Inquiry:
     prompt = context.prompts["caption"]
     hints = [
-        {"kind": note.kind, "start": clock(note.start_us), "end": clock(note.end_us), "text": note.text}
+        {"kind": note.kind, "start": format_time(note.start_us), "end": format_time(note.end_us), "text": note.text}
         for note in _within(clip, notes, HINTS)
     ]
-    text = prompt.render(frames=len(samples), start=clock(clip.start_us), end=clock(clip.end_us), hints=hints)
+    text = prompt.render(
+        frames=len(samples), start=format_time(clip.start_us), end=format_time(clip.end_us), hints=hints
+    )
     frames = tuple(TimedFrame(each.time_us, to_jpeg(each.rgb, JPEG_QUALITY)) for each in samples)
     height, width = samples[0].rgb.shape[:2]
     return Inquiry(
@@ -280,6 +286,6 @@ STAGE = Stage(
     section=lambda config: [config.caption, config.split.clip_seconds],
     prompts=("caption",),
     roles=(Role.CAPTIONER,),
-    asks=lambda config: config.models.captioner.model != MEASURED,
+    uses_models=lambda config: config.models.captioner.model != MEASURED,
     isolated=True,
 )

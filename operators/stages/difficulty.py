@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from operators.execution.stage import Context, Stage
-from operators.footage import footage
+from operators.footage import fetch_frame_source
 from operators.models.client import TimedFrame
 from operators.process.isolate import ChildFailed, run_isolated
 from operators.questions.storyboard import storyboard, tokens_for
-from operators.questions.trials import Paper, put
-from operators.store.content_store import SourceGone
+from operators.questions.trials import TrialSpec, run_trials
+from operators.store.content_store import SourceUnavailable
 from operators.video.decode.frames import frames_at, to_jpeg
 from operators.video.decode.packets import UnreadableVideo
 from schemas.base import Row
@@ -55,15 +55,15 @@ def _tried(context: Context, video: Video, captions: Sequence[Caption], question
     target = context.models[Role.TARGET]
     try:
         frames = _frames(context, video) if target.vision else ()
-    except (SourceGone, UnreadableVideo, ChildFailed) as error:
+    except (SourceUnavailable, UnreadableVideo, ChildFailed) as error:
         for question in questions:
             message = f"question {question.question_id}: no frames for the target from video {video.video_id}: {error}"
             yield context.reject(question.question_id, error.reason, message)
         return
     story = "" if target.vision else storyboard(captions, tokens_for(target))
-    papers = [Paper(question, context.config.difficulty.trials, story, frames) for question in questions]
+    papers = [TrialSpec(question, context.config.difficulty.trials, story, frames) for question in questions]
     prompts = {kind: context.prompts[prompt] for kind, prompt in PROMPTS.items()}
-    for result in put(context, Check.DIFFICULTY, target, prompts, papers):
+    for result in run_trials(context, Check.DIFFICULTY, target, prompts, papers):
         problem = result.unanswered(context)
         yield result.trial(passed=problem is None)
         if problem is not None:
@@ -76,13 +76,13 @@ def _frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
     They are decoded in a child process, so that a crash or a hang of the decoder cannot stop the stage.
 
     Raises:
-        SourceGone: the source is missing or has changed.
+        SourceUnavailable: the source is missing or has changed.
         UnreadableVideo: the video cannot be read.
         ChildFailed: the child process crashed or exceeded a limit, such as `DECODE_SECONDS`.
     """
     settings = context.config.difficulty
     count = min(settings.frames, video.frame_count)
-    path = footage(context, video, count * 1_000_000 / video.duration_us, settings.frame_side)
+    path = fetch_frame_source(context, video, count * 1_000_000 / video.duration_us, settings.frame_side)
     times = [video.duration_us * (2 * index + 1) // (2 * count) for index in range(count)]
     return run_isolated(_jpegs, path, times, settings.frame_side, timeout_seconds=DECODE_SECONDS)
 

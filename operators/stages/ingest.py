@@ -11,11 +11,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from operators.execution.progress import Pace
+from operators.execution.progress import ProgressLogger
 from operators.execution.stage import Context, Stage
 from operators.store.content_store import sha256_of_file
 from operators.video.analysis.analysis_file import write_analysis
-from operators.video.analysis.decode_once import Watched, watch
+from operators.video.analysis.decode_once import DecodedVideo, decode_once
 from operators.video.clips.packaging import packaging
 from operators.video.decode.ffmpeg import pyav_version
 from operators.video.decode.packets import SECOND_US, UnreadableVideo
@@ -45,16 +45,16 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
                 )
             folder = context.scratch / "made"  # separate from the fetched source, whatever the source's name is
             folder.mkdir(exist_ok=True)
-            pace = Pace(f"{context.stage} {source.source_id}", measured.duration_us)
+            pace = ProgressLogger(f"{context.stage} {source.source_id}", measured.duration_us)
             split = context.config.split
-            watched = watch(measured, split, folder / "proxy.mp4", pace.reached, context.cores)
+            watched = decode_once(measured, split, folder / "proxy.mp4", pace.update, context.cores)
             yield from _loss(context, source, watched)
             yield _video(context, source, fetched, watched, folder)
         except UnreadableVideo as error:
             yield context.reject(source.source_id, error.reason, f"{source.source_id}: {error}")
 
 
-def _loss(context: Context, source: Source, watched: Watched) -> Iterator[Reject]:
+def _loss(context: Context, source: Source, watched: DecodedVideo) -> Iterator[Reject]:
     """Yield a reject in addition to the video when a part of it is missing or unreadable.
 
     Raises:
@@ -71,7 +71,7 @@ def _loss(context: Context, source: Source, watched: Watched) -> Iterator[Reject
         yield context.reject(source.source_id, "partly_damaged", message)
 
 
-def _video(context: Context, source: Source, fetched: Path, watched: Watched, folder: Path) -> Video:
+def _video(context: Context, source: Source, fetched: Path, watched: DecodedVideo, folder: Path) -> Video:
     measured, analysis = watched.video, watched.analysis
     index = measured.index
     columns = folder / "analysis.npz"

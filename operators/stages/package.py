@@ -36,7 +36,7 @@ def run(context: Context, videos: Sequence[Video]) -> Iterator[PackagedVideo | R
     """Yield the file that is published of each video, or a reject where it cannot be made.
 
     Raises:
-        SourceGone: a source is missing or has changed since `ingest`.
+        SourceUnavailable: a source is missing or has changed since `ingest`.
     """
     for video in videos:
         try:
@@ -97,7 +97,7 @@ def _write_mp4(context: Context, video: Video) -> Path:
     """Write the source as an MP4 and return its path. All records must have the same suffixes.
 
     Raises:
-        SourceGone: the source is missing or has changed since `ingest`.
+        SourceUnavailable: the source is missing or has changed since `ingest`.
         UnreadableVideo: the source cannot be read.
         MediaError: the MP4 cannot be made.
         FfmpegError: ffmpeg failed.

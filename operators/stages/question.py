@@ -19,7 +19,7 @@ from operators.models.session import MEASURED
 from operators.questions.derive import CATEGORY, derive
 from operators.questions.storyboard import EvidenceError, read_spans, storyboard, tokens_for
 from operators.questions.timeline import read_timeline
-from operators.video.timecode import clock
+from operators.video.timecode import format_time
 from schemas.answers import WrittenChoice, WrittenOpen
 from schemas.base import Row, Span, digest
 from schemas.config import Role, Writer
@@ -85,7 +85,7 @@ def _written(context: Context, video: Video, captions: Sequence[Caption]) -> Ite
     story = storyboard(captions, tokens_for(reasoner))
     wishes: list[Wish] = list(product(settings.categories, settings.kinds, range(settings.per_category)))
     requests = [_request(context, video, story, wish) for wish in wishes]
-    for wish, answer in zip(wishes, reasoner.ask(requests), strict=True):
+    for wish, answer in zip(wishes, reasoner.call(requests), strict=True):
         yield _question(context, video, wish, answer)
 
 
@@ -95,11 +95,11 @@ def _request(context: Context, video: Video, story: str, wish: Wish) -> Request:
     prompt = context.prompts[PROMPTS[kind]]
     text = prompt.render(
         story=story,
-        duration=clock(video.duration_us),
+        duration=format_time(video.duration_us),
         category=category.value,
         number=index + 1,
         count=count,
-        around=clock(video.duration_us * (2 * index + 1) // (2 * count)),
+        around=format_time(video.duration_us * (2 * index + 1) // (2 * count)),
     )
     key = question_id(video.video_id, category, kind, Writer.MODEL, index)
     return Request(key, prompt, text, seed=context.seed("question", key))
@@ -160,5 +160,5 @@ STAGE = Stage(
     section=lambda config: config.question,
     prompts=tuple(PROMPTS.values()),
     roles=(Role.REASONER,),
-    asks=lambda config: Writer.MODEL in config.question.writers,
+    uses_models=lambda config: Writer.MODEL in config.question.writers,
 )

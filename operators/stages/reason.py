@@ -15,7 +15,7 @@ from operators.models.client import Answer, Refusal, Request
 from operators.questions.explain import explain
 from operators.questions.storyboard import EvidenceError, read_spans, storyboard, tokens_for, within
 from operators.questions.timeline import read_timeline
-from operators.video.timecode import clock
+from operators.video.timecode import format_time
 from schemas.answers import ChainOfThought
 from schemas.base import Row
 from schemas.config import Role, Writer
@@ -58,7 +58,7 @@ def _thought(context: Context, captions: Sequence[Caption], questions: Sequence[
         prompt = context.prompts[PROMPT]
         text = prompt.render(
             story=story,
-            duration=clock(end_us),
+            duration=format_time(end_us),
             evidence=storyboard(within(captions, question.evidence), tokens // 4),
             question=question.question,
             options=question.options,
@@ -66,7 +66,7 @@ def _thought(context: Context, captions: Sequence[Caption], questions: Sequence[
         )
         seed = context.seed("reason", question.question_id)
         requests.append(Request(question.question_id, prompt, text, seed=seed))
-    for question, answer in zip(questions, reasoner.ask(requests), strict=True):
+    for question, answer in zip(questions, reasoner.call(requests), strict=True):
         yield _row(context, question, answer, end_us)
 
 
@@ -102,5 +102,5 @@ STAGE = Stage(
     section=lambda config: None,
     prompts=(PROMPT,),
     roles=(Role.REASONER,),
-    asks=lambda config: Writer.MODEL in config.question.writers,
+    uses_models=lambda config: Writer.MODEL in config.question.writers,
 )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from operators.execution.stage import Context, Scope, Stage
 from operators.release.tar import TarWriter
-from operators.store.content_store import SourceGone, sha256_of_file, space_problem
+from operators.store.content_store import SourceUnavailable, sha256_of_file, space_problem
 from schemas.arrow import rows_to_parquet
 from schemas.base import digest
 from schemas.run import ReleaseFile
@@ -125,7 +125,7 @@ def _write_tar(
 
 
 def _unavailable(context: Context, video: Video, error: OSError) -> Reject:
-    reason = error.reason if isinstance(error, SourceGone) else "system_error"
+    reason = error.reason if isinstance(error, SourceUnavailable) else "system_error"
     return context.reject(video.video_id, reason, f"video {video.video_id}: {error}", shown_uri(video.uri))
 
 
@@ -155,7 +155,7 @@ def _media(context: Context, video: Video, packaged: PackagedVideo) -> Iterator[
     """A local path of the published file, valid inside the context.
 
     Raises:
-        SourceGone: the file is missing, or its bytes differ from those that were packaged.
+        SourceUnavailable: the file is missing, or its bytes differ from those that were packaged.
     """
     folder = context.scratch / "media"  # holds one file at a time: all together may exceed the free disk space
     folder.mkdir()
@@ -173,11 +173,11 @@ def _fetch_stored(context: Context, packaged: PackagedVideo, address: str, folde
     otherwise = f"or delete it and the folder commits/{maker} of the store: the next run makes it again"
     try:
         local = context.files.fetch(address, folder)
-    except SourceGone as gone:
-        raise SourceGone(gone.reason, f"{gone}, {otherwise}") from None
+    except SourceUnavailable as gone:
+        raise SourceUnavailable(gone.reason, f"{gone}, {otherwise}") from None
     if sha256_of_file(local) != packaged.sha256:
         message = f"{address} is damaged, its bytes do not match its name; restore it and run again, {otherwise}"
-        raise SourceGone("system_error", message)
+        raise SourceUnavailable("system_error", message)
     return local
 
 

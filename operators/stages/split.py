@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.execution.progress import Pace
+from operators.execution.progress import ProgressLogger
 from operators.execution.stage import Context, Stage
 from operators.video.analysis.analysis import Analysis
 from operators.video.analysis.analysis_file import read_analysis
@@ -42,9 +42,9 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
     analysis = read_analysis(context.files.fetch(video.analysis_uri, context.scratch))
     # With key frames only, nothing between them was decoded, so a shot may start without a descriptor of its own.
     shot_starts_us = analysis.shot_starts(settings.detector, settings.shot_threshold)
-    unlikeness = analysis.shot_unlikeness(shot_starts_us).tolist() if every_frame else None
+    visual_distance = analysis.shot_boundary_distance(shot_starts_us).tolist() if every_frame else None
     format_starts_us = [each.start_us for each in analysis.formats]
-    spans = plan_clips(video.duration_us, shot_starts_us, settings, unlikeness, format_starts_us)
+    spans = plan_clips(video.duration_us, shot_starts_us, settings, visual_distance, format_starts_us)
     if every_frame and not settings.write_clips:
         for index, span in enumerate(spans):
             yield _clip(video, index, span, analysis, analysis.times_us)
@@ -53,13 +53,13 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
     source = probe(unpack(fetched, context.scratch / "unpacked")).with_formats(analysis.formats)
     _refuse_changed(video, source)
     times_us = analysis.times_us if every_frame else source.index.frame_times_us
-    pace = Pace(f"{context.stage} {video.video_id}", video.duration_us)
+    pace = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
     damaged_us = analysis.damaged_us if every_frame else None
     with open_cutter(source, times_us, damaged_us) if settings.write_clips else nullcontext() as cutter:
         for index, span in enumerate(spans):
             clip = _clip(video, index, span, analysis, times_us, seen=every_frame)
             yield from _written(context, cutter, clip) if cutter else [clip]
-            pace.reached(span.end_us)
+            pace.update(span.end_us)
 
 
 def _refuse_changed(video: Video, source: VideoProbe) -> None:

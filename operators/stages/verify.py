@@ -12,10 +12,10 @@ from collections.abc import Generator, Iterator, Sequence
 
 from operators.execution.stage import Context, Stage
 from operators.questions.answers import same_answer
-from operators.questions.rederive import answer_again
+from operators.questions.rederive import rederive_answer
 from operators.questions.rules import form_problem
 from operators.questions.storyboard import storyboard, tokens_for, within
-from operators.questions.trials import Paper, Result, put
+from operators.questions.trials import TrialResult, TrialSpec, run_trials
 from schemas.base import Row, Span
 from schemas.config import Role
 from schemas.tables import Caption, Check, Derivation, Question, QuestionKind, Reasoning, Reject, Trial
@@ -59,7 +59,7 @@ def _rules(
 def _blind(context: Context, questions: Sequence[Question]) -> Generator[Row, None, Passed]:
     settings = context.config.verify
     passed: Passed = []
-    for result in _put(context, Check.BLIND, [Paper(question, settings.blind_trials) for question in questions]):
+    for result in _put(context, Check.BLIND, [TrialSpec(question, settings.blind_trials) for question in questions]):
         problem = result.unanswered(context)
         if problem is None and result.share >= settings.blind_limit:
             message = (
@@ -76,7 +76,7 @@ def _blind(context: Context, questions: Sequence[Question]) -> Generator[Row, No
 def _proved(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
     for question in questions:
         assert question.derivation is not None
-        again = answer_again(question.derivation, captions)
+        again = rederive_answer(question.derivation, captions)
         proved = again is not None and same_answer(again, question.answer, QuestionKind.OPEN)
         yield _trial(question, Check.GROUNDED, answer=again or "", passed=proved)
         if not proved:
@@ -95,7 +95,7 @@ def _grounded(context: Context, captions: Sequence[Caption], questions: Sequence
     settings = context.config.verify
     tokens = tokens_for(context.models[Role.JUDGE])
     papers = [
-        Paper(question, settings.grounded_trials, story=storyboard(within(captions, question.evidence), tokens))
+        TrialSpec(question, settings.grounded_trials, story=storyboard(within(captions, question.evidence), tokens))
         for question in questions
     ]
     for result in _put(context, Check.GROUNDED, papers):
@@ -110,12 +110,12 @@ def _grounded(context: Context, captions: Sequence[Caption], questions: Sequence
         yield from _outcome(result, problem)
 
 
-def _put(context: Context, check: Check, papers: Sequence[Paper]) -> list[Result]:
+def _put(context: Context, check: Check, papers: Sequence[TrialSpec]) -> list[TrialResult]:
     prompts = {kind: context.prompts[prompt] for kind, prompt in PROMPTS.items()}
-    return put(context, check, context.models[Role.JUDGE], prompts, papers) if papers else []
+    return run_trials(context, check, context.models[Role.JUDGE], prompts, papers) if papers else []
 
 
-def _outcome(result: Result, problem: Reject | None) -> Iterator[Row]:
+def _outcome(result: TrialResult, problem: Reject | None) -> Iterator[Row]:
     yield result.trial(passed=problem is None)
     if problem is not None:
         yield problem

@@ -51,7 +51,7 @@ _WAYS_OUT = {
 }
 
 
-class SourceGone(OSError):
+class SourceUnavailable(OSError):
     """A source video or stored file can no longer be read: it was moved, deleted or changed, or may not be opened.
 
     `reason` is the reason of a reject. `missing_file` and `source_changed` are about a source video alone.
@@ -61,7 +61,7 @@ class SourceGone(OSError):
         super().__init__(message)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[SourceGone], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[SourceUnavailable], tuple[str, str]]:
         return type(self), (self.reason, str(self))  # for pickling: it may come from a child process
 
 
@@ -109,7 +109,7 @@ class Store:
         """Return a local path of a stored file. A file in a remote store is downloaded into the folder.
 
         Raises:
-            SourceGone: `system_error`, as the file no longer exists. It is the store's, and not the source's.
+            SourceUnavailable: `system_error`, as the file no longer exists. It is the store's, and not the source's.
             StoreError: a remote store does not respond.
         """
         path = self._path(address)
@@ -120,7 +120,7 @@ class Store:
                     download(self.fs, path, local)
         except FileNotFoundError:
             message = f"{address} is gone from {shown_uri(self.url)}; restore it and run again"
-            raise SourceGone("system_error", message) from None
+            raise SourceUnavailable("system_error", message) from None
         return local
 
     # --- tables ------------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ class Store:
             partial.unlink(missing_ok=True)
 
 
-def store_around(fs: AbstractFileSystem, path: str) -> str | None:
+def store_containing(fs: AbstractFileSystem, path: str) -> str | None:
     """The root of the store to which a path belongs, or None outside of all stores.
 
     A path belongs to a store if it is one of the store's own folders, such as `objects/`, or lies in one. A folder is a

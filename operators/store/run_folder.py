@@ -1,7 +1,7 @@
 """The folder of one run, `runs/{run_id}/` in the store: its plan, the commits it uses, its metrics and its report.
 
     run.json                      the resolved configuration
-    lanes/00000.json              the source videos of each partition
+    partitions/00000.json              the source videos of each partition
     records/{stage}-00000.json    the commits of each (stage, partition); `{stage}.json` for stages over the build
     metrics/{stage}-00000.json    one JSON line for each attempt
     report.html                   the report page
@@ -12,17 +12,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from operators.store.content_store import Store
 from schemas.base import parse_json
 from schemas.errors import BadInput
-from schemas.run import Lane, Run, StageMetrics, StageRecord
+from schemas.run import Partition, Run, StageMetrics, StageRecord
 from schemas.tables import Source
 from schemas.uri import shown_uri
 
-M = TypeVar("M", StageRecord, Lane)
+M = TypeVar("M", StageRecord, Partition)
 N = TypeVar("N", int, float)
 
 
@@ -39,11 +40,13 @@ class RunFolder:
         self.address = f"runs/{run.run_id}"
 
     @classmethod
-    def create(cls, store: Store, run: Run, lanes: list[Lane]) -> RunFolder:
+    def create(cls, store: Store, run: Run, partitions: list[Partition]) -> RunFolder:
         """Write a new run's plan. `run.json` is written last, so that a run that can be opened is complete."""
         folder = cls(store, run)
-        for lane in lanes:
-            store.write(f"{folder.address}/lanes/{lane.index:05d}.json", lane.model_dump_json(indent=1).encode())
+        for partition in partitions:
+            store.write(
+                f"{folder.address}/partitions/{partition.index:05d}.json", partition.model_dump_json(indent=1).encode()
+            )
         store.write(f"{folder.address}/run.json", run.model_dump_json(indent=1).encode())
         return folder
 
@@ -68,36 +71,36 @@ class RunFolder:
         """The run's address, `{out}/runs/{run_id}`."""
         return f"{self.store.url}/{self.address}"
 
-    def lane(self, index: int) -> Lane:
+    def partition(self, index: int) -> Partition:
         """The partition with this index.
 
         Raises:
             RunMissing: the run has no such partition.
         """
-        try:
-            return self._read(f"lanes/{index:05d}.json", Lane)
-        except FileNotFoundError:
-            raise RunMissing(f"{self.url}: no lane {index}; the run has {self.run.lanes}") from None
+        for name in ("partitions", "lanes"):  # the name in earlier versions
+            with suppress(FileNotFoundError):
+                return self._read(f"{name}/{index:05d}.json", Partition)
+        raise RunMissing(f"{self.url}: no partition {index}; the run has {self.run.partitions}")
 
-    def lanes(self) -> Iterator[Lane]:
+    def partitions(self) -> Iterator[Partition]:
         """All partitions of the run, in order."""
-        return (self.lane(index) for index in range(self.run.lanes))
+        return (self.partition(index) for index in range(self.run.partitions))
 
     def sources(self) -> tuple[Source, ...]:
         """All source videos of the run, sorted by id, so that later stages do not depend on the partitions."""
-        found = [source for lane in self.lanes() for source in lane.sources]
+        found = [source for partition in self.partitions() for source in partition.sources]
         return tuple(sorted(found, key=lambda source: source.source_id))
 
-    def record(self, stage: str, lane: int | None) -> StageRecord:
-        """The commits of a finished stage, for one partition or for the whole build (`lane` is None).
+    def record(self, stage: str, partition: int | None) -> StageRecord:
+        """The commits of a finished stage, for one partition or for the whole build (`partition` is None).
 
         Raises:
             RunMissing: the stage has not finished.
         """
         try:
-            return self._read(f"records/{_name(stage, lane)}", StageRecord)
+            return self._read(f"records/{_name(stage, partition)}", StageRecord)
         except FileNotFoundError:
-            place = "" if lane is None else f" of lane {lane}"
+            place = "" if partition is None else f" of partition {partition}"
             raise RunMissing(f"{self.url}: stage {stage}{place} has not finished; run it first") from None
 
     def records(self) -> list[StageRecord]:
@@ -107,24 +110,24 @@ class RunFolder:
     def write_record(self, record: StageRecord) -> None:
         """Write the commits of a finished stage, which replaces an earlier record of the same stage and partition."""
         self.store.write(
-            f"{self.address}/records/{_name(record.stage, record.lane)}", record.model_dump_json().encode()
+            f"{self.address}/records/{_name(record.stage, record.partition)}", record.model_dump_json().encode()
         )
 
     def metrics(self) -> list[StageMetrics]:
         """Metrics of every (stage, partition) that is running or finished, summed over its attempts."""
         return [_added_up(self._attempts(name)) for name in self._finished("metrics")]
 
-    def attempts(self, stage: str, lane: int | None) -> list[StageMetrics]:
+    def attempts(self, stage: str, partition: int | None) -> list[StageMetrics]:
         """Metrics of each attempt at a (stage, partition), in order. A killed attempt counts as far as it got."""
         try:
-            return self._attempts(_name(stage, lane))
+            return self._attempts(_name(stage, partition))
         except FileNotFoundError:
             return []
 
     def write_metrics(self, metrics: StageMetrics, earlier: Sequence[StageMetrics] = ()) -> None:
         """Write the metrics of an attempt so far, after those of the `earlier` attempts."""
         lines = [each.model_dump_json() + "\n" for each in (*earlier, metrics)]
-        name = _name(metrics.stage, metrics.lane)
+        name = _name(metrics.stage, metrics.partition)
         self.store.write(f"{self.address}/metrics/{name}", "".join(lines).encode())
 
     def _attempts(self, name: str) -> list[StageMetrics]:
@@ -141,12 +144,14 @@ class RunFolder:
         A run that was planned again with fewer partitions may still have files of the others, which are skipped.
         """
         names = [PurePosixPath(address).name for address in self.store.list(f"{self.address}/{kind}")]
-        lanes = {f"{index:05d}" for index in range(self.run.lanes)}
-        return [name for name in names if "-" not in name or name.rpartition("-")[2].removesuffix(".json") in lanes]
+        partitions = {f"{index:05d}" for index in range(self.run.partitions)}
+        return [
+            name for name in names if "-" not in name or name.rpartition("-")[2].removesuffix(".json") in partitions
+        ]
 
 
-def _name(stage: str, lane: int | None) -> str:
-    return f"{stage}.json" if lane is None else f"{stage}-{lane:05d}.json"
+def _name(stage: str, partition: int | None) -> str:
+    return f"{stage}.json" if partition is None else f"{stage}-{partition:05d}.json"
 
 
 def _added_up(attempts: Sequence[StageMetrics]) -> StageMetrics:

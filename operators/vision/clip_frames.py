@@ -26,7 +26,7 @@ STEP_US = SECOND_US // FPS
 
 
 @dataclass(frozen=True)
-class Sample:
+class ClipFrame:
     """An RGB frame of shape (height, width, 3) and the cell that it represents.
 
     `time_us` is the frame's own time, clamped to the cell.
@@ -37,9 +37,9 @@ class Sample:
     rgb: NDArray[np.uint8]
 
 
-def sample_clips(
+def sample_clip_frames(
     path: Path, clips: Sequence[Clip], counts: Sequence[int], side: int, multiple: int = PATCH
-) -> Iterator[list[Sample]]:
+) -> Iterator[list[ClipFrame]]:
     """Yield the samples of each clip, at least one per clip.
 
     A cell's frame is the one nearest to the cell's middle among those that start in the cell. If no frame starts in
@@ -89,8 +89,8 @@ def _chosen(times_us: NDArray[np.int64], clip: Clip, cell: Span) -> int:
     return int(times_us[first]) if before_us < clip.start_us and follows else before_us
 
 
-def _sample(shown: Sequence[tuple[Span, VideoFrame]]) -> Sample:
+def _sample(shown: Sequence[tuple[Span, VideoFrame]]) -> ClipFrame:
     """The sample of a frame that represents one cell or several consecutive ones."""
     (first, frame), (last, _) = shown[0], shown[-1]
     cell = Span(start_us=first.start_us, end_us=last.end_us)
-    return Sample(cell, min(max(frame.time_us, cell.start_us), cell.end_us - 1), frame.rgb)
+    return ClipFrame(cell, min(max(frame.time_us, cell.start_us), cell.end_us - 1), frame.rgb)

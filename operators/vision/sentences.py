@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from operators.video.timecode import clock
+from operators.video.timecode import format_time
 from schemas.base import Box
 from schemas.tables import Clip, ScreenText
 
@@ -42,7 +42,7 @@ def describe(clip: Clip, colours: Sequence[str], faces: int, texts: Sequence[Scr
         texts: on-screen texts inside the clip, in order of time.
     """
     sentences = [f"{_scene(clip, colours)}; {_shots(clip)}.", *_faces(faces), *_texts(texts)]
-    return f"From {clock(clip.start_us)} to {clock(clip.end_us)}: " + " ".join(sentences)
+    return f"From {format_time(clip.start_us)} to {format_time(clip.end_us)}: " + " ".join(sentences)
 
 
 def region(box: Box) -> str:
@@ -70,7 +70,7 @@ def _movement(motion: float | None) -> str:
 
 
 def _shots(clip: Clip) -> str:
-    cuts = [clock(time) for time in clip.shot_starts_us if time > clip.start_us]
+    cuts = [format_time(time) for time in clip.shot_starts_us if time > clip.start_us]
     if not cuts:
         return "one shot"
     if len(cuts) > MOST_CUTS:
@@ -88,7 +88,8 @@ def _texts(texts: Sequence[ScreenText]) -> list[str]:
     """One sentence for each of the texts that stay longest, in order of time, and one that counts the others."""
     longest = sorted(texts, key=lambda each: each.start_us - each.end_us)[:MOST_TEXTS]
     sentences = [
-        f"The text '{each.text}' appears at the {region(each.box)} from {clock(each.start_us)} to {clock(each.end_us)}."
+        f"The text '{each.text}' appears at the {region(each.box)} from {format_time(each.start_us)} to "
+        f"{format_time(each.end_us)}."
         for each in texts
         if each in longest
     ]

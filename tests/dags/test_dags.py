@@ -44,14 +44,14 @@ def test_outages_are_tried_again_with_growing_pauses(dag):
         assert task.retry_delay < task.max_retry_delay <= timedelta(hours=1)
 
 
-def test_stages_follow_one_another_inside_their_lane(dag):
+def test_stages_follow_one_another_inside_their_partition(dag):
     before = "plan"
     for name in VIDEO_STAGES:
-        task = dag.get_task(f"lane.{name}")
+        task = dag.get_task(f"partition.{name}")
         assert task.upstream_task_ids - {"plan"} == {before} - {"plan"}
         assert task.map_index_template
         before = task.task_id
-    weights = [dag.get_task(f"lane.{name}").priority_weight for name in VIDEO_STAGES]
+    weights = [dag.get_task(f"partition.{name}").priority_weight for name in VIDEO_STAGES]
     assert weights == sorted(set(weights))  # a partition that has begun goes before one that has not
     for name in (*BUILD_STAGES, "report", "publish"):
         task = dag.get_task(name)
@@ -62,16 +62,16 @@ def test_stages_follow_one_another_inside_their_lane(dag):
 def test_silence_may_last_as_long_as_the_work_on_one_unit(dag):
     for name in VIDEO_STAGES:
         longest = LONGEST_SECONDS if name == "package" else stage(name).timeout_seconds(None)
-        assert dag.get_task(f"lane.{name}").silence_limit.total_seconds() > longest
+        assert dag.get_task(f"partition.{name}").silence_limit.total_seconds() > longest
     for name in (*BUILD_STAGES, "report", "publish"):
         assert dag.get_task(name).silence_limit == timedelta(hours=24)
 
 
 def test_pools_and_queues(dag):
     places = {task.task_id: (task.pool, task.queue) for task in dag.tasks}
-    for name in ("lane.ingest", "lane.caption", "lane.package", "shard"):
+    for name in ("partition.ingest", "partition.caption", "partition.package", "shard"):
         assert places[name] == ("lvr_decode", "default")
-    assert places["lane.question"] == places["lane.difficulty"] == ("lvr_models", "models")
+    assert places["partition.question"] == places["partition.difficulty"] == ("lvr_models", "models")
     assert places["preflight"] == places["report"] == ("default_pool", "default")
 
 

@@ -99,7 +99,7 @@ def test_a_build_from_form_to_report(airflow, page, folder):
     page.fill(element("source"), str(folder / "films"))
     page.fill(element("out"), str(folder / "out"))
     page.fill(element("name"), "cards")
-    page.fill(element("lane_videos"), "1")
+    page.fill(element("partition_videos"), "1")
     page.get_by_text("Assemble: from verified questions").click()
     page.fill(element("assemble.eval_fraction"), "1")
     page.get_by_text("Difficulty: how often").click()
@@ -193,7 +193,7 @@ def test_a_task_that_is_marked_failed_ends_what_it_has_started(airflow, folder, 
     asked = {"source": str(folder / "films"), "out": str(out), "name": "stopped", "question.per_category": 5}
     run_id = api.trigger("build_dataset", asked)
     wait_until(lambda: commands(out, "question"))
-    task = f"/api/v2/dags/build_dataset/dagRuns/{quote(run_id, safe='')}/taskInstances/lane.question/0"
+    task = f"/api/v2/dags/build_dataset/dagRuns/{quote(run_id, safe='')}/taskInstances/partition.question/0"
     api.call("PATCH", task, {"new_state": "failed"})
     wait_until(lambda: not commands(out, "question"))
     wait_until(lambda: api.run_state("build_dataset", run_id) in ("failed", "success"))

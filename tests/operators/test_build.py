@@ -21,17 +21,17 @@ import fsspec
 import psutil
 import pytest
 
-from operators.build import NothingToBuild, make_lanes, plan_build, run_build, run_id_from
+from operators.build import NothingToBuild, make_partitions, plan_build, run_build, run_id_from
 from operators.execution.pipeline import VIDEO_STAGES
 from operators.execution.replay import forget_rejects
-from operators.execution.runner import UnitOutcome, run_stage
+from operators.execution.runner import WorkResult, run_stage
 from operators.execution.staleness import find_stale
 from operators.models.endpoints import ModelUnavailable
 from operators.preflight import PreflightFailed
 from operators.process import supervise
 from operators.release.publish import latest_run
 from operators.release.readers import has_energon
-from operators.release.validate import verify_release
+from operators.release.validate import validate_release
 from operators.settings import load_config
 from operators.store.content_store import Store, object_path
 from operators.store.run_folder import RunFolder, RunMissing
@@ -43,7 +43,7 @@ from tests.support.titled import TITLES, titled_video
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
-    "lane_videos=2",
+    "partition_videos=2",
     "assemble.eval_fraction=0.0",
     "assemble.sft_fraction=1.0",
     "difficulty.frames=4",
@@ -140,7 +140,7 @@ def computed(metrics: list[StageMetrics] | tuple[StageMetrics, ...]) -> dict[str
 
 def test_a_build_makes_a_release_and_keeps_the_broken_file_as_a_reject(clean):
     assert clean.release.videos == {"sft": 2} and clean.release.samples["sft"] >= 6
-    commits = [commit for lane in range(2) for commit in clean.folder.record("ingest", lane).commits.values()]
+    commits = [commit for partition in range(2) for commit in clean.folder.record("ingest", partition).commits.values()]
     [reject] = [reject for commit in commits for reject in clean.folder.store.get_rows(commit.rejects_sha256, Reject)]
     assert reject.reason == "not_a_video" and "broken.mp4" in reject.message
     for name in ("data/sft/longvideo-sft-000000.tar", "parquet/sft.parquet", "report.html", "README.md"):
@@ -148,7 +148,7 @@ def test_a_build_makes_a_release_and_keeps_the_broken_file_as_a_reject(clean):
 
 
 def test_every_loader_finds_all_that_the_release_holds(clean):
-    counts = verify_release(f"{clean.out}/releases/longvideo/v0001")
+    counts = validate_release(f"{clean.out}/releases/longvideo/v0001")
     samples, videos = clean.release.samples["sft"], clean.release.videos["sft"]
     assert counts.pop("files") == len(clean.release.files)
     assert counts == {
@@ -163,7 +163,7 @@ def test_every_loader_finds_all_that_the_release_holds(clean):
 
 
 def test_clips_tile_every_video(clean):
-    commits = [commit for lane in range(2) for commit in clean.folder.record("split", lane).commits.values()]
+    commits = [commit for partition in range(2) for commit in clean.folder.record("split", partition).commits.values()]
     cut = [commit for commit in commits if commit.rows]
     assert len(cut) == 2
     for commit in cut:
@@ -179,9 +179,9 @@ def test_a_repeat_reuses_everything_and_publishes_nothing(built, films, server):
     assert tables(again.folder) == tables(built.folder)
 
 
-def test_other_lanes_change_nothing(built, films):
-    again = run_build(config_for(films, built.out, "lane_videos=1"))
-    assert again.folder.run.lanes == 3 and again.computed == 0
+def test_other_partitions_change_nothing(built, films):
+    again = run_build(config_for(films, built.out, "partition_videos=1"))
+    assert again.folder.run.partitions == 3 and again.computed == 0
     assert again.published.release == built.release
 
 
@@ -319,16 +319,16 @@ def test_a_wrong_model_name_is_told_with_those_there_are(films, tmp_path, server
         run_build(config_for(films, tmp_path / "out"))
 
 
-def test_after_a_failure_in_one_lane_no_lane_begins_another_video(tmp_path, monkeypatch):
+def test_after_a_failure_in_one_partition_no_partition_begins_another_video(tmp_path, monkeypatch):
     """The failure is reported while the other partition is still working, whichever partition starts first."""
     for number in range(4):
         (tmp_path / f"film{number}.mp4").write_bytes(b"never read")
     begun, told = [], threading.Event()
     both = threading.Barrier(2, timeout=200)
-    done = UnitOutcome(SimpleNamespace(rows=0, rejects=0), reused=False)
+    done = WorkResult(SimpleNamespace(rows=0, rejects=0), reused=False)
 
-    def unit(store, config, stage, unit_input, cores):
-        film = Path(unit_input.sources[0].uri).stem
+    def unit(store, config, stage, item, cores):
+        film = Path(item.sources[0].uri).stem
         begun.append(film)
         both.wait()
         if film == "film2":
@@ -363,12 +363,12 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
         RunFolder.open(str(tmp_path))
 
 
-def test_lanes_hold_all_sources_in_order():
+def test_partitions_hold_all_sources_in_order():
     sources = tuple(Source(source_id=f"v{number}", uri="x", fingerprint="1") for number in range(5))
-    lanes = make_lanes(sources, 2)
-    assert [len(lane.sources) for lane in lanes] == [2, 2, 1]
-    assert sum((lane.sources for lane in lanes), ()) == sources
-    assert [lane.label for lane in lanes] == ["v0 +1", "v2 +1", "v4"]
+    partitions = make_partitions(sources, 2)
+    assert [len(partition.sources) for partition in partitions] == [2, 2, 1]
+    assert sum((partition.sources for partition in partitions), ()) == sources
+    assert [partition.label for partition in partitions] == ["v0 +1", "v2 +1", "v4"]
 
 
 def test_airflow_run_ids_become_legal():
@@ -380,7 +380,7 @@ def test_airflow_run_ids_become_legal():
 
 def start(films, out, environ):
     command = [sys.executable, "-m", "operators.cli", "build", "--source", str(films), "--out", str(out)]
-    for setting in [*SETTINGS, "lane_videos=1"]:
+    for setting in [*SETTINGS, "partition_videos=1"]:
         command += ["--set", setting]
     return subprocess.Popen(
         command, cwd=ROOT, env=os.environ | environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -458,7 +458,7 @@ def test_two_workers_on_the_same_build_leave_one_result(one_film, tmp_path):
         printed = [build.communicate()[0] for build in builds]
     assert [build.returncode for build in builds] == [0, 0], printed
     for lines in printed:  # a pipe receives the same lines as a file
-        assert all(f"{name} lane 0: 1/1 videos" in lines for name in VIDEO_STAGES) and "\nreport  " in lines
+        assert all(f"{name} partition 0: 1/1 videos" in lines for name in VIDEO_STAGES) and "\nreport  " in lines
     one, other = [RunFolder.open(str(path)) for path in (out / "runs").iterdir()]
     assert tables(one) == tables(other)
     commits = [json.loads(path.read_text())["key"] for path in out.glob("commits/*/*.json")]
@@ -477,13 +477,13 @@ def test_ending_a_stage_as_airflow_does_rejects_nothing(films, tmp_path):
     folder = plan_build(config_for(films, tmp_path / "out"), "run")
     run_stage(folder, "ingest", 0)
     clips = tmp_path / "out" / "commits" / "split"
-    command = [sys.executable, "-m", "operators.cli", "stage", folder.url, "split", "--lane", "0"]
-    watcher = supervise.start(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "operators.cli", "stage", folder.url, "split", "--partition", "0"]
+    watcher = supervise.start_supervised(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not [child for child in psutil.Process(watcher.pid).children(recursive=True) if is_isolated(child)]:
         assert time.monotonic() < deadline and watcher.poll() is None
         time.sleep(0.05)
-    supervise.stop(watcher)
+    supervise.stop_supervised(watcher)
     commits = [Commit.model_validate_json(path.read_text()) for path in clips.glob("*.json")]
     assert not [commit for commit in commits if commit.rejects and not commit.key.unit.startswith("broken")]
     assert run_stage(folder, "split", 0).rows > 0
@@ -529,7 +529,7 @@ def test_interrupting_leaves_no_process_behind(films, tmp_path):
     with OpenAIServer() as server:
         build = start(films, tmp_path / "out", server.environ("reasoner", "judge", "target"))
         deadline = time.monotonic() + 60
-        while not list((tmp_path / "out").glob("runs/*/lanes/*")):
+        while not list((tmp_path / "out").glob("runs/*/partitions/*")):
             assert time.monotonic() < deadline and build.poll() is None
             time.sleep(0.1)
         time.sleep(1.0)

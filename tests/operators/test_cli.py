@@ -95,7 +95,7 @@ def test_a_source_that_cannot_be_built_from_is_named_before_any_work(lvr, tmp_pa
         (["--set", "verify.blind_limit=2"], "verify.blind_limit: Input should be less than or equal to 1, got 2"),
         (["--config", "none.yaml"], "config file none.yaml: [Errno 2] No such file"),
         (["--sauce", "x"], "No such option: --sauce"),
-        (["--lanes-at-once", "0"], "Invalid value for '--lanes-at-once'"),
+        (["--concurrent-partitions", "0"], "Invalid value for '--concurrent-partitions'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named_before_any_work(lvr, tmp_path, arguments, told):
@@ -108,7 +108,7 @@ def test_a_setting_that_cannot_be_is_named_before_any_work(lvr, tmp_path, argume
     ("arguments", "told"),
     [
         (["fly"], "No such command 'fly'"),
-        (["stage", "out/runs/r", "ingest", "--lane", "0"], "out/runs/r: no run there; list the folder out/runs"),
+        (["stage", "out/runs/r", "ingest", "--partition", "0"], "out/runs/r: no run there; list the folder out/runs"),
         (["publish", "out"], "out: not a run; a run's address ends in /runs/<run id>"),
         (["stale", "--out", "out"], "out: no release there; build and publish one first"),
         (["validate", "out"], "no manifest.json; a release's address ends in /releases/<name>/v<number>"),
@@ -128,7 +128,7 @@ def test_an_outage_has_a_status_of_its_own(lvr, tmp_path, monkeypatch):
     with OpenAIServer(models=("reasoner-120b",), api_key="right") as server:
         for name, value in (server.environ("reasoner") | {"LVR_REASONER_API_KEY": "wrong"}).items():
             monkeypatch.setenv(name, value)
-        status, _, said = lvr("stage", folder.url, "question", "--lane", "0")
+        status, _, said = lvr("stage", folder.url, "question", "--partition", "0")
     assert status == OUTAGE_STATUS
     assert "refused the key (HTTP 401); set LVR_REASONER_API_KEY" in said
 
@@ -196,7 +196,7 @@ def test_a_plan_is_one_json_line_for_the_task_that_asked(lvr, tmp_path):
         0,
         {
             "run": f"{tmp_path}/out/runs/manual__2026-11-22T10-00",
-            "lanes": [{"lane": 0, "label": "a"}],
+            "partitions": [{"partition": 0, "label": "a"}],
             "videos": 1,
             "rejects": 1,
         },
@@ -263,10 +263,10 @@ def test_in_a_file_each_stage_has_lines_and_on_request_what_is_under_way():
     lines.tell()
     assert [line.split(" s  ", 1)[1] for line in file.getvalue().splitlines()] == [
         "no stage is running",
-        "ingest lane 0: 0/2 videos, 0 rejects",
-        "ingest lane 0: 1/2 videos, 2.0 a minute, 30 s left, 0 rejects",
+        "ingest partition 0: 0/2 videos, 0 rejects",
+        "ingest partition 0: 1/2 videos, 2.0 a minute, 30 s left, 0 rejects",
         "3 of 7 s",
-        "ingest lane 0: 2/2 videos, 2.0 a minute, 0 s left, 1 rejects",
+        "ingest partition 0: 2/2 videos, 2.0 a minute, 0 s left, 1 rejects",
         "no stage is running",
     ]
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from operators.execution.stage import Context
-from operators.footage import footage
-from operators.store.content_store import SourceGone, Store
+from operators.footage import fetch_frame_source
+from operators.store.content_store import SourceUnavailable, Store
 from schemas.config import BuildConfig
 from tests.support.rows import make_video, of_file
 
@@ -25,8 +25,8 @@ def test_the_proxy_is_looked_at_where_it_shows_enough(tmp_path, context, width, 
     source.write_bytes(b"source")
     uri = context.files.put_file(made)
     video = of_file(make_video("film"), source).model_copy(update={"proxy_uri": uri, "width": width})
-    assert footage(context, video, fps, side).read_bytes() == (b"proxy" if proxy_is_enough else b"source")
-    assert footage(context, video.model_copy(update={"proxy_uri": None}), fps, side) == Path(source)
+    assert fetch_frame_source(context, video, fps, side).read_bytes() == (b"proxy" if proxy_is_enough else b"source")
+    assert fetch_frame_source(context, video.model_copy(update={"proxy_uri": None}), fps, side) == Path(source)
 
 
 def test_a_source_that_is_no_longer_what_was_ingested_is_not_looked_at(tmp_path, context):
@@ -34,6 +34,6 @@ def test_a_source_that_is_no_longer_what_was_ingested_is_not_looked_at(tmp_path,
     source.write_bytes(b"one film")
     video = of_file(make_video("film"), source)
     source.write_bytes(b"another!")
-    with pytest.raises(SourceGone, match="has changed since it was ingested; run the build again") as changed:
-        footage(context, video, 2, 640)
+    with pytest.raises(SourceUnavailable, match="has changed since it was ingested; run the build again") as changed:
+        fetch_frame_source(context, video, 2, 640)
     assert changed.value.reason == "source_changed"

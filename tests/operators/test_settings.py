@@ -35,8 +35,8 @@ def test_errors_name_the_field_the_value_and_the_way_out(settings, message):
 
 def test_all_problems_are_told_at_once():
     with pytest.raises(ConfigError) as error:
-        load_config(None, ["lane_videos=0", "oops=1"])
-    for name in ("source", "out", "lane_videos", "oops"):
+        load_config(None, ["partition_videos=0", "oops=1"])
+    for name in ("source", "out", "partition_videos", "oops"):
         assert f"  - {name}:" in str(error.value)
 
 

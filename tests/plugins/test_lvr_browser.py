@@ -8,7 +8,7 @@ import pytest
 from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder
 from schemas.config import BuildConfig
-from schemas.run import Lane, Run
+from schemas.run import Partition, Run
 from schemas.tables import Source
 from tests.support.airflow_home import ROOT
 
@@ -24,9 +24,9 @@ def plugin():
 
 def planned(out, report: str = "") -> RunFolder:
     config = BuildConfig(source="/videos", out=str(out))
-    run = Run(run_id="r", requested=config, config=config, lanes=1, videos=1, plan_rejects_sha256="0" * 64)
-    lane = Lane(index=0, label="v", sources=(Source(source_id="v", uri="/videos/v.mp4", fingerprint="1"),))
-    folder = RunFolder.create(Store(str(out)), run, [lane])
+    run = Run(run_id="r", requested=config, config=config, partitions=1, videos=1, plan_rejects_sha256="0" * 64)
+    partition = Partition(index=0, label="v", sources=(Source(source_id="v", uri="/videos/v.mp4", fingerprint="1"),))
+    folder = RunFolder.create(Store(str(out)), run, [partition])
     if report:
         folder.store.write(f"{folder.address}/report.html", report.encode())
     return folder

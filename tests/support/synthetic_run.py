@@ -20,7 +20,7 @@ from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder
 from schemas.base import Row, digest
 from schemas.config import AssembleConfig, BuildConfig, ModelConfig, ModelsConfig, ShardConfig
-from schemas.run import Commit, Lane, Run, StageKey, StageMetrics, StageRecord
+from schemas.run import Commit, Partition, Run, StageKey, StageMetrics, StageRecord
 from schemas.sample import Sample
 from schemas.tables import (
     Caption,
@@ -34,7 +34,7 @@ from schemas.tables import (
 )
 from tests.support.synthetic_rows import RowMaker, Tables
 
-LANE_VIDEOS = 4
+PARTITION_VIDEOS = 4
 
 _STAGE_ROWS: dict[str, type[Row]] = {
     "ingest": Video,
@@ -66,9 +66,9 @@ def synthetic_run(
     store = Store(str(out))
     maker = RowMaker(random.Random(seed), nothing_passes, hostile, out / "videos" if media else None)
     sources = tuple(maker.source(index) for index in range(videos))
-    lanes = [
-        Lane(index=index, label=f"lane {index}", sources=sources[first : first + LANE_VIDEOS])
-        for index, first in enumerate(range(0, videos, LANE_VIDEOS))
+    partitions = [
+        Partition(index=index, label=f"partition {index}", sources=sources[first : first + PARTITION_VIDEOS])
+        for index, first in enumerate(range(0, videos, PARTITION_VIDEOS))
     ]
     plan_reject = Reject(stage="plan", unit="all", key="notes", reason="not_a_video", message="notes.txt: not a video")
     config = _config(out, seed)
@@ -76,16 +76,16 @@ def synthetic_run(
         run_id="synthetic-20261122",
         requested=config,
         config=config,
-        lanes=len(lanes),
+        partitions=len(partitions),
         videos=videos,
         plan_rejects_sha256=store.put_rows([plan_reject], Reject),
         skipped={".srt files": 3},
     )
-    folder = RunFolder.create(store, run, lanes)
+    folder = RunFolder.create(store, run, partitions)
     tables = {source.source_id: maker.tables(source, index) for index, source in enumerate(sources)}
     for stage in VIDEO_STAGES[: VIDEO_STAGES.index(until) + 1 if until in VIDEO_STAGES else None]:
-        for lane in lanes:
-            _write_lane(folder, stage, lane, tables)
+        for partition in partitions:
+            _write_partition(folder, stage, partition, tables)
     for stage in BUILD_STAGES[: BUILD_STAGES.index(until) + 1 if until in BUILD_STAGES else 0]:
         _run_build_stage(folder, stage, list(tables.values()), out)
     return folder
@@ -104,7 +104,7 @@ def _config(out: Path, seed: int) -> BuildConfig:
         out=str(out),
         name="synthetic",
         seed=seed,
-        lane_videos=LANE_VIDEOS,
+        partition_videos=PARTITION_VIDEOS,
         assemble=AssembleConfig(eval_fraction=0.25),
         shard=ShardConfig(videos_per_tar=4),
         models=ModelsConfig(
@@ -116,7 +116,7 @@ def _config(out: Path, seed: int) -> BuildConfig:
     )
 
 
-def _write_lane(folder: RunFolder, stage: str, lane: Lane, tables: dict[str, Tables]) -> None:
+def _write_partition(folder: RunFolder, stage: str, partition: Partition, tables: dict[str, Tables]) -> None:
     commits = {
         source.source_id: _commit(
             folder,
@@ -126,10 +126,10 @@ def _write_lane(folder: RunFolder, stage: str, lane: Lane, tables: dict[str, Tab
             tables[source.source_id].rejects.get(stage, []),
             _STAGE_ROWS[stage],
         )
-        for source in lane.sources
+        for source in partition.sources
     }
-    folder.write_record(StageRecord(stage=stage, lane=lane.index, commits=commits))
-    folder.write_metrics(_metrics(stage, lane.index, commits))
+    folder.write_record(StageRecord(stage=stage, partition=partition.index, commits=commits))
+    folder.write_metrics(_metrics(stage, partition.index, commits))
 
 
 def _run_build_stage(folder: RunFolder, stage: str, tables: list[Tables], out: Path) -> None:
@@ -147,7 +147,7 @@ def _run_build_stage(folder: RunFolder, stage: str, tables: list[Tables], out: P
     rejects = [row for row in declared if isinstance(row, Reject)]
     rows = [row for row in declared if not isinstance(row, Reject)]
     commit = _commit(folder, stage, "all", rows, rejects, found.STAGE.row)
-    folder.write_record(StageRecord(stage=stage, lane=None, commits={"all": commit}))
+    folder.write_record(StageRecord(stage=stage, partition=None, commits={"all": commit}))
     folder.write_metrics(_metrics(stage, None, {"all": commit}))
 
 
@@ -167,7 +167,7 @@ def _commit(
     )
 
 
-def _metrics(stage: str, lane: int | None, commits: dict[str, Commit]) -> StageMetrics:
+def _metrics(stage: str, partition: int | None, commits: dict[str, Commit]) -> StageMetrics:
     """Made-up costs that resemble a build's: they grow with the rows, and model stages mostly wait."""
     rows = sum(commit.rows for commit in commits.values())
     role = {"caption": "captioner", "question": "reasoner", "reason": "reasoner"}
@@ -177,7 +177,7 @@ def _metrics(stage: str, lane: int | None, commits: dict[str, Commit]) -> StageM
     models = 0.8 * wall if asked else 0.0
     return StageMetrics(
         stage=stage,
-        lane=lane,
+        partition=partition,
         units=len(commits),
         reused=len(commits) // 4,
         rows=rows,

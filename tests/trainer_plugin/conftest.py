@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from tests.trainer_plugin.ranks import Ranks
 from tests.trainer_plugin.support import numbered_film, release_of
-from trainer_plugin.distributed.mesh import start
+from trainer_plugin.distributed.mesh import init_distributed
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def alone():
     """Single-process group that is destroyed after the test; yields the device."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield start()
+    yield init_distributed()
     dist.destroy_process_group()
     torch.set_num_threads(before)
 

@@ -17,13 +17,13 @@ from torch.distributed.tensor import Shard
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tests.trainer_plugin.ranks import Ranks
-from trainer_plugin.data.packing import without_labels
-from trainer_plugin.distributed.mesh import Parallel, parallelize
-from trainer_plugin.distributed.sequence_plan import Costs, Layout, RankShare, SequencePlan
+from trainer_plugin.data.packing import mask_labels
+from trainer_plugin.distributed.mesh import RankContext, parallelize
+from trainer_plugin.distributed.sequence_plan import Costs, Layout, RankPlan, SequencePlan
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
-from trainer_plugin.model import LongVideoModel, RowShare, RunOptions, shard_parameters
-from trainer_plugin.types import IGNORED, Example, Row, VideoClip, VideoSource
+from trainer_plugin.model import LongVideoModel, RankInput, RunOptions, shard_parameters
+from trainer_plugin.types import IGNORED, Example, PackedRow, VideoClip, VideoSource
 
 VIDEO_ID, START_ID, END_ID = 191, 192, 193
 TEXT_IDS = 150
@@ -346,8 +346,8 @@ def sharded(case: Case) -> Result:
         # As in the data pipeline, a rank without samples repeats one with its labels masked.
         row = row or [_unlabelled(samples[0])]
         plan = plan_of(model, row)
-        share = plan.share(model.parallel.sp_rank, case.replicated)
-        log_probs, _ = model(RowShare(share, share_pixels(model.family, share, row)))
+        share = plan.rank_plan(model.parallel.sp_rank, case.replicated)
+        log_probs, _ = model(RankInput(share, share_pixels(model.family, share, row)))
         (-log_probs.sum() / total).backward()
         _scatter_scores(plan, model.parallel.sp_rank, share, log_probs.detach(), targets)
     found = torch.cat(scores)
@@ -368,7 +368,7 @@ def _sharded_model(
 
 
 @cache
-def groups(layout: Layout, heads: tuple[int, int] = HEADS) -> Parallel:
+def groups(layout: Layout, heads: tuple[int, int] = HEADS) -> RankContext:
     """Process groups of this rank, cached because their creation is a collective and slow."""
     config = tiny_config("qwen2_5_vl", heads).get_text_config()
     return parallelize(layout.size, config, torch.device("cpu"), layout)
@@ -380,7 +380,7 @@ def plan_of(model: LongVideoModel, row: Sequence[Sample]) -> SequencePlan:
     return SequencePlan([sample.example for sample in row], model.family, model.parallel.layout, costs)
 
 
-def share_pixels(family: Family, share: RankShare, row: Sequence[Sample]) -> tuple[Tensor, ...]:
+def share_pixels(family: Family, share: RankPlan, row: Sequence[Sample]) -> tuple[Tensor, ...]:
     """Frames that one rank encodes, uint8 [n, height, width, 3] per frame range."""
     videos = [frames for sample in row for frames in sample.frames]
     step = family.temporal_patch
@@ -388,12 +388,12 @@ def share_pixels(family: Family, share: RankShare, row: Sequence[Sample]) -> tup
 
 
 def _unlabelled(sample: Sample) -> Sample:
-    [example] = without_labels(Row((sample.example,), 0)).examples
+    [example] = mask_labels(PackedRow((sample.example,), 0)).examples
     return Sample(example, sample.frames)
 
 
 def _scatter_scores(
-    plan: SequencePlan, rank: int, share: RankShare, log_probs: Tensor, targets: Sequence[Tensor]
+    plan: SequencePlan, rank: int, share: RankPlan, log_probs: Tensor, targets: Sequence[Tensor]
 ) -> None:
     """Add this rank's log-probabilities at the positions of their tokens to the `targets` of each sample, in place."""
     row = torch.zeros(len(plan))

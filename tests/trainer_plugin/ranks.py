@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer_plugin.distributed.mesh import start
+from trainer_plugin.distributed.mesh import init_distributed
 
 PRELOAD = [
     "torch.distributed.fsdp",
@@ -134,7 +134,7 @@ def _serve(pipe: Connection, rank: int, world: int, rendezvous: Path, timeout: f
     store = dist.FileStore(str(rendezvous), world)
     limit = timedelta(seconds=timeout)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
-    start(limit)
+    init_distributed(limit)
     while True:
         try:
             asked = pipe.recv_bytes()

@@ -10,55 +10,62 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import BadInput
-from trainer_plugin.atomic_files import FullDisk, aside, locked, put_whole, room_for, write_whole
+from trainer_plugin.atomic_files import (
+    FullDisk,
+    atomic_replace_dir,
+    atomic_write_bytes,
+    backup_path,
+    locked,
+    reserve_space,
+)
 
 
 def test_a_file_is_replaced_by_a_whole_one_and_its_folder_is_made(tmp_path):
     path = tmp_path / "new" / "file"
     for data in (b"first", b""):
-        write_whole(path, data)
+        atomic_write_bytes(path, data)
         assert path.read_bytes() == data
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_write_that_fails_leaves_what_was_there(small_disk):
     path = small_disk / "file"
-    write_whole(path, b"first")
+    atomic_write_bytes(path, b"first")
     with pytest.raises(OSError) as raised:
-        write_whole(path, bytes(2 << 20))
+        atomic_write_bytes(path, bytes(2 << 20))
     assert raised.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"first"
 
 
 def test_a_disk_that_does_not_say_how_large_it_is_is_not_taken_for_a_full_one():
     assert shutil.disk_usage("/proc").total == 0
-    with room_for(Path("/proc/new"), 1 << 40):
+    with reserve_space(Path("/proc/new"), 1 << 40):
         pass
-    with pytest.raises(KeyError), room_for(Path("/proc/new"), 1 << 40):
+    with pytest.raises(KeyError), reserve_space(Path("/proc/new"), 1 << 40):
         raise KeyError
     said = "^the disk of /proc is full: 1.0 MB are to be written$"
-    with pytest.raises(FullDisk, match=said), room_for(Path("/proc/new"), 10**6):
+    with pytest.raises(FullDisk, match=said), reserve_space(Path("/proc/new"), 10**6):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_folder_takes_its_place_and_that_of_another(tmp_path):
     folder, beside = tmp_path / "folder", tmp_path / "beside"
     for name in ("first", "second"):
-        write_whole(beside / "inner" / name, b"")
-        put_whole(beside, folder)
+        atomic_write_bytes(beside / "inner" / name, b"")
+        atomic_replace_dir(beside, folder)
         assert [path.name for path in folder.rglob("*")] == ["inner", name]
     assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_kill_before_the_last_rename_leaves_the_old_folder_aside(tmp_path, monkeypatch):
     folder, beside = tmp_path / "folder", tmp_path / "beside"
-    write_whole(folder / "old", b"")
-    write_whole(beside / "new", b"")
+    atomic_write_bytes(folder / "old", b"")
+    atomic_write_bytes(beside / "new", b"")
     rename = Path.rename
     monkeypatch.setattr(Path, "rename", lambda path, to: rename(path, to) if path == folder else 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        put_whole(beside, folder)
-    assert [path.name for path in aside(folder).iterdir()] == ["old"]
+        atomic_replace_dir(beside, folder)
+    assert [path.name for path in backup_path(folder).iterdir()] == ["old"]
     assert [path.name for path in beside.iterdir()] == ["new"]
 
 

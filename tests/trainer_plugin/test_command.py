@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from schemas.errors import BadInput, Outage
 from trainer_plugin.command import run
 from trainer_plugin.distributed import mesh as parallel
-from trainer_plugin.distributed.mesh import on_first_rank, together
+from trainer_plugin.distributed.mesh import run_on_all_ranks, run_on_rank_zero
 
 LOADING = """
 import time
@@ -119,10 +119,10 @@ def failing(kind: str) -> int:
     if kind == "all":
         raise BadInput("sp is 3; set it to 2")
     if kind == "first":
-        on_first_rank(lambda: raises(BadInput("no such folder")))
+        run_on_rank_zero(lambda: raises(BadInput("no such folder")))
     if kind == "second":
-        together(lambda: raises(FULL) if rank == 1 else 0)
-    return together(lambda: raises(BadInput("film is cut off")) if rank == 1 else 0)
+        run_on_all_ranks(lambda: raises(FULL) if rank == 1 else 0)
+    return run_on_all_ranks(lambda: raises(BadInput("film is cut off")) if rank == 1 else 0)
 
 
 def logged(kind: str) -> tuple[int, list[str]]:

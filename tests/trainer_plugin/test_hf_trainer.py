@@ -23,7 +23,7 @@ from trainer_plugin.data import row_loader as loader
 from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.packing import RowStream
 from trainer_plugin.data.video_decode import read_frames
-from trainer_plugin.distributed.mesh import parallelize, start
+from trainer_plugin.distributed.mesh import init_distributed, parallelize
 from trainer_plugin.hf_trainer import REFUSED, LongVideoTrainer
 from trainer_plugin.recipe import Recipe
 from trainer_plugin.sft import open_samples
@@ -34,7 +34,7 @@ from trainer_plugin.training.weights import build_model, read_config, read_token
 def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, features=None, **options) -> LongVideoTrainer:
     """A Trainer for the run of a recipe, with the same model, rows, optimizer and learning rate."""
     config, tokenizer = read_config(asked.model), read_tokenizer(asked.model)
-    parallel = parallelize(asked.parallel.sp, config.get_text_config(), start())
+    parallel = parallelize(asked.parallel.sp, config.get_text_config(), init_distributed())
     model = build_model(asked.model, asked.trained, config, parallel, compute=torch.float32, seed=asked.seed)
     videos = asked.videos
     samples = open_samples(videos, model.family, tokenizer, features)
@@ -564,8 +564,10 @@ def not_finite(asked: Recipe, folder) -> tuple[str, bool]:
 def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(ranks, release, tmp_path):
     found = ranks[2].run(not_finite, recipe(tmp_path, release), tmp_path)
     messages = [message for message, _ in found]
-    start = "step 1: loss nan, gradient norm nan; nothing was learned from it; samples of this rank's rows that are"
-    assert all(message.startswith(start) for message in messages)
+    init_distributed = (
+        "step 1: loss nan, gradient norm nan; nothing was learned from it; samples of this rank's rows that are"
+    )
+    assert all(message.startswith(init_distributed) for message in messages)
     named = [set(message.partition("not finite: ")[2].split(", ")) for message in messages]
     assert named[0] and named[1] and named[0] != named[1]
     assert [unchanged for _, unchanged in found] == [True, True]
@@ -590,7 +592,7 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gradient_checkpointing_kwargs": {}}, r"gradient_checkpointing_kwargs is .* RunOptions\.recomputed_layers"),
+        ({"gradient_checkpointing_kwargs": {}}, r"gradient_checkpointing_kwargs is .* RunOptions\.checkpointed_layers"),
         ({"torch_compile": True}, r"torch_compile is True, but must keep its default: RunOptions\.compile"),
         ({"fp16": True}, "fp16 is True, but must keep its default: gradients would be clipped as scaled"),
         ({"bf16": True}, r"bf16 is True, but the model was built to compute in torch\.float32; build it with"),
@@ -715,10 +717,10 @@ def test_every_argument_is_honoured_refused_or_of_no_concern():
 def test_gradient_checkpointing_is_what_the_model_was_built_with(alone, release, tmp_path):
     asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
     trainer = trainer_of(asked, tmp_path, 1, gradient_checkpointing=True)
-    assert trainer.model.recomputed_layers == 2
+    assert trainer.model.checkpointed_layers == 2
     trainer.train()
     assert trainer.state.global_step == 1
-    trainer.model.options = replace(trainer.model.options, recomputed_layers=0)
+    trainer.model.options = replace(trainer.model.options, checkpointed_layers=0)
     with pytest.raises(BadInput, match="gradient_checkpointing is True, but the model was built with recomputed_lay"):
         LongVideoTrainer(trainer.model, trainer.args, trainer.rows, trainer.tokenizer)
 

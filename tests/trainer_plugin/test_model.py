@@ -25,9 +25,9 @@ from tests.trainer_plugin.parity import (
 )
 from tests.trainer_plugin.ranks import Ranks
 from trainer_plugin import versions
-from trainer_plugin.distributed.mesh import parallelize, start
+from trainer_plugin.distributed.mesh import init_distributed, parallelize
 from trainer_plugin.distributed.sequence_plan import Layout
-from trainer_plugin.model import Head, LongVideoModel, RowShare, RunOptions, shard_parameters
+from trainer_plugin.model import Head, LongVideoModel, RankInput, RunOptions, shard_parameters
 from trainer_plugin.ops import log_probs as head
 from trainer_plugin.ops.sequence_parallel_attention import SEQUENCE_PARALLEL
 from trainer_plugin.ops.vision_attention import VISION_ATTENTION
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def alone():
     """Process group of this process only."""
-    start()
+    init_distributed()
     yield parallelize(1, tiny_config("qwen2_5_vl").get_text_config(), CPU)
     dist.destroy_process_group()
 
@@ -58,10 +58,10 @@ def wrapped(name, parallel, frozen=False, **options) -> LongVideoModel:
     return LongVideoModel(model, parallel, RunOptions(**options)).train()
 
 
-def row_of(model, *drafts) -> RowShare:
+def row_of(model, *drafts) -> RankInput:
     samples = make_samples(model.family, drafts or [DRAFT])
-    share = plan_of(model, samples).share(model.parallel.sp_rank)
-    return RowShare(share, share_pixels(model.family, share, samples))
+    share = plan_of(model, samples).rank_plan(model.parallel.sp_rank)
+    return RankInput(share, share_pixels(model.family, share, samples))
 
 
 def counted(modules):
@@ -77,7 +77,7 @@ def counted(modules):
 @pytest.mark.parametrize("again", [None, 1, 0])
 def test_a_trained_tower_is_recomputed_and_a_frozen_one_encodes_once_without_a_graph(alone, name, again):
     for frozen in (True, False):
-        model = wrapped(name, alone, frozen, recomputed_layers=again, vision_patches=10**6)
+        model = wrapped(name, alone, frozen, checkpointed_layers=again, vision_patches=10**6)
         layers = list(model.family.vision_layers(model.model))
         calls, decoder = counted(layers), counted(model.family.language_model(model.model).layers)
         log_probs, _ = model(row_of(model))

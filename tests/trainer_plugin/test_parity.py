@@ -193,9 +193,9 @@ def test_loss_and_gradients_are_those_of_the_plain_model(ranks_of, choice):
     def check(drafts, vision_patches):
         options = RunOptions(
             head=choice["head"],
-            recomputed_layers={"kept": 0, "one recomputed": 1}.get(choice["layers"]),
-            keep_attention=choice["layers"] != "recomputed",
-            mlp_tokens=5 if choice["layers"] == "recomputed" else None,
+            checkpointed_layers={"kept": 0, "one recomputed": 1}.get(choice["layers"]),
+            save_attention_output=choice["layers"] != "recomputed",
+            mlp_tile_tokens=5 if choice["layers"] == "recomputed" else None,
             vision_patches=vision_patches,
         )
         case = Case(

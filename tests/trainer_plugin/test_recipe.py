@@ -151,3 +151,9 @@ def test_a_step_is_dealt_out_evenly_or_not_at_all():
     with pytest.raises(BadInput, match=r"16 rows of 131072 tokens, which 3 data-parallel ranks .* multiple of 393216"):
         loaded.micro_steps(3)
     assert load_recipe("cot_sft", [*GIVEN["videos"], "step_tokens=null"]).micro_steps(3) == 1
+
+
+def test_fields_of_memory_have_their_earlier_names_too():
+    names = ["memory={recomputed_layers: 3, keep_attention: false, mlp_tokens: 64}"]
+    memory = load_recipe("demo", ["out=x", "videos.release=x", *names]).memory
+    assert (memory.checkpointed_layers, memory.save_attention_output, memory.mlp_tile_tokens) == (3, False, 64)

@@ -153,7 +153,7 @@ def test_a_run_of_which_no_video_can_be_decoded_ends(alone, tmp_path):
         curve(asked)
 
 
-def passed_over(asked) -> list[str]:
+def skipped(asked) -> list[str]:
     """Messages of this rank about steps without supervised tokens, until all samples are skipped."""
     with logged("trainer_plugin.sft") as messages, pytest.raises(BadInput, match="not one of the 4 samples"):
         curve(asked)
@@ -163,7 +163,7 @@ def passed_over(asked) -> list[str]:
 def test_a_step_with_nothing_to_learn_is_said_once_for_all_ranks(ranks, tmp_path):
     url = release_of(tmp_path, [numbered_film(tmp_path, name, 1.0) for name in ("one", "two")], media=Media.NONE)
     settings = ("steps=2", f"videos.media={tmp_path / 'elsewhere'}", "row_tokens=256", "step_tokens=256")
-    first, other = ranks[2].run(passed_over, recipe(tmp_path / "run", url, *settings, "parallel.sp=2"))
+    first, other = ranks[2].run(skipped, recipe(tmp_path / "run", url, *settings, "parallel.sp=2"))
     assert set(first) == {"step 1: no rank has supervised tokens in its rows; skipping them"}
     assert other == []
 

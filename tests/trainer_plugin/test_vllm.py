@@ -23,7 +23,7 @@ from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
 from trainer_plugin.distributed.sequence_plan import SequencePlan
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
-from trainer_plugin.model import RowShare
+from trainer_plugin.model import RankInput
 from trainer_plugin.sft import Training
 from trainer_plugin.types import Example, VideoClip, VideoSource
 
@@ -122,7 +122,7 @@ def own_log_probs(training: Training, example: Example, frames: np.ndarray) -> T
     model = training.model
     plan = SequencePlan([example], model.family, training.parallel.layout, model.costs)
     with torch.no_grad():
-        found, _ = model(RowShare(plan.share(0), (torch.from_numpy(frames),)))
+        found, _ = model(RankInput(plan.rank_plan(0), (torch.from_numpy(frames),)))
     return found
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
-from trainer_plugin.types import Unusable
+from trainer_plugin.types import UnusableSample
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -104,7 +104,7 @@ class Chat:
         for text in (question, reasoning or "", answer):
             if special := self._reserved_ids.intersection(self._ids(text)):
                 name = self.tokenizer.convert_ids_to_tokens(min(special))
-                raise Unusable(key, "special_token", f"its text holds the special token {name!r}")
+                raise UnusableSample(key, "special_token", f"its text holds the special token {name!r}")
         user = _VIDEO + question
         said = answer if reasoning is None else f"<think>{reasoning}</think>{answer}"
         messages = [self._message("user", user), self._message("assistant", said)]
@@ -120,7 +120,7 @@ class Chat:
         else:
             before, after = prompt.split(_VIDEO, 1)
             return Turn(self._ids(before), self._ids(after), self._ids(learned))
-        raise Unusable(
+        raise UnusableSample(
             key,
             "chat_template",
             f"the chat template {problem}: the prompt becomes {prompt[-200:]!r}, the whole {whole[-200:]!r}; set "
@@ -138,7 +138,7 @@ class Chat:
     def _check_template(self) -> None:
         try:
             turn = self.example()
-        except Unusable as unusable:
+        except UnusableSample as unusable:
             raise BadInput(unusable.message) from unusable
         if turn.answer_ids[-1] not in self._special_ids:
             raise BadInput(

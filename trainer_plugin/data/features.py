@@ -25,7 +25,7 @@ from torch import Tensor
 
 from schemas.errors import BadInput
 from schemas.uri import shown_uri
-from trainer_plugin.atomic_files import write_whole
+from trainer_plugin.atomic_files import atomic_write_bytes
 from trainer_plugin.types import FeatureRef, VideoClip
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -95,7 +95,7 @@ class FeatureFolder:
         data = safetensors.torch.save({"features": features.contiguous()}, _description(clip, self.tower))
         filesystem, path = fsspec.core.url_to_fs(ref.url)
         if isinstance(filesystem, LocalFileSystem):
-            write_whole(Path(path), data)
+            atomic_write_bytes(Path(path), data)
         else:
             filesystem.pipe_file(path, data)
         self._names.add(_name(clip))

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import torch
 
 from schemas.errors import BadInput
-from trainer_plugin.distributed.mesh import leads_group
-from trainer_plugin.types import IGNORED, Example, Row, Unusable
+from trainer_plugin.distributed.mesh import is_group_leader
+from trainer_plugin.types import IGNORED, Example, PackedRow, UnusableSample
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Samples(Protocol):
         """The sample, of exactly `length(number, max_tokens)` tokens."""
 
 
-class RowStream(Iterator[Row]):
+class RowStream(Iterator[PackedRow]):
     """Iterator over the rows of one data-parallel rank, one row per micro-step."""
 
     def __init__(
@@ -93,7 +93,7 @@ class RowStream(Iterator[Row]):
         keys = "\n".join(samples.key(number) for number in range(len(samples)))
         self._fingerprint = hashlib.sha256(keys.encode()).hexdigest()
 
-    def __next__(self) -> Row:
+    def __next__(self) -> PackedRow:
         """The next row of this rank.
 
         Raises:
@@ -104,7 +104,7 @@ class RowStream(Iterator[Row]):
             raise StopIteration
         if self.rank < len(rows):
             return self._built(rows[self.rank])
-        return without_labels(self._built(rows[0]))
+        return mask_labels(self._built(rows[0]))
 
     def state_dict(self) -> dict[str, Any]:
         """Position after the rows that were returned, as JSON values. It is the same on all ranks."""
@@ -175,16 +175,16 @@ class RowStream(Iterator[Row]):
         """Append a sample to the window, or skip it."""
         try:
             tokens = self.samples.length(number, self.token_budget)
-        except Unusable as unusable:
+        except UnusableSample as unusable:
             self.skipped[unusable.key] = unusable.reason
             self._say(unusable)
         else:
             self.skipped.pop(self.samples.key(number), None)  # a run with a smaller budget may have skipped it
             self._window.append((epoch, number, tokens))
 
-    def _say(self, unusable: Unusable) -> None:
+    def _say(self, unusable: UnusableSample) -> None:
         """Log the first skipped sample of each reason. Only one rank logs it, since all ranks skip the same samples."""
-        if self.rank == 0 and leads_group(self.ranks) and unusable.reason not in self._said:
+        if self.rank == 0 and is_group_leader(self.ranks) and unusable.reason not in self._said:
             log.warning("%s; skipping this and all further samples that are %s", unusable, unusable.reason)
         self._said.add(unusable.reason)
 
@@ -198,8 +198,8 @@ class RowStream(Iterator[Row]):
         self._epoch, self._position = self._epoch + 1, 0
         self._order = self._permutation(self._epoch)
 
-    def _built(self, row: list[tuple[int, int, int]]) -> Row:
-        return Row(tuple(self.samples.example(number, self.token_budget) for _, number, _ in row), row[0][0])
+    def _built(self, row: list[tuple[int, int, int]]) -> PackedRow:
+        return PackedRow(tuple(self.samples.example(number, self.token_budget) for _, number, _ in row), row[0][0])
 
     def _permutation(self, epoch: int) -> list[int]:
         """Sample indices of an epoch, sorted by a hash of seed, epoch and key.
@@ -220,7 +220,7 @@ def share_given_out(state: dict[str, Any], samples: int, epochs: int) -> float:
     return float(seen / (epochs * samples))
 
 
-def without_labels(row: Row, examples: torch.Tensor | None = None) -> Row:
+def mask_labels(row: PackedRow, examples: torch.Tensor | None = None) -> PackedRow:
     """A copy of the row with all labels masked.
 
     Args:

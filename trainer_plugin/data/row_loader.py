@@ -22,10 +22,10 @@ from trainer_plugin.data.decode_pool import Decoders, Piece
 from trainer_plugin.data.features import read_features
 from trainer_plugin.data.video_decode import BadVideo, read_frames
 from trainer_plugin.ops.preprocess import Resample
-from trainer_plugin.types import Row, VideoClip
+from trainer_plugin.types import PackedRow, VideoClip
 
 if TYPE_CHECKING:
-    from trainer_plugin.distributed.sequence_plan import FrameShare
+    from trainer_plugin.distributed.sequence_plan import FrameRange
 
 P = TypeVar("P")
 
@@ -39,10 +39,10 @@ _SLOW_SECONDS = 60.0
 """Interval in seconds at which a rank that waits for a piece logs which one it is."""
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """A resumable stream of rows."""
 
-    def __next__(self) -> Row: ...
+    def __next__(self) -> PackedRow: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -50,12 +50,12 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
-class Loaded(Generic[P]):
+class PreparedRow(Generic[P]):
     """A row, its plan, and the frames that this rank encodes."""
 
-    row: Row
+    row: PackedRow
     plan: P
-    shares: tuple[FrameShare, ...]
+    shares: tuple[FrameRange, ...]
     pixels: tuple[Tensor, ...]
     """Per share: uint8 frames, shape [frames, height, width, 3]; or, if the clip has precomputed features, those, shape
     [tokens, width]."""
@@ -64,7 +64,7 @@ class Loaded(Generic[P]):
     failed: Tensor
     """bool, shape [examples]: examples with frames that this rank could not decode. Those frames are black in `pixels`.
     Before the forward pass, all ranks of the sequence-parallel group reduce it by maximum and mask the labels of these
-    examples (`trainer_plugin.data.packing.without_labels`)."""
+    examples (`trainer_plugin.data.packing.mask_labels`)."""
 
 
 class RowLoader(Generic[P]):
@@ -72,8 +72,8 @@ class RowLoader(Generic[P]):
 
     def __init__(
         self,
-        rows: Rows,
-        plan: Callable[[Row], tuple[P, Sequence[FrameShare]]],
+        rows: RowSource,
+        plan: Callable[[PackedRow], tuple[P, Sequence[FrameRange]]],
         *,
         resample: Resample = "bicubic",
         square: tuple[int, int] | None = None,
@@ -108,10 +108,10 @@ class RowLoader(Generic[P]):
         self._forget()
         self._decoder.close()
 
-    def __iter__(self) -> Iterator[Loaded[P]]:
+    def __iter__(self) -> Iterator[PreparedRow[P]]:
         return self
 
-    def __next__(self) -> Loaded[P]:
+    def __next__(self) -> PreparedRow[P]:
         while len(self._waiting) <= self._ahead and (row := next(self._rows, None)) is not None:
             plan, shares = self._plan(row)
             self._waiting.append(self._begin(row, plan, tuple(shares)))
@@ -138,7 +138,7 @@ class RowLoader(Generic[P]):
                     task.future.cancel()
         self._waiting.clear()
 
-    def _begin(self, row: Row, plan: P, shares: tuple[FrameShare, ...]) -> _Waiting[P]:
+    def _begin(self, row: PackedRow, plan: P, shares: tuple[FrameRange, ...]) -> _Waiting[P]:
         clips = [clip for example in row.examples for clip in example.videos]
         tasks = tuple(
             tuple(
@@ -149,7 +149,7 @@ class RowLoader(Generic[P]):
         )
         return _Waiting(row, plan, shares, tasks, self._rows.state_dict())
 
-    def _finish(self, waiting: _Waiting[P]) -> Loaded[P]:
+    def _finish(self, waiting: _Waiting[P]) -> PreparedRow[P]:
         owners = [number for number, example in enumerate(waiting.row.examples) for _ in example.videos]
         failed = torch.zeros(len(waiting.row.examples), dtype=torch.bool)
         failures: dict[str, BadVideo] = {}
@@ -168,7 +168,7 @@ class RowLoader(Generic[P]):
                     size = self._square or task.piece.clip.size
                     parts.append(torch.zeros(len(task.piece.times_us), *size, 3, dtype=torch.uint8))
             pixels.append(torch.cat(parts))
-        return Loaded(waiting.row, waiting.plan, waiting.shares, tuple(pixels), failures, failed)
+        return PreparedRow(waiting.row, waiting.plan, waiting.shares, tuple(pixels), failures, failed)
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,9 @@ class _Task:
 class _Waiting(Generic[P]):
     """A row whose frames are being decoded, and the state of the stream after it."""
 
-    row: Row
+    row: PackedRow
     plan: P
-    shares: tuple[FrameShare, ...]
+    shares: tuple[FrameRange, ...]
     tasks: tuple[tuple[_Task, ...], ...]
     state: dict[str, Any]
 
@@ -236,7 +236,7 @@ class _Decoder:
         self._reader.shutdown(cancel_futures=True)
 
 
-def _pieces(clip: VideoClip, share: FrameShare, resample: Resample, square: tuple[int, int] | None) -> list[_Piece]:
+def _pieces(clip: VideoClip, share: FrameRange, resample: Resample, square: tuple[int, int] | None) -> list[_Piece]:
     patches = share.end - share.first if clip.features else max(1, _PIECE_FRAMES // clip.frames_per_patch)
     return [
         _Piece(clip, first, min(first + patches, share.end), resample, square)

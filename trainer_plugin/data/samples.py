@@ -4,8 +4,8 @@ A sample is planned without its video, because the release's records hold each v
 length is known before it is built (`length`), so rows can be packed without building the samples of other ranks.
 
 A sample that is too long is made smaller in this order: first the size of its frames, down to the family's smallest;
-then their number, still evenly spread over the whole video. A sample that still does not fit raises `Unusable`, which
-names it; it is never truncated.
+then their number, still evenly spread over the whole video. A sample that still does not fit raises `UnusableSample`,
+which names it; it is never truncated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from schemas.tables import QuestionKind, Split
 from trainer_plugin.data.chat import Chat, Turn
 from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.release import IndexedVideo, index_videos
-from trainer_plugin.types import IGNORED, Example, Unusable, VideoClip
+from trainer_plugin.types import IGNORED, Example, UnusableSample, VideoClip
 
 if TYPE_CHECKING:
     from trainer_plugin.families.base import Family
@@ -191,10 +191,10 @@ class ReleaseDataset:
         try:
             fitted = self._fitted(video, max_tokens - turn.length)
         except ValueError as error:  # the family has no size for such frames
-            raise Unusable(key, "frame_size", str(error)) from error
+            raise UnusableSample(key, "frame_size", str(error)) from error
         if fitted is None:
             message = f"it does not fit into {max_tokens} tokens with the fewest frames; raise row_tokens"
-            raise Unusable(key, "too_long", message)
+            raise UnusableSample(key, "too_long", message)
         clip, video_ids = fitted
         features = self.features.find(clip) if self.features else None
         return _Draft(replace(clip, features=features), turn, video_ids)

@@ -27,8 +27,8 @@ from transformers import PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from schemas.uri import shown_uri
-from trainer_plugin.distributed.mesh import leads_group
-from trainer_plugin.types import Example, Row, Unusable
+from trainer_plugin.distributed.mesh import is_group_leader
+from trainer_plugin.types import Example, PackedRow, UnusableSample
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ _MOST_UNUSABLE = 1000
 """Number of consecutive invalid documents at which the column or the files are taken to be wrong."""
 
 
-class TextRows(Iterator[Row]):
+class TextRowStream(Iterator[PackedRow]):
     """Rows of exactly `length` tokens, with one example in each."""
 
     def __init__(
@@ -109,10 +109,10 @@ class TextRows(Iterator[Row]):
         self._place: Place
         self._rest: list[int]
         self._used: int
-        self._passed_over: dict[str, str]
+        self._skipped: dict[str, str]
         self._begin((0, 0, 0), 0)
 
-    def __next__(self) -> Row:
+    def __next__(self) -> PackedRow:
         """The next row of this rank.
 
         Raises:
@@ -129,8 +129,8 @@ class TextRows(Iterator[Row]):
             self._rest = self._rest[len(taken) :]
         input_ids = torch.tensor(ids)
         key = f"{self._order(epoch)[file]}:{document}"
-        passed_over, self._passed_over = self._passed_over, {}
-        return Row((Example(key, input_ids, input_ids, self.positions(input_ids)),), epoch, passed_over)
+        skipped, self._skipped = self._skipped, {}
+        return PackedRow((Example(key, input_ids, input_ids, self.positions(input_ids)),), epoch, skipped)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next row begins, as JSON values. Each rank has its own state."""
@@ -160,7 +160,7 @@ class TextRows(Iterator[Row]):
             self._used = 0
 
     def _begin(self, place: Place, used: int) -> None:
-        self._passed_over = {}
+        self._skipped = {}
         self._documents = self._documents_from(place)
         self._place, tokens = next(self._documents)
         self._used, self._rest = used, tokens[used:]
@@ -176,7 +176,7 @@ class TextRows(Iterator[Row]):
                         continue
                     try:
                         ids = self._ids(_text(f"{name}:{document}", name, stored, self.column))
-                    except Unusable as problem:
+                    except UnusableSample as problem:
                         unusable += 1
                         self._pass_over(problem, unusable)
                         continue
@@ -187,12 +187,12 @@ class TextRows(Iterator[Row]):
                 raise BadInput(f"{self._order(epoch)}: not one document in these files that is a text")
             epoch, first_file = epoch + 1, 0
 
-    def _pass_over(self, problem: Unusable, in_a_row: int) -> None:
+    def _pass_over(self, problem: UnusableSample, in_a_row: int) -> None:
         if in_a_row == _MOST_UNUSABLE:
             raise BadInput(f"{in_a_row} documents one after the other are no texts, the last: {problem}")
-        if leads_group(self.ranks):
+        if is_group_leader(self.ranks):
             log.warning("%s; skipping it", problem)
-        self._passed_over[problem.key] = problem.reason
+        self._skipped[problem.key] = problem.reason
 
     def _ids(self, text: str) -> list[int]:
         """Token ids of a document, with the token that closes it. Special tokens in the text become plain text."""
@@ -239,7 +239,9 @@ def _text(key: str, name: str, stored: Any, column: str) -> str:
         stored.encode()  # fails for lone surrogates, which no tokenizer accepts
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise Unusable(key, "not_a_text", f"it is no text in UTF-8, or no JSON with {column!r} ({what})") from error
+        raise UnusableSample(
+            key, "not_a_text", f"it is no text in UTF-8, or no JSON with {column!r} ({what})"
+        ) from error
     return stored
 
 

@@ -28,7 +28,7 @@ TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
-class Parallel:
+class RankContext:
     """This process's device, rank and process groups.
 
     rank = dp_rank * sp + ring_rank * ulysses + ulysses_rank, so that Ulysses groups lie inside a host.
@@ -78,7 +78,7 @@ class Parallel:
         return self.rank // self.sp
 
 
-def start(timeout: timedelta = TIMEOUT) -> torch.device:
+def init_distributed(timeout: timedelta = TIMEOUT) -> torch.device:
     """Initialize torch.distributed from torchrun's environment, or for a single process. Returns this rank's device.
 
     Collectives over all ranks fail on every rank after `timeout`, so a hanging rank is an error within that time. A
@@ -119,7 +119,7 @@ OTHER_RANK = "the rank that failed raises its own error"
 """Note on an error that reports another rank's failure."""
 
 
-def together(function: Callable[[], T]) -> T:
+def run_on_all_ranks(function: Callable[[], T]) -> T:
     """Run `function` on all ranks and re-raise any rank's error on every rank. Every rank must call it.
 
     Without this, the other ranks would wait for the failed one until the timeout.
@@ -157,26 +157,26 @@ def together(function: Callable[[], T]) -> T:
     return cast(T, found)
 
 
-def on_first_rank(function: Callable[[], T]) -> T | None:
-    """Run `function` on rank 0 only. Errors are raised on every rank as in `together`. Every rank must call it.
+def run_on_rank_zero(function: Callable[[], T]) -> T | None:
+    """Run `function` on rank 0 only. Errors are raised on every rank as in `run_on_all_ranks`. Every rank must call it.
 
     Returns:
         The result of `function` on rank 0; None on the others.
     """
-    return together(lambda: function() if dist.get_rank() == 0 else None)
+    return run_on_all_ranks(lambda: function() if dist.get_rank() == 0 else None)
 
 
-def from_first_rank(function: Callable[[], T]) -> T:
+def broadcast_from_rank_zero(function: Callable[[], T]) -> T:
     """Run `function` on rank 0 and return its result on every rank. Every rank must call it.
 
-    Errors are raised on every rank as in `together`. The result must be picklable.
+    Errors are raised on every rank as in `run_on_all_ranks`. The result must be picklable.
     """
-    found = [on_first_rank(function)]
+    found = [run_on_rank_zero(function)]
     dist.broadcast_object_list(found, src=0)
     return cast(T, found[0])
 
 
-def leads_group(groups: int) -> bool:
+def is_group_leader(groups: int) -> bool:
     """Whether this is the first rank of its group, if all ranks form `groups` equal groups of consecutive ranks.
 
     The ranks of a group share their rows, and the first one logs for all of them. True without a process group.
@@ -190,7 +190,7 @@ def parallelize(
     device: torch.device,
     layout: Layout | None = None,
     timeout: timedelta = TIMEOUT,
-) -> Parallel:
+) -> RankContext:
     """Create the process groups of `sp` ranks each. Every rank must call it.
 
     Args:
@@ -215,7 +215,7 @@ def parallelize(
     _check(layout, sp, heads, kv_heads)
     places = torch.arange(world).view(-1, layout.ring, layout.ulysses)
     sp_group = _group(places.flatten(1), timeout)
-    return Parallel(
+    return RankContext(
         layout=layout,
         device=device,
         mesh=init_device_mesh(device.type, (world,), mesh_dim_names=("world",)),

@@ -96,7 +96,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class FrameShare:
+class FrameRange:
     """Temporal patches `[first, end)` of one video of the row."""
 
     video: int
@@ -106,7 +106,7 @@ class FrameShare:
 
 
 @dataclass(frozen=True)
-class AttentionShare:
+class AttentionPlan:
     """The part of the plan that one rank's attention needs."""
 
     layout: Layout
@@ -121,7 +121,7 @@ class AttentionShare:
 
 
 @dataclass(frozen=True)
-class RankShare:
+class RankPlan:
     """One rank's part of a row's plan."""
 
     input_ids: Tensor
@@ -134,7 +134,7 @@ class RankShare:
     """int64 [N]: indices of the local tokens whose successor is supervised."""
     targets: Tensor
     """int64 [N]: the ids of those successors."""
-    frames: tuple[FrameShare, ...]
+    frames: tuple[FrameRange, ...]
     """The temporal patches that this rank encodes."""
     grids: tuple[Grid, ...]
     """The grid (end - first, h, w) of each element of `frames`."""
@@ -147,7 +147,7 @@ class RankShare:
     """Number of features to send to each rank; empty if nothing is sent."""
     receive_sizes: tuple[int, ...]
     """Number of features to receive from each rank; empty if nothing is sent."""
-    attention: AttentionShare
+    attention: AttentionPlan
 
 
 class SequencePlan:
@@ -227,17 +227,17 @@ class SequencePlan:
         return tuple(shards)
 
     @cached_property
-    def frame_shares(self) -> tuple[tuple[FrameShare, ...], ...]:
+    def frame_shares(self) -> tuple[tuple[FrameRange, ...], ...]:
         """The temporal patches that each rank encodes: about equal numbers of patches, with videos in order."""
         sizes = [grid.h * grid.w for grid in self.grids for _ in range(grid.t)]
         videos = _ranges(grid.t for grid in self.grids)
         shares = []
         for first, end in balanced_cuts(torch.tensor(sizes, dtype=torch.float64), self.layout.size):
             overlaps = [(number, max(first, start), min(end, stop)) for number, (start, stop) in enumerate(videos)]
-            shares.append(tuple(FrameShare(n, a - videos[n][0], b - videos[n][0]) for n, a, b in overlaps if a < b))
+            shares.append(tuple(FrameRange(n, a - videos[n][0], b - videos[n][0]) for n, a, b in overlaps if a < b))
         return tuple(shares)
 
-    def share(self, rank: int, replicated: bool = False) -> RankShare:
+    def rank_plan(self, rank: int, replicated: bool = False) -> RankPlan:
         """The part of the plan for one rank of the group.
 
         Args:
@@ -253,9 +253,9 @@ class SequencePlan:
         size = self.layout.size
         frames = self.frame_shares[rank]
         if replicated:
-            frames = tuple(FrameShare(number, 0, grid.t) for number, grid in enumerate(self.grids))
+            frames = tuple(FrameRange(number, 0, grid.t) for number, grid in enumerate(self.grids))
             order = (owner == rank).nonzero()[:, 0]
-        return RankShare(
+        return RankPlan(
             input_ids=_cut(self.input_ids, pieces),
             positions=_cut(self.positions, pieces),
             visual=_cut(self.visual, pieces),
@@ -270,7 +270,7 @@ class SequencePlan:
             attention=self._attention(rank),
         )
 
-    def _grid(self, share: FrameShare) -> Grid:
+    def _grid(self, share: FrameRange) -> Grid:
         grid = self.grids[share.video]
         return Grid(share.end - share.first, grid.h, grid.w)
 
@@ -292,7 +292,7 @@ class SequencePlan:
                 owners[start:end] = rank
         return owners[self.visual]
 
-    def _attention(self, rank: int) -> AttentionShare:
+    def _attention(self, rank: int) -> AttentionPlan:
         ulysses = self.layout.ulysses
         number = rank // ulysses
         part = self.parts[number]
@@ -303,7 +303,7 @@ class SequencePlan:
             for (start, _), slot in zip(other, _shifted_ranges(other, offset), strict=True)
         )
         group = self.shards[number * ulysses : (number + 1) * ulysses]
-        return AttentionShare(
+        return AttentionPlan(
             layout=self.layout,
             ulysses_sizes=tuple(_length(pieces) for pieces in group),
             ring_sizes=tuple(_length(other) for other in self.parts),

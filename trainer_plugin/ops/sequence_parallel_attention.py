@@ -16,7 +16,7 @@ from torch.distributed import ProcessGroup
 from transformers import AttentionInterface, PretrainedConfig
 
 from trainer_plugin.distributed.collectives import gather, heads_to_tokens, tokens_to_heads
-from trainer_plugin.distributed.sequence_plan import AttentionShare
+from trainer_plugin.distributed.sequence_plan import AttentionPlan
 from trainer_plugin.ops.activation_offload import HostMemory, OnHost
 from trainer_plugin.ops.attention_kernels import Kernel, attend
 
@@ -29,11 +29,11 @@ class AttentionRun:
     """Context of one forward pass and its recomputation over one row. It passes through the model as a keyword
     argument."""
 
-    share: AttentionShare
+    share: AttentionPlan
     ulysses: ProcessGroup | None
     ring: ProcessGroup | None
     kernel: Kernel = Kernel.AUTO
-    recomputed_layers: int = 0
+    checkpointed_layers: int = 0
     """Number of leading checkpointed layers whose attention output is cached, so that recomputation skips the attention
     kernels."""
     host: HostMemory | None = None
@@ -42,7 +42,7 @@ class AttentionRun:
 
     def stash(self, layer: int) -> _LayerStash | None:
         """The cache of one layer's attention output; None when the layer is not recomputed or gradients are off."""
-        recomputed = layer < self.recomputed_layers and torch.is_grad_enabled()
+        recomputed = layer < self.checkpointed_layers and torch.is_grad_enabled()
         return _LayerStash(self._kept, layer, self.host) if recomputed else None
 
 

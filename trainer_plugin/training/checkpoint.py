@@ -35,10 +35,10 @@ from transformers import PretrainedConfig
 
 from schemas.base import Model, parse_json
 from schemas.errors import BadInput
-from trainer_plugin.atomic_files import aside, locked, put_whole, room_for, write_whole
-from trainer_plugin.distributed.mesh import from_first_rank, on_first_rank, together
+from trainer_plugin.atomic_files import atomic_replace_dir, atomic_write_bytes, backup_path, locked, reserve_space
+from trainer_plugin.distributed.mesh import broadcast_from_rank_zero, run_on_all_ranks, run_on_rank_zero
 from trainer_plugin.model import LongVideoModel, reshard
-from trainer_plugin.training.optimizer_step import trained_parameters
+from trainer_plugin.training.optimizer_step import trainable_parameters
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +96,13 @@ class CheckpointFolder:
         """
         self.folder = folder
         self.keep = keep
-        self._writing = WritingPlace(folder)
+        self._writing = StagingDir(folder)
 
-    def remove_half_written(self) -> None:
+    def remove_partial(self) -> None:
         """Remove the incomplete output of killed runs to free disk space. No other run may be using the folder."""
-        self._writing.cleared()
+        self._writing.reset()
 
-    def agreed_latest(self) -> Path | None:
+    def latest_on_all_ranks(self) -> Path | None:
         """Return `latest` after checking that all ranks see the same checkpoint.
 
         Raises:
@@ -110,7 +110,7 @@ class CheckpointFolder:
                 steps, or if the named checkpoint is missing.
             OSError, RuntimeError: on every rank, if some rank cannot read the file.
         """
-        mine = together(self.latest)
+        mine = run_on_all_ranks(self.latest)
         found: list[Path | None] = [None] * dist.get_world_size()
         dist.all_gather_object(found, mine)
         if len(set(found)) > 1:
@@ -128,7 +128,7 @@ class CheckpointFolder:
         if not pointer.exists():
             return None
         name = pointer.read_text().strip()
-        for path in (self.folder / name, aside(self.folder / name)) if name else ():
+        for path in (self.folder / name, backup_path(self.folder / name)) if name else ():
             if path.is_dir():
                 return path
         there = ", ".join(sorted(path.name for path in self.folder.glob("step-*"))) or "none"
@@ -137,18 +137,18 @@ class CheckpointFolder:
             f"it to start from the beginning"
         )
 
-    def whole_latest(self) -> Path | None:
+    def latest_complete(self) -> Path | None:
         """The last checkpoint whose files are undamaged; None if there are no checkpoints.
 
         A warning is logged if it is not the latest one.
 
         Raises:
-            BadInput: on every rank, if all checkpoints are damaged, or for the reasons given in `agreed_latest`.
+            BadInput: on every rank, if all checkpoints are damaged, or for the reasons given in `latest_on_all_ranks`.
         """
-        latest = self.agreed_latest()
+        latest = self.latest_on_all_ranks()
         if latest is None:
             return None
-        return first_whole([latest, *from_first_rank(lambda: self._before(latest))])
+        return newest_complete([latest, *broadcast_from_rank_zero(lambda: self._before(latest))])
 
     def _before(self, latest: Path) -> list[Path]:
         """The checkpoints to resume from if `latest` is damaged, in order of preference.
@@ -176,17 +176,17 @@ class CheckpointFolder:
                 because the disk is full. The previous checkpoint is kept, and nothing of this one is visible.
         """
         final = self.folder / f"step-{state.step:08d}"
-        staging = self._writing.cleared()
-        with self._writing.room_for(tensor_bytes(model, optimizer)):
+        staging = self._writing.reset()
+        with self._writing.reserve_space(tensor_bytes(model, optimizer)):
             save_tensors(staging, model, optimizer)
-            on_first_rank(lambda: write_whole(staging / _STATE, state.model_dump_json(indent=1).encode()))
+            run_on_rank_zero(lambda: atomic_write_bytes(staging / _STATE, state.model_dump_json(indent=1).encode()))
             record_files(staging)
-            on_first_rank(lambda: self._publish(staging, final))
+            run_on_rank_zero(lambda: self._publish(staging, final))
         return final
 
     def _publish(self, staging: Path, final: Path) -> None:
-        put_whole(staging, final)
-        write_whole(self.folder / "latest", final.name.encode())
+        atomic_replace_dir(staging, final)
+        atomic_write_bytes(self.folder / "latest", final.name.encode())
         earlier = [path for path in sorted(self.folder.glob("step-*")) if path.name <= final.name]
         for old in [*earlier[: -self.keep], *self.folder.glob(".step-*.replaced")]:
             shutil.rmtree(old)
@@ -198,7 +198,7 @@ class CheckpointFolder:
             BadInput: on every rank, if the checkpoint is of another model or of other trainable parameters.
             CheckpointException, OSError, RuntimeError: on every rank, if some rank cannot read it.
         """
-        state = together(lambda: parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE)))
+        state = run_on_all_ranks(lambda: parse_json((path / _STATE).read_bytes(), RunState, str(path / _STATE)))
         load_tensors(path, model, optimizer, state.model)
         return state
 
@@ -212,7 +212,7 @@ def record_files(folder: Path) -> None:
         OSError, RuntimeError: on every rank, if some rank cannot read its shards.
     """
     shards = f"__{dist.get_rank()}_*.distcp"
-    mine = together(lambda: {str(path.relative_to(folder)): _hash(path) for path in folder.rglob(shards)})
+    mine = run_on_all_ranks(lambda: {str(path.relative_to(folder)): _hash(path) for path in folder.rglob(shards)})
     found: list[dict[str, str]] = [{}] * dist.get_world_size()
     dist.all_gather_object(found, mine)
 
@@ -221,9 +221,9 @@ def record_files(folder: Path) -> None:
         for path in folder.rglob("*"):
             if path.is_file() and (name := str(path.relative_to(folder))) not in hashes:
                 hashes[name] = _hash(path)
-        write_whole(folder / _FILES, json.dumps(hashes, indent=1, sort_keys=True).encode())
+        atomic_write_bytes(folder / _FILES, json.dumps(hashes, indent=1, sort_keys=True).encode())
 
-    on_first_rank(write)
+    run_on_rank_zero(write)
 
 
 def damage(folder: Path) -> str | None:
@@ -233,13 +233,13 @@ def damage(folder: Path) -> str | None:
         A description of the first damage found, the same on every rank. None if there is no damage, or if an earlier
         version wrote the checkpoint without hashes.
     """
-    mine = together(lambda: _damage(folder, dist.get_rank(), dist.get_world_size()))
+    mine = run_on_all_ranks(lambda: _damage(folder, dist.get_rank(), dist.get_world_size()))
     found: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(found, mine)
     return next((problem for problem in found if problem), None)
 
 
-def first_whole(checkpoints: Sequence[Path]) -> Path:
+def newest_complete(checkpoints: Sequence[Path]) -> Path:
     """The first undamaged checkpoint. Every rank must call it. A warning names the damaged ones that precede it.
 
     Args:
@@ -279,7 +279,7 @@ def _hash(path: Path) -> str:
 
 
 @contextmanager
-def only_run_in(folder: Path) -> Iterator[None]:
+def lock_run_folder(folder: Path) -> Iterator[None]:
     """Lock a folder against other runs while the block runs. Every rank must call it.
 
     Rank 0 holds the lock, so that it outlives the program that started the ranks.
@@ -299,11 +299,11 @@ def only_run_in(folder: Path) -> Iterator[None]:
             except OSError as error:
                 raise BadInput(f"nothing can be written into {folder}: {error}; choose another folder") from error
 
-        on_first_rank(hold)
+        run_on_rank_zero(hold)
         yield
 
 
-class WritingPlace:
+class StagingDir:
     """A run's staging directory for incomplete output, inside the target folder. All ranks must call all methods."""
 
     def __init__(self, folder: Path) -> None:
@@ -318,14 +318,14 @@ class WritingPlace:
         dist.broadcast_object_list(name, src=0)
         self.path = folder / name[0]
         self._left = list(folder.glob("[._]run-*.writing"))  # earlier versions began with a dot
-        on_first_rank(self._make)
+        run_on_rank_zero(self._make)
         try:
-            together(self._check_seen)
+            run_on_all_ranks(self._check_seen)
         finally:
             if dist.get_rank() == 0:
                 self.path.rmdir()
 
-    def cleared(self) -> Path:
+    def reset(self) -> Path:
         """Remove the staging directory and those of runs that began before this one, and return this run's path."""
         if dist.get_rank() == 0:
             for left in (self.path, *self._left):
@@ -334,7 +334,7 @@ class WritingPlace:
         return self.path
 
     @contextmanager
-    def room_for(self, needed: int) -> Iterator[None]:
+    def reserve_space(self, needed: int) -> Iterator[None]:
         """Check for free space, then run a block in which all ranks write `needed` bytes into `path`.
 
         If the disk is full, the partial output is removed.
@@ -344,7 +344,7 @@ class WritingPlace:
                 RuntimeError or their own error.
         """
         with ExitStack() as room:
-            on_first_rank(lambda: room.enter_context(room_for(self.path, needed)))
+            run_on_rank_zero(lambda: room.enter_context(reserve_space(self.path, needed)))
             yield
 
     def _make(self) -> None:
@@ -379,7 +379,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 def save_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer) -> None:
     """Write trainable parameters, AdamW's state and the RNG state. Every rank must call it; each writes its shards."""
-    save(_tensors(model, optimizer) | _chance(), checkpoint_id=path)
+    save(_tensors(model, optimizer) | _rng_state(), checkpoint_id=path)
 
 
 def tensor_bytes(model: LongVideoModel, optimizer: Optimizer) -> int:
@@ -414,10 +414,10 @@ def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, writte
         _check_config(written_by, present, path)
         return stored.keys()
 
-    stored = together(read_names)
-    chance = {name: tensor for name, tensor in _chance().items() if name in stored}
+    stored = run_on_all_ranks(read_names)
+    chance = {name: tensor for name, tensor in _rng_state().items() if name in stored}
     load(tensors | chance, checkpoint_id=path)
-    _set_chance(chance)
+    _set_rng_state(chance)
 
 
 def config_values(config: PretrainedConfig) -> dict[str, Any]:
@@ -505,7 +505,7 @@ def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
     """The trainable parameters and AdamW's state by name. Missing state is created as zeros."""
     check_optimizer(optimizer)
     tensors: dict[str, Tensor] = {}
-    for name, parameter in trained_parameters(model).items():
+    for name, parameter in trainable_parameters(model).items():
         state = optimizer.state[parameter]
         if not state:
             place = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
@@ -516,7 +516,7 @@ def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
     return tensors
 
 
-def _chance() -> dict[str, Tensor]:
+def _rng_state() -> dict[str, Tensor]:
     """The RNG state of this rank. Training does not draw random numbers, unless a model's own code does."""
     rank = dist.get_rank()
     states = {f"chance.cpu.{rank}": torch.get_rng_state()}
@@ -525,7 +525,7 @@ def _chance() -> dict[str, Tensor]:
     return states
 
 
-def _set_chance(states: Mapping[str, Tensor]) -> None:
+def _set_rng_state(states: Mapping[str, Tensor]) -> None:
     for name, state in states.items():
         (torch.set_rng_state if ".cpu." in name else torch.cuda.set_rng_state)(state)
 

@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
-from trainer_plugin.atomic_files import locked, put_whole, room_for
-from trainer_plugin.distributed.mesh import on_first_rank
+from trainer_plugin.atomic_files import atomic_replace_dir, locked, reserve_space
+from trainer_plugin.distributed.mesh import run_on_rank_zero
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.recipe import Export
 from trainer_plugin.training.checkpoint import comparable, config_values
@@ -86,7 +86,7 @@ def export_model(
         staging.parent.mkdir(parents=True, exist_ok=True)
         with locked(staging.with_name(f"{staging.name}.lock"), folder):
             shutil.rmtree(staging, ignore_errors=True)
-            with room_for(staging, needed):
+            with reserve_space(staging, needed):
                 staging.mkdir()
                 if kind is Export.ADAPTER:
                     _write_adapters(model.model, weights, staging, source)
@@ -96,7 +96,7 @@ def export_model(
                     _write_companions(staging, source, tokenizer)
                 _put(staging, folder)
 
-    on_first_rank(write)
+    run_on_rank_zero(write)
 
 
 def export_bytes(model: LongVideoModel, dtype: torch.dtype) -> int:
@@ -127,7 +127,7 @@ def _put(staging: Path, folder: Path) -> None:
     It never mixes weights of two exports.
     """
     if staging.parent != folder:
-        put_whole(staging, folder)
+        atomic_replace_dir(staging, folder)
         return
     for old in [path for pattern in _OF_AN_EXPORT for path in folder.glob(pattern)]:
         old.unlink()

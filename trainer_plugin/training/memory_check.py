@@ -6,11 +6,11 @@ import torch
 from transformers import PretrainedConfig
 
 from schemas.errors import BadInput
-from trainer_plugin.distributed.mesh import Parallel
+from trainer_plugin.distributed.mesh import RankContext
 from trainer_plugin.recipe import Recipe
 from trainer_plugin.training.weights import empty_model, prepare
 
-LEARNED_BYTES = 12
+TRAINABLE_BYTES = 12
 """Bytes of a trainable weight and AdamW's two moments, in float32."""
 
 GRADIENT_BYTES = 4
@@ -31,16 +31,16 @@ def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
     width = getattr(torch, recipe.precision).itemsize
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters()) - learned
-    held = (learned * LEARNED_BYTES + frozen * width) // ranks
+    held = (learned * TRAINABLE_BYTES + frozen * width) // ranks
     gradients = learned * GRADIENT_BYTES // ranks
     if recipe.memory.offload_parameters:
         held = gradients = 0
     text = config.get_text_config()
     # The head is gathered for a whole pass; the embeddings only at its start.
     whole = model.get_output_embeddings().weight.numel() * width
-    tensors = text.num_hidden_layers * (2 if recipe.memory.keep_attention else 1)
+    tensors = text.num_hidden_layers * (2 if recipe.memory.save_attention_output else 1)
     # A layer without activation checkpointing also keeps at least its MLP's gate and input.
-    again = recipe.memory.recomputed_layers
+    again = recipe.memory.checkpointed_layers
     whole_layers = 0 if again is None else max(0, text.num_hidden_layers - again)
     kept = tensors * text.hidden_size + whole_layers * 2 * text.intermediate_size
     kept = 0 if recipe.memory.offload_activations else kept * recipe.row_tokens // recipe.parallel.sp
@@ -51,7 +51,7 @@ def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
     return held + during + gradients
 
 
-def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: Parallel) -> None:
+def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: RankContext) -> None:
     """Check that the recipe can fit the devices' memory. Only CUDA devices are checked.
 
     Raises:

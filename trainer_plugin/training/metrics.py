@@ -26,7 +26,7 @@ from torch import nn
 
 from schemas.base import Model
 from schemas.errors import BadInput
-from trainer_plugin.atomic_files import FullDisk, is_full, write_whole
+from trainer_plugin.atomic_files import FullDisk, atomic_write_bytes, is_full
 from trainer_plugin.distributed.sequence_plan import Costs, SequencePlan
 from trainer_plugin.families.base import Family
 
@@ -255,7 +255,7 @@ class MetricsLog:
             # A full disk or a kill cuts off the last line; a crash of the host may put zeros in place of lines.
             log.warning("%s: %d incomplete lines dropped", self._file, broken)
         kept = [line for line, found in zip(lines, steps, strict=True) if found is not None and found <= step]
-        write_whole(self._file, b"".join(kept))
+        atomic_write_bytes(self._file, b"".join(kept))
 
 
 def _step_of(line: bytes) -> int | None:

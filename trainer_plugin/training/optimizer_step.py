@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
-from trainer_plugin.model import LongVideoModel, RowShare, reshard
+from trainer_plugin.model import LongVideoModel, RankInput, reshard
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class BadStep(ArithmeticError):
     samples."""
 
 
-def supervised_tokens(shares: Iterable[RowShare]) -> int:
+def supervised_tokens(shares: Iterable[RankInput]) -> int:
     """Number of supervised tokens of a step, over the rows of all ranks. Every rank must call it."""
     count = torch.tensor([sum(len(row.share.targets) for row in shares)])
     dist.all_reduce(count)
@@ -56,7 +56,7 @@ def supervised_tokens(shares: Iterable[RowShare]) -> int:
 def train_step(
     model: LongVideoModel,
     optimizer: Optimizer,
-    rows: Iterable[RowShare],
+    rows: Iterable[RankInput],
     tokens: int,
     *,
     max_norm: float | None = 1.0,
@@ -82,7 +82,7 @@ def train_step(
         losses = add_gradients(model, rows, tokens)
         if not losses:
             raise ValueError("rows is empty: every rank takes equally many, one without labels where it has none left")
-        parameters = trained_parameters(model).values()
+        parameters = trainable_parameters(model).values()
         result = finite_step(losses, gradient_norm(parameters))
     except BaseException:  # also KeyboardInterrupt: the next step would add to the gradients that exist
         optimizer.zero_grad()
@@ -94,7 +94,7 @@ def train_step(
     return result
 
 
-def add_gradients(model: LongVideoModel, rows: Iterable[RowShare], tokens: int) -> list[Tensor]:
+def add_gradients(model: LongVideoModel, rows: Iterable[RankInput], tokens: int) -> list[Tensor]:
     """Run the forward and backward pass of each row. Returns each row's part of the loss on this rank, a scalar."""
     losses = []
     for row in rows:
@@ -124,7 +124,7 @@ def finite_step(losses: Sequence[Tensor], grad_norm: Tensor) -> StepResult:
     return StepResult(loss, norm)
 
 
-def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable parameters by name, as this rank's shards."""
     learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if all(isinstance(parameter, DTensor) for parameter in learned.values()):
@@ -137,7 +137,7 @@ def adamw(
     model: nn.Module, learning_rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
 ) -> AdamW:
     """Create AdamW over the trainable parameters, with weight decay on matrices but not on norms and biases."""
-    parameters = list(trained_parameters(model).values())
+    parameters = list(trainable_parameters(model).values())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},

@@ -13,37 +13,39 @@ import torch
 import torch.distributed as dist
 
 from schemas.errors import BadInput
-from trainer_plugin.data.packing import RowStream, without_labels
-from trainer_plugin.data.row_loader import Loaded, Rows
+from trainer_plugin.data.packing import RowStream, mask_labels
+from trainer_plugin.data.row_loader import PreparedRow, RowSource
 from trainer_plugin.data.samples import ReleaseDataset
-from trainer_plugin.data.texts import TextRows
-from trainer_plugin.distributed.mesh import Parallel
-from trainer_plugin.distributed.sequence_plan import Costs, FrameShare, SequencePlan
+from trainer_plugin.data.texts import TextRowStream
+from trainer_plugin.distributed.mesh import RankContext
+from trainer_plugin.distributed.sequence_plan import Costs, FrameRange, SequencePlan
 from trainer_plugin.families.base import Family
-from trainer_plugin.model import LongVideoModel, RowShare
+from trainer_plugin.model import LongVideoModel, RankInput
 from trainer_plugin.training.checkpoint import differences, shown
 from trainer_plugin.training.metrics import by_reason
 from trainer_plugin.training.optimizer_step import NotFinite
 from trainer_plugin.training.weights import tower_identity
-from trainer_plugin.types import Row
+from trainer_plugin.types import PackedRow
 
-Load = Loaded[SequencePlan]
+Load = PreparedRow[SequencePlan]
 """A planned row, with the frames that this rank encodes."""
 
 
-def plan_row(row: Row, family: Family, parallel: Parallel, costs: Costs) -> tuple[SequencePlan, Sequence[FrameShare]]:
+def plan_row(
+    row: PackedRow, family: Family, parallel: RankContext, costs: Costs
+) -> tuple[SequencePlan, Sequence[FrameRange]]:
     """A row's plan, and the frames that this rank encodes: the `plan` of `RowLoader`."""
     plan = SequencePlan(row.examples, family, parallel.layout, costs)
     return plan, plan.frame_shares[parallel.sp_rank]
 
 
-def row_share(load: Load, parallel: Parallel) -> RowShare:
+def rank_input(load: Load, parallel: RankContext) -> RankInput:
     """The part of a row that this rank computes."""
-    return RowShare(load.plan.share(parallel.sp_rank), load.pixels)
+    return RankInput(load.plan.rank_plan(parallel.sp_rank), load.pixels)
 
 
-def without_failed(
-    loads: Sequence[Load], family: Family, parallel: Parallel, costs: Costs
+def mask_failed_samples(
+    loads: Sequence[Load], family: Family, parallel: RankContext, costs: Costs
 ) -> tuple[list[Load], dict[str, str]]:
     """The rows of one step, with masked labels in samples that a rank could not decode. Every rank must call it.
 
@@ -55,7 +57,7 @@ def without_failed(
         dist.all_reduce(failed, dist.ReduceOp.MAX, group=parallel.sp_group)
     mine = {key: bad.reason for load in loads for key, bad in load.failures.items()}
     for load in loads:
-        mine |= load.row.passed_over
+        mine |= load.row.skipped
     somewhere = torch.tensor(int(bool(mine) or bool(failed.any())))
     dist.all_reduce(somewhere, dist.ReduceOp.MAX)
     if not somewhere:
@@ -67,7 +69,7 @@ def without_failed(
     return kept, {key: reason for failures in found for key, reason in failures.items()}
 
 
-def still_left_out(left_out: Mapping[str, str], loads: Sequence[Load], parallel: Parallel) -> dict[str, str]:
+def drop_recovered(left_out: Mapping[str, str], loads: Sequence[Load], parallel: RankContext) -> dict[str, str]:
     """The skipped samples that no rank's rows supervise now. Every rank must call it.
 
     Args:
@@ -76,12 +78,12 @@ def still_left_out(left_out: Mapping[str, str], loads: Sequence[Load], parallel:
     if not left_out:
         return {}
     learned: list[set[str]] = [set()] * parallel.world_size
-    mine = {example.key for load in loads for example in load.row.examples if example.is_learned}
+    mine = {example.key for load in loads for example in load.row.examples if example.has_loss}
     dist.all_gather_object(learned, mine & left_out.keys())
     return {key: reason for key, reason in left_out.items() if key not in set().union(*learned)}
 
 
-def check_some_left(rows: Rows, skipped: Mapping[str, str]) -> None:
+def assert_trainable_samples_remain(rows: RowSource, skipped: Mapping[str, str]) -> None:
     """Check that not all samples have been skipped. Call it when a step has no supervised token.
 
     Without this check a run could continue forever, since rows may be endless even if no video can be decoded.
@@ -99,7 +101,7 @@ def check_some_left(rows: Rows, skipped: Mapping[str, str]) -> None:
         )
 
 
-def check_features(rows: Rows, model: LongVideoModel) -> None:
+def check_features(rows: RowSource, model: LongVideoModel) -> None:
     """Check that precomputed features fit the model. Every rank must call it before the first step.
 
     Raises:
@@ -108,7 +110,7 @@ def check_features(rows: Rows, model: LongVideoModel) -> None:
     samples = rows.samples if isinstance(rows, RowStream) else None
     if not isinstance(samples, ReleaseDataset) or samples.features is None:
         return
-    if model.tower_learns():
+    if model.vision_tower_is_trainable():
         raise BadInput(
             f"features in {samples.features.url} are of a frozen tower, but this model's tower or projector is "
             f"trained; set trained.vision_tower and trained.projector to false, or unset videos.features"
@@ -129,24 +131,24 @@ def samples_of(error: NotFinite, loads: Sequence[Load]) -> str:
     return f"samples of this rank's {which}: {', '.join(keys)}"
 
 
-def data_facts(rows: Rows) -> dict[str, Any]:
+def data_facts(rows: RowSource) -> dict[str, Any]:
     """Everything that determines the rows, as JSON values by name.
 
     Checkpoints keep it, because a position is valid only in the same data.
     """
     if isinstance(rows, RowStream):
         return dict(rows.samples.facts) if isinstance(rows.samples, ReleaseDataset) else {}
-    return dict(rows.facts) if isinstance(rows, TextRows) else {}
+    return dict(rows.facts) if isinstance(rows, TextRowStream) else {}
 
 
-def row_tokens(rows: Rows) -> int | None:
-    """Maximum number of tokens of a row; None for streams other than `RowStream` and `TextRows`."""
+def row_tokens(rows: RowSource) -> int | None:
+    """Maximum number of tokens of a row; None for streams other than `RowStream` and `TextRowStream`."""
     if isinstance(rows, RowStream):
         return rows.token_budget
-    return rows.length if isinstance(rows, TextRows) else None
+    return rows.length if isinstance(rows, TextRowStream) else None
 
 
-def positions(state: dict[str, Any], rows: Rows, parallel: Parallel) -> tuple[dict[str, Any], ...]:
+def positions(state: dict[str, Any], rows: RowSource, parallel: RankContext) -> tuple[dict[str, Any], ...]:
     """States of the rows of all data-parallel ranks, each with the facts of its data. Every rank must call it.
 
     Args:
@@ -164,7 +166,7 @@ def positions(state: dict[str, Any], rows: Rows, parallel: Parallel) -> tuple[di
     return tuple(found[:: parallel.sp])
 
 
-def position_of(saved: Sequence[dict[str, Any]], rows: Rows, parallel: Parallel) -> dict[str, Any]:
+def position_of(saved: Sequence[dict[str, Any]], rows: RowSource, parallel: RankContext) -> dict[str, Any]:
     """The saved state from which this rank's rows resume.
 
     Raises:
@@ -187,9 +189,9 @@ def position_of(saved: Sequence[dict[str, Any]], rows: Rows, parallel: Parallel)
     return saved[parallel.dp_rank]
 
 
-def _masked(load: Load, failed: torch.Tensor, family: Family, parallel: Parallel, costs: Costs) -> Load:
+def _masked(load: Load, failed: torch.Tensor, family: Family, parallel: RankContext, costs: Costs) -> Load:
     if not failed.any():
         return load
-    row = without_labels(load.row, failed)
+    row = mask_labels(load.row, failed)
     plan, shares = plan_row(row, family, parallel, costs)
-    return Loaded(row, plan, tuple(shares), load.pixels, load.failures, failed)
+    return PreparedRow(row, plan, tuple(shares), load.pixels, load.failures, failed)

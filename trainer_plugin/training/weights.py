@@ -34,13 +34,13 @@ from transformers import (
 from schemas.errors import BadInput
 from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
 from trainer_plugin.data.chat import CHAT_TEMPLATES
-from trainer_plugin.distributed.mesh import Parallel, on_first_rank, together
+from trainer_plugin.distributed.mesh import RankContext, run_on_all_ranks, run_on_rank_zero
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RunOptions, shard_parameters
 from trainer_plugin.ops.preprocess import resample_mode
 from trainer_plugin.ops.sequence_parallel_attention import check_attention
-from trainer_plugin.recipe import Lora, ModelSource, Trained
+from trainer_plugin.recipe import Lora, ModelSource, TrainableParts
 from trainer_plugin.training.checkpoint import comparable, config_values
 
 log = logging.getLogger(__name__)
@@ -146,9 +146,9 @@ def _chat_template(asked: str) -> str:
 
 def build_model(
     source: ModelSource,
-    trained: Trained,
+    trained: TrainableParts,
     config: PretrainedConfig,
-    parallel: Parallel,
+    parallel: RankContext,
     *,
     compute: torch.dtype = torch.bfloat16,
     options: RunOptions | None = None,
@@ -172,7 +172,7 @@ def build_model(
             `read_family`.
         RuntimeError: the version of torch or transformers is not supported.
     """
-    family = together(lambda: read_family(source, config))
+    family = run_on_all_ranks(lambda: read_family(source, config))
     weights, config = _read_weights(source, config, trained, seed)
     skeleton = prepare(empty_model(config), trained)
     for parameter in skeleton.parameters():
@@ -186,7 +186,7 @@ def build_model(
 def build_tower(
     source: ModelSource,
     config: PretrainedConfig,
-    parallel: Parallel,
+    parallel: RankContext,
     *,
     compute: torch.dtype = torch.bfloat16,
     options: RunOptions | None = None,
@@ -196,8 +196,8 @@ def build_tower(
 
     Arguments, errors and the tower's weights are those of `build_model`. Every rank must call it.
     """
-    family = together(lambda: read_family(source, config))
-    weights, config = _read_weights(source, config, Trained(), seed)
+    family = run_on_all_ranks(lambda: read_family(source, config))
+    weights, config = _read_weights(source, config, TrainableParts(), seed)
     inner = empty_model(config).requires_grad_(False)
     model = LongVideoModel(inner, parallel, options, family)
     model.compute_dtype = compute
@@ -250,7 +250,7 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) ->
     return model
 
 
-def prepare(model: PreTrainedModel, trained: Trained) -> PreTrainedModel:
+def prepare(model: PreTrainedModel, trained: TrainableParts) -> PreTrainedModel:
     """Make the parts of a model trainable that the recipe trains, in place: add adapters, or freeze the rest."""
     if trained.lora:
         add_adapters(model, trained.lora)
@@ -282,14 +282,14 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> None:
 
 
 def _read_weights(
-    source: ModelSource, config: PretrainedConfig, trained: Trained, seed: int
+    source: ModelSource, config: PretrainedConfig, trained: TrainableParts, seed: int
 ) -> tuple[dict[str, Tensor], PretrainedConfig]:
     """Read all parameters and buffers by name on rank 0, and return the configuration that fits them on all ranks.
 
     The configuration differs from `config` if the files hold a head that it would tie to the embeddings. Other ranks
     get no tensors.
     """
-    model = on_first_rank(lambda: _read_model(source, config, seed))
+    model = run_on_rank_zero(lambda: _read_model(source, config, seed))
     untied = [model is not None and _is_untied(model)]
     dist.broadcast_object_list(untied, src=0)
     if untied[0]:
@@ -383,7 +383,7 @@ def _check_not_quantized(source: ModelSource, config: PretrainedConfig) -> None:
 
 
 @torch.no_grad()
-def _receive(model: LongVideoModel, weights: dict[str, Tensor], parallel: Parallel) -> None:
+def _receive(model: LongVideoModel, weights: dict[str, Tensor], parallel: RankContext) -> None:
     """Distribute rank 0's tensors to the shards of all ranks. Rank 0 frees each tensor after it is sent."""
     inner = model.model
     for name, parameter in inner.named_parameters():

@@ -32,7 +32,7 @@ LOG_LINES = 25
 
 SETTINGS: dict[str, Any] = {
     "name": NAME,
-    "lane_videos": 1,
+    "partition_videos": 1,
     "seed": 2,
     "assemble.eval_fraction": 0.25,
     "question.per_template": 1,

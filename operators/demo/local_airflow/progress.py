@@ -19,7 +19,7 @@ from operators.execution.pipeline import VIDEO_STAGES
 POLL_SECONDS = 1.0
 LINE_SECONDS = 30.0
 """Maximum time between two lines, if the output is not a terminal."""
-_LANE = "lane."
+_PARTITION = "partition."
 _SYMBOLS = {
     "success": "[green]✓[/]",
     "running": "[cyan]▶[/]",
@@ -63,17 +63,17 @@ def progress_table(tasks: Tasks, seconds: float) -> Table:
         seconds: time since the start of the run, shown in the title.
     """
     table = Table(title=f"build_dataset, {seconds:.0f} s", title_justify="left", caption_justify="left")
-    table.add_column("lane")
+    table.add_column("partition")
     for stage in VIDEO_STAGES:
         table.add_column(stage, justify="center")
-    lanes: dict[int, dict[str, dict[str, Any]]] = {}
+    partitions: dict[int, dict[str, dict[str, Any]]] = {}
     for task in tasks:
-        if task["task_id"].startswith(_LANE) and task["map_index"] >= 0:
-            lanes.setdefault(task["map_index"], {})[task["task_id"].removeprefix(_LANE)] = task
-    for index in sorted(lanes):
-        cells = [_cell(lanes[index].get(stage)) for stage in VIDEO_STAGES]
-        table.add_row(_label(index, lanes[index]), *cells)
-    others = [task for task in tasks if not task["task_id"].startswith(_LANE)]
+        if task["task_id"].startswith(_PARTITION) and task["map_index"] >= 0:
+            partitions.setdefault(task["map_index"], {})[task["task_id"].removeprefix(_PARTITION)] = task
+    for index in sorted(partitions):
+        cells = [_cell(partitions[index].get(stage)) for stage in VIDEO_STAGES]
+        table.add_row(_label(index, partitions[index]), *cells)
+    others = [task for task in tasks if not task["task_id"].startswith(_PARTITION)]
     table.caption = "  ".join(f"{task['task_id']} {_cell(task)}" for task in sorted(others, key=_task_order))
     return table
 
@@ -92,7 +92,7 @@ def _follow_in_lines(
             key, now = (task["task_id"], task["map_index"]), task["state"]
             if now in _SYMBOLS and now not in ("queued", "scheduled") and seen.get(key) != now:
                 seen[key] = now
-                name = task["task_id"].removeprefix(_LANE)
+                name = task["task_id"].removeprefix(_PARTITION)
                 where = f" {labels.get(task['map_index'], task['map_index'])}" if task["map_index"] >= 0 else ""
                 took = f" ({task['duration']:.1f} s)" if now == "success" and task["duration"] else ""
                 console.print(f"{time.monotonic() - started:6.1f} s  {name}{where}: {now}{took}", highlight=False)
@@ -106,9 +106,9 @@ def _follow_in_lines(
         time.sleep(POLL_SECONDS)
 
 
-def _label(index: int, lane: dict[str, dict[str, Any]]) -> str:
+def _label(index: int, partition: dict[str, dict[str, Any]]) -> str:
     """The partition's label as rendered by Airflow, or its index until Airflow has rendered it."""
-    labels = [task["rendered_map_index"] for task in lane.values() if task["rendered_map_index"]]
+    labels = [task["rendered_map_index"] for task in partition.values() if task["rendered_map_index"]]
     return labels[0] if labels else str(index)
 
 

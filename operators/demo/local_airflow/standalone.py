@@ -26,7 +26,7 @@ from types import FrameType, TracebackType
 from typing import IO
 
 from operators.demo.local_airflow.rest import AirflowApi, ApiError
-from operators.process.supervise import start, stop
+from operators.process.supervise import start_supervised, stop_supervised
 from schemas.errors import Outage
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,7 +101,7 @@ class Standalone:
                 with contextlib.suppress(OSError):
                     process.stdin.close()  # so that all components stop concurrently
         for process in self._processes.values():
-            stop(process)
+            stop_supervised(process)
         self._processes.clear()
         if self._lock is not None:
             self._lock.close()
@@ -162,7 +162,7 @@ class Standalone:
     def _start(self, name: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
         assert self._lock is not None
         with self._log(name).open("w") as log:
-            return start(
+            return start_supervised(
                 _airflow(name),
                 env=environment,
                 stdout=log,

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from operators.video.analysis import shots, transnet
 from operators.video.analysis.measures import (
+    DESCRIPTOR_BYTES,
     HASH_BYTES,
-    LOOK_BYTES,
     FrameMeasures,
     Measurer,
     Picture,
-    unlikeness,
+    visual_distance,
 )
 from operators.video.analysis.shots import Scores
 from operators.video.decode.packets import SECOND_US, UnreadableVideo
@@ -58,7 +58,7 @@ def as_decoded(frame: VideoFrame) -> VideoFrame:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class FrameSampling:
     """A consumer of frames on a regular grid: the first frame at or after each multiple of 1/rate seconds."""
 
     rate: int | Fraction
@@ -98,9 +98,9 @@ class Analysis:
     sharpness: NDArray[np.float32]
     brightness: NDArray[np.float32]
     dark: NDArray[np.float32]
-    looks: Picture
-    """Appearance descriptors, shape [frames, LOOK_BYTES]; `operators.video.analysis.measures.unlikeness` is their
-    distance."""
+    descriptors: Picture
+    """Appearance descriptors, shape [frames, DESCRIPTOR_BYTES]; `operators.video.analysis.measures.visual_distance` is
+    their distance."""
     scores: Scores
     """Content score per frame. In key-frame mode only frames near possible shot changes are scored."""
     transition: NDArray[np.float32]
@@ -142,7 +142,7 @@ class Analysis:
             frozen=float((moving < FROZEN_MOTION).mean()) if len(moving) else 0.0,
         )
 
-    def shot_unlikeness(self, shot_starts_us: Sequence[int]) -> NDArray[np.float64]:
+    def shot_boundary_distance(self, shot_starts_us: Sequence[int]) -> NDArray[np.float64]:
         """Visual distance across each shot boundary, 0 to 1. Shape [shots - 1].
 
         It compares the frames at 95 % of the shot before and at 5 % of the shot after, as Panda-70M does, to avoid the
@@ -151,14 +151,14 @@ class Analysis:
         edges = np.array([*shot_starts_us, self.duration_us])
         lengths = np.diff(edges)
         begin, end = self._standing(edges[:-1] + lengths // 20), self._standing(edges[:-1] + lengths * 19 // 20)
-        return unlikeness(self.looks[end[:-1]], self.looks[begin[1:]])
+        return visual_distance(self.descriptors[end[:-1]], self.descriptors[begin[1:]])
 
     def perceptual_hash(self) -> str:
         """Perceptual hash of the video: 128 hex digits, the difference hashes of eight frames.
 
         It changes little when a video is re-encoded or rescaled.
         """
-        return self.looks[self._standing(hashed_times_us(self.duration_us)), :HASH_BYTES].tobytes().hex()
+        return self.descriptors[self._standing(hashed_times_us(self.duration_us)), :HASH_BYTES].tobytes().hex()
 
     def _standing(self, times_us: NDArray[np.int64]) -> NDArray[np.int64]:
         """Indices of the frames shown at these times."""
@@ -173,7 +173,7 @@ def hashed_times_us(duration_us: int) -> NDArray[np.int64]:
 def analyse(
     video: VideoProbe,
     *,
-    samplings: Sequence[Sampling] = (),
+    samplings: Sequence[FrameSampling] = (),
     network: transnet.TransNet | None = None,
     workers: int | None = None,
 ) -> Analysis:
@@ -210,7 +210,7 @@ def analyse(
         sharpness=np.array(frames.sharpness, dtype=np.float32),
         brightness=np.array(frames.brightness, dtype=np.float32),
         dark=np.array(frames.dark, dtype=np.float32),
-        looks=np.frombuffer(frames.looks, dtype=np.uint8).reshape(-1, LOOK_BYTES),
+        descriptors=np.frombuffer(frames.descriptors, dtype=np.uint8).reshape(-1, DESCRIPTOR_BYTES),
         scores=Scores(times_us, np.array(frames.score, dtype=np.float32)),
         transition=np.empty(0, np.float32) if network is None else network.probabilities(),
         duration_us=video.duration_us,
@@ -239,7 +239,7 @@ class _Span:
 class _Look:
     """Measures and samples the frames of a span."""
 
-    def __init__(self, video: VideoProbe, samplings: Sequence[Sampling], tiny: bool) -> None:
+    def __init__(self, video: VideoProbe, samplings: Sequence[FrameSampling], tiny: bool) -> None:
         self._video, self._samplings, self._tiny = video, samplings, tiny
 
     def __call__(self, frames: Iterator[TimedFrame]) -> _Span:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from av.video.frame import VideoFrame
 
-from operators.video.analysis.analysis import Analysis, Sampling, analyse
+from operators.video.analysis.analysis import Analysis, FrameSampling, analyse
 from operators.video.analysis.key_frames import analyse_key_frames
 from operators.video.analysis.proxy import FPS, Proxy, ProxyWriter
 from operators.video.analysis.transnet import TransNet
@@ -21,7 +21,7 @@ from schemas.config import Decode, Detector, SplitConfig
 
 
 @dataclass(frozen=True)
-class Watched:
+class DecodedVideo:
     """Results of the decode."""
 
     video: VideoProbe
@@ -31,9 +31,9 @@ class Watched:
     """The proxy; None if only key frames were decoded."""
 
 
-def watch(
+def decode_once(
     video: VideoProbe, settings: SplitConfig, proxy: Path, reached: Callable[[int], None], workers: int
-) -> Watched:
+) -> DecodedVideo:
     """Decode a video and write its proxy, in the size of the format with the longest total duration.
 
     Only a decode finds that format. If its size is not that of the given probe, the video is decoded a second time.
@@ -49,7 +49,7 @@ def watch(
     """
     if settings.decode is Decode.KEY_FRAMES:
         analysis = analyse_key_frames(video)
-        return Watched(video.with_formats(analysis.formats), analysis, None)
+        return DecodedVideo(video.with_formats(analysis.formats), analysis, None)
     watched = _watch(video, settings, proxy, reached, workers)
     if (watched.video.width, watched.video.height) != (video.width, video.height):
         watched = _watch(watched.video, settings, proxy, reached, workers)
@@ -58,7 +58,7 @@ def watch(
 
 def _watch(
     video: VideoProbe, settings: SplitConfig, proxy: Path, reached: Callable[[int], None], workers: int
-) -> Watched:
+) -> DecodedVideo:
     writer = ProxyWriter(proxy, video)
 
     def take(time_us: int, frame: VideoFrame) -> None:
@@ -67,6 +67,6 @@ def _watch(
         reached(time_us)
 
     network = TransNet() if settings.detector is Detector.TRANSNET else None
-    sampling = Sampling(FPS, take, writer.reduce)
+    sampling = FrameSampling(FPS, take, writer.reduce)
     analysis = analyse(video, samplings=[sampling], network=network, workers=workers)
-    return Watched(video.with_formats(analysis.formats), analysis, writer.close())
+    return DecodedVideo(video.with_formats(analysis.formats), analysis, writer.close())

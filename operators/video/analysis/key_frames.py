@@ -19,10 +19,10 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from operators.video.analysis.analysis import Analysis, from_the_start, hashed_times_us
-from operators.video.analysis.measures import LOOK_BYTES, FrameMeasures, Measurer, Picture
+from operators.video.analysis.measures import DESCRIPTOR_BYTES, FrameMeasures, Measurer, Picture
 from operators.video.analysis.shots import Scores
 from operators.video.decode.frames import presented
-from operators.video.decode.packets import SECOND_US, Timeline, UnreadableVideo, decoded, open_video, packets_of
+from operators.video.decode.packets import SECOND_US, StreamClock, UnreadableVideo, decoded, open_video, packets_of
 from operators.video.decode.probe import VideoProbe
 from operators.video.decode.ranges import Span, SpanReader, TimedFrame
 from schemas.tables import PictureFormat
@@ -50,8 +50,8 @@ class Proposal:
     sharpness: NDArray[np.float32]
     brightness: NDArray[np.float32]
     dark: NDArray[np.float32]
-    looks: Picture
-    """Appearance descriptors, shape [key frames, LOOK_BYTES]."""
+    descriptors: Picture
+    """Appearance descriptors, shape [key frames, DESCRIPTOR_BYTES]."""
     formats: tuple[PictureFormat, ...]
     """Each change of the picture format, beginning with the first key frame's."""
 
@@ -83,7 +83,7 @@ def propose(video: VideoProbe) -> Proposal:
         sharpness=np.array(frames.sharpness, dtype=np.float32),
         brightness=np.array(frames.brightness, dtype=np.float32),
         dark=np.array(frames.dark, dtype=np.float32),
-        looks=np.frombuffer(frames.looks, dtype=np.uint8).reshape(-1, LOOK_BYTES),
+        descriptors=np.frombuffer(frames.descriptors, dtype=np.uint8).reshape(-1, DESCRIPTOR_BYTES),
         formats=tuple(frames.formats),
     )
 
@@ -126,7 +126,9 @@ def analyse_key_frames(video: VideoProbe) -> Analysis:
         sharpness=np.concatenate((proposal.sharpness, np.array(hashed.sharpness, np.float32)))[first],
         brightness=np.concatenate((proposal.brightness, np.array(hashed.brightness, np.float32)))[first],
         dark=np.concatenate((proposal.dark, np.array(hashed.dark, np.float32)))[first],
-        looks=np.concatenate((proposal.looks, np.frombuffer(hashed.looks, np.uint8).reshape(-1, LOOK_BYTES)))[first],
+        descriptors=np.concatenate(
+            (proposal.descriptors, np.frombuffer(hashed.descriptors, np.uint8).reshape(-1, DESCRIPTOR_BYTES))
+        )[first],
         transition=np.empty(0, dtype=np.float32),
         duration_us=video.duration_us,
         unreadable_us=0,
@@ -148,7 +150,7 @@ def _key_frames(video: VideoProbe) -> Iterator[TimedFrame]:
         yield from decoded(_sparse_keys(packets_of(container, [stream]), timeline), timeline)
 
 
-def _sparse_keys(packets: Iterable[Packet], timeline: Timeline) -> Iterator[Packet]:
+def _sparse_keys(packets: Iterable[Packet], timeline: StreamClock) -> Iterator[Packet]:
     """Yield key frames at least `KEY_FRAME_STEP_US` apart, and the empty packets that flush the decoder."""
     next_pts = timeline.first_pts
     for packet in packets:

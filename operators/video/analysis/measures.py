@@ -38,7 +38,7 @@ DARK_LUMA = 25
 """Highest luma of a dark pixel: a tenth of the range (ffmpeg's `blackdetect`, `pixel_black_th`)."""
 
 HASH_BYTES, HISTOGRAM_BINS = 8, 27
-LOOK_BYTES = HASH_BYTES + HISTOGRAM_BINS
+DESCRIPTOR_BYTES = HASH_BYTES + HISTOGRAM_BINS
 
 GROUP = 16
 """Number of pictures measured per call. With the arrays derived from them they take 2 MB."""
@@ -77,8 +77,8 @@ class FrameMeasures:
     """Mean luma, 0 to 1."""
     dark: array[float] = field(default_factory=lambda: array("f"))
     """Share of dark pixels, 0 to 1."""
-    looks: bytearray = field(default_factory=bytearray)
-    """Appearance descriptors, `LOOK_BYTES` per frame; see `looks`."""
+    descriptors: bytearray = field(default_factory=bytearray)
+    """Appearance descriptors, `DESCRIPTOR_BYTES` per frame; see `looks`."""
     formats: list[PictureFormat] = field(default_factory=list)
     """Each change of the frame format, beginning with the first frame's."""
     first: Seen | None = None
@@ -105,7 +105,7 @@ class FrameMeasures:
             self.first = self.first or seen
             self.last = seen
         self.times_us.extend(times_us)
-        self.looks += looks(pictures, rotation, mirrored).tobytes()
+        self.descriptors += appearance_descriptor(pictures, rotation, mirrored).tobytes()
 
     def extend(self, later: FrameMeasures) -> None:
         """Append the measures of the frames that follow, which were measured separately."""
@@ -115,7 +115,7 @@ class FrameMeasures:
             later.score[0], later.motion[0] = difference(self.last, later.first)
         for own, added in zip(self._columns(), later._columns(), strict=True):
             own.extend(added)
-        self.looks += later.looks
+        self.descriptors += later.descriptors
         self.note_formats(later.formats)
         self.first = self.first or later.first
         self.last = later.last
@@ -240,7 +240,7 @@ def analysis_size(video: VideoProbe) -> tuple[int, int]:
     return (height, width) if video.orientation.swaps_sides else (width, height)
 
 
-def looks(pictures: Picture, rotation: int, mirrored: bool = False) -> Picture:
+def appearance_descriptor(pictures: Picture, rotation: int, mirrored: bool = False) -> Picture:
     """Compute appearance descriptors of BGR pictures.
 
     A descriptor begins with eight bytes of difference hash (dHash: N. Krawetz, "Kind of Like That", 2013): for each
@@ -253,7 +253,7 @@ def looks(pictures: Picture, rotation: int, mirrored: bool = False) -> Picture:
         mirrored: whether to exchange left and right before the rotation.
 
     Returns:
-        Shape [frames, LOOK_BYTES].
+        Shape [frames, DESCRIPTOR_BYTES].
     """
     frames = len(pictures)
     tiny = _halved(_halved(pictures))
@@ -267,7 +267,7 @@ def looks(pictures: Picture, rotation: int, mirrored: bool = False) -> Picture:
     return np.concatenate([hashes, shares.astype(np.uint8)], axis=1)
 
 
-def unlikeness(looks: Picture, others: Picture) -> NDArray[np.float64]:
+def visual_distance(descriptors: Picture, others: Picture) -> NDArray[np.float64]:
     """Visual distance between frames, 0 to 1.
 
     It is the mean of two parts. The first is the number of differing hash bits, where half of the bits (the expected
@@ -275,11 +275,11 @@ def unlikeness(looks: Picture, others: Picture) -> NDArray[np.float64]:
     the histograms equal.
 
     Args:
-        looks: descriptors of shape [..., LOOK_BYTES].
-        others: descriptors of shape [..., LOOK_BYTES], broadcast against `looks`.
+        looks: descriptors of shape [..., DESCRIPTOR_BYTES].
+        others: descriptors of shape [..., DESCRIPTOR_BYTES], broadcast against `looks`.
     """
-    bits = np.bitwise_count(looks[..., :HASH_BYTES] ^ others[..., :HASH_BYTES]).sum(axis=-1, dtype=np.int64)
-    colours = np.abs(looks[..., HASH_BYTES:].astype(np.int64) - others[..., HASH_BYTES:]).sum(axis=-1) / (2 * 255)
+    bits = np.bitwise_count(descriptors[..., :HASH_BYTES] ^ others[..., :HASH_BYTES]).sum(axis=-1, dtype=np.int64)
+    colours = np.abs(descriptors[..., HASH_BYTES:].astype(np.int64) - others[..., HASH_BYTES:]).sum(axis=-1) / (2 * 255)
     result: NDArray[np.float64] = (np.minimum(1, bits / (4 * HASH_BYTES)) + np.minimum(1, colours)) / 2
     return result
 

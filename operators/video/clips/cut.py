@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from operators.video.clips.readback import (
     CutError,
-    Planned,
-    Written,
+    PlannedClip,
+    WrittenClip,
     check_all_decoded,
     check_copied,
     check_edges,
@@ -405,7 +405,7 @@ class Cutter:
             check_edges(target, written, *self._neighbours(frames))
         self._prove_in_opencv(target, written)
 
-    def _prove_in_opencv(self, target: Path, written: Written) -> None:
+    def _prove_in_opencv(self, target: Path, written: WrittenClip) -> None:
         """Check the clip in OpenCV, with a decode only for parameter sets that it has not decoded before.
 
         Opening a file in OpenCV takes a third of the time that decoding the first frame takes, and each source has few
@@ -417,9 +417,9 @@ class Cutter:
             check_opencv(target, written)
             self._decoded_by_opencv.add(written.extradata)
 
-    def _planned(self, frames: _Frames) -> Planned:
+    def _planned(self, frames: _Frames) -> PlannedClip:
         times_us = frames.times_us - frames.start_us
-        return Planned(self._video.path.name, times_us, frames.duration_us, sound=self._audio is not None)
+        return PlannedClip(self._video.path.name, times_us, frames.duration_us, sound=self._audio is not None)
 
     def _neighbours(self, frames: _Frames) -> tuple[dict[int, NDArray[np.uint8]], dict[int, NDArray[np.uint8]]]:
         """Thumbnails of the source's first and last frame of a clip and of their neighbours, by offset."""

@@ -44,7 +44,7 @@ def plan_clips(
     duration_us: int,
     shot_starts_us: Sequence[int],
     config: SplitConfig,
-    unlikeness: Sequence[float] | None = None,
+    visual_distance: Sequence[float] | None = None,
     format_starts_us: Sequence[int] = (0,),
 ) -> list[ClipSpan]:
     """Plan the clips of a video.
@@ -54,8 +54,8 @@ def plan_clips(
         shot_starts_us: ascending, the first 0.
         config: clip mode and lengths.
         unlikeness: visual distance across each shot start except the first, 0 to 1 (see
-            `operators.video.analysis.analysis.Analysis.shot_unlikeness`). An end between similar pictures (0) costs as
-            much as a clip of the shortest or longest length, so that a short shot joins the neighbour that it
+            `operators.video.analysis.analysis.Analysis.shot_boundary_distance`). An end between similar pictures (0)
+            costs as much as a clip of the shortest or longest length, so that a short shot joins the neighbour that it
             resembles, as in Panda-70M (arXiv:2402.19479). None means that only lengths matter.
         format_starts_us: start times of the picture formats, ascending, the first 0.
     """
@@ -64,7 +64,7 @@ def plan_clips(
     shots: dict[int, float] = {}
     if config.mode is not ClipMode.FIXED:
         inner = shot_starts_us[1:]
-        shots = dict(zip(inner, [1.0] * len(inner) if unlikeness is None else unlikeness, strict=True))
+        shots = dict(zip(inner, [1.0] * len(inner) if visual_distance is None else visual_distance, strict=True))
     format_ends = _format_ends(duration_us, format_starts_us)
     ends: list[int] = []
     for start_us, end_us in pairwise([0, *format_ends]):
@@ -155,14 +155,14 @@ def _fixed_ends(duration_us: int, wish_us: int) -> list[int]:
     return [*ends, duration_us]
 
 
-def _shot_ends(duration_us: int, unlikeness: Mapping[int, float], bounds: _Bounds) -> list[int]:
+def _shot_ends(duration_us: int, visual_distance: Mapping[int, float], bounds: _Bounds) -> list[int]:
     """End times of the best plan, by dynamic programming over shot boundaries from left to right.
 
     A plan always exists: the whole video as one stretch, split at usable boundaries as long as there are any.
     """
     if not bounds.divisible(duration_us):
         return [duration_us]
-    edges = [0, *(shot for shot in sorted(unlikeness) if 0 < shot < duration_us), duration_us]
+    edges = [0, *(shot for shot in sorted(visual_distance) if 0 < shot < duration_us), duration_us]
     best = {0: _Best(0, 0.0, 0, 0)}
     for start_us in edges[:-1]:
         if start_us not in best:
@@ -172,7 +172,7 @@ def _shot_ends(duration_us: int, unlikeness: Mapping[int, float], bounds: _Bound
             inside = inside_before + pieces - 1
             cost = cost_before + pieces * bounds.cost((end_us - start_us) / pieces)
             if end_us != duration_us:
-                cost += 1 - unlikeness[end_us]
+                cost += 1 - visual_distance[end_us]
             if end_us not in best or (inside, cost) < best[end_us][:2]:
                 best[end_us] = _Best(inside, cost, start_us, pieces)
     ends: list[int] = []

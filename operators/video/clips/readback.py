@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from operators.video.clips.remux import Coded, nal_length_size, nal_units
 from operators.video.decode.ffmpeg import CONFINEMENT, file_url
 from operators.video.decode.orientation import orientation
-from operators.video.decode.packets import SECOND_US, PacketIndex, Timeline, UnreadableVideo, packets_of
+from operators.video.decode.packets import SECOND_US, PacketIndex, StreamClock, UnreadableVideo, packets_of
 from operators.video.decode.probe import main_audio_stream
 from operators.video.decode.ranges import seek
 
@@ -53,7 +53,7 @@ class CutError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedClip:
     """The required content of a clip."""
 
     source: str
@@ -65,7 +65,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenClip:
     """A clip as read back, with edit lists ignored."""
 
     packets: list[Packet]
@@ -76,7 +76,7 @@ class Written:
     """The first picture that is shown by a reader that obeys edit lists."""
 
 
-def check_times(target: Path, planned: Planned) -> Written:
+def check_times(target: Path, planned: PlannedClip) -> WrittenClip:
     """Check frame times, with and without edit lists, and that audio begins with the video.
 
     Returns:
@@ -97,10 +97,10 @@ def check_times(target: Path, planned: Planned) -> Written:
     with _opened(target, ignore_editlist="1") as container:
         packets = _check_frame_times(target, container, planned)
         context = container.streams.video[0].codec_context
-        return Written(packets, context.codec.canonical_name, bytes(context.extradata or b""), first)
+        return WrittenClip(packets, context.codec.canonical_name, bytes(context.extradata or b""), first)
 
 
-def check_copied(target: Path, written: Written, piece: Coded, codec: str, extradata: bytes) -> None:
+def check_copied(target: Path, written: WrittenClip, piece: Coded, codec: str, extradata: bytes) -> None:
     """Check that copied frames are byte-identical to the source's, and that the first is decoded to the same pixels.
 
     Args:
@@ -137,7 +137,7 @@ def first_picture(piece: Coded, codec: str, extradata: bytes) -> VideoFrame:
     return first
 
 
-def check_last_group(target: Path, written: Written, codec: str) -> None:
+def check_last_group(target: Path, written: WrittenClip, codec: str) -> None:
     """Check that the last frame can be decoded, starting at the last key frame.
 
     Frames before it that no other frame refers to are skipped.
@@ -152,7 +152,7 @@ def check_last_group(target: Path, written: Written, codec: str) -> None:
         raise CutError(f"{target.stem}: its last frame cannot be decoded")
 
 
-def check_all_decoded(target: Path, written: Written, codec: str) -> None:
+def check_all_decoded(target: Path, written: WrittenClip, codec: str) -> None:
     """Check that every frame can be decoded, at its time.
 
     Raises:
@@ -163,7 +163,7 @@ def check_all_decoded(target: Path, written: Written, codec: str) -> None:
         raise CutError(f"{target.stem}: {len(shown)} of {len(written.packets)} frames are decoded in their order")
 
 
-def check_opencv(target: Path, written: Written) -> None:
+def check_opencv(target: Path, written: WrittenClip) -> None:
     """Check that OpenCV counts the same number of frames and begins with the same one.
 
     OpenCV brings its own ffmpeg and ignores frame times.
@@ -180,7 +180,7 @@ def check_opencv(target: Path, written: Written) -> None:
         raise CutError(f"{target.stem}: OpenCV begins with another frame")
 
 
-def check_opencv_coded(target: Path, written: Written) -> None:
+def check_opencv_coded(target: Path, written: WrittenClip) -> None:
     """Check that OpenCV counts the same number of frames and begins with the same coded frame.
 
     This suffices where OpenCV has decoded another clip with the same parameter sets.
@@ -200,7 +200,7 @@ def check_opencv_coded(target: Path, written: Written) -> None:
 
 def check_edges(
     target: Path,
-    written: Written,
+    written: WrittenClip,
     first: Mapping[int, NDArray[np.uint8]],
     last: Mapping[int, NDArray[np.uint8]],
 ) -> None:
@@ -277,7 +277,7 @@ def _first(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
         return None
 
 
-def _check_frame_times(target: Path, container: InputContainer, planned: Planned) -> list[Packet]:
+def _check_frame_times(target: Path, container: InputContainer, planned: PlannedClip) -> list[Packet]:
     packets = [packet for packet in container.demux(video=0) if packet.size]
     count, expected = len(packets), len(planned.times_us)
     if count != expected or any(packet.is_discard for packet in packets):
@@ -293,7 +293,7 @@ def _check_frame_times(target: Path, container: InputContainer, planned: Planned
     return packets
 
 
-def _check_sound(target: Path, container: InputContainer, planned: Planned) -> None:
+def _check_sound(target: Path, container: InputContainer, planned: PlannedClip) -> None:
     audio = main_audio_stream(container)
     if (audio is None) == planned.sound:
         raise CutError(f"{target.stem}: {planned.source} and the clip do not both have sound; remux the source")
@@ -305,7 +305,7 @@ def _check_sound(target: Path, container: InputContainer, planned: Planned) -> N
             )
 
 
-def _opencv_first(target: Path, written: Written, *option: int) -> NDArray[np.uint8]:
+def _opencv_first(target: Path, written: WrittenClip, *option: int) -> NDArray[np.uint8]:
     """Read the first picture with OpenCV or, depending on `option`, the first coded frame."""
     capture = cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, option)
     try:
@@ -371,7 +371,7 @@ def _decoded(
 
 
 def _thumbnails(
-    container: InputContainer, stream: VideoStream, timeline: Timeline, times_us: NDArray[np.int64]
+    container: InputContainer, stream: VideoStream, timeline: StreamClock, times_us: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield times and thumbnails of the requested frames, from the container's current position on.
 

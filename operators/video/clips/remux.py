@@ -25,7 +25,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.decode.ffmpeg import file_url
-from operators.video.decode.packets import SECOND_US, PacketIndex, Timeline, packets_of
+from operators.video.decode.packets import SECOND_US, PacketIndex, StreamClock, packets_of
 from operators.video.decode.ranges import seek_to
 
 COPIED_VIDEO = ("h264", "hevc", "vp9", "av1")
@@ -103,7 +103,7 @@ def read_coded(
 
 
 def longest_run(
-    packets: Sequence[Packet], timeline: Timeline, times_us: NDArray[np.int64], codec: str, extradata: bytes
+    packets: Sequence[Packet], timeline: StreamClock, times_us: NDArray[np.int64], codec: str, extradata: bytes
 ) -> Coded | None:
     """The longest part of a clip that can be copied; None if there is none.
 
@@ -213,7 +213,7 @@ def nal_type(unit: bytes, codec: str) -> int:
     return unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
 
 
-def sound_time_us(packet: Packet, timeline: Timeline) -> int:
+def sound_time_us(packet: Packet, timeline: StreamClock) -> int:
     """An audio packet's time on the video's timeline, rounded to the nearest microsecond (halves up)."""
     assert packet.pts is not None and packet.time_base is not None
     # Integers: a clip has a thousand audio packets, and fractions are slow.
@@ -225,7 +225,7 @@ def sound_time_us(packet: Packet, timeline: Timeline) -> int:
 
 
 def copyable_sound(
-    packets: Sequence[Packet], codec: str, timeline: Timeline, span_us: tuple[int, int], frame_us: float
+    packets: Sequence[Packet], codec: str, timeline: StreamClock, span_us: tuple[int, int], frame_us: float
 ) -> list[Packet] | None:
     """The audio packets of a span; None when they do not cover it without a gap to within one video frame.
 

@@ -2,7 +2,8 @@
 
 Frame counts, durations and rates in container headers are unreliable (variable frame rate, edit lists, truncated
 files). They are used for one purpose only: to estimate how much of a file is missing. All times are integer
-microseconds from the first presented frame. `Timeline` is the only place that converts timestamps (PTS) to such times.
+microseconds from the first presented frame. `StreamClock` is the only place that converts timestamps (PTS) to such
+times.
 
 Indexing an hour of 640x360 video with audio takes about a second. The index does not tell whether the frames can be
 decoded.
@@ -76,7 +77,7 @@ class UnreadableVideo(ValueError):
 
 
 @dataclass(frozen=True)
-class Timeline:
+class StreamClock:
     """Exact conversion between a stream's timestamps and microseconds from its first presented frame."""
 
     time_base: Fraction
@@ -153,7 +154,7 @@ class Packets:
 class PacketIndex:
     """Every frame of a video stream according to its packets."""
 
-    timeline: Timeline
+    timeline: StreamClock
     frame_times_us: NDArray[np.int64]
     """Shape [frames], ascending, the first 0. Not counted are packets that an edit list discards, packets before the
     first key frame, which no decoder can show, and packets after the clock jumped back, until it reaches its former
@@ -239,7 +240,7 @@ def read_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
     if not shown.any():
         raise _nothing_shown(video, stream, path)
     _refuse_senseless_times(video.pts[shown], video.time_base, path)
-    timeline = Timeline(video.time_base, int(video.pts[shown].min()))
+    timeline = StreamClock(video.time_base, int(video.pts[shown].min()))
     repeated = _repeated(video, shown)
     frame_packets = np.flatnonzero(shown & ~repeated)
     frame_packets = frame_packets[np.argsort(video.pts[frame_packets], kind="stable")]
@@ -302,12 +303,12 @@ def sound_header(packet: Packet, codec: str) -> bytes:
     return b""
 
 
-def decode(container: InputContainer, stream: VideoStream, timeline: Timeline) -> Iterator[tuple[int, VideoFrame]]:
+def decode(container: InputContainer, stream: VideoStream, timeline: StreamClock) -> Iterator[tuple[int, VideoFrame]]:
     """Yield times (us) and frames from the container's current position to its end, as `decoded` does."""
     return decoded(packets_of(container, [stream]), timeline)
 
 
-def decoded(packets: Iterable[Packet], timeline: Timeline) -> Iterator[tuple[int, VideoFrame]]:
+def decoded(packets: Iterable[Packet], timeline: StreamClock) -> Iterator[tuple[int, VideoFrame]]:
     """Yield times (us) and frames of the packets of a video stream, in presentation order.
 
     Damaged packets are skipped, and so are frames before the first presented one. PyAV keeps the sample aspect ratio
@@ -466,7 +467,7 @@ def _repeated(video: Packets, shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _key_frames(
-    video: Packets, timeline: Timeline, repeated: NDArray[np.bool_]
+    video: Packets, timeline: StreamClock, repeated: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Times of the key frames (us), ascending, and whether each starts an open GOP."""
     key_numbers = np.flatnonzero(video.key & (video.pts != NO_TIME) & ~repeated)

@@ -78,14 +78,14 @@ def arguments(tmp_path: Path) -> list[str]:
     return json.loads((tmp_path / "arguments.json").read_text())
 
 
-def test_a_stage_runs_for_its_lane_and_returns_its_metrics(tmp_path, context, capfd):
-    code = "print('ingest lane 3: 1/2 videos', file=sys.stderr); print(json.dumps({'rows': 7}))"
-    lane = {"run": "/data/runs/r", "lane": 3, "label": "a +1"}
-    stage = StageOperator(task_id="ingest", stage="ingest", lane=lane, command=lvr(tmp_path, code))
+def test_a_stage_runs_for_its_partition_and_returns_its_metrics(tmp_path, context, capfd):
+    code = "print('ingest partition 3: 1/2 videos', file=sys.stderr); print(json.dumps({'rows': 7}))"
+    partition = {"run": "/data/runs/r", "partition": 3, "label": "a +1"}
+    stage = StageOperator(task_id="ingest", stage="ingest", partition=partition, command=lvr(tmp_path, code))
     assert stage.execute(context) == {"rows": 7}
-    assert arguments(tmp_path) == ["stage", "/data/runs/r", "ingest", "--lane", "3"]
-    assert "ingest lane 3: 1/2 videos" in capfd.readouterr().out
-    assert context["task_state_store"] == {"progress": "ingest lane 3: 1/2 videos"}
+    assert arguments(tmp_path) == ["stage", "/data/runs/r", "ingest", "--partition", "3"]
+    assert "ingest partition 3: 1/2 videos" in capfd.readouterr().out
+    assert context["task_state_store"] == {"progress": "ingest partition 3: 1/2 videos"}
 
 
 class BrokenStore(StateStore):
@@ -103,7 +103,7 @@ def test_progress_that_cannot_be_stored_is_said_once_and_ends_nothing(tmp_path, 
     assert "2/2 videos" in said and said.count("the API server does not answer") == 1
 
 
-def test_a_stage_over_the_build_needs_no_lane(tmp_path, context):
+def test_a_stage_over_the_build_needs_no_partition(tmp_path, context):
     stage = StageOperator(task_id="shard", stage="shard", run_url="/data/runs/r", command=lvr(tmp_path, "print('{}')"))
     stage.execute(context)
     assert arguments(tmp_path) == ["stage", "/data/runs/r", "shard"]
@@ -178,29 +178,34 @@ def test_preflight_makes_the_configuration_from_the_parameters(tmp_path, context
 
 
 def test_preflight_fails_at_once_on_a_wrong_parameter(tmp_path, context):
-    context["params"]["lane_videos"] = 0
-    with pytest.raises(AirflowFailException, match=r"lane_videos: .*got 0"):
+    context["params"]["partition_videos"] = 0
+    with pytest.raises(AirflowFailException, match=r"partition_videos: .*got 0"):
         PreflightOperator(task_id="p", command=lvr(tmp_path, "")).execute(context)
     assert not (tmp_path / "arguments.json").exists()
 
 
-PLANNED = {"run": "/data/runs/r", "videos": 3, "rejects": 1, "lanes": [{"lane": n, "label": str(n)} for n in (0, 1)]}
+PLANNED = {
+    "run": "/data/runs/r",
+    "videos": 3,
+    "rejects": 1,
+    "partitions": [{"partition": n, "label": str(n)} for n in (0, 1)],
+}
 
 
-def test_plan_returns_lanes_to_map_over(tmp_path, context):
+def test_plan_returns_partitions_to_map_over(tmp_path, context):
     plan = PlanOperator(task_id="p", build_config=CONFIG, command=lvr(tmp_path, f"print({json.dumps(PLANNED)!r})"))
     assert plan.execute(context) == [
-        {"run": "/data/runs/r", "lane": 0, "label": "0"},
-        {"run": "/data/runs/r", "lane": 1, "label": "1"},
+        {"run": "/data/runs/r", "partition": 0, "label": "0"},
+        {"run": "/data/runs/r", "partition": 1, "label": "1"},
     ]
     assert context["ti"].xcoms == {"run": "/data/runs/r", "videos": 3, "rejects": 1}
     assert arguments(tmp_path)[-1] == "longvideo-manual__2026-11-22T10:00:00+00:00"
 
 
-def test_plan_says_what_to_do_about_too_many_lanes(tmp_path, context):
-    planned = PLANNED | {"videos": 3000, "lanes": [{"lane": n, "label": str(n)} for n in range(1500)]}
+def test_plan_says_what_to_do_about_too_many_partitions(tmp_path, context):
+    planned = PLANNED | {"videos": 3000, "partitions": [{"partition": n, "label": str(n)} for n in range(1500)]}
     plan = PlanOperator(task_id="p", build_config=CONFIG, command=lvr(tmp_path, f"print({json.dumps(planned)!r})"))
-    with pytest.raises(AirflowFailException, match="raise lane_videos to at least 3"):
+    with pytest.raises(AirflowFailException, match="raise partition_videos to at least 3"):
         plan.execute(context)
 
 

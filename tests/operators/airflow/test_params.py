@@ -119,7 +119,7 @@ def test_errors_name_the_parameter(params, told):
         config_from_params(REQUIRED | params)
 
 
-@pytest.mark.parametrize("name", ["split.clip_seconds", "lane_videos", "verify.blind_limit", "question.writers"])
+@pytest.mark.parametrize("name", ["split.clip_seconds", "partition_videos", "verify.blind_limit", "question.writers"])
 def test_limits_hold_on_the_form_already(name):
     bad = {"question.writers": []}.get(name, -1)
     with pytest.raises(ParamValidationError):

@@ -6,7 +6,7 @@ import pytest
 
 from operators.build import plan_build
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
-from operators.execution.rejects import faults, losses, skipped_in_words, why_empty
+from operators.execution.rejects import describe_skipped, explain_empty_release, group_rejects, temporary_rejects
 from operators.execution.runner import run_stage
 from operators.release.publish import EmptyRelease, publish
 from operators.settings import load_config
@@ -36,26 +36,28 @@ def run(tmp_path_factory):
 
 
 def test_losses_are_told_in_order_with_an_example(run):
-    found = losses(run)
+    found = group_rejects(run)
     assert [str(loss) for loss in found] == ["1 × plan: missing_file", "1 × ingest: not_a_video"]
     assert "gone.mp4" in found[0].example and "text.mp4" in found[1].example
 
 
 def test_a_run_without_questions_says_so_and_the_way_out(run):
-    assert why_empty(run).startswith("no question could be asked about 2 videos (1 × plan: missing_file, 1 × ingest")
+    assert explain_empty_release(run).startswith(
+        "no question could be asked about 2 videos (1 × plan: missing_file, 1 × ingest"
+    )
     with pytest.raises(EmptyRelease, match=r"nothing to publish: no question .*none was read; point LVR_CAPTIONER_URL"):
         publish(run)
 
 
 def test_what_was_skipped_in_the_source_is_told_in_words(run):
-    assert skipped_in_words(run.run) == ""
+    assert describe_skipped(run.run) == ""
     skipped = run.run.model_copy(update={"skipped": {".txt files": 2, "hidden files and folders": 12, ".srt files": 2}})
-    assert skipped_in_words(skipped) == "12 hidden files and folders, 2 .srt files, 2 .txt files"
+    assert describe_skipped(skipped) == "12 hidden files and folders, 2 .srt files, 2 .txt files"
 
 
 def changed(folder, stage, *rejects, captions=(), questions=0, models=None):
     """The run with another outcome: this number of questions, these captions, and these rejects of one stage."""
-    by_name = {record.stage: record for record in folder.records() if record.lane is not None}
+    by_name = {record.stage: record for record in folder.records() if record.partition is not None}
     unit = next(unit for unit, commit in by_name["ingest"].commits.items() if commit.rows)
     updates = {
         "caption": {"rows_sha256": folder.store.put_rows(captions, Caption), "rows": len(captions)},
@@ -95,7 +97,7 @@ SEEN = ModelsConfig(captioner=ModelConfig(model="vlm"))
     ],
 )
 def test_the_hint_fits_the_cause(run, stage, reasons, outcome, told):
-    said = why_empty(changed(run, stage, *(reject(stage, reason) for reason in reasons), **outcome))
+    said = explain_empty_release(changed(run, stage, *(reject(stage, reason) for reason in reasons), **outcome))
     assert told in said and "derived questions need text" not in said
 
 
@@ -104,12 +106,12 @@ def test_samples_whose_videos_cannot_be_published_are_no_questions_that_were_ref
     [*records, last] = lost.records()
     assembled = {unit: commit.model_copy(update={"rows": 2}) for unit, commit in last.commits.items()}
     lost.records = lambda: [*records, last, last.model_copy(update={"stage": "assemble", "commits": assembled})]
-    said = why_empty(lost)
+    said = explain_empty_release(lost)
     assert said.startswith("none of 2 samples has a video that can be published") and "shard.media=none" in said
 
 
 def test_what_the_machine_did_is_no_property_of_the_videos(run):
     """A run that is empty because of machine faults can be run again: the input is not at fault."""
     met = changed(run, "split", reject("split", "system_error"))
-    assert [each.reason for each in faults(met)] == ["system_error"]
-    assert faults(run) == []  # each run looks for the list's missing file again
+    assert [each.reason for each in temporary_rejects(met)] == ["system_error"]
+    assert temporary_rejects(run) == []  # each run looks for the list's missing file again

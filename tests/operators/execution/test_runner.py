@@ -16,7 +16,7 @@ import pytest
 from operators.build import plan_build
 from operators.execution import runner
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
-from operators.execution.runner import Progress, UnitInput, UnitOutcome, run_stage, run_unit, stage_key
+from operators.execution.runner import Progress, WorkItem, WorkResult, run_stage, run_work_item, stage_key
 from operators.execution.staleness import explain
 from operators.sources.access import fingerprint
 from operators.store.content_store import Store, object_path
@@ -57,7 +57,7 @@ def test_what_is_said_of_a_source_is_part_of_the_identity_of_those_who_use_it(tm
     def keys(source):
         for name in (*VIDEO_STAGES, *BUILD_STAGES):
             tables = {read: ("0" * 64,) for read in stage(name).reads if read != "source"}
-            yield name, stage_key(stage(name), config, UnitInput("film", tables, (source,)))
+            yield name, stage_key(stage(name), config, WorkItem("film", tables, (source,)))
 
     assert {name for name, key in keys(before) if key != dict(keys(after))[name]} == WHO_READS[column]
 
@@ -81,7 +81,7 @@ def test_the_version_of_a_tool_is_part_of_the_identity_of_what_it_makes(tmp_path
     def keys():
         for name in (*VIDEO_STAGES, *BUILD_STAGES):
             tables = {read: ("0" * 64,) for read in stage(name).reads if read != "source"}
-            yield name, stage_key(stage(name), config, UnitInput("film", tables, (source,)))
+            yield name, stage_key(stage(name), config, WorkItem("film", tables, (source,)))
 
     before = dict(keys())
     assert {name for name, key in before.items() if "tools" in key.model_dump()} == {"ingest", "split", "package"}
@@ -97,10 +97,10 @@ def test_the_version_of_a_tool_is_part_of_the_identity_of_what_it_makes(tmp_path
 
 def test_the_pace_is_that_of_what_was_computed():
     found = {"done": 900, "reused": 900, "total": 1000, "rejects": 0, "seconds": 1.0}
-    assert str(Progress("ingest", 2, **found)) == "ingest lane 2: 900/1000 videos, 900 of them reused, 0 rejects"
+    assert str(Progress("ingest", 2, **found)) == "ingest partition 2: 900/1000 videos, 900 of them reused, 0 rejects"
     gone_on = {"done": 902, "reused": 900, "total": 1000, "rejects": 1, "seconds": 60.0}
     assert str(Progress("ingest", 2, **gone_on)) == (
-        "ingest lane 2: 902/1000 videos, 900 of them reused, 2.0 a minute, 2940 s left, 1 rejects"
+        "ingest partition 2: 902/1000 videos, 900 of them reused, 2.0 a minute, 2940 s left, 1 rejects"
     )
     fresh = {"done": 1, "reused": 0, "total": 1, "rejects": 0, "seconds": 30.0}
     assert str(Progress("shard", None, **fresh)) == "shard: 1/1 units, 2.0 a minute, 0 s left, 0 rejects"
@@ -114,19 +114,19 @@ def test_what_a_killed_attempt_did_is_counted(tmp_path, monkeypatch):
     finished = []
 
     def attempt(dies=False):
-        def run_unit(store, config, stage, unit_input, cores):
-            if unit_input.unit in finished:
-                return UnitOutcome(commits[unit_input.unit], reused=True)
+        def run_work_item(store, config, stage, item, cores):
+            if item.unit in finished:
+                return WorkResult(commits[item.unit], reused=True)
             if finished and dies:
                 deadline = time.monotonic() + 30
                 while not folder.attempts("split", 0) and time.monotonic() < deadline:
                     time.sleep(0.01)
                 raise StoreError("the power is gone")
-            finished.append(unit_input.unit)
+            finished.append(item.unit)
             phases = {"models": 3.0, "compute": 1.0, "write": 0.0}
-            return UnitOutcome(commits[unit_input.unit], False, 0.5, phases, used)
+            return WorkResult(commits[item.unit], False, 0.5, phases, used)
 
-        monkeypatch.setattr(runner, "run_unit", run_unit)
+        monkeypatch.setattr(runner, "run_work_item", run_work_item)
         return run_stage(folder, "split", 0, workers=1)
 
     with pytest.raises(StoreError, match="power"):
@@ -156,9 +156,9 @@ def test_a_unit_without_input_rows_does_not_count_what_others_compute(tmp_path, 
     nothing = store.put_rows([], Video)
     config = BuildConfig(source=str(tmp_path), out=store.url)
     source = Source(source_id="film", uri=str(path), fingerprint=fingerprint(str(path)))
-    unit_input = UnitInput("film", {"ingest": (nothing,)}, (source,), empty=True)
+    item = WorkItem("film", {"ingest": (nothing,)}, (source,), empty=True)
     started = time.thread_time()
-    outcome = run_unit(store, config, stage("split"), unit_input)
+    outcome = run_work_item(store, config, stage("split"), item)
     assert (outcome.commit.rows, outcome.commit.rejects) == (0, 0)
     assert outcome.cpu_seconds <= time.thread_time() - started
 
@@ -169,17 +169,17 @@ def test_after_a_failure_no_further_unit_begins(tmp_path, monkeypatch):
     folder = plan_build(BuildConfig(source=str(tmp_path), out=str(tmp_path / "out")), "run", {})
     begun, failed = [], threading.Event()
 
-    def unit(store, config, stage, unit_input, cores):
-        film = Path(unit_input.sources[0].uri).stem
+    def unit(store, config, stage, item, cores):
+        film = Path(item.sources[0].uri).stem
         begun.append(film)
         if film == "film0":
             failed.set()
             raise Outage("the model server is away")
         failed.wait()
         time.sleep(0.2)
-        return UnitOutcome(SimpleNamespace(rows=0, rejects=0), reused=False)
+        return WorkResult(SimpleNamespace(rows=0, rejects=0), reused=False)
 
-    monkeypatch.setattr(runner, "run_unit", unit)
+    monkeypatch.setattr(runner, "run_work_item", unit)
     with pytest.raises(Outage, match="the model server is away"):
         run_stage(folder, "ingest", 0, workers=2)
     assert set(begun) <= {"film0", "film1"}
@@ -187,7 +187,18 @@ def test_after_a_failure_no_further_unit_begins(tmp_path, monkeypatch):
 
 def run_ingest(folder, environ):
     """Metrics of `ingest`, run in a process of its own, and what it printed on standard error."""
-    command = [sys.executable, "-m", "operators.cli", "stage", folder.url, "ingest", "--lane", "0", "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "operators.cli",
+        "stage",
+        folder.url,
+        "ingest",
+        "--partition",
+        "0",
+        "--workers",
+        "1",
+    ]
     ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout), ended.stderr

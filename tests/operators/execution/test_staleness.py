@@ -103,7 +103,7 @@ def ingested_run(tmp_path):
         )
         for unit, key in keys.items()
     }  # fmt: skip
-    folder.write_record(StageRecord(stage="ingest", lane=0, commits=commits))
+    folder.write_record(StageRecord(stage="ingest", partition=0, commits=commits))
     return folder, config
 
 

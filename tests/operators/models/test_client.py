@@ -42,7 +42,7 @@ def request_of(prompt):
 
 def test_answers_come_in_order_with_their_provenance(client, server, request_of):
     requests = [request_of(f"clip_{i}", f"What is in part {i}?", seed=i) for i in range(20)]
-    answers = client.ask(requests)
+    answers = client.call(requests)
     assert [answer.request for answer in answers] == requests
     assert len({answer.value.text for answer in answers}) == 20
     asked = {seen.headers["x-request-id"].removeprefix("lvr-"): seen.body for seen in server.requests}
@@ -55,11 +55,11 @@ def test_answers_come_in_order_with_their_provenance(client, server, request_of)
         assert not answer.truncated
     assert client.usage.requests == 20
     assert client.usage.tokens_out == sum(answer.provenance.tokens_out for answer in answers) > 0
-    assert client.ask([]) == []
+    assert client.call([]) == []
 
 
 def test_what_goes_over_the_wire(client, server, request_of):
-    client.ask([request_of(frames=(TimedFrame(1_500_000, b"\xff\xd8jpeg"),), seed=3)])
+    client.call([request_of(frames=(TimedFrame(1_500_000, b"\xff\xd8jpeg"),), seed=3)])
     (seen,) = server.requests
     assert (seen.body["model"], seen.body["seed"], seen.body["temperature"]) == ("fake-model", 3, 0.5)
     assert (seen.body["top_p"], seen.body["max_tokens"]) == (1.0, 50)
@@ -72,23 +72,23 @@ def test_what_goes_over_the_wire(client, server, request_of):
 def test_frames_need_a_model_that_sees(pool, server, journal, request_of):
     blind = client_of(pool, server, journal, vision=False)
     with pytest.raises(ValueError, match="request clip_1 has 1 frames, but fake-model is set up without vision"):
-        blind.ask([request_of(frames=(TimedFrame(0, b"jpeg"),))])
+        blind.call([request_of(frames=(TimedFrame(0, b"jpeg"),))])
 
 
 def test_nothing_is_asked_twice(pool, server, journal, request_of, tmp_path):
     requests = [request_of(f"clip_{i}", f"part {i}") for i in range(3)]
-    first = client_of(pool, server, journal).ask(requests[:2])
+    first = client_of(pool, server, journal).call(requests[:2])
     with Journal(str(tmp_path / "journal")) as reopened:
         client = client_of(pool, server, reopened)
-        assert client.ask(requests)[:2] == first
+        assert client.call(requests)[:2] == first
         assert (client.usage.requests, client.usage.journal_hits) == (1, 2)
         # The request hash covers the model, but not the key.
-        assert client.ask([replace(requests[0], key="other")])[0].value == first[0].value
+        assert client.call([replace(requests[0], key="other")])[0].value == first[0].value
         assert server.count == {"fake-model": 3}
 
 
 def test_equal_requests_are_one_request(client, server, request_of):
-    one, two = client.ask([request_of("clip_1"), request_of("clip_2")])
+    one, two = client.call([request_of("clip_1"), request_of("clip_2")])
     assert (one.request.key, two.request.key) == ("clip_1", "clip_2")
     assert one.provenance == two.provenance
     assert len(server.requests) == 1
@@ -96,7 +96,7 @@ def test_equal_requests_are_one_request(client, server, request_of):
 
 def test_an_invalid_answer_is_asked_for_again_with_the_error(client, server, request_of, journal):
     server.fail(Fault(content='{"text": "a dog", "colour": "brown"}'))
-    (answer,) = client.ask([request_of()])
+    (answer,) = client.call([request_of()])
     assert isinstance(answer, Answer)
     assert len(server.requests) == 2
     *_, assistant, complaint = server.requests[1].body["messages"]
@@ -105,7 +105,7 @@ def test_an_invalid_answer_is_asked_for_again_with_the_error(client, server, req
     kept = journal.get(answer.provenance.request_sha256)
     assert kept.raw == answer.provenance.raw
     # Both answers are in the journal: running the work item again sends no request.
-    assert client.ask([request_of()]) == [answer]
+    assert client.call([request_of()]) == [answer]
     assert len(server.requests) == 2
     assert journal.forget([answer.provenance.request_sha256]) == 2
 
@@ -113,7 +113,7 @@ def test_an_invalid_answer_is_asked_for_again_with_the_error(client, server, req
 @pytest.mark.parametrize(("raw", "reason"), [("I cannot say.", "schema"), ('{"text": 1}', "schema"), (" ", "empty")])
 def test_twice_invalid_is_a_refusal(client, server, request_of, journal, raw, reason):
     server.script = lambda body: raw if "1" in body["messages"][1]["content"] else SIGHT
-    refusal, answer = client.ask([request_of("clip_1", "part 1"), request_of("clip_2", "part 2")])
+    refusal, answer = client.call([request_of("clip_1", "part 1"), request_of("clip_2", "part 2")])
     assert isinstance(refusal, Refusal)
     assert (refusal.request.key, refusal.reason, refusal.raw) == ("clip_1", reason, raw)
     assert journal.get(refusal.request_sha256).raw == raw
@@ -123,31 +123,31 @@ def test_twice_invalid_is_a_refusal(client, server, request_of, journal, raw, re
     # A replay sends the request again.
     journal.forget([refusal.request_sha256])
     server.script = None
-    assert isinstance(client.ask([refusal.request])[0], Answer)
+    assert isinstance(client.call([refusal.request])[0], Answer)
 
 
 def test_a_journal_is_validated_when_it_is_read(client, server, request_of, journal, tmp_path):
-    (answer,) = client.ask([request_of()])
+    (answer,) = client.call([request_of()])
     sha = answer.provenance.request_sha256
     journal.append(journal.get(sha).model_copy(update={"raw": '{"text": "x", "colour": "mauve"}'}))
-    (again,) = client.ask([request_of()])
+    (again,) = client.call([request_of()])
     assert again.value.colour in {"red", "green", "blue"}
     assert len(server.requests) == 2
 
 
 def test_thoughts_are_kept_apart_from_the_answer(client, server, request_of):
     server.script = lambda body: Reply(SIGHT, reasoning="hmm {")
-    (answer,) = client.ask([request_of()])
+    (answer,) = client.call([request_of()])
     assert answer.value.text == "a dog"
     assert answer.provenance.raw.startswith("<think>hmm {</think>{")
 
 
 def test_a_cut_answer_is_closed_and_marked(client, server, request_of):
     server.fail(Fault(content='{"colour": "blue", "text": "a dog run', finish_reason="length"))
-    (answer,) = client.ask([request_of()])
+    (answer,) = client.call([request_of()])
     assert (answer.value.text, answer.truncated, answer.provenance.finish_reason) == ("a dog run", True, "length")
     server.fail(Fault(content='{"colour": "bl', finish_reason="length"), times=2)
-    (refusal,) = client.ask([request_of(seed=1)])
+    (refusal,) = client.call([request_of(seed=1)])
     assert refusal.reason == "schema"
     assert "cut off" in server.requests[-1].body["messages"][-1]["content"]
 
@@ -161,13 +161,13 @@ def test_a_cut_answer_is_closed_and_marked(client, server, request_of):
 )
 def test_a_content_filter_is_a_refusal(client, server, request_of, fault):
     server.fail(fault)
-    (refusal,) = client.ask([request_of()])
+    (refusal,) = client.call([request_of()])
     assert (refusal.reason, len(server.requests)) == ("blocked", 1)
 
 
 def test_a_model_that_declines_is_a_refusal(client, server, request_of):
     server.script = lambda body: Reply(None, refusal="I won't.")
-    (refusal,) = client.ask([request_of()])
+    (refusal,) = client.call([request_of()])
     assert (refusal.reason, refusal.raw) == ("blocked", "I won't.")
 
 
@@ -198,7 +198,7 @@ def test_a_model_that_declines_is_a_refusal(client, server, request_of):
 )
 def test_too_long_is_a_refusal(client, server, request_of, status, message, code):
     server.fail(Fault(status=status, message=message, error_code=code))
-    (refusal,) = client.ask([request_of()])
+    (refusal,) = client.call([request_of()])
     assert refusal.reason == "too_long"
     assert message in refusal.message
 
@@ -217,12 +217,12 @@ def test_too_long_is_a_refusal(client, server, request_of, status, message, code
 def test_a_set_up_that_no_request_fits_is_an_outage_and_no_refusal(client, server, request_of, message):
     server.fail(Fault(status=400, message=message))
     with pytest.raises(ModelUnavailable, match=re.escape(message)):
-        client.ask([request_of()])
+        client.call([request_of()])
 
 
 def test_when_only_the_repetition_is_too_long_the_answer_counts(client, server, request_of):
     server.fail(Fault(content="no JSON"), Fault(status=400, message="maximum context length"))
-    (refusal,) = client.ask([request_of()])
+    (refusal,) = client.call([request_of()])
     assert (refusal.reason, refusal.raw) == ("schema", "no JSON")
 
 
@@ -233,13 +233,13 @@ def test_when_only_the_repetition_is_too_long_the_answer_counts(client, server, 
 )
 def test_passing_troubles_are_sat_out(client, server, request_of, fault):
     server.fail(fault)
-    assert isinstance(client.ask([request_of()])[0], Answer)
+    assert isinstance(client.call([request_of()])[0], Answer)
     assert len(server.requests) == 2
 
 
 def test_retry_after_is_honoured(client, server, request_of):
     server.fail(Fault(status=429, retry_after="1.5"))
-    assert isinstance(client.ask([request_of()])[0], Answer)
+    assert isinstance(client.call([request_of()])[0], Answer)
     first, second = server.requests
     assert 1.45 < second.at - first.at < 4
 
@@ -264,20 +264,20 @@ def test_outages_say_role_address_model_and_the_way_out(server, journal, request
     with ModelPool(retries=1) as pool:
         server.fail(fault, times=2)
         with pytest.raises(ModelUnavailable, match=f"captioner {server.url} .model 'fake-model'.*{complaint}"):
-            client_of(pool, server, journal).ask([request_of()])
+            client_of(pool, server, journal).call([request_of()])
 
 
 def test_a_server_that_is_not_there(pool, journal, request_of):
     with OpenAIServer() as server:
         client = client_of(pool, server, journal)
     with pytest.raises(ModelUnavailable, match=r"cannot be reached.*check that the server.*LVR_CAPTIONER_URL"):
-        client.ask([request_of()])
+        client.call([request_of()])
 
 
 def test_a_model_that_is_not_there(pool, server, journal, request_of):
     client = client_of(pool, server, journal, model="other")
     with pytest.raises(ModelUnavailable, match=r"model 'other'.*The model `other` does not exist"):
-        client.ask([request_of()])
+        client.call([request_of()])
 
 
 def test_a_wait_has_an_end(server, journal, request_of):
@@ -285,7 +285,7 @@ def test_a_wait_has_an_end(server, journal, request_of):
         client = client_of(pool, server, journal, timeout_seconds=0.2)
         server.fail(Fault(delay_seconds=1.0))
         with pytest.raises(ModelUnavailable, match="gave no answer in time; raise timeout_seconds"):
-            client.ask([request_of()])
+            client.call([request_of()])
 
 
 def test_after_an_outage_only_what_is_missing_is_asked(server, journal, request_of):
@@ -294,10 +294,10 @@ def test_after_an_outage_only_what_is_missing_is_asked(server, journal, request_
         client = client_of(pool, server, journal, concurrency=1)
         server.fail(*[Fault()] * 7, Fault(status=500))
         with pytest.raises(ModelUnavailable):
-            client.ask(requests)
+            client.call(requests)
         answered = client.usage.requests
         assert answered == 7
-        assert all(isinstance(answer, Answer) for answer in client.ask(requests))
+        assert all(isinstance(answer, Answer) for answer in client.call(requests))
         assert client.usage.journal_hits == answered
         assert client.usage.requests == 12
 
@@ -305,13 +305,13 @@ def test_after_an_outage_only_what_is_missing_is_asked(server, journal, request_
 def test_the_answer_to_another_request_is_an_error(client, server, request_of):
     server.fail(Fault(request_id=f"lvr-{'0' * 64}"))
     with pytest.raises(ForeignAnswer, match=f"answered request [0-9a-f]{{64}} with the answer to {'0' * 64}"):
-        client.ask([request_of()])
+        client.call([request_of()])
 
 
 @pytest.mark.parametrize("own", ["req_0123456789abcdef", "0" * 64])
 def test_a_gateway_may_have_ids_of_its_own(client, server, request_of, own):
     server.fail(Fault(request_id=own))
-    assert isinstance(client.ask([request_of()])[0], Answer)
+    assert isinstance(client.call([request_of()])[0], Answer)
 
 
 def test_concurrency_is_bounded_over_all_threads_and_units(pool, request_of, tmp_path):
@@ -322,7 +322,7 @@ def test_concurrency_is_bounded_over_all_threads_and_units(pool, request_of, tmp
             with Journal(str(tmp_path / f"unit{name}")) as journal:
                 requests = [request_of(f"{name}_{i}", f"unit {name} part {i}") for i in range(10)]
                 for answer, request in zip(
-                    client_of(pool, server, journal, concurrency=4).ask(requests), requests, strict=True
+                    client_of(pool, server, journal, concurrency=4).call(requests), requests, strict=True
                 ):
                     asked = {seen.headers["x-request-id"].removeprefix("lvr-"): seen.body for seen in server.requests}
                     if asked[answer.provenance.request_sha256]["messages"][-1]["content"] != request.text:
@@ -344,16 +344,16 @@ def test_the_busy_clock_counts_time_not_requests(pool, journal, request_of):
     with OpenAIServer(delay_seconds=0.2) as server:
         client = client_of(pool, server, journal)
         started = time.monotonic()
-        client.ask([request_of(seed=i) for i in range(8)])
+        client.call([request_of(seed=i) for i in range(8)])
         elapsed = time.monotonic() - started
         assert 0.2 <= client.usage.busy_seconds <= elapsed
-        client.ask([request_of(seed=i) for i in range(8)])
+        client.call([request_of(seed=i) for i in range(8)])
         assert client.usage.busy_seconds <= elapsed
 
 
 def test_half_a_surrogate_pair_does_no_harm(client, server, request_of):
     server.fail(Fault(content='{"text": "smile \ud83d", "colour": "red"}'))
-    (answer,) = client.ask([request_of()])
+    (answer,) = client.call([request_of()])
     assert answer.value.text == "smile ?"
 
 
@@ -374,7 +374,7 @@ def test_a_key_that_a_server_repeats_is_in_no_message(pool, journal, request_of,
     server, client = echoing(pool, journal, Fault(status=status, message=f"{told}: Authorization: Bearer {KEY}"))
     with server:
         try:
-            found = repr(client.ask([request_of()]))
+            found = repr(client.call([request_of()]))
         except ModelUnavailable as error:
             found = str(error)
     assert "SECRET" not in found
@@ -384,7 +384,7 @@ def test_a_key_that_a_server_repeats_is_in_no_message(pool, journal, request_of,
 def test_a_key_in_what_is_no_answer_is_in_no_message(pool, journal, request_of, fault):
     server, client = echoing(pool, journal, fault)
     with server, pytest.raises(ModelUnavailable) as failed:
-        client.ask([request_of()])
+        client.call([request_of()])
     assert "SECRET" not in str(failed.value)
 
 
@@ -393,8 +393,8 @@ def test_a_key_that_a_model_repeats_is_in_no_answer_reject_or_journal(pool, jour
     server, client = echoing(pool, journal, *(Fault(content=answer) for answer in answers))
     with server:
         answer, refusal = (
-            client.ask([request_of("clip_1", "part 1")])[0],
-            client.ask([request_of("clip_2", "part 2")])[0],
+            client.call([request_of("clip_1", "part 1")])[0],
+            client.call([request_of("clip_2", "part 2")])[0],
         )
     assert (answer.value.text, refusal.reason, refusal.raw) == ("*** a dog", "schema", "it is ***")
     kept = "".join(path.read_text() for path in (tmp_path / "journal").iterdir())

@@ -51,12 +51,12 @@ def endpoint():
 def chat(endpoint):
     with openai.OpenAI(base_url=endpoint.base_url, api_key="none", max_retries=0) as client:
 
-        def ask(text: str, **options):
+        def call(text: str, **options):
             messages = [{"role": "user", "content": text}]
             options = {"max_tokens": 16, "temperature": 0.0, **options}
             return client.chat.completions.create(model=EMBEDDED_MODEL, messages=messages, **options)
 
-        yield ask
+        yield call
 
 
 @pytest.fixture
@@ -115,18 +115,18 @@ def test_clients_get_answers_and_refusals_and_share_one_server(tmp_path, prompt,
     with open_models(config, [Role.JUDGE, Role.TARGET], Journal(str(tmp_path / "journal")), {}, pool) as models:
         questions = [Request(f"q{i}", prompt, f"Question {i}?", seed=i) for i in range(2)]
         too_long = Request("q9", prompt, "word " * 9000)
-        *answers, refusal = models[Role.JUDGE].ask([*questions, too_long])
+        *answers, refusal = models[Role.JUDGE].call([*questions, too_long])
         assert all(isinstance(answer, Answer) for answer in answers)
         assert answers[0].provenance.model == EMBEDDED_MODEL
         assert isinstance(refusal, Refusal)
         assert refusal.reason == "too_long"
         first = pool._embedded.pid
-        models[Role.TARGET].ask([Request("q", prompt, "Another?")])
+        models[Role.TARGET].call([Request("q", prompt, "Another?")])
         assert pool._embedded.pid == first
         # A crash of the engine is an outage only once: the next request starts a new engine.
         os.kill(first, signal.SIGKILL)
         psutil.Process(first).wait(10)
-        assert isinstance(models[Role.TARGET].ask([Request("q", prompt, "And now?")])[0], Answer)
+        assert isinstance(models[Role.TARGET].call([Request("q", prompt, "And now?")])[0], Answer)
         second = pool._embedded.pid
         assert second not in {None, first}
     pool.close()

@@ -94,7 +94,7 @@ def test_a_role_without_a_model_is_absent_and_nothing_starts(tmp_path, pool):
 def test_the_embedded_model_is_never_asked_for_a_long_answer(tmp_path, pool, prompt):
     long = replace(prompt, sampling=prompt.sampling.model_copy(update={"max_tokens": 4096}))
     with open_models(resolve(ModelsConfig(), {}), [Role.JUDGE], Journal(str(tmp_path)), {}, pool) as models:
-        (reply,) = models[Role.JUDGE].ask([Request("q", long, "Write a very long story about the sea.")])
+        (reply,) = models[Role.JUDGE].call([Request("q", long, "Write a very long story about the sea.")])
     assert isinstance(reply, Answer)
     assert reply.provenance.sampling.max_tokens == EMBEDDED_MAX_TOKENS >= reply.provenance.tokens_out
 
@@ -106,7 +106,7 @@ def test_a_served_embedded_model_is_asked_at_its_endpoint_and_bound_as_well(tmp_
         config = resolve(ModelsConfig(), environ)
         assert (config.judge.model, config.target.vision) == (EMBEDDED_MODEL, False)
         with open_models(config, [Role.JUDGE], Journal(str(tmp_path)), environ, pool) as models:
-            (reply,) = models[Role.JUDGE].ask([Request("q", long, "Who are you?")])
+            (reply,) = models[Role.JUDGE].call([Request("q", long, "Who are you?")])
         [request] = server.requests
     assert isinstance(reply, Answer)
     assert (request.body["model"], request.body["max_tokens"]) == (EMBEDDED_MODEL, EMBEDDED_MAX_TOKENS)
@@ -128,7 +128,7 @@ def test_units_in_threads_share_the_processs_pool(tmp_path, server, prompt):
 
     def unit(name: int) -> None:
         with open_models(config, [Role.JUDGE], Journal(str(tmp_path / str(name))), server.environ()) as models:
-            (answers[name],) = models[Role.JUDGE].ask([Request("q", prompt, f"unit {name}")])
+            (answers[name],) = models[Role.JUDGE].call([Request("q", prompt, f"unit {name}")])
 
     threads = [threading.Thread(target=unit, args=(name,)) for name in range(8)]
     for thread in threads:
@@ -143,7 +143,7 @@ def test_units_in_threads_share_the_processs_pool(tmp_path, server, prompt):
 def _ask_in_a_child(url, folder, prompt, environ):
     config = resolve(ModelsConfig(), environ)
     with open_models(config, [Role.JUDGE], Journal(folder), environ) as models:
-        (answer,) = models[Role.JUDGE].ask([Request("q", prompt, "from the child")])
+        (answer,) = models[Role.JUDGE].call([Request("q", prompt, "from the child")])
     os._exit(0 if isinstance(answer, Answer) else 1)
 
 
@@ -156,7 +156,7 @@ def test_a_forked_child_has_a_pool_of_its_own(tmp_path, server, prompt):
     assert child.exitcode == 0
     assert process_pool() is parents
     client = parents.client(Role.JUDGE, ModelConfig(model="fake-model"), Journal(str(tmp_path)), server.environ())
-    assert isinstance(client.ask([Request("q", prompt, "from the parent")])[0], Answer)
+    assert isinstance(client.call([Request("q", prompt, "from the parent")])[0], Answer)
 
 
 def test_closing_ends_the_thread_even_with_requests_under_way(tmp_path, prompt):
@@ -165,13 +165,13 @@ def test_closing_ends_the_thread_even_with_requests_under_way(tmp_path, prompt):
         client = pool.client(Role.JUDGE, ModelConfig(model="fake-model"), journal, server.environ())
         raised: list[CancelledError] = []
 
-        def ask() -> None:
+        def call() -> None:
             try:
-                client.ask([Request("q", prompt, "slow")])
+                client.call([Request("q", prompt, "slow")])
             except CancelledError as error:
                 raised.append(error)
 
-        asking = threading.Thread(target=ask)
+        asking = threading.Thread(target=call)
         asking.start()
         while not server.requests:
             time.sleep(0.01)
@@ -187,7 +187,7 @@ def test_closing_starts_no_thread(tmp_path, prompt, server, monkeypatch):
     pool = ModelPool()
     with Journal(str(tmp_path)) as journal:
         client = pool.client(Role.JUDGE, ModelConfig(model="fake-model"), journal, server.environ())
-        client.ask([Request("q", prompt, "Anything?")])
+        client.call([Request("q", prompt, "Anything?")])
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")

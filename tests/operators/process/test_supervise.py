@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from operators.process import supervise
-from operators.process.supervise import GRACE_SECONDS, WatchdogExpired, run_watched, start, stop
+from operators.process.supervise import GRACE_SECONDS, WatchdogExpired, run_watched, start_supervised, stop_supervised
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 60.0
@@ -157,9 +157,9 @@ def test_a_folder_with_a_package_of_the_same_name_does_no_harm(tmp_path, monkeyp
 
 def test_stop_ends_the_family(tmp_path):
     pids = tmp_path / "pids"
-    watcher = start([*python(STUBBORN_FAMILY), str(pids)], grace_seconds=0.5)
+    watcher = start_supervised([*python(STUBBORN_FAMILY), str(pids)], grace_seconds=0.5)
     family = pids_in(pids, 2)
-    stop(watcher, grace_seconds=0.5)
+    stop_supervised(watcher, grace_seconds=0.5)
     assert all(gone(pid) for pid in family)
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from operators.questions.answers import same_answer
 from operators.questions.derive import Derived, derive
 from operators.questions.phrases import REGIONS, in_order
-from operators.questions.rederive import answer_again
+from operators.questions.rederive import rederive_answer
 from operators.questions.rules import meta_talk
-from operators.questions.timeline import looks_of, read_timeline, region_of
+from operators.questions.timeline import read_timeline, region_of, sample_times_of
 from schemas.tables import Derivation, QuestionKind, Template
 from tests.support.films import BOXES, SECOND, ImaginaryFilm, captions_of, film, films, shown
 
@@ -69,7 +69,7 @@ def holds(question: Derived, imaginary: ImaginaryFilm) -> bool:
 @given(imaginary=films(), seed=st.integers(0, 1000))
 def test_derived_questions_are_true_provable_and_unambiguous(imaginary, seed):
     captions = captions_of(imaginary)
-    looks = looks_of(captions)
+    looks = sample_times_of(captions)
     at_start, at_end = (
         {t.text for t in imaginary.shown if t.start_us <= look < t.end_us} for look in (looks[0], looks[-1])
     )
@@ -77,7 +77,7 @@ def test_derived_questions_are_true_provable_and_unambiguous(imaginary, seed):
         unseen = {Template.DURATION: at_start | at_end, Template.WHEN: at_start}.get(question.template, set())
         assert unseen.isdisjoint(question.subjects), question
         assert holds(question, imaginary), question
-        again = answer_again(Derivation(template=question.template, subjects=question.subjects), captions)
+        again = rederive_answer(Derivation(template=question.template, subjects=question.subjects), captions)
         assert again is not None
         assert same_answer(again, question.answer, QuestionKind.OPEN), (again, question)
         if question.kind is QuestionKind.CHOICE:

@@ -9,7 +9,7 @@ from operators.questions.derive import CATEGORY, derive
 from operators.questions.explain import explain
 from operators.questions.rules import meta_talk
 from operators.questions.timeline import read_timeline
-from operators.video.timecode import clock
+from operators.video.timecode import format_time
 from schemas.provenance import Provenance
 from schemas.tables import Derivation, Question, QuestionKind, Template
 from tests.support.films import BOXES, captions_of, film, films, shown
@@ -42,7 +42,7 @@ def test_every_derived_question_is_explained_by_its_evidence(imaginary):
         reasoning = explain(question, timeline, Random(0))
         assert question.answer in reasoning
         assert all(subject in reasoning for subject in question.derivation.subjects)
-        assert all(clock(span.start_us) in reasoning for span in question.evidence)
+        assert all(format_time(span.start_us) in reasoning for span in question.evidence)
         assert meta_talk(reasoning) is None
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from operators.questions.rederive import answer_again
+from operators.questions.rederive import rederive_answer
 from schemas.tables import Derivation, Template
 from tests.support.films import BOXES, SECOND, captions_of, film, shown
 
@@ -17,7 +17,7 @@ CAPTIONS = captions_of(FILM)
 
 
 def again(template, *subjects, captions=CAPTIONS):
-    return answer_again(Derivation(template=template, subjects=subjects), captions)
+    return rederive_answer(Derivation(template=template, subjects=subjects), captions)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_counts_models_and_floors_are_stated(manifest, numbers):
     for split, count in manifest.samples.items():
         assert re.search(rf"^\| {split} \| {count:,} \| {manifest.videos[split]:,} \|", card, re.MULTILINE)
     assert "| target | target-7b, sees frames |" in card
-    assert all(floor.name in card for floor in numbers.floors)
+    assert all(baseline.name in card for baseline in numbers.baselines)
 
 
 @pytest.mark.parametrize(

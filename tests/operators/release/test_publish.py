@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from operators.release import publish as module
-from operators.release.publish import SeveralDatasets, latest_run, newest_release, only_name, publish
+from operators.release.publish import AmbiguousDataset, latest_run, newest_release, only_name, publish
 from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder, RunMissing
 from schemas.base import digest
@@ -32,7 +32,7 @@ def test_the_only_dataset_needs_no_name_and_of_several_one_must_be_named(store):
     store.write("releases/unfinished/v0001.claim", b"0")
     assert only_name(store) == "films"
     publish_as(store, "cartoons")
-    with pytest.raises(SeveralDatasets, match="holds the datasets cartoons, films; name one of them"):
+    with pytest.raises(AmbiguousDataset, match="holds the datasets cartoons, films; name one of them"):
         only_name(store)
 
 
@@ -45,7 +45,7 @@ def sharded(assembled, run_id, tar=b"a tar"):
     """Copy the assembled run under another id, with a shard stage that wrote this one tar."""
     store = assembled.store
     run = assembled.run.model_copy(update={"run_id": run_id})
-    folder = RunFolder.create(store, run, list(assembled.lanes()))
+    folder = RunFolder.create(store, run, list(assembled.partitions()))
     for record in assembled.records():
         folder.write_record(record)
     name = {"sha256": store.put_bytes(tar, ".tar"), "bytes": len(tar)}
@@ -59,7 +59,7 @@ def sharded(assembled, run_id, tar=b"a tar"):
         rows=1,
         rejects=0,
     )
-    folder.write_record(StageRecord(stage="shard", lane=None, commits={"all": commit}))
+    folder.write_record(StageRecord(stage="shard", partition=None, commits={"all": commit}))
     store.write(f"{folder.address}/report.html", run_id.encode())
     return folder
 

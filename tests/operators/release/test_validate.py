@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from operators.release.readers import loading_metadata
-from operators.release.validate import _check_card, _read_tar, verify_release
+from operators.release.validate import _check_card, _read_tar, validate_release
 from operators.store.content_store import sha256_of_file
 from schemas.arrow import rows_from_parquet, rows_to_parquet
 from schemas.base import digest
@@ -64,7 +64,7 @@ def rewrite(root, change):
 
 def refuses(root, message):
     with pytest.raises(BadInput, match=message):
-        verify_release(str(root))
+        validate_release(str(root))
 
 
 def files(root):
@@ -74,7 +74,7 @@ def files(root):
 def test_a_good_release_gives_its_counts_by_reader_and_stays_as_it_is(release):
     manifest, before = manifest_of(release), files(release)
     videos, samples = sum(manifest.videos.values()), sum(manifest.samples.values())
-    counts = verify_release(str(release))
+    counts = validate_release(str(release))
     assert files(release) == before
     assert counts.pop("files") == len(manifest.files)
     assert counts.pop("parquet") == counts.pop("datasets") == counts.pop("datasets streaming") == samples
@@ -87,7 +87,7 @@ def test_a_release_on_s3(release, s3_bucket):
 
     fs, path = fsspec.core.url_to_fs(s3_bucket)
     fs.put(str(release) + "/", path + "/releases/synthetic/v0001/", recursive=True)
-    counts = verify_release(f"{s3_bucket}/releases/synthetic/v0001")
+    counts = validate_release(f"{s3_bucket}/releases/synthetic/v0001")
     assert counts["webdataset"] == sum(manifest_of(release).videos.values())
 
 

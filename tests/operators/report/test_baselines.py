@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from operators.report.baselines import expected_letters, floors
+from operators.report.baselines import baselines, expected_letters
 
 
 def choices(*rows):
@@ -22,13 +22,16 @@ BLIND = pd.DataFrame({"question_id": ["q1", "q3", "other"], "n": [4, 4, 4], "cor
 
 def found(**changed):
     asked = pd.DataFrame({"question_id": ["q1", "q3", "other"], "options": [["a"] * 4, ["a"] * 2, ["a"] * 4]})
-    return {floor.name: floor for floor in floors(**({"choices": FOUR, "asked": asked, "blind": BLIND} | changed))}
+    return {
+        baseline.name: baseline
+        for baseline in baselines(**({"choices": FOUR, "asked": asked, "blind": BLIND} | changed))
+    }
 
 
 def test_chance_is_the_mean_over_questions_of_different_size():
     assert all(
-        floor.chance == pytest.approx((0.25 + 0.25 + 0.5 + 0.5) / 4)
-        for name, floor in found().items()
+        baseline.chance == pytest.approx((0.25 + 0.25 + 0.5 + 0.5) / 4)
+        for name, baseline in found().items()
         if name.startswith("Always")
     )
 

@@ -14,8 +14,8 @@ from schemas.tables import Clip, Reject, Split, Trial, Video
 from tests.support.synthetic_run import synthetic_run
 
 
-def rows(folder, stage, model, lanes=(0, 1, 2)):
-    commits = [commit for lane in lanes for commit in folder.record(stage, lane).commits.values()]
+def rows(folder, stage, model, partitions=(0, 1, 2)):
+    commits = [commit for partition in partitions for commit in folder.record(stage, partition).commits.values()]
     return [row for commit in commits for row in folder.store.get_rows(commit.rows_sha256, model)]
 
 
@@ -84,7 +84,7 @@ def test_a_question_without_an_answer_of_the_target_is_not_measured(tmp_path):
     first, *others = folder.store.get_rows(commit.rows_sha256, Trial)
     silent = first.model_copy(update={"n": 0, "correct": 0, "answers": (), "passed": False})
     commit = commit.model_copy(update={"rows_sha256": folder.store.put_rows([silent, *others], Trial)})
-    folder.write_record(StageRecord(stage="difficulty", lane=0, commits={unit: commit}))
+    folder.write_record(StageRecord(stage="difficulty", partition=0, commits={unit: commit}))
     after = collect(folder)
 
     def measured(numbers):
@@ -95,18 +95,18 @@ def test_a_question_without_an_answer_of_the_target_is_not_measured(tmp_path):
     assert len(after.pass_rates) == len(before.pass_rates) - 1
 
 
-def test_costs_add_up_over_lanes(folder, numbers):
+def test_costs_add_up_over_partitions(folder, numbers):
     metrics = [each for each in folder.metrics() if each.stage == "caption"]
     [caption] = [stage for stage in numbers.stages if stage.stage == "caption"]
     assert caption.wall_seconds == pytest.approx(sum(each.wall_seconds for each in metrics))
     assert caption.tokens_in == sum(each.tokens_in for each in metrics)
     assert caption.busy_share == pytest.approx(0.8)
-    assert (caption.lanes_done, caption.lanes, caption.reused, caption.units) == (3, 3, 2, 10)
+    assert (caption.partitions_done, caption.partitions, caption.reused, caption.units) == (3, 3, 2, 10)
     [captioner] = [role for role in numbers.roles if role.role == "captioner"]
     assert captioner.requests == sum(each.requests["captioner"] for each in metrics)
 
 
-def test_the_busy_share_is_of_the_time_that_units_took_not_of_the_lanes_clocks(tmp_path):
+def test_the_busy_share_is_of_the_time_that_units_took_not_of_the_partitions_clocks(tmp_path):
     """Shares are weighted by time summed over work items, not by elapsed time.
 
     Within 10 s, the work items of one partition wait for 80 s in total, and those of the other compute for 10 s. The

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from operators.report.baselines import Floor
+from operators.report.baselines import Baseline
 from operators.report.collect import RejectGroup
 from operators.report.health import findings
 
@@ -45,6 +45,6 @@ def test_segments_that_planning_left_out_are_no_unreadable_videos(numbers):
 
 
 @pytest.mark.parametrize(("accuracy", "ok"), [(0.25, True), (0.27, True), (0.35, False)])
-def test_a_floor_far_above_chance_needs_a_look(numbers, accuracy, ok):
-    floor = Floor("Always the longest option", accuracy, 0.25, 1000)
-    assert verdict(replace(numbers, floors=(floor,)), floor.name) is ok
+def test_a_baseline_far_above_chance_needs_a_look(numbers, accuracy, ok):
+    baseline = Baseline("Always the longest option", accuracy, 0.25, 1000)
+    assert verdict(replace(numbers, baselines=(baseline,)), baseline.name) is ok

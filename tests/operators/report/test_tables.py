@@ -18,8 +18,8 @@ def tables(folder):
     return Tables(folder)
 
 
-def test_lanes_and_units_come_in_order(tables):
-    assert tables.lanes_done["ingest"] == 3
+def test_partitions_and_units_come_in_order(tables):
+    assert tables.partitions_done["ingest"] == 3
     ids = tables.frame("ingest", Video, ("video_id", "fps"))["video_id"].tolist()
     assert ids == sorted(ids)
     assert len(ids) == tables.rows("ingest") == 9  # one of ten videos is unreadable

@@ -7,7 +7,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from operators.sources.access import Access, SourceFiles, fingerprint, stored_uri
-from operators.store.content_store import SourceGone
+from operators.store.content_store import SourceUnavailable
 from schemas.errors import SourceError
 from schemas.storage import locate
 from schemas.tables import Source
@@ -190,12 +190,12 @@ def test_what_is_gone_is_told_apart_from_an_outage_and_without_secrets(tmp_path,
     with serving() as server:
         gone = [f"{tmp_path}/gone.mp4", f"{tmp_path}/folder", f"{s3_bucket}/gone.mp4"]
         for uri in [*gone, f"http://user:PASSWORD@{server.site}/404?SECRET"]:
-            with pytest.raises(SourceGone, match="restore it") as told:
+            with pytest.raises(SourceUnavailable, match="restore it") as told:
                 SourceFiles(frozenset({server.site})).fetch("film", uri, tmp_path)
             assert told.value.reason == "missing_file"
             assert not any(word in str(told.value) for word in ("SECRET", "PASSWORD"))
         for path, words in (("503", "HTTP 503; the next run"), ("403", "HTTP 403.*correct the rights.*, the next run")):
-            with pytest.raises(SourceGone, match=f"{words} tries again") as away:
+            with pytest.raises(SourceUnavailable, match=f"{words} tries again") as away:
                 uri = f"http://user:PASSWORD@{server.site}/{path}?SECRET"
                 SourceFiles(frozenset({server.site})).fetch("film", uri, tmp_path)
             assert away.value.reason == "system_error"
@@ -204,7 +204,7 @@ def test_what_is_gone_is_told_apart_from_an_outage_and_without_secrets(tmp_path,
 
 def reason_of(uri, *roots):
     """The reason for which this file cannot be fetched."""
-    with pytest.raises(SourceGone) as gone:
+    with pytest.raises(SourceUnavailable) as gone:
         SourceFiles(roots=roots).fetch("film", uri, Path("nowhere"))
     return gone.value.reason
 
@@ -244,7 +244,7 @@ def test_a_file_that_may_not_be_read_is_not_a_missing_file(tmp_path, unprivilege
     files = SourceFiles(roots=(str(tmp_path),))
     with unprivileged(tmp_path):
         for look in (files.fingerprint, lambda film: files.fetch("film", film.uri, tmp_path)):
-            with pytest.raises(SourceGone, match=r"film.mp4: .*Permission denied.*; correct the rights") as gone:
+            with pytest.raises(SourceUnavailable, match=r"film.mp4: .*Permission denied.*; correct the rights") as gone:
                 look(source)
             assert gone.value.reason == "system_error"
 
@@ -260,7 +260,7 @@ def test_an_object_that_may_not_be_read_is_not_a_missing_file(tmp_path):
 
     fsspec.register_implementation("listed", Listed, clobber=True)
     Listed().pipe_file("/bucket/film.mp4", b"film")
-    with pytest.raises(SourceGone, match=r"access denied.*; correct the rights") as gone:
+    with pytest.raises(SourceUnavailable, match=r"access denied.*; correct the rights") as gone:
         SourceFiles().fetch("film", "listed://bucket/film.mp4", tmp_path)
     assert gone.value.reason == "system_error"
 
@@ -276,7 +276,7 @@ def test_an_object_store_that_does_not_answer_is_left_to_the_next_run(tmp_path, 
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     type(locate(s3_bucket)[0]).clear_instance_cache()
     for look in (SourceFiles().fingerprint, lambda film: SourceFiles().fetch("film", film.uri, tmp_path)):
-        with pytest.raises(SourceGone, match=rf"{film.uri}: no answer.*; the next run tries again") as away:
+        with pytest.raises(SourceUnavailable, match=rf"{film.uri}: no answer.*; the next run tries again") as away:
             look(film)
         assert away.value.reason == "system_error"
 
@@ -298,7 +298,7 @@ def test_a_place_that_fails_in_the_middle_leaves_nothing_that_looks_whole(tmp_pa
 
     fsspec.register_implementation("failing", Failing, clobber=True)
     for uri, told in (("failing://a/broken.mp4", os.strerror(number)), ("failing://a/short.mp4", "4 of 9 bytes came")):
-        with pytest.raises(SourceGone, match=rf"{uri}: .*{told}.*; the next run tries again") as gone:
+        with pytest.raises(SourceUnavailable, match=rf"{uri}: .*{told}.*; the next run tries again") as gone:
             SourceFiles().fetch("film", uri, tmp_path)
         assert gone.value.reason == "system_error"
         assert not list(tmp_path.glob("*.mp4"))

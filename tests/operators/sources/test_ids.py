@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from operators.build import make_lanes, plan_build
+from operators.build import make_partitions, plan_build
 from operators.sources.access import fingerprint
 from operators.sources.ids import SourceIds, keep_given_ids, read_given_ids, source_id_of
 from operators.sources.listing import read_sources
@@ -139,17 +139,17 @@ def plan_earlier(store, run_id, source, *paths, name="films", **ids):
         Source(source_id=source_id, uri=uri, fingerprint=fingerprint(uri) if Path(uri).exists() else "1-2")
         for source_id, uri in sorted(given.items())
     )
-    config = BuildConfig(source=str(source), out=store.url, name=name, lane_videos=2)
-    lanes = make_lanes(sources, 2)
+    config = BuildConfig(source=str(source), out=store.url, name=name, partition_videos=2)
+    partitions = make_partitions(sources, 2)
     run = Run(
         run_id=run_id,
         requested=config,
         config=config,
-        lanes=len(lanes),
+        partitions=len(partitions),
         videos=len(sources),
         plan_rejects_sha256="0" * 64,
     )
-    RunFolder.create(store, run, lanes)
+    RunFolder.create(store, run, partitions)
 
 
 def test_a_store_keeps_the_ids_that_earlier_versions_gave(any_store, tmp_path):
@@ -236,7 +236,7 @@ def ids_of_list(folder, given):
 
 def test_no_credentials_of_earlier_addresses_are_copied(store):
     plan_earlier(store, "one", "https://host/list.csv", "a.mp4?X-Amz-Signature=SECRET", "b/segment_001.mp4")
-    for address in ("runs/one/run.json", "runs/one/lanes/00000.json"):
+    for address in ("runs/one/run.json", "runs/one/partitions/00000.json"):
         store.write(address, store.read(address).replace(b"https://host", b"https://user:PASSWORD@host"))
     given = read_given_ids(store)
     assert given.ids["https://host/list.csv"].keys() == {"https://host/a.mp4", "https://host/b/segment_001.mp4"}
@@ -245,8 +245,8 @@ def test_no_credentials_of_earlier_addresses_are_copied(store):
 
 def test_a_relative_source_keeps_its_ids_in_its_folder(store, tmp_path, monkeypatch):
     plan_earlier(store, "one", tmp_path / "films", "a/segment_001.mp4")
-    lane = "runs/one/run.json"
-    store.write(lane, store.read(lane).replace(str(tmp_path / "films").encode(), b"films"))
+    partition = "runs/one/run.json"
+    store.write(partition, store.read(partition).replace(str(tmp_path / "films").encode(), b"films"))
     monkeypatch.chdir(tmp_path)
     assert read_given_ids(store).ids == {"films": {"a/segment_001.mp4": "segment_001"}}
 
@@ -259,8 +259,10 @@ def test_a_plan_that_was_not_finished_gives_no_ids(store):
 
 def test_a_damaged_file_of_a_run_is_named(store):
     plan_earlier(store, "one", "/mnt/films", "a.mp4")
-    store.write("runs/one/lanes/00000.json", b"{")
-    with pytest.raises(SchemaError, match=r"runs/one/lanes/00000\.json, .*damaged .*: move its run out of the store"):
+    store.write("runs/one/partitions/00000.json", b"{")
+    with pytest.raises(
+        SchemaError, match=r"runs/one/partitions/00000\.json, .*damaged .*: move its run out of the store"
+    ):
         read_given_ids(store)
 
 

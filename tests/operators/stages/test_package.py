@@ -8,13 +8,13 @@ import pytest
 
 from operators.build import plan_build
 from operators.execution import runner
-from operators.execution.rejects import losses
+from operators.execution.rejects import group_rejects
 from operators.execution.runner import run_stage
 from operators.execution.stage import Context
 from operators.execution.staleness import find_stale
 from operators.stages import ingest
 from operators.stages.package import LONGEST_SECONDS, STAGE
-from operators.store.content_store import SourceGone, Store, sha256_of_file
+from operators.store.content_store import SourceUnavailable, Store, sha256_of_file
 from operators.video.decode.frames import frames_at
 from operators.video.decode.probe import probe
 from schemas.base import digest
@@ -121,7 +121,7 @@ def test_what_is_named_mp4_and_is_none_becomes_one(tmp_path, inside):
 def test_a_source_that_has_changed_since_it_was_ingested_is_not_packaged(tmp_path):
     film = ingest_file(tmp_path, counting_video(tmp_path / "film.mkv", seconds=1))
     counting_video(tmp_path / "film.mkv", seconds=0.5)
-    with pytest.raises(SourceGone, match="has changed since it was ingested; run the build again") as gone:
+    with pytest.raises(SourceUnavailable, match="has changed since it was ingested; run the build again") as gone:
         package(tmp_path, film)
     assert gone.value.reason == "source_changed"
 
@@ -153,7 +153,7 @@ def folder(tmp_path):
     films.mkdir()
     counting_video(films / "good.mp4", seconds=1)
     counting_video(films / "deadly.mkv", seconds=1)
-    folder = plan_build(BuildConfig(source=str(films), out=str(tmp_path / "out"), lane_videos=2), "run", {})
+    folder = plan_build(BuildConfig(source=str(films), out=str(tmp_path / "out"), partition_videos=2), "run", {})
     run_stage(folder, "ingest", 0, workers=2)
     write_difficulty(folder, questions=1)
     return folder
@@ -176,7 +176,7 @@ def write_difficulty(folder, questions):
         asked = [make_question(number, source.source_id) for number in range(questions)]
         trials = [make_trial(question, Check.DIFFICULTY, 5) for question in asked]
         commits[source.source_id] = commit_of(folder, "difficulty", source.source_id, trials, Trial)
-    folder.write_record(StageRecord(stage="difficulty", lane=0, commits=commits))
+    folder.write_record(StageRecord(stage="difficulty", partition=0, commits=commits))
 
 
 def write_assembled(folder):
@@ -184,7 +184,7 @@ def write_assembled(folder):
     tables = [commit.rows_sha256 for commit in folder.record("ingest", 0).commits.values()]
     samples = [make_sample(number, *folder.store.get_rows(table, Video)) for number, table in enumerate(tables)]
     commit = commit_of(folder, "assemble", "all", samples, Sample)
-    folder.write_record(StageRecord(stage="assemble", lane=None, commits={"all": commit}))
+    folder.write_record(StageRecord(stage="assemble", partition=None, commits={"all": commit}))
 
 
 def test_a_video_that_crashes_its_packager_is_one_reject_and_the_build_goes_on(folder, tmp_path, monkeypatch):
@@ -197,7 +197,7 @@ def test_a_video_that_crashes_its_packager_is_one_reject_and_the_build_goes_on(f
     [commit] = folder.record("shard", None).commits.values()
     files = folder.store.get_rows(commit.rows_sha256, ReleaseFile)
     assert [(file.videos, file.samples) for file in files] == [(1, 1), (1, 1)]
-    [loss] = losses(folder)
+    [loss] = group_rejects(folder)
     assert str(loss) == "1 × package: crashed" and "package failed: the process working on it died" in loss.example
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from operators.store.content_store import SourceGone, Store, object_path, store_around
+from operators.store.content_store import SourceUnavailable, Store, object_path, store_containing
 from schemas.errors import BadInput, SchemaError
 from schemas.run import Commit, StageKey
 from schemas.storage import AccessDenied, StoreError, locate, outages
@@ -52,7 +52,7 @@ def test_files_come_back_as_local_paths(store, tmp_path):
 
 
 def test_a_stored_file_that_is_gone_is_told_apart_from_an_outage(store, tmp_path):
-    with pytest.raises(SourceGone, match="restore it") as gone:
+    with pytest.raises(SourceUnavailable, match="restore it") as gone:
         store.fetch(object_path("0" * 64, ".mp4"), tmp_path)
     assert gone.value.reason == "system_error"
 
@@ -254,12 +254,12 @@ def test_the_store_around_a_path_is_found_by_its_folders(tmp_path):
     store = Store(str(tmp_path / "out"))
     fs, root = locate(store.url)
     address = store.put_bytes(b"frames", ".mp4")
-    assert store_around(fs, f"{root}/objects") is None  # no run has been planned there
+    assert store_containing(fs, f"{root}/objects") is None  # no run has been planned there
     store.write("runs/one/run.json", b"{}")
-    assert store_around(fs, f"{root}/{object_path(address, '.mp4')}") == root
-    assert store_around(fs, f"{root}/releases") == root
-    assert store_around(fs, root) is None
-    assert store_around(fs, f"{root}/films/a.mp4") is None
+    assert store_containing(fs, f"{root}/{object_path(address, '.mp4')}") == root
+    assert store_containing(fs, f"{root}/releases") == root
+    assert store_containing(fs, root) is None
+    assert store_containing(fs, f"{root}/films/a.mp4") is None
 
 
 @pytest.mark.parametrize("url", ["s3://key:PASSWORD@bucket/out", "s3://bucket/out?sig=SECRET"])

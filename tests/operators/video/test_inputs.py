@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from operators.video.analysis.analysis import analyse
-from operators.video.analysis.decode_once import watch
+from operators.video.analysis.decode_once import decode_once
 from operators.video.clips.cut import cut_clip
 from operators.video.clips.planning import plan_clips
 from operators.video.decode.ffmpeg import FfmpegError, run_ffmpeg
@@ -75,7 +75,7 @@ def test_a_probe_tells_the_truth(rendered, sample):
 def test_frames_and_clips_show_what_was_rendered(rendered, sample, tmp_path):
     path, video = rendered(sample.file)
     times = video.index.frame_times_us
-    watched = watch(video, SECONDS, tmp_path / "proxy.mp4", lambda time_us: None, workers=1)
+    watched = decode_once(video, SECONDS, tmp_path / "proxy.mp4", lambda time_us: None, workers=1)
     analysis = watched.analysis
     np.testing.assert_array_equal(analysis.times_us, times)
     assert analysis.unreadable_us == 0

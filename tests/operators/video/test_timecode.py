@@ -1,6 +1,6 @@
 import pytest
 
-from operators.video.timecode import clock, clock_span
+from operators.video.timecode import format_span, format_time
 from schemas.base import Span
 
 
@@ -15,8 +15,8 @@ from schemas.base import Span
     ],
 )
 def test_times_read_as_people_write_them(time_us, words):
-    assert clock(time_us) == words
+    assert format_time(time_us) == words
 
 
 def test_spans_have_both_ends():
-    assert clock_span(Span(start_us=5_000_000, end_us=65_400_000)) == "00:05–01:05"
+    assert format_span(Span(start_us=5_000_000, end_us=65_400_000)) == "00:05–01:05"

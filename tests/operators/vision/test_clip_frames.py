@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.vision.clip_frames import sample_clips, spread
+from operators.vision.clip_frames import sample_clip_frames, spread
 from schemas.tables import Boundary, Clip, Cut
 
 MILLISECOND = 1_000
@@ -67,7 +67,7 @@ def slides(tmp_path_factory):
 
 
 def test_each_clip_gets_the_frames_on_screen_in_the_middle_of_its_cells(slides):
-    first, second = sample_clips(slides, [clip(0, 4_000), clip(4_000, 7_000)], [4, 3], 128)
+    first, second = sample_clip_frames(slides, [clip(0, 4_000), clip(4_000, 7_000)], [4, 3], 128)
     assert [(each.time_us, each.cell.start_us, each.cell.end_us) for each in first] == [
         (0, 0, 1_000_000),
         (1_000_000, 1_000_000, 4_000_000),  # one image, three cells
@@ -77,6 +77,6 @@ def test_each_clip_gets_the_frames_on_screen_in_the_middle_of_its_cells(slides):
 
 
 def test_a_picture_that_was_there_before_counts_from_the_clips_start(slides):
-    (samples,) = sample_clips(slides, [clip(2_500, 3_500)], [2], 128)
+    (samples,) = sample_clip_frames(slides, [clip(2_500, 3_500)], [2], 128)
     assert [each.time_us for each in samples] == [2_500_000]
     assert (samples[0].cell.start_us, samples[0].cell.end_us) == (2_500_000, 3_500_000)

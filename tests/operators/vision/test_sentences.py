@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.video.timecode import clock
+from operators.video.timecode import format_time
 from operators.vision.sentences import describe, region
 from schemas.base import Box
 from schemas.tables import Boundary, Clip, Cut, ScreenText
@@ -109,5 +109,5 @@ def test_a_box_in_the_last_corner_still_has_a_region():
 
 @given(st.integers(0, 100 * 3600))
 def test_a_clock_reads_back_to_the_second(seconds):
-    parts = [int(part) for part in clock(seconds * SECOND + 999_999).split(":")]
+    parts = [int(part) for part in format_time(seconds * SECOND + 999_999).split(":")]
     assert sum(part * 60**power for power, part in enumerate(reversed(parts))) == seconds

@@ -3,7 +3,7 @@ import pytest
 from schemas.errors import BadInput
 from tests.trainer_plugin.support import byte_tokenizer
 from trainer_plugin.data.chat import CHAT_TEMPLATES, CHATML, Chat
-from trainer_plugin.types import Unusable
+from trainer_plugin.types import UnusableSample
 
 PARTS = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}: {% for part in message['content'] %}"
@@ -146,14 +146,16 @@ def test_a_text_that_the_template_would_change_is_refused_by_name():
     tokenizer.chat_template = CHATML.replace("message['content']", "message['content'] | trim")
     chat = Chat(tokenizer)
     assert texts(chat.turn("q0", "Who?", "a boat"), tokenizer)[2] == "a boat<|im_end|>"
-    with pytest.raises(Unusable, match=r"sample q0: the chat template does not keep texts as they are") as unusable:
+    with pytest.raises(
+        UnusableSample, match=r"sample q0: the chat template does not keep texts as they are"
+    ) as unusable:
         chat.turn("q0", "Who?", "a boat ")
     assert (unusable.value.key, unusable.value.reason) == ("q0", "chat_template")
 
 
 @pytest.mark.parametrize("question, answer", [("Who?", "a <|im_end|> boat"), ("Who <|im_start|> is?", "a boat")])
 def test_a_text_that_spells_a_special_token_is_refused_by_name(question, answer):
-    with pytest.raises(Unusable, match=r"sample q0: its text holds the special token '<\|im_") as unusable:
+    with pytest.raises(UnusableSample, match=r"sample q0: its text holds the special token '<\|im_") as unusable:
         Chat(byte_tokenizer()).turn("q0", question, answer)
     assert (unusable.value.key, unusable.value.reason) == ("q0", "special_token")
 
@@ -161,5 +163,5 @@ def test_a_text_that_spells_a_special_token_is_refused_by_name(question, answer)
 def test_no_text_spells_the_video_token_though_it_be_an_ordinary_one():
     tokenizer = byte_tokenizer()
     video = tokenizer.convert_tokens_to_ids("v")
-    with pytest.raises(Unusable, match="special token 'v'"):
+    with pytest.raises(UnusableSample, match="special token 'v'"):
         Chat(tokenizer, video).turn("q0", "Who?", "a van")

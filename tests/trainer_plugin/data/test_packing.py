@@ -10,8 +10,8 @@ import torch.distributed as dist
 from schemas.errors import BadInput
 from tests.support.properties import given, st
 from tests.trainer_plugin.runs import logged
-from trainer_plugin.data.packing import RowStream, without_labels
-from trainer_plugin.types import IGNORED, Example, Unusable
+from trainer_plugin.data.packing import RowStream, mask_labels
+from trainer_plugin.types import IGNORED, Example, UnusableSample
 
 BUDGET = 100
 
@@ -30,7 +30,7 @@ class Lengths:
 
     def length(self, number, max_tokens):
         if self.lengths[number] > max_tokens:
-            raise Unusable(self.key(number), "too_long", f"{self.lengths[number]} tokens")
+            raise UnusableSample(self.key(number), "too_long", f"{self.lengths[number]} tokens")
         return self.lengths[number]
 
     def example(self, number, max_tokens):
@@ -42,7 +42,7 @@ def keys(row):
     return [example.key for example in row.examples]
 
 
-def is_learned(row):
+def has_loss(row):
     return any((example.labels != IGNORED).any() for example in row.examples)
 
 
@@ -58,9 +58,9 @@ def test_in_each_epoch_every_sample_is_learned_once_and_rows_keep_within_the_bud
     steps = list(zip(*streams(lengths, ranks, epochs=epochs, look_ahead=ahead), strict=True))  # equal numbers of rows
     rows = [row for step in steps for row in step]
     assert all(0 < sum(len(example.input_ids) for example in row.examples) <= BUDGET for row in rows)
-    seen = Counter(key for row in rows if is_learned(row) for key in keys(row))
+    seen = Counter(key for row in rows if has_loss(row) for key in keys(row))
     assert seen == {f"q{number}": epochs for number, length in enumerate(lengths) if length <= BUDGET}
-    assert all(is_learned(row) for step in steps[:-1] for row in step)
+    assert all(has_loss(row) for step in steps[:-1] for row in step)
 
 
 @given(some_lengths, st.integers(1, 4), st.integers(1, 80), st.integers(0, 30))
@@ -133,8 +133,8 @@ def test_shorter_samples_ahead_fill_a_row():
 
 def test_a_step_that_runs_out_of_samples_is_filled_with_rows_without_labels():
     first, second = (list(stream) for stream in streams([BUDGET] * 3, ranks=2, epochs=1))
-    assert [is_learned(row) for row in first] == [True, True]
-    assert [is_learned(row) for row in second] == [True, False]
+    assert [has_loss(row) for row in first] == [True, True]
+    assert [has_loss(row) for row in second] == [True, False]
     assert keys(second[1]) == keys(first[1])
 
 
@@ -204,6 +204,6 @@ def test_a_position_among_other_samples_or_of_another_seed_is_refused_by_what_di
 
 def test_failed_examples_lose_their_labels_and_nothing_else():
     [row] = RowStream(Lengths([10, 20, 30]), BUDGET, seed=1, epochs=1)
-    masked = without_labels(row, torch.tensor([False, True, False]))
+    masked = mask_labels(row, torch.tensor([False, True, False]))
     assert [bool((example.labels == IGNORED).all()) for example in masked.examples] == [False, True, False]
     assert all(torch.equal(a.input_ids, b.input_ids) for a, b in zip(row.examples, masked.examples, strict=True))

@@ -8,11 +8,11 @@ from tests.support.videos import number_on
 from tests.trainer_plugin.support import FPS, TinyFamily, byte_tokenizer, numbered_film, release_of
 from trainer_plugin.data import row_loader as loader_module
 from trainer_plugin.data.features import FeatureFolder
-from trainer_plugin.data.packing import RowStream, without_labels
+from trainer_plugin.data.packing import RowStream, mask_labels
 from trainer_plugin.data.row_loader import RowLoader
 from trainer_plugin.data.samples import FramePolicy, ReleaseDataset, Target
-from trainer_plugin.distributed.sequence_plan import FrameShare
-from trainer_plugin.types import Example, Grid, Row, VideoClip, VideoSource
+from trainer_plugin.distributed.sequence_plan import FrameRange
+from trainer_plugin.types import Example, Grid, PackedRow, VideoClip, VideoSource
 
 SECONDS = {"film0": 2.0, "film1": 3.0, "film2": 1.0}
 
@@ -32,19 +32,19 @@ def rows_of(url, **options) -> RowStream:
 def plan_of(rank: int, ranks: int):
     """Planner that assigns temporal patches round-robin to the ranks; the plan is their number."""
 
-    def plan(row: Row) -> tuple[int, list[FrameShare]]:
+    def plan(row: PackedRow) -> tuple[int, list[FrameRange]]:
         clips = [clip for example in row.examples for clip in example.videos]
         shares = [
-            FrameShare(video, patch, patch + 1) for video, clip in enumerate(clips) for patch in range(clip.grid.t)
+            FrameRange(video, patch, patch + 1) for video, clip in enumerate(clips) for patch in range(clip.grid.t)
         ]
         return len(shares), shares[rank::ranks]
 
     return plan
 
 
-def whole(row: Row) -> tuple[None, list[FrameShare]]:
+def whole(row: PackedRow) -> tuple[None, list[FrameRange]]:
     clips = [clip for example in row.examples for clip in example.videos]
-    return None, [FrameShare(video, 0, clip.grid.t) for video, clip in enumerate(clips)]
+    return None, [FrameRange(video, 0, clip.grid.t) for video, clip in enumerate(clips)]
 
 
 def keys(loaded):
@@ -80,12 +80,12 @@ def test_any_number_of_workers_gives_the_same_and_goes_on_from_any_row(url):
                 assert [keys(loaded) for loaded in loader] == [names for names, _, _ in expected[cut + 1 :]]
 
 
-def row_with(*sources: VideoSource) -> Row:
+def row_with(*sources: VideoSource) -> PackedRow:
     def example(source):
         clip = VideoClip(source, (0, 500_000), (64, 160), Grid(1, 4, 10))
         return Example(source.key, torch.zeros(4), torch.zeros(4), torch.zeros(1, 4), (clip,))
 
-    return Row(tuple(example(source) for source in sources), 0)
+    return PackedRow(tuple(example(source) for source in sources), 0)
 
 
 class FixedRows:
@@ -114,7 +114,7 @@ def test_a_broken_video_costs_its_own_example_only(film, tmp_path, workers, capl
     assert {key: failure.reason for key, failure in loaded.failures.items()} == {"broken": "no_video_stream"}
     assert "masking example broken" in caplog.text
     assert [[number_on(frame.numpy()) for frame in frames] for frames in loaded.pixels] == [[0, 15], [0, 0], [0, 15]]
-    left = without_labels(loaded.row, loaded.failed).examples
+    left = mask_labels(loaded.row, loaded.failed).examples
     assert [bool((example.labels == -100).all()) for example in left] == [False, True, False]
 
 
@@ -159,8 +159,8 @@ def test_features_take_the_place_of_frames(url, tmp_path):
     [clip] = dataset.example(0, 800).videos
     features = torch.randn(clip.grid.t * clip.grid.h * clip.grid.w, 6)
     folder.write(clip, features)
-    row = Row((dataset.example(0, 800),), 0)
-    with RowLoader(FixedRows(row), lambda row: (None, [FrameShare(0, 1, 2)]), workers=1) as loader:
+    row = PackedRow((dataset.example(0, 800),), 0)
+    with RowLoader(FixedRows(row), lambda row: (None, [FrameRange(0, 1, 2)]), workers=1) as loader:
         [loaded] = loader
     tokens = clip.grid.h * clip.grid.w
     assert torch.equal(loaded.pixels[0], features[tokens : 2 * tokens])

@@ -9,7 +9,7 @@ from tests.support.rows import make_video
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, release_of
 from trainer_plugin.data.samples import FramePolicy, ReleaseDataset, Target, frame_times
 from trainer_plugin.families import family_of
-from trainer_plugin.types import IGNORED, Unusable
+from trainer_plugin.types import IGNORED, UnusableSample
 
 SECONDS = (4, 11, 60)
 
@@ -115,7 +115,7 @@ def test_a_sample_has_its_length_and_keeps_within_the_budget(url, budget, number
     dataset = dataset_of(url, fps=fps)
     try:
         length = dataset.length(number, budget)
-    except Unusable as unusable:
+    except UnusableSample as unusable:
         assert f"sample {dataset.key(number)}: it does not fit into {budget} tokens" in str(unusable)
         assert budget < 400
         return
@@ -144,7 +144,7 @@ def test_frames_that_the_family_does_not_take_are_refused_by_name(tmp_path):
         url, Split.SFT, family, byte_tokenizer(), policy=policy, target=Target.ANSWER, media="videos"
     )
     complaint = "q0000: frames of 6400x16 pixels: one side is more than 200 times the other"
-    with pytest.raises(Unusable, match=complaint) as unusable:
+    with pytest.raises(UnusableSample, match=complaint) as unusable:
         dataset.length(0, 10_000)
     assert unusable.value.reason == "frame_size"
 
@@ -152,7 +152,7 @@ def test_frames_that_the_family_does_not_take_are_refused_by_name(tmp_path):
 def test_a_question_that_spells_the_video_token_is_refused(url, monkeypatch):
     dataset = dataset_of(url)
     monkeypatch.setattr(ReleaseDataset, "_question", lambda self, sample: "What is <|video|>?")
-    with pytest.raises(Unusable, match=r"sample q\d+: its text holds the special token '<\|video\|>'"):
+    with pytest.raises(UnusableSample, match=r"sample q\d+: its text holds the special token '<\|video\|>'"):
         dataset.length(0, 10_000)
 
 

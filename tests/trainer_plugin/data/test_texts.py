@@ -17,7 +17,7 @@ from schemas.errors import BadInput
 from tests.support.properties import given, st
 from tests.trainer_plugin.runs import logged
 from tests.trainer_plugin.support import byte_tokenizer
-from trainer_plugin.data.texts import TextRows, _documents
+from trainer_plugin.data.texts import TextRowStream, _documents
 
 TOKENIZER = byte_tokenizer()
 DOCUMENTS = [f"document {number} says " + "so much " * (number % 7) for number in range(30)]
@@ -40,8 +40,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-def rows(folder, length=64, **options) -> TextRows:
-    return TextRows(str(folder / "*"), TOKENIZER, length, lambda ids: torch.arange(len(ids))[None], seed=1, **options)
+def rows(folder, length=64, **options) -> TextRowStream:
+    return TextRowStream(
+        str(folder / "*"), TOKENIZER, length, lambda ids: torch.arange(len(ids))[None], seed=1, **options
+    )
 
 
 def tokens(stream, count):
@@ -80,13 +82,13 @@ def test_lines_that_are_no_texts_are_passed_over_and_named(tmp_path, caplog):
         "good<|endoftext|>", "fine<|endoftext|>", "good<|endoftext|>", "fine<|endoftext|>",
     ]  # fmt: skip
     named = {f"{stream.files[0]}:{line}": "not_a_text" for line in range(1, 8)}
-    assert [dict(row.passed_over) for row in read] == [{}, named, {}, named]
+    assert [dict(row.skipped) for row in read] == [{}, named, {}, named]
     assert f"sample {stream.files[0]}:1: it is no text in UTF-8, or no JSON with 'text' (JSONDecodeError" in caplog.text
     again = rows(tmp_path, 5)
     next(again)
     resumed = rows(tmp_path, 5)
     resumed.load_state_dict(again.state_dict())
-    assert [dict(next(resumed).passed_over) for _ in range(2)] == [named, {}]
+    assert [dict(next(resumed).skipped) for _ in range(2)] == [named, {}]
 
 
 def logged_of(folder, groups: int) -> list[str]:
@@ -114,7 +116,7 @@ def test_so_are_members_of_a_tar(tmp_path):
             tar.addfile(member, io.BytesIO(content))
     row = next(rows(tmp_path, 5))
     assert TOKENIZER.decode(row.examples[0].input_ids) == "good<|endoftext|>"
-    assert [key.rpartition("/")[2] for key in row.passed_over] == ["a.tar:0"]
+    assert [key.rpartition("/")[2] for key in row.skipped] == ["a.tar:0"]
 
 
 def test_files_of_something_else_are_refused(tmp_path):
@@ -175,31 +177,31 @@ def test_files_on_s3(folder, s3_bucket):
     import s3fs
 
     s3fs.S3FileSystem().put(str(folder), f"{s3_bucket}/texts", recursive=True)
-    remote = TextRows(f"{s3_bucket}/texts/*.parquet", TOKENIZER, 64, lambda ids: ids[None], seed=1)
-    local = TextRows(str(folder / "*.parquet"), TOKENIZER, 64, lambda ids: ids[None], seed=1)
+    remote = TextRowStream(f"{s3_bucket}/texts/*.parquet", TOKENIZER, 64, lambda ids: ids[None], seed=1)
+    local = TextRowStream(str(folder / "*.parquet"), TOKENIZER, 64, lambda ids: ids[None], seed=1)
     assert tokens(remote, 5) == tokens(local, 5)
 
 
 def test_what_cannot_be_read_is_named(folder, tmp_path):
     with pytest.raises(BadInput, match=r"/none\*: no file matches; check the path and its wildcards"):
-        TextRows(str(folder / "none*"), TOKENIZER, 64, torch.clone, seed=1)
+        TextRowStream(str(folder / "none*"), TOKENIZER, 64, torch.clone, seed=1)
     with pytest.raises(BadInput, match=r"^memory://bucket/none\*: no file matches"):
-        TextRows("memory://key:hunter2@bucket/none*", TOKENIZER, 64, torch.clone, seed=1)
+        TextRowStream("memory://key:hunter2@bucket/none*", TOKENIZER, 64, torch.clone, seed=1)
     with pytest.raises(BadInput, match="3 files for 4 data-parallel ranks"):
         rows(folder, ranks=4)
     with pytest.raises(BadInput, match=r"a\.parquet: no column 'content'; it has \['text'\]"):
-        TextRows(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=1, column="content")
+        TextRowStream(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=1, column="content")
     (tmp_path / "x.doc").write_text("")
     with pytest.raises(BadInput, match=r"x\.doc: texts come from"):
         rows(tmp_path)
     (tmp_path / "x.doc").rename(tmp_path / "x.jsonl")
     with pytest.raises(BadInput, match="not one document"):
         tokens(rows(tmp_path), 1)
-    saved = TextRows(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=1).state_dict()
+    saved = TextRowStream(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=1).state_dict()
     with pytest.raises(BadInput, match=r"saved position is in 1 files, the first .*a\.parquet, not in these 3"):
         rows(folder).load_state_dict(saved)
     with pytest.raises(BadInput, match=r"^seed is 7, but the saved position is of seed 1; set seed to that$"):
-        TextRows(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=7).load_state_dict(saved)
+        TextRowStream(str(folder / "a*"), TOKENIZER, 64, torch.clone, seed=7).load_state_dict(saved)
 
 
 def test_only_the_readers_own_thread_reads_a_parquet_file(folder, monkeypatch):
@@ -212,7 +214,7 @@ def test_only_the_readers_own_thread_reads_a_parquet_file(folder, monkeypatch):
             return super().read(size)
 
     monkeypatch.setattr(LocalFileOpener, "_open", lambda self: setattr(self, "f", Watched(self.path)))
-    stream = TextRows(str(folder / "*.parquet"), TOKENIZER, 64, lambda ids: ids[None], seed=1)
+    stream = TextRowStream(str(folder / "*.parquet"), TOKENIZER, 64, lambda ids: ids[None], seed=1)
     tokens(stream, 5)
     assert readers == {threading.current_thread()}
 

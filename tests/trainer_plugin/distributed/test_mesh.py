@@ -14,7 +14,7 @@ from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Case, Clip, Draft, sharded
 from tests.trainer_plugin.ranks import Ranks
 from trainer_plugin.distributed.collectives import gather
-from trainer_plugin.distributed.mesh import parallelize, start, together
+from trainer_plugin.distributed.mesh import init_distributed, parallelize, run_on_all_ranks
 from trainer_plugin.distributed.sequence_plan import Layout
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def test_ulysses_ranks_are_neighbours_and_data_parallel_ones_far_apart(ranks):
 def alone(monkeypatch):
     """Process group of this process only, without torchrun."""
     monkeypatch.delenv("RANK", raising=False)
-    assert start() == CPU
+    assert init_distributed() == CPU
     yield
     dist.destroy_process_group()
 
@@ -62,7 +62,7 @@ def test_one_process_is_a_group_of_one(alone):
     parallel = parallelize(1, config(), CPU)
     assert (parallel.world_size, parallel.dp, parallel.sp) == (1, 1, 1)
     assert (parallel.sp_group, parallel.ulysses_group, parallel.ring_group) == (None, None, None)
-    assert start() == CPU  # a second call changes nothing
+    assert init_distributed() == CPU  # a second call changes nothing
 
 
 def test_ranks_that_would_share_the_first_gpu_are_refused(monkeypatch):
@@ -70,7 +70,7 @@ def test_ranks_that_would_share_the_first_gpu_are_refused(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     with pytest.raises(BadInput, match=r"not LOCAL_RANK, .* the first of its 8 GPUs; start them with torchrun"):
-        start()
+        init_distributed()
 
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch):
@@ -79,7 +79,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(BadInput, match=r"LOCAL_RANK is 4, but this host shows 4 GPUs, .* --nproc-per-node 4, or"):
-        start()
+        init_distributed()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def raised(errors):
         return dist.get_rank()
 
     try:
-        return together(fail), None
+        return run_on_all_ranks(fail), None
     except (BadInput, OSError, RuntimeError) as error:
         return type(error).__name__, str(error)
 

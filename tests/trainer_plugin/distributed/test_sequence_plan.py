@@ -39,7 +39,7 @@ def indices(pieces):
 
 
 def shares(plan, **options):
-    return [plan.share(rank, **options) for rank in range(plan.layout.size)]
+    return [plan.rank_plan(rank, **options) for rank in range(plan.layout.size)]
 
 
 def lengths(pieces):

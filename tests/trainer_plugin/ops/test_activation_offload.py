@@ -15,7 +15,7 @@ def test_gradients_are_those_without_any_of_it(ranks):
 
     An error that all other runs have in common would not show between two of them.
     """
-    plain = RunOptions(vision_patches=24, recomputed_layers=0, keep_attention=False)
+    plain = RunOptions(vision_patches=24, checkpointed_layers=0, save_attention_output=False)
     cases = [plain, RunOptions(vision_patches=24), RunOptions(vision_patches=24, offload=True)]
     expected, *found = (stepped(ranks[1], Case("qwen3_vl", DRAFTS, Layout(), options=case)) for case in cases)
     assert [max(run.differences(expected, floor=0).values()) for run in found] == [0, 0]

@@ -11,7 +11,7 @@ from tests.support.properties import HealthCheck, given, settings, st
 from tests.trainer_plugin.ops.test_attention_kernels import dense
 from tests.trainer_plugin.parity import Draft, groups, make_samples, tiny_config, tiny_family
 from tests.trainer_plugin.ranks import Ranks
-from trainer_plugin.distributed.sequence_plan import AttentionShare, Costs, Layout, SequencePlan
+from trainer_plugin.distributed.sequence_plan import AttentionPlan, Costs, Layout, SequencePlan
 from trainer_plugin.ops import attention_kernels as kernels
 from trainer_plugin.ops.attention_kernels import Block, Kernel
 from trainer_plugin.ops.sequence_parallel_attention import (
@@ -30,7 +30,7 @@ class Layer(nn.Module):
 
 def run_of(*blocks: Block, **options) -> AttentionRun:
     tokens = blocks[-1].query[1]
-    share = AttentionShare(Layout(), (tokens,), (tokens,), ((0, tokens),), blocks)
+    share = AttentionPlan(Layout(), (tokens,), (tokens,), ((0, tokens),), blocks)
     return AttentionRun(share, None, None, **options)
 
 
@@ -97,7 +97,7 @@ def test_kept_outputs_spare_the_kernel_in_the_recomputation(keep, monkeypatch):
             return kernels._Plain.forward(*arguments)
 
     monkeypatch.setitem(kernels.KERNELS, Kernel.PLAIN, Counted)
-    run = run_of(Block((0, 6), (0, 6)), recomputed_layers=int(keep))
+    run = run_of(Block((0, 6), (0, 6)), checkpointed_layers=int(keep))
     plain, inputs = states(6, 6), states(6, 6)
     gradients = torch.autograd.grad(expected(*plain, run.share.blocks).square().sum(), plain)
     out = checkpoint(lambda *inputs: attended(*inputs, run)[0] * 1.0, *inputs, use_reentrant=False)
@@ -109,7 +109,7 @@ def test_kept_outputs_spare_the_kernel_in_the_recomputation(keep, monkeypatch):
 
 
 def test_nothing_is_kept_without_gradients():
-    run = run_of(Block((0, 6), (0, 6)), recomputed_layers=1)
+    run = run_of(Block((0, 6), (0, 6)), checkpointed_layers=1)
     with torch.no_grad():
         attended(*states(6, 6), run)
     assert not run._kept
@@ -136,7 +136,7 @@ def attended_together(lengths, layout, heads):
     """Token indices of this rank, and its part of the output and of the gradients."""
     parallel = groups(layout, heads)
     plan = plan_of(lengths, layout)
-    share = plan.share(parallel.sp_rank).attention
+    share = plan.rank_plan(parallel.sp_rank).attention
     run = AttentionRun(share, parallel.ulysses_group, parallel.ring_group)
     mine = torch.cat([torch.arange(0), *(torch.arange(*piece) for piece in plan.shards[parallel.sp_rank])])
     local = [rows.detach()[:, :, mine].requires_grad_() for rows in states(len(plan), len(plan), heads)]

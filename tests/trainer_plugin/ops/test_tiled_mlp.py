@@ -95,7 +95,9 @@ def test_weights_gradients_are_summed_in_float32():
 def test_a_models_gradients_are_those_without_tiles(ranks, family):
     drafts = (Draft((3, Clip(2), 9)), Draft((16,), seed=1))
     whole, tiled = (
-        stepped(ranks[2], Case(family, drafts, Layout(1, 2), options=RunOptions(vision_patches=24, mlp_tokens=tokens)))
+        stepped(
+            ranks[2], Case(family, drafts, Layout(1, 2), options=RunOptions(vision_patches=24, mlp_tile_tokens=tokens))
+        )
         for tokens in (None, 3)
     )
     assert 0 < max(tiled.differences(whole, floor=1e-4).values()) < 1e-5

@@ -15,12 +15,12 @@ from tests.trainer_plugin.runs import curve, model_folder, recipe, unreadable, w
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.atomic_files import FullDisk, locked
 from trainer_plugin.distributed.sequence_plan import Layout
-from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
+from trainer_plugin.model import LongVideoModel, RankInput, shard_parameters
 from trainer_plugin.sft import Training
 from trainer_plugin.training import checkpoint
 from trainer_plugin.training.checkpoint import CheckpointFolder, load_tensors, model_values, record_files, save_tensors
 from trainer_plugin.training.optimizer_step import adamw, supervised_tokens, train_step
-from trainer_plugin.training.step_feed import row_share
+from trainer_plugin.training.step_feed import rank_input
 
 LORA = (
     "trained.lora={rank: 2}",
@@ -371,7 +371,7 @@ def test_where_and_how_it_is_computed_may_change_without_a_word(alone, data, tmp
     begin(tmp_path, data["own"])
     moved = data["own"].replace("own", "moved")
     shutil.copytree(data["own"], moved)
-    how = ("memory.recomputed_layers=1", "head=full", "videos.workers=1", "checkpoints.every_steps=7", "export=model")
+    how = ("memory.checkpointed_layers=1", "head=full", "videos.workers=1", "checkpoints.every_steps=7", "export=model")
     with Training(recipe(tmp_path, moved, "steps=3", "resume_changes=[]", *how)) as training:
         assert training.step == 0
 
@@ -438,7 +438,7 @@ def test_a_run_of_an_earlier_version_keeps_out_another(run, release):
 
 def different(folders) -> str:
     with pytest.raises(BadInput) as raised:
-        CheckpointFolder.agreed_latest(SimpleNamespace(latest=lambda: folders[torch.distributed.get_rank()]))
+        CheckpointFolder.latest_on_all_ranks(SimpleNamespace(latest=lambda: folders[torch.distributed.get_rank()]))
     return str(raised.value)
 
 
@@ -479,8 +479,8 @@ def text_between_videos(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str
     def learn(model: LongVideoModel, optimizer: torch.optim.Optimizer, *names: str) -> dict[str, torch.Tensor]:
         for name in names:
             samples = make_samples(model.family, [drafts[name]])
-            share = plan_of(model, samples).share(0)
-            row = RowShare(share, share_pixels(model.family, share, samples))
+            share = plan_of(model, samples).rank_plan(0)
+            row = RankInput(share, share_pixels(model.family, share, samples))
             train_step(model, optimizer, [row], supervised_tokens([row]))
         return {name: parameter.detach().full_tensor().clone() for name, parameter in model.named_parameters()}
 
@@ -506,7 +506,7 @@ def test_a_look_at_a_loss_before_it_is_saved_changes_nothing(alone, release, tmp
             next(iter(training))
             if look:
                 with torch.no_grad():
-                    training.model(row_share(next(training._loader), training.parallel))
+                    training.model(rank_input(next(training._loader), training.parallel))
             training.save()
         return moments_after_resume(asked)
 

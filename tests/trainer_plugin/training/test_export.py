@@ -12,7 +12,7 @@ from trainer_plugin.atomic_files import locked
 from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
 from trainer_plugin.data.chat import CHAT_TEMPLATES, CHATML
 from trainer_plugin.distributed.sequence_plan import SequencePlan
-from trainer_plugin.model import RowShare
+from trainer_plugin.model import RankInput
 from trainer_plugin.sft import Training
 from trainer_plugin.training.export import export_model
 from trainer_plugin.types import Example
@@ -34,7 +34,7 @@ def own_log_probs(training: Training) -> torch.Tensor:
     model, parallel = training.model, training.parallel
     plan = SequencePlan([text_example()], model.family, parallel.layout, model.costs)
     with torch.no_grad():
-        found, _ = model(RowShare(plan.share(parallel.sp_rank), ()))
+        found, _ = model(RankInput(plan.rank_plan(parallel.sp_rank), ()))
     if parallel.sp == 1:
         return found
     gathered: list = [None] * parallel.sp

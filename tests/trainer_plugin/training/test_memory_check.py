@@ -56,7 +56,7 @@ def test_a_single_rows_gradients_take_the_place_of_what_was_kept():
 
 def test_layers_that_are_not_recomputed_keep_their_mlp():
     whole = needed("cot_sft", 4, "model.path=m")
-    four = needed("cot_sft", 4, "model.path=m", "memory.recomputed_layers=24")
+    four = needed("cot_sft", 4, "model.path=m", "memory.checkpointed_layers=24")
     assert four - whole == pytest.approx(4 * 2 * 18944 * 32768 * 2 / GIB)
 
 

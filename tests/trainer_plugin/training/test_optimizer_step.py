@@ -17,7 +17,7 @@ from tests.trainer_plugin.parity import (
     tiny_model,
 )
 from trainer_plugin.distributed.sequence_plan import Layout
-from trainer_plugin.model import LongVideoModel, RowShare, shard_parameters
+from trainer_plugin.model import LongVideoModel, RankInput, shard_parameters
 from trainer_plugin.training.optimizer_step import (
     NotFinite,
     StepResult,
@@ -25,7 +25,7 @@ from trainer_plugin.training.optimizer_step import (
     gradient_norm,
     supervised_tokens,
     train_step,
-    trained_parameters,
+    trainable_parameters,
 )
 
 DRAFTS = (Draft((3, Clip(2), 9)), Draft((34,), seed=1), Draft((2, Clip(3), 5), seed=2), Draft((6, Clip(1), 17), seed=3))
@@ -36,15 +36,15 @@ def sharded(layout: Layout) -> LongVideoModel:
     return shard_parameters(LongVideoModel(tiny_model("qwen3_vl"), parallel, OPTIONS), compute=None).train()
 
 
-def rows_of(model: LongVideoModel, micro_steps: int) -> list[RowShare]:
+def rows_of(model: LongVideoModel, micro_steps: int) -> list[RankInput]:
     """Rank inputs of this rank: the four samples distributed over `micro_steps` rows per data-parallel rank."""
     parallel = model.parallel
     samples = make_samples(model.family, DRAFTS)
     rows = []
     for number in range(micro_steps):
         mine = samples[number * parallel.dp + parallel.dp_rank :: micro_steps * parallel.dp]
-        share = plan_of(model, mine).share(parallel.sp_rank)
-        rows.append(RowShare(share, share_pixels(model.family, share, mine)))
+        share = plan_of(model, mine).rank_plan(parallel.sp_rank)
+        rows.append(RankInput(share, share_pixels(model.family, share, mine)))
     return rows
 
 
@@ -106,7 +106,7 @@ def not_finite() -> tuple[tuple[int, ...], bool, bool]:
     rows = rows_of(model, 2)
     width = 64 * model.family.levels
     tokens = [grid.t * model.family.tokens_per_temporal_patch(grid) for grid in rows[1].share.grids]
-    bad = RowShare(rows[1].share, tuple(torch.full((count, width), torch.nan) for count in tokens))
+    bad = RankInput(rows[1].share, tuple(torch.full((count, width), torch.nan) for count in tokens))
     before = [p.detach().full_tensor().clone() for p in model.parameters()]
     optimizer = adamw(model, 1e-3)
     mine = [rows[0], bad if dist.get_rank() == 0 else rows[1]]
@@ -123,7 +123,7 @@ def test_what_is_not_finite_changes_nothing_and_names_the_row(ranks):
 def interrupted() -> tuple[StepResult, StepResult]:
     """Results of a step after one that was interrupted between its rows, and of the same step without it."""
 
-    def broken_off(rows: list[RowShare]) -> Iterator[RowShare]:
+    def broken_off(rows: list[RankInput]) -> Iterator[RankInput]:
         yield rows[0]
         raise KeyboardInterrupt
 
@@ -167,7 +167,7 @@ def test_only_what_is_learned_is_optimised_and_only_matrices_decay():
     model = tiny_model("qwen3_vl").requires_grad_(False)
     model.lm_head.requires_grad_(True)
     model.model.language_model.norm.requires_grad_(True)
-    assert list(trained_parameters(model)) == ["model.language_model.norm.weight", "lm_head.weight"]
+    assert list(trainable_parameters(model)) == ["model.language_model.norm.weight", "lm_head.weight"]
     matrices, vectors = adamw(model, 1e-3, 0.1).param_groups
     assert (matrices["weight_decay"], len(matrices["params"])) == (0.1, 1)
     assert (vectors["weight_decay"], len(vectors["params"])) == (0.0, 1)

@@ -10,14 +10,14 @@ from trainer_plugin.distributed.sequence_plan import Costs, Layout
 from trainer_plugin.families import family_of
 from trainer_plugin.training.step_feed import (
     Load,
+    drop_recovered,
+    mask_failed_samples,
     plan_row,
     position_of,
     positions,
-    row_share,
-    still_left_out,
-    without_failed,
+    rank_input,
 )
-from trainer_plugin.types import Row
+from trainer_plugin.types import PackedRow
 
 WORDS = (3 + 4 + 2 - 1, 2 + 5 + 2 - 1, 2 + 3 + 2 - 1, 8 - 1)
 """Supervised tokens of each sample: words and the two markers of a video, without the first word."""
@@ -29,7 +29,7 @@ def loads_of(parallel, family, costs) -> list[Load]:
     samples = make_samples(family, [Draft(pieces, 1.0, number) for number, pieces in enumerate(drafts)])
     loads = []
     for number in range(2):
-        row = Row(tuple(sample.example for sample in samples[2 * number : 2 * number + 2]), 0)
+        row = PackedRow(tuple(sample.example for sample in samples[2 * number : 2 * number + 2]), 0)
         plan, shares = plan_row(row, family, parallel, costs)
         pixels = tuple(torch.zeros(2 * (share.end - share.first), 56, 84, 3, dtype=torch.uint8) for share in shares)
         loads.append(Load(row, plan, tuple(shares), pixels, {}, torch.zeros(2, dtype=torch.bool)))
@@ -44,10 +44,10 @@ def agreed(sp: int) -> tuple[list[int], dict[str, str], list[int], bool]:
     family, costs = family_of(config), Costs.of(config.get_text_config())
     parallel = groups(Layout(sp))
     loads = loads_of(parallel, family, costs)
-    kept, reasons = without_failed(loads, family, parallel, costs)
+    kept, reasons = mask_failed_samples(loads, family, parallel, costs)
     counts = [load.plan.supervised_count for load in kept]
     everyone: list = [None] * parallel.world_size
-    dist.all_gather_object(everyone, (counts, [len(row_share(load, parallel).share.targets) for load in kept]))
+    dist.all_gather_object(everyone, (counts, [len(rank_input(load, parallel).share.targets) for load in kept]))
     learned = [sum(mine[row] for _, mine in everyone) for row in range(2)]
     same_frames = all(load.shares == before.shares for load, before in zip(kept, loads, strict=True))
     return counts, reasons, learned, same_frames
@@ -73,8 +73,8 @@ def left_out_after() -> dict[str, str]:
     config = tiny_config("qwen2_5_vl")
     family, costs = family_of(config), Costs.of(config.get_text_config())
     parallel = groups(Layout(1))
-    loads, _ = without_failed(loads_of(parallel, family, costs), family, parallel, costs)
-    return still_left_out(dict.fromkeys(("s0", "s2", "s3", "s9"), "missing"), [loads[parallel.rank]], parallel)
+    loads, _ = mask_failed_samples(loads_of(parallel, family, costs), family, parallel, costs)
+    return drop_recovered(dict.fromkeys(("s0", "s2", "s3", "s9"), "missing"), [loads[parallel.rank]], parallel)
 
 
 def test_a_sample_that_any_rank_learns_is_left_out_no_more(ranks):

@@ -13,9 +13,9 @@ from tests.trainer_plugin.parity import tiny_config, tiny_model
 from tests.trainer_plugin.runs import configured, model_folder, tied_folder
 from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
 from trainer_plugin.data.chat import CHAT_TEMPLATES, CHATML
-from trainer_plugin.distributed.mesh import parallelize, start
+from trainer_plugin.distributed.mesh import init_distributed, parallelize
 from trainer_plugin.model import LongVideoModel
-from trainer_plugin.recipe import Lora, ModelSource, Trained
+from trainer_plugin.recipe import Lora, ModelSource, TrainableParts
 from trainer_plugin.training.weights import (
     add_adapters,
     build_model,
@@ -28,12 +28,12 @@ from trainer_plugin.training.weights import (
     tower_identity,
 )
 
-EVERYTHING = Trained(vision_tower=True)
+EVERYTHING = TrainableParts(vision_tower=True)
 
 
-def built(source: ModelSource, trained: Trained = EVERYTHING, **options) -> LongVideoModel:
+def built(source: ModelSource, trained: TrainableParts = EVERYTHING, **options) -> LongVideoModel:
     config = read_config(source)
-    parallel = parallelize(1, config.get_text_config(), start())
+    parallel = parallelize(1, config.get_text_config(), init_distributed())
     return build_model(source, trained, config, parallel, **options)
 
 
@@ -42,7 +42,7 @@ def tensors_of(model: LongVideoModel) -> dict[str, torch.Tensor]:
     return {**found, **dict(model.model.named_buffers())}
 
 
-def built_tensors(source: ModelSource, trained: Trained = EVERYTHING) -> dict[str, torch.Tensor]:
+def built_tensors(source: ModelSource, trained: TrainableParts = EVERYTHING) -> dict[str, torch.Tensor]:
     return tensors_of(built(source, trained, compute=torch.float32))
 
 
@@ -68,8 +68,8 @@ def test_random_weights_follow_from_the_seed_alone(ranks):
 def towers(source: ModelSource) -> list[tuple[str, bool]]:
     """Identity of a frozen tower and whether the decoder is on the meta device: in a sharded model, and alone."""
     config = read_config(source)
-    parallel = parallelize(1, config.get_text_config(), start())
-    frozen = Trained(projector=False)
+    parallel = parallelize(1, config.get_text_config(), init_distributed())
+    frozen = TrainableParts(projector=False)
     sharded = build_model(source, frozen, config, parallel, compute=torch.float32)
     alone = build_tower(source, config, parallel, compute=torch.float32)
     return [(tower_identity(model), model.model.get_output_embeddings().weight.is_meta) for model in (sharded, alone)]
@@ -136,7 +136,7 @@ def test_a_tied_configuration_whose_files_hold_another_head_is_untied_as_in_tran
 
 def test_what_is_learned_is_float32_and_what_is_frozen_is_of_the_computation(alone, tmp_path):
     source = ModelSource(path=str(model_folder(tmp_path / "model")))
-    model = built(source, Trained(language_model=False, projector=True), compute=torch.bfloat16)
+    model = built(source, TrainableParts(language_model=False, projector=True), compute=torch.bfloat16)
     learned = {name for name, parameter in model.model.named_parameters() if parameter.requires_grad}
     assert learned == {name for name, _ in model.model.named_parameters() if "visual.merger" in name}
     for name, parameter in model.model.named_parameters():
@@ -146,7 +146,7 @@ def test_what_is_learned_is_float32_and_what_is_frozen_is_of_the_computation(alo
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
 def test_parts_are_frozen_apart(family):
     def learned(**parts: bool) -> set[str]:
-        model = prepare(tiny_model(family), Trained(**parts))
+        model = prepare(tiny_model(family), TrainableParts(**parts))
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     decoder = learned(projector=False)
@@ -313,7 +313,7 @@ def test_a_processor_that_is_not_followed_is_refused_where_it_is_read(alone, tmp
     with pytest.raises(BadInput, match=f"^model {tmp_path}/model: preprocessor_config.json: .*{message}"):
         read_family(source, config)
     with pytest.raises(BadInput, match=f"^model {tmp_path}/model: preprocessor_config.json: .*{message}"):
-        build_model(source, Trained(), config, parallelize(1, config.get_text_config(), alone))
+        build_model(source, TrainableParts(), config, parallelize(1, config.get_text_config(), alone))
 
 
 def test_a_chat_template_is_of_the_recipe_or_of_the_tokenizer(tmp_path):

@@ -13,13 +13,13 @@ def task(task_id: str, map_index: int = -1, state: str | None = None, duration: 
     }  # fmt: skip
 
 
-def test_the_table_shows_lanes_by_stages():
+def test_the_table_shows_partitions_by_stages():
     tasks = [
         task("publish"),
         task("plan", state="success", duration=4.4),
-        task("lane.ingest", 0, "success", 3.2, "film-a +1"),
-        task("lane.split", 0, "failed"),
-        task("lane.ingest", 1, "running"),
+        task("partition.ingest", 0, "success", 3.2, "film-a +1"),
+        task("partition.split", 0, "failed"),
+        task("partition.ingest", 1, "running"),
     ]
     printed = io.StringIO()
     Console(file=printed, width=140).print(progress_table(tasks, 12.0))
@@ -44,14 +44,14 @@ class ScriptedAirflow:
         return self.looks.pop(0)
 
 
-def test_lines_name_the_lane_as_soon_as_its_label_is_known(monkeypatch):
+def test_lines_name_the_partition_as_soon_as_its_label_is_known(monkeypatch):
     monkeypatch.setattr("operators.demo.local_airflow.progress.POLL_SECONDS", 0.0)
-    ingested = task("lane.ingest", 0, "success", 3.2, "film-a +1")
+    ingested = task("partition.ingest", 0, "success", 3.2, "film-a +1")
     airflow = ScriptedAirflow(
-        [task("plan", state="success", duration=4.4), task("lane.ingest", 0, "running")],
-        [ingested, task("lane.split", 0, "running")],
-        [ingested, task("lane.split", 0, "running"), task("publish", state="queued")],
-        [ingested, task("lane.split", 0, "failed")],
+        [task("plan", state="success", duration=4.4), task("partition.ingest", 0, "running")],
+        [ingested, task("partition.split", 0, "running")],
+        [ingested, task("partition.split", 0, "running"), task("publish", state="queued")],
+        [ingested, task("partition.split", 0, "failed")],
     )
     printed = io.StringIO()
     state, tasks = follow(airflow, "build_dataset", "manual__1", Console(file=printed, width=140))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from operators.video.analysis.analysis import Sampling, analyse
+from operators.video.analysis.analysis import FrameSampling, analyse
 from operators.video.decode.packets import UnreadableVideo
 from operators.video.decode.probe import probe
 from schemas.config import Detector
@@ -101,7 +101,9 @@ def test_spans_decoded_at_once_measure_and_sample_the_same(tmp_path):
         sampled, tiny = [], []
         analysis = analyse(
             video,
-            samplings=[Sampling(2, lambda time_us, frame, seen=sampled: seen.append((time_us, frame.to_ndarray())))],
+            samplings=[
+                FrameSampling(2, lambda time_us, frame, seen=sampled: seen.append((time_us, frame.to_ndarray())))
+            ],
             network=Network(tiny),
             workers=workers,
         )
@@ -124,7 +126,7 @@ def test_a_grid_takes_the_first_frame_of_each_cell(tmp_path):
     chosen = ("-vf", "select='lt(n,30)+not(mod(n,21))'", "-fps_mode", "passthrough")
     video = probe(counting_video(tmp_path / "v.mp4", *chosen))
     sampled = []
-    analyse(video, samplings=[Sampling(2, lambda time_us, frame: sampled.append(time_us))])
+    analyse(video, samplings=[FrameSampling(2, lambda time_us, frame: sampled.append(time_us))])
     times = video.index.frame_times_us
     first = {int(time) // 500_000: int(time) for time in times[::-1]}
     assert sampled == sorted(first.values())
@@ -137,7 +139,7 @@ def test_shots_that_look_alike_are_told_from_those_that_do_not(tmp_path):
         for n, colour in enumerate(colours)
     )
     made = make(tmp_path / "v.mp4", "-filter_complex", f"{graph}[0][1][2]concat=n=3", "-pix_fmt", "yuv420p")
-    alike, unlike = analyse(probe(made)).shot_unlikeness((0, 1_000_000, 2_000_000))
+    alike, unlike = analyse(probe(made)).shot_boundary_distance((0, 1_000_000, 2_000_000))
     assert alike < 0.05
     assert unlike > 0.5
 

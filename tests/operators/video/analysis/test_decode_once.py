@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from operators.video.analysis.decode_once import watch
+from operators.video.analysis.decode_once import decode_once
 from operators.video.decode.frames import frame_times, frames_at
 from operators.video.decode.packets import UnreadableVideo
 from operators.video.decode.probe import probe
@@ -15,7 +15,7 @@ def watched(tmp_path):
 
     def run(path, **settings):
         told = []
-        outcome = watch(probe(path), SplitConfig(**settings), tmp_path / "proxy.mp4", told.append, workers=1)
+        outcome = decode_once(probe(path), SplitConfig(**settings), tmp_path / "proxy.mp4", told.append, workers=1)
         return outcome, told
 
     return run

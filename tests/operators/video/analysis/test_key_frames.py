@@ -22,13 +22,13 @@ def test_a_proposal_names_the_key_frames_between_which_shots_begin(shots):
     assert proposal.times_us.tolist() == [second * 1_000_000 for second in range(11)]
     assert proposal.shot_starts_us == (0, 3_000_000, 6_000_000, 9_000_000)
     assert proposal.changes_us == [(2_000_000, 3_000_000), (5_000_000, 6_000_000), (8_000_000, 9_000_000)]
-    assert len(proposal.looks) == len(proposal.sharpness) == len(proposal.brightness) == len(proposal.dark) == 11
+    assert len(proposal.descriptors) == len(proposal.sharpness) == len(proposal.brightness) == len(proposal.dark) == 11
 
 
 def test_key_frames_measure_what_they_do_in_a_whole_decode(shots):
     proposal, analysis = propose(shots), analyse(shots)
     keys = np.searchsorted(analysis.times_us, proposal.times_us)
-    np.testing.assert_array_equal(proposal.looks, analysis.looks[keys])
+    np.testing.assert_array_equal(proposal.descriptors, analysis.descriptors[keys])
     np.testing.assert_array_equal(proposal.brightness, analysis.brightness[keys])
 
 

@@ -11,16 +11,16 @@ from scenedetect import ContentDetector, StatsManager
 from scenedetect.common import FrameTimecode
 
 from operators.video.analysis.measures import (
+    DESCRIPTOR_BYTES,
     GROUP,
     HASH_BYTES,
-    LOOK_BYTES,
     FrameMeasures,
     Measurer,
     SmallPictures,
     analysis_size,
+    appearance_descriptor,
     difference,
-    looks,
-    unlikeness,
+    visual_distance,
 )
 from operators.video.decode.packets import decode, open_video
 from operators.video.decode.probe import probe
@@ -44,7 +44,7 @@ def measured(frames, rotation=0):
 
 
 def look(bgr, rotation):
-    return looks(bgr[None], rotation)[0]
+    return appearance_descriptor(bgr[None], rotation)[0]
 
 
 @pytest.mark.parametrize(
@@ -149,12 +149,12 @@ def test_parts_measured_apart_and_joined_are_the_whole(first, second):
 
 def test_a_look_survives_scaling_and_brightening_and_knows_other_pictures():
     own = look(scene(1), 0)
-    assert own.shape == (LOOK_BYTES,) and own.dtype == np.uint8
-    assert unlikeness(own, own) == 0
-    assert unlikeness(own, look(scene(1, height=120, width=160), 0)) < 0.1
-    assert unlikeness(own, look(cv2.add(scene(1), (4, 4, 4, 0)), 0)) < 0.15
+    assert own.shape == (DESCRIPTOR_BYTES,) and own.dtype == np.uint8
+    assert visual_distance(own, own) == 0
+    assert visual_distance(own, look(scene(1, height=120, width=160), 0)) < 0.1
+    assert visual_distance(own, look(cv2.add(scene(1), (4, 4, 4, 0)), 0)) < 0.15
     others = np.stack([look(scene(seed), 0) for seed in range(2, 40)])
-    assert unlikeness(own, others).min() > 0.3
+    assert visual_distance(own, others).min() > 0.3
 
 
 def test_the_hash_is_of_the_upright_picture():
@@ -164,20 +164,20 @@ def test_the_hash_is_of_the_upright_picture():
         bits = np.bitwise_count(look(stored, rotation)[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum()
         assert bits <= 8
         assert np.bitwise_count(look(stored, 0)[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum() > 16
-        mirrored = looks(np.ascontiguousarray(np.flip(stored, 1))[None], rotation, mirrored=True)[0]
+        mirrored = appearance_descriptor(np.ascontiguousarray(np.flip(stored, 1))[None], rotation, mirrored=True)[0]
         assert np.bitwise_count(mirrored[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum() <= 8
 
 
 @settings(deadline=None)
 @given(st.integers(0, 99), st.integers(0, 99))
 def test_unlikeness_is_a_symmetric_share(one, other):
-    looks, others = look(scene(one), 0), look(scene(other), 0)
-    assert 0 <= unlikeness(looks, others) == unlikeness(others, looks) <= 1
+    descriptors, others = look(scene(one), 0), look(scene(other), 0)
+    assert 0 <= visual_distance(descriptors, others) == visual_distance(others, descriptors) <= 1
 
 
 def test_pictures_with_nothing_in_common_are_wholly_unlike():
     ramp = np.repeat(np.linspace(0, 80, 160).astype(np.uint8)[None, :, None], 90, axis=0).repeat(3, axis=2)
-    assert unlikeness(look(ramp, 0), look(255 - ramp, 0)) == 1
+    assert visual_distance(look(ramp, 0), look(255 - ramp, 0)) == 1
 
 
 @pytest.mark.parametrize("count", [1, GROUP - 1, GROUP, 2 * GROUP + 1])

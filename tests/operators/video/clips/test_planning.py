@@ -93,7 +93,7 @@ def test_where_clips_end_inside_shots_no_boundary_was_passed_over(duration, shot
                 assert not usable_between(start, end, shots[0], config)
 
 
-def documented_cost(ends, unlikeness, config):
+def documented_cost(ends, visual_distance, config):
     """The documented cost of clips with these ends, as a pair to compare in order.
 
     First the number of clips that end inside a shot. Then the squared relative deviations from the target length, plus
@@ -103,7 +103,7 @@ def documented_cost(ends, unlikeness, config):
     for start, end in pairwise([0, *ends]):
         room = abs(wish - (config.min_seconds if end - start < wish else config.max_seconds) * SECOND)
         cost += ((end - start - wish) / room) ** 2 if end - start != wish else 0
-    at_shots = [unlikeness[end] for end in ends[:-1] if end in unlikeness]
+    at_shots = [visual_distance[end] for end in ends[:-1] if end in visual_distance]
     return len(ends) - 1 - len(at_shots), cost + sum(1 - unlike for unlike in at_shots)
 
 
@@ -140,11 +140,11 @@ def test_the_plan_is_the_best_of_all(duration, shots, lengths):
     """Times are whole seconds, so that many plans are possible."""
     duration *= SECOND
     config = SplitConfig(min_seconds=lengths[0], clip_seconds=lengths[1], max_seconds=lengths[2])
-    unlikeness = {start * SECOND: unlike for start, unlike in sorted(shots)}
-    starts = [0, *unlikeness]
-    ends = [clip.end_us for clip in plan_clips(duration, starts, config, list(unlikeness.values()))]
-    costs = [documented_cost(plan, unlikeness, config) for plan in all_plans(duration, starts, config)]
-    assert documented_cost(ends, unlikeness, config) == pytest.approx(min(costs), abs=1e-4)
+    visual_distance = {start * SECOND: unlike for start, unlike in sorted(shots)}
+    starts = [0, *visual_distance]
+    ends = [clip.end_us for clip in plan_clips(duration, starts, config, list(visual_distance.values()))]
+    costs = [documented_cost(plan, visual_distance, config) for plan in all_plans(duration, starts, config)]
+    assert documented_cost(ends, visual_distance, config) == pytest.approx(min(costs), abs=1e-4)
 
 
 @given(durations, shots(), st.integers(10, 1200))
@@ -160,9 +160,9 @@ def test_fixed_clips_are_equal_but_for_the_last(duration, shots, tenths):
     assert len(clips) == 1 or last >= 0.5 * seconds * SECOND
 
 
-def ends(duration, shot_starts, unlikeness=None, **config):
+def ends(duration, shot_starts, visual_distance=None, **config):
     starts_us = [round(shot * SECOND) for shot in shot_starts]
-    spans = plan_clips(duration * SECOND, starts_us, SplitConfig(**config), unlikeness)
+    spans = plan_clips(duration * SECOND, starts_us, SplitConfig(**config), visual_distance)
     return [(pytest.approx(span.end_us / SECOND, abs=1e-5), span.boundary.value) for span in spans]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from operators.video.clips.readback import (
     CutError,
-    Planned,
+    PlannedClip,
     check_all_decoded,
     check_copied,
     check_edges,
@@ -51,7 +51,7 @@ def copied(source):
 
 def planned(frames=60, sound=False, step_us=1e6 / 30):
     times_us = np.round(np.arange(frames) * step_us).astype(np.int64)
-    return Planned("source.mp4", times_us, round(frames * step_us), sound)
+    return PlannedClip("source.mp4", times_us, round(frames * step_us), sound)
 
 
 def test_a_faultless_copy_passes(copied):

@@ -14,7 +14,7 @@ from operators.video.clips.remux import (
     with_times,
     write_mp4,
 )
-from operators.video.decode.packets import Timeline, open_video
+from operators.video.decode.packets import StreamClock, open_video
 from operators.video.decode.probe import main_audio_stream, probe
 from tests.support.videos import counting_video
 
@@ -119,7 +119,7 @@ def sound_packets(starts_ms, length_ms=20):
 )
 def test_sound_is_copied_where_it_covers_the_span(codec, starts_ms, copied):
     packets = sound_packets(starts_ms)
-    found = copyable_sound(packets, codec, Timeline(Fraction(1, 1000), 0), (1_000_000, 1_500_000), 40_000)
+    found = copyable_sound(packets, codec, StreamClock(Fraction(1, 1000), 0), (1_000_000, 1_500_000), 40_000)
     assert (found and [packet.pts for packet in found]) == (copied and list(copied))
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.video.analysis.decode_once import watch
+from operators.video.analysis.decode_once import decode_once
 from operators.video.analysis.key_frames import analyse_key_frames
 from operators.video.clips.cut import cut_clip, open_cutter
 from operators.video.clips.readback import thumbnail
@@ -71,7 +71,9 @@ def test_every_decode_shows_what_ffmpeg_shows(stored, tmp_path, view):
     (frame,) = frames_at(path, [0])
     assert_alike(frame.rgb, expected)
 
-    watched = watch(video, SplitConfig(detector=Detector.ADAPTIVE), tmp_path / "proxy.mp4", lambda _: None, workers=1)
+    watched = decode_once(
+        video, SplitConfig(detector=Detector.ADAPTIVE), tmp_path / "proxy.mp4", lambda _: None, workers=1
+    )
     (frame,) = frames_at(watched.proxy.path, [0])
     assert_alike(frame.rgb, expected)
 

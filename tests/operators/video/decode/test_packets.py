@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.video.decode.packets import NO_TIME, Timeline, decode, open_video, read_packets
+from operators.video.decode.packets import NO_TIME, StreamClock, decode, open_video, read_packets
 from tests.support.failing_reads import failing_reads
 from tests.support.videos import counting_video, make, noisy_video
 from tests.support.zoo import OPEN_GOP
@@ -20,7 +20,7 @@ TIME_BASES = st.sampled_from([Fraction(1, 90000), Fraction(1, 1000), Fraction(1,
 
 @given(TIME_BASES, st.integers(-(10**9), 10**9), st.integers(0, 10**9))
 def test_a_timestamp_survives_the_way_to_microseconds_and_back(time_base, first_pts, ticks):
-    timeline = Timeline(time_base, first_pts)
+    timeline = StreamClock(time_base, first_pts)
     time_us = timeline.microseconds(first_pts + ticks)
     assert abs(time_us - ticks * time_base * 1_000_000) <= Fraction(1, 2)
     assert timeline.pts(time_us) == first_pts + ticks
@@ -28,14 +28,14 @@ def test_a_timestamp_survives_the_way_to_microseconds_and_back(time_base, first_
 
 @given(TIME_BASES, st.integers(-(10**6), 10**6), st.integers(0, 10**11))
 def test_pts_is_the_first_timestamp_at_or_after_a_time(time_base, first_pts, time_us):
-    timeline = Timeline(time_base, first_pts)
+    timeline = StreamClock(time_base, first_pts)
     pts = timeline.pts(time_us)
     assert timeline.microseconds(pts) >= time_us > timeline.microseconds(pts - 1)
 
 
 @given(TIME_BASES, st.integers(-(10**9), 10**9), st.lists(st.integers(0, 10**9), min_size=1))
 def test_many_timestamps_are_converted_as_one_is(time_base, first_pts, ticks):
-    timeline = Timeline(time_base, first_pts)
+    timeline = StreamClock(time_base, first_pts)
     pts = [first_pts + each for each in ticks]
     assert timeline.microseconds(np.array(pts)).tolist() == [timeline.microseconds(each) for each in pts]
 

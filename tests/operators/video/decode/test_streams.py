@@ -1,7 +1,7 @@
 import av
 import pytest
 
-from operators.video.analysis.decode_once import watch
+from operators.video.analysis.decode_once import decode_once
 from operators.video.analysis.key_frames import propose
 from operators.video.clips.cut import cut_clip
 from operators.video.decode.frames import frames_at
@@ -112,7 +112,7 @@ def test_everything_is_made_of_the_chosen_picture(tmp_path, make_video, decode):
     times_us = video.index.frame_times_us.tolist()
     assert [number_on(frame.rgb) for frame in frames_at(path, times_us)] == list(range(60))
     settings = SplitConfig(decode=decode, detector=Detector.ADAPTIVE)
-    watched = watch(video, settings, tmp_path / "proxy.mp4", lambda time_us: None, workers=1)
+    watched = decode_once(video, settings, tmp_path / "proxy.mp4", lambda time_us: None, workers=1)
     if watched.proxy:
         shown = frames_at(watched.proxy.path, watched.proxy.times_us.tolist())
         assert [number_on(frame.rgb) for frame in shown] == [0, 15, 30, 45]

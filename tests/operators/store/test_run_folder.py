@@ -1,0 +1,41 @@
+"""The folder of a run, also as earlier versions wrote it."""
+
+import json
+
+import pytest
+
+from operators.store.run_folder import RunFolder, RunMissing
+from tests.support.synthetic_run import synthetic_run
+
+EARLIER_NAMES = {"partition_videos": "lane_videos", "partitions": "lanes", "partition": "lane"}
+
+
+def earlier(value):
+    """A JSON value with the names of fields that were in use until 0.1."""
+    if isinstance(value, dict):
+        return {EARLIER_NAMES.get(name, name): earlier(item) for name, item in value.items()}
+    return [earlier(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return synthetic_run(tmp_path / "out", videos=6, until="ingest")
+
+
+def test_a_run_of_an_earlier_version_opens(folder, tmp_path):
+    run = tmp_path / "out" / folder.address
+    (run / "partitions").rename(run / "lanes")
+    for path in [*run.glob("*.json"), *run.glob("*/*.json")]:
+        path.write_text(json.dumps(earlier(json.loads(path.read_text()))))
+    for path in run.glob("metrics/*.jsonl"):
+        path.write_text("".join(json.dumps(earlier(json.loads(line))) + "\n" for line in path.read_text().splitlines()))
+    assert '"lane_videos"' in (run / "run.json").read_text()
+    opened = RunFolder.open(folder.url)
+    assert opened.run == folder.run
+    assert list(opened.partitions()) == list(folder.partitions())
+    assert opened.records() == folder.records() and opened.metrics() == folder.metrics()
+
+
+def test_a_partition_that_is_not_there_is_named_with_how_many_there_are(folder):
+    with pytest.raises(RunMissing, match=f"no partition 7; the run has {folder.run.partitions}"):
+        folder.partition(7)
