@@ -39,7 +39,7 @@ from trainer_plugin.families.base import Family
 from trainer_plugin.model import Head, LongVideoModel, RankInput, RunOptions, shard_parameters
 from trainer_plugin.ops.attention_kernels import Kernel
 from trainer_plugin.recipe import Lora, TrainableParts
-from trainer_plugin.training.metrics import TowerCosts, training_flops
+from trainer_plugin.training.flops import TowerCosts, training_flops
 from trainer_plugin.training.optimizer_step import adamw, supervised_tokens, train_step
 from trainer_plugin.training.weights import prepare
 from trainer_plugin.types import IGNORED, Example, Grid, VideoClip, VideoSource

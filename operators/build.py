@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
-from operators.execution.runner import Progress, StopOnFailure, run_stage
+from operators.execution.progress import Progress
+from operators.execution.runner import StopOnFailure, run_stage
 from operators.models.session import resolve
 from operators.preflight import preflight
 from operators.release.publish import Published, publish

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as ProgressBar
 from typer.exceptions import TyperException
 
-from operators.execution.runner import Progress
+from operators.execution.progress import Progress
 from operators.process.isolate import stop_children
 from operators.settings import ConfigError, assert_no_secret, load_config, validate_config
 from operators.store.content_store import Store

@@ -38,14 +38,14 @@ from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.row_loader import RowLoader
 from trainer_plugin.data.samples import ReleaseDataset
 from trainer_plugin.distributed.mesh import init_distributed, parallelize, run_on_all_ranks
-from trainer_plugin.distributed.sequence_plan import FrameRange
 from trainer_plugin.model import LongVideoModel, RunOptions
 from trainer_plugin.recipe import Recipe, VideoData, load_recipe, recipe_names
-from trainer_plugin.sft import open_samples
 from trainer_plugin.training.checkpoint import lock_run_folder
+from trainer_plugin.training.from_recipe import open_samples
 from trainer_plugin.training.metrics import Progress
-from trainer_plugin.training.weights import build_tower, read_config, read_tokenizer, tower_identity
-from trainer_plugin.types import PackedRow, UnusableSample, VideoClip
+from trainer_plugin.training.model_identity import tower_identity
+from trainer_plugin.training.weights import build_tower, read_config, read_tokenizer
+from trainer_plugin.types import FrameRange, PackedRow, UnusableSample, VideoClip
 
 log = logging.getLogger(__name__)
 

@@ -49,13 +49,13 @@ from trainer_plugin.training.checkpoint import (
     differences,
     load_tensors,
     lock_run_folder,
-    model_values,
     newest_complete,
     record_files,
     save_tensors,
     tensor_bytes,
 )
 from trainer_plugin.training.export import export_bytes, export_model
+from trainer_plugin.training.model_identity import model_values
 from trainer_plugin.training.optimizer_step import (
     BadStep,
     NotFinite,

@@ -35,39 +35,34 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer_plugin.command import Interrupts, run
 from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.packing import RowStream, share_given_out
 from trainer_plugin.data.row_loader import RowLoader
-from trainer_plugin.data.samples import ReleaseDataset
 from trainer_plugin.data.texts import TextRowStream
 from trainer_plugin.distributed.mesh import (
-    RankContext,
     init_distributed,
     parallelize,
     run_on_all_ranks,
     run_on_rank_zero,
 )
-from trainer_plugin.families.base import Family
-from trainer_plugin.model import LongVideoModel, RunOptions
-from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, VideoData, load_recipe, recipe_names
-from trainer_plugin.training.checkpoint import CheckpointFolder, RunState, check_settings, lock_run_folder, model_values
+from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, load_recipe, recipe_names
+from trainer_plugin.training.checkpoint import CheckpointFolder, RunState, check_settings, lock_run_folder
 from trainer_plugin.training.export import export_model
+from trainer_plugin.training.flops import TowerCosts, peak_flops, training_flops
+from trainer_plugin.training.from_recipe import open_model, open_samples
 from trainer_plugin.training.memory_check import check_memory
 from trainer_plugin.training.metrics import (
     MetricsLog,
     Progress,
     StepMetrics,
-    TowerCosts,
     by_reason,
     check_loggers,
     console_log,
-    peak_flops,
     peak_memory,
-    training_flops,
 )
+from trainer_plugin.training.model_identity import model_values
 from trainer_plugin.training.optimizer_step import BadStep, NotFinite, adamw, train_step
 from trainer_plugin.training.step_feed import (
     Load,
@@ -81,7 +76,7 @@ from trainer_plugin.training.step_feed import (
     rank_input,
     samples_of,
 )
-from trainer_plugin.training.weights import build_model, read_config, read_family, read_tokenizer
+from trainer_plugin.training.weights import read_config, read_family, read_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -414,62 +409,6 @@ class Training:
     def _signal(self) -> float:
         """Number of the signal that this rank alone received; 0 if there was none."""
         return float(self._interrupts.received if self._interrupts else 0)
-
-
-def open_samples(
-    videos: VideoData, family: Family, tokenizer: PreTrainedTokenizerBase, features: FeatureFolder | None = None
-) -> ReleaseDataset:
-    """Open the recipe's dataset of questions about videos.
-
-    Args:
-        videos: the recipe's section on videos.
-        family: the model's family.
-        tokenizer: the model's tokenizer.
-        features: folder of precomputed features; None to decode and encode frames.
-    """
-    return ReleaseDataset(
-        videos.release,
-        videos.split,
-        family,
-        tokenizer,
-        policy=videos.frames,
-        target=videos.target,
-        media=videos.media,
-        features=features,
-    )
-
-
-def open_model(recipe: Recipe, config: PretrainedConfig, parallel: RankContext) -> LongVideoModel:
-    """Build the recipe's model, sharded and ready to train. Every rank must call it.
-
-    Args:
-        recipe: the recipe.
-        config: result of `read_config(recipe.model)`.
-        parallel: this process's rank and groups.
-
-    Raises:
-        BadInput: on every rank, if the folder's weights do not fit the model's configuration.
-    """
-    memory = recipe.memory
-    return build_model(
-        recipe.model,
-        recipe.trained,
-        config,
-        parallel,
-        compute=getattr(torch, recipe.precision),
-        options=RunOptions(
-            kernel=recipe.kernel,
-            head=recipe.head,
-            checkpointed_layers=memory.checkpointed_layers,
-            save_attention_output=memory.save_attention_output,
-            mlp_tile_tokens=memory.mlp_tile_tokens,
-            vision_patches=memory.vision_patches,
-            offload=memory.offload_activations,
-            compile=recipe.compile,
-        ),
-        offload=memory.offload_parameters,
-        seed=recipe.seed,
-    )
 
 
 def _of_all_ranks(numbers: list[float], reduction: dist.ReduceOp.RedOpType) -> list[float]:

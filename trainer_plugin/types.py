@@ -45,7 +45,7 @@ class FeatureRef:
     url: str
     """Local path or fsspec URL of a safetensors file."""
     tower: str
-    """Identity of the weights and preprocessing (`trainer_plugin.training.weights.tower_identity`)."""
+    """Identity of the weights and preprocessing (`trainer_plugin.training.model_identity.tower_identity`)."""
 
 
 @dataclass(frozen=True)
@@ -111,3 +111,45 @@ class UnusableSample(ValueError):
         self.key = key
         self.reason = reason
         self.message = message
+
+
+@dataclass(frozen=True)
+class FrameRange:
+    """Temporal patches `[first, end)` of one video of the row."""
+
+    video: int
+    """Index of the video in the row."""
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Query rows [start, end) of q that attend to key rows [start, end) of k.
+
+    The causal mask is aligned bottom-right: query row i of n attends to key rows 0 .. (m - n) + i of m. A segment
+    [a, b) is `Block((a, b), (a, b))`. Rows [a, b) of a segment that starts at s are `Block((a, b), (s, b))`.
+
+    Raises:
+        ValueError: a range is empty, or a causal block has fewer keys than queries.
+    """
+
+    query: tuple[int, int]
+    key: tuple[int, int]
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.queries, self.keys) < 1:
+            raise ValueError(f"{self}: a block needs at least one query row and one key row; drop it")
+        if self.causal and self.keys < self.queries:
+            raise ValueError(f"{self}: {self.queries} causal query rows need as many key rows, not {self.keys}")
+
+    @property
+    def queries(self) -> int:
+        """Number of query rows."""
+        return self.query[1] - self.query[0]
+
+    @property
+    def keys(self) -> int:
+        """Number of key rows."""
+        return self.key[1] - self.key[0]

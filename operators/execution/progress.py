@@ -1,9 +1,10 @@
-"""Logs the progress through one long video: position, speed and remaining time."""
+"""Progress of a stage and through one long video: position, speed and remaining time."""
 
 from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
@@ -38,3 +39,26 @@ class ProgressLogger:
             "%s: %.0f of %.0f s of video, %.1f s a second, %.0f s left", self._what, done, whole, rate,
             max(0.0, whole - done) / rate,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress of a stage: finished, reused and total work items, and the rejects so far."""
+
+    stage: str
+    partition: int | None
+    done: int
+    reused: int
+    total: int
+    rejects: int
+    seconds: float
+
+    def __str__(self) -> str:
+        where = "" if self.partition is None else f" partition {self.partition}"
+        unit = "units" if self.partition is None else "videos"
+        said = [f"{self.stage}{where}: {self.done}/{self.total} {unit}"]
+        said += [f"{self.reused} of them reused"] if self.reused else []
+        if (computed := self.done - self.reused) and self.seconds:
+            rate = computed / self.seconds  # the time to look up a reused commit is negligible
+            said += [f"{rate * 60:.1f} a minute", f"{(self.total - self.done) / rate:.0f} s left"]
+        return ", ".join([*said, f"{self.rejects} rejects"])

@@ -17,10 +17,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from operators.execution.identity import WHOLE_BUILD, WorkItem, stage_key
 from operators.execution.pipeline import stage as stage_named
+from operators.execution.progress import Progress
 from operators.execution.stage import Context, Scope, Stage
 from operators.models.client import ModelClient
 from operators.models.journal import Journal
@@ -32,15 +34,12 @@ from operators.sources.access import SourceFiles
 from operators.sources.listing import source_files
 from operators.store.content_store import SourceUnavailable, Store, explain, space_problem
 from operators.store.run_folder import RunFolder
-from schemas.base import Row, canonical_json, digest
-from schemas.config import BuildConfig, Role
+from schemas.base import Row, digest
+from schemas.config import BuildConfig
 from schemas.errors import Outage
 from schemas.run import (
     Commit,
-    InputIdentity,
-    ModelIdentity,
     Partition,
-    PromptIdentity,
     StageKey,
     StageMetrics,
     StageRecord,
@@ -51,8 +50,6 @@ from schemas.uri import shown_uri, without_secrets
 
 log = logging.getLogger(__name__)
 
-WHOLE_BUILD = "all"
-"""Name of the only work item of a stage that runs over the whole build."""
 
 MODEL_BOUND_WORKERS = 8
 """Number of work items that a stage waiting for models processes concurrently. They share each role's limit on
@@ -61,29 +58,6 @@ concurrent requests."""
 MAX_CONSECUTIVE_FAULTS = 10
 """Number of consecutive videos with faults of the machine at which the machine, or the storage that it reads from, is
 considered down."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a stage: finished, reused and total work items, and the rejects so far."""
-
-    stage: str
-    partition: int | None
-    done: int
-    reused: int
-    total: int
-    rejects: int
-    seconds: float
-
-    def __str__(self) -> str:
-        where = "" if self.partition is None else f" partition {self.partition}"
-        unit = "units" if self.partition is None else "videos"
-        said = [f"{self.stage}{where}: {self.done}/{self.total} {unit}"]
-        said += [f"{self.reused} of them reused"] if self.reused else []
-        if (computed := self.done - self.reused) and self.seconds:
-            rate = computed / self.seconds  # the time to look up a reused commit is negligible
-            said += [f"{rate * 60:.1f} a minute", f"{(self.total - self.done) / rate:.0f} s left"]
-        return ", ".join([*said, f"{self.rejects} rejects"])
 
 
 class StopOnFailure:
@@ -121,36 +95,6 @@ class StopOnFailure:
 
     def __exit__(self, kind: object, failure: BaseException | None, trace: object) -> None:
         self._failure = self._failure or failure
-
-
-@dataclass(frozen=True)
-class WorkItem:
-    """Input of one work item of a stage.
-
-    It holds the tables of each stage in `reads`, with one table per contributing video.
-    """
-
-    unit: str
-    tables: Mapping[str, tuple[str, ...]]
-    """sha256 of the tables' objects, by stage."""
-    sources: tuple[Source, ...] = ()
-    """Source videos sorted by id, for stages that read `source` or open the video."""
-    empty: bool = False
-    """Whether the first input, or the stage `Stage.only_with`, has no rows. Then the work item has none either, and
-    nothing is decoded."""
-    files: SourceFiles = field(default_factory=SourceFiles)
-    """Access to the source files."""
-    isolated: bool = False
-    """Whether the work item is computed in a child process, which opens the video."""
-
-    def identity(self, name: str, source_columns: Collection[str]) -> InputIdentity:
-        """Identity of one input for the work item's key. That of `source` covers only `source_columns`."""
-        if name == "source":
-            columns = set(source_columns)
-            content = [digest(source.model_dump(mode="json", include=columns)) for source in self.sources]
-        else:
-            content = list(self.tables[name])
-        return InputIdentity(stage=name, rows_sha256=content[0] if len(content) == 1 else digest(content))
 
 
 @dataclass(frozen=True)
@@ -347,39 +291,6 @@ def _produce(
         )
         produced = list(stage.run(context, *tables))
         return produced, {role.value: _usage(client) for role, client in models.items()}
-
-
-def stage_key(stage: Stage, config: BuildConfig, item: WorkItem) -> StageKey:
-    """The key of a work item, which covers everything that its rows depend on.
-
-    Prompts and models are part of the key only if the stage uses them under this configuration.
-    """
-    uses_models = stage.uses_models(config)
-    inputs = [item.identity(name, stage.source_columns) for name in stage.reads]
-    if stage.requires_rows_of:
-        inputs.append(InputIdentity(stage=stage.requires_rows_of, rows_sha256=digest(not item.empty)))
-    return StageKey(
-        stage=stage.name,
-        version=stage.version,
-        unit=item.unit,
-        seed=config.seed,
-        section=canonical_json(stage.section(config)),
-        prompts=tuple(_prompt_identity(prompt) for prompt in stage.prompts) if uses_models else (),
-        models=tuple(_model_identity(config, role) for role in stage.roles) if uses_models else (),
-        inputs=tuple(inputs),
-        tools=tuple(tool() for tool in stage.tools),
-    )
-
-
-def _prompt_identity(prompt_id: str) -> PromptIdentity:
-    """Identity of a prompt: a hash of its text and of its answer's JSON schema, as both are sent to the model."""
-    prompt = load_prompt(prompt_id)
-    return PromptIdentity(prompt_id=prompt_id, sha256=digest([prompt.sha256, prompt.output.model_json_schema()]))
-
-
-def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:
-    model = config.models.of(role)
-    return ModelIdentity(role=role, model=model.model, vision=bool(model.vision))
 
 
 def _system_error(key: StageKey, item: WorkItem, error: OSError) -> str:

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from operators.execution.identity import WHOLE_BUILD, WorkItem, stage_key
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
-from operators.execution.runner import WHOLE_BUILD, WorkItem, stage_key, video_input
+from operators.execution.runner import video_input
 from operators.models.session import resolve
 from operators.sources.ids import read_given_ids
 from operators.sources.listing import read_sources

@@ -14,7 +14,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
-from operators.release.readers import energon_prepare, loading_metadata
+from operators.release.energon_command import energon_prepare
+from operators.release.readers import loading_metadata
 from operators.report.collect import Numbers, collect
 from operators.report.figures import PACKAGING
 from operators.store.run_folder import RunFolder

@@ -20,7 +20,7 @@ from megatron.energon import (
     stateless,
 )
 
-from operators.release.readers import energon_prepare
+from operators.release.energon_command import energon_prepare
 
 
 @edataclass

@@ -6,7 +6,6 @@ Nothing is written into the release: caches and Energon's index go into a tempor
 from __future__ import annotations
 
 import importlib.util
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,12 +38,6 @@ def has_energon() -> bool:
     return all(map(importlib.util.find_spec, ("torch", "megatron"))) and bool(
         importlib.util.find_spec("megatron.energon")
     )
-
-
-def energon_prepare(splits: Sequence[str], folder: str) -> str:
-    """Shell command that writes Energon's `.nv-meta` into a release. A split part is `name:regular expression`."""
-    parts = " ".join(rf"--split-parts '{split}:data/{split}/.*\.tar'" for split in splits)
-    return f"energon prepare --non-interactive --sample-type CrudeWebdataset {parts} {shlex.quote(folder)}"
 
 
 def loading_metadata(splits: Sequence[str], *, with_media: bool) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from operators.cli import (
     _Lines,
     main,
 )
-from operators.execution.runner import Progress
+from operators.execution.progress import Progress
 from operators.release.publish import publish
 from operators.report import write_report
 from schemas.config import BuildConfig, ModelsConfig

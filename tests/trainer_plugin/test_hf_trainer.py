@@ -26,7 +26,7 @@ from trainer_plugin.data.video_decode import read_frames
 from trainer_plugin.distributed.mesh import init_distributed, parallelize
 from trainer_plugin.hf_trainer import REFUSED, LongVideoTrainer
 from trainer_plugin.recipe import Recipe
-from trainer_plugin.sft import open_samples
+from trainer_plugin.training.from_recipe import open_samples
 from trainer_plugin.training.optimizer_step import BadStep
 from trainer_plugin.training.weights import build_model, read_config, read_tokenizer
 

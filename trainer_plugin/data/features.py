@@ -41,7 +41,7 @@ class FeatureFolder:
         """List the folder, which need not exist yet.
 
         Args:
-            tower: identity of the weights and preprocessing (`trainer_plugin.training.weights.tower_identity`).
+            tower: identity of the weights and preprocessing (`trainer_plugin.training.model_identity.tower_identity`).
         """
         self.url = url.rstrip("/")
         self.tower = tower

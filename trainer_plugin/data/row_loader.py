@@ -25,7 +25,7 @@ from trainer_plugin.ops.preprocess import Resample
 from trainer_plugin.types import PackedRow, VideoClip
 
 if TYPE_CHECKING:
-    from trainer_plugin.distributed.sequence_plan import FrameRange
+    from trainer_plugin.types import FrameRange
 
 P = TypeVar("P")
 

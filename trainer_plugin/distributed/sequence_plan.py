@@ -26,8 +26,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from trainer_plugin.families.base import Family
-from trainer_plugin.ops.attention_kernels import Block
-from trainer_plugin.types import IGNORED, Example, Grid
+from trainer_plugin.types import IGNORED, Block, Example, FrameRange, Grid
 
 Range = tuple[int, int]
 """Half-open range [start, end)."""
@@ -93,16 +92,6 @@ class Costs:
         queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
         weights = hidden * (2 * queries + 2 * keys) + 3 * hidden * config.intermediate_size
         return cls(2.0 * layers * weights, 4.0 * layers * queries, 2.0 * hidden * config.vocab_size)
-
-
-@dataclass(frozen=True)
-class FrameRange:
-    """Temporal patches `[first, end)` of one video of the row."""
-
-    video: int
-    """Index of the video in the row."""
-    first: int
-    end: int
 
 
 @dataclass(frozen=True)

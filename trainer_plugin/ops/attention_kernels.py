@@ -33,6 +33,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trainer_plugin.types import Block
+
 CUDNN_MIN_ROWS = 4096
 """Minimum number of query and key rows for cuDNN. Smaller parts use flash2, which takes many short segments in one
 call. From 16k rows cuDNN is twice as fast (H100)."""
@@ -48,38 +50,6 @@ class Kernel(StrEnum):
     CUDNN = "cudnn"
     FLASH2 = "flash2"
     PLAIN = "plain"
-
-
-@dataclass(frozen=True)
-class Block:
-    """Query rows [start, end) of q that attend to key rows [start, end) of k.
-
-    The causal mask is aligned bottom-right: query row i of n attends to key rows 0 .. (m - n) + i of m. A segment
-    [a, b) is `Block((a, b), (a, b))`. Rows [a, b) of a segment that starts at s are `Block((a, b), (s, b))`.
-
-    Raises:
-        ValueError: a range is empty, or a causal block has fewer keys than queries.
-    """
-
-    query: tuple[int, int]
-    key: tuple[int, int]
-    causal: bool = True
-
-    def __post_init__(self) -> None:
-        if min(self.queries, self.keys) < 1:
-            raise ValueError(f"{self}: a block needs at least one query row and one key row; drop it")
-        if self.causal and self.keys < self.queries:
-            raise ValueError(f"{self}: {self.queries} causal query rows need as many key rows, not {self.keys}")
-
-    @property
-    def queries(self) -> int:
-        """Number of query rows."""
-        return self.query[1] - self.query[0]
-
-    @property
-    def keys(self) -> int:
-        """Number of key rows."""
-        return self.key[1] - self.key[0]
 
 
 class Stash(Protocol):

@@ -31,13 +31,13 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 from torch.optim import Adam, Optimizer
-from transformers import PretrainedConfig
 
 from schemas.base import Model, parse_json
 from schemas.errors import BadInput
 from trainer_plugin.atomic_files import atomic_replace_dir, atomic_write_bytes, backup_path, locked, reserve_space
 from trainer_plugin.distributed.mesh import broadcast_from_rank_zero, run_on_all_ranks, run_on_rank_zero
-from trainer_plugin.model import LongVideoModel, reshard
+from trainer_plugin.model import LongVideoModel
+from trainer_plugin.training.model_identity import FROZEN_BITS, LORA, comparable, model_values
 from trainer_plugin.training.optimizer_step import trainable_parameters
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,6 @@ _OVERHEAD_BYTES = 1 << 18
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _STATES = ("step", *_MOMENTS)
 """AdamW's state of each parameter. `step` is per parameter, since steps without a gradient do not count for it."""
-_LORA, _FROZEN = "lora", "frozen_bits"
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SHOWN = 3
 """Maximum number of differences that an error names."""
 _SEEN_WITHIN_SECONDS = 5.0
@@ -409,7 +407,7 @@ def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, writte
     def read_names() -> Collection[str]:
         stored = FileSystemReader(path).read_metadata().state_dict_metadata
         # Differences in trainable tensors are more informative than differences in adapters or frozen weights.
-        _check_config({**written_by, **{name: present[name] for name in (_LORA, _FROZEN)}}, present, path)
+        _check_config({**written_by, **{name: present[name] for name in (LORA, FROZEN_BITS)}}, present, path)
         _check_tensors({name: tuple(tensor.shape) for name, tensor in tensors.items()}, stored, path)
         _check_config(written_by, present, path)
         return stored.keys()
@@ -418,46 +416,6 @@ def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, writte
     chance = {name: tensor for name, tensor in _rng_state().items() if name in stored}
     load(tensors | chance, checkpoint_id=path)
     _set_rng_state(chance)
-
-
-def config_values(config: PretrainedConfig) -> dict[str, Any]:
-    """A model's configuration as JSON values."""
-    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
-    return values
-
-
-def model_values(model: LongVideoModel) -> dict[str, Any]:
-    """Identity of the model that trainable tensors belong to, as JSON values. Every rank must call it.
-
-    It consists of the configuration, the rank and alpha of adapters, and the sum of the bits of all frozen parameters
-    as integers. This sum does not depend on the number of ranks.
-    """
-    reshard(model)
-    total = torch.zeros((), dtype=torch.int64)
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            shard = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-            total += shard.contiguous().view(_BITS[shard.dtype.itemsize]).sum(dtype=torch.int64).cpu()
-    dist.all_reduce(total)
-    adapters = getattr(model.model, "peft_config", {})
-    lora = {name: {"rank": config.r, "alpha": config.lora_alpha} for name, config in adapters.items()}
-    return {**config_values(model.model.config), _LORA: lora, _FROZEN: int(total)}
-
-
-def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a configuration's nested values to dotted names, without values that do not change the model.
-
-    Private values, the dtype and the version of transformers are omitted.
-    """
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if name.startswith("_") or name in ("transformers_version", "dtype", "torch_dtype"):
-            continue
-        if isinstance(value, Mapping):
-            flat |= comparable(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -23,7 +23,7 @@ from trainer_plugin.atomic_files import atomic_replace_dir, locked, reserve_spac
 from trainer_plugin.distributed.mesh import run_on_rank_zero
 from trainer_plugin.model import LongVideoModel, reshard
 from trainer_plugin.recipe import Export
-from trainer_plugin.training.checkpoint import comparable, config_values
+from trainer_plugin.training.model_identity import comparable, config_values
 from trainer_plugin.training.weights import empty_model, plain_config
 
 log = logging.getLogger(__name__)

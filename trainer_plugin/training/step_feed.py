@@ -18,14 +18,14 @@ from trainer_plugin.data.row_loader import PreparedRow, RowSource
 from trainer_plugin.data.samples import ReleaseDataset
 from trainer_plugin.data.texts import TextRowStream
 from trainer_plugin.distributed.mesh import RankContext
-from trainer_plugin.distributed.sequence_plan import Costs, FrameRange, SequencePlan
+from trainer_plugin.distributed.sequence_plan import Costs, SequencePlan
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RankInput
 from trainer_plugin.training.checkpoint import differences, shown
 from trainer_plugin.training.metrics import by_reason
+from trainer_plugin.training.model_identity import tower_identity
 from trainer_plugin.training.optimizer_step import NotFinite
-from trainer_plugin.training.weights import tower_identity
-from trainer_plugin.types import PackedRow
+from trainer_plugin.types import FrameRange, PackedRow
 
 Load = PreparedRow[SequencePlan]
 """A planned row, with the frames that this rank encodes."""

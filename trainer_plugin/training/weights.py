@@ -8,7 +8,6 @@ Trainable weights become float32, and frozen ones have the compute dtype.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -38,10 +37,8 @@ from trainer_plugin.distributed.mesh import RankContext, run_on_all_ranks, run_o
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RunOptions, shard_parameters
-from trainer_plugin.ops.preprocess import resample_mode
 from trainer_plugin.ops.sequence_parallel_attention import check_attention
 from trainer_plugin.recipe import Lora, ModelSource, TrainableParts
-from trainer_plugin.training.checkpoint import comparable, config_values
 
 log = logging.getLogger(__name__)
 
@@ -211,30 +208,6 @@ def build_tower(
                 dtype = compute if isinstance(tensor, nn.Parameter) else tensor.dtype
                 _receive_whole(inner, key, tensor, weights, parallel.device, dtype)
     return model.eval()
-
-
-def tower_identity(model: LongVideoModel) -> str:
-    """Identity of a frozen tower and its image processing, by which precomputed features are matched to it.
-
-    It is the first 16 hexadecimal digits of a SHA-256 over the model type, the tower's configuration, its weights and
-    their dtype, and the resampling filter, which for SmolVLM depends on the version of torch. Mean and standard
-    deviation are included if they are not the published ones. Every rank must call it and gets the same result.
-    """
-    tower = model.family.vision_tower(model.model)
-    values = comparable(config_values(model.model.config)["vision_config"])
-    resized = resample_mode(model.family.resample)
-    own = {name: value for name, value in vars(model.family).items() if name in ("mean", "std")}
-    parts = [model.model.config.model_type, values, resized, *([own] if own else [])]
-    found = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    for name, parameter in sorted(tower.named_parameters()):
-        whole = parameter.detach().to(model.parallel.device)
-        whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
-        if model.parallel.rank == 0:
-            found.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
-            found.update(whole.cpu().contiguous().view(torch.uint8).numpy().data)
-    identity = [found.hexdigest()[:16]]
-    dist.broadcast_object_list(identity, src=0)
-    return identity[0]
 
 
 def plain_config(config: PretrainedConfig) -> PretrainedConfig:

@@ -13,7 +13,17 @@ from operators.video.analysis.analysis import Analysis
 from operators.video.analysis.shots import Scores
 from schemas.tables import PictureFormat
 
-_COLUMNS = ("times_us", "motion", "sharpness", "brightness", "dark", "looks", "transition", "damaged_us")
+_ARRAYS = {
+    "times_us": "times_us",
+    "motion": "motion",
+    "sharpness": "sharpness",
+    "brightness": "brightness",
+    "dark": "dark",
+    "looks": "descriptors",
+    "transition": "transition",
+    "damaged_us": "damaged_us",
+}
+"""Attribute of `Analysis` by the array's name in the file. Stores hold files with these names: do not rename them."""
 
 
 def write_analysis(analysis: Analysis, target: Path) -> None:
@@ -26,7 +36,7 @@ def write_analysis(analysis: Analysis, target: Path) -> None:
         scored_us=analysis.scores.times_us,
         content_scores=analysis.scores.content,
         formats=np.array([each.model_dump_json() for each in analysis.formats]),
-        **{name: getattr(analysis, name) for name in _COLUMNS},
+        **{name: getattr(analysis, attribute) for name, attribute in _ARRAYS.items()},
     )
 
 
@@ -38,5 +48,5 @@ def read_analysis(path: Path) -> Analysis:
             unreadable_us=int(stored["unreadable_us"]),
             scores=Scores(stored["scored_us"], stored["content_scores"]),
             formats=tuple(PictureFormat.model_validate_json(each) for each in stored["formats"].tolist()),
-            **{name: stored[name] for name in _COLUMNS},
+            **{attribute: stored[name] for name, attribute in _ARRAYS.items()},
         )

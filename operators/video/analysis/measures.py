@@ -78,7 +78,7 @@ class FrameMeasures:
     dark: array[float] = field(default_factory=lambda: array("f"))
     """Share of dark pixels, 0 to 1."""
     descriptors: bytearray = field(default_factory=bytearray)
-    """Appearance descriptors, `DESCRIPTOR_BYTES` per frame; see `looks`."""
+    """Appearance descriptors, `DESCRIPTOR_BYTES` per frame; see `appearance_descriptor`."""
     formats: list[PictureFormat] = field(default_factory=list)
     """Each change of the frame format, beginning with the first frame's."""
     first: Seen | None = None
@@ -275,8 +275,8 @@ def visual_distance(descriptors: Picture, others: Picture) -> NDArray[np.float64
     the histograms equal.
 
     Args:
-        looks: descriptors of shape [..., DESCRIPTOR_BYTES].
-        others: descriptors of shape [..., DESCRIPTOR_BYTES], broadcast against `looks`.
+        descriptors: of shape [..., DESCRIPTOR_BYTES].
+        others: of shape [..., DESCRIPTOR_BYTES], broadcast against `descriptors`.
     """
     bits = np.bitwise_count(descriptors[..., :HASH_BYTES] ^ others[..., :HASH_BYTES]).sum(axis=-1, dtype=np.int64)
     colours = np.abs(descriptors[..., HASH_BYTES:].astype(np.int64) - others[..., HASH_BYTES:]).sum(axis=-1) / (2 * 255)

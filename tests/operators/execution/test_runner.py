@@ -15,8 +15,10 @@ import pytest
 
 from operators.build import plan_build
 from operators.execution import runner
+from operators.execution.identity import WorkItem, stage_key
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
-from operators.execution.runner import Progress, WorkItem, WorkResult, run_stage, run_work_item, stage_key
+from operators.execution.progress import Progress
+from operators.execution.runner import WorkResult, run_stage, run_work_item
 from operators.execution.staleness import explain
 from operators.sources.access import fingerprint
 from operators.store.content_store import Store, object_path

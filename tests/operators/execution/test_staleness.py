@@ -5,7 +5,7 @@ import json
 import pytest
 
 from operators.build import plan_build
-from operators.execution.runner import WHOLE_BUILD
+from operators.execution.identity import WHOLE_BUILD
 from operators.execution.staleness import explain, find_stale
 from schemas.base import digest
 from schemas.config import BuildConfig, Role

@@ -4,7 +4,8 @@ import shlex
 
 import pytest
 
-from operators.release.readers import energon_prepare, has_energon, loading_metadata, open_readers
+from operators.release.energon_command import energon_prepare
+from operators.release.readers import has_energon, loading_metadata, open_readers
 from schemas.release import open_release
 from schemas.tables import Split
 

@@ -5,7 +5,7 @@ from collections import Counter
 import fsspec
 import pytest
 
-from operators.execution.runner import WHOLE_BUILD
+from operators.execution.identity import WHOLE_BUILD
 from operators.report.collect import EXAMPLES, collect
 from operators.store.run_folder import RunFolder
 from schemas.run import StageRecord

@@ -11,8 +11,7 @@ from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.packing import RowStream, mask_labels
 from trainer_plugin.data.row_loader import RowLoader
 from trainer_plugin.data.samples import FramePolicy, ReleaseDataset, Target
-from trainer_plugin.distributed.sequence_plan import FrameRange
-from trainer_plugin.types import Example, Grid, PackedRow, VideoClip, VideoSource
+from trainer_plugin.types import Example, FrameRange, Grid, PackedRow, VideoClip, VideoSource
 
 SECONDS = {"film0": 2.0, "film1": 3.0, "film2": 1.0}
 

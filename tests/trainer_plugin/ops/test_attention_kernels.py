@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from tests.support.properties import HealthCheck, given, settings, st
 from tests.trainer_plugin.ops.test_log_probs import GPU, Largest
 from trainer_plugin.ops import attention_kernels as kernels
-from trainer_plugin.ops.attention_kernels import Block, Kernel, attend, plan_calls
+from trainer_plugin.ops.attention_kernels import Kernel, attend, plan_calls
+from trainer_plugin.types import Block
 
 SEGMENTS = [Block((0, 3), (0, 3)), Block((3, 8), (3, 8)), Block((8, 9), (8, 9))]
 CHUNKS = [Block((0, 4), (0, 4)), Block((4, 9), (2, 11)), Block((9, 10), (0, 12))]

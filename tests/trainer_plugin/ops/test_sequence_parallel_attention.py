@@ -13,13 +13,14 @@ from tests.trainer_plugin.parity import Draft, groups, make_samples, tiny_config
 from tests.trainer_plugin.ranks import Ranks
 from trainer_plugin.distributed.sequence_plan import AttentionPlan, Costs, Layout, SequencePlan
 from trainer_plugin.ops import attention_kernels as kernels
-from trainer_plugin.ops.attention_kernels import Block, Kernel
+from trainer_plugin.ops.attention_kernels import Kernel
 from trainer_plugin.ops.sequence_parallel_attention import (
     SEQUENCE_PARALLEL,
     AttentionRun,
     register,
     sequence_parallel_attention,
 )
+from trainer_plugin.types import Block
 
 SCALE = 0.3
 

@@ -6,8 +6,8 @@ import torch
 from tests.trainer_plugin.ops.test_attention_kernels import dense, errors, rows
 from tests.trainer_plugin.ops.test_log_probs import GPU
 from tests.trainer_plugin.parity import tiny_model
-from trainer_plugin.ops.attention_kernels import Block
 from trainer_plugin.ops.vision_attention import VISION_ATTENTION, register, varlen_attention
+from trainer_plugin.types import Block
 
 
 @pytest.mark.parametrize("lengths", [[4, 4, 4], [3, 5, 5, 1], [7]])

@@ -18,7 +18,8 @@ from trainer_plugin.distributed.sequence_plan import Layout
 from trainer_plugin.model import LongVideoModel, RankInput, shard_parameters
 from trainer_plugin.sft import Training
 from trainer_plugin.training import checkpoint
-from trainer_plugin.training.checkpoint import CheckpointFolder, load_tensors, model_values, record_files, save_tensors
+from trainer_plugin.training.checkpoint import CheckpointFolder, load_tensors, record_files, save_tensors
+from trainer_plugin.training.model_identity import model_values
 from trainer_plugin.training.optimizer_step import adamw, supervised_tokens, train_step
 from trainer_plugin.training.step_feed import rank_input
 

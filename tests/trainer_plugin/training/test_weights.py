@@ -16,6 +16,7 @@ from trainer_plugin.data.chat import CHAT_TEMPLATES, CHATML
 from trainer_plugin.distributed.mesh import init_distributed, parallelize
 from trainer_plugin.model import LongVideoModel
 from trainer_plugin.recipe import Lora, ModelSource, TrainableParts
+from trainer_plugin.training.model_identity import tower_identity
 from trainer_plugin.training.weights import (
     add_adapters,
     build_model,
@@ -25,7 +26,6 @@ from trainer_plugin.training.weights import (
     read_config,
     read_family,
     read_tokenizer,
-    tower_identity,
 )
 
 EVERYTHING = TrainableParts(vision_tower=True)

@@ -109,7 +109,7 @@ def test_spans_decoded_at_once_measure_and_sample_the_same(tmp_path):
         )
         outcomes.append((analysis, sampled, tiny))
     (alone, alone_sampled, alone_tiny), (together, together_sampled, together_tiny) = outcomes
-    for name in ("times_us", "motion", "sharpness", "brightness", "dark", "looks", "transition"):
+    for name in ("times_us", "motion", "sharpness", "brightness", "dark", "descriptors", "transition"):
         np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
     for name in ("times_us", "content"):
         np.testing.assert_array_equal(getattr(together.scores, name), getattr(alone.scores, name))

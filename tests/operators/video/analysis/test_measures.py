@@ -141,7 +141,7 @@ def test_parts_measured_apart_and_joined_are_the_whole(first, second):
     later = measured(frames[first:])
     later.times_us = array("q", whole.times_us[first:])
     joined.extend(later)
-    for field in ("times_us", "score", "motion", "sharpness", "brightness", "dark", "looks"):
+    for field in ("times_us", "score", "motion", "sharpness", "brightness", "dark", "descriptors"):
         assert getattr(joined, field) == getattr(whole, field)
     if frames:
         assert difference(joined.first, whole.first) == difference(joined.last, whole.last) == (0, 0)
@@ -193,5 +193,5 @@ def test_groups_measure_what_single_pictures_do(tmp_path, count):
     for (time_us, frame), picture in zip(frames, shown, strict=True):
         np.testing.assert_array_equal(reduced(frame, 128, 72), picture)
         alone.add([time_us], picture[None], 0)
-    for field in ("times_us", "score", "motion", "sharpness", "brightness", "dark", "looks"):
+    for field in ("times_us", "score", "motion", "sharpness", "brightness", "dark", "descriptors"):
         assert getattr(together, field) == getattr(alone, field)

@@ -1,0 +1,85 @@
+"""What determines the rows of a work item: its inputs, and the key under which a store keeps its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from operators.execution.stage import Stage
+from operators.models.prompts import load_prompt
+from operators.sources.access import SourceFiles
+from schemas.base import canonical_json, digest
+from schemas.config import BuildConfig, Role
+from schemas.run import (
+    InputIdentity,
+    ModelIdentity,
+    PromptIdentity,
+    StageKey,
+)
+from schemas.tables import Source
+
+WHOLE_BUILD = "all"
+"""Name of the only work item of a stage that runs over the whole build."""
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """Input of one work item of a stage.
+
+    It holds the tables of each stage in `reads`, with one table per contributing video.
+    """
+
+    unit: str
+    tables: Mapping[str, tuple[str, ...]]
+    """sha256 of the tables' objects, by stage."""
+    sources: tuple[Source, ...] = ()
+    """Source videos sorted by id, for stages that read `source` or open the video."""
+    empty: bool = False
+    """Whether the first input, or the stage `Stage.only_with`, has no rows. Then the work item has none either, and
+    nothing is decoded."""
+    files: SourceFiles = field(default_factory=SourceFiles)
+    """Access to the source files."""
+    isolated: bool = False
+    """Whether the work item is computed in a child process, which opens the video."""
+
+    def identity(self, name: str, source_columns: Collection[str]) -> InputIdentity:
+        """Identity of one input for the work item's key. That of `source` covers only `source_columns`."""
+        if name == "source":
+            columns = set(source_columns)
+            content = [digest(source.model_dump(mode="json", include=columns)) for source in self.sources]
+        else:
+            content = list(self.tables[name])
+        return InputIdentity(stage=name, rows_sha256=content[0] if len(content) == 1 else digest(content))
+
+
+def stage_key(stage: Stage, config: BuildConfig, item: WorkItem) -> StageKey:
+    """The key of a work item, which covers everything that its rows depend on.
+
+    Prompts and models are part of the key only if the stage uses them under this configuration.
+    """
+    uses_models = stage.uses_models(config)
+    inputs = [item.identity(name, stage.source_columns) for name in stage.reads]
+    if stage.requires_rows_of:
+        inputs.append(InputIdentity(stage=stage.requires_rows_of, rows_sha256=digest(not item.empty)))
+    return StageKey(
+        stage=stage.name,
+        version=stage.version,
+        unit=item.unit,
+        seed=config.seed,
+        section=canonical_json(stage.section(config)),
+        prompts=tuple(_prompt_identity(prompt) for prompt in stage.prompts) if uses_models else (),
+        models=tuple(_model_identity(config, role) for role in stage.roles) if uses_models else (),
+        inputs=tuple(inputs),
+        tools=tuple(tool() for tool in stage.tools),
+    )
+
+
+def _prompt_identity(prompt_id: str) -> PromptIdentity:
+    """Identity of a prompt: a hash of its text and of its answer's JSON schema, as both are sent to the model."""
+    prompt = load_prompt(prompt_id)
+    return PromptIdentity(prompt_id=prompt_id, sha256=digest([prompt.sha256, prompt.output.model_json_schema()]))
+
+
+def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:
+    model = config.models.of(role)
+    return ModelIdentity(role=role, model=model.model, vision=bool(model.vision))
