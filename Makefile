@@ -16,7 +16,7 @@ help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
 setup: $(VENV)/.run ## Install what building needs: the pipeline, Airflow, the embedded models
-demo: $(VENV)/.run ## Build a dataset from sample films, under a real Airflow
+demo: $(VENV)/.run ## Build a dataset from demo films, under a real Airflow
 	$(LVR) demo --out $(OUT)
 
 ui: $(VENV)/.run ## Keep Airflow up on 127.0.0.1; prints address, user and password

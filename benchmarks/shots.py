@@ -1,6 +1,6 @@
 """Measures the accuracy of shot detection by kind of transition: `python benchmarks/shots.py [--help]`.
 
-The detectors are scored on films with frame-exact ground truth: the sample films (cuts, dissolves, fades; also flashes
+The detectors are scored on films with frame-exact ground truth: the demo films (cuts, dissolves, fades; also flashes
 and quick pans, which are not transitions) and two films rendered here, a montage and one with flashes and pans. The
 command line of PySceneDetect runs on the same files for comparison. On a real film without ground truth, the table
 shows how far the detectors agree with each other.
@@ -26,7 +26,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.shot_agreement import Score, agreement
-from operators.demo.films import render_samples
+from operators.demo.films import render_demo_films
 from operators.demo.films.film import render_film, truth_path_of
 from operators.demo.films.script import Distractor, FilmScript, FilmTruth, Scene, Shot
 from operators.video.analysis.analysis import analyse
@@ -38,7 +38,7 @@ from schemas.config import Detector
 from schemas.tables import VideoCategory
 
 TOLERANCE_US = 80_000
-"""Largest accepted distance of a boundary (us): two frames of the sample films."""
+"""Largest accepted distance of a boundary (us): two frames of the demo films."""
 MONTAGE = "montage"
 _SCENES: tuple[Scene, ...] = (
     "harbour", "market", "forest", "street", "kitchen", "workshop", "mountain", "desert",
@@ -56,7 +56,7 @@ def main() -> None:
     arguments = _arguments()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.films or Path(scratch)
-        films = [*render_samples(folder), render_film(montage(), folder).path, render_film(swings(), folder).path]
+        films = [*render_demo_films(folder), render_film(montage(), folder).path, render_film(swings(), folder).path]
         found = {path: starts_of(path, Path(scratch), arguments.transnet) for path in films}
         for name in next(iter(found.values())):
             scores: dict[str, Score] = {}

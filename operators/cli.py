@@ -118,11 +118,11 @@ def build(
 
 
 @app.command()
-def samples(directory: Path) -> None:
-    """Render the sample story films, each with its ground truth next to it."""
-    from operators.demo.films import render_samples
+def demo_films(directory: Path) -> None:
+    """Render the demo films, each with its ground truth next to it."""
+    from operators.demo.films import render_demo_films
 
-    for path in render_samples(directory, progress=Console(stderr=True).print):
+    for path in render_demo_films(directory, progress=Console(stderr=True).print):
         typer.echo(path)
 
 
@@ -131,7 +131,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where films and dataset go.")] = Path(".demo"),
     keep: Annotated[bool, typer.Option(help="Leave Airflow up until Ctrl-C.")] = False,
 ) -> None:
-    """Build a dataset from sample films under a real, local Airflow, and show it."""
+    """Build a dataset from demo films under a real, local Airflow, and show it."""
     from operators.demo.local_airflow.demo import run_demo
 
     run_demo(out, keep)

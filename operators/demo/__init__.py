@@ -1,1 +1,1 @@
-"""What `lvr demo` needs: sample films with known truth, and an Airflow on this machine."""
+"""What `lvr demo` needs: demo films with known truth, and an Airflow on this machine."""

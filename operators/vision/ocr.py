@@ -103,7 +103,7 @@ class TextReader:
 
         The box is widened by `LINE_MARGIN`, because the detector tends to cut off a single digit at the end of a line.
         Lines are recognised one at a time: RapidOCR's default, rectified and batched lines, loses spaces and single
-        digits more often (6 of 188 texts of the sample films, against 1).
+        digits more often (6 of 188 texts of the demo films, against 1).
         """
         height, width = bgr.shape[:2]
         top, bottom = int(box.y0 * height), round(box.y1 * height)

@@ -184,7 +184,7 @@ def test_ctrl_c_ends_it_though_nobody_reads_what_it_says(tmp_path):
 def test_schemas_and_help_are_printed(lvr):
     assert json.loads(lvr("schema", "BuildConfig")[1]) == BuildConfig.model_json_schema()
     status, said, _ = lvr()
-    assert status == 0 and all(command in said for command in ("build", "samples", "replay", "validate"))
+    assert status == 0 and all(command in said for command in ("build", "demo-films", "replay", "validate"))
 
 
 def test_a_plan_is_one_json_line_for_the_task_that_asked(lvr, tmp_path):

@@ -1,11 +1,11 @@
-"""Sample videos: story films drawn by a program, with their ground truth.
+"""Demo films: stories drawn by a program, with their ground truth.
 
-    render_samples(Path("samples"))
+    render_demo_films(Path("films"))
 
 The pipeline can be run, tested and measured on them without any download. Every shot boundary, text, object and event
 is known to the frame.
 """
 
-from operators.demo.films.gallery import render_samples, write_manifest
+from operators.demo.films.gallery import render_demo_films, write_manifest
 
-__all__ = ["render_samples", "write_manifest"]
+__all__ = ["render_demo_films", "write_manifest"]

@@ -1,4 +1,4 @@
-"""Renders the sample films concurrently, each in its own process."""
+"""Renders the demo films concurrently, each in its own process."""
 
 import json
 import multiprocessing
@@ -15,14 +15,14 @@ from schemas.errors import BadInput
 from schemas.manifest import ManifestRow
 
 
-def render_samples(
+def render_demo_films(
     directory: Path,
     *,
     films: Sequence[str] | None = None,
     workers: int = 2,
     progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Render the sample films, or only those named in `films`, into `directory`; return their mp4 paths in order.
+    """Render the demo films, or only those named in `films`, into `directory`; return their mp4 paths in order.
 
     Each `<film>.mp4` has its ground truth in `<film>.truth.json` (`operators.demo.films.script.FilmTruth`). The folder
     also gets a `manifest.json`, which is a source for builds. Films that are already there are kept. `progress` gets
@@ -35,7 +35,7 @@ def render_samples(
     known = list(film_scripts())
     wanted = list(dict.fromkeys(known if films is None else films))
     if unknown := [name for name in wanted if name not in known]:
-        raise BadInput(f"no sample film is called {', '.join(unknown)}; there are: {', '.join(known)}")
+        raise BadInput(f"no demo film is called {', '.join(unknown)}; there are: {', '.join(known)}")
     report = progress or (lambda line: None)
     started = time.monotonic()
     rendered: dict[str, RenderedFilm] = {}
@@ -65,7 +65,7 @@ def _manifest_row(film: RenderedFilm) -> ManifestRow:
         title=truth.title,
         category=truth.category,
         licence="CC0-1.0",
-        origin="rendered by `lvr samples`",
+        origin="rendered by `lvr demo-films`",
     )
 
 

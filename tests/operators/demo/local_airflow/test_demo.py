@@ -27,7 +27,7 @@ def test_the_real_film_comes_along_and_is_not_copied_twice(tmp_path, monkeypatch
     folder = tmp_path / "films"
     folder.mkdir()
     monkeypatch.setattr(
-        "operators.demo.local_airflow.demo.render_samples", lambda folder, progress: write_manifest(folder, [])
+        "operators.demo.local_airflow.demo.render_demo_films", lambda folder, progress: write_manifest(folder, [])
     )
     monkeypatch.setattr("operators.demo.local_airflow.demo._carried_film", lambda: carried)
     for _ in range(2):
