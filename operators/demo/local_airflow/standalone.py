@@ -178,12 +178,13 @@ class Standalone:
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         unhealthy: list[str] = list(COMPONENTS)
+        api = self.api()
         while time.monotonic() < deadline:
             self.check()
             with contextlib.suppress(ApiError):
-                unhealthy = AirflowApi(self.url).unhealthy()
+                unhealthy = api.unhealthy()
                 if not unhealthy:
-                    self.api().call("GET", "/api/v2/version")  # the login fails if this is another Airflow
+                    api.call("GET", "/api/v2/version")  # the login fails if this is another Airflow
                     return
             time.sleep(0.3)
         logs = "\n".join(f"{name}: {_tail(self._log(name))}" for name in COMPONENTS if name in unhealthy)

@@ -29,7 +29,7 @@ def test_the_real_film_comes_along_and_is_not_copied_twice(tmp_path, monkeypatch
     monkeypatch.setattr(
         "operators.demo.local_airflow.demo.render_demo_films", lambda folder, progress: write_manifest(folder, [])
     )
-    monkeypatch.setattr("operators.demo.local_airflow.demo._carried_film", lambda: carried)
+    monkeypatch.setattr("operators.demo.local_airflow.demo._find_test_film", lambda: carried)
     for _ in range(2):
         [film] = read_sources(str(make_films(folder, Console(file=io.StringIO())))).sources
         assert (film.source_id, Path(film.uri).read_bytes()) == ("real_film", b"film")
