@@ -1,0 +1,75 @@
+"""Keys of work items: what is part of them, and that they stay the same."""
+
+from dataclasses import replace
+
+import pytest
+
+from operators.execution.identity import WorkItem, stage_key
+from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
+from schemas.base import digest
+from schemas.config import BuildConfig, ModelConfig, ModelsConfig, QuestionConfig, Role, Writer
+from schemas.tables import Source
+
+KEYS = {
+    "ingest": (
+        ["source"],
+        "9a747e73871cb53f4f4b765dffb7db046b73c32f620b6026e29ade2f2d9d64a2",
+    ),
+    "split": (
+        ["ingest"],
+        "18b7f239a00960d7f75925c3932fe2165e84cd8b23d61655ceea1d6c7b042c06",
+    ),
+    "caption": (
+        ["ingest", "split", "source"],
+        "94ecce20a268647ade77c2c26d736ad08978bff87371b4d7bc44429395e872c2",
+    ),
+    "question": (
+        ["ingest", "caption"],
+        "b58881e0886f7ddb24f5c6e7d3896b979840739b78295b357e66d3bcbaa4fed6",
+    ),
+    "reason": (
+        ["caption", "question"],
+        "6ca71d4afd2c8ce5a34529ec8d43228180108ad778d64aab69d1a5ef5efeadd0",
+    ),
+    "verify": (
+        ["caption", "question", "reason"],
+        "e881ba18bf0d547906644237e1d5c7d5ff1799521d0558d56c6367e8d98913d4",
+    ),
+    "difficulty": (
+        ["ingest", "caption", "question", "verify"],
+        "e1aafd4de387a41e450018791a44847c03b2c7f2c4498c10938f5bb720201494",
+    ),
+    "package": (
+        ["ingest", "difficulty"],
+        "930b4b955cb207218934d343f836bc1c6afa8e650023cd5f03eb14283570ae7a",
+    ),
+    "assemble": (
+        ["ingest", "question", "reason", "verify", "difficulty", "source"],
+        "d407d557177c5ef778d3f9b1b5b40283ee1888ba80256eff51131c2f1623737e",
+    ),
+    "shard": (
+        ["assemble", "ingest", "package", "source"],
+        "f087e37a9c6bf5f1b69a0b0a1f2aab082bd446fff7e4a9c8a4f9cf752e046d20",
+    ),
+}
+"""Inputs in order, and the digest of the whole key, of the two videos `a` and `b` in one work item of each stage.
+
+A key that changes makes a stage's rows stale in every store. Whoever changes one also writes it into CHANGELOG.md.
+"""
+
+PROMPT = "---\nrole: judge\noutput: Verdict\n---\nThe hash of this text does not change when a prompt is edited.\n"
+
+
+@pytest.mark.parametrize("name", [*VIDEO_STAGES, *BUILD_STAGES])
+def test_stage_key_is_the_same_as_in_every_store(tmp_path, monkeypatch, name):
+    found = replace(stage(name), tools=tuple(lambda: "tool 1" for _ in stage(name).tools))
+    for prompt in found.prompts:
+        (tmp_path / f"{prompt}.md").write_text(PROMPT)
+    monkeypatch.setenv("LVR_PROMPTS", str(tmp_path))
+    models = ModelsConfig(**{role.value: ModelConfig(model=f"{role.value}-1", vision=True) for role in Role})
+    writers = QuestionConfig(writers=(Writer.PROGRAM, Writer.MODEL))
+    config = BuildConfig(source="films", out="out", models=models, question=writers)
+    tables = {each: (digest([each, "a"]), digest([each, "b"])) for each in (*VIDEO_STAGES, *BUILD_STAGES)}
+    sources = tuple(Source(source_id=each, uri=f"{each}.mp4", fingerprint="1") for each in "ab")
+    key = stage_key(found, config, WorkItem("item", tables, sources))
+    assert ([each.stage for each in key.inputs], digest(key)) == KEYS[name]
