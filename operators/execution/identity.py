@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from operators.execution.stage import Stage
+from operators.execution.stage import SOURCE, Stage
 from operators.models.prompts import load_prompt
 from operators.sources.access import SourceFiles
 from schemas.base import canonical_json, digest
@@ -24,32 +24,20 @@ WHOLE_BUILD = "all"
 
 @dataclass(frozen=True)
 class WorkItem:
-    """Input of one work item of a stage.
-
-    It holds the tables of each stage in `reads`, with one table per contributing video.
-    """
+    """Input of one work item of a stage."""
 
     unit: str
     tables: Mapping[str, tuple[str, ...]]
-    """sha256 of the tables' objects, by stage."""
+    """sha256 of the tables' objects by stage, for `Stage.tables`. Each contributing video has one table."""
     sources: tuple[Source, ...] = ()
-    """Source videos sorted by id, for stages that read `source` or open the video."""
+    """Source videos sorted by id, for stages that read the source list or open the video."""
     empty: bool = False
-    """Whether the first input, or the stage `Stage.only_with`, has no rows. Then the work item has none either, and
-    nothing is decoded."""
+    """Whether the first input, or the stage `Stage.requires_rows_of`, has no rows. Then the work item has none either,
+    and nothing is decoded."""
     files: SourceFiles = field(default_factory=SourceFiles)
     """Access to the source files."""
     isolated: bool = False
     """Whether the work item is computed in a child process, which opens the video."""
-
-    def identity(self, name: str, source_columns: Collection[str]) -> InputIdentity:
-        """Identity of one input for the work item's key. That of `source` covers only `source_columns`."""
-        if name == "source":
-            columns = set(source_columns)
-            content = [digest(source.model_dump(mode="json", include=columns)) for source in self.sources]
-        else:
-            content = list(self.tables[name])
-        return InputIdentity(stage=name, rows_sha256=content[0] if len(content) == 1 else digest(content))
 
 
 def stage_key(stage: Stage, config: BuildConfig, item: WorkItem) -> StageKey:
@@ -58,7 +46,11 @@ def stage_key(stage: Stage, config: BuildConfig, item: WorkItem) -> StageKey:
     Prompts and models are part of the key only if the stage uses them under this configuration.
     """
     uses_models = stage.uses_models(config)
-    inputs = [item.identity(name, stage.source_columns) for name in stage.reads]
+    parts = {name: list(item.tables[name]) for name in stage.tables}
+    if stage.reads_source:
+        columns = set(stage.source_columns)
+        parts[SOURCE] = [digest(source.model_dump(mode="json", include=columns)) for source in item.sources]
+    inputs = [_input_identity(name, parts[name]) for name in stage.reads.values()]
     if stage.requires_rows_of:
         inputs.append(InputIdentity(stage=stage.requires_rows_of, rows_sha256=digest(not item.empty)))
     return StageKey(
@@ -72,6 +64,11 @@ def stage_key(stage: Stage, config: BuildConfig, item: WorkItem) -> StageKey:
         inputs=tuple(inputs),
         tools=tuple(tool() for tool in stage.tools),
     )
+
+
+def _input_identity(name: str, parts: list[str]) -> InputIdentity:
+    """Identity of one input from the hashes of its tables, or of the source videos."""
+    return InputIdentity(stage=name, rows_sha256=parts[0] if len(parts) == 1 else digest(parts))
 
 
 def _prompt_identity(prompt_id: str) -> PromptIdentity:

@@ -23,7 +23,7 @@ from pathlib import Path
 from operators.execution.identity import WHOLE_BUILD, WorkItem, stage_key
 from operators.execution.pipeline import stage as stage_named
 from operators.execution.progress import Progress
-from operators.execution.stage import Context, Scope, Stage
+from operators.execution.stage import SOURCE, Context, Scope, Stage
 from operators.models.client import ModelClient
 from operators.models.journal import Journal
 from operators.models.prompts import load_prompt
@@ -185,7 +185,7 @@ def run_work_item(store: Store, config: BuildConfig, stage: Stage, item: WorkIte
         return WorkResult(commit, reused=True)
     opened: list[Row] = []
     if stage.isolated and not item.empty:
-        opened = [row for row in _read_input(store, stage.reads[0], item) if stage.opens_video(config, row)]
+        opened = [row for row in _read_input(store, stage.first_input, item) if stage.opens_video(config, row)]
     files = source_files(config, item.sources)
     item = replace(item, files=files, isolated=bool(opened))
     with scratch_folder(stage.name) as scratch:
@@ -218,12 +218,12 @@ def compute_work_item(
     cpu_seconds = process_cpu_seconds if item.isolated else time.thread_time
     cpu_started = cpu_seconds()
     started = time.perf_counter()
-    tables = [_read_input(store, stage_input, item) for stage_input in stage.reads]
+    inputs = {parameter: _read_input(store, name, item) for parameter, name in stage.reads.items()}
     try:
         _assert_unchanged(item)
-        has_work = bool(tables[0]) and not item.empty
+        has_work = bool(next(iter(inputs.values()))) and not item.empty
         produced, usage = (
-            _produce(stage, store, config, key, tables, scratch, cores, item.files) if has_work else ([], {})
+            _produce(stage, store, config, key, inputs, scratch, cores, item.files) if has_work else ([], {})
         )
     except SourceUnavailable as gone:
         produced, usage = [_item_reject(key, gone.reason, f"{key.unit}: {gone}")], {}
@@ -270,7 +270,7 @@ def _produce(
     store: Store,
     config: BuildConfig,
     key: StageKey,
-    tables: Sequence[Sequence[Row]],
+    inputs: Mapping[str, Sequence[Row]],
     scratch: Path,
     cores: int,
     files: SourceFiles,
@@ -289,7 +289,7 @@ def _produce(
             cores=cores,
             sources=files,
         )
-        produced = list(stage.run(context, *tables))
+        produced = list(stage.run(context, **inputs))
         return produced, {role.value: _usage(client) for role, client in models.items()}
 
 
@@ -328,8 +328,8 @@ def _work_items(folder: RunFolder, stage: Stage, partition: int | None) -> Itera
             raise ValueError(f"stage {stage.name} runs per partition: choose one of 0..{folder.run.partitions - 1}")
         yield from _partition_inputs(folder, stage, folder.partition(partition))
         return
-    tables = {name: _all_tables(folder, name) for name in stage.reads if name != "source"}
-    yield WorkItem(WHOLE_BUILD, tables, folder.sources() if "source" in stage.reads else ())
+    tables = {name: _all_tables(folder, name) for name in stage.tables}
+    yield WorkItem(WHOLE_BUILD, tables, folder.sources() if stage.reads_source else ())
 
 
 def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:
@@ -344,8 +344,8 @@ def _all_tables(folder: RunFolder, name: str) -> tuple[str, ...]:
 
 
 def _partition_inputs(folder: RunFolder, stage: Stage, partition: Partition) -> Iterator[WorkItem]:
-    names = [name for name in (*stage.reads, stage.requires_rows_of) if name not in ("source", "")]
-    records = {name: folder.record(name, partition.index) for name in names}
+    required = [stage.requires_rows_of] if stage.requires_rows_of else []
+    records = {name: folder.record(name, partition.index) for name in (*stage.tables, *required)}
     for source in partition.sources:
         yield video_input(stage, source, {name: record.commits[source.source_id] for name, record in records.items()})
 
@@ -354,17 +354,17 @@ def video_input(stage: Stage, source: Source, commits: Mapping[str, Commit]) -> 
     """Input of a stage for one video.
 
     Args:
-        commits: the video's commits by stage: those of `stage.reads`, and of `stage.only_with` if it is known. Else its
-            rows are assumed to exist.
+        commits: the video's commits by stage: those of `stage.tables`, and of `stage.requires_rows_of` if it is known.
+            Else its rows are assumed to exist.
     """
-    tables = {name: (commits[name].rows_sha256,) for name in stage.reads if name != "source"}
-    required = {stage.reads[0], stage.requires_rows_of} & commits.keys()
+    tables = {name: (commits[name].rows_sha256,) for name in stage.tables}
+    required = {stage.first_input, stage.requires_rows_of} & commits.keys()
     is_empty = not all(commits[name].rows for name in required)
     return WorkItem(source.source_id, tables, (source,), empty=is_empty)
 
 
 def _read_input(store: Store, name: str, item: WorkItem) -> list[Row]:
-    if name == "source":
+    if name == SOURCE:
         return list(item.sources)
     model = stage_named(name).row
     with ThreadPoolExecutor(max_workers=16) as pool:  # for remote stores, with one small object per video

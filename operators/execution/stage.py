@@ -7,6 +7,7 @@ responsible for identity, reuse, commits, journals and metrics.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,6 +22,9 @@ from schemas.tables import Reject
 if TYPE_CHECKING:
     from operators.models.client import ModelClient
     from operators.models.prompts import Prompt
+
+SOURCE = "source"
+"""Name of the list of source videos in `Stage.reads` and in keys, next to the names of stages."""
 
 
 class Files(Protocol):
@@ -82,20 +86,25 @@ class Scope(Enum):
 class Stage:
     """Declaration of one step of the pipeline.
 
-    `run(context, *inputs)` takes one list of rows per name in `reads`, in that order, and yields rows of type `row` and
+    `run(context, **inputs)` takes one list of rows for each entry of `reads`, and yields rows of type `row` and
     rejects. Equal inputs must give equal rows, and the models' answers count as inputs.
+
+    Raises:
+        TypeError: `reads` does not fit the parameters of `run`, or `source_columns`.
     """
 
     name: str
     version: int
     """Number that is increased whenever a code change makes the stage yield other rows from the same inputs."""
     row: type[Row]
-    reads: tuple[str, ...]
+    reads: Mapping[str, str]
+    """Stage whose rows each parameter of `run` takes, or `SOURCE`. The order is that of the key's inputs. If the first
+    input has no rows, the stage has nothing to do."""
     run: Callable[..., Iterator[Row]]
     section: Callable[[BuildConfig], Any]
     """Function that returns the part of the configuration that the rows depend on."""
     source_columns: tuple[str, ...] = ()
-    """Columns of `source` that the rows depend on, if the stage reads it. The stage reads no other columns."""
+    """Columns of the source list that the rows depend on, if the stage reads it. The stage reads no other columns."""
     prompts: tuple[str, ...] = ()
     roles: tuple[Role, ...] = ()
     uses_models: Callable[[BuildConfig], bool] = lambda config: True
@@ -114,3 +123,38 @@ class Stage:
     the video's file."""
     timeout_seconds: Callable[[Any], float] = lambda row: 6 * 3600.0
     """The watchdog's time limit for a row of the first input."""
+
+    def __post_init__(self) -> None:
+        _, *parameters = inspect.signature(self.run).parameters
+        for parameter in parameters:
+            if parameter not in self.reads:
+                raise TypeError(
+                    f"stage {self.name}: `run` has a parameter {parameter!r}, which `reads` does not give; add it to "
+                    f"`reads` with the stage whose rows it takes, or remove it"
+                )
+        for parameter, stage in self.reads.items():
+            if parameter not in parameters:
+                raise TypeError(
+                    f"stage {self.name}: `reads` gives rows of {stage!r} to {parameter!r}, but `run` takes "
+                    f"{', '.join(parameters) or 'no rows'}; rename one of the two"
+                )
+        if self.reads_source != bool(self.source_columns):
+            raise TypeError(
+                f"stage {self.name}: `reads` and `source_columns` disagree on whether it reads the source list; give "
+                f"both or neither"
+            )
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The stages whose tables it reads."""
+        return tuple(name for name in self.reads.values() if name != SOURCE)
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether it reads the list of source videos."""
+        return SOURCE in self.reads.values()
+
+    @property
+    def first_input(self) -> str:
+        """The stage whose rows it works through, or `SOURCE`."""
+        return next(iter(self.reads.values()))

@@ -12,6 +12,7 @@ from functools import partial
 from operators.execution.identity import WHOLE_BUILD, WorkItem, stage_key
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.execution.runner import video_input
+from operators.execution.stage import SOURCE
 from operators.models.session import resolve
 from operators.sources.ids import read_given_ids
 from operators.sources.listing import read_sources
@@ -117,8 +118,7 @@ def _walk_video(store: Store, config: BuildConfig, before: Mapping[tuple[str, st
     stale: list[str] = []
     reasons: list[str] = []
     for name in VIDEO_STAGES:
-        others = [other for other in stage(name).reads if other != "source"]
-        if not commits.keys() >= set(others):
+        if not commits.keys() >= set(stage(name).tables):
             stale.append(name)
             continue
         key = stage_key(stage(name), config, video_input(stage(name), source, commits))
@@ -142,11 +142,10 @@ def _walk_build(
     reasons: Counter[str],
 ) -> None:
     for name in BUILD_STAGES:
-        others = [other for other in stage(name).reads if other != "source"]
-        if not tables.keys() >= set(others):
+        if not tables.keys() >= set(stage(name).tables):
             stale[name] = 1
             continue
-        read = {other: tuple(sha for _, sha in sorted(tables[other].items())) for other in others}
+        read = {other: tuple(sha for _, sha in sorted(tables[other].items())) for other in stage(name).tables}
         key = stage_key(stage(name), config, WorkItem(WHOLE_BUILD, read, sources))
         if commit := store.find_commit(name, digest(key)):
             tables[name] = {WHOLE_BUILD: commit.rows_sha256}
@@ -176,9 +175,9 @@ def explain(before: StageKey | None, now: StageKey) -> str:
 
 
 def _changed_input(stage: str, name: str) -> str:
-    if name != "source":
-        return f"{name} rows changed"
-    return "source file changed" if stage == VIDEO_STAGES[0] else "metadata in the source list changed"
+    if name == SOURCE:
+        return "source file changed" if stage == VIDEO_STAGES[0] else "metadata in the source list changed"
+    return f"{name} rows changed"
 
 
 def _changed_prompts(before: StageKey, now: StageKey) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from operators.execution.stage import Context, Scope, Stage
+from operators.execution.stage import SOURCE, Context, Scope, Stage
 from schemas.base import digest
 from schemas.config import AssembleConfig
 from schemas.sample import LETTERS, Sample
@@ -165,7 +165,14 @@ STAGE = Stage(
     name="assemble",
     version=1,
     row=Sample,
-    reads=("ingest", "question", "reason", "verify", "difficulty", "source"),
+    reads={
+        "videos": "ingest",
+        "questions": "question",
+        "reasonings": "reason",
+        "checks": "verify",
+        "difficulties": "difficulty",
+        "sources": SOURCE,
+    },
     source_columns=("source_id", "category", "split_hint"),
     run=run,
     section=lambda config: config.assemble,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from operators.execution.progress import ProgressLogger
-from operators.execution.stage import Context, Stage
+from operators.execution.stage import SOURCE, Context, Stage
 from operators.footage import fetch_frame_source
 from operators.models.client import Answer, Refusal, Request, TimedFrame
 from operators.models.session import MEASURED
@@ -280,7 +280,7 @@ STAGE = Stage(
     name="caption",
     version=1,
     row=Caption,
-    reads=("ingest", "split", "source"),
+    reads={"videos": "ingest", "clips": "split", "sources": SOURCE},
     source_columns=("source_id", "annotations"),
     run=run,
     section=lambda config: [config.caption, config.split.clip_seconds],

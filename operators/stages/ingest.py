@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from operators.execution.progress import ProgressLogger
-from operators.execution.stage import Context, Stage
+from operators.execution.stage import SOURCE, Context, Stage
 from operators.store.content_store import sha256_of_file
 from operators.video.analysis.analysis_file import write_analysis
 from operators.video.analysis.decode_once import DecodedVideo, decode_once
@@ -127,7 +127,7 @@ STAGE = Stage(
     name="ingest",
     version=5,
     row=Video,
-    reads=("source",),
+    reads={"sources": SOURCE},
     source_columns=("source_id", "uri", "fingerprint"),
     run=run,
     section=_section,

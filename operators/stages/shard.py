@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-from operators.execution.stage import Context, Scope, Stage
+from operators.execution.stage import SOURCE, Context, Scope, Stage
 from operators.release.tar import TarWriter
 from operators.store.content_store import SourceUnavailable, sha256_of_file, space_problem
 from schemas.arrow import rows_to_parquet
@@ -185,7 +185,7 @@ STAGE = Stage(
     name="shard",
     version=3,
     row=ReleaseFile,
-    reads=("assemble", "ingest", "package", "source"),
+    reads={"samples": "assemble", "videos": "ingest", "packaged": "package", "sources": SOURCE},
     source_columns=("source_id", "title", "category", "licence", "origin"),
     run=run,
     section=lambda config: (config.shard.model_dump(mode="json"), config.name),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
-from operators.execution.stage import Context
+from operators.execution.stage import SOURCE, Context
 from operators.release.publish import publish
 from operators.report import write_report
 from operators.stages import assemble, shard
@@ -139,11 +139,11 @@ def _run_build_stage(folder: RunFolder, stage: str, tables: list[Tables], out: P
     context = Context(stage, "all", folder.run.config, {}, {}, folder.store, scratch)
     found = assemble if stage == "assemble" else shard
     read = {name: [row for each in tables for row in each.rows.get(name, [])] for name in VIDEO_STAGES}
-    read["source"] = list(folder.sources())
+    read[SOURCE] = list(folder.sources())
     if stage == "shard":
         [assembled] = folder.record("assemble", None).commits.values()
         read["assemble"] = list(folder.store.get_rows(assembled.rows_sha256, Sample))
-    declared = list(found.run(context, *(read[name] for name in found.STAGE.reads)))
+    declared = list(found.run(context, **{parameter: read[name] for parameter, name in found.STAGE.reads.items()}))
     rejects = [row for row in declared if isinstance(row, Reject)]
     rows = [row for row in declared if not isinstance(row, Reject)]
     commit = _commit(folder, stage, "all", rows, rejects, found.STAGE.row)

@@ -6,9 +6,12 @@ import pytest
 
 from operators.execution.identity import WorkItem, stage_key
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
+from operators.execution.staleness import explain
+from operators.video.decode import ffmpeg
+from operators.video.decode.ffmpeg import pyav_version
 from schemas.base import digest
 from schemas.config import BuildConfig, ModelConfig, ModelsConfig, QuestionConfig, Role, Writer
-from schemas.tables import Source
+from schemas.tables import Annotation, Source, Split, VideoCategory
 
 KEYS = {
     "ingest": (
@@ -73,3 +76,65 @@ def test_stage_key_is_the_same_as_in_every_store(tmp_path, monkeypatch, name):
     sources = tuple(Source(source_id=each, uri=f"{each}.mp4", fingerprint="1") for each in "ab")
     key = stage_key(found, config, WorkItem("item", tables, sources))
     assert ([each.stage for each in key.inputs], digest(key)) == KEYS[name]
+
+
+WHO_READS = {
+    "uri": {"ingest"},
+    "fingerprint": {"ingest"},
+    "title": {"shard"},
+    "category": {"assemble", "shard"},
+    "licence": {"shard"},
+    "origin": {"shard"},
+    "split_hint": {"assemble"},
+    "annotations": {"caption"},
+}
+"""Columns of `Source`, each with the stages whose rows depend on it directly."""
+
+
+@pytest.mark.parametrize("column", WHO_READS)
+def test_stage_key_covers_the_columns_of_a_source_that_the_stage_uses(tmp_path, column):
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
+    note = Annotation(start_us=0, end_us=1, kind="speech", text="Come in!")
+    other = {"category": VideoCategory.FILM, "split_hint": Split.EVAL, "annotations": (note,)}.get(column, "another")
+    before = Source(source_id="film", uri="film.mp4", fingerprint="1")
+    after = before.model_copy(update={column: other})
+
+    def keys(source):
+        for name in (*VIDEO_STAGES, *BUILD_STAGES):
+            tables = dict.fromkeys(stage(name).tables, ("0" * 64,))
+            yield name, stage_key(stage(name), config, WorkItem("film", tables, (source,)))
+
+    assert {name for name, key in keys(before) if key != dict(keys(after))[name]} == WHO_READS[column]
+
+
+def test_stage_key_does_not_cover_where_sources_may_be(tmp_path):
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
+    more = config.model_copy(update={"allowed_roots": ("https://",)})
+    for name in (*VIDEO_STAGES, *BUILD_STAGES):
+        assert stage(name).section(config) == stage(name).section(more)
+
+
+def test_every_column_of_a_source_is_used():
+    assert WHO_READS.keys() | {"source_id", "redacted"} == Source.model_fields.keys()
+
+
+def test_stage_key_covers_the_version_of_a_tool(tmp_path, monkeypatch):
+    """Rows that a broken or an old tool wrote are recomputed. All other keys are the same as without that field."""
+    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
+    source = Source(source_id="film", uri="film.mp4", fingerprint="1")
+
+    def keys():
+        for name in (*VIDEO_STAGES, *BUILD_STAGES):
+            tables = dict.fromkeys(stage(name).tables, ("0" * 64,))
+            yield name, stage_key(stage(name), config, WorkItem("film", tables, (source,)))
+
+    before = dict(keys())
+    assert {name for name, key in before.items() if "tools" in key.model_dump()} == {"ingest", "split", "package"}
+    assert before["ingest"].tools == (pyav_version(),)
+    monkeypatch.setattr(ffmpeg, "_choose_ffmpeg", lambda: ("/usr/bin/ffmpeg", "8.0.1"))
+    after = dict(keys())
+    assert {name for name, key in after.items() if key != before[name]} == {"split", "package"}
+    assert (
+        explain(before["package"], after["package"])
+        == f"package: made with ffmpeg 8.0.1, {pyav_version()} instead of {', '.join(before['package'].tools)}"
+    )

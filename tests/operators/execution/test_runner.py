@@ -15,86 +15,22 @@ import pytest
 
 from operators.build import plan_build
 from operators.execution import runner
-from operators.execution.identity import WorkItem, stage_key
-from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
+from operators.execution.identity import WorkItem
+from operators.execution.pipeline import stage
 from operators.execution.progress import Progress
 from operators.execution.runner import WorkResult, run_stage, run_work_item
-from operators.execution.staleness import explain
 from operators.sources.access import fingerprint
 from operators.store.content_store import Store, object_path
-from operators.video.decode import ffmpeg
-from operators.video.decode.ffmpeg import pyav_version
 from schemas.config import BuildConfig
 from schemas.errors import Outage
 from schemas.storage import StoreError
-from schemas.tables import Annotation, Reject, Source, Split, Video, VideoCategory
+from schemas.tables import Reject, Source, Video
 from tests.support.failing_reads import failing_reads
 from tests.support.synthetic_run import synthetic_run
 from tests.support.videos import counting_video, make, noisy_video
 from tests.support.web_server import serving
 
 ROOT = Path(__file__).resolve().parents[3]
-
-WHO_READS = {
-    "uri": {"ingest"},
-    "fingerprint": {"ingest"},
-    "title": {"shard"},
-    "category": {"assemble", "shard"},
-    "licence": {"shard"},
-    "origin": {"shard"},
-    "split_hint": {"assemble"},
-    "annotations": {"caption"},
-}
-"""Columns of `Source`, each with the stages whose rows depend on it directly."""
-
-
-@pytest.mark.parametrize("column", WHO_READS)
-def test_what_is_said_of_a_source_is_part_of_the_identity_of_those_who_use_it(tmp_path, column):
-    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
-    note = Annotation(start_us=0, end_us=1, kind="speech", text="Come in!")
-    other = {"category": VideoCategory.FILM, "split_hint": Split.EVAL, "annotations": (note,)}.get(column, "another")
-    before = Source(source_id="film", uri="film.mp4", fingerprint="1")
-    after = before.model_copy(update={column: other})
-
-    def keys(source):
-        for name in (*VIDEO_STAGES, *BUILD_STAGES):
-            tables = {read: ("0" * 64,) for read in stage(name).reads if read != "source"}
-            yield name, stage_key(stage(name), config, WorkItem("film", tables, (source,)))
-
-    assert {name for name, key in keys(before) if key != dict(keys(after))[name]} == WHO_READS[column]
-
-
-def test_what_a_list_may_name_is_no_part_of_any_identity(tmp_path):
-    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
-    more = config.model_copy(update={"allowed_roots": ("https://",)})
-    for name in (*VIDEO_STAGES, *BUILD_STAGES):
-        assert stage(name).section(config) == stage(name).section(more)
-
-
-def test_every_column_of_a_source_is_used():
-    assert WHO_READS.keys() | {"source_id", "redacted"} == Source.model_fields.keys()
-
-
-def test_the_version_of_a_tool_is_part_of_the_identity_of_what_it_makes(tmp_path, monkeypatch):
-    """Rows that a broken or an old tool wrote are recomputed. All other keys are the same as without that field."""
-    config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
-    source = Source(source_id="film", uri="film.mp4", fingerprint="1")
-
-    def keys():
-        for name in (*VIDEO_STAGES, *BUILD_STAGES):
-            tables = {read: ("0" * 64,) for read in stage(name).reads if read != "source"}
-            yield name, stage_key(stage(name), config, WorkItem("film", tables, (source,)))
-
-    before = dict(keys())
-    assert {name for name, key in before.items() if "tools" in key.model_dump()} == {"ingest", "split", "package"}
-    assert before["ingest"].tools == (pyav_version(),)
-    monkeypatch.setattr(ffmpeg, "_choose_ffmpeg", lambda: ("/usr/bin/ffmpeg", "8.0.1"))
-    after = dict(keys())
-    assert {name for name, key in after.items() if key != before[name]} == {"split", "package"}
-    assert (
-        explain(before["package"], after["package"])
-        == f"package: made with ffmpeg 8.0.1, {pyav_version()} instead of {', '.join(before['package'].tools)}"
-    )
 
 
 def test_the_pace_is_that_of_what_was_computed():
