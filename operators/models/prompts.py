@@ -3,7 +3,7 @@
 The body is a Jinja template, rendered in a sandbox, and an undefined variable is an error. A prompt's sha256 covers its
 file and every file that it includes, so an edit of any of them makes the rows stale that were made with it. An included
 file is plain Jinja without front matter. This module does not prescribe a prompt's text or variables: the file and the
-stage that renders it must agree on them.
+stage that renders it must agree on them. Only `_category.md` must have a text for every question category.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from schemas.base import Model
 from schemas.config import Role
 from schemas.errors import BadInput
 from schemas.provenance import Sampling
+from schemas.tables import QuestionCategory
 
 FENCE = "---\n"
+CATEGORY_FILE = "_category.md"
+"""The included file that says what a question of the category `category` asks for."""
 
 
 class PromptError(BadInput):
@@ -81,7 +84,7 @@ def load_prompt(
         models: pydantic models by the names that `output` may have; defaults to the contents of `schemas.answers`.
 
     Raises:
-        PromptError: the file is missing or malformed.
+        PromptError: the file is missing or malformed, or it includes `_category.md` and a category has no text there.
     """
     place = folder or _default_folder()
     name = f"{prompt_id}.md"
@@ -91,6 +94,8 @@ def load_prompt(
     except (ValidationError, yaml.YAMLError) as error:
         raise PromptError(f"prompt {name}: its front matter is wrong: {error}") from error
     texts = _with_includes(place, name, body)
+    if CATEGORY_FILE in dict(texts):
+        _assert_every_category_has_text(texts)
     identity = hashlib.sha256(_read(place, name))
     for included, _ in texts[1:]:
         identity.update(b"\0" + included.encode() + b"\0" + _read(place, included))
@@ -145,6 +150,20 @@ def _environment(texts: Mapping[str, str]) -> ImmutableSandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _assert_every_category_has_text(texts: tuple[tuple[str, str], ...]) -> None:
+    template = _environment(dict(texts)).get_template(CATEGORY_FILE)
+    for category in QuestionCategory:
+        try:
+            text = template.render(category=category.value)
+        except TemplateError as error:
+            raise PromptError(f"prompt {CATEGORY_FILE}: {error}; it may use the variable `category` only") from error
+        if not text.strip():
+            raise PromptError(
+                f"prompt {CATEGORY_FILE}: it has no text for the category {category.value!r}; add "
+                f'`{{% elif category == "{category.value}" %}}` and what such a question asks for'
+            )
 
 
 @functools.lru_cache(maxsize=64)

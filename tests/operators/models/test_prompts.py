@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import pickle
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
 import schemas.answers
+from operators.models import prompts
 from operators.models.prompts import PromptError, load_prompt
 from schemas.config import Role
+from schemas.tables import QuestionCategory
 
 
 class Said(BaseModel):
@@ -91,3 +94,28 @@ def test_the_folder_comes_from_the_environment(folder, monkeypatch):
 def test_the_projects_own_prompts_load(path):
     prompt = load_prompt(path.stem)
     assert vars(schemas.answers)[prompt.output.__name__] is prompt.output
+
+
+def test_category_without_a_text_is_an_error_when_a_prompt_is_loaded(monkeypatch):
+    names = [*QuestionCategory, "counting"]
+    monkeypatch.setattr(
+        prompts, "QuestionCategory", StrEnum("QuestionCategory", {name.upper(): name for name in names})
+    )
+    load_prompt("reason")
+    for prompt in ("question_choice", "question_open"):
+        with pytest.raises(PromptError, match="it has no text for the category 'counting'; add "):
+            load_prompt(prompt)
+
+
+def test_category_file_may_use_no_other_variable(folder):
+    (folder / "ask.md").write_text(HEAD + '{% include "_category.md" %}')
+    (folder / "_category.md").write_text("{{ category }} of {{ film }}")
+    with pytest.raises(PromptError, match=r"_category\.md: 'film' is undefined; it may use .* `category` only"):
+        load_prompt("ask", folder, MODELS)
+
+
+@pytest.mark.parametrize("category", QuestionCategory)
+def test_category_file_describes_the_category(category):
+    given = {"story": "", "duration": "", "number": 1, "count": 1, "around": ""}
+    text = load_prompt("question_open").render(category=category.value, **given)
+    assert [each.value for each in QuestionCategory if f"\n{each.value} - " in text] == [category.value]
