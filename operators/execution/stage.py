@@ -20,7 +20,7 @@ from schemas.config import BuildConfig, Role
 from schemas.tables import Reject
 
 if TYPE_CHECKING:
-    from operators.models.client import ModelClient
+    from operators.models.client import ModelClient, Refusal
     from operators.models.prompts import Prompt
 
 SOURCE = "source"
@@ -69,6 +69,11 @@ class Context:
             raw=raw,
             request_sha256=request_sha256,
         )
+
+    def refuse(self, subject: str, refusal: Refusal) -> Reject:
+        """A reject of the row that a model was requested for and did not give. `subject` names it in the message."""
+        message = f"{subject}: {refusal.message}"
+        return self.reject(refusal.request.key, refusal.reason, message, refusal.raw, refusal.request_sha256)
 
     def seed(self, *parts: object) -> int:
         """A 31-bit seed that depends only on the build's seed and the parts."""

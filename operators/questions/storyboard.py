@@ -28,16 +28,10 @@ SERVER_TOKENS = 24_000
 It leaves room for reasoning in a context of 32,768 tokens, the smallest that long-video models are served with.
 """
 
-_SECOND_US = 1_000_000
-
 
 def tokens_for(client: ModelClient) -> int:
     """The token budget for captions in a prompt to this model."""
     return EMBEDDED_TOKENS if client.model == EMBEDDED_MODEL else SERVER_TOKENS
-
-
-class EvidenceError(ValueError):
-    """Raised when a model names a part of the video that does not exist."""
 
 
 def storyboard(captions: Sequence[Caption], tokens: int) -> str:
@@ -65,35 +59,6 @@ def within(captions: Sequence[Caption], spans: Sequence[Span]) -> list[Caption]:
         for caption in captions
         if any(caption.start_us < span.end_us and span.start_us < caption.end_us for span in spans)
     ]
-
-
-def read_spans(ranges: Sequence[str], end_us: int) -> tuple[Span, ...]:
-    """Parse ranges that a model wrote in the storyboard's form, `00:10 - 00:20` or `00:12`, into sorted spans.
-
-    Times are whole seconds. A range may end in the video's last, incomplete second, and a single time covers its whole
-    second. Equal ranges yield one span.
-
-    Args:
-        ranges: what the model wrote.
-        end_us: end of the video in microseconds.
-
-    Raises:
-        EvidenceError: a range ends before it starts or lies outside the video.
-    """
-    spans = []
-    for each in ranges:
-        start_us, last_us = _read_clock(each.partition(" - ")[0]), _read_clock(each.rpartition(" - ")[2])
-        if last_us < start_us or start_us >= end_us or last_us > end_us + _SECOND_US:
-            raise EvidenceError(f"{each} is no part of a video of {format_time(end_us)}; name parts inside")
-        spans.append(Span(start_us=start_us, end_us=min(max(last_us, start_us + _SECOND_US), end_us)))
-    return tuple(sorted(set(spans), key=lambda span: (span.start_us, span.end_us)))
-
-
-def _read_clock(text: str) -> int:
-    seconds = 0
-    for part in text.split(":"):
-        seconds = 60 * seconds + int(part)
-    return _SECOND_US * seconds
 
 
 def _line(caption: Caption) -> str:

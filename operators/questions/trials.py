@@ -25,9 +25,8 @@ from operators.questions.answers import compare_open, same_answer, same_count, s
 from schemas.answers import Letter, ShortAnswer, Verdict
 from schemas.config import Role
 from schemas.provenance import Provenance
+from schemas.sample import LETTERS
 from schemas.tables import Check, Question, QuestionKind, Reject, Template, Trial
-
-LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
@@ -100,27 +99,27 @@ def run_trials(
     check: Check,
     candidate: ModelClient,
     prompts: Mapping[QuestionKind, Prompt],
-    papers: Sequence[TrialSpec],
+    specs: Sequence[TrialSpec],
 ) -> list[TrialResult]:
-    """Run all trials and return one result per paper, in the same order.
+    """Run all trials and return one result for each, in the same order.
 
     Args:
         context: its role `judge` and its prompt `judge` are used to compare open answers.
         check: the check that the trials belong to.
         candidate: the model that answers the questions.
         prompts: the candidate's prompt for each kind of question.
-        papers: questions with at least one trial each.
+        specs: questions with at least one trial each.
     """
-    trials = [(paper, options, seed) for paper in papers for options, seed in _orders(context, check, paper)]
-    requests = [_request(prompts[paper.question.kind], paper, options, seed) for paper, options, seed in trials]
+    trials = [(spec, options, seed) for spec in specs for options, seed in _orders(context, check, spec)]
+    requests = [_request(prompts[spec.question.kind], spec, options, seed) for spec, options, seed in trials]
     replies = candidate.call(requests)
     answers = [_answer(reply, options) for reply, (_, options, _) in zip(replies, trials, strict=True)]
-    asked = [(paper.question, answer) for (paper, _, _), answer in zip(trials, answers, strict=True)]
+    asked = [(spec.question, answer) for (spec, _, _), answer in zip(trials, answers, strict=True)]
     verdicts, judged = _compare(context, asked)
     results, first = [], 0
-    for paper in papers:
-        own = slice(first, first + paper.trials)
-        first += paper.trials
+    for spec in specs:
+        own = slice(first, first + spec.trials)
+        first += spec.trials
         answered = [
             (answer, right)
             for answer, right in zip(answers[own], verdicts[own], strict=True)
@@ -129,7 +128,7 @@ def run_trials(
         said = (*replies[own], *judged[own])
         results.append(
             TrialResult(
-                question=paper.question,
+                question=spec.question,
                 check=check,
                 answers=tuple(answer for answer, _ in answered),
                 right=tuple(right for _, right in answered),
@@ -154,18 +153,18 @@ def orders(options: Sequence[str], trials: int, rng: Random) -> list[tuple[str, 
     return found
 
 
-def _orders(context: Context, check: Check, paper: TrialSpec) -> list[tuple[tuple[str, ...], int]]:
-    """Options in order, and the seed, of every trial of a paper."""
-    name = paper.question.question_id
-    shown = orders(paper.question.options, paper.trials, Random(context.seed(check, name)))
+def _orders(context: Context, check: Check, spec: TrialSpec) -> list[tuple[tuple[str, ...], int]]:
+    """Options in order, and the seed, of every trial of a question."""
+    name = spec.question.question_id
+    shown = orders(spec.question.options, spec.trials, Random(context.seed(check, name)))
     return [(options, context.seed(check, name, trial)) for trial, options in enumerate(shown)]
 
 
-def _request(prompt: Prompt, paper: TrialSpec, options: Sequence[str], seed: int) -> Request:
-    question = paper.question
+def _request(prompt: Prompt, spec: TrialSpec, options: Sequence[str], seed: int) -> Request:
+    question = spec.question
     lettered = list(zip(LETTERS, options, strict=False))
-    text = prompt.render(story=paper.story, question=question.question, options=lettered)
-    return Request(question.question_id, prompt, text, paper.frames, seed)
+    text = prompt.render(story=spec.story, question=question.question, options=lettered)
+    return Request(question.question_id, prompt, text, spec.frames, seed)
 
 
 def _answer(reply: Answer | Refusal, options: Sequence[str]) -> str | None:

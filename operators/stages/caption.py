@@ -17,18 +17,17 @@ from typing import cast
 
 from operators.execution.progress import ProgressLogger
 from operators.execution.stage import SOURCE, Context, Stage
-from operators.footage import fetch_frame_source
-from operators.models.client import Answer, Refusal, Request, TimedFrame
+from operators.models.client import Answer, Refusal, Request
 from operators.models.session import MEASURED
 from operators.store.content_store import SourceUnavailable
 from operators.video.analysis.proxy import SIDE
-from operators.video.decode.frames import to_jpeg
 from operators.video.decode.packets import UnreadableVideo
 from operators.video.timecode import format_time
 from operators.vision.clip_frames import ClipFrame, sample_clip_frames
 from operators.vision.colours import dominant_colours
 from operators.vision.faces import FaceDetector
 from operators.vision.ocr import Reading, TextReader, track, within
+from operators.vision.request_frames import encode_frames, fetch_frame_source
 from operators.vision.sentences import describe
 from schemas.answers import ClipDescription, SeenObject, SeenText
 from schemas.base import Box, Row, Span
@@ -42,7 +41,6 @@ MEASURED_MULTIPLE = 2
 """Sides of measured frames are multiples of this. 2 matches the proxy, whose frames are measured without rescaling."""
 FACES_PER_CLIP = 2
 """Number of frames of a clip that are searched for faces."""
-JPEG_QUALITY = 90
 UNSCORED = 1.0
 """Score of objects and texts from a captioner, which gives no scores."""
 SHOWN_STEP_US = 10_000
@@ -147,11 +145,9 @@ def _describe_clips(
     answers = context.models[Role.CAPTIONER].call([each.request for each in inquiries])
     for inquiry, answer in zip(inquiries, answers, strict=True):
         if isinstance(answer, Refusal):
-            key = inquiry.clip.clip_id
-            message = f"clip {key}: {answer.message}"
-            yield context.reject(key, answer.reason, message, answer.raw, answer.request_sha256)
+            yield context.refuse(f"clip {inquiry.clip.clip_id}", answer)
         else:
-            yield _described(video, inquiry, answer, notes)
+            yield _read_caption(video, inquiry, answer, notes)
 
 
 def _inquiry(context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: Sequence[Annotation]) -> Inquiry:
@@ -163,7 +159,7 @@ def _inquiry(context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: 
     text = prompt.render(
         frames=len(samples), start=format_time(clip.start_us), end=format_time(clip.end_us), hints=hints
     )
-    frames = tuple(TimedFrame(each.time_us, to_jpeg(each.rgb, JPEG_QUALITY)) for each in samples)
+    frames = encode_frames(samples)
     height, width = samples[0].rgb.shape[:2]
     return Inquiry(
         clip=clip,
@@ -175,7 +171,7 @@ def _inquiry(context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: 
     )
 
 
-def _described(video: Video, inquiry: Inquiry, answer: Answer, notes: Sequence[Annotation]) -> Caption:
+def _read_caption(video: Video, inquiry: Inquiry, answer: Answer, notes: Sequence[Annotation]) -> Caption:
     """The captioner's answer as a caption.
 
     Objects and texts with times outside the clip or boxes outside the picture are dropped. The provenance keeps the raw

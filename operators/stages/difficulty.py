@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from operators.execution.stage import Context, Stage
-from operators.footage import fetch_frame_source
 from operators.models.client import TimedFrame
 from operators.process.isolate import ChildFailed, run_isolated
 from operators.questions.storyboard import storyboard, tokens_for
 from operators.questions.trials import TrialSpec, run_trials
 from operators.store.content_store import SourceUnavailable
-from operators.video.decode.frames import frames_at, to_jpeg
+from operators.video.decode.frames import frames_at
 from operators.video.decode.packets import UnreadableVideo
+from operators.vision.request_frames import encode_frames, fetch_frame_source
 from schemas.base import Row
 from schemas.config import Role
 from schemas.tables import Caption, Check, Question, QuestionKind, Trial, Video
@@ -40,37 +40,39 @@ def run(
     A question whose trials were all unanswered has both a trial and a reject.
     """
     for video in videos:
-        verified = _verified([each for each in questions if each.video_id == video.video_id], trials)
+        verified = _select_verified([each for each in questions if each.video_id == video.video_id], trials)
         if verified:
-            yield from _tried(context, video, captions, verified)
+            yield from _measure(context, video, captions, verified)
 
 
-def _verified(questions: Sequence[Question], trials: Sequence[Trial]) -> list[Question]:
+def _select_verified(questions: Sequence[Question], trials: Sequence[Trial]) -> list[Question]:
     tried = {trial.question_id for trial in trials}
     failed = {trial.question_id for trial in trials if not trial.passed}
     return [question for question in questions if question.question_id in tried - failed]
 
 
-def _tried(context: Context, video: Video, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
+def _measure(
+    context: Context, video: Video, captions: Sequence[Caption], questions: Sequence[Question]
+) -> Iterator[Row]:
     target = context.models[Role.TARGET]
     try:
-        frames = _frames(context, video) if target.vision else ()
+        frames = _fetch_frames(context, video) if target.vision else ()
     except (SourceUnavailable, UnreadableVideo, ChildFailed) as error:
         for question in questions:
             message = f"question {question.question_id}: no frames for the target from video {video.video_id}: {error}"
             yield context.reject(question.question_id, error.reason, message)
         return
     story = "" if target.vision else storyboard(captions, tokens_for(target))
-    papers = [TrialSpec(question, context.config.difficulty.trials, story, frames) for question in questions]
+    specs = [TrialSpec(question, context.config.difficulty.trials, story, frames) for question in questions]
     prompts = {kind: context.prompts[prompt] for kind, prompt in PROMPTS.items()}
-    for result in run_trials(context, Check.DIFFICULTY, target, prompts, papers):
+    for result in run_trials(context, Check.DIFFICULTY, target, prompts, specs):
         problem = result.unanswered(context)
         yield result.trial(passed=problem is None)
         if problem is not None:
             yield problem
 
 
-def _frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
+def _fetch_frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
     """Frames from the middles of equal parts of the whole video.
 
     They are decoded in a child process, so that a crash or a hang of the decoder cannot stop the stage.
@@ -84,11 +86,11 @@ def _frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
     count = min(settings.frames, video.frame_count)
     path = fetch_frame_source(context, video, count * 1_000_000 / video.duration_us, settings.frame_side)
     times = [video.duration_us * (2 * index + 1) // (2 * count) for index in range(count)]
-    return run_isolated(_jpegs, path, times, settings.frame_side, timeout_seconds=DECODE_SECONDS)
+    return run_isolated(_decode_frames, path, times, settings.frame_side, timeout_seconds=DECODE_SECONDS)
 
 
-def _jpegs(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, ...]:
-    return tuple(TimedFrame(frame.time_us, to_jpeg(frame.rgb)) for frame in frames_at(path, times_us, side))
+def _decode_frames(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, ...]:
+    return encode_frames(frames_at(path, times_us, side))
 
 
 STAGE = Stage(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from random import Random
 from typing import cast
@@ -17,19 +18,27 @@ from operators.execution.stage import Context, Stage
 from operators.models.client import Answer, Refusal, Request
 from operators.models.session import MEASURED
 from operators.questions.derive import CATEGORY, derive
-from operators.questions.storyboard import EvidenceError, read_spans, storyboard, tokens_for
+from operators.questions.evidence import read_evidence
+from operators.questions.storyboard import storyboard, tokens_for
 from operators.questions.timeline import read_timeline
 from operators.video.timecode import format_time
 from schemas.answers import WrittenChoice, WrittenOpen
-from schemas.base import Row, Span, digest
+from schemas.base import Row, digest
 from schemas.config import Role, Writer
 from schemas.provenance import Provenance
-from schemas.tables import Caption, Derivation, Question, QuestionCategory, QuestionKind, Video
+from schemas.tables import Caption, Derivation, Question, QuestionCategory, QuestionKind, Reject, Video
 
 PROMPTS = {QuestionKind.CHOICE: "question_choice", QuestionKind.OPEN: "question_open"}
 
-Wish = tuple[QuestionCategory, QuestionKind, int]
-"""A question to request from the reasoner: category, kind, and index among those of the same category and kind."""
+
+@dataclass(frozen=True)
+class Target:
+    """A question to request from the reasoner."""
+
+    category: QuestionCategory
+    kind: QuestionKind
+    index: int
+    """Index among the questions of the same category and kind."""
 
 
 def run(context: Context, videos: Sequence[Video], captions: Sequence[Caption]) -> Iterator[Row]:
@@ -40,9 +49,9 @@ def run(context: Context, videos: Sequence[Video], captions: Sequence[Caption]) 
     writers = context.config.question.writers
     for video in videos:
         if captions and Writer.PROGRAM in writers:
-            yield from _derived(context, video, captions)
+            yield from _derive_questions(context, video, captions)
         if captions and Writer.MODEL in writers:
-            yield from _written(context, video, captions)
+            yield from _request_questions(context, video, captions)
 
 
 def question_id(video_id: str, category: QuestionCategory, kind: QuestionKind, writer: Writer, index: int) -> str:
@@ -50,7 +59,7 @@ def question_id(video_id: str, category: QuestionCategory, kind: QuestionKind, w
     return f"q{digest([video_id, category, kind, writer, index])[:24]}"
 
 
-def _derived(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Question]:
+def _derive_questions(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Question]:
     # A timeline needs texts read by program at known times. A model reports only those it noticed, at rough times.
     measured = [caption for caption in captions if caption.provenance.model == MEASURED]
     if not measured:
@@ -79,68 +88,47 @@ def _derived(context: Context, video: Video, captions: Sequence[Caption]) -> Ite
             count[category, derived.kind] += 1
 
 
-def _written(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Row]:
+def _request_questions(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Row]:
     settings = context.config.question
     reasoner = context.models[Role.REASONER]
     story = storyboard(captions, tokens_for(reasoner))
-    wishes: list[Wish] = list(product(settings.categories, settings.kinds, range(settings.per_category)))
-    requests = [_request(context, video, story, wish) for wish in wishes]
-    for wish, answer in zip(wishes, reasoner.call(requests), strict=True):
-        yield _question(context, video, wish, answer)
+    every = product(settings.categories, settings.kinds, range(settings.per_category))
+    targets = [Target(category, kind, index) for category, kind, index in every]
+    requests = [_request(context, video, story, target) for target in targets]
+    for target, answer in zip(targets, reasoner.call(requests), strict=True):
+        yield _question(context, video, target, answer)
 
 
-def _request(context: Context, video: Video, story: str, wish: Wish) -> Request:
-    category, kind, index = wish
+def _request(context: Context, video: Video, story: str, target: Target) -> Request:
     count = context.config.question.per_category
-    prompt = context.prompts[PROMPTS[kind]]
+    prompt = context.prompts[PROMPTS[target.kind]]
     text = prompt.render(
         story=story,
         duration=format_time(video.duration_us),
-        category=category.value,
-        number=index + 1,
+        category=target.category.value,
+        number=target.index + 1,
         count=count,
-        around=format_time(video.duration_us * (2 * index + 1) // (2 * count)),
+        around=format_time(video.duration_us * (2 * target.index + 1) // (2 * count)),
     )
-    key = question_id(video.video_id, category, kind, Writer.MODEL, index)
+    key = question_id(video.video_id, target.category, target.kind, Writer.MODEL, target.index)
     return Request(key, prompt, text, seed=context.seed("question", key))
 
 
-def _question(context: Context, video: Video, wish: Wish, answer: Answer | Refusal) -> Row:
+def _question(context: Context, video: Video, target: Target, answer: Answer | Refusal) -> Row:
     key = answer.request.key
     if isinstance(answer, Refusal):
-        message = f"question {key}: {answer.message}"
-        return context.reject(key, answer.reason, message, answer.raw, answer.request_sha256)
-    raw, sha = answer.provenance.raw, answer.provenance.request_sha256
-    if answer.truncated:
-        message = (
-            f"question {key}: the reasoner ran out of tokens; raise max_tokens of prompt {answer.request.prompt.id}"
-        )
-        return context.reject(key, "truncated", message, raw, sha)
+        return context.refuse(f"question {key}", answer)
+    evidence = read_evidence(context, f"question {key}", answer, video.duration_us)
+    if isinstance(evidence, Reject):
+        return evidence
     written = cast(WrittenChoice | WrittenOpen, answer.value)
-    try:
-        evidence = read_spans(written.evidence, video.duration_us)
-    except EvidenceError as error:
-        return context.reject(key, "bad_evidence", f"question {key}: its evidence {error}", raw, sha)
-    return _row(context, video, wish, answer, written, evidence)
-
-
-def _row(
-    context: Context,
-    video: Video,
-    wish: Wish,
-    answer: Answer,
-    written: WrittenChoice | WrittenOpen,
-    evidence: tuple[Span, ...],
-) -> Question:
-    category, kind, _ = wish
-    key = answer.request.key
     options = [written.answer, *written.wrong_answers] if isinstance(written, WrittenChoice) else []
     Random(context.seed("options", key)).shuffle(options)
     return Question(
         question_id=key,
         video_id=video.video_id,
-        category=category,
-        kind=kind,
+        category=target.category,
+        kind=target.kind,
         writer=Writer.MODEL,
         question=written.question,
         options=tuple(options),

@@ -12,26 +12,29 @@ from typing import cast
 
 from operators.execution.stage import Context, Stage
 from operators.models.client import Answer, Refusal, Request
+from operators.questions.evidence import read_evidence
 from operators.questions.explain import explain
-from operators.questions.storyboard import EvidenceError, read_spans, storyboard, tokens_for, within
+from operators.questions.storyboard import storyboard, tokens_for, within
 from operators.questions.timeline import read_timeline
 from operators.video.timecode import format_time
 from schemas.answers import ChainOfThought
 from schemas.base import Row
 from schemas.config import Role, Writer
 from schemas.provenance import Provenance
-from schemas.tables import Caption, Question, Reasoning
+from schemas.tables import Caption, Question, Reasoning, Reject
 
 PROMPT = "reason"
 
 
 def run(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
     """Yield one reasoning or one reject for each question."""
-    yield from _explained(context, captions, [each for each in questions if each.derivation is not None])
-    yield from _thought(context, captions, [each for each in questions if each.derivation is None])
+    yield from _explain_derived(context, captions, [each for each in questions if each.derivation is not None])
+    yield from _request_reasonings(context, captions, [each for each in questions if each.derivation is None])
 
 
-def _explained(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Reasoning]:
+def _explain_derived(
+    context: Context, captions: Sequence[Caption], questions: Sequence[Question]
+) -> Iterator[Reasoning]:
     if not questions:
         return
     timeline = read_timeline(captions)
@@ -46,7 +49,7 @@ def _explained(context: Context, captions: Sequence[Caption], questions: Sequenc
         )
 
 
-def _thought(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
+def _request_reasonings(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
     if not questions:
         return
     reasoner = context.models[Role.REASONER]
@@ -73,21 +76,14 @@ def _thought(context: Context, captions: Sequence[Caption], questions: Sequence[
 def _row(context: Context, question: Question, answer: Answer | Refusal, end_us: int) -> Row:
     key = question.question_id
     if isinstance(answer, Refusal):
-        message = f"reasoning of question {key}: {answer.message}"
-        return context.reject(key, answer.reason, message, answer.raw, answer.request_sha256)
-    raw, sha = answer.provenance.raw, answer.provenance.request_sha256
-    if answer.truncated:
-        message = f"reasoning of question {key}: the reasoner ran out of tokens; raise max_tokens of prompt {PROMPT}"
-        return context.reject(key, "truncated", message, raw, sha)
-    thought = cast(ChainOfThought, answer.value)
-    try:
-        evidence = read_spans(thought.evidence, end_us)
-    except EvidenceError as error:
-        return context.reject(key, "bad_evidence", f"reasoning of question {key}: its evidence {error}", raw, sha)
+        return context.refuse(f"reasoning of question {key}", answer)
+    evidence = read_evidence(context, f"reasoning of question {key}", answer, end_us)
+    if isinstance(evidence, Reject):
+        return evidence
     return Reasoning(
         question_id=key,
         video_id=question.video_id,
-        reasoning=thought.reasoning,
+        reasoning=cast(ChainOfThought, answer.value).reasoning,
         evidence=evidence,
         provenance=answer.provenance,
     )

@@ -29,14 +29,14 @@ def run(
     context: Context, captions: Sequence[Caption], questions: Sequence[Question], reasonings: Sequence[Reasoning]
 ) -> Iterator[Row]:
     """Yield the trials of a video's questions, and the rejects."""
-    passed = yield from _rules(context, captions, questions, reasonings)
+    passed = yield from _check_rules(context, captions, questions, reasonings)
     if context.config.verify.blind_trials:
-        passed = yield from _blind(context, passed)
-    yield from _proved(context, captions, [question for question in passed if question.derivation is not None])
-    yield from _grounded(context, captions, [question for question in passed if question.derivation is None])
+        passed = yield from _check_blind(context, passed)
+    yield from _rederive(context, captions, [question for question in passed if question.derivation is not None])
+    yield from _check_grounded(context, captions, [question for question in passed if question.derivation is None])
 
 
-def _rules(
+def _check_rules(
     context: Context, captions: Sequence[Caption], questions: Sequence[Question], reasonings: Sequence[Reasoning]
 ) -> Generator[Row, None, Passed]:
     covered = (
@@ -56,10 +56,12 @@ def _rules(
     return passed
 
 
-def _blind(context: Context, questions: Sequence[Question]) -> Generator[Row, None, Passed]:
+def _check_blind(context: Context, questions: Sequence[Question]) -> Generator[Row, None, Passed]:
     settings = context.config.verify
     passed: Passed = []
-    for result in _put(context, Check.BLIND, [TrialSpec(question, settings.blind_trials) for question in questions]):
+    for result in _run_with_judge(
+        context, Check.BLIND, [TrialSpec(question, settings.blind_trials) for question in questions]
+    ):
         problem = result.unanswered(context)
         if problem is None and result.share >= settings.blind_limit:
             message = (
@@ -67,23 +69,23 @@ def _blind(context: Context, questions: Sequence[Question]) -> Generator[Row, No
                 f"{settings.blind_limit:g}); ask for what only the video shows"
             )
             problem = _reject(context, result.question, "answerable_blind", message)
-        yield from _outcome(result, problem)
+        yield from _report(result, problem)
         if problem is None:
             passed.append(result.question)
     return passed
 
 
-def _proved(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
+def _rederive(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
     for question in questions:
         assert question.derivation is not None
         again = rederive_answer(question.derivation, captions)
-        proved = again is not None and same_answer(again, question.answer, QuestionKind.OPEN)
-        yield _trial(question, Check.GROUNDED, answer=again or "", passed=proved)
-        if not proved:
-            yield _reject(context, question, "proof_failed", _disproof(question, question.derivation, again))
+        agrees = again is not None and same_answer(again, question.answer, QuestionKind.OPEN)
+        yield _trial(question, Check.GROUNDED, answer=again or "", passed=agrees)
+        if not agrees:
+            yield _reject(context, question, "proof_failed", _explain_failure(question, question.derivation, again))
 
 
-def _disproof(question: Question, derivation: Derivation, again: str | None) -> str:
+def _explain_failure(question: Question, derivation: Derivation, again: str | None) -> str:
     found = "nothing" if again is None else repr(again)
     return (
         f"the captions give {found} for {derivation.template} of {derivation.subjects}, not {question.answer!r}; "
@@ -91,14 +93,14 @@ def _disproof(question: Question, derivation: Derivation, again: str | None) -> 
     )
 
 
-def _grounded(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
+def _check_grounded(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
     settings = context.config.verify
     tokens = tokens_for(context.models[Role.JUDGE])
-    papers = [
+    specs = [
         TrialSpec(question, settings.grounded_trials, story=storyboard(within(captions, question.evidence), tokens))
         for question in questions
     ]
-    for result in _put(context, Check.GROUNDED, papers):
+    for result in _run_with_judge(context, Check.GROUNDED, specs):
         problem = result.unanswered(context)
         if problem is None and result.share < settings.grounded_limit:
             message = (
@@ -107,15 +109,15 @@ def _grounded(context: Context, captions: Sequence[Caption], questions: Sequence
                 f"wrong"
             )
             problem = _reject(context, result.question, "not_grounded", message)
-        yield from _outcome(result, problem)
+        yield from _report(result, problem)
 
 
-def _put(context: Context, check: Check, papers: Sequence[TrialSpec]) -> list[TrialResult]:
+def _run_with_judge(context: Context, check: Check, specs: Sequence[TrialSpec]) -> list[TrialResult]:
     prompts = {kind: context.prompts[prompt] for kind, prompt in PROMPTS.items()}
-    return run_trials(context, check, context.models[Role.JUDGE], prompts, papers) if papers else []
+    return run_trials(context, check, context.models[Role.JUDGE], prompts, specs) if specs else []
 
 
-def _outcome(result: TrialResult, problem: Reject | None) -> Iterator[Row]:
+def _report(result: TrialResult, problem: Reject | None) -> Iterator[Row]:
     yield result.trial(passed=problem is None)
     if problem is not None:
         yield problem

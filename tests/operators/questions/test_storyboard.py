@@ -1,12 +1,11 @@
-"""Captions as timed lines: all within the budget, an even selection with a count beyond it. Times can be read back."""
+"""Captions as timed lines: all within the budget, an even selection with a count beyond it."""
 
 import re
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.questions.storyboard import CHARACTERS_PER_TOKEN, EvidenceError, read_spans, storyboard, within
+from operators.questions.storyboard import CHARACTERS_PER_TOKEN, storyboard, within
 from schemas.base import Span
 from tests.support.films import SECOND, captions_of, film, shown
 
@@ -48,19 +47,3 @@ def test_captions_of_the_evidence_are_those_that_it_touches():
         captions, [Span(start_us=19 * SECOND, end_us=20 * SECOND), Span(start_us=50 * SECOND, end_us=51 * SECOND)]
     )
     assert [each.start_us // SECOND for each in found] == [10, 50]
-
-
-def spans(*ranges, end=65.5):
-    return [(span.start_us / SECOND, span.end_us / SECOND) for span in read_spans(ranges, round(end * SECOND))]
-
-
-def test_times_are_read_as_they_are_shown():
-    assert spans("00:10 - 00:20", "00:05", "00:10 - 00:20") == [(5, 6), (10, 20)]
-    assert spans("01:00 - 01:06") == [(60, 65.5)]
-    assert spans("1:00:00 - 1:00:10", end=4000) == [(3600, 3610)]
-
-
-@pytest.mark.parametrize("wrong", ["00:20 - 00:10", "01:06 - 01:10", "01:00 - 01:10"])
-def test_a_part_that_is_none_is_an_error(wrong):
-    with pytest.raises(EvidenceError, match="is no part of a video of 01:05"):
-        spans(wrong)

@@ -55,10 +55,10 @@ def script(body):
 
 
 @pytest.fixture
-def put_papers(tmp_path):
+def run_specs(tmp_path):
     """Runs trials with a judge whose answers and verdicts come from a script."""
 
-    def run(papers: list[TrialSpec], answers) -> tuple[list[TrialResult], Context]:
+    def run(specs: list[TrialSpec], answers) -> tuple[list[TrialResult], Context]:
         config = BuildConfig(source="in", out="out")
         prompts = {name: load_prompt(name, PROMPTS) for name in ("verify_choice", "verify_open", "judge")}
         kinds = {CHOICE: prompts["verify_choice"], OPEN: prompts["verify_open"]}
@@ -67,15 +67,15 @@ def put_papers(tmp_path):
             models = resolve(config.models, environ)
             with open_models(models, [Role.JUDGE], Journal(str(tmp_path / "journal")), environ, pool) as clients:
                 context = Context("verify", "v", config, prompts, clients, Store(str(tmp_path)), tmp_path)
-                return run_trials(context, Check.BLIND, clients[Role.JUDGE], kinds, papers), context
+                return run_trials(context, Check.BLIND, clients[Role.JUDGE], kinds, specs), context
 
     return run
 
 
-def test_results_come_in_the_order_of_the_papers_with_their_own_answers(put_papers):
+def test_results_come_in_the_order_of_the_questions_with_their_own_answers(run_specs):
     questions = [make_question(1), make_question(2), make_question(3, kind=OPEN), make_question(4, kind=OPEN)]
-    papers = [TrialSpec(question, trials) for question, trials in zip(questions, (4, 8, 2, 3), strict=True)]
-    results, context = put_papers(papers, script)
+    specs = [TrialSpec(question, trials) for question, trials in zip(questions, (4, 8, 2, 3), strict=True)]
+    results, context = run_specs(specs, script)
     assert [result.question for result in results] == questions
     assert [result.correct for result in results] == [4, 2, 0, 3]
     assert [len(result.answers) for result in results] == [4, 8, 2, 3]
@@ -85,23 +85,23 @@ def test_results_come_in_the_order_of_the_papers_with_their_own_answers(put_pape
     assert [result.unanswered(context) for result in results] == [None] * 4
 
 
-def test_only_answered_trials_count(put_papers):
+def test_only_answered_trials_count(run_specs):
     def silent_on_a(body):
         return "no JSON" if any("\nA. a boat\n" in each["content"] for each in body["messages"]) else {"answer": "B"}
 
-    [result], context = put_papers([TrialSpec(make_question(1), 4)], silent_on_a)
+    [result], context = run_specs([TrialSpec(make_question(1), 4)], silent_on_a)
     assert (result.correct, len(result.answers), result.share) == (1, 3, 1 / 3)
     assert [refusal.reason for refusal in result.refusals] == ["schema"]
     assert result.trial(passed=True).n == 3
     assert result.unanswered(context) is None
 
 
-def test_an_answer_that_the_judge_does_not_compare_is_neither_right_nor_wrong(put_papers):
+def test_an_answer_that_the_judge_does_not_compare_is_neither_right_nor_wrong(run_specs):
     def no_verdict(body):
         asked = body["response_format"]["json_schema"]["name"]
         return "no verdict" if asked == "Verdict" else {"answer": "a small vessel"}
 
-    [result], context = put_papers([TrialSpec(make_question(1, kind=OPEN), 3)], no_verdict)
+    [result], context = run_specs([TrialSpec(make_question(1, kind=OPEN), 3)], no_verdict)
     assert (result.answers, result.right) == ((), ())
     assert [(refusal.reason, refusal.raw) for refusal in result.refusals] == [("schema", "no verdict")] * 3
     assert [each.prompt_id for each in result.provenance] == ["verify_open"] * 3  # what it answered is recorded
@@ -122,11 +122,11 @@ def test_an_answer_that_the_judge_does_not_compare_is_neither_right_nor_wrong(pu
         (Template.ORDER, '"EXIT", then "OPEN"', "Exit, Open", "OPEN, EXIT"),
     ],
 )
-def test_the_judge_is_never_asked_about_a_derived_answer(put_papers, template, right, good, nonsense):
+def test_the_judge_is_never_asked_about_a_derived_answer(run_specs, template, right, good, nonsense):
     derivation = Derivation(template=template, subjects=("EXIT",))
     update = {"derivation": derivation, "answer": right}
-    papers = [TrialSpec(make_question(number, kind=OPEN).model_copy(update=update), 1) for number in (1, 2)]
-    results, _ = put_papers(papers, lambda body: {"answer": good if "1th" in last_text(body) else nonsense})
+    specs = [TrialSpec(make_question(number, kind=OPEN).model_copy(update=update), 1) for number in (1, 2)]
+    results, _ = run_specs(specs, lambda body: {"answer": good if "1th" in last_text(body) else nonsense})
     assert [result.answers for result in results] == [(good,), (nonsense,)]
     assert [result.right for result in results] == [(True,), (False,)]
     assert [each.prompt_id for result in results for each in result.provenance] == ["verify_open"] * 2

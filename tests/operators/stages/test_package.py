@@ -197,8 +197,10 @@ def test_a_video_that_crashes_its_packager_is_one_reject_and_the_build_goes_on(f
     [commit] = folder.record("shard", None).commits.values()
     files = folder.store.get_rows(commit.rows_sha256, ReleaseFile)
     assert [(file.videos, file.samples) for file in files] == [(1, 1), (1, 1)]
-    [loss] = group_rejects(folder)
-    assert str(loss) == "1 × package: crashed" and "package failed: the process working on it died" in loss.example
+    [group] = group_rejects(folder)
+    assert (
+        str(group) == "1 × package: crashed" and "package failed: the process working on it died" in group.messages[0]
+    )
 
 
 def packaged_rows(folder):

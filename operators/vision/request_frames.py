@@ -1,12 +1,16 @@
-"""Chooses the file to read a video's frames from: the proxy if its rate and size suffice, otherwise the source."""
+"""Frames of a video for a model request: the file that they are read from, and their encoding."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from operators.execution.stage import Context
+from operators.models.client import TimedFrame
 from operators.video.analysis.proxy import FPS, SIDE
+from operators.video.decode.frames import VideoFrame, to_jpeg
 from operators.video.decode.unpack import unpack
+from operators.vision.clip_frames import ClipFrame
 from schemas.tables import Video
 
 
@@ -26,3 +30,8 @@ def fetch_frame_source(context: Context, video: Video, fps: float, side: int) ->
     if video.proxy_uri is not None and enough:
         return context.files.fetch(video.proxy_uri, context.scratch)
     return unpack(context.sources.fetch_video(video, context.scratch), context.scratch / "unpacked")
+
+
+def encode_frames(frames: Iterable[ClipFrame | VideoFrame]) -> tuple[TimedFrame, ...]:
+    """The frames as JPEG files with their times, as a request takes them."""
+    return tuple(TimedFrame(frame.time_us, to_jpeg(frame.rgb)) for frame in frames)

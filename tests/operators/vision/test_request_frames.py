@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from operators.execution.stage import Context
-from operators.footage import fetch_frame_source
 from operators.store.content_store import SourceUnavailable, Store
+from operators.vision.request_frames import fetch_frame_source
 from schemas.config import BuildConfig
 from tests.support.rows import make_video, of_file
 
@@ -19,7 +19,7 @@ def context(tmp_path):
     "width, fps, side, proxy_is_enough",
     [(1920, 2, 640, True), (1920, 2.1, 640, False), (1920, 1, 641, False), (640, 1, 2048, True)],
 )
-def test_the_proxy_is_looked_at_where_it_shows_enough(tmp_path, context, width, fps, side, proxy_is_enough):
+def test_frame_source_is_the_proxy_where_it_shows_enough(tmp_path, context, width, fps, side, proxy_is_enough):
     made, source = tmp_path / "made.mp4", tmp_path / "source.mp4"
     made.write_bytes(b"proxy")
     source.write_bytes(b"source")
@@ -29,7 +29,7 @@ def test_the_proxy_is_looked_at_where_it_shows_enough(tmp_path, context, width, 
     assert fetch_frame_source(context, video.model_copy(update={"proxy_uri": None}), fps, side) == Path(source)
 
 
-def test_a_source_that_is_no_longer_what_was_ingested_is_not_looked_at(tmp_path, context):
+def test_frame_source_is_not_a_file_that_changed_since_it_was_ingested(tmp_path, context):
     source = tmp_path / "source.mp4"
     source.write_bytes(b"one film")
     video = of_file(make_video("film"), source)
