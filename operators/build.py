@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
-from operators.execution.progress import Progress
+from operators.execution.progress import StageProgress
 from operators.execution.runner import StopOnFailure, run_stage
 from operators.models.session import resolve
 from operators.preflight import preflight
@@ -135,7 +135,7 @@ def run_build(
     config: BuildConfig,
     *,
     concurrent_partitions: int = 2,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[StageProgress], None] = lambda progress: None,
 ) -> BuildResult:
     """Run a whole build in this process and its children, with the models named by the environment.
 
@@ -177,7 +177,7 @@ def run_build(
 
 
 def _run_partition(
-    folder: RunFolder, partition: int, workers: int, report: Callable[[Progress], None], halt: StopOnFailure
+    folder: RunFolder, partition: int, workers: int, report: Callable[[StageProgress], None], halt: StopOnFailure
 ) -> None:
     for name in VIDEO_STAGES:
         with halt:

@@ -1,6 +1,6 @@
 """The pipeline's command line, `lvr`. The tasks of the DAGs run the same commands as child processes.
 
-The exit status says whether running a command again can help (`EXIT_STATUSES`).
+The exit status says whether running a command again can help (`operators.process.exit_status`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as ProgressBar
 from typer.exceptions import TyperException
 
-from operators.execution.progress import Progress
+from operators.execution.progress import StageProgress
+from operators.process.exit_status import BAD_INPUT_STATUS, EXIT_STATUSES, INTERRUPTED_STATUS, OUTAGE_STATUS
 from operators.process.isolate import stop_children
 from operators.settings import ConfigError, assert_no_secret, load_config, validate_config
 from operators.store.content_store import Store
@@ -35,19 +36,7 @@ from schemas.errors import BadInput, Outage
 from schemas.tables import Reject
 from schemas.uri import printable, shown_uri
 
-FAULT_STATUS = 1
-BAD_INPUT_STATUS = 2
-OUTAGE_STATUS = 3
-INTERRUPTED_STATUS = 130
-EXIT_STATUSES = {
-    0: "done; also when there was nothing to do",
-    FAULT_STATUS: "a fault of this program, after a traceback; please report it",
-    BAD_INPUT_STATUS: "the command line, the configuration or the input is wrong; running again gives the same",
-    OUTAGE_STATUS: "a model server, a disk or a video's location is unavailable; run again to resume",
-    INTERRUPTED_STATUS: "interrupted by Ctrl-C or SIGTERM; run again to resume",
-}
-
-SHOWN_FAULTS = 20
+MAX_FAULTS_SHOWN = 20
 """Maximum number of messages printed about videos that were skipped because of faults of the machine."""
 LINE_SECONDS = 30.0
 """Time between two progress lines of the running stages, if the output is not a terminal."""
@@ -254,13 +243,13 @@ def replay(
     folder = RunFolder.open(run)
     assert_no_secret(folder.run.requested)
     assert_same_models(folder.run)
-    counts = forget_rejects(folder, stage, reason)
-    if not counts:
+    groups = forget_rejects(folder, stage, reason)
+    if not groups:
         there_are = ", ".join(map(str, group_rejects(folder))) or "none"
         console.print(f"no reject matches; the run has: {there_are}")
         return
-    for (where, why), count in sorted(counts.items()):
-        console.print(f"{count} × {where}: {why}")
+    for group in groups:
+        console.print(str(group))
     _build_and_show(folder.run.requested)
 
 
@@ -305,7 +294,7 @@ def _build_and_show(config: BuildConfig, concurrent_partitions: int = 2) -> None
 def _left_to_the_next_run(met: list[Reject]) -> str:
     return (
         f"videos skipped because of faults of the machine: {len({reject.key for reject in met})}; fix its disk, mount "
-        f"or memory and build again:\n" + "\n".join(f"  {reject.message}" for reject in met[:SHOWN_FAULTS])
+        f"or memory and build again:\n" + "\n".join(f"  {reject.message}" for reject in met[:MAX_FAULTS_SHOWN])
     )
 
 
@@ -322,10 +311,10 @@ def _json_line(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def _shown_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
+def _shown_progress(console: Console) -> Iterator[Callable[[StageProgress], None]]:
     """Show the progress of the stages, as bars on a terminal and as lines in a file or pipe.
 
-    Yields the function to call with each `Progress`.
+    Yields the function to call with each `StageProgress`.
     """
     if console.is_terminal:
         with _progress_bar(console) as bar:
@@ -359,10 +348,10 @@ class _Lines(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
-        self._under_way: dict[tuple[str, int | None], Progress] = {}
+        self._under_way: dict[tuple[str, int | None], StageProgress] = {}
         self._started = time.monotonic()
 
-    def report(self, progress: Progress) -> None:
+    def report(self, progress: StageProgress) -> None:
         if progress.done in (0, progress.total):
             self._print(str(progress))
         if progress.done < progress.total:
@@ -389,12 +378,12 @@ def _progress_bar(console: Console) -> ProgressBar:
     )  # fmt: skip
 
 
-def _bar_report(bar: ProgressBar) -> Callable[[Progress], None]:
+def _bar_report(bar: ProgressBar) -> Callable[[StageProgress], None]:
     """Report function that shows one bar per stage, summed over the partitions that have reported so far."""
     rows: dict[str, TaskID] = {}
-    latest: dict[tuple[str, int | None], Progress] = {}
+    latest: dict[tuple[str, int | None], StageProgress] = {}
 
-    def report(progress: Progress) -> None:
+    def report(progress: StageProgress) -> None:
         latest[progress.stage, progress.partition] = progress
         partitions = [seen for (stage, _), seen in list(latest.items()) if stage == progress.stage]
         if progress.stage not in rows:

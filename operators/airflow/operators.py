@@ -21,11 +21,11 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from operators.airflow.connections import command_environment
 from operators.airflow.params import config_from_params
+from operators.process.exit_status import BAD_INPUT_STATUS
 from operators.process.supervise import Finished, WatchdogExpired, run_watched, stop_supervised
 from operators.settings import ConfigError, validate_config
 
 LVR = (sys.executable, "-P", "-m", "operators.cli")
-BAD_INPUT_STATUS = 2
 PROGRESS_SECONDS = 2.0
 """Minimum time between two updates of the progress that the UI shows."""
 

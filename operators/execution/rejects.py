@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.models.session import MEASURED
+from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder
-from schemas.run import Run
+from schemas.run import Commit, Run
 from schemas.tables import Caption, Reject
 
-_ORDER = ("plan", *VIDEO_STAGES, *BUILD_STAGES)
+MAX_MESSAGES = 3
+_ORDER = {name: index for index, name in enumerate(("plan", *VIDEO_STAGES, *BUILD_STAGES))}
 
 
 @dataclass(frozen=True)
@@ -22,23 +24,34 @@ class RejectGroup:
     stage: str
     reason: str
     count: int
-    example: str
-    """Message of the first reject."""
+    messages: tuple[str, ...]
+    """Messages of the first rejects, at most `MAX_MESSAGES`."""
 
     def __str__(self) -> str:
         return f"{self.count} × {self.stage}: {self.reason}"
 
 
 def group_rejects(folder: RunFolder) -> list[RejectGroup]:
-    """Group all rejects of a run by stage and reason, in the order of the stages.
+    """Group all rejects of a run. The stage `plan` holds the sources that could not be used."""
+    return group_by_reason((reject.stage, reject.reason, reject.message) for reject in _run_rejects(folder))
 
-    The stage `plan` holds the sources that could not be used.
+
+def group_by_reason(rejects: Iterable[tuple[str, str, str]]) -> list[RejectGroup]:
+    """Group rejects by stage and reason, in the order of the stages, and of one stage the largest group first.
+
+    Args:
+        rejects: stage, reason and message of each reject.
     """
-    found: dict[tuple[str, str], list[Reject]] = {}
-    for reject in _rejects(folder):
-        found.setdefault((reject.stage, reject.reason), []).append(reject)
-    ordered = sorted(found, key=lambda key: (_ORDER.index(key[0]), key[1]))
-    return [RejectGroup(*key, len(found[key]), found[key][0].message) for key in ordered]
+    messages: dict[tuple[str, str], list[str]] = {}
+    for stage, reason, message in rejects:
+        messages.setdefault((stage, reason), []).append(message)
+    groups = [RejectGroup(*key, len(found), tuple(found[:MAX_MESSAGES])) for key, found in messages.items()]
+    return sorted(groups, key=lambda group: (_ORDER.get(group.stage, -1), -group.count, group.reason))
+
+
+def read_rejects(store: Store, commit: Commit) -> list[Reject]:
+    """The rejects of a finished work item."""
+    return list(store.get_rows(commit.rejects_sha256, Reject)) if commit.rejects else []
 
 
 def describe_skipped(run: Run) -> str:
@@ -52,8 +65,8 @@ def temporary_rejects(folder: RunFolder) -> list[Reject]:
 
     They are caused by faults of the machine, and the next run tries their work items again.
     """
-    met = [reject for reject in _rejects(folder) if reject.is_temporary and reject.stage != "plan"]
-    return sorted(met, key=lambda reject: _ORDER.index(reject.stage))
+    met = [reject for reject in _run_rejects(folder) if reject.is_temporary and reject.stage != "plan"]
+    return sorted(met, key=lambda reject: _ORDER[reject.stage])
 
 
 def explain_empty_release(folder: RunFolder) -> str:
@@ -68,17 +81,17 @@ def explain_empty_release(folder: RunFolder) -> str:
             f"or publish the text alone (shard.media=none)"
         )
     if rows["question"]:
-        return f"none of {rows['question']} questions became a sample ({lost}): {_why_refused(folder)}"
+        return f"none of {rows['question']} questions became a sample ({lost}): {_explain_no_samples(folder)}"
     found = f"no question could be asked about {folder.run.videos} videos ({lost})"
     if not rows["ingest"]:
         return f"{found}: none of them can be read; fetch them again or name others"
     if not rows["caption"]:
         return f"{found}: no clip has a caption; see the rejects for the reasons, or name another captioner"
-    return f"{found}: {_why_unasked(folder)}"
+    return f"{found}: {_explain_no_questions(folder)}"
 
 
-def _why_refused(folder: RunFolder) -> str:
-    stages = {loss.stage for loss in group_rejects(folder)}
+def _explain_no_samples(folder: RunFolder) -> str:
+    stages = {group.stage for group in group_rejects(folder)}
     if "verify" in stages:
         return "checks refused them; name better models (LVR_REASONER_URL, LVR_JUDGE_URL) or change verify's settings"
     if "reason" in stages:
@@ -86,9 +99,9 @@ def _why_refused(folder: RunFolder) -> str:
     return "see the rejects for the reasons"
 
 
-def _why_unasked(folder: RunFolder) -> str:
+def _explain_no_questions(folder: RunFolder) -> str:
     config = folder.run.config
-    if any(loss.stage == "question" for loss in group_rejects(folder)):
+    if any(group.stage == "question" for group in group_rejects(folder)):
         return "what the reasoner wrote was refused; name a better one (LVR_REASONER_URL)"
     if config.models.captioner.model != MEASURED:
         return "the reasoner wrote none; name a better one (LVR_REASONER_URL)"
@@ -107,9 +120,8 @@ def _captions(folder: RunFolder) -> Iterator[Caption]:
                 yield from folder.store.get_rows(commit.rows_sha256, Caption)
 
 
-def _rejects(folder: RunFolder) -> Iterator[Reject]:
+def _run_rejects(folder: RunFolder) -> Iterator[Reject]:
     yield from folder.store.get_rows(folder.run.plan_rejects_sha256, Reject)
     for record in folder.records():
         for commit in record.commits.values():
-            if commit.rejects:
-                yield from folder.store.get_rows(commit.rejects_sha256, Reject)
+            yield from read_rejects(folder.store, commit)

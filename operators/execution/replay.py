@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
+from operators.execution.rejects import RejectGroup, group_by_reason, read_rejects
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.models.journal import Journal
 from operators.models.session import MEASURED, resolve
@@ -38,20 +38,18 @@ def assert_same_models(run: Run, environ: Mapping[str, str] = os.environ) -> Non
 def _differences(role: Role, before: ModelConfig, here: ModelConfig) -> Iterator[str]:
     variables = f"LVR_{role.name}"
     if before.model != here.model:
-        way_out = (
+        fix = (
             f"unset {variables}_URL and LVR_MODEL_URL"
             if before.model in {MEASURED, EMBEDDED_MODEL}
             else f"set {variables}_URL to its server and {variables}_MODEL={before.model}"
         )
-        yield f"{role.value}: it was built with {before.model!r}, here it would be {here.model!r}; {way_out}"
+        yield f"{role.value}: it was built with {before.model!r}, here it would be {here.model!r}; {fix}"
     elif before.vision != here.vision:
         was, flag = ("with", 1) if before.vision else ("without", 0)
         yield f"{role.value}: {before.model!r} was asked {was} vision; set {variables}_VISION={flag}"
 
 
-def forget_rejects(
-    folder: RunFolder, stage: str | None = None, reason: str | None = None
-) -> dict[tuple[str, str], int]:
+def forget_rejects(folder: RunFolder, stage: str | None = None, reason: str | None = None) -> list[RejectGroup]:
     """Remove the commit of every work item of the run that has a matching reject, so that it runs again.
 
     A work item that has been tried again since, and now has no matching reject, keeps its commit. Other answers of the
@@ -62,34 +60,30 @@ def forget_rejects(
         reason: match only rejects with this reason. None matches all reasons.
 
     Returns:
-        Number of the run's matching rejects by (stage, reason), including those removed by an earlier replay.
+        The run's matching rejects, including those removed by an earlier replay.
 
     Raises:
         BadInput: there is no stage with that name.
     """
-    counts: Counter[tuple[str, str]] = Counter()
+    matching: list[Reject] = []
     if stage not in (None, *VIDEO_STAGES, *BUILD_STAGES):
         raise BadInput(f"no stage is called {stage!r}; there are {', '.join((*VIDEO_STAGES, *BUILD_STAGES))}")
     for record in folder.records():
         for unit, commit in record.commits.items():
             if stage not in (None, record.stage):
                 continue
-            matching = _rejects(folder.store, commit, reason)
-            counts.update((reject.stage, reject.reason) for reject in matching)
-            standing = folder.store.find_commit(record.stage, commit.key_sha256) if matching else None
-            if standing and (again := _rejects(folder.store, standing, reason)):
-                _forget(folder.store, record.stage, unit, standing, again)
-    return dict(counts)
-
-
-def _rejects(store: Store, commit: Commit, reason: str | None) -> list[Reject]:
-    if not commit.rejects:
-        return []
-    return [each for each in store.get_rows(commit.rejects_sha256, Reject) if reason in (None, each.reason)]
+            found = [each for each in read_rejects(folder.store, commit) if reason in (None, each.reason)]
+            matching += found
+            current = folder.store.find_commit(record.stage, commit.key_sha256) if found else None
+            if current is None:
+                continue
+            if again := [each for each in read_rejects(folder.store, current) if reason in (None, each.reason)]:
+                _forget(folder.store, record.stage, unit, current, again)
+    return group_by_reason((reject.stage, reject.reason, reject.message) for reject in matching)
 
 
 def _forget(store: Store, stage: str, unit: str, commit: Commit, rejects: list[Reject]) -> None:
-    asked = [reject.request_sha256 for reject in rejects if reject.request_sha256]
+    requests = [reject.request_sha256 for reject in rejects if reject.request_sha256]
     with Journal(f"{store.url}/journal/{stage}/{unit}") as journal:
-        journal.forget(asked, keys=[reject.key for reject in rejects])
+        journal.forget(requests, keys=[reject.key for reject in rejects])
     store.forget_commit(stage, commit.key_sha256)

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from operators.execution.identity import WHOLE_BUILD, WorkItem, stage_key
 from operators.execution.pipeline import stage as stage_named
-from operators.execution.progress import Progress
+from operators.execution.progress import StageProgress
+from operators.execution.rejects import read_rejects
 from operators.execution.stage import SOURCE, Context, Scope, Stage
 from operators.models.client import ModelClient
 from operators.models.journal import Journal
@@ -117,7 +118,7 @@ def run_stage(
     partition: int | None = None,
     *,
     workers: int | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[StageProgress], None] = lambda progress: None,
     halt: StopOnFailure | None = None,
 ) -> StageMetrics:
     """Run a stage of a run for one partition or for the whole build, and record its commits and metrics.
@@ -155,12 +156,12 @@ def run_stage(
                 halt.count(outcome.fault)
             return outcome
 
-    report(Progress(name, partition, done=0, reused=0, total=len(inputs), rejects=0, seconds=0.0))
+    report(StageProgress(name, partition, done=0, reused=0, total=len(inputs), rejects=0, seconds=0.0))
     with ThreadPoolExecutor(max_workers=min(at_once, len(inputs))) as pool, halt:
         futures = {pool.submit(work, item): item.unit for item in inputs}
         for future in as_completed(futures):
             outcome = outcomes[futures[future]] = future.result()
-            reasons.update(_reasons(folder.store, outcome.commit))
+            reasons.update(reject.reason for reject in read_rejects(folder.store, outcome.commit))
             metrics = _metrics(name, partition, outcomes.values(), reasons, time.perf_counter() - started)
             if not outcome.reused or len(outcomes) == len(inputs):  # written early, in case this process is killed
                 folder.write_metrics(metrics, earlier)
@@ -386,8 +387,8 @@ def _usage(client: ModelClient) -> dict[str, float]:
     }
 
 
-def _progress(metrics: StageMetrics, total: int) -> Progress:
-    return Progress(
+def _progress(metrics: StageMetrics, total: int) -> StageProgress:
+    return StageProgress(
         metrics.stage,
         metrics.partition,
         done=metrics.units,
@@ -396,11 +397,6 @@ def _progress(metrics: StageMetrics, total: int) -> Progress:
         rejects=sum(metrics.rejects.values()),
         seconds=metrics.wall_seconds,
     )
-
-
-def _reasons(store: Store, commit: Commit) -> Iterator[str]:
-    if commit.rejects:
-        yield from (reject.reason for reject in store.get_rows(commit.rejects_sha256, Reject))
 
 
 def _metrics(

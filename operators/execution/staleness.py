@@ -71,7 +71,7 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
     known_stages = [name for name in VIDEO_STAGES if not stale[name]]
     tables = {name: {each.unit: each.tables[name] for each in walked} for name in known_stages}
     _walk_build(previous.store, resolved, before, sources, tables, stale, reasons)
-    lines = [f"{text} ({count} units)" if count > 1 else text for text, count in reasons.items()]
+    lines = [f"{text} ({count} videos)" if count > 1 else text for text, count in reasons.items()]
     return Staleness({name: stale[name] for name in (*VIDEO_STAGES, *BUILD_STAGES)}, tuple(lines))
 
 

@@ -45,8 +45,8 @@ def _work(folder: RunFolder) -> str:
     metrics = folder.metrics()
     units, reused = sum(stage.units for stage in metrics), sum(stage.reused for stage in metrics)
     if units == reused:
-        return f"nothing had to be computed: all {units} units (a stage of a video) were reused from earlier runs"
-    return f"{units - reused} units (a stage of a video) were computed, {reused} reused from earlier runs"
+        return f"nothing had to be computed: the results of all {units} steps were reused from earlier runs"
+    return f"{units - reused} steps (one stage of one video each) were computed, {reused} reused from earlier runs"
 
 
 def _news(release: Release, run_id: str) -> str:
@@ -85,8 +85,8 @@ def show_rejects(console: Console, folder: RunFolder) -> None:
     """Print what was skipped in the source, then the rejects: one line per reason, with its first example."""
     if skipped := describe_skipped(folder.run):
         console.print(Text(f"skipped in the source (not videos): {skipped}", style="dim"), soft_wrap=True)
-    for loss in group_rejects(folder):
-        console.print(Text(f"rejected {loss}", style="yellow"), Text(loss.example, style="dim"), soft_wrap=True)
+    for group in group_rejects(folder):
+        console.print(Text(f"rejected {group}", style="yellow"), Text(group.messages[0], style="dim"), soft_wrap=True)
 
 
 def _lines(sample: Sample) -> Iterator[RenderableType]:

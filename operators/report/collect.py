@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
+from operators.execution.rejects import RejectGroup, group_by_reason
 from operators.report.baselines import Baseline, baselines, expected_letters
 from operators.report.funnel import Step, funnel
 from operators.report.tables import Tables
@@ -21,8 +22,7 @@ from schemas.run import PromptIdentity, Run, StageMetrics
 from schemas.sample import Sample
 from schemas.tables import Caption, CaptionStatus, Check, Clip, Question, QuestionKind, Reasoning, Trial, Video
 
-EXAMPLES = 8
-_MESSAGES = 3
+MAX_EXAMPLES = 8
 _MICROSECONDS = 1e6
 
 
@@ -54,17 +54,6 @@ class RoleNumbers:
     role: str
     requests: int
     journal_hits: int
-
-
-@dataclass(frozen=True)
-class RejectGroup:
-    """Rejects of one stage with the same reason."""
-
-    stage: str
-    reason: str
-    count: int
-    messages: tuple[str, ...]
-    """Messages of the first three rejects."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +146,7 @@ def collect(folder: RunFolder) -> Numbers:
         expected_letters=expected_letters(choices),
         funnel=_funnel(tables, questions, verify, difficulty, samples),
         unaccounted=_unaccounted(questions, verify, samples, rejects) if tables.partitions_done["assemble"] else 0,
-        rejects=_reject_groups(rejects),
+        rejects=tuple(group_by_reason(zip(rejects["stage"], rejects["reason"], rejects["message"], strict=True))),
         examples=_examples(tables, samples, videos),
     )
 
@@ -165,10 +154,10 @@ def collect(folder: RunFolder) -> Numbers:
 def _videos(tables: Tables) -> pd.DataFrame:
     videos = tables.frame("ingest", Video, ("video_id", "duration_us", "packaging", "other_pictures"))
     seconds = videos["duration_us"] / _MICROSECONDS
-    return videos.assign(seconds=seconds).drop(columns="duration_us").merge(_described(tables), on="video_id")
+    return videos.assign(seconds=seconds).drop(columns="duration_us").merge(_source_metadata(tables), on="video_id")
 
 
-def _described(tables: Tables) -> pd.DataFrame:
+def _source_metadata(tables: Tables) -> pd.DataFrame:
     """Metadata of each listed video, readable or not: video_id, title, category, licence, origin."""
     rows = [
         (source.source_id, source.title, source.category.value, source.licence, source.origin)
@@ -205,12 +194,12 @@ def _outside(evidence: pa.Table) -> int:
 
 
 def _pass_rates(difficulty: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
-    tried = difficulty[difficulty["n"] > 0]
+    answered = difficulty[difficulty["n"] > 0]
     return pd.DataFrame(
         {
-            "question_id": tried["question_id"],
-            "pass_rate": tried["correct"] / tried["n"],
-            "kept": tried["question_id"].isin(samples["question_id"]),
+            "question_id": answered["question_id"],
+            "pass_rate": answered["correct"] / answered["n"],
+            "kept": answered["question_id"].isin(samples["question_id"]),
         }
     )
 
@@ -277,24 +266,14 @@ def _roles(metrics: Iterable[StageMetrics]) -> tuple[RoleNumbers, ...]:
     return tuple(RoleNumbers(role, requests[role], hits[role]) for role in sorted({*requests, *hits}))
 
 
-def _reject_groups(rejects: pd.DataFrame) -> tuple[RejectGroup, ...]:
-    """Group rejects by stage and reason, ordered by stage, and within a stage by descending size."""
-    order = {name: place for place, name in enumerate(("plan", *VIDEO_STAGES, *BUILD_STAGES))}
-    groups = [
-        RejectGroup(str(stage), str(reason), len(group), tuple(group["message"].head(_MESSAGES)))
-        for (stage, reason), group in rejects.groupby(["stage", "reason"], sort=True)
-    ]
-    return tuple(sorted(groups, key=lambda group: (order.get(group.stage, -1), -group.count, group.reason)))
-
-
 def _examples(tables: Tables, samples: pd.DataFrame, videos: pd.DataFrame) -> tuple[ShownSample, ...]:
-    """Choose up to `EXAMPLES` diverse samples.
+    """Choose up to `MAX_EXAMPLES` diverse samples.
 
     They are taken in turn from every combination of category, kind and writer. The choice is deterministic.
     """
     order = samples.assign(draw=samples["question_id"].map(digest)).sort_values("draw")
     order["turn"] = order.groupby(["problem_type", "kind", "writer"]).cumcount()
-    chosen = order.sort_values(["turn", "draw"], kind="stable").head(EXAMPLES)
+    chosen = order.sort_values(["turn", "draw"], kind="stable").head(MAX_EXAMPLES)
     about = videos.set_index("video_id")
     return tuple(
         ShownSample(sample, about.at[sample.video_id, "title"], about.at[sample.video_id, "origin"])

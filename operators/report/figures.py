@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from operators.report.collect import Numbers, RejectGroup
+from operators.execution.rejects import RejectGroup
+from operators.report.collect import Numbers
 from operators.report.plots import Bar, Histogram, bars, bin_labels, columns, histogram, tally
 from schemas.config import Media
 from schemas.tables import Packaging, QuestionCategory, QuestionKind, Split

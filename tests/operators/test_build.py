@@ -217,7 +217,7 @@ def test_an_edited_prompt_runs_only_what_depends_on_it(built, films, edit_prompt
     assert {name for name, count in stale.stale.items() if count} == {
         "reason", "verify", "difficulty", "assemble", "shard",
     }  # fmt: skip
-    assert stale.reasons == ("reason: prompt reason changed (3 units)",)
+    assert stale.reasons == ("reason: prompt reason changed (3 videos)",)
     again = run_build(config)
     written = [request for request in server.requests if "Mind the order of events." in json.dumps(request.body)]
     assert written and {request_id(request) for request in server.requests}.isdisjoint(built.asked)

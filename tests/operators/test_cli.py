@@ -21,16 +21,15 @@ import s3fs
 from rich.console import Console
 
 from operators.build import BuildResult
-from operators.cli import (
+from operators.cli import _Lines, main
+from operators.execution.progress import StageProgress
+from operators.process.exit_status import (
     BAD_INPUT_STATUS,
     EXIT_STATUSES,
     FAULT_STATUS,
     INTERRUPTED_STATUS,
     OUTAGE_STATUS,
-    _Lines,
-    main,
 )
-from operators.execution.progress import Progress
 from operators.release.publish import publish
 from operators.report import write_report
 from schemas.config import BuildConfig, ModelsConfig
@@ -256,10 +255,10 @@ def test_in_a_file_each_stage_has_lines_and_on_request_what_is_under_way():
     lines = _Lines(Console(file=file))
     lines.tell()
     for done in (0, 1):
-        lines.report(Progress("ingest", 0, done=done, reused=0, total=2, rejects=0, seconds=30.0 * done))
+        lines.report(StageProgress("ingest", 0, done=done, reused=0, total=2, rejects=0, seconds=30.0 * done))
     lines.tell()
     lines.emit(logging.LogRecord("operators", logging.INFO, "", 0, "%d of %d s", (3, 7), None))
-    lines.report(Progress("ingest", 0, done=2, reused=0, total=2, rejects=1, seconds=60.0))
+    lines.report(StageProgress("ingest", 0, done=2, reused=0, total=2, rejects=1, seconds=60.0))
     lines.tell()
     assert [line.split(" s  ", 1)[1] for line in file.getvalue().splitlines()] == [
         "no stage is running",

@@ -228,7 +228,12 @@ def test_publish_of_known_content_is_skipped_and_tells_nobody(tmp_path, context)
 
 
 def stale_output(**counts) -> str:
-    found = {"stale": counts, "reasons": ["prompt changed (2 units)"], "config": CONFIG, "previous_run": "/data/runs/r"}
+    found = {
+        "stale": counts,
+        "reasons": ["prompt changed (2 videos)"],
+        "config": CONFIG,
+        "previous_run": "/data/runs/r",
+    }
     return f"print({json.dumps(found)!r})"
 
 

@@ -6,7 +6,14 @@ import pytest
 
 from operators.build import plan_build
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
-from operators.execution.rejects import describe_skipped, explain_empty_release, group_rejects, temporary_rejects
+from operators.execution.rejects import (
+    RejectGroup,
+    describe_skipped,
+    explain_empty_release,
+    group_by_reason,
+    group_rejects,
+    temporary_rejects,
+)
 from operators.execution.runner import run_stage
 from operators.release.publish import EmptyRelease, publish
 from operators.settings import load_config
@@ -35,10 +42,19 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_losses_are_told_in_order_with_an_example(run):
+def test_group_rejects_orders_by_stage_and_keeps_messages(run):
     found = group_rejects(run)
-    assert [str(loss) for loss in found] == ["1 × plan: missing_file", "1 × ingest: not_a_video"]
-    assert "gone.mp4" in found[0].example and "text.mp4" in found[1].example
+    assert [str(group) for group in found] == ["1 × plan: missing_file", "1 × ingest: not_a_video"]
+    assert "gone.mp4" in found[0].messages[0] and "text.mp4" in found[1].messages[0]
+
+
+def test_group_by_reason_puts_the_largest_group_of_a_stage_first():
+    rows = [("ingest", "a", "1"), ("plan", "z", "2"), *(("ingest", "b", str(number)) for number in range(4))]
+    assert group_by_reason(rows) == [
+        RejectGroup("plan", "z", 1, ("2",)),
+        RejectGroup("ingest", "b", 4, ("0", "1", "2")),
+        RejectGroup("ingest", "a", 1, ("1",)),
+    ]
 
 
 def test_a_run_without_questions_says_so_and_the_way_out(run):

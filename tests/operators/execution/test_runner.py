@@ -17,7 +17,6 @@ from operators.build import plan_build
 from operators.execution import runner
 from operators.execution.identity import WorkItem
 from operators.execution.pipeline import stage
-from operators.execution.progress import Progress
 from operators.execution.runner import WorkResult, run_stage, run_work_item
 from operators.sources.access import fingerprint
 from operators.store.content_store import Store, object_path
@@ -31,17 +30,6 @@ from tests.support.videos import counting_video, make, noisy_video
 from tests.support.web_server import serving
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def test_the_pace_is_that_of_what_was_computed():
-    found = {"done": 900, "reused": 900, "total": 1000, "rejects": 0, "seconds": 1.0}
-    assert str(Progress("ingest", 2, **found)) == "ingest partition 2: 900/1000 videos, 900 of them reused, 0 rejects"
-    gone_on = {"done": 902, "reused": 900, "total": 1000, "rejects": 1, "seconds": 60.0}
-    assert str(Progress("ingest", 2, **gone_on)) == (
-        "ingest partition 2: 902/1000 videos, 900 of them reused, 2.0 a minute, 2940 s left, 1 rejects"
-    )
-    fresh = {"done": 1, "reused": 0, "total": 1, "rejects": 0, "seconds": 30.0}
-    assert str(Progress("shard", None, **fresh)) == "shard: 1/1 units, 2.0 a minute, 0 s left, 0 rejects"
 
 
 def test_what_a_killed_attempt_did_is_counted(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def test_losses_samples_counts_and_places_are_told(folder, release):
     assert "skipped in the source (not videos): 3 .srt files\n" in said
     assert re.search(r"rejected 1 × plan: not_a_video\n?.*notes\.txt", said)
     assert said.count("written by") == SHOWN_SAMPLES
-    assert re.search(r"12 s; \d+ units \(a stage of a video\) were computed, \d+ reused", said)
+    assert re.search(r"12 s; \d+ steps \(one stage of one video each\) were computed, \d+ reused", said)
     assert re.search(r"published synthetic version 1: \d+ samples \(eval \d+, rl \d+, sft \d+\)", said)
     assert f"shards  {release}/data\ntables  {release}/parquet\nreport  {folder.url}/report.html\n" in said
 
@@ -40,7 +40,7 @@ def test_a_run_that_changed_nothing_says_so(folder, monkeypatch):
     monkeypatch.setattr(folder, "metrics", lambda: metrics)
     said = shown(folder, run_id="an-earlier-one")
     units = sum(stage.units for stage in metrics)
-    assert f"nothing had to be computed: all {units} units (a stage of a video) were reused" in said
+    assert f"nothing had to be computed: the results of all {units} steps were reused" in said
     assert "nothing new to publish; this is still synthetic version 1" in said
 
 

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from operators.execution.identity import WHOLE_BUILD
-from operators.report.collect import EXAMPLES, collect
+from operators.report.collect import MAX_EXAMPLES, collect
 from operators.store.run_folder import RunFolder
 from schemas.run import StageRecord
 from schemas.sample import Sample
@@ -125,7 +125,7 @@ def test_the_busy_share_is_of_the_time_that_units_took_not_of_the_partitions_clo
 
 def test_examples_differ(numbers):
     shown = {(each.sample.problem_type, each.sample.kind, each.sample.writer) for each in numbers.examples}
-    assert len(shown) == len(numbers.examples) == EXAMPLES
+    assert len(shown) == len(numbers.examples) == MAX_EXAMPLES
 
 
 @pytest.mark.parametrize("until", ["ingest", "question", "difficulty"])

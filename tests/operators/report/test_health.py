@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from operators.execution.rejects import RejectGroup
 from operators.report.baselines import Baseline
-from operators.report.collect import RejectGroup
 from operators.report.health import findings
 
 

@@ -1,0 +1,13 @@
+"""Exit statuses of `lvr`, which tell its caller whether running a command again can help."""
+
+FAULT_STATUS = 1
+BAD_INPUT_STATUS = 2
+OUTAGE_STATUS = 3
+INTERRUPTED_STATUS = 130
+EXIT_STATUSES = {
+    0: "done; also when there was nothing to do",
+    FAULT_STATUS: "a fault of this program, after a traceback; please report it",
+    BAD_INPUT_STATUS: "the command line, the configuration or the input is wrong; running again gives the same",
+    OUTAGE_STATUS: "a model server, a disk or a video's location is unavailable; run again to resume",
+    INTERRUPTED_STATUS: "interrupted by Ctrl-C or SIGTERM; run again to resume",
+}
