@@ -172,7 +172,7 @@ def _encode_rows(
     options: Any = {"resample": family.resample, "square": family.square, "workers": workers, "ahead": 1}
     with closing(Progress("encoding")) as progress, RowLoader(rows, _whole, **options) as loader:
         for done, loaded in enumerate(loader, 1):
-            [clip] = loaded.row.examples[0].videos
+            [clip] = loaded.packed.examples[0].videos
             for bad in loaded.failures.values():
                 broken[clip.video.key] = bad.reason
             if not loaded.failures:

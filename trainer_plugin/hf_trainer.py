@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from transformers.training_args import OptimizerNames
 
 from schemas.errors import BadInput
 from trainer_plugin.atomic_files import atomic_replace_dir, backup_path
-from trainer_plugin.data.row_loader import RowLoader, RowSource
+from trainer_plugin.data.row_loader import RowSource
 from trainer_plugin.distributed.mesh import broadcast_from_rank_zero, run_on_all_ranks, run_on_rank_zero
 from trainer_plugin.model import LongVideoModel, RankInput
 from trainer_plugin.training.checkpoint import (
@@ -62,21 +61,8 @@ from trainer_plugin.training.optimizer_step import (
     clip_gradients,
     finite_step,
     gradient_norm,
-    supervised_tokens,
 )
-from trainer_plugin.training.step_feed import (
-    Load,
-    assert_trainable_samples_remain,
-    check_features,
-    drop_recovered,
-    mask_failed_samples,
-    plan_row,
-    position_of,
-    positions,
-    rank_input,
-    row_tokens,
-    samples_of,
-)
+from trainer_plugin.training.step_feed import Step, StepFeed, check_features
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +159,7 @@ class LongVideoTrainer(Trainer):
         self,
         model: LongVideoModel,
         args: TrainingArguments,
-        rows: RowSource,
+        row_stream: RowSource,
         tokenizer: PreTrainedTokenizerBase,
         *,
         workers: int = 4,
@@ -185,7 +171,7 @@ class LongVideoTrainer(Trainer):
             model: sharded model from `trainer_plugin.training.weights.build_model` or
             `trainer_plugin.model.shard_parameters`.
             args: the Trainer's arguments. `REFUSED` lists those that must keep their default.
-            rows: this data-parallel rank's rows (`RowStream` or `TextRowStream`).
+            row_stream: this data-parallel rank's rows (`RowStream` or `TextRowStream`).
             tokenizer: tokenizer that is saved with the weights.
             workers: number of processes that decode videos.
             resume_changes: names of settings that may differ from the checkpoint's: "precision", "row_tokens", those in
@@ -220,18 +206,20 @@ class LongVideoTrainer(Trainer):
                 f"one process sees {args.n_gpu} GPUs, which transformers would copy the model to: start one for each "
                 f"with torchrun, or set CUDA_VISIBLE_DEVICES"
             )
-        check_features(rows, model)
+        check_features(row_stream, model)
         # The model is already sharded, so accelerate must not wrap it again.
         model._is_accelerate_prepared = True  # type: ignore[assignment]
-        self.rows = rows
-        self.workers = workers
+        self.feed = StepFeed(
+            row_stream,
+            model.family,
+            model.parallel,
+            model.costs,
+            rows_per_step=args.gradient_accumulation_steps,
+            workers=workers,
+        )
         self.resume_changes = resume_changes
         self.tokenizer = tokenizer
-        self.position = rows.state_dict()
-        """Position in the data after the rows that were trained on."""
-        self._left_out: dict[str, str] = {}
-        self._learned = 0
-        self._loaded: list[Load] = []
+        self._step: Step
         self._losses: list[Tensor] = []
         self._staging: Path | None = None
         self._writing = StagingDir(Path(args.output_dir or "")) if args.save_strategy != SaveStrategy.NO else None
@@ -257,14 +245,15 @@ class LongVideoTrainer(Trainer):
                 resume_from_checkpoint = str(newest_complete(folders)) if folders else True
             elif resume_from_checkpoint:
                 newest_complete([Path(resume_from_checkpoint)])
+            held.enter_context(self.feed)
             return super().train(resume_from_checkpoint, *arguments, **options)
 
-    def get_train_dataloader(self) -> DataLoader[Load | None]:
-        """A loader of this rank's prepared rows. On resuming it starts with None for each row before the checkpoint."""
-        return DataLoader(_Decoded(self), batch_size=None, collate_fn=_as_it_is)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """An empty loader. The Trainer requires one, but rows come from `get_batch_samples`."""
+        return DataLoader(_NoDataset(), batch_size=None)
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Load], num_batches: int, device: torch.device
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, RankInput | None]], int]:
         """Return one step's rows and their number of supervised tokens on all ranks.
 
@@ -274,20 +263,16 @@ class LongVideoTrainer(Trainer):
         Raises:
             BadInput: on every rank, if all samples of the data have been skipped.
         """
-        while loaded := run_on_all_ranks(lambda: list(islice(epoch_iterator, num_batches))):
-            self._loaded, failed = mask_failed_samples(loaded, self._long.family, self._long.parallel, self._long.costs)
-            self._left_out = drop_recovered({**self._left_out, **failed}, self._loaded, self._long.parallel)
-            shares = [rank_input(load, self._long.parallel) for load in self._loaded]
-            if tokens := supervised_tokens(shares):
-                self._losses = []
-                # The Trainer takes an optimizer step only after `num_batches` micro-steps, never after fewer.
-                missing = num_batches - len(shares)
-                return [{"row": share} for share in (*shares, *[None] * missing)], tokens
-            assert_trainable_samples_remain(self.rows, self.skipped)
-        if self._long.parallel.rank == 0:
-            log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
-        self.control.should_training_stop = True
-        return [], 0
+        step = self.feed.next_step(self.state.global_step + 1)
+        if step is None:
+            if self._long.parallel.rank == 0:
+                log.warning("the rows end after step %d of %d", self.state.global_step, self.args.max_steps)
+            self.control.should_training_stop = True
+            return [], 0
+        self._step, self._losses = step, []
+        # The Trainer takes an optimizer step only after `num_batches` micro-steps, never after fewer.
+        missing = num_batches - len(step.rows)
+        return [{"row": row} for row in (*step.rank_inputs(), *[None] * missing)], step.supervised_tokens
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Create the optimizer that `args` describe.
@@ -326,7 +311,7 @@ class LongVideoTrainer(Trainer):
             return torch.zeros_like(self._losses[-1])
         loss = super().training_step(model, inputs, *arguments)
         self._losses.append(loss)
-        if len(self._losses) == len(self._loaded):
+        if len(self._losses) == len(self._step.rows):
             self._check_finite()
         # The Trainer reports the mean of the ranks' return values, but these losses are parts of one sum.
         return loss * self._long.parallel.world_size
@@ -341,7 +326,7 @@ class LongVideoTrainer(Trainer):
     def skipped(self) -> dict[str, str]:
         """The reason by key of each skipped sample: those that do not fit, and those not decodable since this run
         began."""
-        return {**self.position.get("skipped", {}), **self._left_out}
+        return self.feed.skipped
 
     @property
     def _long(self) -> LongVideoModel:
@@ -363,9 +348,9 @@ class LongVideoTrainer(Trainer):
         try:
             finite_step(self._losses, gradient_norm(self._long.parameters()))
         except NotFinite as error:
-            step = self.state.global_step + 1
+            samples = self._step.describe_samples(error)
             raise BadStep(
-                f"step {step}: {error}; nothing was learned from it; {samples_of(error, self._loaded)}"
+                f"step {self.state.global_step + 1}: {error}; nothing was learned from it; {samples}"
             ) from error
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -413,7 +398,7 @@ class LongVideoTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_tensors(Path(output_dir) / _TENSORS, self._long, self._adam)
-        saved = positions(self.position, self.rows, self._long.parallel)
+        saved = self.feed.positions()
         values = model_values(self._long)
         groups = _values(self._adam)
 
@@ -465,16 +450,14 @@ class LongVideoTrainer(Trainer):
             self._check_optimization(state)
             return json.loads((folder / _MODEL).read_text()), state
 
-        def continue_rows() -> None:
+        def resume_feed() -> None:
             self._load_schedule(state)
             if not self.args.ignore_data_skip:
-                saved = json.loads((folder / _POSITION).read_text())
-                self.rows.load_state_dict(position_of(saved, self.rows, self._long.parallel))
-                self._learned = self.state.global_step * self.args.gradient_accumulation_steps
+                self.feed.resume(json.loads((folder / _POSITION).read_text()))
 
         values, state = run_on_all_ranks(read)
         load_tensors(folder / _TENSORS, self._long, self._adam, values)
-        run_on_all_ranks(continue_rows)
+        run_on_all_ranks(resume_feed)
 
     def _check_optimization(self, state: dict[str, Any]) -> None:
         """Compare the arguments, and the caller's own optimizer and schedule, with those of the checkpoint.
@@ -539,7 +522,7 @@ class LongVideoTrainer(Trainer):
 
     def _settings(self) -> dict[str, Any]:
         arguments = self.args.to_dict()
-        own = {"precision": str(self._long.compute_dtype), "row_tokens": row_tokens(self.rows)}
+        own = {"precision": str(self._long.compute_dtype), "row_tokens": self.feed.row_tokens}
         return own | {name: arguments[name] for name in SETTINGS}
 
     @property
@@ -595,25 +578,3 @@ class _NoDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(())
-
-
-class _Decoded(IterableDataset[Load | None]):
-    """The prepared rows, preceded by None for each row before the checkpoint, which the Trainer counts and drops."""
-
-    def __init__(self, trainer: LongVideoTrainer) -> None:
-        self.trainer = trainer
-
-    def __iter__(self) -> Iterator[Load | None]:
-        trainer, model = self.trainer, self.trainer._long
-        learned, trainer._learned = trainer._learned, 0
-        yield from repeat(None, learned)
-        plan = partial(plan_row, family=model.family, parallel=model.parallel, costs=model.costs)
-        options: Any = {"resample": model.family.resample, "square": model.family.square, "workers": trainer.workers}
-        with RowLoader(trainer.rows, plan, **options) as loader:
-            for load in loader:
-                trainer.position = loader.state_dict()
-                yield load
-
-
-def _as_it_is(load: Any) -> Any:
-    return load

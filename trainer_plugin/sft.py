@@ -27,11 +27,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,14 +38,8 @@ import torch.distributed as dist
 from trainer_plugin.command import Interrupts, run
 from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.packing import RowStream, share_given_out
-from trainer_plugin.data.row_loader import RowLoader
 from trainer_plugin.data.texts import TextRowStream
-from trainer_plugin.distributed.mesh import (
-    init_distributed,
-    parallelize,
-    run_on_all_ranks,
-    run_on_rank_zero,
-)
+from trainer_plugin.distributed.mesh import init_distributed, parallelize, run_on_all_ranks, run_on_rank_zero
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, load_recipe, recipe_names
 from trainer_plugin.training.checkpoint import CheckpointFolder, RunState, check_settings, lock_run_folder
 from trainer_plugin.training.export import export_model
@@ -64,34 +57,13 @@ from trainer_plugin.training.metrics import (
 )
 from trainer_plugin.training.model_identity import model_values
 from trainer_plugin.training.optimizer_step import BadStep, NotFinite, adamw, train_step
-from trainer_plugin.training.step_feed import (
-    Load,
-    assert_trainable_samples_remain,
-    check_features,
-    drop_recovered,
-    mask_failed_samples,
-    plan_row,
-    position_of,
-    positions,
-    rank_input,
-    samples_of,
-)
+from trainer_plugin.training.step_feed import Step, StepFeed, check_features
 from trainer_plugin.training.weights import read_config, read_family, read_tokenizer
 
 log = logging.getLogger(__name__)
 
 _RANKS_SHOWN = 3
 """Maximum number of ranks whose samples an error names."""
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Work of one step on all ranks. Rows and samples without supervised tokens are not counted."""
-
-    tokens: int
-    supervised_tokens: int
-    samples: int
-    flops: float
 
 
 class Training:
@@ -115,8 +87,6 @@ class Training:
         """Number of completed optimizer steps."""
         self.tokens = 0
         """Number of tokens in all rows so far."""
-        self.left_out: dict[str, str] = {}
-        """Skipped samples: the reason by key, for undecodable videos and for documents that cannot be used."""
         self._saved = -1
         self._interrupts: Interrupts | None = None
         self._ended_by = 0
@@ -129,26 +99,29 @@ class Training:
             run_on_rank_zero(lambda: check_loggers(recipe.wandb_project))
             config = run_on_all_ranks(lambda: read_config(recipe.model))
             self.parallel = parallelize(recipe.parallel.sp, config.get_text_config(), device, timeout=patience)
-            self.micro_steps = recipe.micro_steps(self.parallel.dp)
-            """Number of this rank's rows in one optimizer step."""
+            rows_per_step = recipe.micro_steps(self.parallel.dp)
             check_memory(config, recipe, self.parallel)
             self.family = run_on_all_ranks(lambda: read_family(recipe.model, config))
             self.tokenizer = run_on_all_ranks(lambda: read_tokenizer(recipe.model))
-            self.rows = run_on_all_ranks(self._open_rows)
+            self.row_stream = run_on_all_ranks(self._open_row_stream)
             resources.enter_context(lock_run_folder(Path(recipe.out)))
             self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
             self.checkpoints.remove_partial()
             self.model = open_model(recipe, config, self.parallel)
-            check_features(self.rows, self.model)
-            self.costs = self.model.costs
+            check_features(self.row_stream, self.model)
             self._tower_costs = TowerCosts.of(self.model.model, self.family)
-            wanted = recipe.optimizer
-            self.optimizer = adamw(self.model, wanted.learning_rate, wanted.weight_decay, wanted.betas)
-            plan = partial(plan_row, family=self.family, parallel=self.parallel, costs=self.costs)
+            settings = recipe.optimizer
+            self.optimizer = adamw(self.model, settings.learning_rate, settings.weight_decay, settings.betas)
             workers = recipe.videos.workers if recipe.videos else 0
-            self._loader = resources.enter_context(
-                RowLoader(self.rows, plan, resample=self.family.resample, square=self.family.square, workers=workers)
+            self.feed = StepFeed(
+                self.row_stream,
+                self.family,
+                self.parallel,
+                self.model.costs,
+                rows_per_step=rows_per_step,
+                workers=workers,
             )
+            resources.enter_context(self.feed)
             self._resume()
             self._log = run_on_rank_zero(self._open_log)
             if self._log is not None:
@@ -166,29 +139,22 @@ class Training:
 
     def __iter__(self) -> Iterator[StepMetrics]:
         try:
-            yield from self._steps()
+            yield from self._run_steps()
             if self._saved != self.step:
                 self.save()
         finally:  # the caller handles signals in what follows, such as an export
             if self._interrupts is not None:
                 self._interrupts.close()
 
-    def _steps(self) -> Iterator[StepMetrics]:
+    def _run_steps(self) -> Iterator[StepMetrics]:
         first, share_before = time.perf_counter(), self.share_done
         began = first
         while not self._ended_by and (self.recipe.steps is None or self.step < self.recipe.steps):
             self._progress.now(f"in step {self.step + 1}")
-            asked = time.perf_counter()
-            before = self.share_done
-            loaded = run_on_all_ranks(lambda: list(islice(self._loader, self.micro_steps)))
-            if not loaded:
+            step = self.feed.next_step(self.step + 1, self._check_interrupts)
+            if step is None:
                 break
-            waited = time.perf_counter() - asked
-            loaded, failed = mask_failed_samples(loaded, self.family, self.parallel, self.costs)
-            self.left_out = drop_recovered({**self.left_out, **failed}, loaded, self.parallel)
-            metrics = self._learn(loaded, before, began, waited)
-            if metrics is None:
-                continue
+            metrics = self._train(step, began)
             self.step = metrics.step
             done = self.share_done
             pace = (time.perf_counter() - first) / max(done - share_before, 1e-9)
@@ -203,10 +169,7 @@ class Training:
     @property
     def share_done(self) -> float:
         """Completed share of the training, from 0 to 1."""
-        if self.recipe.steps is not None:
-            return self.step / self.recipe.steps
-        assert isinstance(self.rows, RowStream) and self.recipe.epochs is not None
-        return share_given_out(self._loader.state_dict(), len(self.rows.samples), self.recipe.epochs)
+        return self._share_done_at(self.feed.position)
 
     @property
     def interrupted(self) -> bool:
@@ -221,7 +184,7 @@ class Training:
     @property
     def skipped(self) -> dict[str, str]:
         """The reason by key of each sample that was skipped and has not been used since."""
-        return {**self._loader.state_dict().get("skipped", {}), **self.left_out}
+        return self.feed.skipped
 
     def save(self) -> Path:
         """Write a checkpoint and return its folder. Every rank must call it, between steps.
@@ -234,8 +197,8 @@ class Training:
         state = RunState(
             step=self.step,
             tokens=self.tokens,
-            data=positions(self._loader.state_dict(), self.rows, self.parallel),
-            left_out=self.left_out,
+            data=self.feed.positions(),
+            skipped=self.feed.unusable,
             model=model_values(self.model),
             recipe=self.recipe.model_dump(mode="json"),
         )
@@ -252,9 +215,9 @@ class Training:
         Raises:
             BadInput: the recipe's `export` is `none`.
         """
-        asked = self.recipe.model
-        source = asked.path or asked.tokenizer
-        from_elsewhere = source is None or source != (asked.tokenizer or source) or asked.chat_template is not None
+        model = self.recipe.model
+        source = model.path or model.tokenizer
+        from_elsewhere = source is None or source != (model.tokenizer or source) or model.chat_template is not None
         folder = folder or Path(self.recipe.out) / "export"
         self._progress.now(f"exporting to {folder}")
         export_model(
@@ -269,7 +232,7 @@ class Training:
         if self.parallel.rank == 0:
             log.info("exported to %s", folder)
 
-    def _open_rows(self) -> RowStream | TextRowStream:
+    def _open_row_stream(self) -> RowStream | TextRowStream:
         recipe, rank, ranks = self.recipe, self.parallel.dp_rank, self.parallel.dp
         if recipe.texts is not None:
             return TextRowStream(
@@ -283,94 +246,84 @@ class Training:
                 column=recipe.texts.column,
             )
         assert recipe.videos is not None
-        asked = recipe.videos.features
-        features = FeatureFolder(asked.url, asked.tower) if asked else None
+        stored = recipe.videos.features
+        features = FeatureFolder(stored.url, stored.tower) if stored else None
         samples = open_samples(recipe.videos, self.family, self.tokenizer, features)
         return RowStream(samples, recipe.row_tokens, seed=recipe.seed, rank=rank, ranks=ranks, epochs=recipe.epochs)
 
-    def _learn(self, loaded: list[Load], before: float, began: float, waited: float) -> StepMetrics | None:
+    def _share_done_at(self, position: dict[str, Any]) -> float:
+        if self.recipe.steps is not None:
+            return self.step / self.recipe.steps
+        assert isinstance(self.row_stream, RowStream) and self.recipe.epochs is not None
+        return share_given_out(position, len(self.row_stream.samples), self.recipe.epochs)
+
+    def _train(self, step: Step, began: float) -> StepMetrics:
         """Run one optimizer step and return its metrics.
 
         Args:
-            loaded: this rank's rows.
-            before: share of the training done before these rows were loaded, from 0 to 1.
+            step: the rows of the step.
             began: time when the step began, from `time.perf_counter`.
-            waited: seconds spent waiting for the rows.
-
-        Returns:
-            The metrics; None, with nothing changed, if no rank has a supervised token in its rows.
 
         Raises:
-            BadInput: on every rank, if all samples of the data have been skipped.
             BadStep: on every rank, if the loss or the gradient norm is not finite.
         """
-        work = self._work_of(loaded)
-        if work.supervised_tokens == 0:
-            assert_trainable_samples_remain(self.rows, self.skipped)
-            if self.parallel.rank == 0:
-                log.warning("step %d: no rank has supervised tokens in its rows; skipping them", self.step + 1)
-            self._ended_by = int(_of_all_ranks([self._signal], dist.ReduceOp.MAX)[0])
-            return None
         # The rate at the middle of the step, so that it is above 0 in the first step and, with a decay to 0, in the
         # last.
+        before = self._share_done_at(step.position_before)
         after = before + 1 / self.recipe.steps if self.recipe.steps else self.share_done
         rate = learning_rate(self.recipe.optimizer, (before + after) / 2)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        shares = (rank_input(row, self.parallel) for row in loaded)
         limit = self.recipe.optimizer.max_grad_norm
         try:
-            result = train_step(self.model, self.optimizer, shares, work.supervised_tokens, max_norm=limit)
+            result = train_step(self.model, self.optimizer, step.rank_inputs(), step.supervised_tokens, max_norm=limit)
         except NotFinite as error:
-            raise self._bad_step(error, loaded) from error
-        self.tokens += work.tokens
-        most = [time.perf_counter() - began, waited, peak_memory(self.parallel.device), self._signal]
-        seconds, waited, memory, ended_by = _of_all_ranks(most, dist.ReduceOp.MAX)
+            raise self._bad_step(error, step) from error
+        self.tokens += step.tokens
+        largest = [time.perf_counter() - began, step.data_seconds, peak_memory(self.parallel.device), self._signal]
+        seconds, data_seconds, memory, ended_by = _all_reduce(largest, dist.ReduceOp.MAX)
         self._ended_by = int(ended_by)
-        peak, devices = peak_flops(self.parallel.device, self.recipe.peak_tflops), self.parallel.world_size
+        devices = self.parallel.world_size
         return StepMetrics(
             step=self.step + 1,
-            epoch=loaded[-1].row.epoch if self.recipe.videos else None,
+            epoch=step.epoch if self.recipe.videos else None,
             loss=result.loss,
             grad_norm=result.grad_norm,
             learning_rate=rate,
-            tokens=work.tokens,
-            supervised_tokens=work.supervised_tokens,
-            samples=work.samples,
+            tokens=step.tokens,
+            supervised_tokens=step.supervised_tokens,
+            samples=step.samples,
             total_tokens=self.tokens,
             seconds=seconds,
-            data_seconds=waited,
-            tokens_per_second=work.tokens / seconds,
-            tokens_per_second_per_device=work.tokens / seconds / devices,
-            mfu=None if peak is None else work.flops / seconds / devices / peak,
+            data_seconds=data_seconds,
+            tokens_per_second=step.tokens / seconds,
+            tokens_per_second_per_device=step.tokens / seconds / devices,
+            mfu=self._mfu(step, seconds),
             memory_bytes=int(memory),
             skipped=by_reason(self.skipped),
             steps=self.recipe.steps,
         )
 
-    def _work_of(self, loaded: list[Load]) -> _Work:
-        """Sum the work of a step's rows over all ranks. Ranks that share a row count it once."""
-        rows = [row for row in loaded if row.plan.supervised_count] if self.parallel.sp_rank == 0 else []
-        plans = [row.plan for row in rows]
-        learned = self.recipe.trained.language_model
-        flops = training_flops(plans, self.costs, self._tower_costs, weights_learned=learned)
-        tokens, supervised = sum(len(plan) for plan in plans), sum(plan.supervised_count for plan in plans)
-        samples = sum(example.has_loss for row in rows for example in row.row.examples)
-        found = _of_all_ranks([tokens, supervised, samples, flops], dist.ReduceOp.SUM)
-        return _Work(int(found[0]), int(found[1]), int(found[2]), found[3])
+    def _mfu(self, step: Step, seconds: float) -> float | None:
+        """Model FLOPs utilization of a step; None where the device's peak is unknown. Every rank must call it."""
+        peak, trained = peak_flops(self.parallel.device, self.recipe.peak_tflops), self.recipe.trained.language_model
+        plans = [row.plan for row in step.counted]
+        own = training_flops(plans, self.model.costs, self._tower_costs, weights_learned=trained)
+        [flops] = _all_reduce([own], dist.ReduceOp.SUM)
+        return None if peak is None else flops / seconds / self.parallel.world_size / peak
 
-    def _bad_step(self, error: NotFinite, loaded: list[Load]) -> BadStep:
+    def _bad_step(self, error: NotFinite, step: Step) -> BadStep:
         """Create the error for a step that is not finite, the same on every rank. Every rank must call it."""
         saved = run_on_all_ranks(self.checkpoints.latest)
-        whole = f"{saved} is whole" if saved else "there is no checkpoint yet"
+        checkpoint = f"{saved} is whole" if saved else "there is no checkpoint yet"
         found: list[tuple[bool, str]] = [(False, "")] * self.parallel.world_size
-        dist.all_gather_object(found, (bool(error.rows), samples_of(error, loaded)))
+        dist.all_gather_object(found, (bool(error.rows), step.describe_samples(error)))
         of_rows = [samples for own, samples in found if own]
         # Ranks that share a row name the same samples.
         named = list(dict.fromkeys(of_rows or [samples for _, samples in found]))
         return BadStep(
-            f"step {self.step + 1}: {error}; nothing was learned from it, and {whole}; lower the learning rate, or "
-            f"look at the {'; '.join(named[:_RANKS_SHOWN])}"
+            f"step {self.step + 1}: {error}; nothing was learned from it, and {checkpoint}; lower the learning rate, "
+            f"or look at the {'; '.join(named[:_RANKS_SHOWN])}"
         )
 
     def _resume(self) -> None:
@@ -379,14 +332,14 @@ class Training:
             return
         state = self.checkpoints.load(path, self.model, self.optimizer)
         settings = self.recipe.settings()
-        before = {name: state.recipe[name] for name in settings if name in state.recipe}
+        saved = {name: state.recipe[name] for name in settings if name in state.recipe}
 
-        def continue_rows() -> None:
-            check_settings(before, settings, self.recipe.resume_changes)
-            self._loader.load_state_dict(position_of(state.data, self.rows, self.parallel))
+        def resume_feed() -> None:
+            check_settings(saved, settings, self.recipe.resume_changes)
+            self.feed.resume(state.data, state.skipped)
 
-        run_on_all_ranks(continue_rows)
-        self.step, self.tokens, self.left_out = state.step, state.tokens, dict(state.left_out)
+        run_on_all_ranks(resume_feed)
+        self.step, self.tokens = state.step, state.tokens
         self._saved = self.step
         if self.parallel.rank == 0:
             log.info("resuming from %s: %d steps, %d tokens", path, self.step, self.tokens)
@@ -405,32 +358,37 @@ class Training:
         assert self._log is not None
         self._log.write(metrics)
 
+    def _check_interrupts(self) -> bool:
+        """Whether any rank received a signal to end the run. Every rank must call it."""
+        self._ended_by = int(_all_reduce([self._signal], dist.ReduceOp.MAX)[0])
+        return self.interrupted
+
     @property
     def _signal(self) -> float:
         """Number of the signal that this rank alone received; 0 if there was none."""
         return float(self._interrupts.received if self._interrupts else 0)
 
 
-def _of_all_ranks(numbers: list[float], reduction: dist.ReduceOp.RedOpType) -> list[float]:
+def _all_reduce(numbers: list[float], reduction: dist.ReduceOp.RedOpType) -> list[float]:
     """All-reduce each number with the given reduction, in float64."""
     tensor = torch.tensor(numbers, dtype=torch.float64)
     dist.all_reduce(tensor, reduction)
     return tensor.tolist()
 
 
-def learning_rate(wanted: Optimizer, share: float) -> float:
+def learning_rate(optimizer: Optimizer, share: float) -> float:
     """The learning rate after a share of the training: linear warm-up, then constant or a half cosine to 0.
 
     Args:
-        wanted: the recipe's optimizer settings.
+        optimizer: the recipe's optimizer settings.
         share: completed share of the training, from 0 to 1.
     """
-    if share < wanted.warmup:
-        return wanted.learning_rate * share / wanted.warmup
-    if wanted.schedule is Schedule.CONSTANT:
-        return wanted.learning_rate
-    left = (share - wanted.warmup) / max(1 - wanted.warmup, 1e-9)
-    return wanted.learning_rate * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+    if share < optimizer.warmup:
+        return optimizer.learning_rate * share / optimizer.warmup
+    if optimizer.schedule is Schedule.CONSTANT:
+        return optimizer.learning_rate
+    left = (share - optimizer.warmup) / max(1 - optimizer.warmup, 1e-9)
+    return optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
 
 
 def train(recipe: Recipe) -> int:

@@ -94,7 +94,7 @@ class Noted(TrainerCallback):
         self.steps: list[list[str]] = []
 
     def on_step_end(self, *arguments, **state) -> None:
-        self.steps.append([example.key for load in self.trainer._loaded for example in load.row.examples])
+        self.steps.append([example.key for row in self.trainer._step.rows for example in row.packed.examples])
 
 
 def noted(trainer: LongVideoTrainer, checkpoint: bool | None = None) -> list[list[str]]:
@@ -366,7 +366,7 @@ def full_while_it_saves(asked: Recipe, folder, where: str, rank: int) -> str:
         ("trainer_plugin.training.export._put", 0),
         ("pathlib.Path.write_text", 0),
         ("transformers.Trainer._save_rng_state", 1),
-        ("trainer_plugin.hf_trainer.put_whole", 0),
+        ("trainer_plugin.hf_trainer.atomic_replace_dir", 0),
     ],
 )
 def test_a_disk_that_is_full_for_one_rank_is_an_error_on_every_rank(ranks, release, tmp_path, where, rank):
@@ -469,7 +469,7 @@ def test_a_model_saved_into_the_output_folder_leaves_the_checkpoints_which_are_o
 
 def test_the_training_ends_with_the_rows(alone, release, tmp_path, caplog):
     trainer = trainer_of(recipe(tmp_path, release), tmp_path, 100)
-    trainer.rows.epochs = 1
+    trainer.feed.row_stream.epochs = 1
     steps = noted(trainer)
     assert len({key for step in steps for key in step}) == 8
     assert f"the rows end after step {trainer.state.global_step} of 100" in caplog.text
@@ -479,10 +479,10 @@ def test_the_last_step_learns_from_the_rows_that_are_left(alone, release, tmp_pa
     settings = ("row_tokens=256", "step_tokens=768", "optimizer.warmup=0", "steps=null", "epochs=1")
     asked = recipe(tmp_path / "own", release, *settings)
     trainer = trainer_of(asked, tmp_path / "trainer", 100)
-    trainer.rows.epochs = 1
+    trainer.feed.row_stream.epochs = 1
     steps = noted(trainer)
-    assert len(trainer._loaded) < trainer.args.gradient_accumulation_steps == 3
-    assert sorted(key for step in steps for key in step) == sorted(map(trainer.rows.samples.key, range(8)))
+    assert len(trainer._step.rows) < trainer.args.gradient_accumulation_steps == 3
+    assert sorted(key for step in steps for key in step) == sorted(map(trainer.feed.row_stream.samples.key, range(8)))
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses == pytest.approx(curve(asked), rel=2e-4)
 
@@ -537,7 +537,7 @@ def damaged_on_one(asked: Recipe, folder) -> str:
     as_torchrun_would()
     trainer = trainer_of(asked, folder, 3)
     if torch.distributed.get_rank() == 1:
-        trainer.rows.__class__ = Damaged
+        trainer.feed.row_stream.__class__ = Damaged
     with pytest.raises(BadInput) as raised:
         trainer.train()
     return str(raised.value)
@@ -721,8 +721,8 @@ def test_gradient_checkpointing_is_what_the_model_was_built_with(alone, release,
     trainer.train()
     assert trainer.state.global_step == 1
     trainer.model.options = replace(trainer.model.options, checkpointed_layers=0)
-    with pytest.raises(BadInput, match="gradient_checkpointing is True, but the model was built with recomputed_lay"):
-        LongVideoTrainer(trainer.model, trainer.args, trainer.rows, trainer.tokenizer)
+    with pytest.raises(BadInput, match="gradient_checkpointing is True, but the model was built with checkpointed_lay"):
+        LongVideoTrainer(trainer.model, trainer.args, trainer.feed.row_stream, trainer.tokenizer)
 
 
 @pytest.mark.parametrize("optim", ["adagrad", "rmsprop", "sgd"])

@@ -128,7 +128,7 @@ def test_a_sample_that_is_learned_after_all_is_left_out_no_more(alone, tmp_path)
         found = [metrics.skipped for metrics in training if late.exists() or late.write_bytes(content)]
         assert found[0] and not found[-1] and not training.skipped
         saved = json.loads((training.checkpoints.latest() / "state.json").read_text())
-    assert saved["left_out"] == {}
+    assert saved["skipped"] == {}
 
 
 def epoch_of(asked) -> tuple[int, int, int]:
@@ -155,7 +155,10 @@ def test_a_run_of_which_no_video_can_be_decoded_ends(alone, tmp_path):
 
 def skipped(asked) -> list[str]:
     """Messages of this rank about steps without supervised tokens, until all samples are skipped."""
-    with logged("trainer_plugin.sft") as messages, pytest.raises(BadInput, match="not one of the 4 samples"):
+    with (
+        logged("trainer_plugin.training.step_feed") as messages,
+        pytest.raises(BadInput, match="not one of the 4 samples"),
+    ):
         curve(asked)
     return [message for message in messages if "skipping them" in message]
 
@@ -225,7 +228,7 @@ def test_a_line_that_is_no_text_is_left_out_and_every_rank_knows_of_it(ranks, tm
     skipped = {f"file://{tmp_path}/1.jsonl:5": "not_a_text"}
     assert ranks[2].run(steps_and_skipped, asked) == [(10, skipped, {"not_a_text": 1})] * 2
     saved = json.loads((tmp_path / "run" / "checkpoints" / "step-00000010" / "state.json").read_text())
-    assert saved["left_out"] == skipped
+    assert saved["skipped"] == skipped
 
 
 def refused_on_the_way(asked) -> str:
@@ -273,7 +276,7 @@ def test_a_loss_that_is_not_finite_names_the_samples_and_leaves_the_checkpoint(a
             next(training.model.model.model.language_model.parameters()).to_local().fill_(torch.nan)
         with pytest.raises(BadStep, match=r"step 2: loss nan.*step-00000001 is whole.*q[0-9a-z]+") as raised:
             next(steps)
-    keys = {training.rows.samples.key(number) for number in range(8)}
+    keys = {training.row_stream.samples.key(number) for number in range(8)}
     assert {key for key in keys if key in str(raised.value)}
     with Training(recipe(tmp_path, release, "steps=3")) as training:
         assert training.checkpoints.latest() == saved

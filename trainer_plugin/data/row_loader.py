@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _PIECE_FRAMES = 128
 """Frames decoded by one task: enough that starting at the key frame before them costs little, and few enough that a
-long share keeps all workers busy."""
+long range keeps all workers busy."""
 
 _SLOW_SECONDS = 60.0
 """Interval in seconds at which a rank that waits for a piece logs which one it is."""
@@ -53,11 +53,12 @@ class RowSource(Protocol):
 class PreparedRow(Generic[P]):
     """A row, its plan, and the frames that this rank encodes."""
 
-    row: PackedRow
+    packed: PackedRow
     plan: P
-    shares: tuple[FrameRange, ...]
+    frame_ranges: tuple[FrameRange, ...]
+    """The temporal patches that this rank encodes."""
     pixels: tuple[Tensor, ...]
-    """Per share: uint8 frames, shape [frames, height, width, 3]; or, if the clip has precomputed features, those, shape
+    """Per range: uint8 frames, shape [frames, height, width, 3]; or, if the clip has precomputed features, those, shape
     [tokens, width]."""
     failures: dict[str, BadVideo]
     """Errors of the videos that this rank could not decode, by key of the example."""
@@ -72,7 +73,7 @@ class RowLoader(Generic[P]):
 
     def __init__(
         self,
-        rows: RowSource,
+        row_stream: RowSource,
         plan: Callable[[PackedRow], tuple[P, Sequence[FrameRange]]],
         *,
         resample: Resample = "bicubic",
@@ -82,20 +83,21 @@ class RowLoader(Generic[P]):
     ) -> None:
         """
         Args:
+            row_stream: the stream of rows.
             plan: returns a row's plan, and the temporal patches that this rank encodes.
             resample, square: the family's, as in `trainer_plugin.data.video_decode.read_frames`.
             workers: number of decoder processes; 0: decode in this process when a row is requested, without a time
                 limit.
             ahead: number of rows whose frames are decoded, and held in memory, before they are requested.
         """
-        self._rows = rows
+        self._row_stream = row_stream
         self._plan = plan
         self._resample: Resample = resample
         self._square = square
         self._decoder = _Decoder(workers)
         self._ahead = ahead
-        self._waiting: deque[_Waiting[P]] = deque()
-        self._state = rows.state_dict()
+        self._pending: deque[_PendingRow[P]] = deque()
+        self._state = row_stream.state_dict()
 
     def __enter__(self) -> RowLoader[P]:
         return self
@@ -105,21 +107,21 @@ class RowLoader(Generic[P]):
 
     def close(self) -> None:
         """End the worker processes, even while they decode. Frames decoded ahead are dropped."""
-        self._forget()
+        self._cancel_pending()
         self._decoder.close()
 
     def __iter__(self) -> Iterator[PreparedRow[P]]:
         return self
 
     def __next__(self) -> PreparedRow[P]:
-        while len(self._waiting) <= self._ahead and (row := next(self._rows, None)) is not None:
-            plan, shares = self._plan(row)
-            self._waiting.append(self._begin(row, plan, tuple(shares)))
-        if not self._waiting:
+        while len(self._pending) <= self._ahead and (row := next(self._row_stream, None)) is not None:
+            plan, frame_ranges = self._plan(row)
+            self._pending.append(self._begin(row, plan, tuple(frame_ranges)))
+        if not self._pending:
             raise StopIteration
-        waiting = self._waiting.popleft()
-        self._state = waiting.state
-        return self._finish(waiting)
+        pending = self._pending.popleft()
+        self._state = pending.state
+        return self._finish(pending)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the stream of rows after the rows yielded."""
@@ -127,48 +129,48 @@ class RowLoader(Generic[P]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state. Frames decoded ahead are dropped."""
-        self._forget()
-        self._rows.load_state_dict(state)
+        self._cancel_pending()
+        self._row_stream.load_state_dict(state)
         self._state = state
 
-    def _forget(self) -> None:
-        for waiting in self._waiting:
-            for task in chain.from_iterable(waiting.tasks):
+    def _cancel_pending(self) -> None:
+        for pending in self._pending:
+            for task in chain.from_iterable(pending.tasks):
                 if task.future is not None:
                     task.future.cancel()
-        self._waiting.clear()
+        self._pending.clear()
 
-    def _begin(self, row: PackedRow, plan: P, shares: tuple[FrameRange, ...]) -> _Waiting[P]:
+    def _begin(self, row: PackedRow, plan: P, frame_ranges: tuple[FrameRange, ...]) -> _PendingRow[P]:
         clips = [clip for example in row.examples for clip in example.videos]
         tasks = tuple(
             tuple(
                 self._decoder.submit(piece)
-                for piece in _pieces(clips[share.video], share, self._resample, self._square)
+                for piece in _split(clips[frames.video], frames, self._resample, self._square)
             )
-            for share in shares
+            for frames in frame_ranges
         )
-        return _Waiting(row, plan, shares, tasks, self._rows.state_dict())
+        return _PendingRow(row, plan, frame_ranges, tasks, self._row_stream.state_dict())
 
-    def _finish(self, waiting: _Waiting[P]) -> PreparedRow[P]:
-        owners = [number for number, example in enumerate(waiting.row.examples) for _ in example.videos]
-        failed = torch.zeros(len(waiting.row.examples), dtype=torch.bool)
+    def _finish(self, pending: _PendingRow[P]) -> PreparedRow[P]:
+        owners = [number for number, example in enumerate(pending.packed.examples) for _ in example.videos]
+        failed = torch.zeros(len(pending.packed.examples), dtype=torch.bool)
         failures: dict[str, BadVideo] = {}
         pixels = []
-        for share, tasks in zip(waiting.shares, waiting.tasks, strict=True):
+        for frames, tasks in zip(pending.frame_ranges, pending.tasks, strict=True):
             parts = []
             for task in tasks:
                 try:
                     parts.append(self._decoder.result(task))
                 except BadVideo as bad:
-                    example = owners[share.video]
-                    key = waiting.row.examples[example].key
+                    example = owners[frames.video]
+                    key = pending.packed.examples[example].key
                     log.warning("%s; masking example %s", bad, key)
                     failures[key] = bad
                     failed[example] = True
                     size = self._square or task.piece.clip.size
                     parts.append(torch.zeros(len(task.piece.times_us), *size, 3, dtype=torch.uint8))
             pixels.append(torch.cat(parts))
-        return PreparedRow(waiting.row, waiting.plan, waiting.shares, tuple(pixels), failures, failed)
+        return PreparedRow(pending.packed, pending.plan, pending.frame_ranges, tuple(pixels), failures, failed)
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ class _Piece:
         return self.clip.frame_times_us[self.first * frames : self.end * frames]
 
     @property
-    def asked(self) -> Piece:
+    def arguments(self) -> Piece:
+        """The arguments of `read_frames`."""
         return self.clip.video, self.times_us, self.clip.size, self.resample, self.square
 
 
@@ -199,12 +202,12 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Waiting(Generic[P]):
+class _PendingRow(Generic[P]):
     """A row whose frames are being decoded, and the state of the stream after it."""
 
-    row: PackedRow
+    packed: PackedRow
     plan: P
-    shares: tuple[FrameRange, ...]
+    frame_ranges: tuple[FrameRange, ...]
     tasks: tuple[tuple[_Task, ...], ...]
     state: dict[str, Any]
 
@@ -219,11 +222,11 @@ class _Decoder:
     def submit(self, piece: _Piece) -> _Task:
         if piece.clip.features is not None:
             return _Task(piece, self._reader.submit(read_features, piece.clip, piece.first, piece.end))
-        return _Task(piece, self._decoders.submit(piece.asked) if self._decoders else None)
+        return _Task(piece, self._decoders.submit(piece.arguments) if self._decoders else None)
 
     def result(self, task: _Task) -> Tensor:
         if task.future is None:
-            return torch.from_numpy(read_frames(*task.piece.asked))
+            return torch.from_numpy(read_frames(*task.piece.arguments))
         while not wait([task.future], _SLOW_SECONDS).done:
             name, frames = task.piece.clip.video.key, len(task.piece.times_us)
             log.warning("video %s: still waiting for %d frames after another %g s", name, frames, _SLOW_SECONDS)
@@ -236,9 +239,10 @@ class _Decoder:
         self._reader.shutdown(cancel_futures=True)
 
 
-def _pieces(clip: VideoClip, share: FrameRange, resample: Resample, square: tuple[int, int] | None) -> list[_Piece]:
-    patches = share.end - share.first if clip.features else max(1, _PIECE_FRAMES // clip.frames_per_patch)
+def _split(clip: VideoClip, frames: FrameRange, resample: Resample, square: tuple[int, int] | None) -> list[_Piece]:
+    """The pieces of a range of a clip; a clip with features is one piece."""
+    patches = frames.end - frames.first if clip.features else max(1, _PIECE_FRAMES // clip.frames_per_patch)
     return [
-        _Piece(clip, first, min(first + patches, share.end), resample, square)
-        for first in range(share.first, share.end, max(1, patches))
+        _Piece(clip, first, min(first + patches, frames.end), resample, square)
+        for first in range(frames.first, frames.end, max(1, patches))
     ]

@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 from torch.optim import Adam, Optimizer
 
-from schemas.base import Model, parse_json
+from schemas.base import Model, accept_earlier_names, parse_json
 from schemas.errors import BadInput
 from trainer_plugin.atomic_files import atomic_replace_dir, atomic_write_bytes, backup_path, locked, reserve_space
 from trainer_plugin.distributed.mesh import broadcast_from_rank_zero, run_on_all_ranks, run_on_rank_zero
@@ -63,13 +63,15 @@ _SEEN_WITHIN_SECONDS = 5.0
 class RunState(Model):
     """The part of a checkpoint that is not tensors."""
 
+    _earlier_names = accept_earlier_names(left_out="skipped")
+
     step: int
     """Number of completed optimizer steps."""
     tokens: int
     """Number of tokens in all rows so far."""
     data: tuple[dict[str, Any], ...]
     """Position in the data after these steps: one for all ranks, or for text data one for each data-parallel rank."""
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     """Skipped samples: the reason by key, for videos that could not be decoded and documents that cannot be used."""
     model: dict[str, Any]
     """Identity of the model: `model_values`."""

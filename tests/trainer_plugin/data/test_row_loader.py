@@ -47,16 +47,16 @@ def whole(row: PackedRow) -> tuple[None, list[FrameRange]]:
 
 
 def keys(loaded):
-    return [example.key for example in loaded.row.examples]
+    return [example.key for example in loaded.packed.examples]
 
 
 def test_a_rank_decodes_exactly_the_frames_that_it_encodes(url):
     for rank in range(2):
         with RowLoader(rows_of(url, epochs=1), plan_of(rank, 2), workers=0) as loader:
             for loaded in loader:
-                clips = [clip for example in loaded.row.examples for clip in example.videos]
-                assert len(loaded.shares) == len(loaded.pixels) == (loaded.plan - rank + 1) // 2
-                for share, frames in zip(loaded.shares, loaded.pixels, strict=True):
+                clips = [clip for example in loaded.packed.examples for clip in example.videos]
+                assert len(loaded.frame_ranges) == len(loaded.pixels) == (loaded.plan - rank + 1) // 2
+                for share, frames in zip(loaded.frame_ranges, loaded.pixels, strict=True):
                     clip = clips[share.video]
                     times = clip.frame_times_us[2 * share.first : 2 * share.end]
                     assert frames.dtype == torch.uint8
@@ -113,7 +113,7 @@ def test_a_broken_video_costs_its_own_example_only(film, tmp_path, workers, capl
     assert {key: failure.reason for key, failure in loaded.failures.items()} == {"broken": "no_video_stream"}
     assert "masking example broken" in caplog.text
     assert [[number_on(frame.numpy()) for frame in frames] for frames in loaded.pixels] == [[0, 15], [0, 0], [0, 15]]
-    left = mask_labels(loaded.row, loaded.failed).examples
+    left = mask_labels(loaded.packed, loaded.failed).examples
     assert [bool((example.labels == -100).all()) for example in left] == [False, True, False]
 
 

@@ -21,7 +21,6 @@ from trainer_plugin.training import checkpoint
 from trainer_plugin.training.checkpoint import CheckpointFolder, load_tensors, record_files, save_tensors
 from trainer_plugin.training.model_identity import model_values
 from trainer_plugin.training.optimizer_step import adamw, supervised_tokens, train_step
-from trainer_plugin.training.step_feed import rank_input
 
 LORA = (
     "trained.lora={rank: 2}",
@@ -507,7 +506,7 @@ def test_a_look_at_a_loss_before_it_is_saved_changes_nothing(alone, release, tmp
             next(iter(training))
             if look:
                 with torch.no_grad():
-                    training.model(rank_input(next(training._loader), training.parallel))
+                    training.model(next(training.feed.next_step(2).rank_inputs()))
             training.save()
         return moments_after_resume(asked)
 
