@@ -281,7 +281,7 @@ class Subject:
 
     def _operations(self, plan: SequencePlan) -> float:
         tower = None if self.arguments.features else self.tower
-        return training_flops([plan], self.costs, tower, weights_learned=self.arguments.lora is None)
+        return training_flops([plan], self.costs, tower, weights_trainable=self.arguments.lora is None)
 
 
 def _plain_model(inner: PreTrainedModel) -> PreTrainedModel:

@@ -21,9 +21,9 @@ from schemas.errors import BadInput
 
 log = logging.getLogger(__name__)
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_NO_LOCK_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of file systems without locks, such as some mounts of Lustre and FUSE."""
 
 
@@ -37,12 +37,12 @@ class FullDisk(OSError):
         """
         free = _free_bytes(folder)
         super().__init__(errno.ENOSPC, "No space left on device", str(folder))
-        self.message = f"the disk of {folder} is full: {_size(needed)} are to be written"
+        self.message = f"the disk of {folder} is full: {_format_bytes(needed)} are to be written"
         if free is None:
             return
-        self.message += f", {_size(free)} are free"
+        self.message += f", {_format_bytes(free)} are free"
         if free < needed:
-            self.message += f"; make room for {_size(needed - free)} more"
+            self.message += f"; make room for {_format_bytes(needed - free)} more"
 
     def __str__(self) -> str:
         return self.message
@@ -50,7 +50,7 @@ class FullDisk(OSError):
 
 @contextmanager
 def reserve_space(staging: Path, needed: int) -> Iterator[None]:
-    """Check for free space, then run a block that writes `needed` bytes at the path `beside`.
+    """Check for free space, then run a block that writes `needed` bytes at the path `staging`.
 
     Raises:
         FullDisk: the disk is too full at the start or becomes full in the block, whatever error a library raises for
@@ -78,7 +78,7 @@ def _free_bytes(folder: Path) -> int | None:
 
 def is_full(error: BaseException) -> bool:
     """Whether a write failed because a disk or a quota is full."""
-    return isinstance(error, OSError) and error.errno in _FULL
+    return isinstance(error, OSError) and error.errno in _FULL_ERRNOS
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -105,9 +105,9 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 
 
 def atomic_replace_dir(staging: Path, folder: Path) -> None:
-    """Replace `folder`, which may exist, by `beside`, a complete folder on the same disk.
+    """Replace `folder`, which may exist, by `staging`, a complete folder on the same disk.
 
-    If the process is killed just before the last rename, the old folder remains as `aside(folder)`.
+    If the process is killed just before the last rename, the old folder remains as `backup_path(folder)`.
     """
     for path in staging.rglob("*"):
         if path.is_file():
@@ -125,11 +125,11 @@ def backup_path(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 
 
-def _size(count: int) -> str:
+def _format_bytes(count: int) -> str:
     """Human-readable size of `count` bytes."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+    for name, scale in (("GB", 1e9), ("MB", 1e6)):
         if count >= scale:
-            return f"{count / scale:.1f} {unit}"
+            return f"{count / scale:.1f} {name}"
     return f"{count / 1e3:.1f} KB"
 
 
@@ -145,7 +145,7 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
         BadInput: another process holds the lock; the message names it.
         OSError: the file cannot be written.
     """
-    file = _lock(path, folder)
+    file = _open_locked(path, folder)
     try:
         file.truncate(0)
         with suppress(OSError):  # the lock holds even if a full disk rejects this
@@ -157,7 +157,7 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
         file.close()
 
 
-def _lock(path: Path, folder: Path) -> IO[str]:
+def _open_locked(path: Path, folder: Path) -> IO[str]:
     """The lock file, opened and locked."""
     while True:
         file = path.open("a+")  # NFS requires write access for an exclusive lock
@@ -172,7 +172,7 @@ def _lock(path: Path, folder: Path) -> IO[str]:
                 f"another folder"
             ) from None
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in _NO_LOCK_ERRNOS:
                 file.close()
                 raise
             log.warning("%s: this disk has no locks (%s); start no second run in this folder", folder, error)

@@ -45,19 +45,19 @@ class Interrupts:
     already ignores, e.g. under nohup, stay ignored. Instances may be nested: the innermost receives the signals.
     """
 
-    def __init__(self, *, at_once: str | None = None) -> None:
+    def __init__(self, *, exit_message: str | None = None) -> None:
         """
         Args:
-            at_once: message to log when the first signal ends the process; None: only a second signal ends it.
+            exit_message: logged when the first signal ends the process; None: only a second signal ends it.
         """
         self.received = 0
         """Number of the first signal received; 0: none."""
-        self._at_once = at_once
-        self._heard = 0
+        self._exit_message = exit_message
+        self._signals = 0
         self._ours, self._theirs = socket.socketpair()
         self._theirs.setblocking(False)
         taken = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-        self._handlers: dict[int, Any] = {number: signal.signal(number, self._note) for number in taken}
+        self._handlers: dict[int, Any] = {number: signal.signal(number, self._record) for number in taken}
         self._wakeup = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._wait, daemon=True).start()
 
@@ -70,43 +70,43 @@ class Interrupts:
             signal.signal(number, handler)
         self._theirs.close()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number
 
     def _wait(self) -> None:
         with self._ours:
             while number := self._ours.recv(1):
                 if number[0] in self._handlers:
-                    self._answer(number[0])
+                    self._handle(number[0])
 
-    def _answer(self, number: int) -> None:
-        self._heard += 1
+    def _handle(self, number: int) -> None:
+        self._signals += 1
         name = signal.Signals(number).name
-        if self._at_once is None and self._heard == 1:
-            _on_first_rank(
+        if self._exit_message is None and self._signals == 1:
+            _log_on_rank_zero(
                 logging.WARNING,
                 f"{name}: the step in progress is finished and saved; a second signal ends it immediately",
             )
             return
-        _on_first_rank(
-            logging.WARNING, f"{name}: {self._at_once or 'ended immediately; the last checkpoint is complete'}"
+        _log_on_rank_zero(
+            logging.WARNING, f"{name}: {self._exit_message or 'ended immediately; the last checkpoint is complete'}"
         )
         os._exit(128 + number)
 
 
-def run(work: Callable[[], int], *, at_once: str) -> int:
+def run(work: Callable[[], int], *, exit_message: str) -> int:
     """Run a command and return its exit status.
 
     Args:
         work: does the command's work; returns the number of the signal that ended it, or 0.
-        at_once: message to log when a signal ends the command at a point where `work` does not handle signals itself.
+        exit_message: logged when a signal ends the command where `work` does not handle signals itself.
 
     Returns:
         The exit status. Under torchrun, a rank that was asked to end returns 0, because torchrun takes any other status
         for a failure and may restart the ranks.
     """
     logging.basicConfig(level=log_level(), format=LOG_FORMAT, stream=sys.stderr)
-    interrupts = Interrupts(at_once=at_once)
+    interrupts = Interrupts(exit_message=exit_message)
     try:
         ended_by = work()
     except (Exception, CheckpointException) as error:  # noqa: BLE001 - each kind has its message and its status
@@ -132,7 +132,7 @@ def _report(error: BaseException) -> int:
         _log_once(f"{error}{notes}")
         return BAD_INPUT_STATUS
     if isinstance(error, torch.OutOfMemoryError):
-        _log_once(f"{_rank()}{error}; raise parallel.sp, lower row_tokens, or see memory.* in docs/trainer.md")
+        _log_once(f"{_rank_prefix()}{error}; raise parallel.sp, lower row_tokens, or see memory.* in docs/trainer.md")
         return BAD_INPUT_STATUS
     if isinstance(error, Outage | OSError):
         _log_once(f"{error}{notes}; run it again to resume from the last checkpoint")
@@ -141,15 +141,15 @@ def _report(error: BaseException) -> int:
         first_line = str(error).partition("\n")[0]
         _log_once(f"another rank has ended or does not answer; its own message says why ({first_line})", "another rank")
         return OUTAGE_STATUS
-    log.error("%sinternal error", _rank(), exc_info=error)
+    log.error("%sinternal error", _rank_prefix(), exc_info=error)
     return FAULT_STATUS
 
 
-def _rank() -> str:
+def _rank_prefix() -> str:
     return f"rank {dist.get_rank()}: " if dist.is_initialized() and dist.get_world_size() > 1 else ""
 
 
-def _on_first_rank(level: int, message: str) -> None:
+def _log_on_rank_zero(level: int, message: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         log.log(level, "%s", message)
 
@@ -157,7 +157,7 @@ def _on_first_rank(level: int, message: str) -> None:
 def _log_once(message: str, key: str | None = None) -> None:
     """Log an error, unless another rank has logged the same message or one with the same key."""
     if not dist.is_initialized():  # before that, all ranks have the same errors
-        _on_first_rank(logging.ERROR, message)
+        _log_on_rank_zero(logging.ERROR, message)
         return
     name = hashlib.sha256((key or message).encode()).hexdigest()
     try:

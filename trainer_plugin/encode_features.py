@@ -149,9 +149,9 @@ def features_of(model: LongVideoModel, frames: Tensor) -> Tensor:
     family = model.family
     _, height, width, _ = frames.shape
     grid = family.grid(height, width, len(frames))
-    frames_at_once = max(1, model.options.vision_patches // (grid.h * grid.w)) * family.temporal_patch
+    frames_per_call = max(1, model.options.vision_patches // (grid.h * grid.w)) * family.temporal_patch
     found = []
-    for piece in frames.split(frames_at_once):
+    for piece in frames.split(frames_per_call):
         patches = family.patches(piece.to(model.parallel.device)).to(model.compute_dtype)
         found.append(family.encode(model.model, patches, [family.grid(height, width, len(piece))]).packed().cpu())
     return torch.cat(found)
@@ -166,24 +166,28 @@ def _encode_rows(
         The number of clips written, and the videos that could not be decoded: reason by video id.
     """
     assert recipe.videos is not None
-    rows = _OneByOne(samples, numbers, recipe.row_tokens)
+    rows = _SingleSampleRows(samples, numbers, recipe.row_tokens)
+
+    def plan(row: PackedRow) -> tuple[None, list[FrameRange]]:
+        return None, [FrameRange(0, 0, row.examples[0].videos[0].grid.t)]
+
     written, broken = 0, {}
     family, workers = model.family, recipe.videos.workers
     options: Any = {"resample": family.resample, "square": family.square, "workers": workers, "ahead": 1}
-    with closing(Progress("encoding")) as progress, RowLoader(rows, _whole, **options) as loader:
-        for done, loaded in enumerate(loader, 1):
-            [clip] = loaded.packed.examples[0].videos
-            for bad in loaded.failures.values():
+    with closing(Progress("encoding")) as progress, RowLoader(rows, plan, **options) as loader:
+        for done, row in enumerate(loader, 1):
+            [clip] = row.packed.examples[0].videos
+            for bad in row.failures.values():
                 broken[clip.video.key] = bad.reason
-            if not loaded.failures:
-                folder.write(clip, features_of(model, loaded.pixels[0]))
+            if not row.failures:
+                folder.write(clip, features_of(model, row.pixels[0]))
                 written += 1
-            progress.now(f"encoding clip {done + 1} of {len(numbers)}")
+            progress.update(f"encoding clip {done + 1} of {len(numbers)}")
             log.info("clip %d of %d: video %s, %d frames", done, len(numbers), clip.video.key, len(clip.frame_times_us))
     return written, broken
 
 
-class _OneByOne(Iterator[PackedRow]):
+class _SingleSampleRows(Iterator[PackedRow]):
     """A stream of rows with one sample each."""
 
     def __init__(self, samples: ReleaseDataset, numbers: list[int], row_tokens: int) -> None:
@@ -205,10 +209,6 @@ class _OneByOne(Iterator[PackedRow]):
         self.given = state["given"]
 
 
-def _whole(row: PackedRow) -> tuple[None, list[FrameRange]]:
-    return None, [FrameRange(0, 0, row.examples[0].videos[0].grid.t)]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit status, as listed in docs/trainer.md."""
     parser = argparse.ArgumentParser(
@@ -217,22 +217,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("url", help="folder or URL of the features, on a disk that all hosts share")
     parser.add_argument("recipe", help=f"a .yaml file, or one of {', '.join(recipe_names())}")
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="override values of the recipe")
-    given = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
 
     def work() -> int:
         # `out` is a required field of recipes; only features are written to it.
-        done = encode(load_recipe(given.recipe, [f"out={given.url}", *given.settings]), given.url)
+        done = encode(load_recipe(parsed.recipe, [f"out={parsed.url}", *parsed.settings]), parsed.url)
         if dist.get_rank() == 0:
             for key, reason in done.broken.items():
                 log.warning("skipping video %s: %s", key, reason)
             log.info(
                 "%d clips encoded, %d were there, %d videos broken, %d samples unusable. In the recipe: "
                 "videos.features={url: %s, tower: %s}",
-                done.written, done.found, len(done.broken), done.unusable, given.url, done.tower,
+                done.written, done.found, len(done.broken), done.unusable, parsed.url, done.tower,
             )  # fmt: skip
         return 0
 
-    return run(work, at_once=f"the files in {given.url} are complete; run it again to encode the rest")
+    return run(work, exit_message=f"the files in {parsed.url} are complete; run it again to encode the rest")
 
 
 if __name__ == "__main__":

@@ -91,57 +91,55 @@ SETTINGS = (
 `max_steps` is not among them: a run may be extended, and schedules that are functions of the step adapt to it.
 """
 
-_NOT_OF_THE_OPTIMIZER = ("precision", "row_tokens", "gradient_accumulation_steps", "max_grad_norm")
+_NOT_OPTIMIZER_SETTINGS = ("precision", "row_tokens", "gradient_accumulation_steps", "max_grad_norm")
 
-_PACKED = (
-    "rows come packed, of at most row_tokens each; gradient_accumulation_steps says how many a rank takes in a step"
+_ROWS = "rows come packed, of at most row_tokens each; gradient_accumulation_steps says how many a rank takes in a step"
+_OWN_SHARDING = (
+    "the model is sharded already (shard_parameters), over the groups of trainer_plugin.distributed.mesh.parallelize"
 )
-_SHARDED = (
-    "the model is sharded already (shard_parameters), and its groups are those of trainer_plugin.distributed.mesh.start"
-)
-_LOADER = "LongVideoTrainer loads rows itself; its argument workers says how many processes decode"
-_COMPILED = "RunOptions.compile does that, by default"
-_RECOMPUTED = "RunOptions.checkpointed_layers says how many layers are checkpointed, by default all"
-_KERNELS = "the plan's own attention and head replace what it would"
+_OWN_LOADER = "LongVideoTrainer loads rows itself; its argument workers says how many processes decode"
+_COMPILE = "RunOptions.compile does that, by default"
+_CHECKPOINTING = "RunOptions.checkpointed_layers says how many layers are checkpointed, by default all"
+_OWN_KERNELS = "the plan's own attention and head replace what it would"
 
 REFUSED = {
-    "per_device_train_batch_size": _PACKED,
-    "auto_find_batch_size": _PACKED,
+    "per_device_train_batch_size": _ROWS,
+    "auto_find_batch_size": _ROWS,
     "num_train_epochs": "max_steps says when the training ends; RowStream(epochs=...) when its rows do",
     "include_num_input_tokens_seen": "inputs are plans, not token ids; StepMetrics of trainer_plugin.sft count tokens",
     "average_tokens_across_devices": "the loss is always of all ranks' tokens",
     "train_sampling_strategy": "rows come in the order of RowStream",
     "length_column_name": "rows come in the order of RowStream",
     "data_seed": "the order of rows follows from RowStream(seed=...)",
-    "dataloader_drop_last": _LOADER,
-    "dataloader_num_workers": _LOADER,
-    "dataloader_pin_memory": _LOADER,
-    "dataloader_persistent_workers": _LOADER,
-    "dataloader_prefetch_factor": _LOADER,
-    "dataloader_multiprocessing_context": _LOADER,
-    "dataloader_in_order": _LOADER,
-    "gradient_checkpointing_kwargs": _RECOMPUTED,
-    "torch_compile": _COMPILED,
-    "torch_compile_backend": _COMPILED,
-    "torch_compile_mode": _COMPILED,
-    "use_liger_kernel": _KERNELS,
-    "liger_kernel_config": _KERNELS,
+    "dataloader_drop_last": _OWN_LOADER,
+    "dataloader_num_workers": _OWN_LOADER,
+    "dataloader_pin_memory": _OWN_LOADER,
+    "dataloader_persistent_workers": _OWN_LOADER,
+    "dataloader_prefetch_factor": _OWN_LOADER,
+    "dataloader_multiprocessing_context": _OWN_LOADER,
+    "dataloader_in_order": _OWN_LOADER,
+    "gradient_checkpointing_kwargs": _CHECKPOINTING,
+    "torch_compile": _COMPILE,
+    "torch_compile_backend": _COMPILE,
+    "torch_compile_mode": _COMPILE,
+    "use_liger_kernel": _OWN_KERNELS,
+    "liger_kernel_config": _OWN_KERNELS,
     "use_cache": "training keeps no cache of keys",
     "fp16": "gradients would be clipped as scaled; the model computes in the type that it was built with",
     "label_smoothing_factor": "the loss is that of the labels",
     "neftune_noise_alpha": "embeddings are the model's own",
     "optim_target_modules": "it is of optimizers that cannot step on sharded parameters",
-    "fsdp": _SHARDED,
-    "fsdp_config": _SHARDED,
-    "deepspeed": _SHARDED,
-    "parallelism_config": _SHARDED,
-    "accelerator_config": _SHARDED,
-    "ddp_find_unused_parameters": _SHARDED,
-    "ddp_bucket_cap_mb": _SHARDED,
-    "ddp_broadcast_buffers": _SHARDED,
-    "ddp_static_graph": _SHARDED,
-    "ddp_backend": _SHARDED,
-    "ddp_timeout": _SHARDED,
+    "fsdp": _OWN_SHARDING,
+    "fsdp_config": _OWN_SHARDING,
+    "deepspeed": _OWN_SHARDING,
+    "parallelism_config": _OWN_SHARDING,
+    "accelerator_config": _OWN_SHARDING,
+    "ddp_find_unused_parameters": _OWN_SHARDING,
+    "ddp_bucket_cap_mb": _OWN_SHARDING,
+    "ddp_broadcast_buffers": _OWN_SHARDING,
+    "ddp_static_graph": _OWN_SHARDING,
+    "ddp_backend": _OWN_SHARDING,
+    "ddp_timeout": _OWN_SHARDING,
     "save_on_each_node": "checkpoints are on a disk that all hosts share",
     "enable_jit_checkpoint": "only ranks that get the signal would save, and wait for the others; save every few steps",
     "load_best_model_at_end": "load the best checkpoint's folder instead, as a Hugging Face model",
@@ -222,7 +220,7 @@ class LongVideoTrainer(Trainer):
         self._step: Step
         self._losses: list[Tensor] = []
         self._staging: Path | None = None
-        self._writing = StagingDir(Path(args.output_dir or "")) if args.save_strategy != SaveStrategy.NO else None
+        self._staging_dir = StagingDir(Path(args.output_dir or "")) if args.save_strategy != SaveStrategy.NO else None
         super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
         # Tells the Trainer that the loss is divided by the step's tokens, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
@@ -237,9 +235,9 @@ class LongVideoTrainer(Trainer):
                 reasons given in the methods below.
         """
         with ExitStack() as held:
-            if self._writing is not None:
-                held.enter_context(lock_run_folder(self._writing.path.parent))
-                self._writing.reset()
+            if self._staging_dir is not None:
+                held.enter_context(lock_run_folder(self._staging_dir.path.parent))
+                self._staging_dir.reset()
             if resume_from_checkpoint is True:
                 folders = broadcast_from_rank_zero(lambda: _checkpoints(Path(self.args.output_dir or "")))
                 resume_from_checkpoint = str(newest_complete(folders)) if folders else True
@@ -361,12 +359,12 @@ class LongVideoTrainer(Trainer):
         """
         out = Path(self._get_output_dir(trial))
         final = out / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self._writing = self._writing or StagingDir(out)
-        staging = self._writing.reset()
+        self._staging_dir = self._staging_dir or StagingDir(out)
+        staging = self._staging_dir.reset()
         written = staging / final.name
         self._staging = staging
         needed = 0 if self.args.save_only_model else tensor_bytes(self._long, self._adam)
-        with self._writing.reserve_space(needed + export_bytes(self._long, self._long.compute_dtype)):
+        with self._staging_dir.reserve_space(needed + export_bytes(self._long, self._long.compute_dtype)):
             try:
                 run_on_all_ranks(partial(super()._save_checkpoint, model, trial))
             finally:
@@ -381,8 +379,8 @@ class LongVideoTrainer(Trainer):
             shutil.rmtree(staging)
             best, limit = self.state.best_model_checkpoint, self.args.save_total_limit
             rotate_checkpoints(str(out), limit, best_model_checkpoint=best, use_mtime=True)
-            for left in out.glob(backup_path(out / f"{PREFIX_CHECKPOINT_DIR}-*").name):
-                shutil.rmtree(left)
+            for backup in out.glob(backup_path(out / f"{PREFIX_CHECKPOINT_DIR}-*").name):
+                shutil.rmtree(backup)
 
         run_on_rank_zero(publish)
         if self.args.push_to_hub:
@@ -400,7 +398,7 @@ class LongVideoTrainer(Trainer):
         save_tensors(Path(output_dir) / _TENSORS, self._long, self._adam)
         saved = self.feed.positions()
         values = model_values(self._long)
-        groups = _values(self._adam)
+        groups = _group_values(self._adam)
 
         def write() -> None:
             (Path(output_dir) / _POSITION).write_text(json.dumps(saved))
@@ -468,30 +466,30 @@ class LongVideoTrainer(Trainer):
         check_settings(state["settings"], self._settings(), self.resume_changes)
         if not self._changed_arguments(state):  # differing groups then come from the caller's own optimizer
             check_settings(*self._groups(state), self.resume_changes)
-        was, now = state.get("scheduler"), type(self._schedule).__name__  # earlier versions did not save it
-        if was not in (None, now):
+        saved, present = state.get("scheduler"), type(self._schedule).__name__  # earlier versions did not save it
+        if saved not in (None, present):
             raise BadInput(
-                f"the saved run has a {was} as its schedule, not a {now}, which cannot read its state; use "
+                f"the saved run has a {saved} as its schedule, not a {present}, which cannot read its state; use "
                 f"that, or begin a new run from the saved model"
             )
 
     def _changed_arguments(self, state: dict[str, Any]) -> set[str]:
         """Names of the changed arguments from which the optimizer and its schedule are created."""
-        return differences(state["settings"], self._settings()).keys() - set(_NOT_OF_THE_OPTIMIZER)
+        return differences(state["settings"], self._settings()).keys() - set(_NOT_OPTIMIZER_SETTINGS)
 
     def _groups(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The saved and the present values of the optimizer's groups, without the values that its schedule changes."""
         moved = {"lr"} if isinstance(self._schedule, LambdaLR) else {"lr", "betas", "momentum"}
 
-        def steady(groups: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
+        def select_fixed(groups: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
             named = {
                 f"{number}": {name: value for name, value in group.items() if name in other and name not in moved}
                 for number, (group, other) in enumerate(zip(groups, others, strict=False))
             }
             return {"optimizer": {**named, "groups": len(groups)}}
 
-        saved, present = state["groups"], _values(self._adam)
-        return steady(saved, present), steady(present, saved)
+        saved, present = state["groups"], _group_values(self._adam)
+        return select_fixed(saved, present), select_fixed(present, saved)
 
     def _load_schedule(self, state: dict[str, Any]) -> None:
         """Load the schedule's state and the values that it has set in the optimizer's groups.
@@ -502,7 +500,7 @@ class LongVideoTrainer(Trainer):
         Raises:
             BadInput: settings of the optimizer have changed, and the schedule cannot adapt to them.
         """
-        present, schedule = _values(self._adam), self._schedule
+        present, schedule = _group_values(self._adam), self._schedule
         changed = self._changed_arguments(state) or differences(*self._groups(state)).keys()
         schedule.load_state_dict(state["schedule"])
         for group, values in zip(self._adam.param_groups, state["groups"], strict=True):
@@ -543,10 +541,10 @@ def _check_arguments(args: TrainingArguments) -> None:
         BadInput: an argument in `REFUSED` differs from its default, or the optimizer does not support sharded
             parameters.
     """
-    plain = TrainingArguments(args.output_dir, use_cpu=args.use_cpu)  # some defaults depend on it
-    for name, instead in REFUSED.items():
-        if (asked := getattr(args, name)) != getattr(plain, name):
-            raise BadInput(f"{name} is {asked}, but must keep its default: {instead}")
+    defaults = TrainingArguments(args.output_dir, use_cpu=args.use_cpu)  # some defaults depend on it
+    for name, fix in REFUSED.items():
+        if (value := getattr(args, name)) != getattr(defaults, name):
+            raise BadInput(f"{name} is {value}, but must keep its default: {fix}")
     if (optimizer := OptimizerNames(args.optim)) not in _OPTIMIZERS:
         raise BadInput(
             f"optim is {optimizer.value}, which cannot step on sharded parameters; use {', '.join(_OPTIMIZERS)}, or "
@@ -560,15 +558,15 @@ def _checkpoints(folder: Path) -> list[Path]:
     If a step was being saved again when a run was killed, the earlier copy comes after the later one.
     """
     found: list[tuple[int, bool, Path]] = []
-    for whole, pattern in ((True, PREFIX_CHECKPOINT_DIR), (False, f".{PREFIX_CHECKPOINT_DIR}")):
+    for complete, pattern in ((True, PREFIX_CHECKPOINT_DIR), (False, f".{PREFIX_CHECKPOINT_DIR}")):
         for path in folder.glob(f"{pattern}-*"):
-            step = path.name.removeprefix(f"{pattern}-").removesuffix("" if whole else ".replaced")
+            step = path.name.removeprefix(f"{pattern}-").removesuffix("" if complete else ".replaced")
             if step.isdecimal():
-                found.append((int(step), whole, path))
+                found.append((int(step), complete, path))
     return [path for *_, path in sorted(found, reverse=True)]
 
 
-def _values(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+def _group_values(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """The values of an optimizer's groups, without their parameters."""
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 

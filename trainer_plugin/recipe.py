@@ -45,7 +45,7 @@ class ModelSource(Model):
     """`max_position_embeddings` of the exported configuration; None: the model's own."""
 
     @model_validator(mode="after")
-    def _is_one_of_both(self) -> ModelSource:
+    def _check_one_source(self) -> ModelSource:
         if (self.path is None) == (self.config is None):
             got = "neither" if self.path is None else f"both (path={self.path})"
             raise ValueError(f"give either path or config and leave the other null, got {got}")
@@ -73,11 +73,11 @@ class TrainableParts(Model):
     """The vision tower without its projector."""
 
     @model_validator(mode="after")
-    def _agrees(self) -> TrainableParts:
-        whole = [name for name in ("language_model", "projector", "vision_tower") if getattr(self, name)]
-        if self.lora and whole:
-            raise ValueError(f"with lora only adapters are trainable; set {' and '.join(whole)} to false, not true")
-        if not (self.lora or whole):
+    def _check_consistency(self) -> TrainableParts:
+        parts = [name for name in ("language_model", "projector", "vision_tower") if getattr(self, name)]
+        if self.lora and parts:
+            raise ValueError(f"with lora only adapters are trainable; set {' and '.join(parts)} to false, not true")
+        if not (self.lora or parts):
             raise ValueError("nothing is trainable; set one of language_model, lora, projector, vision_tower")
         return self
 
@@ -187,8 +187,8 @@ class Export(StrEnum):
     NONE = "none"
 
 
-_LEARNING = ("row_tokens", "step_tokens", "epochs", "steps", "precision", "optimizer")
-MAY_CHANGE = (*_LEARNING, *(f"optimizer.{name}" for name in Optimizer.model_fields))
+_TRAINING_SETTINGS = ("row_tokens", "step_tokens", "epochs", "steps", "precision", "optimizer")
+MAY_CHANGE = (*_TRAINING_SETTINGS, *(f"optimizer.{name}" for name in Optimizer.model_fields))
 """Fields that `resume_changes` may name: they affect the training, but a run may change them when it is resumed."""
 
 
@@ -237,7 +237,7 @@ class Recipe(Model):
     """Dense TFLOP/s of one device in this precision, the base of MFU; None: looked up by the device's name."""
 
     @model_validator(mode="after")
-    def _agrees(self) -> Recipe:
+    def _check_consistency(self) -> Recipe:
         if (self.videos is None) == (self.texts is None):
             got = "both" if self.videos else "neither"
             raise ValueError(f"give either videos or texts as data and leave the other null, got {got}")
@@ -266,7 +266,7 @@ class Recipe(Model):
 
     def settings(self) -> dict[str, Any]:
         """Settings besides model, data and seed that affect the training, as JSON values by name."""
-        return {name: value for name, value in self.model_dump(mode="json").items() if name in _LEARNING}
+        return {name: value for name, value in self.model_dump(mode="json").items() if name in _TRAINING_SETTINGS}
 
     def micro_steps(self, ranks: int) -> int:
         """Number of rows of each data-parallel rank in one optimizer step.

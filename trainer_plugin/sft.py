@@ -37,7 +37,7 @@ import torch.distributed as dist
 
 from trainer_plugin.command import Interrupts, run
 from trainer_plugin.data.features import FeatureFolder
-from trainer_plugin.data.packing import RowStream, share_given_out
+from trainer_plugin.data.packing import RowStream, fraction_done
 from trainer_plugin.data.texts import TextRowStream
 from trainer_plugin.distributed.mesh import init_distributed, parallelize, run_on_all_ranks, run_on_rank_zero
 from trainer_plugin.recipe import Export, Optimizer, Recipe, Schedule, load_recipe, recipe_names
@@ -150,17 +150,17 @@ class Training:
         first, share_before = time.perf_counter(), self.share_done
         began = first
         while not self._ended_by and (self.recipe.steps is None or self.step < self.recipe.steps):
-            self._progress.now(f"in step {self.step + 1}")
+            self._progress.update(f"in step {self.step + 1}")
             step = self.feed.next_step(self.step + 1, self._check_interrupts)
             if step is None:
                 break
             metrics = self._train(step, began)
             self.step = metrics.step
             done = self.share_done
-            pace = (time.perf_counter() - first) / max(done - share_before, 1e-9)
-            metrics = metrics.model_copy(update={"share_done": done, "seconds_left": pace * (1 - done)})
+            total_seconds = (time.perf_counter() - first) / max(done - share_before, 1e-9)
+            metrics = metrics.model_copy(update={"share_done": done, "seconds_left": total_seconds * (1 - done)})
             run_on_rank_zero(partial(self._record, metrics))
-            self._progress.now(None)
+            self._progress.update(None)
             yield metrics
             if self._ended_by or self.step % self.recipe.checkpoints.every_steps == 0:
                 self.save()
@@ -193,7 +193,7 @@ class Training:
             FullDisk, CheckpointException, OSError, RuntimeError: on every rank, if some rank cannot write. The previous
                 checkpoint is kept.
         """
-        self._progress.now(f"writing the checkpoint of step {self.step}")
+        self._progress.update(f"writing the checkpoint of step {self.step}")
         state = RunState(
             step=self.step,
             tokens=self.tokens,
@@ -204,7 +204,7 @@ class Training:
         )
         saved = self.checkpoints.save(self.model, self.optimizer, state)
         self._saved = self.step
-        self._progress.now(None)
+        self._progress.update(None)
         if self.parallel.rank == 0:
             log.info("checkpoint written to %s", saved)
         return saved
@@ -219,7 +219,7 @@ class Training:
         source = model.path or model.tokenizer
         from_elsewhere = source is None or source != (model.tokenizer or source) or model.chat_template is not None
         folder = folder or Path(self.recipe.out) / "export"
-        self._progress.now(f"exporting to {folder}")
+        self._progress.update(f"exporting to {folder}")
         export_model(
             self.model,
             folder,
@@ -228,7 +228,7 @@ class Training:
             tokenizer=self.tokenizer if from_elsewhere else None,
             dtype=getattr(torch, self.recipe.precision),
         )
-        self._progress.now(None)
+        self._progress.update(None)
         if self.parallel.rank == 0:
             log.info("exported to %s", folder)
 
@@ -255,7 +255,7 @@ class Training:
         if self.recipe.steps is not None:
             return self.step / self.recipe.steps
         assert isinstance(self.row_stream, RowStream) and self.recipe.epochs is not None
-        return share_given_out(position, len(self.row_stream.samples), self.recipe.epochs)
+        return fraction_done(position, len(self.row_stream.samples), self.recipe.epochs)
 
     def _train(self, step: Step, began: float) -> StepMetrics:
         """Run one optimizer step and return its metrics.
@@ -308,7 +308,7 @@ class Training:
         """Model FLOPs utilization of a step; None where the device's peak is unknown. Every rank must call it."""
         peak, trained = peak_flops(self.parallel.device, self.recipe.peak_tflops), self.recipe.trained.language_model
         plans = [row.plan for row in step.counted]
-        own = training_flops(plans, self.model.costs, self._tower_costs, weights_learned=trained)
+        own = training_flops(plans, self.model.costs, self._tower_costs, weights_trainable=trained)
         [flops] = _all_reduce([own], dist.ReduceOp.SUM)
         return None if peak is None else flops / seconds / self.parallel.world_size / peak
 
@@ -417,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     return run(
         lambda: train(load_recipe(given.recipe, given.settings)),
-        at_once="there was nothing to save; run it again to resume from its last checkpoint, if any",
+        exit_message="there was nothing to save; run it again to resume from its last checkpoint, if any",
     )
 
 

@@ -21,7 +21,7 @@ def load():
     print("loading", flush=True)
     time.sleep(1000)
 
-run(load, at_once="nothing to save")
+run(load, exit_message="nothing to save")
 """
 
 HANGING = """
@@ -86,7 +86,7 @@ def test_what_was_asked_to_end_has_the_signals_status_but_under_torchrun_none(mo
     if torchrun:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     parallel.start()
-    assert run(lambda: signal.SIGHUP, at_once="") == (0 if torchrun else 128 + signal.SIGHUP)
+    assert run(lambda: signal.SIGHUP, exit_message="") == (0 if torchrun else 128 + signal.SIGHUP)
     assert not dist.is_initialized()
 
 
@@ -110,7 +110,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/out")
     ids=["input", "outage", "disk", "checkpoint", "peer", "fault"],
 )
 def test_an_error_is_one_message_and_a_status(alone, caplog, error, status, message):
-    assert run(lambda: raises(error), at_once="") == status
+    assert run(lambda: raises(error), exit_message="") == status
     assert [message in record.getMessage() for record in caplog.records] == [True]
 
 
@@ -131,7 +131,7 @@ def logged(kind: str) -> tuple[int, list[str]]:
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
     logging.getLogger("trainer_plugin").addHandler(handler)
-    status = run(lambda: failing(kind), at_once="")
+    status = run(lambda: failing(kind), exit_message="")
     logging.getLogger("trainer_plugin").removeHandler(handler)
     return status, messages
 

@@ -363,7 +363,7 @@ def full_while_it_saves(asked: Recipe, folder, where: str, rank: int) -> str:
 @pytest.mark.parametrize(
     ("where", "rank"),
     [
-        ("trainer_plugin.training.export._put", 0),
+        ("trainer_plugin.training.export._publish", 0),
         ("pathlib.Path.write_text", 0),
         ("transformers.Trainer._save_rng_state", 1),
         ("trainer_plugin.hf_trainer.atomic_replace_dir", 0),

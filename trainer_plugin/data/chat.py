@@ -34,7 +34,7 @@ CHAT_TEMPLATES = {
 Qwen3's template does with `enable_thinking=False`.
 """
 
-_NAMED = f"{' or '.join(CHAT_TEMPLATES)}, or to a Jinja file"
+_CHOICES = f"{' or '.join(CHAT_TEMPLATES)}, or to a Jinja file"
 
 _VIDEO = "\ue000"
 """Placeholder of the video in a rendered prompt: a private-use character, which does not occur in texts."""
@@ -74,7 +74,7 @@ class Chat:
         """
         if not tokenizer.chat_template:
             raise BadInput(
-                f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set model.chat_template to {_NAMED}"
+                f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set model.chat_template to {_CHOICES}"
             )
         self.tokenizer = tokenizer
         self.thinks = thinks
@@ -82,7 +82,7 @@ class Chat:
         self._special_ids = added | set(tokenizer.all_special_ids)
         self._reserved_ids = self._special_ids | ({video_token_id} if video_token_id is not None else set())
         # Some templates ignore a message content that is not a list of parts.
-        self._wants_parts = _VIDEO not in self._rendered([{"role": "user", "content": _VIDEO}], prompt=True)
+        self._wants_parts = _VIDEO not in self._render([{"role": "user", "content": _VIDEO}], prompt=True)
         self._check_template()
 
     def turn(self, key: str, question: str, answer: str, reasoning: str | None = None) -> Turn:
@@ -106,25 +106,27 @@ class Chat:
                 name = self.tokenizer.convert_ids_to_tokens(min(special))
                 raise UnusableSample(key, "special_token", f"its text holds the special token {name!r}")
         user = _VIDEO + question
-        said = answer if reasoning is None else f"<think>{reasoning}</think>{answer}"
-        messages = [self._message("user", user), self._message("assistant", said)]
-        prompt = self._rendered(messages[:1], prompt=True)
-        whole = self._rendered(messages, prompt=False).rstrip()
-        learned = whole.removeprefix(prompt)
-        if user not in prompt or learned == whole or answer not in learned:
+        content = answer if reasoning is None else f"<think>{reasoning}</think>{answer}"
+        messages = [self._message("user", user), self._message("assistant", content)]
+        prompt = self._render(messages[:1], prompt=True)
+        rendered = self._render(messages, prompt=False).rstrip()
+        supervised = rendered.removeprefix(prompt)
+        if user not in prompt or supervised == rendered or answer not in supervised:
             problem = "does not keep texts as they are"
-        elif reasoning is not None and not _thought(reasoning, answer).match(whole, prompt.index(user) + len(user)):
+        elif reasoning is not None and not _thought_pattern(reasoning, answer).match(
+            rendered, prompt.index(user) + len(user)
+        ):
             problem = "does not keep the chain of thought (target: reasoning)"
-        elif reasoning is None and "</think>" in learned.replace(answer, ""):
+        elif reasoning is None and "</think>" in supervised.replace(answer, ""):
             problem = "makes the model close a thought immediately (target: answer)"
         else:
             before, after = prompt.split(_VIDEO, 1)
-            return Turn(self._ids(before), self._ids(after), self._ids(learned))
+            return Turn(self._ids(before), self._ids(after), self._ids(supervised))
         raise UnusableSample(
             key,
             "chat_template",
-            f"the chat template {problem}: the prompt becomes {prompt[-200:]!r}, the whole {whole[-200:]!r}; set "
-            f"model.chat_template to {_NAMED}",
+            f"the chat template {problem}: the prompt becomes {prompt[-200:]!r}, the whole {rendered[-200:]!r}; set "
+            f"model.chat_template to {_CHOICES}",
         )
 
     def example(self) -> Turn:
@@ -144,13 +146,13 @@ class Chat:
             raise BadInput(
                 f"the chat template ends the assistant's turn with {self.tokenizer.decode(turn.answer_ids)[-20:]!r}, "
                 f"which is no special token, so that the model would not learn to stop; set model.chat_template to "
-                f"{_NAMED}"
+                f"{_CHOICES}"
             )
 
     def _message(self, role: str, text: str) -> dict[str, object]:
         return {"role": role, "content": [{"type": "text", "text": text}] if self._wants_parts else text}
 
-    def _rendered(self, messages: list[dict[str, object]], *, prompt: bool) -> str:
+    def _render(self, messages: list[dict[str, object]], *, prompt: bool) -> str:
         rendered = self.tokenizer.apply_chat_template(
             messages,  # type: ignore[arg-type]  # its annotation lacks contents in parts
             tokenize=False,
@@ -165,7 +167,7 @@ class Chat:
         return ids
 
 
-def _thought(reasoning: str, answer: str) -> re.Pattern[str]:
+def _thought_pattern(reasoning: str, answer: str) -> re.Pattern[str]:
     """Pattern of what must follow the question: one complete thought, then the answer.
 
     Templates choose the white space in between.

@@ -73,9 +73,9 @@ class Decoders:
             raise BadVideo(key, "too_slow", self._too_slow[key])
         decoder = self._idle.get()
         try:
-            answer = decoder.ask(piece)
+            answer = decoder.decode(piece)
             if answer is None:  # retry once: it may have been killed because of other processes
-                answer = decoder.ask(piece)
+                answer = decoder.decode(piece)
         finally:
             self._idle.put(decoder)
         if answer is None:
@@ -90,7 +90,7 @@ class Decoders:
 class _Decoder:
     """One decoder process, started when a piece is requested and no process is running.
 
-    Only one thread at a time may call `ask`. Any thread may call `close`.
+    Only one thread at a time may call `decode`. Any thread may call `close`.
     """
 
     def __init__(self) -> None:
@@ -99,9 +99,9 @@ class _Decoder:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
-    def ask(self, piece: Piece) -> Frames | Exception | None:
+    def decode(self, piece: Piece) -> Frames | Exception | None:
         """The frames, or the error instead of them; None if the process exited before it answered."""
-        pipe = self._started()
+        pipe = self._start()
         try:
             pipe.send(piece)
             if pipe.poll(LONGEST_SECONDS):
@@ -116,14 +116,14 @@ class _Decoder:
         )
 
     def close(self) -> None:
-        """Kill the process for good. A thread that waits in `ask` gets no answer."""
+        """Kill the process for good. A thread that waits in `decode` gets no answer."""
         with self._lock:
             self._closed = True
             if self._process is not None:
                 self._process.kill()
                 self._process.wait()
 
-    def _started(self) -> Connection:
+    def _start(self) -> Connection:
         with self._lock:
             if self._closed:
                 raise CancelledError
@@ -148,13 +148,13 @@ class _Decoder:
 
 def serve(pipe: Connection) -> None:
     """Decode the pieces that arrive through a pipe, until its other end is closed."""
-    for asked_to_end in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked_to_end, signal.SIG_IGN)  # the trainer finishes its step, then kills its decoders
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the trainer finishes its step, then kills its decoders
     torch.set_num_threads(1)
     pieces: SimpleQueue[Piece] = SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, pieces), daemon=True).start()
     while True:
-        pipe.send(_answer(pieces.get()))
+        pipe.send(_decode_or_catch(pieces.get()))
 
 
 def _listen(pipe: Connection, pieces: SimpleQueue[Piece]) -> None:
@@ -166,15 +166,15 @@ def _listen(pipe: Connection, pieces: SimpleQueue[Piece]) -> None:
         os._exit(0)
 
 
-def _answer(piece: Piece) -> Frames | Exception:
+def _decode_or_catch(piece: Piece) -> Frames | Exception:
     try:
         return read_frames(*piece)
     except Exception as error:  # noqa: BLE001 - re-raised by the trainer
         error.add_note(traceback.format_exc())
-        return _sendable(error)
+        return _make_picklable(error)
 
 
-def _sendable(error: Exception) -> Exception:
+def _make_picklable(error: Exception) -> Exception:
     """The error, or a RuntimeError with its traceback if the error cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - our own

@@ -79,7 +79,7 @@ class FeatureFolder:
             BadInput: a file is of another tower, damaged or missing.
         """
         for clip in clips:
-            with _opened(self._ref(clip), clip):
+            with _open_at_features(self._ref(clip), clip):
                 pass
 
     def write(self, clip: VideoClip, features: Tensor) -> FeatureRef:
@@ -117,7 +117,7 @@ def read_features(clip: VideoClip, first: int, end: int) -> Tensor:
     """
     ref = clip.features
     assert ref is not None, f"{clip.video.key}: no features"
-    with _opened(ref, clip) as (file, (tokens, width), dtype):
+    with _open_at_features(ref, clip) as (file, (tokens, width), dtype):
         per_patch = tokens // clip.grid.t
         file.seek(first * per_patch * width * dtype.itemsize, os.SEEK_CUR)
         size = (end - first) * per_patch * width * dtype.itemsize
@@ -128,7 +128,7 @@ def read_features(clip: VideoClip, first: int, end: int) -> Tensor:
 
 
 @contextmanager
-def _opened(ref: FeatureRef, clip: VideoClip) -> Iterator[tuple[IO[bytes], tuple[int, int], torch.dtype]]:
+def _open_at_features(ref: FeatureRef, clip: VideoClip) -> Iterator[tuple[IO[bytes], tuple[int, int], torch.dtype]]:
     """Open a clip's file at the first byte of its features. Yields it with their shape [tokens, width] and dtype.
 
     Raises:
@@ -136,13 +136,13 @@ def _opened(ref: FeatureRef, clip: VideoClip) -> Iterator[tuple[IO[bytes], tuple
     """
     filesystem, path = fsspec.core.url_to_fs(ref.url)
     try:
-        opened = filesystem.open(path, "rb")
+        file = filesystem.open(path, "rb")
     except FileNotFoundError:
         raise BadInput(f"{shown_uri(ref.url)}: deleted since the run began; encode the video again") from None
-    with opened as file:
-        found, shape, dtype = _header(file, ref)
-        wanted = _description(clip, ref.tower)
-        if other := [name for name in wanted if found.get(name) != wanted[name]]:
+    with file:
+        stored, shape, dtype = _header(file, ref)
+        expected = _description(clip, ref.tower)
+        if other := [name for name in expected if stored.get(name) != expected[name]]:
             raise BadInput(
                 f"{shown_uri(ref.url)}: other {', '.join(other)} than asked; encode the videos into another folder, or "
                 f"remove the file"
@@ -164,8 +164,8 @@ def _header(file: IO[bytes], ref: FeatureRef) -> tuple[dict[str, str], tuple[int
 
 
 def _name(clip: VideoClip) -> str:
-    shown = hashlib.sha256(json.dumps([clip.frame_times_us, clip.size]).encode()).hexdigest()
-    return f"{clip.video.key}.{shown[:16]}.safetensors"
+    digest = hashlib.sha256(json.dumps([clip.frame_times_us, clip.size]).encode()).hexdigest()
+    return f"{clip.video.key}.{digest[:16]}.safetensors"
 
 
 def _description(clip: VideoClip, tower: str) -> dict[str, str]:

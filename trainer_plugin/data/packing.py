@@ -85,7 +85,7 @@ class RowStream(Iterator[PackedRow]):
         self.look_ahead = look_ahead
         self.skipped: dict[str, str] = {}
         """Samples skipped so far because they cannot be trained on: reason by sample key."""
-        self._said: set[str] = set()
+        self._warned_reasons: set[str] = set()
         self._epoch = 0
         self._position = 0
         self._window: list[tuple[int, int, int]] = []  # epoch, sample, tokens
@@ -103,8 +103,8 @@ class RowStream(Iterator[PackedRow]):
         if not rows:
             raise StopIteration
         if self.rank < len(rows):
-            return self._built(rows[self.rank])
-        return mask_labels(self._built(rows[0]))
+            return self._build_row(rows[self.rank])
+        return mask_labels(self._build_row(rows[0]))
 
     def state_dict(self) -> dict[str, Any]:
         """Position after the rows that were returned, as JSON values. It is the same on all ranks."""
@@ -138,7 +138,7 @@ class RowStream(Iterator[PackedRow]):
         self.skipped = dict(state["skipped"])
         self._window = []
         for epoch, number in state["window"]:
-            self._wait(epoch, number)
+            self._append_to_window(epoch, number)
 
     def _pack(self) -> list[tuple[int, int, int]]:
         """The next row as entries (epoch, sample, tokens); empty at the end of the stream.
@@ -166,27 +166,27 @@ class RowStream(Iterator[PackedRow]):
 
     def _refill(self) -> None:
         while len(self._window) < self.look_ahead and (self.epochs is None or self._epoch < self.epochs):
-            self._wait(self._epoch, self._order[self._position])
+            self._append_to_window(self._epoch, self._order[self._position])
             self._position += 1
             if self._position == len(self._order):
                 self._next_epoch()
 
-    def _wait(self, epoch: int, number: int) -> None:
+    def _append_to_window(self, epoch: int, number: int) -> None:
         """Append a sample to the window, or skip it."""
         try:
             tokens = self.samples.length(number, self.token_budget)
         except UnusableSample as unusable:
             self.skipped[unusable.key] = unusable.reason
-            self._say(unusable)
+            self._warn_once_per_reason(unusable)
         else:
             self.skipped.pop(self.samples.key(number), None)  # a run with a smaller budget may have skipped it
             self._window.append((epoch, number, tokens))
 
-    def _say(self, unusable: UnusableSample) -> None:
+    def _warn_once_per_reason(self, unusable: UnusableSample) -> None:
         """Log the first skipped sample of each reason. Only one rank logs it, since all ranks skip the same samples."""
-        if self.rank == 0 and is_group_leader(self.ranks) and unusable.reason not in self._said:
+        if self.rank == 0 and is_group_leader(self.ranks) and unusable.reason not in self._warned_reasons:
             log.warning("%s; skipping this and all further samples that are %s", unusable, unusable.reason)
-        self._said.add(unusable.reason)
+        self._warned_reasons.add(unusable.reason)
 
     def _next_epoch(self) -> None:
         if len(self.skipped) == len(self.samples):
@@ -198,7 +198,7 @@ class RowStream(Iterator[PackedRow]):
         self._epoch, self._position = self._epoch + 1, 0
         self._order = self._permutation(self._epoch)
 
-    def _built(self, row: list[tuple[int, int, int]]) -> PackedRow:
+    def _build_row(self, row: list[tuple[int, int, int]]) -> PackedRow:
         return PackedRow(tuple(self.samples.example(number, self.token_budget) for _, number, _ in row), row[0][0])
 
     def _permutation(self, epoch: int) -> list[int]:
@@ -214,7 +214,7 @@ class RowStream(Iterator[PackedRow]):
         return sorted(range(len(self.samples)), key=rank)
 
 
-def share_given_out(state: dict[str, Any], samples: int, epochs: int) -> float:
+def fraction_done(state: dict[str, Any], samples: int, epochs: int) -> float:
     """Fraction (0 to 1) of `epochs * samples` that a stream with this state has returned or skipped."""
     seen = state["epoch"] * samples + state["position"] - len(state["window"])
     return float(seen / (epochs * samples))

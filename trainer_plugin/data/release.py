@@ -75,9 +75,9 @@ def read_videos(url: str, split: Split, *, part: int = 0, parts: int = 1) -> Ite
         def is_wanted(number: int, first: int = first) -> bool:
             return (first + number) % parts == part
 
-        for number, found in enumerate(read_tar(url, file, is_wanted=is_wanted)):
+        for number, video in enumerate(read_tar(url, file, is_wanted=is_wanted)):
             if is_wanted(number):
-                yield VideoSamples(found.record, found.content)
+                yield VideoSamples(video.record, video.content)
         first += file.videos
 
 
@@ -96,31 +96,31 @@ def index_videos(url: str, split: Split, media: str | None = None) -> list[Index
     """
     files = _files(url, split, "data/")
     with ThreadPoolExecutor(min(_INDEXERS, len(files))) as pool:
-        return [found for tar in pool.map(lambda file: _index(url, file, media), files) for found in tar]
+        return [video for tar in pool.map(lambda file: _index_tar(url, file, media), files) for video in tar]
 
 
 def _files(url: str, split: Split, folder: str) -> list[ReleaseFile]:
     release = open_release(url)
-    found = [file for file in release.files if file.split == split and file.path.startswith(folder)]
-    if not found:
+    matching = [file for file in release.files if file.split == split and file.path.startswith(folder)]
+    if not matching:
         raise BadInput(f"{shown_uri(url)}: no split {split!r} under {folder}; it has {sorted(release.samples)}")
-    return found
+    return matching
 
 
-def _index(url: str, file: ReleaseFile, media: str | None) -> list[IndexedVideo]:
+def _index_tar(url: str, file: ReleaseFile, media: str | None) -> list[IndexedVideo]:
     address = address_in(url, file.path)
-    found = read_tar(url, file, block_size=_HEADER_BYTES)
-    return [IndexedVideo(each.record, _source(each, media, address)) for each in found]
+    records = read_tar(url, file, block_size=_HEADER_BYTES)
+    return [IndexedVideo(each.record, _source(each, media, address)) for each in records]
 
 
-def _source(found: TarRecord, media: str | None, address: str) -> VideoSource:
-    if found.media is not None and media is not None:
+def _source(tar_record: TarRecord, media: str | None, address: str) -> VideoSource:
+    if tar_record.media is not None and media is not None:
         raise BadInput(
             f"{shown_uri(address)}: it holds its videos, but {shown_uri(media)} was given as media; remove it"
         )
-    video_id = found.record.video_id
-    if found.media is not None:
-        return VideoSource(video_id, address, found.media.offset_data, found.media.size)
+    video_id = tar_record.record.video_id
+    if tar_record.media is not None:
+        return VideoSource(video_id, address, tar_record.media.offset_data, tar_record.media.size)
     if media is None:
         raise BadInput(f"{shown_uri(address)}: this release holds no videos; set media to their folder or URL")
-    return VideoSource(video_id, address_in(media, found.record.samples[0].videos))
+    return VideoSource(video_id, address_in(media, tar_record.record.samples[0].videos))

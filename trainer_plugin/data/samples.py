@@ -23,7 +23,6 @@ from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from schemas.base import Model
-from schemas.sample import Sample
 from schemas.tables import QuestionKind, Split
 from trainer_plugin.data.chat import Chat, Turn
 from trainer_plugin.data.features import FeatureFolder
@@ -77,9 +76,9 @@ class FramePolicy(Model):
 
     def count(self, duration_us: int, video_fps: float) -> int:
         """Number of frames to use, never more than the video has."""
-        shown = max(1, round(duration_us / SECOND_US * video_fps))
-        wanted = self.frames if self.frames is not None else round(duration_us / SECOND_US * (self.fps or 0))
-        return max(1, min(wanted, self.max_frames, shown))
+        available = max(1, round(duration_us / SECOND_US * video_fps))
+        chosen = self.frames if self.frames is not None else round(duration_us / SECOND_US * (self.fps or 0))
+        return max(1, min(chosen, self.max_frames, available))
 
 
 @dataclass(frozen=True)
@@ -187,19 +186,22 @@ class ReleaseDataset:
     def _draft(self, number: int, max_tokens: int) -> _Draft:
         video, sample = self._samples[number]
         key = sample.question_id
-        turn = self._chat.turn(key, self._question(sample), *self._answer(sample))
+        question = f"{sample.problem}\n\n{_INSTRUCTIONS[self.target].format(answer=_ANSWERS[sample.kind])}"
+        with_reasoning = self.target is Target.REASONING
+        answer = (sample.answer, sample.reasoning) if with_reasoning else (sample.final_answer, None)
+        turn = self._chat.turn(key, question, *answer)
         try:
-            fitted = self._fitted(video, max_tokens - turn.length)
+            found = self._fit_clip(video, max_tokens - turn.length)
         except ValueError as error:  # the family has no size for such frames
             raise UnusableSample(key, "frame_size", str(error)) from error
-        if fitted is None:
+        if found is None:
             message = f"it does not fit into {max_tokens} tokens with the fewest frames; raise row_tokens"
             raise UnusableSample(key, "too_long", message)
-        clip, video_ids = fitted
+        clip, video_ids = found
         features = self.features.find(clip) if self.features else None
         return _Draft(replace(clip, features=features), turn, video_ids)
 
-    def _fitted(self, video: IndexedVideo, room: int) -> tuple[VideoClip, list[int]] | None:
+    def _fit_clip(self, video: IndexedVideo, room: int) -> tuple[VideoClip, list[int]] | None:
         """A clip that fits into `room` tokens, and its token ids; None if not even the smallest fits."""
         allowed = min(self.policy.max_video_tokens or room, room)
         while (clip := self._clip(video, allowed)) is not None:
@@ -218,14 +220,14 @@ class ReleaseDataset:
         """
         record, patch = video.record, self.family.temporal_patch
         count = self.policy.count(record.duration_us, record.fps)
-        clip = self._sized(video, count, allowed)
+        clip = self._resize_clip(video, count, allowed)
         if clip is not None:
             return clip
         fewer = range(1, -(-count // patch))  # temporal patches
-        fitting = bisect_right(fewer, False, key=lambda few: self._sized(video, few * patch, allowed) is None)
-        return self._sized(video, fitting * patch, allowed) if fitting else None
+        fitting = bisect_right(fewer, False, key=lambda few: self._resize_clip(video, few * patch, allowed) is None)
+        return self._resize_clip(video, fitting * patch, allowed) if fitting else None
 
-    def _sized(self, video: IndexedVideo, count: int, allowed: int) -> VideoClip | None:
+    def _resize_clip(self, video: IndexedVideo, count: int, allowed: int) -> VideoClip | None:
         """A clip of `count` frames, in the family's size for them or smaller.
 
         Returns None if the family's smallest size needs more than `allowed` features.
@@ -243,13 +245,6 @@ class ReleaseDataset:
 
     def _tokens(self, clip: VideoClip) -> int:
         return clip.grid.t * self.family.tokens_per_temporal_patch(clip.grid)
-
-    def _question(self, sample: Sample) -> str:
-        return f"{sample.problem}\n\n{_INSTRUCTIONS[self.target].format(answer=_ANSWERS[sample.kind])}"
-
-    def _answer(self, sample: Sample) -> tuple[str, str | None]:
-        """The supervised answer, and the chain of thought before it, if that is supervised too."""
-        return (sample.final_answer, None) if self.target is Target.ANSWER else (sample.answer, sample.reasoning)
 
 
 def frame_times(duration_us: int, count: int) -> tuple[int, ...]:

@@ -76,8 +76,8 @@ class TextRowStream(Iterator[PackedRow]):
                 end-of-text token, or the first documents cannot be read.
         """
         filesystem, pattern = fsspec.core.url_to_fs(files)
-        found = sorted(filesystem.glob(pattern))
-        self.files = [filesystem.unstrip_protocol(path) for path in found]
+        paths = sorted(filesystem.glob(pattern))
+        self.files = [filesystem.unstrip_protocol(path) for path in paths]
         if not self.files:
             raise BadInput(f"{shown_uri(files)}: no file matches; check the path and its wildcards")
         if len(self.files) < ranks:
@@ -92,7 +92,7 @@ class TextRowStream(Iterator[PackedRow]):
             )
         self.tokenizer = tokenizer
         self.facts = {
-            "texts.files": {name: filesystem.size(path) for name, path in zip(self.files, found, strict=True)},
+            "texts.files": {name: filesystem.size(path) for name, path in zip(self.files, paths, strict=True)},
             "texts.column": column,
             "tokens of a text": self._ids("A boat goes by."),
         }
@@ -171,14 +171,14 @@ class TextRowStream(Iterator[PackedRow]):
         while True:
             empty = True
             for file, name in list(enumerate(self._order(epoch)))[first_file:]:
-                for document, stored in enumerate(_documents(name, self.column)):
+                for document, stored in enumerate(_read_documents(name, self.column)):
                     if document < first_document:
                         continue
                     try:
-                        ids = self._ids(_text(f"{name}:{document}", name, stored, self.column))
+                        ids = self._ids(_parse_text(f"{name}:{document}", name, stored, self.column))
                     except UnusableSample as problem:
                         unusable += 1
-                        self._pass_over(problem, unusable)
+                        self._skip(problem, unusable)
                         continue
                     empty, unusable = False, 0
                     yield (epoch, file, document), ids
@@ -187,7 +187,7 @@ class TextRowStream(Iterator[PackedRow]):
                 raise BadInput(f"{self._order(epoch)}: not one document in these files that is a text")
             epoch, first_file = epoch + 1, 0
 
-    def _pass_over(self, problem: UnusableSample, in_a_row: int) -> None:
+    def _skip(self, problem: UnusableSample, in_a_row: int) -> None:
         if in_a_row == _MOST_UNUSABLE:
             raise BadInput(f"{in_a_row} documents one after the other are no texts, the last: {problem}")
         if is_group_leader(self.ranks):
@@ -208,7 +208,7 @@ class TextRowStream(Iterator[PackedRow]):
         return sorted(self.files, key=rank)[self.rank :: self.ranks]
 
 
-def _documents(name: str, column: str) -> Iterator[Any]:
+def _read_documents(name: str, column: str) -> Iterator[Any]:
     """The stored documents of a file: values (Parquet), lines (JSON Lines) or bytes of members (tar).
 
     Raises:
@@ -223,7 +223,7 @@ def _documents(name: str, column: str) -> Iterator[Any]:
         raise BadInput(f"{shown_uri(name)}: it is damaged ({error!r}); copy it again, or remove it") from error
 
 
-def _text(key: str, name: str, stored: Any, column: str) -> str:
+def _parse_text(key: str, name: str, stored: Any, column: str) -> str:
     """The text of a stored document.
 
     Raises:

@@ -49,13 +49,13 @@ _ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version_
 _INDEXED_CONTAINERS = ("mov", "matroska")
 """Demuxers that seek to key frames, with correct timestamps after it. Others are decoded from the beginning."""
 
-_STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
+_NOT_MOVING = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
 """Streams that are skipped: cover art, previews, pictures for single moments, enhancement layers."""
 
 _BLOCK_BYTES = 4 << 20
 """Read-ahead in bytes on remote files: a few seconds of video. By default, s3fs would fetch 50 MiB for every seek."""
 
-_REORDERED = 32
+_REORDER_PACKETS = 32
 """Number of packets that certainly include the first presented frame: codecs reorder by at most 16 frames (H.264 and
 HEVC, annex on DPB)."""
 
@@ -104,18 +104,18 @@ def read_frames(
         OSError: the storage failed, or the tar that holds the video is missing; neither says anything about the video.
     """
     frames = np.empty((len(times_us), *(square or size), 3), dtype=np.uint8)
-    with _opened(source) as (container, stream):
-        first = islice(_shown_pts(source, container, stream), _REORDERED)
+    with _open_video(source) as (container, stream):
+        first = islice(_shown_pts(source, container, stream), _REORDER_PACKETS)
         clock = _Clock(Fraction(cast(Fraction, stream.time_base)), min(first))
-        walk = _Walk(source.key, container, stream, clock)
+        reader = _FrameReader(source.key, container, stream, clock)
         shown: VideoFrame | None = None
         for number, time_us in enumerate(times_us):
-            frame = walk.frame_at(time_us)
+            frame = reader.frame_at(time_us)
             if frame is shown:
                 frames[number] = frames[number - 1]
                 continue
             shown = frame
-            resized = resize(torch.from_numpy(_upright(frame))[None], size, resample)
+            resized = resize(torch.from_numpy(_rotate_upright(frame))[None], size, resample)
             frames[number] = resize(resized, square or size, resample)[0].numpy()
     return frames
 
@@ -128,16 +128,18 @@ class _Clock:
     first_pts: int
 
     def microseconds(self, pts: int) -> int:
-        unit = self.time_base * SECOND_US
-        return (2 * (pts - self.first_pts) * unit.numerator + unit.denominator) // (2 * unit.denominator)
+        us_per_pts = self.time_base * SECOND_US
+        return (2 * (pts - self.first_pts) * us_per_pts.numerator + us_per_pts.denominator) // (
+            2 * us_per_pts.denominator
+        )
 
     def pts(self, time_us: int) -> int:
         """The last PTS whose time is at or before `time_us`."""
-        unit = self.time_base * SECOND_US
-        return self.first_pts + ((2 * time_us + 1) * unit.denominator - 1) // (2 * unit.numerator)
+        us_per_pts = self.time_base * SECOND_US
+        return self.first_pts + ((2 * time_us + 1) * us_per_pts.denominator - 1) // (2 * us_per_pts.numerator)
 
 
-class _Walk:
+class _FrameReader:
     """Reads a video forward, and seeks when a key frame lies between its position and the requested time."""
 
     def __init__(self, key: str, container: InputContainer, stream: VideoStream, clock: _Clock) -> None:
@@ -156,7 +158,7 @@ class _Walk:
         """The frame presented at `time_us`, which must not be before the previously requested time."""
         pts = self.clock.pts(time_us)
         if self.current is None or self._key_frame_ahead(pts):
-            self._jump(pts)
+            self._seek_before(pts)
         while self.following is not None and cast(int, self.following.pts) <= pts:
             self.current, self.following = self.following, next(self.frames, None)
         if self.current is None:
@@ -169,13 +171,13 @@ class _Walk:
         entry = index.search_timestamp(pts) if self.indexed and len(index) else -1
         return entry >= 0 and self.read_to is not None and index[entry].timestamp > self.read_to
 
-    def _jump(self, pts: int) -> None:
+    def _seek_before(self, pts: int) -> None:
         """Decode from the last key frame at or before a PTS. While a seek lands after it, seek further back."""
         back = 0
         while True:
             self._seek(pts - back if self.indexed else None)
             self.damaged = False
-            self.frames = self._decoded()
+            self.frames = self._decode_frames()
             self.current, self.following = next(self.frames, None), next(self.frames, None)
             at_or_before = self.current is not None and cast(int, self.current.pts) <= pts
             if at_or_before or pts - back < self.clock.first_pts or not self.indexed:
@@ -194,7 +196,7 @@ class _Walk:
                 self.key, "damaged", f"its container cannot seek ({error}); remux it, e.g. to MP4"
             ) from error
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decode_frames(self) -> Iterator[VideoFrame]:
         """Frames from the container's position on. Damaged packets are skipped, and set `damaged`."""
         packets = self.container.demux(self.stream)
         while True:
@@ -249,7 +251,7 @@ class _Section(io.RawIOBase):
 
 
 @contextmanager
-def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open_video(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]:
     filesystem, path = fsspec.core.url_to_fs(source.url)
     try:
         file = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
@@ -273,7 +275,7 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
                 source.key, "not_a_video", f"{shown_uri(source.url)}: {error.strerror}; fetch it again"
             ) from error
         with container:
-            stream = _picture(container)
+            stream = _choose_stream(container)
             if stream is None:
                 raise BadVideo(
                     source.key, "no_video_stream", f"{shown_uri(source.url)}: no video stream that can be decoded"
@@ -292,10 +294,10 @@ def _opened(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]
             yield container, stream
 
 
-def _picture(container: InputContainer) -> VideoStream | None:
+def _choose_stream(container: InputContainer) -> VideoStream | None:
     """The video stream that the pipeline chooses too (see `operators.video.decode.streams.moving_pictures` for the
     rules)."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & _STILL]
+    streams = [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
     streams = [stream for stream in streams if stream.codec_context is not None]
     defaults = [stream for stream in streams if stream.disposition & Disposition.default]
 
@@ -334,7 +336,7 @@ def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStre
         raise BadVideo(source.key, "damaged", "it shows no frame; the file was probably cut off, fetch it again")
 
 
-def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
+def _rotate_upright(frame: VideoFrame) -> NDArray[np.uint8]:
     """The frame's RGB pixels, shape [height, width, 3], mirrored and rotated as its display matrix says.
 
     Rotation is to the nearest quarter turn, as in `operators.video.decode.orientation`. Non-square pixels are kept;

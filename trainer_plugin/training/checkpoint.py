@@ -49,14 +49,14 @@ _EARLIER_LOCK = ".lock"
 """Name of the lock file of runs of an earlier version, which may still write into the folder."""
 _STATE = "state.json"
 _FILES = "files.json"
-_OVERHEAD_BYTES = 1 << 18
+_SMALL_FILES_BYTES = 1 << 18
 """Approximate size in bytes of a checkpoint's small files."""
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-_STATES = ("step", *_MOMENTS)
+_MOMENT_NAMES = ("exp_avg", "exp_avg_sq")
+_STATE_NAMES = ("step", *_MOMENT_NAMES)
 """AdamW's state of each parameter. `step` is per parameter, since steps without a gradient do not count for it."""
-_SHOWN = 3
+_MAX_DIFFERENCES = 3
 """Maximum number of differences that an error names."""
-_SEEN_WITHIN_SECONDS = 5.0
+_VISIBLE_WITHIN_SECONDS = 5.0
 """Maximum delay until a folder made by one host is visible to the others on a shared disk."""
 
 
@@ -131,9 +131,9 @@ class CheckpointFolder:
         for path in (self.folder / name, backup_path(self.folder / name)) if name else ():
             if path.is_dir():
                 return path
-        there = ", ".join(sorted(path.name for path in self.folder.glob("step-*"))) or "none"
+        names = ", ".join(sorted(path.name for path in self.folder.glob("step-*"))) or "none"
         raise BadInput(
-            f"{pointer} names {name!r}, which is not there; write the name of one that is into it ({there}), or remove "
+            f"{pointer} names {name!r}, which is not there; write the name of one that is into it ({names}), or remove "
             f"it to start from the beginning"
         )
 
@@ -148,9 +148,9 @@ class CheckpointFolder:
         latest = self.latest_on_all_ranks()
         if latest is None:
             return None
-        return newest_complete([latest, *broadcast_from_rank_zero(lambda: self._before(latest))])
+        return newest_complete([latest, *broadcast_from_rank_zero(lambda: self._list_earlier(latest))])
 
-    def _before(self, latest: Path) -> list[Path]:
+    def _list_earlier(self, latest: Path) -> list[Path]:
         """The checkpoints to resume from if `latest` is damaged, in order of preference.
 
         If a step was being saved again when a run was killed, the earlier copy comes after the later one.
@@ -317,10 +317,10 @@ class StagingDir:
         name = [f"_run-{token_hex(8)}.writing"]
         dist.broadcast_object_list(name, src=0)
         self.path = folder / name[0]
-        self._left = list(folder.glob("[._]run-*.writing"))  # earlier versions began with a dot
-        run_on_rank_zero(self._make)
+        self._leftovers = list(folder.glob("[._]run-*.writing"))  # earlier versions began with a dot
+        run_on_rank_zero(self._create)
         try:
-            run_on_all_ranks(self._check_seen)
+            run_on_all_ranks(self._check_visible)
         finally:
             if dist.get_rank() == 0:
                 self.path.rmdir()
@@ -328,8 +328,8 @@ class StagingDir:
     def reset(self) -> Path:
         """Remove the staging directory and those of runs that began before this one, and return this run's path."""
         if dist.get_rank() == 0:
-            for left in (self.path, *self._left):
-                shutil.rmtree(left, ignore_errors=True)
+            for leftover in (self.path, *self._leftovers):
+                shutil.rmtree(leftover, ignore_errors=True)
         dist.barrier()
         return self.path
 
@@ -343,18 +343,18 @@ class StagingDir:
             FullDisk: on rank 0, if the disk is too full at the start or becomes full in the block. Other ranks raise
                 RuntimeError or their own error.
         """
-        with ExitStack() as room:
-            run_on_rank_zero(lambda: room.enter_context(reserve_space(self.path, needed)))
+        with ExitStack() as held:
+            run_on_rank_zero(lambda: held.enter_context(reserve_space(self.path, needed)))
             yield
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         try:
             self.path.mkdir(parents=True)
         except OSError as error:
             raise BadInput(f"checkpoints cannot be written into {self.path.parent}: {error}") from error
 
-    def _check_seen(self) -> None:
-        deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
+    def _check_visible(self) -> None:
+        deadline = time.monotonic() + _VISIBLE_WITHIN_SECONDS
         while not self.path.is_dir():
             if time.monotonic() > deadline:
                 raise BadInput(
@@ -387,7 +387,7 @@ def tensor_bytes(model: LongVideoModel, optimizer: Optimizer) -> int:
     local = (t.to_local() if isinstance(t, DTensor) else t for t in _tensors(model, optimizer).values())
     total = torch.tensor(sum(tensor.numel() * tensor.itemsize for tensor in local))
     dist.all_reduce(total)
-    return int(total) + _OVERHEAD_BYTES
+    return int(total) + _SMALL_FILES_BYTES
 
 
 def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, written_by: Mapping[str, Any]) -> None:
@@ -415,49 +415,49 @@ def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, writte
         return stored.keys()
 
     stored = run_on_all_ranks(read_names)
-    chance = {name: tensor for name, tensor in _rng_state().items() if name in stored}
-    load(tensors | chance, checkpoint_id=path)
-    _set_rng_state(chance)
+    rng_state = {name: tensor for name, tensor in _rng_state().items() if name in stored}
+    load(tensors | rng_state, checkpoint_id=path)
+    _set_rng_state(rng_state)
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(saved: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Differences between nested JSON values: (old value, new value) by dotted name.
 
     Single values precede lists, because they are more informative than lists that follow from them.
     """
-    was, present = comparable(before), comparable(now)
-    differing = [name for name in sorted(was | present) if was.get(name) != present.get(name)]
-    differing.sort(key=lambda name: isinstance(present.get(name), list))
-    return {name: (was.get(name), present.get(name)) for name in differing}
+    old, new = comparable(saved), comparable(present)
+    differing = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
+    differing.sort(key=lambda name: isinstance(new.get(name), list))
+    return {name: (old.get(name), new.get(name)) for name in differing}
 
 
-def shown(differing: Mapping[str, tuple[Any, Any]], most: int = _SHOWN) -> str:
-    """Format the first `most` differences for an error message about a saved run."""
-    named = [f"{name} is {was!r}, not {present!r}" for name, (was, present) in differing.items()]
-    return "; ".join(named[:most]) + (f"; and {len(named) - most} more" if len(named) > most else "")
+def format_differences(differing: Mapping[str, tuple[Any, Any]], limit: int = _MAX_DIFFERENCES) -> str:
+    """Format the first `limit` differences for an error message about a saved run."""
+    named = [f"{name} is {old!r}, not {new!r}" for name, (old, new) in differing.items()]
+    return "; ".join(named[:limit]) + (f"; and {len(named) - limit} more" if len(named) > limit else "")
 
 
-def check_settings(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> None:
+def check_settings(saved: Mapping[str, Any], present: Mapping[str, Any], allowed: Collection[str]) -> None:
     """Compare the settings that affect training with those of the saved run.
 
     Rank 0 logs the allowed changes.
 
     Args:
-        before, now: settings of the saved and of the present run, nested JSON values.
+        saved, present: settings of the saved and of the present run, nested JSON values.
         allowed: dotted names of settings or sections that may differ.
 
     Raises:
         BadInput: another setting differs.
     """
-    differing = differences(before, now)
+    differing = differences(saved, present)
     sections = tuple(f"{name}." for name in allowed)
     if refused := {name: d for name, d in differing.items() if name not in allowed and not name.startswith(sections)}:
         raise BadInput(
-            f"the saved run has other settings: {shown(refused, len(refused))}; restore those, allow the change "
-            f"with resume_changes=[{', '.join(refused)}], or give the run another out folder"
+            f"the saved run has other settings: {format_differences(refused, len(refused))}; restore those, allow the "
+            f"change with resume_changes=[{', '.join(refused)}], or give the run another out folder"
         )
     if differing and dist.get_rank() == 0:
-        changes = [f"{name} {was!r} -> {present!r}" for name, (was, present) in differing.items()]
+        changes = [f"{name} {old!r} -> {new!r}" for name, (old, new) in differing.items()]
         log.warning("continuing with changed settings: %s", "; ".join(changes))
 
 
@@ -470,9 +470,9 @@ def _tensors(model: LongVideoModel, optimizer: Optimizer) -> dict[str, Tensor]:
         if not state:
             place = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
             state["step"] = torch.zeros((), dtype=torch.float32, device=place)
-            state |= {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
+            state |= {moment: torch.zeros_like(parameter) for moment in _MOMENT_NAMES}
         tensors[f"parameters.{name}"] = parameter.detach()
-        tensors |= {f"{part}.{name}": state[part] for part in _STATES}
+        tensors |= {f"{part}.{name}": state[part] for part in _STATE_NAMES}
     return tensors
 
 
@@ -493,22 +493,22 @@ def _set_rng_state(states: Mapping[str, Tensor]) -> None:
 def _check_config(stored: Mapping[str, Any], present: Mapping[str, Any], path: Path) -> None:
     if differing := differences(stored, present):
         raise BadInput(
-            f"checkpoint {path} belongs to another model: {shown(differing)}; give the run another out folder, or the "
-            f"model that it began with"
+            f"checkpoint {path} belongs to another model: {format_differences(differing)}; give the run another out "
+            f"folder, or the model that it began with"
         )
 
 
-def _check_tensors(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, Any], path: Path) -> None:
+def _check_tensors(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, Any], path: Path) -> None:
     found = {name: tuple(entry.size) for name, entry in stored.items() if not name.startswith("chance.")}
-    differences = [f"{name} is not in it" for name in wanted if name not in found]
-    differences += [f"{name} is not trainable here" for name in found if name not in wanted]
+    differences = [f"{name} is not in it" for name in expected if name not in found]
+    differences += [f"{name} is not trainable here" for name in found if name not in expected]
     differences += [
         f"{name} has shape {found[name]}, not {shape}"
-        for name, shape in wanted.items()
+        for name, shape in expected.items()
         if name in found and found[name] != shape
     ]
     if differences:
         raise BadInput(
             f"checkpoint {path} does not match the trainable parameters ({len(differences)} tensors differ): "
-            f"{'; '.join(differences[:_SHOWN])}; give the run another out folder, or train the same parts"
+            f"{'; '.join(differences[:_MAX_DIFFERENCES])}; give the run another out folder, or train the same parts"
         )

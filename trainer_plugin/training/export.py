@@ -28,9 +28,9 @@ from trainer_plugin.training.weights import empty_model, plain_config
 
 log = logging.getLogger(__name__)
 
-_NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".index.json")
-_WRITTEN_ANEW = ("config.json",)
-_OF_AN_EXPORT = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json")
+_NOT_COPIED_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5", ".index.json")
+_REPLACED_FILES = ("config.json",)
+_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json")
 """Files that would be loaded, or added to the weights, if they were left over from another export."""
 
 
@@ -77,7 +77,7 @@ def export_model(
     """
     if kind is Export.NONE:
         raise BadInput("there is nothing to export with export: none; set it to model or adapter")
-    weights = _gathered(model, dtype, adapters_only=kind is Export.ADAPTER)
+    weights = _gather_weights(model, dtype, adapters_only=kind is Export.ADAPTER)
     needed = sum(tensor.numel() * tensor.itemsize for tensor in weights.values())
 
     def write() -> None:
@@ -94,7 +94,7 @@ def export_model(
                 else:
                     _write_model(model.model, weights, staging, dtype)
                     _write_companions(staging, source, tokenizer)
-                _put(staging, folder)
+                _publish(staging, folder)
 
     run_on_rank_zero(write)
 
@@ -104,7 +104,7 @@ def export_bytes(model: LongVideoModel, dtype: torch.dtype) -> int:
     return sum(parameter.numel() for parameter in model.model.parameters()) * dtype.itemsize
 
 
-def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) -> dict[str, Tensor]:
+def _gather_weights(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) -> dict[str, Tensor]:
     """Whole tensors by name in rank 0's host memory; empty on the other ranks."""
     first = dist.get_rank() == 0
     weights: dict[str, Tensor] = {}
@@ -112,15 +112,15 @@ def _gathered(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) ->
     for name, parameter in model.model.named_parameters():
         if adapters_only and ".lora_" not in name:
             continue
-        whole = parameter.detach().to(model.parallel.device)
-        whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
+        tensor = parameter.detach().to(model.parallel.device)
+        tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if first:
             # Adapters are not rounded before they are merged.
-            weights[name] = whole.cpu() if ".lora_" in name else whole.to(dtype).cpu()
+            weights[name] = tensor.cpu() if ".lora_" in name else tensor.to(dtype).cpu()
     return weights
 
 
-def _put(staging: Path, folder: Path) -> None:
+def _publish(staging: Path, folder: Path) -> None:
     """Move the staged files to their final place.
 
     If the process is killed while it moves files into an existing folder, that folder lacks weights and does not load.
@@ -129,7 +129,7 @@ def _put(staging: Path, folder: Path) -> None:
     if staging.parent != folder:
         atomic_replace_dir(staging, folder)
         return
-    for old in [path for pattern in _OF_AN_EXPORT for path in folder.glob(pattern)]:
+    for old in [path for pattern in _WEIGHT_FILES for path in folder.glob(pattern)]:
         old.unlink()
     for new in sorted(staging.iterdir()):  # this order moves the weights before their index
         if new.is_dir():  # additional chat templates of a tokenizer
@@ -141,11 +141,11 @@ def _put(staging: Path, folder: Path) -> None:
 def _write_model(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
     empty = empty_model(model.config, dtype)
     names = {name for name, _ in empty.named_parameters()}
-    merged = {name: _merged(name, weights, model).to(dtype) for name in sorted(names)}
+    merged = {name: _pop_merged(name, weights, model).to(dtype) for name in sorted(names)}
     empty.save_pretrained(folder, state_dict=merged, max_shard_size="5GB")
 
 
-def _merged(name: str, weights: dict[str, Tensor], model: PreTrainedModel) -> Tensor:
+def _pop_merged(name: str, weights: dict[str, Tensor], model: PreTrainedModel) -> Tensor:
     """A weight of the plain model, with the adapter's product added where there is one.
 
     The tensors that it is made of are removed from `weights`.
@@ -184,7 +184,7 @@ def _write_adapters(model: PreTrainedModel, weights: dict[str, Tensor], folder: 
 
 def _write_companions(folder: Path, source: str | None, tokenizer: PreTrainedTokenizerBase | None) -> None:
     for file in Path(source).iterdir() if source else ():
-        if file.is_file() and not file.name.endswith(_NOT_COPIED) and file.name not in _WRITTEN_ANEW:
+        if file.is_file() and not file.name.endswith(_NOT_COPIED_SUFFIXES) and file.name not in _REPLACED_FILES:
             shutil.copyfile(file, folder / file.name)
     if tokenizer is not None:
         (folder / "chat_template.json").unlink(missing_ok=True)  # copied from the source; vLLM would prefer it

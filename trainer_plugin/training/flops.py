@@ -32,16 +32,16 @@ class TowerCosts:
     def of(cls, model: nn.Module, family: Family) -> TowerCosts:
         """Costs of a model whose trainable parameters require gradients."""
         projectors = {id(module) for part in family.projectors(model) for module in part.modules()}
-        found = {True: 0.0, False: 0.0}
+        flops = {True: 0.0, False: 0.0}
         for module in family.vision_tower(model).modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
                 passes = 3 if module.weight.requires_grad else 1
-                found[id(module) in projectors] += 2.0 * passes * module.weight.numel()
-        return cls(patch=found[False], token=found[True])
+                flops[id(module) in projectors] += 2.0 * passes * module.weight.numel()
+        return cls(patch=flops[False], token=flops[True])
 
 
 def training_flops(
-    plans: Iterable[SequencePlan], costs: Costs, tower: TowerCosts | None = None, *, weights_learned: bool = True
+    plans: Iterable[SequencePlan], costs: Costs, tower: TowerCosts | None = None, *, weights_trainable: bool = True
 ) -> float:
     """FLOPs of the model in the forward and backward passes over rows.
 
@@ -51,10 +51,10 @@ def training_flops(
 
     Args:
         tower: costs of the vision tower, counted for videos without features; None: not counted.
-        weights_learned: False if the decoder's weights are frozen (LoRA): the backward pass then computes no gradients
-            of them.
+        weights_trainable: False if the decoder's weights are frozen (LoRA): the backward pass then computes no
+            gradients of them.
     """
-    passes = 3.0 if weights_learned else 2.0
+    passes = 3.0 if weights_trainable else 2.0
     total = 0.0
     for plan in plans:
         pairs = sum((end - start) * (end - start + 1) / 2 for start, end in plan.segments)

@@ -28,27 +28,27 @@ def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
         ranks: number of ranks over which parameters are sharded.
     """
     model = prepare(empty_model(config), recipe.trained)
-    width = getattr(torch, recipe.precision).itemsize
-    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in model.parameters()) - learned
-    held = (learned * TRAINABLE_BYTES + frozen * width) // ranks
-    gradients = learned * GRADIENT_BYTES // ranks
+    itemsize = getattr(torch, recipe.precision).itemsize
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters()) - trainable
+    state = (trainable * TRAINABLE_BYTES + frozen * itemsize) // ranks
+    gradients = trainable * GRADIENT_BYTES // ranks
     if recipe.memory.offload_parameters:
-        held = gradients = 0
+        state = gradients = 0
     text = config.get_text_config()
     # The head is gathered for a whole pass; the embeddings only at its start.
-    whole = model.get_output_embeddings().weight.numel() * width
+    head = model.get_output_embeddings().weight.numel() * itemsize
     tensors = text.num_hidden_layers * (2 if recipe.memory.save_attention_output else 1)
     # A layer without activation checkpointing also keeps at least its MLP's gate and input.
-    again = recipe.memory.checkpointed_layers
-    whole_layers = 0 if again is None else max(0, text.num_hidden_layers - again)
-    kept = tensors * text.hidden_size + whole_layers * 2 * text.intermediate_size
+    checkpointed = recipe.memory.checkpointed_layers
+    other_layers = 0 if checkpointed is None else max(0, text.num_hidden_layers - checkpointed)
+    kept = tensors * text.hidden_size + other_layers * 2 * text.intermediate_size
     kept = 0 if recipe.memory.offload_activations else kept * recipe.row_tokens // recipe.parallel.sp
-    during = whole + kept * width
+    activations = head + kept * itemsize
     if recipe.micro_steps(max(1, ranks // recipe.parallel.sp)) == 1:
         # With one row per step, gradients are allocated as the activations that they come from are freed.
-        return held + max(during, gradients)
-    return held + during + gradients
+        return state + max(activations, gradients)
+    return state + activations + gradients
 
 
 def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: RankContext) -> None:
@@ -59,11 +59,11 @@ def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: RankContext
     """
     if parallel.device.type != "cuda":
         return
-    there = torch.cuda.get_device_properties(parallel.device).total_memory
+    available = torch.cuda.get_device_properties(parallel.device).total_memory
     needed = needed_bytes(config, recipe, parallel.world_size)
-    if needed > there:
+    if needed > available:
         raise BadInput(
-            f"one device would hold at least {needed / 2**30:.0f} GiB and has {there / 2**30:.0f}: "
+            f"one device would hold at least {needed / 2**30:.0f} GiB and has {available / 2**30:.0f}: "
             f"{parallel.world_size} devices are too few for this recipe. Start more of them, raise parallel.sp, lower "
             f"row_tokens, train adapters (trained.lora), or set memory.offload_activations or offload_parameters"
         )

@@ -105,13 +105,13 @@ class Progress:
     def __init__(self, doing: str | None) -> None:
         """
         Args:
-            doing: as in `now`.
+            doing: as in `update`.
         """
         self._closed = threading.Event()
-        self.now(doing)
+        self.update(doing)
         threading.Thread(target=self._repeat, daemon=True).start()
 
-    def now(self, doing: str | None) -> None:
+    def update(self, doing: str | None) -> None:
         """Set what the run does now.
 
         It is logged once a minute for as long as it lasts. None: nothing to log.
@@ -184,10 +184,10 @@ class MetricsLog:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._drop_after(step)
-            self._board = self._begun_board(folder / "tensorboard", step)
+            self._board = self._open_board(folder / "tensorboard", step)
         except OSError as error:
             raise BadInput(f"metrics cannot be written to {folder}: {error}") from error
-        self._wandb = None if wandb_project is None else self._begun_run(folder, wandb_project, recipe)
+        self._wandb = None if wandb_project is None else self._open_wandb_run(folder, wandb_project, recipe)
 
     def write(self, metrics: StepMetrics) -> None:
         """Record the metrics of one step.
@@ -219,13 +219,13 @@ class MetricsLog:
         if self._wandb is not None:
             self._wandb.finish()
 
-    def _begun_board(self, folder: Path, step: int) -> Any:
+    def _open_board(self, folder: Path, step: int) -> Any:
         if (tensorboard := _tensorboard()) is None:
             log.warning("tensorboard is not installed; metrics go to %s alone", self._file)
             return None
         return tensorboard.SummaryWriter(str(folder), purge_step=step + 1)
 
-    def _begun_run(self, folder: Path, project: str, recipe: Mapping[str, Any]) -> Any:
+    def _open_wandb_run(self, folder: Path, project: str, recipe: Mapping[str, Any]) -> Any:
         """The W&B run of this folder.
 
         A run that is resumed in the folder continues it. Another folder of the same name has its own.
@@ -268,24 +268,24 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def by_reason(left_out: Mapping[str, str]) -> dict[str, int]:
+def by_reason(skipped: Mapping[str, str]) -> dict[str, int]:
     """Number of samples by reason, from reasons by sample."""
-    return dict(Counter(left_out.values()))
+    return dict(Counter(skipped.values()))
 
 
 def _tensorboard() -> ModuleType | None:
     """TensorBoard's module; None if it is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
-    return _imported("torch.utils.tensorboard", "repair the package tensorboard, or uninstall it to do without")
+    return _import("torch.utils.tensorboard", "repair the package tensorboard, or uninstall it to do without")
 
 
 def _wandb() -> ModuleType:
-    return _imported("wandb", "pip install wandb, or unset wandb_project")
+    return _import("wandb", "pip install wandb, or unset wandb_project")
 
 
-def _imported(module: str, way_out: str) -> ModuleType:
+def _import(module: str, fix: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except Exception as error:  # whatever a broken package raises
-        raise BadInput(f"{module} cannot be imported ({type(error).__name__}: {error}): {way_out}") from error
+        raise BadInput(f"{module} cannot be imported ({type(error).__name__}: {error}): {fix}") from error

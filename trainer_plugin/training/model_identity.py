@@ -78,13 +78,13 @@ def tower_identity(model: LongVideoModel) -> str:
     resized = resample_mode(model.family.resample)
     own = {name: value for name, value in vars(model.family).items() if name in ("mean", "std")}
     parts = [model.model.config.model_type, values, resized, *([own] if own else [])]
-    found = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name, parameter in sorted(tower.named_parameters()):
-        whole = parameter.detach().to(model.parallel.device)
-        whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
+        tensor = parameter.detach().to(model.parallel.device)
+        tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if model.parallel.rank == 0:
-            found.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
-            found.update(whole.cpu().contiguous().view(torch.uint8).numpy().data)
-    identity = [found.hexdigest()[:16]]
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    identity = [digest.hexdigest()[:16]]
     dist.broadcast_object_list(identity, src=0)
     return identity[0]

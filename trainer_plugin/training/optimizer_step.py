@@ -46,9 +46,9 @@ class BadStep(ArithmeticError):
     samples."""
 
 
-def supervised_tokens(shares: Iterable[RankInput]) -> int:
+def supervised_tokens(rank_inputs: Iterable[RankInput]) -> int:
     """Number of supervised tokens of a step, over the rows of all ranks. Every rank must call it."""
-    count = torch.tensor([sum(len(row.share.targets) for row in shares)])
+    count = torch.tensor([sum(len(row.share.targets) for row in rank_inputs)])
     dist.all_reduce(count)
     return int(count)
 
@@ -68,7 +68,7 @@ def train_step(
     Args:
         model: the model with sharded parameters, in training mode.
         optimizer: the optimizer of its trainable parameters.
-        rows: this rank's shares, consumed one at a time, so that a generator can prepare each when it is needed.
+        rows: this rank's inputs, consumed one at a time, so that a generator can prepare each when it is needed.
         tokens: number of supervised tokens over the rows of all ranks (`supervised_tokens`).
         max_norm: norm to which larger gradients are scaled down; None disables clipping.
 
@@ -77,7 +77,7 @@ def train_step(
         NotFinite: a loss or the gradient norm is not finite. Nothing was changed.
     """
     if tokens < 1:
-        raise ValueError(f"tokens is {tokens}: pass over a step in which no rank learns anything (supervised_tokens)")
+        raise ValueError(f"tokens is {tokens}: skip a step in which no rank has supervised tokens (supervised_tokens)")
     try:
         losses = add_gradients(model, rows, tokens)
         if not losses:
@@ -126,9 +126,9 @@ def finite_step(losses: Sequence[Tensor], grad_norm: Tensor) -> StepResult:
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable parameters by name, as this rank's shards."""
-    learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if all(isinstance(parameter, DTensor) for parameter in learned.values()):
-        return learned
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if all(isinstance(parameter, DTensor) for parameter in trainable.values()):
+        return trainable
     reshard(model)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 

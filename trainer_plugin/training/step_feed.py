@@ -28,7 +28,7 @@ from trainer_plugin.distributed.mesh import RankContext, run_on_all_ranks
 from trainer_plugin.distributed.sequence_plan import Costs, SequencePlan
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RankInput
-from trainer_plugin.training.checkpoint import differences, shown
+from trainer_plugin.training.checkpoint import differences, format_differences
 from trainer_plugin.training.metrics import by_reason
 from trainer_plugin.training.model_identity import tower_identity
 from trainer_plugin.training.optimizer_step import NotFinite
@@ -202,8 +202,8 @@ class StepFeed:
         # Checkpoints of earlier versions have no facts.
         if differing := differences(saved[0].get("data") or facts, facts):
             raise BadInput(
-                f"the run began with other data: {shown(differing)}; use those, or start a new run in another out "
-                f"folder, from the exported model to continue from its weights"
+                f"the run began with other data: {format_differences(differing)}; use those, or start a new run in "
+                f"another out folder, from the exported model to continue from its weights"
             )
         number = 0
         if not isinstance(self.row_stream, RowStream):

@@ -42,7 +42,7 @@ from trainer_plugin.recipe import Lora, ModelSource, TrainableParts
 
 log = logging.getLogger(__name__)
 
-_UNUSED = re.compile(
+_IGNORED_TENSORS = re.compile(
     r"rotary_(pos_)?emb\.inv_freq$"  # computed today, but saved by earlier versions
     r"|(^|\.)position_ids$"  # the same
     r"|^mtp\."  # multi-token prediction heads, for speculative decoding
@@ -121,7 +121,7 @@ def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"there is no tokenizer in {folder}; name its folder in model.tokenizer ({error})") from error
     if source.chat_template is not None:
-        tokenizer.chat_template = _chat_template(source.chat_template)
+        tokenizer.chat_template = _read_chat_template(source.chat_template)
     elif folder is not None and (file := Path(folder) / "chat_template.json").exists():
         try:
             tokenizer.chat_template = json.loads(file.read_bytes())["chat_template"]
@@ -130,14 +130,14 @@ def read_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _chat_template(asked: str) -> str:
-    if asked in CHAT_TEMPLATES:
-        return CHAT_TEMPLATES[asked]
+def _read_chat_template(name: str) -> str:
+    if name in CHAT_TEMPLATES:
+        return CHAT_TEMPLATES[name]
     try:
-        return Path(asked).read_text(encoding="utf-8")
+        return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"model.chat_template {asked}: {error}; give a Jinja file, or {' or '.join(CHAT_TEMPLATES)}"
+            f"model.chat_template {name}: {error}; give a Jinja file, or {' or '.join(CHAT_TEMPLATES)}"
         ) from error
 
 
@@ -206,7 +206,7 @@ def build_tower(
                 *module.named_buffers(name, recurse=False),
             ]:
                 dtype = compute if isinstance(tensor, nn.Parameter) else tensor.dtype
-                _receive_whole(inner, key, tensor, weights, parallel.device, dtype)
+                _receive_tensor(inner, key, tensor, weights, parallel.device, dtype)
     return model.eval()
 
 
@@ -301,21 +301,21 @@ def _read_model(source: ModelSource, config: PretrainedConfig, seed: int) -> Pre
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise BadInput(f"model {source.path}: {error}") from error
-    model, found = loaded
-    unused = {key for key in found["unexpected_keys"] if not _UNUSED.search(key)}
-    _refuse(source, found["missing_keys"], "weights of the model are missing in its files", "fetch the folder again")
-    _refuse(source, found["mismatched_keys"], "weights are not of config.json's shapes", "give their own configuration")
+    model, info = loaded
+    unused = {key for key in info["unexpected_keys"] if not _IGNORED_TENSORS.search(key)}
+    _refuse(source, info["missing_keys"], "weights of the model are missing in its files", "fetch the folder again")
+    _refuse(source, info["mismatched_keys"], "weights are not of config.json's shapes", "give their own configuration")
     _refuse(source, unused, "tensors in its files are no weights of the model", "give its own, unquantized folder")
     return model
 
 
-def _refuse(source: ModelSource, keys: Collection[str | tuple[str, Any, Any]], what: str, remedy: str) -> None:
+def _refuse(source: ModelSource, keys: Collection[str | tuple[str, Any, Any]], what: str, fix: str) -> None:
     if keys:
-        few = ", ".join(sorted(map(_described, keys))[:3])
-        raise BadInput(f"model {source.path}: {len(keys)} {what}, e.g. {few}; {remedy}")
+        few = ", ".join(sorted(map(_describe_key, keys))[:3])
+        raise BadInput(f"model {source.path}: {len(keys)} {what}, e.g. {few}; {fix}")
 
 
-def _described(key: str | tuple[str, Any, Any]) -> str:
+def _describe_key(key: str | tuple[str, Any, Any]) -> str:
     """A tensor's name, followed by the found and the expected shape if they differ."""
     if isinstance(key, str):
         return key
@@ -346,7 +346,7 @@ def _check_not_quantized(source: ModelSource, config: PretrainedConfig) -> None:
     """
     values = config.to_dict()
     parts = [part for part in (values, *values.values()) if isinstance(part, dict)]
-    methods = [str(asked.get("quant_method", asked)) for part in parts if (asked := part.get("quantization_config"))]
+    methods = [str(found.get("quant_method", found)) for part in parts if (found := part.get("quantization_config"))]
     methods += [name for name in _QUANTIZER_FILES if source.path and (Path(source.path) / name).exists()]
     if methods:
         raise BadInput(
@@ -362,17 +362,17 @@ def _receive(model: LongVideoModel, weights: dict[str, Tensor], parallel: RankCo
     for name, parameter in inner.named_parameters():
         assert isinstance(parameter, DTensor), name
         shape, dtype = parameter.shape, parameter.dtype
-        whole = weights.pop(name).to(parallel.device, dtype) if weights else None
-        whole = torch.empty(shape, dtype=dtype, device=parallel.device) if whole is None else whole
-        shard = distribute_tensor(whole, parameter.device_mesh, parameter.placements)
+        tensor = weights.pop(name).to(parallel.device, dtype) if weights else None
+        tensor = torch.empty(shape, dtype=dtype, device=parallel.device) if tensor is None else tensor
+        shard = distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
         parameter.to_local().copy_(shard.to_local())
     for name, buffer in list(inner.named_buffers()):
-        _receive_whole(inner, name, buffer, weights, parallel.device, buffer.dtype)
+        _receive_tensor(inner, name, buffer, weights, parallel.device, buffer.dtype)
     assert not weights, f"{sorted(weights)[:3]} have no place in the model"
 
 
 @torch.no_grad()
-def _receive_whole(
+def _receive_tensor(
     inner: nn.Module,
     name: str,
     empty: Tensor,
@@ -381,12 +381,12 @@ def _receive_whole(
     dtype: torch.dtype,
 ) -> None:
     """Broadcast rank 0's tensor and replace an empty parameter or buffer by it."""
-    whole = weights.pop(name) if weights else torch.empty_like(empty, device="cpu")
-    whole = whole.to(device, dtype).contiguous()
-    dist.broadcast(whole, src=0)
+    tensor = weights.pop(name) if weights else torch.empty_like(empty, device="cpu")
+    tensor = tensor.to(device, dtype).contiguous()
+    dist.broadcast(tensor, src=0)
     holder, _, key = name.rpartition(".")
-    whole = nn.Parameter(whole, requires_grad=False) if isinstance(empty, nn.Parameter) else whole
-    setattr(inner.get_submodule(holder), key, whole)
+    tensor = nn.Parameter(tensor, requires_grad=False) if isinstance(empty, nn.Parameter) else tensor
+    setattr(inner.get_submodule(holder), key, tensor)
 
 
 def _folder(path: str) -> str:

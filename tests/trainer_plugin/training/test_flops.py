@@ -24,7 +24,7 @@ def test_flops_are_three_passes_of_six_per_weight_and_causal_pairs():
     learned = 14 + 9
     expected = 6 * weights * 25 + 6 * hidden * vocabulary * learned + 12 * layers * 64 * pairs
     assert training_flops([plan], costs) == pytest.approx(expected)
-    frozen = training_flops([plan], costs, weights_learned=False)
+    frozen = training_flops([plan], costs, weights_trainable=False)
     assert expected - frozen == pytest.approx(2 * weights * 25 + 2 * hidden * vocabulary * learned)
 
 

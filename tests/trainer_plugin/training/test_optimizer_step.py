@@ -159,7 +159,7 @@ def nothing_to_learn() -> tuple[str, str, bool]:
 def test_a_step_of_nothing_names_what_is_missing_and_changes_nothing(ranks):
     no_rows, no_tokens, same = ranks[1].run(nothing_to_learn)[0]
     assert no_rows == "rows is empty: every rank takes equally many, one without labels where it has none left"
-    assert no_tokens == "tokens is 0: pass over a step in which no rank learns anything (supervised_tokens)"
+    assert no_tokens == "tokens is 0: skip a step in which no rank has supervised tokens (supervised_tokens)"
     assert same
 
 
