@@ -102,7 +102,7 @@ def run(work: Callable[[], int], *, exit_message: str) -> int:
         exit_message: logged when a signal ends the command where `work` does not handle signals itself.
 
     Returns:
-        The exit status. Under torchrun, a rank that was asked to end returns 0, because torchrun takes any other status
+        The exit status. Under torchrun, a rank that a signal ended returns 0, because torchrun takes any other status
         for a failure and may restart the ranks.
     """
     logging.basicConfig(level=log_level(), format=LOG_FORMAT, stream=sys.stderr)
@@ -139,7 +139,9 @@ def _report(error: BaseException) -> int:
         return OUTAGE_STATUS
     if isinstance(error, dist.DistError) or "gloo" in str(error):
         first_line = str(error).partition("\n")[0]
-        _log_once(f"another rank has ended or does not answer; its own message says why ({first_line})", "another rank")
+        _log_once(
+            f"another rank has ended or does not answer; its own message gives the cause ({first_line})", "another rank"
+        )
         return OUTAGE_STATUS
     log.error("%sinternal error", _rank_prefix(), exc_info=error)
     return FAULT_STATUS

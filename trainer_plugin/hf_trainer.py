@@ -93,19 +93,21 @@ SETTINGS = (
 
 _NOT_OPTIMIZER_SETTINGS = ("precision", "row_tokens", "gradient_accumulation_steps", "max_grad_norm")
 
-_ROWS = "rows come packed, of at most row_tokens each; gradient_accumulation_steps says how many a rank takes in a step"
+_ROWS = (
+    "rows come packed, of at most row_tokens each; gradient_accumulation_steps is the number of a rank's rows in a step"
+)
 _OWN_SHARDING = (
     "the model is sharded already (shard_parameters), over the groups of trainer_plugin.distributed.mesh.parallelize"
 )
-_OWN_LOADER = "LongVideoTrainer loads rows itself; its argument workers says how many processes decode"
+_OWN_LOADER = "LongVideoTrainer loads rows itself; its argument workers is the number of decoder processes"
 _COMPILE = "RunOptions.compile does that, by default"
-_CHECKPOINTING = "RunOptions.checkpointed_layers says how many layers are checkpointed, by default all"
+_CHECKPOINTING = "RunOptions.checkpointed_layers is the number of checkpointed layers, by default all"
 _OWN_KERNELS = "the plan's own attention and head replace what it would"
 
 REFUSED = {
     "per_device_train_batch_size": _ROWS,
     "auto_find_batch_size": _ROWS,
-    "num_train_epochs": "max_steps says when the training ends; RowStream(epochs=...) when its rows do",
+    "num_train_epochs": "max_steps sets the end of the training, RowStream(epochs=...) that of its rows",
     "include_num_input_tokens_seen": "inputs are plans, not token ids; StepMetrics of trainer_plugin.sft count tokens",
     "average_tokens_across_devices": "the loss is always of all ranks' tokens",
     "train_sampling_strategy": "rows come in the order of RowStream",
@@ -222,7 +224,7 @@ class LongVideoTrainer(Trainer):
         self._staging: Path | None = None
         self._staging_dir = StagingDir(Path(args.output_dir or "")) if args.save_strategy != SaveStrategy.NO else None
         super().__init__(model=model, args=args, train_dataset=_NoDataset(), **options)
-        # Tells the Trainer that the loss is divided by the step's tokens, not by the number of micro-batches.
+        # For the Trainer, this means that the loss is divided by the step's tokens, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> TrainOutput:
@@ -347,9 +349,7 @@ class LongVideoTrainer(Trainer):
             finite_step(self._losses, gradient_norm(self._long.parameters()))
         except NotFinite as error:
             samples = self._step.describe_samples(error)
-            raise BadStep(
-                f"step {self.state.global_step + 1}: {error}; nothing was learned from it; {samples}"
-            ) from error
+            raise BadStep(f"step {self.state.global_step + 1}: {error}; the step was not applied; {samples}") from error
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let the Trainer write the checkpoint to a staging directory, then rename it.

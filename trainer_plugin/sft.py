@@ -322,8 +322,8 @@ class Training:
         # Ranks that share a row name the same samples.
         named = list(dict.fromkeys(of_rows or [samples for _, samples in found]))
         return BadStep(
-            f"step {self.step + 1}: {error}; nothing was learned from it, and {checkpoint}; lower the learning rate, "
-            f"or look at the {'; '.join(named[:_RANKS_SHOWN])}"
+            f"step {self.step + 1}: {error}; the step was not applied, and {checkpoint}; lower the learning rate, "
+            f"or check the {'; '.join(named[:_RANKS_SHOWN])}"
         )
 
     def _resume(self) -> None:

@@ -93,10 +93,10 @@ def test_features_of_another_tower_or_of_other_frames_are_refused(alone, asked, 
     for other in ("seed=1", f"model={{path: {model_folder(tmp_path / 'model')}}}", "precision=bfloat16"):
         with pytest.raises(BadInput, match=rf"videos\.features\.tower is '{done.tower}', but this model's tower is"):
             curve(asked("other", reading(features, done.tower), other))
-        with pytest.raises(BadInput, match="other tower than asked; encode the videos into another folder"):
+        with pytest.raises(BadInput, match="other tower than requested; encode the videos into another folder"):
             encode(asked("unused", other), str(features))
     for other in ("videos.frames.max_frames=2", "videos.frames.max_video_tokens=8"):
-        with pytest.raises(BadInput, match="are of other frames or another size than asked"):
+        with pytest.raises(BadInput, match="are of other frames or another size than requested"):
             curve(asked("frames", reading(features, done.tower), other))
 
 
@@ -115,7 +115,7 @@ def test_all_ranks_refuse_a_single_file_of_another_tower(ranks, asked, tmp_path)
     (other / name).replace(own / name)
     errors, _ = ranks[2].outcomes(encode, asked("unused"), str(own))
     assert set(errors) == {0, 1}
-    assert all(f"BadInput: {own}/{name}: other tower than asked" in error for error in errors.values())
+    assert all(f"BadInput: {own}/{name}: other tower than requested" in error for error in errors.values())
 
 
 def test_the_command_says_what_to_write_into_the_recipe(url, films, tmp_path, caplog):

@@ -564,10 +564,8 @@ def not_finite(asked: Recipe, folder) -> tuple[str, bool]:
 def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(ranks, release, tmp_path):
     found = ranks[2].run(not_finite, recipe(tmp_path, release), tmp_path)
     messages = [message for message, _ in found]
-    init_distributed = (
-        "step 1: loss nan, gradient norm nan; nothing was learned from it; samples of this rank's rows that are"
-    )
-    assert all(message.startswith(init_distributed) for message in messages)
+    beginning = "step 1: loss nan, gradient norm nan; the step was not applied; samples of this rank's rows that are"
+    assert all(message.startswith(beginning) for message in messages)
     named = [set(message.partition("not finite: ")[2].split(", ")) for message in messages]
     assert named[0] and named[1] and named[0] != named[1]
     assert [unchanged for _, unchanged in found] == [True, True]
@@ -604,7 +602,7 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
         ),
         ({"auto_find_batch_size": True}, "auto_find_batch_size is True, but must keep its default: rows come packed"),
         ({"include_num_input_tokens_seen": "all"}, "include_num_input_tokens_seen is all, but must keep its default"),
-        ({"num_train_epochs": 1}, "num_train_epochs is 1, but must keep its default: max_steps says when"),
+        ({"num_train_epochs": 1}, "num_train_epochs is 1, but must keep its default: max_steps sets the end"),
         ({"dataloader_num_workers": 2}, "dataloader_num_workers is 2, but must keep its default: .* argument workers"),
         (
             {"accelerator_config": {"split_batches": True}},

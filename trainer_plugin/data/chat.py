@@ -86,7 +86,7 @@ class Chat:
         self._check_template()
 
     def turn(self, key: str, question: str, answer: str, reasoning: str | None = None) -> Turn:
-        """Token ids of a turn in which the user shows a video and asks a question about it.
+        """Token ids of a turn in which the user shows a video with a question about it.
 
         The prompt is what the template renders at inference, with the same `enable_thinking`. The answer is what the
         model is to generate after it. The chain of thought is taken as the template renders it: with its line breaks,

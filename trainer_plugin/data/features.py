@@ -67,7 +67,7 @@ class FeatureFolder:
         if clip.video.key in self._videos:
             raise BadInput(
                 f"{shown_uri(self.url)}: its features of video {clip.video.key} are of other frames or another size "
-                f"than asked ({len(clip.frame_times_us)} frames of {clip.size}); encode the videos for this recipe "
+                f"than requested ({len(clip.frame_times_us)} frames of {clip.size}); encode the videos for this recipe "
                 f"(python -m trainer_plugin.encode_features)"
             )
         return None
@@ -144,8 +144,8 @@ def _open_at_features(ref: FeatureRef, clip: VideoClip) -> Iterator[tuple[IO[byt
         expected = _description(clip, ref.tower)
         if other := [name for name in expected if stored.get(name) != expected[name]]:
             raise BadInput(
-                f"{shown_uri(ref.url)}: other {', '.join(other)} than asked; encode the videos into another folder, or "
-                f"remove the file"
+                f"{shown_uri(ref.url)}: other {', '.join(other)} than requested; encode the videos into another "
+                f"folder, or remove the file"
             )
         yield file, shape, dtype
 

@@ -87,8 +87,8 @@ def index_videos(url: str, split: Split, media: str | None = None) -> list[Index
     Only the headers and records of the tars are read.
 
     Args:
-        media: folder or URL of the videos, for a release that was published without media. The files are named as
-            `Sample.videos` says.
+        media: folder or URL of the videos, for a release that was published without media. The files are named as in
+            `Sample.videos`.
 
     Raises:
         BadInput: the release has no media and `media` is None; it has media and `media` is given; or as `read_videos`.

@@ -44,7 +44,7 @@ _LARGEST_FRAME_PIXELS = 100_000_000
 damage or an attack."""
 
 _ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-"""Accept titles in an old encoding, which say nothing about the frames. PyAV 19 needs no option for this."""
+"""Accept titles in an old encoding, which do not concern the frames. PyAV 19 needs no option for this."""
 
 _INDEXED_CONTAINERS = ("mov", "matroska")
 """Demuxers that seek to key frames, with correct timestamps after it. Others are decoded from the beginning."""
@@ -101,7 +101,7 @@ def read_frames(
         BadVideo: `missing`, `not_a_video`, `no_video_stream`, `too_large`, `no_timestamps` or `damaged` (it presents no
             frame, its container cannot seek, nothing decodes near a requested time, or it ends more than a second
             before one).
-        OSError: the storage failed, or the tar that holds the video is missing; neither says anything about the video.
+        OSError: the storage failed, or the tar that holds the video is missing; neither concerns the video.
     """
     frames = np.empty((len(times_us), *(square or size), 3), dtype=np.uint8)
     with _open_video(source) as (container, stream):
@@ -337,7 +337,7 @@ def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStre
 
 
 def _rotate_upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The frame's RGB pixels, shape [height, width, 3], mirrored and rotated as its display matrix says.
+    """The frame's RGB pixels, shape [height, width, 3], mirrored and rotated by its display matrix.
 
     Rotation is to the nearest quarter turn, as in `operators.video.decode.orientation`. Non-square pixels are kept;
     resizing corrects their aspect ratio.

@@ -417,7 +417,8 @@ def load_tensors(path: Path, model: LongVideoModel, optimizer: Optimizer, writte
     stored = run_on_all_ranks(read_names)
     rng_state = {name: tensor for name, tensor in _rng_state().items() if name in stored}
     load(tensors | rng_state, checkpoint_id=path)
-    _set_rng_state(rng_state)
+    for name, state in rng_state.items():
+        (torch.set_rng_state if ".cpu." in name else torch.cuda.set_rng_state)(state)
 
 
 def differences(saved: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -483,11 +484,6 @@ def _rng_state() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         states[f"chance.cuda.{rank}"] = torch.cuda.get_rng_state()
     return states
-
-
-def _set_rng_state(states: Mapping[str, Tensor]) -> None:
-    for name, state in states.items():
-        (torch.set_rng_state if ".cpu." in name else torch.cuda.set_rng_state)(state)
 
 
 def _check_config(stored: Mapping[str, Any], present: Mapping[str, Any], path: Path) -> None:

@@ -148,7 +148,7 @@ def adamw(
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The 2-norm of all gradients over all shards, a scalar that is the same on all ranks. Every rank must call it."""
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    squares = [torch.zeros((), device=_device(parameters))]
+    squares = [torch.zeros((), device=parameters[0].device if parameters else None)]
     squares += [norm.float() ** 2 for norm in torch._foreach_norm([_local(p.grad) for p in parameters])]
     total = torch.stack([square.to(squares[0].device) for square in squares]).sum()
     dist.all_reduce(total)
@@ -164,7 +164,3 @@ def clip_gradients(parameters: Iterable[nn.Parameter], norm: float, max_norm: fl
 def _local(tensor: Tensor | None) -> Tensor:
     assert tensor is not None
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _device(parameters: Sequence[nn.Parameter]) -> torch.device:
-    return parameters[0].device if parameters else torch.device("cpu")

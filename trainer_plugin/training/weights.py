@@ -342,7 +342,7 @@ def _check_not_quantized(source: ModelSource, config: PretrainedConfig) -> None:
     """Refuse quantized weights: the model has no scales and zero points, and rounded weights are unfit for training.
 
     Raises:
-        BadInput: config.json or a quantizer's file says that the weights are quantized.
+        BadInput: the weights are quantized, according to config.json or a quantizer's file.
     """
     values = config.to_dict()
     parts = [part for part in (values, *values.values()) if isinstance(part, dict)]

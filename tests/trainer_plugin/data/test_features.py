@@ -37,18 +37,18 @@ def test_features_of_something_else_are_never_used(tmp_path, other, what):
     if what is None:
         assert read_features(clip, 0, 1).shape == (8, 5)
         return
-    with pytest.raises(BadInput, match=rf"film\.\w+\.safetensors: other {what} than asked"):
+    with pytest.raises(BadInput, match=rf"film\.\w+\.safetensors: other {what} than requested"):
         read_features(clip, 0, 1)
-    with pytest.raises(BadInput, match="of video film are of other frames or another size than asked"):
+    with pytest.raises(BadInput, match="of video film are of other frames or another size than requested"):
         FeatureFolder(str(tmp_path), "tower").find(replace(CLIP, **other))
 
 
 def test_nor_those_of_another_tower(tmp_path):
     FeatureFolder(str(tmp_path), "before training").write(CLIP, torch.zeros(24, 5))
     folder = FeatureFolder(str(tmp_path), "after training")
-    with pytest.raises(BadInput, match="other tower than asked; encode the videos into another folder"):
+    with pytest.raises(BadInput, match="other tower than requested; encode the videos into another folder"):
         read_features(replace(CLIP, features=folder.find(CLIP)), 0, 1)
-    with pytest.raises(BadInput, match="other tower than asked"):
+    with pytest.raises(BadInput, match="other tower than requested"):
         folder.check([CLIP])
     FeatureFolder(str(tmp_path), "before training").check([CLIP])
 

@@ -149,11 +149,10 @@ def test_frames_that_the_family_does_not_take_are_refused_by_name(tmp_path):
     assert unusable.value.reason == "frame_size"
 
 
-def test_a_question_that_spells_the_video_token_is_refused(url, monkeypatch):
-    dataset = dataset_of(url)
-    monkeypatch.setattr(ReleaseDataset, "_question", lambda self, sample: "What is <|video|>?")
+def test_a_question_that_spells_the_video_token_is_refused(tmp_path):
+    url = release_of(tmp_path, [make_video("film")], media=Media.NONE, problem="What is <|video|>?")
     with pytest.raises(UnusableSample, match=r"sample q\d+: its text holds the special token '<\|video\|>'"):
-        dataset.length(0, 10_000)
+        dataset_of(url).length(1, 10_000)
 
 
 @pytest.mark.parametrize("config", [Qwen2_5_VLConfig, Qwen3VLConfig, SmolVLMConfig])

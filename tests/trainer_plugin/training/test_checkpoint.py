@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -497,6 +498,20 @@ def text_between_videos(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str
 def test_what_had_no_gradient_in_some_steps_goes_on_exactly(ranks, tmp_path):
     straight, resumed = ranks[1].run(text_between_videos, tmp_path / "state")[0]
     assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+
+
+def test_run_state_of_an_earlier_version_loads(run, release):
+    """Version 0.1 named the skipped samples `left_out`, and wrote no hashes."""
+    folder = run / "checkpoints" / "step-00000001"
+    state = json.loads((folder / "state.json").read_text())
+    assert state.pop("skipped") == {}
+    (folder / "state.json").write_text(json.dumps({**state, "left_out": {"q": "missing"}}))
+    (folder / "files.json").unlink()
+    with Training(recipe(run, release, "steps=2")) as training:
+        assert training.step == 1
+        assert training.skipped == {"q": "missing"}
+        saved = json.loads((training.save() / "state.json").read_text())
+    assert saved["skipped"] == {"q": "missing"}
 
 
 def test_a_look_at_a_loss_before_it_is_saved_changes_nothing(alone, release, tmp_path):

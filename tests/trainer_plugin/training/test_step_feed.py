@@ -27,7 +27,7 @@ EVERYONE = frozenset({0, 1})
 class Films:
     """Samples `s0` to `s3`, as long as a row each, about videos in a folder.
 
-    Ranks in `blind` look for the video of `s2` where there is none.
+    For ranks in `blind`, the video of `s2` is missing.
     """
 
     folder: Path
@@ -117,7 +117,7 @@ def test_step_feed_masks_a_sample_on_all_ranks_that_one_of_them_cannot_decode(ra
     assert sorted(counts for _, *counts in steps) == [[SUPERVISED, 1, SUPERVISED], [2 * SUPERVISED, 2, 2 * SUPERVISED]]
 
 
-def test_step_feed_tells_all_ranks_what_one_skips(ranks, folder):
+def test_step_feed_reports_on_all_ranks_what_one_skips(ranks, folder):
     (one, skipped, _), (other, also_skipped, _) = ranks[2].run(all_steps, Films(folder, EVERYONE), 1, 1)
     assert skipped == also_skipped == {"s2": "missing"}
     assert sorted(key for steps in (one, other) for keys, *_ in steps for key in keys) == ["s0", "s1", "s3"]
@@ -145,13 +145,13 @@ def test_step_feed_refuses_data_of_which_nothing_can_be_decoded(ranks, tmp_path)
     assert all(error.startswith(message) for error in ranks[2].run(refuse_all, Films(tmp_path)))
 
 
-def interrupted_at_once(films: Films) -> tuple[bool, int]:
+def interrupt_after_a_skip(films: Films) -> tuple[bool, int]:
     with feed_of(stream_of(films, 2), 2) as feed:
         return feed.next_step(1, lambda: True) is None, len(feed.skipped)
 
 
 def test_step_feed_ends_when_it_is_interrupted_between_skipped_steps(ranks, tmp_path):
-    assert ranks[2].run(interrupted_at_once, Films(tmp_path)) == [(True, 1)] * 2
+    assert ranks[2].run(interrupt_after_a_skip, Films(tmp_path)) == [(True, 1)] * 2
 
 
 def recovered(films: Films) -> list[dict[str, str]]:
