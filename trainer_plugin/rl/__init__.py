@@ -1,0 +1,1 @@
+"""Reinforcement learning: advantages, losses and rollout correction as pure functions of tensors."""
