@@ -57,14 +57,14 @@ RunUrl = Annotated[str, typer.Argument(help="{out}/runs/{run id}")]
 def main() -> None:
     """Entry point of `lvr`: run a command, and turn known failures into a message and an exit status."""
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _leave)
+        signal.signal(signum, _exit_interrupted)
     try:
         if (
             app(sys.argv[1:] or ["--help"], standalone_mode=False) == INTERRUPTED_STATUS
         ):  # typer's return value after a KeyboardInterrupt
-            _leave()
+            _exit_interrupted()
     except (KeyboardInterrupt, typer.Abort):
-        _leave()
+        _exit_interrupted()
     except Outage as outage:
         _fail(str(outage), OUTAGE_STATUS)
     except BadInput as error:
@@ -73,7 +73,7 @@ def main() -> None:
         _fail(error.format_message(), BAD_INPUT_STATUS)
 
 
-def _leave(*_: object) -> None:
+def _exit_interrupted(*_: object) -> None:
     """Kill all children and exit immediately, without waiting for threads. Also used as a signal handler.
 
     The message is written directly to the file descriptor, because the signal may have interrupted a print.
@@ -202,7 +202,7 @@ def publish(run: RunUrl) -> None:
     published = publish_run(folder)
     release = published.release
     if met := temporary_rejects(folder):
-        typer.echo(_left_to_the_next_run(met), err=True)
+        typer.echo(_describe_faults(met), err=True)
     _json_line(
         {"name": release.name, "version": release.version, "url": published.url, "is_new": published.is_new,
          "samples": release.samples, "videos": release.videos}
@@ -284,14 +284,14 @@ def _build_and_show(config: BuildConfig, concurrent_partitions: int = 2) -> None
 
     console = Console()
     started = time.monotonic()
-    with _shown_progress(console) as report:
+    with _show_progress(console) as report:
         result = run_build(config, concurrent_partitions=concurrent_partitions, report=report)
     show_build(console, result.folder, result.published.release, time.monotonic() - started)
     if met := temporary_rejects(result.folder):
-        raise Outage(_left_to_the_next_run(met))
+        raise Outage(_describe_faults(met))
 
 
-def _left_to_the_next_run(met: list[Reject]) -> str:
+def _describe_faults(met: list[Reject]) -> str:
     return (
         f"videos skipped because of faults of the machine: {len({reject.key for reject in met})}; fix its disk, mount "
         f"or memory and build again:\n" + "\n".join(f"  {reject.message}" for reject in met[:MAX_FAULTS_SHOWN])
@@ -311,7 +311,7 @@ def _json_line(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def _shown_progress(console: Console) -> Iterator[Callable[[StageProgress], None]]:
+def _show_progress(console: Console) -> Iterator[Callable[[StageProgress], None]]:
     """Show the progress of the stages, as bars on a terminal and as lines in a file or pipe.
 
     Yields the function to call with each `StageProgress`.
@@ -329,7 +329,7 @@ def _shown_progress(console: Console) -> Iterator[Callable[[StageProgress], None
 
     def print_at_intervals() -> None:
         while not ended.wait(LINE_SECONDS):
-            lines.tell()
+            lines.print_running()
 
     clock = threading.Thread(target=print_at_intervals)
     clock.start()
@@ -343,7 +343,7 @@ def _shown_progress(console: Console) -> Iterator[Callable[[StageProgress], None
 
 
 class _Lines(logging.Handler):
-    """Prints a line when a stage starts or ends, for each log record, and on `tell` for each running stage."""
+    """Prints a line when a stage starts or ends, for each log record, and on `print_running` for each running stage."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -359,7 +359,7 @@ class _Lines(logging.Handler):
         else:
             self._under_way.pop((progress.stage, progress.partition), None)
 
-    def tell(self) -> None:
+    def print_running(self) -> None:
         for line in [str(progress) for progress in list(self._under_way.values())] or ["no stage is running"]:
             self._print(line)
 

@@ -63,7 +63,7 @@ class LvrCommandOperator(BaseOperator):
         :raises AirflowFailException: the configuration or the input is wrong, so that a retry would not help
         :raises AirflowException: an outage, a crash or an expired watchdog; Airflow retries the task
         """
-        finished = self._watched(context, arguments)
+        finished = self._run_watched(context, arguments)
         if finished.status == BAD_INPUT_STATUS:
             raise AirflowFailException(finished.tail)
         if finished.status:
@@ -74,12 +74,12 @@ class LvrCommandOperator(BaseOperator):
         if self._watcher is not None:
             stop_supervised(self._watcher)
 
-    def _watched(self, context: Context, arguments: Sequence[str]) -> Finished:
+    def _run_watched(self, context: Context, arguments: Sequence[str]) -> Finished:
         try:
             environment = command_environment()
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
-        progress = _Progress(context, self.log.warning)
+        progress = _ProgressStore(context, self.log.warning)
 
         def on_line(line: str) -> None:
             self.log.info(line)
@@ -266,7 +266,7 @@ def _newest_release(context: Context) -> dict[str, Any]:
     return builds[-1]
 
 
-class _Progress:
+class _ProgressStore:
     """Stores a task's newest progress line, which the UI and the REST API show while the task runs.
 
     The line goes into the task's state store. A line that cannot be stored is dropped, and the first such failure is

@@ -10,11 +10,10 @@ from operators.execution.rejects import RejectGroup, group_by_reason, read_rejec
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.models.journal import Journal
 from operators.models.session import MEASURED, resolve
-from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder
 from schemas.config import ModelConfig, Role
 from schemas.errors import BadInput
-from schemas.run import Commit, Run
+from schemas.run import Run
 from schemas.tables import Reject
 
 
@@ -78,12 +77,8 @@ def forget_rejects(folder: RunFolder, stage: str | None = None, reason: str | No
             if current is None:
                 continue
             if again := [each for each in read_rejects(folder.store, current) if reason in (None, each.reason)]:
-                _forget(folder.store, record.stage, unit, current, again)
+                requests = [reject.request_sha256 for reject in again if reject.request_sha256]
+                with Journal(f"{folder.store.url}/journal/{record.stage}/{unit}") as journal:
+                    journal.forget(requests, keys=[reject.key for reject in again])
+                folder.store.forget_commit(record.stage, current.key_sha256)
     return group_by_reason((reject.stage, reject.reason, reject.message) for reject in matching)
-
-
-def _forget(store: Store, stage: str, unit: str, commit: Commit, rejects: list[Reject]) -> None:
-    requests = [reject.request_sha256 for reject in rejects if reject.request_sha256]
-    with Journal(f"{store.url}/journal/{stage}/{unit}") as journal:
-        journal.forget(requests, keys=[reject.key for reject in rejects])
-    store.forget_commit(stage, commit.key_sha256)

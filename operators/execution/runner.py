@@ -296,8 +296,10 @@ def _produce(
 
 def _system_error(key: StageKey, item: WorkItem, error: OSError) -> str:
     files = ", ".join(shown_uri(source.uri) for source in item.sources)
-    told = without_secrets(str(error), item.files.addresses.values())
-    return f"{key.unit}: {key.stage} of {files}: {told}; check the file and its disk or mount, the next run tries again"
+    problem = without_secrets(str(error), item.files.addresses.values())
+    return (
+        f"{key.unit}: {key.stage} of {files}: {problem}; check the file and its disk or mount, the next run tries again"
+    )
 
 
 def _item_reject(key: StageKey, reason: str, message: str) -> Reject:

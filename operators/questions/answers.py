@@ -109,14 +109,14 @@ def same_texts(answer: str, right: str) -> bool:
     A few wrong letters are accepted, but digits must agree, and an answer with additional texts is wrong.
     """
     texts = _QUOTED.findall(right) or [right]
-    said = _QUOTED.findall(answer) or _CURLY_QUOTED.findall(answer)
+    named = _QUOTED.findall(answer) or _CURLY_QUOTED.findall(answer)
     if len(texts) == 1:
-        wholes = (answer, _FRAME.sub("", answer), *(said if len(said) == 1 else ()))
+        wholes = (answer, _FRAME.sub("", answer), *(named if len(named) == 1 else ()))
         return any(_alike(each, texts[0]) for each in wholes)
-    if not said:
-        said = [_ITEM.sub("", each) for each in _BREAK.split(answer) if text_key(each)]
-    if len(said) == len(texts):
-        return all(map(_alike, said, texts))
+    if not named:
+        named = [_ITEM.sub("", each) for each in _BREAK.split(answer) if text_key(each)]
+    if len(named) == len(texts):
+        return all(map(_alike, named, texts))
     return text_key(_BREAK.sub("", answer)) == text_key(_BREAK.sub("", right))
 
 

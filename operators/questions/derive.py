@@ -41,7 +41,7 @@ MIN_DIFFERENCE_US = 3_000_000
 """Minimum difference of durations that are compared, and maximum uncertainty of a duration that is an answer."""
 MIN_APART_US = 10_000_000
 """Minimum distance between the times that are options of one question."""
-MOST_BETWEEN = 9
+MAX_BETWEEN = 9
 """Maximum number of texts between two others that a question asks to count."""
 _TWINS = 0.9
 """Similarity from which two texts are easily mistaken for each other, unless their digits differ."""
@@ -93,11 +93,11 @@ def derive(timeline: Timeline, kinds: Sequence[QuestionKind], per_template: int,
             if able:
                 kind = min(able, key=lambda kind: (asked[kind], kind is QuestionKind.OPEN))
                 asked[kind] += 1
-                derived.append(_ask(template, fact, kind, rng))
+                derived.append(_phrase_question(template, fact, kind, rng))
     return derived
 
 
-def _ask(template: Template, fact: Fact, kind: QuestionKind, rng: Random) -> Derived:
+def _phrase_question(template: Template, fact: Fact, kind: QuestionKind, rng: Random) -> Derived:
     options = [fact.answer, *fact.wrong] if kind is QuestionKind.CHOICE else []
     rng.shuffle(options)
     question = question_text(template, fact.subjects, kind, rng)
@@ -116,7 +116,9 @@ class _Film:
         self.readable = [occurrence for occurrence in self.all if self._is_readable(occurrence)]
         self.once = [occurrence for occurrence in self.readable if self.shown[occurrence.key] == 1]
         self.askable = frozenset(self.once)
-        self.lasting = [each for each in self.once if each.start_seen and each.end_seen and self._watched(each)]
+        self.lasting = [
+            each for each in self.once if each.start_seen and each.end_seen and self._is_sampled_throughout(each)
+        ]
 
     def facts(self) -> dict[Template, list[Fact]]:
         return {
@@ -146,7 +148,7 @@ class _Film:
         broken = any(not each.continuous and each.start_us <= end_us and each.end_us >= start_us for each in self.all)
         return not broken and self.timeline.has_samples(start_us, end_us)
 
-    def _watched(self, occurrence: Occurrence) -> bool:
+    def _is_sampled_throughout(self, occurrence: Occurrence) -> bool:
         return self.timeline.has_samples(occurrence.earliest_start_us, occurrence.latest_end_us)
 
     def _orders(self) -> list[Fact]:
@@ -205,7 +207,7 @@ class _Film:
         """Facts about how many texts appear between two others."""
         facts = []
         for first in range(len(self.all)):
-            for last in range(first + 3, min(first + MOST_BETWEEN + 2, len(self.all))):
+            for last in range(first + 3, min(first + MAX_BETWEEN + 2, len(self.all))):
                 inside = self.all[first : last + 1]
                 if (
                     self._are_neighbours(first, last)

@@ -19,32 +19,32 @@ from schemas.tables import Caption, Derivation, Template
 
 def rederive_answer(derivation: Derivation, captions: Sequence[Caption]) -> str | None:
     """The answer to a programmatic question from the captions of its video; None when they do not determine it."""
-    looks = _Looks(captions)
+    samples = _SampleTimes(captions)
     keys = [text_key(subject) for subject in derivation.subjects]
-    if not keys or any(key not in looks.seen for key in keys):
+    if not keys or any(key not in samples.seen for key in keys):
         return None
     match derivation.template:
         case Template.ORDER:
-            return looks.order(derivation.subjects)
+            return samples.order(derivation.subjects)
         case Template.AFTER:
-            return looks.neighbour(keys[0], step=1)
+            return samples.neighbour(keys[0], step=1)
         case Template.BEFORE:
-            return looks.neighbour(keys[0], step=-1)
+            return samples.neighbour(keys[0], step=-1)
         case Template.COUNT:
-            return str(len(looks.showings(keys[0])) if len(keys) == 1 else looks.between(keys[0], keys[1]))
-        case Template.DURATION if not all(looks.came(key) and looks.went(key) for key in keys):
+            return str(len(samples.showings(keys[0])) if len(keys) == 1 else samples.between(keys[0], keys[1]))
+        case Template.DURATION if not all(samples.came(key) and samples.went(key) for key in keys):
             return None
         case Template.DURATION:
-            return about_seconds(looks.duration(keys[0])) if len(keys) == 1 else looks.longest(derivation.subjects)
-        case Template.WHEN if not looks.came(keys[0]):
+            return about_seconds(samples.duration(keys[0])) if len(keys) == 1 else samples.longest(derivation.subjects)
+        case Template.WHEN if not samples.came(keys[0]):
             return None
         case Template.WHEN:
-            return format_time(looks.seen[keys[0]][0])
+            return format_time(samples.seen[keys[0]][0])
         case Template.REGION:
-            return looks.place(keys[0])
+            return samples.place(keys[0])
 
 
-class _Looks:
+class _SampleTimes:
     """The sample times at which each text was visible."""
 
     def __init__(self, captions: Sequence[Caption]) -> None:
@@ -52,11 +52,11 @@ class _Looks:
         self.readings = [reading for caption in captions for reading in caption.screen_texts]
         seen: dict[str, set[int]] = {}
         for caption in captions:
-            for look in caption.frame_times_us:
+            for time_us in caption.frame_times_us:
                 for reading in caption.screen_texts:
-                    if reading.start_us <= look < reading.end_us:
-                        seen.setdefault(text_key(reading.text), set()).add(look)
-        self.seen = {key: sorted(looks) for key, looks in seen.items()}
+                    if reading.start_us <= time_us < reading.end_us:
+                        seen.setdefault(text_key(reading.text), set()).add(time_us)
+        self.seen = {key: sorted(times) for key, times in seen.items()}
 
     def spelling(self, key: str) -> str:
         """The reading of a text with the highest confidence."""

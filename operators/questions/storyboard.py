@@ -40,16 +40,16 @@ def storyboard(captions: Sequence[Caption], tokens: int) -> str:
     At least one line is kept, even if it exceeds the budget.
     """
     lines = [_line(caption) for caption in sorted(captions, key=lambda caption: caption.start_us)]
-    kept = _kept(lines, tokens * CHARACTERS_PER_TOKEN)
+    kept = _select_lines(lines, tokens * CHARACTERS_PER_TOKEN)
     shown: list[str] = []
-    left_out = 0
+    dropped = 0
     for index, line in enumerate(lines):
         if index not in kept:
-            left_out += 1
+            dropped += 1
             continue
-        shown += [_gap(left_out), line] if left_out else [line]
-        left_out = 0
-    return "\n".join([*shown, _gap(left_out)] if left_out else shown)
+        shown += [_gap(dropped), line] if dropped else [line]
+        dropped = 0
+    return "\n".join([*shown, _gap(dropped)] if dropped else shown)
 
 
 def within(captions: Sequence[Caption], spans: Sequence[Span]) -> list[Caption]:
@@ -72,7 +72,7 @@ def _line(caption: Caption) -> str:
     return f"{start} - {end}: {seen}{texts}{speech}"
 
 
-def _kept(lines: Sequence[str], characters: int) -> frozenset[int]:
+def _select_lines(lines: Sequence[str], characters: int) -> frozenset[int]:
     """Indexes of the most lines, evenly spread, that fit into a number of characters; at least one."""
     most, fewest = len(lines), 1
     while fewest < most:

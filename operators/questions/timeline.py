@@ -128,20 +128,20 @@ def sample_times_of(captions: Iterable[Caption]) -> tuple[int, ...]:
 
 def read_timeline(captions: Sequence[Caption]) -> Timeline:
     """Build the timeline of a video from its captions (at least one, in any order)."""
-    looks = sample_times_of(captions)
+    sample_times = sample_times_of(captions)
     start_us, end_us = min(each.start_us for each in captions), max(each.end_us for each in captions)
     by_key: dict[str, list[ScreenText]] = {}
     for caption in captions:
         for reading in caption.screen_texts:
             by_key.setdefault(text_key(reading.text), []).append(reading)
     occurrences = [
-        _occurrence(key, showing, looks, start_us, end_us)
+        _occurrence(key, showing, sample_times, start_us, end_us)
         for key, readings in by_key.items()
         if key
         for showing in _showings(sorted(readings, key=lambda reading: (reading.start_us, reading.end_us)))
     ]
     occurrences.sort(key=lambda occurrence: (occurrence.start_us, occurrence.end_us, occurrence.key))
-    return Timeline(start_us, end_us, looks, tuple(occurrences))
+    return Timeline(start_us, end_us, sample_times, tuple(occurrences))
 
 
 def _third(position: float) -> int | None:
@@ -164,11 +164,11 @@ def _showings(readings: Sequence[ScreenText]) -> list[list[ScreenText]]:
 
 
 def _occurrence(
-    key: str, showing: Sequence[ScreenText], looks: Sequence[int], start_us: int, end_us: int
+    key: str, showing: Sequence[ScreenText], sample_times: Sequence[int], start_us: int, end_us: int
 ) -> Occurrence:
     first, last = showing[0].start_us, max(reading.end_us for reading in showing)
-    before, after = bisect_left(looks, first), bisect_left(looks, last)
-    inside = looks[before:after]
+    before, after = bisect_left(sample_times, first), bisect_left(sample_times, last)
+    inside = sample_times[before:after]
     regions = {region_of(reading.box) for reading in showing}
     best = max(showing, key=lambda reading: (reading.score, -reading.start_us))
     return Occurrence(
@@ -176,17 +176,17 @@ def _occurrence(
         key=key,
         start_us=first,
         end_us=last,
-        earliest_start_us=looks[before - 1] if before else start_us,
+        earliest_start_us=sample_times[before - 1] if before else start_us,
         latest_start_us=inside[0] if inside else first,
         earliest_end_us=inside[-1] if inside else first,
-        latest_end_us=looks[after] if after < len(looks) else max(end_us, last),
+        latest_end_us=sample_times[after] if after < len(sample_times) else max(end_us, last),
         start_seen=before > 0,
-        end_seen=after < len(looks),
+        end_seen=after < len(sample_times),
         score=sum(reading.score for reading in showing) / len(showing),
         region=regions.pop() if len(regions) == 1 else None,
-        continuous=all(_shown(showing, look) for look in inside),
+        continuous=all(_is_shown(showing, time_us) for time_us in inside),
     )
 
 
-def _shown(showing: Sequence[ScreenText], look: int) -> bool:
-    return any(reading.start_us <= look < reading.end_us for reading in showing)
+def _is_shown(showing: Sequence[ScreenText], time_us: int) -> bool:
+    return any(reading.start_us <= time_us < reading.end_us for reading in showing)

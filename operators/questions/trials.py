@@ -125,15 +125,15 @@ def run_trials(
             for answer, right in zip(answers[own], verdicts[own], strict=True)
             if answer is not None and right is not None
         ]
-        said = (*replies[own], *judged[own])
+        own_replies = (*replies[own], *judged[own])
         results.append(
             TrialResult(
                 question=spec.question,
                 check=check,
                 answers=tuple(answer for answer, _ in answered),
                 right=tuple(right for _, right in answered),
-                refusals=tuple(reply for reply in said if isinstance(reply, Refusal)),
-                provenance=tuple(reply.provenance for reply in said if isinstance(reply, Answer)),
+                refusals=tuple(reply for reply in own_replies if isinstance(reply, Refusal)),
+                provenance=tuple(reply.provenance for reply in own_replies if isinstance(reply, Answer)),
             )
         )
     return results

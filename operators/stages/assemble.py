@@ -43,7 +43,7 @@ def run(
             continue  # an earlier stage has rejected and counted it
         split = split_of[question.video_id]
         if split is Split.RL and difficulty.correct in (0, difficulty.n):
-            yield _without_signal(context, question, difficulty)
+            yield _reject_without_signal(context, question, difficulty)
             continue
         yield make_sample(
             context,
@@ -150,7 +150,7 @@ def near_duplicate_groups(videos: Sequence[Video], max_bits: int) -> list[list[V
     return [[ordered[member] for member in np.flatnonzero(group == leader)] for leader in np.unique(group)]
 
 
-def _without_signal(context: Context, question: Question, difficulty: Trial) -> Reject:
+def _reject_without_signal(context: Context, question: Question, difficulty: Trial) -> Reject:
     reason = "always_right" if difficulty.correct else "always_wrong"
     return context.reject(
         question.question_id,

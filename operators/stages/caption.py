@@ -103,7 +103,7 @@ def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator
     fps = context.config.caption.text_fps
     path = fetch_frame_source(context, video, fps, MEASURED_SIDE)
     counts = [max(1, round((clip.end_us - clip.start_us) * fps / 1_000_000)) for clip in clips]
-    pace = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
+    progress = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
     for clip, samples in zip(
         clips, sample_clip_frames(path, clips, counts, MEASURED_SIDE, MEASURED_MULTIPLE), strict=True
     ):
@@ -115,11 +115,11 @@ def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator
             faces=tuple(detector.detect(samples[i].rgb, samples[i].time_us) for i in searched),
             readings=tuple((each.cell, reader.read(each.rgb)) for each in samples),
         )
-        pace.update(clip.end_us)
+        progress.update(clip.end_us)
 
 
 @dataclass(frozen=True)
-class Inquiry:
+class ClipRequest:
     """The request to the captioner for one clip, and the data that is needed to interpret its answer."""
 
     clip: Clip
@@ -141,16 +141,18 @@ def _describe_clips(
         context, video, settings.frames_per_clip / context.config.split.clip_seconds, settings.frame_side
     )
     sampled = sample_clip_frames(path, clips, counts, settings.frame_side)
-    inquiries = [_inquiry(context, clip, samples, notes) for clip, samples in zip(clips, sampled, strict=True)]
-    answers = context.models[Role.CAPTIONER].call([each.request for each in inquiries])
-    for inquiry, answer in zip(inquiries, answers, strict=True):
+    requests = [_make_request(context, clip, samples, notes) for clip, samples in zip(clips, sampled, strict=True)]
+    answers = context.models[Role.CAPTIONER].call([each.request for each in requests])
+    for clip_request, answer in zip(requests, answers, strict=True):
         if isinstance(answer, Refusal):
-            yield context.refuse(f"clip {inquiry.clip.clip_id}", answer)
+            yield context.refuse(f"clip {clip_request.clip.clip_id}", answer)
         else:
-            yield _read_caption(video, inquiry, answer, notes)
+            yield _read_caption(video, clip_request, answer, notes)
 
 
-def _inquiry(context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: Sequence[Annotation]) -> Inquiry:
+def _make_request(
+    context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: Sequence[Annotation]
+) -> ClipRequest:
     prompt = context.prompts["caption"]
     hints = [
         {"kind": note.kind, "start": format_time(note.start_us), "end": format_time(note.end_us), "text": note.text}
@@ -161,7 +163,7 @@ def _inquiry(context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: 
     )
     frames = encode_frames(samples)
     height, width = samples[0].rgb.shape[:2]
-    return Inquiry(
+    return ClipRequest(
         clip=clip,
         request=Request(clip.clip_id, prompt, text, frames, seed=context.seed("caption", clip.clip_id)),
         cells=tuple(each.cell for each in samples),
@@ -171,7 +173,7 @@ def _inquiry(context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: 
     )
 
 
-def _read_caption(video: Video, inquiry: Inquiry, answer: Answer, notes: Sequence[Annotation]) -> Caption:
+def _read_caption(video: Video, clip_request: ClipRequest, answer: Answer, notes: Sequence[Annotation]) -> Caption:
     """The captioner's answer as a caption.
 
     Objects and texts with times outside the clip or boxes outside the picture are dropped. The provenance keeps the raw
@@ -180,35 +182,39 @@ def _read_caption(video: Video, inquiry: Inquiry, answer: Answer, notes: Sequenc
     description = cast(ClipDescription, answer.value)
     return _caption(
         video,
-        inquiry.clip,
+        clip_request.clip,
         notes,
         text=description.text,
-        objects=tuple(thing for seen in description.objects if (thing := _object(inquiry, seen))),
-        screen_texts=tuple(words for seen in description.on_screen_text if (words := _screen_text(inquiry, seen))),
-        colours=inquiry.colours,
-        times_us=tuple(frame.time_us for frame in inquiry.request.frames),
+        objects=tuple(thing for seen in description.objects if (thing := _object(clip_request, seen))),
+        screen_texts=tuple(words for seen in description.on_screen_text if (words := _screen_text(clip_request, seen))),
+        colours=clip_request.colours,
+        times_us=tuple(frame.time_us for frame in clip_request.request.frames),
         status=CaptionStatus.TRUNCATED if answer.truncated else CaptionStatus.OK,
         provenance=answer.provenance,
     )
 
 
-def _object(inquiry: Inquiry, seen: SeenObject) -> DetectedObject | None:
-    index, box = _frame_index(inquiry, seen.time), _box(inquiry, seen.box)
+def _object(clip_request: ClipRequest, seen: SeenObject) -> DetectedObject | None:
+    index, box = _frame_index(clip_request, seen.time), _box(clip_request, seen.box)
     if index is None or box is None or not seen.label.strip():
         return None
-    time_us = inquiry.request.frames[index].time_us
+    time_us = clip_request.request.frames[index].time_us
     return DetectedObject(label=seen.label.strip(), box=box, time_us=time_us, score=UNSCORED)
 
 
-def _screen_text(inquiry: Inquiry, seen: SeenText) -> ScreenText | None:
-    first, last, box = _frame_index(inquiry, seen.first), _frame_index(inquiry, seen.last), _box(inquiry, seen.box)
+def _screen_text(clip_request: ClipRequest, seen: SeenText) -> ScreenText | None:
+    first, last, box = (
+        _frame_index(clip_request, seen.first),
+        _frame_index(clip_request, seen.last),
+        _box(clip_request, seen.box),
+    )
     if first is None or last is None or last < first or box is None or not seen.text.strip():
         return None
-    start_us, end_us = inquiry.cells[first].start_us, inquiry.cells[last].end_us
+    start_us, end_us = clip_request.cells[first].start_us, clip_request.cells[last].end_us
     return ScreenText(start_us=start_us, end_us=end_us, text=seen.text.strip(), box=box, score=UNSCORED)
 
 
-def _frame_index(inquiry: Inquiry, words: str) -> int | None:
+def _frame_index(clip_request: ClipRequest, words: str) -> int | None:
     """Index of the frame nearest to a time such as `01:12.40`; None when it is not a time inside the clip."""
     # The digits are bounded because an endless number from the model would become infinite.
     match = re.fullmatch(r"\[?((?:\d{1,6}:){0,2}\d{1,6}(?:\.\d{1,20})?)\]?", words.strip())
@@ -216,19 +222,19 @@ def _frame_index(inquiry: Inquiry, words: str) -> int | None:
         return None
     parts = reversed(match[1].split(":"))
     time_us = round(sum(float(part) * 60**power for power, part in enumerate(parts)) * 1_000_000)
-    if not inquiry.clip.start_us - SHOWN_STEP_US < time_us < inquiry.clip.end_us:
+    if not clip_request.clip.start_us - SHOWN_STEP_US < time_us < clip_request.clip.end_us:
         return None
-    frames = inquiry.request.frames
+    frames = clip_request.request.frames
     return min(range(len(frames)), key=lambda i: abs(frames[i].time_us - time_us))
 
 
-def _box(inquiry: Inquiry, corners: Sequence[float]) -> Box | None:
+def _box(clip_request: ClipRequest, corners: Sequence[float]) -> Box | None:
     """A box from corners in fractions or, if any exceeds 2, in pixels; None when it lies outside the picture."""
     if len(corners) != 4:
         return None
     in_pixels = max(corners) > 2
     x0, y0, x1, y1 = corners
-    scale_x, scale_y = (inquiry.width, inquiry.height) if in_pixels else (1, 1)
+    scale_x, scale_y = (clip_request.width, clip_request.height) if in_pixels else (1, 1)
     edges = (x0 / scale_x, y0 / scale_y, x1 / scale_x, y1 / scale_y)
     if not all(-BOX_SLACK <= edge <= 1 + BOX_SLACK for edge in edges) or x1 <= x0 or y1 <= y0:
         return None

@@ -45,34 +45,34 @@ def run(context: Context, sources: list[Source]) -> Iterator[Video | Reject]:
                 )
             folder = context.scratch / "made"  # separate from the fetched source, whatever the source's name is
             folder.mkdir(exist_ok=True)
-            pace = ProgressLogger(f"{context.stage} {source.source_id}", measured.duration_us)
+            progress = ProgressLogger(f"{context.stage} {source.source_id}", measured.duration_us)
             split = context.config.split
-            watched = decode_once(measured, split, folder / "proxy.mp4", pace.update, context.cores)
-            yield from _loss(context, source, watched)
-            yield _video(context, source, fetched, watched, folder)
+            decoded = decode_once(measured, split, folder / "proxy.mp4", progress.update, context.cores)
+            yield from _reject_unreadable_part(context, source, decoded)
+            yield _video(context, source, fetched, decoded, folder)
         except UnreadableVideo as error:
             yield context.reject(source.source_id, error.reason, f"{source.source_id}: {error}")
 
 
-def _loss(context: Context, source: Source, watched: DecodedVideo) -> Iterator[Reject]:
+def _reject_unreadable_part(context: Context, source: Source, decoded: DecodedVideo) -> Iterator[Reject]:
     """Yield a reject in addition to the video when a part of it is missing or unreadable.
 
     Raises:
         UnreadableVideo: with reason `damaged`, half of the video or more is lost.
     """
-    measured = watched.video
+    measured = decoded.video
     promised_us = measured.duration_us + measured.index.missing_us
-    lost_us = measured.index.missing_us + watched.analysis.unreadable_us
-    told = f"{lost_us / SECOND_US:.1f} s of {promised_us / SECOND_US:.1f} s cannot be read"
+    lost_us = measured.index.missing_us + decoded.analysis.unreadable_us
+    loss = f"{lost_us / SECOND_US:.1f} s of {promised_us / SECOND_US:.1f} s cannot be read"
     if 2 * lost_us >= promised_us:
-        raise UnreadableVideo("damaged", f"{measured.path.name}: {told}; fetch it again")
+        raise UnreadableVideo("damaged", f"{measured.path.name}: {loss}; fetch it again")
     if lost_us:
-        message = f"{source.source_id}: {told}; the rest is used, fetch the file again to have it whole"
+        message = f"{source.source_id}: {loss}; the rest is used, fetch the file again to have it whole"
         yield context.reject(source.source_id, "partly_damaged", message)
 
 
-def _video(context: Context, source: Source, fetched: Path, watched: DecodedVideo, folder: Path) -> Video:
-    measured, analysis = watched.video, watched.analysis
+def _video(context: Context, source: Source, fetched: Path, decoded: DecodedVideo, folder: Path) -> Video:
+    measured, analysis = decoded.video, decoded.analysis
     index = measured.index
     columns = folder / "analysis.npz"
     write_analysis(analysis, columns)
@@ -114,7 +114,7 @@ def _video(context: Context, source: Source, fetched: Path, watched: DecodedVide
         audio_tracks=measured.audio_tracks,
         packaging=packaging(measured),
         analysis_uri=context.files.put_file(columns),
-        proxy_uri=context.files.put_file(watched.proxy.path) if watched.proxy else None,
+        proxy_uri=context.files.put_file(decoded.proxy.path) if decoded.proxy else None,
     )
 
 

@@ -111,7 +111,7 @@ def _write_tar(
             record = make_record(video, packaged, source_of[video.video_id], samples_of[video.video_id])
             if packaged.sha256 is not None:
                 try:
-                    with _media(context, video, packaged) as media:
+                    with _open_media(context, video, packaged) as media:
                         tar.add_file(f"{video.video_id}.mp4", media)
                 except OSError as error:
                     if space_problem(error, str(local)):
@@ -121,7 +121,7 @@ def _write_tar(
             tar.add_bytes(f"{video.video_id}.json", record.model_dump_json().encode())
             records += 1
             questions += len(record.samples)
-    return _stored(context, path, local, records, questions), rejects
+    return _store_file(context, path, local, records, questions), rejects
 
 
 def _unavailable(context: Context, video: Video, error: OSError) -> Reject:
@@ -132,10 +132,10 @@ def _unavailable(context: Context, video: Video, error: OSError) -> Reject:
 def _write_parquet(context: Context, path: str, samples: Sequence[Sample], videos: int) -> ReleaseFile:
     local = context.scratch / Path(path).name
     local.write_bytes(rows_to_parquet(samples, Sample))
-    return _stored(context, path, local, videos, len(samples))
+    return _store_file(context, path, local, videos, len(samples))
 
 
-def _stored(context: Context, path: str, local: Path, videos: int, samples: int) -> ReleaseFile:
+def _store_file(context: Context, path: str, local: Path, videos: int, samples: int) -> ReleaseFile:
     address = context.files.put_file(local)
     file = ReleaseFile(
         path=path,
@@ -151,7 +151,7 @@ def _stored(context: Context, path: str, local: Path, videos: int, samples: int)
 
 
 @contextmanager
-def _media(context: Context, video: Video, packaged: PackagedVideo) -> Iterator[Path]:
+def _open_media(context: Context, video: Video, packaged: PackagedVideo) -> Iterator[Path]:
     """A local path of the published file, valid inside the context.
 
     Raises:

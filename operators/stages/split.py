@@ -31,12 +31,12 @@ def run(context: Context, videos: Sequence[Video]) -> Iterator[Clip | Reject]:
     """Yield all clips of each video, in order of time, and rejects for unreadable videos and failed files."""
     for video in videos:
         try:
-            yield from _clips(context, video)
+            yield from _cut_video(context, video)
         except UnreadableVideo as error:
             yield context.reject(video.video_id, error.reason, f"{video.video_id}: {error}")
 
 
-def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
+def _cut_video(context: Context, video: Video) -> Iterator[Clip | Reject]:
     settings = context.config.split
     every_frame = settings.decode is Decode.EVERY_FRAME
     analysis = read_analysis(context.files.fetch(video.analysis_uri, context.scratch))
@@ -51,18 +51,18 @@ def _clips(context: Context, video: Video) -> Iterator[Clip | Reject]:
         return
     fetched = context.sources.fetch(video.video_id, video.uri, context.scratch)
     source = probe(unpack(fetched, context.scratch / "unpacked")).with_formats(analysis.formats)
-    _refuse_changed(video, source)
+    _assert_unchanged(video, source)
     times_us = analysis.times_us if every_frame else source.index.frame_times_us
-    pace = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
+    progress = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
     damaged_us = analysis.damaged_us if every_frame else None
     with open_cutter(source, times_us, damaged_us) if settings.write_clips else nullcontext() as cutter:
         for index, span in enumerate(spans):
             clip = _clip(video, index, span, analysis, times_us, seen=every_frame)
-            yield from _written(context, cutter, clip) if cutter else [clip]
-            pace.update(span.end_us)
+            yield from _write_clip(context, cutter, clip) if cutter else [clip]
+            progress.update(span.end_us)
 
 
-def _refuse_changed(video: Video, source: VideoProbe) -> None:
+def _assert_unchanged(video: Video, source: VideoProbe) -> None:
     """Check that the source still matches what `ingest` recorded, including the chosen streams.
 
     Raises:
@@ -108,7 +108,7 @@ def _clip(
     )
 
 
-def _written(context: Context, cutter: Cutter, clip: Clip) -> Iterator[Clip | Reject]:
+def _write_clip(context: Context, cutter: Cutter, clip: Clip) -> Iterator[Clip | Reject]:
     """Yield the clip with its file, or a reject with the reason and then the clip without a file."""
     folder = context.scratch / "clips"  # separate from the fetched source, whatever the source's name is
     folder.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from operators.questions.storyboard import storyboard, tokens_for, within
 from operators.questions.trials import TrialResult, TrialSpec, run_trials
 from schemas.base import Row, Span
 from schemas.config import Role
-from schemas.tables import Caption, Check, Derivation, Question, QuestionKind, Reasoning, Reject, Trial
+from schemas.tables import Caption, Check, Question, QuestionKind, Reasoning, Reject, Trial
 
 PROMPTS = {QuestionKind.CHOICE: "verify_choice", QuestionKind.OPEN: "verify_open"}
 
@@ -82,15 +82,12 @@ def _rederive(context: Context, captions: Sequence[Caption], questions: Sequence
         agrees = again is not None and same_answer(again, question.answer, QuestionKind.OPEN)
         yield _trial(question, Check.GROUNDED, answer=again or "", passed=agrees)
         if not agrees:
-            yield _reject(context, question, "proof_failed", _explain_failure(question, question.derivation, again))
-
-
-def _explain_failure(question: Question, derivation: Derivation, again: str | None) -> str:
-    found = "nothing" if again is None else repr(again)
-    return (
-        f"the captions give {found} for {derivation.template} of {derivation.subjects}, not {question.answer!r}; "
-        f"derive it again from these captions"
-    )
+            found = "nothing" if again is None else repr(again)
+            message = (
+                f"the captions give {found} for {question.derivation.template} of {question.derivation.subjects}, not "
+                f"{question.answer!r}; derive it again from these captions"
+            )
+            yield _reject(context, question, "proof_failed", message)
 
 
 def _check_grounded(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:

@@ -253,13 +253,13 @@ def test_in_a_file_each_stage_has_lines_and_on_request_what_is_under_way():
     """Lines are written as the build proceeds, so that the log of a build of several days can be read meanwhile."""
     file = io.StringIO()
     lines = _Lines(Console(file=file))
-    lines.tell()
+    lines.print_running()
     for done in (0, 1):
         lines.report(StageProgress("ingest", 0, done=done, reused=0, total=2, rejects=0, seconds=30.0 * done))
-    lines.tell()
+    lines.print_running()
     lines.emit(logging.LogRecord("operators", logging.INFO, "", 0, "%d of %d s", (3, 7), None))
     lines.report(StageProgress("ingest", 0, done=2, reused=0, total=2, rejects=1, seconds=60.0))
-    lines.tell()
+    lines.print_running()
     assert [line.split(" s  ", 1)[1] for line in file.getvalue().splitlines()] == [
         "no stage is running",
         "ingest partition 0: 0/2 videos, 0 rejects",

@@ -102,8 +102,8 @@ def test_regions_are_ninths_without_their_borders():
     assert region_of(Box(x0=0.9, y0=0.9, x1=1.0, y1=1.0)) is Region.BOTTOM_RIGHT
 
 
-def test_a_missing_caption_is_a_stretch_that_was_not_watched():
+def test_has_samples_is_false_where_a_caption_is_missing():
     timeline = read_timeline([each for each in captions_of(film()) if each.start_us != 20 * SECOND])
-    assert timeline.watched(0, 20 * SECOND)
-    assert not timeline.watched(15 * SECOND, 35 * SECOND)
-    assert timeline.watched(31 * SECOND, 60 * SECOND)
+    assert timeline.has_samples(0, 20 * SECOND)
+    assert not timeline.has_samples(15 * SECOND, 35 * SECOND)
+    assert timeline.has_samples(31 * SECOND, 60 * SECOND)
