@@ -58,9 +58,9 @@ def _packaging(numbers: Numbers) -> Figure:
     counts = numbers.videos["packaging"].value_counts()
     rows = [Bar(text, (float(counts.get(way, 0)),), f"{counts.get(way, 0):,}") for way, text in PACKAGING.items()]
     several = int((numbers.videos["other_pictures"] > 0).sum())
-    text = "Kept as far as MP4 carries them and its readers decode them."
+    text = "Copied where possible, encoded where MP4 players could not decode them."
     if several:
-        text += f" Of {several:,} with more than one picture the release holds the one that was watched."
+        text += f" {several:,} with more than one picture: the release holds the one that was captioned."
     return _bars("Videos in the release", text, rows, ("made by", "videos"))
 
 
@@ -84,7 +84,7 @@ def sample_figures(numbers: Numbers) -> Iterator[Figure]:
         options = tally(choices["options"].map(len))
         yield _columns("Options per question", "Choice questions only.", options, ("options", "samples"))
     spans = tally(samples["spans"])
-    yield _columns("Evidence spans per sample", "Parts of the video one must see.", spans, ("spans", "samples"))
+    yield _columns("Evidence spans per sample", "Spans that an answer follows from.", spans, ("spans", "samples"))
     if len(numbers.evidence_seconds):
         text = f"Half of the spans are longer than {np.median(numbers.evidence_seconds):.1f} s."
         shape = histogram([numbers.evidence_seconds])
@@ -100,13 +100,13 @@ def baseline_figure(numbers: Numbers) -> Figure | None:
         for baseline in numbers.baselines
     ]
     table = [(f.name, f"{f.accuracy:.1%}", f"{f.chance:.1%}", f"{f.answers:,}") for f in numbers.baselines]
-    text = "Accuracy on choice questions without the video. The tick marks what guessing gives."
-    svg = bars("Floors", text, rows, full=1.0)
-    return Figure("Floors", text, svg, (), ("way to answer", "accuracy", "chance", "answers"), tuple(table))
+    text = "Accuracy on choice questions without the video. The tick marks random guessing."
+    svg = bars("Baselines", text, rows, full=1.0)
+    return Figure("Baselines", text, svg, (), ("way to answer", "accuracy", "chance", "answers"), tuple(table))
 
 
 def funnel_figure(numbers: Numbers) -> Figure | None:
-    """Figure of the questions that remain after each gate, by writer. None without questions."""
+    """Figure of the questions that remain after each check, by writer. None without questions."""
     done = [(step.name, step.left) for step in numbers.funnel if step.left is not None]
     if not numbers.questions or not done:
         return None
@@ -116,8 +116,8 @@ def funnel_figure(numbers: Numbers) -> Figure | None:
         total = sum(left.values())
         parts = tuple(float(left[writer]) for writer in writers)
         rows.append(Bar(name, parts, f"{total:,} · {total / numbers.questions:.0%}"))
-    text = "Questions left after every gate, in order, by who wrote them."
-    return _bars("From questions to samples", text, rows, ("gate", *writers), writers)
+    text = "Questions that remain after each check, in order, by writer."
+    return _bars("From questions to samples", text, rows, ("check", *writers), writers)
 
 
 def reject_bars(numbers: Numbers) -> Iterator[tuple[Markup, RejectGroup]]:
@@ -140,7 +140,7 @@ def time_figure(numbers: Numbers) -> Figure | None:
         )
         for stage in stages
     ]
-    text = "Work in each stage, added up over videos that were worked on at the same time."
+    text = "Time in each stage, summed over videos that were processed concurrently."
     figure = _bars("Where the time went", text, rows, ("stage", *_PHASES), _PHASES)
     table = [(row.label, *(seconds(part) for part in row.parts)) for row in rows]
     return Figure(figure.title, text, figure.svg, _PHASES, figure.head, tuple(table)) if rows else None
@@ -165,7 +165,7 @@ def _pass_rates(numbers: Numbers) -> Figure:
         for kept in (True, False)
     )
     shape = Histogram(tenths, counts, tuple(f"{10 * tenth}%" if tenth % 2 == 0 else "" for tenth in range(11)))
-    text = "How often the target was right. RL keeps only what it is sometimes, not always, right about."
+    text = "How often the target was right. RL has no question that it always or never answers."
     series = ("samples", "rejected")
     title = "Pass rate of the target"
     table = [(f"{10 * tenth} %", *(f"{part[tenth]:,}" for part in counts)) for tenth in range(11)]
@@ -179,7 +179,7 @@ def _letters(numbers: Numbers) -> Iterator[Figure]:
         for letter, expected in numbers.expected_letters.items()
     ]
     if rows:
-        text = "How often each letter is right. The tick marks a uniform draw."
+        text = "How often each letter is the right answer. The tick marks a uniform distribution."
         table = [(row.label, row.note, f"{row.mark:,.1f}") for row in rows]
         svg = bars("Answer letters", text, rows)
         yield Figure("Answer letters", text, svg, (), ("letter", "samples", "expected"), tuple(table))

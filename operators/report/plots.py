@@ -133,7 +133,7 @@ def _bar(row: Bar, top: int, scale: float) -> Markup:
         start += width
     if row.mark is not None:
         tick = Markup('<line class="mark" x1="{0:.3f}%" x2="{0:.3f}%" y1="{1}" y2="{2}"/>')
-        drawn.append(tick.format(min(100.0, 100 * row.mark / scale), top + 17, top + 23 + _BAR))
+        drawn.append(tick.format(min(100.0, 100 * row.mark / scale), top + 18, top + 22 + _BAR))
     return Markup("").join(drawn)
 
 

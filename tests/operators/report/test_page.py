@@ -71,9 +71,9 @@ def test_texts_of_models_are_shown_and_never_run(tmp_path):
 
 def test_a_build_in_which_nothing_passed_says_so(tmp_path):
     tags = Tags(page_of(synthetic_run(tmp_path, videos=2, nothing_passes=True)))
-    assert "Nothing came through" in tags.text
+    assert "No samples" in tags.text
     assert "verify: answerable blind" in tags.text
-    assert "Skipped in the source, as no videos: 3 .srt files." in tags.text
+    assert "Files in the source that are not videos: 3 .srt files." in tags.text
     assert "right 4 of 4 times" in tags.text  # an example of a reject message
     assert "article" not in tags.tags
 
