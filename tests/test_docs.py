@@ -1,9 +1,19 @@
 """The documents point to the right places, and name nothing that does not exist."""
 
+import ast
+import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
+OWN = ("dags", "operators", "schemas", "trainer_plugin")
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 MAP = (ROOT / "docs" / "architecture.md").read_text().partition("## Where things are")[2].partition("\n## ")[0]
 
 
@@ -29,3 +39,73 @@ def test_every_link_between_documents_leads_somewhere():
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def blocks_of(page: str) -> list[tuple[str, str, str]]:
+    """Kind, file and text of each code block of a page. The file is the last one that the paragraph above names."""
+    found = []
+    for above, kind, text in re.findall(r"((?:[^\n]+\n)*)\n```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        files = re.findall(r"`([\w./]+\.(?:py|md|yaml))`", above)
+        found.append((kind, files[-1] if files else "", text))
+    return found
+
+
+def apply_hunk(before: str, hunk: str) -> str:
+    """The text after one hunk of a diff, whose old lines occur exactly once."""
+    lines = hunk.splitlines(keepends=True)
+    old = "".join(line[1:] for line in lines if line[0] != "+")
+    new = "".join(line[1:] for line in lines if line[0] != "-")
+    assert before.count("\n" + old) == 1, f"docs/extending.md changes what is not there, or is there twice:\n{old}"
+    return before.replace("\n" + old, "\n" + new)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory) -> Path:
+    """A copy of the repository in which everything is done that docs/extending.md shows."""
+    copy = tmp_path_factory.mktemp("extended")
+    for folder in ("operators", "prompts", "schemas", "tests", "trainer_plugin"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*.mp4"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    for kind, file, text in blocks_of(EXTENDING):
+        path = copy / file
+        if kind == "diff":
+            for hunk in text.split("@@\n"):
+                path.write_text(apply_hunk(path.read_text(), hunk))
+        elif file:
+            assert not path.exists(), f"docs/extending.md writes {file}, which exists"
+            path.write_text(text)
+    return copy
+
+
+def test_the_examples_of_extending_pass_their_own_tests(extended):
+    tests = [file for _, file, _ in blocks_of(EXTENDING) if file.startswith("tests/")]
+    assert len(tests) == 4
+    if importlib.util.find_spec("torch") is None:
+        tests = [file for file in tests if not file.startswith("tests/trainer_plugin/")]
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    ended = subprocess.run(
+        command, cwd=extended, env=os.environ | {"PYTHONPATH": str(extended)}, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_the_recipe_of_extending_loads(extended):
+    pytest.importorskip("torch")
+    from trainer_plugin.recipe import load_recipe
+
+    given = ["out=/runs/mine", "model.path=/models/qwen", "videos.release=/data/v0001"]
+    recipe = load_recipe(str(extended / "mine.yaml"), given)
+    assert (recipe.parallel.sp, recipe.row_tokens) == (2, 32768)
+
+
+def test_every_name_that_a_document_imports_exists():
+    pytest.importorskip("torch")
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for kind, file, text in blocks_of(page.read_text()):
+            if kind != "python" or page.name == "extending.md":
+                continue
+            for node in ast.walk(ast.parse(text, file)):
+                own = isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OWN
+                for name in node.names if own else ():
+                    module = importlib.import_module(node.module)
+                    assert hasattr(module, name.name), f"{page.name}: {node.module} has no {name.name}"
