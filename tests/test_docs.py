@@ -104,7 +104,7 @@ def test_every_name_that_a_document_imports_exists():
         for kind, file, text in blocks_of(page.read_text()):
             if kind != "python" or page.name == "extending.md":
                 continue
-            for node in ast.walk(ast.parse(text, file)):
+            for node in ast.parse(text, file).body:
                 own = isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OWN
                 for name in node.names if own else ():
                     module = importlib.import_module(node.module)
