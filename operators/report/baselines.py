@@ -52,7 +52,7 @@ def baselines(choices: pd.DataFrame, asked: pd.DataFrame, blind: pd.DataFrame) -
         ]
     for name, questions, of_samples in (
         ("Judge without video, samples", choices, True),
-        ("Judge without video, all asked", asked, False),
+        ("Judge without video, all questions", asked, False),
     ):
         tried = blind.merge(questions[["question_id", "options"]], on="question_id")
         if answers := int(tried["n"].sum()):

@@ -50,7 +50,7 @@ def funnel(
 
     ids = questions["question_id"]
     alive = pd.Series(True, index=questions.index)
-    steps = [step("asked", alive)]
+    steps = [step("written", alive)]
     if reasoned is not None:
         alive &= ids.isin(reasoned)
     steps.append(step("reasoned", alive if reasoned is not None else None))

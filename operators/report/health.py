@@ -43,7 +43,7 @@ def _progress(numbers: Numbers) -> Iterator[Finding]:
         yield Finding(
             numbers.unaccounted == 0,
             "Questions accounted for",
-            f"{numbers.unaccounted:,} vanished without a reject" if numbers.unaccounted else "every one, by name",
+            f"{numbers.unaccounted:,} are missing without a reject" if numbers.unaccounted else "all",
         )
 
 

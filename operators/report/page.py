@@ -69,7 +69,7 @@ def _key_figures(numbers: Numbers) -> list[tuple[str, str]]:
         (f"{hours:,.1f}", "hours of video"),
         (f"{len(numbers.clip_seconds):,}", "clips"),
         (f"{numbers.captions:,}", "captions"),
-        (f"{numbers.questions:,}", "questions asked"),
+        (f"{numbers.questions:,}", "questions written"),
         (f"{samples:,}", "verified samples"),
     ]
     return [*figures_, (f"{samples / hours:,.1f}", "samples per video hour")] if hours and samples else figures_

@@ -20,7 +20,7 @@ VERIFY = pd.DataFrame(
 def test_each_question_leaves_at_the_gate_that_it_fails():
     steps = funnel(["model", "program"], QUESTIONS, set("abcde"), VERIFY, set("ae"), set("a"))
     assert [(step.name, step.left["program"], step.left["model"]) for step in steps] == [
-        ("asked", 2, 4),
+        ("written", 2, 4),
         ("reasoned", 2, 3),
         ("well-formed", 1, 3),
         ("not answerable blind", 1, 2),
