@@ -129,9 +129,10 @@ def token_weights(
     ================== ===================================== ====================================================
 
     The denominators hold kept, non-empty responses only, over the whole step. TRL 1.16 (`GRPOTrainer._compute_loss`)
-    divides by micro-batch and averages those, and keeps truncated, unscored and empty responses in the denominator. It
-    agrees where there are none and the step is one micro-batch. A token whose importance weight is 0
-    (`rollout_correction.masked_weights`) or which the entropy mask drops stays in the denominator, here as in TRL.
+    keeps truncated, unscored and empty responses in some of them, and takes all but the first as means over
+    micro-batches of one size. It agrees where every response is kept and micro-batches have equally many. A token whose
+    importance weight is 0 (`rollout_correction.masked_weights`) or which the entropy mask drops stays in the
+    denominator, here as in TRL.
 
     Args:
         aggregation: one of the four above.

@@ -145,8 +145,13 @@ def trainer():
     return GRPOTrainer
 
 
-def run_trl(trainer, step: Step, algorithm: Algorithm, loss_type: str, padded: Tensor):
-    """TRL's loss of a step whose tokens stand at the true places of `padded` [B, T]. Returns also its metrics."""
+def run_trl(
+    trainer, step: Step, algorithm: Algorithm, loss_type: str, padded: Tensor, micro_batches: int = 1, items: int = 0
+):
+    """TRL's loss of a step whose tokens stand at the true places of `padded` [B, T]. Returns also its metrics.
+
+    With more micro-batches it is one of them, in an accumulation window of `items` tokens.
+    """
 
     def pad(tokens: Tensor) -> Tensor:
         # Padding holds values that would change the result if they were read.
@@ -159,7 +164,9 @@ def run_trl(trainer, step: Step, algorithm: Algorithm, loss_type: str, padded: T
         importance_sampling_level="sequence" if algorithm.sequence_ratio else "token",
         beta=algorithm.beta,
         args=SimpleNamespace(
-            delta=algorithm.delta, use_bias_correction_kl=algorithm.kl == "k3_ratio", steps_per_generation=1
+            delta=algorithm.delta,
+            use_bias_correction_kl=algorithm.kl == "k3_ratio",
+            steps_per_generation=micro_batches,
         ),
         loss_type=loss_type,
         epsilon_low=algorithm.clip_low,
@@ -168,7 +175,7 @@ def run_trl(trainer, step: Step, algorithm: Algorithm, loss_type: str, padded: T
         vllm_importance_sampling_correction=algorithm.importance,
         aux_loss_enabled=False,
         max_completion_length=LIMIT,
-        current_gradient_accumulation_steps=1,
+        current_gradient_accumulation_steps=micro_batches,
         model=SimpleNamespace(training=True),
         entropy_coef=algorithm.entropy_coefficient,
         _entropy_bonus_enabled=algorithm.entropy_coefficient != 0,
@@ -191,7 +198,7 @@ def run_trl(trainer, step: Step, algorithm: Algorithm, loss_type: str, padded: T
         "completion_ids": torch.zeros(rows, width, dtype=torch.int64),
         "completion_mask": padded.long(),
         "advantages": step.advantages,
-        "num_items_in_batch": padded.sum(),
+        "num_items_in_batch": torch.tensor(items) if items else padded.sum(),
         "old_per_token_logps": pad(step.old),
         "ref_per_token_logps": pad(step.reference),
         "importance_sampling_ratio": pad(step.weights),
@@ -248,6 +255,20 @@ def test_losses_and_gradients_equal_those_of_trl(trainer, case, dtype):
         step = random_step(padded.sum(1).tolist(), seed=seed, dtype=dtype)
         theirs, _ = run_trl(trainer, step, algorithm, loss_type, padded)
         assert_equal(algorithm.gradients(step), theirs)
+
+
+@pytest.mark.parametrize("case", ["grpo", "dr_grpo", "dapo", "cispo", "gspo", "luspo", "k3 times ratio"])
+def test_a_step_equals_the_sum_of_trls_micro_batches(trainer, case):
+    loss_type, algorithm = TRL[case]
+    padded = random_padding(7, rows=6)
+    step = random_step(padded.sum(1).tolist(), seed=7)
+    parts = []
+    for rows in (torch.arange(6) < 3, torch.arange(6) >= 3):
+        part = without(step, ~rows)
+        parts.append(run_trl(trainer, part, algorithm, loss_type, padded[rows], 2, int(padded.sum()))[0])
+    first, second = parts
+    theirs = (first[0] + second[0], *(torch.cat(pair) for pair in zip(first[1:], second[1:], strict=True)))
+    assert_equal(algorithm.gradients(step), theirs)
 
 
 def swapped_advantage(step: Step, counts: StepCounts):
@@ -445,6 +466,17 @@ def test_a_rejected_response_changes_nothing_and_gets_no_gradient():
         assert_equal((loss, *(gradient[~tokens] for gradient in gradients)), expected, rtol=1e-9)
 
     check_property(check)
+
+
+def test_a_rejected_response_of_impossible_tokens_changes_nothing():
+    """Its ratios are e^±500: a weight of 0 must not meet an infinite term."""
+    step = random_step([3, 4, 2], [True, False, True])
+    far = torch.where(step.kept[step.response], 0.0, 500.0)
+    sign = torch.where(torch.arange(9) % 2 == 0, 1.0, -1.0)
+    wild = replace(step, old=step.old + sign * far, reference=step.reference - sign * far)
+    for case, algorithm in ALGORITHMS.items():
+        ours, expected = algorithm.gradients(wild), algorithm.gradients(step)
+        assert all(torch.equal(left, right) for left, right in zip(ours, expected, strict=True)), case
 
 
 def test_a_rejected_response_left_in_the_denominator_is_noticed():
