@@ -13,6 +13,8 @@ The memory limit applies to the resident memory of the child and all its descend
 second. Limits on the address space (RLIMIT_AS) are unsuitable: the threads of decoders and numpy reserve many times the
 memory that they use, and ffmpeg treats a failed allocation as a damaged frame. Between two measurements a child can
 exceed its limit by as much as it allocates in half a second.
+
+`pebble` would only replace the time limit: it does not end what a child has started, nor watch memory or forward logs.
 """
 
 from __future__ import annotations
@@ -281,12 +283,12 @@ def _child(
     try:
         answer: tuple[str, Any] = ("value", function(*arguments))
     except Exception as error:  # noqa: BLE001 - raised again in the parent
-        answer = _failed(error, output_bytes)
+        answer = _describe_failure(error, output_bytes)
     sender.send(answer)
     sender.close()
 
 
-def _failed(error: Exception, output_bytes: int) -> tuple[str, Any]:
+def _describe_failure(error: Exception, output_bytes: int) -> tuple[str, Any]:
     if isinstance(error, MemoryError):
         return "failed", ("out_of_memory", f"out of memory ({error}); check this input file")
     if isinstance(error, OSError) and error.errno == errno.EFBIG:

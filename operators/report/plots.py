@@ -3,6 +3,9 @@
 Widths are percentages and the text size is fixed, so that a plot is as readable on a phone as on a wide screen. Colours
 are classes (`s0`, `s1`, ...) that the page's style sheet maps to its light or dark palette. All text passes through
 `Markup.format`, which escapes it.
+
+matplotlib's SVG does not follow the page's width or its dark mode, and costs 75 MB and a hundred times the time
+(`benchmarks/LOG.md`, 2026-11-30).
 """
 
 from __future__ import annotations

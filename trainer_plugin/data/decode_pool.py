@@ -3,6 +3,9 @@
 Each process decodes one piece of a video at a time. If it crashes or hangs, that piece is known; the process is
 replaced and the others continue. The processes exit when the trainer exits, in whatever way, and ignore signals, which
 the trainer handles.
+
+`pebble.ProcessPool` has the time limit as well, but its processes import the script that started them, and one pipe
+carries the answers of all of them.
 """
 
 from __future__ import annotations
