@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput, Outage
 from trainer_plugin.command import run
-from trainer_plugin.distributed import mesh as parallel
+from trainer_plugin.distributed import mesh
 from trainer_plugin.distributed.mesh import run_on_all_ranks, run_on_rank_zero
 
 LOADING = """
@@ -85,7 +85,7 @@ def test_what_was_asked_to_end_has_the_signals_status_but_under_torchrun_none(mo
     """torchrun treats any status other than 0 as a failure."""
     if torchrun:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    parallel.start()
+    mesh.init_distributed()
     assert run(lambda: signal.SIGHUP, exit_message="") == (0 if torchrun else 128 + signal.SIGHUP)
     assert not dist.is_initialized()
 

@@ -179,7 +179,7 @@ def test_times_a_little_behind_the_end_show_the_last_frame(film):
 def test_a_video_that_ends_early_is_not_filled_with_its_last_frame(film, tmp_path):
     (tmp_path / "cut.mp4").write_bytes(film.read_bytes()[: film.stat().st_size // 2])
     assert number_on(read_frames(source_of(tmp_path / "cut.mp4"), [0], SIZE)[0]) == 0
-    with pytest.raises(BadVideo, match=r"video cut: what was decoded ends at .* us, asked for 3900000 us") as error:
+    with pytest.raises(BadVideo, match=r"video cut: what was decoded ends at .* us, requested 3900000 us") as error:
         read_frames(source_of(tmp_path / "cut.mp4"), [0, 3_900_000], SIZE)
     assert (error.value.key, error.value.reason) == ("cut", "damaged")
 

@@ -102,7 +102,7 @@ def full_while_it_saves(asked) -> str:
 
     with pytest.MonkeyPatch.context() as patch, Training(asked) as training:
         if torch.distributed.get_rank() == 0:
-            patch.setattr("trainer_plugin.training.checkpoint.write_whole", full)
+            patch.setattr("trainer_plugin.training.checkpoint.atomic_write_bytes", full)
         with pytest.raises((OSError, RuntimeError)) as raised:
             list(training)
     return str(raised.value)
