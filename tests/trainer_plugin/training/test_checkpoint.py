@@ -315,7 +315,7 @@ OTHER_DATA = (
     ("own", ["videos.frames.max_frames=2"], "videos.frames.max_frames is 4, not 2"),
     ("own", ["videos.frames={fps: null, frames: 2}"], r"frames.fps is 1\.0, not None; videos.frames.frames is None,"),
     ("own", ["seed=7"], "seed is 7, but the saved position is of seed 0; set seed to that"),
-    ("other texts", [], "other data: hash of the release's samples is '[0-9a-f]{16}', not '[0-9a-f]{16}'; go on"),
+    ("other texts", [], "other data: hash of the release's samples is '[0-9a-f]{16}', not '[0-9a-f]{16}'; use those"),
     ("another film", [], "other data: hash of the release's samples is"),
 )
 
@@ -333,7 +333,7 @@ def test_other_budgets_of_the_models_processor_are_refused_as_other_data(alone, 
     processor.write_text('{"size": {"longest_edge": 50176}}')
     begin(tmp_path / "run", data["own"], asked)
     processor.write_text('{"size": {"longest_edge": 100352}}')
-    with pytest.raises(BadInput, match=r"other data: model's processor\.most_pixels is 50176, not 100352; go on"):
+    with pytest.raises(BadInput, match=r"other data: model's processor\.most_pixels is 50176, not 100352; use those"):
         Training(recipe(tmp_path / "run", data["own"], "steps=3", asked))
 
 
