@@ -17,7 +17,7 @@ from schemas.errors import BadInput
 from tests.support.properties import given, st
 from tests.trainer_plugin.runs import logged
 from tests.trainer_plugin.support import byte_tokenizer
-from trainer_plugin.data.texts import TextRowStream, _documents
+from trainer_plugin.data.texts import TextRowStream, _read_documents
 
 TOKENIZER = byte_tokenizer()
 DOCUMENTS = [f"document {number} says " + "so much " * (number % 7) for number in range(30)]
@@ -268,5 +268,5 @@ def test_one_long_value_in_every_row_of_a_table_is_read_a_few_rows_at_a_time(tmp
     equal = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), once)
     pq.write_table(pa.table({"text": equal}), tmp_path / "a.parquet", compression="zstd", store_schema=False)
     before = pa.default_memory_pool().max_memory()
-    assert len(next(_documents(str(tmp_path / "a.parquet"), "text"))) == 16 << 20
+    assert len(next(_read_documents(str(tmp_path / "a.parquet"), "text"))) == 16 << 20
     assert pa.default_memory_pool().max_memory() < max(before, 512 << 20)
