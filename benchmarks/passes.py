@@ -9,9 +9,9 @@ from av.video.frame import VideoFrame
 from operators.video.analysis.analysis import FrameSampling, analyse
 from operators.video.analysis.key_frames import analyse_key_frames, propose
 from operators.video.analysis.proxy import FPS, proxy_size
-from operators.video.decode.colour import matrix, to_yuv420
 from operators.video.decode.probe import probe
 from schemas.config import Detector
+from schemas.video.colour import matrix, to_yuv420
 
 THRESHOLD = 3.0
 

@@ -25,10 +25,8 @@ from operators.process.isolate import ChildFailed, run_isolated
 from operators.release.readers import Reader, loading_metadata, open_readers
 from operators.store.content_store import sha256_of_file
 from operators.video.clips.packaging import SIZE_TOLERANCE
-from operators.video.decode.ffmpeg import LARGEST_FRAME_PIXELS
 from operators.video.decode.packets import stream_aspect
 from operators.video.decode.probe import displayed_size
-from operators.video.decode.streams import moving_pictures
 from schemas.errors import SchemaError
 from schemas.release import open_file, open_release, read_small_file, read_table, read_tar
 from schemas.run import Release, ReleaseFile, content_digest
@@ -36,6 +34,7 @@ from schemas.sample import WebDatasetRecord
 from schemas.settings import read_yaml
 from schemas.storage import locate, outages
 from schemas.tables import Split
+from schemas.video.container import LARGEST_FRAME_PIXELS, moving_pictures
 
 _SECONDS_PER_VIDEO = 60.0
 """Time limit for decoding a video's first frame, and from a key frame to one near its end.

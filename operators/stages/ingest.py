@@ -18,12 +18,13 @@ from operators.video.analysis.analysis_file import write_analysis
 from operators.video.analysis.decode_once import DecodedVideo, decode_once
 from operators.video.clips.packaging import packaging
 from operators.video.decode.ffmpeg import pyav_version
-from operators.video.decode.packets import SECOND_US, UnreadableVideo
+from operators.video.decode.packets import UnreadableVideo
 from operators.video.decode.probe import probe
 from operators.video.decode.unpack import unpack
 from schemas.base import Span
 from schemas.config import BuildConfig, Detector
 from schemas.tables import Reject, Source, Video
+from schemas.video.clock import SECOND_US
 
 log = logging.getLogger(__name__)
 

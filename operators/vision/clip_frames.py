@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from operators.video.analysis.proxy import FPS
 from operators.video.decode.frames import PATCH, VideoFrame, frame_times, frames_at
-from operators.video.decode.packets import SECOND_US
 from schemas.base import Span
 from schemas.tables import Clip
+from schemas.video.clock import SECOND_US
 
 STEP_US = SECOND_US // FPS
 """Frame interval of a proxy. The source may have more frames within it."""

@@ -212,3 +212,16 @@ def _box(kind: bytes, *content: bytes) -> bytes:
 
 def _ints(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(4) for number in numbers)
+
+
+def oriented(target: Path, stored: Path, mirrored: bool, rotation: int, how: str = "matrix") -> Path:
+    """Copy a video so that it is shown mirrored and then rotated (degrees, clockwise).
+
+    `how` is `matrix` for a display matrix in the container, or `sei` for display orientation SEI in the frames.
+    """
+    turn = rotation if mirrored else -rotation % 360  # applied before mirroring
+    if how == "matrix":
+        matrix = ("-display_rotation", str(turn), *(("-display_hflip",) if mirrored else ()))
+        return make(target, *matrix, "-i", str(stored), "-c", "copy")
+    sei = f"h264_mp4toannexb,h264_metadata=display_orientation=insert:rotate={turn}" + ":flip=horizontal" * mirrored
+    return make(target, "-i", str(stored), "-c", "copy", "-bsf:v", sei)

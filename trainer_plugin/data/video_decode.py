@@ -1,56 +1,42 @@
 """Decodes exactly the requested frames of a video from a file, a URL, or a byte range of a tar.
 
 Times are integer microseconds from the first presented frame, as everywhere in the project. A time selects the frame
-that is presented at that moment, and frames are returned upright. In MP4 and Matroska only the GOPs with requested
-frames are read and decoded; other containers are decoded from the beginning. The caller chooses the process: a damaged
-file raises an error, but a crash of a decoder kills its process.
+that is presented at that moment, and `schemas.video.display` converts it, as in the pipeline. In MP4 and Matroska only
+the GOPs with requested frames are read and decoded; other containers are decoded from the beginning. The caller chooses
+the process: a damaged file raises an error, but a crash of a decoder kills its process.
 """
 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import islice
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import av
 import fsspec
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from schemas.uri import shown_uri
+from schemas.video.clock import SECOND_US, StreamClock
+from schemas.video.container import ANY_TITLE, CONTAINERS, FILL_IN_TIMES, LARGEST_FRAME_PIXELS, moving_pictures
+from schemas.video.display import displayed_rgb
 from trainer_plugin.ops.preprocess import Resample, resize
 from trainer_plugin.types import VideoSource
 
-SECOND_US = 1_000_000
+_CONFINEMENT = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none", **FILL_IN_TIMES}
+"""Options of the demuxer: no playlists, and no reference from a video to another file or address."""
 
-_CONFINEMENT = {
-    "format_whitelist": "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,gif,rm,wtv,ivf,dv",
-    "protocol_whitelist": "none",
-}
-"""Allowed formats and protocols: no playlists, and no reference from a video to another file or address."""
-
-_LARGEST_FRAME_PIXELS = 100_000_000
-"""Maximum number of pixels of a decoded frame, as in the pipeline (8K has 33 million). A larger frame is taken for
-damage or an attack."""
-
-_ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-"""Accept titles in an old encoding, which do not concern the frames. PyAV 19 needs no option for this."""
-
-_INDEXED_CONTAINERS = ("mov", "matroska")
-"""Demuxers that seek to key frames, with correct timestamps after it. Others are decoded from the beginning."""
-
-_NOT_MOVING = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
-"""Streams that are skipped: cover art, previews, pictures for single moments, enhancement layers."""
+_SEEKABLE_CONTAINERS = ("mov", "matroska")
+"""Demuxers that seek to key frames by the file's own index, with correct timestamps after it. Others are decoded from
+the beginning. The pipeline can seek in more containers, because it reads all packets first."""
 
 _BLOCK_BYTES = 4 << 20
 """Read-ahead in bytes on remote files: a few seconds of video. By default, s3fs would fetch 50 MiB for every seek."""
@@ -106,8 +92,9 @@ def read_frames(
     frames = np.empty((len(times_us), *(square or size), 3), dtype=np.uint8)
     with _open_video(source) as (container, stream):
         first = islice(_shown_pts(source, container, stream), _REORDER_PACKETS)
-        clock = _Clock(Fraction(cast(Fraction, stream.time_base)), min(first))
+        clock = StreamClock(Fraction(cast(Fraction, stream.time_base)), min(first))
         reader = _FrameReader(source.key, container, stream, clock)
+        reader.rewind()
         shown: VideoFrame | None = None
         for number, time_us in enumerate(times_us):
             frame = reader.frame_at(time_us)
@@ -115,48 +102,40 @@ def read_frames(
                 frames[number] = frames[number - 1]
                 continue
             shown = frame
-            resized = resize(torch.from_numpy(_rotate_upright(frame))[None], size, resample)
+            resized = resize(torch.from_numpy(displayed_rgb(frame))[None], size, resample)
             frames[number] = resize(resized, square or size, resample)[0].numpy()
     return frames
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """Conversion between a stream's PTS and microseconds from its first presented frame."""
-
-    time_base: Fraction
-    first_pts: int
-
-    def microseconds(self, pts: int) -> int:
-        us_per_pts = self.time_base * SECOND_US
-        return (2 * (pts - self.first_pts) * us_per_pts.numerator + us_per_pts.denominator) // (
-            2 * us_per_pts.denominator
-        )
-
-    def pts(self, time_us: int) -> int:
-        """The last PTS whose time is at or before `time_us`."""
-        us_per_pts = self.time_base * SECOND_US
-        return self.first_pts + ((2 * time_us + 1) * us_per_pts.denominator - 1) // (2 * us_per_pts.numerator)
 
 
 class _FrameReader:
     """Reads a video forward, and seeks when a key frame lies between its position and the requested time."""
 
-    def __init__(self, key: str, container: InputContainer, stream: VideoStream, clock: _Clock) -> None:
+    def __init__(self, key: str, container: InputContainer, stream: VideoStream, clock: StreamClock) -> None:
         self.key = key
         self.container = container
         self.stream = stream
         self.clock = clock
-        self.indexed = container.format.name.startswith(_INDEXED_CONTAINERS)
+        self.indexed = container.format.name.startswith(_SEEKABLE_CONTAINERS)
         self.read_to: int | None = None
+        self.key_pts: int | None = None
         self.damaged = False
         self.frames: Iterator[VideoFrame] = iter(())
         self.current: VideoFrame | None = None
         self.following: VideoFrame | None = None
 
+    def rewind(self) -> None:
+        """Read the first packet once more.
+
+        An MP4 may hold several decoder configurations. libavformat reports one only when it differs from that of the
+        packet read before, and the decoder is opened with the first.
+        """
+        self._seek(None)
+        with suppress(StopIteration):
+            next(self.container.demux(self.stream))
+
     def frame_at(self, time_us: int) -> VideoFrame:
         """The frame presented at `time_us`, which must not be before the previously requested time."""
-        pts = self.clock.pts(time_us)
+        pts = self.clock.pts(time_us + 1) - 1  # the last one whose time is at or before `time_us`
         if self.current is None or self._key_frame_ahead(pts):
             self._seek_before(pts)
         while self.following is not None and cast(int, self.following.pts) <= pts:
@@ -172,38 +151,53 @@ class _FrameReader:
         return entry >= 0 and self.read_to is not None and index[entry].timestamp > self.read_to
 
     def _seek_before(self, pts: int) -> None:
-        """Decode from the last key frame at or before a PTS. While a seek lands after it, seek further back."""
+        """Decode from the last key frame at or before a PTS that decodes intact, as the pipeline does.
+
+        While a seek lands after the PTS, or the key frame is damaged, seek further back.
+        """
         back = 0
         while True:
             self._seek(pts - back if self.indexed else None)
-            self.damaged = False
+            self.damaged, self.key_pts = False, None
             self.frames = self._decode_frames()
             self.current, self.following = next(self.frames, None), next(self.frames, None)
-            at_or_before = self.current is not None and cast(int, self.current.pts) <= pts
-            if at_or_before or pts - back < self.clock.first_pts or not self.indexed:
+            if self._began_intact(pts) or pts - back < self.clock.first_pts or not self.indexed:
                 return
             back = max(2 * back, round(1 / self.clock.time_base))
+
+    def _began_intact(self, pts: int) -> bool:
+        """Whether decoding began with an undamaged key frame at or before a PTS."""
+        first = self.current
+        return first is not None and not first.is_corrupt and first.pts == self.key_pts and cast(int, first.pts) <= pts
 
     def _seek(self, pts: int | None) -> None:
         """Seek to a PTS; None: to the beginning."""
         try:
-            if pts is None:
-                self.container.seek(0)
-            else:
+            if pts is not None:
                 self.container.seek(pts, stream=self.stream)
+                return
+            with suppress(av.error.FFmpegError):  # FLV cannot seek to a time before its first packet
+                self.container.seek(0)
+                return
+            self.container.seek(self.clock.first_pts, stream=self.stream)
         except av.error.FFmpegError as error:
             raise BadVideo(
                 self.key, "damaged", f"its container cannot seek ({error}); remux it, e.g. to MP4"
             ) from error
 
     def _decode_frames(self) -> Iterator[VideoFrame]:
-        """Frames from the container's position on. Damaged packets are skipped, and set `damaged`."""
+        """Frames from the container's position on. Damaged packets are skipped, and set `damaged`.
+
+        The first key frame's PTS becomes `key_pts`.
+        """
         packets = self.container.demux(self.stream)
         while True:
             try:
                 packet = next(packets)
                 if packet.dts is not None:
                     self.read_to = packet.dts
+                if self.key_pts is None and packet.is_keyframe:
+                    self.key_pts = packet.pts
                 frames = packet.decode()
             except StopIteration:
                 return
@@ -266,46 +260,31 @@ def _open_video(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStre
         ) from None
     with file:
         size = file.seek(0, io.SEEK_END) - source.offset if source.size is None else source.size
-        options = {**_CONFINEMENT, "fflags": "+genpts"}
         try:
             section = _Section(file, source.offset, size)
-            container = av.open(section, "r", container_options=options, **_ANY_TITLE)
+            container = av.open(section, "r", container_options=_CONFINEMENT, **ANY_TITLE)
         except av.error.FFmpegError as error:
             raise BadVideo(
                 source.key, "not_a_video", f"{shown_uri(source.url)}: {error.strerror}; fetch it again"
             ) from error
         with container:
-            stream = _choose_stream(container)
+            stream = next(iter(moving_pictures(container)), None)
             if stream is None:
                 raise BadVideo(
                     source.key, "no_video_stream", f"{shown_uri(source.url)}: no video stream that can be decoded"
                 )
             width, height = stream.codec_context.width, stream.codec_context.height
-            if width * height > _LARGEST_FRAME_PIXELS:
+            if width * height > LARGEST_FRAME_PIXELS:
                 raise BadVideo(
                     source.key,
                     "too_large",
-                    f"{shown_uri(source.url)}: frames of {width}x{height} exceed {_LARGEST_FRAME_PIXELS // 1_000_000} "
+                    f"{shown_uri(source.url)}: frames of {width}x{height} exceed {LARGEST_FRAME_PIXELS // 1_000_000} "
                     f"megapixels; scale it down, or remove it",
                 )
-            stream.codec_context.options = {"max_pixels": str(_LARGEST_FRAME_PIXELS)}  # also if frames grow later
+            stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME_PIXELS)}  # also if frames grow later
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = torch.get_num_threads()
             yield container, stream
-
-
-def _choose_stream(container: InputContainer) -> VideoStream | None:
-    """The video stream that the pipeline chooses too (see `operators.video.decode.streams.moving_pictures` for the
-    rules)."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
-    streams = [stream for stream in streams if stream.codec_context is not None]
-    defaults = [stream for stream in streams if stream.disposition & Disposition.default]
-
-    def rank(stream: VideoStream) -> tuple[bool, bool, int, int]:
-        pixels = stream.codec_context.width * stream.codec_context.height
-        return stream.frames == 1, [stream] != defaults, -pixels, stream.index
-
-    return min(streams, key=rank, default=None)
 
 
 def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStream) -> Iterator[int]:
@@ -334,20 +313,3 @@ def _shown_pts(source: VideoSource, container: InputContainer, stream: VideoStre
             yield packet.pts
     if not shown:
         raise BadVideo(source.key, "damaged", "it shows no frame; the file was probably cut off, fetch it again")
-
-
-def _rotate_upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The frame's RGB pixels, shape [height, width, 3], mirrored and rotated by its display matrix.
-
-    Rotation is to the nearest quarter turn, as in `operators.video.decode.orientation`. Non-square pixels are kept;
-    resizing corrects their aspect ratio.
-    """
-    rgb = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return rgb
-    (a, b, _), (c, d, _), _ = np.frombuffer(cast(Any, matrix), dtype=np.int32).reshape(3, 3).tolist()
-    if a * d < b * c:
-        a, b, rgb = -a, -b, np.fliplr(rgb)
-    turns = round(math.degrees(math.atan2(b - c, a + d)) / 90)
-    return np.ascontiguousarray(np.rot90(rgb, k=-turns))

@@ -27,11 +27,12 @@ from operators.video.analysis.measures import (
     visual_distance,
 )
 from operators.video.analysis.shots import Scores
-from operators.video.decode.packets import SECOND_US, UnreadableVideo
+from operators.video.decode.packets import UnreadableVideo
 from operators.video.decode.probe import VideoProbe
 from operators.video.decode.ranges import TimedFrame, decode_spans
 from schemas.config import Detector
 from schemas.tables import PictureFormat
+from schemas.video.clock import SECOND_US
 
 Consumer = Callable[[int, VideoFrame], None]
 """Takes a frame and its time (us). Called in order of time, never concurrently."""

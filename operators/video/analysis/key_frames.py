@@ -22,10 +22,11 @@ from operators.video.analysis.analysis import Analysis, from_the_start, hashed_t
 from operators.video.analysis.measures import DESCRIPTOR_BYTES, FrameMeasures, Measurer, Picture
 from operators.video.analysis.shots import Scores
 from operators.video.decode.frames import presented
-from operators.video.decode.packets import SECOND_US, StreamClock, UnreadableVideo, decoded, open_video, packets_of
+from operators.video.decode.packets import UnreadableVideo, decoded, open_video, packets_of
 from operators.video.decode.probe import VideoProbe
 from operators.video.decode.ranges import Span, SpanReader, TimedFrame
 from schemas.tables import PictureFormat
+from schemas.video.clock import SECOND_US, StreamClock
 
 KEY_FRAME_STEP_US = SECOND_US
 """Key frames closer than this to the previous one are skipped: they cost three times as much as other frames."""

@@ -23,10 +23,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from operators.video.decode.orientation import Orientation, orientation
 from operators.video.decode.packets import sample_aspect
 from operators.video.decode.probe import VideoProbe, picture_format
 from schemas.tables import PictureFormat
+from schemas.video.orientation import Orientation, orientation
 
 Picture = NDArray[np.uint8]
 

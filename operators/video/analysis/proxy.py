@@ -23,11 +23,12 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from numpy.typing import NDArray
 
-from operators.video.decode.colour import is_hdr, matrix, to_yuv420
-from operators.video.decode.frames import displayed
-from operators.video.decode.orientation import AS_STORED, orientation
-from operators.video.decode.packets import LONGEST_HOLD_US, SECOND_US, sample_aspect
+from operators.video.decode.packets import LONGEST_HOLD_US, sample_aspect
 from operators.video.decode.probe import VideoProbe, displayed_size
+from schemas.video.clock import SECOND_US
+from schemas.video.colour import is_hdr, matrix, to_yuv420
+from schemas.video.display import displayed_rgb
+from schemas.video.orientation import AS_STORED, orientation
 
 FPS = 2
 """Frames per second: a proxy holds the first frame at or after each multiple of half a second."""
@@ -86,7 +87,7 @@ class ProxyWriter:
         framed = (width, height) != (self._width, self._height)
         # The conversion to RGB and back takes 2 ms, as long as encoding. Most frames need only scaling.
         if framed or is_hdr(frame) or frame.interlaced_frame or orientation(frame) != AS_STORED:
-            rgb = displayed(frame, width, height)
+            rgb = displayed_rgb(frame, (width, height))
             if framed:
                 top, left = (self._height - height) // 2, (self._width - width) // 2
                 whole = np.zeros((self._height, self._width, 3), dtype=np.uint8)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scenedetect import AdaptiveDetector, ContentDetector
 
-from operators.video.decode.packets import SECOND_US
 from schemas.config import Detector
+from schemas.video.clock import SECOND_US
 
 SHORTEST_SHOT_US = 600_000
 """Boundaries closer than this are flashes (PySceneDetect's command-line default for `min_scene_len`)."""

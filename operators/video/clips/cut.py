@@ -51,9 +51,10 @@ from operators.video.clips.remux import (
 from operators.video.clips.sound import read_sound, write_sound
 from operators.video.clips.splice import PROFILES, CannotJoin, free_number, joined
 from operators.video.decode.ffmpeg import CONFINEMENT, FfmpegError, file_url, raise_write_error, run_ffmpeg
-from operators.video.decode.packets import SECOND_US, UnreadableVideo, open_video, packets_of, sound_header
+from operators.video.decode.packets import UnreadableVideo, open_video, packets_of, sound_header
 from operators.video.decode.probe import VideoProbe
 from schemas.tables import Cut
+from schemas.video.clock import SECOND_US
 
 __all__ = ["CutError", "Cutter", "cut_clip", "encode_picture", "open_cutter"]
 

@@ -29,17 +29,10 @@ from operators.video.clips.cut import encode_picture
 from operators.video.clips.remux import COPIED_VIDEO, add_picture, with_times
 from operators.video.clips.sound import LAYOUTS, encode_blocks, most_channels, rate_of, read_long_sound
 from operators.video.decode.ffmpeg import FfmpegError, file_url, raise_write_error
-from operators.video.decode.packets import (
-    NO_TIME,
-    SECOND_US,
-    PacketIndex,
-    open_video,
-    packets_of,
-    read_packets,
-    stream_aspect,
-)
+from operators.video.decode.packets import NO_TIME, PacketIndex, open_video, packets_of, read_packets, stream_aspect
 from operators.video.decode.probe import VideoProbe, probe
 from schemas.tables import AudioTrack, Packaging
+from schemas.video.clock import SECOND_US
 
 log = logging.getLogger(__name__)
 

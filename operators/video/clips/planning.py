@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from operators.video.decode.packets import SECOND_US
 from schemas.config import ClipMode, SplitConfig
 from schemas.tables import Boundary
+from schemas.video.clock import SECOND_US
 
 SHORTEST_FORMAT_US = SECOND_US
 """Shortest format with a clip of its own. A shorter one shares a clip with the next format, and the last one with the

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from operators.video.clips.remux import Coded, nal_length_size, nal_units
 from operators.video.decode.ffmpeg import CONFINEMENT, file_url
-from operators.video.decode.orientation import orientation
-from operators.video.decode.packets import SECOND_US, PacketIndex, StreamClock, UnreadableVideo, packets_of
+from operators.video.decode.packets import PacketIndex, UnreadableVideo, packets_of
 from operators.video.decode.probe import main_audio_stream
 from operators.video.decode.ranges import seek
+from schemas.video.clock import SECOND_US, StreamClock
+from schemas.video.orientation import orientation
 
 TOLERANCE_US = 1000
 """Largest difference between a frame's times in clip and source: MP4's clock ticks at 10 kHz or faster."""

@@ -25,8 +25,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.decode.ffmpeg import file_url
-from operators.video.decode.packets import SECOND_US, PacketIndex, StreamClock, packets_of
+from operators.video.decode.packets import PacketIndex, packets_of
 from operators.video.decode.ranges import seek_to
+from schemas.video.clock import SECOND_US, StreamClock
 
 COPIED_VIDEO = ("h264", "hevc", "vp9", "av1")
 """Video codecs that MP4 supports and that players and training readers decode."""

@@ -21,8 +21,9 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from operators.video.decode.ffmpeg import file_url
-from operators.video.decode.packets import SECOND_US, PacketIndex, packets_of
+from operators.video.decode.packets import PacketIndex, packets_of
 from operators.video.decode.ranges import seek_to
+from schemas.video.clock import SECOND_US
 
 LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 """Channel layouts that the AAC encoder accepts, by channel count. Other audio is converted to stereo."""

@@ -25,20 +25,10 @@ import imageio_ffmpeg
 
 from schemas.errors import Outage
 from schemas.storage import READ_ERRORS
+from schemas.video.container import CONTAINERS, FILL_IN_TIMES, LARGEST_FRAME_PIXELS
 
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,gif,rm,wtv,ivf,dv"
-"""Demuxers that may open a source. Playlists and concatenation scripts (hls, dash, concat, sdp, ...) are excluded
-because they refer to other files and addresses."""
-
-CONFINEMENT = {"protocol_whitelist": "file,pipe", "format_whitelist": CONTAINERS, "fflags": "+genpts"}
-"""Input options, for the executable and for PyAV, so that both see the same times. `genpts` fills in timestamps that
-the packets of a broadcast lack."""
-
-
-LARGEST_FRAME_PIXELS = 100_000_000
-"""Limit for the pixels of a decoded frame. A larger frame counts as damage or an attack. 8K video has 33 million
-pixels, 16K video 133 million."""
-
+CONFINEMENT = {"protocol_whitelist": "file,pipe", "format_whitelist": CONTAINERS, **FILL_IN_TIMES}
+"""Input options, for the executable and for PyAV, so that both see the same times."""
 
 OLDEST_FFMPEG = (5, 1)
 """Oldest supported version: the first with the option `-fps_mode`, which keeps the frame times of a clip."""

@@ -1,8 +1,6 @@
 """Single frames of a video at requested times, as a viewer sees them, in the size that a model needs.
 
-A frame is oriented by `operators.video.decode.orientation`, with square pixels and in the colours of
-`operators.video.decode.colour`. Of an interlaced frame only one field is shown, stretched to the full height, because
-its two fields show two different times.
+A frame is converted by `schemas.video.display`, with square pixels.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import av
 import cv2
@@ -19,11 +16,10 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from operators.video.decode.colour import to_rgb
-from operators.video.decode.orientation import orientation
 from operators.video.decode.packets import PacketIndex, UnreadableVideo, open_video, read_packets, sample_aspect
 from operators.video.decode.probe import displayed_size
 from operators.video.decode.ranges import decode_from
+from schemas.video.display import displayed_rgb
 
 PATCH = 28
 """Default multiple for both sides: Qwen2-VL's patches of 14 pixels, merged two by two. Qwen3-VL has patches of 16
@@ -64,11 +60,13 @@ def frames_at(
             raise ValueError(
                 f"{path.name}: asked for frames at {asked[0]} to {asked[-1]} us of [0, {index.duration_us})"
             )
+    # Opened again, so that the decoder and the demuxer begin with the first of an MP4's decoder configurations.
+    with open_video(path) as (container, stream):
         for time_us, frame in presented(container, stream, index, asked, path):
             width, height = displayed_size(frame, sample_aspect(frame))
             if side is not None:
                 width, height = fitted_size(width, height, side, multiple)
-            yield VideoFrame(time_us, displayed(frame, width, height))
+            yield VideoFrame(time_us, displayed_rgb(frame, (width, height)))
 
 
 def frame_times(path: Path) -> NDArray[np.int64]:
@@ -106,15 +104,6 @@ def presented(
         yield current
 
 
-def displayed(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
-    """Convert a decoded frame to RGB as displayed, shape [height, width, 3], whatever its own aspect ratio."""
-    shown = orientation(frame)
-    if shown.swaps_sides:
-        width, height = height, width
-    rgb = to_rgb(_one_field(frame) if frame.interlaced_frame else frame, width, height)
-    return shown.upright(rgb)
-
-
 def to_jpeg(rgb: NDArray[np.uint8], quality: int = 90) -> bytes:
     """Encode an RGB frame, shape [height, width, 3], as a JPEG file."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -133,12 +122,3 @@ def fitted_size(width: int, height: int, side: int, multiple: int = PATCH) -> tu
         min(limit, max(multiple, round(pixels * scale / multiple) * multiple)) for pixels in (width, height)
     )
     return fitted_width, fitted_height
-
-
-def _one_field(frame: av.VideoFrame) -> av.VideoFrame:
-    """The top field of a frame: every other line, starting with the first. Nothing is copied."""
-    graph = av.filter.Graph()
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
-    graph.link_nodes(source, graph.add("field", "top"), graph.add("buffersink")).configure()
-    graph.push(frame)
-    return cast(av.VideoFrame, graph.pull())

@@ -2,8 +2,7 @@
 
 Frame counts, durations and rates in container headers are unreliable (variable frame rate, edit lists, truncated
 files). They are used for one purpose only: to estimate how much of a file is missing. All times are integer
-microseconds from the first presented frame. `StreamClock` is the only place that converts timestamps (PTS) to such
-times.
+microseconds from the first presented frame, as `schemas.video.clock` converts them.
 
 Indexing an hour of 640x360 video with audio takes about a second. The index does not tell whether the frames can be
 decoded.
@@ -17,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, overload
 
 import av
 import numpy as np
@@ -29,10 +27,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from operators.video.decode.ffmpeg import CONFINEMENT, CONTAINERS, LARGEST_FRAME_PIXELS, NoticedFile
-from operators.video.decode.streams import has_moving_picture, moving_pictures
-
-SECOND_US = 1_000_000
+from operators.video.decode.ffmpeg import CONFINEMENT, NoticedFile
+from schemas.video.clock import SECOND_US, StreamClock
+from schemas.video.container import ANY_TITLE, CONTAINERS, LARGEST_FRAME_PIXELS, has_moving_picture, moving_pictures
 
 NO_TIME = int(np.iinfo(np.int64).min)
 """Marks a missing timestamp of a packet (ffmpeg's AV_NOPTS_VALUE)."""
@@ -43,10 +40,6 @@ LONGEST_HOLD_US = 600 * SECOND_US
 _LONGEST_VIDEO_SECONDS = 1000 * 3600
 _FARTHEST_CLOCK_SECONDS = 10**11
 """A timestamp beyond this is damaged, and sums of microseconds could overflow. A clock may count from the year 0."""
-
-_ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-"""Options of `av.open` that accept a title in an old encoding, which says nothing about the frames. PyAV 19 accepts one
-by default."""
 
 _INDEXED_CONTAINERS = ("mov", "matroska", "avi", "flv", "gif", "ivf")
 """Demuxers whose seek lands on a key frame. The others search for a timestamp and may land after the key frame."""
@@ -74,36 +67,6 @@ class UnreadableVideo(ValueError):
 
     def __reduce__(self) -> tuple[type[UnreadableVideo], tuple[str, str]]:
         return type(self), (self.reason, str(self))
-
-
-@dataclass(frozen=True)
-class StreamClock:
-    """Exact conversion between a stream's timestamps and microseconds from its first presented frame."""
-
-    time_base: Fraction
-    first_pts: int
-
-    @overload
-    def microseconds(self, pts: int) -> int: ...
-    @overload
-    def microseconds(self, pts: NDArray[np.int64]) -> NDArray[np.int64]: ...
-    def microseconds(self, pts: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
-        """Times of timestamps in microseconds, rounded to the nearest (halves up). Arrays keep their shape."""
-        ticks = self.time_base.denominator
-        seconds, rest = divmod((pts - self.first_pts) * self.time_base.numerator, ticks)
-        return seconds * SECOND_US + (2 * rest * SECOND_US + ticks) // (2 * ticks)
-
-    def pts(self, time_us: int) -> int:
-        """The first timestamp whose time is `time_us` or later.
-
-        Frames with this timestamp or a later one are exactly the frames from `time_us` on.
-        """
-        unit = self.time_base * SECOND_US
-        return self.first_pts - ((1 - 2 * time_us) * unit.denominator) // (2 * unit.numerator)
-
-    def seconds(self, time_us: int) -> float:
-        """Convert a time to seconds on the container's own clock, which all streams share."""
-        return float(self.first_pts * self.time_base) + time_us / SECOND_US
 
 
 @dataclass(frozen=True)
@@ -196,7 +159,7 @@ class PacketIndex:
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a local video and yield its container and video stream, set to decode on all cores.
 
-    The stream is the one that `operators.video.decode.streams` chooses.
+    The stream is the one that `schemas.video.container` chooses.
 
     Raises:
         UnreadableVideo: `empty_file`, `not_a_video`, `truncated`, `no_video_stream` or `unknown_codec`.
@@ -222,7 +185,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 def _open(file: NoticedFile, path: Path) -> InputContainer:
     try:
-        return av.open(file, "r", container_options=CONFINEMENT, **_ANY_TITLE)
+        return av.open(file, "r", container_options=CONFINEMENT, **ANY_TITLE)
     except av.error.FFmpegError as error:
         raise _not_opened(path) from error
 

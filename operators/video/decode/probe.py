@@ -16,10 +16,7 @@ from av.video.reformatter import ColorPrimaries, ColorTrc
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from operators.video.decode.ffmpeg import LARGEST_FRAME_PIXELS
-from operators.video.decode.orientation import Orientation, orientation
 from operators.video.decode.packets import (
-    SECOND_US,
     PacketIndex,
     UnreadableVideo,
     decode,
@@ -28,8 +25,11 @@ from operators.video.decode.packets import (
     read_packets,
     sample_aspect,
 )
-from operators.video.decode.streams import encrypted_ids, moving_pictures, sounds_with
+from operators.video.decode.streams import encrypted_ids, sounds_with
 from schemas.tables import AudioTrack, PictureFormat
+from schemas.video.clock import SECOND_US
+from schemas.video.container import LARGEST_FRAME_PIXELS, moving_pictures
+from schemas.video.orientation import Orientation, orientation
 
 _OPENING_FRAMES = 32
 """Number of frames of an AVI that are decoded to check their order: more than any decoder reorders."""

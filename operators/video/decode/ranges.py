@@ -30,8 +30,9 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from operators.video.decode.packets import SECOND_US, PacketIndex, UnreadableVideo, decode, open_video
+from operators.video.decode.packets import PacketIndex, UnreadableVideo, decode, open_video
 from operators.video.decode.probe import VideoProbe
+from schemas.video.clock import SECOND_US
 
 T = TypeVar("T")
 TimedFrame = tuple[int, VideoFrame]

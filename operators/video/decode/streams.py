@@ -1,11 +1,9 @@
-"""Chooses the video stream of a file that is decoded and published, and the audio streams that belong to it.
+"""Chooses the audio streams that belong to the video stream of `schemas.video.container.moving_pictures`.
 
 Files may hold several video streams: the programmes of a broadcast, the main and sub stream of a camera, covers and
-previews. Every caller that opens a video uses this module, so that one and the same stream is decoded, cut, copied and
-checked. No program applies its own automatic choice. ffmpeg, for example, takes the video stream with the most pixels
-and the audio stream with the most channels independently, so they may belong to two programmes.
-
-The choice depends only on the container's list of streams, so it is the same whenever the same bytes are opened.
+previews. Every caller that opens a video uses these two functions, so that one and the same stream is decoded, cut,
+copied and checked. No program applies its own automatic choice. ffmpeg, for example, takes the video stream with the
+most pixels and the audio stream with the most channels independently, so they may belong to two programmes.
 """
 
 from __future__ import annotations
@@ -19,9 +17,6 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-_STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
-"""Covers, previews and pictures for single times; also enhancement layers, which show nothing by themselves."""
-
 _NOT_MAIN = Disposition.visual_impaired | Disposition.hearing_impaired | Disposition.comment | Disposition.karaoke
 """Audio that few viewers want to hear with the video."""
 
@@ -33,29 +28,6 @@ _TS_PACKET = 188
 _TS_SYNC = 0x47
 _TS_PROBED_BYTES = 5_000_000
 """Bytes searched for programmes: as many as libavformat searches for streams (`probesize`)."""
-
-
-def moving_pictures(container: InputContainer) -> list[VideoStream]:
-    """The decodable video streams with moving pictures, best first.
-
-    The best is the `default` stream where exactly one is marked so (Matroska marks all streams by default). Otherwise
-    it is the stream with the most pixels, and of several such streams the first in the container. A stream with a frame
-    count of 1 comes last.
-    """
-    streams = [stream for stream in container.streams.video if not stream.disposition & _STILL]
-    streams = [stream for stream in streams if stream.codec_context is not None]
-    defaults = [stream for stream in streams if stream.disposition & Disposition.default]
-
-    def rank(stream: VideoStream) -> tuple[bool, bool, int, int]:
-        pixels = stream.codec_context.width * stream.codec_context.height
-        return stream.frames == 1, [stream] != defaults, -pixels, stream.index
-
-    return sorted(streams, key=rank)
-
-
-def has_moving_picture(container: InputContainer) -> bool:
-    """Whether any video stream has moving pictures, decodable or not."""
-    return any(not stream.disposition & _STILL for stream in container.streams.video)
 
 
 def sounds_with(container: InputContainer, picture: VideoStream) -> list[AudioStream]:

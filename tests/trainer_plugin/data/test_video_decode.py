@@ -86,7 +86,7 @@ def test_frames_that_become_enormous_on_the_way_are_not_decoded(tmp_path, monkey
     small, large = (("-f", "lavfi", "-i", f"testsrc2=s={side}x{side}:d=2") for side in (64, 640))
     parts = make(tmp_path / "small.ts", *small), make(tmp_path / "large.ts", *large, "-output_ts_offset", "2")
     (tmp_path / "v.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
-    monkeypatch.setattr(frames, "_LARGEST_FRAME_PIXELS", 100 * 100)
+    monkeypatch.setattr(frames, "LARGEST_FRAME_PIXELS", 100 * 100)
     assert len(read_frames(source_of(tmp_path / "v.ts"), [1_000_000], SIZE)) == 1
     with pytest.raises(BadVideo, match="video v: what was decoded ends at ") as error:
         read_frames(source_of(tmp_path / "v.ts"), [3_500_000], SIZE)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from operators.video.analysis.proxy import FPS, GOP, Proxy, ProxyWriter, proxy_size
 from operators.video.decode.frames import frame_times, frames_at
-from operators.video.decode.packets import LONGEST_HOLD_US, SECOND_US, decode, open_video, read_packets
+from operators.video.decode.packets import LONGEST_HOLD_US, decode, open_video, read_packets
 from operators.video.decode.probe import VideoProbe, probe
+from schemas.video.clock import SECOND_US
 from tests.support.videos import counting_video, make, number_on
 
 VARIABLE = ("-vf", "select='lt(n,45)+not(mod(n,7))'", "-fps_mode", "passthrough")

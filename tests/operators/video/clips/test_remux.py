@@ -14,8 +14,9 @@ from operators.video.clips.remux import (
     with_times,
     write_mp4,
 )
-from operators.video.decode.packets import StreamClock, open_video
+from operators.video.decode.packets import open_video
 from operators.video.decode.probe import main_audio_stream, probe
+from schemas.video.clock import StreamClock
 from tests.support.videos import counting_video
 
 CLOSED = ("-bf", "3", "-g", "30", "-x264-params", "scenecut=0:b-adapt=0")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.video.decode.packets import NO_TIME, StreamClock, decode, open_video, read_packets
+from operators.video.decode.packets import NO_TIME, decode, open_video, read_packets
+from schemas.video.clock import StreamClock
 from tests.support.failing_reads import failing_reads
 from tests.support.videos import counting_video, make, noisy_video
 from tests.support.zoo import OPEN_GOP

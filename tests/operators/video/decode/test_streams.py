@@ -7,9 +7,10 @@ from operators.video.clips.cut import cut_clip
 from operators.video.decode.frames import frames_at
 from operators.video.decode.packets import UnreadableVideo, open_video
 from operators.video.decode.probe import main_audio_stream, probe
-from operators.video.decode.streams import moving_pictures, sounds_with
+from operators.video.decode.streams import sounds_with
 from schemas.config import Detector, SplitConfig
 from schemas.tables import Cut
+from schemas.video.container import moving_pictures
 from tests.support.videos import HEIGHT, WIDTH, broadcast, counting_video, make, number_on, two_pictures
 
 DEFAULT_FIRST = ("-disposition:v:0", "default", "-disposition:v:1", "0")

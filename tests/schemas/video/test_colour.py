@@ -9,20 +9,11 @@ import numpy as np
 import pytest
 from av.video.reformatter import Colorspace, ColorTrc
 
-from operators.video.decode.colour import matrix, to_rgb, to_yuv420, tone_map
 from operators.video.decode.packets import open_video
+from schemas.video.colour import matrix, to_rgb, to_yuv420, tone_map
+from tests.support.colours import COLOURS, HDR_BANDS, PATCH, painted
 from tests.support.videos import make
 
-COLOURS = [
-    (220, 40, 40),
-    (40, 200, 60),
-    (50, 60, 220),
-    (230, 220, 40),
-    (200, 60, 200),
-    (128, 128, 128),
-    (255, 255, 255),
-]
-PATCH = 32
 HD_PATCH = 192
 PQ, HLG = ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67
 
@@ -30,14 +21,6 @@ PQ, HLG = ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67
 def first_frame(path) -> av.VideoFrame:
     with open_video(path) as (container, _):
         return next(container.decode(video=0))
-
-
-def painted(target, filters: str, patch: int = PATCH, codec: tuple[str, ...] = ("-c:v", "libx264", "-qp", "4")):
-    """Write a video of coloured patches side by side, painted in RGB and converted to YUV by these filters."""
-    inputs = [f"color=0x{r:02x}{g:02x}{b:02x}:s={patch}x32:d=0.1:r=10" for r, g, b in COLOURS]
-    graph = "".join(f"{colour}[c{i}];" for i, colour in enumerate(inputs))
-    graph += "".join(f"[c{i}]" for i in range(len(COLOURS))) + f"hstack=inputs={len(COLOURS)},format=gbrp,{filters}"
-    return make(target, "-filter_complex", graph, "-preset", "ultrafast", *codec)
 
 
 def worst_error(rgb: np.ndarray) -> int:
@@ -90,17 +73,6 @@ def test_yuv_for_an_encoder_has_the_asked_matrix_and_limited_range(tmp_path):
         yuv = av.VideoFrame.from_ndarray(to_yuv420(frame, frame.width, frame.height, target), format="yuv420p")
         yuv.colorspace, yuv.color_range = target, 1
         assert worst_error(to_rgb(yuv, frame.width, frame.height)) <= 6
-
-
-HDR_BANDS = (
-    "nullsrc=s=320x96:d=0.1:r=10,format=yuv420p10,"
-    "geq=lum='64+640*X/W':cb='512+X/W*if(gt(Y,32),if(gt(Y,64),-50,45),0)':cr='512+X/W*if(gt(Y,32),if(gt(Y,64),35,-35),0)'"
-    ",setparams=colorspace=bt2020nc:color_primaries=bt2020:range=tv:color_trc="
-)
-"""A brightness ramp from black at the left, in three bands: grey, blue and orange.
-
-Blue and orange become more saturated to the right.
-"""
 
 
 @pytest.mark.parametrize("transfer, name", [(PQ, "smpte2084"), (HLG, "arib-std-b67")])

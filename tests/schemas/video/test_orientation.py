@@ -14,11 +14,11 @@ from operators.video.clips.cut import cut_clip, open_cutter
 from operators.video.clips.readback import thumbnail
 from operators.video.decode.ffmpeg import ffmpeg_executable
 from operators.video.decode.frames import frames_at
-from operators.video.decode.orientation import AS_STORED, Orientation, orientation
 from operators.video.decode.probe import probe
 from schemas.config import Detector, SplitConfig
 from schemas.tables import Cut
-from tests.support.videos import make
+from schemas.video.orientation import AS_STORED, Orientation, orientation
+from tests.support.videos import make, oriented
 
 EIGHT = [Orientation(mirrored, rotation) for mirrored in (False, True) for rotation in (0, 90, 180, 270)]
 WIDTH, HEIGHT = 96, 64
@@ -30,17 +30,6 @@ def stored(tmp_path_factory):
     picture = ("-f", "lavfi", "-i", f"testsrc2=s={WIDTH}x{HEIGHT}:r=10:d=1")
     codec = ("-c:v", "libx264", "-crf", "10", "-g", "1", "-pix_fmt", "yuv420p")
     return make(tmp_path_factory.mktemp("stored") / "v.mp4", *picture, *codec)
-
-
-def oriented(target, stored, orientation, how="matrix"):
-    """Copy a video with a display matrix in the container, or with display orientation SEI in its frames."""
-    turn = orientation.rotation if orientation.mirrored else -orientation.rotation % 360  # applied before mirroring
-    if how == "matrix":
-        matrix = ("-display_rotation", str(turn), *(("-display_hflip",) if orientation.mirrored else ()))
-        return make(target, *matrix, "-i", str(stored), "-c", "copy")
-    sei = f"h264_mp4toannexb,h264_metadata=display_orientation=insert:rotate={turn}"
-    sei += ":flip=horizontal" * orientation.mirrored
-    return make(target, "-i", str(stored), "-c", "copy", "-bsf:v", sei)
 
 
 def as_ffmpeg_shows(path, height, width):
@@ -64,7 +53,7 @@ def assert_alike(rgb, expected):
 
 @pytest.mark.parametrize("view", EIGHT, ids=lambda view: f"{'mirrored' if view.mirrored else 'plain'}{view.rotation}")
 def test_every_decode_shows_what_ffmpeg_shows(stored, tmp_path, view):
-    path = oriented(tmp_path / "v.mp4", stored, view)
+    path = oriented(tmp_path / "v.mp4", stored, *view)
     video = probe(path)
     assert (video.mirrored, video.rotation) == view
     expected = as_ffmpeg_shows(path, video.height, video.width)
@@ -77,7 +66,7 @@ def test_every_decode_shows_what_ffmpeg_shows(stored, tmp_path, view):
     (frame,) = frames_at(watched.proxy.path, [0])
     assert_alike(frame.rgb, expected)
 
-    sei = oriented(tmp_path / "sei.mp4", stored, view, "sei")
+    sei = oriented(tmp_path / "sei.mp4", stored, *view, "sei")
     (frame,) = frames_at(sei, [0])
     assert_alike(frame.rgb, as_ffmpeg_shows(sei, *frame.rgb.shape[:2]))
 
@@ -106,7 +95,7 @@ def test_the_trainer_shows_what_ffmpeg_shows(stored, tmp_path, view, how):
     from trainer_plugin.data.video_decode import read_frames
     from trainer_plugin.types import VideoSource
 
-    path = oriented(tmp_path / "v.mp4", stored, view, how)
+    path = oriented(tmp_path / "v.mp4", stored, *view, how)
     height, width = (WIDTH, HEIGHT) if view.swaps_sides else (HEIGHT, WIDTH)
     (rgb,) = read_frames(VideoSource("v", str(path)), [0], (height, width))
     assert_alike(rgb, as_ffmpeg_shows(path, height, width))
@@ -120,7 +109,7 @@ def test_another_angle_is_rounded_to_a_quarter_turn_everywhere(stored, tmp_path,
     video = probe(path)
     # The flip comes after the rotation, and therefore reverses its direction.
     assert (video.mirrored, video.rotation) == (mirrored, -nearest % 360 if mirrored else nearest)
-    expected = as_ffmpeg_shows(oriented(tmp_path / "r.mp4", stored, video.orientation), video.height, video.width)
+    expected = as_ffmpeg_shows(oriented(tmp_path / "r.mp4", stored, *video.orientation), video.height, video.width)
     (frame,) = frames_at(path, [0])
     assert_alike(frame.rgb, expected)
     cut_clip(video, video.index.frame_times_us, 0, 300_000, tmp_path / "clip.mp4")
