@@ -34,8 +34,8 @@ class StreamClock:
 
         Frames with this timestamp or a later one are exactly the frames from `time_us` on.
         """
-        unit = self.time_base * SECOND_US
-        return self.first_pts - ((1 - 2 * time_us) * unit.denominator) // (2 * unit.numerator)
+        us_per_pts = self.time_base * SECOND_US
+        return self.first_pts - ((1 - 2 * time_us) * us_per_pts.denominator) // (2 * us_per_pts.numerator)
 
     def seconds(self, time_us: int) -> float:
         """Convert a time to seconds on the container's own clock, which all streams share."""

@@ -25,7 +25,7 @@ FILL_IN_TIMES = {"fflags": "+genpts"}
 sets it, so that all see the same times."""
 
 ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-"""Options of `av.open` that accept a title in an old encoding, which says nothing about the frames. PyAV 19 accepts one
+"""Options of `av.open` that accept a title in an old encoding, which does not concern the frames. PyAV 19 accepts one
 by default."""
 
 _STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent

@@ -1,7 +1,7 @@
 """The trainer shows the frames that the pipeline shows: the same ones at the same times, with the same pixels.
 
 A release may publish source videos unchanged (`shard.media=original`). A pass rate that was measured on the pipeline's
-frames then says something about training only if training sees these frames.
+frames holds for training only if training sees these frames.
 """
 
 from fractions import Fraction
@@ -52,14 +52,14 @@ def trainer_frames(path, times_us, size):
 def frames_of_both(path, times_us):
     """The pipeline's and the trainer's frames at these ascending times, in the pipeline's size.
 
-    The trainer must read the same frames when it is asked for all at once and for each alone.
+    The trainer must read the same frames in one call for all and in one call for each.
     """
     shown = np.stack([frame.rgb for frame in frames_at(path, times_us)])
     size = shown.shape[1:3]
-    at_once = trainer_frames(path, times_us, size)
-    for frame, time_us in zip(at_once, times_us, strict=True):
+    together = trainer_frames(path, times_us, size)
+    for frame, time_us in zip(together, times_us, strict=True):
         assert np.array_equal(frame, trainer_frames(path, [time_us], size)[0])
-    return shown, at_once
+    return shown, together
 
 
 def differences(path, times_us):
@@ -212,7 +212,7 @@ def test_times_outside_a_video_are_refused_by_the_pipeline_and_bounded_in_the_tr
     """The times of a release lie inside its videos. The trainer allows for a clock that an MP4 has rounded."""
     path = counting_video(tmp_path / "v.mp4", seconds=1)
     for time_us, number in ((-1, 0), (1_000_000, 29), (1_900_000, 29)):
-        with pytest.raises(ValueError, match=r"v\.mp4: asked for frames at"):
+        with pytest.raises(ValueError, match=r"v\.mp4: .* of \[0, 1000000\)"):
             list(frames_at(path, [time_us]))
         assert number_on(trainer_frames(path, [time_us], (HEIGHT, WIDTH))[0]) == number
     with pytest.raises(BadVideo, match="what was decoded ends at"):

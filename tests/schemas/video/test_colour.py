@@ -66,7 +66,7 @@ def test_grey_of_sdr_is_kept():
     assert (shown == ramp[..., np.newaxis]).all()
 
 
-def test_yuv_for_an_encoder_has_the_asked_matrix_and_limited_range(tmp_path):
+def test_yuv_for_an_encoder_has_the_requested_matrix_and_limited_range(tmp_path):
     scale = "scale=out_color_matrix=bt709:out_range=pc,format=yuv420p"
     frame = first_frame(painted(tmp_path / "v.mp4", scale))
     for target in (Colorspace.ITU601, Colorspace.ITU709):
@@ -76,7 +76,7 @@ def test_yuv_for_an_encoder_has_the_asked_matrix_and_limited_range(tmp_path):
 
 
 @pytest.mark.parametrize("transfer, name", [(PQ, "smpte2084"), (HLG, "arib-std-b67")])
-def test_hdr_looks_as_through_ffmpegs_filters(tmp_path, transfer, name):
+def test_hdr_appears_as_through_ffmpegs_filters(tmp_path, transfer, name):
     source = make(
         tmp_path / "v.mp4", "-f", "lavfi", "-i", HDR_BANDS + name, "-c:v", "libx265", "-x265-params", "log-level=0:qp=4"
     )

@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 96, 64
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """One second of H.264 whose eight orientations all look different."""
+    """One second of H.264 whose eight orientations all differ."""
     picture = ("-f", "lavfi", "-i", f"testsrc2=s={WIDTH}x{HEIGHT}:r=10:d=1")
     codec = ("-c:v", "libx264", "-crf", "10", "-g", "1", "-pix_fmt", "yuv420p")
     return make(tmp_path_factory.mktemp("stored") / "v.mp4", *picture, *codec)
