@@ -3,7 +3,7 @@
 Guarantees: the YUV matrix and range are the frame's own. Where the frame does not state them, they are those that
 players assume. PQ and HLG (HDR) are tone-mapped. SDR keeps its values at any bit depth.
 
-Not converted are the primaries of SDR video (wide-gamut SDR appears slightly pale) and Dolby Vision without an HDR10 base
+Not converted are the primaries of SDR video (wide-gamut SDR is slightly pale) and Dolby Vision without an HDR10 base
 layer.
 
 Tone mapping is the usual chain of ffmpeg filters, `zscale=t=linear:npl=100`, `zscale=p=bt709`,

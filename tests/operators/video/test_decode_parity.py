@@ -56,10 +56,10 @@ def frames_of_both(path, times_us):
     """
     shown = np.stack([frame.rgb for frame in frames_at(path, times_us)])
     size = shown.shape[1:3]
-    together = trainer_frames(path, times_us, size)
-    for frame, time_us in zip(together, times_us, strict=True):
+    in_one_call = trainer_frames(path, times_us, size)
+    for frame, time_us in zip(in_one_call, times_us, strict=True):
         assert np.array_equal(frame, trainer_frames(path, [time_us], size)[0])
-    return shown, together
+    return shown, in_one_call
 
 
 def differences(path, times_us):
