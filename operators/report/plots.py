@@ -4,7 +4,7 @@ Widths are percentages and the text size is fixed, so that a plot is as readable
 are classes (`s0`, `s1`, ...) that the page's style sheet maps to its light or dark palette. All text passes through
 `Markup.format`, which escapes it.
 
-matplotlib's SVG does not follow the page's width or its dark mode, and costs 75 MB and a hundred times the time
+matplotlib writes SVG of a fixed width and fixed colours, and costs 75 MB and a hundred times the time
 (`benchmarks/LOG.md`, 2026-11-30).
 """
 
