@@ -283,12 +283,12 @@ def test_replay_asks_again_only_what_was_rejected(built, films, edit_prompt, ser
     server.script = lambda body: "no JSON" if "spatial - where" in json.dumps(body) else capable(body)
     first = run_build(config)
     asked = len(server.requests)
-    counts = forget_rejects(first.folder, stage="question", reason="schema")
-    assert {key: count > 0 for key, count in counts.items()} == {("question", "schema"): True}
+    [group] = forget_rejects(first.folder, stage="question", reason="schema")
+    assert (group.stage, group.reason, group.count > 0) == ("question", "schema", True)
     server.script = capable
     again = run_build(config)
     rewritten = [request for request in server.requests[asked:] if "spatial - where" in json.dumps(request.body)]
-    assert len(rewritten) == sum(counts.values())
+    assert len(rewritten) == group.count
     assert not [reject for stage in again.metrics if stage.stage == "question" for reject in stage.rejects]
 
 
@@ -337,7 +337,7 @@ def test_after_a_failure_in_one_partition_no_partition_begins_another_video(tmp_
         return done
 
     monkeypatch.setattr("operators.build.preflight", lambda config: [])
-    monkeypatch.setattr("operators.execution.runner.run_unit", unit)
+    monkeypatch.setattr("operators.execution.runner.run_work_item", unit)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     others = set(threading.enumerate())
     with pytest.raises(ModelUnavailable, match="the model server is away"):
