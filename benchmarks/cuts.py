@@ -22,7 +22,7 @@ import ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.films import LOOKS, film
+from benchmarks.films import STYLES, film
 from benchmarks.metering import cpu_seconds, ffmpeg_cli
 from operators.video.analysis.analysis import analyse
 from operators.video.clips.cut import ENCODING, SOUND_ENCODING, open_cutter
@@ -30,7 +30,7 @@ from operators.video.decode.ffmpeg import run_ffmpeg
 from operators.video.decode.probe import VideoProbe, probe
 
 CLIP_US = 10_000_000
-CODED_BY_NONE = "anything that is not copied"
+NO_CODEC = "anything that is not copied"
 
 
 def main() -> None:
@@ -38,22 +38,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"{'video':24}{'way':12}{'clips':>6}{'CPU s/clip':>12}{'clips/s/core':>14}  how")
-        for path in arguments.videos or _rendered(arguments.films or folder, folder):
+        for path in arguments.videos or _render_films(arguments.films or folder, folder):
             video = probe(path)
             bounds = _bounds(video)
             damaged_us = analyse(video).damaged_us
-            _report(path, "key frames", *_cut(video, damaged_us, _snapped(video, bounds), folder))
-            _report(path, "  unseen", *_cut(video, None, _snapped(video, bounds), folder))
+            _report(path, "key frames", *_cut(video, damaged_us, _snap(video, bounds), folder))
+            _report(path, "  unseen", *_cut(video, None, _snap(video, bounds), folder))
             _report(path, "anywhere", *_cut(video, damaged_us, bounds, folder))
-            encoded = _report(path, "encoded", *_cut(replace(video, codec=CODED_BY_NONE), damaged_us, bounds, folder))
-            bare = _report(path, "bare ffmpeg", *_bare(video, bounds, folder))
+            encoded = _report(path, "encoded", *_cut(replace(video, codec=NO_CODEC), damaged_us, bounds, folder))
+            bare = _report(path, "bare ffmpeg", *_cut_with_ffmpeg(video, bounds, folder))
             print(f"{path.name:24}{'encoded / bare':18}{encoded / bare:12.2f}")
 
 
-def _rendered(films: Path, folder: Path) -> Iterator[Path]:
+def _render_films(films: Path, folder: Path) -> Iterator[Path]:
     """Yield one minute of each film, with sound."""
-    for look in LOOKS:
-        silent, target = film(films, look, 60), folder / f"{look.name}.mp4"
+    for style in STYLES:
+        silent, target = film(films, style, 60), folder / f"{style.name}.mp4"
         ffmpeg_cli("-i", silent, "-f", "lavfi", "-i", "sine=d=60", "-c:v", "copy", "-c:a", "aac", target)
         yield target
 
@@ -64,7 +64,7 @@ def _bounds(video: VideoProbe) -> list[int]:
     return [0, *inner, video.duration_us]
 
 
-def _snapped(video: VideoProbe, bounds: list[int]) -> list[int]:
+def _snap(video: VideoProbe, bounds: list[int]) -> list[int]:
     keys = video.index.key_frame_times_us
     inner = {int(keys[np.abs(keys - bound).argmin()]) for bound in bounds[1:-1]}
     return sorted({0, *inner, video.duration_us})
@@ -81,7 +81,7 @@ def _cut(
     return ways, cpu_seconds() - before
 
 
-def _bare(video: VideoProbe, bounds: list[int], folder: Path) -> tuple[Counter[str], float]:
+def _cut_with_ffmpeg(video: VideoProbe, bounds: list[int], folder: Path) -> tuple[Counter[str], float]:
     before = cpu_seconds()
     for start_us, end_us in pairwise(bounds):
         source = ffmpeg.input(str(video.path), ss=start_us / 1e6, t=(end_us - start_us) / 1e6, threads=1)

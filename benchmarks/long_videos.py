@@ -16,12 +16,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.films import PLAIN, film
-from benchmarks.metering import Watched, watched
+from benchmarks.metering import ProcessCost, measure_process
 from benchmarks.passes import key_frames, one_pass
 from operators.report.plots import Bar, bars
 
 MEGABYTE = 1_000_000
-MOST_MEGABYTES = 400
+MAX_MEGABYTES = 400
 _STYLE = (
     "text{font:13px sans-serif;fill:#333}.note{fill:#666}.track{fill:#eee}"
     ".s0{fill:#2459c9}.mark{stroke:#d62f2f;stroke-width:2}"
@@ -37,17 +37,17 @@ def main() -> None:
         print(f"{'minutes':>8}  {'way':12}{'peak MB':>8}{'CPU s':>9}{'wall s':>9}{'got':>7}{'wanted':>8}   load")
         for minutes in arguments.minutes:
             path = film(folder, PLAIN, 60 * minutes)
-            ways = {"key frames": watched(key_frames, path)}
+            ways = {"key frames": measure_process(key_frames, path)}
             if minutes <= arguments.whole_up_to:
-                ways["every frame"] = watched(one_pass, path, cores)
+                ways["every frame"] = measure_process(one_pass, path, cores)
             for way, cost in ways.items():
                 _report(minutes, way, cost, cores)
                 peak = cost.peak_bytes / MEGABYTE
-                rows.append(Bar(f"{minutes} min, {way}", (peak,), f"{peak:.0f} MB", MOST_MEGABYTES))
+                rows.append(Bar(f"{minutes} min, {way}", (peak,), f"{peak:.0f} MB", MAX_MEGABYTES))
     arguments.plot.write_text(_plot(rows))
 
 
-def _report(minutes: int, way: str, cost: Watched, cores: int) -> None:
+def _report(minutes: int, way: str, cost: ProcessCost, cores: int) -> None:
     got, wanted = (seconds / cost.wall_seconds / cores for seconds in (cost.cpu_seconds, cost.wanted_seconds))
     figures = f"{cost.peak_bytes / MEGABYTE:8.0f}{cost.cpu_seconds:9.1f}{cost.wall_seconds:9.1f}"
     print(f"{minutes:8}  {way:12}{figures}{got:7.0%}{wanted:8.0%}   {os.getloadavg()[0]:.1f}", flush=True)
@@ -55,7 +55,7 @@ def _report(minutes: int, way: str, cost: Watched, cores: int) -> None:
 
 def _plot(rows: list[Bar]) -> str:
     title = "Memory over the length of a 1080p video"
-    plot = bars(title, f"Most resident megabytes; the tick is the limit of {MOST_MEGABYTES} MB.", rows)
+    plot = bars(title, f"Most resident megabytes; the tick is the limit of {MAX_MEGABYTES} MB.", rows)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="720" height="{40 * len(rows)}"><style>{_STYLE}</style>'
     return f"{head}{plot}</svg>\n"
 

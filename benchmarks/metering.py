@@ -18,11 +18,11 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 from operators.video.decode.ffmpeg import ffmpeg_executable
 
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Watched:
+class ProcessCost:
     """Resources used by work in a separate process."""
 
     cpu_seconds: float
@@ -56,14 +56,14 @@ def ffmpeg_cli(*arguments: str | Path) -> None:
     subprocess.run(command, check=True)
 
 
-def watched(work: Callable[..., object], *arguments: object) -> Watched:
+def measure_process(work: Callable[..., object], *arguments: object) -> ProcessCost:
     """Run a module-level function in a new process and measure it."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_watch, work, arguments).result()
+        return pool.submit(_measure, work, arguments).result()
 
 
-def _watch(work: Callable[..., object], arguments: Sequence[object]) -> Watched:
+def _measure(work: Callable[..., object], arguments: Sequence[object]) -> ProcessCost:
     ended = threading.Event()
     waits: dict[str, float] = {}
     watcher = threading.Thread(target=_note_waits, args=(ended, waits))
@@ -75,7 +75,7 @@ def _watch(work: Callable[..., object], arguments: Sequence[object]) -> Watched:
         ended.set()
         watcher.join()
     used = cpu_seconds() - before
-    return Watched(used, time.monotonic() - started, _peak_bytes(), used + sum(waits.values()))
+    return ProcessCost(used, time.monotonic() - started, _peak_bytes(), used + sum(waits.values()))
 
 
 def _note_waits(ended: threading.Event, waits: dict[str, float]) -> None:
@@ -84,7 +84,7 @@ def _note_waits(ended: threading.Event, waits: dict[str, float]) -> None:
     The threads are polled because the figure of a thread in `/proc` disappears when the thread ends.
     """
     first: dict[str, float] = {}
-    while not ended.wait(_LOOK_SECONDS):
+    while not ended.wait(_POLL_SECONDS):
         for task in Path("/proc/self/task").iterdir():
             try:
                 waited = int((task / "schedstat").read_text().split()[1]) / 1e9

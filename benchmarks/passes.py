@@ -33,6 +33,6 @@ def key_frames(path: Path) -> None:
     propose(probe(path))
 
 
-def key_frames_refined(path: Path) -> None:
+def refine_key_frames(path: Path) -> None:
     """Do the same as `key_frames`, then decode the first frames of shots and the frames of the perceptual hash."""
     analyse_key_frames(probe(path)).shot_starts(Detector.ADAPTIVE, THRESHOLD)

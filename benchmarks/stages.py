@@ -31,7 +31,7 @@ def main(url: str) -> None:
             tokens_in=stage.tokens_in, tokens_out=stage.tokens_out,
         )  # fmt: skip
     print(f"{len(videos)} videos, {minutes:.1f} minutes; seconds per minute of video")
-    print(f"{'stage':12}{'cpu':>8}{'wall':>8}{'models':>8}{'rows':>8}{'reused':>8}{'asked':>8}{'in':>9}{'out':>8}")
+    print(f"{'stage':12}{'cpu':>8}{'wall':>8}{'models':>8}{'rows':>8}{'reused':>8}{'sent':>8}{'in':>9}{'out':>8}")
     for name, total in totals.items():
         print(
             f"{name:12}{total['cpu'] / minutes:8.2f}{total['wall'] / minutes:8.2f}{total['models'] / minutes:8.2f}"

@@ -48,7 +48,7 @@ PEAK = 989e12
 FRAME = (252, 448)
 FRAME_TOKENS = 144
 QUESTION, ANSWER = 512, 1024
-SHORT = 4096
+SHORT_ROW_TOKENS = 4096
 TEXT_ID = 1000
 
 
@@ -60,10 +60,10 @@ class Switch:
     replicated: bool = False
     """Whether every rank encodes all frames."""
     recomputed: bool = False
-    """Whether all layers use activation checkpointing, regardless of `--recomputed`."""
+    """Whether all layers use activation checkpointing, regardless of `--checkpointed`."""
 
     def options_of(self, arguments: argparse.Namespace) -> RunOptions:
-        layers = None if self.recomputed else arguments.recomputed
+        layers = None if self.recomputed else arguments.checkpointed
         return replace(
             self.options,
             checkpointed_layers=layers,
@@ -135,13 +135,13 @@ def main() -> None:
             try:
                 measured = subject.measure(tokens, name)
             except torch.OutOfMemoryError as error:
-                _say(f"{name} at {tokens} tokens: out of memory ({str(error).split('.')[0]})")
+                _print_on_rank_zero(f"{name} at {tokens} tokens: out of memory ({str(error).split('.')[0]})")
                 if dist.get_world_size() > 1:
                     os._exit(3)  # the other ranks may be waiting in a collective
                 subject = None
                 continue
             line = json.dumps(asdict(measured))
-            _say(line)
+            _print_on_rank_zero(line)
             if arguments.out and dist.get_rank() == 0:
                 with arguments.out.open("a") as file:
                     file.write(line + "\n")
@@ -152,11 +152,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=[32_768])
     parser.add_argument("--layers", type=int, default=28, help="decoder layers: as many as fit")
-    parser.add_argument("--recomputed", type=int, help="decoder layers computed again in the backward pass (all)")
-    parser.add_argument("--mlp-tokens", type=int, help="tokens of which their MLPs are computed at once (all)")
-    parser.add_argument("--lora", type=int, help="learn adapters of this rank, not the decoder's weights")
+    parser.add_argument("--checkpointed", type=int, help="decoder layers with activation checkpointing (all)")
+    parser.add_argument("--mlp-tokens", type=int, help="tokens of which an MLP computes in one piece (all)")
+    parser.add_argument("--lora", type=int, help="train adapters of this rank, not the decoder's weights")
     parser.add_argument("--switches", nargs="+", default=["ours"], choices=[*SWITCHES, PLAIN])
-    parser.add_argument("--sp", type=int, help="ranks that share a row; all, unless told otherwise")
+    parser.add_argument("--sp", type=int, help="ranks that share a row; all by default")
     parser.add_argument("--pack", type=int, default=1, help="videos in a row, each of --tokens")
     parser.add_argument("--features", action="store_true", help="the tower's features were computed before")
     parser.add_argument("--steps", type=int, default=3)
@@ -180,29 +180,29 @@ class Subject:
         with torch.device(device):
             inner = Qwen2_5_VLForConditionalGeneration(_config(arguments.layers))
         self.family = family_of(inner.config)
-        prepare(inner, _trained(arguments.lora))
+        prepare(inner, _trainable_parts(arguments.lora))
         for parameter in inner.parameters():
             parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else torch.bfloat16)
         self.tower = TowerCosts.of(inner, self.family)
         text_config = inner.config.get_text_config()
         self.costs = Costs.of(text_config)
         self.parallel = parallelize(arguments.sp or dist.get_world_size(), text_config, device)
-        self.model = _plain_model(inner) if self.options is None else self._our_model(inner, self.options)
+        if self.options is None:
+            self.model = _plain_model(inner)
+        else:
+            self.model = shard_parameters(LongVideoModel(inner, self.parallel, self.options)).train()
         self.optimizer = adamw(self.model, learning_rate=1e-5)
-
-    def _our_model(self, inner: PreTrainedModel, options: RunOptions) -> LongVideoModel:
-        return shard_parameters(LongVideoModel(inner, self.parallel, options)).train()
 
     def serves(self, name: str) -> bool:
         """Whether the model can run this switch without being rebuilt."""
         if self.options is None or name == PLAIN:
             return self.plain and name == PLAIN
-        return _built(self.options) == _built(SWITCHES[name].options_of(self.arguments))
+        return _build_options(self.options) == _build_options(SWITCHES[name].options_of(self.arguments))
 
     def measure(self, tokens: int, name: str) -> Measured:
         """Time steps with one row per data-parallel rank, whose videos have about `tokens` tokens each."""
         if self.arguments.fits:
-            self._step(SHORT, name)[2]()  # the first step allocates the moments of AdamW
+            self._step(SHORT_ROW_TOKENS, name)[2]()  # the first step allocates the moments of AdamW
         example, plan, step = self._step(tokens, name)
         if not self.arguments.fits:
             step()
@@ -244,8 +244,8 @@ class Subject:
         share = plan.rank_plan(self.parallel.sp_rank, switch.replicated)
         make = _features if self.arguments.features else _frames
         row = RankInput(share, tuple(make(grid) for grid in share.grids))
-        learned = supervised_tokens([row])
-        return lambda: train_step(self.model, self.optimizer, [row], learned)
+        supervised = supervised_tokens([row])
+        return lambda: train_step(self.model, self.optimizer, [row], supervised)
 
     def _plain_step(self, example: Example) -> Callable[[], object]:
         """Make a step of the plain model.
@@ -300,12 +300,12 @@ def _plain_model(inner: PreTrainedModel) -> PreTrainedModel:
     return inner.train()
 
 
-def _built(options: RunOptions) -> tuple[object, ...]:
+def _build_options(options: RunOptions) -> tuple[object, ...]:
     """The options that cannot be changed after the model is built."""
     return options.compile, options.checkpointed_layers, options.offload
 
 
-def _trained(lora: int | None) -> TrainableParts:
+def _trainable_parts(lora: int | None) -> TrainableParts:
     """Trainable parts: the decoder or LoRA adapters on it; the vision tower and the projector are frozen."""
     if lora is None:
         return TrainableParts(projector=False)
@@ -377,12 +377,14 @@ def _communication(step: Callable[[], object], show: bool) -> tuple[float, float
         if event.device_type == torch.autograd.DeviceType.CUDA:
             spans["nccl" in event.name.lower()].append((event.time_range.start, event.time_range.end))
     if show:
-        _say(profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=45, max_name_column_width=80))
-    communicating = _covered(spans[True])
-    return communicating / 1e6, (_covered(chain(spans[True], spans[False])) - _covered(spans[False])) / 1e6
+        _print_on_rank_zero(
+            profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=45, max_name_column_width=80)
+        )
+    communicating = _union_length(spans[True])
+    return communicating / 1e6, (_union_length(chain(spans[True], spans[False])) - _union_length(spans[False])) / 1e6
 
 
-def _covered(spans: Iterable[tuple[float, float]]) -> float:
+def _union_length(spans: Iterable[tuple[float, float]]) -> float:
     """Total length of the union of intervals."""
     total, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
@@ -391,7 +393,7 @@ def _covered(spans: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def _say(text: str) -> None:
+def _print_on_rank_zero(text: str) -> None:
     if dist.get_rank() == 0:
         print(text, flush=True)
 

@@ -22,7 +22,7 @@ trigger. Every other setting has a default; sections open with a click.
 and every model answer in a journal; a cleared task, a new run or another partition size resumes from there.
 
 **When a task fails:** its log ends with what failed, the value and what to do. Outages (a model server, the disk) are
-tried again by themselves; wrong settings fail at once. Clear the failed task to resume.
+tried again by themselves; wrong settings fail immediately. Clear the failed task to resume.
 
 **Models** are the Connections `lvr_captioner`, `lvr_reasoner`, `lvr_judge` and `lvr_target` (OpenAI-compatible; extra
 `{"model": "..."}`). Without any, captions are measured and a small model inside the worker answers.

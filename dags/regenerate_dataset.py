@@ -10,10 +10,10 @@ from operators.airflow.tasks import DEFAULT_ARGS, build_tasks
 DOC = """
 ### What changed since the last published build, and only that
 
-Every day `find_stale` takes the newest published build (or the one that **out** and **name** say) and compares what
-it holds with what its configuration asks for today: new, changed or vanished videos, other prompts, other models, newer
-code. Nothing stale: the run ends there, skipped, and its log says so. Otherwise the stale part is built, and a new
-version published if its content differs.
+Every day `find_stale` takes the newest published build (or the one that **out** and **name** select) and compares what
+it holds with what its configuration would give today: new, changed or vanished videos, other prompts, other models,
+newer code. If nothing is stale, the run ends there, skipped, and its log states it. Otherwise the stale part is built,
+and a new version is published if its content differs.
 
 New installations have this DAG paused: unpause it to let it run by itself.
 """

@@ -100,8 +100,8 @@ def _contradictions(config: BuildConfig, models: ModelsConfig) -> Iterator[str]:
         return
     if captioner.model != MEASURED:
         yield (
-            f"question.writers holds only {Writer.PROGRAM.value!r}, which asks about measured captions, but the "
-            f"captioner is {captioner.model!r}: nothing could be asked; add {Writer.MODEL.value!r}, or set "
+            f"question.writers holds only {Writer.PROGRAM.value!r}, which needs measured captions, but the "
+            f"captioner is {captioner.model!r}: no question could be written; add {Writer.MODEL.value!r}, or set "
             f"models.captioner.model={MEASURED}"
         )
     if not set(question.categories) & set(CATEGORY.values()):
@@ -192,11 +192,11 @@ def _scratch(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     return [f"scratch: {folder}, {free / 1e9:.0f} GB free"]
 
 
-def _free_bytes(folder: Path, name: str, way_out: str) -> int:
+def _free_bytes(folder: Path, name: str, fix: str) -> int:
     free = shutil.disk_usage(folder).free
     if free < MIN_FREE_BYTES:
         raise PreflightFailed(
             f"{name}: only {free / 1e6:.0f} MB free, at least {MIN_FREE_BYTES / 1e6:.0f} MB are needed; "
-            f"free some space or {way_out}"
+            f"free some space or {fix}"
         )
     return free

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.config import BuildConfig
-from schemas.settings import ConfigError, read_fields, set_field, validated
+from schemas.settings import ConfigError, read_fields, set_field, validate
 from schemas.uri import holds_secret, shown_uri
 
 __all__ = ["ConfigError", "assert_no_secret", "load_config", "validate_config"]
@@ -43,7 +43,7 @@ def validate_config(values: Mapping[str, Any]) -> BuildConfig:
         ConfigError: a field is unknown, a value is invalid, values contradict each other, or an address contains a
             secret.
     """
-    config = validated(values, BuildConfig)
+    config = validate(values, BuildConfig)
     assert_no_secret(config)
     return config
 

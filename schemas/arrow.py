@@ -20,14 +20,14 @@ from schemas.errors import SchemaError
 
 R = TypeVar("R", bound=Row)
 
-_LARGEST_EXPANSION = 50
+_MAX_EXPANSION = 50
 """Maximum memory of an untrusted table, as a multiple of its file size. Text compresses by a factor of 3 to 10. A
 column of one value compresses to nearly nothing, but every row has its own id, question and reasoning."""
 
 _SPARE_BYTES = 1 << 20
 """Memory that an untrusted table may take on top: in a table of a few rows most bytes are headers."""
 
-_MOST_BATCH_ROWS = 1024
+_MAX_BATCH_ROWS = 1024
 
 _SCALARS: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
@@ -93,21 +93,21 @@ def _untrusted_batches(file: pq.ParquetFile, size: int, rows: int, name: str) ->
     """
     metadata = file.metadata
     if metadata.num_rows != rows:
-        raise SchemaError(f"{name}: {metadata.num_rows} rows, the manifest says {rows}; copy it again")
+        raise SchemaError(f"{name}: {metadata.num_rows} rows, the manifest states {rows}; copy it again")
     groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
     chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
     sizes = [max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks]
-    allowed = _LARGEST_EXPANSION * size + _SPARE_BYTES
+    allowed = _MAX_EXPANSION * size + _SPARE_BYTES
     _refuse_expansion(name, size, sum(sizes), allowed)
     # With a dictionary, every row of a batch may hold the column's longest value.
-    batch_rows = max(1, min(_MOST_BATCH_ROWS, allowed // max(sizes, default=1)))
+    batch_rows = max(1, min(_MAX_BATCH_ROWS, allowed // max(sizes, default=1)))
     found = taken = 0
     for batch in file.iter_batches(batch_rows, use_threads=False):
         found, taken = found + len(batch), taken + batch.nbytes
         _refuse_expansion(name, size, taken, allowed)
         yield batch
     if found != rows:
-        raise SchemaError(f"{name}: {found} rows, its footer says {rows}; copy it again")
+        raise SchemaError(f"{name}: {found} rows, its footer states {rows}; copy it again")
 
 
 def _refuse_expansion(name: str, size: int, taken: int, allowed: int) -> None:

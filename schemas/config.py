@@ -34,7 +34,7 @@ class Detector(StrEnum):
     TRANSNET = "transnet"
 
     @property
-    def usual_threshold(self) -> float:
+    def default_threshold(self) -> float:
         """Default threshold, as chosen by the detector's authors."""
         return {Detector.ADAPTIVE: 3.0, Detector.CONTENT: 27.0, Detector.TRANSNET: 0.5}[self]
 
@@ -83,7 +83,7 @@ class SplitConfig(Model):
     @property
     def shot_threshold(self) -> float:
         """The threshold in use: `threshold`, or the detector's default if that is 0."""
-        return self.threshold or self.detector.usual_threshold
+        return self.threshold or self.detector.default_threshold
 
     @model_validator(mode="after")
     def _values_agree(self) -> SplitConfig:

@@ -1,11 +1,11 @@
-"""Opens published releases, local or remote, without trusting what they say about themselves.
+"""Opens published releases, local or remote, without trusting their manifests.
 
 A release may come from anybody. A few bytes of it can expand to terabytes, or name a file on the reader's own disk.
 Therefore names, lengths, row counts and tar headers are checked before any content is read:
 
 - A file that the manifest names is below the release's folder and has the manifest's length.
-- A table has as many rows as the manifest says.
-- A tar holds the records that the manifest says, in plain members only: no extended headers, links or sparse files.
+- A table has as many rows as the manifest states.
+- A tar holds the records that the manifest states, in plain members only: no extended headers, links or sparse files.
 
 The hash of a table is compared, because a table is read whole. Those of tars are not: that would read every video.
 """
@@ -117,7 +117,7 @@ def open_file(url: str, file: ReleaseFile, **options: Any) -> Iterator[IO[bytes]
         raise SchemaError(f"{shown_uri(address)}: no such file, though the manifest names it; copy it again") from None
     with opened:
         if (found := opened.tell()) != file.bytes:
-            raise SchemaError(f"{shown_uri(address)}: {found} bytes, the manifest says {file.bytes}; copy it again")
+            raise SchemaError(f"{shown_uri(address)}: {found} bytes, the manifest states {file.bytes}; copy it again")
         opened.seek(0)
         yield opened
 
@@ -129,14 +129,14 @@ def read_table(url: str, file: ReleaseFile) -> list[Sample]:
 
     Raises:
         SchemaError: the file's bytes are not those of the manifest, or it does not fit its schema, or does not hold as
-            many samples as the manifest says.
+            many samples as the manifest states.
     """
     address = address_in(url, file.path)
     with open_file(url, file) as opened, outages(address):
         data = opened.read()
     if (found := hashlib.sha256(data).hexdigest()) != file.sha256:
         raise SchemaError(
-            f"{address}: its sha256 is {found}, the manifest says {file.sha256}; copy it again, or do not use it"
+            f"{address}: its sha256 is {found}, the manifest states {file.sha256}; copy it again, or do not use it"
         )
     return rows_from_parquet(data, Sample, address, expected_rows=file.samples)
 
@@ -184,8 +184,8 @@ def read_tar(
             media = content = None
     if media is not None or (len(found), samples) != (file.videos, file.samples):
         raise SchemaError(
-            f"{shown_uri(address)}: {len(found)} records with {samples} samples, the manifest says {file.videos} with "
-            f"{file.samples}; copy it again"
+            f"{shown_uri(address)}: {len(found)} records with {samples} samples, the manifest states "
+            f"{file.videos} with {file.samples}; copy it again"
         )
 
 
@@ -201,7 +201,9 @@ def _open(url: str, path: str, **options: Any) -> IO[bytes]:
     if isinstance(fs, LocalFileSystem):
         root = Path(found).parents[path.count("/")].resolve()
         real = Path(found).resolve()
-        if not any(map(real.is_relative_to, _own_folders(root))):
+        # In the Hub's cache, a release's files are links into `blobs`, next to `snapshots`.
+        blobs = (folder.parent / "blobs" for folder in root.parents if folder.name == "snapshots")
+        if not any(map(real.is_relative_to, (root, *blobs))):
             raise SchemaError(
                 f"{found}: a link to {real}, outside of the release; copy the release with what its links lead to "
                 f"(cp -RL)"
@@ -212,11 +214,6 @@ def _open(url: str, path: str, **options: Any) -> IO[bytes]:
         opened: IO[bytes] = fs.open(found, "rb", **options)
         opened.seek(0, io.SEEK_END)  # some file systems request the file only now
         return opened
-
-
-def _own_folders(root: Path) -> list[Path]:
-    """Folders that may hold files of a release: its own and, in the Hub's cache, `blobs` next to `snapshots`."""
-    return [root, *(folder.parent / "blobs" for folder in root.parents if folder.name == "snapshots")]
 
 
 def _members(tar: IO[bytes], size: int, address: str) -> Iterator[tarfile.TarInfo]:

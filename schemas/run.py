@@ -89,7 +89,7 @@ class Run(Model):
     plan_rejects_sha256: Sha256
     """Hash of the table of sources that could not be planned."""
     skipped: dict[str, int] = Field(default={})
-    """Number of files and folders that the search for videos skipped, by kind in words: `.txt files`."""
+    """Number of files and folders that the search for videos skipped, by kind, such as `.txt files`."""
 
 
 class GivenIds(Model):
@@ -141,23 +141,23 @@ class StageMetrics(Model):
     """Share of the work items' summed time with at least one model request in flight."""
 
 
-_BELOW = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_RELATIVE_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
 
-def _below_a_folder(path: str) -> str:
+def _check_relative_path(path: str) -> str:
     """Accept a relative path without `..` and without characters that a shell, a loader or a store reads as a pattern.
 
     Raises:
         ValueError: any other path, also an absolute one or an address.
     """
-    if not _BELOW.fullmatch(path):
+    if not _RELATIVE_PATH.fullmatch(path):
         raise ValueError(
             "must be a path below the release's folder, of letters, digits, `_`, `-` and `.`: do not use this release"
         )
     return path
 
 
-PathBelow = Annotated[str, Field(max_length=500), AfterValidator(_below_a_folder)]
+PathBelow = Annotated[str, Field(max_length=500), AfterValidator(_check_relative_path)]
 
 
 class ReleaseFile(Row):

@@ -17,15 +17,15 @@ from schemas.uri import shown_uri
 M = TypeVar("M", bound=BaseModel)
 
 
-LONGEST_YAML = 100_000
+MAX_YAML_CHARACTERS = 100_000
 """Maximum length of a YAML text, in characters."""
-DEEPEST_YAML = 20
+MAX_YAML_DEPTH = 20
 """Maximum nesting depth of a YAML text."""
-MOST_ALIASES = 20
+MAX_ALIASES = 20
 """Maximum number of aliases in a YAML text: 20 expand to at most a few thousand values."""
 
 _PROBLEMS_SHOWN = 30
-_LONGEST_NAME = 80
+_MAX_NAME_CHARACTERS = 80
 
 
 class ConfigError(BadInput):
@@ -54,17 +54,19 @@ def read_yaml(text: str) -> Any:
         ValueError: the text is not YAML, is too long, is nested too deep, or has too many aliases. An alias may stand
             for a whole list of other aliases, so that a few lines expand to gigabytes.
     """
-    if len(text) > LONGEST_YAML:
-        raise ValueError(f"{len(text):,} characters are more than the {LONGEST_YAML:,} that a configuration may have")
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise ValueError(
+            f"{len(text):,} characters are more than the {MAX_YAML_CHARACTERS:,} that a configuration may have"
+        )
     aliases = depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             aliases += isinstance(event, yaml.AliasEvent)
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if aliases > MOST_ALIASES:
-                raise ValueError(f"more than {MOST_ALIASES} aliases (*name); write the values out")
-            if depth > DEEPEST_YAML:
-                raise ValueError(f"nested more than {DEEPEST_YAML} deep; a configuration is not")
+            if aliases > MAX_ALIASES:
+                raise ValueError(f"more than {MAX_ALIASES} aliases (*name); write the values out")
+            if depth > MAX_YAML_DEPTH:
+                raise ValueError(f"nested more than {MAX_YAML_DEPTH} deep; a configuration is not")
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {_yaml_problem(error)}") from None
     try:
@@ -92,7 +94,7 @@ def set_field(values: dict[str, Any], setting: str) -> None:
     if not equals or not path:
         raise ConfigError(f"setting {shown_value(setting)}: expected section.field=value")
     *sections, field = path.split(".")
-    if len(sections) > DEEPEST_YAML:
+    if len(sections) > MAX_YAML_DEPTH:
         raise ConfigError(f"setting {shown_value(setting)}: no section is nested so deep")
     for section in sections:
         inner = values.setdefault(section, {})
@@ -105,7 +107,7 @@ def set_field(values: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"setting {path}: the value is {error}") from None
 
 
-def validated(values: Mapping[str, Any], model: type[M], synonyms: Mapping[str, str] | None = None) -> M:
+def validate(values: Mapping[str, Any], model: type[M], synonyms: Mapping[str, str] | None = None) -> M:
     """Validate values as a model.
 
     Args:
@@ -143,8 +145,8 @@ def _hint(path: Sequence[str], model: type[BaseModel], synonyms: Mapping[str, st
     Tried in this order: a synonym from another program, a field of the same name elsewhere, a similar name in the same
     section, a similar name elsewhere.
     """
-    known, name = _fields_at(path[:-1], model), path[-1][:_LONGEST_NAME]
-    everywhere = {dotted.rpartition(".")[2]: dotted for dotted in reversed(_dotted(model))}
+    known, name = _fields_at(path[:-1], model), path[-1][:_MAX_NAME_CHARACTERS]
+    everywhere = {dotted.rpartition(".")[2]: dotted for dotted in reversed(_dotted_names(model))}
     meant = synonyms.get(name.replace("-", "_").lower()) or everywhere.get(name)
     if meant is None and (near := difflib.get_close_matches(name, known, n=1)):
         meant = near[0]
@@ -153,12 +155,12 @@ def _hint(path: Sequence[str], model: type[BaseModel], synonyms: Mapping[str, st
     return f"known are {', '.join(known)}" if meant is None else f"did you mean {meant!r}?"
 
 
-def _dotted(model: type[BaseModel], prefix: str = "") -> list[str]:
+def _dotted_names(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Dotted names of all fields, including those of sections, outer fields first."""
     names = [prefix + name for name in model.model_fields]
     for name in model.model_fields:
         inner = _section(model, name)
-        names += _dotted(inner, f"{prefix}{name}.") if inner else []
+        names += _dotted_names(inner, f"{prefix}{name}.") if inner else []
     return names
 
 

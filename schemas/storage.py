@@ -35,7 +35,7 @@ READ_ERRORS = frozenset(
 )
 """Error numbers of a disk or mount that fails. The file is not at fault, and a later attempt may read it."""
 
-_MOST_CHARACTERS = 300
+_MAX_CHARACTERS = 300
 """Maximum length of a quoted error message, in characters."""
 
 
@@ -90,22 +90,22 @@ def outages(address: str) -> Iterator[None]:
     except (BadInput, Outage, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError):
         raise
     except Exception as error:
-        told = printable(without_secrets(str(error), [address])).removeprefix(f"{shown}: ")[:_MOST_CHARACTERS]
+        cause = printable(without_secrets(str(error), [address])).removeprefix(f"{shown}: ")[:_MAX_CHARACTERS]
         if isinstance(error, OSError) and (not is_url(address) or _LOCAL.match(address)):
             raise
         if type(error).__name__ in _NO_CREDENTIALS:
             names = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if is_s3 else "those of its driver"
-            raise AccessDenied(f"{shown}: no credentials ({told}); set {names}, or use another address") from error
+            raise AccessDenied(f"{shown}: no credentials ({cause}); set {names}, or use another address") from error
         if isinstance(error, PermissionError) and str(error).startswith(f"{shown}: "):
             raise  # already translated by `operators.sources.web`
         if isinstance(error, PermissionError):
             raise AccessDenied(
-                f"{shown}: access denied ({told}); correct the address, or give credentials that may do this"
+                f"{shown}: access denied ({cause}); correct the address, or give credentials that may do this"
             ) from error
         if isinstance(error, ValueError | ImportError) or getattr(error, "errno", None) == errno.EINVAL:  # HTTP 400
             places = "the address, that of its server (AWS_ENDPOINT_URL)," if is_s3 else "the address"
-            raise BadInput(f"{shown}: cannot be opened ({told}); correct {places} or install its driver") from error
+            raise BadInput(f"{shown}: cannot be opened ({cause}); correct {places} or install its driver") from error
         checked = "are address and endpoint (AWS_ENDPOINT_URL)" if is_s3 else "is the address"
         raise StoreError(
-            f"{shown}: no answer ({told or type(error).__name__}); {checked} right? Run it again when it answers"
+            f"{shown}: no answer ({cause or type(error).__name__}); {checked} right? Run it again when it answers"
         ) from error

@@ -419,7 +419,7 @@ class PackagedVideo(Row):
     sha256: Sha256 | None
     """Hash of the file's bytes."""
     size_bytes: int | None
-    """Size of the file. None for a proxy, whose size is not looked up."""
+    """Size of the file. None for a proxy, whose size is not recorded."""
     width: int = Field(gt=0)
     """Displayed width of the published video in pixels. A re-encoded MP4 may differ from it by two."""
     height: int = Field(gt=0)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import reduce
 from unicodedata import category
 
-LONGEST_SHOWN = 400
+MAX_SHOWN = 400
 """Maximum length of a shown address, in characters."""
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{1,31}"  # at least two letters: `C:\\films` is a path
@@ -31,9 +31,9 @@ _ACCESS_POINT = re.compile(r"arn:[^@/\\]*[/\\]")
 """An S3 access point in place of a bucket: the text after its colons is not a password."""
 _REPOSITORY = re.compile(r"[\w-]+:(?!gh[a-z]_|github_pat_)[\w.-]+@[^@/\\]*(?=[/\\]|$)")
 """`org:repo@branch` of a `github://` address: a name, unless it has the form of GitHub's tokens."""
-_USUAL_PORT = re.compile(r"2[12]|8\d|44[345]|990|3000|5000|[89]\d{3}|14000|50070")
+_COMMON_PORT = re.compile(r"2[12]|8\d|44[345]|990|3000|5000|[89]\d{3}|14000|50070")
 """Ports of web, FTP, SSH, SMB and HDFS servers."""
-_PORT = re.compile(rf"{_USUAL_PORT.pattern}|[1-9]\d{{3}}|[1-5]\d{{4}}|6[0-4]\d{{3}}|65[0-4]\d\d|655[0-2]\d|6553[0-5]")
+_PORT = re.compile(rf"{_COMMON_PORT.pattern}|[1-9]\d{{3}}|[1-5]\d{{4}}|6[0-4]\d{{3}}|65[0-4]\d\d|655[0-2]\d|6553[0-5]")
 """Usual ports, and all others that a server can have without being privileged (from 1000)."""
 _STRAY_USER = re.compile(r"(?<![^/\\])[^/\\@:]*:(?>[^/\\]*@)(?=[^/\\]+[/\\])")
 _SECRET_PARAMETER = re.compile(
@@ -74,19 +74,19 @@ def redacted_uri(uri: str) -> str:
     for a port if it is a usual one, such as 8080, and otherwise for the beginning of a password. A bucket has no port.
     Without a colon before the path, an `@` in the path is part of a name.
     """
-    return _redact(uri, _USUAL_PORT)
+    return _redact(uri, _COMMON_PORT)
 
 
 def shown_uri(uri: str) -> str:
-    """An address or a path for display: redacted, on one line, at most `LONGEST_SHOWN` characters long.
+    """An address or a path for display: redacted, on one line, at most `MAX_SHOWN` characters long.
 
-    An almost-URL (`user:password@host/a.mp4?token=…`) also loses what looks like a password or a token.
+    An almost-URL (`user:password@host/a.mp4?token=…`) also loses what may be a password or a token.
     """
     shown = redacted_uri(uri)
     if _ADDRESS.search(uri) is None:
         shown = _without_secret_query(_STRAY_USER.sub("", shown))
     shown = printable(shown)
-    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[: LONGEST_SHOWN // 2]}…{shown[1 - LONGEST_SHOWN // 2 :]}"
+    return shown if len(shown) <= MAX_SHOWN else f"{shown[: MAX_SHOWN // 2]}…{shown[1 - MAX_SHOWN // 2 :]}"
 
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
@@ -138,10 +138,10 @@ def _without_query(address: str) -> str:
 
 
 def _redact(uri: str, ports: re.Pattern[str]) -> str:
-    return "::".join(_redacted_link(link, ports) for link in _LINK.split(uri))
+    return "::".join(_redact_link(link, ports) for link in _LINK.split(uri))
 
 
-def _redacted_link(link: str, ports: re.Pattern[str]) -> str:
+def _redact_link(link: str, ports: re.Pattern[str]) -> str:
     """Redact one link of a chain.
 
     Args:

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Fraction, Model, accept_earlier_names
 from schemas.errors import BadInput
-from schemas.settings import ConfigError, read_fields, set_field, validated
+from schemas.settings import ConfigError, read_fields, set_field, validate
 from schemas.tables import Split
 from trainer_plugin.data.samples import FramePolicy, Target
 from trainer_plugin.model import Head
@@ -368,7 +368,7 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     values = read_fields(path)
     for setting in settings:
         set_field(values, setting)
-    return validated(values, Recipe, _SYNONYMS)
+    return validate(values, Recipe, _SYNONYMS)
 
 
 def recipe_names() -> list[str]:

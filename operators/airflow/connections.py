@@ -61,11 +61,11 @@ def endpoint_of(role: Role, connection: Any) -> Endpoint:
     Raises:
         ConfigError: the host is missing or not a valid address, or the extra has a value of the wrong type.
     """
-    from operators.models.endpoints import SIGHTED, Endpoint
+    from operators.models.endpoints import VISION_ROLES, Endpoint
 
     conn_id = f"lvr_{role.value}"
     extra: Mapping[str, Any] = connection.extra_dejson
-    model, vision = extra.get("model", ""), extra.get("vision", role in SIGHTED)
+    model, vision = extra.get("model", ""), extra.get("vision", role in VISION_ROLES)
     if not connection.host:
         raise ConfigError(
             f"connection {conn_id}: has no host; give the server's name, or a URL such as http://host:8000/v1"

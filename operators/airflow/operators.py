@@ -22,7 +22,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from operators.airflow.connections import command_environment
 from operators.airflow.params import config_from_params
 from operators.process.exit_status import BAD_INPUT_STATUS
-from operators.process.supervise import Finished, WatchdogExpired, run_watched, stop_supervised
+from operators.process.supervise import Finished, WatchdogExpired, run_supervised, stop_supervised
 from operators.settings import ConfigError, validate_config
 
 LVR = (sys.executable, "-P", "-m", "operators.cli")
@@ -89,7 +89,7 @@ class LvrCommandOperator(BaseOperator):
             self._watcher = watcher
 
         try:
-            return run_watched(
+            return run_supervised(
                 [*self.command, *arguments],
                 env=environment,
                 wall_seconds=self.wall_limit.total_seconds(),

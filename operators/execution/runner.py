@@ -179,7 +179,7 @@ def run_work_item(store: Store, config: BuildConfig, stage: Stage, item: WorkIte
     Raises:
         StoreError: no space is left, in the store or for scratch files.
         NotStarted: no child process could be started for an isolated stage.
-        Stopped: the child process of an isolated stage was asked to end.
+        Stopped: the child process of an isolated stage was stopped.
     """
     key = stage_key(stage, config, item)
     if commit := store.find_commit(stage.name, digest(key)):

@@ -1,10 +1,10 @@
 """Client for one model: takes typed requests and returns validated answers or typed refusals.
 
-Every answer is looked up in the journal before a request is sent, and appended to the journal before it is parsed. A
+The journal is searched for every answer before a request is sent, and appended to the journal before it is parsed. A
 task that was killed therefore requests only the missing answers. A request whose answer does not fit the prompt's
 output model is repeated once with the error message, and then becomes a refusal.
 
-`ask` may be called from several threads concurrently. The work runs in one event loop, owned by the `ModelPool`
+`call` may be called from several threads concurrently. The work runs in one event loop, owned by the `ModelPool`
 (operators.models.session) that creates the clients. The limit on concurrent requests is per role and pool, not per
 call.
 """
@@ -132,7 +132,7 @@ class ModelClient:
                     f"set up without vision; set vision of this role's model"
                 )
         exchanges = [self._exchange(request) for request in requests]
-        future = asyncio.run_coroutine_threadsafe(self._ask_all(requests, exchanges), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._call_all(requests, exchanges), self._loop)
         try:
             return future.result()
         finally:
@@ -155,7 +155,7 @@ class ModelClient:
             return prompt.sampling
         return prompt.sampling.model_copy(update={"max_tokens": self._max_tokens})
 
-    async def _ask_all(self, requests: Sequence[Request], exchanges: Sequence[Exchange]) -> list[Answer | Refusal]:
+    async def _call_all(self, requests: Sequence[Request], exchanges: Sequence[Exchange]) -> list[Answer | Refusal]:
         first: dict[str, Request] = {}
         for request, exchange in zip(requests, exchanges, strict=True):
             first.setdefault(exchange.sha256, request)
@@ -168,7 +168,8 @@ class ModelClient:
             raise errors.exceptions[0] from None
         settled = {sha: task.result() for sha, task in tasks.items()}
         return [
-            _handed_to(request, settled[exchange.sha256]) for request, exchange in zip(requests, exchanges, strict=True)
+            replace(settled[exchange.sha256], request=request)
+            for request, exchange in zip(requests, exchanges, strict=True)
         ]
 
     async def _settle(self, request: Request, exchange: Exchange) -> Answer | Refusal:
@@ -248,7 +249,7 @@ def _read(request: Request, entry: JournalEntry, sampling: Sampling) -> Answer |
         value = read_answer(entry.raw, request.prompt.output, cut)
     except ValueError as error:
         ended = f" It was cut off after {entry.tokens_out} tokens; be brief." if cut else ""
-        return refusal("schema", f"The answer does not fit the schema: {_in_words(error)}.{ended}")
+        return refusal("schema", f"The answer does not fit the schema: {_describe_error(error)}.{ended}")
     return Answer(request, value, _provenance(request, entry, sampling), truncated=cut)
 
 
@@ -268,12 +269,8 @@ def _provenance(request: Request, entry: JournalEntry, sampling: Sampling) -> Pr
     )
 
 
-def _in_words(error: ValueError) -> str:
+def _describe_error(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'JSON'}: {item['msg']}" for item in found[:5])
-
-
-def _handed_to(request: Request, settled: Answer | Refusal) -> Answer | Refusal:
-    return settled if settled.request is request else replace(settled, request=request)

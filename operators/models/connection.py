@@ -135,7 +135,7 @@ class Connection:
                     )
                     completion: object = response.parse()
                 except openai.APIStatusError as error:
-                    refused = _refused(error, self.endpoint.scrubbed_message(error.message))
+                    refused = _refusal(error, self.endpoint.mask_message(error.message))
                     raise refused or unavailable(error, self.endpoint, self.role) from error
                 except (openai.OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
                     raise unavailable(error, self.endpoint, self.role) from error
@@ -144,7 +144,7 @@ class Connection:
             raise unavailable(nonsense, self.endpoint, self.role)
         self._assert_ours(exchange.sha256, response.headers.get("x-request-id", ""), completion.id)
         reply = _reply(completion)
-        return replace(reply, raw=self.endpoint.scrubbed(reply.raw))  # all stored raw answers come from here
+        return replace(reply, raw=self.endpoint.mask_secrets(reply.raw))  # all stored raw answers come from here
 
     def _assert_ours(self, sha256: str, *named: str | None) -> None:
         foreign = {found for name in named for found in _OUR_ID.findall(name or "")} - {sha256}
@@ -155,20 +155,20 @@ class Connection:
             )
 
 
-def _refused(error: openai.APIStatusError, told: str) -> RequestRefused | None:
+def _refusal(error: openai.APIStatusError, message: str) -> RequestRefused | None:
     """The refusal if an HTTP error is about this request (too long or filtered), None if it is about the server.
 
     An error about settings that all requests share counts as one about the server.
 
     Args:
-        told: the error's message without secrets.
+        message: the error's message without secrets.
     """
     words = f"{error.code} {error.type} {error.message}"
     if error.status_code in {400, 403} and _BLOCKED.search(words):
-        return RequestRefused("blocked", f"the server's content filter refused the request: {told}")
+        return RequestRefused("blocked", f"the server's content filter refused the request: {message}")
     is_too_long = _TOO_LONG.search(words) and not _SET_UP.search(words)
     if error.status_code == 413 or (error.status_code in {400, 422} and is_too_long):
-        return RequestRefused("too_long", f"the request is too long for the model: {told}")
+        return RequestRefused("too_long", f"the request is too long for the model: {message}")
     return None
 
 

@@ -18,7 +18,6 @@ import tempfile
 import threading
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 from operators.models.endpoints import Endpoint, ModelUnavailable
 from operators.models.engine import CONTEXT_TOKENS, MODEL_NAME, weights
@@ -72,7 +71,9 @@ class EmbeddedServer:
             address = _first_line(self._process)
             if not address:
                 self.stop()
-                raise ModelUnavailable(f"the embedded model server did not start: {_tail(errors)}")
+                errors.seek(0)
+                tail = errors.read()[-2000:].decode(errors="replace").strip() or "no error output"
+                raise ModelUnavailable(f"the embedded model server did not start: {tail}")
         self._endpoint = Endpoint(base_url=f"{address}/v1", model=EMBEDDED_MODEL)
         return self._endpoint
 
@@ -111,8 +112,3 @@ def _import_path() -> str:
     root = str(Path(__file__).parents[2])
     inherited = os.environ.get("PYTHONPATH", "")
     return os.pathsep.join(part for part in (root, inherited) if part)
-
-
-def _tail(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    return errors.read()[-2000:].decode(errors="replace").strip() or "no error output"

@@ -23,11 +23,11 @@ from schemas.config import Role
 from schemas.errors import BadInput, Outage
 from schemas.uri import shown_uri, without_secrets
 
-SIGHTED = frozenset({Role.CAPTIONER, Role.TARGET})
+VISION_ROLES = frozenset({Role.CAPTIONER, Role.TARGET})
 """Roles whose endpoints are assumed to accept frames unless `_VISION` is set."""
 
 
-_SHORTEST_SECRET = 8
+_MIN_SECRET_CHARACTERS = 8
 """Minimum number of characters of a key or password that is masked."""
 _AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[^\s'\"\\,;)}\]]+", re.IGNORECASE)
 
@@ -62,15 +62,15 @@ class Endpoint:
         """The URL without user, password and query, for messages."""
         return shown_uri(self.base_url)
 
-    def scrubbed(self, answer: str) -> str:
+    def mask_secrets(self, answer: str) -> str:
         """An answer in which only the endpoint's key and password are masked, as a server may repeat them."""
         for secret in self._secrets:
             answer = answer.replace(secret, "***")
         return answer
 
-    def scrubbed_message(self, text: str) -> str:
+    def mask_message(self, text: str) -> str:
         """A server's or library's message with everything masked that may be a credential, also in headers and URLs."""
-        return _AUTHORIZATION.sub(r"\1 ***", without_secrets(self.scrubbed(text), [self.base_url]))
+        return _AUTHORIZATION.sub(r"\1 ***", without_secrets(self.mask_secrets(text), [self.base_url]))
 
     @functools.cached_property
     def _secrets(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class Endpoint:
         spelled = {basic if password else ""}
         for secret in (self.api_key, password, unquote(password)):
             spelled |= {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], html.escape(secret)}
-        return tuple(sorted((each for each in spelled if len(each) >= _SHORTEST_SECRET), key=len, reverse=True))
+        return tuple(sorted((each for each in spelled if len(each) >= _MIN_SECRET_CHARACTERS), key=len, reverse=True))
 
 
 def endpoint_for(role: Role, environ: Mapping[str, str] = os.environ) -> Endpoint | None:
@@ -105,7 +105,7 @@ def endpoint_for(role: Role, environ: Mapping[str, str] = os.environ) -> Endpoin
         base_url=values["URL"].rstrip("/"),
         model=values["MODEL"],
         api_key=values["API_KEY"],
-        vision=_flag(f"{prefix}VISION", values["VISION"], default=role in SIGHTED),
+        vision=_flag(f"{prefix}VISION", values["VISION"], default=role in VISION_ROLES),
     )
     if not _is_web_address(endpoint.base_url):
         raise EndpointError(
@@ -162,7 +162,7 @@ def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout
     if wanted.model not in listed:
         raise ModelUnavailable(
             f"{wanted.shown_url} has no model {wanted.model!r}; it lists "
-            f"{endpoint.scrubbed_message(', '.join(listed)) or 'none'}"
+            f"{endpoint.mask_message(', '.join(listed)) or 'none'}"
         )
 
 
@@ -174,26 +174,26 @@ def unavailable(error: Exception, endpoint: Endpoint, role: Role | None) -> Mode
     variables = f"LVR_{role.name if role else '<ROLE>'}"
     match error:
         case openai.APITimeoutError():
-            found, way_out = "gave no answer in time", "raise timeout_seconds or lower concurrency of this role's model"
+            found, fix = "gave no answer in time", "raise timeout_seconds or lower concurrency of this role's model"
         case openai.APIConnectionError():
             found = f"cannot be reached: {error.__cause__ or error}"
-            way_out = f"check that the server is running and that {variables}_URL is right"
+            fix = f"check that the server is running and that {variables}_URL is right"
         case openai.AuthenticationError() | openai.PermissionDeniedError():
-            found, way_out = f"refused the key (HTTP {error.status_code})", f"set {variables}_API_KEY"
+            found, fix = f"refused the key (HTTP {error.status_code})", f"set {variables}_API_KEY"
         case openai.NotFoundError():
             found = f"does not know the model or the address (HTTP 404: {error.message})"
-            way_out = "the URL must end in /v1, and the model be one that GET /models lists"
+            fix = "the URL must end in /v1, and the model be one that GET /models lists"
         case openai.RateLimitError():
-            found, way_out = f"is overloaded (HTTP 429: {error.message})", "lower concurrency, or try later"
+            found, fix = f"is overloaded (HTTP 429: {error.message})", "lower concurrency, or try later"
         case openai.APIStatusError() if error.status_code >= 500:
-            found, way_out = f"kept failing (HTTP {error.status_code}: {error.message})", "see the server's own log"
+            found, fix = f"kept failing (HTTP {error.status_code}: {error.message})", "see the server's own log"
         case openai.APIStatusError():
             found = f"rejects the request (HTTP {error.status_code}: {error.message})"
-            way_out = "use a server that supports response_format json_schema, seed and, where used, images"
+            fix = "use a server that supports response_format json_schema, seed and, where used, images"
         case _:
             found = f"answered with something that is not the OpenAI protocol ({type(error).__name__}: {error})"
-            way_out = "point the URL at the model server, not at a web page or a proxy"
-    return ModelUnavailable(f"{where} {endpoint.scrubbed_message(found)}; {way_out}")
+            fix = "point the URL at the model server, not at a web page or a proxy"
+    return ModelUnavailable(f"{where} {endpoint.mask_message(found)}; {fix}")
 
 
 def _flag(name: str, value: str, default: bool) -> bool:

@@ -55,9 +55,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--parallel", type=int, default=1, help="requests decoded concurrently")
-    parser.add_argument(
-        "--context", type=int, default=CONTEXT_TOKENS, help="tokens per request, prompt and answer together"
-    )
+    parser.add_argument("--context", type=int, default=CONTEXT_TOKENS, help="tokens per request: prompt plus answer")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process whose exit stops the server")
     options = parser.parse_args()
     server = _serve(options)

@@ -29,7 +29,7 @@ class TimedFrame:
     jpeg: bytes
 
     @property
-    def time_in_words(self) -> str:
+    def timestamp(self) -> str:
         """The time as `[mm:ss.cc]` or `[h:mm:ss.cc]`, truncated (not rounded) to hundredths of a second."""
         minutes, rest = divmod(self.time_us // 10_000, 6_000)
         hours, minutes = divmod(minutes, 60)
@@ -52,7 +52,7 @@ class Exchange:
     """An invalid answer to the same request, and a message that says what is wrong with it."""
 
     def repaired(self, answer: str, complaint: str) -> Exchange:
-        """The same request, followed by an invalid answer to it and a message that asks for a valid one."""
+        """The same request, followed by an invalid answer to it and a message that requests a valid one."""
         # An empty assistant message is rejected by some servers.
         return replace(self, repair=(answer or "(no answer)", complaint))
 
@@ -91,7 +91,7 @@ class Exchange:
 def _frame_parts(frame: TimedFrame) -> list[dict[str, Any]]:
     data = base64.b64encode(frame.jpeg).decode()
     return [
-        {"type": "text", "text": frame.time_in_words},
+        {"type": "text", "text": frame.timestamp},
         {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}},
     ]
 

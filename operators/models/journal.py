@@ -55,7 +55,7 @@ class Journal:
     def get(self, request_sha256: str) -> JournalEntry | None:
         """The latest answer to exactly this request, or None if there is none or it was forgotten since."""
         with self._lock:
-            return self._known().get(request_sha256)
+            return self._load().get(request_sha256)
 
     def append(self, entry: JournalEntry) -> None:
         """Store an answer durably: after the return it survives a crash of the process.
@@ -65,7 +65,7 @@ class Journal:
         """
         self._write(JournalRecord(written_ns=time.time_ns(), entry=entry))
         with self._lock:
-            self._known()[entry.request_sha256] = entry
+            self._load()[entry.request_sha256] = entry
 
     def forget(self, request_sha256s: Iterable[str], keys: Iterable[str] = ()) -> int:
         """Discard answers, so that their requests are sent again, and return the number of discarded answers.
@@ -78,7 +78,7 @@ class Journal:
             keys: ids of clips or questions; all requests about them are discarded.
         """
         with self._lock:
-            known = self._known()
+            known = self._load()
             origins = {known[sha].origin_sha256 for sha in request_sha256s if sha in known}
             about = set(keys)
             origins |= {entry.origin_sha256 for entry in known.values() if entry.key in about}
@@ -89,7 +89,7 @@ class Journal:
                 del known[sha]
             return len(doomed)
 
-    def _known(self) -> dict[str, JournalEntry]:
+    def _load(self) -> dict[str, JournalEntry]:
         if self._entries is None:
             records = [record for name, content in self._files.read() for record in _records(name, content)]
             self._entries = {}

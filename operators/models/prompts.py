@@ -68,7 +68,7 @@ class Prompt:
             PromptError: the body uses a variable that is not given, or cannot be rendered for another reason.
         """
         try:
-            return _compiled(self.texts).render(**variables).strip()
+            return _compile(self.texts).render(**variables).strip()
         except TemplateError as error:
             raise PromptError(f"prompt {self.id}: {error}; given were {sorted(variables)}") from error
 
@@ -86,7 +86,8 @@ def load_prompt(
     Raises:
         PromptError: the file is missing or malformed, or it includes `_category.md` and a category has no text there.
     """
-    place = folder or _default_folder()
+    # The folder `prompts` is next to the package `operators`, in a checkout and when installed.
+    place = folder or Path(os.environ.get("LVR_PROMPTS") or Path(__file__).parents[2] / "prompts")
     name = f"{prompt_id}.md"
     head, body = _split(name, _read(place, name))
     try:
@@ -108,12 +109,6 @@ def load_prompt(
         system=front.system.strip(),
         texts=texts,
     )
-
-
-def _default_folder() -> Path:
-    """LVR_PROMPTS, or the folder `prompts` next to the package `operators`, in a checkout and when installed alike."""
-    named = os.environ.get("LVR_PROMPTS")
-    return Path(named) if named else Path(__file__).parents[2] / "prompts"
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -167,7 +162,7 @@ def _assert_every_category_has_text(texts: tuple[tuple[str, str], ...]) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(texts: tuple[tuple[str, str], ...]) -> Template:
+def _compile(texts: tuple[tuple[str, str], ...]) -> Template:
     return _environment(dict(texts)).get_template(texts[0][0])
 
 

@@ -45,7 +45,7 @@ def resolve(config: ModelsConfig, environ: Mapping[str, str] = os.environ) -> Mo
     resolved, problems = {}, []
     for role in Role:
         try:
-            resolved[role.value] = _resolved(role, config.of(role), endpoint_for(role, environ))
+            resolved[role.value] = _resolve_role(role, config.of(role), endpoint_for(role, environ))
         except EndpointError as error:
             problems.append(str(error))
     if problems:
@@ -53,7 +53,7 @@ def resolve(config: ModelsConfig, environ: Mapping[str, str] = os.environ) -> Mo
     return ModelsConfig(**resolved)
 
 
-def _resolved(role: Role, config: ModelConfig, endpoint: Endpoint | None) -> ModelConfig:
+def _resolve_role(role: Role, config: ModelConfig, endpoint: Endpoint | None) -> ModelConfig:
     default = MEASURED if role is Role.CAPTIONER else EMBEDDED_MODEL
     model = config.model or (endpoint.model if endpoint else default)
     if not model:

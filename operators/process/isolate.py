@@ -48,7 +48,7 @@ MEMORY_BYTES = 8 << 30
 OUTPUT_BYTES = 64 << 30
 """Default size limit of one file. It must exceed the size of any source, as the child downloads remote ones itself."""
 
-_LOOK_SECONDS = 0.5
+_MEMORY_POLL_SECONDS = 0.5
 """Time between two measurements of memory, each of which takes about 5 ms."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -79,7 +79,7 @@ class NotStarted(Outage):
 
 
 class Stopped(RuntimeError):
-    """A child was asked to end (`stop_children`, SIGTERM), or a new one was requested after that."""
+    """A child was stopped (`stop_children`, SIGTERM), or a new one was requested after that."""
 
 
 _stopping = threading.Event()
@@ -116,7 +116,7 @@ def run_isolated(
         ChildFailed: the child was killed by a signal or for exceeding a limit, or ended without a result. In each case
             the child and all processes that it started have ended.
         NotStarted: the child could not be started, or could not import what it needs.
-        Stopped: the child was asked to end, or the program is ending.
+        Stopped: the child was stopped, or the program is ending.
     """
     if _stopping.is_set():
         raise Stopped("the program is ending")
@@ -145,7 +145,7 @@ def run_isolated(
         _kill_group(child)  # processes that it started may still be running
         child.join()
         if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
-            raise Stopped("the child was told to end") from None
+            raise Stopped("the child was stopped") from None
         if child.exitcode in [-signum for signum in _MACHINE_SIGNALS]:
             what = f"the machine ended the process working on it ({_exit(child.exitcode)}), as when memory runs out"
             raise ChildFailed("killed", what) from None
@@ -171,7 +171,7 @@ def process_cpu_seconds() -> float:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel to kill this process when its parent dies, even by kill -9.
+    """Have the kernel kill this process when its parent dies, even by kill -9.
 
     This works on Linux only and does nothing elsewhere.
     """
@@ -187,7 +187,7 @@ def _await_start(child: Any, receiver: Connection) -> None:
 
     Raises:
         NotStarted: the child ended before it sent one, or sent none within `START_SECONDS`.
-        EOFError: the child was asked to end.
+        EOFError: the child was stopped.
     """
     try:
         if receiver.poll(START_SECONDS):
@@ -215,9 +215,9 @@ def _answer(child: Any, receiver: Connection, timeout_seconds: float, memory_byt
         EOFError: the child ended without a result.
     """
     deadline = time.monotonic() + timeout_seconds
-    look_at = time.monotonic() + _LOOK_SECONDS
+    poll_at = time.monotonic() + _MEMORY_POLL_SECONDS
     while True:
-        if receiver.poll(max(0.0, min(look_at, deadline) - time.monotonic())):
+        if receiver.poll(max(0.0, min(poll_at, deadline) - time.monotonic())):
             outcome, value = receiver.recv()
             if outcome != "log":
                 return outcome, value
@@ -226,9 +226,9 @@ def _answer(child: Any, receiver: Connection, timeout_seconds: float, memory_byt
             raise ChildFailed(
                 "timeout", f"no result within {timeout_seconds:.0f} s; raise the limit or check this input file"
             )
-        if time.monotonic() >= look_at:
+        if time.monotonic() >= poll_at:
             _assert_within(memory_bytes, child.pid)
-            look_at = time.monotonic() + _LOOK_SECONDS
+            poll_at = time.monotonic() + _MEMORY_POLL_SECONDS
 
 
 def _assert_within(memory_bytes: int, pid: int) -> None:

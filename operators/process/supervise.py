@@ -2,8 +2,8 @@
 
 `start` puts a small watcher process between the caller and the command. The watcher holds one end of a pipe. When the
 caller dies for any reason, the pipe closes, and the watcher ends every process of the command, first with SIGTERM and
-then with SIGKILL. `run_watched` adds limits on the run time and on the time without output, and forwards the command's
-lines as they arrive.
+then with SIGKILL. `run_supervised` adds limits on the run time and on the time without output, and forwards the
+command's lines as they arrive.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def stop_supervised(watcher: subprocess.Popen[str], grace_seconds: float = GRACE
         return watcher.wait()
 
 
-def run_watched(
+def run_supervised(
     command: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
@@ -145,14 +145,14 @@ def run_watched(
         while unended:
             deadline = min(started + wall_seconds, heard + silence_seconds)
             try:
-                said = lines.get(timeout=max(0.0, deadline - time.monotonic()))
+                received = lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise WatchdogExpired(_expiry(command, started, wall_seconds, silence_seconds, tail)) from None
             heard = time.monotonic()
-            if said is None:
+            if received is None:
                 unended -= 1
                 continue
-            name, line = said
+            name, line = received
             if name == "err":
                 tail.append(line)
                 on_line(line)
@@ -185,11 +185,9 @@ def _status(code: int) -> int:
 
 def _expiry(command: Sequence[str], started: float, wall: float, silence: float, tail: deque[str]) -> str:
     ran = time.monotonic() - started
-    what = (
-        f"was still running after {ran:.0f} s (limit {wall:.0f} s)"
-        if ran >= wall
-        else f"said nothing for {silence:.0f} s"
-    )
+    what = f"had no output for {silence:.0f} s"
+    if ran >= wall:
+        what = f"was still running after {ran:.0f} s (limit {wall:.0f} s)"
     last = f"; its last line: {tail[-1]}" if tail else ""
     return f"{Path(command[0]).name} {' '.join(command[1:5])} {what} and was ended{last}"
 
@@ -204,11 +202,11 @@ def watch(command: Sequence[str], grace_seconds: float) -> int:
         The command's exit status, or 128 + signal number if a signal ended it.
     """
     wake_read, wake_write = os.pipe()
-    told: list[int] = []
+    signals: list[int] = []
 
     def wake(signum: int, frame: FrameType | None) -> None:
         if signum != signal.SIGCHLD:
-            told.append(signum)
+            signals.append(signum)
         os.write(wake_write, b".")
 
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
@@ -219,7 +217,7 @@ def watch(command: Sequence[str], grace_seconds: float) -> int:
         start_new_session=True,
         preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - one thread only; for a killed watcher
     )
-    while child.poll() is None and not told:
+    while child.poll() is None and not signals:
         ready, _, _ = select.select([sys.stdin.fileno(), wake_read], [], [])
         if wake_read in ready:
             os.read(wake_read, 4096)

@@ -31,7 +31,7 @@ _HUB_LICENCES = frozenset(
 )
 """Licences that videos are published under, from https://huggingface.co/docs/hub/repositories-licenses."""
 
-_LONGEST_TEXT = 200
+_MAX_CHARACTERS = 200
 """Maximum length of a foreign text on the card, in characters."""
 _MARKUP = re.compile(r"[&<>\"'\\`*_{}\[\]#|~$!@]|^[-+=]|(?<=:)/(?=/)|(?<=www)\.")
 
@@ -81,8 +81,8 @@ def markdown_text(text: str) -> str:
     Credentials of addresses are removed, and long texts are cut.
     """
     words = " ".join(public_text(text).split())
-    if len(words) > _LONGEST_TEXT:
-        words = f"{words[:_LONGEST_TEXT]}…"
+    if len(words) > _MAX_CHARACTERS:
+        words = f"{words[:_MAX_CHARACTERS]}…"
     return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", printable(words))
 
 
@@ -135,7 +135,7 @@ def _licence(numbers: Numbers) -> dict[str, str]:
         return {"license": stated[0]}
     return {
         "license": "other",
-        "license_name": (stated[0][:_LONGEST_TEXT] or "other") if len(stated) == 1 else "several",
+        "license_name": (stated[0][:_MAX_CHARACTERS] or "other") if len(stated) == 1 else "several",
         "license_link": "README.md",
     }
 

@@ -43,10 +43,10 @@ def show_build(console: Console, folder: RunFolder, release: Release, seconds: f
 
 def _work(folder: RunFolder) -> str:
     metrics = folder.metrics()
-    units, reused = sum(stage.units for stage in metrics), sum(stage.reused for stage in metrics)
-    if units == reused:
-        return f"nothing had to be computed: the results of all {units} steps were reused from earlier runs"
-    return f"{units - reused} steps (one stage of one video each) were computed, {reused} reused from earlier runs"
+    total, reused = sum(stage.units for stage in metrics), sum(stage.reused for stage in metrics)
+    if total == reused:
+        return f"nothing had to be computed: the results of all {total} steps were reused from earlier runs"
+    return f"{total - reused} steps (one stage of one video each) were computed, {reused} reused from earlier runs"
 
 
 def _news(release: Release, run_id: str) -> str:

@@ -195,7 +195,7 @@ def _check_media(root: Path, file: ReleaseFile, record: WebDatasetRecord, media:
     if not sizes and max(abs(width - record.width), abs(height - record.height)) > SIZE_TOLERANCE:
         raise ReleaseInvalid(
             f"{file.path}: {media.name} shows {width}x{height}, {record.video_id}.json says "
-            f"{record.width}x{record.height}; it is not the picture that was asked about; build the release again"
+            f"{record.width}x{record.height}; the questions are about another picture; build the release again"
         )
 
 
@@ -249,10 +249,10 @@ def _check_splits(release: Release, keys: _Keys) -> None:
     everything = Counter(question for questions in keys.questions.values() for question in questions)
     if twice := [question for question, times in everything.items() if times > 1]:
         raise ReleaseInvalid(f"question {twice[0]} is in more than one split")
-    for name, said, found in (("samples", release.samples, keys.questions), ("videos", release.videos, keys.videos)):
+    for name, stated, found in (("samples", release.samples, keys.questions), ("videos", release.videos, keys.videos)):
         counted = {split: len(members) for split, members in found.items()}
-        if said != counted:
-            raise ReleaseInvalid(f"manifest.json says {name} {said}, the tars hold {counted}")
+        if stated != counted:
+            raise ReleaseInvalid(f"manifest.json states {name} {stated}, the tars hold {counted}")
 
 
 def _compare(reader: Reader, keys: _Keys) -> int:

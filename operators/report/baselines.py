@@ -32,12 +32,12 @@ class Baseline:
         return (self.accuracy - self.chance) / spread if spread else 0.0
 
 
-def baselines(choices: pd.DataFrame, asked: pd.DataFrame, blind: pd.DataFrame) -> tuple[Baseline, ...]:
+def baselines(choices: pd.DataFrame, questions: pd.DataFrame, blind: pd.DataFrame) -> tuple[Baseline, ...]:
     """Compute the baselines of a build. Baselines without any answers are omitted.
 
     Args:
         choices: samples with options. Columns: `question_id`, `options` (texts in order), `answer_text`, `letter`.
-        asked: questions with options, verified or not. Columns: `question_id`, `options`.
+        questions: those with options, verified or not. Columns: `question_id`, `options`.
         blind: blind trials. Columns: `question_id`, `n`, `correct`.
     """
     found: list[Baseline] = []
@@ -50,11 +50,11 @@ def baselines(choices: pd.DataFrame, asked: pd.DataFrame, blind: pd.DataFrame) -
             Baseline(f"Always the letter {letter}", float(counts.max() / len(choices)), chance, len(choices)),
             Baseline("Always the longest option", sum(longest) / len(longest), chance, len(longest)),
         ]
-    for name, questions, of_samples in (
+    for name, judged, of_samples in (
         ("Judge without video, samples", choices, True),
-        ("Judge without video, all questions", asked, False),
+        ("Judge without video, all questions", questions, False),
     ):
-        tried = blind.merge(questions[["question_id", "options"]], on="question_id")
+        tried = blind.merge(judged[["question_id", "options"]], on="question_id")
         if answers := int(tried["n"].sum()):
             chance = float((tried["n"] / tried["options"].map(len)).sum() / answers)
             found.append(Baseline(name, float(tried["correct"].sum() / answers), chance, answers, of_samples))

@@ -121,7 +121,7 @@ def funnel_figure(numbers: Numbers) -> Figure | None:
 
 
 def reject_bars(numbers: Numbers) -> Iterator[tuple[Markup, RejectGroup]]:
-    """Yield one bar for each group of rejects, all to the same scale, together with the group."""
+    """Yield one bar for each group of rejects, all to the same scale, with the group."""
     largest = float(max((group.count for group in numbers.rejects), default=0))
     for group in numbers.rejects:
         label = f"{group.stage}: {_words(group.reason)}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operators.report.collect import Numbers
 from schemas.tables import Split
 
-SURPRISING = 3.0
+MAX_DEVIATION = 3.0
 """Standard errors above guessing from which a baseline is significant (one-sided p = 0.0013)."""
 
 TRUNCATED_SHARE = 0.02
@@ -81,4 +81,4 @@ def _baselines(numbers: Numbers) -> Iterator[Finding]:
     for baseline in numbers.baselines:
         if baseline.of_samples:
             figure = f"{baseline.accuracy:.1%}, guessing {baseline.chance:.1%}"
-            yield Finding(baseline.deviation < SURPRISING, baseline.name, figure)
+            yield Finding(baseline.deviation < MAX_DEVIATION, baseline.name, figure)

@@ -40,7 +40,7 @@ _WITH_USER = frozenset({"s3", "gs", "ftp", "ftps", "sftp", "ssh", "smb", "hdfs",
 """Schemes where `user@` before a host or bucket names the reading user. Elsewhere it names what is read, such as a
 container (`abfs://container@account`) or a repository (`github://org:repo@branch`)."""
 
-_OWN_PLACE = re.compile(
+_ROOT = re.compile(
     r"hf://((datasets|spaces|models|kernels|buckets)/)?[^/]+(/[^/@]+)?"  # a repository, in any revision
     r"|s3a?://arn:[^/]*/[^/]*"  # an access point
     r"|(az|abfss?|wasbs?)://((:[^/]*)?@)?[^/@]*\.[^/@]*/+[^/]+"  # a container, after its account's host
@@ -82,7 +82,7 @@ class Access:
                 )
         own = source
         if is_address(source) and _place(source).scheme != "file":
-            own = _OWN_PLACE.match(source.strip())[0]  # type: ignore[index]  # every address matches
+            own = _ROOT.match(source.strip())[0]  # type: ignore[index]  # every address matches
         elif source.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(_place(source).path):  # noqa: PTH112
             own = posixpath.dirname(_place(source).path)
         # One more slash, as only an allowed root stands for a whole scheme.
@@ -218,7 +218,7 @@ class SourceFiles:
             OSError: the local disk is full.
         """
         address = self.addresses.get(source.source_id, source.uri)
-        with self._in_words(source.uri, address), outages(address):
+        with self._explain_errors(source.uri, address), outages(address):
             return fingerprint(address, self.private)
 
     def fetch(self, source_id: str, uri: str, folder: Path) -> Path:
@@ -228,7 +228,7 @@ class SourceFiles:
             SourceUnavailable, OSError: see `fingerprint`.
         """
         address = self.addresses.get(source_id, uri)
-        with self._in_words(uri, address):
+        with self._explain_errors(uri, address):
             fs, path = (None, address) if web.site_of(address) else locate(address)
             if isinstance(fs, LocalFileSystem):
                 if not Path(path).is_file():
@@ -260,24 +260,24 @@ class SourceFiles:
         return local
 
     @contextmanager
-    def _in_words(self, uri: str, address: str) -> Iterator[None]:
+    def _explain_errors(self, uri: str, address: str) -> Iterator[None]:
         shown = shown_uri(uri)
         try:
             yield
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-            told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
+            cause = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
             if isinstance(error, PermissionError):
-                way_out = "correct the rights or the credentials"
+                fix = "correct the rights or the credentials"
             elif is_place_there(address, self.roots):
-                raise SourceUnavailable("missing_file", f"{shown}: {told}; restore it and run again") from None
+                raise SourceUnavailable("missing_file", f"{shown}: {cause}; restore it and run again") from None
             else:
-                way_out = "its folder, bucket or server is away or empty: mount it or correct the address"
-            raise SourceUnavailable("system_error", f"{shown}: {told}; {way_out}, the next run tries again") from None
+                fix = "its folder, bucket or server is missing or empty: mount it or correct the address"
+            raise SourceUnavailable("system_error", f"{shown}: {cause}; {fix}, the next run tries again") from None
         except (OSError, StoreError, BadInput) as error:  # S3 also answers Bad Request for expired credentials
             if isinstance(error, OSError) and space_problem(error, shown):
                 raise
-            told = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
-            raise SourceUnavailable("system_error", f"{shown}: {told}; the next run tries again") from None
+            cause = without_secrets(str(error), [address]).removeprefix(f"{shown}: ")
+            raise SourceUnavailable("system_error", f"{shown}: {cause}; the next run tries again") from None
 
 
 def is_place_there(address: str, roots: Iterable[str]) -> bool:
@@ -290,7 +290,7 @@ def is_place_there(address: str, roots: Iterable[str]) -> bool:
         return True  # it answered that there is no such file
     fs, path = locate(address)
     if not isinstance(fs, LocalFileSystem):
-        place = _OWN_PLACE.match(address.strip())
+        place = _ROOT.match(address.strip())
         try:
             with outages(address):
                 return place is not None and fs.exists(fs._strip_protocol(place[0]))

@@ -68,7 +68,7 @@ class Search:
     rejects: list[Reject] = field(default_factory=list)
     """Rejects of files that are unfinished downloads by their name."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Number of skipped files and folders by kind, in words: `.txt files`."""
+    """Number of skipped files and folders by kind, such as `.txt files`."""
 
 
 def search_folder(fs: Any, root: str, source: str) -> Search:
@@ -89,13 +89,17 @@ def search_folder(fs: Any, root: str, source: str) -> Search:
             f"give the folder of the videos that were built from"
         )
     search = Search()
-    found = sorted((_walk_local if is_local else _walk_remote)(fs, root, source, search.skipped))
+    found = sorted((_list_local if is_local else _list_remote)(fs, root, source, search.skipped))
     there = set(found)
     for name in found:
         file_name = PurePosixPath(name.rpartition("/")[2].strip())
         if file_name.suffix.lower() in VIDEO_SUFFIXES:
             if _UNFINISHED_STEM.search(file_name.stem) or f"{name}.aria2" in there:
-                search.rejects.append(_unfinished(name, f"{root}/{name}"))
+                path = f"{root}/{name}"
+                message = (
+                    f"{path!r} is named as an unfinished download; finish it, or rename the file if it is complete"
+                )
+                search.rejects.append(plan_reject(name, "unfinished_download", message))
             else:
                 search.names.append(name)
         elif is_local and not file_name.suffix and _leads_nowhere(Path(root, name)):
@@ -108,7 +112,7 @@ def search_folder(fs: Any, root: str, source: str) -> Search:
     return search
 
 
-def _walk_local(fs: Any, root: str, source: str, skipped: Counter[str]) -> Iterator[str]:
+def _list_local(fs: Any, root: str, source: str, skipped: Counter[str]) -> Iterator[str]:
     folders = deque([root])
     seen: set[str] = set()
     while folders:  # links come last, so that files reached in two ways keep the direct path
@@ -152,9 +156,9 @@ def _leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def _walk_remote(fs: Any, root: str, source: str, skipped: Counter[str]) -> Iterator[str]:
+def _list_remote(fs: Any, root: str, source: str, skipped: Counter[str]) -> Iterator[str]:
     is_output = cache(lambda folder: store_containing(fs, folder) is not None)
-    left_out: dict[str, str] = {}
+    skipped_kinds: dict[str, str] = {}
     for path in _remote_paths(fs, root, source):
         if not path.startswith(f"{root}/") or path.endswith("/"):  # another site's page; an object that marks a folder
             continue
@@ -162,12 +166,12 @@ def _walk_remote(fs: Any, root: str, source: str, skipped: Counter[str]) -> Iter
         parts = name.split("/")
         hidden = next((depth for depth, part in enumerate(parts, start=1) if _is_hidden(part)), 0)
         if hidden:
-            left_out["/".join(parts[:hidden])] = _HIDDEN
+            skipped_kinds["/".join(parts[:hidden])] = _HIDDEN
         elif is_output(folder := path.rpartition("/")[0]):
-            left_out[folder] = _OUTPUT
+            skipped_kinds[folder] = _OUTPUT
         else:
             yield name
-    skipped.update(left_out.values())
+    skipped.update(skipped_kinds.values())
 
 
 def _remote_paths(fs: Any, root: str, source: str) -> list[str]:
@@ -176,7 +180,7 @@ def _remote_paths(fs: Any, root: str, source: str) -> list[str]:
         with outages(source):
             if getattr(type(fs), "_find", AsyncFileSystem._find) is not AsyncFileSystem._find:
                 return fs.find(root)  # an object store, where folders are only parts of names
-            for folder in folders:  # not `fs.walk`, which takes an unreadable folder for an empty one
+            for folder in folders:  # not the recursive listing, which takes an unreadable folder for an empty one
                 for found in fs.ls(folder, detail=True):
                     if found["type"] == "directory" and found["name"].startswith(f"{folder}/"):
                         folders.append(found["name"].rstrip("/"))
@@ -194,15 +198,10 @@ def _is_hidden(name: str) -> bool:
 
 
 def _unreadable(folder: str, source: str, error: OSError) -> SourceError | Outage:
-    told = f"source {source!r}: {folder!r} cannot be read ({error.strerror or error})"
+    problem = f"source {source!r}: {folder!r} cannot be read ({error.strerror or error})"
     if isinstance(error, PermissionError):
-        return SourceError(f"{told}; give the build the right to read it, or move it out of the source")
-    return Outage(f"{told}, and a build without its videos would replace one with them; run it again")
-
-
-def _unfinished(name: str, path: str) -> Reject:
-    message = f"{path!r} is an unfinished download, by its name; finish it, or rename the file if it is whole"
-    return plan_reject(name, "unfinished_download", message)
+        return SourceError(f"{problem}; give the build the right to read it, or move it out of the source")
+    return Outage(f"{problem}, and a build without its videos would replace one with them; run it again")
 
 
 def _kind(file_name: PurePosixPath) -> str:

@@ -25,7 +25,7 @@ from schemas.run import GivenIds
 from schemas.uri import redacted_uri
 
 GIVEN_IDS = "ids.json"
-_READS_AT_ONCE = 16
+_CONCURRENT_READS = 16
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -118,7 +118,7 @@ def _from_runs(store: Store) -> GivenIds:
         config = _read(store, f"{run}/run.json", _Plan).requested
         folder = media_folder(config.source, config.media_root)
         ids = given.setdefault(redacted_uri(config.source), {})
-        with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
+        with ThreadPoolExecutor(max_workers=_CONCURRENT_READS) as pool:
             files = store.list(f"{run}/partitions") or store.list(f"{run}/lanes")  # the name in earlier versions
             partitions = pool.map(lambda file: _read(store, file, _Partition).sources, files)
             for video in (video for partition in partitions for video in partition):
@@ -138,7 +138,7 @@ def _runs(store: Store) -> list[str]:
     """Addresses of the planned runs, in the order in which they were planned."""
     plans = {f"{run}/run.json": run for run in store.list("runs", kind="directory")}
     planned = [plan for plan in plans if store.exists(plan)]
-    return [plans[plan] for plan in sorted(planned, key=lambda plan: (store.modified(plan), plan))]
+    return [plans[plan] for plan in sorted(planned, key=lambda plan: (store.modified_time(plan), plan))]
 
 
 def _read(store: Store, address: str, model: type[P]) -> P:

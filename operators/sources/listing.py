@@ -32,7 +32,7 @@ from schemas.storage import READ_ERRORS, StoreError, locate, outages
 from schemas.tables import Reject, Source
 from schemas.uri import is_address, is_chain, shown_uri, without_secrets
 
-_LOOKS_AT_ONCE = 16
+_CONCURRENT_CHECKS = 16
 """Number of files that are checked concurrently. On an object store, a check is mostly waiting."""
 
 
@@ -43,7 +43,7 @@ class Listing:
     sources: tuple[Source, ...]
     rejects: tuple[Reject, ...]
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """Number of files and folders that are not videos, by kind in words."""
+    """Number of files and folders that are not videos, by kind, such as `.txt files`."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def read_sources(
             raise SourceError(f"source {shown!r} holds no row; give a list of videos")
         skipped = ", ".join(f"{count} {kind}" for kind, count in listing.skipped.items()) or "nothing"
         raise SourceError(
-            f"source {shown!r} holds no video; looked for files ending in {' '.join(sorted(VIDEO_SUFFIXES))}, and "
+            f"source {shown!r} holds no video: no file ends in {' '.join(sorted(VIDEO_SUFFIXES))}, and "
             f"skipped {skipped}"
         )
     return listing
@@ -114,9 +114,9 @@ def source_files(config: BuildConfig, sources: Sequence[Source]) -> SourceFiles:
     try:
         stamp = fingerprint(config.source, access.private)
     except OSError as error:
-        told = without_secrets(str(error), [config.source])
+        cause = without_secrets(str(error), [config.source])
         raise SourceError(
-            f"source {shown_uri(config.source)!r} cannot be read ({told}): the addresses of its videos hold "
+            f"source {shown_uri(config.source)!r} cannot be read ({cause}): the addresses of its videos hold "
             f"credentials, which are not stored, and are read from it again; restore it"
         ) from error
     listed = _listed_addresses(config.source, config.media_root, config.allowed_roots, stamp)
@@ -155,14 +155,14 @@ def _entries(source: str, media_root: str, access: Access) -> _Entries:
     except BadInput:
         raise
     except (PermissionError, ValueError, ImportError) as error:  # permissions; an invalid address; its driver
-        told = without_secrets(str(error), [source])
-        raise SourceError(f"source {shown!r} cannot be read: {told}; give a folder of videos or a manifest") from error
+        cause = without_secrets(str(error), [source])
+        raise SourceError(f"source {shown!r} cannot be read: {cause}; give a folder of videos or a manifest") from error
     except OSError as error:
-        raise _cannot_be_read_now(shown, error) from error
+        raise _outage(shown, error) from error
     if is_folder:
         folder = local_path(source) or source.rstrip("/")
         search = search_folder(fs, path, shown)
-        return _Entries([*search.rejects, *_found_entries(search.names, folder)], folder, search.skipped)
+        return _Entries([*search.rejects, *_folder_entries(search.names, folder)], folder, search.skipped)
     if not path.lower().endswith(LIST_SUFFIXES):
         raise SourceError(f"source {shown!r}: not a folder, and not a .csv, .json or .jsonl manifest")
     try:
@@ -171,12 +171,12 @@ def _entries(source: str, media_root: str, access: Access) -> _Entries:
     except (PermissionError, FileNotFoundError) as error:
         raise SourceError(f"manifest {shown!r} cannot be read: {without_secrets(str(error), [source])}") from error
     except OSError as error:
-        raise _cannot_be_read_now(shown, error) from error
+        raise _outage(shown, error) from error
     folder = media_folder(source, media_root)
     return _Entries(list(_list_entries(data, fs, path, shown, folder)), folder)
 
 
-def _found_entries(names: Iterable[str], folder: str) -> Iterator[_Entry | Reject]:
+def _folder_entries(names: Iterable[str], folder: str) -> Iterator[_Entry | Reject]:
     for name in names:
         address = f"{folder.rstrip('/')}/{name}"
         try:
@@ -210,11 +210,11 @@ def _address(uri: str, folder: str) -> str:
 
 
 def _resolve(found: _Entries, access: Access, ids: SourceIds) -> Listing:
-    with ThreadPoolExecutor(max_workers=_LOOKS_AT_ONCE) as pool:
-        looked = list(pool.map(lambda entry: _looked_at(entry, found.folder, access, ids), found.entries))
+    with ThreadPoolExecutor(max_workers=_CONCURRENT_CHECKS) as pool:
+        resolved = list(pool.map(lambda entry: _source(entry, found.folder, access, ids), found.entries))
     sources: dict[str, Source] = {}
     rejects: list[Reject] = []
-    for each in looked:
+    for each in resolved:
         if isinstance(each, Reject):
             rejects.append(each)
         elif each.source_id in sources:
@@ -229,12 +229,12 @@ def _resolve(found: _Entries, access: Access, ids: SourceIds) -> Listing:
     return Listing(tuple(sources[name] for name in sorted(sources)), tuple(rejects), found.skipped)
 
 
-def _looked_at(entry: _Entry | Reject, folder: str, access: Access, ids: SourceIds) -> Source | Reject:
+def _source(entry: _Entry | Reject, folder: str, access: Access, ids: SourceIds) -> Source | Reject:
     """Turn an entry into a source if its file exists, else into a reject that says why it cannot be used."""
     if isinstance(entry, Reject):
         return entry
     identifier = entry.row.source_id or ids.id_of(path_in(folder, entry.uri))
-    found = _checked_fingerprint(entry, identifier, access)
+    found = _fingerprint(entry, identifier, access)
     if isinstance(found, Reject):
         return found
     fields = entry.row.model_dump(exclude={"uri", "source_id"})
@@ -242,7 +242,7 @@ def _looked_at(entry: _Entry | Reject, folder: str, access: Access, ids: SourceI
     return Source(source_id=identifier, uri=entry.uri, fingerprint=found, redacted=is_redacted, **fields)
 
 
-def _checked_fingerprint(entry: _Entry, identifier: str, access: Access) -> str | Reject:
+def _fingerprint(entry: _Entry, identifier: str, access: Access) -> str | Reject:
     """Fingerprint of an entry's file, or a reject if the file cannot be used."""
     uri, shown = entry.address, shown_uri(entry.address)
     if not entry.is_found and (refusal := access.refusal(uri)):
@@ -258,7 +258,7 @@ def _checked_fingerprint(entry: _Entry, identifier: str, access: Access) -> str 
             return plan_reject(
                 identifier, "missing_file", f"{shown}: no such file; restore it, or take it out of the source"
             )
-        message = f"{shown}: no such file, and its folder or bucket is away or empty; mount it, or take the file out"
+        message = f"{shown}: no such file, and its folder or bucket is missing or empty; mount it, or take the file out"
         return plan_reject(identifier, "unreachable", f"{message} of the source")
     except StoreError as error:
         if entry.is_found:  # the source itself no longer answers
@@ -266,13 +266,13 @@ def _checked_fingerprint(entry: _Entry, identifier: str, access: Access) -> str 
         return plan_reject(identifier, "unreachable", f"{error}, or take it out of the source")
     except (OSError, ValueError, ImportError) as error:  # permissions; an invalid address; its driver is not installed
         if entry.is_found and getattr(error, "errno", None) in READ_ERRORS:
-            raise _cannot_be_read_now(shown, error) from error
-        told = without_secrets(str(error), [uri]).removeprefix(f"{shown}: ")
-        message = f"{shown!r} cannot be read: {told}; correct the address or its rights, or take it out of the source"
+            raise _outage(shown, error) from error
+        cause = without_secrets(str(error), [uri]).removeprefix(f"{shown}: ")
+        message = f"{shown!r} cannot be read: {cause}; correct the address or its rights, or take it out of the source"
         return plan_reject(identifier, "unreadable_uri", message)
 
 
-def _cannot_be_read_now(shown: str, error: BaseException) -> Outage:
+def _outage(shown: str, error: BaseException) -> Outage:
     return Outage(
         f"{shown!r} cannot be read ({getattr(error, 'strerror', None) or error}), and a build without it would replace "
         f"one with it; run it again when its disk or mount answers"

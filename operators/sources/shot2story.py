@@ -77,7 +77,7 @@ def shot2story_entries(
     if annotated[0].keys() >= _META_COLUMNS:
         meta, annotated = annotated, []
     else:
-        tables = _meta_beside(fs, path)
+        tables = _read_meta(fs, path)
         yield from (row for row in tables if isinstance(row, Reject))
         meta = [row.fields for row in tables if isinstance(row, ListRow)]
     segments: dict[str, _Segment] = {}
@@ -118,7 +118,7 @@ def shot2story_entries(
             yield _reject(youtube_id, message, {"youtube_id": youtube_id})
 
 
-def _meta_beside(fs: Any, path: str) -> list[ListRow | Reject]:
+def _read_meta(fs: Any, path: str) -> list[ListRow | Reject]:
     folder = path.rpartition("/")[0]
     found = [entry["name"] for entry in fs.ls(folder, detail=True) if entry["type"] != "directory"]
     tables = sorted(name for name in found if fnmatchcase(name.rpartition("/")[2], "*meta*.csv"))
@@ -140,9 +140,9 @@ def _media_names(media_root: str) -> dict[str, str]:
         fs, folder = locate(media_root)
         names = sorted(PurePosixPath(found["name"]) for found in fs.ls(folder, detail=True))
     except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, ImportError) as error:
-        shown, told = shown_uri(media_root), without_secrets(str(error), [media_root])
+        shown, cause = shown_uri(media_root), without_secrets(str(error), [media_root])
         raise SourceError(
-            f"media_root {shown!r} cannot be listed: {told}; set media_root to the folder of the full videos"
+            f"media_root {shown!r} cannot be listed: {cause}; set media_root to the folder of the full videos"
         ) from error
     return {
         name.stem: name.name for suffix in reversed(_MEDIA_SUFFIXES) for name in names if name.suffix.lower() == suffix
@@ -168,7 +168,9 @@ def _annotations(row: dict[str, Any], segment: _Segment) -> list[Annotation]:
     shots = [_shot_frames(name) for name in row["video_names"]]
     last_frame = max((last for _, last in shots), default=0)
     if last_frame == 0:
-        raise ValueError(f"shot files {row['video_names']} end at frame 0, which tells no frame rate; drop its row")
+        raise ValueError(
+            f"shot files {row['video_names']} end at frame 0, so their frame rate is unknown; drop its row"
+        )
     us_per_frame = (segment.end_us - segment.start_us) / last_frame
     found = [
         Annotation(

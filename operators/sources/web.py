@@ -38,7 +38,7 @@ from schemas.uri import shown_uri
 SILENCE_SECONDS = 60.0
 """Timeout in seconds for a server that sends nothing."""
 
-_NOT_THAT_RANGE = 416
+_BAD_RANGE = 416
 """HTTP status of an empty file when its first byte is requested."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -63,9 +63,9 @@ def size_and_stamp(url: str, private: Collection[str] = ()) -> tuple[int | None,
         ConnectionError: the server cannot be reached, breaks off, or answers with HTTP 429 or 5xx.
         TimeoutError: no answer within `SILENCE_SECONDS`.
     """
-    with _opened(url, private, {"Range": "bytes=0-0"}) as response:
+    with _open_url(url, private, {"Range": "bytes=0-0"}) as response:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
-        length = total if response.status in (206, _NOT_THAT_RANGE) else response.headers.get("Content-Length", "")
+        length = total if response.status in (206, _BAD_RANGE) else response.headers.get("Content-Length", "")
         stamp = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         return (int(length) if length.isdecimal() else None), stamp
 
@@ -76,7 +76,7 @@ def read(url: str, private: Collection[str] = ()) -> bytes:
     Raises:
         OSError: see `size_and_stamp`.
     """
-    with _opened(url, private) as response:
+    with _open_url(url, private) as response:
         file = io.BytesIO()
         _copy(response, file, url)
         return file.getvalue()
@@ -90,7 +90,7 @@ def download(url: str, path: Path, private: Collection[str] = ()) -> None:
     """
     partial = path.with_name(f"{path.name}.part")
     try:
-        with _opened(url, private) as response, partial.open("wb") as file:
+        with _open_url(url, private) as response, partial.open("wb") as file:
             _copy(response, file, url)
         partial.replace(path)
     finally:
@@ -124,7 +124,7 @@ def _chunk(response: HTTPResponse, url: str) -> bytes:
 
 
 @contextmanager
-def _opened(url: str, private: Collection[str], headers: Mapping[str, str] | None = None) -> Iterator[HTTPResponse]:
+def _open_url(url: str, private: Collection[str], headers: Mapping[str, str] | None = None) -> Iterator[HTTPResponse]:
     shown = shown_uri(url)
     opener = OpenerDirector()
     for handler in (_Handler(private), _Redirects(), HTTPDefaultErrorHandler(), _Errors()):
@@ -133,11 +133,11 @@ def _opened(url: str, private: Collection[str], headers: Mapping[str, str] | Non
         response = opener.open(_request(url, headers or {}), timeout=SILENCE_SECONDS)
     except HTTPError as error:
         error.close()
-        raise _answered(shown, error.code) from None
+        raise _status_error(shown, error.code) from None
     except URLError as error:
-        raise _reason(shown, error.reason) from None
+        raise _connection_error(shown, error.reason) from None
     except OSError as error:
-        raise _reason(shown, error) from None
+        raise _connection_error(shown, error) from None
     except (HTTPException, ValueError) as error:  # the answer is not HTTP; the address is invalid
         raise AddressRefused(f"{shown}: not a valid HTTP(S) address ({type(error).__name__}); correct it") from None
     with response:
@@ -168,7 +168,7 @@ def _credentials(host: str, user: str | None, password: str | None) -> str:
     return f"{found[0]}:{found[2] or ''}" if found else ""
 
 
-def _answered(shown: str, status: int) -> OSError:
+def _status_error(shown: str, status: int) -> OSError:
     if status in (404, 410):
         return FileNotFoundError(f"{shown}: no such file (HTTP {status})")
     if status == 429 or status >= 500:
@@ -176,7 +176,7 @@ def _answered(shown: str, status: int) -> OSError:
     return PermissionError(f"{shown}: the server refuses it (HTTP {status}); have its signature or password expired?")
 
 
-def _reason(shown: str, reason: object) -> OSError:
+def _connection_error(shown: str, reason: object) -> OSError:
     if isinstance(reason, AddressRefused):
         return reason
     if isinstance(reason, TimeoutError):
@@ -238,7 +238,7 @@ class _Errors(HTTPErrorProcessor):
     """Raises for HTTP errors, except for the missing first byte of an empty file."""
 
     def http_response(self, request: Request, response: HTTPResponse) -> HTTPResponse:
-        if response.status == _NOT_THAT_RANGE and request.has_header("Range"):
+        if response.status == _BAD_RANGE and request.has_header("Range"):
             return response
         return super().http_response(request, response)
 

@@ -42,7 +42,7 @@ _DAY_SECONDS = 24 * 3600
 
 _OWN_FOLDERS = frozenset({"objects", "commits", "journal", "runs", "releases"})
 
-_WAYS_OUT = {
+_FIXES = {
     errno.ENOSPC: "the disk is full; free some space and run again, finished work is kept",
     errno.EDQUOT: "the disk quota is used up; free some space and run again, finished work is kept",
     errno.EACCES: "no permission to write; choose another `out` or change its owner",
@@ -241,7 +241,7 @@ class Store:
             found = self.fs.ls(folder, detail=True, refresh=True) if self.fs.exists(folder) else []
         return sorted(f"{address}/{entry['name'].rsplit('/', 1)[1]}" for entry in found if entry["type"] == kind)
 
-    def modified(self, address: str) -> datetime:
+    def modified_time(self, address: str) -> datetime:
         """The time at which a file was last written."""
         with outages(self.url):
             return self.fs.modified(self._path(address))
@@ -363,4 +363,4 @@ def _sync(path: Path) -> None:
 
 def explain(error: OSError, url: str) -> str:
     """Message for an error of writing to a store at `url`: what is wrong and what to do."""
-    return f"{shown_uri(url)}: {_WAYS_OUT.get(error.errno or 0, str(error))}"
+    return f"{shown_uri(url)}: {_FIXES.get(error.errno or 0, str(error))}"

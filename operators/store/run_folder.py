@@ -105,7 +105,7 @@ class RunFolder:
 
     def records(self) -> list[StageRecord]:
         """All records written so far, for the partitions of the current plan."""
-        return [self._read(f"records/{name}", StageRecord) for name in self._finished("records")]
+        return [self._read(f"records/{name}", StageRecord) for name in self._file_names("records")]
 
     def write_record(self, record: StageRecord) -> None:
         """Write the commits of a finished stage, which replaces an earlier record of the same stage and partition."""
@@ -115,7 +115,7 @@ class RunFolder:
 
     def metrics(self) -> list[StageMetrics]:
         """Metrics of every (stage, partition) that is running or finished, summed over its attempts."""
-        return [_added_up(self._attempts(name)) for name in self._finished("metrics")]
+        return [_sum_attempts(self._attempts(name)) for name in self._file_names("metrics")]
 
     def attempts(self, stage: str, partition: int | None) -> list[StageMetrics]:
         """Metrics of each attempt at a (stage, partition), in order. A killed attempt counts as far as it got."""
@@ -138,7 +138,7 @@ class RunFolder:
     def _read(self, name: str, model: type[M]) -> M:
         return parse_json(self.store.read(f"{self.address}/{name}"), model, f"{self.url}/{name}")
 
-    def _finished(self, kind: str) -> list[str]:
+    def _file_names(self, kind: str) -> list[str]:
         """Names of the files of one kind, for the partitions of the current plan.
 
         A run that was planned again with fewer partitions may still have files of the others, which are skipped.
@@ -154,7 +154,7 @@ def _name(stage: str, partition: int | None) -> str:
     return f"{stage}.json" if partition is None else f"{stage}-{partition:05d}.json"
 
 
-def _added_up(attempts: Sequence[StageMetrics]) -> StageMetrics:
+def _sum_attempts(attempts: Sequence[StageMetrics]) -> StageMetrics:
     """Combine the metrics of all attempts.
 
     Costs are summed. Work items, rows and rejects are those of the last attempt, and `reused` counts its work items

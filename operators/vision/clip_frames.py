@@ -61,7 +61,7 @@ def sample_clip_frames(
     """
     times_us = frame_times(path)
     cells = [spread(clip.start_us, clip.end_us, count) for clip, count in zip(clips, counts, strict=True)]
-    chosen = [_chosen(times_us, clip, cell) for clip, own in zip(clips, cells, strict=True) for cell in own]
+    chosen = [_choose_time(times_us, clip, cell) for clip, own in zip(clips, cells, strict=True) for cell in own]
     frames = frames_at(path, chosen, side, multiple)
     for own in cells:
         shown = zip(own, islice(frames, len(own)), strict=True)
@@ -78,7 +78,7 @@ def spread(start_us: int, end_us: int, count: int) -> list[Span]:
     return [Span(start_us=a, end_us=b) for a, b in pairwise(edges)]
 
 
-def _chosen(times_us: NDArray[np.int64], clip: Clip, cell: Span) -> int:
+def _choose_time(times_us: NDArray[np.int64], clip: Clip, cell: Span) -> int:
     """Time of the frame that represents a cell of a clip."""
     first, end = np.searchsorted(times_us, (cell.start_us, cell.end_us))
     if first < end:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 3
+MAX_COLOURS = 3
 """Maximum number of names."""
 MIN_SHARE = 0.12
 """Fraction of all pixels that a colour must cover. Smaller areas are details of a picture."""
@@ -52,15 +52,15 @@ def dominant_colours(frames: Iterable[NDArray[np.uint8]]) -> tuple[str, ...]:
     names, lookup = _lookup()
     counts = np.zeros(len(names), np.int64)
     for rgb in frames:
-        counts += np.bincount(lookup[_codes(_reduced(rgb))], minlength=len(names))
+        counts += np.bincount(lookup[_codes(_subsample(rgb))], minlength=len(names))
     if not counts.any():
         raise ValueError("dominant colours of no frames; pass at least one")
-    ranking = np.argsort(-counts, kind="stable")[:MOST]
+    ranking = np.argsort(-counts, kind="stable")[:MAX_COLOURS]
     large = [names[i] for i in ranking if counts[i] >= MIN_SHARE * counts.sum()]
     return tuple(large or [names[ranking[0]]])
 
 
-def _reduced(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _subsample(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The frame subsampled to 64 x 64 pixels. Averaging would count red next to green as brown."""
     return cv2.resize(rgb, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
 

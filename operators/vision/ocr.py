@@ -92,11 +92,12 @@ class TextReader:
 
     def _recognise(self, rgb: NDArray[np.uint8]) -> tuple[Reading, ...]:
         bgr = np.ascontiguousarray(rgb[:, :, ::-1])
-        found = cast("TextDetOutput", self._ocr(bgr, use_det=True, use_rec=False, use_cls=False))
-        if found.boxes is None:
+        lines = cast("TextDetOutput", self._ocr(bgr, use_det=True, use_rec=False, use_cls=False))
+        if lines.boxes is None:
             return ()
-        readings = [self._read_line(bgr, _bounds(corners, *bgr.shape[:2])) for corners in found.boxes]
-        return tuple(each for each in readings if each and each.score >= MIN_SCORE and _is_text(each.text))
+        readings = [self._read_line(bgr, _bounds(corners, *bgr.shape[:2])) for corners in lines.boxes]
+        found = (each for each in readings if each and each.score >= MIN_SCORE)
+        return tuple(each for each in found if len(set(_fold(each.text))) >= MIN_CHARACTERS)
 
     def _read_line(self, bgr: NDArray[np.uint8], box: Box) -> Reading | None:
         """The text in an upright box, or None when the box is empty or nothing is recognised.
@@ -162,7 +163,7 @@ def same_text(one: str, other: str) -> bool:
 
     Case, spaces and punctuation are ignored, because most OCR errors are there.
     """
-    a, b = _folded(one), _folded(other)
+    a, b = _fold(one), _fold(other)
     if a == b:
         return True
     allowed = int(EDITS_PER_CHARACTER * max(len(a), len(b)))
@@ -208,14 +209,14 @@ def _spellings(occurrences: Sequence[_Occurrence]) -> list[str]:
     """The spelling of each occurrence's text."""
     spaced: dict[str, str] = {}
     for reading in (each for occurrence in occurrences for each in occurrence.readings):
-        letters = _folded(reading.text)
+        letters = _fold(reading.text)
         if letters not in spaced or reading.text.count(" ") > spaced[letters].count(" "):
             spaced[letters] = reading.text
     leaders: dict[str, str] = {}
     for best in sorted((each.best for each in occurrences), key=lambda each: -each.score):
         leader = next((each for each in leaders.values() if same_text(each, best.text)), best.text)
         leaders.setdefault(best.text, leader)
-    return [spaced[_folded(leaders[each.best.text])] for each in occurrences]
+    return [spaced[_fold(leaders[each.best.text])] for each in occurrences]
 
 
 def _bounds(corners: NDArray[np.floating], height: int, width: int) -> Box:
@@ -226,12 +227,8 @@ def _bounds(corners: NDArray[np.floating], height: int, width: int) -> Box:
     return Box(x0=x0, y0=y0, x1=x1, y1=y1)
 
 
-def _folded(text: str) -> str:
+def _fold(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
-
-
-def _is_text(reading: str) -> bool:
-    return len(set(_folded(reading))) >= MIN_CHARACTERS
 
 
 def _digits(text: str) -> str:

@@ -12,9 +12,9 @@ from operators.video.timecode import format_time
 from schemas.base import Box
 from schemas.tables import Clip, ScreenText
 
-MOST_CUTS = 4
+MAX_CUTS = 4
 """Maximum number of cuts whose times are listed."""
-MOST_TEXTS = 4
+MAX_TEXTS = 4
 """Maximum number of texts that are quoted."""
 DARK, DIM, BRIGHT = 0.2, 0.35, 0.6
 """Limits of mean luma, 0 to 1. Light between dim and bright is not mentioned."""
@@ -56,7 +56,7 @@ def _scene(clip: Clip, colours: Sequence[str]) -> str:
     light = "dark " if clip.brightness < DARK else "dim " if clip.brightness < DIM else ""
     light = "bright " if clip.brightness > BRIGHT else light
     blurred = ", blurred or plain" if clip.sharpness < BLURRED else ""
-    return f"a {light}scene, mostly {_listed(colours)}{blurred}{_movement(clip.motion)}"
+    return f"a {light}scene, mostly {_enumerate(colours)}{blurred}{_movement(clip.motion)}"
 
 
 def _movement(motion: float | None) -> str:
@@ -73,9 +73,9 @@ def _shots(clip: Clip) -> str:
     cuts = [format_time(time) for time in clip.shot_starts_us if time > clip.start_us]
     if not cuts:
         return "one shot"
-    if len(cuts) > MOST_CUTS:
+    if len(cuts) > MAX_CUTS:
         return f"{_number(len(cuts) + 1)} shots in quick succession"
-    return f"{_number(len(cuts) + 1)} shots, the picture cuts at {_listed(cuts)}"
+    return f"{_number(len(cuts) + 1)} shots, the picture cuts at {_enumerate(cuts)}"
 
 
 def _faces(count: int) -> list[str]:
@@ -86,19 +86,19 @@ def _faces(count: int) -> list[str]:
 
 def _texts(texts: Sequence[ScreenText]) -> list[str]:
     """One sentence for each of the texts that stay longest, in order of time, and one that counts the others."""
-    longest = sorted(texts, key=lambda each: each.start_us - each.end_us)[:MOST_TEXTS]
+    longest = sorted(texts, key=lambda each: each.start_us - each.end_us)[:MAX_TEXTS]
     sentences = [
         f"The text '{each.text}' appears at the {region(each.box)} from {format_time(each.start_us)} to "
         f"{format_time(each.end_us)}."
         for each in texts
         if each in longest
     ]
-    if left_out := len(texts) - len(longest):
-        sentences.append(f"{_number(left_out).capitalize()} more text{'s' if left_out > 1 else ''} can be read.")
+    if omitted := len(texts) - len(longest):
+        sentences.append(f"{_number(omitted).capitalize()} more text{'s' if omitted > 1 else ''} can be read.")
     return sentences
 
 
-def _listed(words: Sequence[str]) -> str:
+def _enumerate(words: Sequence[str]) -> str:
     """The words as `a`, `a and b` or `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 

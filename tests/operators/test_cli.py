@@ -61,7 +61,7 @@ def lvr(monkeypatch, capsys):
 
 
 BAD_SOURCES = {
-    "empty": "source '{0}' holds no video; looked for files ending in .3g2",
+    "empty": "source '{0}' holds no video: no file ends in .3g2",
     "nowhere": "source '{0}' does not exist; give a folder of videos or a manifest",
     "text.csv": "manifest '{0}': unknown column 'sauce'; known are uri, source_id",
     "half.json": "list '{0}' cannot be read: Expecting",

@@ -72,7 +72,11 @@ def test_every_problem_is_told_once_and_all_at_once(config, monkeypatch):
     ("settings", "environ", "told"),
     [
         ({}, {"LVR_CAPTIONER_VISION": "0"}, "captioner 'fake-model' is set up without vision.*LVR_CAPTIONER_VISION=1"),
-        ({"question": {"writers": ["program"]}}, {}, "captioner is 'fake-model': nothing could be asked; add 'model'"),
+        (
+            {"question": {"writers": ["program"]}},
+            {},
+            "captioner is 'fake-model': no question could be written; add 'model'",
+        ),
         ({"question": {"writers": ["program"], "categories": ["goal"]}}, {}, "no questions of the categories goal"),
     ],
 )

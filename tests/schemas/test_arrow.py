@@ -121,7 +121,7 @@ def test_more_rows_than_expected_are_refused_from_the_footer():
     data = equal_samples(200_000)
     footer = int.from_bytes(data[-8:-4], "little") + 8
     for content in (data, b"PAR1" + bytes(len(data) - footer - 4) + data[-footer:]):
-        with pytest.raises(SchemaError, match="eval: 200000 rows, the manifest says 42; copy it again"):
+        with pytest.raises(SchemaError, match="eval: 200000 rows, the manifest states 42; copy it again"):
             rows_from_parquet(content, Sample, "eval", expected_rows=42)
 
 

@@ -112,11 +112,11 @@ def test_what_is_no_plain_member_is_refused_from_its_header(read, name):
 
 
 OTHER_RECORDS = {
-    "fewer": (pair("a") + END, 2, "1 records with 2 samples, the manifest says 2 with 4; copy it again"),
-    "more": (pair("a") + pair("b") + b"not even a tar", 1, "2 records with 4 samples, the manifest says 1 with 2"),
+    "fewer": (pair("a") + END, 2, "1 records with 2 samples, the manifest states 2 with 4; copy it again"),
+    "more": (pair("a") + pair("b") + b"not even a tar", 1, "2 records with 4 samples, the manifest states 1 with 2"),
     "twice": (pair("a") + pair("a") + END, 2, "a comes a second time"),
     "two media": (member("a.mp4", b"") + pair("a") + END, 1, r"a\.mp4 is followed by a\.mp4, not its \.json"),
-    "media alone": (pair("a") + member("b.mp4", b"") + END, 1, "the manifest says 1 with 2"),
+    "media alone": (pair("a") + member("b.mp4", b"") + END, 1, "the manifest states 1 with 2"),
     "a neighbour's": (member("b.mp4", b"") + member("a.json", record("a")) + END, 1, r"a\.json mixes videos or splits"),
     "another name": (member("b.json", record("a")) + END, 1, r"b\.json mixes videos or splits"),
     "another split": (member("a.json", record("a", Split.EVAL)) + END, 1, r"a\.json mixes videos or splits"),
@@ -205,7 +205,7 @@ def test_a_file_of_another_length_is_not_read(release):
         assert opened.read() == b"longer"
     (release / TAR).write_bytes(b"shorter or longer")
     for read in (lambda: list(read_tar(str(release), file)), lambda: read_table(str(release), file)):
-        with pytest.raises(SchemaError, match=r"demo\.tar: 17 bytes, the manifest says 6; copy it again"):
+        with pytest.raises(SchemaError, match=r"demo\.tar: 17 bytes, the manifest states 6; copy it again"):
             read()
 
 
@@ -214,7 +214,9 @@ def test_a_table_of_other_bytes_is_not_parsed(tmp_path):
     (tmp_path / "parquet").mkdir()
     (tmp_path / "parquet/sft.parquet").write_bytes(b"PAR1 damaged PAR1")
     file = ReleaseFile(path="parquet/sft.parquet", sha256="0" * 64, bytes=17, split="sft", videos=1, samples=1)
-    with pytest.raises(SchemaError, match=r"parquet/sft\.parquet: its sha256 is \w{64}, the manifest says 0{64}; copy"):
+    with pytest.raises(
+        SchemaError, match=r"parquet/sft\.parquet: its sha256 is \w{64}, the manifest states 0{64}; copy"
+    ):
         read_table(str(tmp_path), file)
 
 

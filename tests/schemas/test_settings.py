@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.base import Model
-from schemas.settings import ConfigError, read_fields, set_field, validated
+from schemas.settings import ConfigError, read_fields, set_field, validate
 
 
 class Inner(Model):
@@ -30,12 +30,12 @@ def test_a_file_is_utf8_whatever_the_locale_says(tmp_path):
 def test_settings_reach_into_sections():
     values = {"name": "a"}
     set_field(values, "inner.depth=3")
-    assert validated(values, Outer) == Outer(name="a", inner=Inner(depth=3))
+    assert validate(values, Outer) == Outer(name="a", inner=Inner(depth=3))
 
 
 def test_all_problems_are_named_also_in_a_section_that_may_be_missing():
     with pytest.raises(ConfigError) as raised:
-        validated({"inner": {"dept": 3}, "nam": "a"}, Outer)
+        validate({"inner": {"dept": 3}, "nam": "a"}, Outer)
     text = str(raised.value)
     assert "inner.dept: no such field; did you mean 'depth'?" in text
     assert "nam: no such field; did you mean 'name'?" in text
@@ -112,7 +112,7 @@ def test_a_few_aliases_are_what_they_are_for(tmp_path):
 )  # fmt: skip
 def test_a_message_is_short_whatever_the_values_are(values):
     with pytest.raises(ConfigError) as refused:
-        validated(values, Outer)
+        validate(values, Outer)
     assert len(str(refused.value)) < 5_000
     assert not any(word in str(refused.value) for word in ("SECRET", "PASSWORD"))
 
@@ -122,7 +122,7 @@ def test_a_deep_value_is_shown_in_few_words():
     for _ in range(50_000):
         deep = [deep]
     with pytest.raises(ConfigError) as refused:
-        validated({"name": deep}, Outer)
+        validate({"name": deep}, Outer)
     assert len(str(refused.value)) < 500
 
 

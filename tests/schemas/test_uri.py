@@ -4,7 +4,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.uri import LONGEST_SHOWN, holds_secret, is_address, public_text, redacted_uri, shown_uri, without_secrets
+from schemas.uri import (
+    MAX_SHOWN,
+    holds_secret,
+    is_address,
+    public_text,
+    redacted_uri,
+    shown_uri,
+    without_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +129,7 @@ def test_an_address_that_is_redacted_stays_as_it_is(text):
 
 @pytest.mark.parametrize("text", ["a" * 20_000, "http://" + ":@" * 20_000, "a:b@" * 9_000, "::http://" * 3_000])
 def test_a_long_text_is_shown_short_and_soon(text):
-    assert len(shown_uri(text)) <= LONGEST_SHOWN
+    assert len(shown_uri(text)) <= MAX_SHOWN
 
 
 def test_other_libraries_messages_lose_the_addresses_secrets():

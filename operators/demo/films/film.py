@@ -48,7 +48,7 @@ def render_film(script: FilmScript, directory: Path) -> RenderedFilm:
     path = directory / f"{script.film_id}.mp4"
     truth_path = truth_path_of(path)
     script_sha256 = digest([script, _renderer_sha256()])
-    if kept := _kept_truth(path, truth_path, script_sha256):
+    if kept := _find_truth(path, truth_path, script_sha256):
         return RenderedFilm(path, kept, reused=True)
     # The truth is computed first, so that a script that contradicts itself costs nothing. The file's facts follow.
     planned = film_truth(script, script_sha256=script_sha256, film_sha256="0" * 64, film_bytes=0)
@@ -76,7 +76,7 @@ def truth_path_of(film: Path) -> Path:
     return film.with_suffix(".truth.json")
 
 
-def _kept_truth(path: Path, truth_path: Path, script_sha256: str) -> FilmTruth | None:
+def _find_truth(path: Path, truth_path: Path, script_sha256: str) -> FilmTruth | None:
     """The truth of a film that needs no rendering: same script, same renderer, same bytes."""
     if not (path.is_file() and truth_path.is_file()):
         return None

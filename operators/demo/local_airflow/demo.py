@@ -67,7 +67,7 @@ def run_demo(out: Path = ROOT / ".demo", keep: bool = False, console: Console | 
         started = time.monotonic()
         with Standalone() as airflow:
             console.print(f"Airflow is up after {time.monotonic() - started:.0f} s")
-            _say_how_to_log_in(airflow, console)
+            _print_login(airflow, console)
             _build(airflow, out, films, console)
             if keep:
                 _wait(airflow, console)
@@ -84,7 +84,7 @@ def run_ui(console: Console | None = None) -> None:
     with ended_by_signals():
         console.print("starting Airflow ...")
         with Standalone() as airflow:
-            _say_how_to_log_in(airflow, console)
+            _print_login(airflow, console)
             _wait(airflow, console)
 
 
@@ -149,8 +149,8 @@ def wait_for_dag(api: AirflowApi, dag_id: str, airflow: Standalone, seconds: flo
             return
         time.sleep(0.5)
     errors = api.call("GET", "/api/v2/importErrors")["import_errors"]
-    told = "\n".join(error["stack_trace"] for error in errors) or "it reports no import error"
-    raise DemoFailed(f"Airflow has not read the DAG {dag_id} within {seconds:.0f} s: {told}")
+    problems = "\n".join(error["stack_trace"] for error in errors) or "it reports no import error"
+    raise DemoFailed(f"Airflow has not read the DAG {dag_id} within {seconds:.0f} s: {problems}")
 
 
 def show_failure(api: AirflowApi, tasks: Tasks, airflow: Standalone, console: Console) -> None:
@@ -162,7 +162,7 @@ def show_failure(api: AirflowApi, tasks: Tasks, airflow: Standalone, console: Co
                 console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _say_how_to_log_in(airflow: Standalone, console: Console) -> None:
+def _print_login(airflow: Standalone, console: Console) -> None:
     console.print(f"UI      {airflow.url}  user {USER}  password {airflow.password}", highlight=False, markup=False)
 
 

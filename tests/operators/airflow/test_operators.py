@@ -29,7 +29,7 @@ from operators.airflow.operators import (  # noqa: E402
     StageOperator,
     StaleOperator,
 )
-from operators.process.supervise import run_watched  # noqa: E402
+from operators.process.supervise import run_supervised  # noqa: E402
 
 CONFIG = BuildConfig(source="/videos", out="/data").model_dump(mode="json")
 
@@ -130,7 +130,7 @@ def test_a_silent_command_is_ended_and_tried_again(tmp_path, context):
     report = ReportOperator(
         task_id="r", run_url="/r", command=lvr(tmp_path, "time.sleep(60)"), silence_limit=timedelta(seconds=1)
     )
-    with pytest.raises(AirflowException, match="said nothing for 1 s"):
+    with pytest.raises(AirflowException, match="no output for 1 s"):
         report.execute(context)
 
 
@@ -277,6 +277,6 @@ def test_the_default_command_is_this_installations_lvr_wherever_it_runs(tmp_path
     (tmp_path / "operators").mkdir()
     (tmp_path / "operators" / "__init__.py").write_text("raise ImportError(__file__)")
     monkeypatch.chdir(tmp_path)
-    finished = run_watched([*LVR, "schema", "Box"], wall_seconds=60, silence_seconds=60)
+    finished = run_supervised([*LVR, "schema", "Box"], wall_seconds=60, silence_seconds=60)
     assert LVR[0] == sys.executable
     assert (finished.status, finished.last_line) == (0, "}"), finished.tail

@@ -80,11 +80,11 @@ def test_an_address_that_cannot_be_is_told_without_its_password(url):
 def test_an_answer_loses_the_key_and_the_password_and_nothing_else():
     endpoint = Endpoint("http://user:p%40ssword1@host/v1?tenant=blue-whale", "m", 'KEY-"12345')
     answer = 'a basic idea, see https://host/watch?v=1, the blue-whale; "none"'
-    assert endpoint.scrubbed(answer) == answer
+    assert endpoint.mask_secrets(answer) == answer
     told = 'KEY-"12345 KEY-\\"12345 KEY-&quot;12345 KEY-%2212345 p@ssword1 p%40ssword1 dXNlcjpwQHNzd29yZDE='
-    assert endpoint.scrubbed(told) == " ".join(["***"] * 7)
+    assert endpoint.mask_secrets(told) == " ".join(["***"] * 7)
     told = "headers {'Authorization': 'Bearer k1'} of http://user:p%40ssword1@host/v1?tenant=blue-whale"
-    assert endpoint.scrubbed_message(told) == "headers {'Authorization': 'Bearer ***'} of http://host/v1"
+    assert endpoint.mask_message(told) == "headers {'Authorization': 'Bearer ***'} of http://host/v1"
 
 
 def test_check_passes_for_a_listed_model(server):

@@ -12,7 +12,13 @@ import psutil
 import pytest
 
 from operators.process import supervise
-from operators.process.supervise import GRACE_SECONDS, WatchdogExpired, run_watched, start_supervised, stop_supervised
+from operators.process.supervise import (
+    GRACE_SECONDS,
+    WatchdogExpired,
+    run_supervised,
+    start_supervised,
+    stop_supervised,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 60.0
@@ -55,7 +61,7 @@ STUBBORN_FAMILY = """
 
 def test_lines_status_and_last_line_come_back():
     lines: list[str] = []
-    finished = run_watched(
+    finished = run_supervised(
         python("import sys; say = sys.stderr.write; say('one\\n'); print('{}'); print(); say('two\\n'); sys.exit(3)"),
         wall_seconds=PATIENCE,
         silence_seconds=PATIENCE,
@@ -69,12 +75,12 @@ def test_the_end_is_seen_though_a_reader_has_not_ended_yet(monkeypatch):
     """The last reader thread may still be alive when its end of stream is received, and no later event would follow."""
     read = supervise._read
     monkeypatch.setattr(supervise, "_read", lambda *stream: (read(*stream), time.sleep(PATIENCE)))
-    finished = run_watched(python("print(7)"), wall_seconds=PATIENCE, silence_seconds=PATIENCE)
+    finished = run_supervised(python("print(7)"), wall_seconds=PATIENCE, silence_seconds=PATIENCE)
     assert (finished.status, finished.last_line) == (0, "7")
 
 
 def test_a_signal_is_a_negative_status():
-    finished = run_watched(
+    finished = run_supervised(
         python("import os; os.kill(os.getpid(), 9)"), wall_seconds=PATIENCE, silence_seconds=PATIENCE
     )
     assert finished.status == -signal.SIGKILL
@@ -107,26 +113,26 @@ def clock(monkeypatch):
     ("limits", "told"),
     [
         ({"wall_seconds": 1800, "silence_seconds": 7200}, "was still running after 36"),
-        ({"wall_seconds": 7200, "silence_seconds": 1800}, "said nothing for 1800 s"),
+        ({"wall_seconds": 7200, "silence_seconds": 1800}, "had no output for 1800 s"),
     ],
 )
 def test_watchdog_ends_the_whole_family(tmp_path, clock, limits, told):
     pids = tmp_path / "pids"
     with pytest.raises(WatchdogExpired, match=f"{told}.*its last line: started"):
-        run_watched([*python(STUBBORN_FAMILY), str(pids)], grace_seconds=0.5, on_line=clock.leap, **limits)
+        run_supervised([*python(STUBBORN_FAMILY), str(pids)], grace_seconds=0.5, on_line=clock.leap, **limits)
     assert all(gone(pid) for pid in pids_in(pids, 2))
 
 
 def test_output_keeps_a_quiet_watchdog_away(clock):
     code = "import sys, time\nfor i in range(5): print(i, file=sys.stderr); time.sleep(0.2)"
-    finished = run_watched(python(code), wall_seconds=10 * 3600, silence_seconds=2 * 3600, on_line=clock.leap)
+    finished = run_supervised(python(code), wall_seconds=10 * 3600, silence_seconds=2 * 3600, on_line=clock.leap)
     assert (finished.status, clock.leapt) == (0, 5 * 3600)
 
 
 def test_what_a_command_leaves_behind_does_not_keep_its_end_back(tmp_path):
     pids = tmp_path / "pids"
     stubborn_child = STUBBORN_FAMILY.replace("    time.sleep(600)\n", "    print('ended', time.monotonic())\n")
-    finished = run_watched([*python(stubborn_child), str(pids)], wall_seconds=PATIENCE, silence_seconds=PATIENCE)
+    finished = run_supervised([*python(stubborn_child), str(pids)], wall_seconds=PATIENCE, silence_seconds=PATIENCE)
     said, at = finished.last_line.split()
     assert said == "ended" and time.monotonic() - float(at) < GRACE_SECONDS / 2
     assert all(gone(pid) for pid in pids_in(pids, 2))
@@ -140,7 +146,7 @@ def test_who_left_the_session_with_the_streams_does_not_keep_the_end_back(tmp_pa
         open(sys.argv[1], "w").write(str(left.pid))
         print("done")
     """
-    finished = run_watched([*python(code), str(tmp_path / "pid")], wall_seconds=PATIENCE, silence_seconds=PATIENCE)
+    finished = run_supervised([*python(code), str(tmp_path / "pid")], wall_seconds=PATIENCE, silence_seconds=PATIENCE)
     [left] = pids_in(tmp_path / "pid", 1)
     assert psutil.pid_exists(left)
     os.kill(left, signal.SIGKILL)
@@ -151,7 +157,7 @@ def test_a_folder_with_a_package_of_the_same_name_does_no_harm(tmp_path, monkeyp
     (tmp_path / "operators").mkdir()
     (tmp_path / "operators" / "__init__.py").write_text("raise ImportError(__file__)")
     monkeypatch.chdir(tmp_path)
-    finished = run_watched(python("print(7)"), wall_seconds=PATIENCE, silence_seconds=PATIENCE)
+    finished = run_supervised(python("print(7)"), wall_seconds=PATIENCE, silence_seconds=PATIENCE)
     assert (finished.status, finished.last_line) == (0, "7"), finished.tail
 
 

@@ -111,7 +111,7 @@ def test_one_changed_byte(copy):
 def test_a_shortened_file(copy):
     path = copy / first(copy, ".tar").path
     path.write_bytes(path.read_bytes()[:-512])
-    refuses(copy, r"bytes, the manifest says")
+    refuses(copy, r"bytes, the manifest states")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_spoilt_tar(copy, change, message):
 def test_a_video_of_another_size_than_its_record_says(copy, tmp_path):
     other = two_pictures(tmp_path / "other.mp4").read_bytes()
     path = rewrite(copy, lambda members: [(members[0][0], other), *members[1:]])
-    refuses(copy, f"{path}: .*shows 160x64, .*json says 64x64; it is not the picture that was asked about")
+    refuses(copy, f"{path}: .*shows 160x64, .*json says 64x64; the questions are about another picture")
 
 
 def test_a_member_with_a_time(copy):

@@ -21,10 +21,10 @@ BLIND = pd.DataFrame({"question_id": ["q1", "q3", "other"], "n": [4, 4, 4], "cor
 
 
 def found(**changed):
-    asked = pd.DataFrame({"question_id": ["q1", "q3", "other"], "options": [["a"] * 4, ["a"] * 2, ["a"] * 4]})
+    questions = pd.DataFrame({"question_id": ["q1", "q3", "other"], "options": [["a"] * 4, ["a"] * 2, ["a"] * 4]})
     return {
         baseline.name: baseline
-        for baseline in baselines(**({"choices": FOUR, "asked": asked, "blind": BLIND} | changed))
+        for baseline in baselines(**({"choices": FOUR, "questions": questions, "blind": BLIND} | changed))
     }
 
 

@@ -104,7 +104,7 @@ def test_what_a_download_has_left_behind_is_no_film_and_one_reject(tmp_path, nam
     assert found.names == ["v.mp4"]
     [reject] = found.rejects
     assert (reject.key, reject.reason) == (name, "unfinished_download")
-    assert "finish it, or rename the file if it is whole" in reject.message
+    assert "finish it, or rename the file if it is complete" in reject.message
 
 
 def test_a_file_that_aria2_has_not_finished_is_one_reject(tmp_path):

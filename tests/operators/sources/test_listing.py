@@ -62,7 +62,7 @@ def test_a_relative_folder_gives_absolute_addresses(tmp_path, monkeypatch):
 
 def test_an_empty_folder_says_what_was_looked_for(tmp_path):
     touch(tmp_path / "notes.txt")
-    with pytest.raises(SourceError, match=r"holds no video; looked for .*\.mp4.*, and skipped 1 \.txt files"):
+    with pytest.raises(SourceError, match=r"holds no video: no file ends in .*\.mp4.*, and skipped 1 \.txt files"):
         read_sources(str(tmp_path))
 
 

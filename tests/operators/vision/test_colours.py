@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.vision.colours import MOST, dominant_colours
+from operators.vision.colours import MAX_COLOURS, dominant_colours
 
 
 def plain(colour: str, height: int = 90, width: int = 160) -> np.ndarray:
@@ -64,4 +64,4 @@ def test_no_frames_is_an_error():
 def test_any_picture_has_one_to_three_different_names(seed):
     noise = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), np.uint8)
     names = dominant_colours([noise])
-    assert 1 <= len(names) == len(set(names)) <= MOST
+    assert 1 <= len(names) == len(set(names)) <= MAX_COLOURS

