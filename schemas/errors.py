@@ -1,4 +1,4 @@
-"""The two kinds of failure that a caller treats differently: those that running again cannot fix, and those it can."""
+"""Two kinds of errors: those that a second run cannot fix, and those that it may fix."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class StopOnFailure:
         self._faults = 0
 
     def count(self, fault: Reject | None) -> None:
-        """Count a computed work item and its fault of the machine, if any.
+        """Count a computed work item, and whether it failed because of the machine.
 
         A file that was removed or replaced is not counted as a fault of the machine. The build continues regardless of
         how many there are.

@@ -73,7 +73,7 @@ class _SampleTimes:
         return sorted((time, key) for key in self.seen for time in self.showings(key))
 
     def order(self, subjects: Sequence[str]) -> str | None:
-        """The texts by first sample time; None when two of them have the same."""
+        """The texts sorted by first sample time, or None if two of them have the same time."""
         first = {subject: self.seen[text_key(subject)][0] for subject in subjects}
         return in_order(sorted(subjects, key=first.__getitem__)) if len(set(first.values())) == len(first) else None
 

@@ -190,7 +190,7 @@ def fingerprint(uri: str, private: Iterable[str] = ()) -> str:
     fs, path = locate(uri)
     info = fs.info(path)
     if info["type"] != "file":
-        raise IsADirectoryError(f"is a {info['type']}, not a file; name the videos in it one by one")
+        raise IsADirectoryError(f"is a {info['type']}, not a file; list the videos in it one by one")
     if isinstance(fs, LocalFileSystem) and not os.access(path, os.R_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""

@@ -105,7 +105,7 @@ def make_sample(
 def assign_splits(
     videos: Sequence[Video], hint_of: Mapping[str, Split | None], config: AssembleConfig, seed: int
 ) -> dict[str, Split]:
-    """The split of every video, by video id.
+    """Assign a split to every video. Returns the splits by video id.
 
     Near-duplicates share a split, and a video keeps its split when unrelated videos are added or removed. Each group
     draws a number in [0, 1) from the seed and the id of its first video. Thresholds on this number yield the configured
@@ -113,7 +113,7 @@ def assign_splits(
 
     Args:
         videos: all videos of the build.
-        hint_of: the split hint of each video, by video id, or None.
+        hint_of: the split hint of each video by video id; None for a video without one.
         config: the configured fractions, and the distance of near-duplicates.
         seed: the build's seed.
     """

@@ -39,7 +39,7 @@ class RenderedFilm(NamedTuple):
 
 
 def render_film(script: FilmScript, directory: Path) -> RenderedFilm:
-    """Render `script` into `directory`, or keep the film that is there.
+    """Render `script` into `directory`, or reuse the film there if its script, renderer and bytes are unchanged.
 
     Raises:
         ScriptError: the script contradicts itself.

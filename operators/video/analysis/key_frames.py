@@ -58,7 +58,7 @@ class Proposal:
 
     @property
     def shot_starts_us(self) -> tuple[int, ...]:
-        """Proposed shot starts (us): ascending times of key frames, except the first, which is 0."""
+        """Proposed start times of shots in microseconds, ascending: 0, then times of key frames."""
         return (0, *(end for _, end in self.changes_us))
 
     @property

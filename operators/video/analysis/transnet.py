@@ -35,7 +35,7 @@ time as soon as other processes compete for them. Each takes 200 MB, in addition
 
 
 def shot_starts(times_us: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float) -> tuple[int, ...]:
-    """Shot start times (us), ascending, the first 0.
+    """Start times of the shots in microseconds, ascending; the first is 0.
 
     A shot begins with the first frame that is in no transition, as in `TransNetV2.predictions_to_scenes`. Unlike there,
     a transition at the beginning of the video belongs to the first shot, because shots must cover the video.

@@ -76,9 +76,9 @@ def _programmes(container: InputContainer) -> list[set[int]]:
 
 
 def encrypted_ids(path: Path) -> set[int]:
-    """The encrypted streams, by `Stream.id`, of an MPEG transport stream.
+    """Ids (`Stream.id`) of the encrypted streams of an MPEG transport stream.
 
-    Detected are HLS SAMPLE-AES and a broadcaster's scrambling of most packets of a stream.
+    HLS SAMPLE-AES is detected, and scrambling by a broadcaster if it covers most packets of a stream.
     """
     with path.open("rb") as file:
         data = file.read(_TS_PROBED_BYTES)
