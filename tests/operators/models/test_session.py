@@ -216,7 +216,7 @@ def test_interrupting_the_caller_takes_its_requests_back(tmp_path, prompt):
         prompt = load_prompt("look", Path({str(tmp_path / "prompts")!r}), {{"Sight": Sight}})
         with open_models(resolve(ModelsConfig()), [Role.JUDGE], Journal({str(tmp_path / "journal")!r})) as models:
             try:
-                models[Role.JUDGE].ask([Request("q", prompt, "slow")])
+                models[Role.JUDGE].call([Request("q", prompt, "slow")])
             except KeyboardInterrupt:
                 print("interrupted", flush=True)
     """)

@@ -90,7 +90,7 @@ def test_redirects_end(server):
         ("401", PermissionError, "HTTP 401"),
         ("503", ConnectionError, "HTTP 503"),
         ("429", ConnectionError, "HTTP 429"),
-        ("noise", AddressRefused, "not a valid HTTP(S) address"),
+        ("noise", AddressRefused, r"not a valid HTTP\(S\) address"),
         ("short", ConnectionError, "sent 12000 of 100000 bytes"),
     ],
 )
