@@ -188,7 +188,7 @@ class ModelClient:
     async def _settle_again(self, request: Request, exchange: Exchange, refusal: Refusal) -> Answer | Refusal:
         complaint = f"{refusal.message}\nAnswer once more, with nothing but JSON that fits the schema."
         try:
-            repaired = exchange.repaired(answer_text(refusal.raw), complaint)
+            repaired = exchange.with_repair(answer_text(refusal.raw), complaint)
             return _read(request, await self._entry(request, repaired, exchange.sha256), exchange.sampling)
         except RequestRefused:  # the longer request does not fit, and the first refusal is more informative
             return refusal

@@ -51,7 +51,7 @@ class Exchange:
     repair: tuple[str, str] | None = None
     """An invalid answer to the same request, and a message that says what is wrong with it."""
 
-    def repaired(self, answer: str, complaint: str) -> Exchange:
+    def with_repair(self, answer: str, complaint: str) -> Exchange:
         """The same request, followed by an invalid answer to it and a message that requests a valid one."""
         # An empty assistant message is rejected by some servers.
         return replace(self, repair=(answer or "(no answer)", complaint))

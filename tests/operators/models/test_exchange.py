@@ -81,13 +81,13 @@ def test_the_identity_covers_whatever_can_change_the_answer(change):
 
 
 def test_a_repetition_shows_the_answer_and_what_is_wrong():
-    *before, assistant, user = EXCHANGE.repaired("{oops", "no JSON").messages()
+    *before, assistant, user = EXCHANGE.with_repair("{oops", "no JSON").messages()
     assert before == EXCHANGE.messages()
     assert (assistant, user) == (
         {"role": "assistant", "content": "{oops"},
         {"role": "user", "content": "no JSON"},
     )
-    assert EXCHANGE.repaired("", "empty").messages()[-2]["content"]
+    assert EXCHANGE.with_repair("", "empty").messages()[-2]["content"]
 
 
 def test_strict_schemas_require_everything_and_allow_nothing_else():

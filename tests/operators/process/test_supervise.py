@@ -176,8 +176,8 @@ def test_kill_9_leaves_nothing_behind(tmp_path, victim):
         code = "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()} {os.getpid()}'); time.sleep(600)"
     starter = f"""
         import sys, time
-        from operators.process.supervise import start
-        watcher = start([sys.executable, "-c", {code!r}, {str(pids)!r}], grace_seconds=0.5)
+        from operators.process.supervise import start_supervised
+        watcher = start_supervised([sys.executable, "-c", {code!r}, {str(pids)!r}], grace_seconds=0.5)
         print(watcher.pid, flush=True)
         time.sleep(600)
     """
