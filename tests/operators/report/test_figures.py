@@ -26,7 +26,7 @@ def test_the_choice_among_several_pictures_is_told(numbers):
     videos = numbers.videos.assign(other_pictures=[2, *[0] * (len(numbers.videos) - 1)], packaging="both")
     figure = [*figures.material_figures(replace(numbers, videos=videos))][2]
     assert figure.rows[-1] == ("picture and sound encoded", str(len(videos)))
-    assert "Of 1 with more than one picture the release holds the one that was watched" in figure.text
+    assert "1 with more than one picture: the release holds the one that was captioned" in figure.text
 
 
 def test_pass_rates_fall_into_the_tenth_that_they_are(numbers):
