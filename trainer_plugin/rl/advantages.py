@@ -5,8 +5,8 @@ number of responses of each group. NaN marks a reward that does not apply or fai
 not kept, and counts in no mean and no deviation.
 
 A statistic over the batch is passed in as sums over all data-parallel ranks (`batch_sums`), so that all ranks scale
-alike. Means and deviations are computed in float64. A group of equal rewards therefore has advantages of exactly 0,
-and not its rounding error divided by epsilon.
+alike. Means and deviations are computed in float64, and a group of equal rewards has advantages of exactly 0, not a
+rounding error divided by epsilon.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def test_a_group_of_one_or_with_one_known_reward_has_advantage_0(function):
 @pytest.mark.parametrize("reward", [0.1, 0.7, 1 / 3, 1e4 + 0.1])
 def test_equal_rewards_have_advantages_of_exactly_0(reward):
     """Their mean is not exactly the reward in floating point; divided by verl's epsilon the error would be seen."""
-    rewards, sizes = torch.full((7,), reward), torch.tensor([7])
+    rewards, sizes = torch.full((7,), reward, dtype=torch.float64), torch.tensor([7])
     assert not group_advantages(rewards, sizes, epsilon=1e-9).values.any()
     assert not leave_one_out_advantages(rewards, sizes).values.any()
 

@@ -588,6 +588,19 @@ def test_cispo_keeps_a_gradient_where_it_clips():
     assert gradient_of(function, -1, -2, -3) == pytest.approx([-5, 0.5, -2])
 
 
+def test_the_mask_drops_policy_and_entropy_and_the_weight_scales_the_policy_only():
+    terms = token_terms(
+        tokens(1, 1),
+        weights=tokens(2, 2),
+        mask=torch.tensor([True, False]),
+        kl=tokens(3, 3),
+        beta=0.1,
+        entropies=tokens(4, 4),
+        entropy_coefficient=0.01,
+    )
+    assert terms.tolist() == pytest.approx([2 + 0.3 - 0.04, 0.3])
+
+
 def test_reinforce_by_hand():
     function = partial(reinforce_terms, advantages=tokens(2, -1))
     assert function(tokens(-1, -3)).tolist() == [2, -3]
