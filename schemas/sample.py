@@ -13,13 +13,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from schemas.answer_format import LETTERS, format_answer
 from schemas.base import Fraction, Identifier, Model, Row, Sha256, Span, VideoId
 from schemas.tables import QuestionCategory, QuestionKind, Split, VideoCategory
-
-LETTERS = "ABCDEFGHIJ"
-"""Option letters, in order."""
-
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 class Sample(Row):
@@ -84,16 +80,15 @@ class Sample(Row):
             if self.answer_text not in self.options:
                 raise ValueError(f"sample {self.question_id}: answer {self.answer_text!r} is not among its options")
             wanted = LETTERS[self.options.index(self.answer_text)]
-        if self.answer != f"<answer>{wanted}</answer>":
-            raise ValueError(f"sample {self.question_id}: answer {self.answer!r} should be <answer>{wanted}</answer>")
+        if self.answer != format_answer(wanted):
+            raise ValueError(f"sample {self.question_id}: answer {self.answer!r} should be {format_answer(wanted)}")
         return self
 
     @property
     def final_answer(self) -> str:
         """The text between the answer tags: a letter, or the text of an open answer."""
-        match = _ANSWER.fullmatch(self.answer)
-        assert match is not None  # checked by the validator
-        return match.group(1)
+        choice = self.kind is QuestionKind.CHOICE
+        return LETTERS[self.options.index(self.answer_text)] if choice else self.answer_text
 
 
 class WebDatasetRecord(Model):

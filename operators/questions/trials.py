@@ -22,10 +22,10 @@ from operators.execution.stage import Context
 from operators.models.client import Answer, ModelClient, Refusal, Request, TimedFrame
 from operators.models.prompts import Prompt
 from operators.questions.answers import compare_open, same_answer, same_count, same_place, same_texts
+from schemas.answer_format import LETTERS
 from schemas.answers import Letter, ShortAnswer, Verdict
 from schemas.config import Role
 from schemas.provenance import Provenance
-from schemas.sample import LETTERS
 from schemas.tables import Check, Question, QuestionKind, Reject, Template, Trial
 
 

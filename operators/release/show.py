@@ -12,10 +12,11 @@ from operators.execution.rejects import describe_skipped, group_rejects
 from operators.store.content_store import Store, object_path
 from operators.store.run_folder import RunFolder
 from operators.video.timecode import format_span
+from schemas.answer_format import LETTERS
 from schemas.arrow import rows_from_parquet
 from schemas.base import digest
 from schemas.run import Release
-from schemas.sample import LETTERS, Sample
+from schemas.sample import Sample
 from schemas.tables import QuestionKind
 
 SHOWN_SAMPLES = 4

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from schemas.sample import LETTERS
+from schemas.answer_format import LETTERS
 
 
 @dataclass(frozen=True)

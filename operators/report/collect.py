@@ -17,6 +17,7 @@ from operators.report.baselines import Baseline, baselines, expected_letters
 from operators.report.funnel import Step, funnel
 from operators.report.tables import Tables
 from operators.store.run_folder import RunFolder
+from schemas.answer_format import LETTER_ELEMENT
 from schemas.base import digest
 from schemas.run import PromptIdentity, Run, StageMetrics
 from schemas.sample import Sample
@@ -175,7 +176,7 @@ def _samples(tables: Tables, evidence: pa.Table) -> pd.DataFrame:
     names = ("question_id", "video_id", "problem_type", "kind", "split", "writer", "options", "answer", "answer_text")
     samples = tables.frame("assemble", Sample, (*names, "pass_rate", "duration_us"))
     return samples.assign(
-        letter=samples["answer"].str.extract(r"^<answer>([A-J])</answer>$", expand=False),
+        letter=samples["answer"].str.extract(LETTER_ELEMENT, expand=False),
         spans=pc.list_value_length(evidence["evidence"]).to_numpy(),
         seconds=samples["duration_us"] / _MICROSECONDS,
     ).drop(columns="duration_us")

@@ -13,8 +13,8 @@ from operators.report.health import findings
 from operators.report.plots import timeline
 from operators.store.run_folder import RunFolder
 from operators.video.timecode import format_span, format_time
+from schemas.answer_format import LETTERS
 from schemas.config import Role
-from schemas.sample import LETTERS
 from schemas.tables import Split
 from schemas.uri import shown_uri
 

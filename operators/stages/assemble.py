@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from operators.execution.stage import SOURCE, Context, Scope, Stage
+from schemas.answer_format import LETTERS, format_answer
 from schemas.base import digest
 from schemas.config import AssembleConfig
-from schemas.sample import LETTERS, Sample
+from schemas.sample import Sample
 from schemas.tables import Question, QuestionKind, Reasoning, Reject, Source, Split, Trial, Video, VideoCategory
 
 
@@ -81,7 +82,7 @@ def make_sample(
         problem_type=question.category,
         reasoning=reasoning.reasoning,
         videos=f"{video.video_id}.mp4",
-        answer=f"<answer>{answer}</answer>",
+        answer=format_answer(answer),
         question_id=question.question_id,
         video_id=video.video_id,
         kind=question.kind,

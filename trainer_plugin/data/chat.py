@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from schemas.answer_format import format_response
 from schemas.errors import BadInput
 from trainer_plugin.types import UnusableSample
 
@@ -106,7 +107,7 @@ class Chat:
                 name = self.tokenizer.convert_ids_to_tokens(min(special))
                 raise UnusableSample(key, "special_token", f"its text holds the special token {name!r}")
         user = _VIDEO + question
-        content = answer if reasoning is None else f"<think>{reasoning}</think>{answer}"
+        content = answer if reasoning is None else format_response(reasoning, answer)
         messages = [self._message("user", user), self._message("assistant", content)]
         prompt = self._render(messages[:1], prompt=True)
         rendered = self._render(messages, prompt=False).rstrip()

@@ -14,7 +14,6 @@ import hashlib
 import json
 from bisect import bisect_right
 from dataclasses import astuple, dataclass, replace
-from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,9 @@ import torch
 from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
+from schemas.answer_format import Target, instruction
 from schemas.base import Model
-from schemas.tables import QuestionKind, Split
+from schemas.tables import Split
 from trainer_plugin.data.chat import Chat, Turn
 from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.release import IndexedVideo, index_videos
@@ -33,23 +33,6 @@ if TYPE_CHECKING:
     from trainer_plugin.families.base import Family
 
 SECOND_US = 1_000_000
-
-
-class Target(StrEnum):
-    """The text that is supervised."""
-
-    REASONING = "reasoning"
-    """`<think>reasoning</think><answer>answer</answer>`: the chain-of-thought stage of LongVILA-R1."""
-    ANSWER = "answer"
-    """The answer alone: the long-video stage before the chain-of-thought stage."""
-
-
-_INSTRUCTIONS = {
-    Target.REASONING: "Think about the video step by step inside <think></think>, then give {answer} inside "
-    "<answer></answer>.",
-    Target.ANSWER: "Answer with {answer} only.",
-}
-_ANSWERS = {QuestionKind.CHOICE: "the letter of the right option", QuestionKind.OPEN: "a short answer"}
 
 
 class FramePolicy(Model):
@@ -186,7 +169,7 @@ class ReleaseDataset:
     def _draft(self, number: int, max_tokens: int) -> _Draft:
         video, sample = self._samples[number]
         key = sample.question_id
-        question = f"{sample.problem}\n\n{_INSTRUCTIONS[self.target].format(answer=_ANSWERS[sample.kind])}"
+        question = f"{sample.problem}\n\n{instruction(self.target, sample.kind)}"
         with_reasoning = self.target is Target.REASONING
         answer = (sample.answer, sample.reasoning) if with_reasoning else (sample.final_answer, None)
         turn = self._chat.turn(key, question, *answer)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from operators.execution.stage import Context
 from operators.stages.assemble import STAGE, assign_splits, near_duplicate_groups
+from schemas.answer_format import LETTERS
 from schemas.config import AssembleConfig, BuildConfig
-from schemas.sample import LETTERS
 from schemas.tables import Check, QuestionKind, Reasoning, Reject, Split
 from tests.support.rows import PROGRAM, make_question, make_source, make_trial, make_video
 

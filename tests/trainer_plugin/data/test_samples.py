@@ -2,12 +2,13 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen3VLConfig, SmolVLMConfig
 
+from schemas.answer_format import Target
 from schemas.config import Media
 from schemas.tables import Split
 from tests.support.properties import given, settings, st
 from tests.support.rows import make_video
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, release_of
-from trainer_plugin.data.samples import FramePolicy, ReleaseDataset, Target, frame_times
+from trainer_plugin.data.samples import FramePolicy, ReleaseDataset, frame_times
 from trainer_plugin.families import family_of
 from trainer_plugin.types import IGNORED, UnusableSample
 
