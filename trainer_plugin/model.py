@@ -7,16 +7,24 @@ the supervised ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from transformers import PreTrainedModel
 
 from schemas.errors import BadInput
@@ -31,7 +39,7 @@ from trainer_plugin.ops import vision_attention
 from trainer_plugin.ops.activation_offload import HostMemory
 from trainer_plugin.ops.attention_kernels import Kernel
 from trainer_plugin.ops.log_probs import full_log_probs, token_log_probs
-from trainer_plugin.ops.sequence_parallel_attention import SEQUENCE_PARALLEL, AttentionRun
+from trainer_plugin.ops.sequence_parallel_attention import SEQUENCE_PARALLEL, AttentionRun, KeptKeys, KeysValues
 from trainer_plugin.ops.tiled_mlp import tile
 from trainer_plugin.ops.vision_attention import VISION_ATTENTION
 from trainer_plugin.types import Grid
@@ -84,10 +92,19 @@ class RankInput:
         """Copy to a device. Frames become patches later, on the device, only as many as are encoded in one call."""
         moved = {
             name: getattr(self.share, name).to(device, non_blocking=True)
-            for name in ("input_ids", "positions", "visual", "supervised", "targets", "send_order")
+            for name in ("input_ids", "positions", "visual", "supervised", "targets", "supervised_index", "send_order")
         }
         pixels = tuple(each.to(device, non_blocking=True) for each in self.pixels)
         return RankInput(replace(self.share, **moved), pixels)
+
+
+class PromptKeys(NamedTuple):
+    """Keys and values of a prompt on this rank. It is a tuple so that FSDP finds the tensors in it."""
+
+    hidden: Tensor
+    """[S_local, hidden]: the decoder's last hidden states, the end of the graph."""
+    layers: tuple[KeysValues, ...]
+    """Of each decoder layer."""
 
 
 class LongVideoModel(nn.Module):
@@ -140,7 +157,13 @@ class LongVideoModel(nn.Module):
         for layer in self._kept_layers():
             layer.gradient_checkpointing = False  # type: ignore[assignment]
 
-    def forward(self, row: RankInput, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self,
+        row: RankInput,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        prompt: Sequence[KeysValues] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Compute the log-probabilities of the local supervised tokens.
 
         All ranks must make the same number of calls, because each call contains collectives.
@@ -149,6 +172,7 @@ class LongVideoModel(nn.Module):
             row: this rank's input, on the model's device.
             temperature: divisor of the logits; above 0.
             entropy: whether to compute entropies.
+            prompt: keys and values of a prompt in a row of its own (`PromptKeys.layers`), if the plan of `row` has one.
 
         Returns:
             Log-probabilities, float32 [N], and entropies in nats [N], or None unless requested.
@@ -158,25 +182,7 @@ class LongVideoModel(nn.Module):
                 names the sample.
         """
         share = row.share
-        language_model = self.family.language_model(self.model)
-        embeds = language_model.get_input_embeddings()(share.input_ids)
-        features = self._features(row)
-        if features is not None:
-            embeds = embeds.masked_scatter(share.visual[:, None], features.levels[0].to(embeds.dtype))
-        else:
-            features = Features((embeds[:0],) * self.family.levels)
-        run = AttentionRun(
-            share=share.attention,
-            ulysses=self.parallel.ulysses_group,
-            ring=self.parallel.ring_group,
-            kernel=self.options.kernel,
-            checkpointed_layers=self.checkpointed_layers if self.training and self.options.save_attention_output else 0,
-            host=self.host,
-        )
-        with self.host.saving() if self.host else nullcontext():
-            hidden = self.family.run_language_model(
-                self.model, embeds, share.positions, share.visual, features, run=run
-            )
+        hidden = self._hidden(row, self._attention_run(row, tuple(prompt) if prompt is not None else None))
         weight = self.model.get_output_embeddings().weight
         if self.options.head is Head.FULL:
             targets = torch.zeros_like(share.input_ids).index_copy(0, share.supervised, share.targets)
@@ -186,6 +192,44 @@ class LongVideoModel(nn.Module):
             hidden[share.supervised], weight, share.targets, temperature=temperature, entropy=entropy
         )
         return found.log_probs, found.entropies
+
+    def prompt_keys(self, row: RankInput) -> PromptKeys:
+        """Compute the keys and values of a prompt, which responses in other rows attend to.
+
+        All ranks must call it together, as `forward`.
+
+        Args:
+            row: this rank's input of a row that begins with `PromptGroup.prefix`.
+
+        Raises:
+            BadInput: as `forward`.
+        """
+        run = self._attention_run(row, None)
+        run.kept = kept = KeptKeys()
+        return PromptKeys(self._hidden(row, run), kept.close())
+
+    def _attention_run(self, row: RankInput, prompt: tuple[KeysValues, ...] | None) -> AttentionRun:
+        return AttentionRun(
+            share=row.share.attention,
+            ulysses=self.parallel.ulysses_group,
+            ring=self.parallel.ring_group,
+            kernel=self.options.kernel,
+            checkpointed_layers=self.checkpointed_layers if self.training and self.options.save_attention_output else 0,
+            host=self.host,
+            prompt=prompt,
+        )
+
+    def _hidden(self, row: RankInput, run: AttentionRun) -> Tensor:
+        """The decoder's last hidden states of the local tokens, [S_local, hidden]."""
+        share = row.share
+        embeds = self.family.language_model(self.model).get_input_embeddings()(share.input_ids)
+        features = self._features(row)
+        if features is not None:
+            embeds = embeds.masked_scatter(share.visual[:, None], features.levels[0].to(embeds.dtype))
+        else:
+            features = Features((embeds[:0],) * self.family.levels)
+        with self.host.saving() if self.host else nullcontext():
+            return self.family.run_language_model(self.model, embeds, share.positions, share.visual, features, run=run)
 
     def gradient_checkpointing_enable(self, **options: object) -> None:
         """No-op, since `RunOptions.checkpointed_layers` sets the checkpointing. `transformers.Trainer` calls it."""
@@ -347,6 +391,7 @@ def shard_parameters(
         # Neither the decoder nor the gradient of the embeddings needs their weights again.
         shard(embeddings).set_unshard_in_backward(False)
     shard(model)
+    register_fsdp_forward_method(model, "prompt_keys")
     reduction = GradientReduction()
     for module in model.modules():
         if isinstance(module, FSDPModule):

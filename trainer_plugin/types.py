@@ -7,7 +7,7 @@ that it encodes (`trainer_plugin.data.row_loader`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -86,6 +86,41 @@ class Example:
     def has_loss(self) -> bool:
         """Whether any of its tokens is supervised."""
         return bool((self.labels != IGNORED).any())
+
+
+@dataclass(frozen=True)
+class PromptGroup:
+    """A prompt and its sampled responses, which share the prompt's keys and values in one row.
+
+    In a row it is laid out as `[prompt without its last token] [last prompt token, response 1] ... [last prompt token,
+    response G]`. Each response attends to the prompt and to itself. Its copy of the last prompt token has that token's
+    position and predicts the response's first token.
+    """
+
+    prompt: Example
+    """The prompt, without labels. It ends with a token of text."""
+    responses: tuple[Tensor, ...]
+    """Token ids of each response, int64 [R]; R may be 0. They may contain placeholder ids, which are then text."""
+
+    @property
+    def key(self) -> str:
+        """Name for messages: the prompt's key."""
+        return self.prompt.key
+
+    @property
+    def prefix(self) -> Example:
+        """The prompt without its last token, as a sample of its own."""
+        prompt = self.prompt
+        return replace(
+            prompt,
+            input_ids=prompt.input_ids[:-1],
+            labels=prompt.labels[:-1],
+            positions=prompt.positions[:, :-1],
+        )
+
+    def split(self) -> tuple[PromptGroup, ...]:
+        """One group for each response, in which nothing is shared: the comparison for the shared prompt."""
+        return tuple(replace(self, responses=(response,)) for response in self.responses)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 try:
-    from hypothesis import HealthCheck, Phase, example, given, settings
+    from hypothesis import HealthCheck, Phase, assume, example, given, settings
     from hypothesis import strategies as st
 except ModuleNotFoundError:
 
@@ -49,7 +49,7 @@ except ModuleNotFoundError:
 
         return skip
 
-    st = HealthCheck = Phase = _Anything()
+    st = HealthCheck = Phase = assume = _Anything()
     settings = example = _Unchanged()
 
-__all__ = ["HealthCheck", "Phase", "example", "given", "settings", "st"]
+__all__ = ["HealthCheck", "Phase", "assume", "example", "given", "settings", "st"]

@@ -6,7 +6,7 @@ globals and no device.
 Guarantees: Every token has one owner, and every temporal patch is encoded once. Every rank owns at least one token,
 because models fail on empty input. A rank's cost differs from the mean by at most the cost of two tokens or of one
 temporal patch, unless the row is too short. Targets are shifted before the row is split. Attention never crosses
-samples.
+samples, except that the responses of a `PromptGroup` attend to their prompt.
 
 Terms: a *row* is one packed micro-batch of several *segments* (samples). The P ranks of a sequence-parallel group are
 `ulysses x ring`. The row is split into `ring` parts of equal cost. Each part has two pieces, one from either half of
@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from trainer_plugin.families.base import Family
-from trainer_plugin.types import IGNORED, Block, Example, FrameRange, Grid
+from trainer_plugin.types import IGNORED, Block, Example, FrameRange, Grid, PromptGroup
 
 Range = tuple[int, int]
 """Half-open range [start, end)."""
@@ -106,7 +106,12 @@ class AttentionPlan:
     ring_order: tuple[Range, ...]
     """Slices of the concatenated parts that, joined in this order, give the row."""
     blocks: tuple[Block, ...]
-    """Attention blocks: query rows are tokens of this rank's part, key rows are tokens of the row."""
+    """Attention blocks: query rows are tokens of this rank's part, key rows are tokens of the row. With a prompt in
+    a row of its own, the key rows of that row come first."""
+    prompt_ring_sizes: tuple[int, ...] = ()
+    """`ring_sizes` of the prompt's own row; empty if there is none."""
+    prompt_ring_order: tuple[Range, ...] = ()
+    """`ring_order` of the prompt's own row."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,8 @@ class RankPlan:
     """int64 [N]: indices of the local tokens whose successor is supervised."""
     targets: Tensor
     """int64 [N]: the ids of those successors."""
+    supervised_index: Tensor
+    """int64 [N]: the index of each of them among the supervised tokens of the whole row."""
     frames: tuple[FrameRange, ...]
     """The temporal patches that this rank encodes."""
     grids: tuple[Grid, ...]
@@ -139,40 +146,82 @@ class RankPlan:
     attention: AttentionPlan
 
 
+@dataclass(frozen=True)
+class _Segment:
+    """Consecutive tokens of a row that attend to each other causally, and possibly to a prefix."""
+
+    example: Example
+    response: int | None = None
+    """Number of the response within the row; None for a sample or a prompt."""
+    prefix: int | None = None
+    """Number of the segment whose tokens all tokens of this one attend to; None if there is none."""
+
+
 class SequencePlan:
     """The plan of one row. It is deterministic, so that every rank of the group computes the same plan."""
 
-    def __init__(self, examples: Sequence[Example], family: Family, layout: Layout, costs: Costs) -> None:
+    def __init__(
+        self,
+        items: Sequence[Example | PromptGroup],
+        family: Family,
+        layout: Layout,
+        costs: Costs,
+        prompt: SequencePlan | None = None,
+    ) -> None:
         """
         A row with fewer than two tokens per rank is padded with a sample without labels.
 
         Args:
-            examples: the row's samples, in order.
+            items: the row's samples and groups, in order.
             family: the model's family.
             layout: division of the sequence-parallel group.
             costs: costs to balance.
+            prompt: the plan of a row that begins with `PromptGroup.prefix`. Then `items` is that group with some or all
+                of its responses, and this row holds the responses alone, which attend to the keys and values of that
+                row (`trainer_plugin.rl.chunks`).
 
         Raises:
-            ValueError: there are no examples, or one has tensors of different lengths, video tokens that do not fit its
-                grids, or ids or labels outside the vocabulary.
+            ValueError: there are no items, or one has tensors of different lengths, video tokens that do not fit its
+                grids, or ids or labels outside the vocabulary; or a group has no responses, or a prompt with labels or
+                without a last token of text.
         """
-        if not examples:
+        if not items:
             raise ValueError("a row of no samples: a rank with nothing to train on takes one without labels")
-        for example in examples:
-            _check(example, family)
-        missing = 2 * layout.size - sum(len(example.input_ids) for example in examples)
+        if prompt is not None and not (len(items) == 1 and isinstance(items[0], PromptGroup)):
+            raise ValueError(f"{len(items)} items for one prompt in a row of its own; give its group alone")
+        for item in items:
+            _check(item, family)
+        segments = list(_segments(items, with_prompts=prompt is None))
+        missing = 2 * layout.size - sum(len(segment.example.input_ids) for segment in segments)
         if missing > 0:
-            examples = [*examples, _padding(missing, family)]
+            segments.append(_Segment(_padding(missing, family)))
+        examples = [segment.example for segment in segments]
         self.layout = layout
         self.costs = costs
+        self.prompt = prompt
         self.input_ids = torch.cat([example.input_ids for example in examples])
         self.positions = torch.cat([example.positions for example in examples], dim=1)
         self.targets = torch.cat([_shifted(example.labels) for example in examples])
         self.visual = torch.zeros(len(self.input_ids), dtype=torch.bool)
         self.segments = _ranges(len(example.input_ids) for example in examples)
+        """Token ranges of the row's samples, prompts (without their last token) and responses."""
         for example, (start, end) in zip(examples, self.segments, strict=True):
             if example.videos:
                 self.visual[start:end] = example.input_ids == family.video_token_id
+        before = 0 if prompt is None else len(prompt)
+        self._key_offset = before
+        self._prefixes = [
+            prompt.segments[0]
+            if prompt is not None and segment.response is not None
+            else None
+            if segment.prefix is None
+            else self.segments[segment.prefix]
+            for segment in segments
+        ]
+        counts = [int((_shifted(example.labels) != IGNORED).sum()) for example in examples]
+        numbers = [-1 if segment.response is None else segment.response for segment in segments]
+        self.responses = torch.repeat_interleave(torch.tensor(numbers), torch.tensor(counts))
+        """int64 [supervised tokens]: the number of each one's response within the row, -1 outside of groups."""
         videos = [video for example in examples for video in example.videos]
         self._keys = [example.key for example in examples for _ in example.videos]
         self.grids = tuple(video.grid for video in videos)
@@ -191,6 +240,20 @@ class SequencePlan:
         """Number of supervised tokens in the row."""
         return int((self.targets != IGNORED).sum())
 
+    @property
+    def attention_pairs(self) -> int:
+        """Number of query-key pairs of the row."""
+        return int(self._depths.sum())
+
+    @cached_property
+    def _depths(self) -> Tensor:
+        """Number of keys that each token attends to, int64 [S]."""
+        depths = [
+            torch.arange(1, end - start + 1) + (0 if prefix is None else prefix[1] - prefix[0])
+            for (start, end), prefix in zip(self.segments, self._prefixes, strict=True)
+        ]
+        return torch.cat(depths)
+
     @cached_property
     def token_costs(self) -> Tensor:
         """Operations of each token outside attention, float64 [S]."""
@@ -202,7 +265,7 @@ class SequencePlan:
         ring = self.layout.ring
         if ring == 1:
             return (((0, len(self)),),)
-        depth = torch.cat([torch.arange(1, end - start + 1) for start, end in self.segments])
+        depth = self._depths
         cuts = balanced_cuts(self.token_costs + self.costs.attention * depth, 2 * ring, self.layout.ulysses)
         return tuple((cuts[part], cuts[2 * ring - 1 - part]) for part in range(ring))
 
@@ -236,6 +299,7 @@ class SequencePlan:
         pieces = self.shards[rank]
         targets = _cut(self.targets, pieces)
         supervised = (targets != IGNORED).nonzero()[:, 0]
+        index = torch.cumsum(self.targets != IGNORED, 0) - 1
         encoder, owner = self._feature_encoders, self._feature_owners
         mine = (encoder == rank).nonzero()[:, 0]
         order = torch.argsort(owner[mine], stable=True)
@@ -250,6 +314,7 @@ class SequencePlan:
             visual=_cut(self.visual, pieces),
             supervised=supervised,
             targets=targets[supervised],
+            supervised_index=_cut(index, pieces)[supervised],
             frames=frames,
             grids=tuple(self._grid(share) for share in frames),
             keys=tuple(self._keys[share.video] for share in frames),
@@ -285,27 +350,50 @@ class SequencePlan:
         ulysses = self.layout.ulysses
         number = rank // ulysses
         part = self.parts[number]
-        offsets = _ranges(_length(other) for other in self.parts)
-        where = sorted(
-            (start, slot)
-            for (offset, _), other in zip(offsets, self.parts, strict=True)
-            for (start, _), slot in zip(other, _shifted_ranges(other, offset), strict=True)
-        )
         group = self.shards[number * ulysses : (number + 1) * ulysses]
         return AttentionPlan(
             layout=self.layout,
             ulysses_sizes=tuple(_length(pieces) for pieces in group),
-            ring_sizes=tuple(_length(other) for other in self.parts),
-            ring_order=tuple(slot for _, slot in where),
+            ring_sizes=self.ring_sizes,
+            ring_order=self.ring_order,
             blocks=tuple(self._blocks(part)),
+            prompt_ring_sizes=() if self.prompt is None else self.prompt.ring_sizes,
+            prompt_ring_order=() if self.prompt is None else self.prompt.ring_order,
         )
 
+    @cached_property
+    def ring_sizes(self) -> tuple[int, ...]:
+        """Number of tokens of each part."""
+        return tuple(_length(part) for part in self.parts)
+
+    @cached_property
+    def ring_order(self) -> tuple[Range, ...]:
+        """Slices of the concatenated parts that, joined in this order, give the row."""
+        offsets = _ranges(self.ring_sizes)
+        slots = sorted(
+            (start, slot)
+            for (offset, _), part in zip(offsets, self.parts, strict=True)
+            for (start, _), slot in zip(part, _shifted_ranges(part, offset), strict=True)
+        )
+        return tuple(slot for _, slot in slots)
+
     def _blocks(self, part: tuple[Range, ...]) -> Iterable[Block]:
+        """The blocks of a part: each segment with itself, then adjacent responses with the prompt that they share."""
+        prefixes: list[tuple[Range, Range]] = []
         for (first, end), (offset, _) in zip(part, _shifted_ranges(part, 0), strict=True):
-            for start, stop in self.segments:
+            for (start, stop), prefix in zip(self.segments, self._prefixes, strict=True):
                 a, b = max(first, start), min(end, stop)
-                if a < b:
-                    yield Block((offset + a - first, offset + b - first), (start, b))
+                if a >= b:
+                    continue
+                query = (offset + a - first, offset + b - first)
+                yield Block(query, (self._key_offset + start, self._key_offset + b))
+                if prefix is None or prefix[0] == prefix[1]:
+                    continue
+                if prefixes and prefixes[-1][1] == prefix and prefixes[-1][0][1] == query[0]:
+                    query = (prefixes.pop()[0][0], query[1])
+                prefixes.append((query, prefix))
+        for query, prefix in prefixes:
+            yield Block(query, prefix, causal=False)
 
 
 def balanced_cuts(costs: Tensor, parts: int, least: int = 0) -> list[Range]:
@@ -337,7 +425,55 @@ def _counts(ranks: Tensor, size: int) -> tuple[int, ...]:
     return tuple(torch.bincount(ranks, minlength=size).tolist())
 
 
-def _check(example: Example, family: Family) -> None:
+def _segments(items: Sequence[Example | PromptGroup], with_prompts: bool) -> Iterable[_Segment]:
+    """The segments of a row; with `with_prompts` false, those of the responses alone."""
+    number, response = 0, 0
+    for item in items:
+        if isinstance(item, Example):
+            yield _Segment(item)
+            number += 1
+            continue
+        prefix = number if with_prompts else None
+        if with_prompts:
+            yield _Segment(item.prefix)
+            number += 1
+        for ids in item.responses:
+            yield _Segment(_continued(item.prompt, ids), response, prefix)
+            number, response = number + 1, response + 1
+
+
+def _continued(prompt: Example, ids: Tensor) -> Example:
+    """The last token of a prompt and a response to it, whose positions follow that token's."""
+    return Example(
+        prompt.key,
+        input_ids=torch.cat([prompt.input_ids[-1:], ids]),
+        labels=torch.cat([ids.new_full((1,), IGNORED), ids]),
+        positions=prompt.positions[:, -1:] + torch.arange(len(ids) + 1),
+    )
+
+
+def _check(item: Example | PromptGroup, family: Family) -> None:
+    if isinstance(item, Example):
+        _check_example(item, family)
+        return
+    _check_example(item.prompt, family)
+    prompt, key = item.prompt, item.key
+    if not item.responses:
+        raise ValueError(f"group {key}: no responses; drop the group")
+    if prompt.has_loss:
+        raise ValueError(f"group {key}: its prompt has labels; only responses are supervised, set them to {IGNORED}")
+    if not len(prompt.input_ids) or (prompt.videos and int(prompt.input_ids[-1]) == family.video_token_id):
+        raise ValueError(
+            f"group {key}: its prompt of {len(prompt.input_ids)} tokens does not end with a token of text; add the "
+            f"start of the assistant's turn"
+        )
+    for number, ids in enumerate(item.responses):
+        if ids.ndim != 1 or ids.dtype != torch.int64:
+            raise ValueError(f"group {key}: response {number} is {ids.dtype} {tuple(ids.shape)}; give int64 [R]")
+        _check_ids(key, f"response {number}: token ids", ids, family)
+
+
+def _check_example(example: Example, family: Family) -> None:
     length = len(example.input_ids)
     expected = {"labels": (length,), "positions": (family.rope_rows, length)}
     for name, shape in expected.items():

@@ -76,7 +76,9 @@ def attend(
     Args:
         q: [Sq, hq, d].
         k, v: [Sk, hkv, d]. Query head i uses key head i // (hq // hkv). Rows that are in no block get zero gradients.
-        blocks: blocks whose query ranges are ascending and disjoint and cover all of q. Key ranges may overlap.
+        blocks: blocks whose query ranges are ascending and disjoint and cover all of q, and further blocks whose query
+            rows earlier ones cover: their keys are attended to in addition. Key ranges of different query rows may
+            overlap; those of the same query rows must not.
         scale: factor of the scores, usually d ** -0.5.
         kernel: see the module docstring. `auto` accepts all tensors.
         stash: cache from which a recomputed forward pass takes the result of the first one instead of running kernels.
@@ -146,13 +148,12 @@ def plan_calls(blocks: tuple[Block, ...], kernel: Kernel, queries: int, keys: in
     """Plan the kernel launches for blocks over `queries` rows of q and `keys` rows of k.
 
     Raises:
-        ValueError: the blocks do not cover q once and in order, or reach beyond k.
+        ValueError: the blocks do not cover q in order, overlap in part, or reach beyond k.
     """
-    _check(blocks, queries, keys)
     calls: list[Call] = []
-    for block in blocks:
+    for block, adds in zip(blocks, _additions(blocks, queries, keys), strict=True):
         for number, (part, choice) in enumerate(_parts(block, kernel)):
-            call = Call(choice, (part,), merges=number > 0)
+            call = Call(choice, (part,), merges=adds or number > 0)
             if calls and choice is Kernel.FLASH2 and _adjacent(calls[-1], call):
                 call = Call(choice, (*calls.pop().blocks, part), call.merges)
             calls.append(call)
@@ -183,14 +184,26 @@ def _parts(block: Block, kernel: Kernel) -> Iterator[tuple[Block, Kernel]]:
         yield prefix, Kernel.FLASH2 if kernel is Kernel.AUTO and prefix.keys < CUDNN_MIN_ROWS else Kernel.CUDNN
 
 
-def _check(blocks: tuple[Block, ...], queries: int, keys: int) -> None:
-    borders = [0, *(border for block in blocks for border in block.query), queries]
-    if any(before != after for before, after in zip(borders[::2], borders[1::2], strict=True)):
-        covered = [block.query for block in blocks]
-        raise ValueError(f"blocks cover the query rows {covered}; they must cover 0 to {queries}, in order and once")
+def _additions(blocks: tuple[Block, ...], queries: int, keys: int) -> list[bool]:
+    """Whether each block adds keys to query rows that earlier blocks cover. Checks the blocks; see `plan_calls`."""
+    covered = 0
+    additions = []
     for block in blocks:
+        start, end = block.query
         if block.key[0] < 0 or block.key[1] > keys:
             raise ValueError(f"{block}: there are {keys} key rows")
+        additions.append(0 <= start < end <= covered)
+        if start == covered:
+            covered = end
+        elif not additions[-1]:
+            break
+    else:
+        if covered == queries:
+            return additions
+    raise ValueError(
+        f"blocks cover the query rows {[block.query for block in blocks]}; they must cover 0 to {queries} in order and "
+        f"once, before further blocks add keys to covered rows"
+    )
 
 
 class _Attention(torch.autograd.Function):

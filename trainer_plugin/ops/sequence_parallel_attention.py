@@ -7,6 +7,7 @@ No mask function is registered with it, so transformers builds no mask.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,31 @@ SEQUENCE_PARALLEL = "sequence_parallel"
 """Name of the language model's attention in transformers' registry."""
 
 
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values [tokens of this rank's part, kv heads of this rank, d] of one layer, after rotary embedding."""
+
+
+class KeptKeys:
+    """Keeps the keys and values of each layer, with their graph, until it is closed.
+
+    Not a dataclass or a dict, which FSDP would copy for each layer.
+    """
+
+    def __init__(self) -> None:
+        self._layers: dict[int, KeysValues] | None = {}
+
+    def put(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Keep the keys and values of one layer. After `close`, a recomputed forward pass changes nothing."""
+        if self._layers is not None:
+            self._layers[layer] = k, v
+
+    def close(self) -> tuple[KeysValues, ...]:
+        """Return what was kept, in the order of the layers, and keep nothing further."""
+        assert self._layers is not None
+        layers, self._layers = self._layers, None
+        return tuple(layers[layer] for layer in sorted(layers))
+
+
 @dataclass
 class AttentionRun:
     """Context of one forward pass and its recomputation over one row. It passes through the model as a keyword
@@ -38,6 +64,11 @@ class AttentionRun:
     kernels."""
     host: HostMemory | None = None
     """Host memory that holds the cached outputs; None keeps them on the device."""
+    prompt: tuple[KeysValues, ...] | None = None
+    """This rank's keys and values of a prompt in a row of its own, by layer. All rows of this run attend to them as
+    the plan says."""
+    kept: KeptKeys | None = None
+    """Where this rank's keys and values are kept; None: nowhere."""
     _kept: dict[int, tuple[Tensor | OnHost, Tensor | OnHost]] = field(default_factory=dict)
 
     def stash(self, layer: int) -> _LayerStash | None:
@@ -77,7 +108,7 @@ def sequence_parallel_attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each segment of the row.
+    """Attention of the row's blocks: causal inside each segment, and of responses to the prompt that they share.
 
     Args:
         module: the attention layer; its `layer_idx` is the layer's number.
@@ -108,12 +139,27 @@ def sequence_parallel_attention(
         heads = _of_each_rank(q, len(sizes)), _of_each_rank(k, len(sizes)), _of_each_rank(v, len(sizes))
         counts = [part.shape[2] for part in heads]
         q, k, v = tokens_to_heads(torch.cat(heads, dim=2), sizes, run.ulysses).split(counts, dim=1)
-    if run.ring is not None:
-        parts = gather(torch.stack([k, v], dim=1), run.share.ring_sizes, run.ring)
-        k, v = torch.cat([parts[start:end] for start, end in run.share.ring_order]).unbind(1)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if run.kept is not None:
+        run.kept.put(layer, k, v)
+    k, v = _whole_row(k, v, run.share.ring_sizes, run.share.ring_order, run.ring)
+    if run.prompt is not None:
+        plan = run.share
+        prompt = _whole_row(*run.prompt[layer], plan.prompt_ring_sizes, plan.prompt_ring_order, run.ring)
+        k, v = torch.cat([prompt[0], k]), torch.cat([prompt[1], v])
     out = attend(q, k, v, run.share.blocks, scale, run.kernel, run.stash(layer))
     return heads_to_tokens(out, sizes, run.ulysses).flatten(1, 2)[None], None
+
+
+def _whole_row(
+    k: Tensor, v: Tensor, sizes: Sequence[int], order: Sequence[tuple[int, int]], ring: ProcessGroup | None
+) -> KeysValues:
+    """Gather a row's keys and values from the parts of all ring ranks, in the order of its tokens."""
+    if ring is None:
+        return k, v
+    parts = gather(torch.stack([k, v], dim=1), sizes, ring)
+    k, v = torch.cat([parts[start:end] for start, end in order]).unbind(1)
+    return k, v
 
 
 def check_attention(config: PretrainedConfig) -> None:

@@ -1,1 +1,1 @@
-"""Reinforcement learning: advantages, losses and rollout correction as pure functions of tensors."""
+"""Reinforcement learning on videos: advantages, losses, rollout correction and rewards."""

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support.properties import given, settings, st
+from tests.support.properties import assume, given, settings, st
 from tests.trainer_plugin.parity import FAMILIES, VIDEO_ID, Clip, Draft, make_samples, tiny_config, tiny_family
 from trainer_plugin.distributed.sequence_plan import Costs, Layout, SequencePlan, balanced_cuts, choose_layout
-from trainer_plugin.types import IGNORED, Grid
+from trainer_plugin.types import IGNORED, Block, Grid, PromptGroup
 
 families = {name: tiny_family(name) for name in FAMILIES}
 COSTS = Costs.of(tiny_config("qwen2_5_vl").get_text_config())
@@ -26,12 +26,41 @@ drafts = st.builds(
 layouts = st.builds(Layout, st.integers(1, 4), st.integers(1, 4))
 
 
+responses = st.lists(st.integers(0, 9), min_size=1, max_size=5)
+
+
+@st.composite
+def items(draw, family):
+    """Random samples, and prompts with random responses."""
+    samples = make_samples(family, draw(st.lists(drafts, min_size=1, max_size=4)))
+    return [
+        group_of(sample.example, draw(responses)) if draw(st.booleans()) else sample.example
+        for sample in samples
+        if int(sample.example.input_ids[-1]) != VIDEO_ID
+    ] or [samples[0].example]
+
+
+def group_of(example, lengths):
+    """A group of responses of these lengths to an example as the prompt. They hold ids of placeholders, too."""
+    prompt = replace(example, labels=torch.full_like(example.labels, IGNORED))
+    return PromptGroup(prompt, tuple(torch.arange(VIDEO_ID - 2, VIDEO_ID - 2 + length) for length in lengths))
+
+
 @st.composite
 def plans(draw):
-    """Sequence plans of random samples, families and layouts."""
+    """Sequence plans of random samples and groups, families and layouts."""
     family = families[draw(st.sampled_from(FAMILIES))]
-    samples = make_samples(family, draw(st.lists(drafts, min_size=1, max_size=4)))
-    return SequencePlan([sample.example for sample in samples], family, draw(layouts), COSTS)
+    return SequencePlan(draw(items(family)), family, draw(layouts), COSTS)
+
+
+def masks(plan):
+    """Whether each token attends to each other, bool [S, S], from the definition of segments and prefixes."""
+    wanted = torch.zeros(len(plan), len(plan), dtype=torch.bool)
+    for (start, end), prefix in zip(plan.segments, plan._prefixes, strict=True):
+        wanted[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+        if prefix is not None:
+            wanted[start:end, slice(*prefix)] = True
+    return wanted
 
 
 def indices(pieces):
@@ -79,7 +108,8 @@ def test_every_temporal_patch_is_encoded_once_in_order(plan):
 def test_costs_are_balanced(plan):
     patches = [sum(grid.t * grid.h * grid.w for grid in share.grids) for share in shares(plan)]
     assert spread(patches) <= max((grid.h * grid.w for grid in plan.grids), default=0)
-    depth = torch.cat([torch.arange(1, length + 1) for length in lengths(plan.segments)])
+    depth = masks(plan).sum(1)
+    assert plan.attention_pairs == int(depth.sum())
     alone = [COSTS.linear + (COSTS.head if target != IGNORED else 0) for target in plan.targets.tolist()]
     alone = torch.tensor(alone, dtype=torch.float64)
     costs = alone + COSTS.attention * depth
@@ -105,8 +135,8 @@ def test_each_supervised_token_learns_its_successor_in_its_own_sample(plan):
     for pieces, share in zip(plan.shards, shares(plan), strict=True):
         found[indices(pieces)[share.supervised]] = share.targets
     assert torch.equal(found, plan.targets)
-    for ((_, end),) in zip(plan.segments, strict=True):
-        assert plan.targets[end - 1] == IGNORED
+    for start, end in plan.segments:
+        assert start == end or plan.targets[end - 1] == IGNORED
     learned = (plan.targets != IGNORED).nonzero()[:, 0]
     assert torch.equal(plan.targets[learned], plan.input_ids[1:][learned])
     assert sum(len(share.targets) for share in shares(plan)) == plan.supervised_count
@@ -145,9 +175,7 @@ def test_replicated_ranks_keep_what_they_need_of_all_frames(plan):
 @some
 @given(plans())
 def test_attention_sees_the_row_in_order_and_is_causal_inside_each_segment(plan):
-    wanted = torch.zeros(len(plan), len(plan), dtype=torch.bool)
-    for start, end in plan.segments:
-        wanted[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+    wanted = masks(plan)
     found = torch.zeros_like(wanted)
     ulysses = plan.layout.ulysses
     parts = torch.cat([indices(part) for part in plan.parts])
@@ -164,9 +192,12 @@ def test_attention_sees_the_row_in_order_and_is_causal_inside_each_segment(plan)
         covered = []
         for block in attention.blocks:
             queries, keys = indices(part)[slice(*block.query)], torch.arange(*block.key)
-            seen = torch.ones(block.queries, block.keys, dtype=torch.bool).tril(block.keys - block.queries)
+            seen = torch.ones(block.queries, block.keys, dtype=torch.bool)
+            seen = seen.tril(block.keys - block.queries) if block.causal else seen
+            assert not (found[queries[:, None], keys[None]] & seen).any() or rank % ulysses
             found[queries[:, None], keys[None]] |= seen
-            covered.append(block.query)
+            if block.causal:
+                covered.append(block.query)
         assert torch.equal(indices(covered), torch.arange(sum(lengths(part))))
     assert torch.equal(found, wanted)
 
@@ -177,6 +208,117 @@ def test_every_rank_computes_the_same_plan(plan):
     again = SequencePlan.__new__(SequencePlan)
     again.__dict__.update({name: value for name, value in vars(plan).items() if name not in ("parts", "shards")})
     assert (again.parts, again.shards, again.frame_shares) == (plan.parts, plan.shards, plan.frame_shares)
+
+
+def test_a_group_is_a_prompt_and_responses_that_share_it():
+    family = families["qwen2_5_vl"]
+    [sample] = make_samples(family, [Draft((5, Clip(2), 4), seed=1)])
+    group = group_of(sample.example, (3, 0, 2))
+    tokens, last = len(sample.example.input_ids), sample.example.input_ids[-1]
+    plan = SequencePlan([group], family, Layout(), COSTS)
+    assert plan.segments == [
+        (0, tokens - 1),
+        (tokens - 1, tokens + 3),
+        (tokens + 3, tokens + 4),
+        (tokens + 4, tokens + 7),
+    ]
+    assert [plan.input_ids[start] for start, _ in plan.segments[1:]] == [last] * 3
+    at = int(sample.example.positions[0, -1])
+    assert (
+        plan.positions[:, plan.segments[1][0] :].tolist() == [[at, at + 1, at + 2, at + 3, at, at, at + 1, at + 2]] * 3
+    )
+    assert plan.targets[tokens - 1 :].tolist() == [189, 190, 191, IGNORED, IGNORED, 189, 190, IGNORED]
+    assert plan.responses.tolist() == [0, 0, 0, 2, 2]
+    assert int(plan.visual.sum()) == 12
+    *own, shared = plan.rank_plan(0).attention.blocks
+    assert len(own) == 4
+    # All responses attend to the prompt in one rectangular block.
+    assert shared == Block((tokens - 1, tokens + 7), (0, tokens - 1), causal=False)
+
+
+@some
+@given(plans())
+def test_values_of_supervised_tokens_are_cut_as_targets_are(plan):
+    values = plan.targets[plan.targets != IGNORED]
+    for share in shares(plan):
+        assert torch.equal(values[share.supervised_index], share.targets)
+
+
+@some
+@given(st.data())
+def test_responses_in_rows_of_their_own_attend_to_the_prompt_and_to_themselves(data):
+    family = families[data.draw(st.sampled_from(FAMILIES))]
+    [sample] = make_samples(family, [replace(data.draw(drafts), learned=0.0)])
+    assume(int(sample.example.input_ids[-1]) != VIDEO_ID)
+    group, layout = group_of(sample.example, data.draw(responses)), data.draw(layouts)
+    whole = SequencePlan([group], family, layout, COSTS)
+    prompt = SequencePlan([group.prefix], family, layout, COSTS)
+    plan = SequencePlan([group], family, layout, COSTS, prompt)
+    first, end = whole.segments[0][1], whole.segments[len(group.responses)][1]
+    tokens = end - first
+    assert torch.equal(plan.input_ids[:tokens], whole.input_ids[first:end])
+    assert torch.equal(plan.positions[:, :tokens], whole.positions[:, first:end])
+    assert torch.equal(plan.responses, whole.responses)
+    assert not plan.visual.any()
+    for rank, share in enumerate(shares(plan)):
+        attention = share.attention
+        assert attention.prompt_ring_sizes == prompt.rank_plan(rank).attention.ring_sizes
+        assert attention.prompt_ring_order == prompt.rank_plan(rank).attention.ring_order
+        found = torch.zeros(sum(lengths(plan.parts[rank // layout.ulysses])), len(prompt) + len(plan), dtype=torch.bool)
+        for block in attention.blocks:
+            seen = torch.ones(block.queries, block.keys, dtype=torch.bool)
+            found[slice(*block.query), slice(*block.key)] |= (
+                seen.tril(block.keys - block.queries) if block.causal else seen
+            )
+        part = indices(plan.parts[rank // layout.ulysses])
+        here = part < tokens  # the rest is padding
+        wanted = masks(whole)[first:end][part[here]]
+        assert torch.equal(found[here][:, :first], wanted[:, :first])
+        assert not found[:, first : len(prompt)].any()
+        assert torch.equal(found[here][:, len(prompt) : len(prompt) + tokens], wanted[:, first:end])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda group: {"responses": ()}, "group s0: no responses; drop the group"),
+        (lambda group: {"responses": (torch.tensor([1.0]),)}, r"response 0 is torch.float32 \(1,\); give int64"),
+        (lambda group: {"responses": (torch.tensor([1]), torch.tensor([200]))}, "response 1: token ids go from 200 to"),
+        (
+            lambda group: {"prompt": replace(group.prompt, labels=group.prompt.input_ids)},
+            "group s0: its prompt has labels; only responses are supervised",
+        ),
+    ],
+)
+def test_wrong_groups_are_named(change, message):
+    family = families["qwen2_5_vl"]
+    [sample] = make_samples(family, [Draft((5, Clip(2), 7), seed=1)])
+    group = group_of(sample.example, (3,))
+    with pytest.raises(ValueError, match=message):
+        SequencePlan([replace(group, **change(group))], family, Layout(), COSTS)
+
+
+def test_a_prompt_ends_with_text():
+    family = families["smolvlm"]
+    [sample] = make_samples(family, [Draft((5, Clip(2)), learned=0.0, seed=1)])
+    end = int((sample.example.input_ids == VIDEO_ID).nonzero()[-1]) + 1
+    cut = replace(
+        sample.example,
+        input_ids=sample.example.input_ids[:end],
+        labels=sample.example.labels[:end],
+        positions=sample.example.positions[:, :end],
+    )
+    with pytest.raises(ValueError, match="does not end with a token of text; add the start of the assistant's turn"):
+        SequencePlan([group_of(cut, (3,))], family, Layout(), COSTS)
+
+
+def test_a_prompt_in_a_row_of_its_own_has_one_group():
+    family = families["smolvlm"]
+    [sample] = make_samples(family, [Draft((5,), learned=0.0, seed=1)])
+    group = group_of(sample.example, (3,))
+    prompt = SequencePlan([group.prefix], family, Layout(), COSTS)
+    with pytest.raises(ValueError, match="2 items for one prompt"):
+        SequencePlan([group, group], family, Layout(), COSTS, prompt)
 
 
 def test_placeholders_of_a_text_are_words():

@@ -110,7 +110,7 @@ def fakes(monkeypatch):
 def block_lists(draw):
     """Blocks that cover all query rows, and the number of key rows.
 
-    They include segments, chunks with a prefix, shared keys and gaps.
+    They include segments, chunks with a prefix, shared keys and gaps, and blocks that add keys to covered rows.
     """
     queries = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     starts = [sum(queries[:number]) for number in range(len(queries))]
@@ -120,7 +120,14 @@ def block_lists(draw):
         keys = draw(st.integers(count if causal else 1, 12))
         begin = draw(st.integers(0, 12 - keys + 8))
         blocks.append(Block((start, start + count), (begin, begin + keys), causal))
-    return blocks, max(block.key[1] for block in blocks) + draw(st.integers(0, 2))
+    keys = max(block.key[1] for block in blocks)
+    for _ in range(draw(st.integers(0, 2))):
+        first = draw(st.integers(0, len(queries) - 1))
+        query = (blocks[first].query[0], blocks[draw(st.integers(first, len(queries) - 1))].query[1])
+        count = draw(st.integers(1, 5))
+        blocks.append(Block(query, (keys, keys + count), causal=False))
+        keys += count
+    return blocks, keys + draw(st.integers(0, 2))
 
 
 @pytest.mark.parametrize("kernel", [Kernel.PLAIN, Kernel.CUDNN, Kernel.FLASH2, Kernel.AUTO])
@@ -129,7 +136,7 @@ def block_lists(draw):
 def test_any_blocks_give_what_a_masked_softmax_gives(fakes, kernel, case, heads, chunk):
     blocks, keys = case
     kernels.CHUNK_BYTES = chunk
-    *tensors, grad = rows(blocks[-1].query[1], keys, heads)
+    *tensors, grad = rows(max(block.query[1] for block in blocks), keys, heads)
     assert max(errors(attend(*tensors, blocks, 0.3, kernel), tensors, blocks, grad)) < 1e-12
 
 
@@ -180,6 +187,16 @@ class TestCalls:
             (Kernel.CUDNN, Block((0, 5000), (10, 20010), causal=False), True),
         ]
 
+    def test_a_prompt_that_responses_share_is_one_call(self):
+        own = (Block((0, 9000), (0, 9000)), Block((9000, 9300), (9000, 9300)), Block((9300, 13100), (9300, 13100)))
+        shared = Block((9000, 13100), (0, 9000), causal=False)
+        calls = plan_calls((*own, shared), Kernel.AUTO, 13100, 13100)
+        assert [(call.kernel, call.blocks, call.merges) for call in calls] == [
+            (Kernel.CUDNN, own[:1], False),
+            (Kernel.FLASH2, own[1:], False),
+            (Kernel.CUDNN, (shared,), True),
+        ]
+
     def test_a_short_prefix_is_left_to_flash2(self):
         calls = plan_calls((Block((0, 5000), (0, 5100)),), Kernel.AUTO, 5000, 5100)
         assert [call.kernel for call in calls] == [Kernel.CUDNN, Kernel.FLASH2]
@@ -197,9 +214,13 @@ class TestCalls:
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ([Block((0, 3), (0, 3))], "cover 0 to 5, in order and once"),
-        ([Block((0, 3), (0, 3)), Block((2, 5), (3, 6))], "cover 0 to 5, in order and once"),
-        ([Block((3, 5), (0, 3)), Block((0, 3), (3, 6))], "cover 0 to 5, in order and once"),
+        ([Block((0, 3), (0, 3))], "cover 0 to 5 in order and once"),
+        ([Block((0, 3), (0, 3)), Block((2, 5), (3, 6))], "cover 0 to 5 in order and once"),
+        ([Block((3, 5), (0, 3)), Block((0, 3), (3, 6))], "cover 0 to 5 in order and once"),
+        (
+            [Block((0, 5), (0, 5)), Block((4, 6), (5, 6), causal=False)],
+            "before further blocks add keys to covered rows",
+        ),
         ([Block((0, 5), (2, 8))], "there are 6 key rows"),
         ([Block((0, 5), (-1, 6))], "there are 6 key rows"),
     ],
