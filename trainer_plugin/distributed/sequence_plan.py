@@ -178,7 +178,7 @@ class SequencePlan:
             costs: costs to balance.
             prompt: the plan of a row that begins with `PromptGroup.prefix`. Then `items` is that group with some or all
                 of its responses, and this row holds the responses alone, which attend to the keys and values of that
-                row (`trainer_plugin.rl.chunks`).
+                row (`trainer_plugin.training.chunked_groups`).
 
         Raises:
             ValueError: there are no items, or one has tensors of different lengths, video tokens that do not fit its

@@ -329,10 +329,15 @@ class TestOnGpu:
     PREFIX_ALONE = (Block((0, 512), (0, 1500), causal=False),)
     PACK = tuple(Block((start, start + 130), (start, start + 130)) for start in range(0, 1300, 130))
     CHUNKS = (Block((0, 600), (0, 600)), Block((600, 900), (100, 1400)), Block((900, 964), (0, 1500)))
+    SHARED_PROMPT = (
+        Block((0, 1000), (0, 1000)),
+        *(Block(rows, rows) for rows in ((1000, 1130), (1130, 1387), (1387, 1451))),
+        Block((1000, 1451), (0, 1000), causal=False),
+    )
     SINGLE_ROWS = tuple(Block((row, row + 1), (3 * row, 3 * row + 3)) for row in range(9))
 
     @pytest.mark.parametrize("heads", [(28, 4), (7, 1), (8, 8)], ids=str)
-    @pytest.mark.parametrize("blocks", [SQUARE, RECTANGLE, PREFIX_ALONE, PACK, CHUNKS, SINGLE_ROWS])
+    @pytest.mark.parametrize("blocks", [SQUARE, RECTANGLE, PREFIX_ALONE, PACK, CHUNKS, SHARED_PROMPT, SINGLE_ROWS])
     @pytest.mark.parametrize("kernel", [Kernel.AUTO, Kernel.CUDNN, Kernel.FLASH2, Kernel.PLAIN])
     def test_values_and_gradients(self, monkeypatch, kernel, blocks, heads):
         monkeypatch.setattr(kernels, "CUDNN_MIN_ROWS", 256)

@@ -21,7 +21,7 @@ from trainer_plugin.distributed.sequence_plan import Layout, SequencePlan
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RankInput, RunOptions
-from trainer_plugin.rl.chunks import add_chunked_gradients, plan_chunks
+from trainer_plugin.training.chunked_groups import ChunkedInput, add_chunked_gradients, plan_chunks
 from trainer_plugin.types import IGNORED, Block, Example, PromptGroup
 
 TWIN_ID = 199
@@ -255,8 +255,8 @@ def _add_chunks(model: LongVideoModel, each: SampledGroup, target: Tensor, chunk
         part.index_add_(0, row.share.supervised_index, log_probs.detach())
         return -(log_probs * weight[row.share.supervised_index]).sum()
 
-    inputs = [_input(model, chunk, []) for chunk in chunks]
-    add_chunked_gradients(model, _input(model, prompt, [each.prompt]), inputs, loss)
+    inputs = tuple(_input(model, chunk, []) for chunk in chunks)
+    add_chunked_gradients(model, ChunkedInput(_input(model, prompt, [each.prompt]), inputs), loss)
 
 
 def _input(model: LongVideoModel, plan: SequencePlan, prompts: Sequence[Sample]) -> RankInput:

@@ -1,4 +1,4 @@
-"""Gradients of a group of responses that is larger than a row: the prompt once, the responses chunk by chunk.
+"""Groups of responses that are larger than a row: the prompt once, the responses chunk by chunk.
 
 The prompt runs forward once and keeps the keys and values of every layer. Each chunk of responses runs forward and
 backward against them, and adds into their gradients. Then the prompt runs backward once, from the keys and values
@@ -8,21 +8,30 @@ the prompt and one chunk, whatever the number of responses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trainer_plugin.distributed.sequence_plan import Costs, Layout, SequencePlan
 from trainer_plugin.families.base import Family
-from trainer_plugin.model import LongVideoModel, PromptKeys, RankInput
+from trainer_plugin.model import LongVideoModel, RankInput
 from trainer_plugin.ops.sequence_parallel_attention import KeysValues
 from trainer_plugin.types import PromptGroup
 
 LossFunction = Callable[[RankInput, Tensor, Tensor | None], Tensor]
 """Returns a row's part of the step's loss on this rank, a scalar, from the row's input, log-probabilities [N] and
 entropies [N] (None unless requested)."""
+
+
+@dataclass(frozen=True)
+class ChunkedInput:
+    """One rank's inputs of the rows that `plan_chunks` plans."""
+
+    prompt: RankInput
+    chunks: tuple[RankInput, ...]
+    """Responses. All ranks have equally many."""
 
 
 def plan_chunks(
@@ -58,17 +67,15 @@ def plan_chunks(
 
 def add_chunked_gradients(
     model: LongVideoModel,
-    prompt: RankInput,
-    chunks: Iterable[RankInput],
+    group: ChunkedInput,
     loss: LossFunction,
     *,
     temperature: float = 1.0,
     entropy: bool = False,
 ) -> list[Tensor]:
-    """Run the prompt and the chunks forward and backward. Every rank must call it, with the same number of chunks.
+    """Run a group's prompt and chunks forward and backward. Every rank must call it.
 
     Args:
-        prompt, chunks: this rank's inputs of the rows that `plan_chunks` plans.
         loss: a chunk's part of the loss.
         temperature, entropy: as in `LongVideoModel.forward`.
 
@@ -76,11 +83,11 @@ def add_chunked_gradients(
         Each chunk's part of the loss on this rank, detached scalars.
     """
     device = model.parallel.device
-    keys = model.prompt_keys(prompt.to(device))
+    keys = model.prompt_keys(group.prompt.to(device))
     graph = [tensor for layer in keys.layers for tensor in layer]
     sums = [torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in graph]
     losses = []
-    for chunk in chunks:
+    for chunk in group.chunks:
         # New leaves for each chunk, so that their gradients are summed in float32.
         leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in graph]
         row = chunk.to(device)
@@ -91,7 +98,7 @@ def add_chunked_gradients(
             if leaf.grad is not None:
                 total += leaf.grad
     # FSDP gathers a layer's parameters when the gradient of its output arrives. The last layer's output is in no loss,
-    # so that it gets a gradient of zeros.
+    # so it gets a gradient of zeros.
     ends = [keys.hidden, *graph]
     gradients = [torch.zeros_like(keys.hidden), *[total.to(end.dtype) for total, end in zip(sums, graph, strict=True)]]
     pairs = [(end, gradient) for end, gradient in zip(ends, gradients, strict=True) if end.requires_grad]
@@ -102,17 +109,16 @@ def add_chunked_gradients(
 
 @torch.no_grad()
 def chunked_log_probs(
-    model: LongVideoModel,
-    prompt: RankInput,
-    chunks: Iterable[RankInput],
-    *,
-    temperature: float = 1.0,
-    entropy: bool = False,
-) -> list[tuple[Tensor, Tensor | None]]:
-    """Log-probabilities and entropies of the chunks' local tokens, without gradients. Every rank must call it."""
+    model: LongVideoModel, group: ChunkedInput, *, temperature: float = 1.0, entropy: bool = False
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Log-probabilities and entropies of each chunk's local tokens, as `LongVideoModel.forward` returns them.
+
+    Without gradients, and otherwise in the passes of `add_chunked_gradients`. Every rank must exhaust it.
+    """
     device = model.parallel.device
-    keys: PromptKeys = model.prompt_keys(prompt.to(device))
-    return [model(chunk.to(device), temperature, entropy, prompt=keys.layers) for chunk in chunks]
+    keys = model.prompt_keys(group.prompt.to(device))
+    for chunk in group.chunks:
+        yield model(chunk.to(device), temperature, entropy, prompt=keys.layers)
 
 
 def _layers(tensors: Sequence[Tensor]) -> list[KeysValues]:
