@@ -25,6 +25,7 @@ from trainer_plugin.distributed.sequence_plan import Layout, SequencePlan
 from trainer_plugin.families import family_of
 from trainer_plugin.model import LongVideoModel, RankInput, RunOptions, shard_parameters
 from trainer_plugin.training.chunked_groups import ChunkedInput, add_chunked_gradients, plan_chunks
+from trainer_plugin.training.flops import training_flops
 from trainer_plugin.types import IGNORED, Example, PromptGroup
 
 SCHEDULES = ("separate", "shared", "chunked")
@@ -64,12 +65,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, float]:
     began = time.process_time()
     step(model, group, arguments.chunk)
     seconds = time.process_time() - began
-    costs = model.costs
-    flops = sum(
-        3 * (costs.linear * len(plan) + costs.head * plan.supervised_count + costs.attention * plan.attention_pairs)
-        for plan in plans
-    )
-    return {"flops": flops, "seconds": seconds, "peak_bytes": _peak_bytes() - base}
+    return {"flops": training_flops(plans, model.costs), "seconds": seconds, "peak_bytes": _peak_bytes() - base}
 
 
 def _separate(model: LongVideoModel, group: PromptGroup, _: int) -> list[SequencePlan]:

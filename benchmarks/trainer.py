@@ -40,7 +40,7 @@ from trainer_plugin.model import Head, LongVideoModel, RankInput, RunOptions, sh
 from trainer_plugin.ops.attention_kernels import Kernel
 from trainer_plugin.recipe import Lora, TrainableParts
 from trainer_plugin.training.flops import TowerCosts, training_flops
-from trainer_plugin.training.optimizer_step import adamw, supervised_tokens, train_step
+from trainer_plugin.training.optimizer_step import adamw, cross_entropy, supervised_tokens, train_step
 from trainer_plugin.training.weights import prepare
 from trainer_plugin.types import IGNORED, Example, Grid, VideoClip, VideoSource
 
@@ -245,7 +245,7 @@ class Subject:
         make = _features if self.arguments.features else _frames
         row = RankInput(share, tuple(make(grid) for grid in share.grids))
         supervised = supervised_tokens([row])
-        return lambda: train_step(self.model, self.optimizer, [row], supervised)
+        return lambda: train_step(self.model, self.optimizer, [row], cross_entropy(supervised))
 
     def _plain_step(self, example: Example) -> Callable[[], object]:
         """Make a step of the plain model.

@@ -297,8 +297,9 @@ class LongVideoTrainer(Trainer):
         It is the sum over the row's local supervised tokens, divided by `num_items_in_batch`, the number of supervised
         tokens of the step on all ranks.
         """
-        log_probs, _ = model(inputs["row"].to(self._long.parallel.device))
-        loss = -log_probs.sum() / max(int(num_items_in_batch or 0), 1)
+        row = inputs["row"].to(self._long.parallel.device)
+        log_probs, entropies = model(row)
+        loss = cross_entropy(max(int(num_items_in_batch or 0), 1))(row, log_probs, entropies)
         return (loss, {"log_probs": log_probs}) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any) -> Tensor:

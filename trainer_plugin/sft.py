@@ -56,7 +56,7 @@ from trainer_plugin.training.metrics import (
     peak_memory,
 )
 from trainer_plugin.training.model_identity import model_values
-from trainer_plugin.training.optimizer_step import BadStep, NotFinite, adamw, train_step
+from trainer_plugin.training.optimizer_step import BadStep, NotFinite, adamw, cross_entropy, train_step
 from trainer_plugin.training.step_feed import Step, StepFeed, check_features
 from trainer_plugin.training.weights import read_config, read_family, read_tokenizer
 
@@ -276,7 +276,8 @@ class Training:
             group["lr"] = rate
         limit = self.recipe.optimizer.max_grad_norm
         try:
-            result = train_step(self.model, self.optimizer, step.rank_inputs(), step.supervised_tokens, max_norm=limit)
+            loss = cross_entropy(step.supervised_tokens)
+            result = train_step(self.model, self.optimizer, step.rank_inputs(), loss, max_norm=limit)
         except NotFinite as error:
             raise self._bad_step(error, step) from error
         self.tokens += step.tokens

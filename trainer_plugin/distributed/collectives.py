@@ -47,6 +47,24 @@ def gather(rows: Tensor, sizes: Sequence[int], group: ProcessGroup | None) -> Te
     return rows if group is None else _Gather.apply(rows, tuple(sizes), group)
 
 
+def gather_tokens(values: Tensor, index: Tensor, tokens: int, group: ProcessGroup | None) -> Tensor:
+    """Join the values of a row's tokens from the ranks that share it. Not differentiable.
+
+    Args:
+        values: [N] of this rank's tokens.
+        index: [N] int64, the index of each of them in the row (`RankPlan.supervised_index`).
+        tokens: number of the row's tokens.
+        group: the ranks that share the row; None for this rank alone.
+
+    Returns:
+        [tokens], the same on all those ranks.
+    """
+    row = values.new_zeros(tokens).index_copy(0, index, values.detach())
+    if group is not None:
+        dist.all_reduce(row, group=group)
+    return row
+
+
 def tokens_to_heads(rows: Tensor, sizes: Sequence[int], group: ProcessGroup | None) -> Tensor:
     """Exchange this rank's tokens with all heads for all tokens with this rank's heads (DeepSpeed-Ulysses).
 

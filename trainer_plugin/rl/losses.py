@@ -603,6 +603,9 @@ def response_means(values: Tensor, response: Tensor, lengths: Tensor, reduce: Re
 def check_tokens(*, allow_nan: str = "", **tensors: Tensor) -> None:
     """Raise unless all are 1-D token tensors of equal length with finite values.
 
+    Tensors with a graph may hold any value: those are results of the step itself, and `train_step` finds a loss that is
+    not finite on all ranks at once, with the samples' names. An error on one rank would leave the others waiting.
+
     Args:
         allow_nan: name of a tensor that may hold NaN.
         tensors: by the name that an error gives them; the first one's length is taken as right.
@@ -621,6 +624,8 @@ def check_tokens(*, allow_nan: str = "", **tensors: Tensor) -> None:
             raise ValueError(f"{name} has {len(tensor)} tokens, {first} {length[0]}: cut both by the same plan")
         if tensor.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name} is {tensor.dtype}: ratios need float32; compute it in float32, then call this")
+        if tensor.requires_grad:
+            continue
         wrong = tensor.isinf() if name == allow_nan else ~tensor.isfinite()
         if wrong.any():
             at = int(wrong.nonzero()[0])

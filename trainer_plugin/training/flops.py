@@ -47,7 +47,7 @@ def training_flops(
 
     The forward pass takes 2 FLOPs per weight and token, and 4 * heads * head_dim * layers per query-key pair; the
     backward pass takes twice that (PaLM, arXiv 2204.02311, appendix B). Pairs are counted causally and within segments,
-    and the head at supervised tokens only.
+    those of responses also with the prompt that they share, and the head at supervised tokens only.
 
     Args:
         tower: costs of the vision tower, counted for videos without features; None: not counted.
@@ -57,8 +57,8 @@ def training_flops(
     passes = 3.0 if weights_trainable else 2.0
     total = 0.0
     for plan in plans:
-        pairs = sum((end - start) * (end - start + 1) / 2 for start, end in plan.segments)
-        total += passes * (costs.linear * len(plan) + costs.head * plan.supervised_count) + 3 * costs.attention * pairs
+        total += passes * (costs.linear * len(plan) + costs.head * plan.supervised_count)
+        total += 3 * costs.attention * plan.attention_pairs
         if tower is not None:
             total += tower.patch * plan.encoded_patches + tower.token * plan.encoded_tokens
     return total

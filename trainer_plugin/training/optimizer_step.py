@@ -1,8 +1,9 @@
 """One optimizer step: accumulate the gradients of rows, clip them by their global norm, and apply them if finite.
 
-The loss of a step is the sum over its supervised tokens divided by their number, which is counted over all rows and
-ranks before the first forward pass. It therefore does not depend on the number of ranks, on packing or on accumulation.
-Ranks sum their gradients (`trainer_plugin.model.shard_parameters`) and do not average them.
+A loss function gives each row's part of the step's loss on each rank, and the loss is the sum of these parts. Divisors
+are counted over all rows and ranks before the first forward pass, so the loss does not depend on the number of ranks,
+on packing or on accumulation. Ranks sum their gradients (`trainer_plugin.model.shard_parameters`) and do not average
+them.
 
 Not here: where rows come from, and the learning-rate schedule (both in sft.py).
 """
@@ -20,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
 from trainer_plugin.model import LongVideoModel, RankInput, reshard
+from trainer_plugin.training.chunked_groups import ChunkedInput, LossFunction, add_chunked_gradients
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class StepResult:
     """Result of one optimizer step, over all ranks."""
 
     loss: float
-    """Mean loss per supervised token, in nats."""
+    """The sum of all parts of the loss; with `cross_entropy`, the mean per supervised token, in nats."""
     grad_norm: float
     """Norm of the gradients before clipping, over all parameters of all ranks."""
 
@@ -53,13 +55,29 @@ def supervised_tokens(rank_inputs: Iterable[RankInput]) -> int:
     return int(count)
 
 
+def cross_entropy(tokens: int) -> LossFunction:
+    """The loss of supervised training: the mean over a step's supervised tokens of -log p.
+
+    Args:
+        tokens: number of supervised tokens over the rows of all ranks (`supervised_tokens`).
+
+    Raises:
+        ValueError: there are no supervised tokens.
+    """
+    if tokens < 1:
+        raise ValueError(f"tokens is {tokens}: skip a step in which no rank has supervised tokens (supervised_tokens)")
+    return lambda row, log_probs, entropies: -log_probs.sum() / tokens
+
+
 def train_step(
     model: LongVideoModel,
     optimizer: Optimizer,
-    rows: Iterable[RankInput],
-    tokens: int,
+    rows: Iterable[RankInput | ChunkedInput],
+    loss: LossFunction,
     *,
     max_norm: float | None = 1.0,
+    temperature: float = 1.0,
+    entropy: bool = False,
 ) -> StepResult:
     """Train one step on rows. Every rank must call it, with the same number of rows, at least one.
 
@@ -68,18 +86,18 @@ def train_step(
     Args:
         model: the model with sharded parameters, in training mode.
         optimizer: the optimizer of its trainable parameters.
-        rows: this rank's inputs, consumed one at a time, so that a generator can prepare each when it is needed.
-        tokens: number of supervised tokens over the rows of all ranks (`supervised_tokens`).
+        rows: this rank's inputs, consumed one at a time, so that a generator can prepare each when it is needed. The
+            inputs of one step at the same place are of the same kind on all ranks.
+        loss: a row's part of the loss on this rank, such as `cross_entropy`.
         max_norm: norm to which larger gradients are scaled down; None disables clipping.
+        temperature, entropy: as in `LongVideoModel.forward`.
 
     Raises:
-        ValueError: there are no rows or no supervised tokens. Nothing was changed.
+        ValueError: there are no rows. Nothing was changed.
         NotFinite: a loss or the gradient norm is not finite. Nothing was changed.
     """
-    if tokens < 1:
-        raise ValueError(f"tokens is {tokens}: skip a step in which no rank has supervised tokens (supervised_tokens)")
     try:
-        losses = add_gradients(model, rows, tokens)
+        losses = add_gradients(model, rows, loss, temperature=temperature, entropy=entropy)
         if not losses:
             raise ValueError("rows is empty: every rank takes equally many, one without labels where it has none left")
         parameters = trainable_parameters(model).values()
@@ -94,14 +112,25 @@ def train_step(
     return result
 
 
-def add_gradients(model: LongVideoModel, rows: Iterable[RankInput], tokens: int) -> list[Tensor]:
+def add_gradients(
+    model: LongVideoModel,
+    rows: Iterable[RankInput | ChunkedInput],
+    loss: LossFunction,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> list[Tensor]:
     """Run the forward and backward pass of each row. Returns each row's part of the loss on this rank, a scalar."""
     losses = []
     for row in rows:
-        log_probs, _ = model(row.to(model.parallel.device))
-        loss = -log_probs.sum() / tokens
-        loss.backward()
-        losses.append(loss.detach())
+        if isinstance(row, ChunkedInput):
+            parts = add_chunked_gradients(model, row, loss, temperature=temperature, entropy=entropy)
+            losses.append(torch.stack(parts).sum())
+            continue
+        moved = row.to(model.parallel.device)
+        part = loss(moved, *model(moved, temperature, entropy))
+        part.backward()
+        losses.append(part.detach())
     return losses
 
 

@@ -21,7 +21,7 @@ from trainer_plugin.sft import Training
 from trainer_plugin.training import checkpoint
 from trainer_plugin.training.checkpoint import CheckpointFolder, load_tensors, record_files, save_tensors
 from trainer_plugin.training.model_identity import model_values
-from trainer_plugin.training.optimizer_step import adamw, supervised_tokens, train_step
+from trainer_plugin.training.optimizer_step import adamw, cross_entropy, supervised_tokens, train_step
 
 LORA = (
     "trained.lora={rank: 2}",
@@ -482,7 +482,7 @@ def text_between_videos(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str
             samples = make_samples(model.family, [drafts[name]])
             share = plan_of(model, samples).rank_plan(0)
             row = RankInput(share, share_pixels(model.family, share, samples))
-            train_step(model, optimizer, [row], supervised_tokens([row]))
+            train_step(model, optimizer, [row], cross_entropy(supervised_tokens([row])))
         return {name: parameter.detach().full_tensor().clone() for name, parameter in model.named_parameters()}
 
     model, optimizer = begun()

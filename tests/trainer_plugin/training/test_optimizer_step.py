@@ -22,6 +22,7 @@ from trainer_plugin.training.optimizer_step import (
     NotFinite,
     StepResult,
     adamw,
+    cross_entropy,
     gradient_norm,
     supervised_tokens,
     train_step,
@@ -54,7 +55,7 @@ def curve(layout: Layout, micro_steps: int, steps: int = 5) -> list[float]:
     found = []
     for _ in range(steps):
         rows = rows_of(model, micro_steps)
-        found.append(train_step(model, optimizer, iter(rows), supervised_tokens(rows), max_norm=0.5))
+        found.append(train_step(model, optimizer, iter(rows), cross_entropy(supervised_tokens(rows)), max_norm=0.5))
     return [number for result in found for number in (result.loss, result.grad_norm)]
 
 
@@ -89,7 +90,7 @@ def moved(max_norm: float | None) -> tuple[float, float]:
     before = torch.cat([p.detach().full_tensor().flatten() for p in model.parameters()])
     rows = rows_of(model, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    result = train_step(model, optimizer, rows, supervised_tokens(rows), max_norm=max_norm)
+    result = train_step(model, optimizer, rows, cross_entropy(supervised_tokens(rows)), max_norm=max_norm)
     after = torch.cat([p.detach().full_tensor().flatten() for p in model.parameters()])
     return float((after - before).norm()), result.grad_norm
 
@@ -111,7 +112,7 @@ def not_finite() -> tuple[tuple[int, ...], bool, bool]:
     optimizer = adamw(model, 1e-3)
     mine = [rows[0], bad if dist.get_rank() == 0 else rows[1]]
     with pytest.raises(NotFinite) as raised:
-        train_step(model, optimizer, mine, supervised_tokens(rows))
+        train_step(model, optimizer, mine, cross_entropy(supervised_tokens(rows)))
     same = all(torch.equal(p.detach().full_tensor(), b) for p, b in zip(model.parameters(), before, strict=True))
     return raised.value.rows, same, all(p.grad is None for p in model.parameters())
 
@@ -133,8 +134,8 @@ def interrupted() -> tuple[StepResult, StepResult]:
         optimizer, rows = adamw(model, 1e-3), rows_of(model, 2)
         if before:
             with pytest.raises(KeyboardInterrupt):
-                train_step(model, optimizer, broken_off(rows), supervised_tokens(rows))
-        found.append(train_step(model, optimizer, rows, supervised_tokens(rows)))
+                train_step(model, optimizer, broken_off(rows), cross_entropy(supervised_tokens(rows)))
+        found.append(train_step(model, optimizer, rows, cross_entropy(supervised_tokens(rows))))
     return found[0], found[1]
 
 
@@ -150,7 +151,7 @@ def nothing_to_learn() -> tuple[str, str, bool]:
     messages = []
     for rows, tokens in (([], 5), (rows_of(model, 1), 0)):
         with pytest.raises(ValueError) as raised:
-            train_step(model, optimizer, iter(rows), tokens)
+            train_step(model, optimizer, iter(rows), cross_entropy(tokens))
         messages.append(str(raised.value))
     same = all(torch.equal(p.detach().full_tensor(), b) for p, b in zip(model.parameters(), before, strict=True))
     return messages[0], messages[1], same

@@ -1,0 +1,170 @@
+"""The objective of a policy update: which terms its loss has, and the loss of one row.
+
+    values = RowValues(response=plan.responses, advantages=..., weights=..., old=..., reference=...)
+    train_step(model, optimizer, [rank_input], row_loss(objective, values, lengths, ranks.sp_group), entropy=True)
+
+`RowValues` are in the order of the row's supervised tokens, the same on all ranks that share the row. Each rank takes
+those of its tokens by `RankPlan.supervised_index`, as the plan cuts targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from schemas.base import Model
+from trainer_plugin.model import RankInput
+from trainer_plugin.rl import losses
+from trainer_plugin.rl.losses import KL, Aggregation, PolicyMetrics
+from trainer_plugin.training.chunked_groups import LossFunction
+
+
+class Objective(Model):
+    """Terms of the loss. The defaults are DAPO's (arXiv 2503.14476)."""
+
+    policy: Literal["clip", "gspo", "cispo", "reinforce"] = "clip"
+    """`clip`: PPO's clipped ratio per token (GRPO, Dr.GRPO, DAPO). `gspo`: the same with the ratio of the response.
+    `cispo`: bounded ratios as weights. `reinforce`: no ratio, for one update per rollout (RLOO, REINFORCE++)."""
+    aggregation: Aggregation = "token_mean"
+    clip_low: float = Field(default=0.2, gt=0, le=1)
+    clip_high: float = Field(default=0.28, gt=0)
+    dual_clip: float | None = Field(default=None, gt=1)
+    delta: float | None = Field(default=None, gt=1)
+    ratio_min: float = Field(default=0.0, ge=0)
+    """CISPO's bounds of the ratio itself."""
+    ratio_max: float = Field(default=5.0, gt=0)
+    beta: float = Field(default=0.0, ge=0)
+    """Coefficient of the KL term. With 0 no reference is computed."""
+    kl: KL = "k3"
+    entropy_coefficient: float = 0.0
+    top_entropy: float = Field(default=1.0, gt=0, le=1)
+    """Part of the tokens, those of highest entropy, that have a policy term; 1 for all."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Objective:
+        if self.ratio_min >= self.ratio_max:
+            raise ValueError(f"ratio_min {self.ratio_min} must be below ratio_max {self.ratio_max}")
+        if self.delta is not None and self.delta <= 1 + self.clip_high:
+            raise ValueError(f"delta {self.delta} must be above 1 + clip_high = {1 + self.clip_high}")
+        return self
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether the policy's entropies enter the loss."""
+        return self.entropy_coefficient != 0
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """Values of the response tokens of one row, [tokens] each."""
+
+    response: Tensor
+    """int64: number of the token's response within the row (`SequencePlan.responses`)."""
+    advantages: Tensor
+    """float32."""
+    weights: Tensor
+    """float32: weight of the token in the loss of the step (`losses.token_weights`, by response); 0 for responses that
+    are not kept."""
+    correction: Tensor | None = None
+    """float32: importance weights of the rollout correction; None for 1."""
+    old: Tensor | None = None
+    """float32: log-probabilities before the update; None on policy, where they are the policy's own."""
+    reference: Tensor | None = None
+    """float32: log-probabilities of the reference; needed if `beta` is not 0."""
+    mask: Tensor | None = None
+    """bool: tokens that have a policy term (`losses.high_entropy_mask`); None for all."""
+
+    def cut(self, index: Tensor) -> RowValues:
+        """The values of some tokens, on the device of `index` [N]."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return RowValues(**{name: None if row is None else row.to(index.device)[index] for name, row in found.items()})
+
+
+def row_loss(
+    objective: Objective,
+    values: RowValues,
+    lengths: Tensor,
+    group: ProcessGroup | None = None,
+    record: Callable[[PolicyMetrics], None] | None = None,
+) -> LossFunction:
+    """The loss function of one row for `train_step` and `add_gradients`.
+
+    Args:
+        objective: terms of the loss.
+        values: of the row's response tokens.
+        lengths: [R] int64: number of tokens of each of the row's responses.
+        group: the ranks that share the row.
+        record: is given this rank's metrics of the row's kept tokens.
+
+    Raises:
+        ValueError: from the loss function, if values are missing or do not fit the row.
+    """
+
+    def loss(row: RankInput, log_probs: Tensor, entropies: Tensor | None) -> Tensor:
+        mine = values.cut(row.share.supervised_index)
+        old = log_probs.detach() if mine.old is None else mine.old
+        token_ratio = losses.token_log_ratio(log_probs, old)
+        ratio, low, high = token_ratio, 1 - objective.clip_low, 1 + objective.clip_high
+        if objective.policy == "gspo":
+            sizes = lengths.to(log_probs.device)
+            ratio = losses.sequence_log_ratio(log_probs, old, mine.response, sizes, lambda sums: _sum(sums, group))
+        if objective.policy == "cispo":
+            low, high = objective.ratio_min, objective.ratio_max
+            policy = losses.cispo_terms(log_probs, ratio, mine.advantages, ratio_min=low, ratio_max=high)
+        elif objective.policy == "reinforce":
+            policy = losses.reinforce_terms(log_probs, mine.advantages)
+        else:
+            policy = losses.clipped_terms(
+                ratio,
+                mine.advantages,
+                clip_low=objective.clip_low,
+                clip_high=objective.clip_high,
+                dual_clip=objective.dual_clip,
+                delta=objective.delta,
+            )
+        kl = None
+        if objective.beta:
+            if mine.reference is None:
+                raise ValueError(
+                    f"beta is {objective.beta}, but there are no reference log-probabilities; compute them"
+                )
+            kl = losses.kl_terms(objective.kl, log_probs, mine.reference, token_ratio)
+        terms = losses.token_terms(
+            policy,
+            weights=mine.correction,
+            mask=mine.mask,
+            kl=kl,
+            beta=objective.beta,
+            entropies=entropies,
+            entropy_coefficient=objective.entropy_coefficient,
+        )
+        if record is not None:
+            record(
+                losses.policy_metrics(
+                    log_probs,
+                    old,
+                    ratio,
+                    mine.advantages,
+                    mine.weights != 0,
+                    ratio_min=low,
+                    ratio_max=high,
+                    reference=mine.reference,
+                    entropies=entropies,
+                )
+            )
+        return (mine.weights.to(terms.dtype) * terms).sum()
+
+    return loss
+
+
+def _sum(sums: Tensor, group: ProcessGroup | None) -> Tensor:
+    if group is not None:
+        dist.all_reduce(sums, group=group)
+    return sums
