@@ -59,6 +59,7 @@ from trainer_plugin.training.optimizer_step import (
     BadStep,
     NotFinite,
     clip_gradients,
+    cross_entropy,
     finite_step,
     gradient_norm,
 )

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal
 
-import torch
 import torch.distributed as dist
 from pydantic import Field, model_validator
 from torch import Tensor
