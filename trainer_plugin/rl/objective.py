@@ -10,7 +10,7 @@ those of its tokens by `RankPlan.supervised_index`, as the plan cuts targets.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch.distributed as dist
@@ -82,8 +82,19 @@ class RowValues:
 
     def cut(self, index: Tensor) -> RowValues:
         """The values of some tokens, on the device of `index` [N]."""
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
-        return RowValues(**{name: None if row is None else row.to(index.device)[index] for name, row in found.items()})
+
+        def take(row: Tensor) -> Tensor:
+            return row.to(index.device)[index]
+
+        return RowValues(
+            response=take(self.response),
+            advantages=take(self.advantages),
+            weights=take(self.weights),
+            correction=None if self.correction is None else take(self.correction),
+            old=None if self.old is None else take(self.old),
+            reference=None if self.reference is None else take(self.reference),
+            mask=None if self.mask is None else take(self.mask),
+        )
 
 
 def row_loss(
