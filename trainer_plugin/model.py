@@ -99,7 +99,7 @@ class RankInput:
 
 
 class PromptKeys(NamedTuple):
-    """Keys and values of a prompt on this rank. It is a tuple so that FSDP finds the tensors in it."""
+    """Keys and values of a prompt on this rank."""
 
     hidden: Tensor
     """[S_local, hidden]: the decoder's last hidden states, the end of the graph."""
@@ -204,9 +204,14 @@ class LongVideoModel(nn.Module):
         Raises:
             BadInput: as `forward`.
         """
+        kept = KeptKeys()
+        return PromptKeys(self._prompt_pass(row, kept), kept.close())
+
+    def _prompt_pass(self, row: RankInput, kept: KeptKeys) -> Tensor:
+        """Keep the keys and values of a row, and return its last hidden states. FSDP wraps it as it does `forward`."""
         run = self._attention_run(row, None)
-        run.kept = kept = KeptKeys()
-        return PromptKeys(self._hidden(row, run), kept.close())
+        run.kept = kept
+        return self._hidden(row, run).clone()  # not a view, from which FSDP's hook could get lost
 
     def _attention_run(self, row: RankInput, prompt: tuple[KeysValues, ...] | None) -> AttentionRun:
         return AttentionRun(
@@ -391,7 +396,7 @@ def shard_parameters(
         # Neither the decoder nor the gradient of the embeddings needs their weights again.
         shard(embeddings).set_unshard_in_backward(False)
     shard(model)
-    register_fsdp_forward_method(model, "prompt_keys")
+    register_fsdp_forward_method(model, "_prompt_pass")
     reduction = GradientReduction()
     for module in model.modules():
         if isinstance(module, FSDPModule):
