@@ -196,7 +196,7 @@ class LongVideoModel(nn.Module):
     def prompt_keys(self, row: RankInput) -> PromptKeys:
         """Compute the keys and values of a prompt, which responses in other rows attend to.
 
-        All ranks must call it together, as `forward`.
+        Every rank must call it, as `forward`.
 
         Args:
             row: this rank's input of a row that begins with `PromptGroup.prefix`.

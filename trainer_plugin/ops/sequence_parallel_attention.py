@@ -65,8 +65,8 @@ class AttentionRun:
     host: HostMemory | None = None
     """Host memory that holds the cached outputs; None keeps them on the device."""
     prompt: tuple[KeysValues, ...] | None = None
-    """This rank's keys and values of a prompt in a row of its own, by layer. All rows of this run attend to them as
-    the plan says."""
+    """This rank's keys and values of a prompt in a row of its own, by layer. The plan's blocks
+    name which of them each row attends to."""
     kept: KeptKeys | None = None
     """Where this rank's keys and values are kept; None: nowhere."""
     _kept: dict[int, tuple[Tensor | OnHost, Tensor | OnHost]] = field(default_factory=dict)

@@ -604,7 +604,7 @@ def check_tokens(*, allow_nan: str = "", **tensors: Tensor) -> None:
     """Raise unless all are 1-D token tensors of equal length with finite values.
 
     Tensors with a graph may hold any value: those are results of the step itself, and `train_step` finds a loss that is
-    not finite on all ranks at once, with the samples' names. An error on one rank would leave the others waiting.
+    not finite on all ranks and names the samples. An error on one rank would leave the others waiting.
 
     Args:
         allow_nan: name of a tensor that may hold NaN.

@@ -26,7 +26,7 @@ from trainer_plugin.types import IGNORED, Block, Example, PromptGroup
 
 TWIN_ID = 199
 """A text token that has the embedding of the video placeholder. It stands for a placeholder in a response, for which
-Hugging Face's code would look for a video."""
+Hugging Face's code would expect a video."""
 
 
 @dataclass(frozen=True)
