@@ -120,7 +120,7 @@ class Draft:
 
     pieces: tuple[int | Clip, ...]
     """Numbers of text tokens, and clips, in order."""
-    learned: float = 0.4
+    supervised: float = 0.4
     """Fraction of the non-placeholder tokens that have a label; the tokens are chosen at random."""
     seed: int = 0
     touched: bool = False
@@ -166,9 +166,11 @@ def _make_sample(family: Family, draft: Draft, key: str) -> Sample:
     if draft.touched:
         videos[-1][-1, 0, 0, 0] ^= 128
     tokens = torch.tensor(ids)
-    learned = (torch.rand(len(ids), generator=random) < draft.learned) & (tokens != VIDEO_ID)
+    supervised = (torch.rand(len(ids), generator=random) < draft.supervised) & (tokens != VIDEO_ID)
     positions = family.positions(tokens, [(clip.grid, clip.frame_times_us) for clip in clips])
-    return Sample(Example(key, tokens, torch.where(learned, tokens, IGNORED), positions, tuple(clips)), tuple(videos))
+    return Sample(
+        Example(key, tokens, torch.where(supervised, tokens, IGNORED), positions, tuple(clips)), tuple(videos)
+    )
 
 
 def _size(family: Family, clip: Clip) -> tuple[int, int]:
@@ -176,7 +178,7 @@ def _size(family: Family, clip: Clip) -> tuple[int, int]:
     return (32, 32) if factor is None else (clip.rows * factor, clip.columns * factor)
 
 
-def count_learned(samples: Iterable[Sample]) -> int:
+def count_supervised_tokens(samples: Iterable[Sample]) -> int:
     """Number of tokens in the loss. The first token of a sample is never predicted."""
     return sum(int((sample.example.labels[1:] != IGNORED).sum()) for sample in samples)
 
@@ -240,7 +242,7 @@ def reference_of(model: PreTrainedModel, samples: Sequence[Sample]) -> Result:
         logits = model(input_ids=sample.example.input_ids[None], use_cache=False, **inputs).logits[0]
         labels = F.pad(sample.example.labels[1:], (0, 1), value=IGNORED)
         scores.append(-F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none"))
-    loss = -torch.cat(scores).sum() / count_learned(samples)
+    loss = -torch.cat(scores).sum() / count_supervised_tokens(samples)
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return Result(loss.item(), torch.cat(scores).detach(), gradients)
@@ -335,7 +337,7 @@ def sharded(case: Case) -> Result:
     )
     model.options = case.options
     samples = make_samples(model.family, case.drafts)
-    total = count_learned(samples)
+    total = count_supervised_tokens(samples)
     lengths = [len(sample.example.input_ids) for sample in samples]
     scores = list(torch.zeros(sum(lengths)).split(lengths))
     model.zero_grad()

@@ -32,7 +32,7 @@ from trainer_plugin.ops import log_probs as head
 from trainer_plugin.ops.sequence_parallel_attention import SEQUENCE_PARALLEL
 from trainer_plugin.ops.vision_attention import VISION_ATTENTION
 
-DRAFT = Draft((5, Clip(3), 20), learned=1.0, seed=3)
+DRAFT = Draft((5, Clip(3), 20), supervised=1.0, seed=3)
 CPU = torch.device("cpu")
 
 
@@ -108,7 +108,7 @@ class Shapes(TorchDispatchMode):
 def test_no_tensor_of_sequence_times_vocabulary_exists(alone, kind, whole, monkeypatch):
     monkeypatch.setattr(head, "CHUNK_BYTES", 8 * 200 * 4)
     model = wrapped("qwen2_5_vl", alone, head=kind)
-    row = row_of(model, Draft((90,), learned=1.0))
+    row = row_of(model, Draft((90,), supervised=1.0))
     hidden, vocabulary = 64, 200
     with Shapes() as shapes:
         log_probs, entropies = model(row, entropy=True)
@@ -152,7 +152,7 @@ def test_temperature_and_entropy_are_those_of_the_logits(alone, kind):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_features_that_were_computed_before_pass_through(alone, name):
     model = wrapped(name, alone, frozen=True)
-    row = row_of(model, DRAFT, Draft((3, Clip(2), 9), learned=1.0, seed=4))
+    row = row_of(model, DRAFT, Draft((3, Clip(2), 9), supervised=1.0, seed=4))
     expected, _ = model(row)
     grid = row.share.grids[0]
     with torch.no_grad():
@@ -173,7 +173,7 @@ def test_features_that_were_computed_before_pass_through(alone, name):
 )
 def test_frames_that_are_not_of_their_grid_are_refused(alone, spoiled):
     model = wrapped("qwen2_5_vl", alone)
-    row = row_of(model, DRAFT, Draft((3, Clip(2), 9), learned=1.0, seed=4))
+    row = row_of(model, DRAFT, Draft((3, Clip(2), 9), supervised=1.0, seed=4))
     with pytest.raises(ValueError, match=r"sample s0: pixels of shape .* do not make its Grid\(t=3, h=4, w=6\)"):
         model(replace(row, pixels=(spoiled(row.pixels[0]), *row.pixels[1:])))
 
@@ -188,7 +188,7 @@ def test_with_a_frozen_decoder_texts_alone_teach_nothing_and_fail_nothing(alone)
     model = wrapped("qwen2_5_vl", alone)
     model.model.requires_grad_(False)
     tower = model.model.model.visual.requires_grad_(True)
-    log_probs, _ = model(row_of(model, Draft((30,), learned=1.0)))
+    log_probs, _ = model(row_of(model, Draft((30,), supervised=1.0)))
     log_probs.sum().backward()
     assert all(not parameter.grad.any() for parameter in tower.parameters())
 
@@ -249,13 +249,13 @@ def steps_of(drafts, frozen):
 
 
 def test_a_blank_keeps_ranks_without_frames_in_step(ranks):
-    assert ranks.run(steps_of, [Draft((4, Clip(1), 30), learned=1.0)], True) == [
+    assert ranks.run(steps_of, [Draft((4, Clip(1), 30), supervised=1.0)], True) == [
         (1, 0, None),
         (1, 2, None),
         (1, 0, None),
     ]
     (one, _, none), (two, frames, some), (three, _, nothing) = ranks.run(
-        steps_of, [Draft((4, Clip(1), 30), learned=1.0)], False
+        steps_of, [Draft((4, Clip(1), 30), supervised=1.0)], False
     )
     assert (one, two, three, frames) == (1, 1, 1, 2)
     assert none == nothing == 0 < some
@@ -273,12 +273,12 @@ def refused_of(drafts):
 
 
 def test_frames_that_are_wrong_on_one_rank_are_refused_at_once_by_all(ranks):
-    text = Draft((30,), learned=1.0)
-    drafts = [(DRAFT,), (text,), (text, Draft((3, Clip(2), 9), learned=1.0))]
+    text = Draft((30,), supervised=1.0)
+    drafts = [(DRAFT,), (text,), (text, Draft((3, Clip(2), 9), supervised=1.0))]
     messages = ranks.run(refused_of, drafts)
     assert len(set(messages)) == 1
     assert messages[0].startswith("sample s1: pixels of shape (4, 55, 84, 3) (torch.uint8) do not make its Grid(t=2,")
 
 
 def test_without_any_frame_no_tower_runs(ranks):
-    assert ranks.run(steps_of, [Draft((34,), learned=1.0)], False) == [(0, 0, 0.0)] * 3
+    assert ranks.run(steps_of, [Draft((34,), supervised=1.0)], False) == [(0, 0, 0.0)] * 3

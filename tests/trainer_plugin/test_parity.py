@@ -22,7 +22,7 @@ from tests.trainer_plugin.parity import (
     Case,
     Clip,
     Draft,
-    count_learned,
+    count_supervised_tokens,
     make_samples,
     reference,
     stepped,
@@ -138,16 +138,16 @@ drafts = st.builds(
     st.tuples(st.integers(1, 9), st.lists(clips | st.integers(1, 5), max_size=3), st.integers(1, 40)).map(
         lambda parts: (parts[0], *parts[1], parts[2])
     ),
-    learned=st.sampled_from([1.0, 0.3, 0.0]),
+    supervised=st.sampled_from([1.0, 0.3, 0.0]),
     seed=st.integers(0, 999),
 )
-steps = st.lists(drafts, min_size=1, max_size=4).filter(lambda drafts: any(draft.learned == 1 for draft in drafts))
+steps = st.lists(drafts, min_size=1, max_size=4).filter(lambda drafts: any(draft.supervised == 1 for draft in drafts))
 
 RICH = [
     Draft((5, Clip(5), 7, Clip(1, 1, 1, 40_000), 23), seed=1),  # two videos, the first spans several ranks
-    Draft((31,), learned=1.0, seed=2),
-    Draft((2, Clip(3, 3, 1, 40_000), 4), learned=0.0, seed=3),  # frames to encode, no supervised tokens
-    Draft((1, Clip(2, 1, 2), 9), learned=1.0, seed=4),
+    Draft((31,), supervised=1.0, seed=2),
+    Draft((2, Clip(3, 3, 1, 40_000), 4), supervised=0.0, seed=3),  # frames to encode, no supervised tokens
+    Draft((1, Clip(2, 1, 2), 9), supervised=1.0, seed=4),
 ]
 
 
@@ -210,7 +210,7 @@ def test_loss_and_gradients_are_those_of_the_plain_model(ranks_of, choice):
         )
         found = stepped(ranks_of(world), case)
         plain = expected(case.family, case.drafts, heads, case.frozen)
-        assert int((found.scores < 0).sum()) == count_learned(make_samples(tiny_family(case.family), drafts))
+        assert int((found.scores < 0).sum()) == count_supervised_tokens(make_samples(tiny_family(case.family), drafts))
         assert found.gradients.keys() - plain.gradients.keys() == set()
         differences = found.differences(plain, floor=1e-4 if drafts == RICH else 1e-2)
         assert {name: error for name, error in differences.items() if not error <= TOLERANCE} == {}

@@ -132,7 +132,7 @@ def test_what_fails_on_one_rank_is_an_error_on_every_rank(ranks):
     assert ranks.run(raised, [BadInput("no film"), OSError("disk away"), None])[1:] == [gone, ("BadInput", "no film")]
 
 
-STEP = Case("qwen2_5_vl", (Draft((5, Clip(4), 20), learned=1.0),), Layout(3, 1), heads=(6, 3))
+STEP = Case("qwen2_5_vl", (Draft((5, Clip(4), 20), supervised=1.0),), Layout(3, 1), heads=(6, 3))
 
 
 def killed(victim):

@@ -18,7 +18,7 @@ pieces = st.tuples(st.integers(1, 6), st.lists(clips | st.integers(1, 6), max_si
 drafts = st.builds(
     Draft,
     pieces.map(lambda parts: (parts[0], *parts[1], parts[2])),
-    learned=st.sampled_from([0.0, 0.5, 1.0]),
+    supervised=st.sampled_from([0.0, 0.5, 1.0]),
     seed=st.integers(0, 99),
 )
 
@@ -323,7 +323,7 @@ def test_a_prompt_in_a_row_of_its_own_has_one_group():
 
 def test_placeholders_of_a_text_are_words():
     family = families["qwen3_vl"]
-    [sample] = make_samples(family, [Draft((4,), learned=1.0)])
+    [sample] = make_samples(family, [Draft((4,), supervised=1.0)])
     ids = torch.tensor([5, VIDEO_ID, 7, 9])
     plan = SequencePlan([replace(sample.example, input_ids=ids)], family, Layout(1, 2), COSTS)
     assert not plan.visual.any()
@@ -339,7 +339,7 @@ def test_no_range_is_shorter_than_wanted(costs, parts, least):
 
 def test_a_row_shorter_than_its_ranks_is_padded_with_what_nobody_sees():
     family = families["qwen3_vl"]
-    [sample] = make_samples(family, [Draft((3,), learned=1.0)])
+    [sample] = make_samples(family, [Draft((3,), supervised=1.0)])
     plan = SequencePlan([sample.example], family, Layout(2, 2), COSTS)
     assert (len(plan), plan.segments, plan.supervised_count) == (8, [(0, 3), (3, 8)], 2)
 
@@ -417,7 +417,7 @@ def test_costs_are_those_of_qwen2_5_7b():
 )
 def test_wrong_samples_are_named(change, message):
     family = families["qwen2_5_vl"]
-    [sample] = make_samples(family, [Draft((5, Clip(2), 7), learned=0.9, seed=1)])
+    [sample] = make_samples(family, [Draft((5, Clip(2), 7), supervised=0.9, seed=1)])
     with pytest.raises(ValueError, match=message):
         SequencePlan([replace(sample.example, **change(sample.example))], family, Layout(), COSTS)
 

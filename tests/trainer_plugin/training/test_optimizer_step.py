@@ -8,7 +8,7 @@ from tests.trainer_plugin.parity import (
     OPTIONS,
     Clip,
     Draft,
-    count_learned,
+    count_supervised_tokens,
     groups,
     make_samples,
     plan_of,
@@ -81,7 +81,7 @@ def norms() -> tuple[float, float, float]:
 def test_the_norm_is_of_the_whole_gradient(ranks):
     found, expected, tokens = ranks[2].run(norms)[0]
     assert found == pytest.approx(expected, rel=1e-5)
-    assert tokens == count_learned(make_samples(tiny_family("qwen3_vl"), DRAFTS))
+    assert tokens == count_supervised_tokens(make_samples(tiny_family("qwen3_vl"), DRAFTS))
 
 
 def moved(max_norm: float | None) -> tuple[float, float]:
