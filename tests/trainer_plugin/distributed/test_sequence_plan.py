@@ -248,7 +248,7 @@ def test_values_of_supervised_tokens_are_cut_as_targets_are(plan):
 @given(st.data())
 def test_responses_in_rows_of_their_own_attend_to_the_prompt_and_to_themselves(data):
     family = families[data.draw(st.sampled_from(FAMILIES))]
-    [sample] = make_samples(family, [replace(data.draw(drafts), learned=0.0)])
+    [sample] = make_samples(family, [replace(data.draw(drafts), supervised=0.0)])
     assume(int(sample.example.input_ids[-1]) != VIDEO_ID)
     group, layout = group_of(sample.example, data.draw(responses)), data.draw(layouts)
     whole = SequencePlan([group], family, layout, COSTS)
@@ -300,7 +300,7 @@ def test_wrong_groups_are_named(change, message):
 
 def test_a_prompt_ends_with_text():
     family = families["smolvlm"]
-    [sample] = make_samples(family, [Draft((5, Clip(2)), learned=0.0, seed=1)])
+    [sample] = make_samples(family, [Draft((5, Clip(2)), supervised=0.0, seed=1)])
     end = int((sample.example.input_ids == VIDEO_ID).nonzero()[-1]) + 1
     cut = replace(
         sample.example,
@@ -314,7 +314,7 @@ def test_a_prompt_ends_with_text():
 
 def test_a_prompt_in_a_row_of_its_own_has_one_group():
     family = families["smolvlm"]
-    [sample] = make_samples(family, [Draft((5,), learned=0.0, seed=1)])
+    [sample] = make_samples(family, [Draft((5,), supervised=0.0, seed=1)])
     group = group_of(sample.example, (3,))
     prompt = SequencePlan([group.prefix], family, Layout(), COSTS)
     with pytest.raises(ValueError, match="2 items for one prompt"):

@@ -51,7 +51,7 @@ class SampledGroup:
 
 def make_groups(family: Family, drafts: Sequence[GroupDraft]) -> list[SampledGroup]:
     """Make the groups, which are the same in every process."""
-    prompts = make_samples(family, [replace(draft.prompt, learned=0.0) for draft in drafts])
+    prompts = make_samples(family, [replace(draft.prompt, supervised=0.0) for draft in drafts])
     return [
         _make_group(prompt, draft, number) for number, (prompt, draft) in enumerate(zip(prompts, drafts, strict=True))
     ]
