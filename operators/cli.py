@@ -26,13 +26,13 @@ from rich.progress import Progress as ProgressBar
 from typer.exceptions import TyperException
 
 from operators.execution.progress import StageProgress
-from operators.process.exit_status import BAD_INPUT_STATUS, EXIT_STATUSES, INTERRUPTED_STATUS, OUTAGE_STATUS
+from operators.process.exit_status import EXIT_STATUSES, INTERRUPTED_STATUS
 from operators.process.isolate import stop_children
 from operators.settings import ConfigError, assert_no_secret, load_config, validate_config
 from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder
 from schemas.config import BuildConfig
-from schemas.errors import BadInput, Outage
+from schemas.errors import BAD_INPUT_STATUS, OUTAGE_STATUS, BadInput, Outage
 from schemas.tables import Reject
 from schemas.uri import printable, shown_uri
 

@@ -1,6 +1,16 @@
-"""Two kinds of errors: those that a second run cannot fix, and those that it may fix."""
+"""Two kinds of errors, those that a second run cannot fix and those that it may fix, and their exit statuses.
+
+The statuses are shared by the commands of the pipeline and of the trainer.
+"""
 
 from __future__ import annotations
+
+FAULT_STATUS = 1
+"""A bug in the program."""
+BAD_INPUT_STATUS = 2
+"""Running again fails the same way; see `BadInput`."""
+OUTAGE_STATUS = 3
+"""Running again may help; see `Outage`."""
 
 
 class BadInput(ValueError):

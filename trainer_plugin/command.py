@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from schemas.errors import BadInput, Outage
+from schemas.errors import BAD_INPUT_STATUS, FAULT_STATUS, OUTAGE_STATUS, BadInput, Outage
 from trainer_plugin.distributed.mesh import OTHER_RANK
 from trainer_plugin.training.metrics import LOG_FORMAT, log_level
 from trainer_plugin.training.optimizer_step import BadStep
@@ -33,8 +33,6 @@ from trainer_plugin.training.optimizer_step import BadStep
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-FAULT_STATUS, BAD_INPUT_STATUS, OUTAGE_STATUS = 1, 2, 3
 
 
 class Interrupts:

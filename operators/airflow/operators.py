@@ -21,9 +21,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from operators.airflow.connections import command_environment
 from operators.airflow.params import config_from_params
-from operators.process.exit_status import BAD_INPUT_STATUS
 from operators.process.supervise import Finished, WatchdogExpired, run_supervised, stop_supervised
 from operators.settings import ConfigError, validate_config
+from schemas.errors import BAD_INPUT_STATUS
 
 LVR = (sys.executable, "-P", "-m", "operators.cli")
 PROGRESS_SECONDS = 2.0

@@ -1,8 +1,7 @@
-"""Exit statuses of `lvr`, which tell its caller whether running a command again can help."""
+"""Exit statuses of `lvr`, which show its caller whether running a command again can help."""
 
-FAULT_STATUS = 1
-BAD_INPUT_STATUS = 2
-OUTAGE_STATUS = 3
+from schemas.errors import BAD_INPUT_STATUS, FAULT_STATUS, OUTAGE_STATUS
+
 INTERRUPTED_STATUS = 130
 EXIT_STATUSES = {
     0: "done; also when there was nothing to do",

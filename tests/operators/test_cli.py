@@ -23,16 +23,11 @@ from rich.console import Console
 from operators.build import BuildResult
 from operators.cli import _Lines, main
 from operators.execution.progress import StageProgress
-from operators.process.exit_status import (
-    BAD_INPUT_STATUS,
-    EXIT_STATUSES,
-    FAULT_STATUS,
-    INTERRUPTED_STATUS,
-    OUTAGE_STATUS,
-)
+from operators.process.exit_status import EXIT_STATUSES, INTERRUPTED_STATUS
 from operators.release.publish import publish
 from operators.report import write_report
 from schemas.config import BuildConfig, ModelsConfig
+from schemas.errors import BAD_INPUT_STATUS, FAULT_STATUS, OUTAGE_STATUS
 from schemas.tables import Reject
 from tests.support.openai_server import OpenAIServer
 from tests.support.synthetic_run import synthetic_run
