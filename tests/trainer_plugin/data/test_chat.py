@@ -12,7 +12,7 @@ PARTS = (
 """Template like SmolVLM's: it renders only the parts of a message, so a plain string would be lost."""
 
 
-def texts(turn, tokenizer):
+def decode_turn(turn, tokenizer):
     return [tokenizer.decode(ids) for ids in (turn.before_ids, turn.after_ids, turn.answer_ids)]
 
 
@@ -45,47 +45,47 @@ def test_a_tokenizer_without_a_template_is_refused_naming_the_setting():
         Chat(tokenizer_with(None))
 
 
-def test_chatml_keeps_texts_as_they_are():
+def test_chatml_renders_question_and_answer_unchanged():
     tokenizer = byte_tokenizer()
-    assert texts(Chat(tokenizer).turn("q0", "Who?", "a boat"), tokenizer) == [
+    assert decode_turn(Chat(tokenizer).turn("q0", "Who?", "a boat"), tokenizer) == [
         "<|im_start|>user\n",
         "Who?<|im_end|>\n<|im_start|>assistant\n",
         "a boat<|im_end|>",
     ]
     turn = Chat(tokenizer, thinks=True).turn("q0", "Who?", "<answer>a boat</answer>", "It floats.")
-    assert texts(turn, tokenizer)[2] == "<think>It floats.</think><answer>a boat</answer><|im_end|>"
+    assert decode_turn(turn, tokenizer)[2] == "<think>It floats.</think><answer>a boat</answer><|im_end|>"
 
 
 @pytest.mark.parametrize(
-    ("template", "prompt", "learned"),
+    ("template", "prompt", "supervised"),
     [
         (QWEN3, "", "<think>\nIt floats.\n</think>\n\n<answer>a boat</answer><|im_end|>"),
         (QWEN3_VL_THINKING, "<think>\n", "It floats.\n</think>\n\n<answer>a boat</answer><|im_end|>"),
     ],
     ids=["qwen3", "qwen3_vl_thinking"],
 )
-def test_a_chain_of_thought_is_learned_as_the_model_will_generate_it(template, prompt, learned):
+def test_a_chain_of_thought_is_supervised_as_the_model_generates_it(template, prompt, supervised):
     tokenizer = tokenizer_with(template)
     turn = Chat(tokenizer, thinks=True).turn("q0", "Who?", "<answer>a boat</answer>", "It floats.")
-    assert texts(turn, tokenizer)[1:] == [f"Who?<|im_end|>\n<|im_start|>assistant\n{prompt}", learned]
-    asked = [{"role": "user", "content": "Who?"}]
-    given = tokenizer.apply_chat_template(asked, add_generation_prompt=True, enable_thinking=True)["input_ids"]
+    assert decode_turn(turn, tokenizer)[1:] == [f"Who?<|im_end|>\n<|im_start|>assistant\n{prompt}", supervised]
+    messages = [{"role": "user", "content": "Who?"}]
+    given = tokenizer.apply_chat_template(messages, add_generation_prompt=True, enable_thinking=True)["input_ids"]
     assert turn.before_ids + turn.after_ids == given
-    said = {"role": "assistant", "content": "<think>It floats.</think><answer>a boat</answer>"}
-    everything = tokenizer.apply_chat_template([*asked, said])["input_ids"]
+    reply = {"role": "assistant", "content": "<think>It floats.</think><answer>a boat</answer>"}
+    everything = tokenizer.apply_chat_template([*messages, reply])["input_ids"]
     assert given + turn.answer_ids == everything[:-1]  # without the final newline
 
 
 @pytest.mark.parametrize(("template", "name"), [(QWEN3, None), (None, "chatml_no_think")], ids=["qwen3", "by_name"])
-def test_an_answer_alone_follows_a_thought_that_the_prompt_has_closed(template, name):
+def test_an_answer_without_reasoning_follows_a_thought_that_the_prompt_closes(template, name):
     tokenizer = tokenizer_with(template or CHAT_TEMPLATES[name])
     turn = Chat(tokenizer).turn("q0", "Who?", "a boat")
-    assert texts(turn, tokenizer)[1:] == [
+    assert decode_turn(turn, tokenizer)[1:] == [
         "Who?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
         "a boat<|im_end|>",
     ]
-    asked = [{"role": "user", "content": "Who?"}]
-    given = tokenizer.apply_chat_template(asked, add_generation_prompt=True, enable_thinking=False)["input_ids"]
+    messages = [{"role": "user", "content": "Who?"}]
+    given = tokenizer.apply_chat_template(messages, add_generation_prompt=True, enable_thinking=False)["input_ids"]
     assert turn.before_ids + turn.after_ids == given
 
 
@@ -104,7 +104,7 @@ def test_an_answer_alone_follows_a_thought_that_the_prompt_has_closed(template, 
     ],
     ids=["opened", "hybrid_without_a_switch", "dropped", "opened_and_dropped", "closed"],
 )
-def test_a_template_that_would_teach_no_thought_or_an_empty_one_is_refused_at_once(template, thinks, complaint):
+def test_a_template_that_drops_or_empties_the_thought_is_refused(template, thinks, complaint):
     with pytest.raises(BadInput, match=complaint):
         Chat(tokenizer_with(template), thinks=thinks)
 
@@ -112,14 +112,14 @@ def test_a_template_that_would_teach_no_thought_or_an_empty_one_is_refused_at_on
 def test_a_template_that_wants_parts_gets_parts():
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = PARTS
-    assert texts(Chat(tokenizer).turn("q0", "Who?", "a boat"), tokenizer) == [
+    assert decode_turn(Chat(tokenizer).turn("q0", "Who?", "a boat"), tokenizer) == [
         "<|im_start|>User: ",
         "Who?<|im_end|>\nAssistant: ",
         "a boat<|im_end|>",
     ]
 
 
-def test_what_is_learned_continues_what_the_model_will_be_given():
+def test_the_supervised_answer_continues_the_prompt_of_inference():
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = "You see.\n" + CHATML
     turn = Chat(tokenizer).turn("q0", "Who?", "a boat")
@@ -134,7 +134,7 @@ def test_what_is_learned_continues_what_the_model_will_be_given():
         (CHATML.replace("<|im_end|>", ""), "is no special token, so that the model would not learn to stop"),
     ],
 )
-def test_a_template_that_would_teach_something_else_is_refused(template, complaint):
+def test_a_template_that_changes_the_answer_or_its_end_is_refused(template, complaint):
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(BadInput, match=complaint):
@@ -145,7 +145,7 @@ def test_a_text_that_the_template_would_change_is_refused_by_name():
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = CHATML.replace("message['content']", "message['content'] | trim")
     chat = Chat(tokenizer)
-    assert texts(chat.turn("q0", "Who?", "a boat"), tokenizer)[2] == "a boat<|im_end|>"
+    assert decode_turn(chat.turn("q0", "Who?", "a boat"), tokenizer)[2] == "a boat<|im_end|>"
     with pytest.raises(
         UnusableSample, match=r"sample q0: the chat template does not keep texts as they are"
     ) as unusable:
@@ -160,7 +160,7 @@ def test_a_text_that_spells_a_special_token_is_refused_by_name(question, answer)
     assert (unusable.value.key, unusable.value.reason) == ("q0", "special_token")
 
 
-def test_no_text_spells_the_video_token_though_it_be_an_ordinary_one():
+def test_a_text_with_the_video_token_is_refused_even_if_it_is_no_special_token():
     tokenizer = byte_tokenizer()
     video = tokenizer.convert_tokens_to_ids("v")
     with pytest.raises(UnusableSample, match="special token 'v'"):

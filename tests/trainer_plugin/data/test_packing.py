@@ -54,7 +54,7 @@ some_lengths = st.lists(st.integers(1, 120), min_size=1, max_size=40).filter(lam
 
 
 @given(some_lengths, st.integers(1, 4), st.integers(1, 8), st.integers(1, 3))
-def test_in_each_epoch_every_sample_is_learned_once_and_rows_keep_within_the_budget(lengths, ranks, ahead, epochs):
+def test_each_epoch_has_every_sample_once_and_rows_stay_within_the_budget(lengths, ranks, ahead, epochs):
     steps = list(zip(*streams(lengths, ranks, epochs=epochs, look_ahead=ahead), strict=True))  # equal numbers of rows
     rows = [row for step in steps for row in step]
     assert all(0 < sum(len(example.input_ids) for example in row.examples) <= BUDGET for row in rows)
@@ -100,7 +100,7 @@ def test_rows_stay_as_full_as_the_samples_ahead_allow():
 
 
 @given(some_lengths, st.integers(0, 12), st.integers(1, 3), st.integers(1, 3))
-def test_a_stream_goes_on_exactly_where_another_was(lengths, before, ranks, more_ranks):
+def test_a_stream_resumes_exactly_where_another_stopped(lengths, before, ranks, more_ranks):
     whole = RowStream(Lengths(lengths), BUDGET, seed=7, look_ahead=5)
     list(islice(whole, before))
     state = json.loads(json.dumps(whole.state_dict()))
@@ -138,13 +138,13 @@ def test_a_step_that_runs_out_of_samples_is_filled_with_rows_without_labels():
     assert keys(second[1]) == keys(first[1])
 
 
-def test_what_does_not_fit_is_skipped_by_name():
+def test_a_sample_that_does_not_fit_is_skipped_and_named():
     stream = RowStream(Lengths([10, 500, 20]), BUDGET, seed=1, epochs=2)
     assert Counter(key for row in stream for key in keys(row)) == {"q0": 2, "q2": 2}
     assert stream.skipped == {"q1": "too_long"}
 
 
-def skipped_on(groups: int) -> list[str]:
+def messages_about_skips(groups: int) -> list[str]:
     """Messages that this rank logs for a stream of three samples, two of which are too long."""
     rank = dist.get_rank() * groups // dist.get_world_size()
     with logged("trainer_plugin.data.packing") as messages:
@@ -154,21 +154,21 @@ def skipped_on(groups: int) -> list[str]:
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_sample_that_is_skipped_is_logged_by_one_rank(ranks, groups):
-    first, other = ranks[2].run(skipped_on, groups)
+    first, other = ranks[2].run(messages_about_skips, groups)
     assert len(first) == 1 and other == []
 
 
-def test_what_waits_and_does_not_fit_a_smaller_budget_is_skipped_too():
+def test_a_waiting_sample_that_does_not_fit_a_smaller_budget_is_skipped():
     before = RowStream(Lengths([90, 60, 20, 80]), BUDGET, seed=1, epochs=1)
-    learned = keys(next(before))
+    first_row = keys(next(before))
     after = RowStream(Lengths([90, 60, 20, 80]), 50, seed=1, epochs=1)
     after.load_state_dict(before.state_dict())
     rest = [key for row in after for key in keys(row)]
-    assert sorted([*learned, *rest, *after.skipped]) == ["q0", "q1", "q2", "q3"]
+    assert sorted([*first_row, *rest, *after.skipped]) == ["q0", "q1", "q2", "q3"]
     assert len(after.skipped) >= 2
 
 
-def test_what_fits_a_larger_budget_is_skipped_no_more():
+def test_a_skipped_sample_that_fits_a_larger_budget_is_used_again():
     before = RowStream(Lengths([90, 60, 20]), 70, seed=1, epochs=3, look_ahead=1)
     while not before.skipped:
         next(before)
@@ -179,7 +179,7 @@ def test_what_fits_a_larger_budget_is_skipped_no_more():
     assert after.skipped == {}
 
 
-def test_there_must_be_something_to_train_on():
+def test_a_stream_without_usable_samples_is_refused():
     with pytest.raises(BadInput, match="no samples to train on"):
         RowStream(Lengths([]), BUDGET, seed=1)
     with pytest.raises(BadInput, match=r"not one of the 2 samples can be trained on: \{'too_long': 2\}"):

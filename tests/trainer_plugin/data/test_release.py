@@ -24,7 +24,7 @@ def release(tmp_path):
     return write_release(tmp_path / "release", films, samples, videos_per_tar=3), samples
 
 
-def test_samples_come_whole(release):
+def test_read_samples_returns_every_sample_unchanged(release):
     url, samples = release
     assert sorted(read_samples(url, Split.SFT), key=lambda sample: sample.question_id) == samples
 
@@ -39,14 +39,16 @@ def test_videos_come_with_their_own_samples_and_bytes(release):
         assert {sample.video_id for sample in item.record.samples} == {item.record.video_id}
 
 
-def test_shares_cover_everything_once(release):
+def test_parts_cover_every_video_once(release):
     url, _ = release
-    shares = [[item.record.video_id for item in read_videos(url, Split.SFT, part=part, parts=3)] for part in range(3)]
-    assert sorted(map(len, shares)) == [1, 2, 2]
-    assert sorted(name for share in shares for name in share) == [f"film{number}" for number in range(5)]
+    parts_names = [
+        [item.record.video_id for item in read_videos(url, Split.SFT, part=part, parts=3)] for part in range(3)
+    ]
+    assert sorted(map(len, parts_names)) == [1, 2, 2]
+    assert sorted(name for names in parts_names for name in names) == [f"film{number}" for number in range(5)]
 
 
-def test_the_index_says_where_each_video_lies(release):
+def test_the_index_gives_the_byte_range_of_each_video(release):
     url, _ = release
     indexed = index_videos(url, Split.SFT)
     assert [video.record for video in indexed] == [video.record for video in read_videos(url, Split.SFT)]
@@ -72,7 +74,7 @@ def test_the_index_of_a_release_on_s3(release, s3_bucket):
     assert len(list(read_videos(f"{s3_bucket}/demo/", Split.SFT))) == len(local)
 
 
-def test_videos_of_a_release_without_media_are_found_beside_it(release, tmp_path):
+def test_videos_of_a_release_without_media_are_read_from_the_media_folder(release, tmp_path):
     (tmp_path / "without").mkdir()
     film = film_of(tmp_path / "film.mp4", b"film")
     url = release_of(tmp_path / "without", [film], media=Media.NONE)
@@ -84,7 +86,7 @@ def test_videos_of_a_release_without_media_are_found_beside_it(release, tmp_path
         index_videos(release[0], Split.SFT, media="/other")
 
 
-def test_what_is_not_there_is_named(release, tmp_path):
+def test_a_missing_split_or_manifest_is_an_error_that_names_it(release, tmp_path):
     url, _ = release
     with pytest.raises(BadInput, match=r"no split .*eval.*it has \['sft'\]"):
         read_samples(url, Split.EVAL)
@@ -106,7 +108,7 @@ def test_a_shortened_tar_is_an_error_not_a_short_epoch(release):
         index_videos(url, Split.SFT)
 
 
-@pytest.mark.parametrize("read", [lambda *asked: list(read_videos(*asked)), index_videos, read_samples])
+@pytest.mark.parametrize("read", [lambda *arguments: list(read_videos(*arguments)), index_videos, read_samples])
 def test_a_file_of_another_length_or_none_is_an_error_that_names_it(release, read):
     url, _ = release
     folder = "parquet" if read is read_samples else "data"
@@ -123,6 +125,6 @@ def test_a_tar_of_as_many_bytes_but_other_records_is_an_error(release):
     url, _ = release
     tar = sorted(Path(url).glob("data/sft/*.tar"))[0]
     tar.write_bytes(bytes(tar.stat().st_size))
-    for read in (index_videos, lambda *asked: list(read_videos(*asked))):
+    for read in (index_videos, lambda *arguments: list(read_videos(*arguments))):
         with pytest.raises(SchemaError, match=f"{tar.name}: 0 records with 0 samples, the manifest states 3 with 6"):
             read(url, Split.SFT)

@@ -34,15 +34,15 @@ def plan_of(rank: int, ranks: int):
 
     def plan(row: PackedRow) -> tuple[int, list[FrameRange]]:
         clips = [clip for example in row.examples for clip in example.videos]
-        shares = [
+        ranges = [
             FrameRange(video, patch, patch + 1) for video, clip in enumerate(clips) for patch in range(clip.grid.t)
         ]
-        return len(shares), shares[rank::ranks]
+        return len(ranges), ranges[rank::ranks]
 
     return plan
 
 
-def whole(row: PackedRow) -> tuple[None, list[FrameRange]]:
+def plan_all_frames(row: PackedRow) -> tuple[None, list[FrameRange]]:
     clips = [clip for example in row.examples for clip in example.videos]
     return None, [FrameRange(video, 0, clip.grid.t) for video, clip in enumerate(clips)]
 
@@ -57,20 +57,20 @@ def test_a_rank_decodes_exactly_the_frames_that_it_encodes(url):
             for loaded in loader:
                 clips = [clip for example in loaded.packed.examples for clip in example.videos]
                 assert len(loaded.frame_ranges) == len(loaded.pixels) == (loaded.plan - rank + 1) // 2
-                for share, frames in zip(loaded.frame_ranges, loaded.pixels, strict=True):
-                    clip = clips[share.video]
-                    times = clip.frame_times_us[2 * share.first : 2 * share.end]
+                for frame_range, frames in zip(loaded.frame_ranges, loaded.pixels, strict=True):
+                    clip = clips[frame_range.video]
+                    times = clip.frame_times_us[2 * frame_range.first : 2 * frame_range.end]
                     assert frames.dtype == torch.uint8
                     assert [number_on(frame.numpy()) for frame in frames] == [time * FPS // 10**6 for time in times]
                 assert not loaded.failed.any()
 
 
-def test_any_number_of_workers_gives_the_same_and_goes_on_from_any_row(url):
-    with RowLoader(rows_of(url, epochs=2), whole, workers=0) as loader:
+def test_rows_do_not_depend_on_workers_and_resume_from_any_row(url):
+    with RowLoader(rows_of(url, epochs=2), plan_all_frames, workers=0) as loader:
         expected = [(keys(loaded), loaded.pixels, loader.state_dict()) for loaded in loader]
     assert len(expected) > 3
     for workers in (1, 2):
-        with RowLoader(rows_of(url, epochs=2), whole, workers=workers, ahead=workers) as loader:
+        with RowLoader(rows_of(url, epochs=2), plan_all_frames, workers=workers, ahead=workers) as loader:
             found = list(loader)
             assert [keys(loaded) for loaded in found] == [names for names, _, _ in expected]
             for loaded, (_, pixels, _) in zip(found, expected, strict=True):
@@ -108,7 +108,7 @@ def film(tmp_path_factory) -> VideoSource:
 def test_a_broken_video_costs_its_own_example_only(film, tmp_path, workers, caplog):
     (tmp_path / "broken.mp4").write_bytes(Path(film.url).read_bytes()[:2000])
     row = row_with(film, VideoSource("broken", str(tmp_path / "broken.mp4")), film)
-    with RowLoader(FixedRows(row), whole, workers=workers) as loader:
+    with RowLoader(FixedRows(row), plan_all_frames, workers=workers) as loader:
         [loaded] = loader
     assert loaded.failed.tolist() == [False, True, False]
     assert {key: failure.reason for key, failure in loaded.failures.items()} == {"broken": "no_video_stream"}
@@ -120,25 +120,25 @@ def test_a_broken_video_costs_its_own_example_only(film, tmp_path, workers, capl
 
 def test_frames_become_square_also_those_of_a_video_that_cannot_be_decoded(film, tmp_path):
     row = row_with(film, VideoSource("gone", str(tmp_path / "gone.mp4")))
-    with RowLoader(FixedRows(row), whole, square=(48, 48), workers=1) as loader:
+    with RowLoader(FixedRows(row), plan_all_frames, square=(48, 48), workers=1) as loader:
         [loaded] = loader
     assert [frames.shape for frames in loaded.pixels] == [(2, 48, 48, 3)] * 2
     assert loaded.failed.tolist() == [False, True]
 
 
-def test_a_video_that_takes_its_decoder_down_is_left_out_and_the_others_are_not(film, strange_decoders):
+def test_a_video_that_crashes_its_decoder_is_masked_and_the_others_are_not(film, strange_decoders):
     deadly = VideoSource("deadly", film.url)
     rows = FixedRows(row_with(film, deadly), row_with(film), row_with(film))
-    with RowLoader(rows, whole, workers=1, ahead=1) as loader:
+    with RowLoader(rows, plan_all_frames, workers=1, ahead=1) as loader:
         found = list(loader)
     assert [loaded.failed.tolist() for loaded in found] == [[False, True], [False], [False]]
     assert found[0].failures["deadly"].reason == "crashed"
     assert [number_on(frame.numpy()) for frame in found[2].pixels[0]] == [0, 15]
 
 
-def test_a_video_that_is_waited_for_is_named(film, monkeypatch, caplog):
+def test_a_slow_video_is_named_in_the_log(film, monkeypatch, caplog):
     monkeypatch.setattr(loader_module, "_SLOW_SECONDS", 0.01)
-    with RowLoader(FixedRows(row_with(film)), whole, workers=1) as loader:
+    with RowLoader(FixedRows(row_with(film)), plan_all_frames, workers=1) as loader:
         [loaded] = loader
     assert "video film: still waiting for 2 frames after another 0.01 s" in caplog.text
     assert not loaded.failed.any()
@@ -147,7 +147,7 @@ def test_a_video_that_is_waited_for_is_named(film, monkeypatch, caplog):
 def test_storage_that_fails_stops_the_training_instead_of_costing_examples(film, tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     row = row_with(VideoSource("folder", str(tmp_path / "folder.mp4")))
-    with RowLoader(FixedRows(row), whole, workers=0) as loader, pytest.raises(IsADirectoryError):
+    with RowLoader(FixedRows(row), plan_all_frames, workers=0) as loader, pytest.raises(IsADirectoryError):
         next(loader)
 
 

@@ -40,7 +40,7 @@ def text(ids):
     return byte_tokenizer().decode(ids)
 
 
-def test_a_sample_shows_the_video_asks_and_answers(url):
+def test_a_sample_is_the_video_then_the_question_then_the_answer(url):
     examples = by_key(dataset_of(url, fps=None, frames=3))
     assert len(examples) == 6
     choice, open_ended = examples["q0000"], examples["q0001"]
@@ -60,25 +60,25 @@ def test_a_sample_shows_the_video_asks_and_answers(url):
     assert choice.positions.shape == (3, len(choice.input_ids))
 
 
-def test_only_the_answer_and_its_end_are_learned(url):
+def test_only_the_answer_and_its_end_token_are_supervised(url):
     for target, answer in [(Target.REASONING, "<think>It shows.</think><answer>A</answer>"), (Target.ANSWER, "A")]:
         example = by_key(dataset_of(url, target, frames=4, fps=None))["q0000"]
-        learned = example.labels != IGNORED
-        assert text(example.input_ids[learned]) == f"{answer}<|im_end|>"
-        assert torch.equal(example.labels[learned], example.input_ids[learned])
-        assert learned[-1]
+        supervised = example.labels != IGNORED
+        assert text(example.input_ids[supervised]) == f"{answer}<|im_end|>"
+        assert torch.equal(example.labels[supervised], example.input_ids[supervised])
+        assert supervised[-1]
 
 
 @pytest.mark.parametrize(
     "policy, counts",
     [({"fps": 2.0}, [8, 22, 120]), ({"fps": 2.0, "max_frames": 100}, [8, 22, 100]), ({"fps": 60.0}, [120, 330, 768])],
 )
-def test_frames_by_rate_are_as_many_as_the_duration_says_and_the_video_has(url, policy, counts):
+def test_the_number_of_frames_is_rate_times_duration_up_to_the_limits(url, policy, counts):
     examples = by_key(dataset_of(url, **policy))
     assert [len(examples[key].videos[0].frame_times_us) for key in ("q0000", "q0010", "q0020")] == counts
 
 
-def test_what_does_not_fit_gets_smaller_frames_and_then_fewer(url):
+def test_a_sample_over_the_budget_gets_smaller_frames_and_then_fewer(url):
     dataset = dataset_of(url, fps=2.0)
     number = next(n for n in range(6) if dataset.key(n) == "q0020")
     seen = []
@@ -128,12 +128,12 @@ def test_a_sample_has_its_length_and_keeps_within_the_budget(url, budget, number
     assert list(clip.frame_times_us) == sorted(clip.frame_times_us)
 
 
-def test_the_family_is_told_how_long_the_whole_video_is(url):
-    dataset, told = dataset_of(url), []
-    dataset.family.video_ids = lambda *given: told.append(given[-1]) or []
+def test_the_family_gets_the_duration_of_the_whole_video(url):
+    dataset, durations = dataset_of(url), []
+    dataset.family.video_ids = lambda *given: durations.append(given[-1]) or []
     for number in range(len(dataset)):
         dataset.length(number, 100_000)
-    assert sorted(set(told)) == [seconds * 1_000_000 for seconds in SECONDS]
+    assert sorted(set(durations)) == [seconds * 1_000_000 for seconds in SECONDS]
 
 
 def test_frames_that_the_family_does_not_take_are_refused_by_name(tmp_path):

@@ -50,7 +50,7 @@ def tokens(stream, count):
     return [row.examples[0].input_ids.tolist() for row in islice(stream, count)]
 
 
-def test_rows_are_full_and_hold_every_document_in_its_order_closed(folder):
+def test_rows_are_full_and_hold_all_documents_in_order_with_end_tokens(folder):
     stream = rows(folder)
     read = [row.examples[0] for row in islice(stream, 20)]
     assert {len(example.input_ids) for example in read} == {64}
@@ -62,7 +62,7 @@ def test_rows_are_full_and_hold_every_document_in_its_order_closed(folder):
     assert groups == {tuple(DOCUMENTS[first : first + 10]) for first in (0, 10, 20)}
 
 
-def test_what_looks_like_a_special_token_in_a_document_is_text(tmp_path):
+def test_a_special_token_spelled_in_a_document_is_plain_text(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a <|video|> is one token"}) + "\n")
     ids = next(rows(tmp_path, 26)).examples[0].input_ids
     assert len(ids) == 26 and TOKENIZER.decode(ids) == "a <|video|> is one token<|endoftext|>a"
@@ -74,7 +74,7 @@ LINES = [b'{"text": "good"}', b'{"text": "cut', b'{"text": null}', b"[1]", b'{"w
          b'{"text": "\\ud800"}', b'{"text": "fine"}']  # fmt: skip
 
 
-def test_lines_that_are_no_texts_are_passed_over_and_named(tmp_path, caplog):
+def test_lines_without_text_are_skipped_and_named(tmp_path, caplog):
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(LINES))
     stream = rows(tmp_path, 5)
     read = [next(stream) for _ in range(4)]
@@ -91,7 +91,7 @@ def test_lines_that_are_no_texts_are_passed_over_and_named(tmp_path, caplog):
     assert [dict(next(resumed).skipped) for _ in range(2)] == [named, {}]
 
 
-def logged_of(folder, groups: int) -> list[str]:
+def names_logged(folder, groups: int) -> list[str]:
     """Names of the documents that this rank logs as not being text."""
     rank = dist.get_rank() * groups // dist.get_world_size()
     with logged("trainer_plugin.data.texts") as messages:
@@ -102,13 +102,13 @@ def logged_of(folder, groups: int) -> list[str]:
 def test_a_document_that_is_no_text_is_logged_by_one_of_the_ranks_that_read_it(ranks, tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_text('{"text": "good"}\nno JSON\n{"text": "fine"}\n')
-    one, other = ranks[2].run(logged_of, tmp_path, 2)
+    one, other = ranks[2].run(names_logged, tmp_path, 2)
     assert sorted(one + other) == ["a.jsonl:1", "b.jsonl:1"] and len(one) == 1
-    shared, silent = ranks[2].run(logged_of, tmp_path, 1)
+    shared, silent = ranks[2].run(names_logged, tmp_path, 1)
     assert len(shared) == 1 and silent == []
 
 
-def test_so_are_members_of_a_tar(tmp_path):
+def test_tar_members_that_are_not_utf8_are_skipped(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number, content in enumerate((b"\xe9t\xe9", b"good")):
             member = tarfile.TarInfo(f"{number}.txt")
@@ -119,7 +119,7 @@ def test_so_are_members_of_a_tar(tmp_path):
     assert [key.rpartition("/")[2] for key in row.skipped] == ["a.tar:0"]
 
 
-def test_files_of_something_else_are_refused(tmp_path):
+def test_files_in_which_no_line_has_text_are_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n' + '{"words": "good"}\n' * 1000)
     stream = rows(tmp_path, 5)
     next(stream)
@@ -157,7 +157,7 @@ def test_a_row_is_named_after_its_first_document(tmp_path):
 
 
 @given(st.integers(0, 50), st.integers(3, 200))
-def test_a_stream_goes_on_exactly_where_another_was(folder, before, length):
+def test_a_stream_resumes_exactly_where_another_stopped(folder, before, length):
     stream = rows(folder, length)
     tokens(stream, before)
     state = json.loads(json.dumps(stream.state_dict()))
@@ -182,7 +182,7 @@ def test_files_on_s3(folder, s3_bucket):
     assert tokens(remote, 5) == tokens(local, 5)
 
 
-def test_what_cannot_be_read_is_named(folder, tmp_path):
+def test_unusable_files_and_columns_are_refused_by_name(folder, tmp_path):
     with pytest.raises(BadInput, match=r"/none\*: no file matches; check the path and its wildcards"):
         TextRowStream(str(folder / "none*"), TOKENIZER, 64, torch.clone, seed=1)
     with pytest.raises(BadInput, match=r"^memory://bucket/none\*: no file matches"):

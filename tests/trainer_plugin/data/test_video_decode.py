@@ -57,10 +57,10 @@ def test_the_frame_being_presented_is_the_one_returned(tmp_path, name, options):
     kept = [n for n in range(120) if options != VARIABLE or n < 45 or n % 3 == 0]
     times = times_of(tmp_path / name)
     assert len(times) == len(kept)
-    asked = [0, 20_000, 900_000, times[60] - 1, times[60], 3_100_000, 3_100_000, times[-1] + 30_000]
-    shown = [kept[int(np.searchsorted(times, time, side="right")) - 1] for time in asked]
-    assert [number_on(frame) for frame in read_frames(source, asked, SIZE)] == shown
-    assert [number_on(read_frames(source, [time], SIZE)[0]) for time in asked] == shown
+    requested = [0, 20_000, 900_000, times[60] - 1, times[60], 3_100_000, 3_100_000, times[-1] + 30_000]
+    shown = [kept[int(np.searchsorted(times, time, side="right")) - 1] for time in requested]
+    assert [number_on(frame) for frame in read_frames(source, requested, SIZE)] == shown
+    assert [number_on(read_frames(source, [time], SIZE)[0]) for time in requested] == shown
 
 
 def test_times_count_from_the_first_frame_that_an_edit_list_shows(tmp_path):
@@ -76,8 +76,8 @@ def test_enormous_frames_are_refused_before_memory_is_taken(tmp_path):
     data = small.read_bytes().replace(struct.pack(">HH", WIDTH, HEIGHT), struct.pack(">HH", 15_000, 15_000))
     data = data.replace(b"\x08" + struct.pack(">HH", HEIGHT, WIDTH), b"\x08" + struct.pack(">HH", 15_000, 15_000))
     (tmp_path / "v.mov").write_bytes(data)
-    said = rf"^video v: {tmp_path}/v\.mov: frames of 15000x15000 exceed 100 megapixels; scale it down, or remove it$"
-    with pytest.raises(BadVideo, match=said) as error:
+    message = rf"^video v: {tmp_path}/v\.mov: frames of 15000x15000 exceed 100 megapixels; scale it down, or remove it$"
+    with pytest.raises(BadVideo, match=message) as error:
         read_frames(source_of(tmp_path / "v.mov"), [0], SIZE)
     assert error.value.reason == "too_large"
 
@@ -110,7 +110,7 @@ def test_a_tar_that_is_gone_is_an_outage(tmp_path):
 
 @given(st.lists(st.integers(0, 3_999_999), min_size=1, max_size=8).map(sorted))
 @settings(max_examples=25, deadline=None)
-def test_any_times(film, times):
+def test_any_times_give_the_frames_shown_then(film, times):
     found = read_frames(source_of(film), times, SIZE)
     assert [number_on(frame) for frame in found] == [time * 30 // 1_000_000 for time in times]
 
@@ -137,7 +137,7 @@ def test_a_video_in_a_tar_is_read_where_it_lies(film, tmp_path, s3_bucket):
         assert [number_on(frame) for frame in read_frames(source, [500_000, 3_500_000], SIZE)] == [15, 105]
 
 
-def test_what_is_not_asked_is_not_read(tmp_path, monkeypatch):
+def test_only_the_parts_with_requested_frames_are_read(tmp_path, monkeypatch):
     noise = "testsrc2=s=320x180:r=30:d=6,noise=alls=60:allf=t"
     codec = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "15", "-pix_fmt", "yuv420p")
     path = make(tmp_path / "v.mp4", "-f", "lavfi", "-i", noise, *codec)
@@ -151,7 +151,7 @@ def test_what_is_not_asked_is_not_read(tmp_path, monkeypatch):
     assert sum(read) < path.stat().st_size * 1.2  # dense requests read the file once
 
 
-def test_damage_between_asked_times_is_passed_over(tmp_path):
+def test_damage_between_requested_times_does_not_matter(tmp_path):
     """The file has zeros between the two requested times."""
     data = bytearray(counting_video(tmp_path / "v.mp4", "-movflags", "+faststart", "-g", "10").read_bytes())
     begin = data.index(b"mdat") + 8
@@ -188,7 +188,7 @@ def test_a_video_that_ends_early_is_not_filled_with_its_last_frame(film, tmp_pat
     "content, reason",
     [(None, "missing"), (b"", "not_a_video"), (b"no video at all" * 99, "not_a_video"), (b"#EXTM3U\nx", "not_a_video")],
 )
-def test_what_is_no_video_is_named(tmp_path, content, reason):
+def test_a_file_that_is_no_video_is_refused_with_its_reason(tmp_path, content, reason):
     if content is not None:
         (tmp_path / "v.mp4").write_bytes(content)
     with pytest.raises(BadVideo, match="video v: ") as error:
@@ -203,7 +203,7 @@ def test_a_title_in_another_encoding_does_not_hide_the_frames(film, tmp_path):
     assert np.array_equal(read_frames(source_of(titled), [0], SIZE), read_frames(source_of(film), [0], SIZE))
 
 
-def test_sound_alone_is_no_video(tmp_path):
+def test_a_file_with_sound_alone_is_refused(tmp_path):
     sound = make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "sine=d=0.2")
     with pytest.raises(BadVideo, match="no video stream"):
         read_frames(source_of(sound), [0], SIZE)
