@@ -208,11 +208,11 @@ class Result:
         pairs |= {"(loss)": (torch.tensor([self.loss]), torch.tensor([other.loss]))}
         pairs |= {"(log-probabilities)": (self.scores, other.scores)}
         largest = max(float(gradient.abs().max()) for gradient in other.gradients.values())
-        shares = {
+        fractions = {
             name: float((found - expected).abs().max()) / max(float(expected.abs().max()), floor * largest, LEAST)
             for name, (found, expected) in pairs.items()
         }
-        return {name: math.inf if math.isnan(share) else share for name, share in shares.items()}
+        return {name: math.inf if math.isnan(fraction) else fraction for name, fraction in fractions.items()}
 
 
 def freeze_tower(model: PreTrainedModel) -> None:
@@ -322,12 +322,12 @@ class Case:
 
 def stepped(ranks: Ranks, case: Case) -> Result:
     """Result of one step on all ranks, with whole gradients."""
-    shares = ranks.run(sharded, case)
-    names = shares[0].gradients
+    results = ranks.run(sharded, case)
+    names = results[0].gradients
     # FSDP shards parameters by rows, in rank order. Concatenating the shards here is cheap; a collective per parameter,
     # as in DTensor.full_tensor, would take as long as the step.
-    gradients = {name: torch.cat([share.gradients[name] for share in shares]) for name in names}
-    return Result(shares[0].loss, shares[0].scores, gradients)
+    gradients = {name: torch.cat([result.gradients[name] for result in results]) for name in names}
+    return Result(results[0].loss, results[0].scores, gradients)
 
 
 def sharded(case: Case) -> Result:
@@ -348,10 +348,10 @@ def sharded(case: Case) -> Result:
         # As in the data pipeline, a rank without samples repeats one with its labels masked.
         row = row or [_unlabelled(samples[0])]
         plan = plan_of(model, row)
-        share = plan.rank_plan(model.parallel.sp_rank, case.replicated)
-        log_probs, _ = model(RankInput(share, share_pixels(model.family, share, row)))
+        rank_plan = plan.rank_plan(model.parallel.sp_rank, case.replicated)
+        log_probs, _ = model(RankInput(rank_plan, share_pixels(model.family, rank_plan, row)))
         (-log_probs.sum() / total).backward()
-        _scatter_scores(plan, model.parallel.sp_rank, share, log_probs.detach(), targets)
+        _scatter_scores(plan, model.parallel.sp_rank, rank_plan, log_probs.detach(), targets)
     found = torch.cat(scores)
     dist.all_reduce(found)
     gradients = {name: p.grad for name, p in model.model.named_parameters() if p.grad is not None}
@@ -382,11 +382,11 @@ def plan_of(model: LongVideoModel, row: Sequence[Sample]) -> SequencePlan:
     return SequencePlan([sample.example for sample in row], model.family, model.parallel.layout, costs)
 
 
-def share_pixels(family: Family, share: RankPlan, row: Sequence[Sample]) -> tuple[Tensor, ...]:
+def share_pixels(family: Family, rank_plan: RankPlan, row: Sequence[Sample]) -> tuple[Tensor, ...]:
     """Frames that one rank encodes, uint8 [n, height, width, 3] per frame range."""
     videos = [frames for sample in row for frames in sample.frames]
     step = family.temporal_patch
-    return tuple(videos[part.video][part.first * step : part.end * step] for part in share.frames)
+    return tuple(videos[part.video][part.first * step : part.end * step] for part in rank_plan.frames)
 
 
 def _unlabelled(sample: Sample) -> Sample:
@@ -395,11 +395,11 @@ def _unlabelled(sample: Sample) -> Sample:
 
 
 def _scatter_scores(
-    plan: SequencePlan, rank: int, share: RankPlan, log_probs: Tensor, targets: Sequence[Tensor]
+    plan: SequencePlan, rank: int, rank_plan: RankPlan, log_probs: Tensor, targets: Sequence[Tensor]
 ) -> None:
     """Add this rank's log-probabilities at the positions of their tokens to the `targets` of each sample, in place."""
     row = torch.zeros(len(plan))
     owned = torch.cat([torch.arange(start, end) for start, end in plan.shards[rank]] or [torch.arange(0)])
-    row[owned[share.supervised]] = log_probs
+    row[owned[rank_plan.supervised]] = log_probs
     for (start, end), target in zip(plan.segments, targets, strict=False):
         target += row[start:end]

@@ -58,7 +58,7 @@ class Ranks:
         """
         errors, values = self.outcomes(function, *arguments, patient=False)
         for rank, code in self.died.items():
-            raise AssertionError(f"rank {rank} of {self.world} died with exit code {code}; others say: {errors}")
+            raise AssertionError(f"rank {rank} of {self.world} died with exit code {code}; other errors: {errors}")
         for rank, error in errors.items():
             raise AssertionError(f"rank {rank} of {self.world}:\n{error}")
         return [values[rank] for rank in range(self.world)]
@@ -137,12 +137,12 @@ def _serve(pipe: Connection, rank: int, world: int, rendezvous: Path, timeout: f
     init_distributed(limit)
     while True:
         try:
-            asked = pipe.recv_bytes()
+            request = pipe.recv_bytes()
         except EOFError:
             return
         # Sent as bytes: a torch queue would share memory of a process that may be about to end.
         try:
-            function, arguments = pickle.loads(asked)
+            function, arguments = pickle.loads(request)
             answer = pickle.dumps(("", function(*arguments)))
         except BaseException:  # noqa: BLE001 - the caller raises it again
             answer = pickle.dumps((traceback.format_exc(), None))

@@ -106,19 +106,19 @@ def write_release(
         group = videos[first : first + videos_per_tar]
         path = folder / f"data/sft/demo-sft-{number:06d}.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
-        asked = 0
+        sample_count = 0
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for video in group:
                 record = make_record(video, [sample for sample in samples if sample.video_id == video.video_id])
-                asked += len(record.samples)
+                sample_count += len(record.samples)
                 if media is not Media.NONE:
                     _add(tar, f"{video.video_id}.mp4", Path(video.uri).read_bytes())
                 _add(tar, f"{video.video_id}.json", record.model_dump_json().encode())
-        files.append(_described(folder, path, videos=len(group), samples=asked))
+        files.append(_describe_file(folder, path, videos=len(group), samples=sample_count))
     table = folder / "parquet/sft.parquet"
     table.parent.mkdir()
     table.write_bytes(rows_to_parquet(samples, Sample))
-    files.append(_described(folder, table, videos=len(videos), samples=len(samples)))
+    files.append(_describe_file(folder, table, videos=len(videos), samples=len(samples)))
     manifest = Release(
         name="demo",
         version=1,
@@ -156,7 +156,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _described(folder: Path, path: Path, videos: int, samples: int) -> ReleaseFile:
+def _describe_file(folder: Path, path: Path, videos: int, samples: int) -> ReleaseFile:
     content = path.read_bytes()
     return ReleaseFile(
         path=str(path.relative_to(folder)),

@@ -37,36 +37,36 @@ def test_a_write_that_fails_leaves_what_was_there(small_disk):
     assert path.read_bytes() == b"first"
 
 
-def test_a_disk_that_does_not_say_how_large_it_is_is_not_taken_for_a_full_one():
+def test_a_disk_that_reports_no_size_is_not_taken_for_a_full_one():
     assert shutil.disk_usage("/proc").total == 0
     with reserve_space(Path("/proc/new"), 1 << 40):
         pass
     with pytest.raises(KeyError), reserve_space(Path("/proc/new"), 1 << 40):
         raise KeyError
-    said = "^the disk of /proc is full: 1.0 MB are to be written$"
-    with pytest.raises(FullDisk, match=said), reserve_space(Path("/proc/new"), 10**6):
+    message = "^the disk of /proc is full: 1.0 MB are to be written$"
+    with pytest.raises(FullDisk, match=message), reserve_space(Path("/proc/new"), 10**6):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_folder_takes_its_place_and_that_of_another(tmp_path):
-    folder, beside = tmp_path / "folder", tmp_path / "beside"
+    folder, staging = tmp_path / "folder", tmp_path / "staging"
     for name in ("first", "second"):
-        atomic_write_bytes(beside / "inner" / name, b"")
-        atomic_replace_dir(beside, folder)
+        atomic_write_bytes(staging / "inner" / name, b"")
+        atomic_replace_dir(staging, folder)
         assert [path.name for path in folder.rglob("*")] == ["inner", name]
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_kill_before_the_last_rename_leaves_the_old_folder_aside(tmp_path, monkeypatch):
-    folder, beside = tmp_path / "folder", tmp_path / "beside"
+def test_a_kill_before_the_last_rename_leaves_the_old_folder_as_a_backup(tmp_path, monkeypatch):
+    folder, staging = tmp_path / "folder", tmp_path / "staging"
     atomic_write_bytes(folder / "old", b"")
-    atomic_write_bytes(beside / "new", b"")
+    atomic_write_bytes(staging / "new", b"")
     rename = Path.rename
     monkeypatch.setattr(Path, "rename", lambda path, to: rename(path, to) if path == folder else 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        atomic_replace_dir(beside, folder)
+        atomic_replace_dir(staging, folder)
     assert [path.name for path in backup_path(folder).iterdir()] == ["old"]
-    assert [path.name for path in beside.iterdir()] == ["new"]
+    assert [path.name for path in staging.iterdir()] == ["new"]
 
 
 HOLDER = """
@@ -97,7 +97,7 @@ def test_a_lock_is_one_processs_until_it_ends_even_by_a_kill(tmp_path):
     assert not path.exists()
 
 
-def test_a_lock_removed_while_one_waits_for_it_is_taken_anew(tmp_path, monkeypatch):
+def test_a_lock_file_removed_during_the_wait_is_created_and_locked_again(tmp_path, monkeypatch):
     path, flock = tmp_path / ".lock", fcntl.flock
 
     def removed_before(file, operation):

@@ -81,7 +81,7 @@ def test_a_hangup_that_nohup_ignores_stays_ignored():
 
 
 @pytest.mark.parametrize("torchrun", [True, False])
-def test_what_was_asked_to_end_has_the_signals_status_but_under_torchrun_none(monkeypatch, torchrun):
+def test_a_run_that_a_signal_ends_has_its_status_but_under_torchrun_zero(monkeypatch, torchrun):
     """torchrun treats any status other than 0 as a failure."""
     if torchrun:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
@@ -145,7 +145,7 @@ def logged(kind: str) -> tuple[int, list[str]]:
         ("second", 3, "[Errno 28] No space left on device: '/out'; run it again to resume from the last checkpoint"),
     ],
 )
-def test_an_error_is_logged_once_by_all_ranks_together(ranks, kind, status, message):
+def test_an_error_is_logged_once_for_all_ranks(ranks, kind, status, message):
     found = ranks[2].run(logged, kind)
     assert [each for each, _ in found] == [status] * 2
     assert [line for _, lines in found for line in lines] == [message]

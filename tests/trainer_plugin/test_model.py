@@ -51,7 +51,7 @@ def ranks(tmp_path_factory):
     running.stop()
 
 
-def wrapped(name, parallel, frozen=False, **options) -> LongVideoModel:
+def wrap_model(name, parallel, frozen=False, **options) -> LongVideoModel:
     model = tiny_model(name)
     if frozen:
         freeze_tower(model)
@@ -60,8 +60,8 @@ def wrapped(name, parallel, frozen=False, **options) -> LongVideoModel:
 
 def row_of(model, *drafts) -> RankInput:
     samples = make_samples(model.family, drafts or [DRAFT])
-    share = plan_of(model, samples).rank_plan(model.parallel.sp_rank)
-    return RankInput(share, share_pixels(model.family, share, samples))
+    rank_plan = plan_of(model, samples).rank_plan(model.parallel.sp_rank)
+    return RankInput(rank_plan, share_pixels(model.family, rank_plan, samples))
 
 
 def counted(modules):
@@ -77,7 +77,7 @@ def counted(modules):
 @pytest.mark.parametrize("again", [None, 1, 0])
 def test_a_trained_tower_is_recomputed_and_a_frozen_one_encodes_once_without_a_graph(alone, name, again):
     for frozen in (True, False):
-        model = wrapped(name, alone, frozen, checkpointed_layers=again, vision_patches=10**6)
+        model = wrap_model(name, alone, frozen, checkpointed_layers=again, vision_patches=10**6)
         layers = list(model.family.vision_layers(model.model))
         calls, decoder = counted(layers), counted(model.family.language_model(model.model).layers)
         log_probs, _ = model(row_of(model))
@@ -107,7 +107,7 @@ class Shapes(TorchDispatchMode):
 @pytest.mark.parametrize(("kind", "whole"), [(Head.CHUNKED, False), (Head.FULL, True)])
 def test_no_tensor_of_sequence_times_vocabulary_exists(alone, kind, whole, monkeypatch):
     monkeypatch.setattr(head, "CHUNK_BYTES", 8 * 200 * 4)
-    model = wrapped("qwen2_5_vl", alone, head=kind)
+    model = wrap_model("qwen2_5_vl", alone, head=kind)
     row = row_of(model, Draft((90,), supervised=1.0))
     hidden, vocabulary = 64, 200
     with Shapes() as shapes:
@@ -122,21 +122,21 @@ def test_no_tensor_of_sequence_times_vocabulary_exists(alone, kind, whole, monke
 
 
 def test_no_tensor_of_sequence_times_sequence_exists(alone):
-    model = wrapped("qwen3_vl", alone)
+    model = wrap_model("qwen3_vl", alone)
     with Shapes() as shapes, torch.no_grad():
         model(row_of(model, *[Draft((29,), seed=seed) for seed in range(4)]))
     assert not [shape for shape in shapes.seen if shape.count(4 * 29) > 1]
 
 
 def test_attention_is_set_for_each_tower(alone):
-    config = wrapped("qwen2_5_vl", alone).model.config
+    config = wrap_model("qwen2_5_vl", alone).model.config
     assert config.text_config._attn_implementation == SEQUENCE_PARALLEL
     assert config.vision_config._attn_implementation == VISION_ATTENTION
 
 
 @pytest.mark.parametrize("kind", list(Head))
 def test_temperature_and_entropy_are_those_of_the_logits(alone, kind):
-    model = wrapped("qwen2_5_vl", alone, head=kind).eval()
+    model = wrap_model("qwen2_5_vl", alone, head=kind).eval()
     row = row_of(model)
     log_probs, entropies = model(row, temperature=0.7, entropy=True)
     plain = tiny_model("qwen2_5_vl")
@@ -151,7 +151,7 @@ def test_temperature_and_entropy_are_those_of_the_logits(alone, kind):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_features_that_were_computed_before_pass_through(alone, name):
-    model = wrapped(name, alone, frozen=True)
+    model = wrap_model(name, alone, frozen=True)
     row = row_of(model, DRAFT, Draft((3, Clip(2), 9), supervised=1.0, seed=4))
     expected, _ = model(row)
     grid = row.share.grids[0]
@@ -172,20 +172,20 @@ def test_features_that_were_computed_before_pass_through(alone, name):
     ],
 )
 def test_frames_that_are_not_of_their_grid_are_refused(alone, spoiled):
-    model = wrapped("qwen2_5_vl", alone)
+    model = wrap_model("qwen2_5_vl", alone)
     row = row_of(model, DRAFT, Draft((3, Clip(2), 9), supervised=1.0, seed=4))
     with pytest.raises(ValueError, match=r"sample s0: pixels of shape .* do not make its Grid\(t=3, h=4, w=6\)"):
         model(replace(row, pixels=(spoiled(row.pixels[0]), *row.pixels[1:])))
 
 
 def test_pixels_that_are_missing_are_refused(alone):
-    model = wrapped("qwen2_5_vl", alone)
+    model = wrap_model("qwen2_5_vl", alone)
     with pytest.raises(BadInput, match=r"samples \('s0',\): 0 pixels for 1 shares of frames"):
         model(replace(row_of(model), pixels=()))
 
 
-def test_with_a_frozen_decoder_texts_alone_teach_nothing_and_fail_nothing(alone):
-    model = wrapped("qwen2_5_vl", alone)
+def test_with_a_frozen_decoder_text_alone_gives_the_tower_zero_gradients(alone):
+    model = wrap_model("qwen2_5_vl", alone)
     model.model.requires_grad_(False)
     tower = model.model.model.visual.requires_grad_(True)
     log_probs, _ = model(row_of(model, Draft((30,), supervised=1.0)))
@@ -193,8 +193,8 @@ def test_with_a_frozen_decoder_texts_alone_teach_nothing_and_fail_nothing(alone)
     assert all(not parameter.grad.any() for parameter in tower.parameters())
 
 
-def test_a_share_moves_whole(alone):
-    model = wrapped("qwen3_vl", alone)
+def test_a_rank_input_moves_with_all_its_tensors(alone):
+    model = wrap_model("qwen3_vl", alone)
     row = row_of(model)
     moved = row.to(torch.device("meta"))
     tensors = [*vars(moved.share).values(), *moved.pixels]
@@ -205,7 +205,7 @@ def test_a_share_moves_whole(alone):
 
 
 def test_weights_stay_float32_under_bfloat16(alone):
-    model = shard_parameters(wrapped("qwen2_5_vl", alone), compute=torch.bfloat16)
+    model = shard_parameters(wrap_model("qwen2_5_vl", alone), compute=torch.bfloat16)
     log_probs, _ = model(row_of(model))
     loss = -log_probs.mean()
     loss.backward()
@@ -218,7 +218,7 @@ def test_weights_stay_float32_under_bfloat16(alone):
 def test_unknown_versions_are_refused(alone, monkeypatch):
     monkeypatch.setitem(versions.SUPPORTED, "transformers", ("5.1", "5.2"))
     with pytest.raises(RuntimeError, match=r"transformers 5.* is not supported"):
-        wrapped("qwen2_5_vl", alone)
+        wrap_model("qwen2_5_vl", alone)
 
 
 def test_dropout_in_attention_is_refused(alone):
@@ -261,7 +261,7 @@ def test_a_blank_keeps_ranks_without_frames_in_step(ranks):
     assert none == nothing == 0 < some
 
 
-def refused_of(drafts):
+def error_of_wrong_frames(drafts):
     """Error of this rank if the frames of the last rank do not match their grid."""
     model = LongVideoModel(tiny_model("qwen2_5_vl"), groups(Layout()), RunOptions(vision_patches=24)).train()
     row = row_of(model, *drafts[dist.get_rank()])
@@ -272,10 +272,10 @@ def refused_of(drafts):
     return str(raised.value)
 
 
-def test_frames_that_are_wrong_on_one_rank_are_refused_at_once_by_all(ranks):
+def test_frames_that_are_wrong_on_one_rank_are_refused_on_every_rank(ranks):
     text = Draft((30,), supervised=1.0)
     drafts = [(DRAFT,), (text,), (text, Draft((3, Clip(2), 9), supervised=1.0))]
-    messages = ranks.run(refused_of, drafts)
+    messages = ranks.run(error_of_wrong_frames, drafts)
     assert len(set(messages)) == 1
     assert messages[0].startswith("sample s1: pixels of shape (4, 55, 84, 3) (torch.uint8) do not make its Grid(t=2,")
 

@@ -11,7 +11,7 @@ def rank() -> int:
     return dist.get_rank()
 
 
-def killed() -> None:
+def kill_last() -> None:
     if rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -27,7 +27,7 @@ def refuse() -> None:
     raise KeyError("not here")
 
 
-def fails() -> None:
+def fail() -> None:
     raise ValueError(f"on {rank()}")
 
 
@@ -38,14 +38,14 @@ def unpicklable() -> object:
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (killed, (), "rank 1 of 2 died with exit code -9"),
-        (fails, (), r"rank [01] of 2:\n(.|\n)*ValueError: on [01]"),
+        (kill_last, (), "rank 1 of 2 died with exit code -9"),
+        (fail, (), r"rank [01] of 2:\n(.|\n)*ValueError: on [01]"),
         (NotBackAgain, (), r"rank [01] of 2:\n(.|\n)*in refuse\n(.|\n)*KeyError: 'not here'"),
         (print, (NotBackAgain(),), r"rank [01] of 2:\n(.|\n)*in _serve\n(.|\n)*KeyError: 'not here'"),
         (unpicklable, (), r"rank [01] of 2:\n(.|\n)*pickle"),
     ],
 )
-def test_what_happened_on_a_rank_is_said(ranks, function, arguments, message):
+def test_a_failure_on_a_rank_is_reported(ranks, function, arguments, message):
     with pytest.raises(AssertionError, match=message):
         ranks[2].run(function, *arguments)
     assert ranks[2].run(rank) == [0, 1]

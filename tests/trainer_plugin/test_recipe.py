@@ -12,7 +12,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_says_what_it_needs_and_is_complete_with_it(name):
+def test_every_recipe_loads_with_its_required_settings_and_not_without(name):
     given = GIVEN.get(name.split("_")[0], GIVEN["videos"])
     loaded = load_recipe(name, given)
     assert loaded.out == "o"
@@ -53,7 +53,7 @@ def test_settings_win_over_the_file_and_a_file_over_nothing(tmp_path):
         (["precision=float16"], "precision"),
     ],
 )
-def test_what_is_unknown_or_does_not_fit_is_named(settings, message):
+def test_settings_that_are_unknown_or_do_not_fit_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe("cot_sft", GIVEN["videos"] + settings)
 
@@ -84,12 +84,12 @@ def test_a_name_of_another_trainer_or_place_is_answered_by_ours(setting, meant):
     )
 
 
-def test_what_resembles_nothing_names_what_there_is():
+def test_an_unknown_field_without_a_similar_one_names_the_known_fields():
     with pytest.raises(ConfigError, match=r"checkpoints.zzz: no such field; known are every_steps, keep$"):
         load_recipe("cot_sft", [*GIVEN["videos"], "checkpoints.zzz=1"])
 
 
-def test_only_what_decides_how_a_run_learns_is_named_to_change_it():
+def test_resume_changes_may_not_name_the_seed_the_model_or_the_data():
     with pytest.raises(
         ConfigError, match=r"resume_changes may name row_tokens, .*, not seed, videos.target: model, data"
     ):
@@ -134,7 +134,7 @@ def test_only_what_decides_how_a_run_learns_is_named_to_change_it():
         ),
     ],
 )
-def test_what_contradicts_is_named_alone(settings, message):
+def test_contradicting_settings_are_named_alone(settings, message):
     with pytest.raises(ConfigError) as raised:
         load_recipe("cot_sft", GIVEN["videos"] + settings)
     assert str(raised.value) == f"the configuration does not fit:\n  - {message}"

@@ -22,6 +22,6 @@ def test_what_the_tests_run_with_is_known():
         ("2.13.0", "5.21.0", r"transformers 5.21.0 is not supported.*test_parity.py.*SUPPORTED"),
     ],
 )
-def test_others_are_refused_with_the_way_out(torch, transformers, message):
+def test_other_versions_are_refused_with_the_supported_ones(torch, transformers, message):
     with pytest.raises(RuntimeError, match=message):
         check({"torch": torch, "transformers": transformers})

@@ -109,7 +109,7 @@ def refused(heads, kv_heads):
     parallelize(4, config(heads, kv_heads), CPU, Layout(4, 1))
 
 
-def raised(errors):
+def run_and_catch(errors):
     """Run a function on all ranks that raises on some; return its result, or type and message of the error."""
 
     def fail():
@@ -124,12 +124,15 @@ def raised(errors):
 
 
 @pytest.mark.parametrize("ranks", [(3,)], indirect=True)
-def test_what_fails_on_one_rank_is_an_error_on_every_rank(ranks):
-    assert ranks.run(raised, [None, None, None]) == [(0, None), (1, None), (2, None)]
-    assert ranks.run(raised, [None, BadInput("no film"), None]) == [("BadInput", "no film")] * 3
-    gone, told = ("OSError", "disk away"), ("RuntimeError", "rank 1 has failed: disk away")
-    assert ranks.run(raised, [None, OSError("disk away"), None]) == [told, gone, told]
-    assert ranks.run(raised, [BadInput("no film"), OSError("disk away"), None])[1:] == [gone, ("BadInput", "no film")]
+def test_an_error_of_one_rank_is_raised_on_every_rank(ranks):
+    assert ranks.run(run_and_catch, [None, None, None]) == [(0, None), (1, None), (2, None)]
+    assert ranks.run(run_and_catch, [None, BadInput("no film"), None]) == [("BadInput", "no film")] * 3
+    own, other = ("OSError", "disk away"), ("RuntimeError", "rank 1 has failed: disk away")
+    assert ranks.run(run_and_catch, [None, OSError("disk away"), None]) == [other, own, other]
+    assert ranks.run(run_and_catch, [BadInput("no film"), OSError("disk away"), None])[1:] == [
+        own,
+        ("BadInput", "no film"),
+    ]
 
 
 STEP = Case("qwen2_5_vl", (Draft((5, Clip(4), 20), supervised=1.0),), Layout(3, 1), heads=(6, 3))

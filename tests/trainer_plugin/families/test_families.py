@@ -9,7 +9,7 @@ from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Features
 
 
-def test_an_unsupported_model_says_what_is_missing():
+def test_an_unsupported_model_is_refused_with_what_is_missing():
     with pytest.raises(ValueError) as error:
         family_of(Qwen2Config())
     message = str(error.value)
@@ -26,7 +26,7 @@ def test_numbers_come_from_the_configuration(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_pixels_are_normalized_as_the_models_processor_says(name):
+def test_pixels_are_normalized_as_in_the_models_processor(name):
     published, frames = tiny_family(name), torch.randint(0, 256, (2, 56, 56, 3), dtype=torch.uint8)
     as_published = {"image_mean": list(published.mean), "image_std": list(published.std), "do_normalize": True}
     as_published |= {"rescale_factor": 0.00392156862745098, "resample": 1 if name == "smolvlm" else 3}
@@ -41,7 +41,7 @@ def test_pixels_are_normalized_as_the_models_processor_says(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(("number", "resample"), [(1, "lanczos"), (3, "bicubic"), (None, None)])
-def test_frames_are_resampled_as_the_models_processor_says(name, number, resample):
+def test_frames_are_resampled_as_in_the_models_processor(name, number, resample):
     family = family_of(tiny_config(name), {"resample": number})
     assert family.resample == (resample or tiny_family(name).resample)
 

@@ -203,14 +203,14 @@ class Letters:
 
 
 @given(st.integers(1, 30), st.sampled_from([1, 2, 2.5, 4, 5, 8, 10, 20, 25, 50, 29.97]), st.integers(1, 200))
-def test_a_video_of_qwen3_tells_the_times_that_its_processor_tells(patches, fps, every):
+def test_a_video_of_qwen3_has_the_timestamps_of_its_processor(patches, fps, every):
     indices = [every * number for number in range(2 * patches)]
     times = [round(index / fps * 1e6) for index in indices]
     ids = families["qwen3_vl"].video_ids(Letters(), Grid(patches, 2, 4), times, 2 * times[-1])
     seconds = Qwen3VLProcessor._calculate_timestamps(None, indices, fps, 2)
     if fps == 29.97:  # the frame times are not whole microseconds
-        told = [float(text.removeprefix("<").removesuffix(" seconds>")) for text in ids[::5]]
-        assert told == pytest.approx(seconds, abs=0.0501)
+        timestamps = [float(text.removeprefix("<").removesuffix(" seconds>")) for text in ids[::5]]
+        assert timestamps == pytest.approx(seconds, abs=0.0501)
     else:
         assert ids[::5] == [f"<{second:.1f} seconds>" for second in seconds]
     assert ids[1:5] == [START_ID, VIDEO_ID, VIDEO_ID, END_ID]
@@ -263,7 +263,7 @@ def test_frames_of_qwen2_5_are_as_large_as_its_processor_makes_them(height, widt
 def test_the_budget_of_qwen3_is_the_published_one_unless_a_setting_lowers_or_raises_it():
     family = families["qwen3_vl"]
     grids = {tokens: family.grid(*family.frame_size(1080, 1920, 512, tokens), 512) for tokens in (None, 4_096, 49_152)}
-    tokens = {asked: grid.t * family.tokens_per_temporal_patch(grid) for asked, grid in grids.items()}
+    tokens = {limit: grid.t * family.tokens_per_temporal_patch(grid) for limit, grid in grids.items()}
     assert tokens == {None: 11_520, 4_096: 3_840, 49_152: 46_080}
 
 

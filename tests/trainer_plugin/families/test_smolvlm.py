@@ -69,17 +69,17 @@ def test_frames_are_as_large_as_the_processor_makes_them(height, width, given):
     assert found == get_resize_output_image_size(frames, resolution_max_side=longest)
 
 
-def test_frames_are_made_square_as_the_processor_says():
+def test_frames_are_made_square_as_in_the_processor():
     assert SmolVLM(tiny_config("smolvlm"), {"max_image_size": {"longest_edge": 16}}).grid(9, 9, 3) == Grid(3, 4, 4)
 
 
 def test_frames_that_are_made_square_where_they_are_decoded_give_the_same_pixels(tmp_path):
     film = VideoSource("film", str(counting_video(tmp_path / "film.mp4", seconds=1)))
     large = SmolVLM(tiny_config("smolvlm"), {"size": {"longest_edge": 256}})
-    asked = film, [0, 500_000], large.frame_size(64, 160, 2), large.resample
-    square = torch.from_numpy(read_frames(*asked, large.square))
+    request = film, [0, 500_000], large.frame_size(64, 160, 2), large.resample
+    square = torch.from_numpy(read_frames(*request, large.square))
     assert square.shape == (2, 32, 32, 3)
-    assert torch.equal(large.patches(square), large.patches(torch.from_numpy(read_frames(*asked))))
+    assert torch.equal(large.patches(square), large.patches(torch.from_numpy(read_frames(*request))))
 
 
 def test_positions_are_one_row():

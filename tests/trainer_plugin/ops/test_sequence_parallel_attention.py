@@ -31,8 +31,8 @@ class Layer(nn.Module):
 
 def run_of(*blocks: Block, **options) -> AttentionRun:
     tokens = blocks[-1].query[1]
-    share = AttentionPlan(Layout(), (tokens,), (tokens,), ((0, tokens),), blocks)
-    return AttentionRun(share, None, None, **options)
+    attention = AttentionPlan(Layout(), (tokens,), (tokens,), ((0, tokens),), blocks)
+    return AttentionRun(attention, None, None, **options)
 
 
 def states(queries: int, keys: int, heads=(4, 2), seed: int = 0) -> list[torch.Tensor]:
@@ -74,7 +74,7 @@ def test_the_default_scale_is_that_of_the_head():
         ({"run": None}, "needs a plan: call the model through LongVideoModel"),
     ],
 )
-def test_what_it_does_not_do_is_refused(options, message):
+def test_unsupported_options_are_refused(options, message):
     arguments = {"attention_mask": None, "run": run_of(Block((0, 5), (0, 5))), **options}
     with pytest.raises(ValueError, match=message):
         sequence_parallel_attention(Layer(), *states(5, 5), **arguments)
@@ -133,12 +133,12 @@ def plan_of(lengths, layout) -> SequencePlan:
     return SequencePlan([sample.example for sample in samples], family, layout, costs)
 
 
-def attended_together(lengths, layout, heads):
+def attend_on_this_rank(lengths, layout, heads):
     """Token indices of this rank, and its part of the output and of the gradients."""
     parallel = groups(layout, heads)
     plan = plan_of(lengths, layout)
-    share = plan.rank_plan(parallel.sp_rank).attention
-    run = AttentionRun(share, parallel.ulysses_group, parallel.ring_group)
+    attention = plan.rank_plan(parallel.sp_rank).attention
+    run = AttentionRun(attention, parallel.ulysses_group, parallel.ring_group)
     mine = torch.cat([torch.arange(0), *(torch.arange(*piece) for piece in plan.shards[parallel.sp_rank])])
     local = [rows.detach()[:, :, mine].requires_grad_() for rows in states(len(plan), len(plan), heads)]
     out, _ = attended(*local, run)
@@ -158,13 +158,13 @@ def attended_together(lengths, layout, heads):
         (Layout(2, 1), (2, 2)),
     ],
 )
-def test_ranks_together_attend_like_one(ranks, layout, heads, lengths):
+def test_several_ranks_attend_as_one_does(ranks, layout, heads, lengths):
     """Parts in a gather-KV layout have fewer queries than keys; a query attends to keys up to its own position."""
     plan = plan_of(lengths, layout)
     inputs = states(len(plan), len(plan), heads)
     out = expected(*inputs, [Block(segment, segment) for segment in plan.segments])
     gradients = torch.autograd.grad(out.square().sum(), inputs)
-    results = ranks.run(attended_together, lengths, layout, heads)[: layout.size]
+    results = ranks.run(attend_on_this_rank, lengths, layout, heads)[: layout.size]
     order = torch.cat([mine for mine, _, _ in results]).argsort()
     torch.testing.assert_close(torch.cat([part for _, part, _ in results], dim=1)[:, order], out)
     for number, gradient in enumerate(gradients):

@@ -53,7 +53,7 @@ def test_result_and_gradients_are_those_without_tiles(tokens, around, frozen):
         torch.testing.assert_close(gradient, expected[name])
 
 
-def test_it_learns_where_nothing_before_it_does():
+def test_its_weights_get_gradients_when_its_input_needs_none():
     mlp = Gated()
     hidden = torch.randn(11, HIDDEN, dtype=torch.float64)
     mlp(hidden).square().sum().backward()

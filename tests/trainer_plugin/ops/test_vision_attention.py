@@ -38,13 +38,13 @@ def test_batch_rows_are_separate_and_padding_is_not_attended_to():
         ({"attention_mask": torch.ones(1, 4, dtype=torch.bool), "cu_seq_lens_q": torch.tensor([0, 4])}, "no mask"),
     ],
 )
-def test_what_it_does_not_do_is_refused(options, message):
+def test_unsupported_options_are_refused(options, message):
     options = {"attention_mask": None, **options, "cu_seq_lens_k": options.get("cu_seq_lens_q")}
     with pytest.raises(ValueError, match=message):
         varlen_attention(None, *torch.randn(3, 1, 2, 4, 8), **options)
 
 
-def test_a_qwen_tower_takes_it_for_all_frames_at_once():
+def test_a_qwen_tower_encodes_several_frames_as_with_sdpa():
     register()
     model, grid = tiny_model("qwen3_vl"), torch.tensor([[3, 4, 6]])
     patches = torch.randn(3 * 4 * 6, 3 * 2 * 16 * 16)
