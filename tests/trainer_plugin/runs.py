@@ -38,14 +38,14 @@ def python_path(*folders: Path) -> str:
     return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def recipe(out: Path, url: str, *settings: str) -> Recipe:
+def make_recipe(out: Path, url: str, *settings: str) -> Recipe:
     """The demo recipe with short answers; `settings` override it."""
     return load_recipe("demo", [*SETTINGS, f"out={out}", f"videos.release={url}", *settings])
 
 
-def curve(asked: Recipe) -> list[float]:
+def curve(recipe: Recipe) -> list[float]:
     """Run a recipe and return the loss of each step."""
-    with Training(asked) as training:
+    with Training(recipe) as training:
         return [metrics.loss for metrics in training]
 
 
@@ -119,5 +119,5 @@ def text_log_probs(model: torch.nn.Module, example: Example) -> Tensor:
     """Log-probabilities of the labels of an example without video, from a plain Hugging Face model."""
     logits = model(input_ids=example.input_ids[None], use_cache=False).logits[0, :-1].float().log_softmax(-1)
     targets = example.labels[1:]
-    learned = targets != IGNORED
-    return logits[learned].gather(1, targets[learned, None])[:, 0]
+    supervised = targets != IGNORED
+    return logits[supervised].gather(1, targets[supervised, None])[:, 0]

@@ -6,7 +6,7 @@ from transformers import AutoModelForImageTextToText
 from schemas.config import Media
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import tiny_config
-from tests.trainer_plugin.runs import SETTINGS, curve, model_folder, recipe
+from tests.trainer_plugin.runs import SETTINGS, curve, make_recipe, model_folder
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.atomic_files import locked
 from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
@@ -32,16 +32,16 @@ def url(tmp_path, films) -> str:
 
 
 @pytest.fixture
-def asked(tmp_path, url, films):
+def frozen_recipe(tmp_path, url, films):
     """Factory of recipes with a frozen tower; takes the name of the `out` folder and more settings."""
 
     def of(name: str, *settings: str) -> Recipe:
-        return recipe(tmp_path / name, url, *FROZEN, f"videos.media={films}", *settings)
+        return make_recipe(tmp_path / name, url, *FROZEN, f"videos.media={films}", *settings)
 
     return of
 
 
-def reading(url: Path, tower: str) -> str:
+def features_setting(url: Path, tower: str) -> str:
     return f"videos.features={{url: {url}, tower: {tower}}}"
 
 
@@ -59,66 +59,66 @@ ADAPTERS = ("trained.lora.rank=4", "trained.language_model=false")
 
 
 @pytest.mark.parametrize(("make", "settings"), [(model_folder, ADAPTERS), (levelled_model, ())])
-def test_features_take_the_place_of_frames(ranks, asked, films, tmp_path, make, settings):
+def test_features_take_the_place_of_frames(ranks, frozen_recipe, films, tmp_path, make, settings):
     """The films are deleted before the features are read, and the loss stays the same."""
     model = [f"model={{path: {make(tmp_path / 'model')}}}", *settings]
-    expected = ranks[2].run(curve, asked("frames", *model))[0]
-    one, other = ranks[2].run(encode, asked("unused", *model), str(tmp_path / "features"))
+    expected = ranks[2].run(curve, frozen_recipe("frames", *model))[0]
+    one, other = ranks[2].run(encode, frozen_recipe("unused", *model), str(tmp_path / "features"))
     assert one == other == Encoded(one.tower, written=3, found=0, broken={}, unusable=0)
     for film in films.iterdir():
         film.unlink()
-    read = asked("read", *model, reading(tmp_path / "features", one.tower))
+    read = frozen_recipe("read", *model, features_setting(tmp_path / "features", one.tower))
     assert ranks[2].run(curve, read)[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_only_what_is_missing_is_encoded_and_a_broken_video_is_named(alone, asked, films, tmp_path):
+def test_only_what_is_missing_is_encoded_and_a_broken_video_is_named(alone, frozen_recipe, films, tmp_path):
     features = tmp_path / "features"
     whole = (films / "film1.mp4").read_bytes()
     (films / "film1.mp4").write_bytes(b"no film")
-    first = encode(asked("unused"), str(features))
+    first = encode(frozen_recipe("unused"), str(features))
     assert (first.written, first.found, first.broken) == (2, 0, {"film1": "not_a_video"})
     times = {path: path.stat().st_mtime_ns for path in features.iterdir()}
     (films / "film1.mp4").write_bytes(whole)
-    second = encode(asked("unused"), str(features))
+    second = encode(frozen_recipe("unused"), str(features))
     assert second == Encoded(first.tower, written=1, found=2, broken={}, unusable=0)
     assert times.items() < {path: path.stat().st_mtime_ns for path in features.iterdir()}.items()
-    fewer = encode(asked("unused", "videos.frames.max_frames=2"), str(features))
+    fewer = encode(frozen_recipe("unused", "videos.frames.max_frames=2"), str(features))
     assert (fewer.tower, fewer.written, fewer.found) == (first.tower, 1, 2)  # the longest video had more frames
 
 
-def test_features_of_another_tower_or_of_other_frames_are_refused(alone, asked, tmp_path):
+def test_features_of_another_tower_or_of_other_frames_are_refused(alone, frozen_recipe, tmp_path):
     features = tmp_path / "features"
-    done = encode(asked("unused"), str(features))
-    assert curve(asked("same", reading(features, done.tower)))
+    done = encode(frozen_recipe("unused"), str(features))
+    assert curve(frozen_recipe("same", features_setting(features, done.tower)))
     for other in ("seed=1", f"model={{path: {model_folder(tmp_path / 'model')}}}", "precision=bfloat16"):
         with pytest.raises(BadInput, match=rf"videos\.features\.tower is '{done.tower}', but this model's tower is"):
-            curve(asked("other", reading(features, done.tower), other))
+            curve(frozen_recipe("other", features_setting(features, done.tower), other))
         with pytest.raises(BadInput, match="other tower than requested; encode the videos into another folder"):
-            encode(asked("unused", other), str(features))
+            encode(frozen_recipe("unused", other), str(features))
     for other in ("videos.frames.max_frames=2", "videos.frames.max_video_tokens=8"):
         with pytest.raises(BadInput, match="are of other frames or another size than requested"):
-            curve(asked("frames", reading(features, done.tower), other))
+            curve(frozen_recipe("frames", features_setting(features, done.tower), other))
 
 
-def test_a_folder_into_which_another_process_encodes_is_refused(alone, asked, tmp_path):
+def test_a_folder_into_which_another_process_encodes_is_refused(alone, frozen_recipe, tmp_path):
     features = tmp_path / "features"
     features.mkdir()
     with locked(features / "_lock", features), pytest.raises(BadInput, match=f"^{features} is in use by process"):
-        encode(asked("unused"), str(features))
+        encode(frozen_recipe("unused"), str(features))
 
 
-def test_all_ranks_refuse_a_single_file_of_another_tower(ranks, asked, tmp_path):
+def test_all_ranks_refuse_a_single_file_of_another_tower(ranks, frozen_recipe, tmp_path):
     own, other = tmp_path / "own", tmp_path / "other"
-    ranks[1].run(encode, asked("unused"), str(own))
-    ranks[1].run(encode, asked("unused", "seed=1"), str(other))
+    ranks[1].run(encode, frozen_recipe("unused"), str(own))
+    ranks[1].run(encode, frozen_recipe("unused", "seed=1"), str(other))
     name = next(own.iterdir()).name
     (other / name).replace(own / name)
-    errors, _ = ranks[2].outcomes(encode, asked("unused"), str(own))
+    errors, _ = ranks[2].outcomes(encode, frozen_recipe("unused"), str(own))
     assert set(errors) == {0, 1}
     assert all(f"BadInput: {own}/{name}: other tower than requested" in error for error in errors.values())
 
 
-def test_the_command_says_what_to_write_into_the_recipe(url, films, tmp_path, caplog):
+def test_the_command_logs_the_setting_for_the_recipe(url, films, tmp_path, caplog):
     settings = [*SETTINGS, f"videos.release={url}", f"videos.media={films}"]
     assert main([str(tmp_path / "features"), "demo", *settings]) == 2
     assert "set trained.vision_tower and trained.projector to false" in caplog.text

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from schemas.config import Media
 from schemas.errors import BadInput
-from tests.trainer_plugin.runs import curve, model_folder, recipe, unreadable
+from tests.trainer_plugin.runs import curve, make_recipe, model_folder, unreadable
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import recipe as recipes
 from trainer_plugin.data import row_loader as loader
@@ -31,18 +31,18 @@ from trainer_plugin.training.optimizer_step import BadStep
 from trainer_plugin.training.weights import build_model, read_config, read_tokenizer
 
 
-def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, features=None, **options) -> LongVideoTrainer:
+def trainer_of(recipe: Recipe, folder, steps: int, kind=LongVideoTrainer, features=None, **options) -> LongVideoTrainer:
     """A Trainer for the run of a recipe, with the same model, rows, optimizer and learning rate."""
-    config, tokenizer = read_config(asked.model), read_tokenizer(asked.model)
-    parallel = parallelize(asked.parallel.sp, config.get_text_config(), init_distributed())
-    model = build_model(asked.model, asked.trained, config, parallel, compute=torch.float32, seed=asked.seed)
-    videos = asked.videos
+    config, tokenizer = read_config(recipe.model), read_tokenizer(recipe.model)
+    parallel = parallelize(recipe.parallel.sp, config.get_text_config(), init_distributed())
+    model = build_model(recipe.model, recipe.trained, config, parallel, compute=torch.float32, seed=recipe.seed)
+    videos = recipe.videos
     samples = open_samples(videos, model.family, tokenizer, features)
-    rows = RowStream(samples, asked.row_tokens, seed=asked.seed, rank=parallel.dp_rank, ranks=parallel.dp)
+    rows = RowStream(samples, recipe.row_tokens, seed=recipe.seed, rank=parallel.dp_rank, ranks=parallel.dp)
     arguments = TrainingArguments(
         str(folder),
         max_steps=steps,
-        gradient_accumulation_steps=asked.micro_steps(parallel.dp),
+        gradient_accumulation_steps=recipe.micro_steps(parallel.dp),
         adam_beta2=0.999,
         logging_steps=1,
         disable_tqdm=True,
@@ -51,7 +51,7 @@ def trainer_of(asked: Recipe, folder, steps: int, kind=LongVideoTrainer, feature
         **{
             "save_strategy": "no",
             "lr_scheduler_type": "constant",
-            "learning_rate": asked.optimizer.learning_rate,
+            "learning_rate": recipe.optimizer.learning_rate,
             **options,
         },
     )
@@ -68,25 +68,25 @@ def as_torchrun_would() -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def trainer_curve(asked: Recipe, folder, steps: int) -> list[float]:
+def trainer_curve(recipe: Recipe, folder, steps: int) -> list[float]:
     if torch.distributed.get_world_size() > 1:
         as_torchrun_would()
-    trainer = trainer_of(asked, folder, steps)
+    trainer = trainer_of(recipe, folder, steps)
     trainer.train()
     return [number for row in trainer.state.log_history if "loss" in row for number in (row["loss"], row["grad_norm"])]
 
 
 @pytest.mark.parametrize(("world", "sp"), [(1, 1), (2, 2), (2, 1)])
-def test_the_curve_is_the_recipes_own(ranks, release, tmp_path, world, sp):
+def test_the_losses_are_those_of_the_recipes_own_run(ranks, release, tmp_path, world, sp):
     settings = ("steps=4", "optimizer.warmup=0", f"parallel.sp={sp}")
-    asked = recipe(tmp_path / "own", release, *settings)
-    expected = ranks[1].run(curve, recipe(tmp_path / "own", release, *settings[:2]))[0]
-    found = ranks[world].run(trainer_curve, asked, tmp_path / "trainer", 4)[0]
+    recipe = make_recipe(tmp_path / "own", release, *settings)
+    expected = ranks[1].run(curve, make_recipe(tmp_path / "own", release, *settings[:2]))[0]
+    found = ranks[world].run(trainer_curve, recipe, tmp_path / "trainer", 4)[0]
     assert found[::2] == pytest.approx(expected, rel=2e-4)
     assert found[-2] < 0.95 * found[0]
 
 
-class Noted(TrainerCallback):
+class SampleRecorder(TrainerCallback):
     """Callback that records the samples of each step."""
 
     def __init__(self, trainer: LongVideoTrainer) -> None:
@@ -97,27 +97,27 @@ class Noted(TrainerCallback):
         self.steps.append([example.key for row in self.trainer._step.rows for example in row.packed.examples])
 
 
-def noted(trainer: LongVideoTrainer, checkpoint: bool | None = None) -> list[list[str]]:
+def train_and_record(trainer: LongVideoTrainer, checkpoint: bool | None = None) -> list[list[str]]:
     """Train, and return the samples of each step."""
-    notes = Noted(trainer)
+    notes = SampleRecorder(trainer)
     trainer.add_callback(notes)
     trainer.train(resume_from_checkpoint=checkpoint)
     return notes.steps
 
 
-def test_it_goes_on_from_its_checkpoint_exactly_and_saves_what_loads(alone, release, tmp_path, monkeypatch):
+def test_a_run_resumes_exactly_and_saves_a_model_that_loads(alone, release, tmp_path, monkeypatch):
     from transformers import AutoModelForImageTextToText
 
     decoded = []
-    monkeypatch.setattr(loader, "read_frames", lambda *asked: decoded.append(asked) or read_frames(*asked))
-    asked = recipe(tmp_path, release, "optimizer.warmup=0", f"model={{path: {model_folder(tmp_path / 'model')}}}")
-    straight = trainer_of(asked, tmp_path / "straight", 4)
-    samples, all_frames = noted(straight), decoded.copy()
+    monkeypatch.setattr(loader, "read_frames", lambda *arguments: decoded.append(arguments) or read_frames(*arguments))
+    recipe = make_recipe(tmp_path, release, "optimizer.warmup=0", f"model={{path: {model_folder(tmp_path / 'model')}}}")
+    straight = trainer_of(recipe, tmp_path / "straight", 4)
+    samples, all_frames = train_and_record(straight), decoded.copy()
     saving = {"save_strategy": "steps", "save_steps": 2}
-    first = noted(trainer_of(asked, tmp_path / "halves", 2, **saving))
+    first = train_and_record(trainer_of(recipe, tmp_path / "halves", 2, **saving))
     decoded.clear()
-    resumed = trainer_of(asked, tmp_path / "halves", 4, **saving)
-    assert first + noted(resumed, checkpoint=True) == samples
+    resumed = trainer_of(recipe, tmp_path / "halves", 4, **saving)
+    assert first + train_and_record(resumed, checkpoint=True) == samples
     assert 0 < len(decoded) < len(all_frames)
     assert decoded == all_frames[-len(decoded) :]
     assert len(decoded) == sum(map(len, samples[2:]))
@@ -164,15 +164,15 @@ class Cycled(LongVideoTrainer):
     ],
     ids=["linear", "cosine-after-warmup", "warmup", "one-cycle"],
 )
-def test_an_interrupted_run_learns_at_the_rates_of_one_that_was_not(alone, release, tmp_path, kind, schedule, after):
+def test_a_resumed_run_has_the_learning_rates_of_an_uninterrupted_one(alone, release, tmp_path, kind, schedule, after):
     def run(resume: str | None = None, **saving):
-        trainer = trainer_of(asked, tmp_path, 4, kind=kind, weight_decay=0.1, **schedule, **saving)
+        trainer = trainer_of(recipe, tmp_path, 4, kind=kind, weight_decay=0.1, **schedule, **saving)
         rates = Rates()
         trainer.add_callback(rates)
         trainer.train(resume_from_checkpoint=resume)
         return rates.applied, trainer
 
-    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    recipe = make_recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
     applied, straight = run(save_strategy="steps", save_steps=after)
     rest, resumed = run(str(tmp_path / f"checkpoint-{after}"))  # as after a kill of the run
     assert len(applied[0]) == 2  # parameter groups: with and without weight decay
@@ -184,11 +184,11 @@ def test_an_interrupted_run_learns_at_the_rates_of_one_that_was_not(alone, relea
 
 
 def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path):
-    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    recipe = make_recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
     saving = {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "linear"}
-    trainer_of(asked, tmp_path / "out", 1, **saving).train()
+    trainer_of(recipe, tmp_path / "out", 1, **saving).train()
 
-    def resumed(*names: str, folder="out", other=asked, kind=LongVideoTrainer, **changes) -> Rates:
+    def resumed(*names: str, folder="out", other=recipe, kind=LongVideoTrainer, **changes) -> Rates:
         kind = partial(kind, resume_changes=names)
         trainer = trainer_of(other, tmp_path / folder, 4, kind=kind, **{**saving, **changes, "save_strategy": "no"})
         rates = Rates()
@@ -197,8 +197,8 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path
         return rates
 
     changes = {"learning_rate": 0.001, "lr_scheduler_type": "constant"}
-    said = r"other settings: learning_rate is 0\.003, not 0\.001; lr_scheduler_type is 'linear', not 'constant'"
-    with pytest.raises(BadInput, match=said):
+    message = r"other settings: learning_rate is 0\.003, not 0\.001; lr_scheduler_type is 'linear', not 'constant'"
+    with pytest.raises(BadInput, match=message):
         resumed(**changes)
     with pytest.raises(BadInput, match=r"row_tokens is 256, not 512; .* resume_changes=\[row_tokens\]"):
         resumed(other=recipe(tmp_path, release, "row_tokens=512", "step_tokens=512"))
@@ -207,7 +207,7 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path
     assert [groups[0][0] for groups in resumed(*changes, **changes).applied] == [0.001] * 3
     # The number of steps may change; the schedule adapts.
     assert [groups[0][0] for groups in resumed().applied] == pytest.approx([0.00225, 0.0015, 0.00075])
-    cycled = trainer_of(asked, tmp_path / "cycled", 4, kind=Cycled, **saving)
+    cycled = trainer_of(recipe, tmp_path / "cycled", 4, kind=Cycled, **saving)
     cycled.add_callback(Rates(end=1))
     cycled.train()
     with pytest.raises(BadInput, match="weight_decay cannot change in mid-run with OneCycleLR"):
@@ -231,13 +231,13 @@ class Own(LongVideoTrainer):
 
 
 def test_an_own_optimizer_that_was_changed_is_refused_and_allowed_by_name(alone, release, tmp_path):
-    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    recipe = make_recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
 
     def run(folder: str, *names: str, steps: int = 2, resume: bool | None = True, **changes) -> list[float]:
         kind = partial(type("Changed", (Own,), changes), resume_changes=names)
-        trainer, rates = trainer_of(asked, tmp_path / folder, steps, kind=kind, save_strategy="no"), Rates()
+        trainer, rates = trainer_of(recipe, tmp_path / folder, steps, kind=kind, save_strategy="no"), Rates()
         if not resume:
-            trainer = trainer_of(asked, tmp_path / folder, steps, kind=kind, save_strategy="steps", save_steps=1)
+            trainer = trainer_of(recipe, tmp_path / folder, steps, kind=kind, save_strategy="steps", save_steps=1)
             rates.end = 1
         trainer.add_callback(rates)
         trainer.train(resume_from_checkpoint=resume)
@@ -260,58 +260,56 @@ def test_an_own_optimizer_that_was_changed_is_refused_and_allowed_by_name(alone,
         run("cycle", "optimizer", rate=0.001, cycle=True)
 
 
-def test_a_second_run_in_the_same_folder_is_refused_and_a_damaged_checkpoint_passed_over(
-    alone, release, tmp_path, caplog
-):
-    asked, saving = recipe(tmp_path, release), {"save_strategy": "steps", "save_steps": 1}
+def test_a_second_run_in_the_same_folder_is_refused_and_a_damaged_checkpoint_skipped(alone, release, tmp_path, caplog):
+    recipe, saving = make_recipe(tmp_path, release), {"save_strategy": "steps", "save_steps": 1}
     out = tmp_path / "out"
 
     class Second(TrainerCallback):
         def on_train_begin(self, *arguments, **state):
             with pytest.raises(BadInput, match=f"^{out} is in use by process {os.getpid()} on host"):
-                trainer_of(asked, out, 2, **saving).train()
+                trainer_of(recipe, out, 2, **saving).train()
 
-    first = trainer_of(asked, out, 2, **saving)
+    first = trainer_of(recipe, out, 2, **saving)
     first.add_callback(Second())
     first.train()
     assert sorted(path.name for path in out.iterdir()) == ["checkpoint-1", "checkpoint-2"]
     (out / "checkpoint-2" / "model.safetensors").write_bytes(b"cut")
     damaged = f"checkpoint {out}/checkpoint-2 is damaged: model.safetensors is not what was written"
     with pytest.raises(BadInput, match=damaged):
-        trainer_of(asked, out, 3, **saving).train(resume_from_checkpoint=str(out / "checkpoint-2"))
-    resumed = trainer_of(asked, out, 3, **saving)
-    assert len(noted(resumed, checkpoint=True)) == 2
+        trainer_of(recipe, out, 3, **saving).train(resume_from_checkpoint=str(out / "checkpoint-2"))
+    resumed = trainer_of(recipe, out, 3, **saving)
+    assert len(train_and_record(resumed, checkpoint=True)) == 2
     assert f"{damaged}; resuming from the previous one, {out}/checkpoint-1" in caplog.text
 
 
 def test_a_checkpoint_that_was_being_replaced_is_resumed_from(alone, release, tmp_path):
-    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    recipe = make_recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
     saving = {"save_strategy": "steps", "save_steps": 1}
-    trainer_of(asked, tmp_path / "out", 1, **saving).train()
+    trainer_of(recipe, tmp_path / "out", 1, **saving).train()
     (tmp_path / "out" / "checkpoint-1").rename(tmp_path / "out" / ".checkpoint-1.replaced")  # as if killed after that
-    assert len(noted(trainer_of(asked, tmp_path / "out", 2, **saving), checkpoint=True)) == 1
+    assert len(train_and_record(trainer_of(recipe, tmp_path / "out", 2, **saving), checkpoint=True)) == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-2"]
 
 
 def test_a_checkpoint_of_an_earlier_version_resumes_at_the_rate_of_its_schedule(alone, release, tmp_path):
     """Version 0.1 wrote no hashes, and saved only the state of the schedule itself in scheduler.pt."""
-    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
-    first = trainer_of(asked, tmp_path / "out", 1, save_strategy="steps", save_steps=1, lr_scheduler_type="linear")
+    recipe = make_recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    first = trainer_of(recipe, tmp_path / "out", 1, save_strategy="steps", save_steps=1, lr_scheduler_type="linear")
     first.train()
     checkpoint = tmp_path / "out" / "checkpoint-1"
     (checkpoint / "files.json").unlink()
     torch.save(torch.load(checkpoint / "scheduler.pt")["schedule"], checkpoint / "scheduler.pt")
-    resumed, rates = trainer_of(asked, tmp_path / "out", 4, lr_scheduler_type="linear"), Rates()
+    resumed, rates = trainer_of(recipe, tmp_path / "out", 4, lr_scheduler_type="linear"), Rates()
     resumed.add_callback(rates)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert [groups[0][0] for groups in rates.applied] == pytest.approx([0.00225, 0.0015, 0.00075])
 
 
-def killed_while_it_saves(asked: Recipe, folder, where: str) -> None:
+def train_until_killed_in_a_save(recipe: Recipe, folder, where: str) -> None:
     """Train until the last rank is killed in the middle of the second checkpoint."""
     if torch.distributed.get_world_size() > 1:
         as_torchrun_would()
-    trainer = trainer_of(asked, folder, 4, save_strategy="steps", save_steps=1)
+    trainer = trainer_of(recipe, folder, 4, save_strategy="steps", save_steps=1)
     real = getattr(trainer, where)
 
     def deadly(*arguments):
@@ -323,31 +321,33 @@ def killed_while_it_saves(asked: Recipe, folder, where: str) -> None:
     trainer.train()
 
 
-def learned(asked: Recipe, folder, steps: int, checkpoint: bool | None) -> list[list[str]]:
+def train_with_checkpoints(recipe: Recipe, folder, steps: int, checkpoint: bool | None) -> list[list[str]]:
     if torch.distributed.get_world_size() > 1:
         as_torchrun_would()
-    return noted(trainer_of(asked, folder, steps, save_strategy="steps", save_steps=1, save_total_limit=2), checkpoint)
+    return train_and_record(
+        trainer_of(recipe, folder, steps, save_strategy="steps", save_steps=1, save_total_limit=2), checkpoint
+    )
 
 
 @pytest.mark.parametrize(
     ("world", "where"), [(1, "_save_optimizer_and_scheduler"), (1, "_save_rng_state"), (2, "_save_rng_state")]
 )
 def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_last_whole_one(ranks, release, tmp_path, world, where):
-    asked, folder = recipe(tmp_path, release), tmp_path / "run"
-    errors, _ = ranks[world].outcomes(killed_while_it_saves, asked, folder, where)
+    recipe, folder = make_recipe(tmp_path, release), tmp_path / "run"
+    errors, _ = ranks[world].outcomes(train_until_killed_in_a_save, recipe, folder, where)
     assert ranks[world].died == {world - 1: -signal.SIGKILL}
     assert set(errors) == set(range(world - 1))
     assert [path.name for path in folder.glob("*checkpoint-*")] == ["checkpoint-1"]
-    straight = ranks[world].run(learned, asked, tmp_path / "straight", 3, None)[0]
-    assert ranks[world].run(learned, asked, folder, 3, True)[0] == straight[1:]
+    straight = ranks[world].run(train_with_checkpoints, recipe, tmp_path / "straight", 3, None)[0]
+    assert ranks[world].run(train_with_checkpoints, recipe, folder, 3, True)[0] == straight[1:]
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "checkpoint-3"]
     assert {path.name for path in (folder / "checkpoint-3").iterdir()} >= {"model.safetensors", "trainer_state.json"}
 
 
-def full_while_it_saves(asked: Recipe, folder, where: str, rank: int) -> str:
+def error_of_a_full_disk(recipe: Recipe, folder, where: str, rank: int) -> str:
     """Error of this rank if the disk of one rank is full in the middle of the first checkpoint."""
     as_torchrun_would()
-    trainer = trainer_of(asked, folder, 2, save_strategy="steps", save_steps=1)
+    trainer = trainer_of(recipe, folder, 2, save_strategy="steps", save_steps=1)
 
     def full(*arguments, **options):
         raise OSError("No space left on device")
@@ -370,34 +370,42 @@ def full_while_it_saves(asked: Recipe, folder, where: str, rank: int) -> str:
     ],
 )
 def test_a_disk_that_is_full_for_one_rank_is_an_error_on_every_rank(ranks, release, tmp_path, where, rank):
-    told = [f"rank {rank} has failed: No space left on device"] * 2
-    told[rank] = "No space left on device"
-    assert ranks[2].run(full_while_it_saves, recipe(tmp_path, release), tmp_path / "run", where, rank) == told
+    expected = [f"rank {rank} has failed: No space left on device"] * 2
+    expected[rank] = "No space left on device"
+    assert ranks[2].run(error_of_a_full_disk, make_recipe(tmp_path, release), tmp_path / "run", where, rank) == expected
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
-def elsewhere(asked: Recipe, folder) -> str:
+def error_of_different_folders(recipe: Recipe, folder) -> str:
     """Error of this rank if every rank has a different output folder."""
     as_torchrun_would()
     own = folder / str(torch.distributed.get_rank())
     with pytest.raises(BadInput) as raised:
-        trainer_of(asked, own, 1, save_strategy="steps", save_steps=1)
+        trainer_of(recipe, own, 1, save_strategy="steps", save_steps=1)
     return str(raised.value)
 
 
-def test_ranks_that_would_save_into_different_folders_are_told_so_at_the_start(ranks, release, tmp_path):
-    told = f"rank 1 does not see in {tmp_path / '1'} what the first rank wrote there; put `out` on a disk that all "
-    assert all(each.startswith(told) for each in ranks[2].run(elsewhere, recipe(tmp_path, release), tmp_path))
+def test_ranks_that_would_save_into_different_folders_are_refused_at_the_start(ranks, release, tmp_path):
+    beginning = (
+        f"rank 1 does not see in {tmp_path / '1'} what the first rank wrote there; put `out` on a disk that all "
+    )
+    assert all(
+        each.startswith(beginning)
+        for each in ranks[2].run(error_of_different_folders, make_recipe(tmp_path, release), tmp_path)
+    )
 
 
 def test_a_checkpoint_that_lacks_something_is_refused_by_name(alone, release, tmp_path):
-    asked, saving = recipe(tmp_path, release), {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
-    trainer_of(asked, tmp_path / "out", 1, **saving).train()
+    recipe, saving = (
+        make_recipe(tmp_path, release),
+        {"save_strategy": "steps", "save_steps": 1, "save_only_model": True},
+    )
+    trainer_of(recipe, tmp_path / "out", 1, **saving).train()
     lacking = (
         r"checkpoint-1 \(without rows.json, model.json, scheduler.pt, sharded\): .* remove it, or name another one"
     )
     with pytest.raises(BadInput, match=lacking):
-        trainer_of(asked, tmp_path / "out", 2, **saving).train(resume_from_checkpoint=True)
+        trainer_of(recipe, tmp_path / "out", 2, **saving).train(resume_from_checkpoint=True)
 
 
 class Hub:
@@ -417,11 +425,11 @@ class Hub:
         return done
 
 
-def test_what_is_pushed_is_the_model_alone(alone, release, tmp_path, monkeypatch):
+def test_a_push_uploads_only_the_model(alone, release, tmp_path, monkeypatch):
     hub = Hub()
     monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
     saving = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True}
-    trainer_of(recipe(tmp_path, release), tmp_path / "out", 1, **saving).train()
+    trainer_of(make_recipe(tmp_path, release), tmp_path / "out", 1, **saving).train()
     [pushed] = hub.pushed
     assert pushed == {"config.json", "generation_config.json", "model.safetensors", "training_args.bin"}
 
@@ -434,7 +442,7 @@ def test_the_best_checkpoint_is_named_where_it_is_and_kept(alone, release, tmp_p
             return {"eval_score": -self.state.global_step}
 
     trainer = trainer_of(
-        recipe(tmp_path, release),
+        make_recipe(tmp_path, release),
         tmp_path / "out",
         3,
         save_strategy="steps",
@@ -457,10 +465,10 @@ def test_the_best_checkpoint_is_named_where_it_is_and_kept(alone, release, tmp_p
 def test_a_model_saved_into_the_output_folder_leaves_the_checkpoints_which_are_of_that_model_alone(
     alone, release, tmp_path
 ):
-    trainer = trainer_of(recipe(tmp_path, release), tmp_path / "out", 1, save_strategy="steps", save_steps=1)
+    trainer = trainer_of(make_recipe(tmp_path, release), tmp_path / "out", 1, save_strategy="steps", save_steps=1)
     trainer.train()
     trainer.save_model()
-    other = trainer_of(recipe(tmp_path, release, "model.rope_theta=5e4"), tmp_path / "out", 2)
+    other = trainer_of(make_recipe(tmp_path, release, "model.rope_theta=5e4"), tmp_path / "out", 2)
     with pytest.raises(BadInput, match=r"another model: text_config.rope_parameters.rope_theta is 10000.0, not 50000"):
         other.train(resume_from_checkpoint=True)
     assert {"checkpoint-1", "model.safetensors"} <= {path.name for path in (tmp_path / "out").iterdir()}
@@ -468,62 +476,62 @@ def test_a_model_saved_into_the_output_folder_leaves_the_checkpoints_which_are_o
 
 
 def test_the_training_ends_with_the_rows(alone, release, tmp_path, caplog):
-    trainer = trainer_of(recipe(tmp_path, release), tmp_path, 100)
+    trainer = trainer_of(make_recipe(tmp_path, release), tmp_path, 100)
     trainer.feed.row_stream.epochs = 1
-    steps = noted(trainer)
+    steps = train_and_record(trainer)
     assert len({key for step in steps for key in step}) == 8
     assert f"the rows end after step {trainer.state.global_step} of 100" in caplog.text
 
 
-def test_the_last_step_learns_from_the_rows_that_are_left(alone, release, tmp_path):
+def test_the_last_step_trains_on_the_remaining_rows(alone, release, tmp_path):
     settings = ("row_tokens=256", "step_tokens=768", "optimizer.warmup=0", "steps=null", "epochs=1")
-    asked = recipe(tmp_path / "own", release, *settings)
-    trainer = trainer_of(asked, tmp_path / "trainer", 100)
+    recipe = make_recipe(tmp_path / "own", release, *settings)
+    trainer = trainer_of(recipe, tmp_path / "trainer", 100)
     trainer.feed.row_stream.epochs = 1
-    steps = noted(trainer)
+    steps = train_and_record(trainer)
     assert len(trainer._step.rows) < trainer.args.gradient_accumulation_steps == 3
     assert sorted(key for step in steps for key in step) == sorted(map(trainer.feed.row_stream.samples.key, range(8)))
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    assert losses == pytest.approx(curve(asked), rel=2e-4)
+    assert losses == pytest.approx(curve(recipe), rel=2e-4)
 
 
-def test_what_cannot_be_decoded_is_named_and_a_step_that_teaches_nothing_is_none(alone, tmp_path):
+def test_undecodable_videos_are_named_and_steps_without_supervised_tokens_are_skipped(alone, tmp_path):
     films = [numbered_film(tmp_path, name, 1.0) for name in ("good", "bad")]
     url = release_of(tmp_path, films, media=Media.NONE)
     Path(films[1].uri).unlink()
     settings = ("row_tokens=256", "step_tokens=256", "optimizer.warmup=0")
-    asked = recipe(tmp_path / "run", url, f"videos.media={tmp_path}", *settings)
-    trainer = trainer_of(asked, tmp_path / "some", 4)
-    learned = noted(trainer)
-    assert len(learned) == 4
-    assert all(set(step) - set(trainer.skipped) for step in learned)
+    recipe = make_recipe(tmp_path / "run", url, f"videos.media={tmp_path}", *settings)
+    trainer = trainer_of(recipe, tmp_path / "some", 4)
+    steps = train_and_record(trainer)
+    assert len(steps) == 4
+    assert all(set(step) - set(trainer.skipped) for step in steps)
     assert list(trainer.skipped.values()) == ["missing", "missing"]
     Path(films[0].uri).unlink()
     with pytest.raises(BadInput, match=r"not one of the 4 samples can be trained on: \{'missing': 4\}"):
-        trainer_of(asked, tmp_path / "none", 2).train()
+        trainer_of(recipe, tmp_path / "none", 2).train()
 
 
-def resume_without(asked: Recipe, folder, name: str, rank: int) -> str:
+def resume_without(recipe: Recipe, folder, name: str, rank: int) -> str:
     """Error of this rank if one rank cannot read a file of the checkpoint."""
     as_torchrun_would()
-    trainer = trainer_of(asked, folder, 2)
+    trainer = trainer_of(recipe, folder, 2)
     with unreadable(name, rank), pytest.raises((OSError, RuntimeError)) as raised:
         trainer.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
     return str(raised.value)
 
 
-def saved_once(asked: Recipe, folder) -> None:
+def save_once(recipe: Recipe, folder) -> None:
     as_torchrun_would()
-    trainer_of(asked, folder, 1, save_strategy="steps", save_steps=1).train()
+    trainer_of(recipe, folder, 1, save_strategy="steps", save_steps=1).train()
 
 
 def test_a_file_that_one_rank_cannot_read_is_an_error_on_every_rank(ranks, release, tmp_path):
-    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=512")
-    ranks[2].run(saved_once, asked, tmp_path)
+    recipe = make_recipe(tmp_path, release, "row_tokens=256", "step_tokens=512")
+    ranks[2].run(save_once, recipe, tmp_path)
     for name in ("model.json", "rows.json", "scheduler.pt", "trainer_state.json", "rng_state_1.pth"):
         hashes = sorted(json.loads((tmp_path / "checkpoint-1" / "files.json").read_text()))
         rank = 1 if name == "rng_state_1.pth" else 1 - hashes.index(name) % 2  # does not check the hash of it
-        found = ranks[2].run(resume_without, asked, tmp_path, name, rank)
+        found = ranks[2].run(resume_without, recipe, tmp_path, name, rank)
         assert found[rank].startswith("[Errno 5] Input/output error: ") and f"{name}'" in found[rank]
         assert found[1 - rank] == f"rank {rank} has failed: {found[rank]}"
 
@@ -533,9 +541,9 @@ class Damaged(RowStream):
         raise BadInput("film.safetensors: it is cut off")
 
 
-def damaged_on_one(asked: Recipe, folder) -> str:
+def error_of_damage_on_one_rank(recipe: Recipe, folder) -> str:
     as_torchrun_would()
-    trainer = trainer_of(asked, folder, 3)
+    trainer = trainer_of(recipe, folder, 3)
     if torch.distributed.get_rank() == 1:
         trainer.feed.row_stream.__class__ = Damaged
     with pytest.raises(BadInput) as raised:
@@ -543,14 +551,17 @@ def damaged_on_one(asked: Recipe, folder) -> str:
     return str(raised.value)
 
 
-def test_what_one_rank_finds_damaged_ends_it_on_every_rank(ranks, release, tmp_path):
-    assert ranks[2].run(damaged_on_one, recipe(tmp_path, release), tmp_path) == ["film.safetensors: it is cut off"] * 2
+def test_damaged_data_on_one_rank_ends_the_run_on_every_rank(ranks, release, tmp_path):
+    assert (
+        ranks[2].run(error_of_damage_on_one_rank, make_recipe(tmp_path, release), tmp_path)
+        == ["film.safetensors: it is cut off"] * 2
+    )
 
 
-def not_finite(asked: Recipe, folder) -> tuple[str, bool]:
+def error_of_a_nonfinite_loss(recipe: Recipe, folder) -> tuple[str, bool]:
     """Error of a step with a non-finite loss, and whether all other parameters are unchanged."""
     as_torchrun_would()
-    trainer = trainer_of(asked, folder, 3)
+    trainer = trainer_of(recipe, folder, 3)
     poisoned = next(trainer.model.model.model.language_model.parameters())
     with torch.no_grad():
         poisoned.to_local().fill_(torch.nan)
@@ -562,7 +573,7 @@ def not_finite(asked: Recipe, folder) -> tuple[str, bool]:
 
 
 def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(ranks, release, tmp_path):
-    found = ranks[2].run(not_finite, recipe(tmp_path, release), tmp_path)
+    found = ranks[2].run(error_of_a_nonfinite_loss, make_recipe(tmp_path, release), tmp_path)
     messages = [message for message, _ in found]
     beginning = "step 1: loss nan, gradient norm nan; the step was not applied; samples of this rank's rows that are"
     assert all(message.startswith(beginning) for message in messages)
@@ -574,7 +585,7 @@ def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(r
 def test_the_example_in_the_documents_runs(alone, release, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
     [example] = [block.partition("```")[0] for block in page.split("```python\n") if "LongVideoTrainer" in block]
-    monkeypatch.setattr(recipes, "load_recipe", lambda *named: recipe(tmp_path, release))
+    monkeypatch.setattr(recipes, "load_recipe", lambda *named: make_recipe(tmp_path, release))
     given = "max_steps=1000, gradient_accumulation_steps=4"
     assert given in example
     shorter = example.replace(given, "max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True, save_steps=2")
@@ -584,7 +595,7 @@ def test_the_example_in_the_documents_runs(alone, release, tmp_path, monkeypatch
 
 def test_max_steps_must_be_set(alone, release, tmp_path):
     with pytest.raises(BadInput, match="max_steps is -1: set it"):
-        trainer_of(recipe(tmp_path, release), tmp_path, -1)
+        trainer_of(make_recipe(tmp_path, release), tmp_path, -1)
 
 
 @pytest.mark.parametrize(
@@ -614,9 +625,9 @@ def test_max_steps_must_be_set(alone, release, tmp_path):
         ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end is True, but must keep"),
     ],
 )
-def test_what_would_be_passed_over_is_refused(alone, release, tmp_path, options, message):
+def test_arguments_without_effect_are_refused(alone, release, tmp_path, options, message):
     with pytest.raises(BadInput, match=message):
-        trainer_of(recipe(tmp_path, release), tmp_path, 1, **options)
+        trainer_of(make_recipe(tmp_path, release), tmp_path, 1, **options)
 
 
 # Arguments that work as documented by transformers. Of the optimizers, only those in `trainer._OPTIMIZERS`.
@@ -713,8 +724,8 @@ def test_every_argument_is_honoured_refused_or_of_no_concern():
 
 
 def test_gradient_checkpointing_is_what_the_model_was_built_with(alone, release, tmp_path):
-    asked = recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
-    trainer = trainer_of(asked, tmp_path, 1, gradient_checkpointing=True)
+    recipe = make_recipe(tmp_path, release, "row_tokens=256", "step_tokens=256")
+    trainer = trainer_of(recipe, tmp_path, 1, gradient_checkpointing=True)
     assert trainer.model.checkpointed_layers == 2
     trainer.train()
     assert trainer.state.global_step == 1
@@ -725,14 +736,14 @@ def test_gradient_checkpointing_is_what_the_model_was_built_with(alone, release,
 
 @pytest.mark.parametrize("optim", ["adagrad", "rmsprop", "sgd"])
 def test_torchs_optimizers_step_on_shards(ranks, release, tmp_path, optim):
-    everyone = ranks[2].run(losses_with, recipe(tmp_path, release), tmp_path, optim)
+    everyone = ranks[2].run(losses_with, make_recipe(tmp_path, release), tmp_path, optim)
     assert all(math.isfinite(loss) for losses in everyone for loss in losses)
     assert everyone[0][0] != everyone[0][1]
 
 
-def losses_with(asked: Recipe, folder, optim: str) -> list[float]:
+def losses_with(recipe: Recipe, folder, optim: str) -> list[float]:
     as_torchrun_would()
-    trainer = trainer_of(asked, folder, 2, optim=optim)
+    trainer = trainer_of(recipe, folder, 2, optim=optim)
     trainer.train()
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
@@ -740,29 +751,29 @@ def losses_with(asked: Recipe, folder, optim: str) -> list[float]:
 def test_features_that_are_not_of_this_models_frozen_tower_are_refused(alone, release, tmp_path):
     features = FeatureFolder(str(tmp_path), "another")
     with pytest.raises(BadInput, match=r"are of a frozen tower, but this model's tower or projector is trained"):
-        trainer_of(recipe(tmp_path, release), tmp_path, 1, features=features)
-    frozen = recipe(tmp_path, release, "trained.vision_tower=false", "trained.projector=false")
+        trainer_of(make_recipe(tmp_path, release), tmp_path, 1, features=features)
+    frozen = make_recipe(tmp_path, release, "trained.vision_tower=false", "trained.projector=false")
     with pytest.raises(BadInput, match=r"videos\.features\.tower is 'another', but this model's tower is"):
         trainer_of(frozen, tmp_path, 1, features=features)
 
 
-def test_one_process_with_several_gpus_is_told_how_to_start_more(alone, release, tmp_path, monkeypatch):
+def test_one_process_with_several_gpus_is_refused_naming_torchrun(alone, release, tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", 8)
     with pytest.raises(BadInput, match=r"one process sees 8 GPUs, .* start one for each with torchrun"):
-        trainer_of(recipe(tmp_path, release), tmp_path, 1)
+        trainer_of(make_recipe(tmp_path, release), tmp_path, 1)
 
 
 def test_an_optimizer_that_a_checkpoint_would_not_hold_is_refused_before_the_first_step(alone, release, tmp_path):
-    asked = recipe(tmp_path, release)
+    recipe = make_recipe(tmp_path, release)
     saving = {"save_strategy": "steps", "save_steps": 1}
     with pytest.raises(BadInput, match="not the state of SGD; use AdamW"):
-        trainer_of(asked, tmp_path, 1, optim="sgd", **saving).train()
-    trainer = trainer_of(asked, tmp_path, 1, optim="sgd")
+        trainer_of(recipe, tmp_path, 1, optim="sgd", **saving).train()
+    trainer = trainer_of(recipe, tmp_path, 1, optim="sgd")
     trainer.train()
     assert trainer.state.global_step == 1
 
 
 def test_parameters_stay_where_they_are(alone, release, tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "device", torch.device("meta"))
-    trainer = trainer_of(recipe(tmp_path, release), tmp_path, 1)
+    trainer = trainer_of(make_recipe(tmp_path, release), tmp_path, 1)
     assert {parameter.device.type for parameter in trainer.model.parameters()} == {"cpu"}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tests.trainer_plugin.runs import recipe
+from tests.trainer_plugin.runs import make_recipe
 from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
 from trainer_plugin.distributed.sequence_plan import SequencePlan
 from trainer_plugin.families import family_of
@@ -139,10 +139,14 @@ def prompt(training: Training, name: str) -> list[int]:
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not VLLM_PYTHON, reason="VLLM_PYTHON names no Python that has vLLM")
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_was_trained_and_exported_says_the_same_of_a_video_in_vllm(alone, release, tmp_path, name):
-    source, asked, answered = hub_folder(tmp_path / "source", name), tmp_path / "asked.json", tmp_path / "answer.json"
+def test_an_exported_model_gives_the_trainers_log_probs_of_a_video_in_vllm(alone, release, tmp_path, name):
+    source, request_file, answer_file = (
+        hub_folder(tmp_path / "source", name),
+        tmp_path / "request.json",
+        tmp_path / "answer.json",
+    )
     with Training(
-        recipe(tmp_path / "run", release, f"model={{path: {source}}}", "steps=1", "export=model")
+        make_recipe(tmp_path / "run", release, f"model={{path: {source}}}", "steps=1", "export=model")
     ) as training:
         for _ in training:
             pass
@@ -157,9 +161,9 @@ def test_what_was_trained_and_exported_says_the_same_of_a_video_in_vllm(alone, r
         "fps": FPS,
         "input_ids": prompt(training, name),
     }
-    asked.write_text(json.dumps(request))
-    subprocess.run([VLLM_PYTHON, PROGRAM, asked, answered], check=True)
-    answer = json.loads(answered.read_text())
+    request_file.write_text(json.dumps(request))
+    subprocess.run([VLLM_PYTHON, PROGRAM, request_file, answer_file], check=True)
+    answer = json.loads(answer_file.read_text())
     assert answer["input_ids"] == example.input_ids.tolist()
     assert expected.std() > 0.1
     torch.testing.assert_close(torch.tensor(answer["log_probs"][1:]), expected, atol=1e-4, rtol=0)

@@ -2,7 +2,7 @@
 
 The script runs under the Python of vLLM's environment (`VLLM_PYTHON`), which does not need this project:
 
-python vllm_log_probs.py ASKED.json ANSWER.json
+python vllm_log_probs.py REQUEST.json ANSWER.json
 """
 
 import json
@@ -14,11 +14,11 @@ os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
-def main(asked: Path, answer: Path) -> None:
+def main(request_file: Path, answer: Path) -> None:
     import numpy as np
     from vllm import LLM, SamplingParams
 
-    request = json.loads(asked.read_text())
+    request = json.loads(request_file.read_text())
     frames = np.load(request["frames"])
     video = {
         "fps": request["fps"],

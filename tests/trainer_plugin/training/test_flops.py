@@ -21,15 +21,15 @@ def test_flops_are_three_passes_of_six_per_weight_and_causal_pairs():
     hidden, inner, layers, vocabulary = 64, 96, 2, 200
     weights = layers * (hidden * (64 + 32 + 32 + 64) + 3 * hidden * inner)
     pairs = 15 * 16 / 2 + 10 * 11 / 2
-    learned = 14 + 9
-    expected = 6 * weights * 25 + 6 * hidden * vocabulary * learned + 12 * layers * 64 * pairs
+    supervised = 14 + 9
+    expected = 6 * weights * 25 + 6 * hidden * vocabulary * supervised + 12 * layers * 64 * pairs
     assert training_flops([plan], costs) == pytest.approx(expected)
     frozen = training_flops([plan], costs, weights_trainable=False)
-    assert expected - frozen == pytest.approx(2 * weights * 25 + 2 * hidden * vocabulary * learned)
+    assert expected - frozen == pytest.approx(2 * weights * 25 + 2 * hidden * vocabulary * supervised)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_a_tower_counts_once_frozen_three_times_learned_and_not_where_features_were_read(frozen):
+def test_a_tower_counts_once_if_frozen_thrice_if_trainable_and_not_with_features(frozen):
     model = tiny_model("qwen2_5_vl")
     family, costs = family_of(model.config), Costs.of(model.config.get_text_config())
     if frozen:

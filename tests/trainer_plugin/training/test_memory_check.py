@@ -38,7 +38,7 @@ def needed(name: str, ranks: int, *settings: str) -> float:
     return needed_bytes(read_config(recipe.model), recipe, ranks) / GIB
 
 
-def test_it_is_what_the_tensors_of_a_7b_model_add_up_to():
+def test_the_memory_is_the_sum_of_the_tensors_of_a_7b_model():
     # 8.29e9 parameters at 16 bytes each, the head's 0.545e9 at 2, and 2 x 28 tensors of 131,072 / 4 x 3,584 at 2.
     settings = ("row_tokens=131072", "parallel.sp=4", "model.path=m")
     whole = needed("long_video_sft", 4, *settings)
@@ -71,7 +71,7 @@ def test_more_ranks_adapters_and_the_host_need_less():
     assert needed("cot_sft", 4, "model.path=m", "memory={offload_activations: true, offload_parameters: true}") < 3
 
 
-def test_a_recipe_that_cannot_fit_is_refused_with_the_ways_out(alone, monkeypatch):
+def test_a_recipe_that_cannot_fit_is_refused_with_settings_that_need_less(alone, monkeypatch):
     recipe = load_recipe("cot_sft", ["out=o", "model.path=m", "videos.release=r"])
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": None, "config": QWEN_7B})})
     config = read_config(recipe.model)

@@ -48,12 +48,12 @@ def test_a_line_has_what_a_person_watches():
     ],
     ids=["steps", "epochs", "long"],
 )
-def test_a_line_says_how_much_is_done_and_how_long_the_rest_takes(known, begin, end):
+def test_a_line_gives_the_progress_and_the_remaining_time(known, begin, end):
     line = metrics(7, **known).line()
     assert line.startswith(begin) and line.endswith(end)
 
 
-def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint_and_what_is_not_whole(tmp_path, caplog):
+def test_a_resumed_run_drops_lines_after_its_checkpoint_and_incomplete_ones(tmp_path, caplog):
     first = MetricsLog(tmp_path, {})
     for step in (1, 2, 3):
         first.write(metrics(step))
@@ -80,7 +80,7 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     assert found.Scalars("skipped/damaged")[0].value == 2
 
 
-def test_it_works_without_tensorboard_and_says_so(tmp_path, monkeypatch, caplog):
+def test_a_run_without_tensorboard_logs_where_its_metrics_go(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check_loggers(None)
     MetricsLog(tmp_path, {}).write(metrics(1))
@@ -98,7 +98,7 @@ def test_it_works_without_tensorboard_and_says_so(tmp_path, monkeypatch, caplog)
         ),
     ],
 )
-def test_what_cannot_be_imported_is_named_with_the_way_out(tmp_path, monkeypatch, module, message):
+def test_a_logger_that_cannot_be_imported_is_refused_with_what_to_do(tmp_path, monkeypatch, module, message):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(BadInput, match=message):
         check_loggers("mine")
@@ -121,10 +121,10 @@ class Wandb(ModuleType):
         self.fails = fails
         self.begun: list[dict[str, Any]] = []
 
-    def init(self, **asked):
+    def init(self, **options):
         if self.fails:
             raise self.Error(self.fails)
-        self.begun.append(asked)
+        self.begun.append(options)
         return self
 
 
@@ -133,12 +133,12 @@ def test_a_folder_is_one_run_of_wandb_whatever_others_are_called(tmp_path, monke
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     for folder in ("a/cot", "b/cot", "a/cot"):
         MetricsLog(tmp_path / folder, {"seed": 0}, wandb_project="mine")
-    assert [asked["name"] for asked in wandb.begun] == ["cot", "cot", "cot"]
-    one, other, again = (asked["id"] for asked in wandb.begun)
+    assert [options["name"] for options in wandb.begun] == ["cot", "cot", "cot"]
+    one, other, again = (options["id"] for options in wandb.begun)
     assert one == again != other
 
 
-def test_who_is_not_logged_in_is_told_the_way_out(tmp_path, monkeypatch):
+def test_wandb_without_a_login_is_refused_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", Wandb(fails="no API key"))
     with pytest.raises(BadInput, match="wandb_project mine: no API key; `wandb login`, or unset wandb_project"):
         MetricsLog(tmp_path, {}, wandb_project="mine")

@@ -134,24 +134,24 @@ def test_a_tied_configuration_whose_files_hold_another_head_is_untied_as_in_tran
         assert found.keys() == {**dict(plain.named_parameters()), **dict(plain.named_buffers())}.keys()
 
 
-def test_what_is_learned_is_float32_and_what_is_frozen_is_of_the_computation(alone, tmp_path):
+def test_trainable_weights_are_float32_and_frozen_ones_have_the_compute_type(alone, tmp_path):
     source = ModelSource(path=str(model_folder(tmp_path / "model")))
     model = built(source, TrainableParts(language_model=False, projector=True), compute=torch.bfloat16)
-    learned = {name for name, parameter in model.model.named_parameters() if parameter.requires_grad}
-    assert learned == {name for name, _ in model.model.named_parameters() if "visual.merger" in name}
+    trainable = {name for name, parameter in model.model.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, _ in model.model.named_parameters() if "visual.merger" in name}
     for name, parameter in model.model.named_parameters():
-        assert parameter.dtype == (torch.float32 if name in learned else torch.bfloat16)
+        assert parameter.dtype == (torch.float32 if name in trainable else torch.bfloat16)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
 def test_parts_are_frozen_apart(family):
-    def learned(**parts: bool) -> set[str]:
+    def trainable(**parts: bool) -> set[str]:
         model = prepare(tiny_model(family), TrainableParts(**parts))
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
-    decoder = learned(projector=False)
-    projector = learned(language_model=False)
-    tower = learned(language_model=False, projector=False, vision_tower=True)
+    decoder = trainable(projector=False)
+    projector = trainable(language_model=False)
+    tower = trainable(language_model=False, projector=False, vision_tower=True)
     assert decoder and projector and tower
     assert not (decoder & projector or projector & tower or decoder & tower)
     assert decoder | projector | tower == {name for name, _ in tiny_model(family).named_parameters()}
@@ -162,10 +162,10 @@ def test_parts_are_frozen_apart(family):
 def test_adapters_are_on_the_decoders_linear_layers_only(family):
     model = tiny_model(family)
     add_adapters(model, Lora(rank=2, alpha=4))
-    learned = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert all(".lora_" in name for name in learned)
-    assert len(learned) == 2 * 7 * 2  # layers; q, k, v, o, gate, up, down; A and B
-    assert not any("vis" in name or "connector" in name for name in learned)
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert all(".lora_" in name for name in trainable)
+    assert len(trainable) == 2 * 7 * 2  # layers; q, k, v, o, gate, up, down; A and B
+    assert not any("vis" in name or "connector" in name for name in trainable)
 
 
 def test_the_rotary_base_and_the_positions_are_raised(tmp_path):
@@ -242,19 +242,21 @@ def test_damaged_files_of_weights_are_named(alone, tmp_path, damage):
     ],
 )
 def test_quantized_models_are_refused_from_their_configuration(tmp_path, method, values):
-    asked = {"quant_method": method, **values}
-    whole = configured(model_folder(tmp_path / "whole"), quantization_config=asked)
+    quantization = {"quant_method": method, **values}
+    whole = configured(model_folder(tmp_path / "whole"), quantization_config=quantization)
     (whole / "model.safetensors").unlink()  # nothing of it is read
     text = json.loads((whole / "config.json").read_text())["text_config"]
     inside = configured(
-        model_folder(tmp_path / "inside"), text_config={**text, "quantization_config": asked}, quantization_config=None
+        model_folder(tmp_path / "inside"),
+        text_config={**text, "quantization_config": quantization},
+        quantization_config=None,
     )
     for folder in (whole, inside):
         with pytest.raises(BadInput, match=rf"its weights are quantized \({method}\), .* bfloat16 or float32"):
             read_config(ModelSource(path=str(folder)))
 
 
-def test_a_quantizers_own_file_says_so_too(tmp_path):
+def test_a_model_with_a_quantizers_own_file_is_refused(tmp_path):
     folder = model_folder(tmp_path / "model")
     (folder / "hf_quant_config.json").write_text("{}")
     with pytest.raises(BadInput, match=r"quantized \(hf_quant_config\.json\)"):
@@ -290,7 +292,7 @@ def test_adapters_are_no_model(tmp_path):
         ),
     ],
 )
-def test_frames_are_of_the_size_that_the_folders_processor_says(tmp_path, files, pixels):
+def test_frames_have_the_size_limit_of_the_folders_processor(tmp_path, files, pixels):
     source = ModelSource(path=str(model_folder(tmp_path / "model")))
     for name, values in files.items():
         (tmp_path / "model" / name).write_text(json.dumps(values))
@@ -322,7 +324,7 @@ def test_a_chat_template_is_of_the_recipe_or_of_the_tokenizer(tmp_path):
     own.write_text("You see.")
     named = {None: CHATML, "chatml_no_think": CHAT_TEMPLATES["chatml_no_think"], str(own): "You see."}
     assert {
-        asked: read_tokenizer(ModelSource(path=folder, chat_template=asked)).chat_template for asked in named
+        template: read_tokenizer(ModelSource(path=folder, chat_template=template)).chat_template for template in named
     } == named
     with pytest.raises(
         BadInput, match=r"model\.chat_template qwen: .*; give a Jinja file, or chatml or chatml_no_think"
@@ -380,7 +382,7 @@ def test_a_window_of_every_layer_is_refused_too():
         read_config(ModelSource(config={"model_type": "smolvlm", "text_config": text}))
 
 
-def test_an_unsupported_model_says_what_a_family_must_provide():
+def test_an_unsupported_model_is_refused_with_what_a_family_must_provide():
     with pytest.raises(BadInput, match=r"model_type 'llava' is not supported .* provide .*encode.*projectors"):
         read_config(ModelSource(config={"model_type": "llava"}))
 
