@@ -90,9 +90,9 @@ def compose_client() -> list[str] | None:
     for client in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(client[0]) is None:
             continue
-        told = subprocess.run([*client, "version", "--short"], capture_output=True, text=True)
-        version = re.match(r"v?(\d+)\.(\d+)", told.stdout)
-        if told.returncode == 0 and version and tuple(map(int, version.groups())) >= (2, 24):
+        completed = subprocess.run([*client, "version", "--short"], capture_output=True, text=True)
+        version = re.match(r"v?(\d+)\.(\d+)", completed.stdout)
+        if completed.returncode == 0 and version and tuple(map(int, version.groups())) >= (2, 24):
             return client
     return None
 
@@ -134,7 +134,7 @@ def test_every_variable_is_explained_in_the_example_and_secrets_are_left_empty()
     assert {name: EXAMPLE[name] for name in SECRETS} == dict.fromkeys(SECRETS, "")
 
 
-def test_what_looks_like_a_secret_comes_from_the_environment():
+def test_secrets_of_the_services_come_from_the_environment():
     for name, service in SERVICES.items():
         for key, value in service.get("environment", {}).items():
             if re.search(r"PASSWORD|SECRET|_KEY|_CONN$|BROKER_URL|RESULT_BACKEND|AUTH$", key):
@@ -336,7 +336,7 @@ def test_every_python_gets_the_versions_that_one_of_them_was_tested_with(lock):
     assert sorted(set(names)) == sorted(names)
 
 
-def test_the_lock_holds_what_the_extras_ask_for_and_agrees_with_the_tested_environment():
+def test_the_lock_meets_the_requirements_of_the_extras_and_agrees_with_the_tested_environment():
     deploy, dev = locked("deploy.txt"), locked("dev.txt")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
@@ -352,7 +352,7 @@ def test_the_lock_holds_what_the_extras_ask_for_and_agrees_with_the_tested_envir
     }
 
 
-def test_our_image_has_every_program_that_it_is_told_to_run():
+def test_our_image_has_every_program_that_its_services_run():
     from_the_lock = {"airflow": "apache-airflow", "celery": "celery"}
     assert locked("deploy.txt").keys() >= {
         *from_the_lock.values(),
@@ -420,7 +420,7 @@ def test_the_docs_give_each_service_the_same_command_by_hand(name):
 
 
 def test_the_docs_export_the_same_environment_by_hand():
-    exported = {word.split("=")[0] for words in documented() if words[:1] == ["export"] for word in words[1:]}
+    exported = {word.split("=")[0] for command in documented() if command[:1] == ["export"] for word in command[1:]}
     assert exported >= {key for name in set(AIRFLOW) - ONE_SHOT for key in SERVICES[name]["environment"]}
     needed = set(re.findall(r"\$\{?([A-Z]\w+)", (ROOT / "deploy/init.sh").read_text())) | {"LVR_BUCKET"}
     assert needed <= exported | EXAMPLE.keys()

@@ -28,7 +28,7 @@ def test_files_parse_to_one_dag_each_of_the_same_name():
     assert {dag_id: Path(dag.fileloc).stem for dag_id, dag in dag_bag().dags.items()} == {name: name for name in IDS}
 
 
-def test_a_dag_says_what_it_is(dag):
+def test_a_dag_has_a_description_and_an_owner(dag):
     assert "longvideo" in dag.tags
     assert len(dag.doc_md) > 300 and dag.description and dag.dag_display_name
     assert not dag.catchup
@@ -59,7 +59,7 @@ def test_stages_follow_one_another_inside_their_partition(dag):
         before = name
 
 
-def test_silence_may_last_as_long_as_the_work_on_one_unit(dag):
+def test_silence_limit_covers_the_work_on_one_work_item(dag):
     for name in VIDEO_STAGES:
         longest = LONGEST_SECONDS if name == "package" else stage(name).timeout_seconds(None)
         assert dag.get_task(f"partition.{name}").silence_limit.total_seconds() > longest

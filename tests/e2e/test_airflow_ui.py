@@ -141,7 +141,11 @@ def test_a_build_from_form_to_report(airflow, page, folder):
 def commands(out: Path, stage: str) -> list[psutil.Process]:
     """Processes that run a stage of the builds in this folder."""
     running = [(process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
-    return [process for process, words in running if stage in words and any(f"{out}/runs/" in word for word in words)]
+    return [
+        process
+        for process, arguments in running
+        if stage in arguments and any(f"{out}/runs/" in word for word in arguments)
+    ]
 
 
 def processes() -> list[psutil.Process]:
@@ -183,15 +187,15 @@ def works(process: psutil.Process) -> bool:
         return False
 
 
-def is_watcher(words: Sequence[str], of: Collection[str] = COMPONENTS) -> bool:
-    return "operators.process.supervise" in words and not set(words).isdisjoint(of)
+def is_watcher(arguments: Sequence[str], of: Collection[str] = COMPONENTS) -> bool:
+    return "operators.process.supervise" in arguments and not set(arguments).isdisjoint(of)
 
 
 def test_a_task_that_is_marked_failed_ends_what_it_has_started(airflow, folder, models, monkeypatch):
     monkeypatch.setattr(models, "delay_seconds", 30.0)
     api, out = airflow.api(), folder / "out"
-    asked = {"source": str(folder / "films"), "out": str(out), "name": "stopped", "question.per_category": 5}
-    run_id = api.trigger("build_dataset", asked)
+    params = {"source": str(folder / "films"), "out": str(out), "name": "stopped", "question.per_category": 5}
+    run_id = api.trigger("build_dataset", params)
     wait_until(lambda: commands(out, "question"))
     task = f"/api/v2/dags/build_dataset/dagRuns/{quote(run_id, safe='')}/taskInstances/partition.question/0"
     api.call("PATCH", task, {"new_state": "failed"})
@@ -213,7 +217,7 @@ def test_nobody_gets_in_without_a_login_or_from_another_machine(airflow):
     assert {address for process in processes() for address in listening(process, airflow.port)} == {"127.0.0.1"}
 
 
-def test_it_has_the_pools_and_says_what_it_does_not_know(airflow):
+def test_airflow_has_the_pools_and_names_an_unknown_dag(airflow):
     api = airflow.api()
     assert api.unhealthy() == []
     pools = {pool["name"]: pool["slots"] for pool in api.call("GET", "/api/v2/pools")["pools"]}

@@ -94,7 +94,7 @@ class Built:
     folder: RunFolder
     out: Path
     release: Release
-    asked: frozenset[str]
+    request_ids: frozenset[str]
     """Hashes of the requests that its model server received."""
 
 
@@ -106,8 +106,8 @@ def clean(films, tmp_path_factory):
         for name, value in server.environ("reasoner", "judge", "target").items():
             patch.setenv(name, value)
         result = run_build(config_for(films, out))
-        asked = frozenset(request_id(request) for request in server.requests)
-    return Built(result.folder, out, result.published.release, asked)
+        request_ids = frozenset(request_id(request) for request in server.requests)
+    return Built(result.folder, out, result.published.release, request_ids)
 
 
 @pytest.fixture
@@ -125,9 +125,9 @@ def config_for(films, out, *settings):
 def tables(folder: RunFolder) -> dict[tuple[str, str], tuple[str, str]]:
     """Hashes of all tables of a run, by stage and work item."""
     return {
-        (record.stage, unit): (commit.rows_sha256, commit.rejects_sha256)
+        (record.stage, item): (commit.rows_sha256, commit.rejects_sha256)
         for record in folder.records()
-        for unit, commit in record.commits.items()
+        for item, commit in record.commits.items()
     }
 
 
@@ -192,9 +192,9 @@ def test_a_build_works_on_an_object_store(one_film, server, s3_bucket):
     [tar] = [file.path for file in first.published.release.files if file.path.endswith(".tar")]
     with fsspec.open(f"{first.published.url}/{tar}", "rb") as file, tarfile.open(fileobj=file) as opened:
         assert sorted(Path(name).suffix for name in opened.getnames()) == [".json", ".mp4"]
-    asked = len(server.requests)
+    sent = len(server.requests)
     again = run_build(config)
-    assert (again.computed, again.published.is_new, len(server.requests)) == (0, False, asked)
+    assert (again.computed, again.published.is_new, len(server.requests)) == (0, False, sent)
 
 
 @pytest.fixture
@@ -220,13 +220,13 @@ def test_an_edited_prompt_runs_only_what_depends_on_it(built, films, edit_prompt
     assert stale.reasons == ("reason: prompt reason changed (3 videos)",)
     again = run_build(config)
     written = [request for request in server.requests if "Mind the order of events." in json.dumps(request.body)]
-    assert written and {request_id(request) for request in server.requests}.isdisjoint(built.asked)
+    assert written and {request_id(request) for request in server.requests}.isdisjoint(built.request_ids)
     assert computed(again.metrics).keys() == {"reason", "verify", "assemble", "shard"}
     assert again.published.release.version == 2
     assert not any(find_stale(again.folder, config).stale.values())
 
 
-def test_a_full_disk_stops_the_stage_and_with_some_room_it_goes_on(clean, films, small_disk, server):
+def test_a_stage_stops_on_a_full_disk_and_resumes_when_there_is_room(clean, films, small_disk, server):
     folder = plan_build(config_for(films, small_disk / "out"), "run")
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
@@ -262,7 +262,7 @@ def test_a_new_and_a_changed_video_run_alone(built, shelf):
     assert computed(run_build(config).metrics)["split"] == 2
 
 
-def test_a_title_or_a_licence_is_corrected_without_looking_at_a_video_again(built, films, tmp_path, server):
+def test_a_title_or_a_licence_is_corrected_without_opening_a_video_again(built, films, tmp_path, server):
     rows = [f"{path.name},A title,CC0" for path in sorted(films.iterdir())]
     (tmp_path / "list.csv").write_text("\n".join(["uri,title,licence", *rows]))
     config = config_for(tmp_path / "list.csv", built.out, f"media_root={films}")
@@ -277,17 +277,17 @@ def test_a_title_or_a_licence_is_corrected_without_looking_at_a_video_again(buil
     assert [(record["title"], record["licence"]) for record in records] == [("A title", "CC0")] * 2
 
 
-def test_replay_asks_again_only_what_was_rejected(built, films, edit_prompt, server):
-    edit_prompt("_write_question", "Ask anew.")
+def test_replay_requests_again_only_what_was_rejected(built, films, edit_prompt, server):
+    edit_prompt("_write_question", "Write another.")
     config = config_for(films, built.out)
     server.script = lambda body: "no JSON" if "spatial - where" in json.dumps(body) else capable(body)
     first = run_build(config)
-    asked = len(server.requests)
+    sent = len(server.requests)
     [group] = forget_rejects(first.folder, stage="question", reason="schema")
     assert (group.stage, group.reason, group.count > 0) == ("question", "schema", True)
     server.script = capable
     again = run_build(config)
-    rewritten = [request for request in server.requests[asked:] if "spatial - where" in json.dumps(request.body)]
+    rewritten = [request for request in server.requests[sent:] if "spatial - where" in json.dumps(request.body)]
     assert len(rewritten) == group.count
     assert not [reject for stage in again.metrics if stage.stage == "question" for reject in stage.rejects]
 
@@ -303,7 +303,7 @@ def test_an_outage_stops_the_stage_and_keeps_what_was_answered(built, films, ser
     assert metrics.units == 2 and metrics.rows > 0 and metrics.journal_hits["reasoner"] > 0
 
 
-def test_what_cannot_work_is_told_before_any_work(films, tmp_path, monkeypatch):
+def test_an_unreachable_model_server_is_reported_before_any_work(films, tmp_path, monkeypatch):
     monkeypatch.setenv("LVR_MODEL_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("LVR_MODEL_NAME", "qwen")
     with pytest.raises(PreflightFailed) as failed:
@@ -313,7 +313,7 @@ def test_what_cannot_work_is_told_before_any_work(films, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_a_wrong_model_name_is_told_with_those_there_are(films, tmp_path, server, monkeypatch):
+def test_a_wrong_model_name_is_reported_with_the_known_ones(films, tmp_path, server, monkeypatch):
     monkeypatch.setenv("LVR_JUDGE_MODEL", "gpt-9")
     with pytest.raises(PreflightFailed, match="has no model 'gpt-9'; it lists fake-model"):
         run_build(config_for(films, tmp_path / "out"))
@@ -323,34 +323,34 @@ def test_after_a_failure_in_one_partition_no_partition_begins_another_video(tmp_
     """The failure is reported while the other partition is still working, whichever partition starts first."""
     for number in range(4):
         (tmp_path / f"film{number}.mp4").write_bytes(b"never read")
-    begun, told = [], threading.Event()
+    begun, reported = [], threading.Event()
     both = threading.Barrier(2, timeout=200)
     done = WorkResult(SimpleNamespace(rows=0, rejects=0), reused=False)
 
-    def unit(store, config, stage, item, cores):
+    def run_item(store, config, stage, item, cores):
         film = Path(item.sources[0].uri).stem
         begun.append(film)
         both.wait()
         if film == "film2":
-            raise ModelUnavailable("the model server is away")
-        told.wait(timeout=200)
+            raise ModelUnavailable("the model server does not answer")
+        reported.wait(timeout=200)
         return done
 
     monkeypatch.setattr("operators.build.preflight", lambda config: [])
-    monkeypatch.setattr("operators.execution.runner.run_work_item", unit)
+    monkeypatch.setattr("operators.execution.runner.run_work_item", run_item)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     others = set(threading.enumerate())
-    with pytest.raises(ModelUnavailable, match="the model server is away"):
+    with pytest.raises(ModelUnavailable, match="the model server does not answer"):
         run_build(config_for(tmp_path, tmp_path / "out"))
     at_work = set(threading.enumerate()) - others
-    told.set()
+    reported.set()
     assert at_work
     for thread in at_work:
         thread.join(timeout=60)
     assert sorted(begun) == ["film0", "film2"]
 
 
-def test_a_source_with_nothing_usable_says_why(tmp_path, server):
+def test_a_source_without_a_usable_video_is_refused_with_the_reasons(tmp_path, server):
     (tmp_path / "list.csv").write_text("uri\ngone.mp4\n")
     with pytest.raises(NothingToBuild, match=r"none of its 1 videos .*missing_file.*gone\.mp4"):
         run_build(config_for(tmp_path / "list.csv", tmp_path / "out"))
@@ -420,19 +420,19 @@ def killed_at(build: subprocess.Popen, out: Path, point: int, delay: float) -> b
 def test_a_build_killed_again_and_again_ends_as_if_it_never_was(clean, films, tmp_path, kills):
     """kill -9 at random points of all stages: same tables, nothing twice, no second request for a journaled answer."""
     out = tmp_path / "killed"
-    chance = random.Random(20261122)
-    points = sorted(chance.sample(range(traces(clean.out)), kills))
+    rng = random.Random(20261122)
+    points = sorted(rng.sample(range(traces(clean.out)), kills))
     killed_builds = 0
     with OpenAIServer(script=capable, delay_seconds=0.02) as server:
         environ = server.environ("reasoner", "judge", "target")
         while True:
-            held, asked_before = journaled(out), len(server.requests)
+            held, sent_before = journaled(out), len(server.requests)
             point = next((point for point in points if point > traces(out)), sys.maxsize)
             build = start(films, out, environ)
-            killed = killed_at(build, out, point, chance.uniform(0.0, 0.1))
+            killed = killed_at(build, out, point, rng.uniform(0.0, 0.1))
             printed, _ = build.communicate()
-            asked = {request_id(request) for request in server.requests[asked_before:]}
-            assert not asked & held
+            request_ids = {request_id(request) for request in server.requests[sent_before:]}
+            assert not request_ids & held
             if not killed:
                 break
             killed_builds += 1
@@ -541,4 +541,4 @@ def test_interrupting_leaves_no_process_behind(films, tmp_path):
 
 
 def test_the_journal_holds_every_answer_of_a_build(clean):
-    assert journaled(clean.out) == clean.asked
+    assert journaled(clean.out) == clean.request_ids

@@ -1,4 +1,4 @@
-"""The command line: exit statuses that say whether to retry, and messages that say what to do.
+"""The command line: exit statuses that show whether to retry, and messages that name the fix.
 
 The work behind the commands is tested with the modules they call, and with the DAGs, which run the same commands.
 """
@@ -47,8 +47,8 @@ def lvr(monkeypatch, capsys):
             main()
         except SystemExit as ended:
             status = ended.code
-        said = capsys.readouterr()
-        return status, said.out, " ".join(said.err.split())
+        captured = capsys.readouterr()
+        return status, captured.out, " ".join(captured.err.split())
 
     yield run
     for signum, handler in handlers.items():
@@ -72,14 +72,14 @@ def test_a_source_that_cannot_be_built_from_is_named_before_any_work(lvr, tmp_pa
     (tmp_path / "half.json").write_text('[{"uri": ')
     (tmp_path / "gone.csv").write_text("uri\ngone.mp4\n")
     (tmp_path / "notes.txt").write_text("a.mp4\n")
-    status, _, said = lvr("build", "--source", tmp_path / name, "--out", tmp_path / "out")
+    status, _, stderr = lvr("build", "--source", tmp_path / name, "--out", tmp_path / "out")
     assert status == BAD_INPUT_STATUS
-    assert BAD_SOURCES[name].format(tmp_path / name, tmp_path) in said
+    assert BAD_SOURCES[name].format(tmp_path / name, tmp_path) in stderr
     assert not list((tmp_path / "out").glob("runs/*"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--set", "spilt.mode=fixed"], "spilt: no such field; did you mean 'split'?"),
         (
@@ -92,14 +92,14 @@ def test_a_source_that_cannot_be_built_from_is_named_before_any_work(lvr, tmp_pa
         (["--concurrent-partitions", "0"], "Invalid value for '--concurrent-partitions'"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named_before_any_work(lvr, tmp_path, arguments, told):
-    status, _, said = lvr("build", "--source", tmp_path, "--out", tmp_path / "out", *arguments)
-    assert (status, told in said) == (BAD_INPUT_STATUS, True), said
+def test_an_invalid_setting_is_named_before_any_work(lvr, tmp_path, arguments, message):
+    status, _, stderr = lvr("build", "--source", tmp_path, "--out", tmp_path / "out", *arguments)
+    assert (status, message in stderr) == (BAD_INPUT_STATUS, True), stderr
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["fly"], "No such command 'fly'"),
         (["stage", "out/runs/r", "ingest", "--partition", "0"], "out/runs/r: no run there; list the folder out/runs"),
@@ -110,10 +110,10 @@ def test_a_setting_that_cannot_be_is_named_before_any_work(lvr, tmp_path, argume
         (["preflight", "--config-json", "{"], "--config-json is not JSON"),
     ],
 )
-def test_what_is_not_there_is_named(lvr, tmp_path, monkeypatch, arguments, told):
+def test_a_wrong_argument_is_named(lvr, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    status, _, said = lvr(*arguments)
-    assert (status, told in said) == (BAD_INPUT_STATUS, True), said
+    status, _, stderr = lvr(*arguments)
+    assert (status, message in stderr) == (BAD_INPUT_STATUS, True), stderr
 
 
 def test_an_outage_has_a_status_of_its_own(lvr, tmp_path, monkeypatch):
@@ -122,9 +122,9 @@ def test_an_outage_has_a_status_of_its_own(lvr, tmp_path, monkeypatch):
     with OpenAIServer(models=("reasoner-120b",), api_key="right") as server:
         for name, value in (server.environ("reasoner") | {"LVR_REASONER_API_KEY": "wrong"}).items():
             monkeypatch.setenv(name, value)
-        status, _, said = lvr("stage", folder.url, "question", "--partition", "0")
+        status, _, stderr = lvr("stage", folder.url, "question", "--partition", "0")
     assert status == OUTAGE_STATUS
-    assert "refused the key (HTTP 401); set LVR_REASONER_API_KEY" in said
+    assert "refused the key (HTTP 401); set LVR_REASONER_API_KEY" in stderr
 
 
 def test_a_replay_of_a_run_with_a_secret_in_its_source_takes_nothing_back(lvr, tmp_path):
@@ -132,9 +132,9 @@ def test_a_replay_of_a_run_with_a_secret_in_its_source_takes_nothing_back(lvr, t
     requested = folder.run.requested.model_copy(update={"source": "https://me:PASSWORD@host/list.csv"})
     run = folder.run.model_copy(update={"requested": requested})
     folder.store.write(f"{folder.address}/run.json", run.model_dump_json().encode())
-    status, _, said = lvr("replay", folder.url)
-    assert (status, "source: https://host/list.csv was given with a user" in said) == (2, True), said
-    assert "PASSWORD" not in said
+    status, _, stderr = lvr("replay", folder.url)
+    assert (status, "source: https://host/list.csv was given with a user" in stderr) == (2, True), stderr
+    assert "PASSWORD" not in stderr
     commits = [commit for record in folder.records() for commit in record.commits.values()]
     assert all(folder.store.find_commit(commit.key.stage, commit.key_sha256) == commit for commit in commits)
 
@@ -144,13 +144,13 @@ def test_a_replay_with_other_models_takes_nothing_back(lvr, tmp_path):
     open_request = folder.run.requested.model_copy(update={"models": ModelsConfig()})
     run = folder.run.model_copy(update={"requested": open_request})
     folder.store.write(f"{folder.address}/run.json", run.model_dump_json().encode())
-    status, _, said = lvr("replay", folder.url)
-    assert (status, "captioner: it was built with 'vlm-8b', here it would be 'measured'" in said) == (2, True), said
+    status, _, stderr = lvr("replay", folder.url)
+    assert (status, "captioner: it was built with 'vlm-8b', here it would be 'measured'" in stderr) == (2, True), stderr
     commits = [commit for record in folder.records() for commit in record.commits.values()]
     assert all(folder.store.find_commit(commit.key.stage, commit.key_sha256) == commit for commit in commits)
 
 
-def test_ctrl_c_ends_it_though_nobody_reads_what_it_says(tmp_path):
+def test_ctrl_c_ends_the_program_though_nobody_reads_its_output(tmp_path):
     """`lvr build 2>&1 | tee log`: the same Ctrl-C has ended `tee`, while a thread of this process is busy."""
     code = """if True:
         import os, signal, sys, threading, time
@@ -177,16 +177,18 @@ def test_ctrl_c_ends_it_though_nobody_reads_what_it_says(tmp_path):
 
 def test_schemas_and_help_are_printed(lvr):
     assert json.loads(lvr("schema", "BuildConfig")[1]) == BuildConfig.model_json_schema()
-    status, said, _ = lvr()
-    assert status == 0 and all(command in said for command in ("build", "demo-films", "replay", "validate"))
+    status, output, _ = lvr()
+    assert status == 0 and all(command in output for command in ("build", "demo-films", "replay", "validate"))
 
 
-def test_a_plan_is_one_json_line_for_the_task_that_asked(lvr, tmp_path):
+def test_a_plan_is_one_json_line_on_standard_output(lvr, tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"not read yet")
     (tmp_path / "list.csv").write_text("uri,source_id\nfilm.mp4,a\nfilm.mp4,a\n")
     config = BuildConfig(source=str(tmp_path / "list.csv"), out=str(tmp_path / "out"))
-    status, said, told = lvr("plan", "--config-json", config.model_dump_json(), "--run-id", "manual__2026-11-22T10:00")
-    assert (status, json.loads(said)) == (
+    status, output, stderr = lvr(
+        "plan", "--config-json", config.model_dump_json(), "--run-id", "manual__2026-11-22T10:00"
+    )
+    assert (status, json.loads(output)) == (
         0,
         {
             "run": f"{tmp_path}/out/runs/manual__2026-11-22T10-00",
@@ -195,17 +197,17 @@ def test_a_plan_is_one_json_line_for_the_task_that_asked(lvr, tmp_path):
             "rejects": 1,
         },
     )
-    assert "rejected: duplicate_id:" in told and "Give one of them another source_id" in told
+    assert "rejected: duplicate_id:" in stderr and "Give one of them another source_id" in stderr
 
 
-def test_a_plan_tells_what_it_skipped_in_the_source(lvr, tmp_path):
+def test_a_plan_reports_what_it_skipped_in_the_source(lvr, tmp_path):
     (tmp_path / "films").mkdir()
     for name in ("a.mp4", "a.srt", "b.srt", "c.mp4.part", ".d.mp4"):
         (tmp_path / "films" / name).write_bytes(b"not read yet")
     config = BuildConfig(source=str(tmp_path / "films"), out=str(tmp_path / "out"))
-    _, _, told = lvr("plan", "--config-json", config.model_dump_json(), "--run-id", "one")
+    _, _, stderr = lvr("plan", "--config-json", config.model_dump_json(), "--run-id", "one")
     skipped = "2 .srt files, 1 hidden files and folders, 1 unfinished downloads"
-    assert f"skipped in the source (not videos): {skipped}" in told
+    assert f"skipped in the source (not videos): {skipped}" in stderr
 
 
 def test_the_pipeline_is_named_without_the_heavy_packages(tmp_path):
@@ -221,10 +223,10 @@ def test_the_pipeline_is_named_without_the_heavy_packages(tmp_path):
 
 
 def test_every_exit_status_is_in_the_help_and_in_the_docs(lvr):
-    said = " ".join(re.sub("[│|]", " ", lvr("--help")[1]).split())
+    help_text = " ".join(re.sub("[│|]", " ", lvr("--help")[1]).split())
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
     assert {int(status): what for status, what in rows} == EXIT_STATUSES
-    assert all(f"{status}: {what}" in said for status, what in EXIT_STATUSES.items())
+    assert all(f"{status}: {what}" in help_text for status, what in EXIT_STATUSES.items())
 
 
 def test_a_fault_of_the_program_has_a_traceback_and_a_status_of_its_own(tmp_path):
@@ -271,27 +273,27 @@ def broken_store(request, s3_bucket, monkeypatch):
     kind = request.param
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    url, told = s3_bucket, ""
+    url, message = s3_bucket, ""
     if kind == "no credentials":
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        told = "no credentials (Unable to locate credentials); set AWS_ACCESS_KEY_ID"
+        message = "no credentials (Unable to locate credentials); set AWS_ACCESS_KEY_ID"
     elif kind == "access denied":
         monkeypatch.setenv("AWS_ENDPOINT_URL", refusing_server(request))
-        told = "access denied (Forbidden); correct the address, or give credentials"
+        message = "access denied (Forbidden); correct the address, or give credentials"
     elif kind == "refused":
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
-        told = "no answer (Could not connect to the endpoint URL"
+        message = "no answer (Could not connect to the endpoint URL"
     elif kind == "no endpoint":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
-        told = "cannot be opened (Invalid endpoint: 127.0.0.1:9000); correct the address, that of its server"
+        message = "cannot be opened (Invalid endpoint: 127.0.0.1:9000); correct the address, that of its server"
     else:
         url = "s3://lvr-nobody-made-this"
-        told = ""
+        message = ""
     s3fs.S3FileSystem.clear_instance_cache()
-    return kind, url, told
+    return kind, url, message
 
 
 def closed_port():
@@ -331,7 +333,7 @@ NO_BUCKET = {
 @pytest.mark.parametrize("command", NO_BUCKET)
 @pytest.mark.parametrize("broken_store", BROKEN_STORES, indirect=True)
 def test_an_object_store_that_cannot_be_used_is_named_with_what_to_do(lvr, tmp_path, broken_store, command):
-    kind, url, told = broken_store
+    kind, url, message = broken_store
     (tmp_path / "film.mp4").write_bytes(b"film")
     arguments = {
         "plan": ["--config-json", json.dumps({"source": str(tmp_path), "out": f"{url}/out"}), "--run-id", "one"],
@@ -340,9 +342,9 @@ def test_an_object_store_that_cannot_be_used_is_named_with_what_to_do(lvr, tmp_p
         "stale": ["--out", f"{url}/out"],
         "report": [f"{url}/out/runs/one"],
     }
-    status, _, said = lvr(command, *arguments[command])
-    assert (told or NO_BUCKET[command]) in said
-    assert f"{url}/" in said and said.count("error:") == 1 and len(said) < 900 and "Traceback" not in said
+    status, _, stderr = lvr(command, *arguments[command])
+    assert (message or NO_BUCKET[command]) in stderr
+    assert f"{url}/" in stderr and stderr.count("error:") == 1 and len(stderr) < 900 and "Traceback" not in stderr
     assert status == (OUTAGE_STATUS if kind == "refused" else BAD_INPUT_STATUS)
 
 
@@ -352,15 +354,15 @@ def test_a_host_that_refuses_is_a_reject_of_its_entry_unless_it_is_the_only_one(
     for name, uris in {"some": [f"{away}/a.mp4", "film.mp4"], "none": [f"{away}/a.mp4"]}.items():
         (tmp_path / f"{name}.csv").write_text("\n".join(["uri", *uris]) + "\n")
     plan = {"out": str(tmp_path / "out"), "allowed_roots": [away]}
-    status, printed, said = lvr(
+    status, printed, stderr = lvr(
         "plan", "--config-json", json.dumps(plan | {"source": str(tmp_path / "some.csv")}), "--run-id", "one"
     )
     assert (status, json.loads(printed)["videos"], json.loads(printed)["rejects"]) == (0, 1, 1)
-    assert f"rejected: unreachable: {away}/a.mp4: no answer" in said
-    status, _, said = lvr(
+    assert f"rejected: unreachable: {away}/a.mp4: no answer" in stderr
+    status, _, stderr = lvr(
         "plan", "--config-json", json.dumps(plan | {"source": str(tmp_path / "none.csv")}), "--run-id", "two"
     )
-    assert (status, f"none of its 1 videos answers: {away}/a.mp4: no answer" in said) == (OUTAGE_STATUS, True)
+    assert (status, f"none of its 1 videos answers: {away}/a.mp4: no answer" in stderr) == (OUTAGE_STATUS, True)
 
 
 def test_a_build_that_left_videos_to_the_next_run_names_them_and_has_the_status_of_an_outage(
@@ -371,14 +373,14 @@ def test_a_build_that_left_videos_to_the_next_run_names_them_and_has_the_status_
     write_report(folder)
     published = publish(folder)
     record = folder.record("split", 0)
-    unit, commit = next(iter(record.commits.items()))
-    met = Reject(stage="split", unit=unit, key=unit, reason="system_error", message=f"{unit}: a bad sector")
+    video, commit = next(iter(record.commits.items()))
+    met = Reject(stage="split", unit=video, key=video, reason="system_error", message=f"{video}: a bad sector")
     commit = commit.model_copy(update={"rejects": 1, "rejects_sha256": folder.store.put_rows([met], Reject)})
-    folder.write_record(record.model_copy(update={"commits": {**record.commits, unit: commit}}))
+    folder.write_record(record.model_copy(update={"commits": {**record.commits, video: commit}}))
     monkeypatch.setattr("operators.build.run_build", lambda *_, **__: BuildResult(folder, published, ()))
-    status, said, told = lvr("build", "--source", tmp_path, "--out", tmp_path / "out")
-    assert (status, "shards  " in said) == (OUTAGE_STATUS, True)
-    assert "videos skipped because of faults of the machine: 1; fix its disk" in told
-    assert f"{unit}: a bad sector" in told
-    status, _, told = lvr("publish", folder.url)
-    assert (status, f"{unit}: a bad sector" in told) == (0, True)
+    status, output, stderr = lvr("build", "--source", tmp_path, "--out", tmp_path / "out")
+    assert (status, "shards  " in output) == (OUTAGE_STATUS, True)
+    assert "videos skipped because of faults of the machine: 1; fix its disk" in stderr
+    assert f"{video}: a bad sector" in stderr
+    status, _, stderr = lvr("publish", folder.url)
+    assert (status, f"{video}: a bad sector" in stderr) == (0, True)

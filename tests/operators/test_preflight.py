@@ -56,20 +56,20 @@ def test_the_network_that_finds_shots_must_be_installed_where_it_is_chosen(confi
     assert "shots: adaptive" in preflight(config, {})
 
 
-def test_every_problem_is_told_once_and_all_at_once(config, monkeypatch):
+def test_all_problems_are_in_one_error_and_each_is_there_once(config, monkeypatch):
     monkeypatch.setattr(module, "MIN_FREE_BYTES", 1 << 62)
     environ = {"LVR_MODEL_URL": "http://127.0.0.1:9/v1"}
     with pytest.raises(PreflightFailed) as failed:
         preflight(config, environ)
-    told = str(failed.value)
+    message = str(failed.value)
     for role in ("CAPTIONER", "REASONER", "JUDGE", "TARGET"):
-        assert told.count(f"LVR_{role}_MODEL") == 1
-    assert told.count(f"out {config.out!r}: only ") == 1
-    assert told.count("temporary folder ") == 1 and "set TMPDIR to another folder" in told
+        assert message.count(f"LVR_{role}_MODEL") == 1
+    assert message.count(f"out {config.out!r}: only ") == 1
+    assert message.count("temporary folder ") == 1 and "set TMPDIR to another folder" in message
 
 
 @pytest.mark.parametrize(
-    ("settings", "environ", "told"),
+    ("settings", "environ", "message"),
     [
         ({}, {"LVR_CAPTIONER_VISION": "0"}, "captioner 'fake-model' is set up without vision.*LVR_CAPTIONER_VISION=1"),
         (
@@ -80,10 +80,10 @@ def test_every_problem_is_told_once_and_all_at_once(config, monkeypatch):
         ({"question": {"writers": ["program"], "categories": ["goal"]}}, {}, "no questions of the categories goal"),
     ],
 )
-def test_settings_that_cannot_work_together_are_refused(config, settings, environ, told):
+def test_contradictory_settings_are_refused(config, settings, environ, message):
     with OpenAIServer() as server:
         contradictory = BuildConfig.model_validate({**config.model_dump(), **settings})
-        with pytest.raises(PreflightFailed, match=told):
+        with pytest.raises(PreflightFailed, match=message):
             preflight(contradictory, server.environ() | environ)
         assert preflight(config, server.environ())
 
@@ -93,7 +93,7 @@ def test_measured_captions_suit_the_program(config):
     assert "captioner: measured, no server" in preflight(derived, {})
 
 
-def test_an_output_folder_without_hard_links_is_told(config, monkeypatch):
+def test_an_output_folder_without_hard_links_is_refused(config, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -103,15 +103,15 @@ def test_an_output_folder_without_hard_links_is_told(config, monkeypatch):
     assert not list(Path(config.out, "tmp").iterdir())
 
 
-def test_an_ffmpeg_without_the_encoders_is_told_before_any_video_is_lost_to_it(config, tmp_path, monkeypatch):
+def test_an_ffmpeg_without_the_encoders_is_refused_before_any_video_is_lost_to_it(config, tmp_path, monkeypatch):
     program = tmp_path / "ffmpeg"
     program.write_text("#!/bin/sh\n[ $1 = -version ] && echo 'ffmpeg version 7.1' && exit\necho no x264 >&2; exit 1\n")
     program.chmod(0o755)
-    told = rf"{program} \(ffmpeg 7\.1\) cannot encode libx264.*no x264; install"
+    message = rf"{program} \(ffmpeg 7\.1\) cannot encode libx264.*no x264; install"
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path), prepend=":")
         _choose_ffmpeg.cache_clear()
-        with pytest.raises(PreflightFailed, match=told):
+        with pytest.raises(PreflightFailed, match=message):
             preflight(config, {})
     _choose_ffmpeg.cache_clear()
     [note] = [note for note in preflight(config, {}) if note.startswith("ffmpeg ")]

@@ -28,12 +28,12 @@ def test_settings_win_over_the_file_and_arguments_over_both(tmp_path):
         (["name=[a"], "not YAML"),
     ],
 )
-def test_errors_name_the_field_the_value_and_the_way_out(settings, message):
+def test_errors_name_the_field_the_value_and_the_fix(settings, message):
     with pytest.raises(ConfigError, match=message):
         load_config(None, settings, base={"source": "a", "out": "b"})
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_in_one_error():
     with pytest.raises(ConfigError) as error:
         load_config(None, ["partition_videos=0", "oops=1"])
     for name in ("source", "out", "partition_videos", "oops"):
@@ -55,13 +55,13 @@ def test_an_unreadable_file_is_named(tmp_path):
 )
 def test_an_address_with_a_secret_is_refused_without_showing_it(field, address):
     value = [address] if field == "allowed_roots" else address
-    told = f"^{field}: .*/a.* would be stored with every run; .*environment variables"
-    with pytest.raises(ConfigError, match=told) as refused:
+    message = f"^{field}: .*/a.* would be stored with every run; .*environment variables"
+    with pytest.raises(ConfigError, match=message) as refused:
         load_config(base={"source": "/films", "out": "/data", field: value})
     assert not any(word in f"{refused.value}{refused.value.__cause__}" for word in ("SECRET", "PASSWORD"))
 
 
 @pytest.mark.parametrize("address", ["github://org:repo@main/list.csv", "https://media:4711/a@b/list.csv"])
-def test_names_that_look_like_users_are_accepted(address):
+def test_names_similar_to_users_are_accepted(address):
     config = load_config(None, [], source=address, out="out", allowed_roots=(address,))
     assert (config.source, config.allowed_roots) == (address, (address,))

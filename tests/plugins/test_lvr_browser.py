@@ -63,7 +63,7 @@ def test_an_address_outside_the_runs_out_folder_is_refused(page, tmp_path, where
 
 
 @pytest.mark.parametrize("run_id", ["gone", "../../other/runs/r", ".."])
-def test_a_run_that_is_none_is_not_looked_for_elsewhere(page, tmp_path, run_id):
+def test_an_invalid_run_is_not_searched_for_elsewhere(page, tmp_path, run_id):
     planned(tmp_path / "mine")
     planned(tmp_path / "other", "<p>secret")
     shown = page(f"{tmp_path}/mine/runs/{run_id}", str(tmp_path / "mine"))
@@ -71,7 +71,7 @@ def test_a_run_that_is_none_is_not_looked_for_elsewhere(page, tmp_path, run_id):
     assert b"secret" not in shown.body
 
 
-def test_before_the_plan_and_before_the_report_the_page_says_so(page, tmp_path):
+def test_the_page_has_a_notice_before_the_plan_and_before_the_report(page, tmp_path):
     assert b"No build yet" in page(None, str(tmp_path)).body
     assert b"once all shards are" in page(planned(tmp_path).url, str(tmp_path)).body
 

@@ -135,7 +135,7 @@ OTHER_RECORDS = {
 
 
 @pytest.mark.parametrize("name", OTHER_RECORDS)
-def test_what_the_manifest_does_not_say_is_refused(read, name):
+def test_a_record_that_is_not_as_in_the_manifest_is_refused(read, name):
     content, videos, message = OTHER_RECORDS[name]
     with pytest.raises(SchemaError, match=rf"demo\.tar: .*{message}"):
         read(content, videos)
@@ -269,6 +269,6 @@ def test_a_pipe_or_folder_is_not_opened(release):
         open_release(str(release))
 
 
-def test_where_no_release_is_the_message_says_how_its_address_ends(tmp_path):
+def test_a_folder_without_a_release_is_refused_with_the_form_of_an_address(tmp_path):
     with pytest.raises(BadInput, match=r"no manifest\.json; a release's address ends in /releases/<name>/v<number>"):
         open_release(str(tmp_path))

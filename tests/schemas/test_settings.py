@@ -18,13 +18,13 @@ class Outer(Model):
     inner: Inner | None = None
 
 
-def test_a_file_is_utf8_whatever_the_locale_says(tmp_path):
+def test_a_file_is_utf8_in_any_locale(tmp_path):
     (tmp_path / "c.yaml").write_bytes("name: Überblick".encode())
     code = "import sys, pathlib, schemas.settings as s; print(ascii(s.read_fields(pathlib.Path(sys.argv[1]))))"
     environ = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     command = [sys.executable, "-c", code, str(tmp_path / "c.yaml")]
-    said = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
-    assert said == "{'name': '\\xdcberblick'}\n"
+    printed = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+    assert printed == "{'name': '\\xdcberblick'}\n"
 
 
 def test_settings_reach_into_sections():
@@ -71,7 +71,7 @@ def bomb(levels=9, width=9, name="overrides") -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (bomb(), "more than 20 aliases"),
         (bomb(name="name").replace("\n", "\r\n"), "more than 20 aliases"),
@@ -86,11 +86,11 @@ def bomb(levels=9, width=9, name="overrides") -> str:
         ("? {a: b}\n: c", "not YAML: found unhashable key"),
     ],
 )
-def test_a_text_that_grows_without_end_is_refused_at_once(tmp_path, text, told):
+def test_a_text_that_grows_without_end_is_refused(tmp_path, text, message):
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=told) as in_file:
+    with pytest.raises(ConfigError, match=message) as in_file:
         read_fields(tmp_path / "c.yaml")
-    with pytest.raises(ConfigError, match=told.replace("200,006", "200,0..").replace("at line 1", "")) as in_setting:
+    with pytest.raises(ConfigError, match=message.replace("200,006", "200,0..").replace("at line 1", "")) as in_setting:
         set_field({}, "name=" + text)
     for error in (in_file.value, in_setting.value):
         assert len(str(error)) < 500

@@ -17,7 +17,7 @@ def raised(error: Exception, address: str = "s3://bucket/films") -> Exception:
 
 
 @pytest.mark.parametrize("kind", [FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError])
-def test_what_is_there_is_told_as_it_is(kind):
+def test_a_specific_error_is_raised_unchanged(kind):
     error = kind("a.mp4")
     assert raised(error) is error
 
@@ -62,7 +62,7 @@ def test_an_address_that_is_none_is_the_configurations():
 
 
 @pytest.mark.parametrize("error", [ConnectionError("HTTP 503"), ValueError("no host"), OSError(errno.EINVAL, "what")])
-def test_only_s3_is_told_of_its_variables(error):
+def test_only_errors_of_s3_name_its_variables(error):
     assert "AWS_" in str(raised(error))
     assert "AWS_" not in str(raised(error, "https://host/film.mp4"))
     assert "AWS_" not in str(raised(error, "gs://bucket/film.mp4"))

@@ -134,8 +134,8 @@ def test_a_long_text_is_shown_short_and_soon(text):
 
 def test_other_libraries_messages_lose_the_addresses_secrets():
     uri = "https://user:PASS WORD@host/a.mp4?X-Amz-Signature=SECRET"
-    told = f"403, message='Forbidden', url='https://user:PASSWORD@host/b.mp4?SECRET'; cannot open {uri}!"
-    assert without_secrets(told, [uri]) == (
+    message = f"403, message='Forbidden', url='https://user:PASSWORD@host/b.mp4?SECRET'; cannot open {uri}!"
+    assert without_secrets(message, [uri]) == (
         "403, message='Forbidden', url='https://host/b.mp4'; cannot open https://host/a.mp4!"
     )
 
@@ -150,7 +150,7 @@ def test_published_texts_keep_the_part_of_an_address_that_is_no_secret():
     )
 
 
-def test_an_address_is_told_from_a_path():
+def test_an_address_is_distinguished_from_a_path():
     assert [is_address(text) for text in ("s3://b/a", " https://h", "http:/h", "C:\\a", "/a::b", "a:b")] == [
         True, True, False, False, False, False,
     ]  # fmt: skip

@@ -76,7 +76,7 @@ def captions_of(film: ImaginaryFilm, video_id: str = "film") -> list[Caption]:
     """The captions that the caption stage would measure in this film."""
     spans = [Span(start_us=a, end_us=b) for a, b in pairwise(film.edges_us)]
     cells = [_cells(span) for span in spans]
-    texts = track((cell, _readings(film, _look(cell))) for group in cells for cell in group)
+    texts = track((cell, _readings(film, _sample_time(cell))) for group in cells for cell in group)
     return [
         Caption(
             clip_id=f"{video_id}_{span.start_us:012d}",
@@ -88,7 +88,7 @@ def captions_of(film: ImaginaryFilm, video_id: str = "film") -> list[Caption]:
             screen_texts=within(texts, span.start_us, span.end_us),
             colours=("blue",),
             speech="",
-            frame_times_us=tuple(map(_look, group)),
+            frame_times_us=tuple(map(_sample_time, group)),
             status=CaptionStatus.OK,
             provenance=Provenance(model="measured"),
         )
@@ -126,9 +126,9 @@ def _cells(span: Span) -> list[Span]:
     return [Span(start_us=a, end_us=b) for a, b in pairwise(edges)]
 
 
-def _look(cell: Span) -> int:
+def _sample_time(cell: Span) -> int:
     return (cell.start_us + cell.end_us) // 2
 
 
-def _readings(film: ImaginaryFilm, look_us: int) -> Sequence[Reading]:
-    return [Reading(each.text, each.box, each.score) for each in film.shown if each.start_us <= look_us < each.end_us]
+def _readings(film: ImaginaryFilm, time_us: int) -> Sequence[Reading]:
+    return [Reading(each.text, each.box, each.score) for each in film.shown if each.start_us <= time_us < each.end_us]

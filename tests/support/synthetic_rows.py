@@ -284,8 +284,8 @@ def _trial(question: Question, check: Check, n: int, correct: int, passed: bool 
     )
 
 
-def reject(stage: str, unit: str, reason: str, message: str, key: str = "") -> Reject:
-    return Reject(stage=stage, unit=unit, key=key or unit, reason=reason, message=message)
+def reject(stage: str, item: str, reason: str, message: str, key: str = "") -> Reject:
+    return Reject(stage=stage, unit=item, key=key or item, reason=reason, message=message)
 
 
 def _verdict(trial: Trial) -> Reject:

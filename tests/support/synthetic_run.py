@@ -152,9 +152,9 @@ def _run_build_stage(folder: RunFolder, stage: str, tables: list[Tables], out: P
 
 
 def _commit(
-    folder: RunFolder, stage: str, unit: str, rows: Sequence[Row], rejects: Sequence[Reject], row: type[Row]
+    folder: RunFolder, stage: str, item: str, rows: Sequence[Row], rejects: Sequence[Reject], row: type[Row]
 ) -> Commit:
-    key = StageKey(stage=stage, version=1, unit=unit, seed=0, section="null", prompts=(), models=(), inputs=())
+    key = StageKey(stage=stage, version=1, unit=item, seed=0, section="null", prompts=(), models=(), inputs=())
     return folder.store.commit(
         Commit(
             key_sha256=digest(key),
@@ -172,9 +172,9 @@ def _metrics(stage: str, partition: int | None, commits: dict[str, Commit]) -> S
     rows = sum(commit.rows for commit in commits.values())
     role = {"caption": "captioner", "question": "reasoner", "reason": "reasoner"}
     role |= {"verify": "judge", "difficulty": "target"}
-    asked = {role[stage]: 3 * rows} if stage in role else {}
+    requests = {role[stage]: 3 * rows} if stage in role else {}
     wall = 2.0 + 0.05 * rows
-    models = 0.8 * wall if asked else 0.0
+    models = 0.8 * wall if requests else 0.0
     return StageMetrics(
         stage=stage,
         partition=partition,
@@ -185,9 +185,9 @@ def _metrics(stage: str, partition: int | None, commits: dict[str, Commit]) -> S
         wall_seconds=wall,
         cpu_seconds=wall - models,
         phase_seconds={"models": models, "compute": 0.9 * (wall - models), "write": 0.1 * (wall - models)},
-        requests=asked,
-        journal_hits={name: count // 10 for name, count in asked.items()},
-        tokens_in=900 * sum(asked.values()),
-        tokens_out=120 * sum(asked.values()),
-        server_busy_share=0.8 if asked else 0.0,
+        requests=requests,
+        journal_hits={name: count // 10 for name, count in requests.items()},
+        tokens_in=900 * sum(requests.values()),
+        tokens_out=120 * sum(requests.values()),
+        server_busy_share=0.8 if requests else 0.0,
     )

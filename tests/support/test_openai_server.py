@@ -1,4 +1,4 @@
-"""Tests of the test server: if its generated answers were invalid, tests that use it would prove nothing."""
+"""Tests of the test server: if its generated answers were invalid, tests that use it would test nothing."""
 
 from __future__ import annotations
 

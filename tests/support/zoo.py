@@ -222,7 +222,7 @@ RATES = [
     _thinned("thinned.webm", *VP9, sound=("-c:a", "libopus")),
 ]
 
-LOOKS = [
+APPEARANCES = [
     *(_rotated(counterclockwise) for counterclockwise in (90, 180, -90)),
     Sample("ten.mp4", (*X264, "-pix_fmt", "yuv420p10le"), truth={"pixel_format": "yuv420p10le", "bit_depth": 10}),
     Sample("pq.mp4", (*X265, "-pix_fmt", "yuv420p10le"), filters=PQ, truth={**HDR, "transfer": "smpte2084"}),
@@ -271,4 +271,4 @@ STRUCTURES = [
     Sample("short.mp4", frames=3),
 ]
 
-SAMPLES = [*CONTAINERS, *CODECS, *RATES, *LOOKS, *STRUCTURES]
+SAMPLES = [*CONTAINERS, *CODECS, *RATES, *APPEARANCES, *STRUCTURES]

@@ -44,19 +44,19 @@ def test_each_role_has_its_own_and_an_empty_one_has_none(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "problem"),
     [({"extra": {"model": "m"}}, "has no host"), ({"host": "a", "extra": {"vision": "yes"}}, "vision 'yes'")],
 )
-def test_errors_name_the_connection(monkeypatch, fields, told):
+def test_errors_name_the_connection(monkeypatch, fields, problem):
     connect(monkeypatch, "judge", **fields)
-    with pytest.raises(ConfigError, match=f"connection lvr_judge: .*{told}"):
+    with pytest.raises(ConfigError, match=f"connection lvr_judge: .*{problem}"):
         model_environment()
 
 
 @pytest.mark.parametrize(
     "host", ["user:PASSWORD@[::1", "https://user:PASS/WORD@host", "http://user:PASSWORD@host:x/v1"]
 )
-def test_a_host_that_is_no_address_is_told_without_its_password(monkeypatch, host):
+def test_a_host_that_is_no_address_is_reported_without_its_password(monkeypatch, host):
     connect(monkeypatch, "judge", host=host, port=8000)
     with pytest.raises(ConfigError, match=r"connection lvr_judge: its host .* is no address") as refused:
         model_environment()

@@ -93,14 +93,14 @@ class BrokenStore(StateStore):
         raise RuntimeError("the API server does not answer")
 
 
-def test_progress_that_cannot_be_stored_is_said_once_and_ends_nothing(tmp_path, context, capfd, monkeypatch):
+def test_progress_that_cannot_be_stored_is_reported_once_and_ends_nothing(tmp_path, context, capfd, monkeypatch):
     monkeypatch.setattr("operators.airflow.operators.PROGRESS_SECONDS", 0.0)
     context["task_state_store"] = BrokenStore()
     code = "print('1/2 videos', '2/2 videos', sep='\\n', file=sys.stderr); print(json.dumps({'rows': 7}))"
     stage = StageOperator(task_id="shard", stage="shard", run_url="/r", command=lvr(tmp_path, code))
     assert stage.execute(context) == {"rows": 7}
-    said = capfd.readouterr().out
-    assert "2/2 videos" in said and said.count("the API server does not answer") == 1
+    output = capfd.readouterr().out
+    assert "2/2 videos" in output and output.count("the API server does not answer") == 1
 
 
 def test_a_stage_over_the_build_needs_no_partition(tmp_path, context):
@@ -162,11 +162,11 @@ def test_keys_reach_the_command_but_neither_its_arguments_nor_the_log(tmp_path, 
     connection = {"conn_type": "generic", "host": "vllm", "password": "key-of-judge", "extra": {"model": "m"}}
     monkeypatch.setenv("AIRFLOW_CONN_LVR_JUDGE", json.dumps(connection))
     code = "print(json.dumps({'seen': os.environ['LVR_JUDGE_API_KEY'] == 'key-of-judge'}))"
-    code = f"print('asking', file=sys.stderr); {code}"
+    code = f"print('calling', file=sys.stderr); {code}"
     assert ReportOperator(task_id="r", run_url="/r", command=lvr(tmp_path, code)).execute(context) == {"seen": True}
-    said = capfd.readouterr()
-    assert "asking" in said.out
-    assert "key-of-judge" not in said.out + said.err + str(arguments(tmp_path))
+    captured = capfd.readouterr()
+    assert "calling" in captured.out
+    assert "key-of-judge" not in captured.out + captured.err + str(arguments(tmp_path))
 
 
 def test_preflight_makes_the_configuration_from_the_parameters(tmp_path, context):
@@ -177,7 +177,7 @@ def test_preflight_makes_the_configuration_from_the_parameters(tmp_path, context
     assert BuildConfig.model_validate_json(arguments(tmp_path)[2]).model_dump(mode="json") == config
 
 
-def test_preflight_fails_at_once_on_a_wrong_parameter(tmp_path, context):
+def test_preflight_fails_on_a_wrong_parameter_before_the_command_starts(tmp_path, context):
     context["params"]["partition_videos"] = 0
     with pytest.raises(AirflowFailException, match=r"partition_videos: .*got 0"):
         PreflightOperator(task_id="p", command=lvr(tmp_path, "")).execute(context)
@@ -202,7 +202,7 @@ def test_plan_returns_partitions_to_map_over(tmp_path, context):
     assert arguments(tmp_path)[-1] == "longvideo-manual__2026-11-22T10:00:00+00:00"
 
 
-def test_plan_says_what_to_do_about_too_many_partitions(tmp_path, context):
+def test_plan_names_the_fix_for_too_many_partitions(tmp_path, context):
     planned = PLANNED | {"videos": 3000, "partitions": [{"partition": n, "label": str(n)} for n in range(1500)]}
     plan = PlanOperator(task_id="p", build_config=CONFIG, command=lvr(tmp_path, f"print({json.dumps(planned)!r})"))
     with pytest.raises(AirflowFailException, match="raise partition_videos to at least 3"):
@@ -212,14 +212,14 @@ def test_plan_says_what_to_do_about_too_many_partitions(tmp_path, context):
 PUBLISHED = {"name": "n", "version": 2, "url": "/data/releases/n/v0002", "samples": {"rl": 3}, "videos": {"rl": 1}}
 
 
-def test_publish_tells_the_asset_what_is_new(tmp_path, context):
+def test_publish_adds_the_new_release_to_the_asset_event(tmp_path, context):
     published = PUBLISHED | {"is_new": True}
     command = lvr(tmp_path, f"print({json.dumps(published)!r})")
     returned = PublishOperator(task_id="p", run_url="/data/runs/r", command=command).execute(context)
     assert returned == published | {"run": "/data/runs/r"} == context["outlet_events"][RELEASES].extra
 
 
-def test_publish_of_known_content_is_skipped_and_tells_nobody(tmp_path, context):
+def test_publish_of_known_content_is_skipped_and_leaves_the_asset_event_empty(tmp_path, context):
     command = lvr(tmp_path, f"print({json.dumps(PUBLISHED | {'is_new': False})!r})")
     with pytest.raises(AirflowSkipException, match=r"n version 2 at /data/releases/n/v0002 "):
         PublishOperator(task_id="p", run_url="/data/runs/r", command=command).execute(context)
@@ -237,7 +237,7 @@ def stale_output(**counts) -> str:
     return f"print({json.dumps(found)!r})"
 
 
-def test_stale_work_of_the_newest_release_goes_on(tmp_path, context):
+def test_stale_work_of_the_newest_release_is_returned_with_its_config(tmp_path, context):
     context["params"] = {"out": None, "name": None, "overrides": ["verify.blind_trials=8"]}
     context["inlet_events"][RELEASES] = [
         Event({"run": "old"}),
@@ -265,7 +265,7 @@ def test_nothing_stale_ends_the_run_there(tmp_path, context):
 
 
 @pytest.mark.parametrize("events", [[], [Event()]])
-def test_nothing_published_yet_is_said(tmp_path, context, events):
+def test_stale_without_a_published_release_is_skipped_with_the_fix(tmp_path, context, events):
     """An asset event created by hand in the UI names no build."""
     context["params"] = {"out": None, "name": None, "overrides": []}
     context["inlet_events"][RELEASES] = events

@@ -104,7 +104,7 @@ def test_only_the_required_parameters_are_empty_and_required():
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({"split.clip_seconds": 500}, r"split\.clip_seconds: .*120.*got 500"),
         ({"split.clip_second": 5}, r"no such parameter: split\.clip_second"),
@@ -114,8 +114,8 @@ def test_only_the_required_parameters_are_empty_and_required():
         ({"source": None}, r"source: is required"),
     ],
 )
-def test_errors_name_the_parameter(params, told):
-    with pytest.raises(ConfigError, match=told):
+def test_errors_name_the_parameter(params, message):
+    with pytest.raises(ConfigError, match=message):
         config_from_params(REQUIRED | params)
 
 
@@ -126,7 +126,7 @@ def test_limits_hold_on_the_form_already(name):
         copy.copy(PARAMS[name]).resolve(bad)
 
 
-def test_sections_hold_their_parameters_together():
+def test_parameters_of_a_section_are_adjacent():
     sections = [param.schema.get("section") for param in PARAMS.values()]
     runs = reduce(lambda seen, section: seen if seen[-1] == section else [*seen, section], sections, [None])
     assert len(runs) == len(set(runs))

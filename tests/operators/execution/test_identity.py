@@ -57,7 +57,7 @@ KEYS = {
 }
 """Inputs in order, and the digest of the whole key, of the two videos `a` and `b` in one work item of each stage.
 
-A key that changes makes a stage's rows stale in every store. Whoever changes one also writes it into CHANGELOG.md.
+A key that changes makes a stage's rows stale in every store. A change of a key is also written into CHANGELOG.md.
 """
 
 PROMPT = "---\nrole: judge\noutput: Verdict\n---\nThe hash of this text does not change when a prompt is edited.\n"
@@ -78,7 +78,7 @@ def test_stage_key_is_the_same_as_in_every_store(tmp_path, monkeypatch, name):
     assert ([each.stage for each in key.inputs], digest(key)) == KEYS[name]
 
 
-WHO_READS = {
+READERS = {
     "uri": {"ingest"},
     "fingerprint": {"ingest"},
     "title": {"shard"},
@@ -91,7 +91,7 @@ WHO_READS = {
 """Columns of `Source`, each with the stages whose rows depend on it directly."""
 
 
-@pytest.mark.parametrize("column", WHO_READS)
+@pytest.mark.parametrize("column", READERS)
 def test_stage_key_covers_the_columns_of_a_source_that_the_stage_uses(tmp_path, column):
     config = BuildConfig(source=str(tmp_path), out=str(tmp_path))
     note = Annotation(start_us=0, end_us=1, kind="speech", text="Come in!")
@@ -104,7 +104,7 @@ def test_stage_key_covers_the_columns_of_a_source_that_the_stage_uses(tmp_path, 
             tables = dict.fromkeys(stage(name).tables, ("0" * 64,))
             yield name, stage_key(stage(name), config, WorkItem("film", tables, (source,)))
 
-    assert {name for name, key in keys(before) if key != dict(keys(after))[name]} == WHO_READS[column]
+    assert {name for name, key in keys(before) if key != dict(keys(after))[name]} == READERS[column]
 
 
 def test_stage_key_does_not_cover_where_sources_may_be(tmp_path):
@@ -115,7 +115,7 @@ def test_stage_key_does_not_cover_where_sources_may_be(tmp_path):
 
 
 def test_every_column_of_a_source_is_used():
-    assert WHO_READS.keys() | {"source_id", "redacted"} == Source.model_fields.keys()
+    assert READERS.keys() | {"source_id", "redacted"} == Source.model_fields.keys()
 
 
 def test_stage_key_covers_the_version_of_a_tool(tmp_path, monkeypatch):

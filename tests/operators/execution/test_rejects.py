@@ -57,7 +57,7 @@ def test_group_by_reason_puts_the_largest_group_of_a_stage_first():
     ]
 
 
-def test_a_run_without_questions_says_so_and_the_way_out(run):
+def test_a_run_without_questions_is_explained_with_the_fix(run):
     assert explain_empty_release(run).startswith(
         "no question could be asked about 2 videos (1 × plan: missing_file, 1 × ingest"
     )
@@ -65,7 +65,7 @@ def test_a_run_without_questions_says_so_and_the_way_out(run):
         publish(run)
 
 
-def test_what_was_skipped_in_the_source_is_told_in_words(run):
+def test_skipped_files_of_the_source_are_described(run):
     assert describe_skipped(run.run) == ""
     skipped = run.run.model_copy(update={"skipped": {".txt files": 2, "hidden files and folders": 12, ".srt files": 2}})
     assert describe_skipped(skipped) == "12 hidden files and folders, 2 .srt files, 2 .txt files"
@@ -74,15 +74,15 @@ def test_what_was_skipped_in_the_source_is_told_in_words(run):
 def changed(folder, stage, *rejects, captions=(), questions=0, models=None):
     """The run with another outcome: this number of questions, these captions, and these rejects of one stage."""
     by_name = {record.stage: record for record in folder.records() if record.partition is not None}
-    unit = next(unit for unit, commit in by_name["ingest"].commits.items() if commit.rows)
+    video = next(video for video, commit in by_name["ingest"].commits.items() if commit.rows)
     updates = {
         "caption": {"rows_sha256": folder.store.put_rows(captions, Caption), "rows": len(captions)},
         "question": {"rows": questions},
     }
     lost = {"rejects_sha256": folder.store.put_rows(rejects, Reject), "rejects": len(rejects)}
     updates[stage] = updates.get(stage, {}) | lost
-    commits = {name: record.commits[unit].model_copy(update=updates.get(name, {})) for name, record in by_name.items()}
-    records = [record.model_copy(update={"commits": {unit: commits[name]}}) for name, record in by_name.items()]
+    commits = {name: record.commits[video].model_copy(update=updates.get(name, {})) for name, record in by_name.items()}
+    records = [record.model_copy(update={"commits": {video: commits[name]}}) for name, record in by_name.items()]
     config = folder.run.config if models is None else folder.run.config.model_copy(update={"models": models})
     return SimpleNamespace(
         store=folder.store, run=folder.run.model_copy(update={"config": config}), records=lambda: records
@@ -102,7 +102,7 @@ SEEN = ModelsConfig(captioner=ModelConfig(model="vlm"))
 
 
 @pytest.mark.parametrize(
-    ("stage", "reasons", "outcome", "told"),
+    ("stage", "reasons", "outcome", "hint"),
     [
         ("question", [], {}, "no clip has a caption"),
         ("question", [], {"captions": [CAPTION]}, "no question of these categories follows from the text on screen"),
@@ -112,22 +112,22 @@ SEEN = ModelsConfig(captioner=ModelConfig(model="vlm"))
         ("verify", ["answerable_blind"], {"captions": [CAPTION], "questions": 3}, "checks refused them"),
     ],
 )
-def test_the_hint_fits_the_cause(run, stage, reasons, outcome, told):
-    said = explain_empty_release(changed(run, stage, *(reject(stage, reason) for reason in reasons), **outcome))
-    assert told in said and "derived questions need text" not in said
+def test_the_hint_fits_the_cause(run, stage, reasons, outcome, hint):
+    message = explain_empty_release(changed(run, stage, *(reject(stage, reason) for reason in reasons), **outcome))
+    assert hint in message and "derived questions need text" not in message
 
 
 def test_samples_whose_videos_cannot_be_published_are_no_questions_that_were_refused(run):
     lost = changed(run, "package", reject("package", "media_unavailable"), questions=3)
     [*records, last] = lost.records()
-    assembled = {unit: commit.model_copy(update={"rows": 2}) for unit, commit in last.commits.items()}
+    assembled = {item: commit.model_copy(update={"rows": 2}) for item, commit in last.commits.items()}
     lost.records = lambda: [*records, last, last.model_copy(update={"stage": "assemble", "commits": assembled})]
-    said = explain_empty_release(lost)
-    assert said.startswith("none of 2 samples has a video that can be published") and "shard.media=none" in said
+    message = explain_empty_release(lost)
+    assert message.startswith("none of 2 samples has a video that can be published") and "shard.media=none" in message
 
 
 def test_what_the_machine_did_is_no_property_of_the_videos(run):
     """A run that is empty because of machine faults can be run again: the input is not at fault."""
     met = changed(run, "split", reject("split", "system_error"))
     assert [each.reason for each in temporary_rejects(met)] == ["system_error"]
-    assert temporary_rejects(run) == []  # each run looks for the list's missing file again
+    assert temporary_rejects(run) == []  # each run tries the list's missing file again

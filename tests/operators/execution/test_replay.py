@@ -39,23 +39,23 @@ def test_a_run_is_replayed_with_the_models_that_it_was_built_with(folder):
     assert_same_models(run, ENDPOINTS)
     with pytest.raises(OtherModels) as refused:
         assert_same_models(run, {})
-    told = str(refused.value)
+    message = str(refused.value)
     assert (
         "captioner: it was built with 'vlm-8b', here it would be 'measured'; set LVR_CAPTIONER_URL to its server and "
         "LVR_CAPTIONER_MODEL=vlm-8b"
-    ) in told
-    assert told.count("it was built with") == 4
+    ) in message
+    assert message.count("it was built with") == 4
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
         (ENDPOINTS | {"LVR_JUDGE_MODEL": "judge-7b"}, "judge: .*'judge-30b', .* 'judge-7b'; set LVR_JUDGE_URL"),
         (ENDPOINTS | {"LVR_TARGET_VISION": "0"}, "target: 'target-7b' was asked with vision; set LVR_TARGET_VISION=1"),
     ],
 )
-def test_the_role_that_differs_is_named_alone(folder, environ, told):
-    with pytest.raises(OtherModels, match=rf"cannot be replayed here: {told}[^;]*$"):
+def test_the_role_that_differs_is_named_alone(folder, environ, message):
+    with pytest.raises(OtherModels, match=rf"cannot be replayed here: {message}[^;]*$"):
         assert_same_models(open_request(folder.run), environ)
 
 

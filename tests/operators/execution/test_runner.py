@@ -76,7 +76,7 @@ def busy():
     thread.join()
 
 
-def test_a_unit_without_input_rows_does_not_count_what_others_compute(tmp_path, busy):
+def test_a_work_item_without_input_rows_does_not_count_the_cpu_time_of_others(tmp_path, busy):
     path = counting_video(tmp_path / "film.mp4", seconds=0.2)
     store = Store(str(tmp_path / "out"))
     nothing = store.put_rows([], Video)
@@ -89,24 +89,24 @@ def test_a_unit_without_input_rows_does_not_count_what_others_compute(tmp_path, 
     assert outcome.cpu_seconds <= time.thread_time() - started
 
 
-def test_after_a_failure_no_further_unit_begins(tmp_path, monkeypatch):
+def test_no_further_work_item_begins_after_a_failure(tmp_path, monkeypatch):
     for number in range(6):
         (tmp_path / f"film{number}.mp4").write_bytes(b"never read")
     folder = plan_build(BuildConfig(source=str(tmp_path), out=str(tmp_path / "out")), "run", {})
     begun, failed = [], threading.Event()
 
-    def unit(store, config, stage, item, cores):
+    def run_item(store, config, stage, item, cores):
         film = Path(item.sources[0].uri).stem
         begun.append(film)
         if film == "film0":
             failed.set()
-            raise Outage("the model server is away")
+            raise Outage("the model server does not answer")
         failed.wait()
         time.sleep(0.2)
         return WorkResult(SimpleNamespace(rows=0, rejects=0), reused=False)
 
-    monkeypatch.setattr(runner, "run_work_item", unit)
-    with pytest.raises(Outage, match="the model server is away"):
+    monkeypatch.setattr(runner, "run_work_item", run_item)
+    with pytest.raises(Outage, match="the model server does not answer"):
         run_stage(folder, "ingest", 0, workers=2)
     assert set(begun) <= {"film0", "film1"}
 
@@ -140,9 +140,9 @@ def test_a_read_that_breaks_off_leaves_nothing_behind_and_the_next_run_has_the_w
     good = noisy_video(source / "good.mp4")
     bad = make(source / "bad.ts", "-i", str(good), "-c", "copy")
     config = BuildConfig(source=str(source), out=str(tmp_path / "out"))
-    metrics, said = run_ingest(plan_build(config, "broken", {}), environ)
+    metrics, log = run_ingest(plan_build(config, "broken", {}), environ)
     assert (metrics["rows"], metrics["rejects"]) == (1, {"system_error": 1})
-    assert f"ingest of {bad}: [Errno 5] Input/output error: '{bad}'; check the file and its disk or mount" in said
+    assert f"ingest of {bad}: [Errno 5] Input/output error: '{bad}'; check the file and its disk or mount" in log
     folder = plan_build(config, "sound", {})
     metrics, _ = run_ingest(folder, os.environ)
     assert (metrics["rows"], metrics["reused"], metrics["rejects"]) == (2, 1, {})
@@ -192,7 +192,7 @@ def test_an_os_error_of_one_video_is_its_own(planned, monkeypatch, error):
     commits = folder.record("ingest", 0).commits
     [reject] = folder.store.get_rows(commits[min(commits)].rejects_sha256, Reject)
     assert error.strerror in reject.message and "film00.mp4" in reject.message
-    assert [folder.store.find_commit("ingest", commits[unit].key_sha256) for unit in sorted(commits)] == [
+    assert [folder.store.find_commit("ingest", commits[item].key_sha256) for item in sorted(commits)] == [
         None,
         commits[max(commits)],
     ]
@@ -236,7 +236,7 @@ def source_of_many(tmp_path, monkeypatch):
     return films, plan_build(BuildConfig(source=str(tmp_path / "films"), out=str(tmp_path / "out")), "run", {})
 
 
-def test_however_many_videos_were_removed_after_planning_the_build_goes_on(source_of_many):
+def test_a_build_continues_however_many_videos_were_removed_after_planning(source_of_many):
     films, folder = source_of_many
     for film in films[:6]:
         film.unlink()
@@ -247,7 +247,7 @@ def test_however_many_videos_were_removed_after_planning_the_build_goes_on(sourc
     assert (metrics.units, metrics.rejects) == (14, {"missing_file": 12})
 
 
-def test_however_many_videos_were_replaced_after_planning_the_build_goes_on(source_of_many):
+def test_a_build_continues_however_many_videos_were_replaced_after_planning(source_of_many):
     films, folder = source_of_many
     for film in films[:12]:
         film.write_bytes(b"another video")
@@ -300,10 +300,10 @@ def test_presigned_addresses_build_and_leave_no_secret_behind(tmp_path, caplog, 
     [source] = folder.sources()
     assert (source.uri, source.redacted) == (f"{server.url}/film.mp4", True)
     kept = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
-    told = "".join(capfd.readouterr()) + caplog.text
+    printed = "".join(capfd.readouterr()) + caplog.text
     names = str([path.name for path in (tmp_path / "out").rglob("*")])
     for word in ("PASSWORD", "SECRET"):
-        assert word.encode() not in kept and word not in told + names
+        assert word.encode() not in kept and word not in printed + names
 
 
 def test_a_store_that_cannot_be_read_ends_the_stage(tmp_path):

@@ -1,4 +1,4 @@
-"""Reasons for stale work items, in words. That a build computes exactly these is tested with `operators.build`."""
+"""Reasons for stale work items, as text. That a build computes exactly these is tested with `operators.build`."""
 
 import json
 
@@ -34,7 +34,7 @@ def edit(identity, **fields):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         ({"prompts": (PROMPT, edit(JUDGE, sha256="9" * 64))}, "verify: prompt judge changed"),
         (
@@ -58,8 +58,8 @@ def edit(identity, **fields):
         ({}, "verify: its commit was removed, or it could not be finished"),
     ],
 )
-def test_every_part_of_a_key_that_changes_is_named(change, told):
-    assert explain(BEFORE, edit(BEFORE, **change)) == told
+def test_every_part_of_a_key_that_changes_is_named(change, reason):
+    assert explain(BEFORE, edit(BEFORE, **change)) == reason
 
 
 def test_a_captioner_where_captions_were_measured_is_named():
@@ -69,7 +69,7 @@ def test_a_captioner_where_captions_were_measured_is_named():
     assert explain(measured, described) == "caption: a captioner is asked now: vlm-8b"
 
 
-def test_a_source_that_changed_is_told_as_what_the_stage_reads_of_it():
+def test_a_changed_source_is_described_by_what_the_stage_reads_of_it():
     """Only `ingest` reads the file itself. The other stages read the source's entry in the list."""
     before = edit(BEFORE, stage="ingest")
     after = edit(before, inputs=(edit(SOURCE, rows_sha256="5" * 64), QUESTIONS))
@@ -98,10 +98,10 @@ def ingested_run(tmp_path):
     folder = plan_build(config, "run")
     keys = {source.source_id: edit(BEFORE, stage="ingest", unit=source.source_id) for source in folder.sources()}
     commits = {
-        unit: Commit(
+        source_id: Commit(
             key_sha256=digest(key), key=key, rows_sha256="0" * 64, rejects_sha256="0" * 64, rows=1, rejects=0
         )
-        for unit, key in keys.items()
+        for source_id, key in keys.items()
     }  # fmt: skip
     folder.write_record(StageRecord(stage="ingest", partition=0, commits=commits))
     return folder, config

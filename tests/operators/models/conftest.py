@@ -25,11 +25,11 @@ class Sight(BaseModel):
 def prompt(tmp_path):
     folder = tmp_path / "prompts"
     folder.mkdir()
-    (folder / "look.md").write_text(
+    (folder / "scene.md").write_text(
         "---\nrole: captioner\noutput: Sight\nsampling: {temperature: 0.5, max_tokens: 50}\nsystem: Be brief.\n---\n"
         "What is in {{ place }}?\n"
     )
-    return load_prompt("look", folder, {"Sight": Sight})
+    return load_prompt("scene", folder, {"Sight": Sight})
 
 
 @pytest.fixture

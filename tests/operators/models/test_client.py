@@ -45,12 +45,12 @@ def test_answers_come_in_order_with_their_provenance(client, server, request_of)
     answers = client.call(requests)
     assert [answer.request for answer in answers] == requests
     assert len({answer.value.text for answer in answers}) == 20
-    asked = {seen.headers["x-request-id"].removeprefix("lvr-"): seen.body for seen in server.requests}
+    bodies = {seen.headers["x-request-id"].removeprefix("lvr-"): seen.body for seen in server.requests}
     for answer in answers:
-        body = asked[answer.provenance.request_sha256]
+        body = bodies[answer.provenance.request_sha256]
         assert body["messages"][-1]["content"] == answer.request.text
         assert answer.value.model_validate_json(answer.provenance.raw) == answer.value
-        assert (answer.provenance.seed, answer.provenance.prompt_id) == (answer.request.seed, "look")
+        assert (answer.provenance.seed, answer.provenance.prompt_id) == (answer.request.seed, "scene")
         assert answer.provenance.finish_reason == "stop"
         assert not answer.truncated
     assert client.usage.requests == 20
@@ -75,7 +75,7 @@ def test_frames_need_a_model_that_sees(pool, server, journal, request_of):
         blind.call([request_of(frames=(TimedFrame(0, b"jpeg"),))])
 
 
-def test_nothing_is_asked_twice(pool, server, journal, request_of, tmp_path):
+def test_a_request_is_never_sent_twice(pool, server, journal, request_of, tmp_path):
     requests = [request_of(f"clip_{i}", f"part {i}") for i in range(3)]
     first = client_of(pool, server, journal).call(requests[:2])
     with Journal(str(tmp_path / "journal")) as reopened:
@@ -94,7 +94,7 @@ def test_equal_requests_are_one_request(client, server, request_of):
     assert len(server.requests) == 1
 
 
-def test_an_invalid_answer_is_asked_for_again_with_the_error(client, server, request_of, journal):
+def test_an_invalid_answer_is_requested_again_with_the_error(client, server, request_of, journal):
     server.fail(Fault(content='{"text": "a dog", "colour": "brown"}'))
     (answer,) = client.call([request_of()])
     assert isinstance(answer, Answer)
@@ -260,7 +260,7 @@ def test_retry_after_is_honoured(client, server, request_of):
     ],
     ids=str,
 )
-def test_outages_say_role_address_model_and_the_way_out(server, journal, request_of, fault, complaint):
+def test_outages_name_role_address_model_and_the_fix(server, journal, request_of, fault, complaint):
     with ModelPool(retries=1) as pool:
         server.fail(fault, times=2)
         with pytest.raises(ModelUnavailable, match=f"captioner {server.url} .model 'fake-model'.*{complaint}"):
@@ -288,7 +288,7 @@ def test_a_wait_has_an_end(server, journal, request_of):
             client.call([request_of()])
 
 
-def test_after_an_outage_only_what_is_missing_is_asked(server, journal, request_of):
+def test_after_an_outage_only_missing_answers_are_requested(server, journal, request_of):
     requests = [request_of(f"clip_{i}", f"part {i}") for i in range(12)]
     with ModelPool(retries=0) as pool:
         client = client_of(pool, server, journal, concurrency=1)
@@ -314,21 +314,21 @@ def test_a_gateway_may_have_ids_of_its_own(client, server, request_of, own):
     assert isinstance(client.call([request_of()])[0], Answer)
 
 
-def test_concurrency_is_bounded_over_all_threads_and_units(pool, request_of, tmp_path):
+def test_concurrency_is_bounded_over_all_threads_and_work_items(pool, request_of, tmp_path):
     with OpenAIServer(delay_seconds=0.05) as server:
         failed: list[object] = []
 
-        def unit(name: int) -> None:
-            with Journal(str(tmp_path / f"unit{name}")) as journal:
-                requests = [request_of(f"{name}_{i}", f"unit {name} part {i}") for i in range(10)]
+        def call_all(name: int) -> None:
+            with Journal(str(tmp_path / f"item{name}")) as journal:
+                requests = [request_of(f"{name}_{i}", f"item {name} part {i}") for i in range(10)]
                 for answer, request in zip(
                     client_of(pool, server, journal, concurrency=4).call(requests), requests, strict=True
                 ):
-                    asked = {seen.headers["x-request-id"].removeprefix("lvr-"): seen.body for seen in server.requests}
-                    if asked[answer.provenance.request_sha256]["messages"][-1]["content"] != request.text:
+                    bodies = {seen.headers["x-request-id"].removeprefix("lvr-"): seen.body for seen in server.requests}
+                    if bodies[answer.provenance.request_sha256]["messages"][-1]["content"] != request.text:
                         failed.append(request)
 
-        threads = [threading.Thread(target=unit, args=(i,)) for i in range(3)]
+        threads = [threading.Thread(target=call_all, args=(i,)) for i in range(3)]
         started = time.monotonic()
         for thread in threads:
             thread.start()
@@ -369,9 +369,9 @@ def echoing(pool, journal, *faults):
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 413, 422])
-@pytest.mark.parametrize("told", ["safety", "context length", "no such thing"])
-def test_a_key_that_a_server_repeats_is_in_no_message(pool, journal, request_of, status, told):
-    server, client = echoing(pool, journal, Fault(status=status, message=f"{told}: Authorization: Bearer {KEY}"))
+@pytest.mark.parametrize("cause", ["safety", "context length", "no such thing"])
+def test_a_key_that_a_server_repeats_is_in_no_message(pool, journal, request_of, status, cause):
+    server, client = echoing(pool, journal, Fault(status=status, message=f"{cause}: Authorization: Bearer {KEY}"))
     with server:
         try:
             found = repr(client.call([request_of()]))

@@ -164,7 +164,7 @@ def test_it_starts_in_a_folder_with_a_package_of_the_same_name(tmp_path, monkeyp
         check(endpoint)
 
 
-def test_a_start_that_fails_says_what_the_engine_said():
+def test_a_failed_start_includes_the_output_of_the_engine():
     with pytest.raises(ModelUnavailable, match=r"did not start: (?s:.*)argument --context"):
         EmbeddedServer(slot_context="many").start()
 

@@ -71,7 +71,7 @@ def test_secrets_stay_out_of_sight():
 @pytest.mark.parametrize(
     "url", ["http://user:PASS/WORD@host/v1", "http://user:PASSWORD@[::1/v1", "ftp://u:PASSWORD@h/v1"]
 )
-def test_an_address_that_cannot_be_is_told_without_its_password(url):
+def test_an_invalid_address_is_reported_without_its_password(url):
     with pytest.raises(EndpointError, match="an address such as") as refused:
         endpoint_for(Role.JUDGE, {"LVR_MODEL_URL": url})
     assert not any(word in str(refused.value) for word in ("PASS", "WORD"))
@@ -81,10 +81,10 @@ def test_an_answer_loses_the_key_and_the_password_and_nothing_else():
     endpoint = Endpoint("http://user:p%40ssword1@host/v1?tenant=blue-whale", "m", 'KEY-"12345')
     answer = 'a basic idea, see https://host/watch?v=1, the blue-whale; "none"'
     assert endpoint.mask_secrets(answer) == answer
-    told = 'KEY-"12345 KEY-\\"12345 KEY-&quot;12345 KEY-%2212345 p@ssword1 p%40ssword1 dXNlcjpwQHNzd29yZDE='
-    assert endpoint.mask_secrets(told) == " ".join(["***"] * 7)
-    told = "headers {'Authorization': 'Bearer k1'} of http://user:p%40ssword1@host/v1?tenant=blue-whale"
-    assert endpoint.mask_message(told) == "headers {'Authorization': 'Bearer ***'} of http://host/v1"
+    text = 'KEY-"12345 KEY-\\"12345 KEY-&quot;12345 KEY-%2212345 p@ssword1 p%40ssword1 dXNlcjpwQHNzd29yZDE='
+    assert endpoint.mask_secrets(text) == " ".join(["***"] * 7)
+    text = "headers {'Authorization': 'Bearer k1'} of http://user:p%40ssword1@host/v1?tenant=blue-whale"
+    assert endpoint.mask_message(text) == "headers {'Authorization': 'Bearer ***'} of http://host/v1"
 
 
 def test_check_passes_for_a_listed_model(server):
@@ -100,18 +100,18 @@ def test_check_names_the_models_that_there_are():
         check(Endpoint(server.url, "c"))
 
 
-def test_check_says_which_key_is_wrong():
+def test_check_names_the_wrong_key():
     with OpenAIServer(api_key="right") as server:
         check(Endpoint(server.url, "fake-model", "right"))
         with pytest.raises(ModelUnavailable, match=r"judge .*refused the key \(HTTP 401\); set LVR_JUDGE_API_KEY"):
             check(Endpoint(server.url, "fake-model", "wrong"), role=Role.JUDGE)
 
 
-def test_check_says_that_nobody_listens():
+def test_check_reports_a_server_that_cannot_be_reached():
     with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:9/v1.*cannot be reached.*check that the server"):
         check(Endpoint("http://127.0.0.1:9/v1", "m"))
 
 
-def test_check_says_that_the_address_is_wrong(server):
+def test_check_reports_a_wrong_address(server):
     with pytest.raises(ModelUnavailable, match=r"HTTP 404.*must end in /v1"):
         check(Endpoint(server.url.removesuffix("/v1"), "fake-model"))

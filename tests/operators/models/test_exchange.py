@@ -41,7 +41,7 @@ EXCHANGE = Exchange("m", "sys", FRAMES, "what?", Scene, Sampling(), 7)
     ("time_us", "words"),
     [(0, "[00:00.00]"), (12_409_999, "[00:12.40]"), (59_999_999, "[00:59.99]"), (3_723_450_000, "[1:02:03.45]")],
 )
-def test_times_in_words(time_us, words):
+def test_a_frame_has_its_timestamp_as_text(time_us, words):
     assert TimedFrame(time_us, b"").timestamp == words
 
 

@@ -61,7 +61,7 @@ def test_the_latest_answer_counts(url):
     assert Journal(url).get(sha("a")).raw == "second"
 
 
-def test_a_journal_goes_on_after_it_was_closed(url):
+def test_a_journal_can_be_appended_to_after_it_was_closed(url):
     journal = Journal(url)
     for name in "ab":
         journal.append(entry(name))
@@ -69,13 +69,13 @@ def test_a_journal_goes_on_after_it_was_closed(url):
     assert {name for name in "abc" if Journal(url).get(sha(name))} == {"a", "b"}
 
 
-def test_forgotten_answers_are_asked_for_again(url):
+def test_forgotten_answers_are_no_longer_in_the_journal(url):
     with Journal(url) as journal:
         for found in (entry("bad"), entry("repetition", origin="bad"), entry("good")):
             journal.append(found)
     with Journal(url) as journal:
         # A reject may name either of the two answers; both are deleted.
-        assert journal.forget([sha("repetition"), sha("never asked")]) == 2
+        assert journal.forget([sha("repetition"), sha("never requested")]) == 2
         assert journal.get(sha("bad")) is None
         assert journal.forget([sha("bad")]) == 0
     with Journal(url) as journal:
@@ -84,7 +84,7 @@ def test_forgotten_answers_are_asked_for_again(url):
     assert Journal(url).get(sha("bad")).raw == "better"
 
 
-def test_all_that_was_asked_about_a_question_can_be_forgotten(url):
+def test_all_answers_about_a_question_can_be_forgotten(url):
     with Journal(url) as journal:
         for found in (entry("q1"), entry("again", origin="q1"), entry("q2")):
             journal.append(found)
@@ -92,7 +92,7 @@ def test_all_that_was_asked_about_a_question_can_be_forgotten(url):
         assert [bool(journal.get(sha(name))) for name in ("q1", "again", "q2")] == [False, False, True]
 
 
-def test_two_writers_at_once_and_many_threads(url):
+def test_a_journal_takes_two_concurrent_writers_with_many_threads(url):
     journals = [Journal(url), Journal(url)]
     names = range(24)
 
@@ -158,7 +158,7 @@ def test_kill_9_loses_nothing_that_was_confirmed(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("kept", [1, 10, -2, -1])
-def test_a_torn_last_line_is_passed_over(tmp_path, caplog, kept):
+def test_a_torn_last_line_is_skipped(tmp_path, caplog, kept):
     with Journal(str(tmp_path)) as journal:
         journal.append(entry("a"))
         size = next(tmp_path.iterdir()).stat().st_size
@@ -175,7 +175,7 @@ def test_a_torn_last_line_is_passed_over(tmp_path, caplog, kept):
     assert Journal(str(tmp_path)).get(sha("b"))
 
 
-def test_damage_elsewhere_is_told(tmp_path, caplog):
+def test_damage_elsewhere_is_logged(tmp_path, caplog):
     with Journal(str(tmp_path)) as journal:
         for name in "abc":
             journal.append(entry(name))

@@ -14,17 +14,17 @@ from schemas.config import Role
 from schemas.tables import QuestionCategory
 
 
-class Said(BaseModel):
+class Remark(BaseModel):
     text: str
 
 
-MODELS = {"Said": Said}
-HEAD = "---\nrole: judge\noutput: Said\nsampling: {temperature: 0.7, top_p: 0.9, max_tokens: 64}\n---\n"
+MODELS = {"Remark": Remark}
+HEAD = "---\nrole: judge\noutput: Remark\nsampling: {temperature: 0.7, top_p: 0.9, max_tokens: 64}\n---\n"
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "ask.md").write_text(
+    (tmp_path / "greet.md").write_text(
         HEAD + '{% for name in names %}\n- {{ name }}\n{% endfor %}\n{% include "_end.md" %}\n'
     )
     (tmp_path / "_end.md").write_text("{% if polite %}\nPlease answer.\n{% endif %}\n")
@@ -32,15 +32,15 @@ def folder(tmp_path):
 
 
 def test_front_matter_and_body(folder):
-    prompt = load_prompt("ask", folder, MODELS)
-    assert (prompt.id, prompt.role, prompt.output, prompt.system) == ("ask", Role.JUDGE, Said, "")
+    prompt = load_prompt("greet", folder, MODELS)
+    assert (prompt.id, prompt.role, prompt.output, prompt.system) == ("greet", Role.JUDGE, Remark, "")
     assert (prompt.sampling.temperature, prompt.sampling.top_p, prompt.sampling.max_tokens) == (0.7, 0.9, 64)
     assert prompt.render(names=["a", "b"], polite=True) == "- a\n- b\nPlease answer."
 
 
 def test_an_undefined_variable_is_an_error_that_names_it(folder):
-    with pytest.raises(PromptError, match=r"prompt ask: 'polite' is undefined; given were \['names'\]"):
-        load_prompt("ask", folder, MODELS).render(names=[])
+    with pytest.raises(PromptError, match=r"prompt greet: 'polite' is undefined; given were \['names'\]"):
+        load_prompt("greet", folder, MODELS).render(names=[])
 
 
 def test_the_sandbox_holds(folder):
@@ -49,16 +49,16 @@ def test_the_sandbox_holds(folder):
         load_prompt("evil", folder, MODELS).render(names=[])
 
 
-@pytest.mark.parametrize("edited", ["ask.md", "_end.md"])
+@pytest.mark.parametrize("edited", ["greet.md", "_end.md"])
 def test_the_hash_covers_included_files(folder, edited):
-    before = load_prompt("ask", folder, MODELS)
-    assert load_prompt("ask", folder, MODELS) == before
+    before = load_prompt("greet", folder, MODELS)
+    assert load_prompt("greet", folder, MODELS) == before
     (folder / edited).write_text((folder / edited).read_text() + " ")
-    assert load_prompt("ask", folder, MODELS).sha256 != before.sha256
+    assert load_prompt("greet", folder, MODELS).sha256 != before.sha256
 
 
 def test_prompts_travel_to_other_processes(folder):
-    prompt = load_prompt("ask", folder, MODELS)
+    prompt = load_prompt("greet", folder, MODELS)
     prompt.render(names=[], polite=False)
     assert pickle.loads(pickle.dumps(prompt)) == prompt
 
@@ -68,8 +68,8 @@ def test_prompts_travel_to_other_processes(folder):
     [
         ("no front matter", "must begin with front matter"),
         ("---\nrole: judge\n", "must begin with front matter"),
-        ("---\nrole: cook\noutput: Said\n---\n", "role"),
-        ("---\nrole: judge\noutput: Said\ncolour: red\n---\n", "colour"),
+        ("---\nrole: cook\noutput: Remark\n---\n", "role"),
+        ("---\nrole: judge\noutput: Remark\ncolour: red\n---\n", "colour"),
         ("---\nrole: [judge\n---\n", "front matter is wrong"),
         ("---\nrole: judge\noutput: Unknown\n---\n", "output 'Unknown' is no model"),
         (HEAD + "{% if %}", "prompt broken.md"),
@@ -77,7 +77,7 @@ def test_prompts_travel_to_other_processes(folder):
         (HEAD + "{% include name %}", "literally"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path, text, complaint):
+def test_a_broken_prompt_file_is_refused_with_the_cause(tmp_path, text, complaint):
     (tmp_path / "broken.md").write_text(text)
     with pytest.raises(PromptError, match=complaint):
         load_prompt("broken", tmp_path, MODELS)
@@ -85,7 +85,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, text, complaint):
 
 def test_the_folder_comes_from_the_environment(folder, monkeypatch):
     monkeypatch.setenv("LVR_PROMPTS", str(folder))
-    assert load_prompt("ask", models=MODELS).id == "ask"
+    assert load_prompt("greet", models=MODELS).id == "greet"
     with pytest.raises(PromptError, match=r"prompt file other\.md cannot be read in .*LVR_PROMPTS"):
         load_prompt("other", models=MODELS)
 
@@ -108,10 +108,10 @@ def test_category_without_a_text_is_an_error_when_a_prompt_is_loaded(monkeypatch
 
 
 def test_category_file_may_use_no_other_variable(folder):
-    (folder / "ask.md").write_text(HEAD + '{% include "_category.md" %}')
+    (folder / "greet.md").write_text(HEAD + '{% include "_category.md" %}')
     (folder / "_category.md").write_text("{{ category }} of {{ film }}")
     with pytest.raises(PromptError, match=r"_category\.md: 'film' is undefined; it may use .* `category` only"):
-        load_prompt("ask", folder, MODELS)
+        load_prompt("greet", folder, MODELS)
 
 
 @pytest.mark.parametrize("category", QuestionCategory)

@@ -35,7 +35,7 @@ def test_without_endpoints_captions_are_measured_and_texts_embedded():
     assert {resolved.of(role).vision for role in Role} == {False}
 
 
-def test_endpoints_name_models_and_say_whether_they_see():
+def test_endpoints_name_models_and_whether_they_have_vision():
     resolved = resolve(ModelsConfig(), {**ALL, "LVR_JUDGE_URL": "http://j:1/v1", "LVR_JUDGE_MODEL": "small"})
     assert [(resolved.of(role).model, resolved.of(role).vision) for role in Role] == [
         ("big", True),
@@ -91,7 +91,7 @@ def test_a_role_without_a_model_is_absent_and_nothing_starts(tmp_path, pool):
     assert pool._embedded.pid is None
 
 
-def test_the_embedded_model_is_never_asked_for_a_long_answer(tmp_path, pool, prompt):
+def test_the_embedded_model_never_gets_a_request_for_a_long_answer(tmp_path, pool, prompt):
     long = replace(prompt, sampling=prompt.sampling.model_copy(update={"max_tokens": 4096}))
     with open_models(resolve(ModelsConfig(), {}), [Role.JUDGE], Journal(str(tmp_path)), {}, pool) as models:
         (reply,) = models[Role.JUDGE].call([Request("q", long, "Write a very long story about the sea.")])
@@ -99,7 +99,7 @@ def test_the_embedded_model_is_never_asked_for_a_long_answer(tmp_path, pool, pro
     assert reply.provenance.sampling.max_tokens == EMBEDDED_MAX_TOKENS >= reply.provenance.tokens_out
 
 
-def test_a_served_embedded_model_is_asked_at_its_endpoint_and_bound_as_well(tmp_path, pool, prompt):
+def test_a_served_embedded_model_is_called_at_its_endpoint_with_the_same_limit(tmp_path, pool, prompt):
     long = replace(prompt, sampling=prompt.sampling.model_copy(update={"max_tokens": 4096}))
     with OpenAIServer(models=(EMBEDDED_MODEL,)) as server:
         environ = server.environ() | {"LVR_MODEL_NAME": EMBEDDED_MODEL}
@@ -122,25 +122,25 @@ def test_planned_with_an_endpoint_and_run_without(tmp_path, pool):
         pass
 
 
-def test_units_in_threads_share_the_processs_pool(tmp_path, server, prompt):
+def test_work_items_in_threads_share_the_pool_of_the_process(tmp_path, server, prompt):
     config = resolve(ModelsConfig(), server.environ())
     answers: dict[int, object] = {}
 
-    def unit(name: int) -> None:
+    def call_judge(name: int) -> None:
         with open_models(config, [Role.JUDGE], Journal(str(tmp_path / str(name))), server.environ()) as models:
-            (answers[name],) = models[Role.JUDGE].call([Request("q", prompt, f"unit {name}")])
+            (answers[name],) = models[Role.JUDGE].call([Request("q", prompt, f"item {name}")])
 
-    threads = [threading.Thread(target=unit, args=(name,)) for name in range(8)]
+    threads = [threading.Thread(target=call_judge, args=(name,)) for name in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {name: answer.request.text for name, answer in answers.items()} == {i: f"unit {i}" for i in range(8)}
+    assert {name: answer.request.text for name, answer in answers.items()} == {i: f"item {i}" for i in range(8)}
     assert process_pool() is process_pool()
     assert [thread.name for thread in threading.enumerate()].count("model-pool") == 1
 
 
-def _ask_in_a_child(url, folder, prompt, environ):
+def _call_in_a_child(url, folder, prompt, environ):
     config = resolve(ModelsConfig(), environ)
     with open_models(config, [Role.JUDGE], Journal(folder), environ) as models:
         (answer,) = models[Role.JUDGE].call([Request("q", prompt, "from the child")])
@@ -150,7 +150,7 @@ def _ask_in_a_child(url, folder, prompt, environ):
 def test_a_forked_child_has_a_pool_of_its_own(tmp_path, server, prompt):
     parents = process_pool()
     arguments = (server.url, str(tmp_path / "child"), prompt, server.environ())
-    child = multiprocessing.get_context("fork").Process(target=_ask_in_a_child, args=arguments)
+    child = multiprocessing.get_context("fork").Process(target=_call_in_a_child, args=arguments)
     child.start()
     child.join(30)
     assert child.exitcode == 0
@@ -171,12 +171,12 @@ def test_closing_ends_the_thread_even_with_requests_under_way(tmp_path, prompt):
             except CancelledError as error:
                 raised.append(error)
 
-        asking = threading.Thread(target=call)
-        asking.start()
+        caller = threading.Thread(target=call)
+        caller.start()
         while not server.requests:
             time.sleep(0.01)
         pool.close()
-        asking.join(5)
+        caller.join(5)
         pool.close()
         assert len(raised) == 1
         assert not pool._thread.is_alive()
@@ -213,7 +213,7 @@ def test_interrupting_the_caller_takes_its_requests_back(tmp_path, prompt):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
         class Sight(BaseModel):
             text: str
-        prompt = load_prompt("look", Path({str(tmp_path / "prompts")!r}), {{"Sight": Sight}})
+        prompt = load_prompt("scene", Path({str(tmp_path / "prompts")!r}), {{"Sight": Sight}})
         with open_models(resolve(ModelsConfig()), [Role.JUDGE], Journal({str(tmp_path / "journal")!r})) as models:
             try:
                 models[Role.JUDGE].call([Request("q", prompt, "slow")])

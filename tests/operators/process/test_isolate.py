@@ -51,7 +51,7 @@ def let_another_fill_memory():
     subprocess.run([sys.executable, "-c", "x = [bytearray(16 << 20) for _ in range(10**9)]"], check=True)
 
 
-def ask_for_too_much():
+def allocate_too_much():
     return bytearray(1 << 60)
 
 
@@ -156,7 +156,7 @@ def fill_memory_and_log(seconds):
     return len(hoard)
 
 
-def test_logging_does_not_keep_the_watchdog_from_looking():
+def test_the_watchdog_polls_while_the_child_logs():
     with pytest.raises(ChildFailed) as failed:
         run_isolated(fill_memory_and_log, 8, timeout_seconds=60, memory_bytes=500_000_000)
     assert failed.value.reason == "out_of_memory"
@@ -164,7 +164,7 @@ def test_logging_does_not_keep_the_watchdog_from_looking():
 
 def test_memory_that_cannot_be_had_is_a_typed_failure():
     with pytest.raises(ChildFailed) as failed:
-        run_isolated(ask_for_too_much, timeout_seconds=60)
+        run_isolated(allocate_too_much, timeout_seconds=60)
     assert failed.value.reason == "out_of_memory"
 
 

@@ -62,7 +62,7 @@ STUBBORN_FAMILY = """
 def test_lines_status_and_last_line_come_back():
     lines: list[str] = []
     finished = run_supervised(
-        python("import sys; say = sys.stderr.write; say('one\\n'); print('{}'); print(); say('two\\n'); sys.exit(3)"),
+        python("import sys; put = sys.stderr.write; put('one\\n'); print('{}'); print(); put('two\\n'); sys.exit(3)"),
         wall_seconds=PATIENCE,
         silence_seconds=PATIENCE,
         on_line=lines.append,
@@ -110,15 +110,15 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("limits", "told"),
+    ("limits", "message"),
     [
         ({"wall_seconds": 1800, "silence_seconds": 7200}, "was still running after 36"),
         ({"wall_seconds": 7200, "silence_seconds": 1800}, "had no output for 1800 s"),
     ],
 )
-def test_watchdog_ends_the_whole_family(tmp_path, clock, limits, told):
+def test_watchdog_ends_the_whole_family(tmp_path, clock, limits, message):
     pids = tmp_path / "pids"
-    with pytest.raises(WatchdogExpired, match=f"{told}.*its last line: started"):
+    with pytest.raises(WatchdogExpired, match=f"{message}.*its last line: started"):
         run_supervised([*python(STUBBORN_FAMILY), str(pids)], grace_seconds=0.5, on_line=clock.leap, **limits)
     assert all(gone(pid) for pid in pids_in(pids, 2))
 
@@ -133,12 +133,12 @@ def test_what_a_command_leaves_behind_does_not_keep_its_end_back(tmp_path):
     pids = tmp_path / "pids"
     stubborn_child = STUBBORN_FAMILY.replace("    time.sleep(600)\n", "    print('ended', time.monotonic())\n")
     finished = run_supervised([*python(stubborn_child), str(pids)], wall_seconds=PATIENCE, silence_seconds=PATIENCE)
-    said, at = finished.last_line.split()
-    assert said == "ended" and time.monotonic() - float(at) < GRACE_SECONDS / 2
+    text, at = finished.last_line.split()
+    assert text == "ended" and time.monotonic() - float(at) < GRACE_SECONDS / 2
     assert all(gone(pid) for pid in pids_in(pids, 2))
 
 
-def test_who_left_the_session_with_the_streams_does_not_keep_the_end_back(tmp_path, monkeypatch):
+def test_a_process_that_left_the_session_with_the_streams_does_not_delay_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(supervise, "STREAMS_SECONDS", 0.2)
     code = """
         import subprocess, sys

@@ -69,9 +69,10 @@ def holds(question: Derived, imaginary: ImaginaryFilm) -> bool:
 @given(imaginary=films(), seed=st.integers(0, 1000))
 def test_derived_questions_are_true_provable_and_unambiguous(imaginary, seed):
     captions = captions_of(imaginary)
-    looks = sample_times_of(captions)
+    sample_times = sample_times_of(captions)
     at_start, at_end = (
-        {t.text for t in imaginary.shown if t.start_us <= look < t.end_us} for look in (looks[0], looks[-1])
+        {t.text for t in imaginary.shown if t.start_us <= time_us < t.end_us}
+        for time_us in (sample_times[0], sample_times[-1])
     )
     for question in derived_of(imaginary, seed):
         unseen = {Template.DURATION: at_start | at_end, Template.WHEN: at_start}.get(question.template, set())
@@ -126,7 +127,7 @@ def test_a_story_gives_every_template_in_both_kinds_and_no_fact_twice():
         assert 1 <= sum((question.template, question.kind) == (template, kind) for question in questions) <= 2
 
 
-def test_recurring_texts_are_counted_and_nothing_else_is_asked_of_them():
+def test_recurring_texts_are_only_counted():
     questions = derived_of(STORY, per_template=9)
     about = [question for question in questions if "OPEN DAILY" in question.subjects]
     assert {(question.template, question.answer) for question in about} == {(Template.COUNT, "2")}
@@ -138,11 +139,11 @@ def test_the_same_seed_gives_the_same_questions_and_another_seed_others():
     assert derived_of(STORY, seed=1) != derived_of(STORY, seed=2)
 
 
-def test_only_the_wished_kinds_are_made():
+def test_only_questions_of_the_requested_kinds_are_made():
     assert {question.kind for question in derived_of(STORY, kinds=[QuestionKind.OPEN])} == {QuestionKind.OPEN}
 
 
-def asked(imaginary: ImaginaryFilm, template: Template) -> list[Derived]:
+def of_template(imaginary: ImaginaryFilm, template: Template) -> list[Derived]:
     return [question for question in derived_of(imaginary, per_template=9) if question.template is template]
 
 
@@ -160,19 +161,19 @@ def test_a_text_that_is_unfit_is_neither_subject_nor_answer_and_hides_what_it_st
     imaginary = film(shown("THE LAST FERRY", 5, 9), unfit, shown("FRESH APPLES", 40, 44))
     questions = derived_of(imaginary, per_template=9)
     assert all(unfit.text not in (*question.subjects, question.answer) for question in questions)
-    assert not asked(imaginary, Template.AFTER)
+    assert not of_template(imaginary, Template.AFTER)
 
 
 def test_overlapping_texts_have_no_order():
-    assert not asked(film(shown("THE LAST FERRY", 5, 15), shown("EXIT", 10, 20, BOXES[0])), Template.AFTER)
-    assert asked(film(shown("THE LAST FERRY", 5, 9), shown("EXIT", 10, 20, BOXES[0])), Template.AFTER)
+    assert not of_template(film(shown("THE LAST FERRY", 5, 15), shown("EXIT", 10, 20, BOXES[0])), Template.AFTER)
+    assert of_template(film(shown("THE LAST FERRY", 5, 9), shown("EXIT", 10, 20, BOXES[0])), Template.AFTER)
 
 
-def test_texts_that_come_up_together_have_no_order():
-    together = film(
+def test_texts_that_appear_simultaneously_have_no_order():
+    simultaneous = film(
         shown("THE LAST FERRY", 5, 9), shown("EXIT", 15.1, 20, BOXES[0]), shown("OPEN DAILY", 15.3, 20, BOXES[3])
     )
-    assert not asked(together, Template.AFTER)
+    assert not of_template(simultaneous, Template.AFTER)
 
 
 def test_durations_closer_than_three_seconds_are_not_compared():
@@ -180,18 +181,18 @@ def test_durations_closer_than_three_seconds_are_not_compared():
     others = [shown(name, 10 * index + 20, 10 * index + 24) for index, name in enumerate(names)]
     close = film(shown("LIGHTHOUSE", 3, 9.5), *others)
     clear = film(shown("LIGHTHOUSE", 3, 12.5), *others)
-    assert not [question for question in asked(close, Template.DURATION) if len(question.subjects) == 4]
-    (question,) = [question for question in asked(clear, Template.DURATION) if len(question.subjects) == 4]
+    assert not [question for question in of_template(close, Template.DURATION) if len(question.subjects) == 4]
+    (question,) = [question for question in of_template(clear, Template.DURATION) if len(question.subjects) == 4]
     assert question.answer == "LIGHTHOUSE"
 
 
-def test_what_happened_in_a_stretch_without_captions_is_not_asked_about():
+def test_a_stretch_without_captions_is_in_no_question():
     """The clip from 20 s to 30 s has no caption, so a text may have appeared there unseen."""
     imaginary = film(shown("THE LAST FERRY", 12, 16), shown("EXIT", 33, 37), shown("EXIT", 45, 49))
     missing = [caption for caption in captions_of(imaginary) if caption.start_us != 20 * SECOND]
     questions = derive(read_timeline(missing), KINDS, 9, Random(0))
     assert not {Template.AFTER, Template.BEFORE, Template.COUNT} & {question.template for question in questions}
-    assert asked(imaginary, Template.COUNT)
+    assert of_template(imaginary, Template.COUNT)
 
 
 def test_a_film_without_texts_gives_no_questions():
@@ -199,25 +200,25 @@ def test_a_film_without_texts_gives_no_questions():
 
 
 def test_when_has_options_well_apart():
-    for question in asked(STORY, Template.WHEN):
+    for question in of_template(STORY, Template.WHEN):
         times = sorted(map(seconds, question.options))
         assert all(later - earlier >= 9 for earlier, later in pairwise(times))
 
 
-def test_a_start_or_an_end_that_nobody_saw_is_not_asked_for():
+def test_a_start_or_an_end_that_no_sample_time_shows_is_in_no_question():
     """The first text may have appeared at any earlier time, and the last one may have stayed."""
     edges = film(
         shown("LIGHTHOUSE", 0, 20), shown("EXIT", 25, 29), shown("OPEN DAILY", 33, 37), shown("FERRY 1", 41, 60)
     )
-    durations, moments = asked(edges, Template.DURATION), asked(edges, Template.WHEN)
+    durations, moments = of_template(edges, Template.DURATION), of_template(edges, Template.WHEN)
     assert {question.subjects for question in durations} == {("EXIT",), ("OPEN DAILY",)}
     assert {question.subjects for question in moments} == {("EXIT",), ("OPEN DAILY",), ("FERRY 1",)}
-    assert {question.answer for question in asked(edges, Template.BEFORE)} >= {
+    assert {question.answer for question in of_template(edges, Template.BEFORE)} >= {
         "LIGHTHOUSE"
     }  # it was first, whenever it appeared
 
 
-def test_two_texts_that_are_there_at_the_first_look_have_no_order():
+def test_two_texts_of_the_first_sample_time_have_no_order():
     both = film(shown("LIGHTHOUSE", 0, 9), shown("EXIT", 0.2, 5, BOXES[0]), shown("FERRY 1", 20, 24))
     templates = {question.template for question in derived_of(both, per_template=9)}
     assert not {Template.ORDER, Template.AFTER, Template.BEFORE} & templates

@@ -79,7 +79,7 @@ def test_evidence_that_is_not_on_the_timeline_is_an_error():
         explain(question, read_timeline(captions_of(film(shown("LIGHTHOUSE", 40, 44)))), Random(0))
 
 
-def test_nothing_is_said_of_an_end_or_a_start_that_nobody_saw():
+def test_an_end_or_a_start_that_no_sample_time_shows_is_not_mentioned():
     edges = film(shown("LIGHTHOUSE", 0, 20), shown("OPEN DAILY", 33, 37), shown("EXIT", 41, 60, BOXES[6]))
     timeline = read_timeline(captions_of(edges))
     for question in questions_of(timeline):

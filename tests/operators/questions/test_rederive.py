@@ -62,18 +62,18 @@ def test_what_the_captions_do_not_settle_has_no_answer(template, subjects):
     assert again(template, *subjects) is None
 
 
-def test_two_texts_at_once_have_no_order():
-    together = captions_of(film(shown("EXIT", 5, 9), shown("OPEN DAILY", 5, 9, BOXES[0]), shown("LIGHTHOUSE", 0, 2)))
-    assert again(Template.ORDER, "EXIT", "OPEN DAILY", captions=together) is None
-    assert again(Template.AFTER, "LIGHTHOUSE", captions=together) is None
-    assert again(Template.DURATION, "EXIT", "OPEN DAILY", captions=together) is None
+def test_two_simultaneous_texts_have_no_order():
+    both = captions_of(film(shown("EXIT", 5, 9), shown("OPEN DAILY", 5, 9, BOXES[0]), shown("LIGHTHOUSE", 0, 2)))
+    assert again(Template.ORDER, "EXIT", "OPEN DAILY", captions=both) is None
+    assert again(Template.AFTER, "LIGHTHOUSE", captions=both) is None
+    assert again(Template.DURATION, "EXIT", "OPEN DAILY", captions=both) is None
 
 
 def test_captions_without_texts_settle_nothing():
     assert again(Template.COUNT, "EXIT", captions=captions_of(film(seconds=20 * SECOND / SECOND))) is None
 
 
-def test_a_start_or_an_end_that_nobody_saw_proves_nothing():
+def test_a_start_or_an_end_that_no_sample_time_shows_gives_no_answer():
     edges = captions_of(film(shown("LIGHTHOUSE", 0, 20), shown("OPEN DAILY", 33, 37), shown("EXIT", 41, 60)))
     for text in ("LIGHTHOUSE", "EXIT"):
         assert again(Template.DURATION, text, captions=edges) is None

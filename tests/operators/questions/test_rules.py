@@ -102,7 +102,7 @@ def test_nothing_captioned_holds_no_evidence():
         ),
     ],
 )
-def test_a_question_that_asks_the_same_again_is_a_near_duplicate(changes, duplicate):
+def test_a_repeated_question_is_a_near_duplicate(changes, duplicate):
     earlier = GOOD.model_copy(update={"question_id": "q0", **changes})
     found = problem(earlier=[earlier])
     assert (found.reason if found else None) == ("near_duplicate" if duplicate else None)

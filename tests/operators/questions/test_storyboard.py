@@ -29,12 +29,12 @@ def test_texts_and_speech_are_added_where_the_caption_does_not_have_them():
 
 @settings(deadline=None)
 @given(clips=st.integers(1, 60), tokens=st.integers(20, 800))
-def test_beyond_the_budget_lines_are_left_out_evenly_and_counted(clips, tokens):
+def test_lines_beyond_the_budget_are_skipped_evenly_and_counted(clips, tokens):
     captions = captions_of(film(seconds=10 * clips))
     lines = storyboard(captions, tokens).splitlines()
     shown_lines = [line for line in lines if not line.startswith("(")]
-    left_out = sum(int(re.findall(r"\d+", line)[0]) for line in lines if line.startswith("("))
-    assert len(shown_lines) + left_out == clips
+    skipped = sum(int(re.findall(r"\d+", line)[0]) for line in lines if line.startswith("("))
+    assert len(shown_lines) + skipped == clips
     assert len(shown_lines) == 1 or sum(map(len, shown_lines)) <= tokens * CHARACTERS_PER_TOKEN
     assert lines[0].startswith("00:00")
     gaps = [int(re.findall(r"\d+", line)[0]) for line in lines[:-1] if line.startswith("(")]

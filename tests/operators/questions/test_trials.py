@@ -98,8 +98,8 @@ def test_only_answered_trials_count(run_specs):
 
 def test_an_answer_that_the_judge_does_not_compare_is_neither_right_nor_wrong(run_specs):
     def no_verdict(body):
-        asked = body["response_format"]["json_schema"]["name"]
-        return "no verdict" if asked == "Verdict" else {"answer": "a small vessel"}
+        schema_name = body["response_format"]["json_schema"]["name"]
+        return "no verdict" if schema_name == "Verdict" else {"answer": "a small vessel"}
 
     [result], context = run_specs([TrialSpec(make_question(1, kind=OPEN), 3)], no_verdict)
     assert (result.answers, result.right) == ((), ())
@@ -122,7 +122,7 @@ def test_an_answer_that_the_judge_does_not_compare_is_neither_right_nor_wrong(ru
         (Template.ORDER, '"EXIT", then "OPEN"', "Exit, Open", "OPEN, EXIT"),
     ],
 )
-def test_the_judge_is_never_asked_about_a_derived_answer(run_specs, template, right, good, nonsense):
+def test_the_judge_is_never_called_about_a_derived_answer(run_specs, template, right, good, nonsense):
     derivation = Derivation(template=template, subjects=("EXIT",))
     update = {"derivation": derivation, "answer": right}
     specs = [TrialSpec(make_question(number, kind=OPEN).model_copy(update=update), 1) for number in (1, 2)]

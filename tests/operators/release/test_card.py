@@ -55,7 +55,7 @@ def test_the_published_card_is_the_one_that_its_run_gives(release, manifest):
     assert (release / "README.md").read_text() == dataset_card(manifest, folder)
 
 
-def test_front_matter_names_what_the_hub_asks_for(manifest, numbers):
+def test_front_matter_has_the_fields_that_the_hub_needs(manifest, numbers):
     front = front_matter(render_card(manifest, numbers))
     assert front["license"] == "cc-by-4.0"
     assert front["task_categories"] == ["visual-question-answering", "video-text-to-text"]
@@ -136,7 +136,7 @@ def test_every_field_is_listed_with_its_docstring(manifest, numbers):
     assert all(f"| `{name}` |" in card for name in [*Sample.model_fields, *WebDatasetRecord.model_fields])
 
 
-def test_counts_models_and_floors_are_stated(manifest, numbers):
+def test_counts_models_and_baselines_are_stated(manifest, numbers):
     card = render_card(manifest, numbers)
     for split, count in manifest.samples.items():
         assert re.search(rf"^\| {split} \| {count:,} \| {manifest.videos[split]:,} \|", card, re.MULTILINE)
@@ -145,13 +145,13 @@ def test_counts_models_and_floors_are_stated(manifest, numbers):
 
 
 @pytest.mark.parametrize(
-    "media, said", [("original", "the video."), ("proxy", "the video in little: two frames a second")]
+    "media, description", [("original", "the video."), ("proxy", "the video in little: two frames a second")]
 )
-def test_what_stands_beside_a_record_is_told(manifest, numbers, media, said):
+def test_the_video_file_of_a_record_is_described(manifest, numbers, media, description):
     run = numbers.run
     config = run.config.model_copy(update={"shard": run.config.shard.model_copy(update={"media": Media(media)})})
     card = render_card(manifest, replace(numbers, run=run.model_copy(update={"config": config})))
-    assert f"`{{video_id}}.mp4`, {said}" in card
+    assert f"`{{video_id}}.mp4`, {description}" in card
     assert any("mp4" in str(each) for each in front_matter(card)["dataset_info"][1]["features"])
 
 
@@ -203,7 +203,7 @@ def test_its_commands_for_energon_run(release, manifest, tmp_path):
     shutil.copytree(release / "data", tmp_path / "data")
     [commands] = blocks(card, "sh")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    told = subprocess.run(
+    completed = subprocess.run(
         ["sh", "-ec", commands],
         cwd=tmp_path,
         env=os.environ | {"PATH": path},
@@ -211,7 +211,7 @@ def test_its_commands_for_energon_run(release, manifest, tmp_path):
         capture_output=True,
         text=True,
     )
-    counts = re.findall(r"\* `(\w+)`: \d+%, (\d+) samples in \d+ shards", told.stdout)
+    counts = re.findall(r"\* `(\w+)`: \d+%, (\d+) samples in \d+ shards", completed.stdout)
     assert {split: int(count) for split, count in counts} == manifest.videos
     [code] = [block for block in blocks(card, "python") if "energon" in block]
     found = {"root": str(tmp_path), "__name__": "card"}
@@ -221,7 +221,7 @@ def test_its_commands_for_energon_run(release, manifest, tmp_path):
     assert video.mp4.get_video_duration()[0] == pytest.approx(video.record["duration_us"] / 1e6)
 
 
-def test_the_card_says_how_videos_became_mp4s(manifest, numbers):
+def test_the_card_states_how_videos_became_mp4s(manifest, numbers):
     ways = ["keep", *["sound"] * (len(numbers.videos) - 1)]
     original = numbers.run.model_copy(
         update={"config": numbers.run.config.model_copy(update={"shard": ShardConfig(media=Media.ORIGINAL)})}

@@ -86,7 +86,7 @@ def test_equal_content_is_published_once(assembled):
     assert (other.release.version, other.is_new) == (2, True)
 
 
-def test_of_two_that_publish_the_same_at_once_one_is_new(assembled, monkeypatch):
+def test_one_of_two_concurrent_publications_of_the_same_content_is_new(assembled, monkeypatch):
     published = {}
     first, second = sharded(assembled, "first"), sharded(assembled, "second")
     meanwhile(monkeypatch, "_claim_version", lambda: published.update(second=publish(second)))
@@ -98,7 +98,7 @@ def test_of_two_that_publish_the_same_at_once_one_is_new(assembled, monkeypatch)
     assert newest_release(assembled.store, "synthetic").run_id == "second"
 
 
-def test_who_writes_last_points_to_the_newest_version(assembled, monkeypatch):
+def test_the_last_writer_points_to_the_newest_version(assembled, monkeypatch):
     first, second = sharded(assembled, "first"), sharded(assembled, "second", tar=b"another tar")
 
     def both():
@@ -111,7 +111,7 @@ def test_who_writes_last_points_to_the_newest_version(assembled, monkeypatch):
 
 
 @pytest.mark.parametrize(("tar", "version"), [(b"a tar", 1), (b"another tar", 2)])
-def test_a_release_that_was_deleted_by_hand_is_published_anew(assembled, tar, version):
+def test_a_release_that_was_deleted_by_hand_is_published_again(assembled, tar, version):
     shutil.rmtree(publish(sharded(assembled, "first")).url)
     assert newest_release(assembled.store, "synthetic") is None
     again = publish(sharded(assembled, "second", tar))
@@ -121,7 +121,7 @@ def test_a_release_that_was_deleted_by_hand_is_published_anew(assembled, tar, ve
     assert hashlib.sha256(tar_file).hexdigest() == again.release.files[0].sha256
 
 
-def test_who_was_killed_while_publishing_comes_after_those_that_published_since(assembled, monkeypatch):
+def test_a_run_that_was_killed_while_publishing_comes_after_those_published_since(assembled, monkeypatch):
     killed = sharded(assembled, "killed")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -25,23 +25,23 @@ def shown(folder: RunFolder, **changes: str) -> str:
     return printed.getvalue()
 
 
-def test_losses_samples_counts_and_places_are_told(folder, release):
-    said = shown(folder)
-    assert "skipped in the source (not videos): 3 .srt files\n" in said
-    assert re.search(r"rejected 1 × plan: not_a_video\n?.*notes\.txt", said)
-    assert said.count("written by") == SHOWN_SAMPLES
-    assert re.search(r"12 s; \d+ steps \(one stage of one video each\) were computed, \d+ reused", said)
-    assert re.search(r"published synthetic version 1: \d+ samples \(eval \d+, rl \d+, sft \d+\)", said)
-    assert f"shards  {release}/data\ntables  {release}/parquet\nreport  {folder.url}/report.html\n" in said
+def test_rejects_samples_counts_and_places_are_shown(folder, release):
+    output = shown(folder)
+    assert "skipped in the source (not videos): 3 .srt files\n" in output
+    assert re.search(r"rejected 1 × plan: not_a_video\n?.*notes\.txt", output)
+    assert output.count("written by") == SHOWN_SAMPLES
+    assert re.search(r"12 s; \d+ steps \(one stage of one video each\) were computed, \d+ reused", output)
+    assert re.search(r"published synthetic version 1: \d+ samples \(eval \d+, rl \d+, sft \d+\)", output)
+    assert f"shards  {release}/data\ntables  {release}/parquet\nreport  {folder.url}/report.html\n" in output
 
 
-def test_a_run_that_changed_nothing_says_so(folder, monkeypatch):
+def test_a_run_that_changed_nothing_is_shown_as_such(folder, monkeypatch):
     metrics = [stage.model_copy(update={"reused": stage.units}) for stage in folder.metrics()]
     monkeypatch.setattr(folder, "metrics", lambda: metrics)
-    said = shown(folder, run_id="an-earlier-one")
-    units = sum(stage.units for stage in metrics)
-    assert f"nothing had to be computed: the results of all {units} steps were reused" in said
-    assert "nothing new to publish; this is still synthetic version 1" in said
+    output = shown(folder, run_id="an-earlier-one")
+    steps = sum(stage.units for stage in metrics)
+    assert f"nothing had to be computed: the results of all {steps} steps were reused" in output
+    assert "nothing new to publish; this is still synthetic version 1" in output
 
 
 def test_the_samples_shown_differ_and_are_the_same_every_time(folder):

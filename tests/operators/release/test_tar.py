@@ -15,7 +15,7 @@ def write(path, clip):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_same_members_give_the_same_bytes_whenever_and_whoever(tmp_path):
+def test_the_same_members_give_the_same_bytes_at_any_time_for_any_user(tmp_path):
     clip = tmp_path / "clip.bin"
     clip.write_bytes(bytes(range(256)) * 100)
     first = write(tmp_path / "one.tar", clip)
@@ -64,7 +64,7 @@ def test_a_member_that_fails_leaves_the_tar_as_it_was(tmp_path):
         assert tar.extractfile("a.json").read() == b"{}"
 
 
-def test_a_member_of_more_than_8_gib_has_a_header_that_says_so(tmp_path):
+def test_a_member_of_more_than_8_gib_has_its_size_in_the_header(tmp_path):
     class Zeros(io.RawIOBase):
         def read(self, size=-1):
             raise InterruptedError  # only the header is tested

@@ -126,7 +126,7 @@ def test_a_spoilt_tar(copy, change, message):
     refuses(copy, f"{path}: .*{message}")
 
 
-def test_a_video_of_another_size_than_its_record_says(copy, tmp_path):
+def test_a_video_of_another_size_than_in_its_record_is_refused(copy, tmp_path):
     other = two_pictures(tmp_path / "other.mp4").read_bytes()
     path = rewrite(copy, lambda members: [(members[0][0], other), *members[1:]])
     refuses(copy, f"{path}: .*shows 160x64, .*json says 64x64; the questions are about another picture")
@@ -235,7 +235,7 @@ def test_another_container_named_mp4_is_no_mp4(copy, tmp_path):
         _read_tar(copy, first(copy, ".tar"))
 
 
-def test_videos_are_decoded_in_a_child_whose_end_is_told(copy, monkeypatch):
+def test_videos_are_decoded_in_a_child_whose_end_is_reported(copy, monkeypatch):
     """A time limit of 0 s ends the child here. The same watchdog limits memory (see `test_isolate`)."""
     monkeypatch.setattr("operators.release.validate._SECONDS_PER_VIDEO", 0.0)
     refuses(copy, r"data/\w+/.*\.tar: no result within 0 s")

@@ -42,13 +42,13 @@ def test_always_one_letter_and_longest_option():
     assert found()["Always the longest option"].accuracy == pytest.approx((0.5 + 0 + 0.5 + 1) / 4)
 
 
-def test_blind_accuracy_of_samples_leaves_out_what_the_check_took_out():
+def test_blind_accuracy_of_samples_excludes_what_the_check_rejected():
     samples, everything = found()["Judge without video, samples"], found()["Judge without video, all questions"]
     assert (samples.accuracy, samples.chance, samples.answers, samples.of_samples) == (0.5, 0.375, 8, True)
     assert (everything.accuracy, everything.answers, everything.of_samples) == (pytest.approx(8 / 12), 12, False)
 
 
-def test_without_samples_only_what_was_asked_is_left():
+def test_without_samples_only_the_baseline_of_all_questions_remains():
     assert list(found(choices=FOUR.head(0))) == ["Judge without video, all questions"]
     assert found(choices=FOUR.head(0), blind=BLIND.head(0)) == {}
 

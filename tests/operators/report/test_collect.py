@@ -80,11 +80,11 @@ def test_a_question_without_an_answer_of_the_target_is_not_measured(tmp_path):
     folder = synthetic_run(tmp_path, videos=1, until="difficulty")
     before = collect(folder)
     record = folder.record("difficulty", 0)
-    [(unit, commit)] = record.commits.items()
+    [(item, commit)] = record.commits.items()
     first, *others = folder.store.get_rows(commit.rows_sha256, Trial)
     silent = first.model_copy(update={"n": 0, "correct": 0, "answers": (), "passed": False})
     commit = commit.model_copy(update={"rows_sha256": folder.store.put_rows([silent, *others], Trial)})
-    folder.write_record(StageRecord(stage="difficulty", partition=0, commits={unit: commit}))
+    folder.write_record(StageRecord(stage="difficulty", partition=0, commits={item: commit}))
     after = collect(folder)
 
     def measured(numbers):
@@ -106,7 +106,7 @@ def test_costs_add_up_over_partitions(folder, numbers):
     assert captioner.requests == sum(each.requests["captioner"] for each in metrics)
 
 
-def test_the_busy_share_is_of_the_time_that_units_took_not_of_the_partitions_clocks(tmp_path):
+def test_the_busy_share_is_weighted_by_the_time_of_work_items_not_of_partitions(tmp_path):
     """Shares are weighted by time summed over work items, not by elapsed time.
 
     Within 10 s, the work items of one partition wait for 80 s in total, and those of the other compute for 10 s. The

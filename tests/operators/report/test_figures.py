@@ -22,7 +22,7 @@ def test_tables_hold_every_row_that_is_drawn(numbers):
     assert total(shown["Pass rate of the target"]) == len(numbers.pass_rates)
 
 
-def test_the_choice_among_several_pictures_is_told(numbers):
+def test_the_choice_among_several_pictures_is_described(numbers):
     videos = numbers.videos.assign(other_pictures=[2, *[0] * (len(numbers.videos) - 1)], packaging="both")
     figure = [*figures.material_figures(replace(numbers, videos=videos))][2]
     assert figure.rows[-1] == ("picture and sound encoded", str(len(videos)))

@@ -30,6 +30,6 @@ def test_each_question_leaves_at_the_gate_that_it_fails():
     ]
 
 
-def test_gates_whose_stage_has_not_run_say_nothing():
+def test_gates_whose_stage_has_not_run_have_no_count():
     steps = funnel(["model", "program"], QUESTIONS, set("abcde"), None, None, None)
     assert [step.left is None for step in steps] == [False, False, True, True, True, True, True]

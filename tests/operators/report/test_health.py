@@ -14,7 +14,7 @@ def verdict(numbers, what):
     return finding.ok
 
 
-def test_what_needs_a_look_comes_first(numbers):
+def test_findings_that_need_attention_come_first(numbers):
     order = [finding.ok for finding in findings(numbers)]
     assert order == sorted(order)
     assert False in order  # the shard stage has not run
@@ -37,7 +37,7 @@ def test_vanished_questions_are_found(numbers):
     assert not verdict(replace(numbers, unaccounted=1), "Questions accounted for")
 
 
-def test_segments_that_planning_left_out_are_no_unreadable_videos(numbers):
+def test_segments_that_planning_skipped_are_no_unreadable_videos(numbers):
     """Nine of ten planned videos are readable. The eleventh file in the source was not a video."""
     segments = RejectGroup("plan", "annotation", 500, ())
     found = findings(replace(numbers, rejects=(*numbers.rejects, segments)))
@@ -45,6 +45,6 @@ def test_segments_that_planning_left_out_are_no_unreadable_videos(numbers):
 
 
 @pytest.mark.parametrize(("accuracy", "ok"), [(0.25, True), (0.27, True), (0.35, False)])
-def test_a_baseline_far_above_chance_needs_a_look(numbers, accuracy, ok):
+def test_a_baseline_far_above_chance_needs_attention(numbers, accuracy, ok):
     baseline = Baseline("Always the longest option", accuracy, 0.25, 1000)
     assert verdict(replace(numbers, baselines=(baseline,)), baseline.name) is ok

@@ -69,7 +69,7 @@ def test_texts_of_models_are_shown_and_never_run(tmp_path):
     assert not any(name.startswith("on") for name, _ in tags.attributes)
 
 
-def test_a_build_in_which_nothing_passed_says_so(tmp_path):
+def test_a_build_in_which_nothing_passed_is_reported_with_the_reasons(tmp_path):
     tags = Tags(page_of(synthetic_run(tmp_path, videos=2, nothing_passes=True)))
     assert "No samples" in tags.text
     assert "verify: answerable blind" in tags.text
@@ -111,7 +111,7 @@ def test_the_page_of_a_run_of_an_earlier_version_shows_no_secret_of_its_source(t
 
 def test_it_fits_every_width_in_a_browser_and_follows_its_colour_scheme(tmp_path):
     address = write_report(synthetic_run(tmp_path, videos=2, hostile=True))
-    messages, papers = [], set()
+    messages, backgrounds = [], set()
     with chromium() as browser:
         for scheme, width in (("light", 1280), ("dark", 360)):
             tab = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}).new_page()
@@ -119,6 +119,6 @@ def test_it_fits_every_width_in_a_browser_and_follows_its_colour_scheme(tmp_path
             tab.on("dialog", lambda dialog: messages.append(dialog.message))
             tab.goto(f"file://{address}")
             assert tab.evaluate("document.documentElement.scrollWidth") == width
-            papers.add((scheme, tab.evaluate("getComputedStyle(document.documentElement).backgroundColor")))
+            backgrounds.add((scheme, tab.evaluate("getComputedStyle(document.documentElement).backgroundColor")))
     assert messages == []
-    assert len(papers) == 2
+    assert len(backgrounds) == 2

@@ -18,14 +18,14 @@ def tables(folder):
     return Tables(folder)
 
 
-def test_partitions_and_units_come_in_order(tables):
+def test_partitions_and_work_items_come_in_order(tables):
     assert tables.partitions_done["ingest"] == 3
     ids = tables.frame("ingest", Video, ("video_id", "fps"))["video_id"].tolist()
     assert ids == sorted(ids)
     assert len(ids) == tables.rows("ingest") == 9  # one of ten videos is unreadable
 
 
-def test_columns_come_as_they_are_asked_for(tables):
+def test_columns_come_in_the_requested_order(tables):
     assert tables.columns("ingest", Video, ("uri", "video_id")).column_names == ["uri", "video_id"]
 
 
@@ -43,8 +43,8 @@ def test_a_run_of_an_earlier_version_is_named(tmp_path):
     rows = tmp_path / object_path(commit.rows_sha256, ".parquet")
     table = open_parquet(rows.read_bytes()).read(use_threads=False)
     pq.write_table(table.drop_columns(["packaging", "other_pictures"]), rows)
-    told = "ingest was run by an earlier version, whose rows have no other_pictures, packaging; run `lvr build` again"
-    with pytest.raises(SchemaError, match=f"^{folder.url}: {told}"):
+    cause = "ingest was run by an earlier version, whose rows have no other_pictures, packaging; run `lvr build` again"
+    with pytest.raises(SchemaError, match=f"^{folder.url}: {cause}"):
         collect(folder)
 
 

@@ -117,7 +117,7 @@ def test_repositories_keep_their_name_and_keys_lose_a_password():
     assert stored_uri("s3://arn:aws:s3:eu-west-1:1:accesspoint/name/a?key=1", "/lists").endswith("a?key=1")
 
 
-def test_a_folder_that_is_away_is_no_list_of_what_lies_beside_it(tmp_path):
+def test_a_missing_folder_is_not_taken_for_a_list_with_siblings(tmp_path):
     assert Access.of(f"{tmp_path}/films").roots == (f"{tmp_path}/films",)
 
 
@@ -184,16 +184,16 @@ def test_the_fingerprint_is_the_files_and_not_its_signatures():
     assert found == {f'{len(BODY)}-"tag"'}
 
 
-def test_what_is_gone_is_told_apart_from_an_outage_and_without_secrets(tmp_path, s3_bucket):
+def test_a_missing_file_is_distinguished_from_an_outage_and_reported_without_secrets(tmp_path, s3_bucket):
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     with serving() as server:
         gone = [f"{tmp_path}/gone.mp4", f"{tmp_path}/folder", f"{s3_bucket}/gone.mp4"]
         for uri in [*gone, f"http://user:PASSWORD@{server.site}/404?SECRET"]:
-            with pytest.raises(SourceUnavailable, match="restore it") as told:
+            with pytest.raises(SourceUnavailable, match="restore it") as missing:
                 SourceFiles(frozenset({server.site})).fetch("film", uri, tmp_path)
-            assert told.value.reason == "missing_file"
-            assert not any(word in str(told.value) for word in ("SECRET", "PASSWORD"))
+            assert missing.value.reason == "missing_file"
+            assert not any(word in str(missing.value) for word in ("SECRET", "PASSWORD"))
         for path, words in (("503", "HTTP 503; the next run"), ("403", "HTTP 403.*correct the rights.*, the next run")):
             with pytest.raises(SourceUnavailable, match=f"{words} tries again") as away:
                 uri = f"http://user:PASSWORD@{server.site}/{path}?SECRET"
@@ -209,7 +209,7 @@ def reason_of(uri, *roots):
     return gone.value.reason
 
 
-def test_a_file_is_missing_while_its_place_is_there_and_else_the_place_is_away(tmp_path):
+def test_a_file_is_missing_only_while_its_root_is_mounted(tmp_path):
     """An unmounted disk leaves an empty folder, or no folder."""
     for name in ("films/a", "films/mount", "other"):
         (tmp_path / name).mkdir(parents=True)
@@ -243,9 +243,9 @@ def test_a_file_that_may_not_be_read_is_not_a_missing_file(tmp_path, unprivilege
     source = Source(source_id="film", uri=str(film), fingerprint="1")
     files = SourceFiles(roots=(str(tmp_path),))
     with unprivileged(tmp_path):
-        for look in (files.fingerprint, lambda film: files.fetch("film", film.uri, tmp_path)):
+        for operation in (files.fingerprint, lambda film: files.fetch("film", film.uri, tmp_path)):
             with pytest.raises(SourceUnavailable, match=r"film.mp4: .*Permission denied.*; correct the rights") as gone:
-                look(source)
+                operation(source)
             assert gone.value.reason == "system_error"
 
 
@@ -275,16 +275,16 @@ def test_an_object_store_that_does_not_answer_is_left_to_the_next_run(tmp_path, 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     type(locate(s3_bucket)[0]).clear_instance_cache()
-    for look in (SourceFiles().fingerprint, lambda film: SourceFiles().fetch("film", film.uri, tmp_path)):
+    for operation in (SourceFiles().fingerprint, lambda film: SourceFiles().fetch("film", film.uri, tmp_path)):
         with pytest.raises(SourceUnavailable, match=rf"{film.uri}: no answer.*; the next run tries again") as away:
-            look(film)
+            operation(film)
         assert away.value.reason == "system_error"
 
 
 @pytest.mark.parametrize(
     "number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ECONNRESET, errno.ENAMETOOLONG, errno.EINVAL]
 )
-def test_a_place_that_fails_in_the_middle_leaves_nothing_that_looks_whole(tmp_path, number):
+def test_a_copy_that_fails_in_the_middle_leaves_no_file(tmp_path, number):
     class Failing(MemoryFileSystem):
         protocol = "failing"
 
@@ -297,8 +297,8 @@ def test_a_place_that_fails_in_the_middle_leaves_nothing_that_looks_whole(tmp_pa
             return {"name": path, "size": 9, "type": "file"}
 
     fsspec.register_implementation("failing", Failing, clobber=True)
-    for uri, told in (("failing://a/broken.mp4", os.strerror(number)), ("failing://a/short.mp4", "4 of 9 bytes came")):
-        with pytest.raises(SourceUnavailable, match=rf"{uri}: .*{told}.*; the next run tries again") as gone:
+    for uri, cause in (("failing://a/broken.mp4", os.strerror(number)), ("failing://a/short.mp4", "4 of 9 bytes came")):
+        with pytest.raises(SourceUnavailable, match=rf"{uri}: .*{cause}.*; the next run tries again") as gone:
             SourceFiles().fetch("film", uri, tmp_path)
         assert gone.value.reason == "system_error"
         assert not list(tmp_path.glob("*.mp4"))

@@ -278,7 +278,7 @@ def test_a_folder_of_a_server_that_cannot_be_read_is_an_error_and_not_empty():
         search_folder(Locked(), "/films", "memory://films")
 
 
-def test_links_that_lead_nowhere_are_looked_for_as_videos(tmp_path):
+def test_broken_links_are_listed_as_videos(tmp_path):
     """A broken link without a suffix may point to a folder on a disk that is not mounted now."""
     touch(tmp_path / "a.mp4")
     for name in ("film.mp4", "disk2", "notes.txt"):

@@ -165,7 +165,7 @@ def test_a_store_keeps_the_ids_that_earlier_versions_gave(any_store, tmp_path):
     assert found["dQw4w9WgXcQ.webm"] == source_id_of("dQw4w9WgXcQ.webm")
 
 
-def test_an_id_is_kept_while_its_video_is_away(store, tmp_path):
+def test_an_id_is_kept_while_its_video_is_missing(store, tmp_path):
     plan_earlier(store, "one", tmp_path, "a/segment_001.mp4", "b.mp4")
     plan_earlier(store, "two", tmp_path, "b.mp4")
     assert read_given_ids(store).ids[str(tmp_path)] == earlier_ids(["a/segment_001.mp4", "b.mp4"])
@@ -267,7 +267,7 @@ def test_a_damaged_file_of_a_run_is_named(store):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ('{"id": 7}', "field requested: Field required"),
         ('{"requested": {"source": 7}}', "field requested.source: .*got 7"),
@@ -275,9 +275,9 @@ def test_a_damaged_file_of_a_run_is_named(store):
         ("[" * 100_000, r"field \(file\)"),
     ],
 )
-def test_a_run_of_another_program_is_named(store, text, told):
+def test_a_run_of_another_program_is_named(store, text, problem):
     store.write("runs/other/run.json", text.encode())
-    with pytest.raises(SchemaError, match=rf"runs/other/run\.json, {told}.*; it is .* no build's: move its run out"):
+    with pytest.raises(SchemaError, match=rf"runs/other/run\.json, {problem}.*; it is .* no build's: move its run out"):
         read_given_ids(store)
 
 

@@ -60,7 +60,7 @@ def test_a_relative_folder_gives_absolute_addresses(tmp_path, monkeypatch):
         assert [source.uri for source in read_sources(name).sources] == [str(tmp_path / "films/one.mp4")]
 
 
-def test_an_empty_folder_says_what_was_looked_for(tmp_path):
+def test_an_empty_folder_is_refused_with_the_suffixes_of_videos(tmp_path):
     touch(tmp_path / "notes.txt")
     with pytest.raises(SourceError, match=r"holds no video: no file ends in .*\.mp4.*, and skipped 1 \.txt files"):
         read_sources(str(tmp_path))
@@ -91,7 +91,7 @@ def test_a_csv_manifest_with_one_bad_row_keeps_the_others(tmp_path):
     assert reasons["one"][0] == "duplicate_id" and "one.mp4" in reasons["one"][1]
 
 
-def test_a_misspelt_column_stops_at_once(tmp_path):
+def test_a_misspelt_column_is_refused_with_the_known_ones(tmp_path):
     (tmp_path / "list.csv").write_text("path\nx.mp4\n")
     with pytest.raises(SourceError, match="unknown column 'path'; known are uri"):
         read_sources(str(tmp_path / "list.csv"))
@@ -126,7 +126,7 @@ def test_a_file_name_that_is_not_utf8_is_one_reject(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("uri", "told"),
+    ("uri", "message"),
     [
         ("foo://x.mp4", "Protocol not known: foo"),
         ("oci://bucket/x.mp4", "ocifs"),
@@ -138,7 +138,7 @@ def test_a_file_name_that_is_not_utf8_is_one_reject(tmp_path):
         ("good.mp4/x.mp4", "Not a directory"),
     ],
 )
-def test_an_address_that_cannot_be_read_is_one_reject(tmp_path, uri, told):
+def test_an_address_that_cannot_be_read_is_one_reject(tmp_path, uri, message):
     touch(tmp_path / "good.mp4")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
@@ -147,7 +147,7 @@ def test_an_address_that_cannot_be_read_is_one_reject(tmp_path, uri, told):
     listing = read_sources(str(tmp_path / "list.json"), allowed_roots=("foo://", "oci://"))
     assert len(listing.sources) == 1
     assert reasons(listing) == {"bad": "unreadable_uri"}
-    assert told in listing.rejects[0].message
+    assert message in listing.rejects[0].message
 
 
 def test_a_row_with_half_a_surrogate_pair_is_one_reject(tmp_path):
@@ -277,13 +277,13 @@ def test_shot2story_meta_alone_lists_the_full_videos(shot2story):
     assert {reject.key: reject.reason for reject in listing.rejects} == {"BBBBBBBBBBB": "missing_file"}
 
 
-def test_shot2story_without_its_meta_table_says_so(shot2story):
+def test_shot2story_without_its_meta_table_is_refused(shot2story):
     (shot2story.parent / "134k_meta.csv").unlink()
     with pytest.raises(SourceError, match="meta"):
         read_sources(str(shot2story))
 
 
-def test_shot2story_without_its_videos_folder_says_what_to_set(shot2story):
+def test_shot2story_without_its_videos_folder_is_refused_with_the_setting(shot2story):
     with pytest.raises(
         SourceError, match=r"media_root '.*/nowhere' cannot be listed: .*; set media_root to the folder"
     ):
@@ -291,7 +291,7 @@ def test_shot2story_without_its_videos_folder_says_what_to_set(shot2story):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"video_names": ["x_0_0.mp4"]}, "end at frame 0"),
         ({"video_names": []}, "end at frame 0"),
@@ -303,14 +303,14 @@ def test_shot2story_without_its_videos_folder_says_what_to_set(shot2story):
         ({"ASR": ["\ud83d"]}, "surrogates"),
     ],
 )
-def test_a_bad_shot2story_annotation_is_one_reject(shot2story, change, told):
+def test_a_bad_shot2story_annotation_is_one_reject(shot2story, change, message):
     rows = json.loads(shot2story.read_text())[:2]
     rows[1] |= change
     shot2story.write_text(json.dumps(rows))
     listing = read_sources(str(shot2story), media_root=str(shot2story.parent / "media"))
     assert [len(source.annotations) for source in listing.sources] == [4]
     assert reasons(listing) == {"AAAAAAAAAAA.1": "annotation"}
-    assert told in listing.rejects[0].message
+    assert message in listing.rejects[0].message
 
 
 def test_a_shot2story_annotation_without_shots_names_what_it_lacks(shot2story):
@@ -410,7 +410,7 @@ def test_what_a_server_sent_is_in_no_reject(tmp_path):
     assert not any(word in reject.message for reject in listing.rejects for word in ("SECRET", "noise that"))
 
 
-def test_a_list_on_a_web_server_names_the_videos_beside_it(tmp_path):
+def test_a_list_on_a_web_server_names_the_videos_next_to_it(tmp_path):
     with serving({"/films/list.csv": b"uri\nfilm.mp4\n/etc/passwd\n", "/films/film.mp4": BODY}) as server:
         listing = read_sources(f"{server.url}/films/list.csv")
     assert [source.uri for source in listing.sources] == [f"{server.url}/films/film.mp4"]
@@ -421,13 +421,13 @@ def test_a_list_on_a_web_server_names_the_videos_beside_it(tmp_path):
 def test_a_list_that_is_nested_too_deep_is_named_or_a_reject(tmp_path, depth):
     (tmp_path / "list.json").write_text('[{"uri": "a.mp4", "title": ' + "[" * depth + "]" * depth + "}]")
     try:
-        told = read_sources(str(tmp_path / "list.json")).rejects[0].message
+        message = read_sources(str(tmp_path / "list.json")).rejects[0].message
     except SourceError as error:
-        told = str(error)
-    assert "list.json" in told and len(told) < 500
+        message = str(error)
+    assert "list.json" in message and len(message) < 500
 
 
-def test_a_number_without_end_in_a_list_is_told_in_few_words(tmp_path):
+def test_a_number_without_end_in_a_list_has_a_short_message(tmp_path):
     (tmp_path / "list.json").write_text('[{"uri": ' + "9" * 4_000 + "}]")
     [reject] = read_sources(str(tmp_path / "list.json")).rejects
     assert "got a number of" in reject.message and len(reject.message) < 500
@@ -549,7 +549,7 @@ def test_a_source_that_may_not_be_read_is_named(tmp_path, unprivileged):
             read_sources(str(tmp_path / "films" / "deeper"))
 
 
-def test_a_list_that_names_the_output_of_a_build_is_told(tmp_path):
+def test_an_entry_in_the_output_of_a_build_is_a_reject(tmp_path):
     store = Store(str(tmp_path / "out"))
     store.write("runs/one/run.json", b"{}")
     clip = touch(tmp_path / "clip.mp4")

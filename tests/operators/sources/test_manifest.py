@@ -63,7 +63,7 @@ def test_blank_lines_of_json_lines_are_none():
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "problem"),
     [
         (b"{", "not JSON (Expecting property name"),
         (b'{"uri": "a.mp4"} {"uri": "b.mp4"}', "not JSON (Extra data at column 18)"),
@@ -74,11 +74,11 @@ def test_blank_lines_of_json_lines_are_none():
         (b'{"n": ' + b"9" * 5000 + b"}", "JSON that cannot be read"),
     ],
 )
-def test_a_bad_line_of_json_lines_is_one_reject_with_its_number(bad, told):
+def test_a_bad_line_of_json_lines_is_one_reject_with_its_number(bad, problem):
     data = b"\n".join([b'{"uri": "a.mp4"}', b"", bad, b'{"uri": "c.mp4"}'])
     assert rows_of(data) == [(1, {"uri": "a.mp4"}), (4, {"uri": "c.mp4"})]
     [(key, message)] = rejects_of(data).items()
-    assert key == "line 3" and message.startswith(f"list 'list.jsonl', line 3: {told}")
+    assert key == "line 3" and message.startswith(f"list 'list.jsonl', line 3: {problem}")
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.json", "list.jsonl"])
@@ -111,7 +111,7 @@ def test_an_element_of_a_json_list_that_is_no_object_is_one_reject_with_its_line
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ('[{"uri": "a.mp4"}\n{"uri": "b.mp4"}]', r"expected ',' or '\]': line 2 column 1"),
         ('[{"uri": "a.mp4"},\n{"uri" "b.mp4"}]', "Expecting ':' delimiter: line 2 column 8"),
@@ -122,8 +122,8 @@ def test_an_element_of_a_json_list_that_is_no_object_is_one_reject_with_its_line
         ("", "not a JSON list"),
     ],
 )
-def test_what_is_no_json_list_is_named_with_its_line(text, told):
-    with pytest.raises(SourceError, match=rf"list 'list\.json' cannot be read: .*{told}"):
+def test_what_is_no_json_list_is_named_with_its_line(text, problem):
+    with pytest.raises(SourceError, match=rf"list 'list\.json' cannot be read: .*{problem}"):
         read_list(text.encode(), "list.json")
 
 
@@ -138,7 +138,7 @@ def test_lines_of_csv_are_those_that_an_editor_shows():
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "problem"),
     [
         (b'b.mp4,"never closed', "line 3: not CSV (unexpected end of data); close its quotes"),
         (b'b.mp4,"closed" early', "line 3: not CSV (',' expected after '\"'); close its quotes"),
@@ -146,11 +146,11 @@ def test_lines_of_csv_are_those_that_an_editor_shows():
         (b"b.mp4,one,more", "line 3: has more fields than the header; quote texts that hold a comma"),
     ],
 )
-def test_a_bad_line_of_csv_is_one_reject_with_its_number(bad, told):
+def test_a_bad_line_of_csv_is_one_reject_with_its_number(bad, problem):
     data = b"\n".join([b"uri,title", b"a.mp4,one", bad, b"c.mp4,", b"d.mp4,two", b""])
     assert [line for line, _ in rows_of(data, "list.csv")] == [2, 4, 5]
     [message] = rejects_of(data, "list.csv").values()
-    assert told in message
+    assert problem in message
 
 
 def test_old_line_ends_and_null_characters_of_csv_are_read():
@@ -195,10 +195,10 @@ def test_a_list_without_a_header_shows_no_secret_of_its_first_address(tmp_path, 
     name = "list.json" if text.startswith("[") else "list.csv"
     data = text.format("https://user:PASSWORD@host/a.mp4?X-Amz-Signature=SECRET").encode()
     try:
-        told = [entry.model_dump_json() for entry in manifest_entries(read_list(data, name), name)]
+        shown = [entry.model_dump_json() for entry in manifest_entries(read_list(data, name), name)]
     except SourceError as error:
-        told = [str(error)]
-    assert told and not any(word in each for each in told for word in ("PASSWORD", "SECRET"))
+        shown = [str(error)]
+    assert shown and not any(word in each for each in shown for word in ("PASSWORD", "SECRET"))
 
 
 def test_a_row_that_is_nested_too_deep_is_a_short_reject():

@@ -83,7 +83,7 @@ def test_redirects_end(server):
 
 
 @pytest.mark.parametrize(
-    ("path", "kind", "told"),
+    ("path", "kind", "problem"),
     [
         ("404", FileNotFoundError, "no such file"),
         ("403", PermissionError, "have its signature or password expired"),
@@ -94,8 +94,8 @@ def test_redirects_end(server):
         ("short", ConnectionError, "sent 12000 of 100000 bytes"),
     ],
 )
-def test_what_a_server_answers_is_told_without_its_words_and_without_secrets(server, tmp_path, path, kind, told):
-    with pytest.raises(kind, match=told) as failed:
+def test_errors_of_a_server_are_reported_without_its_text_and_without_secrets(server, tmp_path, path, kind, problem):
+    with pytest.raises(kind, match=problem) as failed:
         url = f"http://user:PASSWORD@{server.site}/{path}?SECRET"
         download(url, tmp_path / "film.mp4", {server.site})
     assert server.url in str(failed.value)
@@ -103,7 +103,7 @@ def test_what_a_server_answers_is_told_without_its_words_and_without_secrets(ser
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_is_away_is_told_from_a_file_that_is():
+def test_an_unreachable_server_is_distinguished_from_a_missing_file():
     with socket.create_server(("127.0.0.1", 0)) as free:
         site = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ConnectionError, match="cannot be reached"):
@@ -124,13 +124,13 @@ def test_credentials_come_from_the_address_or_netrc_and_go_to_no_other_site(serv
 @pytest.mark.parametrize(
     "url", ["http://", "http://[::1/x", "http://h:99999/x", "ftp://h/x", "http:/h/x", "http://h:x/"]
 )
-def test_what_is_no_web_address_is_told_at_once(url):
+def test_an_invalid_web_address_is_refused(url):
     assert site_of(url) == ""
     with pytest.raises(AddressRefused, match=r"not a valid HTTP\(S\) address"):
         read(url)
 
 
-def test_paths_in_any_script_are_asked_for(server):
+def test_paths_in_any_script_are_requested(server):
     with pytest.raises(FileNotFoundError, match=r"ü ö\.mp4: no such file"):
         read(f"{server.url}/404/ü ö.mp4", {server.site})
     assert server.seen[-1][0] == "/404/%C3%BC%20%C3%B6.mp4"

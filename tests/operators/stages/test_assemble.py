@@ -49,7 +49,7 @@ def test_a_sample_carries_the_published_columns():
     assert 0 <= sample.problem_id < 2**63
 
 
-def test_an_open_question_keeps_its_answer_in_words():
+def test_an_open_question_keeps_its_answer_as_text():
     [sample] = assemble(Split.SFT, [make_question(1, kind=QuestionKind.OPEN)], {"q0001": 4})
     assert (sample.answer, sample.problem, sample.options) == ("<answer>a boat</answer>", "What comes 1th?", ())
 

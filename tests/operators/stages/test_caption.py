@@ -101,7 +101,7 @@ def caption(tmp_path):
     return run
 
 
-def test_measured_captions_say_what_is_seen_and_when(film, caption):
+def test_measured_captions_describe_what_is_visible_and_when(film, caption):
     first, second, third = caption(make_source(film), CLIPS)
     assert first.text == (
         "From 00:00 to 00:10: a scene, mostly blue, still; one shot. "
@@ -179,7 +179,7 @@ def first_time(request: dict) -> str:
 
 
 @pytest.fixture
-def ask(film, caption, tmp_path):
+def run_with_answers(film, caption, tmp_path):
     """Runs the stage with a captioner that gives each clip its answer. Returns the rows and the requests."""
 
     def run(*answers, finish_reason="stop", annotations=()) -> tuple[list, list[dict]]:
@@ -199,8 +199,8 @@ def ask(film, caption, tmp_path):
 PLAIN = {"text": "Nothing moves.", "objects": [], "on_screen_text": []}
 
 
-def test_the_captioner_sees_frames_of_its_clip_with_their_times(ask):
-    rows, requests = ask(PLAIN, PLAIN, PLAIN, annotations=(note("narration", 8, 12, "A door opens."),))
+def test_the_captioner_sees_frames_of_its_clip_with_their_times(run_with_answers):
+    rows, requests = run_with_answers(PLAIN, PLAIN, PLAIN, annotations=(note("narration", 8, 12, "A door opens."),))
     assert [row.text for row in rows] == ["Nothing moves."] * 3
     assert [row.clip_id for row in rows] == [clip.clip_id for clip in CLIPS]
     first = next(each for each in requests if first_time(each) == FIRST_TIMES[0])
@@ -225,12 +225,12 @@ def test_the_captioner_sees_frames_of_its_clip_with_their_times(ask):
     assert rows[0].provenance.tokens_out > 0
 
 
-def test_without_annotations_nothing_is_hinted(ask):
-    _, requests = ask(PLAIN, PLAIN, PLAIN, annotations=(note("summary", 0, 24, "All of it."),))
+def test_without_annotations_nothing_is_hinted(run_with_answers):
+    _, requests = run_with_answers(PLAIN, PLAIN, PLAIN, annotations=(note("summary", 0, 24, "All of it."),))
     assert all("Others have noted" not in each["messages"][1]["content"][-1]["text"] for each in requests)
 
 
-def test_objects_and_texts_get_exact_times_and_boxes_as_fractions(ask):
+def test_objects_and_texts_get_exact_times_and_boxes_as_fractions(run_with_answers):
     seen = {
         "text": "A title comes up.",
         "objects": [
@@ -251,7 +251,7 @@ def test_objects_and_texts_get_exact_times_and_boxes_as_fractions(ask):
             {"text": "ENDLESS", "first": "00:06.80", "last": "3" * 400, "box": [0.25, 0.1, 0.75, 0.2]},
         ],
     }
-    (row, *_), _ = ask(seen, PLAIN, PLAIN)
+    (row, *_), _ = run_with_answers(seen, PLAIN, PLAIN)
     assert [(thing.label, thing.time_us) for thing in row.objects] == [
         ("title", 6_800_000),
         ("same in pixels", 6_800_000),
@@ -264,14 +264,14 @@ def test_objects_and_texts_get_exact_times_and_boxes_as_fractions(ask):
     assert json.loads(row.provenance.raw) == seen
 
 
-def test_a_refused_clip_is_a_reject_with_the_raw_answer(ask):
-    rows, requests = ask(PLAIN, "I cannot do that.", PLAIN)
+def test_a_refused_clip_is_a_reject_with_the_raw_answer(run_with_answers):
+    rows, requests = run_with_answers(PLAIN, "I cannot do that.", PLAIN)
     assert [type(row) for row in rows] == [Caption, Reject, Caption]
     assert (rows[1].key, rows[1].reason, rows[1].raw) == (CLIPS[1].clip_id, "schema", "I cannot do that.")
     assert len(requests) == 4  # the refused one was requested twice
 
 
-def test_an_answer_that_was_cut_off_is_kept_and_marked(ask):
+def test_an_answer_that_was_cut_off_is_kept_and_marked(run_with_answers):
     cut = '{"text": "A title comes up.", "objects": [{"label": "title", "time": "00:06.80", "box": [0.25, 0.1'
-    (row, *_), _ = ask(cut, PLAIN, PLAIN, finish_reason="length")
+    (row, *_), _ = run_with_answers(cut, PLAIN, PLAIN, finish_reason="length")
     assert (row.text, row.objects, row.status) == ("A title comes up.", (), CaptionStatus.TRUNCATED)

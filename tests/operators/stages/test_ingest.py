@@ -30,7 +30,7 @@ def bits_apart(one: Video, other: Video) -> int:
     return (int(one.perceptual_hash, 16) ^ int(other.perceptual_hash, 16)).bit_count()
 
 
-def test_a_source_becomes_a_video_whatever_its_list_says_of_it(tmp_path, context):
+def test_a_source_becomes_the_same_video_whatever_its_list_entry(tmp_path, context):
     path = counting_video(tmp_path / "film.mp4", beep_at=0)
     (video,) = run(context, [source(path)])
     assert isinstance(video, STAGE.row)
@@ -54,7 +54,7 @@ def test_a_choice_among_several_pictures_is_recorded_and_logged(tmp_path, contex
     assert line == f"film: of 2 video streams, stream {video.video_stream} (160x64) is used and published"
 
 
-def test_the_perceptual_hash_tells_an_encoding_from_another_video(tmp_path, context):
+def test_the_perceptual_hash_distinguishes_an_encoding_from_another_video(tmp_path, context):
     original = shots_video(tmp_path / "original.mp4", [1, 1, 1])
     smaller = make(tmp_path / "smaller.webm", "-i", str(original), "-s", "160x90", "-c:v", "libvpx", "-b:v", "200k")
     other = make(tmp_path / "other.mp4", "-f", "lavfi", "-i", "life=s=320x180:mold=10:seed=1:r=30", "-t", "3")
@@ -66,7 +66,7 @@ def test_the_perceptual_hash_tells_an_encoding_from_another_video(tmp_path, cont
     assert bits_apart(first, third) > 3 * near_duplicate
 
 
-def test_each_unreadable_file_is_a_reject_beside_the_others(tmp_path, context):
+def test_each_unreadable_file_is_a_reject_and_the_others_are_ingested(tmp_path, context):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("no video at all")
     good = counting_video(tmp_path / "good.mp4", seconds=1)
@@ -77,7 +77,7 @@ def test_each_unreadable_file_is_a_reject_beside_the_others(tmp_path, context):
     assert [row.video_id for row in produced if isinstance(row, Video)] == ["good"]
 
 
-def test_the_row_tells_what_the_packets_and_the_picture_are(tmp_path, context):
+def test_the_row_describes_the_packets_and_the_picture(tmp_path, context):
     tracks = (
         "-f",
         "lavfi",
@@ -134,7 +134,7 @@ def test_from_key_frames_alone_there_is_no_proxy_but_the_same_identity(tmp_path,
 
 
 @pytest.mark.parametrize("kept, reason", [(0.8, "partly_damaged"), (0.55, "damaged")])
-def test_most_of_a_damaged_file_is_used_and_the_loss_is_told(tmp_path, context, kept, reason):
+def test_most_of_a_damaged_file_is_used_and_the_loss_is_recorded(tmp_path, context, kept, reason):
     """A tenth of the data is overwritten and the end is cut off. The file is used if less than half is lost in all."""
     whole = counting_video(tmp_path / "whole.mp4", "-movflags", "+faststart", "-g", "10", seconds=8)
     data = bytearray(whole.read_bytes())
@@ -152,7 +152,7 @@ def test_most_of_a_damaged_file_is_used_and_the_loss_is_told(tmp_path, context, 
         assert video.unreadable_us > 300_000
 
 
-def test_it_watches_anew_when_it_would_look_otherwise_and_not_when_shots_or_clips_change(context):
+def test_the_section_changes_with_the_analysis_and_not_with_shots_or_clips(context):
     def section(**split):
         config = BuildConfig.model_validate({"source": "a", "out": "b", "split": split})
         return STAGE.section(config)

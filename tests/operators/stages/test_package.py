@@ -159,9 +159,9 @@ def folder(tmp_path):
     return folder
 
 
-def commit_of(folder, stage, unit, rows, row):
+def commit_of(folder, stage, item, rows, row):
     """A commit of these rows, as if the stage had written it."""
-    key = StageKey(stage=stage, version=1, unit=unit, seed=0, section="", prompts=(), models=(), inputs=())
+    key = StageKey(stage=stage, version=1, unit=item, seed=0, section="", prompts=(), models=(), inputs=())
     return Commit(
         key_sha256=digest([key.model_dump(mode="json"), len(rows)]), key=key,
         rows_sha256=folder.store.put_rows(rows, row), rejects_sha256=folder.store.put_rows([], Reject),
@@ -173,8 +173,8 @@ def write_difficulty(folder, questions):
     """Records that `difficulty` has measured this number of questions about each video."""
     commits = {}
     for source in folder.sources():
-        asked = [make_question(number, source.source_id) for number in range(questions)]
-        trials = [make_trial(question, Check.DIFFICULTY, 5) for question in asked]
+        generated = [make_question(number, source.source_id) for number in range(questions)]
+        trials = [make_trial(question, Check.DIFFICULTY, 5) for question in generated]
         commits[source.source_id] = commit_of(folder, "difficulty", source.source_id, trials, Trial)
     folder.write_record(StageRecord(stage="difficulty", partition=0, commits=commits))
 
@@ -187,7 +187,7 @@ def write_assembled(folder):
     folder.write_record(StageRecord(stage="assemble", partition=None, commits={"all": commit}))
 
 
-def test_a_video_that_crashes_its_packager_is_one_reject_and_the_build_goes_on(folder, tmp_path, monkeypatch):
+def test_a_video_that_crashes_its_packager_is_one_reject_and_the_build_continues(folder, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(CRASH)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     metrics = run_stage(folder, "package", 0, workers=2)

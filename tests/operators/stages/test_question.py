@@ -35,7 +35,7 @@ def wanted(body) -> str:
     return body["response_format"]["json_schema"]["name"]
 
 
-def test_a_program_asks_in_all_kinds_with_proof_and_without_a_model(stages, server):
+def test_the_program_writes_derived_questions_of_all_kinds_without_a_model(stages, server):
     questions = stages.run(STAGE, [VIDEO], CAPTIONS, question=settings(Writer.PROGRAM))
     assert {each.kind for each in questions} == set(QuestionKind)
     assert {each.category for each in questions} == {
@@ -56,7 +56,7 @@ def test_ids_follow_from_what_identifies_a_question(stages):
     assert len(first.question_id) == 25
 
 
-def test_only_wished_categories_are_asked(stages):
+def test_only_questions_of_the_requested_categories_are_written(stages):
     questions = stages.run(STAGE, [VIDEO], CAPTIONS, question=settings(Writer.PROGRAM, categories=["spatial"]))
     assert {each.category for each in questions} == {QuestionCategory.SPATIAL}
 
@@ -66,7 +66,7 @@ def test_texts_that_a_model_noticed_make_no_timeline(stages):
     assert stages.run(STAGE, [VIDEO], described, question=settings(Writer.PROGRAM)) == []
 
 
-def test_a_model_asks_for_each_category_and_kind_in_one_batch(stages, server):
+def test_the_model_is_called_for_each_category_and_kind_in_one_batch(stages, server):
     server.script = lambda body: GOOD
     questions = stages.run(STAGE, [VIDEO], CAPTIONS, question=settings(Writer.MODEL, per_category=2))
     assert [(each.category, each.kind) for each in questions] == [
@@ -113,8 +113,8 @@ def test_the_reasoner_reads_the_whole_video_first_and_what_is_wished_last(stages
 )
 def test_an_answer_that_is_no_question_is_a_reject_with_its_text(stages, server, answer, reason):
     server.script = lambda body: answer
-    wish = settings(Writer.MODEL, categories=["goal"], kinds=["choice"])
-    assert stages.run(STAGE, [VIDEO], CAPTIONS, question=wish) == []
+    requested = settings(Writer.MODEL, categories=["goal"], kinds=["choice"])
+    assert stages.run(STAGE, [VIDEO], CAPTIONS, question=requested) == []
     (reject,) = stages.rejects
     assert reject.reason == reason
     assert reject.key in reject.message

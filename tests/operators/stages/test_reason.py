@@ -12,7 +12,7 @@ from tests.support.rows import make_question, make_video
 
 FILM = film(shown("NORA NEEDS A LAMP", 9, 14), shown("THE LAST FERRY", 17, 21), shown("FRESH APPLES", 33, 45))
 CAPTIONS = captions_of(FILM)
-ASKED = make_question(1, "film").model_copy(
+QUESTION = make_question(1, "film").model_copy(
     update={"writer": "model", "evidence": (Span(start_us=33 * SECOND, end_us=35 * SECOND),)}
 )
 GOOD = {"reasoning": "At 00:33 a boat comes in. So it is a boat.", "evidence": ["00:33 - 00:40"]}
@@ -29,15 +29,15 @@ def test_derived_questions_are_explained_without_a_model(stages, server):
 
 def test_the_reasoner_sees_video_evidence_question_and_answer(stages, server):
     server.script = lambda body: GOOD
-    (reasoning,) = stages.run(STAGE, CAPTIONS, [ASKED])
-    assert reasoning.question_id == ASKED.question_id
+    (reasoning,) = stages.run(STAGE, CAPTIONS, [QUESTION])
+    assert reasoning.question_id == QUESTION.question_id
     assert reasoning.reasoning == GOOD["reasoning"]
     assert [(span.start_us // SECOND, span.end_us // SECOND) for span in reasoning.evidence] == [(33, 40)]
     (seen,) = server.requests
     text = last_text(seen.body)
     assert text.count("00:30 - 00:40: A scene") == 2  # in the whole timeline, and as evidence
     assert text.count("00:40 - 00:50: A scene") == 1
-    assert all(part in text for part in (ASKED.question, ASKED.answer, *ASKED.options))
+    assert all(part in text for part in (QUESTION.question, QUESTION.answer, *QUESTION.options))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_reasoner_sees_video_evidence_question_and_answer(stages, server):
 )
 def test_an_answer_that_is_no_reasoning_is_a_reject(stages, server, answer, reason):
     server.script = lambda body: answer
-    assert stages.run(STAGE, CAPTIONS, [ASKED]) == []
+    assert stages.run(STAGE, CAPTIONS, [QUESTION]) == []
     (reject,) = stages.rejects
-    assert (reject.reason, reject.key) == (reason, ASKED.question_id)
-    assert ASKED.question_id in reject.message
+    assert (reject.reason, reject.key) == (reason, QUESTION.question_id)
+    assert QUESTION.question_id in reject.message

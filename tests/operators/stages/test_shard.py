@@ -49,7 +49,7 @@ def films(tmp_path):
     return [make_film(tmp_path / f"film{number}.mp4", bytes([number]) * 1000) for number in range(5)]
 
 
-def test_a_record_is_a_video_with_everything_asked_about_it(tmp_path, films):
+def test_a_record_is_a_video_with_all_its_questions(tmp_path, films):
     samples = [make_sample(1, films[0]), make_sample(2, films[0])]
     [tar, table], store = shard(tmp_path, samples, films)
     assert (tar.path, tar.split, tar.videos, tar.samples) == ("data/sft/demo-sft-000000.tar", "sft", 1, 2)
@@ -95,7 +95,7 @@ def test_what_was_packaged_is_published_with_its_size_and_rate(tmp_path, films):
     assert (content["film0.mp4"], record["width"], record["height"], record["fps"]) == (b"in little", 64, 36, 2.0)
 
 
-def test_a_video_that_was_not_packaged_is_left_out_and_not_rejected_again(tmp_path, films):
+def test_a_video_that_was_not_packaged_is_skipped_and_not_rejected_again(tmp_path, films):
     samples = [make_sample(number, film) for number, film in enumerate(films)]
     packaged = [make_packaged(film) for film in films[1:]]
     rows, store = shard(tmp_path, samples, films, packaged)
@@ -104,7 +104,7 @@ def test_a_video_that_was_not_packaged_is_left_out_and_not_rejected_again(tmp_pa
     assert samples[0] not in rows_from_parquet(store.read(object_path(rows[1].sha256, ".parquet")), Sample, "t")
 
 
-def test_a_stored_file_that_is_damaged_or_gone_is_a_reject_that_says_what_to_do(tmp_path, films):
+def test_a_stored_file_that_is_damaged_or_missing_is_a_reject_that_names_the_fix(tmp_path, films):
     store = Store(str(tmp_path / "out"))
     packaged = []
     for film in films:

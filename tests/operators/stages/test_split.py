@@ -78,7 +78,7 @@ def test_the_configured_detector_and_threshold_judge_where_shots_begin(tmp_path,
     assert {shot for clip in clips for shot in clip.shot_starts_us} == starts
 
 
-def test_a_row_says_how_its_clip_was_cut(tmp_path, produced):
+def test_a_row_records_how_its_clip_was_cut(tmp_path, produced):
     """Key frames are at every full second."""
     keys = ("-g", "30", "-x264-params", "scenecut=0:bframes=0")
     clips, _ = produced(counting_video(tmp_path / "film.mp4", *keys, seconds=7.5), mode="fixed", clip_seconds=2.5)
@@ -92,7 +92,7 @@ def test_a_row_says_how_its_clip_was_cut(tmp_path, produced):
 
 
 @pytest.mark.parametrize("order, end_us", [("dark bright blue", 2_750_000), ("blue bright dark", 2_000_000)])
-def test_a_short_shot_goes_with_the_neighbour_that_it_looks_like(tmp_path, produced, order, end_us):
+def test_a_short_shot_joins_the_more_similar_neighbour(tmp_path, produced, order, end_us):
     """Length alone would allow either neighbour: a shot of 0.75 s is between two shots of 2 s."""
     scenes = {"dark": ("0x5a5a5a", 40), "bright": ("0xa5a5a5", 40), "blue": ("blue", 220)}
     seconds = dict(zip(order.split(), (2, 0.75, 2), strict=True))

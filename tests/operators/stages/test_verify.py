@@ -107,7 +107,7 @@ def test_evidence_is_all_that_the_judge_is_shown(verify, server):
     assert all("00:30 - 00:40" in text and "00:10 - 00:20" not in text for text in texts)
 
 
-def test_what_is_answered_without_the_video_is_out_and_not_asked_further(verify, server, stages):
+def test_a_question_answered_without_the_video_is_rejected_and_not_tried_further(verify, server, stages):
     server.script = judge(blind=ANSWER)
     assert outcome(verify(CHOICE)) == [(Check.RULES, 1, 1, True), (Check.BLIND, 4, 4, False)]
     (reject,) = stages.rejects
@@ -139,7 +139,7 @@ def test_open_answers_are_compared_by_program_first(verify, server):
 
 
 @pytest.mark.parametrize(("same", "correct"), [(True, 3), (False, 0)])
-def test_other_words_are_for_the_judge_who_sees_the_question(verify, server, same, correct):
+def test_the_judge_compares_answers_in_other_words_and_sees_the_question(verify, server, same, correct):
     server.script = judge(seen_open="an old lantern", same=same)
     trials = verify(OPEN.model_copy(update={"answer": "a lamp"}), blind_trials=0)
     assert trials[-1].correct == correct
@@ -148,14 +148,14 @@ def test_other_words_are_for_the_judge_who_sees_the_question(verify, server, sam
     assert all(OPEN.question in text and "an old lantern" in text for text in judged)
 
 
-def test_all_questions_of_a_check_are_asked_side_by_side(verify, server):
+def test_all_questions_of_a_check_are_sent_concurrently(verify, server):
     server.script = judge()
     server.delay_seconds = 0.5
     verify(CHOICE, OPEN)
     assert server.peak >= 8
 
 
-def test_silence_proves_nothing(verify, server, stages):
+def test_a_question_without_a_valid_answer_is_rejected(verify, server, stages):
     server.script = lambda body: "no JSON"
     assert outcome(verify(CHOICE))[-1] == (Check.BLIND, 0, 0, False)
     (reject,) = stages.rejects
@@ -192,7 +192,7 @@ def test_without_verdicts_of_the_judge_nothing_is_shown(verify, server, stages):
         ({"question": "What does the third clip show of Nora?"}, "meta_talk"),
     ],
 )
-def test_broken_form_is_out_before_anything_is_asked(verify, server, stages, changes, reason):
+def test_a_malformed_question_is_rejected_before_any_request(verify, server, stages, changes, reason):
     assert outcome(verify(CHOICE.model_copy(update=changes))) == [(Check.RULES, 0, 1, False)]
     assert [reject.reason for reject in stages.rejects] == [reason]
     assert not server.requests
@@ -223,7 +223,7 @@ def derived(stages):
     return questions, stages.run(reason_stage.STAGE, CAPTIONS, questions)
 
 
-def test_derived_questions_are_proved_not_judged(stages, server):
+def test_derived_questions_are_derived_again_not_judged(stages, server):
     questions, reasonings = derived(stages)
     trials = stages.run(STAGE, CAPTIONS, questions, reasonings, verify={"blind_trials": 0})
     assert stages.rejects == []

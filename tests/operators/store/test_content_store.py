@@ -51,7 +51,7 @@ def test_files_come_back_as_local_paths(store, tmp_path):
     assert store.fetch(uri, folder).read_bytes() == clip.read_bytes()
 
 
-def test_a_stored_file_that_is_gone_is_told_apart_from_an_outage(store, tmp_path):
+def test_a_missing_stored_file_is_distinguished_from_an_outage(store, tmp_path):
     with pytest.raises(SourceUnavailable, match="restore it") as gone:
         store.fetch(object_path("0" * 64, ".mp4"), tmp_path)
     assert gone.value.reason == "system_error"
@@ -118,7 +118,7 @@ def commit_many(url, start, rows, answers):
     answers.put(store.commit(make_commit(rows)).rows_sha256)
 
 
-def test_workers_that_commit_at_once_agree(tmp_path):
+def test_workers_that_commit_concurrently_agree(tmp_path):
     spawn = multiprocessing.get_context("spawn")
     start, answers = spawn.Barrier(4), spawn.Queue()
     workers = [
@@ -184,7 +184,7 @@ def test_a_partial_file_has_a_name_by_which_it_is_removed(tmp_path):
     store._publish_local("objects/ab/name.tar", killed)
 
 
-def test_a_writer_that_looked_too_early_does_not_overwrite_the_first(store, monkeypatch):
+def test_a_writer_that_checked_too_early_does_not_overwrite_the_first(store, monkeypatch):
     """Another worker may commit between the check and the write, so the storage itself must refuse the second write."""
     monkeypatch.setattr(Store, "exists", lambda self, address: False)
     for text in (b"first", b"second"):
@@ -200,13 +200,13 @@ def test_objects_get_readable_names(store):
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "message"),
     [
         (errno.ENOSPC, "the disk is full; free some space and run again"),
         (errno.EPERM, "a file system without hard links"),
     ],
 )
-def test_what_the_disk_refuses_is_named_with_the_way_out(tmp_path, monkeypatch, number, told):
+def test_an_error_of_the_disk_is_reported_with_the_fix(tmp_path, monkeypatch, number, message):
     def refuse(*_):
         raise OSError(number, "refused")
 
@@ -214,7 +214,7 @@ def test_what_the_disk_refuses_is_named_with_the_way_out(tmp_path, monkeypatch, 
     sha256 = store.put_bytes(b"x", ".bin")
     monkeypatch.setattr(os, "link", refuse)
     for write in (lambda: store.put_bytes(b"y", ".bin"), lambda: store.name_object(sha256, "releases/x.bin")):
-        with pytest.raises(StoreError, match=told):
+        with pytest.raises(StoreError, match=message):
             write()
     assert list((tmp_path / "out" / "tmp").iterdir()) == []
 
@@ -269,7 +269,7 @@ def test_a_store_has_no_credentials_in_its_address(url):
     assert not any(word in str(refused.value) for word in ("PASSWORD", "SECRET"))
 
 
-def test_what_a_backend_says_loses_its_addresses_secrets():
-    with pytest.raises(StoreError, match=r"https://host/a\); are address") as told, outages("s3://bucket"):
+def test_messages_of_a_backend_lose_the_secrets_of_their_addresses():
+    with pytest.raises(StoreError, match=r"https://host/a\); are address") as failed, outages("s3://bucket"):
         raise RuntimeError("403 for https://user:PASSWORD@host/a?X-Amz-Signature=SECRET")
-    assert not any(word in str(told.value) for word in ("PASSWORD", "SECRET"))
+    assert not any(word in str(failed.value) for word in ("PASSWORD", "SECRET"))

@@ -38,7 +38,7 @@ def text(words: str, start: int, end: int, x: float = 0.5, y: float = 0.5) -> Sc
     return ScreenText(start_us=start * SECOND, end_us=end * SECOND, text=words, box=box, score=0.9)
 
 
-def test_everything_that_was_measured_is_said():
+def test_every_measurement_is_described():
     busy = clip(shot_starts_us=(70 * SECOND, 74 * SECOND), motion=0.02, brightness=0.7)
     assert describe(busy, ("blue", "beige"), 2, [text("CHAPTER 2: THE MARKET", 71, 75)]) == (
         "From 01:10 to 01:20: a bright scene, mostly blue and beige, with lively movement; two shots, the picture cuts "
@@ -53,7 +53,7 @@ def test_what_was_not_found_is_not_mentioned():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "phrase"),
     [
         ({"brightness": 0.1}, "a dark scene"),
         ({"brightness": 0.3}, "a dim scene"),
@@ -65,17 +65,17 @@ def test_what_was_not_found_is_not_mentioned():
         ({"shot_starts_us": tuple(range(70 * SECOND, 80 * SECOND, SECOND))}, "; ten shots in quick succession."),
     ],
 )
-def test_each_measure_has_its_words(changes, said):
-    assert said in describe(clip(**changes), ("red",), 0, [])
+def test_each_measure_has_its_words(changes, phrase):
+    assert phrase in describe(clip(**changes), ("red",), 0, [])
 
 
 def test_of_many_texts_the_longest_are_quoted_and_the_others_counted():
     texts = [text(f"SIGN {i}", 70, 71 + i) for i in range(6)]
-    words = describe(clip(), ("red",), 0, texts)
-    assert "SIGN 5" in words
-    assert "SIGN 2" in words
-    assert "SIGN 1" not in words
-    assert words.endswith("Two more texts can be read.")
+    sentences = describe(clip(), ("red",), 0, texts)
+    assert "SIGN 5" in sentences
+    assert "SIGN 2" in sentences
+    assert "SIGN 1" not in sentences
+    assert sentences.endswith("Two more texts can be read.")
 
 
 def test_a_busy_line_stays_short():

@@ -95,7 +95,7 @@ def test_the_letters_fill_their_box(short_film, frames):
     assert abs(rows.max() + 1 - sign.box.bottom) <= border
 
 
-def test_the_red_car_is_seen_when_and_where_the_truth_says(short_film, frames):
+def test_the_red_car_is_visible_when_and_where_the_truth_records_it(short_film, frames):
     shot = short_film.truth.shots[1]
     (car,) = shot.objects
     (span,) = car.visible
@@ -113,7 +113,7 @@ def test_the_red_car_is_seen_when_and_where_the_truth_says(short_film, frames):
     assert (event.start_us, event.end_us) == (span.start_us, span.end_us)
 
 
-def test_the_sound_is_silent_where_the_script_says_so_and_the_horn_sounds_with_its_event(short_film):
+def test_the_sound_is_silent_where_the_script_has_none_and_the_horn_sounds_with_its_event(short_film):
     with av.open(str(short_film.path)) as container:
         rate = container.streams.audio[0].rate
         parts = [frame.to_ndarray().mean(axis=0) for frame in container.decode(audio=0) if frame.pts >= 0]

@@ -42,11 +42,11 @@ def test_direction(path, direction):
     assert truth_of(Shot(scene="street", seconds=3, objects=(car(*path),))).shots[0].objects[0].direction == direction
 
 
-def test_an_event_takes_time_and_place_from_its_first_participant_unless_told():
+def test_an_event_takes_time_and_place_from_its_first_participant_unless_given():
     thing = car((1, -200, 100), (3, 840, 100))
-    told = Event(name="rain", start=0.2, end=0.6, region=Region.LEFT)
+    given = Event(name="rain", start=0.2, end=0.6, region=Region.LEFT)
     passing = Event(name="the car passes", participants=("red car",))
-    truth = truth_of(Shot(scene="street", seconds=4, objects=(thing,), events=(passing, told)))
+    truth = truth_of(Shot(scene="street", seconds=4, objects=(thing,), events=(passing, given)))
     (span,) = truth.shots[0].objects[0].visible
     assert (truth.events[0].start_us, truth.events[0].end_us, truth.events[0].region) == (
         span.start_us,

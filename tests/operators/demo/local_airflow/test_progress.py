@@ -34,14 +34,14 @@ def test_the_table_shows_partitions_by_stages():
 class ScriptedAirflow:
     """Answers like Airflow's API, with one state per poll."""
 
-    def __init__(self, *looks: list[dict]) -> None:
-        self.looks = list(looks)
+    def __init__(self, *polls: list[dict]) -> None:
+        self.polls = list(polls)
 
     def run_state(self, dag_id, run_id):
-        return "running" if len(self.looks) > 1 else "success"
+        return "running" if len(self.polls) > 1 else "success"
 
     def task_instances(self, dag_id, run_id):
-        return self.looks.pop(0)
+        return self.polls.pop(0)
 
 
 def test_lines_name_the_partition_as_soon_as_its_label_is_known(monkeypatch):

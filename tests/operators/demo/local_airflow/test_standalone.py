@@ -64,14 +64,14 @@ def starter(home):
 def test_airflow_starts_in_a_folder_with_a_package_of_the_same_name(tmp_path):
     (tmp_path / "airflow").mkdir()
     (tmp_path / "airflow" / "__init__.py").write_text("raise ImportError(__file__)")
-    said = subprocess.run(
+    completed = subprocess.run(
         _airflow("version"),
         cwd=tmp_path,
         env=Standalone(tmp_path / "home").environment(),
         capture_output=True,
         text=True,
     )
-    assert importlib.metadata.version("apache-airflow") in said.stdout, said.stderr
+    assert importlib.metadata.version("apache-airflow") in completed.stdout, completed.stderr
 
 
 def test_kill_9_leaves_nothing_running(starter):
