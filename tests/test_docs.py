@@ -26,7 +26,7 @@ def test_the_map_names_every_part_of_the_pipeline():
     assert own - named == set()
 
 
-def test_what_the_map_names_exists():
+def test_every_path_in_the_map_exists():
     for row in MAP.splitlines():
         first = re.findall(r"`([\w/.-]+)`", row.split("|")[1]) if row.startswith("| `") else []
         folder = ROOT / "operators" if first and first[0].startswith("operators/") else ROOT

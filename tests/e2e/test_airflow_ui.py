@@ -240,7 +240,7 @@ def test_regeneration_finds_nothing_to_do_and_then_something(airflow, page, fold
     assert api.xcom("regenerate_dataset", run_id, "publish")["version"] == 2
 
 
-def test_only_one_uses_a_folder_and_a_component_that_dies_is_noticed_and_takes_all_along(airflow):
+def test_a_folder_has_one_airflow_and_the_end_of_a_component_ends_all_of_it(airflow):
     with pytest.raises(StandaloneError, match=f"another Airflow uses {airflow.home}"):
         Standalone(airflow.home).__enter__()
     airflow.check()

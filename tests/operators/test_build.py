@@ -319,7 +319,7 @@ def test_a_wrong_model_name_is_reported_with_the_known_ones(films, tmp_path, ser
         run_build(config_for(films, tmp_path / "out"))
 
 
-def test_after_a_failure_in_one_partition_no_partition_begins_another_video(tmp_path, monkeypatch):
+def test_no_partition_begins_another_video_after_a_failure_in_one(tmp_path, monkeypatch):
     """The failure is reported while the other partition is still working, whichever partition starts first."""
     for number in range(4):
         (tmp_path / f"film{number}.mp4").write_bytes(b"never read")

@@ -246,7 +246,7 @@ def test_a_fault_of_the_program_has_a_traceback_and_a_status_of_its_own(tmp_path
     assert (ended.returncode, ended.stderr.splitlines()[-1]) == (FAULT_STATUS, "KeyError: 'a bug'")
 
 
-def test_in_a_file_each_stage_has_lines_and_on_request_what_is_under_way():
+def test_progress_in_a_file_has_lines_for_each_stage_and_on_request_what_is_running():
     """Lines are written as the build proceeds, so that the log of a build of several days can be read meanwhile."""
     file = io.StringIO()
     lines = _Lines(Console(file=file))

@@ -34,7 +34,7 @@ def test_every_pool_of_the_dags_is_made_once_and_then_left_alone(plugin, monkeyp
     assert {task.pool for dag in dag_bag().dags.values() for task in dag.tasks} <= set(slots)
 
 
-def test_it_acts_on_jobs_only(plugin, monkeypatch):
+def test_the_plugin_acts_on_jobs_only(plugin, monkeypatch):
     database()
     from airflow.jobs.job import Job
 

@@ -351,7 +351,7 @@ def test_no_text_raises(text, options, thought_is_open):
     st.text(st.characters(exclude_characters="<>"), min_size=1),
     st.text(st.characters(exclude_characters="<>"), min_size=1),
 )
-def test_what_is_formatted_is_parsed(reasoning, answer):
+def test_a_formatted_response_is_parsed_back(reasoning, answer):
     parsed = parse_response(format_response(reasoning, format_answer(answer)))
     assert (parsed.reasoning, parsed.answer) == (reasoning.strip(), answer.strip() or None)
     assert parsed.is_well_formed == bool(reasoning.strip() and answer.strip())

@@ -16,7 +16,7 @@ def test_a_threshold_must_suit_its_detector(detector, threshold):
         SplitConfig(detector=detector, threshold=threshold)
 
 
-def test_what_needs_every_frame_is_refused_with_key_frames_alone():
+def test_settings_that_need_every_frame_are_refused_with_key_frames_alone():
     with pytest.raises(ValidationError, match="needs every frame"):
         SplitConfig(decode=Decode.KEY_FRAMES, detector=Detector.TRANSNET)
     with pytest.raises(ValidationError, match="needs frames that"):

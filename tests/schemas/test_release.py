@@ -106,7 +106,7 @@ NO_PLAIN_MEMBERS = {
 
 
 @pytest.mark.parametrize("name", NO_PLAIN_MEMBERS)
-def test_what_is_no_plain_member_is_refused_from_its_header(read, name):
+def test_a_member_that_is_no_plain_file_is_refused_from_its_header(read, name):
     with pytest.raises(SchemaError, match=r"demo\.tar: member .* is not a plain file named key\.suffix; do not use it"):
         read(NO_PLAIN_MEMBERS[name] + pair("a") + END)
 

@@ -37,7 +37,7 @@ def test_a_refusal_is_of_the_configuration_and_of_rights():
     )
 
 
-def test_what_gives_no_answer_is_an_outage():
+def test_an_error_without_an_answer_is_an_outage():
     for error in (
         ConnectionRefusedError(111, "refused"),
         OSError(errno.EBUSY, "Slow down"),

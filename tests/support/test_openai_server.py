@@ -35,7 +35,7 @@ def test_made_up_answers_are_valid_and_deterministic(model, seed):
     assert filled(schema, seed) == made_up
 
 
-def test_as_a_process_it_prints_its_address():
+def test_the_server_prints_its_address_when_it_runs_as_a_process():
     process = subprocess.Popen(
         [sys.executable, openai_server.__file__, "--model", "a", "--model", "b"], stdout=subprocess.PIPE, text=True
     )

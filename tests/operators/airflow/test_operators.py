@@ -257,7 +257,7 @@ def test_a_named_out_without_a_name_leaves_the_name_to_what_is_there(tmp_path, c
     assert arguments(tmp_path) == ["stale", "--out", "/data"]
 
 
-def test_nothing_stale_ends_the_run_there(tmp_path, context):
+def test_stale_skips_the_rest_of_the_run_when_nothing_is_stale(tmp_path, context):
     context["params"] = {"out": "/data", "name": "n", "overrides": []}
     with pytest.raises(AirflowSkipException, match="nothing is stale: /data/runs/r"):
         StaleOperator(task_id="s", command=lvr(tmp_path, stale_output(caption=0))).execute(context)

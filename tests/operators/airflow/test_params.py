@@ -67,7 +67,7 @@ def test_every_field_is_a_parameter_and_defaults_come_back():
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.fixed_dictionaries({name: values_of(param.schema) for name, param in PARAMS.items()}))
-def test_what_the_form_sends_is_what_the_build_gets(values):
+def test_values_of_the_form_reach_the_build_unchanged(values):
     lengths = sorted(values[f"split.{name}_seconds"] for name in ("min", "clip", "max"))
     for name, length in zip(("min", "clip", "max"), lengths, strict=True):
         values[f"split.{name}_seconds"] = length

@@ -126,7 +126,7 @@ def test_samples_whose_videos_cannot_be_published_are_no_questions_that_were_ref
     assert message.startswith("none of 2 samples has a video that can be published") and "shard.media=none" in message
 
 
-def test_what_the_machine_did_is_no_property_of_the_videos(run):
+def test_a_reject_caused_by_the_machine_is_temporary(run):
     """A run that is empty because of machine faults can be run again: the input is not at fault."""
     met = changed(run, "split", reject("split", "system_error"))
     assert [each.reason for each in temporary_rejects(met)] == ["system_error"]

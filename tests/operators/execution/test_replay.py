@@ -77,7 +77,7 @@ def test_a_second_replay_keeps_what_the_first_repaired(folder):
     assert folder.store.find_commit(stage, commit.key_sha256) == repaired
 
 
-def test_what_was_rejected_again_is_tried_again(folder):
+def test_a_row_that_was_rejected_again_is_replayed_again(folder):
     stage, commit = rejecting(folder)
     forget_rejects(folder, stage)
     [first, *others] = folder.store.get_rows(commit.rejects_sha256, Reject)

@@ -32,7 +32,7 @@ from tests.support.web_server import serving
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_what_a_killed_attempt_did_is_counted(tmp_path, monkeypatch):
+def test_the_work_of_a_killed_attempt_is_counted(tmp_path, monkeypatch):
     """Three attempts: one work item is computed and the task killed, the other computed, both found (cleared task)."""
     folder = synthetic_run(tmp_path, videos=2, until="ingest")
     commits = folder.record("ingest", 0).commits

@@ -76,7 +76,7 @@ def test_a_changed_source_is_described_by_what_the_stage_reads_of_it():
     assert explain(before, after) == "ingest: source file changed"
 
 
-def test_what_was_not_there_before_is_new():
+def test_a_work_item_without_a_commit_is_new_or_has_not_run_yet():
     assert explain(None, edit(BEFORE, stage="ingest")) == "a new video"
     assert explain(None, edit(BEFORE, stage="package")) == "package has not run yet"  # in a store that predates it
     assert explain(None, edit(BEFORE, stage="shard", unit=WHOLE_BUILD)) == "shard has not run yet"

@@ -58,7 +58,7 @@ def test_answers_come_in_order_with_their_provenance(client, server, request_of)
     assert client.call([]) == []
 
 
-def test_what_goes_over_the_wire(client, server, request_of):
+def test_a_request_has_the_fields_of_the_api(client, server, request_of):
     client.call([request_of(frames=(TimedFrame(1_500_000, b"\xff\xd8jpeg"),), seed=3)])
     (seen,) = server.requests
     assert (seen.body["model"], seen.body["seed"], seen.body["temperature"]) == ("fake-model", 3, 0.5)
@@ -220,7 +220,7 @@ def test_a_set_up_that_no_request_fits_is_an_outage_and_no_refusal(client, serve
         client.call([request_of()])
 
 
-def test_when_only_the_repetition_is_too_long_the_answer_counts(client, server, request_of):
+def test_the_first_answer_counts_when_only_the_repetition_is_too_long(client, server, request_of):
     server.fail(Fault(content="no JSON"), Fault(status=400, message="maximum context length"))
     (refusal,) = client.call([request_of()])
     assert (refusal.reason, refusal.raw) == ("schema", "no JSON")

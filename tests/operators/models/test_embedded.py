@@ -67,7 +67,7 @@ def prompt(tmp_path):
     return load_prompt("pick", tmp_path, {"Choice": Choice})
 
 
-def test_it_listens_on_loopback_and_lists_its_model(endpoint):
+def test_the_server_listens_on_loopback_and_lists_its_model(endpoint):
     assert endpoint.base_url.startswith("http://127.0.0.1:")
     assert not endpoint.vision
     check(endpoint)
@@ -143,7 +143,7 @@ signal.pause()
 """
 
 
-def test_it_ends_with_a_parent_that_is_killed():
+def test_the_server_ends_with_a_parent_that_is_killed():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
     assert psutil.pid_exists(pid)
@@ -156,7 +156,7 @@ def test_it_ends_with_a_parent_that_is_killed():
         time.sleep(0.05)
 
 
-def test_it_starts_in_a_folder_with_a_package_of_the_same_name(tmp_path, monkeypatch):
+def test_the_server_starts_in_a_folder_with_a_package_of_the_same_name(tmp_path, monkeypatch):
     (tmp_path / "operators").mkdir()
     (tmp_path / "operators" / "__init__.py").write_text("raise ImportError(__file__)")
     monkeypatch.chdir(tmp_path)

@@ -134,7 +134,7 @@ def test_a_text_may_speak_of_thinking(form):
 
 
 @pytest.mark.parametrize("raw", ["", "I cannot.", "[]", '{"text": 1', '{"text": null}', "{}", '{"text": "a"} and more'])
-def test_what_is_no_answer(raw):
+def test_text_that_is_no_answer_is_refused(raw):
     with pytest.raises(ValueError):
         read_answer(raw, Scene, cut=False)
 

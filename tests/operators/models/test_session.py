@@ -77,7 +77,7 @@ def test_resolving_again_changes_nothing(environ):
         ({}, {"LVR_MODEL_URL": "http://m:1/v1"}, "target: its endpoint names no model; set LVR_TARGET_MODEL"),
     ],
 )
-def test_what_cannot_be_resolved(config, environ, complaint):
+def test_a_role_that_cannot_be_resolved_is_refused_with_the_cause(config, environ, complaint):
     with pytest.raises(EndpointError, match=complaint):
         resolve(ModelsConfig(**config), environ)
 

@@ -112,7 +112,7 @@ def test_a_child_that_ends_before_its_work_has_not_begun(tmp_path, monkeypatch):
         run_isolated(work, timeout_seconds=60)
 
 
-def test_where_no_process_can_be_started_it_is_an_outage(monkeypatch, tmp_path):
+def test_a_child_that_cannot_be_started_is_an_outage(monkeypatch, tmp_path):
     monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(tmp_path / "python"))
     with pytest.raises(NotStarted):
         run_isolated(multiply, 6, 7, timeout_seconds=60)
@@ -238,7 +238,7 @@ def test_a_child_that_is_just_being_started_is_ended_with_the_others(monkeypatch
     assert not multiprocessing.active_children()
 
 
-def test_what_a_child_logs_is_logged_here(caplog):
+def test_log_records_of_a_child_are_logged_by_the_parent(caplog):
     with caplog.at_level(logging.INFO, "operators"):
         run_isolated(log_a_line, logging.INFO, timeout_seconds=60)
     assert [(record.name, record.getMessage()) for record in caplog.records] == [("operators.video", "3 of 7 frames")]

@@ -62,7 +62,7 @@ def killed(holder):
     return folder
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
+def test_the_folder_of_a_killed_process_is_removed(tmp_path):
     left = killed(hold(tmp_path))
     assert (left / "clip.mp4").exists()
     with scratch_folder("caption"):
@@ -70,7 +70,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_living_process_or_thread_uses_is_kept(tmp_path):
+def test_the_folder_of_a_living_process_or_thread_is_kept(tmp_path):
     with hold(tmp_path) as other, scratch_folder("split") as own:
         folder = Path(other.stdout.readline().strip())
         with scratch_folder("caption"):

@@ -129,7 +129,7 @@ def test_output_keeps_a_quiet_watchdog_away(clock):
     assert (finished.status, clock.leapt) == (0, 5 * 3600)
 
 
-def test_what_a_command_leaves_behind_does_not_keep_its_end_back(tmp_path):
+def test_processes_that_a_command_leaves_behind_do_not_delay_its_end(tmp_path):
     pids = tmp_path / "pids"
     stubborn_child = STUBBORN_FAMILY.replace("    time.sleep(600)\n", "    print('ended', time.monotonic())\n")
     finished = run_supervised([*python(stubborn_child), str(pids)], wall_seconds=PATIENCE, silence_seconds=PATIENCE)

@@ -199,7 +199,7 @@ def test_a_film_without_texts_gives_no_questions():
     assert derived_of(film()) == []
 
 
-def test_when_has_options_well_apart():
+def test_the_options_of_a_when_question_are_well_apart():
     for question in of_template(STORY, Template.WHEN):
         times = sorted(map(seconds, question.options))
         assert all(later - earlier >= 9 for earlier, later in pairwise(times))

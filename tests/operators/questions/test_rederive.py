@@ -42,7 +42,7 @@ def test_the_answer_is_found_from_the_captions(template, subjects, answer):
     assert again(template, *subjects) == answer
 
 
-def test_it_follows_the_captions_when_they_change():
+def test_the_answer_follows_the_captions_when_they_change():
     """A comparison with a stored answer would still find apples in the film without them."""
     without = captions_of(film(*(each for each in FILM.shown if each.text != "FRESH APPLES")))
     assert again(Template.AFTER, "THE LAST FERRY", captions=without) == "EXIT"
@@ -58,7 +58,7 @@ def test_it_follows_the_captions_when_they_change():
         (Template.WHEN, ()),
     ],
 )
-def test_what_the_captions_do_not_settle_has_no_answer(template, subjects):
+def test_a_question_that_the_captions_do_not_settle_has_no_answer(template, subjects):
     assert again(template, *subjects) is None
 
 

@@ -81,7 +81,7 @@ def test_a_chain_of_thought_must_be_there_and_speak_of_the_video(thought, reason
     assert problem(thought=thought).reason == reason
 
 
-def test_nothing_captioned_holds_no_evidence():
+def test_a_video_without_captions_holds_no_evidence():
     assert problem(covered=None).reason == "evidence_outside"
 
 

@@ -14,7 +14,7 @@ from tests.support.films import BOXES, SECOND, captions_of, film, films, shown
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(imaginary=films())
-def test_what_really_happened_lies_inside_the_limits(imaginary):
+def test_the_true_span_of_a_text_lies_inside_the_limits(imaginary):
     for occurrence in read_timeline(captions_of(imaginary)).occurrences:
         if occurrence.continuous:
             (real,) = [

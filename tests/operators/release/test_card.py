@@ -103,7 +103,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_what_others_wrote_is_text_on_the_card(manifest, numbers, text):
+def test_strings_from_outside_are_plain_text_on_the_card(manifest, numbers, text):
     config = numbers.run.config
     judge = config.models.judge.model_copy(update={"model": text})
     config = config.model_copy(update={"models": config.models.model_copy(update={"judge": judge})})
@@ -155,7 +155,7 @@ def test_the_video_file_of_a_record_is_described(manifest, numbers, media, descr
     assert any("mp4" in str(each) for each in front_matter(card)["dataset_info"][1]["features"])
 
 
-def test_its_code_for_datasets_runs(release, manifest):
+def test_the_code_for_datasets_runs(release, manifest):
     [code] = [block for block in blocks((release / "README.md").read_text(), "python") if "load_dataset" in block]
     found = {"root": str(release)}
     exec(code, found)
@@ -167,7 +167,7 @@ def test_its_code_for_datasets_runs(release, manifest):
     assert all(record["mp4"]["bytes"][4:8] == b"ftyp" for record in records)
 
 
-def test_its_code_for_webdataset_runs(release):
+def test_the_code_for_webdataset_runs(release):
     [code] = [block for block in blocks((release / "README.md").read_text(), "python") if "import webdataset" in block]
     found = {"root": str(release)}
     exec(code, found)
@@ -179,7 +179,7 @@ def test_its_code_for_webdataset_runs(release):
 @pytest.mark.parametrize(
     "environment", [{}, {"RANK": "1", "WORLD_SIZE": "2"}], ids=["one rank", "a rank without a tar"]
 )
-def test_its_code_for_webdataset_runs_with_more_workers_than_tars(release, tmp_path, monkeypatch, environment):
+def test_the_code_for_webdataset_runs_with_more_workers_than_tars(release, tmp_path, monkeypatch, environment):
     pytest.importorskip("torch")
     [code] = [block for block in blocks((release / "README.md").read_text(), "python") if "import webdataset" in block]
     code, changes = re.subn(r"in videos:  # with workers: in (.*)", r"in \1:", code)
@@ -197,7 +197,7 @@ def test_its_code_for_webdataset_runs_with_more_workers_than_tars(release, tmp_p
     assert set(found.get("seen", [])) == (set() if environment else keys)
 
 
-def test_its_commands_for_energon_run(release, manifest, tmp_path):
+def test_the_commands_for_energon_run(release, manifest, tmp_path):
     pytest.importorskip("megatron.energon")
     card = (release / "README.md").read_text()
     shutil.copytree(release / "data", tmp_path / "data")

@@ -100,7 +100,7 @@ def test_a_missing_file(copy):
     refuses(copy, "no such file, though the manifest names it")
 
 
-def test_one_changed_byte(copy):
+def test_a_tar_with_one_changed_byte_is_refused(copy):
     path = copy / first(copy, ".tar").path
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -191,7 +191,7 @@ def test_a_card_is_read_before_datasets_gets_the_folder(copy):
 
 
 @pytest.mark.parametrize("name", [".huggingface.yaml", "dataset_infos.json", "data/rl/more.tar"])
-def test_what_loaders_read_though_the_manifest_does_not_name_it(copy, name):
+def test_a_file_that_loaders_read_but_the_manifest_does_not_name_is_refused(copy, name):
     (copy / name).write_text("{}")
     refuses(copy, f"{name}: loaders read it, but manifest.json does not name it; remove it")
 
@@ -212,7 +212,7 @@ NO_MP4 = {
 
 
 @pytest.mark.parametrize("name", NO_MP4)
-def test_what_is_named_mp4_is_opened_as_mp4_and_reaches_nothing(copy, name):
+def test_a_file_named_mp4_is_opened_as_mp4_only_and_opens_no_connection(copy, name):
     """The file refers to a listening socket, which must receive no connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)

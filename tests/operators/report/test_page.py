@@ -109,7 +109,7 @@ def test_the_page_of_a_run_of_an_earlier_version_shows_no_secret_of_its_source(t
     assert not any(word in page for word in ("PASSWORD", "SECRET"))
 
 
-def test_it_fits_every_width_in_a_browser_and_follows_its_colour_scheme(tmp_path):
+def test_the_page_fits_every_width_in_a_browser_and_follows_its_colour_scheme(tmp_path):
     address = write_report(synthetic_run(tmp_path, videos=2, hostile=True))
     messages, backgrounds = [], set()
     with chromium() as browser:

@@ -69,7 +69,7 @@ def test_columns_stay_inside_the_plot_and_keep_their_proportions(counts):
     assert len(drawn) == sum(value > 0 for pair in counts for value in pair)
 
 
-def test_nothing_to_draw_is_still_a_picture():
+def test_a_plot_without_values_is_still_a_picture():
     for svg in (bars("t", "d", []), columns("t", "d", histogram([np.array([])])), columns("t", "d", tally([]))):
         assert ElementTree.fromstring(svg).find("title").text == "t"
 

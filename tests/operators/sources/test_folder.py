@@ -71,7 +71,7 @@ def test_every_suffix_that_is_listed_is_one_of_a_file_that_can_be_opened(tmp_pat
     assert probe(tmp_path / name).frame_count >= 5
 
 
-def test_what_is_skipped_is_counted_by_kind(tmp_path):
+def test_skipped_files_are_counted_by_kind(tmp_path):
     touch(
         tmp_path / "a.mp4",
         tmp_path / "a.srt",
@@ -98,7 +98,7 @@ def test_kinds_without_number_are_added_up(tmp_path):
     ["v.f137.mp4", "v.f248.webm", "v.f140-1.mp4", "v.fhls-1080.mp4", "v.fdash-video_1=5.mp4", "v.temp.mp4", "v.TMP.mkv",
      "v.part.mp4", f"{'0' * 32}-{'a' * 64}.mp4"],
 )  # fmt: skip
-def test_what_a_download_has_left_behind_is_no_film_and_one_reject(tmp_path, name):
+def test_an_unfinished_download_is_one_reject(tmp_path, name):
     touch(tmp_path / "v.mp4", tmp_path / name)
     found = search(tmp_path)
     assert found.names == ["v.mp4"]

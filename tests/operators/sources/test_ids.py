@@ -171,7 +171,7 @@ def test_an_id_is_kept_while_its_video_is_missing(store, tmp_path):
     assert read_given_ids(store).ids[str(tmp_path)] == earlier_ids(["a/segment_001.mp4", "b.mp4"])
 
 
-def test_of_the_ids_that_a_video_has_had_the_last_is_kept(store, tmp_path):
+def test_a_video_keeps_the_last_of_its_ids(store, tmp_path):
     one, other = "a/segment_001.mp4", "b/segment_001.mp4"
     plan_earlier(store, "one", tmp_path, one)
     plan_earlier(store, "another", tmp_path, one, other)
@@ -290,7 +290,7 @@ def test_the_ids_are_collected_once_and_stay(any_store):
     assert read_given_ids(any_store) == given
 
 
-def test_nothing_that_a_store_holds_becomes_stale_when_the_ids_are_kept(store, tmp_path):
+def test_no_work_in_a_store_becomes_stale_when_the_ids_are_kept(store, tmp_path):
     """The keys of a video's work items depend on its source row, and its split depends on its id."""
     films, paths = tmp_path / "films", ["a/segment_001.mp4", "dQw4w9WgXcQ.mp4", "b/c d.mp4"]
     touch(films, *paths)

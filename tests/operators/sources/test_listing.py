@@ -402,7 +402,7 @@ def test_a_list_names_no_files_of_others(tmp_path):
     ]
 
 
-def test_what_a_server_sent_is_in_no_reject(tmp_path):
+def test_content_from_a_server_is_in_no_reject(tmp_path):
     with serving() as server:
         rows = [{"uri": f"{server.url}/{path}"} for path in ("403", "noise", "to?http://127.0.0.1:1/x")]
         listing = listed(tmp_path, rows, server.url)
@@ -569,7 +569,7 @@ def test_a_folder_and_a_list_of_one_folder_give_a_video_the_same_id(tmp_path):
     assert {found.source_id for [found] in sources} == {source_id_of("a/one.mp4")}
 
 
-def test_of_two_full_videos_of_shot2story_one_is_used_whatever_order_they_come_in(shot2story):
+def test_one_of_two_full_videos_of_shot2story_is_used_in_any_order(shot2story):
     media = shot2story.parent / "media"
     touch(media / "AAAAAAAAAAA.mp4")
     listing = read_sources(str(shot2story), media_root=str(media))

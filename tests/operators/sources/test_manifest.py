@@ -122,7 +122,7 @@ def test_an_element_of_a_json_list_that_is_no_object_is_one_reject_with_its_line
         ("", "not a JSON list"),
     ],
 )
-def test_what_is_no_json_list_is_named_with_its_line(text, problem):
+def test_an_invalid_json_list_is_refused_with_the_line(text, problem):
     with pytest.raises(SourceError, match=rf"list 'list\.json' cannot be read: .*{problem}"):
         read_list(text.encode(), "list.json")
 

@@ -124,7 +124,7 @@ def test_one_decode_leaves_an_analysis_and_a_proxy(tmp_path, context):
     ]
 
 
-def test_from_key_frames_alone_there_is_no_proxy_but_the_same_identity(tmp_path, context):
+def test_key_frames_alone_give_no_proxy_but_the_same_identity(tmp_path, context):
     path = shots_video(tmp_path / "film.mp4", [1.5, 1.5])
     (whole,) = run(context, [source(path)])
     config = BuildConfig.model_validate({**context.config.model_dump(), "split": {"decode": "key_frames"}})

@@ -108,7 +108,7 @@ def test_the_picture_that_was_watched_is_published_with_all_its_sound(tmp_path, 
 
 
 @pytest.mark.parametrize("inside", ["ts", "mkv", "webm"])
-def test_what_is_named_mp4_and_is_none_becomes_one(tmp_path, inside):
+def test_a_file_named_mp4_in_another_format_becomes_an_mp4(tmp_path, inside):
     codec = ("-c:v", "libvpx", "-c:a", "libvorbis") if inside == "webm" else ()
     path = counting_video(tmp_path / f"film.{inside}", *codec, seconds=1, beep_at=0).rename(tmp_path / "film.mp4")
     media = publish_mp4(tmp_path, path)

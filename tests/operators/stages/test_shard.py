@@ -84,7 +84,7 @@ def test_without_media_a_record_is_its_text(tmp_path, films):
     assert list(members(store, tar)) == ["film0.json"]
 
 
-def test_what_was_packaged_is_published_with_its_size_and_rate(tmp_path, films):
+def test_a_packaged_video_is_published_with_its_size_and_rate(tmp_path, films):
     (tmp_path / "little.mp4").write_bytes(b"in little")
     address = Store(str(tmp_path / "out")).put_file(tmp_path / "little.mp4")
     little = {"packaging": None, "media_uri": address, "sha256": Path(address).stem, "size_bytes": None}

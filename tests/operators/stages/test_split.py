@@ -138,7 +138,7 @@ def test_a_clip_that_cannot_be_written_stays_as_a_span(tmp_path, produced):
     assert "clip film_000001000000: no frame starts in" in rejects["film_000001000000"].message
 
 
-def test_what_damage_leaves_is_split(tmp_path, produced):
+def test_the_undamaged_part_of_a_video_is_split(tmp_path, produced):
     path = counting_video(tmp_path / "film.mp4", "-movflags", "+faststart", "-g", "10")
     data = bytearray(path.read_bytes())
     begin = data.index(b"mdat") + 8

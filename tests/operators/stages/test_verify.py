@@ -164,7 +164,7 @@ def test_a_question_without_a_valid_answer_is_rejected(verify, server, stages):
     assert "4 schema" in reject.message
 
 
-def test_what_is_refused_now_and_then_is_no_reject_of_a_question_that_passes(verify, server, stages):
+def test_an_occasional_invalid_answer_is_no_reject_of_a_question_that_passes(verify, server, stages):
     good = judge()
     server.script = lambda body: (
         "no JSON" if any(f"\nA. {ANSWER}\n" in each["content"] for each in body["messages"]) else good(body)

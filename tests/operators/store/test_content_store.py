@@ -159,7 +159,7 @@ def test_a_killed_writer_leaves_no_half_object(tmp_path, delay):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
 
 
-def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
+def test_unfinished_files_of_killed_writers_are_removed_after_a_day(tmp_path):
     store, folder = Store(str(tmp_path)), tmp_path / "tmp"
     store.remove_unfinished()
     folder.mkdir()

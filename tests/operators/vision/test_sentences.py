@@ -46,7 +46,7 @@ def test_every_measurement_is_described():
     )
 
 
-def test_what_was_not_found_is_not_mentioned():
+def test_a_measurement_without_a_result_is_not_mentioned():
     assert describe(clip(), ("grey",), 0, []) == (
         "From 01:10 to 01:20: a scene, mostly grey, with little movement; one shot."
     )
@@ -69,7 +69,7 @@ def test_each_measure_has_its_words(changes, phrase):
     assert phrase in describe(clip(**changes), ("red",), 0, [])
 
 
-def test_of_many_texts_the_longest_are_quoted_and_the_others_counted():
+def test_the_longest_of_many_texts_are_quoted_and_the_others_counted():
     texts = [text(f"SIGN {i}", 70, 71 + i) for i in range(6)]
     sentences = describe(clip(), ("red",), 0, texts)
     assert "SIGN 5" in sentences

@@ -33,7 +33,7 @@ def test_texts_stay_long_enough_to_be_read_and_differ(truth):
     assert len({text.region for text in truth.texts}) >= 5
 
 
-def test_what_happens_again_keeps_its_name():
+def test_a_repeated_event_keeps_its_name():
     def happenings(film: str) -> Counter[str]:
         return Counter(event.name for shot in film_scripts()[film].shots for event in shot.events)
 

@@ -13,7 +13,7 @@ from operators.demo.films.sprites import paste, sprite
 from operators.demo.films.vehicles import VEHICLES
 
 
-def test_all_that_a_script_may_name_is_drawn_somewhere():
+def test_every_name_that_a_script_may_use_is_drawn_somewhere():
     assert sorted(VEHICLES | FIGURES) == sorted(get_args(ObjectKind))
     assert sorted(PAINTERS) == sorted(get_args(Scene))
     assert sorted(OBJECT_COLOURS) == sorted(get_args(Colour))

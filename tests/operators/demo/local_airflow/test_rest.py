@@ -122,7 +122,7 @@ def test_an_answer_that_is_not_json_is_an_error_without_a_status():
     assert str(error.value).startswith(f"GET {url}/api/v2/dags: Expecting value")
 
 
-def test_where_nobody_listens_the_address_and_the_reason_are_named():
+def test_an_unreachable_server_is_reported_with_address_and_reason():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
