@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, ColorTrc, VideoReformatter
@@ -116,10 +115,16 @@ def tone_map(rgb: NDArray[np.uint16], transfer: ColorTrc) -> NDArray[np.uint8]:
     light = _LIGHT[transfer][rgb]
     if transfer == ColorTrc.ARIB_STD_B67:
         # The OOTF of BT.2100, table 5, for a display of 1000 cd/m2 (gamma 1.2).
-        light *= cv2.pow(cv2.transform(light, _BT2020_LUMA), 0.2)[..., np.newaxis] * (HDR_PEAK / SDR_WHITE)
-    light = np.asarray(cv2.transform(light, _BT2020_TO_BT709), dtype=np.float32)
+        light *= _transform(light, _BT2020_LUMA) ** np.float32(0.2) * np.float32(HDR_PEAK / SDR_WHITE)
+    light = _transform(light, _BT2020_TO_BT709)
     light *= _gain(np.maximum(np.maximum(light[..., 0], light[..., 1]), light[..., 2]))[..., np.newaxis]
     return _LEVELS[(np.sqrt(light.clip(0, 1)) * np.float32(len(_LEVELS) - 1)).astype(np.uint16)]
+
+
+def _transform(light: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Multiply the colours [..., 3] with a matrix [n, 3]. Sum by sum, so that all processors round alike."""
+    red, green, blue = (light[..., channel] for channel in range(3))
+    return np.stack([row[0] * red + row[1] * green + row[2] * blue for row in rows], axis=-1)
 
 
 def matrix(frame: VideoFrame) -> Colorspace:

@@ -1,9 +1,12 @@
 """The trainer does not need the pipeline: a process without it imports all modules and collects all tests."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import trainer_plugin
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +46,11 @@ def test_all_of_it_imports_and_its_tests_collect_without_the_pipeline_and_what_i
     assert {"trainer_plugin.sft", "trainer_plugin.hf_trainer", "trainer_plugin.families.smolvlm"} <= set(lines)
     modules = {line.partition("::")[0] for line in lines if "::" in line}
     assert modules == {str(path.relative_to(ROOT)) for path in (ROOT / "tests/trainer_plugin").rglob("test_*.py")}
+
+
+def test_the_docstring_of_the_package_names_all_that_is_in_it():
+    package = ROOT / "trainer_plugin"
+    named = set(re.findall(r"^    ([\w.]+?)/?  ", trainer_plugin.__doc__, re.M)) | {"recipes"}
+    assert named == {
+        path.name for path in package.iterdir() if not path.name.startswith("__") and path.name != "py.typed"
+    }

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from trainer_plugin.distributed.collectives import gather_tokens
@@ -58,7 +58,7 @@ def adapters_off(model: LongVideoModel) -> Iterator[None]:
     Raises:
         ValueError: the model has no adapters, so that the reference would be the policy itself.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
     if not layers:
         raise ValueError("the model has no LoRA adapters; load a reference model of its own, or set beta to 0")
     for layer in layers:
