@@ -28,7 +28,7 @@ def pack_groups(
     """Distribute groups over rows of at most `row_tokens` tokens. The result depends on the arguments alone.
 
     Groups that fit are packed, the largest first, each into the first row with room. A larger group is trained on in
-    chunks that fill a row beside its prompt.
+    chunks, each as large as the room that its prompt leaves in a row.
 
     Args:
         groups: with at least one response each.
