@@ -1,8 +1,7 @@
 """`Recipe`: the configuration of a supervised run. The YAML files in `recipes/` hold the published stages' values.
 
-Lengths are in tokens. The unit of work is the row, a packed micro-batch of at most `row_tokens` tokens that
-`parallel.sp` ranks share. Settings that contradict each other, or do not fit the number of ranks, are rejected before
-anything is loaded.
+Lengths are in tokens. A row is a packed micro-batch of at most `row_tokens` tokens that `parallel.sp` ranks share.
+Settings that contradict each other, or do not fit the number of ranks, are rejected before anything is loaded.
 """
 
 from __future__ import annotations
@@ -235,7 +234,7 @@ class Recipe(Model):
     wandb_project: str | None = None
     """Project of Weights & Biases to which metrics are logged in addition."""
     peak_tflops: float | None = Field(default=None, gt=0)
-    """Dense TFLOP/s of one device in this precision, the base of MFU; None: looked up by the device's name."""
+    """Dense TFLOP/s of one device in this precision, the base of MFU; None: derived from the device's name."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Recipe:

@@ -31,14 +31,14 @@ CHAT_TEMPLATES = {
 }
 """Chat templates by name.
 
-`chatml` keeps texts unchanged. `chatml_no_think` puts an empty thought before each answer, as a part of the prompt, as
-Qwen3's template does with `enable_thinking=False`.
+`chatml` keeps questions and answers unchanged. `chatml_no_think` puts an empty thought before each answer, as a part of
+the prompt, as Qwen3's template does with `enable_thinking=False`.
 """
 
 _CHOICES = f"{' or '.join(CHAT_TEMPLATES)}, or to a Jinja file"
 
 _VIDEO = "\ue000"
-"""Placeholder of the video in a rendered prompt: a private-use character, which does not occur in texts."""
+"""Placeholder of the video in a rendered prompt: a private-use character, which does not occur in questions."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ class Chat:
             thinks: whether answers follow a chain of thought. It is passed to the template as `enable_thinking`.
 
         Raises:
-            BadInput: there is no chat template; the template changes or drops texts or the chain of thought; it makes
-                the model close a thought immediately; or it ends the assistant's turn without a special token.
+            BadInput: there is no chat template; the template changes or drops the question, the answer or the chain of
+                thought; it makes the model close a thought immediately; or it ends the assistant's turn without a
+                special token.
         """
         if not tokenizer.chat_template:
             raise BadInput(
@@ -99,8 +100,8 @@ class Chat:
 
         Raises:
             Unusable: `special_token` if a text would be tokenised as a control token; `chat_template` if the template
-                changes the texts (e.g. trims them), drops the chain of thought, or makes the model close a thought
-                immediately.
+                changes the question or the answer (e.g. trims it), drops the chain of thought, or makes the model
+                close a thought immediately.
         """
         for text in (question, reasoning or "", answer):
             if special := self._reserved_ids.intersection(self._ids(text)):

@@ -66,7 +66,7 @@ class FramePolicy(Model):
 
 @dataclass(frozen=True)
 class _Draft:
-    """A sample whose frames and texts are chosen."""
+    """A sample with its chosen frames, and its question and answer as tokens."""
 
     clip: VideoClip
     turn: Turn
@@ -122,8 +122,8 @@ class ReleaseDataset:
         for video, sample in self._samples:
             record = video.record
             shown = (record.sha256, record.duration_us, record.fps, record.width, record.height)
-            texts = (sample.question_id, sample.kind, sample.problem, sample.reasoning, sample.answer)
-            contents.update(json.dumps([*shown, *texts]).encode())
+            fields = (sample.question_id, sample.kind, sample.problem, sample.reasoning, sample.answer)
+            contents.update(json.dumps([*shown, *fields]).encode())
         return {
             "videos.split": str(self.split),
             "videos.target": str(self.target),

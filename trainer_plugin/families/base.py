@@ -105,12 +105,12 @@ class Family(ABC):
         if resample != self.resample:
             self.resample = resample
         for name, key in (("mean", "image_mean"), ("std", "image_std")):
-            asked = processor.get(key)
-            if asked is None:
+            given = processor.get(key)
+            if given is None:
                 continue
-            values = tuple(map(float, asked)) if isinstance(asked, Sequence) else (float(asked),) * 3
+            values = tuple(map(float, given)) if isinstance(given, Sequence) else (float(given),) * 3
             if len(values) != 3 or (name == "std" and min(values) <= 0):
-                raise ValueError(f"its video processor has {key} {asked}; give one number for each of three colours")
+                raise ValueError(f"its video processor has {key} {given}; give one number for each of three colours")
             if values != getattr(self, name):
                 setattr(self, name, values)
 
