@@ -64,7 +64,7 @@ def row_of(model, *drafts) -> RankInput:
     return RankInput(rank_plan, share_pixels(model.family, rank_plan, samples))
 
 
-def counted(modules):
+def record_forward_passes(modules):
     """A list that gets one entry per forward pass of the modules: whether gradients are enabled."""
     calls = []
     for module in modules:
@@ -79,7 +79,10 @@ def test_a_trained_tower_is_recomputed_and_a_frozen_one_encodes_once_without_a_g
     for frozen in (True, False):
         model = wrap_model(name, alone, frozen, checkpointed_layers=again, vision_patches=10**6)
         layers = list(model.family.vision_layers(model.model))
-        calls, decoder = counted(layers), counted(model.family.language_model(model.model).layers)
+        calls, decoder = (
+            record_forward_passes(layers),
+            record_forward_passes(model.family.language_model(model.model).layers),
+        )
         log_probs, _ = model(row_of(model))
         assert len(calls) == len(layers)
         log_probs.sum().backward()
@@ -178,7 +181,7 @@ def test_frames_that_are_not_of_their_grid_are_refused(alone, spoiled):
         model(replace(row, pixels=(spoiled(row.pixels[0]), *row.pixels[1:])))
 
 
-def test_pixels_that_are_missing_are_refused(alone):
+def test_missing_pixels_are_refused(alone):
     model = wrap_model("qwen2_5_vl", alone)
     with pytest.raises(BadInput, match=r"samples \('s0',\): 0 pixels for 1 shares of frames"):
         model(replace(row_of(model), pixels=()))
@@ -239,7 +242,7 @@ def steps_of(drafts, frozen):
     if frozen:
         freeze_tower(model)
     model = LongVideoModel(model, groups(Layout(1, 3)), RunOptions(vision_patches=24)).train()
-    calls = counted([model.model.model.visual])
+    calls = record_forward_passes([model.model.model.visual])
     row = row_of(model, *drafts)
     log_probs, _ = model(row)
     log_probs.sum().backward()

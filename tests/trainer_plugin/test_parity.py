@@ -118,7 +118,7 @@ def name(choice: Choice) -> str:
     return "-".join(map(str, [world, f"{layout.ulysses}x{layout.ring}", *rest]))
 
 
-def test_every_pair_of_values_is_tried():
+def test_the_choices_cover_every_pair_of_values():
     axes = {"place": PLACES, "family": FAMILIES, **SWITCHES}
     wanted = {
         ((one, value), (other, another))

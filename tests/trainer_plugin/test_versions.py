@@ -5,11 +5,11 @@ from trainer_plugin.versions import check
 
 @pytest.mark.parametrize("torch", ["2.11.0", "2.13.0+cpu", "2.14.1", "2.14.0a0+git123"])
 @pytest.mark.parametrize("transformers", ["5.17.0", "5.20.2"])
-def test_known_versions_are_taken(torch, transformers):
+def test_supported_versions_are_accepted(torch, transformers):
     check({"torch": torch, "transformers": transformers})
 
 
-def test_what_the_tests_run_with_is_known():
+def test_the_installed_versions_are_accepted():
     check()
 
 

@@ -53,7 +53,7 @@ def processes_of(process: int) -> list[int]:
     return sorted(found)
 
 
-def test_frames_and_errors_come_back(decoders, film, tmp_path):
+def test_submit_returns_frames_and_errors(decoders, film, tmp_path):
     assert numbers(decoders.submit(piece(film))) == [0, 15]
     with pytest.raises(BadVideo, match="no such file") as bad:
         decoders.submit(piece(str(tmp_path / "gone.mp4"))).result(60)
@@ -71,7 +71,7 @@ def test_a_folder_with_a_package_of_the_same_name_does_no_harm(decoders, film, t
     assert numbers(decoders.submit(piece(film))) == [0, 15]
 
 
-def test_an_error_that_cannot_be_sent_comes_as_its_traceback(decoders, film, strange_decoders):
+def test_an_error_that_cannot_be_pickled_arrives_as_its_traceback(decoders, film, strange_decoders):
     with pytest.raises(RuntimeError, match=r"in strange\n.*\nsitecustomize\.Unsendable: film"):
         decoders.submit(piece(film, "unsendable")).result(60)
     assert numbers(decoders.submit(piece(film))) == [0, 15]
@@ -86,7 +86,7 @@ def test_a_killed_decoder_costs_one_new_process_and_no_video(decoders, film):
     assert len(set(processes_of(os.getpid())) - set(before)) == 1
 
 
-def test_a_video_that_takes_its_decoder_down_is_named_and_the_others_go_on(decoders, film, strange_decoders):
+def test_a_video_that_crashes_its_decoder_is_named_and_the_others_are_decoded(decoders, film, strange_decoders):
     deadly = decoders.submit(piece(film, "deadly"))
     assert [numbers(decoders.submit(piece(film))) for _ in range(4)] == [[0, 15]] * 4
     with pytest.raises(BadVideo, match="decoding it crashes the process") as bad:
@@ -94,7 +94,7 @@ def test_a_video_that_takes_its_decoder_down_is_named_and_the_others_go_on(decod
     assert (bad.value.key, bad.value.reason) == ("deadly", "crashed")
 
 
-def test_a_video_that_is_decoded_without_end_is_given_up_once(decoders, film, strange_decoders, monkeypatch):
+def test_a_video_that_is_too_slow_to_decode_is_waited_for_only_once(decoders, film, strange_decoders, monkeypatch):
     assert numbers(decoders.submit(piece(film))) == [0, 15]
     monkeypatch.setattr(decoders_module, "LONGEST_SECONDS", 8.0)
     began = time.monotonic()
@@ -106,7 +106,7 @@ def test_a_video_that_is_decoded_without_end_is_given_up_once(decoders, film, st
     assert numbers(decoders.submit(piece(film))) == [0, 15]
 
 
-def test_closing_ends_what_still_decodes(film, strange_decoders):
+def test_close_ends_decoders_that_are_busy(film, strange_decoders):
     decoders = Decoders(1)
     futures = [decoders.submit(piece(film, "endless")) for _ in range(3)]
     while not processes_of(os.getpid()):

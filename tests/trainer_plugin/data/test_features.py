@@ -13,7 +13,7 @@ CLIP = VideoClip(VideoSource("film", "film.mp4"), (0, 1, 2, 3, 4, 5), (32, 64), 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("where", ["local", "s3"])
-def test_rows_of_some_temporal_patches(where, dtype, tmp_path, request):
+def test_features_of_some_temporal_patches_are_read(where, dtype, tmp_path, request):
     url = str(tmp_path / "features") if where == "local" else request.getfixturevalue("s3_bucket") + "/features"
     features = torch.randn(24, 5).to(dtype)
     assert FeatureFolder(url, "tower").find(CLIP) is None
@@ -31,7 +31,7 @@ def test_rows_of_some_temporal_patches(where, dtype, tmp_path, request):
         ({"video": VideoSource("film", "elsewhere.mp4")}, None),
     ],
 )
-def test_features_of_something_else_are_never_used(tmp_path, other, what):
+def test_features_of_other_frames_are_refused_and_the_address_does_not_matter(tmp_path, other, what):
     ref = FeatureFolder(str(tmp_path), "tower").write(CLIP, torch.zeros(24, 5))
     clip = replace(CLIP, features=ref, **other)
     if what is None:
@@ -43,7 +43,7 @@ def test_features_of_something_else_are_never_used(tmp_path, other, what):
         FeatureFolder(str(tmp_path), "tower").find(replace(CLIP, **other))
 
 
-def test_nor_those_of_another_tower(tmp_path):
+def test_features_of_another_tower_are_refused(tmp_path):
     FeatureFolder(str(tmp_path), "before training").write(CLIP, torch.zeros(24, 5))
     folder = FeatureFolder(str(tmp_path), "after training")
     with pytest.raises(BadInput, match="other tower than requested; encode the videos into another folder"):
@@ -64,7 +64,7 @@ def test_nor_those_of_another_tower(tmp_path):
         (lambda whole: whole.replace(b"F32", b"F31"), "its header is damaged"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path, content, complaint):
+def test_a_damaged_file_is_refused_by_name(tmp_path, content, complaint):
     ref = FeatureFolder(str(tmp_path), "tower").write(CLIP, torch.zeros(24, 5))
     path = Path(ref.url)
     path.write_bytes(content(path.read_bytes()))
@@ -72,14 +72,14 @@ def test_a_damaged_file_is_named(tmp_path, content, complaint):
         read_features(replace(CLIP, features=ref), 1, 3)
 
 
-def test_so_is_one_that_has_gone(tmp_path):
+def test_a_deleted_file_is_refused_by_name(tmp_path):
     ref = FeatureFolder(str(tmp_path), "tower").write(CLIP, torch.zeros(24, 5))
     Path(ref.url).unlink()
     with pytest.raises(BadInput, match=r"film\.\w+\.safetensors: deleted since the run began"):
         read_features(replace(CLIP, features=ref), 1, 3)
 
 
-def test_a_video_may_be_there_in_several_sizes(tmp_path):
+def test_a_folder_holds_a_video_in_several_sizes(tmp_path):
     folder = FeatureFolder(str(tmp_path), "tower")
     clips = {1.0: CLIP, 2.0: replace(CLIP, size=(16, 32))}
     for value, clip in clips.items():

@@ -41,11 +41,11 @@ def test_videos_come_with_their_own_samples_and_bytes(release):
 
 def test_parts_cover_every_video_once(release):
     url, _ = release
-    parts_names = [
+    names_of_parts = [
         [item.record.video_id for item in read_videos(url, Split.SFT, part=part, parts=3)] for part in range(3)
     ]
-    assert sorted(map(len, parts_names)) == [1, 2, 2]
-    assert sorted(name for names in parts_names for name in names) == [f"film{number}" for number in range(5)]
+    assert sorted(map(len, names_of_parts)) == [1, 2, 2]
+    assert sorted(name for names in names_of_parts for name in names) == [f"film{number}" for number in range(5)]
 
 
 def test_the_index_gives_the_byte_range_of_each_video(release):

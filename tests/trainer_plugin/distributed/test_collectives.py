@@ -56,7 +56,7 @@ def adjoint(function, x: torch.Tensor) -> tuple[torch.Tensor, float, float]:
     return found.detach(), *sides.tolist()
 
 
-def exchanged(matrix):
+def exchange_and_adjoint(matrix):
     rank = dist.get_rank()
     x = rows(sum(matrix[rank]), DIM, rank=rank)
     return adjoint(lambda x: exchange(x, matrix[rank], column(matrix, rank), dist.group.WORLD), x)
@@ -64,28 +64,28 @@ def exchanged(matrix):
 
 @some
 @given(matrices)
-def test_rows_go_to_their_ranks(ranks, matrix):
+def test_exchange_sends_rows_to_their_ranks(ranks, matrix):
     everything = [rows(sum(sent), DIM, rank=rank).split(list(sent)) for rank, sent in enumerate(matrix)]
-    for rank, (found, one, other) in enumerate(ranks.run(exchanged, matrix)):
+    for rank, (found, one, other) in enumerate(ranks.run(exchange_and_adjoint, matrix)):
         assert torch.equal(found, torch.cat([sent[rank] for sent in everything]))
         assert one == pytest.approx(other)
 
 
-def gathered(sizes):
+def gather_and_adjoint(sizes):
     rank = dist.get_rank()
     return adjoint(lambda x: gather(x, sizes, dist.group.WORLD), rows(sizes[rank], HEADS, DIM, rank=rank))
 
 
 @some
 @given(sizes)
-def test_all_rows_come_to_every_rank(ranks, sizes):
+def test_gather_gives_all_rows_to_every_rank(ranks, sizes):
     everything = torch.cat([rows(size, HEADS, DIM, rank=rank) for rank, size in enumerate(sizes)])
-    for found, one, other in ranks.run(gathered, sizes):
+    for found, one, other in ranks.run(gather_and_adjoint, sizes):
         assert torch.equal(found, everything)
         assert one == pytest.approx(other)
 
 
-def swapped(sizes):
+def swap_and_adjoint(sizes):
     rank = dist.get_rank()
     group = dist.group.WORLD
     x = rows(sizes[rank], WORLD, HEADS, DIM, rank=rank)
@@ -97,7 +97,7 @@ def swapped(sizes):
 @some
 @given(sizes)
 def test_tokens_become_heads_and_heads_tokens(ranks, sizes):
-    results = ranks.run(swapped, sizes)
+    results = ranks.run(swap_and_adjoint, sizes)
     everything = torch.cat([x for x, _, _ in results])
     starts = [0, *accumulate(sizes)]
     for rank, (_, (heads, one, other), (tokens, two, another)) in enumerate(results):
@@ -106,7 +106,7 @@ def test_tokens_become_heads_and_heads_tokens(ranks, sizes):
         assert (one, two) == (pytest.approx(other), pytest.approx(another))
 
 
-def summed_in_half():
+def gradient_in_half_precision():
     """Gradient of one row that every rank uses: rank 0 contributes 256, each other rank 1."""
     x = torch.zeros(1 if dist.get_rank() == 0 else 0, 1, dtype=torch.bfloat16, requires_grad=True)
     weight = 256.0 if dist.get_rank() == 0 else 1.0
@@ -115,7 +115,7 @@ def summed_in_half():
 
 
 def test_gradients_in_half_precision_are_summed_in_float32(ranks):
-    assert ranks.run(summed_in_half)[0].item() == 258  # in bfloat16, 256 + 1 is 256
+    assert ranks.run(gradient_in_half_precision)[0].item() == 258  # in bfloat16, 256 + 1 is 256
 
 
 def test_one_rank_alone_needs_no_group():
@@ -126,7 +126,7 @@ def test_one_rank_alone_needs_no_group():
     assert torch.equal(heads_to_tokens(x[:, 0], (5,), None), x)
 
 
-class Noted(GradientReduction):
+class RecordedReduction(GradientReduction):
     def __init__(self) -> None:
         self.given: list[torch.Tensor] = []
 
@@ -146,9 +146,9 @@ def linear(device: str, reduction) -> nn.Module:
     return layer
 
 
-def reduced():
+def reduce_in_own_buffers():
     """Gradient of a sum over all ranks, and whether this rank's shard of it lies in one of our buffers."""
-    reduction = Noted()
+    reduction = RecordedReduction()
     layer = linear("cpu", reduction)
     layer(rows(5, 1024, rank=dist.get_rank()).float()).sum().backward()
     gradient = layer.weight.grad
@@ -156,9 +156,9 @@ def reduced():
     return gradient.full_tensor(), own in {buffer.untyped_storage().data_ptr() for buffer in reduction.given}
 
 
-def test_gradients_are_summed_into_the_buffers_that_it_gives(ranks):
+def test_gradients_are_summed_into_the_reductions_own_buffers(ranks):
     expected = sum(rows(5, 1024, rank=rank).float().sum(0) for rank in range(WORLD))
-    for gradient, ours in ranks.run(reduced):
+    for gradient, ours in ranks.run(reduce_in_own_buffers):
         torch.testing.assert_close(gradient, expected.expand(2 * WORLD, -1), rtol=1e-5, atol=1e-5)
         assert ours
 

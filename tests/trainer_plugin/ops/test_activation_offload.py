@@ -10,7 +10,7 @@ from trainer_plugin.ops.activation_offload import MIN_BYTES, HostMemory, repeate
 DRAFTS = (Draft((3, Clip(2), 9)), Draft((16,), seed=1))
 
 
-def test_gradients_are_those_without_any_of_it(ranks):
+def test_gradients_are_the_same_with_checkpointing_and_offloading(ranks):
     """Compare with a run without recomputation, caching or offloading.
 
     An error that all other runs have in common would not show between two of them.
@@ -21,7 +21,7 @@ def test_gradients_are_those_without_any_of_it(ranks):
     assert [max(run.differences(expected, floor=0).values()) for run in found] == [0, 0]
 
 
-def test_nothing_leaves_a_host_that_is_the_device():
+def test_tensors_on_the_cpu_are_not_moved():
     host = HostMemory(torch.device("cpu"))
     tensor = torch.zeros(MIN_BYTES)
     assert host.hold(tensor) is tensor
@@ -40,7 +40,7 @@ def test_nothing_leaves_a_host_that_is_the_device():
         (torch.tensor(7.0), 1),
     ],
 )
-def test_what_is_repeated_is_kept_once(tensor, kept):
+def test_repeated_values_are_stored_once(tensor, kept):
     once = repeated_once(tensor)
     assert once.numel() == kept
     assert torch.equal(once.expand(tensor.size()), tensor)
@@ -50,7 +50,7 @@ class TestOnGpu:
     pytestmark = GPU
     device = torch.device("cuda", 0)
 
-    def test_what_is_held_is_off_the_device_and_comes_back(self):
+    def test_a_held_tensor_leaves_the_device_and_returns(self):
         host = HostMemory(self.device)
         before = torch.cuda.memory_allocated()
         first = torch.randn(1 << 24, device=self.device)
@@ -63,7 +63,7 @@ class TestOnGpu:
         small = torch.zeros(3, device=self.device)
         assert host.hold(small) is small
 
-    def test_no_more_is_held_than_there_is(self):
+    def test_a_view_takes_no_more_host_memory_than_its_storage(self):
         host = HostMemory(self.device)
         whole = torch.randn(1 << 10, 1, 1 << 10, device=self.device)
         views = {"expanded": whole.expand(-1, 16, -1), "turned": whole[:, 0].T, "half": whole[:, :, ::2]}

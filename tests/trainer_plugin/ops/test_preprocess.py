@@ -78,7 +78,7 @@ def write_golden() -> None:
 
 
 @pytest.mark.parametrize("family, count, height, width", CASES)
-def test_a_towers_input_is_what_the_processor_gives(family, count, height, width):
+def test_a_towers_input_has_the_stored_values_of_the_processor(family, count, height, width):
     tensor = ours(family, film(count, height, width))
     golden = json.loads(GOLDEN.read_text())[f"{family} {[count, height, width]}"]
     assert list(tensor.shape) == golden["shape"]
@@ -88,7 +88,7 @@ def test_a_towers_input_is_what_the_processor_gives(family, count, height, width
 
 @pytest.mark.skipif(find_spec("torchvision") is None, reason="transformers' video processors need torchvision")
 @pytest.mark.parametrize("family, count, height, width", CASES)
-def test_and_that_to_the_last_bit(family, count, height, width):
+def test_a_towers_input_equals_the_processors_output_bit_for_bit(family, count, height, width):
     frames = film(count, height, width)
     assert torch.equal(ours(family, frames), theirs(family, frames))
 

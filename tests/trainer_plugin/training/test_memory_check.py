@@ -45,7 +45,7 @@ def test_the_memory_is_the_sum_of_the_tensors_of_a_7b_model():
     assert whole == pytest.approx((8.29e9 * 16 / 4 + 0.545e9 * 2 + 56 * 32768 * 3584 * 2) / GIB, rel=0.01)
 
 
-def test_a_single_rows_gradients_take_the_place_of_what_was_kept():
+def test_with_one_row_per_step_gradients_reuse_the_memory_of_activations():
     settings = ("row_tokens=131072", "parallel.sp=4", "model.path=m", "step_tokens=null")
     assert needed("long_video_sft", 4, *settings) == pytest.approx(
         (8.29e9 * 12 / 4 + 0.545e9 * 2 + 56 * 32768 * 3584 * 2) / GIB, rel=0.01

@@ -31,7 +31,7 @@ def metrics(step: int, **changes) -> StepMetrics:
     return StepMetrics(**{**values, **changes})
 
 
-def test_a_line_has_what_a_person_watches():
+def test_a_line_has_the_main_figures_of_a_step():
     line = metrics(7).line()
     for part in ("step 7", "loss 1.5000", "grad 2.000", "lr 1.00e-05", "500/s", "250/s/device", "mfu 42.1%", "3.0 GiB"):
         assert part in line

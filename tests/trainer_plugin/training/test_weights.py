@@ -144,7 +144,7 @@ def test_trainable_weights_are_float32_and_frozen_ones_have_the_compute_type(alo
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
-def test_parts_are_frozen_apart(family):
+def test_each_part_can_be_frozen_without_the_others(family):
     def trainable(**parts: bool) -> set[str]:
         model = prepare(tiny_model(family), TrainableParts(**parts))
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -263,7 +263,7 @@ def test_a_model_with_a_quantizers_own_file_is_refused(tmp_path):
         read_config(ModelSource(path=str(folder)))
 
 
-def test_adapters_are_no_model(tmp_path):
+def test_a_folder_of_adapters_is_refused_as_a_model(tmp_path):
     folder = model_folder(tmp_path / "model")
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/base"}')
     with pytest.raises(BadInput, match=r"it holds adapters of '/models/base' .* merge them first"):
@@ -376,7 +376,7 @@ def test_an_attention_that_is_not_computed_is_refused_from_the_configuration(tmp
         read_config(ModelSource(path=str(folder)))
 
 
-def test_a_window_of_every_layer_is_refused_too():
+def test_a_sliding_window_of_every_layer_is_refused():
     text = {"model_type": "mistral", "sliding_window": 4096}
     with pytest.raises(BadInput, match=r"every layer's attention \(sliding_window 4096\)"):
         read_config(ModelSource(config={"model_type": "smolvlm", "text_config": text}))
@@ -387,7 +387,7 @@ def test_an_unsupported_model_is_refused_with_what_a_family_must_provide():
         read_config(ModelSource(config={"model_type": "llava"}))
 
 
-def test_a_folder_that_lacks_something_is_named(tmp_path):
+def test_a_folder_without_a_model_or_tokenizer_is_refused_by_name(tmp_path):
     with pytest.raises(BadInput, match=r"^Qwen/Qwen3-VL-8B: no such folder"):
         read_tokenizer(ModelSource(path="Qwen/Qwen3-VL-8B"))
     with pytest.raises(BadInput, match=r"^Qwen/Qwen3-VL-8B: no such folder"):
