@@ -1,0 +1,80 @@
+"""The interface of rollouts: requests about videos, how to sample, and the responses with their log-probabilities.
+
+Two engines implement it: the sampler on the trainer's own model (`trainer_plugin.rl.sampler`), and vLLM. Token ids and
+log-probabilities travel as they were sampled. Nothing is tokenised a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from pydantic import Field
+from torch import Tensor
+
+from schemas.base import Model
+from trainer_plugin.types import Example
+
+
+class Finish(StrEnum):
+    """Why a response ended."""
+
+    STOP = "stop"
+    """The model ended its turn."""
+    LENGTH = "length"
+    """The response reached the length limit."""
+
+
+class SamplingSettings(Model):
+    """How responses are sampled. Top-p, top-k and penalties do not exist here.
+
+    They would sample from another distribution than the one whose log-probabilities the loss uses.
+    """
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Divisor of the logits, for sampling and for all log-probabilities."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Maximum number of tokens of a response, with the token that ends the turn."""
+    greedy: bool = False
+    """Take the likeliest token. Log-probabilities are then those of temperature 1, and `temperature` must be 1."""
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """One prompt about a video."""
+
+    prompt: Example
+    """The prompt as the trainer lays it out: expanded ids, positions and clips, without labels. `prompt.key` names the
+    sample."""
+    unexpanded_ids: tuple[int, ...]
+    """The same prompt with one placeholder for each video, as engines with a processor of their own take it."""
+    seed: int
+    """Seed of the request. With the number of the response it determines the random numbers, whatever the ranks."""
+
+
+@dataclass(frozen=True)
+class RolloutResponse:
+    """One sampled response."""
+
+    token_ids: Tensor
+    """int64 [R], with the token that ends the turn, if there is one."""
+    log_probs: Tensor
+    """float32 [R]: log-probabilities of these tokens by the engine that sampled them."""
+    finish: Finish
+
+
+class RolloutEngine(Protocol):
+    """Samples responses. Every rank must call it, with its own requests."""
+
+    def generate(
+        self, requests: Sequence[RolloutRequest], responses: int, sampling: SamplingSettings
+    ) -> list[list[RolloutResponse]]:
+        """Sample `responses` responses to each request.
+
+        Ranks that share a row (sequence parallelism) pass the same requests and receive the same responses.
+
+        Raises:
+            BadInput: on every rank, if a request cannot be sampled. The message names the sample.
+        """
