@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def collected(hash_seed: str) -> list[str]:
+def collect_ids(hash_seed: str) -> list[str]:
     """The ids of all tests, in order."""
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", "-p", "no:cacheprovider", "tests"],
@@ -29,5 +29,5 @@ def collected(hash_seed: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_collections_at_other_times_with_other_hashes_give_the_same_ids():
-    first = collected("1")
-    assert len(first) > 1000 and collected("4711") == first
+    first = collect_ids("1")
+    assert len(first) > 1000 and collect_ids("4711") == first

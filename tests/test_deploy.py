@@ -313,7 +313,7 @@ def test_airflow_understands_every_command(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def locked(name: str) -> dict[str, str]:
+def read_lock(name: str) -> dict[str, str]:
     """Versions that a lock selects for the image's Python, whatever Python runs the test."""
     image = {
         "python_version": "3.11",
@@ -337,7 +337,7 @@ def test_every_python_gets_the_versions_that_one_of_them_was_tested_with(lock):
 
 
 def test_the_lock_meets_the_requirements_of_the_extras_and_agrees_with_the_tested_environment():
-    deploy, dev = locked("deploy.txt"), locked("dev.txt")
+    deploy, dev = read_lock("deploy.txt"), read_lock("dev.txt")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for line in project["dependencies"] + extras["airflow"] + extras["local"] + extras["s3"] + extras["deploy"]:
@@ -354,7 +354,7 @@ def test_the_lock_meets_the_requirements_of_the_extras_and_agrees_with_the_teste
 
 def test_our_image_has_every_program_that_its_services_run():
     from_the_lock = {"airflow": "apache-airflow", "celery": "celery"}
-    assert locked("deploy.txt").keys() >= {
+    assert read_lock("deploy.txt").keys() >= {
         *from_the_lock.values(),
         *("apache-" + p.replace(".", "-") for p in PROVIDER_OF.values()),
     }
@@ -400,7 +400,7 @@ def test_the_image_finds_the_project_from_every_component():
     assert settings["AIRFLOW__CORE__PLUGINS_FOLDER"] == f"{workdir}/plugins"
 
 
-def documented() -> list[list[str]]:
+def read_commands() -> list[list[str]]:
     """All commands in the shell blocks of docs/deploy.md, each as a list of words."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
@@ -414,13 +414,13 @@ def test_the_docs_give_each_service_the_same_command_by_hand(name):
     defaults = {key: value for key, value in FILLED.items() if key not in {"LVR_VLM_MODEL", "LVR_LLM_MODEL"}}
     service = SERVICES[name]
     command = [interpolate(word, defaults) for word in service.get("entrypoint", []) + service["command"]]
-    assert any(set(command) <= set(words) for words in documented()), (
+    assert any(set(command) <= set(words) for words in read_commands()), (
         f"docs/deploy.md does not show: {shlex.join(command)}"
     )
 
 
 def test_the_docs_export_the_same_environment_by_hand():
-    exported = {word.split("=")[0] for command in documented() if command[:1] == ["export"] for word in command[1:]}
+    exported = {word.split("=")[0] for command in read_commands() if command[:1] == ["export"] for word in command[1:]}
     assert exported >= {key for name in set(AIRFLOW) - ONE_SHOT for key in SERVICES[name]["environment"]}
     needed = set(re.findall(r"\$\{?([A-Z]\w+)", (ROOT / "deploy/init.sh").read_text())) | {"LVR_BUCKET"}
     assert needed <= exported | EXAMPLE.keys()

@@ -60,7 +60,7 @@ def apply_hunk(before: str, hunk: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def extended(tmp_path_factory) -> Path:
+def extended_copy(tmp_path_factory) -> Path:
     """A copy of the repository in which everything is done that docs/extending.md shows."""
     copy = tmp_path_factory.mktemp("extended")
     for folder in ("operators", "prompts", "schemas", "tests", "trainer_plugin"):
@@ -77,24 +77,24 @@ def extended(tmp_path_factory) -> Path:
     return copy
 
 
-def test_the_examples_of_extending_pass_their_own_tests(extended):
+def test_the_examples_of_extending_pass_their_own_tests(extended_copy):
     tests = [file for _, file, _ in blocks_of(EXTENDING) if file.startswith("tests/")]
     assert len(tests) == 4
     if importlib.util.find_spec("torch") is None:
         tests = [file for file in tests if not file.startswith("tests/trainer_plugin/")]
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     ended = subprocess.run(
-        command, cwd=extended, env=os.environ | {"PYTHONPATH": str(extended)}, capture_output=True, text=True
+        command, cwd=extended_copy, env=os.environ | {"PYTHONPATH": str(extended_copy)}, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_the_recipe_of_extending_loads(extended):
+def test_the_recipe_of_extending_loads(extended_copy):
     pytest.importorskip("torch")
     from trainer_plugin.recipe import load_recipe
 
     given = ["out=/runs/mine", "model.path=/models/qwen", "videos.release=/data/v0001"]
-    recipe = load_recipe(str(extended / "mine.yaml"), given)
+    recipe = load_recipe(str(extended_copy / "mine.yaml"), given)
     assert (recipe.parallel.sp, recipe.row_tokens) == (2, 32768)
 
 

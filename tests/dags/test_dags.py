@@ -95,7 +95,7 @@ print(json.dumps(found, sort_keys=True, default=str))
 """
 
 
-def parsed(hash_seed: str, tmp_path: Path) -> dict:
+def parse_dags(hash_seed: str, tmp_path: Path) -> dict:
     """All DAG files, parsed and serialized in a clean process with another working folder."""
     done = subprocess.run(
         [sys.executable, "-c", PARSE, str(ROOT / "dags")],
@@ -111,7 +111,7 @@ def parsed(hash_seed: str, tmp_path: Path) -> dict:
 def test_parsing_is_light_and_always_gives_the_same(tmp_path):
     """A DAG that differs between two parses gets a new version each time."""
     dag_bag()  # creates the database
-    first, second = parsed("1", tmp_path), parsed("2", tmp_path)
+    first, second = parse_dags("1", tmp_path), parse_dags("2", tmp_path)
     assert first["errors"] == []
     assert first["dags"] == second["dags"] and set(first["dags"]) == set(IDS)
     assert not {name for name in first["modules"] if name.partition(".")[0] in HEAVY}

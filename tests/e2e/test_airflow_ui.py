@@ -81,7 +81,7 @@ def wait_until(holds: Callable[[], object], seconds: float = 300.0) -> None:
         time.sleep(0.5)
 
 
-def finished(api: AirflowApi, dag_id: str, run_id: str, airflow: Standalone) -> dict[str, str]:
+def wait_for_success(api: AirflowApi, dag_id: str, run_id: str, airflow: Standalone) -> dict[str, str]:
     """Waits until the run has ended, and returns the state of every task by `task_id[map_index]`."""
     from rich.console import Console
 
@@ -113,7 +113,7 @@ def test_a_build_from_form_to_report(airflow, page, folder):
     [run] = api.call("GET", "/api/v2/dags/build_dataset/dagRuns")["dag_runs"]
     run_id = run["dag_run_id"]
     assert run["conf"]["name"] == "cards" and run["conf"]["difficulty.trials"] == 2
-    states = finished(api, "build_dataset", run_id, airflow)
+    states = wait_for_success(api, "build_dataset", run_id, airflow)
     assert set(states.values()) == {"success"}
     mapped = [task for task in api.task_instances("build_dataset", run_id) if task["map_index"] >= 0]
     [label] = {task["rendered_map_index"] for task in mapped}
@@ -171,7 +171,7 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def listening(process: psutil.Process, port: int) -> list[str]:
+def listening_addresses(process: psutil.Process, port: int) -> list[str]:
     """Addresses on which a process listens at a port. Empty once the process has ended."""
     try:
         connections = process.net_connections(kind="tcp")
@@ -180,7 +180,7 @@ def listening(process: psutil.Process, port: int) -> list[str]:
     return [each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN and each.laddr.port == port]
 
 
-def works(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -214,7 +214,9 @@ def test_nobody_gets_in_without_a_login_or_from_another_machine(airflow):
     passwords = airflow.home / "passwords.json"
     assert stat.S_IMODE(passwords.stat().st_mode) == 0o600
     assert json.loads(passwords.read_text()) == {"admin": airflow.password}
-    assert {address for process in processes() for address in listening(process, airflow.port)} == {"127.0.0.1"}
+    assert {address for process in processes() for address in listening_addresses(process, airflow.port)} == {
+        "127.0.0.1"
+    }
 
 
 def test_airflow_has_the_pools_and_names_an_unknown_dag(airflow):
@@ -231,11 +233,11 @@ def test_regeneration_finds_nothing_to_do_and_then_something(airflow, page, fold
     """Nothing is stale right after a build. A second film makes the work of one video, and a new version."""
     api = airflow.api()
     api.call("PATCH", "/api/v2/dags/regenerate_dataset?update_mask=is_paused", {"is_paused": False})
-    states = finished(api, "regenerate_dataset", api.trigger("regenerate_dataset", {}), airflow)
+    states = wait_for_success(api, "regenerate_dataset", api.trigger("regenerate_dataset", {}), airflow)
     assert states["find_stale[-1]"] == states["publish[-1]"] == "skipped"
     cards_video(folder / "films" / "more.mp4", ("GARDEN", "TROMBONE", "RIVER", "CASTLE"), 120)
     run_id = api.trigger("regenerate_dataset", {})
-    assert set(finished(api, "regenerate_dataset", run_id, airflow).values()) == {"success"}
+    assert set(wait_for_success(api, "regenerate_dataset", run_id, airflow).values()) == {"success"}
     assert api.xcom("regenerate_dataset", run_id, "find_stale")["stale"]["caption"] == 1
     assert api.xcom("regenerate_dataset", run_id, "publish")["version"] == 2
 
@@ -255,5 +257,5 @@ def test_a_folder_has_one_airflow_and_the_end_of_a_component_ends_all_of_it(airf
             airflow.check()
             time.sleep(0.2)
     airflow.close()
-    psutil.wait_procs([each for each in running if works(each)], timeout=60)
-    assert not [each for each in running if works(each)]
+    psutil.wait_procs([each for each in running if is_alive(each)], timeout=60)
+    assert not [each for each in running if is_alive(each)]

@@ -38,7 +38,7 @@ from operators.store.run_folder import RunFolder, RunMissing
 from schemas.run import Commit, Release, StageMetrics
 from schemas.storage import StoreError
 from schemas.tables import Clip, Reject, Source
-from tests.support.openai_server import Fault, OpenAIServer, filled, last_text
+from tests.support.openai_server import Fault, OpenAIServer, fill_schema, last_text
 from tests.support.titled import TITLES, titled_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,16 +72,16 @@ def request_id(request):
     return {name.lower(): value for name, value in request.headers.items()}["x-request-id"].removeprefix("lvr-")
 
 
-def capable(body):
+def answer_well(body):
     """Answers of a capable model: they follow the request's schema and cite evidence inside the films."""
     schema = body["response_format"]["json_schema"]["schema"]
-    answer = filled(schema, last_text(body))
+    answer = fill_schema(schema, last_text(body))
     return answer | {"evidence": ["00:02 - 00:08"]} if "evidence" in answer else answer
 
 
 @pytest.fixture
 def server(monkeypatch):
-    with OpenAIServer(script=capable) as server:
+    with OpenAIServer(script=answer_well) as server:
         for name, value in server.environ("reasoner", "judge", "target").items():
             monkeypatch.setenv(name, value)
         yield server
@@ -99,10 +99,10 @@ class Built:
 
 
 @pytest.fixture(scope="session")
-def clean(films, tmp_path_factory):
+def clean_build(films, tmp_path_factory):
     """One finished build, made once per session. Tests must not change it."""
     out = tmp_path_factory.mktemp("clean") / "out"
-    with pytest.MonkeyPatch.context() as patch, OpenAIServer(script=capable) as server:
+    with pytest.MonkeyPatch.context() as patch, OpenAIServer(script=answer_well) as server:
         for name, value in server.environ("reasoner", "judge", "target").items():
             patch.setenv(name, value)
         result = run_build(config_for(films, out))
@@ -111,11 +111,11 @@ def clean(films, tmp_path_factory):
 
 
 @pytest.fixture
-def built(clean, tmp_path, server):
-    """A copy of the `clean` build that a test may change, with a server of the same model."""
+def build_copy(clean_build, tmp_path, server):
+    """A copy of the `clean_build` build that a test may change, with a server of the same model."""
     out = tmp_path / "out"
-    shutil.copytree(clean.out, out)
-    return replace(clean, out=out, folder=RunFolder.open(f"{out}/runs/{clean.folder.run.run_id}"))
+    shutil.copytree(clean_build.out, out)
+    return replace(clean_build, out=out, folder=RunFolder.open(f"{out}/runs/{clean_build.folder.run.run_id}"))
 
 
 def config_for(films, out, *settings):
@@ -131,26 +131,30 @@ def tables(folder: RunFolder) -> dict[tuple[str, str], tuple[str, str]]:
     }
 
 
-def computed(metrics: list[StageMetrics] | tuple[StageMetrics, ...]) -> dict[str, int]:
+def count_computed(metrics: list[StageMetrics] | tuple[StageMetrics, ...]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for stage in metrics:
         counts[stage.stage] += stage.units - stage.reused
     return {name: count for name, count in counts.items() if count}
 
 
-def test_a_build_makes_a_release_and_keeps_the_broken_file_as_a_reject(clean):
-    assert clean.release.videos == {"sft": 2} and clean.release.samples["sft"] >= 6
-    commits = [commit for partition in range(2) for commit in clean.folder.record("ingest", partition).commits.values()]
-    [reject] = [reject for commit in commits for reject in clean.folder.store.get_rows(commit.rejects_sha256, Reject)]
+def test_a_build_makes_a_release_and_keeps_the_broken_file_as_a_reject(clean_build):
+    assert clean_build.release.videos == {"sft": 2} and clean_build.release.samples["sft"] >= 6
+    commits = [
+        commit for partition in range(2) for commit in clean_build.folder.record("ingest", partition).commits.values()
+    ]
+    [reject] = [
+        reject for commit in commits for reject in clean_build.folder.store.get_rows(commit.rejects_sha256, Reject)
+    ]
     assert reject.reason == "not_a_video" and "broken.mp4" in reject.message
     for name in ("data/sft/longvideo-sft-000000.tar", "parquet/sft.parquet", "report.html", "README.md"):
-        assert (clean.out / "releases/longvideo/v0001" / name).is_file()
+        assert (clean_build.out / "releases/longvideo/v0001" / name).is_file()
 
 
-def test_every_loader_finds_all_that_the_release_holds(clean):
-    counts = validate_release(f"{clean.out}/releases/longvideo/v0001")
-    samples, videos = clean.release.samples["sft"], clean.release.videos["sft"]
-    assert counts.pop("files") == len(clean.release.files)
+def test_every_loader_finds_all_that_the_release_holds(clean_build):
+    counts = validate_release(f"{clean_build.out}/releases/longvideo/v0001")
+    samples, videos = clean_build.release.samples["sft"], clean_build.release.videos["sft"]
+    assert counts.pop("files") == len(clean_build.release.files)
     assert counts == {
         "parquet": samples,
         "datasets": samples,
@@ -162,27 +166,29 @@ def test_every_loader_finds_all_that_the_release_holds(clean):
     }
 
 
-def test_clips_tile_every_video(clean):
-    commits = [commit for partition in range(2) for commit in clean.folder.record("split", partition).commits.values()]
+def test_clips_tile_every_video(clean_build):
+    commits = [
+        commit for partition in range(2) for commit in clean_build.folder.record("split", partition).commits.values()
+    ]
     cut = [commit for commit in commits if commit.rows]
     assert len(cut) == 2
     for commit in cut:
-        clips = clean.folder.store.get_rows(commit.rows_sha256, Clip)
+        clips = clean_build.folder.store.get_rows(commit.rows_sha256, Clip)
         assert len(clips) >= 2
         assert [clip.start_us for clip in clips[1:]] == [clip.end_us for clip in clips[:-1]]
         assert (clips[0].start_us, clips[-1].end_us) == (0, 20_000_000)
 
 
-def test_a_repeat_reuses_everything_and_publishes_nothing(built, films, server):
-    again = run_build(config_for(films, built.out))
+def test_a_repeat_reuses_everything_and_publishes_nothing(build_copy, films, server):
+    again = run_build(config_for(films, build_copy.out))
     assert (again.computed, again.published.is_new, server.requests) == (0, False, [])
-    assert tables(again.folder) == tables(built.folder)
+    assert tables(again.folder) == tables(build_copy.folder)
 
 
-def test_other_partitions_change_nothing(built, films):
-    again = run_build(config_for(films, built.out, "partition_videos=1"))
+def test_other_partitions_change_nothing(build_copy, films):
+    again = run_build(config_for(films, build_copy.out, "partition_videos=1"))
     assert again.folder.run.partitions == 3 and again.computed == 0
-    assert again.published.release == built.release
+    assert again.published.release == build_copy.release
 
 
 def test_a_build_works_on_an_object_store(one_film, server, s3_bucket):
@@ -210,23 +216,23 @@ def edit_prompt(tmp_path, monkeypatch):
     return edit
 
 
-def test_an_edited_prompt_runs_only_what_depends_on_it(built, films, edit_prompt, server):
+def test_an_edited_prompt_runs_only_what_depends_on_it(build_copy, films, edit_prompt, server):
     edit_prompt("reason", "Mind the order of events.")
-    config = config_for(films, built.out)
-    stale = find_stale(built.folder, config)
+    config = config_for(films, build_copy.out)
+    stale = find_stale(build_copy.folder, config)
     assert {name for name, count in stale.stale.items() if count} == {
         "reason", "verify", "difficulty", "assemble", "shard",
     }  # fmt: skip
     assert stale.reasons == ("reason: prompt reason changed (3 videos)",)
     again = run_build(config)
     written = [request for request in server.requests if "Mind the order of events." in json.dumps(request.body)]
-    assert written and {request_id(request) for request in server.requests}.isdisjoint(built.request_ids)
-    assert computed(again.metrics).keys() == {"reason", "verify", "assemble", "shard"}
+    assert written and {request_id(request) for request in server.requests}.isdisjoint(build_copy.request_ids)
+    assert count_computed(again.metrics).keys() == {"reason", "verify", "assemble", "shard"}
     assert again.published.release.version == 2
     assert not any(find_stale(again.folder, config).stale.values())
 
 
-def test_a_stage_stops_on_a_full_disk_and_resumes_when_there_is_room(clean, films, small_disk, server):
+def test_a_stage_stops_on_a_full_disk_and_resumes_when_there_is_room(clean_build, films, small_disk, server):
     folder = plan_build(config_for(films, small_disk / "out"), "run")
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
@@ -239,7 +245,7 @@ def test_a_stage_stops_on_a_full_disk_and_resumes_when_there_is_room(clean, film
     for name in VIDEO_STAGES:
         metrics = run_stage(folder, name, 1)
         assert name not in done or metrics.reused == metrics.units
-    assert tables(folder).items() <= tables(clean.folder).items()
+    assert tables(folder).items() <= tables(clean_build.folder).items()
 
 
 @pytest.fixture
@@ -252,48 +258,48 @@ def shelf(films, tmp_path):
     (tmp_path / "film0.mp4").replace(films / "film0.mp4")
 
 
-def test_a_new_and_a_changed_video_run_alone(built, shelf):
-    config = config_for(shelf, built.out)
+def test_a_new_and_a_changed_video_run_alone(build_copy, shelf):
+    config = config_for(shelf, build_copy.out)
     titled_video(shelf / "film0.mp4", TITLES[3:5], seed=7)
     titled_video(shelf / "film2.mp4", TITLES[2:4], seed=2)
-    stale = find_stale(built.folder, config)
+    stale = find_stale(build_copy.folder, config)
     assert stale.stale["ingest"] == 2
     assert set(stale.reasons) == {"a new video", "ingest: source file changed"}
-    assert computed(run_build(config).metrics)["split"] == 2
+    assert count_computed(run_build(config).metrics)["split"] == 2
 
 
-def test_a_title_or_a_licence_is_corrected_without_opening_a_video_again(built, films, tmp_path, server):
+def test_a_title_or_a_licence_is_corrected_without_opening_a_video_again(build_copy, films, tmp_path, server):
     rows = [f"{path.name},A title,CC0" for path in sorted(films.iterdir())]
     (tmp_path / "list.csv").write_text("\n".join(["uri,title,licence", *rows]))
-    config = config_for(tmp_path / "list.csv", built.out, f"media_root={films}")
-    stale = find_stale(built.folder, config)
+    config = config_for(tmp_path / "list.csv", build_copy.out, f"media_root={films}")
+    stale = find_stale(build_copy.folder, config)
     assert {name: count for name, count in stale.stale.items() if count} == {"shard": 1}
     assert stale.reasons == ("shard: metadata in the source list changed",)
     again = run_build(config)
-    assert computed(again.metrics) == {"shard": 1}
+    assert count_computed(again.metrics) == {"shard": 1}
     [path] = Path(again.published.url).glob("data/*/*.tar")
     with tarfile.open(path) as tar:
         records = [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]
     assert [(record["title"], record["licence"]) for record in records] == [("A title", "CC0")] * 2
 
 
-def test_replay_requests_again_only_what_was_rejected(built, films, edit_prompt, server):
+def test_replay_requests_again_only_what_was_rejected(build_copy, films, edit_prompt, server):
     edit_prompt("_write_question", "Write another.")
-    config = config_for(films, built.out)
-    server.script = lambda body: "no JSON" if "spatial - where" in json.dumps(body) else capable(body)
+    config = config_for(films, build_copy.out)
+    server.script = lambda body: "no JSON" if "spatial - where" in json.dumps(body) else answer_well(body)
     first = run_build(config)
     sent = len(server.requests)
     [group] = forget_rejects(first.folder, stage="question", reason="schema")
     assert (group.stage, group.reason, group.count > 0) == ("question", "schema", True)
-    server.script = capable
+    server.script = answer_well
     again = run_build(config)
     rewritten = [request for request in server.requests[sent:] if "spatial - where" in json.dumps(request.body)]
     assert len(rewritten) == group.count
     assert not [reject for stage in again.metrics if stage.stage == "question" for reject in stage.rejects]
 
 
-def test_an_outage_stops_the_stage_and_keeps_what_was_answered(built, films, server):
-    folder = plan_build(config_for(films, built.out, "question.per_category=2"), "another-run")
+def test_an_outage_stops_the_stage_and_keeps_what_was_answered(build_copy, films, server):
+    folder = plan_build(config_for(films, build_copy.out, "question.per_category=2"), "another-run")
     for name in ("ingest", "split", "caption"):
         run_stage(folder, name, 0)
     server.fail(Fault(), Fault(), Fault(status=401))
@@ -387,7 +393,7 @@ def start(films, out, environ):
     )
 
 
-def journaled(out: Path) -> set[str]:
+def journaled_requests(out: Path) -> set[str]:
     """Hashes of all requests whose answers are in the journals."""
     found = set()
     for segment in out.glob("journal/*/*/*.jsonl"):
@@ -398,16 +404,16 @@ def journaled(out: Path) -> set[str]:
     return found
 
 
-def traces(out: Path) -> int:
+def count_traces(out: Path) -> int:
     """Progress of a build: the number of its files plus the number of lines in its journals."""
     files = [path for path in out.rglob("*") if path.is_file()]
     return len(files) + sum(path.read_bytes().count(b"\n") for path in files if path.suffix == ".jsonl")
 
 
-def killed_at(build: subprocess.Popen, out: Path, point: int, delay: float) -> bool:
+def kill_at(build: subprocess.Popen, out: Path, point: int, delay: float) -> bool:
     """Sends SIGKILL `delay` seconds after the build has left `point` traces. Returns False if it ended before."""
     while build.poll() is None:
-        if traces(out) >= point:
+        if count_traces(out) >= point:
             time.sleep(delay)  # into the middle of the next operation
             build.kill()
             return True
@@ -417,19 +423,19 @@ def killed_at(build: subprocess.Popen, out: Path, point: int, delay: float) -> b
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", [4, pytest.param(16, marks=pytest.mark.slow)])
-def test_a_build_killed_again_and_again_ends_as_if_it_never_was(clean, films, tmp_path, kills):
+def test_a_build_killed_again_and_again_ends_as_if_it_never_was(clean_build, films, tmp_path, kills):
     """kill -9 at random points of all stages: same tables, nothing twice, no second request for a journaled answer."""
     out = tmp_path / "killed"
     rng = random.Random(20261122)
-    points = sorted(rng.sample(range(traces(clean.out)), kills))
+    points = sorted(rng.sample(range(count_traces(clean_build.out)), kills))
     killed_builds = 0
-    with OpenAIServer(script=capable, delay_seconds=0.02) as server:
+    with OpenAIServer(script=answer_well, delay_seconds=0.02) as server:
         environ = server.environ("reasoner", "judge", "target")
         while True:
-            held, sent_before = journaled(out), len(server.requests)
-            point = next((point for point in points if point > traces(out)), sys.maxsize)
+            held, sent_before = journaled_requests(out), len(server.requests)
+            point = next((point for point in points if point > count_traces(out)), sys.maxsize)
             build = start(films, out, environ)
-            killed = killed_at(build, out, point, rng.uniform(0.0, 0.1))
+            killed = kill_at(build, out, point, rng.uniform(0.0, 0.1))
             printed, _ = build.communicate()
             request_ids = {request_id(request) for request in server.requests[sent_before:]}
             assert not request_ids & held
@@ -439,7 +445,7 @@ def test_a_build_killed_again_and_again_ends_as_if_it_never_was(clean, films, tm
     assert build.returncode == 0, printed
     assert killed_builds >= kills * 2 // 3  # some points are passed between two polls
     killed_run = latest_run(Store(str(out)), "longvideo")
-    assert tables(killed_run) == tables(clean.folder)
+    assert tables(killed_run) == tables(clean_build.folder)
 
 
 @pytest.mark.timeout(900)
@@ -448,12 +454,12 @@ def test_two_workers_on_the_same_build_leave_one_result(one_film, tmp_path):
     out = tmp_path / "shared"
     turns = itertools.count()
 
-    def moody(body):
+    def answer_differently(body):
         schema = body["response_format"]["json_schema"]["schema"]
-        answer = filled(schema, f"{next(turns)}")
+        answer = fill_schema(schema, f"{next(turns)}")
         return answer | {"evidence": ["00:02 - 00:08"]} if "evidence" in answer else answer
 
-    with OpenAIServer(script=moody) as server:
+    with OpenAIServer(script=answer_differently) as server:
         builds = [start(one_film, out, server.environ("reasoner", "judge", "target")) for _ in range(2)]
         printed = [build.communicate()[0] for build in builds]
     assert [build.returncode for build in builds] == [0, 0], printed
@@ -517,12 +523,12 @@ def test_a_source_that_vanishes_is_a_reject_and_no_failed_build(films, tmp_path,
     assert (metrics.rejects, metrics.reused) == ({}, 0)
 
 
-def test_a_table_that_was_deleted_is_made_again(built, films):
-    commit = next(iter(built.folder.record("ingest", 0).commits.values()))
-    (built.out / object_path(commit.rows_sha256, ".parquet")).unlink()
-    again = run_build(config_for(films, built.out))
-    assert computed(again.metrics)["ingest"] >= 1
-    assert tables(again.folder) == tables(built.folder)
+def test_a_table_that_was_deleted_is_made_again(build_copy, films):
+    commit = next(iter(build_copy.folder.record("ingest", 0).commits.values()))
+    (build_copy.out / object_path(commit.rows_sha256, ".parquet")).unlink()
+    again = run_build(config_for(films, build_copy.out))
+    assert count_computed(again.metrics)["ingest"] >= 1
+    assert tables(again.folder) == tables(build_copy.folder)
 
 
 def test_interrupting_leaves_no_process_behind(films, tmp_path):
@@ -540,5 +546,5 @@ def test_interrupting_leaves_no_process_behind(films, tmp_path):
     assert not [process for process in family if process.is_running() and process.status() != "zombie"]
 
 
-def test_the_journal_holds_every_answer_of_a_build(clean):
-    assert journaled(clean.out) == clean.request_ids
+def test_the_journal_holds_every_answer_of_a_build(clean_build):
+    assert journaled_requests(clean_build.out) == clean_build.request_ids

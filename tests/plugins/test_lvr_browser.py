@@ -22,7 +22,7 @@ def plugin():
     del sys.modules["lvr_browser"]
 
 
-def planned(out, report: str = "") -> RunFolder:
+def plan_run(out, report: str = "") -> RunFolder:
     config = BuildConfig(source="/videos", out=str(out))
     run = Run(run_id="r", requested=config, config=config, partitions=1, videos=1, plan_rejects_sha256="0" * 64)
     partition = Partition(index=0, label="v", sources=(Source(source_id="v", uri="/videos/v.mp4", fingerprint="1"),))
@@ -46,7 +46,7 @@ def page(plugin, monkeypatch):
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_the_report_of_the_run_is_shown_in_a_sandbox(page, tmp_path, slash):
-    shown = page(planned(tmp_path, "<p>mine").url, f"{tmp_path}{slash}")
+    shown = page(plan_run(tmp_path, "<p>mine").url, f"{tmp_path}{slash}")
     assert (shown.status_code, shown.body) == (200, b"<p>mine")
     assert shown.headers["Content-Security-Policy"].startswith("sandbox")
     assert "allow-scripts" not in shown.headers["Content-Security-Policy"]
@@ -54,9 +54,9 @@ def test_the_report_of_the_run_is_shown_in_a_sandbox(page, tmp_path, slash):
 
 @pytest.mark.parametrize("where", ["other", "mine/nested", "mine/runs/r/../../../other"])
 def test_an_address_outside_the_runs_out_folder_is_refused(page, tmp_path, where):
-    planned(tmp_path / "mine", "<p>mine")
-    planned(tmp_path / "other", "<p>secret")
-    planned(tmp_path / "mine" / "nested", "<p>secret")
+    plan_run(tmp_path / "mine", "<p>mine")
+    plan_run(tmp_path / "other", "<p>secret")
+    plan_run(tmp_path / "mine" / "nested", "<p>secret")
     shown = page(f"{tmp_path}/{where}/runs/r", str(tmp_path / "mine"))
     assert shown.status_code == 404
     assert b"secret" not in shown.body and b"not under its out folder" in shown.body
@@ -64,8 +64,8 @@ def test_an_address_outside_the_runs_out_folder_is_refused(page, tmp_path, where
 
 @pytest.mark.parametrize("run_id", ["gone", "../../other/runs/r", ".."])
 def test_an_invalid_run_is_not_searched_for_elsewhere(page, tmp_path, run_id):
-    planned(tmp_path / "mine")
-    planned(tmp_path / "other", "<p>secret")
+    plan_run(tmp_path / "mine")
+    plan_run(tmp_path / "other", "<p>secret")
     shown = page(f"{tmp_path}/mine/runs/{run_id}", str(tmp_path / "mine"))
     assert shown.status_code == 404
     assert b"secret" not in shown.body
@@ -73,7 +73,7 @@ def test_an_invalid_run_is_not_searched_for_elsewhere(page, tmp_path, run_id):
 
 def test_the_page_has_a_notice_before_the_plan_and_before_the_report(page, tmp_path):
     assert b"No build yet" in page(None, str(tmp_path)).body
-    assert b"once all shards are" in page(planned(tmp_path).url, str(tmp_path)).body
+    assert b"once all shards are" in page(plan_run(tmp_path).url, str(tmp_path)).body
 
 
 def test_samples_of_a_release_that_is_gone_are_none(plugin, tmp_path):

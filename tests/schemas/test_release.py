@@ -71,7 +71,7 @@ def test_records_come_with_their_headers_and_the_media_that_are_wanted(read):
     assert (without.media, without.content) == (None, None)
 
 
-def sparse() -> bytes:
+def sparse_header() -> bytes:
     """A header of 512 bytes for a sparse file of 64 GiB that is one hole."""
     block = bytearray(header("a.mp4", 0, type=tarfile.GNUTYPE_SPARSE))
     block[483:495] = b"\x80" + (64 << 30).to_bytes(11, "big")
@@ -80,7 +80,7 @@ def sparse() -> bytes:
     return bytes(block)
 
 
-def extended(**headers: str) -> bytes:
+def pax_header(**headers: str) -> bytes:
     """A pax header, which overrides fields of the next header."""
     made = tarfile.TarInfo("a.mp4")
     made.pax_headers = headers
@@ -88,10 +88,10 @@ def extended(**headers: str) -> bytes:
 
 
 NO_PLAIN_MEMBERS = {
-    "a sparse file": sparse(),
-    "a sparse file in pax format": extended(**{"GNU.sparse.size": str(64 << 30), "GNU.sparse.map": "0,0"}),
-    "another size in pax format": extended(size=str(64 << 30)),
-    "a name in pax format": extended(path="../../etc/hostname"),
+    "a sparse file": sparse_header(),
+    "a sparse file in pax format": pax_header(**{"GNU.sparse.size": str(64 << 30), "GNU.sparse.map": "0,0"}),
+    "another size in pax format": pax_header(size=str(64 << 30)),
+    "a name in pax format": pax_header(path="../../etc/hostname"),
     "a long name": header("././@LongLink", 64 << 30, type=tarfile.GNUTYPE_LONGNAME),
     "a link": header("a.mp4", 0, type=tarfile.SYMTYPE, linkname="/etc/hostname"),
     "a hard link": header("a.mp4", 0, type=tarfile.LNKTYPE, linkname="/etc/hostname"),

@@ -1,7 +1,7 @@
 """A real OpenAI-compatible HTTP server for tests, with deterministic answers, injected faults and request counts.
 
-An answer fits the JSON schema of the request and depends only on the request (`filled`), unless a `script` supplies
-it. Run the server in a thread (`with OpenAIServer() as server: server.url`) or as a separate process
+An answer fits the JSON schema of the request and depends only on the request (`fill_schema`), unless a `script`
+supplies it. Run the server in a thread (`with OpenAIServer() as server: server.url`) or as a separate process
 (`python tests/support/openai_server.py --port 8000`), which prints its URL first.
 """
 
@@ -151,31 +151,31 @@ def last_text(body: dict[str, Any]) -> str:
     return content if isinstance(content, str) else content[-1]["text"]
 
 
-def filled(schema: dict[str, Any], seed: str) -> Any:
+def fill_schema(schema: dict[str, Any], seed: str) -> Any:
     """A value that fits a JSON schema and is determined by `seed`. Supports the keywords that pydantic writes."""
-    return _filled(schema, schema.get("$defs", {}), seed)
+    return _fill(schema, schema.get("$defs", {}), seed)
 
 
-def _filled(schema: dict[str, Any], defs: dict[str, Any], seed: str) -> Any:
+def _fill(schema: dict[str, Any], defs: dict[str, Any], seed: str) -> Any:
     draw = int(hashlib.sha256(seed.encode()).hexdigest()[:12], 16)
     if "$ref" in schema:
-        return _filled(defs[schema["$ref"].rsplit("/", 1)[-1]], defs, seed)
+        return _fill(defs[schema["$ref"].rsplit("/", 1)[-1]], defs, seed)
     for choice in ("anyOf", "oneOf", "allOf"):
         if choice in schema:
-            return _filled(schema[choice][draw % len(schema[choice])], defs, seed)
+            return _fill(schema[choice][draw % len(schema[choice])], defs, seed)
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
         return schema["enum"][draw % len(schema["enum"])]
     match schema.get("type"):
         case "object":
-            return {name: _filled(part, defs, f"{seed}.{name}") for name, part in schema.get("properties", {}).items()}
+            return {name: _fill(part, defs, f"{seed}.{name}") for name, part in schema.get("properties", {}).items()}
         case "array" if "prefixItems" in schema:
-            return [_filled(part, defs, f"{seed}.{i}") for i, part in enumerate(schema["prefixItems"])]
+            return [_fill(part, defs, f"{seed}.{i}") for i, part in enumerate(schema["prefixItems"])]
         case "array":
             least = schema.get("minItems", 1)
             length = least + draw % (min(schema.get("maxItems", least + 2), least + 2) - least + 1)
-            return [_filled(schema["items"], defs, f"{seed}.{i}") for i in range(length)]
+            return [_fill(schema["items"], defs, f"{seed}.{i}") for i in range(length)]
         case "integer":
             return int(_number(schema, draw, 1))
         case "number":
@@ -214,7 +214,7 @@ def _matching(pattern: str, draw: int) -> str:
 def _default_content(body: dict[str, Any]) -> Any:
     seed = json.dumps([body["model"], body["messages"], body.get("seed"), body.get("temperature")], sort_keys=True)
     wanted = body.get("response_format", {}).get("json_schema", {}).get("schema")
-    return filled(wanted, seed) if wanted else f"An answer {hashlib.sha256(seed.encode()).hexdigest()[:8]}."
+    return fill_schema(wanted, seed) if wanted else f"An answer {hashlib.sha256(seed.encode()).hexdigest()[:8]}."
 
 
 class _Server(ThreadingHTTPServer):

@@ -15,7 +15,7 @@ import schemas.answers
 from operators.models.endpoints import Endpoint, check
 from operators.models.exchange import strict_schema
 from tests.support import openai_server
-from tests.support.openai_server import filled
+from tests.support.openai_server import fill_schema
 
 ANSWERS = [
     value
@@ -29,10 +29,10 @@ ANSWERS = [
 @given(seed=st.text())
 def test_made_up_answers_are_valid_and_deterministic(model, seed):
     schema = strict_schema(model)
-    made_up = filled(schema, seed)
+    made_up = fill_schema(schema, seed)
     jsonschema.validate(made_up, schema)
     model.model_validate(made_up)
-    assert filled(schema, seed) == made_up
+    assert fill_schema(schema, seed) == made_up
 
 
 def test_the_server_prints_its_address_when_it_runs_as_a_process():

@@ -214,7 +214,7 @@ def _ints(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(4) for number in numbers)
 
 
-def oriented(target: Path, stored: Path, mirrored: bool, rotation: int, how: str = "matrix") -> Path:
+def write_oriented(target: Path, stored: Path, mirrored: bool, rotation: int, how: str = "matrix") -> Path:
     """Copy a video so that it is shown mirrored and then rotated (degrees, clockwise).
 
     `how` is `matrix` for a display matrix in the container, or `sei` for display orientation SEI in the frames.

@@ -71,7 +71,7 @@ def test_skipped_files_of_the_source_are_described(run):
     assert describe_skipped(skipped) == "12 hidden files and folders, 2 .srt files, 2 .txt files"
 
 
-def changed(folder, stage, *rejects, captions=(), questions=0, models=None):
+def change_outcome(folder, stage, *rejects, captions=(), questions=0, models=None):
     """The run with another outcome: this number of questions, these captions, and these rejects of one stage."""
     by_name = {record.stage: record for record in folder.records() if record.partition is not None}
     video = next(video for video, commit in by_name["ingest"].commits.items() if commit.rows)
@@ -113,12 +113,14 @@ SEEN = ModelsConfig(captioner=ModelConfig(model="vlm"))
     ],
 )
 def test_the_hint_fits_the_cause(run, stage, reasons, outcome, hint):
-    message = explain_empty_release(changed(run, stage, *(reject(stage, reason) for reason in reasons), **outcome))
+    message = explain_empty_release(
+        change_outcome(run, stage, *(reject(stage, reason) for reason in reasons), **outcome)
+    )
     assert hint in message and "derived questions need text" not in message
 
 
 def test_samples_whose_videos_cannot_be_published_are_no_questions_that_were_refused(run):
-    lost = changed(run, "package", reject("package", "media_unavailable"), questions=3)
+    lost = change_outcome(run, "package", reject("package", "media_unavailable"), questions=3)
     [*records, last] = lost.records()
     assembled = {item: commit.model_copy(update={"rows": 2}) for item, commit in last.commits.items()}
     lost.records = lambda: [*records, last, last.model_copy(update={"stage": "assemble", "commits": assembled})]
@@ -128,6 +130,6 @@ def test_samples_whose_videos_cannot_be_published_are_no_questions_that_were_ref
 
 def test_a_reject_caused_by_the_machine_is_temporary(run):
     """A run that is empty because of machine faults can be run again: the input is not at fault."""
-    met = changed(run, "split", reject("split", "system_error"))
+    met = change_outcome(run, "split", reject("split", "system_error"))
     assert [each.reason for each in temporary_rejects(met)] == ["system_error"]
     assert temporary_rejects(run) == []  # each run tries the list's missing file again

@@ -22,7 +22,7 @@ def folder(tmp_path):
     return synthetic_run(tmp_path, videos=4)
 
 
-def rejecting(folder):
+def find_rejecting_commit(folder):
     """Stage and commit of the run's first work item that has rejects."""
     return next(
         (record.stage, commit) for record in folder.records() for commit in record.commits.values() if commit.rejects
@@ -68,7 +68,7 @@ def test_an_endpoint_that_the_run_did_not_have_is_named(folder):
 
 
 def test_a_second_replay_keeps_what_the_first_repaired(folder):
-    stage, commit = rejecting(folder)
+    stage, commit = find_rejecting_commit(folder)
     counts = forget_rejects(folder, stage)
     assert folder.store.find_commit(stage, commit.key_sha256) is None
     repaired = commit.model_copy(update={"rejects": 0, "rejects_sha256": folder.store.put_rows([], Reject)})
@@ -78,7 +78,7 @@ def test_a_second_replay_keeps_what_the_first_repaired(folder):
 
 
 def test_a_row_that_was_rejected_again_is_replayed_again(folder):
-    stage, commit = rejecting(folder)
+    stage, commit = find_rejecting_commit(folder)
     forget_rejects(folder, stage)
     [first, *others] = folder.store.get_rows(commit.rejects_sha256, Reject)
     rejects = [first.model_copy(update={"raw": "another answer"}), *others]

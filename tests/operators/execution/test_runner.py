@@ -151,7 +151,7 @@ def test_a_read_that_breaks_off_leaves_nothing_behind_and_the_next_run_has_the_w
 
 
 @pytest.fixture
-def planned(tmp_path):
+def plan_films(tmp_path):
     """Function that plans a build of `count` films. The files exist, but are not videos and are never read."""
 
     def plan(count):
@@ -176,9 +176,9 @@ def planned(tmp_path):
     ],
     ids=lambda error: errno.errorcode[error.errno],
 )
-def test_an_os_error_of_one_video_is_its_own(planned, monkeypatch, error):
+def test_an_os_error_of_one_video_is_its_own(plan_films, monkeypatch, error):
     """The other videos are still processed, the log names the failed one, and nothing is committed for it."""
-    folder = planned(2)
+    folder = plan_films(2)
 
     def produce(stage, store, config, key, *_):
         if key.unit.startswith("film00"):
@@ -199,17 +199,17 @@ def test_an_os_error_of_one_video_is_its_own(planned, monkeypatch, error):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_disk_that_takes_nothing_more_ends_the_stage(planned, monkeypatch, number):
+def test_a_disk_that_takes_nothing_more_ends_the_stage(plan_films, monkeypatch, number):
     def produce(*_):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(runner, "_produce", produce)
     monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
     with pytest.raises(StoreError, match=r"free some space|choose another"):
-        run_stage(planned(2), "ingest", 0)
+        run_stage(plan_films(2), "ingest", 0)
 
 
-def test_a_machine_that_fails_video_after_video_ends_the_stage(planned, monkeypatch):
+def test_a_machine_that_fails_video_after_video_ends_the_stage(plan_films, monkeypatch):
     """Example: a mount that is gone. The stage must fail instead of releasing a dataset without its videos."""
     begun = []
 
@@ -220,7 +220,7 @@ def test_a_machine_that_fails_video_after_video_ends_the_stage(planned, monkeypa
     monkeypatch.setattr(runner, "_produce", produce)
     monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
     with pytest.raises(Outage, match=r"10 videos in a row met faults of the machine, the last: film.*not connected"):
-        run_stage(planned(14), "ingest", 0, workers=1)
+        run_stage(plan_films(14), "ingest", 0, workers=1)
     assert len(begun) == 10
 
 

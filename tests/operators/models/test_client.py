@@ -362,7 +362,7 @@ def test_half_a_surrogate_pair_does_no_harm(client, server, request_of):
 KEY = "sk-SECRET-12345"
 
 
-def echoing(pool, journal, *faults):
+def start_failing_server(pool, journal, *faults):
     server = OpenAIServer(api_key=KEY)
     server.fail(*faults)
     return server, pool.client(Role.CAPTIONER, ModelConfig(model="fake-model", vision=True), journal, server.environ())
@@ -371,7 +371,9 @@ def echoing(pool, journal, *faults):
 @pytest.mark.parametrize("status", [400, 403, 404, 413, 422])
 @pytest.mark.parametrize("cause", ["safety", "context length", "no such thing"])
 def test_a_key_that_a_server_repeats_is_in_no_message(pool, journal, request_of, status, cause):
-    server, client = echoing(pool, journal, Fault(status=status, message=f"{cause}: Authorization: Bearer {KEY}"))
+    server, client = start_failing_server(
+        pool, journal, Fault(status=status, message=f"{cause}: Authorization: Bearer {KEY}")
+    )
     with server:
         try:
             found = repr(client.call([request_of()]))
@@ -382,7 +384,7 @@ def test_a_key_that_a_server_repeats_is_in_no_message(pool, journal, request_of,
 
 @pytest.mark.parametrize("fault", [Fault(body=b"<html>" + KEY.encode()), Fault(body=b'{"k": "' + KEY.encode() + b'"}')])
 def test_a_key_in_what_is_no_answer_is_in_no_message(pool, journal, request_of, fault):
-    server, client = echoing(pool, journal, fault)
+    server, client = start_failing_server(pool, journal, fault)
     with server, pytest.raises(ModelUnavailable) as failed:
         client.call([request_of()])
     assert "SECRET" not in str(failed.value)
@@ -390,7 +392,7 @@ def test_a_key_in_what_is_no_answer_is_in_no_message(pool, journal, request_of, 
 
 def test_a_key_that_a_model_repeats_is_in_no_answer_reject_or_journal(pool, journal, request_of, tmp_path):
     answers = [f'{{"text": "{KEY} a dog", "colour": "green"}}', f"my key is {KEY}", f"it is {KEY}"]
-    server, client = echoing(pool, journal, *(Fault(content=answer) for answer in answers))
+    server, client = start_failing_server(pool, journal, *(Fault(content=answer) for answer in answers))
     with server:
         answer, refusal = (
             client.call([request_of("clip_1", "part 1")])[0],

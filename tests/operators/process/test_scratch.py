@@ -54,7 +54,7 @@ def hold(temporary_folder, *prefix):
     )  # fmt: skip
 
 
-def killed(holder):
+def kill_holder(holder):
     """Kills the process with SIGKILL and returns its folder."""
     folder = Path(holder.stdout.readline().strip())
     holder.kill()
@@ -63,7 +63,7 @@ def killed(holder):
 
 
 def test_the_folder_of_a_killed_process_is_removed(tmp_path):
-    left = killed(hold(tmp_path))
+    left = kill_holder(hold(tmp_path))
     assert (left / "clip.mp4").exists()
     with scratch_folder("caption"):
         assert not left.exists()
@@ -112,7 +112,7 @@ def test_without_locks_nothing_of_others_is_removed(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    left = killed(hold(tmp_path))
+    left = kill_holder(hold(tmp_path))
     monkeypatch.setattr(fcntl, "flock", refuse)
     with scratch_folder("split") as folder:
         assert folder.exists() and left.exists()

@@ -51,30 +51,30 @@ TIMELINE = read_timeline(
 )
 
 
-def explained(template, kind=None):
+def explain_first(template, kind=None):
     question = next(each for each in questions_of(TIMELINE) if each.derivation.template is template)
     return question, explain(question, TIMELINE, Random(0))
 
 
 def test_the_steps_come_in_the_order_of_the_video():
-    _, reasoning = explained(Template.ORDER)
+    _, reasoning = explain_first(Template.ORDER)
     steps = reasoning.partition("first of them")[2]
     assert steps.index("FRESH APPLES") < steps.index("EXIT")
 
 
 def test_wordings_vary_with_the_seed():
-    question, _ = explained(Template.WHEN)
+    question, _ = explain_first(Template.WHEN)
     assert len({explain(question, TIMELINE, Random(seed)) for seed in range(20)}) > 1
 
 
 def test_a_question_that_a_model_wrote_is_not_explained_by_program():
-    question, _ = explained(Template.WHEN)
+    question, _ = explain_first(Template.WHEN)
     with pytest.raises(ValueError, match="ask the reasoner"):
         explain(question.model_copy(update={"derivation": None}), TIMELINE, Random(0))
 
 
 def test_evidence_that_is_not_on_the_timeline_is_an_error():
-    question, _ = explained(Template.WHEN)
+    question, _ = explain_first(Template.WHEN)
     with pytest.raises(ValueError, match="derive it again"):
         explain(question, read_timeline(captions_of(film(shown("LIGHTHOUSE", 40, 44)))), Random(0))
 

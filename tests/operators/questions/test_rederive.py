@@ -16,7 +16,7 @@ FILM = film(
 CAPTIONS = captions_of(FILM)
 
 
-def again(template, *subjects, captions=CAPTIONS):
+def rederive(template, *subjects, captions=CAPTIONS):
     return rederive_answer(Derivation(template=template, subjects=subjects), captions)
 
 
@@ -39,14 +39,14 @@ def again(template, *subjects, captions=CAPTIONS):
     ],
 )
 def test_the_answer_is_found_from_the_captions(template, subjects, answer):
-    assert again(template, *subjects) == answer
+    assert rederive(template, *subjects) == answer
 
 
 def test_the_answer_follows_the_captions_when_they_change():
     """A comparison with a stored answer would still find apples in the film without them."""
     without = captions_of(film(*(each for each in FILM.shown if each.text != "FRESH APPLES")))
-    assert again(Template.AFTER, "THE LAST FERRY", captions=without) == "EXIT"
-    assert again(Template.COUNT, "THE LAST FERRY", "OPEN DAILY", captions=without) == "1"
+    assert rederive(Template.AFTER, "THE LAST FERRY", captions=without) == "EXIT"
+    assert rederive(Template.COUNT, "THE LAST FERRY", "OPEN DAILY", captions=without) == "1"
 
 
 @pytest.mark.parametrize(
@@ -59,25 +59,25 @@ def test_the_answer_follows_the_captions_when_they_change():
     ],
 )
 def test_a_question_that_the_captions_do_not_settle_has_no_answer(template, subjects):
-    assert again(template, *subjects) is None
+    assert rederive(template, *subjects) is None
 
 
 def test_two_simultaneous_texts_have_no_order():
     both = captions_of(film(shown("EXIT", 5, 9), shown("OPEN DAILY", 5, 9, BOXES[0]), shown("LIGHTHOUSE", 0, 2)))
-    assert again(Template.ORDER, "EXIT", "OPEN DAILY", captions=both) is None
-    assert again(Template.AFTER, "LIGHTHOUSE", captions=both) is None
-    assert again(Template.DURATION, "EXIT", "OPEN DAILY", captions=both) is None
+    assert rederive(Template.ORDER, "EXIT", "OPEN DAILY", captions=both) is None
+    assert rederive(Template.AFTER, "LIGHTHOUSE", captions=both) is None
+    assert rederive(Template.DURATION, "EXIT", "OPEN DAILY", captions=both) is None
 
 
 def test_captions_without_texts_settle_nothing():
-    assert again(Template.COUNT, "EXIT", captions=captions_of(film(seconds=20 * SECOND / SECOND))) is None
+    assert rederive(Template.COUNT, "EXIT", captions=captions_of(film(seconds=20 * SECOND / SECOND))) is None
 
 
 def test_a_start_or_an_end_that_no_sample_time_shows_gives_no_answer():
     edges = captions_of(film(shown("LIGHTHOUSE", 0, 20), shown("OPEN DAILY", 33, 37), shown("EXIT", 41, 60)))
     for text in ("LIGHTHOUSE", "EXIT"):
-        assert again(Template.DURATION, text, captions=edges) is None
-        assert again(Template.DURATION, "OPEN DAILY", text, captions=edges) is None
-    assert again(Template.WHEN, "LIGHTHOUSE", captions=edges) is None
-    assert again(Template.WHEN, "EXIT", captions=edges) == "00:41"
-    assert again(Template.AFTER, "LIGHTHOUSE", captions=edges) == "OPEN DAILY"
+        assert rederive(Template.DURATION, text, captions=edges) is None
+        assert rederive(Template.DURATION, "OPEN DAILY", text, captions=edges) is None
+    assert rederive(Template.WHEN, "LIGHTHOUSE", captions=edges) is None
+    assert rederive(Template.WHEN, "EXIT", captions=edges) == "00:41"
+    assert rederive(Template.AFTER, "LIGHTHOUSE", captions=edges) == "OPEN DAILY"

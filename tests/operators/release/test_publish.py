@@ -37,16 +37,16 @@ def test_the_only_dataset_needs_no_name_and_of_several_one_must_be_named(store):
 
 
 @pytest.fixture
-def assembled(tmp_path):
+def assembled_run(tmp_path):
     return synthetic_run(tmp_path, videos=4)
 
 
-def sharded(assembled, run_id, tar=b"a tar"):
+def shard_run(assembled_run, run_id, tar=b"a tar"):
     """Copy the assembled run under another id, with a shard stage that wrote this one tar."""
-    store = assembled.store
-    run = assembled.run.model_copy(update={"run_id": run_id})
-    folder = RunFolder.create(store, run, list(assembled.partitions()))
-    for record in assembled.records():
+    store = assembled_run.store
+    run = assembled_run.run.model_copy(update={"run_id": run_id})
+    folder = RunFolder.create(store, run, list(assembled_run.partitions()))
+    for record in assembled_run.records():
         folder.write_record(record)
     name = {"sha256": store.put_bytes(tar, ".tar"), "bytes": len(tar)}
     file = ReleaseFile(path="data/sft/00000.tar", split="sft", videos=1, samples=2, **name)
@@ -64,68 +64,68 @@ def sharded(assembled, run_id, tar=b"a tar"):
     return folder
 
 
-def meanwhile(monkeypatch, function, act):
+def act_after(monkeypatch, function, act):
     """Call `act` once, immediately after the next call of the module's `function`."""
     real = getattr(module, function)
 
-    def interrupted(*arguments):
+    def call_then_act(*arguments):
         found = real(*arguments)
         monkeypatch.setattr(module, function, real)
         act()
         return found
 
-    monkeypatch.setattr(module, function, interrupted)
+    monkeypatch.setattr(module, function, call_then_act)
 
 
-def test_equal_content_is_published_once(assembled):
-    first, second = sharded(assembled, "first"), sharded(assembled, "second")
+def test_equal_content_is_published_once(assembled_run):
+    first, second = shard_run(assembled_run, "first"), shard_run(assembled_run, "second")
     made, found = publish(first), publish(second)
     assert (made.release.version, made.is_new) == (1, True)
     assert (found.release, found.is_new, publish(first).is_new) == (made.release, False, True)
-    other = publish(sharded(assembled, "third", tar=b"another tar"))
+    other = publish(shard_run(assembled_run, "third", tar=b"another tar"))
     assert (other.release.version, other.is_new) == (2, True)
 
 
-def test_one_of_two_concurrent_publications_of_the_same_content_is_new(assembled, monkeypatch):
+def test_one_of_two_concurrent_publications_of_the_same_content_is_new(assembled_run, monkeypatch):
     published = {}
-    first, second = sharded(assembled, "first"), sharded(assembled, "second")
-    meanwhile(monkeypatch, "_claim_version", lambda: published.update(second=publish(second)))
+    first, second = shard_run(assembled_run, "first"), shard_run(assembled_run, "second")
+    act_after(monkeypatch, "_claim_version", lambda: published.update(second=publish(second)))
     published["first"] = publish(first)
     assert {name: (each.release.run_id, each.is_new) for name, each in published.items()} == {
         "first": ("second", False),
         "second": ("second", True),
     }
-    assert newest_release(assembled.store, "synthetic").run_id == "second"
+    assert newest_release(assembled_run.store, "synthetic").run_id == "second"
 
 
-def test_the_last_writer_points_to_the_newest_version(assembled, monkeypatch):
-    first, second = sharded(assembled, "first"), sharded(assembled, "second", tar=b"another tar")
+def test_the_last_writer_points_to_the_newest_version(assembled_run, monkeypatch):
+    first, second = shard_run(assembled_run, "first"), shard_run(assembled_run, "second", tar=b"another tar")
 
     def both():
-        meanwhile(monkeypatch, "_latest", lambda: publish(second))
+        act_after(monkeypatch, "_latest", lambda: publish(second))
 
-    meanwhile(monkeypatch, "_write", both)  # the second run publishes between the first run's read and write
+    act_after(monkeypatch, "_write", both)  # the second run publishes between the first run's read and write
     assert publish(first).release.version == 1
-    assert newest_release(assembled.store, "synthetic").version == 2
-    assert latest_run(assembled.store, "synthetic").run.run_id == "second"
+    assert newest_release(assembled_run.store, "synthetic").version == 2
+    assert latest_run(assembled_run.store, "synthetic").run.run_id == "second"
 
 
 @pytest.mark.parametrize(("tar", "version"), [(b"a tar", 1), (b"another tar", 2)])
-def test_a_release_that_was_deleted_by_hand_is_published_again(assembled, tar, version):
-    shutil.rmtree(publish(sharded(assembled, "first")).url)
-    assert newest_release(assembled.store, "synthetic") is None
-    again = publish(sharded(assembled, "second", tar))
+def test_a_release_that_was_deleted_by_hand_is_published_again(assembled_run, tar, version):
+    shutil.rmtree(publish(shard_run(assembled_run, "first")).url)
+    assert newest_release(assembled_run.store, "synthetic") is None
+    again = publish(shard_run(assembled_run, "second", tar))
     assert (again.release.version, again.is_new) == (version, True)
-    assert newest_release(assembled.store, "synthetic") == again.release
-    tar_file = assembled.store.read(f"releases/synthetic/v{version:04d}/data/sft/00000.tar")
+    assert newest_release(assembled_run.store, "synthetic") == again.release
+    tar_file = assembled_run.store.read(f"releases/synthetic/v{version:04d}/data/sft/00000.tar")
     assert hashlib.sha256(tar_file).hexdigest() == again.release.files[0].sha256
 
 
-def test_a_run_that_was_killed_while_publishing_comes_after_those_published_since(assembled, monkeypatch):
-    killed = sharded(assembled, "killed")
+def test_a_run_that_was_killed_while_publishing_comes_after_those_published_since(assembled_run, monkeypatch):
+    killed = shard_run(assembled_run, "killed")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         publish(killed)
-    assert publish(sharded(assembled, "other", tar=b"another tar")).release.version == 2
+    assert publish(shard_run(assembled_run, "other", tar=b"another tar")).release.version == 2
     assert publish(killed).release.version == 3
-    assert newest_release(assembled.store, "synthetic").run_id == "killed"
+    assert newest_release(assembled_run.store, "synthetic").run_id == "killed"

@@ -18,7 +18,7 @@ def folder(release):
     return RunFolder.open(f"{out}/runs/{next((out / 'runs').iterdir()).name}")
 
 
-def shown(folder: RunFolder, **changes: str) -> str:
+def print_build(folder: RunFolder, **changes: str) -> str:
     printed = io.StringIO()
     made = newest_release(folder.store, folder.run.config.name)
     show_build(Console(file=printed, width=100), folder, made.model_copy(update=changes), seconds=12.3)
@@ -26,7 +26,7 @@ def shown(folder: RunFolder, **changes: str) -> str:
 
 
 def test_rejects_samples_counts_and_places_are_shown(folder, release):
-    output = shown(folder)
+    output = print_build(folder)
     assert "skipped in the source (not videos): 3 .srt files\n" in output
     assert re.search(r"rejected 1 × plan: not_a_video\n?.*notes\.txt", output)
     assert output.count("written by") == SHOWN_SAMPLES
@@ -38,7 +38,7 @@ def test_rejects_samples_counts_and_places_are_shown(folder, release):
 def test_a_run_that_changed_nothing_is_shown_as_such(folder, monkeypatch):
     metrics = [stage.model_copy(update={"reused": stage.units}) for stage in folder.metrics()]
     monkeypatch.setattr(folder, "metrics", lambda: metrics)
-    output = shown(folder, run_id="an-earlier-one")
+    output = print_build(folder, run_id="an-earlier-one")
     steps = sum(stage.units for stage in metrics)
     assert f"nothing had to be computed: the results of all {steps} steps were reused" in output
     assert "nothing new to publish; this is still synthetic version 1" in output

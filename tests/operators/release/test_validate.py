@@ -34,7 +34,7 @@ def first(root, suffix):
     return next(file for file in manifest_of(root).files if file.path.endswith(suffix))
 
 
-def agree(root, file):
+def update_manifest(root, file):
     """Update the manifest to a file's new bytes, so that only the file's content can be wrong."""
     manifest = json.loads((root / "manifest.json").read_text())
     path = root / file.path
@@ -58,11 +58,11 @@ def rewrite(root, change):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    agree(root, file)
+    update_manifest(root, file)
     return file.path
 
 
-def refuses(root, message):
+def assert_refused(root, message):
     with pytest.raises(BadInput, match=message):
         validate_release(str(root))
 
@@ -92,12 +92,12 @@ def test_a_release_on_s3(release, s3_bucket):
 
 
 def test_not_a_release(tmp_path):
-    refuses(tmp_path, r"no manifest\.json")
+    assert_refused(tmp_path, r"no manifest\.json")
 
 
 def test_a_missing_file(copy):
     (copy / first(copy, ".parquet").path).unlink()
-    refuses(copy, "no such file, though the manifest names it")
+    assert_refused(copy, "no such file, though the manifest names it")
 
 
 def test_a_tar_with_one_changed_byte_is_refused(copy):
@@ -105,13 +105,13 @@ def test_a_tar_with_one_changed_byte_is_refused(copy):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    refuses(copy, "its sha256 is")
+    assert_refused(copy, "its sha256 is")
 
 
 def test_a_shortened_file(copy):
     path = copy / first(copy, ".tar").path
     path.write_bytes(path.read_bytes()[:-512])
-    refuses(copy, r"bytes, the manifest states")
+    assert_refused(copy, r"bytes, the manifest states")
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,13 @@ def test_a_shortened_file(copy):
 )
 def test_a_spoilt_tar(copy, change, message):
     path = rewrite(copy, change)
-    refuses(copy, f"{path}: .*{message}")
+    assert_refused(copy, f"{path}: .*{message}")
 
 
 def test_a_video_of_another_size_than_in_its_record_is_refused(copy, tmp_path):
     other = two_pictures(tmp_path / "other.mp4").read_bytes()
     path = rewrite(copy, lambda members: [(members[0][0], other), *members[1:]])
-    refuses(copy, f"{path}: .*shows 160x64, .*json says 64x64; the questions are about another picture")
+    assert_refused(copy, f"{path}: .*shows 160x64, .*json says 64x64; the questions are about another picture")
 
 
 def test_a_member_with_a_time(copy):
@@ -140,23 +140,23 @@ def test_a_member_with_a_time(copy):
     data[148:154] = f"{sum(data[:512]):06o}".encode()
     data[154:156] = b"\0 "
     (copy / file.path).write_bytes(data)
-    agree(copy, file)
-    refuses(copy, "has a time or an owner")
+    update_manifest(copy, file)
+    assert_refused(copy, "has a time or an owner")
 
 
 def test_a_table_that_lacks_a_sample(copy):
     file = first(copy, ".parquet")
     rows = rows_from_parquet((copy / file.path).read_bytes(), Sample, file.path)
     (copy / file.path).write_bytes(rows_to_parquet([*rows[1:], rows[-1]], Sample))
-    agree(copy, file)
-    refuses(copy, f"{rows[0].question_id}")
+    update_manifest(copy, file)
+    assert_refused(copy, f"{rows[0].question_id}")
 
 
 def test_totals_that_do_not_add_up(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["samples"] = {split: count + 1 for split, count in manifest["samples"].items()}
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    refuses(copy, "manifest.json says samples")
+    assert_refused(copy, "manifest.json says samples")
 
 
 OTHER_CARDS = {
@@ -187,20 +187,22 @@ def test_a_card_that_has_datasets_load_anything_else(copy, name):
 def test_a_card_is_read_before_datasets_gets_the_folder(copy):
     card = (copy / "README.md").read_text()
     (copy / "README.md").write_text(card.replace("path: parquet/rl.parquet", "path: http://127.0.0.1:9/rl.parquet"))
-    refuses(copy, r"README\.md: configs says .* so `datasets` would load something other than the files of manifest")
+    assert_refused(
+        copy, r"README\.md: configs says .* so `datasets` would load something other than the files of manifest"
+    )
 
 
 @pytest.mark.parametrize("name", [".huggingface.yaml", "dataset_infos.json", "data/rl/more.tar"])
 def test_a_file_that_loaders_read_but_the_manifest_does_not_name_is_refused(copy, name):
     (copy / name).write_text("{}")
-    refuses(copy, f"{name}: loaders read it, but manifest.json does not name it; remove it")
+    assert_refused(copy, f"{name}: loaders read it, but manifest.json does not name it; remove it")
 
 
 def test_a_link_out_of_the_release_is_not_followed(copy):
     file = first(copy, ".parquet")
     elsewhere = (copy / file.path).rename(copy.parent / "elsewhere.parquet")
     (copy / file.path).symlink_to(elsewhere)
-    refuses(copy, f"{file.path}: a link to {elsewhere}, outside of the release; copy the release with what")
+    assert_refused(copy, f"{file.path}: a link to {elsewhere}, outside of the release; copy the release with what")
 
 
 NO_MP4 = {
@@ -238,7 +240,7 @@ def test_another_container_named_mp4_is_no_mp4(copy, tmp_path):
 def test_videos_are_decoded_in_a_child_whose_end_is_reported(copy, monkeypatch):
     """A time limit of 0 s ends the child here. The same watchdog limits memory (see `test_isolate`)."""
     monkeypatch.setattr("operators.release.validate._SECONDS_PER_VIDEO", 0.0)
-    refuses(copy, r"data/\w+/.*\.tar: no result within 0 s")
+    assert_refused(copy, r"data/\w+/.*\.tar: no result within 0 s")
 
 
 # --- flipped bits -----------------------------------------------------------------------------------------------------
@@ -261,7 +263,7 @@ def test_no_changed_bit_of_a_tar_or_a_table_is_valid(copy):
         data = path.read_bytes()
         for bit in (0, len(data) * 8 - 1, *(draw.randrange(len(data) * 8) for _ in range(4))):
             path.write_bytes(flip(data, bit))
-            refuses(copy, f"{file.path}: its sha256 is")
+            assert_refused(copy, f"{file.path}: its sha256 is")
         path.write_bytes(data)
 
 
@@ -277,7 +279,7 @@ def test_no_changed_bit_of_the_manifest_is_valid_but_in_a_label(copy):
         except ValueError:
             is_same = False
         if not is_same:
-            refuses(copy, "manifest")
+            assert_refused(copy, "manifest")
 
 
 def test_a_changed_count_in_the_manifest_is_not_valid(copy):
@@ -287,7 +289,7 @@ def test_a_changed_count_in_the_manifest_is_not_valid(copy):
     assert text not in changed
     for each in changed:
         path.write_text(each)
-        refuses(copy, "manifest")
+        assert_refused(copy, "manifest")
 
 
 def test_a_changed_bit_of_the_card_is_not_valid_where_datasets_reads_it(release, tmp_path):

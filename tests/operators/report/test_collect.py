@@ -87,11 +87,11 @@ def test_a_question_without_an_answer_of_the_target_is_not_measured(tmp_path):
     folder.write_record(StageRecord(stage="difficulty", partition=0, commits={item: commit}))
     after = collect(folder)
 
-    def measured(numbers):
+    def count_measured(numbers):
         [step] = [step for step in numbers.funnel if step.name == "difficulty measured"]
         return sum(step.left.values())
 
-    assert measured(after) == measured(before) - 1
+    assert count_measured(after) == count_measured(before) - 1
     assert len(after.pass_rates) == len(before.pass_rates) - 1
 
 

@@ -340,7 +340,7 @@ def test_a_shot2story_meta_table_that_is_no_text_is_named(shot2story):
 # --- what a list may name, and what is stored of it
 
 
-def listed(tmp_path, rows, *allowed):
+def read_rows(tmp_path, rows, *allowed):
     (tmp_path / "list.json").write_text(json.dumps(rows))
     return read_sources(str(tmp_path / "list.json"), allowed_roots=allowed)
 
@@ -360,7 +360,7 @@ def test_credentials_of_an_address_are_in_no_row_and_in_no_reject(tmp_path):
             {"uri": "ftp://" + secret.format("host", "film.mp4"), "category": "SECRET=http://u:PASSWORD@h/x?SECRET"},
             {"uri": "http://" + secret.format(server.site, "403"), "source_id": "refused"},
         ]  # fmt: skip
-        listing = listed(tmp_path, rows, server.url, "http://")
+        listing = read_rows(tmp_path, rows, server.url, "http://")
         [source] = listing.sources
     assert (source.uri, source.redacted) == (f"{server.url}/film.mp4", True)
     kept = source.model_dump_json() + "".join(reject.model_dump_json() for reject in listing.rejects)
@@ -372,7 +372,7 @@ def test_credentials_of_an_address_are_in_no_row_and_in_no_reject(tmp_path):
 def test_a_new_signature_makes_no_new_video(tmp_path):
     with serving() as server:
         rows = [[{"uri": f"{server.url}/film.mp4?X-Amz-Signature={number}"}] for number in (1, 2)]
-        first, second = (listed(tmp_path, each, server.url).sources for each in rows)
+        first, second = (read_rows(tmp_path, each, server.url).sources for each in rows)
         config = BuildConfig(source=str(tmp_path / "list.json"), out="out", allowed_roots=(server.url,))
         files = source_files(config, second)
         assert files.fetch(second[0].source_id, second[0].uri, tmp_path).read_bytes() == BODY
@@ -393,11 +393,11 @@ def test_a_list_names_no_files_of_others(tmp_path):
         ["../secret.mp4", "file:///etc/hostname", "/etc/hostname", "github://org:repo@main/a.mp4", "memory://a.mp4",
          "zip://a.mp4::/etc/a.zip", "http://169.254.169.254/latest/meta-data", "s3://other/a.mp4"]
     )]  # fmt: skip
-    listing = listed(tmp_path / "films", rows)
+    listing = read_rows(tmp_path / "films", rows)
     assert {reject.reason for reject in listing.rejects} == {"not_allowed"}
     assert len(listing.rejects) == len(rows)
     assert all("allowed_roots" in reject.message or "chains" in reject.message for reject in listing.rejects)
-    assert [source.uri for source in listed(tmp_path / "films", rows[:1], str(tmp_path)).sources] == [
+    assert [source.uri for source in read_rows(tmp_path / "films", rows[:1], str(tmp_path)).sources] == [
         str(tmp_path / "secret.mp4")
     ]
 
@@ -405,7 +405,7 @@ def test_a_list_names_no_files_of_others(tmp_path):
 def test_content_from_a_server_is_in_no_reject(tmp_path):
     with serving() as server:
         rows = [{"uri": f"{server.url}/{path}"} for path in ("403", "noise", "to?http://127.0.0.1:1/x")]
-        listing = listed(tmp_path, rows, server.url)
+        listing = read_rows(tmp_path, rows, server.url)
     assert [reject.reason for reject in listing.rejects] == ["unreadable_uri"] * 3
     assert not any(word in reject.message for reject in listing.rejects for word in ("SECRET", "noise that"))
 
@@ -594,7 +594,7 @@ def test_a_bad_line_of_the_shot2story_meta_table_is_one_reject(shot2story):
 
 
 def test_a_name_cannot_write_lines_of_its_own_into_a_log(tmp_path):
-    listing = listed(tmp_path, [{"uri": "a.mp4\nrejected: none\x1b[2J"}, {"uri": "映画\u3000一.mp4"}])
+    listing = read_rows(tmp_path, [{"uri": "a.mp4\nrejected: none\x1b[2J"}, {"uri": "映画\u3000一.mp4"}])
     assert "映画\u3000一.mp4: no such file" in listing.rejects[1].message
     assert r"a.mp4\nrejected: none\x1b[2J: no such file" in listing.rejects[0].message
     [stored] = [Reject(stage="ingest", unit="a", key="a", reason="x", message="a\nb\x1b[2J", raw="a\nb")]

@@ -32,7 +32,7 @@ def assemble(split, questions, correct, checks=(), seed=0):
     return list(STAGE.run(context, [make_video("v")], questions, reasonings, list(checks), difficulties, sources))
 
 
-def unhinted(videos):
+def without_hints(videos):
     return dict.fromkeys(video.video_id for video in videos)
 
 
@@ -105,15 +105,15 @@ def test_near_duplicates_share_a_split_and_hints_decide():
 
 def test_a_video_keeps_its_split_when_others_come():
     videos = [make_video(f"v{number}") for number in range(200)]
-    before = assign_splits(videos[:100], unhinted(videos), AssembleConfig(), seed=0)
-    after = assign_splits(videos, unhinted(videos), AssembleConfig(), seed=0)
+    before = assign_splits(videos[:100], without_hints(videos), AssembleConfig(), seed=0)
+    after = assign_splits(videos, without_hints(videos), AssembleConfig(), seed=0)
     assert before.items() <= after.items()
 
 
 def test_shares_come_out_as_wished():
     videos = [make_video(f"v{number}") for number in range(3000)]
     config = AssembleConfig(eval_fraction=0.1, near_duplicate_bits=0)
-    counts = Counter(assign_splits(videos, unhinted(videos), config, seed=3).values())
+    counts = Counter(assign_splits(videos, without_hints(videos), config, seed=3).values())
     assert abs(counts[Split.EVAL] - 300) < 4 * (3000 * 0.1 * 0.9) ** 0.5
     assert abs(counts[Split.SFT] - 900) < 4 * (3000 * 0.3 * 0.7) ** 0.5
 

@@ -22,7 +22,7 @@ OPEN = make_question(2, "film", QuestionKind.OPEN)
 VIDEO = make_video("film")
 
 
-def passed(*questions):
+def make_passed_trials(*questions):
     return [make_trial(each, check, 0, 1) for each in questions for check in (Check.RULES, Check.BLIND, Check.GROUNDED)]
 
 
@@ -36,7 +36,9 @@ def right_for_first_letters(body):
 
 def test_the_pass_rate_is_counted(stages, server):
     server.script = right_for_first_letters
-    trials = stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], passed(CHOICE, OPEN), difficulty={"trials": 8})
+    trials = stages.run(
+        STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], make_passed_trials(CHOICE, OPEN), difficulty={"trials": 8}
+    )
     assert [(t.question_id, t.check, t.correct, t.n, t.passed) for t in trials] == [
         (CHOICE.question_id, Check.DIFFICULTY, 4, 8, True),
         (OPEN.question_id, Check.DIFFICULTY, 8, 8, True),
@@ -48,14 +50,14 @@ def test_the_pass_rate_is_counted(stages, server):
 @pytest.mark.parametrize("failed", [Check.RULES, Check.BLIND, Check.GROUNDED])
 def test_only_questions_that_passed_every_check_are_tried(stages, server, failed):
     server.script = right_for_first_letters
-    trials = [*passed(OPEN), *passed(CHOICE), make_trial(CHOICE, failed, 0, 1, passed=False)]
+    trials = [*make_passed_trials(OPEN), *make_passed_trials(CHOICE), make_trial(CHOICE, failed, 0, 1, passed=False)]
     rows = stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN, make_question(3, "film")], trials)
     assert [row.question_id for row in rows] == [OPEN.question_id]
 
 
 def test_without_vision_the_captions_come_first_and_the_question_last(stages, server):
     server.script = right_for_first_letters
-    stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], passed(CHOICE, OPEN))
+    stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], make_passed_trials(CHOICE, OPEN))
     texts = [last_text(seen.body) for seen in server.requests]
     assert len({text[: text.index("Answer a question")] for text in texts}) == 1
     assert all("00:50 - 01:00: A scene" in text for text in texts)
@@ -67,7 +69,12 @@ def test_a_target_that_sees_gets_frames_of_the_whole_video(stages, server, tmp_p
     stages.vision = True
     server.script = right_for_first_letters
     (trial,) = stages.run(
-        STAGE, [video], CAPTIONS, [OPEN], passed(OPEN), difficulty={"trials": 2, "frames": 4, "frame_side": 112}
+        STAGE,
+        [video],
+        CAPTIONS,
+        [OPEN],
+        make_passed_trials(OPEN),
+        difficulty={"trials": 2, "frames": 4, "frame_side": 112},
     )
     assert trial.correct == 2
     content = server.requests[0].body["messages"][-1]["content"]
@@ -84,7 +91,7 @@ def test_a_target_that_sees_gets_frames_of_the_whole_video(stages, server, tmp_p
 
 def test_a_question_without_an_answer_has_no_pass_rate_and_is_out(stages, server):
     server.fail(Fault(400, "maximum context length is 2048 tokens", "context_length_exceeded"), times=3)
-    (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], passed(OPEN), difficulty={"trials": 3})
+    (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], make_passed_trials(OPEN), difficulty={"trials": 3})
     assert (trial.n, trial.correct, trial.answers, trial.passed) == (0, 0, (), False)
     (reject,) = stages.rejects
     assert (reject.key, reject.reason) == (OPEN.question_id, "unanswered")
@@ -94,16 +101,18 @@ def test_a_question_without_an_answer_has_no_pass_rate_and_is_out(stages, server
 def test_a_missing_answer_does_not_count(stages, server):
     server.script = right_for_first_letters
     server.fail(Fault(400, "maximum context length is 2048 tokens", "context_length_exceeded"))
-    (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], passed(OPEN), difficulty={"trials": 3})
+    (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], make_passed_trials(OPEN), difficulty={"trials": 3})
     assert (trial.n, trial.correct, trial.passed) == (2, 2, True)
     assert stages.rejects == []
 
 
-def shown(stages: StageRunner, path: Path) -> list:
+def run_with_vision(stages: StageRunner, path: Path) -> list:
     """Rows of the stage for two questions about this file and a target with vision."""
     stages.vision = True
     video = of_file(VIDEO, path)
-    return stages.run(STAGE, [video], CAPTIONS, [CHOICE, OPEN], passed(CHOICE, OPEN), difficulty={"trials": 1})
+    return stages.run(
+        STAGE, [video], CAPTIONS, [CHOICE, OPEN], make_passed_trials(CHOICE, OPEN), difficulty={"trials": 1}
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ def shown(stages: StageRunner, path: Path) -> list:
 )
 def test_a_file_that_cannot_be_read_is_a_reject_of_every_question(stages, server, tmp_path, name, reason):
     (tmp_path / "a.txt").write_text("nothing to see")
-    assert shown(stages, tmp_path / name) == []
+    assert run_with_vision(stages, tmp_path / name) == []
     assert [(each.key, each.reason) for each in stages.rejects] == [
         (CHOICE.question_id, reason),
         (OPEN.question_id, reason),
@@ -122,7 +131,7 @@ def test_a_file_that_cannot_be_read_is_a_reject_of_every_question(stages, server
 def test_a_file_that_vanishes_after_it_was_found_is_left_to_the_runner(stages, tmp_path, monkeypatch):
     monkeypatch.setattr(SourceFiles, "fetch", lambda files, source_id, uri, folder: Path(uri))  # as if the file existed
     with pytest.raises(FileNotFoundError):
-        shown(stages, tmp_path / "gone.mp4")
+        run_with_vision(stages, tmp_path / "gone.mp4")
 
 
 CRASH = """
@@ -140,23 +149,23 @@ def test_a_crash_of_the_decoder_is_a_reject(stages, tmp_path, monkeypatch):
     path = counting_video(tmp_path / "film.mp4", fps=25)
     (tmp_path / "sitecustomize.py").write_text(CRASH)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert shown(stages, path) == []
+    assert run_with_vision(stages, path) == []
     assert {each.reason for each in stages.rejects} == {"crashed"}
     assert "SIGSEGV" in stages.rejects[0].message
 
 
-def stopped(folder: Path) -> list:
+def run_while_stopping(folder: Path) -> list:
     """Rejects of a program that is shutting down. Must run in a process of its own, which cannot be used afterwards."""
     stop_children()
     with OpenAIServer() as server, ModelPool(retries=0) as pool:
         stages = StageRunner(folder, server, pool)
-        shown(stages, counting_video(folder / "film.mp4", fps=25))
+        run_with_vision(stages, counting_video(folder / "film.mp4", fps=25))
         return stages.rejects
 
 
 def test_a_program_that_ends_rejects_nothing(tmp_path):
     with pytest.raises(Stopped):
-        run_isolated(stopped, tmp_path, timeout_seconds=60)
+        run_isolated(run_while_stopping, tmp_path, timeout_seconds=60)
 
 
 def test_no_verified_question_costs_nothing(stages, server):

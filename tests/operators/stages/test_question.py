@@ -31,7 +31,7 @@ def settings(*writers: Writer, **more) -> dict:
     return {"writers": writers, **more}
 
 
-def wanted(body) -> str:
+def schema_name(body) -> str:
     return body["response_format"]["json_schema"]["name"]
 
 

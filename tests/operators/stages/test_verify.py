@@ -42,7 +42,7 @@ OPEN = CHOICE.model_copy(
 )
 
 
-def thought(question: Question) -> Reasoning:
+def make_reasoning(question: Question) -> Reasoning:
     text = "At 00:33 she looks at the clock and runs."
     return Reasoning(
         question_id=question.question_id, video_id="film", reasoning=text, evidence=EVIDENCE, provenance=PROGRAM
@@ -74,7 +74,7 @@ def judge(
 @pytest.fixture
 def verify(stages):
     def run(*questions: Question, **settings):
-        return stages.run(STAGE, CAPTIONS, questions, [thought(each) for each in questions], verify=settings)
+        return stages.run(STAGE, CAPTIONS, questions, [make_reasoning(each) for each in questions], verify=settings)
 
     return run
 
@@ -213,18 +213,18 @@ def test_the_second_of_two_alike_is_out(verify, server, stages):
 
 
 def test_without_captions_nothing_is_verified(stages, server):
-    trials = stages.run(STAGE, [], [CHOICE], [thought(CHOICE)])
+    trials = stages.run(STAGE, [], [CHOICE], [make_reasoning(CHOICE)])
     assert [trial.passed for trial in trials] == [False]
     assert [reject.reason for reject in stages.rejects] == ["evidence_outside"]
 
 
-def derived(stages):
+def derive_questions(stages):
     questions = stages.run(question_stage.STAGE, [make_video("film")], CAPTIONS, question={"writers": [Writer.PROGRAM]})
     return questions, stages.run(reason_stage.STAGE, CAPTIONS, questions)
 
 
 def test_derived_questions_are_derived_again_not_judged(stages, server):
-    questions, reasonings = derived(stages)
+    questions, reasonings = derive_questions(stages)
     trials = stages.run(STAGE, CAPTIONS, questions, reasonings, verify={"blind_trials": 0})
     assert stages.rejects == []
     assert [trial.check for trial in trials if trial.passed] == [Check.RULES] * len(questions) + [Check.GROUNDED] * len(
@@ -235,7 +235,7 @@ def test_derived_questions_are_derived_again_not_judged(stages, server):
 
 
 def test_a_derived_answer_that_the_captions_do_not_give_again_is_out(stages, server):
-    questions, reasonings = derived(stages)
+    questions, reasonings = derive_questions(stages)
     shifted = [
         each.model_copy(
             update={

@@ -174,14 +174,14 @@ def test_unfinished_files_of_killed_writers_are_removed_after_a_day(tmp_path):
 def test_a_partial_file_has_a_name_by_which_it_is_removed(tmp_path):
     store = Store(str(tmp_path))
 
-    def killed(partial):
+    def write_twice(partial):
         partial.touch()
         os.utime(partial, (0, 0))
         store.remove_unfinished()
         assert not partial.exists()
         partial.touch()
 
-    store._publish_local("objects/ab/name.tar", killed)
+    store._publish_local("objects/ab/name.tar", write_twice)
 
 
 def test_a_writer_that_checked_too_early_does_not_overwrite_the_first(store, monkeypatch):

@@ -10,11 +10,11 @@ from tests.support.synthetic_run import synthetic_run
 EARLIER_NAMES = {"partition_videos": "lane_videos", "partitions": "lanes", "partition": "lane"}
 
 
-def earlier(value):
+def with_earlier_names(value):
     """A JSON value with the names of fields that were in use until 0.1."""
     if isinstance(value, dict):
-        return {EARLIER_NAMES.get(name, name): earlier(item) for name, item in value.items()}
-    return [earlier(item) for item in value] if isinstance(value, list) else value
+        return {EARLIER_NAMES.get(name, name): with_earlier_names(item) for name, item in value.items()}
+    return [with_earlier_names(item) for item in value] if isinstance(value, list) else value
 
 
 @pytest.fixture
@@ -26,9 +26,11 @@ def test_a_run_of_an_earlier_version_opens(folder, tmp_path):
     run = tmp_path / "out" / folder.address
     (run / "partitions").rename(run / "lanes")
     for path in [*run.glob("*.json"), *run.glob("*/*.json")]:
-        path.write_text(json.dumps(earlier(json.loads(path.read_text()))))
+        path.write_text(json.dumps(with_earlier_names(json.loads(path.read_text()))))
     for path in run.glob("metrics/*.jsonl"):
-        path.write_text("".join(json.dumps(earlier(json.loads(line))) + "\n" for line in path.read_text().splitlines()))
+        path.write_text(
+            "".join(json.dumps(with_earlier_names(json.loads(line))) + "\n" for line in path.read_text().splitlines())
+        )
     assert '"lane_videos"' in (run / "run.json").read_text()
     opened = RunFolder.open(folder.url)
     assert opened.run == folder.run

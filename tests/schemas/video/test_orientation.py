@@ -18,14 +18,14 @@ from operators.video.decode.probe import probe
 from schemas.config import Detector, SplitConfig
 from schemas.tables import Cut
 from schemas.video.orientation import AS_STORED, Orientation, orientation
-from tests.support.videos import make, oriented
+from tests.support.videos import make, write_oriented
 
 EIGHT = [Orientation(mirrored, rotation) for mirrored in (False, True) for rotation in (0, 90, 180, 270)]
 WIDTH, HEIGHT = 96, 64
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
+def stored_video(tmp_path_factory):
     """One second of H.264 whose eight orientations all differ."""
     picture = ("-f", "lavfi", "-i", f"testsrc2=s={WIDTH}x{HEIGHT}:r=10:d=1")
     codec = ("-c:v", "libx264", "-crf", "10", "-g", "1", "-pix_fmt", "yuv420p")
@@ -52,8 +52,8 @@ def assert_alike(rgb, expected):
 
 
 @pytest.mark.parametrize("view", EIGHT, ids=lambda view: f"{'mirrored' if view.mirrored else 'plain'}{view.rotation}")
-def test_every_decode_shows_what_ffmpeg_shows(stored, tmp_path, view):
-    path = oriented(tmp_path / "v.mp4", stored, *view)
+def test_every_decode_shows_what_ffmpeg_shows(stored_video, tmp_path, view):
+    path = write_oriented(tmp_path / "v.mp4", stored_video, *view)
     video = probe(path)
     assert (video.mirrored, video.rotation) == view
     expected = as_ffmpeg_shows(path, video.height, video.width)
@@ -66,7 +66,7 @@ def test_every_decode_shows_what_ffmpeg_shows(stored, tmp_path, view):
     (frame,) = frames_at(watched.proxy.path, [0])
     assert_alike(frame.rgb, expected)
 
-    sei = oriented(tmp_path / "sei.mp4", stored, *view, "sei")
+    sei = write_oriented(tmp_path / "sei.mp4", stored_video, *view, "sei")
     (frame,) = frames_at(sei, [0])
     assert_alike(frame.rgb, as_ffmpeg_shows(sei, *frame.rgb.shape[:2]))
 
@@ -90,12 +90,12 @@ def test_every_decode_shows_what_ffmpeg_shows(stored, tmp_path, view):
 
 @pytest.mark.parametrize("how", ["matrix", "sei"])
 @pytest.mark.parametrize("view", EIGHT, ids=lambda view: f"{'mirrored' if view.mirrored else 'plain'}{view.rotation}")
-def test_the_trainer_shows_what_ffmpeg_shows(stored, tmp_path, view, how):
+def test_the_trainer_shows_what_ffmpeg_shows(stored_video, tmp_path, view, how):
     pytest.importorskip("torch")
     from trainer_plugin.data.video_decode import read_frames
     from trainer_plugin.types import VideoSource
 
-    path = oriented(tmp_path / "v.mp4", stored, *view, how)
+    path = write_oriented(tmp_path / "v.mp4", stored_video, *view, how)
     height, width = (WIDTH, HEIGHT) if view.swaps_sides else (HEIGHT, WIDTH)
     (rgb,) = read_frames(VideoSource("v", str(path)), [0], (height, width))
     assert_alike(rgb, as_ffmpeg_shows(path, height, width))
@@ -103,13 +103,15 @@ def test_the_trainer_shows_what_ffmpeg_shows(stored, tmp_path, view, how):
 
 @pytest.mark.parametrize("degrees, nearest", [(20, 0), (-44, 0), (50, 270), (-100, 90), (170, 180)])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_another_angle_is_rounded_to_a_quarter_turn_everywhere(stored, tmp_path, degrees, nearest, mirrored):
+def test_another_angle_is_rounded_to_a_quarter_turn_everywhere(stored_video, tmp_path, degrees, nearest, mirrored):
     flip = ("-display_hflip",) if mirrored else ()
-    path = make(tmp_path / "v.mp4", "-display_rotation", str(degrees), *flip, "-i", str(stored), "-c", "copy")
+    path = make(tmp_path / "v.mp4", "-display_rotation", str(degrees), *flip, "-i", str(stored_video), "-c", "copy")
     video = probe(path)
     # The flip comes after the rotation, and therefore reverses its direction.
     assert (video.mirrored, video.rotation) == (mirrored, -nearest % 360 if mirrored else nearest)
-    expected = as_ffmpeg_shows(oriented(tmp_path / "r.mp4", stored, *video.orientation), video.height, video.width)
+    expected = as_ffmpeg_shows(
+        write_oriented(tmp_path / "r.mp4", stored_video, *video.orientation), video.height, video.width
+    )
     (frame,) = frames_at(path, [0])
     assert_alike(frame.rgb, expected)
     cut_clip(video, video.index.frame_times_us, 0, 300_000, tmp_path / "clip.mp4")

@@ -101,13 +101,13 @@ def test_the_red_car_is_visible_when_and_where_the_truth_records_it(short_film, 
     (span,) = car.visible
     road = frames[shot.start_us // FRAME_US][290:345]
 
-    def changed(frame: int) -> np.ndarray:
+    def changed_columns(frame: int) -> np.ndarray:
         return np.nonzero(np.abs(frames[frame][290:345].astype(int) - road).max(axis=2) > 60)[1]
 
     first, end = span.start_us // FRAME_US, span.end_us // FRAME_US
-    assert not changed(first - 2).size
-    assert changed(first + 2).size and changed(first + 2).max() < 60
-    assert changed(end - 3).size and changed(end - 3).min() > 560
+    assert not changed_columns(first - 2).size
+    assert changed_columns(first + 2).size and changed_columns(first + 2).max() < 60
+    assert changed_columns(end - 3).size and changed_columns(end - 3).min() > 560
     assert car.direction == "left_to_right"
     (event,) = short_film.truth.events
     assert (event.start_us, event.end_us) == (span.start_us, span.end_us)

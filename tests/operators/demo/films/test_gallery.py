@@ -34,13 +34,13 @@ def test_texts_stay_long_enough_to_be_read_and_differ(truth):
 
 
 def test_a_repeated_event_keeps_its_name():
-    def happenings(film: str) -> Counter[str]:
+    def count_events(film: str) -> Counter[str]:
         return Counter(event.name for shot in film_scripts()[film].shots for event in shot.events)
 
-    assert happenings("the_lost_parcel")["the blue ferry passes"] == 3
-    assert happenings("the_lost_parcel")["the red car passes"] == 3
-    assert happenings("the_mountain_rally")["the white plane flies over"] == 4
-    assert happenings("the_robot_gardener")["the blue drone brings water"] == 4
+    assert count_events("the_lost_parcel")["the blue ferry passes"] == 3
+    assert count_events("the_lost_parcel")["the red car passes"] == 3
+    assert count_events("the_mountain_rally")["the white plane flies over"] == 4
+    assert count_events("the_robot_gardener")["the blue drone brings water"] == 4
 
 
 def test_a_film_is_rendered_then_reused(tmp_path):

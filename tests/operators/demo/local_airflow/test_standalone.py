@@ -33,12 +33,12 @@ except KeyboardInterrupt:
 """
 
 
-def family(pid: int) -> list[psutil.Process]:
+def descendants(pid: int) -> list[psutil.Process]:
     """All descendants of a process."""
     return psutil.Process(pid).children(recursive=True)
 
 
-def all_gone(processes: list[psutil.Process], within_seconds: float = 40.0) -> bool:
+def wait_until_ended(processes: list[psutil.Process], within_seconds: float = 40.0) -> bool:
     deadline = time.monotonic() + within_seconds
     while time.monotonic() < deadline:
         if not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]:
@@ -76,21 +76,21 @@ def test_airflow_starts_in_a_folder_with_a_package_of_the_same_name(tmp_path):
 
 def test_kill_9_leaves_nothing_running(starter):
     assert starter.stdout.readline().startswith("http://127.0.0.1:")
-    started = family(starter.pid)
+    started = descendants(starter.pid)
     assert len(started) > 2 * len(COMPONENTS)
     starter.kill()
     starter.wait(timeout=60)
-    assert all_gone(started)
+    assert wait_until_ended(started)
 
 
 def test_an_interrupt_while_it_starts_leaves_nothing_running(starter):
     deadline = time.monotonic() + 60
-    while len(started := family(starter.pid)) < 2 * len(COMPONENTS):  # each component has a watcher
+    while len(started := descendants(starter.pid)) < 2 * len(COMPONENTS):  # each component has a watcher
         assert time.monotonic() < deadline and starter.poll() is None
         time.sleep(0.1)
     starter.send_signal(signal.SIGINT)
     assert starter.communicate(timeout=60)[0] == "interrupted\n"
-    assert all_gone(started)
+    assert wait_until_ended(started)
 
 
 def test_a_port_that_is_taken_is_left_alone(home):
@@ -120,11 +120,11 @@ def test_a_database_that_another_version_has_begun_to_migrate_is_not_taken_for_d
 
 
 def test_a_start_that_was_killed_as_it_wrote_the_password_does_not_hinder_the_next(tmp_path, monkeypatch):
-    def killed(values, writer):
+    def interrupt(values, writer):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(standalone.json, "dump", killed)
+        patched.setattr(standalone.json, "dump", interrupt)
         standalone._password(tmp_path)
     assert standalone._password(tmp_path) == standalone._password(tmp_path)
 
