@@ -4,7 +4,7 @@ Decoders crash, hang or run out of memory on bad files, and Airflow's forked tas
 both problems. It starts from a clean interpreter and dies with its parent, which gets its death as an exception.
 
 A failure is attributed to the input only after the child has reported that it started working on it. A child that
-cannot start (no memory, a damaged installation) says nothing about the input, and neither does one that the machine
+cannot start (no memory, a damaged installation) is no evidence about the input, and neither is one that the machine
 kills.
 
 The parent handles the child's log records as if they had been logged there.
@@ -124,7 +124,7 @@ def run_isolated(
     receiver, sender = spawn.Pipe(duplex=False)
     level = logging.getLogger("operators").getEffectiveLevel()
     given = (sender, os.getpid(), output_bytes, level, function, arguments)
-    child = spawn.Process(target=_child, args=given, daemon=True)
+    child = spawn.Process(target=_run_child, args=given, daemon=True)
     try:
         child.start()
     except OSError as error:
@@ -137,7 +137,7 @@ def run_isolated(
             _kill_group(child)
             raise Stopped("the program is ending")
         _await_start(child, receiver)
-        outcome, value = _answer(child, receiver, timeout_seconds, memory_bytes)
+        outcome, value = _await_result(child, receiver, timeout_seconds, memory_bytes)
     except (ChildFailed, NotStarted):
         _kill_group(child)
         raise
@@ -147,12 +147,12 @@ def run_isolated(
         if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
             raise Stopped("the child was stopped") from None
         if child.exitcode in [-signum for signum in _MACHINE_SIGNALS]:
-            what = f"the machine ended the process working on it ({_exit(child.exitcode)}), as when memory runs out"
-            raise ChildFailed("killed", what) from None
-        raise ChildFailed("crashed", f"the process working on it died ({_exit(child.exitcode)})") from None
+            ended = f"the machine ended the process working on it ({_describe_exit(child.exitcode)})"
+            raise ChildFailed("killed", f"{ended}, as when memory runs out") from None
+        raise ChildFailed("crashed", f"the process working on it died ({_describe_exit(child.exitcode)})") from None
     finally:
         receiver.close()
-        _end(child)
+        _end_child(child)
     if outcome == "failed":
         raise ChildFailed(*value)
     if outcome == "error" and isinstance(value, ImportError):
@@ -198,13 +198,13 @@ def _await_start(child: Any, receiver: Connection) -> None:
         if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
             raise
         raise NotStarted(
-            f"a process ended before it could begin ({_exit(child.exitcode)}), its output is above; free memory, "
-            f"or reinstall what it could not load"
+            f"a process ended before it could begin ({_describe_exit(child.exitcode)}), its output is above; free "
+            f"memory, or reinstall what it could not load"
         ) from None
     raise NotStarted(f"a process has not begun within {START_SECONDS:.0f} s; is the disk with its packages slow?")
 
 
-def _answer(child: Any, receiver: Connection, timeout_seconds: float, memory_bytes: int) -> tuple[str, Any]:
+def _await_result(child: Any, receiver: Connection, timeout_seconds: float, memory_bytes: int) -> tuple[str, Any]:
     """Wait for the child's result, and handle its log records while waiting.
 
     Returns:
@@ -262,7 +262,7 @@ class _LogSender(QueueHandler):
         self._sender.send(("log", record))
 
 
-def _child(
+def _run_child(
     sender: Connection,
     parent_pid: int,
     output_bytes: int,
@@ -296,7 +296,7 @@ def _describe_failure(error: Exception, output_bytes: int) -> tuple[str, Any]:
     return "error", error
 
 
-def _end(child: Any) -> None:
+def _end_child(child: Any) -> None:
     child.join(timeout=1.0)
     if child.is_alive():
         _kill_group(child)
@@ -309,7 +309,7 @@ def _kill_group(child: Any) -> None:
     child.kill()
 
 
-def _exit(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
     return f"exit status {code}"

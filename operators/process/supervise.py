@@ -1,9 +1,9 @@
 """Runs a command so that none of its processes outlives the caller, even if the caller is killed by kill -9.
 
-`start` puts a small watcher process between the caller and the command. The watcher holds one end of a pipe. When the
-caller dies for any reason, the pipe closes, and the watcher ends every process of the command, first with SIGTERM and
-then with SIGKILL. `run_supervised` adds limits on the run time and on the time without output, and forwards the
-command's lines as they arrive.
+`start_supervised` puts a small watcher process between the caller and the command. The watcher holds one end of a pipe.
+When the caller dies for any reason, the pipe closes, and the watcher ends every process of the command, first with
+SIGTERM and then with SIGKILL. `run_supervised` adds limits on the run time and on the time without output, and forwards
+the command's lines as they arrive.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def start_supervised(
 ) -> subprocess.Popen[str]:
     """Start a command behind a watcher, in a session of its own.
 
-    The command's whole session ends when the watcher's standard input is closed (as `stop` does), when the watcher
-    is terminated, or when this process dies.
+    The command's whole session ends when the watcher's standard input is closed (as `stop_supervised` does), when the
+    watcher is terminated, or when this process dies.
 
     Args:
         grace_seconds: time between SIGTERM and SIGKILL when the session is ended.
@@ -122,7 +122,7 @@ def run_supervised(
         wall_seconds: limit on the run time.
         silence_seconds: limit on the time without a line on either stream.
         on_line: called with every line of the command's standard error as it arrives.
-        on_start: called with the watcher, for callers that may have to `stop` it.
+        on_start: called with the watcher, for callers that may have to stop it with `stop_supervised`.
         grace_seconds: time between SIGTERM and SIGKILL when the command is ended.
 
     Raises:
@@ -135,7 +135,7 @@ def run_supervised(
     lines: queue.Queue[tuple[str, str] | None] = queue.Queue()
     streams = {"out": watcher.stdout, "err": watcher.stderr}
     for name, stream in streams.items():
-        threading.Thread(target=_read, args=(name, stream, lines), daemon=True).start()
+        threading.Thread(target=_queue_lines, args=(name, stream, lines), daemon=True).start()
     threading.Thread(target=_end_streams, args=(watcher, lines, len(streams)), daemon=True).start()
     unended = len(streams)
     started = heard = time.monotonic()
@@ -147,7 +147,7 @@ def run_supervised(
             try:
                 received = lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise WatchdogExpired(_expiry(command, started, wall_seconds, silence_seconds, tail)) from None
+                raise WatchdogExpired(_describe_expiry(command, started, wall_seconds, silence_seconds, tail)) from None
             heard = time.monotonic()
             if received is None:
                 unended -= 1
@@ -158,12 +158,12 @@ def run_supervised(
                 on_line(line)
             elif line.strip():
                 last_line = line
-        return Finished(_status(watcher.wait()), last_line, "\n".join(tail))
+        return Finished(_python_status(watcher.wait()), last_line, "\n".join(tail))
     finally:
         stop_supervised(watcher, grace_seconds)
 
 
-def _read(name: str, stream: IO[str], lines: queue.Queue[tuple[str, str] | None]) -> None:
+def _queue_lines(name: str, stream: IO[str], lines: queue.Queue[tuple[str, str] | None]) -> None:
     """Put a stream's lines into a queue with the stream's name, and None at its end."""
     for line in stream:
         lines.put((name, line.rstrip("\n")))
@@ -178,12 +178,12 @@ def _end_streams(watcher: subprocess.Popen[str], lines: queue.Queue[tuple[str, s
         lines.put(None)
 
 
-def _status(code: int) -> int:
+def _python_status(code: int) -> int:
     """Convert the watcher's exit status of 128 + signal, as in a shell, to Python's negative signal number."""
     return 128 - code if code > 128 else code
 
 
-def _expiry(command: Sequence[str], started: float, wall: float, silence: float, tail: deque[str]) -> str:
+def _describe_expiry(command: Sequence[str], started: float, wall: float, silence: float, tail: deque[str]) -> str:
     ran = time.monotonic() - started
     what = f"had no output for {silence:.0f} s"
     if ran >= wall:

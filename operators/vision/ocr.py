@@ -136,12 +136,12 @@ def track(samples: Iterable[tuple[Span, Sequence[Reading]]]) -> list[ScreenText]
     for cell, readings in samples:
         waiting = list(running)
         for reading in readings:
-            going_on = next((each for each in waiting if each.continues_as(reading)), None)
-            if going_on is None:
+            continued = next((each for each in waiting if each.continues_as(reading)), None)
+            if continued is None:
                 running.append(_Occurrence(cell, reading))
             else:
-                waiting.remove(going_on)
-                going_on.add(cell, reading)
+                waiting.remove(continued)
+                continued.add(cell, reading)
         ended += waiting
         running = [each for each in running if each not in waiting]
     kept = [each for each in ended + running if len(each.readings) > 1 or each.best.score >= MIN_SCORE_ALONE]

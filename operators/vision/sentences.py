@@ -21,7 +21,7 @@ DARK, DIM, BRIGHT = 0.2, 0.35, 0.6
 STILL, LITTLE, LIVELY = 0.0002, 0.004, 0.015
 """Limits of the mean change of luma between consecutive frames at 25 fps.
 
-Measured on one film each: 0.001 for a figure that walks through an otherwise still picture, 0.01 for a slow pan, 0.02
+Measured on one film each: 0.001 for a figure that moves through an otherwise still picture, 0.01 for a slow pan, 0.02
 to 0.03 for a music video.
 """
 BLURRED = 10.0

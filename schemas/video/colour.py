@@ -79,9 +79,9 @@ _LEVELS = _levels()
 def to_rgb(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
     """Convert a frame to RGB of `width` x `height`, in its coded orientation. Shape [height, width, 3]."""
     if is_hdr(frame):
-        code_values = _scaled(frame, width, height, "rgb48le", ColorRange.JPEG)
+        code_values = _scale(frame, width, height, "rgb48le", ColorRange.JPEG)
         return tone_map(code_values, ColorTrc(frame.color_trc))
-    return _scaled(frame, width, height, "rgb24", ColorRange.JPEG)
+    return _scale(frame, width, height, "rgb24", ColorRange.JPEG)
 
 
 def to_yuv420(frame: VideoFrame, width: int, height: int, target: Colorspace) -> NDArray[np.uint8]:
@@ -94,7 +94,7 @@ def to_yuv420(frame: VideoFrame, width: int, height: int, target: Colorspace) ->
     Returns:
         The planes one below the other, shape [height * 3 / 2, width].
     """
-    return _scaled(frame, width, height, "yuv420p", ColorRange.MPEG, target)
+    return _scale(frame, width, height, "yuv420p", ColorRange.MPEG, target)
 
 
 def is_hdr(frame: VideoFrame) -> bool:
@@ -136,7 +136,7 @@ def matrix(frame: VideoFrame) -> Colorspace:
     return Colorspace.ITU709 if frame.width >= 1280 or frame.height > 576 else Colorspace.ITU601
 
 
-def _scaled(
+def _scale(
     frame: VideoFrame,
     width: int,
     height: int,

@@ -27,9 +27,9 @@ from operators.video.analysis.measures import (
     visual_distance,
 )
 from operators.video.analysis.shots import Scores
-from operators.video.decode.packets import UnreadableVideo
+from operators.video.decode.packets import DecodedFrame, UnreadableVideo
 from operators.video.decode.probe import VideoProbe
-from operators.video.decode.ranges import TimedFrame, decode_spans
+from operators.video.decode.ranges import decode_spans
 from schemas.config import Detector
 from schemas.tables import PictureFormat
 from schemas.video.clock import SECOND_US
@@ -53,7 +53,7 @@ HASHED_FRAMES = 8
 """Number of difference hashes in a perceptual hash: of the frames in the middle of equal parts of the video."""
 
 
-def as_decoded(frame: VideoFrame) -> VideoFrame:
+def keep_frame(frame: VideoFrame) -> VideoFrame:
     """Return the frame unchanged."""
     return frame
 
@@ -65,9 +65,9 @@ class FrameSampling:
     rate: int | Fraction
     """Frames per second."""
     take: Consumer
-    reduce: Callable[[VideoFrame], VideoFrame] = as_decoded
+    reduce: Callable[[VideoFrame], VideoFrame] = keep_frame
     """Reduces a frame before it is queued. On a long video it runs concurrently in several threads, so it must keep no
-    state. With `as_decoded`, up to three spans of ten seconds of full-size frames are queued."""
+    state. With `keep_frame`, up to three spans of ten seconds of full-size frames are queued."""
 
     def cell(self, time_us: int) -> int:
         """Index of the last grid point at or before a time; the first frame of each cell is sampled."""
@@ -151,7 +151,8 @@ class Analysis:
         """
         edges = np.array([*shot_starts_us, self.duration_us])
         lengths = np.diff(edges)
-        begin, end = self._standing(edges[:-1] + lengths // 20), self._standing(edges[:-1] + lengths * 19 // 20)
+        begin = self._frames_shown_at(edges[:-1] + lengths // 20)
+        end = self._frames_shown_at(edges[:-1] + lengths * 19 // 20)
         return visual_distance(self.descriptors[end[:-1]], self.descriptors[begin[1:]])
 
     def perceptual_hash(self) -> str:
@@ -159,9 +160,9 @@ class Analysis:
 
         It changes little when a video is re-encoded or rescaled.
         """
-        return self.descriptors[self._standing(hashed_times_us(self.duration_us)), :HASH_BYTES].tobytes().hex()
+        return self.descriptors[self._frames_shown_at(hashed_times_us(self.duration_us)), :HASH_BYTES].tobytes().hex()
 
-    def _standing(self, times_us: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _frames_shown_at(self, times_us: NDArray[np.int64]) -> NDArray[np.int64]:
         """Indices of the frames shown at these times."""
         return np.maximum(0, np.searchsorted(self.times_us, times_us, side="right") - 1)
 
@@ -190,10 +191,10 @@ def analyse(
         UnreadableVideo: `damaged` when half of the video or more cannot be decoded.
     """
     frames = FrameMeasures()
-    look_at = _Look(video, samplings, network is not None)
+    analyse_span = _SpanAnalyser(video, samplings, network is not None)
     cells = [-1] * len(samplings)
     damaged_us: list[int] = []
-    for span in decode_spans(video, look_at, _workers(video) if workers is None else workers):
+    for span in decode_spans(video, analyse_span, _default_workers(video) if workers is None else workers):
         frames.extend(span.measures)
         damaged_us += span.damaged_us
         for number, (sampling, sampled) in enumerate(zip(samplings, span.sampled, strict=True)):
@@ -215,39 +216,39 @@ def analyse(
         scores=Scores(times_us, np.array(frames.score, dtype=np.float32)),
         transition=np.empty(0, np.float32) if network is None else network.probabilities(),
         duration_us=video.duration_us,
-        unreadable_us=_unreadable(times_us, video),
+        unreadable_us=_unreadable_us(times_us, video),
         damaged_us=np.array(damaged_us, dtype=np.int64),
-        formats=from_the_start(frames.formats),
+        formats=start_at_zero(frames.formats),
     )
 
 
-def from_the_start(formats: Sequence[PictureFormat]) -> tuple[PictureFormat, ...]:
+def start_at_zero(formats: Sequence[PictureFormat]) -> tuple[PictureFormat, ...]:
     """Picture formats with the first one starting at 0, even if the video's first frames could not be decoded."""
     return (*(each.model_copy(update={"start_us": 0}) for each in formats[:1]), *formats[1:])
 
 
 @dataclass
-class _Span:
+class _SpanResult:
     """Results of one span."""
 
     measures: FrameMeasures
-    sampled: list[list[TimedFrame]]
+    sampled: list[list[DecodedFrame]]
     """Sampled frames for each sampling. The first frame of the span is always among them."""
     tiny: list[Picture]
     damaged_us: list[int]
 
 
-class _Look:
+class _SpanAnalyser:
     """Measures and samples the frames of a span."""
 
     def __init__(self, video: VideoProbe, samplings: Sequence[FrameSampling], tiny: bool) -> None:
         self._video, self._samplings, self._tiny = video, samplings, tiny
 
-    def __call__(self, frames: Iterator[TimedFrame]) -> _Span:
-        sampled: list[list[TimedFrame]] = [[] for _ in self._samplings]
+    def __call__(self, frames: Iterator[DecodedFrame]) -> _SpanResult:
+        sampled: list[list[DecodedFrame]] = [[] for _ in self._samplings]
         tiny: list[Picture] = []
         damaged_us: list[int] = []
-        measurer = Measurer(self._video, (lambda picture: tiny.append(_tiny(picture))) if self._tiny else None)
+        measurer = Measurer(self._video, (lambda picture: tiny.append(_shrink(picture))) if self._tiny else None)
         for time_us, frame in frames:
             for sampling, taken in zip(self._samplings, sampled, strict=True):
                 if not taken or sampling.cell(time_us) > sampling.cell(taken[-1][0]):
@@ -255,19 +256,19 @@ class _Look:
             if frame.is_corrupt:
                 damaged_us.append(time_us)
             measurer.add(time_us, frame)
-        return _Span(measurer.finish(), sampled, tiny, damaged_us)
+        return _SpanResult(measurer.finish(), sampled, tiny, damaged_us)
 
 
-def _tiny(bgr: Picture) -> Picture:
+def _shrink(bgr: Picture) -> Picture:
     small = cv2.resize(bgr, (transnet.WIDTH, transnet.HEIGHT), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-def _workers(video: VideoProbe) -> int:
+def _default_workers(video: VideoProbe) -> int:
     return 1 if video.duration_us < LONG_VIDEO_US else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
-def _unreadable(times_us: NDArray[np.int64], video: VideoProbe) -> int:
+def _unreadable_us(times_us: NDArray[np.int64], video: VideoProbe) -> int:
     """Total time in gaps between decoded frames that the packet times do not explain.
 
     Up to twice the longest step between packets is allowed, because a packet may hold only one field of a frame.

@@ -32,7 +32,7 @@ class DecodedVideo:
 
 
 def decode_once(
-    video: VideoProbe, settings: SplitConfig, proxy: Path, reached: Callable[[int], None], workers: int
+    video: VideoProbe, settings: SplitConfig, proxy: Path, on_progress: Callable[[int], None], workers: int
 ) -> DecodedVideo:
     """Decode a video and write its proxy, in the size of the format with the longest total duration.
 
@@ -40,7 +40,7 @@ def decode_once(
 
     Args:
         proxy: path of the proxy.
-        reached: called with the time (us) up to which the video has been decoded, about twice per second of video.
+        on_progress: called with the time (us) up to which the video has been decoded, about twice per second of video.
         workers: number of spans of a long video that are decoded concurrently.
 
     Raises:
@@ -50,21 +50,21 @@ def decode_once(
     if settings.decode is Decode.KEY_FRAMES:
         analysis = analyse_key_frames(video)
         return DecodedVideo(video.with_formats(analysis.formats), analysis, None)
-    watched = _watch(video, settings, proxy, reached, workers)
-    if (watched.video.width, watched.video.height) != (video.width, video.height):
-        watched = _watch(watched.video, settings, proxy, reached, workers)
-    return watched
+    decoded = _decode(video, settings, proxy, on_progress, workers)
+    if (decoded.video.width, decoded.video.height) != (video.width, video.height):
+        decoded = _decode(decoded.video, settings, proxy, on_progress, workers)
+    return decoded
 
 
-def _watch(
-    video: VideoProbe, settings: SplitConfig, proxy: Path, reached: Callable[[int], None], workers: int
+def _decode(
+    video: VideoProbe, settings: SplitConfig, proxy: Path, on_progress: Callable[[int], None], workers: int
 ) -> DecodedVideo:
     writer = ProxyWriter(proxy, video)
 
     def take(time_us: int, frame: VideoFrame) -> None:
         if time_us < video.duration_us:  # a damaged packet may claim any time
             writer(time_us, frame)
-        reached(time_us)
+        on_progress(time_us)
 
     network = TransNet() if settings.detector is Detector.TRANSNET else None
     sampling = FrameSampling(FPS, take, writer.reduce)

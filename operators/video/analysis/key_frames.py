@@ -18,13 +18,13 @@ import numpy as np
 from av.packet import Packet
 from numpy.typing import NDArray
 
-from operators.video.analysis.analysis import Analysis, from_the_start, hashed_times_us
+from operators.video.analysis.analysis import Analysis, hashed_times_us, start_at_zero
 from operators.video.analysis.measures import DESCRIPTOR_BYTES, FrameMeasures, Measurer, Picture
 from operators.video.analysis.shots import Scores
-from operators.video.decode.frames import presented
-from operators.video.decode.packets import UnreadableVideo, decoded, open_video, packets_of
+from operators.video.decode.frames import decode_at
+from operators.video.decode.packets import DecodedFrame, UnreadableVideo, decode_packets, open_video, packets_of
 from operators.video.decode.probe import VideoProbe
-from operators.video.decode.ranges import Span, SpanReader, TimedFrame
+from operators.video.decode.ranges import SpanReader, SpanUs
 from schemas.tables import PictureFormat
 from schemas.video.clock import SECOND_US, StreamClock
 
@@ -62,7 +62,7 @@ class Proposal:
         return (0, *(end for _, end in self.changes_us))
 
     @property
-    def changes_us(self) -> list[Span]:
+    def changes_us(self) -> list[SpanUs]:
         """Pairs of neighbouring key frames that differ visibly or in their format."""
         pairs = zip(pairwise(self.times_us.tolist()), self.score[1:], strict=True)
         begins = {each.start_us for each in self.formats}
@@ -75,7 +75,7 @@ def propose(video: VideoProbe) -> Proposal:
     Raises:
         UnreadableVideo: `damaged` when no key frame can be decoded.
     """
-    frames = _measured(video, _key_frames(video))
+    frames = _measure(video, _decode_key_frames(video))
     if frames.first is None:
         raise UnreadableVideo("damaged", f"{video.path.name}: not one key frame can be decoded; fetch it again")
     return Proposal(
@@ -100,14 +100,14 @@ def _refine(video: VideoProbe, proposal: Proposal) -> tuple[Scores, tuple[Pictur
     formats = list(proposal.formats[:1])
     with open_video(video.path) as (container, stream):
         reader = SpanReader(container, stream, video.index)
-        for span in _stretches(video, [*proposal.changes_us, (int(proposal.times_us[-1]), video.duration_us)]):
-            frames = _measured(video, reader.frames(*span))
+        for span in _merge_spans(video, [*proposal.changes_us, (int(proposal.times_us[-1]), video.duration_us)]):
+            frames = _measure(video, reader.frames(*span))
             if len(frames.score) > 1:
                 frames.score[0] = frames.score[1]  # no decoded frame precedes the first
             times_us.extend(frames.times_us)
             scores.extend(frames.score)
             formats += [each for each in frames.formats if not each.is_like(formats[-1])]
-    return Scores(np.array(times_us), np.array(scores, dtype=np.float32)), from_the_start(formats)
+    return Scores(np.array(times_us), np.array(scores, dtype=np.float32)), start_at_zero(formats)
 
 
 def analyse_key_frames(video: VideoProbe) -> Analysis:
@@ -118,7 +118,7 @@ def analyse_key_frames(video: VideoProbe) -> Analysis:
     """
     proposal = propose(video)
     scores, formats = _refine(video, proposal)
-    hashed = _measured(video, _standing(video, hashed_times_us(video.duration_us)))
+    hashed = _measure(video, _decode_at(video, hashed_times_us(video.duration_us)))
     times_us, first = np.unique(np.concatenate((proposal.times_us, hashed.times_us)), return_index=True)
     return Analysis(
         scores=scores,
@@ -138,20 +138,20 @@ def analyse_key_frames(video: VideoProbe) -> Analysis:
     )
 
 
-def _standing(video: VideoProbe, times_us: NDArray[np.int64]) -> Iterator[TimedFrame]:
+def _decode_at(video: VideoProbe, times_us: NDArray[np.int64]) -> Iterator[DecodedFrame]:
     with open_video(video.path) as (container, stream):
         stream.codec_context.thread_count = 1
-        yield from presented(container, stream, video.index, times_us.tolist(), video.path)
+        yield from decode_at(container, stream, video.index, times_us.tolist(), video.path)
 
 
-def _key_frames(video: VideoProbe) -> Iterator[TimedFrame]:
+def _decode_key_frames(video: VideoProbe) -> Iterator[DecodedFrame]:
     timeline = video.index.timeline
     with open_video(video.path) as (container, stream):
         stream.codec_context.thread_count = 1
-        yield from decoded(_sparse_keys(packets_of(container, [stream]), timeline), timeline)
+        yield from decode_packets(_select_keys(packets_of(container, [stream]), timeline), timeline)
 
 
-def _sparse_keys(packets: Iterable[Packet], timeline: StreamClock) -> Iterator[Packet]:
+def _select_keys(packets: Iterable[Packet], timeline: StreamClock) -> Iterator[Packet]:
     """Yield key frames at least `KEY_FRAME_STEP_US` apart, and the empty packets that flush the decoder."""
     next_pts = timeline.first_pts
     for packet in packets:
@@ -162,17 +162,17 @@ def _sparse_keys(packets: Iterable[Packet], timeline: StreamClock) -> Iterator[P
             yield packet
 
 
-def _measured(video: VideoProbe, frames: Iterator[TimedFrame]) -> FrameMeasures:
+def _measure(video: VideoProbe, frames: Iterator[DecodedFrame]) -> FrameMeasures:
     measurer = Measurer(video)
     for time_us, frame in frames:
         measurer.add(time_us, frame)
     return measurer.finish()
 
 
-def _stretches(video: VideoProbe, changes_us: list[Span]) -> list[Span]:
+def _merge_spans(video: VideoProbe, changes_us: list[SpanUs]) -> list[SpanUs]:
     """Spans that cover all changes and the few frames after each that the detector needs. Touching spans are merged."""
     promised = [*video.index.frame_times_us.tolist(), *[video.duration_us] * (_FRAMES_BEHIND + 1)]
-    spans: list[Span] = []
+    spans: list[SpanUs] = []
     for start_us, end_us in changes_us:
         beyond_us = min(video.duration_us, promised[bisect_left(promised, end_us) + _FRAMES_BEHIND])
         if spans and spans[-1][1] >= start_us:

@@ -51,7 +51,7 @@ _LEVELS = 3
 _LEVEL_WEIGHTS = np.array([[_LEVELS**2, _LEVELS, 1]], dtype=np.float32)
 
 
-class Seen(NamedTuple):
+class ComparedFrame(NamedTuple):
     """The data of a frame that the next frame is compared with."""
 
     hsv: Picture
@@ -81,8 +81,8 @@ class FrameMeasures:
     """Appearance descriptors, `DESCRIPTOR_BYTES` per frame; see `appearance_descriptor`."""
     formats: list[PictureFormat] = field(default_factory=list)
     """Each change of the frame format, beginning with the first frame's."""
-    first: Seen | None = None
-    last: Seen | None = None
+    first: ComparedFrame | None = None
+    last: ComparedFrame | None = None
 
     def add(self, times_us: Sequence[int], pictures: Picture, rotation: int, mirrored: bool = False) -> None:
         """Measure the frames that follow.
@@ -93,17 +93,17 @@ class FrameMeasures:
             rotation: clockwise rotation in degrees that makes the pictures upright.
             mirrored: whether to exchange left and right before the rotation.
         """
-        hsvs, lumas = _converted(pictures, cv2.COLOR_BGR2HSV), _converted(pictures, cv2.COLOR_BGR2GRAY)
-        for seen, is_dark in zip(map(Seen, hsvs, lumas), lumas <= DARK_LUMA, strict=True):
-            score, motion = difference(self.last or seen, seen)
-            edges = cv2.Laplacian(seen.luma, cv2.CV_16S)
+        hsvs, lumas = _convert(pictures, cv2.COLOR_BGR2HSV), _convert(pictures, cv2.COLOR_BGR2GRAY)
+        for current, is_dark in zip(map(ComparedFrame, hsvs, lumas), lumas <= DARK_LUMA, strict=True):
+            score, motion = difference(self.last or current, current)
+            edges = cv2.Laplacian(current.luma, cv2.CV_16S)
             self.score.append(score)
             self.motion.append(motion)
             self.sharpness.append(cv2.norm(edges, cv2.NORM_L2SQR) / edges.size)
-            self.brightness.append(cv2.mean(seen.luma)[0] / 255)
+            self.brightness.append(cv2.mean(current.luma)[0] / 255)
             self.dark.append(np.count_nonzero(is_dark) / is_dark.size)
-            self.first = self.first or seen
-            self.last = seen
+            self.first = self.first or current
+            self.last = current
         self.times_us.extend(times_us)
         self.descriptors += appearance_descriptor(pictures, rotation, mirrored).tobytes()
 
@@ -124,8 +124,8 @@ class FrameMeasures:
         """Append the formats of the frames that follow. The first of them may repeat the last format."""
         if self.formats and self.formats[-1].start_us >= later[0].start_us:
             self.formats.pop()
-        goes_on = bool(self.formats) and self.formats[-1].is_like(later[0])
-        self.formats += later[goes_on:]
+        continues = bool(self.formats) and self.formats[-1].is_like(later[0])
+        self.formats += later[continues:]
 
     def _columns(self) -> tuple[array[Any], ...]:
         return self.times_us, self.score, self.motion, self.sharpness, self.brightness, self.dark
@@ -181,7 +181,7 @@ class Measurer:
         self._measures.note_formats([picture_format(frame, time_us)])
 
     def _measure(self) -> None:
-        pictures = self._pictures.taken()
+        pictures = self._pictures.take()
         self._measures.add(self._times_us, pictures, self._orientation.rotation, self._orientation.mirrored)
         if self._show is not None:
             for picture in pictures:
@@ -215,7 +215,7 @@ class SmallPictures:
         )
         self._small.append(small)
 
-    def taken(self) -> Picture:
+    def take(self) -> Picture:
         """Return the pictures queued since the last call, valid until the next one. Shape [frames, height, width,
         3]."""
         pictures = self._pictures[: len(self._small)]
@@ -225,7 +225,7 @@ class SmallPictures:
         return pictures
 
 
-def difference(before: Seen, after: Seen) -> tuple[float, float]:
+def difference(before: ComparedFrame, after: ComparedFrame) -> tuple[float, float]:
     """Content score (0 to 255) and motion (0 to 1) between two frames."""
     return (
         cv2.norm(after.hsv, before.hsv, cv2.NORM_L1) / after.hsv.size,
@@ -256,8 +256,8 @@ def appearance_descriptor(pictures: Picture, rotation: int, mirrored: bool = Fal
         Shape [frames, DESCRIPTOR_BYTES].
     """
     frames = len(pictures)
-    tiny = _halved(_halved(pictures))
-    upright = Orientation(mirrored, rotation).upright(_converted(tiny, cv2.COLOR_BGR2GRAY), axes=(1, 2))
+    tiny = _halve(_halve(pictures))
+    upright = Orientation(mirrored, rotation).upright(_convert(tiny, cv2.COLOR_BGR2GRAY), axes=(1, 2))
     rows = np.stack([cv2.resize(picture, (9, 8), interpolation=cv2.INTER_AREA) for picture in upright])
     hashes = np.packbits((rows[:, :, :-1] < rows[:, :, 1:]).reshape(frames, -1), axis=1)
     colours = cv2.transform((tiny // (256 // _LEVELS + 1)).reshape(frames, -1, 3), _LEVEL_WEIGHTS)
@@ -284,7 +284,7 @@ def visual_distance(descriptors: Picture, others: Picture) -> NDArray[np.float64
     return result
 
 
-def _halved(pictures: Picture) -> Picture:
+def _halve(pictures: Picture) -> Picture:
     """Halve the width and height of pictures in one call. Sides of one pixel stay.
 
     Shape [frames, height, width, channels].
@@ -296,7 +296,7 @@ def _halved(pictures: Picture) -> Picture:
     return np.asarray(tall, dtype=np.uint8).reshape(frames, rows, columns, channels)
 
 
-def _converted(pictures: Picture, code: int) -> Picture:
+def _convert(pictures: Picture, code: int) -> Picture:
     """Convert BGR pictures to another colour space in one call.
 
     Shape [frames, height, width, 3], or [frames, height, width] for grey.

@@ -112,7 +112,7 @@ class ProxyWriter:
         if not self._times_us:
             self._stream.codec_context.colorspace = small.colorspace
         else:
-            self._stand_until(time_us)
+            self._hold_until(time_us)
         self._picture = self._yuv(small, Colorspace(self._stream.codec_context.colorspace))
         self._encode(time_us if self._times_us else 0)
 
@@ -124,7 +124,7 @@ class ProxyWriter:
         """
         if not self._times_us:
             raise ValueError(f"{self._name}: no frame was given, so there is no proxy; was nothing decoded?")
-        self._stand_until(self._duration_us)
+        self._hold_until(self._duration_us)
         packets = self._stream.encode(None)
         packets[-1].duration = self._duration_us - self._times_us[-1]
         self._container.mux(packets)
@@ -141,7 +141,7 @@ class ProxyWriter:
         copy.colorspace, copy.color_range = target, ColorRange.MPEG
         return copy
 
-    def _stand_until(self, time_us: int) -> None:
+    def _hold_until(self, time_us: int) -> None:
         """Repeat the last frame up to this time at intervals of `LONGEST_HOLD_US`.
 
         Readers treat longer frames as damage, and a frame duration in MP4 is limited to 2^31 ticks.

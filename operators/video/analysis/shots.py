@@ -41,7 +41,7 @@ def shot_starts(scores: Scores, detector: Detector, threshold: float) -> tuple[i
     judge: _Adaptive | _Content
     if detector is Detector.ADAPTIVE:
         judge = _Adaptive(adaptive_threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
-        shown = _around(np.flatnonzero(content >= judge.min_content_val), judge.window_width, len(content))
+        shown = _with_neighbours(np.flatnonzero(content >= judge.min_content_val), judge.window_width, len(content))
     else:
         judge = _Content(threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
         shown = np.arange(len(content))
@@ -52,7 +52,7 @@ def shot_starts(scores: Scores, detector: Detector, threshold: float) -> tuple[i
     return tuple(sorted({int(start_us) for start_us in starts_us}))
 
 
-def _around(frames: NDArray[np.int64], width: int, count: int) -> NDArray[np.int64]:
+def _with_neighbours(frames: NDArray[np.int64], width: int, count: int) -> NDArray[np.int64]:
     """Indices of these frames and of `width` frames on both sides, and 0. Ascending, below `count`."""
     near = np.append(0, frames[:, None] + np.arange(-width, width + 1))
     return np.unique(near.clip(0, count - 1))
@@ -67,16 +67,16 @@ class _Microseconds(int):
     frame_rate = SECOND_US
 
 
-class _Scored:
+class _PrecomputedScores:
     """Makes PySceneDetect's detectors take a frame's score in place of its picture (`frame_img`)."""
 
     def _calculate_frame_score(self, timecode: _Microseconds, frame_img: float) -> float:
         return frame_img
 
 
-class _Adaptive(_Scored, AdaptiveDetector):
+class _Adaptive(_PrecomputedScores, AdaptiveDetector):
     pass
 
 
-class _Content(_Scored, ContentDetector):
+class _Content(_PrecomputedScores, ContentDetector):
     pass

@@ -50,7 +50,7 @@ def shot_starts(times_us: NDArray[np.int64], probabilities: NDArray[np.float32],
     """
     if len(times_us) != len(probabilities):
         raise ValueError(
-            f"TransNetV2 has judged {len(probabilities)} of {len(times_us)} frames; decode with it looking on"
+            f"TransNetV2 has judged {len(probabilities)} of {len(times_us)} frames; pass the network to `analyse`"
         )
     in_transition = probabilities > threshold
     begins = np.flatnonzero(~in_transition & np.append(True, in_transition[:-1]))
@@ -76,11 +76,11 @@ class TransNet:
         self._network = TransNetV2(device="cuda" if torch.cuda.is_available() else "cpu")
         self._workers = 1 if torch.cuda.is_available() else min(MOST_WORKERS, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,))
-        self._judging: deque[Future[list[float]]] = deque()
+        self._pending: deque[Future[list[float]]] = deque()
         self._window = np.empty((WINDOW, HEIGHT, WIDTH, 3), dtype=np.uint8)
         self._filled = 0
         self._frames = 0
-        self._judged = array("f")
+        self._results = array("f")
 
     def add(self, rgb: NDArray[np.uint8]) -> None:
         """Add the next frame. `rgb` is copied; shape [27, 48, 3]."""
@@ -94,22 +94,22 @@ class TransNet:
 
         Call it once, after the last frame.
         """
-        while len(self._judged) + STEP * len(self._judging) < self._frames:
+        while len(self._results) + STEP * len(self._pending) < self._frames:
             self._push(self._window[self._filled - 1], 1)
-        while self._judging:
-            self._judged.extend(self._judging.popleft().result())
+        while self._pending:
+            self._results.extend(self._pending.popleft().result())
         self._pool.shutdown()
-        return np.array(self._judged[: self._frames], dtype=np.float32)
+        return np.array(self._results[: self._frames], dtype=np.float32)
 
     def _push(self, rgb: NDArray[np.uint8], times: int) -> None:
         self._window[self._filled : self._filled + times] = rgb
         self._filled += times
         if self._filled == WINDOW:
-            self._judging.append(self._pool.submit(self._judge, self._window.copy()))
+            self._pending.append(self._pool.submit(self._judge, self._window.copy()))
             self._window[:STEP] = self._window[STEP:]
             self._filled = STEP
-            if len(self._judging) > self._workers:
-                self._judged.extend(self._judging.popleft().result())
+            if len(self._pending) > self._workers:
+                self._results.extend(self._pending.popleft().result())
 
     def _judge(self, window: NDArray[np.uint8]) -> list[float]:
         """Transition probabilities of the middle frames of a window."""

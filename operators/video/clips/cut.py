@@ -36,7 +36,7 @@ from operators.video.clips.readback import (
     check_opencv,
     check_opencv_coded,
     check_times,
-    first_picture,
+    decode_first_picture,
     source_thumbnails,
 )
 from operators.video.clips.remux import (
@@ -49,7 +49,7 @@ from operators.video.clips.remux import (
     write_mp4,
 )
 from operators.video.clips.sound import read_sound, write_sound
-from operators.video.clips.splice import PROFILES, CannotJoin, free_number, joined
+from operators.video.clips.splice import PROFILES, CannotJoin, free_set_id, join_configurations
 from operators.video.decode.ffmpeg import CONFINEMENT, FfmpegError, file_url, raise_write_error, run_ffmpeg
 from operators.video.decode.packets import UnreadableVideo, open_video, packets_of, sound_header
 from operators.video.decode.probe import VideoProbe
@@ -127,7 +127,7 @@ class _Frames:
     def duration_us(self) -> int:
         return self.end_us - self.start_us
 
-    def around(self, run: Coded) -> list[_Part]:
+    def parts_around(self, run: Coded) -> list[_Part]:
         """The frames of the clip before and after a copied run, without empty parts."""
         bounds = (0, run.first), (run.beyond, len(self.times_us))
         ends_us = [*self.times_us.tolist(), self.end_us]
@@ -183,17 +183,17 @@ def open_cutter(
         sources = [stack.enter_context(open_video(video.path)) for _ in range(3)]
         for _, stream in sources:
             stream.codec_context.thread_count = 1
-        coded, seen, (heard, _) = sources
-        yield Cutter(video, times_us, damaged_us, coded, seen, heard)
+        packet_source, picture_source, (sound_container, _) = sources
+        yield Cutter(video, times_us, damaged_us, packet_source, picture_source, sound_container)
 
 
 class Cutter:
     """Cuts clips from one open video.
 
     Args:
-        coded: container and video stream from which coded frames are copied.
-        seen: container and video stream from which frames are decoded for comparison.
-        heard: container from which audio is decoded.
+        packet_source: container and video stream from which coded frames are copied.
+        picture_source: container and video stream from which frames are decoded for comparison.
+        sound_container: container from which audio is decoded.
     """
 
     def __init__(
@@ -201,17 +201,19 @@ class Cutter:
         video: VideoProbe,
         times_us: NDArray[np.int64],
         damaged_us: NDArray[np.int64] | None,
-        coded: tuple[InputContainer, VideoStream],
-        seen: tuple[InputContainer, VideoStream],
-        heard: InputContainer,
+        packet_source: tuple[InputContainer, VideoStream],
+        picture_source: tuple[InputContainer, VideoStream],
+        sound_container: InputContainer,
     ) -> None:
         self._video = video
         self._times_us = times_us
         self._damaged_us = damaged_us
-        self._container, self._stream = coded
-        self._seen = seen
-        self._audio = None if video.audio_stream is None else cast(AudioStream, coded[0].streams[video.audio_stream])
-        self._heard = heard
+        self._container, self._stream = packet_source
+        self._picture_source = picture_source
+        self._audio = (
+            None if video.audio_stream is None else cast(AudioStream, packet_source[0].streams[video.audio_stream])
+        )
+        self._sound_container = sound_container
         self._sound_header: bytes | None = None
         self._extradata = bytes(self._stream.codec_context.extradata or b"")
         self._decoded_by_opencv: set[bytes] = set()
@@ -260,7 +262,7 @@ class Cutter:
         codecs = COPIED_VIDEO if frames.video.in_format(self._video.formats[0]) == frames.video else ("h264", "hevc")
         return frames.one_format and not damaged and frames.video.codec in codecs
 
-    def _configuration(self, frames: _Frames) -> bytes | None:
+    def _stated_configuration(self, frames: _Frames) -> bytes | None:
         """The decoder configuration that the container states for these frames; None if it changes within them."""
         index = self._video.index
         numbers = index.frame_packets[slice(*np.searchsorted(index.frame_times_us, (frames.start_us, frames.end_us)))]
@@ -268,17 +270,17 @@ class Cutter:
         return first if first == last else None
 
     def _encode(self, frames: _Frames, target: Path) -> None:
-        picture = _upright(frames.video, _picture(_input(frames), frames))
-        outputs = [picture if frames.one_format else _of_one_size(frames.video, picture)]
-        encoding = _encoding(frames.video)
+        picture = _rotate_upright(frames.video, _trimmed_picture(_source_input(frames), frames))
+        outputs = [picture if frames.one_format else _scale_to_one_size(frames.video, picture)]
+        encoding = _encoder_options(frames.video)
         with TemporaryDirectory(dir=target.parent) as folder:
             if self._audio is not None:
-                outputs.append(self._sound(frames, Path(folder)))
+                outputs.append(self._sound_input(frames, Path(folder)))
                 encoding |= SOUND_ENCODING
             run_ffmpeg(ffmpeg.output(*outputs, file_url(target), **encoding), _timeout_seconds(frames))
-        written = check_times(target, self._planned(frames))
-        check_edges(target, written, *self._neighbours(frames))
-        self._prove_in_opencv(target, written)
+        written = check_times(target, self._planned_clip(frames))
+        check_edges(target, written, *self._neighbour_thumbnails(frames))
+        self._check_in_opencv(target, written)
 
     def _copy(self, frames: _Frames, target: Path) -> Cut | None:
         """Copy all or most of the clip.
@@ -290,7 +292,7 @@ class Cutter:
         try:
             span_us = frames.start_us, frames.end_us
             pictures, sounds = read_coded(self._container, self._stream, self._audio, self._video.index, span_us)
-            header = self._configuration(frames)
+            header = self._stated_configuration(frames)
             run = None if header is None else longest_run(pictures, timeline, frames.times_us, codec, header)
             if header is None or run is None:
                 return None
@@ -299,18 +301,18 @@ class Cutter:
             is_stated = extradata == self._extradata
             if not self._is_worth_copying(run, frames, is_stated):
                 return None
-            shape = None if is_stated else first_picture(run, codec, extradata)
+            shape = None if is_stated else decode_first_picture(run, codec, extradata)
             pts = [timeline.pts(int(time_us)) for time_us in frames.times_us]
             with TemporaryDirectory(dir=target.parent) as folder:
-                edges = [self._encoded(part, Path(folder)) for part in frames.around(run)]
+                edges = [self._encode_edge(part, Path(folder)) for part in frames.parts_around(run)]
                 pieces = sorted([run, *(edge.coded for edge in edges)], key=lambda piece: piece.first)
-                whole = joined(extradata, [edge.extradata for edge in edges]) if edges else extradata
-                with self._sound_beside(sounds, frames, Path(folder)) as sound:
+                whole = join_configurations(extradata, [edge.extradata for edge in edges]) if edges else extradata
+                with self._copy_or_encode_sound(sounds, frames, Path(folder)) as sound:
                     end_pts = timeline.pts(frames.end_us)
                     write_mp4(
                         target, self._stream, pieces, pts, end_pts, *sound, whole, shape, frames.video.sample_aspect
                     )
-            self._prove_copy(target, frames, run, extradata)
+            self._check_copy(target, frames, run, extradata)
         except (CutError, CannotJoin, FfmpegError, av.error.FFmpegError) as error:
             raise_write_error(error)
             return None
@@ -330,16 +332,16 @@ class Cutter:
             and self._stream.codec_context.profile in PROFILES
         )
 
-    def _encoded(self, part: _Part, folder: Path) -> _Edge:
+    def _encode_edge(self, part: _Part, folder: Path) -> _Edge:
         """Encode the frames before or after a copied run so that they can share its track."""
         target = folder / f"{part.first}.mp4"
-        source = _input(part.frames)
+        source = _source_input(part.frames)
         encoding = {
-            **_encoding(part.frames.video),
+            **_encoder_options(part.frames.video),
             "profile:v": PROFILES[self._stream.codec_context.profile or ""],
-            "x264-params": f"sps-id={free_number(self._extradata)}",
+            "x264-params": f"sps-id={free_set_id(self._extradata)}",
         }
-        picture = _picture(source, part.frames)
+        picture = _trimmed_picture(source, part.frames)
         run_ffmpeg(ffmpeg.output(picture, file_url(target), **encoding), _timeout_seconds(part.frames))
         with open_video(target) as (container, stream):
             packets = [packet for packet in container.demux(stream) if packet.size]
@@ -349,7 +351,7 @@ class Cutter:
             return _Edge(Coded(packets, ranks), bytes(stream.codec_context.extradata or b""))
 
     @contextmanager
-    def _sound_beside(
+    def _copy_or_encode_sound(
         self, sounds: list[Packet], frames: _Frames, folder: Path
     ) -> Iterator[tuple[AudioStream | None, list[Packet]]]:
         """Yield the audio of a clip with copied video; the stream is None without audio.
@@ -363,11 +365,11 @@ class Cutter:
         timeline, span_us = self._video.index.timeline, (frames.start_us, frames.end_us)
         frame_us = frames.duration_us / len(frames.times_us)
         copies = copyable_sound(sounds, self._video.audio_codec, timeline, span_us, frame_us)
-        if copies and self._is_as_stated(copies):
+        if copies and self._matches_header(copies):
             yield self._audio, copies
             return
         encoded = folder / "sound.m4a"
-        sound = self._sound(frames, folder)
+        sound = self._sound_input(frames, folder)
         bitexact = {"fflags": "+bitexact", "map_metadata": -1}
         run_ffmpeg(ffmpeg.output(sound, file_url(encoded), **SOUND_ENCODING, **bitexact), _timeout_seconds(frames))
         with av.open(file_url(encoded), "r", container_options=CONFINEMENT) as container:
@@ -375,38 +377,41 @@ class Cutter:
             # Packets of the encoder before 0 only fill its window; an edit list would have to hide them.
             yield stream, [packet for packet in container.demux(stream) if packet.size and (packet.pts or 0) >= 0]
 
-    def _is_as_stated(self, sounds: list[Packet]) -> bool:
+    def _matches_header(self, sounds: list[Packet]) -> bool:
         """Whether these packets match the stream's header in sample rate, channels and configuration."""
         assert self._audio is not None
         if self._video.index.audio[self._audio.index].configurations:
             return False
         if self._sound_header is None:
-            first = next(packet for packet in packets_of(self._heard, [self._heard.streams[self._audio.index]]))
+            first = next(
+                packet
+                for packet in packets_of(self._sound_container, [self._sound_container.streams[self._audio.index]])
+            )
             self._sound_header = sound_header(first, self._video.audio_codec)
         return all(sound_header(packet, self._video.audio_codec) == self._sound_header for packet in sounds)
 
-    def _sound(self, frames: _Frames, folder: Path) -> Any:
+    def _sound_input(self, frames: _Frames, folder: Path) -> Any:
         """The clip's audio as an ffmpeg input to encode."""
         assert self._audio is not None
-        stream = self._heard.streams[self._audio.index]
+        stream = self._sound_container.streams[self._audio.index]
         assert isinstance(stream, AudioStream)
-        samples, rate = read_sound(self._heard, stream, self._video.index, (frames.start_us, frames.end_us))
+        samples, rate = read_sound(self._sound_container, stream, self._video.index, (frames.start_us, frames.end_us))
         write_sound(samples, rate, folder / "sound.mov")
         return ffmpeg.input(file_url(folder / "sound.mov"))["a:0"]
 
-    def _prove_copy(self, target: Path, frames: _Frames, run: Coded, extradata: bytes) -> None:
+    def _check_copy(self, target: Path, frames: _Frames, run: Coded, extradata: bytes) -> None:
         codec = self._video.codec
-        written = check_times(target, self._planned(frames))
+        written = check_times(target, self._planned_clip(frames))
         check_copied(target, written, run, codec, extradata)
         if len(run.packets) == len(frames.times_us):
             if self._damaged_us is None:
                 check_last_group(target, written, codec)
         else:
             check_all_decoded(target, written, codec)
-            check_edges(target, written, *self._neighbours(frames))
-        self._prove_in_opencv(target, written)
+            check_edges(target, written, *self._neighbour_thumbnails(frames))
+        self._check_in_opencv(target, written)
 
-    def _prove_in_opencv(self, target: Path, written: WrittenClip) -> None:
+    def _check_in_opencv(self, target: Path, written: WrittenClip) -> None:
         """Check the clip in OpenCV, with a decode only for parameter sets that it has not decoded before.
 
         Opening a file in OpenCV takes a third of the time that decoding the first frame takes, and each source has few
@@ -418,19 +423,21 @@ class Cutter:
             check_opencv(target, written)
             self._decoded_by_opencv.add(written.extradata)
 
-    def _planned(self, frames: _Frames) -> PlannedClip:
+    def _planned_clip(self, frames: _Frames) -> PlannedClip:
         times_us = frames.times_us - frames.start_us
         return PlannedClip(self._video.path.name, times_us, frames.duration_us, sound=self._audio is not None)
 
-    def _neighbours(self, frames: _Frames) -> tuple[dict[int, NDArray[np.uint8]], dict[int, NDArray[np.uint8]]]:
+    def _neighbour_thumbnails(
+        self, frames: _Frames
+    ) -> tuple[dict[int, NDArray[np.uint8]], dict[int, NDArray[np.uint8]]]:
         """Thumbnails of the source's first and last frame of a clip and of their neighbours, by offset."""
-        first, last = self._around(frames.first), self._around(frames.beyond)
+        first, last = self._boundary_thumbnails(frames.first), self._boundary_thumbnails(frames.beyond)
         return (
             {number - frames.first: first[number] for number in first if abs(number - frames.first) <= 1},
             {number - frames.beyond + 1: last[number] for number in last if abs(number - frames.beyond + 1) <= 1},
         )
 
-    def _around(self, boundary: int) -> dict[int, NDArray[np.uint8]]:
+    def _boundary_thumbnails(self, boundary: int) -> dict[int, NDArray[np.uint8]]:
         """Thumbnails of two frames before a boundary and two from it on, by frame index.
 
         They are cached, because the end of a clip is usually the start of the next one.
@@ -438,7 +445,7 @@ class Cutter:
         if self._boundary != boundary:
             numbers = range(max(0, boundary - 2), min(boundary + 2, len(self._times_us)))
             times_us = self._times_us[numbers.start : numbers.stop]
-            pictures = source_thumbnails(*self._seen, self._video.index, times_us)
+            pictures = source_thumbnails(*self._picture_source, self._video.index, times_us)
             self._boundary, self._thumbnails = boundary, dict(zip(numbers, pictures, strict=True))
         return self._thumbnails
 
@@ -450,21 +457,21 @@ def encode_picture(video: VideoProbe, target: Path) -> None:
         FfmpegError: ffmpeg failed.
     """
     frames = _Frames(0, video.index.frame_times_us, video.duration_us, video, one_format=len(video.formats) == 1)
-    picture = _upright(video, _picture(_input(frames), frames))
+    picture = _rotate_upright(video, _trimmed_picture(_source_input(frames), frames))
     # After a rotation, wide pixels become tall ones. Readers that only stretch the width would show a smaller picture.
     if not frames.one_format or (video.orientation.swaps_sides and video.sample_aspect != 1):
-        picture = _of_one_size(video, picture)
-    run_ffmpeg(ffmpeg.output(picture, file_url(target), **_encoding(video)), _timeout_seconds(frames))
+        picture = _scale_to_one_size(video, picture)
+    run_ffmpeg(ffmpeg.output(picture, file_url(target), **_encoder_options(video)), _timeout_seconds(frames))
 
 
-def _encoding(video: VideoProbe) -> dict[str, Any]:
+def _encoder_options(video: VideoProbe) -> dict[str, Any]:
     """Encoder options. The source's time base is kept; by default times are rounded to the ticks of a constant rate."""
     time_base = video.index.timeline.time_base
     encoding = HDR_ENCODING if video.transfer in HDR_TRANSFERS else ENCODING
     return {**encoding, "enc_time_base": f"{time_base.numerator}/{time_base.denominator}"}
 
 
-def _input(frames: _Frames) -> Any:
+def _source_input(frames: _Frames) -> Any:
     """The source as an ffmpeg input that starts at a key frame before the clip and keeps the source's timestamps.
 
     Filters use these timestamps to trim exactly.
@@ -477,7 +484,7 @@ def _input(frames: _Frames) -> Any:
     return ffmpeg.input(file_url(frames.video.path), **reading)
 
 
-def _picture(source: Any, frames: _Frames) -> Any:
+def _trimmed_picture(source: Any, frames: _Frames) -> Any:
     """The clip's frames as an ffmpeg stream.
 
     For a video of one format, `STARTPTS` is the best origin, because ffmpeg's demuxers may give slightly other ticks
@@ -496,7 +503,7 @@ def _picture(source: Any, frames: _Frames) -> Any:
     return picture
 
 
-def _upright(video: VideoProbe, picture: Any) -> Any:
+def _rotate_upright(video: VideoProbe, picture: Any) -> Any:
     """Rotate and mirror the frames as the display matrix requires.
 
     The matrix is then removed so that readers do not apply it again.
@@ -506,7 +513,7 @@ def _upright(video: VideoProbe, picture: Any) -> Any:
     return picture.filter("sidedata", mode="delete", type="DISPLAYMATRIX")
 
 
-def _of_one_size(video: VideoProbe, picture: Any) -> Any:
+def _scale_to_one_size(video: VideoProbe, picture: Any) -> Any:
     """Scale frames of several formats to square pixels and pad them, centred on black, to the size of the video."""
     width, height = video.width // 2 * 2, video.height // 2 * 2
     return (

@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from operators.video.clips.cut import encode_picture
-from operators.video.clips.remux import COPIED_VIDEO, add_picture, with_times
+from operators.video.clips.remux import COPIED_VIDEO, add_picture, set_times
 from operators.video.clips.sound import LAYOUTS, encode_blocks, most_channels, rate_of, read_long_sound
 from operators.video.decode.ffmpeg import FfmpegError, file_url, raise_write_error
 from operators.video.decode.packets import NO_TIME, PacketIndex, open_video, packets_of, read_packets, stream_aspect
@@ -54,7 +54,7 @@ _LONGEST_SOUND_FRAME_US = 100_000
 
 
 class MediaError(RuntimeError):
-    """The MP4 could not be written as required. The message says what differs."""
+    """The MP4 could not be written as required. The message names the difference."""
 
 
 def packaging(video: VideoProbe) -> Packaging:
@@ -71,12 +71,12 @@ def packaging(video: VideoProbe) -> Packaging:
         is_alone = len(pictures) == 1 and len(container.streams.audio) == len(video.audio_tracks)
         is_mp4 = container.format.name.startswith("mov")
         configuration = bytes(picture.codec_context.extradata or b"")
-    sound = all(_is_published(video, track) for track in video.audio_tracks)
+    sound = all(_is_copyable_sound(video, track) for track in video.audio_tracks)
     if len(video.formats) > 1:  # training readers give all frames of a file one size
         return Packaging.PICTURE if sound else Packaging.BOTH
     if video.codec in COPIED_VIDEO and sound and is_mp4 and is_alone:
         return Packaging.KEEP
-    if video.codec in COPIED_VIDEO and _is_unbroken(video.index, configuration):
+    if video.codec in COPIED_VIDEO and _has_copyable_frames(video.index, configuration):
         return Packaging.COPY if sound else Packaging.SOUND
     return Packaging.PICTURE if sound else Packaging.BOTH
 
@@ -97,26 +97,26 @@ def write_media(video: VideoProbe, how: Packaging, times_us: NDArray[np.int64], 
     """
     if how in (Packaging.COPY, Packaging.SOUND):
         try:
-            _write(video, target, copies_picture=True)
-            _check(video, video.index.frame_times_us, target)
+            _write_mp4(video, target, copies_picture=True)
+            _check_mp4(video, video.index.frame_times_us, target)
             return
         except (MediaError, FfmpegError, av.error.FFmpegError, ValueError) as error:
             raise_write_error(error)
             log.info("%s: its frames cannot be copied (%s), so they are encoded", video.path.name, error)
     try:
-        _write(video, target, copies_picture=False)
+        _write_mp4(video, target, copies_picture=False)
     except (av.error.FFmpegError, ValueError) as error:
         raise_write_error(error)
         raise MediaError(f"{video.path.name}: no MP4 can be made of it: {error}; convert it, e.g. to H.264") from error
-    _check(video, times_us, target)
+    _check_mp4(video, times_us, target)
 
 
-def _is_published(video: VideoProbe, track: AudioTrack) -> bool:
+def _is_copyable_sound(video: VideoProbe, track: AudioTrack) -> bool:
     """Whether an audio stream can be copied to an MP4, whose track states one sample rate and channel count."""
     return track.codec in PUBLISHED_SOUND and not video.index.audio[track.stream].sound_changes
 
 
-def _is_unbroken(index: PacketIndex, configuration: bytes) -> bool:
+def _has_copyable_frames(index: PacketIndex, configuration: bytes) -> bool:
     """Whether the frames can be copied without loss.
 
     Every packet from the first key frame on must be a shown frame, and the decoder configuration must not change.
@@ -135,7 +135,7 @@ def _is_unbroken(index: PacketIndex, configuration: bytes) -> bool:
     )
 
 
-def _write(video: VideoProbe, target: Path, copies_picture: bool) -> None:
+def _write_mp4(video: VideoProbe, target: Path, copies_picture: bool) -> None:
     main_first = sorted(video.audio_tracks, key=lambda track: track.stream != video.audio_stream)
     with TemporaryDirectory(dir=target.parent) as folder, ExitStack() as stack:
         output = stack.enter_context(av.open(file_url(target), "w", format="mp4", options=_MP4))
@@ -147,23 +147,22 @@ def _write(video: VideoProbe, target: Path, copies_picture: bool) -> None:
         if not copies_picture:
             with open_video(source) as opened:
                 index = read_packets(*opened, source)
-        tracks = [_picture_packets(container, picture, index, output)]
+        tracks = [_add_picture_track(container, picture, index, output)]
         for track in main_first:
             container, _ = stack.enter_context(open_video(video.path))
-            copy_or_encode = _sound_packets if _is_published(video, track) else _encoded_packets
+            copy_or_encode = _add_copied_sound if _is_copyable_sound(video, track) else _add_encoded_sound
             tracks.append(copy_or_encode(container, video, track, output))
-        for _, _, packet in heapq.merge(*(_timed(number, track) for number, track in enumerate(tracks))):
+        for packet in heapq.merge(*tracks, key=_decoding_time):
             output.mux(packet)
 
 
-def _timed(number: int, packets: Iterator[Packet]) -> Iterator[tuple[Fraction, tuple[int, int], Packet]]:
-    """Yield packets with sort keys that give decoding order; ties are resolved by track number."""
-    for count, packet in enumerate(packets):
-        assert packet.dts is not None and packet.time_base is not None
-        yield packet.dts * packet.time_base, (number, count), packet
+def _decoding_time(packet: Packet) -> Fraction:
+    """When a packet of the output is decoded, in seconds."""
+    assert packet.dts is not None and packet.time_base is not None
+    return packet.dts * packet.time_base
 
 
-def _picture_packets(
+def _add_picture_track(
     container: InputContainer, stream: VideoStream, index: PacketIndex, output: OutputContainer
 ) -> Iterator[Packet]:
     """Add the video track, and yield its coded frames with times from 0 on."""
@@ -175,23 +174,23 @@ def _picture_packets(
     packets = (packet for packet in packets_of(container, [stream]) if packet.size)
     frames = (packet for packet, rank in zip(packets, rank_of.tolist(), strict=False) if rank >= 0)
     times = np.append(shown, timeline.pts(index.duration_us)) - timeline.first_pts
-    return with_times(frames, rank_of[rank_of >= 0], times, written)
+    return set_times(frames, rank_of[rank_of >= 0], times, written)
 
 
-def _sound_packets(
+def _add_copied_sound(
     container: InputContainer, video: VideoProbe, track: AudioTrack, output: OutputContainer
 ) -> Iterator[Packet]:
     """Add a copied audio track, and yield its packets.
 
     Times count from the first video frame; packets before it are dropped.
     """
-    stream = _audio(container, track)
+    stream = _audio_stream(container, track)
     written = output.add_stream_from_template(stream, opaque=True)
     zero = Fraction(video.start_us, SECOND_US) / Fraction(stream.time_base or 1)
-    return _from_zero(packets_of(container, [stream]), round(zero), _set_language(written, track))
+    return _shift_to_zero(packets_of(container, [stream]), round(zero), _set_language(written, track))
 
 
-def _encoded_packets(
+def _add_encoded_sound(
     container: InputContainer, video: VideoProbe, track: AudioTrack, output: OutputContainer
 ) -> Iterator[Packet]:
     """Add an audio track in AAC, and yield its packets.
@@ -199,18 +198,18 @@ def _encoded_packets(
     It starts where the audio begins, but not before the first video frame. Gaps are filled with silence.
     """
     with open_video(video.path) as (counted, _):
-        channels = most_channels(counted, _audio(counted, track))
-    stream = _audio(container, track)
+        channels = most_channels(counted, _audio_stream(counted, track))
+    stream = _audio_stream(container, track)
     rate, span_us = rate_of(stream), (max(0, track.start_us), track.end_us)
     written = output.add_stream("aac", rate, layout=LAYOUTS[channels], options={"flags": "+bitexact"})
     written.bit_rate = _BITS_PER_CHANNEL * channels
     blocks = read_long_sound(container, stream, video.index, span_us, channels)
     first = round(span_us[0] * rate / SECOND_US)
     # Packets of the encoder before 0 only fill its window; an edit list would have to hide them.
-    return _from_zero(encode_blocks(blocks, first, written), 0, _set_language(written, track))
+    return _shift_to_zero(encode_blocks(blocks, first, written), 0, _set_language(written, track))
 
 
-def _audio(container: InputContainer, track: AudioTrack) -> AudioStream:
+def _audio_stream(container: InputContainer, track: AudioTrack) -> AudioStream:
     stream = container.streams[track.stream]
     assert isinstance(stream, AudioStream)
     return stream
@@ -222,7 +221,7 @@ def _set_language(written: AudioStream, track: AudioTrack) -> AudioStream:
     return written
 
 
-def _from_zero(packets: Iterator[Packet], zero: int, written: AudioStream) -> Iterator[Packet]:
+def _shift_to_zero(packets: Iterator[Packet], zero: int, written: AudioStream) -> Iterator[Packet]:
     last = -1
     for packet in packets:
         if not packet.size or packet.pts is None or packet.is_discard or packet.pts - zero <= last:
@@ -232,7 +231,7 @@ def _from_zero(packets: Iterator[Packet], zero: int, written: AudioStream) -> It
         yield packet
 
 
-def _check(video: VideoProbe, times_us: NDArray[np.int64], target: Path) -> None:
+def _check_mp4(video: VideoProbe, times_us: NDArray[np.int64], target: Path) -> None:
     """Check the frame times and size of a written MP4, and start and end of each audio stream.
 
     If the source is damaged, frames may be missing that another decoder can show.

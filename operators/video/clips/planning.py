@@ -53,14 +53,14 @@ def plan_clips(
         duration_us: duration of the video.
         shot_starts_us: ascending, the first 0.
         config: clip mode and lengths.
-        unlikeness: visual distance across each shot start except the first, 0 to 1 (see
+        visual_distance: visual distance across each shot start except the first, 0 to 1 (see
             `operators.video.analysis.analysis.Analysis.shot_boundary_distance`). An end between similar pictures (0)
             costs as much as a clip of the shortest or longest length, so that a short shot joins the neighbour that it
             resembles, as in Panda-70M (arXiv:2402.19479). None means that only lengths matter.
         format_starts_us: start times of the picture formats, ascending, the first 0.
     """
-    wish_us = round(config.clip_seconds * SECOND_US)
-    bounds = _Bounds(round(config.min_seconds * SECOND_US), wish_us, round(config.max_seconds * SECOND_US))
+    target_us = round(config.clip_seconds * SECOND_US)
+    bounds = _Bounds(round(config.min_seconds * SECOND_US), target_us, round(config.max_seconds * SECOND_US))
     shots: dict[int, float] = {}
     if config.mode is not ClipMode.FIXED:
         inner = shot_starts_us[1:]
@@ -70,13 +70,13 @@ def plan_clips(
     for start_us, end_us in pairwise([0, *format_ends]):
         length = end_us - start_us
         if config.mode is ClipMode.FIXED:
-            planned = _fixed_ends(length, wish_us)
+            ends_in_part = _fixed_ends(length, target_us)
         else:
-            within = {shot - start_us: unlike for shot, unlike in shots.items() if start_us < shot < end_us}
-            planned = _shot_ends(length, within, bounds)
-        ends += [start_us + end for end in planned]
+            within = {shot - start_us: distance for shot, distance in shots.items() if start_us < shot < end_us}
+            ends_in_part = _shot_ends(length, within, bounds)
+        ends += [start_us + end for end in ends_in_part]
 
-    def kind(end_us: int) -> Boundary:
+    def boundary_at(end_us: int) -> Boundary:
         if end_us == duration_us:
             return Boundary.END
         if end_us in format_ends:
@@ -87,7 +87,7 @@ def plan_clips(
         first, beyond = (bisect_left(shot_starts_us, time_us) for time_us in (start_us, end_us))
         return tuple(shot_starts_us[first:beyond])
 
-    return [ClipSpan(start, end, kind(end), shots_in(start, end)) for start, end in pairwise([0, *ends])]
+    return [ClipSpan(start, end, boundary_at(end), shots_in(start, end)) for start, end in pairwise([0, *ends])]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Bounds:
     """
 
     shortest: int
-    wish: int
+    target: int
     longest: int
 
     def divisible(self, length: int) -> bool:
@@ -117,14 +117,14 @@ class _Bounds:
         if length <= self.longest:
             return 1
         fewest, most = -(-length // self.longest), length // self.shortest
-        return min(most, max(fewest, round(length / self.wish)))
+        return min(most, max(fewest, round(length / self.target)))
 
     def cost(self, length: float) -> float:
         """Cost of a clip: 0 at the target length, 1 at the shortest and the longest, quadratic in between."""
-        if length == self.wish:
+        if length == self.target:
             return 0.0
-        farthest = self.shortest if length < self.wish else self.longest
-        return ((length - self.wish) / (farthest - self.wish)) ** 2
+        farthest = self.shortest if length < self.target else self.longest
+        return ((length - self.target) / (farthest - self.target)) ** 2
 
 
 class _Best(NamedTuple):
@@ -148,9 +148,9 @@ def _format_ends(duration_us: int, format_starts_us: Sequence[int]) -> list[int]
     return [*ends, duration_us]
 
 
-def _fixed_ends(duration_us: int, wish_us: int) -> list[int]:
-    ends = list(range(wish_us, duration_us, wish_us))
-    if ends and 2 * (duration_us - ends[-1]) < wish_us:
+def _fixed_ends(duration_us: int, target_us: int) -> list[int]:
+    ends = list(range(target_us, duration_us, target_us))
+    if ends and 2 * (duration_us - ends[-1]) < target_us:
         ends.pop()
     return [*ends, duration_us]
 

@@ -87,15 +87,15 @@ def check_times(target: Path, planned: PlannedClip) -> WrittenClip:
         CutError: a frame is missing, duplicated or off its time; the first frame cannot be decoded; or the audio is
             missing, unexpected or begins more than a frame off.
     """
-    with _opened(target) as container:
+    with _open_clip(target) as container:
         stream = container.streams.video[0]
         _check_frame_times(target, container, planned)
         _check_sound(target, container, planned)
         container.seek(0)
-        first = _first(container, stream)
+        first = _decode_first(container, stream)
         if first is None or first.is_corrupt or first.pts != 0:
             raise CutError(f"{target.stem}: its first frame cannot be decoded")
-    with _opened(target, ignore_editlist="1") as container:
+    with _open_clip(target, ignore_editlist="1") as container:
         packets = _check_frame_times(target, container, planned)
         context = container.streams.video[0].codec_context
         return WrittenClip(packets, context.codec.canonical_name, bytes(context.extradata or b""), first)
@@ -116,23 +116,23 @@ def check_copied(target: Path, written: WrittenClip, piece: Coded, codec: str, e
     if np.argsort([copy.pts or 0 for copy in copies]).tolist() != np.argsort(piece.ranks).tolist():
         raise CutError(f"{target.stem}: copied frames are not shown in the source's order")
     for number, (copy, original) in enumerate(zip(copies, piece.packets, strict=True)):
-        if not _same_frame(copy, original, codec, written.extradata, extradata):
+        if not _is_same_frame(copy, original, codec, written.extradata, extradata):
             raise CutError(f"{target.stem}: frame {number} of the copied frames is not the source's")
     if piece.first == 0 and written.extradata == extradata and bytes(copies[0]) == bytes(piece.packets[0]):
         return  # the decoder of the first frame had the same input
-    of_copy = written.first if piece.first == 0 else next(_decoded(copies[:1], codec, written.extradata), None)
-    of_original = next(_decoded(piece.packets[:1], codec, extradata), None)
-    if of_copy is None or of_original is None or not _same_picture(of_copy, of_original):
+    of_copy = written.first if piece.first == 0 else next(_decode_packets(copies[:1], codec, written.extradata), None)
+    of_original = next(_decode_packets(piece.packets[:1], codec, extradata), None)
+    if of_copy is None or of_original is None or not _is_same_picture(of_copy, of_original):
         raise CutError(f"{target.stem}: the first copied frame decodes to another picture than the source's")
 
 
-def first_picture(piece: Coded, codec: str, extradata: bytes) -> VideoFrame:
+def decode_first_picture(piece: Coded, codec: str, extradata: bytes) -> VideoFrame:
     """Decode the first of the coded frames.
 
     Raises:
         CutError: it cannot be decoded.
     """
-    first = next(_decoded(piece.packets[:1], codec, extradata), None)
+    first = next(_decode_packets(piece.packets[:1], codec, extradata), None)
     if first is None:
         raise CutError("the first frame of what would be copied cannot be decoded")
     return first
@@ -148,7 +148,7 @@ def check_last_group(target: Path, written: WrittenClip, codec: str) -> None:
     """
     last_pts = max(packet.pts or 0 for packet in written.packets)
     key = max(number for number, packet in enumerate(written.packets) if packet.is_keyframe)
-    frames = _decoded(written.packets[key:], codec, written.extradata, needed_pts=last_pts)
+    frames = _decode_packets(written.packets[key:], codec, written.extradata, needed_pts=last_pts)
     if not any(frame.pts == last_pts and not frame.is_corrupt for frame in frames):
         raise CutError(f"{target.stem}: its last frame cannot be decoded")
 
@@ -159,7 +159,7 @@ def check_all_decoded(target: Path, written: WrittenClip, codec: str) -> None:
     Raises:
         CutError: a frame cannot be decoded, or is shown at another time.
     """
-    shown = [frame.pts for frame in _decoded(written.packets, codec, written.extradata) if not frame.is_corrupt]
+    shown = [frame.pts for frame in _decode_packets(written.packets, codec, written.extradata) if not frame.is_corrupt]
     if shown != sorted(packet.pts or 0 for packet in written.packets):
         raise CutError(f"{target.stem}: {len(shown)} of {len(written.packets)} frames are decoded in their order")
 
@@ -174,7 +174,7 @@ def check_opencv(target: Path, written: WrittenClip) -> None:
     """
     if written.first.interlaced_frame:
         raise CutError(f"{target.stem}: OpenCV 5 cannot convert the colours of interlaced frames; encode them")
-    picture = _opencv_first(target, written, cv2.CAP_PROP_N_THREADS, 1)
+    picture = _read_first_in_opencv(target, written, cv2.CAP_PROP_N_THREADS, 1)
     first = thumbnail(written.first)
     there = cv2.resize(picture, (first.shape[1], first.shape[0]), interpolation=cv2.INTER_AREA)
     if _difference(np.ascontiguousarray(there[:, :, ::-1]), first) > LARGEST_READER_DIFFERENCE:
@@ -191,7 +191,7 @@ def check_opencv_coded(target: Path, written: WrittenClip) -> None:
     """
     if written.first.interlaced_frame:
         raise CutError(f"{target.stem}: OpenCV 5 cannot convert the colours of interlaced frames; encode them")
-    coded = _opencv_first(target, written, cv2.CAP_PROP_FORMAT, -1).tobytes()
+    coded = _read_first_in_opencv(target, written, cv2.CAP_PROP_FORMAT, -1).tobytes()
     packet, codec = bytes(written.packets[0]), written.codec
     if codec in ("h264", "hevc"):  # OpenCV writes start codes, parameter sets first
         *_, packet = nal_units(packet, nal_length_size(codec, written.extradata))
@@ -215,14 +215,14 @@ def check_edges(
     Raises:
         CutError: a picture cannot be decoded, differs from the intended frame, or matches a neighbour at least as well.
     """
-    _check_like(target, "first", thumbnail(written.first), first)
+    _check_picture(target, "first", thumbnail(written.first), first)
     last_pts = max(packet.pts or 0 for packet in written.packets)
-    with _opened(target) as container:
+    with _open_clip(target) as container:
         container.seek(last_pts, stream=container.streams.video[0])
         pictures = deque(container.decode(video=0), maxlen=1)
     if not pictures or pictures[0].pts != last_pts:
         raise CutError(f"{target.stem}: its last frame cannot be decoded")
-    _check_like(target, "last", thumbnail(pictures[0]), last)
+    _check_picture(target, "last", thumbnail(pictures[0]), last)
 
 
 def source_thumbnails(
@@ -239,7 +239,7 @@ def source_thumbnails(
     key_frame, back = index.key_frame(int(times_us[0])), 1
     while True:
         seek(container, index, key_frame)
-        found = dict(_thumbnails(container, stream, index.timeline, times_us))
+        found = dict(_decode_thumbnails(container, stream, index.timeline, times_us))
         if len(found) == len(times_us):
             return [found[int(time_us)] for time_us in times_us]
         if key_frame == 0:
@@ -257,7 +257,7 @@ def thumbnail(frame: VideoFrame) -> NDArray[np.uint8]:
     return orientation(frame).upright(np.asarray(rgb, dtype=np.uint8))
 
 
-def _opened(target: Path, **options: str) -> InputContainer:
+def _open_clip(target: Path, **options: str) -> InputContainer:
     """Open a clip for demuxing.
 
     By default libavformat decodes up to seven frames to detect parameters that MP4 states anyway, which would take half
@@ -269,7 +269,7 @@ def _opened(target: Path, **options: str) -> InputContainer:
     return container
 
 
-def _first(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+def _decode_first(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
     """Decode the first frame from its packet alone; None if that fails."""
     packet = next(container.demux(stream))
     try:
@@ -306,7 +306,7 @@ def _check_sound(target: Path, container: InputContainer, planned: PlannedClip) 
             )
 
 
-def _opencv_first(target: Path, written: WrittenClip, *option: int) -> NDArray[np.uint8]:
+def _read_first_in_opencv(target: Path, written: WrittenClip, *option: int) -> NDArray[np.uint8]:
     """Read the first picture with OpenCV or, depending on `option`, the first coded frame."""
     capture = cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, option)
     try:
@@ -318,7 +318,7 @@ def _opencv_first(target: Path, written: WrittenClip, *option: int) -> NDArray[n
     return np.asarray(first, dtype=np.uint8)
 
 
-def _same_frame(copy: Packet, original: Packet, codec: str, of_copy: bytes, of_original: bytes) -> bool:
+def _is_same_frame(copy: Packet, original: Packet, codec: str, of_copy: bytes, of_original: bytes) -> bool:
     if codec not in ("h264", "hevc"):
         return bytes(copy) == bytes(original)
     sizes = nal_length_size(codec, of_copy), nal_length_size(codec, of_original)
@@ -327,7 +327,7 @@ def _same_frame(copy: Packet, original: Packet, codec: str, of_copy: bytes, of_o
     return list(nal_units(bytes(copy), sizes[0])) == list(nal_units(bytes(original), sizes[1]))
 
 
-def _same_picture(one: VideoFrame, other: VideoFrame) -> bool:
+def _is_same_picture(one: VideoFrame, other: VideoFrame) -> bool:
     """Whether two pictures are equal pixel for pixel. Line padding in memory is ignored."""
     if (one.format.name, one.width, one.height) != (other.format.name, other.width, other.height):
         return False
@@ -345,7 +345,7 @@ def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
     ]
 
 
-def _decoded(
+def _decode_packets(
     packets: list[Packet], codec: str, extradata: bytes, needed_pts: int | None = None
 ) -> Iterator[VideoFrame]:
     """Decode packets with a new decoder and yield their frames.
@@ -371,7 +371,7 @@ def _decoded(
         raise CutError(f"a copied frame cannot be decoded: {error}") from error
 
 
-def _thumbnails(
+def _decode_thumbnails(
     container: InputContainer, stream: VideoStream, timeline: StreamClock, times_us: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield times and thumbnails of the requested frames, from the container's current position on.
@@ -395,13 +395,15 @@ def _thumbnails(
                 return
 
 
-def _check_like(target: Path, which: str, picture: NDArray[np.uint8], source: Mapping[int, NDArray[np.uint8]]) -> None:
+def _check_picture(
+    target: Path, which: str, picture: NDArray[np.uint8], source: Mapping[int, NDArray[np.uint8]]
+) -> None:
     difference = _difference(picture, source[0])
     if difference > LARGEST_DIFFERENCE:
         raise CutError(f"{target.stem}: its {which} frame differs from the source's by {difference:.1f} levels")
     for distance, neighbour in source.items():
-        told_apart = _difference(source[0], neighbour) >= DECIDABLE
-        if told_apart and _difference(picture, neighbour) <= difference:
+        distinguishable = _difference(source[0], neighbour) >= DECIDABLE
+        if distinguishable and _difference(picture, neighbour) <= difference:
             raise CutError(
                 f"{target.stem}: its {which} frame is the source's frame {distance:+d} from the intended one"
             )

@@ -137,7 +137,7 @@ def _run_length(
     """Number of packets from this key frame up to the last point where decoding and presentation order agree.
 
     "Agree" means that the frames so far are the same in both orders. The decoder configuration must not change within
-    the run, because MP4 players need not look for another one inside the frames.
+    the run, because MP4 players need not search for another one inside the frames.
     """
     seen: set[int] = set()
     first, highest, length = ranks[position], -1, 0
@@ -262,7 +262,7 @@ def add_picture(container: OutputContainer, stream: VideoStream, sample_aspect: 
     return picture
 
 
-def with_times(
+def set_times(
     packets: Iterable[Packet], ranks: NDArray[np.int64], shown: NDArray[np.int64], picture: VideoStream
 ) -> Iterator[Packet]:
     """Set the presentation and decoding times of a track's coded frames.
@@ -326,7 +326,7 @@ def write_mp4(
             context.colorspace, context.color_range = shape.colorspace, shape.color_range
         for packet in packets:
             packet.time_base = video.time_base
-        for packet in with_times(packets, ranks, shown, picture):
+        for packet in set_times(packets, ranks, shown, picture):
             assert packet.dts is not None
             timed.append((packet.dts * video.time_base, packet))
         if audio is not None:

@@ -3,7 +3,7 @@
 A track has one decoder configuration (avcC, ISO/IEC 14496-15, 5.3.3.1). It may hold several parameter sets, and each
 picture refers to its own. Pictures of another encoder can therefore share a track with those of the source if the ids
 of their parameter sets differ. This requires that there are no parameter sets inside the frames, which players of
-`avc1` tracks need not look for.
+`avc1` tracks need not search for.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Configuration:
         """
         if len(extradata) < 7 or extradata[0] != 1 or extradata[4] & 3 != 3:
             raise CannotJoin("the source's parameter sets are not an avcC with lengths of four bytes")
-        sequence_sets, position = _sets(extradata, 6, extradata[5] & 31)
-        picture_sets, position = _sets(extradata, position + 1, extradata[position])
+        sequence_sets, position = _parse_sets(extradata, 6, extradata[5] & 31)
+        picture_sets, position = _parse_sets(extradata, position + 1, extradata[position])
         return cls(extradata[:5], sequence_sets, picture_sets, extradata[position:])
 
     def __bytes__(self) -> bytes:
@@ -59,22 +59,22 @@ class Configuration:
         )
 
 
-def free_number(source: bytes) -> int:
+def free_set_id(source: bytes) -> int:
     """The smallest parameter set id that the source does not use, for the encoder.
 
     Raises:
         CannotJoin: the source's configuration cannot be parsed, or has no free id.
     """
     configuration = Configuration.parse(source)
-    used = {_sequence_number(unit) for unit in configuration.sequence_sets}
-    used |= {_picture_number(unit) for unit in configuration.picture_sets}
+    used = {_sequence_set_id(unit) for unit in configuration.sequence_sets}
+    used |= {_picture_set_id(unit) for unit in configuration.picture_sets}
     number = min(set(range(_MOST_SETS)) - used, default=None)
     if number is None:
         raise CannotJoin("the source uses every number of a parameter set")
     return number
 
 
-def joined(source: bytes, encoded: Sequence[bytes]) -> bytes:
+def join_configurations(source: bytes, encoded: Sequence[bytes]) -> bytes:
     """The source's decoder configuration with the parameter sets of encoded pieces added.
 
     Args:
@@ -94,14 +94,14 @@ def joined(source: bytes, encoded: Sequence[bytes]) -> bytes:
             tuple(dict.fromkeys(whole.picture_sets + piece.picture_sets)),
             whole.extension,
         )
-    sequence_numbers = [_sequence_number(unit) for unit in whole.sequence_sets]
-    picture_numbers = [_picture_number(unit) for unit in whole.picture_sets]
-    if len(set(sequence_numbers)) < len(sequence_numbers) or len(set(picture_numbers)) < len(picture_numbers):
+    sequence_ids = [_sequence_set_id(unit) for unit in whole.sequence_sets]
+    picture_ids = [_picture_set_id(unit) for unit in whole.picture_sets]
+    if len(set(sequence_ids)) < len(sequence_ids) or len(set(picture_ids)) < len(picture_ids):
         raise CannotJoin("two different parameter sets have one number")
     return bytes(whole)
 
 
-def _sets(data: bytes, position: int, count: int) -> tuple[tuple[bytes, ...], int]:
+def _parse_sets(data: bytes, position: int, count: int) -> tuple[tuple[bytes, ...], int]:
     units = []
     for _ in range(count):
         beyond = position + 2 + int.from_bytes(data[position : position + 2])
@@ -110,11 +110,11 @@ def _sets(data: bytes, position: int, count: int) -> tuple[tuple[bytes, ...], in
     return tuple(units), position
 
 
-def _sequence_number(unit: bytes) -> int:
+def _sequence_set_id(unit: bytes) -> int:
     return _exp_golomb(unit[4:8])  # the unit's own byte, profile, constraints and level precede it
 
 
-def _picture_number(unit: bytes) -> int:
+def _picture_set_id(unit: bytes) -> int:
     return _exp_golomb(unit[1:5])
 
 

@@ -81,7 +81,7 @@ def pyav_version() -> str:
 def _choose_ffmpeg() -> tuple[str, str]:
     """Path and version of the executable."""
     problems = []
-    for path in filter(None, (shutil.which("ffmpeg"), _carried_ffmpeg())):
+    for path in filter(None, (shutil.which("ffmpeg"), _bundled_ffmpeg())):
         try:
             printed = subprocess.run([path, "-version"], capture_output=True, timeout=_CHECK_SECONDS, check=True).stdout
         except (OSError, subprocess.SubprocessError) as error:
@@ -100,7 +100,7 @@ def _choose_ffmpeg() -> tuple[str, str]:
     )
 
 
-def _carried_ffmpeg() -> str | None:
+def _bundled_ffmpeg() -> str | None:
     try:
         return imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError:
@@ -124,7 +124,7 @@ def check_ffmpeg() -> None:
         raise FfmpegUnusable(f"{command[0]} cannot be started: {error}") from error
     if ended.returncode != 0:
         raise FfmpegUnusable(
-            f"{command[0]} ({ffmpeg_version()}) cannot encode {', '.join(ENCODERS)}: {_last_words(ended)}; install "
+            f"{command[0]} ({ffmpeg_version()}) cannot encode {', '.join(ENCODERS)}: {_last_lines(ended)}; install "
             f"one that can (apt install ffmpeg), or take it off the PATH for the one that imageio-ffmpeg carries"
         )
 
@@ -134,7 +134,7 @@ def file_url(path: Path) -> str:
     return f"file:{path}"
 
 
-class NoticedFile:
+class CheckedFile:
     """A local file for PyAV to read, which records failed reads. Use it as a context manager.
 
     libavformat forgets that a read failed. Most demuxers take a failed read (a bad sector, a network mount that does
@@ -187,7 +187,7 @@ def run_ffmpeg(stream: Any, timeout_seconds: float) -> None:
     """
     *arguments, target = ffmpeg.get_args(stream)
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
-    command += [*_confined(arguments), _as_file(target)]
+    command += [*_confine_inputs(arguments), _as_file(target)]
     ended = _run(command, target, timeout_seconds)
     if any(words in ended.stderr for words in _READ_ERROR_WORDS):  # also after exit 0 with part of the input
         for option, name in pairwise(arguments):
@@ -203,7 +203,7 @@ def run_ffmpeg(stream: Any, timeout_seconds: float) -> None:
         if b"No space left on device" in ended.stderr:
             raise OSError(errno.ENOSPC, "ffmpeg: no space left on device", target)
         check_ffmpeg()
-        raise FfmpegError(f"{target}: ffmpeg ended with {ended.returncode}: {_last_words(ended)}")
+        raise FfmpegError(f"{target}: ffmpeg ended with {ended.returncode}: {_last_lines(ended)}")
 
 
 def _run(command: list[str], target: str, timeout_seconds: float) -> subprocess.CompletedProcess[bytes]:
@@ -219,10 +219,10 @@ def _run(command: list[str], target: str, timeout_seconds: float) -> subprocess.
 
 
 def raise_write_error(error: Exception) -> None:
-    """Re-raise a PyAV error that says that the output could not be written.
+    """Re-raise a PyAV error whose cause is that the output could not be written.
 
-    Such an error (disk full, quota exceeded, read-only file system, file size limit) says nothing about the video that
-    is read. Other errors are ignored.
+    Such an error (disk full, quota exceeded, read-only file system, file size limit) has nothing to do with the video
+    that is read. Other errors are ignored.
     """
     if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
         raise error
@@ -234,16 +234,16 @@ def _read_whole(path: Path) -> None:
     Raises:
         OSError: the file cannot be read to its end.
     """
-    with NoticedFile(path) as file:
+    with CheckedFile(path) as file:
         while file.read(1 << 20):
             pass
 
 
-def _last_words(ended: subprocess.CompletedProcess[bytes]) -> str:
+def _last_lines(ended: subprocess.CompletedProcess[bytes]) -> str:
     return " | ".join(ended.stderr.decode(errors="replace").strip().splitlines()[-5:]) or "no message"
 
 
-def _confined(arguments: list[str]) -> list[str]:
+def _confine_inputs(arguments: list[str]) -> list[str]:
     """The arguments with every input restricted to a plain file in a known container."""
     confined: list[str] = []
     limits = {**CONFINEMENT, "max_pixels": str(LARGEST_FRAME_PIXELS)}

@@ -9,14 +9,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from operators.video.decode.packets import PacketIndex, UnreadableVideo, open_video, read_packets, sample_aspect
+from operators.video.decode.packets import (
+    DecodedFrame,
+    PacketIndex,
+    UnreadableVideo,
+    open_video,
+    read_packets,
+    sample_aspect,
+)
 from operators.video.decode.probe import displayed_size
 from operators.video.decode.ranges import decode_from
 from schemas.video.display import displayed_rgb
@@ -53,16 +59,17 @@ def frames_at(
         UnreadableVideo: the file cannot be read, or none of its frames can be decoded.
         ValueError: a time lies outside the video.
     """
-    asked = sorted(times_us)
+    requested_us = sorted(times_us)
     with open_video(path) as (container, stream):
         index = read_packets(container, stream, path)
-        if asked and not (asked[0] >= 0 and asked[-1] < index.duration_us):
+        if requested_us and not (requested_us[0] >= 0 and requested_us[-1] < index.duration_us):
             raise ValueError(
-                f"{path.name}: asked for frames at {asked[0]} to {asked[-1]} us of [0, {index.duration_us})"
+                f"{path.name}: frames were requested at {requested_us[0]} to {requested_us[-1]} us, outside of "
+                f"[0, {index.duration_us}); request times of the video"
             )
     # Opened again, so that the decoder and the demuxer begin with the first of an MP4's decoder configurations.
     with open_video(path) as (container, stream):
-        for time_us, frame in presented(container, stream, index, asked, path):
+        for time_us, frame in decode_at(container, stream, index, requested_us, path):
             width, height = displayed_size(frame, sample_aspect(frame))
             if side is not None:
                 width, height = fitted_size(width, height, side, multiple)
@@ -79,9 +86,9 @@ def frame_times(path: Path) -> NDArray[np.int64]:
         return read_packets(container, stream, path).frame_times_us
 
 
-def presented(
-    container: InputContainer, stream: VideoStream, index: PacketIndex, asked: Sequence[int], path: Path
-) -> Iterator[tuple[int, av.VideoFrame]]:
+def decode_at(
+    container: InputContainer, stream: VideoStream, index: PacketIndex, times_us: Sequence[int], path: Path
+) -> Iterator[DecodedFrame]:
     """Yield the time (us) and the decoded frame for each requested time; the times must ascend.
 
     Decoding runs forward. It jumps to a key frame when one lies between its position and the requested time.
@@ -89,16 +96,16 @@ def presented(
     Raises:
         UnreadableVideo: `damaged` when no frame can be decoded at a requested time.
     """
-    walk: Iterator[tuple[int, av.VideoFrame]] = iter(())
-    current: tuple[int, av.VideoFrame] | None = None
-    following: tuple[int, av.VideoFrame] | None = None
-    for time_us in asked:
+    frames: Iterator[DecodedFrame] = iter(())
+    current: DecodedFrame | None = None
+    following: DecodedFrame | None = None
+    for time_us in times_us:
         key_frame = index.key_frame(time_us)
         if current is None or (following and following[0] < index.key_frame_times_us[key_frame]):
-            walk = decode_from(container, stream, index, key_frame)
-            current, following = next(walk, None), next(walk, None)
+            frames = decode_from(container, stream, index, key_frame)
+            current, following = next(frames, None), next(frames, None)
         while following and following[0] <= time_us:
-            current, following = following, next(walk, None)
+            current, following = following, next(frames, None)
         if current is None:
             raise UnreadableVideo("damaged", f"{path.name}: nothing can be decoded at {time_us} us; fetch it again")
         yield current

@@ -4,7 +4,7 @@ Frame counts, durations and rates in container headers are unreliable (variable 
 files). They are used for one purpose only: to estimate how much of a file is missing. All times are integer
 microseconds from the first presented frame, as `schemas.video.clock` converts them.
 
-Indexing an hour of 640x360 video with audio takes about a second. The index does not tell whether the frames can be
+Indexing an hour of 640x360 video with audio takes about a second. The index does not show whether the frames can be
 decoded.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +27,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from operators.video.decode.ffmpeg import CONFINEMENT, NoticedFile
+from operators.video.decode.ffmpeg import CONFINEMENT, CheckedFile
 from schemas.video.clock import SECOND_US, StreamClock
 from schemas.video.container import ANY_TITLE, CONTAINERS, LARGEST_FRAME_PIXELS, has_moving_picture, moving_pictures
 
@@ -55,10 +55,14 @@ _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 """Box types that an MP4 or QuickTime file may begin with, after four bytes of size (ISO/IEC 14496-12)."""
 
 
+DecodedFrame = tuple[int, VideoFrame]
+"""Presentation time in microseconds, and the frame."""
+
+
 class UnreadableVideo(ValueError):
     """A file that cannot be used as a video.
 
-    `reason` is a typed word. The message also says how to fix the problem.
+    `reason` is a typed word. The message also states how to fix the problem.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -98,15 +102,15 @@ class Packets:
     @property
     def start_us(self) -> int:
         """Start of the shown packets on the container's own clock, in microseconds; 0 if none is shown."""
-        return self._microseconds(self.pts[self._shown].min()) if self._shown.any() else 0
+        return self._microseconds(self.pts[self._is_shown].min()) if self._is_shown.any() else 0
 
     @property
     def end_us(self) -> int:
         """End of the shown packets on the container's own clock, in microseconds; 0 if none is shown."""
-        return self._microseconds((self.pts + self.duration)[self._shown].max()) if self._shown.any() else 0
+        return self._microseconds((self.pts + self.duration)[self._is_shown].max()) if self._is_shown.any() else 0
 
     @property
-    def _shown(self) -> NDArray[np.bool_]:
+    def _is_shown(self) -> NDArray[np.bool_]:
         return (self.pts != NO_TIME) & ~self.discarded
 
     def _microseconds(self, ticks: np.int64) -> int:
@@ -163,11 +167,17 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
     Raises:
         UnreadableVideo: `empty_file`, `not_a_video`, `truncated`, `no_video_stream` or `unknown_codec`.
-        OSError: the file cannot be opened. On exit from the context: it could not be read (see `NoticedFile`).
+        OSError: the file cannot be opened. On exit from the context: it could not be read (see `CheckedFile`).
     """
     if path.stat().st_size == 0:
         raise UnreadableVideo("empty_file", f"{path.name}: the file has no bytes; fetch it again")
-    with NoticedFile(path) as file, _open(file, path) as container:
+    with ExitStack() as stack:
+        file = stack.enter_context(CheckedFile(path))
+        try:
+            opened = av.open(file, "r", container_options=CONFINEMENT, **ANY_TITLE)
+        except av.error.FFmpegError as error:
+            raise _opening_error(path) from error
+        container = stack.enter_context(opened)
         stream = next(iter(moving_pictures(container)), None)
         if stream is None and has_moving_picture(container):
             raise UnreadableVideo(
@@ -183,13 +193,6 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, stream
 
 
-def _open(file: NoticedFile, path: Path) -> InputContainer:
-    try:
-        return av.open(file, "r", container_options=CONFINEMENT, **ANY_TITLE)
-    except av.error.FFmpegError as error:
-        raise _not_opened(path) from error
-
-
 def read_packets(container: InputContainer, stream: VideoStream, path: Path) -> PacketIndex:
     """Demux the whole file without decoding. The container is at its end afterwards.
 
@@ -199,12 +202,12 @@ def read_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
     """
     tracks = _demux(container, stream, path)
     video = tracks.pop(stream.index)
-    shown = _shown(video)
+    shown = _find_shown(video)
     if not shown.any():
-        raise _nothing_shown(video, stream, path)
-    _refuse_senseless_times(video.pts[shown], video.time_base, path)
+        raise _no_frame_error(video, stream, path)
+    _refuse_implausible_times(video.pts[shown], video.time_base, path)
     timeline = StreamClock(video.time_base, int(video.pts[shown].min()))
-    repeated = _repeated(video, shown)
+    repeated = _find_repeated(video, shown)
     frame_packets = np.flatnonzero(shown & ~repeated)
     frame_packets = frame_packets[np.argsort(video.pts[frame_packets], kind="stable")]
     frame_times_us = timeline.microseconds(video.pts[frame_packets])
@@ -228,7 +231,7 @@ def read_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
         open_gops=open_gops,
         duration_us=int(frame_times_us[-1]) + (min(last_us, LONGEST_HOLD_US) or usual_step_us or 1),
         missing_us=_missing_us(container, stream, video, tracks),
-        gaps_us=_gaps(frame_times_us, usual_step_us),
+        gaps_us=_find_gaps(frame_times_us, usual_step_us),
         indexed=container.format.name.startswith(_INDEXED_CONTAINERS),
         packets=video,
         audio=tracks,
@@ -241,7 +244,7 @@ def packets_of(container: InputContainer, streams: Sequence[Stream]) -> Iterator
     The empty packets that flush the decoders come last. A demuxing error means that the file ends in the middle of a
     structure; the packets before the error are the video.
     """
-    # IndexError: at the end, PyAV looks up streams that a damaged file announced earlier.
+    # IndexError: at the end, PyAV accesses streams that a damaged file announced earlier.
     with suppress(av.error.FFmpegError, IndexError):
         yield from container.demux(streams)
 
@@ -266,13 +269,13 @@ def sound_header(packet: Packet, codec: str) -> bytes:
     return b""
 
 
-def decode(container: InputContainer, stream: VideoStream, timeline: StreamClock) -> Iterator[tuple[int, VideoFrame]]:
-    """Yield times (us) and frames from the container's current position to its end, as `decoded` does."""
-    return decoded(packets_of(container, [stream]), timeline)
+def decode(container: InputContainer, stream: VideoStream, timeline: StreamClock) -> Iterator[DecodedFrame]:
+    """Yield frames with their times from the container's current position to its end, as `decode_packets` does."""
+    return decode_packets(packets_of(container, [stream]), timeline)
 
 
-def decoded(packets: Iterable[Packet], timeline: StreamClock) -> Iterator[tuple[int, VideoFrame]]:
-    """Yield times (us) and frames of the packets of a video stream, in presentation order.
+def decode_packets(packets: Iterable[Packet], timeline: StreamClock) -> Iterator[DecodedFrame]:
+    """Yield the frames of the packets of a video stream, in presentation order.
 
     Damaged packets are skipped, and so are frames before the first presented one. PyAV keeps the sample aspect ratio
     only in the decoder. The decoder may already hold the ratio of a key frame when it returns the frames shown before
@@ -289,12 +292,12 @@ def decoded(packets: Iterable[Packet], timeline: StreamClock) -> Iterator[tuple[
             before, aspect, since_pts = aspect or current, current, NO_TIME if packet.pts is None else packet.pts
         for frame in frames:
             if frame.pts is not None and frame.pts >= timeline.first_pts:
-                # One object per frame: PyAV drops a shared one together with the first frame that had it.
+                # One object per frame: PyAV drops a shared one along with the first frame that had it.
                 frame.opaque = (aspect if frame.pts >= since_pts else before,)
                 yield timeline.microseconds(frame.pts), frame
 
 
-def encrypted(path: Path, scheme: str) -> UnreadableVideo:
+def encryption_error(path: Path, scheme: str) -> UnreadableVideo:
     """Create the error for a file whose video or audio is encrypted with `scheme`."""
     return UnreadableVideo(
         "encrypted",
@@ -304,7 +307,7 @@ def encrypted(path: Path, scheme: str) -> UnreadableVideo:
 
 
 def sample_aspect(frame: VideoFrame) -> Fraction:
-    """Sample aspect ratio (pixel width / height) of a frame from `decoded`."""
+    """Sample aspect ratio (pixel width / height) of a frame from `decode_packets`."""
     return Fraction(frame.opaque[0]) if isinstance(frame.opaque, tuple) else Fraction(1)
 
 
@@ -332,7 +335,7 @@ def _demux(container: InputContainer, stream: VideoStream, path: Path) -> dict[i
     for packet in packets_of(container, streams):
         if packet.size:
             if packet.has_sidedata("encryption_info"):
-                raise encrypted(path, "Common Encryption")
+                raise encryption_error(path, "Common Encryption")
             if packet.has_sidedata("new_extradata"):
                 number = len(facts[packet.stream_index]) // _FACTS
                 configurations[packet.stream_index].append((number, bytes(packet.get_sidedata("new_extradata"))))
@@ -363,20 +366,14 @@ def _packets(
     assert stream.time_base is not None  # libavformat sets it for every stream
     pts, dts, duration, size, key, discarded = np.frombuffer(facts, dtype=np.int64).reshape(-1, _FACTS).T.copy()
     is_key, is_discarded, time_base = key.astype(bool), discarded.astype(bool), Fraction(stream.time_base)
-    sound_changes = stream.type == "audio" and (len(headers) > 1 or _reconfigures(stream, configurations))
+    # Containers may also repeat the configuration of the stream's header.
+    opened = bytes(stream.codec_context.extradata or b"") if stream.codec_context else b""
+    reconfigured = any(configuration != opened for _, configuration in configurations)
+    sound_changes = stream.type == "audio" and (len(headers) > 1 or reconfigured)
     return Packets(time_base, pts, dts, duration, size, is_key, is_discarded, configurations, sound_changes)
 
 
-def _reconfigures(stream: AudioStream, configurations: Iterable[tuple[int, bytes]]) -> bool:
-    """Whether any configuration differs from the one in the stream's header.
-
-    Containers may also repeat an unchanged configuration.
-    """
-    opened = bytes(stream.codec_context.extradata or b"") if stream.codec_context else b""
-    return any(configuration != opened for _, configuration in configurations)
-
-
-def _shown(video: Packets) -> NDArray[np.bool_]:
+def _find_shown(video: Packets) -> NDArray[np.bool_]:
     """Shape [packets]: whether each packet's frame is shown.
 
     Frames before the first key frame refer to missing frames and are not shown.
@@ -389,7 +386,7 @@ def _shown(video: Packets) -> NDArray[np.bool_]:
     return shown
 
 
-def _nothing_shown(video: Packets, stream: VideoStream, path: Path) -> UnreadableVideo:
+def _no_frame_error(video: Packets, stream: VideoStream, path: Path) -> UnreadableVideo:
     if len(video.pts) and bool((video.pts == NO_TIME).all()):
         return UnreadableVideo(
             "no_timestamps", f"{path.name}: its frames carry no times ({stream.container.format.name}); convert it"
@@ -401,14 +398,14 @@ def _nothing_shown(video: Packets, stream: VideoStream, path: Path) -> Unreadabl
     )
 
 
-def _refuse_senseless_times(pts: NDArray[np.int64], time_base: Fraction, path: Path) -> None:
+def _refuse_implausible_times(pts: NDArray[np.int64], time_base: Fraction, path: Path) -> None:
     first, last = int(pts.min()), int(pts.max())
     seconds = (last - first) * time_base
-    sensible = seconds <= _LONGEST_VIDEO_SECONDS and max(-first, last) * time_base <= _FARTHEST_CLOCK_SECONDS
-    if sensible:
+    plausible = seconds <= _LONGEST_VIDEO_SECONDS and max(-first, last) * time_base <= _FARTHEST_CLOCK_SECONDS
+    if plausible:
         steps = np.diff(np.sort(pts)) * float(time_base)
-        sensible = 2 * np.maximum(steps - LONGEST_HOLD_US // SECOND_US, 0).sum() <= seconds
-    if not sensible:
+        plausible = 2 * np.maximum(steps - LONGEST_HOLD_US // SECOND_US, 0).sum() <= seconds
+    if not plausible:
         raise UnreadableVideo(
             "clock_jumps",
             f"{path.name}: the times of its {len(pts)} frames, from {float(first * time_base):.0f} to "
@@ -417,7 +414,7 @@ def _refuse_senseless_times(pts: NDArray[np.int64], time_base: Fraction, path: P
         )
 
 
-def _repeated(video: Packets, shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _find_repeated(video: Packets, shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Shape [packets]: whether a frame has a time that was already reached before its key frame.
 
     In an unbroken recording, all frames before a key frame in the file are shown before all frames from it on.
@@ -441,7 +438,7 @@ def _key_frames(
     return times_us, is_open[order]
 
 
-def _gaps(frame_times_us: NDArray[np.int64], usual_step_us: int) -> NDArray[np.int64]:
+def _find_gaps(frame_times_us: NDArray[np.int64], usual_step_us: int) -> NDArray[np.int64]:
     wide = np.flatnonzero(np.diff(frame_times_us) > max(SECOND_US, 10 * usual_step_us))
     return np.stack((frame_times_us[wide], frame_times_us[wide + 1]), axis=1)
 
@@ -451,14 +448,14 @@ def _missing_us(container: InputContainer, stream: VideoStream, video: Packets, 
 
     Some containers count from zero on their clock, others from the file's first time. The smaller shortfall is used.
     """
-    promised_us, tracks = _promise(container, stream, video, audio)
+    stated_us, tracks = _stated_duration(container, stream, video, audio)
     reached_us = max(track.end_us for track in tracks)
     starts_us = int((stream.start_time or 0) * video.time_base * SECOND_US)
-    missing_us = promised_us - max(reached_us, reached_us - starts_us)
+    missing_us = stated_us - max(reached_us, reached_us - starts_us)
     return missing_us if missing_us > SECOND_US else 0
 
 
-def _promise(
+def _stated_duration(
     container: InputContainer, stream: VideoStream, video: Packets, audio: Mapping[int, Packets]
 ) -> tuple[int, list[Packets]]:
     """Duration (us) stated in the header, and the tracks that it covers.
@@ -476,7 +473,7 @@ def _promise(
     return 0, [video]
 
 
-def _not_opened(path: Path) -> UnreadableVideo:
+def _opening_error(path: Path) -> UnreadableVideo:
     with path.open("rb") as file:
         start = file.read(12)
     if start[4:8] in _MP4_BOXES:
@@ -487,6 +484,6 @@ def _not_opened(path: Path) -> UnreadableVideo:
         )
     return UnreadableVideo(
         "not_a_video",
-        f"{path.name}: it is in none of the containers that are read ({CONTAINERS.replace(',', ', ')}); leave it "
-        f"out of the source or convert it",
+        f"{path.name}: it is in none of the containers that are read ({CONTAINERS.replace(',', ', ')}); "
+        f"remove it from the source or convert it",
     )

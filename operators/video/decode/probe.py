@@ -20,7 +20,7 @@ from operators.video.decode.packets import (
     PacketIndex,
     UnreadableVideo,
     decode,
-    encrypted,
+    encryption_error,
     open_video,
     read_packets,
     sample_aspect,
@@ -161,7 +161,7 @@ def probe(path: Path) -> VideoProbe:
         index = read_packets(container, stream, path)
     _refuse_too_short(path, index)
     with open_video(path) as (container, stream):
-        first = _first_frame(path, container, stream, index)
+        first = _decode_first_frame(path, container, stream, index)
         tracks = [track for track in sounds_with(container, stream) if len(index.audio[track.index].pts)]
         opening = picture_format(first, 0)
         return VideoProbe(
@@ -196,7 +196,7 @@ def main_audio_stream(container: InputContainer) -> AudioStream | None:
 
 
 def picture_format(frame: VideoFrame, time_us: int) -> PictureFormat:
-    """The picture format of a frame from `operators.video.decode.packets.decoded`, valid from `time_us` on."""
+    """The picture format of a frame from `operators.video.decode.packets.decode_packets`, valid from `time_us` on."""
     aspect, shown = sample_aspect(frame), orientation(frame)
     width, height = displayed_size(frame, aspect)
     return PictureFormat(
@@ -254,7 +254,7 @@ def _audio_track(stream: AudioStream, index: PacketIndex) -> AudioTrack:
     )
 
 
-def _first_frame(path: Path, container: InputContainer, stream: VideoStream, index: PacketIndex) -> VideoFrame:
+def _decode_first_frame(path: Path, container: InputContainer, stream: VideoStream, index: PacketIndex) -> VideoFrame:
     """Decode the first frame.
 
     AVI stores no presentation times. ffmpeg can only guess those of H.264's reordered frames, and guesses wrong. In AVI
@@ -294,19 +294,19 @@ def _refuse_too_short(path: Path, index: PacketIndex) -> None:
         raise UnreadableVideo(
             "truncated",
             f"{path.name}: it ends after {index.duration_us / SECOND_US:.1f} s, {index.missing_us / SECOND_US:.1f} s "
-            f"before its header says; fetch it again",
+            f"before the end that its header states; fetch it again",
         )
 
 
 def _refuse_encrypted(path: Path, container: InputContainer, stream: VideoStream) -> None:
     """Raise `UnreadableVideo` if the headers state encryption. `read_packets` detects Common Encryption in MP4."""
     if "ASF_Protection_Type" in container.metadata:
-        raise encrypted(path, "Windows Media DRM")
+        raise encryption_error(path, "Windows Media DRM")
     if any("enc_key_id" in each.metadata for each in container.streams):
-        raise encrypted(path, "WebM or Matroska encryption")
+        raise encryption_error(path, "WebM or Matroska encryption")
     used = {stream.id, *(sound.id for sound in sounds_with(container, stream))}
     if container.format.name == "mpegts" and encrypted_ids(path) & used:
-        raise encrypted(path, "SAMPLE-AES or a broadcaster's scrambling")
+        raise encryption_error(path, "SAMPLE-AES or a broadcaster's scrambling")
 
 
 def _refuse_too_large(path: Path, stream: VideoStream) -> None:

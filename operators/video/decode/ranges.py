@@ -27,16 +27,14 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from operators.video.decode.packets import PacketIndex, UnreadableVideo, decode, open_video
+from operators.video.decode.packets import DecodedFrame, PacketIndex, UnreadableVideo, decode, open_video
 from operators.video.decode.probe import VideoProbe
 from schemas.video.clock import SECOND_US
 
 T = TypeVar("T")
-TimedFrame = tuple[int, VideoFrame]
-Span = tuple[int, int]
+SpanUs = tuple[int, int]
 """Start and end in microseconds, half-open."""
 
 SPAN_US = 5 * SECOND_US
@@ -49,7 +47,7 @@ can stop at any frame."""
 _FOREVER_US = int(np.iinfo(np.int64).max)
 
 
-def decode_spans(video: VideoProbe, work: Callable[[Iterator[TimedFrame]], T], workers: int) -> Iterator[T]:
+def decode_spans(video: VideoProbe, work: Callable[[Iterator[DecodedFrame]], T], workers: int) -> Iterator[T]:
     """Call `work` on the frames of each span and yield the results in order of time.
 
     Args:
@@ -59,7 +57,7 @@ def decode_spans(video: VideoProbe, work: Callable[[Iterator[TimedFrame]], T], w
     """
     spans = _key_frame_spans(video)
     if workers == 1 or not _can_start_at(video, spans):
-        spans, workers = _equal_spans(video), 1
+        spans, workers = list(pairwise([*range(0, max(1, video.duration_us), SPAN_US), _FOREVER_US])), 1
     with ExitStack() as stack:
         stack.callback(cv2.setNumThreads, cv2.getNumThreads())
         cv2.setNumThreads(1)  # its threads cost a tenth more CPU on 1080p and are no faster alongside the readers
@@ -67,11 +65,11 @@ def decode_spans(video: VideoProbe, work: Callable[[Iterator[TimedFrame]], T], w
         if workers == 1:
             yield from (work(readers[0].frames(*span)) for span in spans)
         else:
-            yield from _at_once(readers, spans, work)
+            yield from _run_concurrently(readers, spans, work)
 
 
-def _at_once(
-    readers: Sequence[SpanReader], spans: Sequence[Span], work: Callable[[Iterator[TimedFrame]], T]
+def _run_concurrently(
+    readers: Sequence[SpanReader], spans: Sequence[SpanUs], work: Callable[[Iterator[DecodedFrame]], T]
 ) -> Iterator[T]:
     """Run `work` concurrently and yield the results in order.
 
@@ -81,7 +79,7 @@ def _at_once(
     for reader in readers:
         idle.put(reader)
 
-    def worked(span: Span) -> T:
+    def work_on(span: SpanUs) -> T:
         reader = idle.get()
         try:
             return work(reader.frames(*span))
@@ -92,7 +90,7 @@ def _at_once(
     waiting: deque[Future[T]] = deque()
     try:
         for span in spans:
-            waiting.append(pool.submit(worked, span))
+            waiting.append(pool.submit(work_on, span))
             if len(waiting) > len(readers):
                 yield waiting.popleft().result()
         while waiting:
@@ -110,11 +108,11 @@ class SpanReader:
     def __init__(self, container: InputContainer, stream: VideoStream, index: PacketIndex) -> None:
         stream.codec_context.thread_count = 1
         self._container, self._stream, self._index = container, stream, index
-        self._walk = _ascending(decode(container, stream, index.timeline))
-        self._ahead: TimedFrame | None = None
+        self._upcoming = _skip_unordered(decode(container, stream, index.timeline))
+        self._next_frame: DecodedFrame | None = None
         self._position_us = 0
 
-    def frames(self, start_us: int, end_us: int) -> Iterator[TimedFrame]:
+    def frames(self, start_us: int, end_us: int) -> Iterator[DecodedFrame]:
         """Yield the frames shown from `start_us` up to `end_us`. Exhaust the iterator before the next call.
 
         Raises:
@@ -122,23 +120,23 @@ class SpanReader:
         """
         if start_us != self._position_us:
             self._seek(start_us)
-        self._ahead = self._ahead or next(self._walk, None)
-        while self._ahead and self._ahead[0] < end_us:
-            yield self._ahead
-            self._ahead = next(self._walk, None)
+        self._next_frame = self._next_frame or next(self._upcoming, None)
+        while self._next_frame and self._next_frame[0] < end_us:
+            yield self._next_frame
+            self._next_frame = next(self._upcoming, None)
         self._position_us = end_us
 
     def _seek(self, start_us: int) -> None:
         key_frame = self._index.key_frame(start_us)
         if self._index.key_frame_times_us[key_frame] != start_us:
             raise ValueError(f"a span cannot start at {start_us} us: no key frame is there")
-        self._walk = _ascending(decode_from(self._container, self._stream, self._index, key_frame))
-        self._ahead = None
+        self._upcoming = _skip_unordered(decode_from(self._container, self._stream, self._index, key_frame))
+        self._next_frame = None
 
 
 def decode_from(
     container: InputContainer, stream: VideoStream, index: PacketIndex, key_frame: int
-) -> Iterator[TimedFrame]:
+) -> Iterator[DecodedFrame]:
     """Frames shown from a key frame on, identical to those of a decoder that started at the beginning.
 
     The key frame may not be decoded intact, because the container's seek went past it or because it is damaged.
@@ -183,7 +181,7 @@ def seek_to(container: InputContainer, index: PacketIndex, time_us: int) -> None
             raise UnreadableVideo("damaged", f"{name}: no place in it can be found ({error}); remux it") from error
 
 
-def _ascending(frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
+def _skip_unordered(frames: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
     """Skip frames that are not later than the frame before."""
     last_us = -1
     for time_us, frame in frames:
@@ -192,7 +190,7 @@ def _ascending(frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
             last_us = time_us
 
 
-def _key_frame_spans(video: VideoProbe) -> list[Span]:
+def _key_frame_spans(video: VideoProbe) -> list[SpanUs]:
     starts = [0]
     for key_us in video.index.key_frame_times_us.tolist():
         if key_us - starts[-1] >= SPAN_US:
@@ -200,11 +198,7 @@ def _key_frame_spans(video: VideoProbe) -> list[Span]:
     return list(pairwise([*starts, _FOREVER_US]))
 
 
-def _equal_spans(video: VideoProbe) -> list[Span]:
-    return list(pairwise([*range(0, max(1, video.duration_us), SPAN_US), _FOREVER_US]))
-
-
-def _can_start_at(video: VideoProbe, spans: Sequence[Span]) -> bool:
+def _can_start_at(video: VideoProbe, spans: Sequence[SpanUs]) -> bool:
     """Whether there are several spans, none too long, each decodable from its key frame without delay.
 
     Only the start of the second span is tested. A stream with gradual refresh (x264's `intra-refresh`) shows nothing

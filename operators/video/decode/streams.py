@@ -47,14 +47,14 @@ def sounds_with(container: InputContainer, picture: VideoStream) -> list[AudioSt
         (
             stream
             for stream in container.streams.audio
-            if stream.codec_context is not None and _go_together(picture, stream, programmes)
+            if stream.codec_context is not None and _share_programme(picture, stream, programmes)
         ),
         key=rank,
     )
 
 
-def _go_together(picture: Stream, sound: Stream, programmes: list[set[int]]) -> bool:
-    """Whether two streams belong together: they share a programme, or one of them is in no programme."""
+def _share_programme(picture: Stream, sound: Stream, programmes: list[set[int]]) -> bool:
+    """Whether two streams belong to each other: they share a programme, or one of them is in no programme."""
     of_sound = [programme for programme in programmes if sound.id in programme]
     of_picture = [programme for programme in programmes if picture.id in programme]
     return not of_sound or not of_picture or any(programme in of_picture for programme in of_sound)

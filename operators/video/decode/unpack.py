@@ -1,8 +1,8 @@
 """Unpacks AVI files that store a B-frame in the packet of the previous frame (DivX's "packed bitstream").
 
-AVI has one time per chunk and no presentation times. DivX and XviD therefore store a B-frame together with the later
-frame that it refers to, and an empty frame ("n-vop") in its place. Decoders find these B-frames, but not their times.
-ffmpeg's filter `mpeg4_unpack_bframes` gives each frame its own packet again. Nothing is decoded or lost.
+AVI has one time per chunk and no presentation times. DivX and XviD therefore store a B-frame in one packet with the
+later frame that it refers to, and an empty frame ("n-vop") in its place. Decoders find these B-frames, but not their
+times. ffmpeg's filter `mpeg4_unpack_bframes` gives each frame its own packet again. Nothing is decoded or lost.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def test_a_reduced_frame_is_what_libswscale_makes_of_it(tmp_path, size, pixels):
     expected = frame.reformat(width=160, height=90, format="bgr24", interpolation="AREA").to_ndarray()
     pictures = SmallPictures(160, 90)
     pictures.put(frame)
-    (found,) = pictures.taken()
+    (found,) = pictures.take()
     assert found.shape == (90, 160, 3)
     assert np.abs(found.astype(int) - expected).mean() < 4
 
@@ -83,7 +83,7 @@ def grey(luma):
 def reduced(frame, width, height):
     pictures = SmallPictures(width, height)
     pictures.put(frame)
-    return pictures.taken()[0]
+    return pictures.take()[0]
 
 
 @given(st.integers(1, 45), st.integers(1, 80), st.integers(1, 45), st.integers(1, 80))

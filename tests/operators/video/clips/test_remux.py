@@ -10,8 +10,8 @@ from operators.video.clips.remux import (
     longest_run,
     nal_units,
     read_coded,
+    set_times,
     sound_time_us,
-    with_times,
     write_mp4,
 )
 from operators.video.decode.packets import open_video
@@ -129,7 +129,7 @@ def test_no_frame_is_shown_before_it_is_decoded(tmp_path):
     shown = np.array([0, 10, 20, 30, 45])
     with av.open(str(tmp_path / "v.mp4"), "w") as container:
         picture = container.add_stream("libx264", 30)
-        packets = list(with_times([av.Packet(b"x") for _ in range(4)], np.array([0, 3, 1, 2]), shown, picture))
+        packets = list(set_times([av.Packet(b"x") for _ in range(4)], np.array([0, 3, 1, 2]), shown, picture))
         assert [packet.pts for packet in packets] == [0, 30, 10, 20]
         assert [packet.dts for packet in packets] == [-10, 0, 10, 20]
         assert [packet.duration for packet in packets] == [10, 10, 10, 15]

@@ -1,7 +1,7 @@
 import av
 import pytest
 
-from operators.video.clips.splice import PROFILES, CannotJoin, Configuration, free_number, joined
+from operators.video.clips.splice import PROFILES, CannotJoin, Configuration, free_set_id, join_configurations
 from tests.support.videos import make
 
 
@@ -31,15 +31,15 @@ def test_a_configuration_is_read_and_written_as_it_was(encoded):
     assert (len(parsed.sequence_sets), len(parsed.picture_sets)) == (1, 1)
 
 
-def test_the_free_number_is_one_that_no_set_has(encoded):
-    assert free_number(encoded(number=0)) == 1
-    assert free_number(encoded(number=3)) == 0
-    assert free_number(joined(encoded(number=0), [encoded(number=1)])) == 2
+def test_the_free_set_id_is_one_that_no_set_has(encoded):
+    assert free_set_id(encoded(number=0)) == 1
+    assert free_set_id(encoded(number=3)) == 0
+    assert free_set_id(join_configurations(encoded(number=0), [encoded(number=1)])) == 2
 
 
 def test_sets_of_two_encoders_stand_side_by_side(encoded):
     source, piece = encoded(number=0, size="64x64"), encoded(number=1, size="64x64")
-    both = Configuration.parse(joined(source, [piece, piece]))
+    both = Configuration.parse(join_configurations(source, [piece, piece]))
     assert both.sequence_sets == tuple(Configuration.parse(each).sequence_sets[0] for each in (source, piece))
     assert both.picture_sets == tuple(Configuration.parse(each).picture_sets[0] for each in (source, piece))
     assert both.header[3] == max(source[3], piece[3])
@@ -47,18 +47,18 @@ def test_sets_of_two_encoders_stand_side_by_side(encoded):
 
 def test_two_different_sets_of_one_number_cannot_share_a_track(encoded):
     with pytest.raises(CannotJoin, match="have one number"):
-        joined(encoded(size="64x64"), [encoded(size="96x64")])
+        join_configurations(encoded(size="64x64"), [encoded(size="96x64")])
 
 
 def test_profiles_are_not_mixed(encoded):
     with pytest.raises(CannotJoin, match="profile 77, not the source's 100"):
-        joined(encoded("high"), [encoded("main", number=1)])
+        join_configurations(encoded("high"), [encoded("main", number=1)])
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\0\1\x67\x42", b"\1\x64\0\x1f\xfc\xe1\0"])
 def test_what_is_no_configuration_cannot_be_joined(data):
     with pytest.raises(CannotJoin, match="not an avcC"):
-        free_number(data)
+        free_set_id(data)
 
 
 def test_the_profiles_are_those_that_ffmpeg_and_x264_call_so(tmp_path):

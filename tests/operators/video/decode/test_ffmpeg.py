@@ -8,9 +8,9 @@ import pytest
 
 from operators.video.decode import ffmpeg as module
 from operators.video.decode.ffmpeg import (
+    CheckedFile,
     FfmpegError,
     FfmpegUnusable,
-    NoticedFile,
     check_ffmpeg,
     ffmpeg_executable,
     ffmpeg_version,
@@ -175,10 +175,10 @@ def test_what_was_read_in_part_is_read_again(on_path, copy):
 def test_a_failed_read_is_noticed_whatever_its_reader_does(tmp_path):
     with (
         pytest.raises(OSError, match="Input/output error: '/proc/self/mem'"),
-        NoticedFile(Path("/proc/self/mem")) as it,
+        CheckedFile(Path("/proc/self/mem")) as it,
     ):
         assert it.read(10) == b""
         raise KeyError("what the reader makes of it")
     (tmp_path / "whole").write_bytes(b"12345")
-    with NoticedFile(tmp_path / "whole") as file:
+    with CheckedFile(tmp_path / "whole") as file:
         assert (file.read(3), file.read(3), file.read(3)) == (b"123", b"45", b"")

@@ -113,7 +113,7 @@ def test_ten_bits_are_no_problem(tmp_path):
 def test_times_outside_the_video_are_an_error(tmp_path):
     source = counting_video(tmp_path / "v.mp4", seconds=0.5)
     for time in (-1, 500_000):
-        with pytest.raises(ValueError, match=r"v\.mp4: asked for frames at .* of \[0, 500000\)"):
+        with pytest.raises(ValueError, match=r"v\.mp4: frames were requested at .* outside of \[0, 500000\)"):
             list(frames_at(source, [time]))
 
 
