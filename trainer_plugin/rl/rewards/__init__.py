@@ -1,0 +1,1 @@
+"""Rewards of responses: the built-in functions, users' own from one file, and running several of them."""
