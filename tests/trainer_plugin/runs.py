@@ -50,7 +50,7 @@ def curve(recipe: Recipe) -> list[float]:
 
 
 @contextmanager
-def logged(module: str) -> Iterator[list[str]]:
+def collect_log(module: str) -> Iterator[list[str]]:
     """Collect the messages that a module logs on this rank; the list is filled when the block ends."""
     handler = BufferingHandler(1000)
     messages: list[str] = []
@@ -64,7 +64,7 @@ def logged(module: str) -> Iterator[list[str]]:
 
 
 @contextmanager
-def unreadable(name: str, rank: int) -> Iterator[None]:
+def make_unreadable(name: str, rank: int) -> Iterator[None]:
     """Make files with this name fail to open on one rank, with "Input/output error"."""
     opened = open
 
@@ -99,7 +99,7 @@ def model_folder(folder: Path, seed: int = 5, **text: int) -> Path:
     return folder
 
 
-def configured(folder: Path, **values: object) -> Path:
+def change_config(folder: Path, **values: object) -> Path:
     """Replace values in the config.json of a model folder, and return the folder."""
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
@@ -112,7 +112,7 @@ def tied_folder(folder: Path) -> Path:
     Its files hold both tensors, with different values.
     """
     text = json.loads((model_folder(folder) / "config.json").read_text())["text_config"]
-    return configured(folder, tie_word_embeddings=True, text_config={**text, "tie_word_embeddings": True})
+    return change_config(folder, tie_word_embeddings=True, text_config={**text, "tie_word_embeddings": True})
 
 
 def text_log_probs(model: torch.nn.Module, example: Example) -> Tensor:

@@ -48,7 +48,7 @@ def test_a_disk_that_reports_no_size_is_not_taken_for_a_full_one():
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_folder_takes_its_place_and_that_of_another(tmp_path):
+def test_a_folder_is_moved_into_place_and_replaces_another(tmp_path):
     folder, staging = tmp_path / "folder", tmp_path / "staging"
     for name in ("first", "second"):
         atomic_write_bytes(staging / "inner" / name, b"")
@@ -100,20 +100,20 @@ def test_a_lock_is_one_processs_until_it_ends_even_by_a_kill(tmp_path):
 def test_a_lock_file_removed_during_the_wait_is_created_and_locked_again(tmp_path, monkeypatch):
     path, flock = tmp_path / ".lock", fcntl.flock
 
-    def removed_before(file, operation):
+    def remove_and_lock(file, operation):
         monkeypatch.undo()
         path.unlink()
         flock(file, operation)
 
-    monkeypatch.setattr(fcntl, "flock", removed_before)
+    monkeypatch.setattr(fcntl, "flock", remove_and_lock)
     with locked(path, tmp_path), pytest.raises(BadInput, match="in use"), locked(path, tmp_path):
         pass
 
 
 def test_a_disk_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
-    def unsupported(file, operation):
+    def raise_without_locks(file, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", raise_without_locks)
     with locked(tmp_path / ".lock", tmp_path):
         assert f"{tmp_path}: this disk has no locks" in caplog.text

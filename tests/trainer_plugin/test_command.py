@@ -90,7 +90,7 @@ def test_a_run_that_a_signal_ends_has_its_status_but_under_torchrun_zero(monkeyp
     assert not dist.is_initialized()
 
 
-def raises(error: BaseException) -> int:
+def raise_error(error: BaseException) -> int:
     raise error
 
 
@@ -110,28 +110,28 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/out")
     ids=["input", "outage", "disk", "checkpoint", "peer", "fault"],
 )
 def test_an_error_is_one_message_and_a_status(alone, caplog, error, status, message):
-    assert run(lambda: raises(error), exit_message="") == status
+    assert run(lambda: raise_error(error), exit_message="") == status
     assert [message in record.getMessage() for record in caplog.records] == [True]
 
 
-def failing(kind: str) -> int:
+def fail_on(kind: str) -> int:
     rank = dist.get_rank()
     if kind == "all":
         raise BadInput("sp is 3; set it to 2")
     if kind == "first":
-        run_on_rank_zero(lambda: raises(BadInput("no such folder")))
+        run_on_rank_zero(lambda: raise_error(BadInput("no such folder")))
     if kind == "second":
-        run_on_all_ranks(lambda: raises(FULL) if rank == 1 else 0)
-    return run_on_all_ranks(lambda: raises(BadInput("film is cut off")) if rank == 1 else 0)
+        run_on_all_ranks(lambda: raise_error(FULL) if rank == 1 else 0)
+    return run_on_all_ranks(lambda: raise_error(BadInput("film is cut off")) if rank == 1 else 0)
 
 
-def logged(kind: str) -> tuple[int, list[str]]:
+def run_and_collect_log(kind: str) -> tuple[int, list[str]]:
     """Exit status of this rank and the messages that it logged."""
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
     logging.getLogger("trainer_plugin").addHandler(handler)
-    status = run(lambda: failing(kind), exit_message="")
+    status = run(lambda: fail_on(kind), exit_message="")
     logging.getLogger("trainer_plugin").removeHandler(handler)
     return status, messages
 
@@ -146,6 +146,6 @@ def logged(kind: str) -> tuple[int, list[str]]:
     ],
 )
 def test_an_error_is_logged_once_for_all_ranks(ranks, kind, status, message):
-    found = ranks[2].run(logged, kind)
+    found = ranks[2].run(run_and_collect_log, kind)
     assert [each for each, _ in found] == [status] * 2
     assert [line for _, lines in found for line in lines] == [message]

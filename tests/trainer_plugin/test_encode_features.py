@@ -45,7 +45,7 @@ def features_setting(url: Path, tower: str) -> str:
     return f"videos.features={{url: {url}, tower: {tower}}}"
 
 
-def levelled_model(folder: Path) -> Path:
+def model_with_feature_levels(folder: Path) -> Path:
     """Write a folder with a model whose features have several levels, and the byte tokenizer."""
     config = tiny_config("qwen3_vl")
     config.text_config.vocab_size = 263
@@ -58,7 +58,7 @@ def levelled_model(folder: Path) -> Path:
 ADAPTERS = ("trained.lora.rank=4", "trained.language_model=false")
 
 
-@pytest.mark.parametrize(("make", "settings"), [(model_folder, ADAPTERS), (levelled_model, ())])
+@pytest.mark.parametrize(("make", "settings"), [(model_folder, ADAPTERS), (model_with_feature_levels, ())])
 def test_features_take_the_place_of_frames(ranks, frozen_recipe, films, tmp_path, make, settings):
     """The films are deleted before the features are read, and the loss stays the same."""
     model = [f"model={{path: {make(tmp_path / 'model')}}}", *settings]

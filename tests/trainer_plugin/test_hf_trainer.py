@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from schemas.config import Media
 from schemas.errors import BadInput
-from tests.trainer_plugin.runs import curve, make_recipe, model_folder, unreadable
+from tests.trainer_plugin.runs import curve, make_recipe, make_unreadable, model_folder
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import recipe as recipes
 from trainer_plugin.data import row_loader as loader
@@ -188,7 +188,7 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path
     saving = {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "linear"}
     trainer_of(recipe, tmp_path / "out", 1, **saving).train()
 
-    def resumed(*names: str, folder="out", other=recipe, kind=LongVideoTrainer, **changes) -> Rates:
+    def resume(*names: str, folder="out", other=recipe, kind=LongVideoTrainer, **changes) -> Rates:
         kind = partial(kind, resume_changes=names)
         trainer = trainer_of(other, tmp_path / folder, 4, kind=kind, **{**saving, **changes, "save_strategy": "no"})
         rates = Rates()
@@ -199,19 +199,19 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path
     changes = {"learning_rate": 0.001, "lr_scheduler_type": "constant"}
     message = r"other settings: learning_rate is 0\.003, not 0\.001; lr_scheduler_type is 'linear', not 'constant'"
     with pytest.raises(BadInput, match=message):
-        resumed(**changes)
+        resume(**changes)
     with pytest.raises(BadInput, match=r"row_tokens is 256, not 512; .* resume_changes=\[row_tokens\]"):
-        resumed(other=recipe(tmp_path, release, "row_tokens=512", "step_tokens=512"))
+        resume(other=recipe(tmp_path, release, "row_tokens=512", "step_tokens=512"))
     with pytest.raises(BadInput, match=r"videos.target is 'answer', not 'reasoning'"):
-        resumed(other=recipe(tmp_path, release, "row_tokens=256", "step_tokens=256", "videos.target=reasoning"))
-    assert [groups[0][0] for groups in resumed(*changes, **changes).applied] == [0.001] * 3
+        resume(other=recipe(tmp_path, release, "row_tokens=256", "step_tokens=256", "videos.target=reasoning"))
+    assert [groups[0][0] for groups in resume(*changes, **changes).applied] == [0.001] * 3
     # The number of steps may change; the schedule adapts.
-    assert [groups[0][0] for groups in resumed().applied] == pytest.approx([0.00225, 0.0015, 0.00075])
+    assert [groups[0][0] for groups in resume().applied] == pytest.approx([0.00225, 0.0015, 0.00075])
     cycled = trainer_of(recipe, tmp_path / "cycled", 4, kind=Cycled, **saving)
     cycled.add_callback(Rates(end=1))
     cycled.train()
     with pytest.raises(BadInput, match="weight_decay cannot change in mid-run with OneCycleLR"):
-        resumed("weight_decay", folder="cycled", kind=Cycled, weight_decay=0.5)
+        resume("weight_decay", folder="cycled", kind=Cycled, weight_decay=0.5)
 
 
 class Own(LongVideoTrainer):
@@ -312,12 +312,12 @@ def train_until_killed_in_a_save(recipe: Recipe, folder, where: str) -> None:
     trainer = trainer_of(recipe, folder, 4, save_strategy="steps", save_steps=1)
     real = getattr(trainer, where)
 
-    def deadly(*arguments):
+    def kill_or_save(*arguments):
         if trainer.state.global_step == 2 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments)
 
-    setattr(trainer, where, deadly)
+    setattr(trainer, where, kill_or_save)
     trainer.train()
 
 
@@ -349,12 +349,12 @@ def error_of_a_full_disk(recipe: Recipe, folder, where: str, rank: int) -> str:
     as_torchrun_would()
     trainer = trainer_of(recipe, folder, 2, save_strategy="steps", save_steps=1)
 
-    def full(*arguments, **options):
+    def raise_full(*arguments, **options):
         raise OSError("No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
         if torch.distributed.get_rank() == rank:
-            patch.setattr(where, full)
+            patch.setattr(where, raise_full)
         with pytest.raises((OSError, RuntimeError)) as raised:
             trainer.train()
     return str(raised.value)
@@ -515,7 +515,7 @@ def resume_without(recipe: Recipe, folder, name: str, rank: int) -> str:
     """Error of this rank if one rank cannot read a file of the checkpoint."""
     as_torchrun_would()
     trainer = trainer_of(recipe, folder, 2)
-    with unreadable(name, rank), pytest.raises((OSError, RuntimeError)) as raised:
+    with make_unreadable(name, rank), pytest.raises((OSError, RuntimeError)) as raised:
         trainer.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
     return str(raised.value)
 
@@ -572,7 +572,7 @@ def error_of_a_nonfinite_loss(recipe: Recipe, folder) -> tuple[str, bool]:
     return str(raised.value), all(torch.equal(p.full_tensor(), b) for p, b in zip(others, before, strict=True))
 
 
-def test_a_loss_that_is_not_finite_ends_it_on_every_rank_and_names_the_samples(ranks, release, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_on_every_rank_and_names_the_samples(ranks, release, tmp_path):
     found = ranks[2].run(error_of_a_nonfinite_loss, make_recipe(tmp_path, release), tmp_path)
     messages = [message for message, _ in found]
     beginning = "step 1: loss nan, gradient norm nan; the step was not applied; samples of this rank's rows that are"

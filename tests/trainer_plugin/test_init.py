@@ -33,7 +33,7 @@ sys.exit(pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider', 'tests/t
 """
 
 
-def test_all_of_it_imports_and_its_tests_collect_without_the_pipeline_and_what_is_optional():
+def test_the_trainer_imports_and_its_tests_collect_without_the_pipeline():
     ended = subprocess.run(
         [sys.executable, "-c", ALONE],
         cwd=ROOT,

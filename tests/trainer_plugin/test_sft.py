@@ -14,7 +14,15 @@ import torch
 
 from schemas.config import Media
 from schemas.errors import BadInput
-from tests.trainer_plugin.runs import SETTINGS, curve, logged, make_recipe, model_folder, python_path, whole_parameters
+from tests.trainer_plugin.runs import (
+    SETTINGS,
+    collect_log,
+    curve,
+    make_recipe,
+    model_folder,
+    python_path,
+    whole_parameters,
+)
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
 from trainer_plugin.sft import Training, learning_rate, main, train
@@ -158,7 +166,7 @@ def test_a_run_of_which_no_video_can_be_decoded_ends(alone, tmp_path):
 def messages_about_empty_steps(recipe) -> list[str]:
     """Messages of this rank about steps without supervised tokens, until all samples are skipped."""
     with (
-        logged("trainer_plugin.training.step_feed") as messages,
+        collect_log("trainer_plugin.training.step_feed") as messages,
         pytest.raises(BadInput, match="not one of the 4 samples"),
     ):
         curve(recipe)
@@ -382,7 +390,7 @@ def saved_at_the_end(out: Path) -> bool:
 
 def train_and_log(recipe) -> tuple[int, list[str]]:
     """Signal that ended the training on this rank, and the messages that it logged."""
-    with logged("trainer_plugin.sft") as messages:
+    with collect_log("trainer_plugin.sft") as messages:
         return train(recipe), messages
 
 

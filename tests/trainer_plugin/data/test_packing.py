@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from schemas.errors import BadInput
 from tests.support.properties import given, st
-from tests.trainer_plugin.runs import logged
+from tests.trainer_plugin.runs import collect_log
 from trainer_plugin.data.packing import RowStream, mask_labels
 from trainer_plugin.types import IGNORED, Example, UnusableSample
 
@@ -147,7 +147,7 @@ def test_a_sample_that_does_not_fit_is_skipped_and_named():
 def messages_about_skips(groups: int) -> list[str]:
     """Messages that this rank logs for a stream of three samples, two of which are too long."""
     rank = dist.get_rank() * groups // dist.get_world_size()
-    with logged("trainer_plugin.data.packing") as messages:
+    with collect_log("trainer_plugin.data.packing") as messages:
         list(RowStream(Lengths([10, 500, 600]), BUDGET, seed=1, rank=rank, ranks=groups, epochs=2))
     return messages
 

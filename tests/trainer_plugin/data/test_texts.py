@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileOpener
 
 from schemas.errors import BadInput
 from tests.support.properties import given, st
-from tests.trainer_plugin.runs import logged
+from tests.trainer_plugin.runs import collect_log
 from tests.trainer_plugin.support import byte_tokenizer
 from trainer_plugin.data.texts import TextRowStream, _read_documents
 
@@ -94,7 +94,7 @@ def test_lines_without_text_are_skipped_and_named(tmp_path, caplog):
 def names_logged(folder, groups: int) -> list[str]:
     """Names of the documents that this rank logs as not being text."""
     rank = dist.get_rank() * groups // dist.get_world_size()
-    with logged("trainer_plugin.data.texts") as messages:
+    with collect_log("trainer_plugin.data.texts") as messages:
         tokens(rows(folder, 5, rank=rank, ranks=groups), 2)
     return [re.sub(r"^sample .*/(.*): it is.*", r"\1", message) for message in messages]
 

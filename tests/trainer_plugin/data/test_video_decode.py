@@ -122,7 +122,7 @@ def test_frames_are_resized_as_the_processors_do(film):
     assert number_on(small) == 60
 
 
-def test_a_video_in_a_tar_is_read_where_it_lies(film, tmp_path, s3_bucket):
+def test_a_video_in_a_tar_is_read_without_unpacking_it(film, tmp_path, s3_bucket):
     import s3fs
 
     with tarfile.open(tmp_path / "data.tar", "w") as tar:

@@ -98,14 +98,14 @@ def test_too_few_processes_and_other_layouts_are_refused(alone, sp, layout, mess
 @pytest.mark.parametrize("ranks", [(4,)], indirect=True)
 @pytest.mark.parametrize(("heads", "kv_heads"), [(6, 6), (12, 3)])
 def test_heads_that_do_not_fit_are_refused(ranks, heads, kv_heads):
-    errors, _ = ranks.outcomes(refused, heads, kv_heads)
+    errors, _ = ranks.outcomes(parallelize_heads, heads, kv_heads)
     assert set(errors) == {0, 1, 2, 3}
     assert all(
         f"does not fit {heads} query and {kv_heads} kv heads; use a divisor" in error for error in errors.values()
     )
 
 
-def refused(heads, kv_heads):
+def parallelize_heads(heads, kv_heads):
     parallelize(4, config(heads, kv_heads), CPU, Layout(4, 1))
 
 
@@ -138,7 +138,7 @@ def test_an_error_of_one_rank_is_raised_on_every_rank(ranks):
 STEP = Case("qwen2_5_vl", (Draft((5, Clip(4), 20), supervised=1.0),), Layout(3, 1), heads=(6, 3))
 
 
-def killed(victim):
+def seconds_until_a_death_is_noticed(victim):
     """Seconds until this rank raises an error after the victim is killed."""
     sharded(STEP)
     if dist.get_rank() == victim:
@@ -151,12 +151,12 @@ def killed(victim):
 
 @pytest.mark.parametrize("ranks", [(3,)], indirect=True)
 def test_a_rank_that_dies_is_an_error_on_every_other_within_seconds(ranks):
-    errors, waited = ranks.outcomes(killed, 1)
+    errors, waited = ranks.outcomes(seconds_until_a_death_is_noticed, 1)
     assert (errors, set(waited)) == ({}, {0, 2})
     assert max(waited.values()) < 10
 
 
-def absent(absentee, seconds):
+def seconds_until_the_time_out(absentee, seconds):
     """Seconds until this rank times out while it waits for the absent rank, in a separate group."""
     group = parallelize(3, config(3, 3), CPU, timeout=timedelta(seconds=seconds)).sp_group
     if dist.get_rank() == absentee:
@@ -170,5 +170,5 @@ def absent(absentee, seconds):
 
 @pytest.mark.parametrize("ranks", [(3,)], indirect=True)
 def test_a_rank_that_hangs_is_an_error_after_the_time_out(ranks):
-    waited = ranks.run(absent, 2, 2)
+    waited = ranks.run(seconds_until_the_time_out, 2, 2)
     assert all(1.5 < seconds < 7 for seconds in waited[:2])

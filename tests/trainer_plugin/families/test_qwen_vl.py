@@ -66,7 +66,7 @@ def time_positions(times: Sequence[int], tokens_per_second: float = 2) -> np.nda
     return family.positions(torch.tensor([VIDEO_ID] * patches), [(Grid(patches, 2, 2), times)])[0].numpy()
 
 
-def originally(example, tokens_per_second):
+def positions_by_the_first_rule(example, tokens_per_second):
     """Positions by the original rule of Qwen2.5-VL: text continues after the largest position so far."""
     videos = iter(example.videos)
     positions, following, ids = [], 0, example.input_ids.tolist()
@@ -90,7 +90,7 @@ def originally(example, tokens_per_second):
 @given(drafts)
 def test_positions_of_qwen2_5_are_transformers_where_those_are_right(draft):
     [sample] = make_samples(families["qwen2_5_vl"], [draft])
-    assert torch.equal(sample.example.positions, originally(sample.example, 2))
+    assert torch.equal(sample.example.positions, positions_by_the_first_rule(sample.example, 2))
     if sample.example.videos and positions_are_right(models["qwen2_5_vl"], sample.example):
         assert torch.equal(sample.example.positions, theirs("qwen2_5_vl", sample.example))
 
@@ -226,7 +226,7 @@ OF_THE_CLASS = {"shortest_edge": 131_072, "longest_edge": 786_432}
 sides = st.integers(16, 2200)
 
 
-def sized(family, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
+def frame_size_or_zero(family, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
     """Frame size (height, width); (0, 0) if one side is too long, which transformers refuses too."""
     try:
         return family.frame_size(height, width, frames, max_tokens)
@@ -247,7 +247,7 @@ def test_frames_of_qwen3_are_as_large_as_its_processor_makes_them(height, width,
     family = Qwen3VL(tiny_config("qwen3_vl"), {"size": size} if size else {})
     limits = {"min_pixels": (size or SIZE)["shortest_edge"], "max_pixels": (size or SIZE)["longest_edge"]}
     expected = expected_size(qwen3_size, frames, height, width, temporal_factor=2, factor=32, **limits)
-    assert sized(family, height, width, frames) == expected
+    assert frame_size_or_zero(family, height, width, frames) == expected
 
 
 @settings(deadline=None)
@@ -257,7 +257,7 @@ def test_frames_of_qwen2_5_are_as_large_as_its_processor_makes_them(height, widt
     size = processor.get("size", {"shortest_edge": 128 * 28**2, "longest_edge": 768 * 28**2})
     least, most = processor.get("min_pixels", size["shortest_edge"]), processor.get("max_pixels", size["longest_edge"])
     expected = expected_size(qwen2_size, height, width, factor=28, min_pixels=least, max_pixels=most)
-    assert sized(family, height, width, frames) == expected
+    assert frame_size_or_zero(family, height, width, frames) == expected
 
 
 def test_the_budget_of_qwen3_is_the_published_one_unless_a_setting_lowers_or_raises_it():

@@ -42,7 +42,7 @@ def states(queries: int, keys: int, heads=(4, 2), seed: int = 0) -> list[torch.T
     return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
 
 
-def attended(q, k, v, run, **options):
+def attend(q, k, v, run, **options):
     return sequence_parallel_attention(Layer(), q, k, v, None, run=run, scaling=SCALE, **options)
 
 
@@ -53,7 +53,7 @@ def expected(q, k, v, blocks):
 def test_segments_are_causal_each_for_itself():
     blocks = [Block((0, 4), (0, 4)), Block((4, 5), (4, 5)), Block((5, 11), (5, 11))]
     inputs = states(11, 11)
-    found, weights = attended(*inputs, run_of(*blocks))
+    found, weights = attend(*inputs, run_of(*blocks))
     assert weights is None
     torch.testing.assert_close(found, expected(*inputs, blocks))
 
@@ -80,7 +80,7 @@ def test_unsupported_options_are_refused(options, message):
         sequence_parallel_attention(Layer(), *states(5, 5), **arguments)
 
 
-def test_it_is_registered_without_a_mask_so_that_none_is_built():
+def test_the_attention_is_registered_without_a_mask_so_that_none_is_built():
     register()
     register()
     assert AttentionInterface()[SEQUENCE_PARALLEL] is sequence_parallel_attention
@@ -101,7 +101,7 @@ def test_kept_outputs_spare_the_kernel_in_the_recomputation(keep, monkeypatch):
     run = run_of(Block((0, 6), (0, 6)), checkpointed_layers=int(keep))
     plain, inputs = states(6, 6), states(6, 6)
     gradients = torch.autograd.grad(expected(*plain, run.share.blocks).square().sum(), plain)
-    out = checkpoint(lambda *inputs: attended(*inputs, run)[0] * 1.0, *inputs, use_reentrant=False)
+    out = checkpoint(lambda *inputs: attend(*inputs, run)[0] * 1.0, *inputs, use_reentrant=False)
     found = torch.autograd.grad(out.square().sum(), inputs)
     assert len(calls) == (1 if keep else 2)
     assert not run._kept
@@ -112,7 +112,7 @@ def test_kept_outputs_spare_the_kernel_in_the_recomputation(keep, monkeypatch):
 def test_nothing_is_kept_without_gradients():
     run = run_of(Block((0, 6), (0, 6)), checkpointed_layers=1)
     with torch.no_grad():
-        attended(*states(6, 6), run)
+        attend(*states(6, 6), run)
     assert not run._kept
 
 
@@ -141,7 +141,7 @@ def attend_on_this_rank(lengths, layout, heads):
     run = AttentionRun(attention, parallel.ulysses_group, parallel.ring_group)
     mine = torch.cat([torch.arange(0), *(torch.arange(*piece) for piece in plan.shards[parallel.sp_rank])])
     local = [rows.detach()[:, :, mine].requires_grad_() for rows in states(len(plan), len(plan), heads)]
-    out, _ = attended(*local, run)
+    out, _ = attend(*local, run)
     gradients = torch.autograd.grad(out.square().sum(), local)
     return mine, out.detach(), [gradient.transpose(1, 2) for gradient in gradients]
 

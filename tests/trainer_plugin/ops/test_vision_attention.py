@@ -55,7 +55,7 @@ def test_a_qwen_tower_encodes_several_frames_as_with_sdpa():
     torch.testing.assert_close(found[VISION_ATTENTION], found["sdpa"])
 
 
-def test_padding_reaches_it_in_a_smolvlm_tower():
+def test_padding_reaches_the_attention_of_a_smolvlm_tower():
     register()
     model = tiny_model("smolvlm")
     tower = model.model.vision_model

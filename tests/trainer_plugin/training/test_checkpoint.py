@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import OPTIONS, Clip, Draft, groups, make_samples, plan_of, share_pixels, tiny_model
-from tests.trainer_plugin.runs import curve, make_recipe, model_folder, unreadable, whole_parameters
+from tests.trainer_plugin.runs import curve, make_recipe, make_unreadable, model_folder, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.atomic_files import FullDisk, locked
 from trainer_plugin.distributed.sequence_plan import Layout
@@ -45,7 +45,7 @@ def test_only_the_last_ones_are_kept_and_latest_names_a_whole_one(alone, release
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000004"
 
 
-def test_a_run_that_was_sent_back_keeps_what_it_saves(alone, release, tmp_path):
+def test_a_run_resumed_from_an_earlier_step_keeps_the_checkpoint_it_saves(alone, release, tmp_path):
     curve(make_recipe(tmp_path, release, "steps=4", "checkpoints.every_steps=1", "checkpoints.keep=3"))
     (tmp_path / "checkpoints" / "latest").write_text("step-00000002")
     again = make_recipe(tmp_path, release, "steps=4", "checkpoints.every_steps=1", "checkpoints.keep=1")
@@ -60,13 +60,13 @@ def test_a_run_that_was_sent_back_keeps_what_it_saves(alone, release, tmp_path):
 def test_a_kill_while_a_step_is_saved_again_leaves_a_whole_checkpoint(run, release, monkeypatch):
     rename = Path.rename
 
-    def killed(path: Path, target: Path) -> Path:
+    def raise_before_rename(path: Path, target: Path) -> Path:
         if path.name.endswith(".writing"):
             raise KeyboardInterrupt
         return rename(path, target)
 
     with Training(make_recipe(run, release, "steps=2")) as training:
-        monkeypatch.setattr(Path, "rename", killed)
+        monkeypatch.setattr(Path, "rename", raise_before_rename)
         with pytest.raises(KeyboardInterrupt):
             training.save()
         monkeypatch.undo()
@@ -82,10 +82,10 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(run, release, monkeypatch)
         steps = iter(training)
         next(steps)
 
-        def full(*arguments):
+        def raise_full(*arguments):
             raise OSError("No space left on device")
 
-        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", raise_full)
         with pytest.raises(CheckpointException, match="No space left"):
             training.save()
         monkeypatch.undo()
@@ -97,12 +97,12 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(run, release, monkeypatch)
 def error_of_a_full_disk(recipe) -> str:
     """Error of this rank if the disk of rank 0 is full after all shards of the first checkpoint are written."""
 
-    def full(*arguments):
+    def raise_full(*arguments):
         raise OSError("No space left on device")
 
     with pytest.MonkeyPatch.context() as patch, Training(recipe) as training:
         if torch.distributed.get_rank() == 0:
-            patch.setattr("trainer_plugin.training.checkpoint.atomic_write_bytes", full)
+            patch.setattr("trainer_plugin.training.checkpoint.atomic_write_bytes", raise_full)
         with pytest.raises((OSError, RuntimeError)) as raised:
             list(training)
     return str(raised.value)
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(alone, releas
 
 def resume_without(recipe, name: str, rank: int) -> str:
     """Error of this rank if one rank cannot read a file of the checkpoint."""
-    with unreadable(name, rank), pytest.raises((OSError, RuntimeError)) as raised:
+    with make_unreadable(name, rank), pytest.raises((OSError, RuntimeError)) as raised:
         Training(recipe)
     return str(raised.value)
 

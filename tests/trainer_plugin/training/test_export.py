@@ -186,7 +186,7 @@ def test_further_chat_templates_are_exported_over_those_of_an_export_before(alon
     assert not (folder / ".writing").exists()
 
 
-def test_a_disk_of_its_own_is_exported_to(alone, release, tmp_path, small_disk):
+def test_an_export_may_be_on_a_disk_of_its_own(alone, release, tmp_path, small_disk):
     with Training(make_recipe(tmp_path, release, "steps=1", "precision=bfloat16", "export=model")) as training:
         list(training)
         training.export(small_disk)

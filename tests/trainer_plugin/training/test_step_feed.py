@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import Clip, Draft, groups, make_samples, tiny_config
-from tests.trainer_plugin.runs import logged
+from tests.trainer_plugin.runs import collect_log
 from tests.trainer_plugin.support import numbered_film
 from trainer_plugin.data.packing import RowStream
 from trainer_plugin.distributed.sequence_plan import Costs, Layout
@@ -92,7 +92,7 @@ def steps_of(feed: StepFeed, count: int = 100) -> list[Seen]:
 def all_steps(films: Films, sp: int, rows_per_step: int) -> tuple[list[Seen], dict[str, str], list[str]]:
     """All steps, the skipped samples, and the messages of this rank."""
     with (
-        logged("trainer_plugin.training.step_feed") as messages,
+        collect_log("trainer_plugin.training.step_feed") as messages,
         feed_of(stream_of(films, sp), sp, rows_per_step) as feed,
     ):
         steps = steps_of(feed)
@@ -154,7 +154,7 @@ def test_step_feed_ends_when_it_is_interrupted_between_skipped_steps(ranks, tmp_
     assert ranks[2].run(interrupt_after_a_skip, Films(tmp_path)) == [(True, 1)] * 2
 
 
-def recovered(films: Films) -> list[dict[str, str]]:
+def skipped_after_each_epoch(films: Films) -> list[dict[str, str]]:
     """Skipped samples after each of two epochs; the video of `s2` appears after the first."""
     with feed_of(stream_of(films, 1, epochs=2), rows_per_step=2) as feed:
         feed.next_step(1)
@@ -169,10 +169,10 @@ def recovered(films: Films) -> list[dict[str, str]]:
 
 def test_step_feed_forgets_a_skipped_sample_that_any_rank_trains_on(ranks, folder):
     (folder / "s2.mp4").unlink()
-    assert ranks[2].run(recovered, Films(folder)) == [[{"s2": "missing"}, {}]] * 2
+    assert ranks[2].run(skipped_after_each_epoch, Films(folder)) == [[{"s2": "missing"}, {}]] * 2
 
 
-def straight_and_resumed(films: Films, sp: int) -> tuple[list[Seen], list[Seen], dict[str, str], dict[str, str]]:
+def run_straight_and_resumed(films: Films, sp: int) -> tuple[list[Seen], list[Seen], dict[str, str], dict[str, str]]:
     """The steps and skipped samples of two epochs, straight and with a resume after each step."""
     with feed_of(stream_of(films, sp, epochs=2), sp) as feed:
         straight, skipped = steps_of(feed), feed.skipped
@@ -191,7 +191,7 @@ def straight_and_resumed(films: Films, sp: int) -> tuple[list[Seen], list[Seen],
 
 @pytest.mark.parametrize("sp", [1, 2])
 def test_step_feed_resumes_with_the_same_steps(ranks, folder, sp):
-    for straight, resumed, skipped, also_skipped in ranks[2].run(straight_and_resumed, Films(folder, EVERYONE), sp):
+    for straight, resumed, skipped, also_skipped in ranks[2].run(run_straight_and_resumed, Films(folder, EVERYONE), sp):
         assert len(straight) == (4 if sp == 1 else 6)
         assert resumed == straight
         assert also_skipped == skipped == {"s2": "missing"}

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 from schemas.errors import BadInput
 from tests.trainer_plugin.parity import tiny_config, tiny_model
-from tests.trainer_plugin.runs import configured, model_folder, tied_folder
+from tests.trainer_plugin.runs import change_config, model_folder, tied_folder
 from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
 from trainer_plugin.data.chat import CHAT_TEMPLATES, CHATML
 from trainer_plugin.distributed.mesh import init_distributed, parallelize
@@ -31,7 +31,7 @@ from trainer_plugin.training.weights import (
 EVERYTHING = TrainableParts(vision_tower=True)
 
 
-def built(source: ModelSource, trained: TrainableParts = EVERYTHING, **options) -> LongVideoModel:
+def build(source: ModelSource, trained: TrainableParts = EVERYTHING, **options) -> LongVideoModel:
     config = read_config(source)
     parallel = parallelize(1, config.get_text_config(), init_distributed())
     return build_model(source, trained, config, parallel, **options)
@@ -42,14 +42,14 @@ def tensors_of(model: LongVideoModel) -> dict[str, torch.Tensor]:
     return {**found, **dict(model.model.named_buffers())}
 
 
-def built_tensors(source: ModelSource, trained: TrainableParts = EVERYTHING) -> dict[str, torch.Tensor]:
-    return tensors_of(built(source, trained, compute=torch.float32))
+def build_tensors(source: ModelSource, trained: TrainableParts = EVERYTHING) -> dict[str, torch.Tensor]:
+    return tensors_of(build(source, trained, compute=torch.float32))
 
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_all_ranks_get_the_folders_weights_and_buffers(ranks, tmp_path, world):
     folder = model_folder(tmp_path / "model")
-    everyone = ranks[world].run(built_tensors, ModelSource(path=str(folder)))
+    everyone = ranks[world].run(build_tensors, ModelSource(path=str(folder)))
     plain = AutoModelForImageTextToText.from_pretrained(folder)
     expected = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
     for found in everyone:
@@ -59,8 +59,8 @@ def test_all_ranks_get_the_folders_weights_and_buffers(ranks, tmp_path, world):
 
 def test_random_weights_follow_from_the_seed_alone(ranks):
     source = ModelSource(config=json.loads(tiny_config("qwen3_vl").to_json_string()))
-    one = ranks[1].run(built_tensors, source)[0]
-    two = ranks[2].run(built_tensors, source)[0]
+    one = ranks[1].run(build_tensors, source)[0]
+    two = ranks[2].run(build_tensors, source)[0]
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert one["lm_head.weight"].std() > 0
 
@@ -111,15 +111,15 @@ def test_tied_embeddings_are_one_whichever_is_in_the_files(alone, tmp_path, kept
     folder = tied_folder(tmp_path / "model")
     embeddings = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
     both = {"model.embed_tokens.weight": embeddings, "lm_head.weight": embeddings.clone()}
-    rewritten(folder, {name: tensor if kept in (name, "both") else None for name, tensor in both.items()})
-    model = built(ModelSource(path=str(folder)), compute=torch.float32).model
+    rewrite_weights(folder, {name: tensor if kept in (name, "both") else None for name, tensor in both.items()})
+    model = build(ModelSource(path=str(folder)), compute=torch.float32).model
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert model.config.tie_word_embeddings
     assert torch.equal(model.get_output_embeddings().weight.full_tensor(), embeddings)
 
 
 def heads(source: ModelSource) -> tuple[bool, dict[str, torch.Tensor]]:
-    model = built(source, compute=torch.float32)
+    model = build(source, compute=torch.float32)
     return model.model.config.tie_word_embeddings, tensors_of(model)
 
 
@@ -136,7 +136,7 @@ def test_a_tied_configuration_whose_files_hold_another_head_is_untied_as_in_tran
 
 def test_trainable_weights_are_float32_and_frozen_ones_have_the_compute_type(alone, tmp_path):
     source = ModelSource(path=str(model_folder(tmp_path / "model")))
-    model = built(source, TrainableParts(language_model=False, projector=True), compute=torch.bfloat16)
+    model = build(source, TrainableParts(language_model=False, projector=True), compute=torch.bfloat16)
     trainable = {name for name, parameter in model.model.named_parameters() if parameter.requires_grad}
     assert trainable == {name for name, _ in model.model.named_parameters() if "visual.merger" in name}
     for name, parameter in model.model.named_parameters():
@@ -179,7 +179,7 @@ def test_the_rotary_base_and_the_positions_are_raised(tmp_path):
     assert empty_model(config).model.language_model.rotary_emb.config.rope_parameters != before.config.rope_parameters
 
 
-def rewritten(folder: Path, changes: Mapping[str, torch.Tensor | None]) -> Path:
+def rewrite_weights(folder: Path, changes: Mapping[str, torch.Tensor | None]) -> Path:
     """Add, replace or (None) remove tensors in the files of a model folder, and return the folder."""
     weights = {**load_file(folder / "model.safetensors"), **changes}
     kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
@@ -204,9 +204,9 @@ def rewritten(folder: Path, changes: Mapping[str, torch.Tensor | None]) -> Path:
     ids=["missing", "shape", "scales"],
 )
 def test_weights_that_are_not_the_models_are_refused(alone, tmp_path, changes, message):
-    folder = rewritten(model_folder(tmp_path / "model"), changes)
+    folder = rewrite_weights(model_folder(tmp_path / "model"), changes)
     with pytest.raises(BadInput, match=message):
-        built(ModelSource(path=str(folder)))
+        build(ModelSource(path=str(folder)))
 
 
 def test_buffers_that_were_once_saved_and_heads_that_nobody_runs_are_ignored(alone, tmp_path):
@@ -215,8 +215,8 @@ def test_buffers_that_were_once_saved_and_heads_that_nobody_runs_are_ignored(alo
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
         "mtp.layers.0.mlp.up_proj.weight": torch.ones(2, 2),
     }
-    expected = built_tensors(ModelSource(path=str(model_folder(tmp_path / "plain"))))
-    found = built_tensors(ModelSource(path=str(rewritten(model_folder(tmp_path / "model"), extra))))
+    expected = build_tensors(ModelSource(path=str(model_folder(tmp_path / "plain"))))
+    found = build_tensors(ModelSource(path=str(rewrite_weights(model_folder(tmp_path / "model"), extra))))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -226,7 +226,7 @@ def test_damaged_files_of_weights_are_named(alone, tmp_path, damage):
     file = model_folder(tmp_path / "model") / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(BadInput, match=rf"model {tmp_path}/model: "):
-        built(ModelSource(path=str(tmp_path / "model")))
+        build(ModelSource(path=str(tmp_path / "model")))
 
 
 @pytest.mark.parametrize(
@@ -243,10 +243,10 @@ def test_damaged_files_of_weights_are_named(alone, tmp_path, damage):
 )
 def test_quantized_models_are_refused_from_their_configuration(tmp_path, method, values):
     quantization = {"quant_method": method, **values}
-    whole = configured(model_folder(tmp_path / "whole"), quantization_config=quantization)
+    whole = change_config(model_folder(tmp_path / "whole"), quantization_config=quantization)
     (whole / "model.safetensors").unlink()  # nothing of it is read
     text = json.loads((whole / "config.json").read_text())["text_config"]
-    inside = configured(
+    inside = change_config(
         model_folder(tmp_path / "inside"),
         text_config={**text, "quantization_config": quantization},
         quantization_config=None,
@@ -371,7 +371,7 @@ def test_the_processors_chat_template_wins_over_the_tokenizers_as_in_serving(tmp
 def test_an_attention_that_is_not_computed_is_refused_from_the_configuration(tmp_path, part, values, complaint):
     folder = model_folder(tmp_path / "model")
     (folder / "model.safetensors").unlink()  # nothing of it is read
-    configured(folder, **{part: {**json.loads((folder / "config.json").read_text())[part], **values}})
+    change_config(folder, **{part: {**json.loads((folder / "config.json").read_text())[part], **values}})
     with pytest.raises(BadInput, match=complaint):
         read_config(ModelSource(path=str(folder)))
 
