@@ -142,7 +142,10 @@ class Store:
             raise SchemaError(
                 f"{self.url}/{address}: damaged, its bytes do not match its name; delete it and build again"
             )
-        return rows_from_parquet(data, model, f"{self.url}/{address}")
+        try:
+            return rows_from_parquet(data, model, f"{self.url}/{address}")
+        except SchemaError as error:
+            raise SchemaError(f"{error}; another version wrote this table: run its stage again") from error
 
     # --- commits -----------------------------------------------------------------------------------------------------
 

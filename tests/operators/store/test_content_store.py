@@ -79,7 +79,9 @@ def test_rows_make_the_round_trip(store):
 
 def test_a_table_read_as_another_is_refused(store):
     sha256 = store.put_rows([REJECT], Reject)
-    with pytest.raises(SchemaError, match=r"column label .* is missing"):
+    with pytest.raises(
+        SchemaError, match=r"column label .* is missing.*; another version wrote this table: run its stage again$"
+    ):
         store.get_rows(sha256, DetectedObject)
 
 
