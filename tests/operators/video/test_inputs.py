@@ -53,7 +53,7 @@ def numbers(path, times_us):
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.file)
-def test_a_probe_tells_the_truth(rendered, sample):
+def test_a_probe_gives_true_properties(rendered, sample):
     _, video = rendered(sample.file)
     frame_us = 1e6 / float(sample.fps)
     assert video.frame_count == len(sample.numbers)
@@ -75,12 +75,12 @@ def test_a_probe_tells_the_truth(rendered, sample):
 def test_frames_and_clips_show_what_was_rendered(rendered, sample, tmp_path):
     path, video = rendered(sample.file)
     times = video.index.frame_times_us
-    watched = decode_once(video, SECONDS, tmp_path / "proxy.mp4", lambda time_us: None, workers=1)
-    analysis = watched.analysis
+    decoded = decode_once(video, SECONDS, tmp_path / "proxy.mp4", lambda time_us: None, workers=1)
+    analysis = decoded.analysis
     np.testing.assert_array_equal(analysis.times_us, times)
     assert analysis.unreadable_us == 0
     halves = np.unique(times // 500_000, return_index=True)[1]
-    assert frame_times(watched.proxy.path).tolist() == times[halves].tolist()
+    assert frame_times(decoded.proxy.path).tolist() == times[halves].tolist()
     middle = times[len(times) // 2]
     spans = plan_clips(video.duration_us, analysis.shot_starts(Detector.ADAPTIVE, 3.0), SECONDS)
     span = next(span for span in spans if span.start_us <= middle < span.end_us)
@@ -90,7 +90,7 @@ def test_frames_and_clips_show_what_was_rendered(rendered, sample, tmp_path):
     assert clip.frame_count == np.count_nonzero(inside)
     if sample.readable:
         assert numbers(path, times.tolist()) == list(sample.numbers)
-        assert numbers(watched.proxy.path, times[halves].tolist()) == np.array(sample.numbers)[halves].tolist()
+        assert numbers(decoded.proxy.path, times[halves].tolist()) == np.array(sample.numbers)[halves].tolist()
         shown = numbers(clip.path, clip.index.frame_times_us.tolist())
         assert shown == np.array(sample.numbers)[inside].tolist()
 
@@ -243,7 +243,7 @@ def test_a_playlist_leads_nowhere(tmp_path, kind, suffix):
             server.accept()
 
 
-def test_a_sample_is_what_it_says():
+def test_a_sample_has_its_stated_properties():
     """File names are unique, so that samples do not overwrite each other."""
     assert len({sample.file for sample in SAMPLES}) == len(SAMPLES)
     assert Sample("x.mp4", frames=3).times_us == pytest.approx([0, 33333.3, 66666.7], abs=0.1)
@@ -251,9 +251,9 @@ def test_a_sample_is_what_it_says():
 
 def test_no_byte_of_what_is_no_video_is_quoted(tmp_path):
     (tmp_path / "page.mp4").write_bytes(b"<SECRET>page of a server")
-    with pytest.raises(UnreadableVideo, match="none of the containers that are read") as told:
+    with pytest.raises(UnreadableVideo, match="none of the containers that are read") as raised:
         probe(tmp_path / "page.mp4")
-    assert "SECRET" not in str(told.value)
+    assert "SECRET" not in str(raised.value)
 
 
 # --- encrypted --------------------------------------------------------------------------------------------------------

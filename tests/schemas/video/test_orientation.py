@@ -60,10 +60,10 @@ def test_every_decode_shows_what_ffmpeg_shows(stored_video, tmp_path, view):
     (frame,) = frames_at(path, [0])
     assert_alike(frame.rgb, expected)
 
-    watched = decode_once(
+    decoded = decode_once(
         video, SplitConfig(detector=Detector.ADAPTIVE), tmp_path / "proxy.mp4", lambda _: None, workers=1
     )
-    (frame,) = frames_at(watched.proxy.path, [0])
+    (frame,) = frames_at(decoded.proxy.path, [0])
     assert_alike(frame.rgb, expected)
 
     sei = write_oriented(tmp_path / "sei.mp4", stored_video, *view, "sei")
@@ -74,7 +74,7 @@ def test_every_decode_shows_what_ffmpeg_shows(stored_video, tmp_path, view):
         assert_alike(thumbnail(next(container.decode(video=0))), expected)
 
     upright = make(tmp_path / "upright.mp4", "-i", str(path), "-c:v", "libx264", "-crf", "10", "-g", "5")
-    for seen in (watched.analysis, analyse_key_frames(video)):
+    for seen in (decoded.analysis, analyse_key_frames(video)):
         hash_of_upright = analyse_key_frames(probe(upright)).perceptual_hash()
         assert (int(seen.perceptual_hash(), 16) ^ int(hash_of_upright, 16)).bit_count() <= 40
 

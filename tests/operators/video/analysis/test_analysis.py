@@ -34,7 +34,7 @@ def test_every_frame_is_measured_once(tmp_path):
     assert len(analysis.damaged_us) == 0
 
 
-def test_the_measures_mean_what_they_say(tmp_path):
+def test_measures_match_what_the_film_shows(tmp_path):
     def still(name, graph):
         made = make(
             tmp_path / name, "-f", "lavfi", "-i", graph, "-t", "1", "-pix_fmt", "yuv420p", "-preset", "ultrafast"
@@ -94,7 +94,7 @@ class Network:
         return np.array([rgb.mean() for rgb in self.shown], np.float32) / 255
 
 
-def test_spans_decoded_at_once_measure_and_sample_the_same(tmp_path):
+def test_spans_decoded_concurrently_give_the_same_measures_and_samples(tmp_path):
     video = probe(make(tmp_path / "v.mp4", "-f", "lavfi", "-i", "testsrc2=s=320x180:d=22:r=20", "-g", "40", "-bf", "3"))
     outcomes = []
     for workers in (1, 3):
@@ -108,16 +108,16 @@ def test_spans_decoded_at_once_measure_and_sample_the_same(tmp_path):
             workers=workers,
         )
         outcomes.append((analysis, sampled, tiny))
-    (alone, alone_sampled, alone_tiny), (together, together_sampled, together_tiny) = outcomes
+    (sequential, sequential_sampled, sequential_tiny), (parallel, parallel_sampled, parallel_tiny) = outcomes
     for name in ("times_us", "motion", "sharpness", "brightness", "dark", "descriptors", "transition"):
-        np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+        np.testing.assert_array_equal(getattr(parallel, name), getattr(sequential, name))
     for name in ("times_us", "content"):
-        np.testing.assert_array_equal(getattr(together.scores, name), getattr(alone.scores, name))
-    assert [time_us for time_us, _ in alone_sampled] == [500_000 * number for number in range(44)]
-    assert [rgb.shape for rgb in alone_tiny] == [(27, 48, 3)] * 440
-    assert [time_us for time_us, _ in alone_sampled] == [time_us for time_us, _ in together_sampled]
-    pictures = [[picture for _, picture in sampled] for sampled in (alone_sampled, together_sampled)]
-    for one, other in (pictures, (alone_tiny, together_tiny)):
+        np.testing.assert_array_equal(getattr(parallel.scores, name), getattr(sequential.scores, name))
+    assert [time_us for time_us, _ in sequential_sampled] == [500_000 * number for number in range(44)]
+    assert [rgb.shape for rgb in sequential_tiny] == [(27, 48, 3)] * 440
+    assert [time_us for time_us, _ in sequential_sampled] == [time_us for time_us, _ in parallel_sampled]
+    pictures = [[picture for _, picture in sampled] for sampled in (sequential_sampled, parallel_sampled)]
+    for one, other in (pictures, (sequential_tiny, parallel_tiny)):
         assert all(np.array_equal(picture, same) for picture, same in zip(one, other, strict=True))
 
 
@@ -132,7 +132,7 @@ def test_a_grid_takes_the_first_frame_of_each_cell(tmp_path):
     assert sampled == sorted(first.values())
 
 
-def test_shots_that_look_alike_are_told_from_those_that_do_not(tmp_path):
+def test_boundary_distance_separates_similar_shots_from_different_ones(tmp_path):
     colours = ("red", "red", "blue")
     graph = "".join(
         f"color={colour}:s=160x96:r=20:d=1,drawbox=x={20 + 40 * (colour == 'blue')}:w=30:h=60:c=white:t=fill[{n}];"

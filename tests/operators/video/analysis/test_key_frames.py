@@ -72,7 +72,7 @@ def test_only_stretches_that_differ_are_decoded(shots, monkeypatch):
     assert spans == [(2_000_000, 3_100_000), (5_000_000, 6_100_000), (8_000_000, 9_100_000), (10_000_000, 11_000_000)]
 
 
-def test_crowded_key_frames_are_passed_over(tmp_path):
+def test_crowded_key_frames_are_skipped(tmp_path):
     video = probe(shots_video(tmp_path / "v.mp4", [2.0, 2.0]))
     intra = probe(make(tmp_path / "intra.mkv", "-i", str(video.path), "-c:v", "mjpeg", "-q:v", "3"))
     assert len(intra.index.key_frame_times_us) == 120

@@ -43,7 +43,7 @@ def measured(frames, rotation=0):
     return measures
 
 
-def look(bgr, rotation):
+def descriptor(bgr, rotation):
     return appearance_descriptor(bgr[None], rotation)[0]
 
 
@@ -147,13 +147,13 @@ def test_parts_measured_apart_and_joined_are_the_whole(first, second):
         assert difference(joined.first, whole.first) == difference(joined.last, whole.last) == (0, 0)
 
 
-def test_a_look_survives_scaling_and_brightening_and_knows_other_pictures():
-    own = look(scene(1), 0)
+def test_a_descriptor_survives_scaling_and_brightening_and_differs_for_other_pictures():
+    own = descriptor(scene(1), 0)
     assert own.shape == (DESCRIPTOR_BYTES,) and own.dtype == np.uint8
     assert visual_distance(own, own) == 0
-    assert visual_distance(own, look(scene(1, height=120, width=160), 0)) < 0.1
-    assert visual_distance(own, look(cv2.add(scene(1), (4, 4, 4, 0)), 0)) < 0.15
-    others = np.stack([look(scene(seed), 0) for seed in range(2, 40)])
+    assert visual_distance(own, descriptor(scene(1, height=120, width=160), 0)) < 0.1
+    assert visual_distance(own, descriptor(cv2.add(scene(1), (4, 4, 4, 0)), 0)) < 0.15
+    others = np.stack([descriptor(scene(seed), 0) for seed in range(2, 40)])
     assert visual_distance(own, others).min() > 0.3
 
 
@@ -161,23 +161,23 @@ def test_the_hash_is_of_the_upright_picture():
     upright = scene(3)
     for rotation in (90, 180, 270):
         stored = np.ascontiguousarray(np.rot90(upright, k=rotation // 90))  # np.rot90(k=-rotation // 90) turns it back
-        bits = np.bitwise_count(look(stored, rotation)[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum()
+        bits = np.bitwise_count(descriptor(stored, rotation)[:HASH_BYTES] ^ descriptor(upright, 0)[:HASH_BYTES]).sum()
         assert bits <= 8
-        assert np.bitwise_count(look(stored, 0)[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum() > 16
+        assert np.bitwise_count(descriptor(stored, 0)[:HASH_BYTES] ^ descriptor(upright, 0)[:HASH_BYTES]).sum() > 16
         mirrored = appearance_descriptor(np.ascontiguousarray(np.flip(stored, 1))[None], rotation, mirrored=True)[0]
-        assert np.bitwise_count(mirrored[:HASH_BYTES] ^ look(upright, 0)[:HASH_BYTES]).sum() <= 8
+        assert np.bitwise_count(mirrored[:HASH_BYTES] ^ descriptor(upright, 0)[:HASH_BYTES]).sum() <= 8
 
 
 @settings(deadline=None)
 @given(st.integers(0, 99), st.integers(0, 99))
-def test_unlikeness_is_a_symmetric_share(one, other):
-    descriptors, others = look(scene(one), 0), look(scene(other), 0)
+def test_visual_distance_is_a_symmetric_share(one, other):
+    descriptors, others = descriptor(scene(one), 0), descriptor(scene(other), 0)
     assert 0 <= visual_distance(descriptors, others) == visual_distance(others, descriptors) <= 1
 
 
 def test_pictures_with_nothing_in_common_are_wholly_unlike():
     ramp = np.repeat(np.linspace(0, 80, 160).astype(np.uint8)[None, :, None], 90, axis=0).repeat(3, axis=2)
-    assert visual_distance(look(ramp, 0), look(255 - ramp, 0)) == 1
+    assert visual_distance(descriptor(ramp, 0), descriptor(255 - ramp, 0)) == 1
 
 
 @pytest.mark.parametrize("count", [1, GROUP - 1, GROUP, 2 * GROUP + 1])
@@ -189,9 +189,9 @@ def test_groups_measure_what_single_pictures_do(tmp_path, count):
     measurer = Measurer(video, lambda picture: shown.append(picture.copy()))
     for time_us, frame in frames:
         measurer.add(time_us, frame)
-    together, alone = measurer.finish(), FrameMeasures()
+    grouped, single = measurer.finish(), FrameMeasures()
     for (time_us, frame), picture in zip(frames, shown, strict=True):
         np.testing.assert_array_equal(reduced(frame, 128, 72), picture)
-        alone.add([time_us], picture[None], 0)
+        single.add([time_us], picture[None], 0)
     for field in ("times_us", "score", "motion", "sharpness", "brightness", "dark", "descriptors"):
-        assert getattr(together, field) == getattr(alone, field)
+        assert getattr(grouped, field) == getattr(single, field)

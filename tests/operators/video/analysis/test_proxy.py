@@ -66,9 +66,9 @@ def test_a_proxy_is_a_video_on_the_sources_timeline(source, proxy):
 
 
 def test_between_its_frames_a_proxy_shows_the_last_one(source, proxy):
-    asked = [0, 499_999, 1_700_000, 3_333_333, source.duration_us - 1]
-    last = [int(proxy.times_us[proxy.times_us <= time_us][-1]) for time_us in asked]
-    assert [frame.time_us for frame in frames_at(proxy.path, asked)] == last
+    times_us = [0, 499_999, 1_700_000, 3_333_333, source.duration_us - 1]
+    last = [int(proxy.times_us[proxy.times_us <= time_us][-1]) for time_us in times_us]
+    assert [frame.time_us for frame in frames_at(proxy.path, times_us)] == last
 
 
 def test_readers_that_know_no_edit_lists_find_the_same_times(proxy):
@@ -137,7 +137,7 @@ QUARTERS = (
     ],
     ids=["untagged hd", "full range", "turned and anamorphic", "interlaced", "hdr", "rgb"],
 )
-def test_frames_of_a_proxy_look_like_those_of_its_source(tmp_path, filters, encoder, display):
+def test_frames_of_a_proxy_resemble_those_of_its_source(tmp_path, filters, encoder, display):
     coded = make(tmp_path / "coded.mp4", "-filter_complex", QUARTERS + filters, "-qp", "4", *encoder)
     path = make(tmp_path / "v.mp4", *display, "-i", str(coded), "-c", "copy")
     proxy = written(probe(path), tmp_path / "proxy.mp4")

@@ -80,7 +80,7 @@ def test_frames_that_it_was_not_shown_are_not_judged():
         shot_starts(np.array([0, 40_000]), np.empty(0, np.float32), THRESHOLD)
 
 
-def test_without_torch_the_message_says_what_to_install(monkeypatch):
+def test_without_torch_the_message_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(BadInput, match=r"torch is not installed: pip install 'longvideo-reason\[shots\]'"):
         TransNet()

@@ -184,11 +184,11 @@ def test_clips_of_one_opened_video_are_those_cut_alone(tmp_path):
     times = video.index.frame_times_us
     spans = list(pairwise([0, 700_000, 2_000_000, 3_300_000, 4_000_000]))
     with open_cutter(video, times) as cutter:
-        together = [cutter.cut(*span, tmp_path / f"together_{span[0]}.mp4") for span in spans]
+        shared = [cutter.cut(*span, tmp_path / f"shared_{span[0]}.mp4") for span in spans]
     alone = [cut_clip(video, times, *span, tmp_path / f"alone_{span[0]}.mp4") for span in spans]
-    assert together == alone
+    assert shared == alone
     for start, _ in spans:
-        assert (tmp_path / f"together_{start}.mp4").read_bytes() == (tmp_path / f"alone_{start}.mp4").read_bytes()
+        assert (tmp_path / f"shared_{start}.mp4").read_bytes() == (tmp_path / f"alone_{start}.mp4").read_bytes()
 
 
 def test_a_turned_video_that_is_copied_is_shown_upright(tmp_path):
@@ -404,7 +404,7 @@ def test_a_clips_sound_that_changes_becomes_one_and_stays_in_time(tmp_path, part
     assert numbers(tmp_path / "clip.mp4")[0] == list(range(120))
 
 
-def test_sound_is_copied_where_it_is_as_the_track_says(tmp_path):
+def test_sound_is_copied_where_it_is_as_the_track_states(tmp_path):
     """An MP4 track's header states the number of channels. It is the first part's, and the second part has fewer."""
     source = recording(tmp_path / "v.ts", Part(layout="5.1"), Part(layout="mono"))
     video = probe(source)

@@ -16,8 +16,8 @@ def splits(draw):
     """Any valid split configuration, with lengths that are multiples of 0.1 s."""
     shortest = draw(st.integers(5, 300))
     longest = draw(st.integers(3 * shortest // 2 + 1, 5 * shortest).filter(lambda tenths: tenths >= 10))
-    wish = draw(st.integers(max(10, shortest), min(1200, longest)))
-    return SplitConfig(min_seconds=shortest / 10, clip_seconds=wish / 10, max_seconds=longest / 10)
+    target = draw(st.integers(max(10, shortest), min(1200, longest)))
+    return SplitConfig(min_seconds=shortest / 10, clip_seconds=target / 10, max_seconds=longest / 10)
 
 
 @st.composite
@@ -83,7 +83,7 @@ def test_no_clip_ends_inside_a_shot_if_none_has_to(duration, shots, config):
 
 
 @given(durations, shots(), splits())
-def test_where_clips_end_inside_shots_no_boundary_was_passed_over(duration, shots, config):
+def test_where_clips_end_inside_shots_no_boundary_was_skipped(duration, shots, config):
     clips = plan_clips(duration, shots[0], config, shots[1])
     if divisible(duration, config):
         ends = [0] + [clip.end_us for clip in clips if clip.boundary is not Boundary.FIXED]
@@ -99,10 +99,10 @@ def documented_cost(ends, visual_distance, config):
     First the number of clips that end inside a shot. Then the squared relative deviations from the target length, plus
     the visual similarity across each end at a shot start.
     """
-    wish, cost = config.clip_seconds * SECOND, 0.0
+    target, cost = config.clip_seconds * SECOND, 0.0
     for start, end in pairwise([0, *ends]):
-        room = abs(wish - (config.min_seconds if end - start < wish else config.max_seconds) * SECOND)
-        cost += ((end - start - wish) / room) ** 2 if end - start != wish else 0
+        room = abs(target - (config.min_seconds if end - start < target else config.max_seconds) * SECOND)
+        cost += ((end - start - target) / room) ** 2 if end - start != target else 0
     at_shots = [visual_distance[end] for end in ends[:-1] if end in visual_distance]
     return len(ends) - 1 - len(at_shots), cost + sum(1 - unlike for unlike in at_shots)
 
@@ -176,11 +176,11 @@ def test_examples():
     assert ends(25, [0], mode="fixed") == [(10, "fixed"), (20, "fixed"), (25, "end")]
 
 
-def test_a_nearer_boundary_is_passed_over_when_it_would_force_a_cut_inside_a_shot():
+def test_a_nearer_boundary_is_skipped_when_it_would_force_a_cut_inside_a_shot():
     assert ends(23, [0, 10, 11.5]) == [(11.5, "shot"), (23, "end")]
 
 
-def test_a_short_shot_goes_with_the_neighbour_that_it_looks_like():
+def test_a_short_shot_joins_the_neighbour_that_it_resembles():
     assert ends(20, [0, 9, 11], [0.9, 0.1]) == [(9, "shot"), (20, "end")]
     assert ends(20, [0, 9, 11], [0.1, 0.9]) == [(11, "shot"), (20, "end")]
 

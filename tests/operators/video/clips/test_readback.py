@@ -30,7 +30,7 @@ GROUPS = ("-bf", "2", "-g", "30", "-x264-params", "scenecut=0")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return probe(counting_video(tmp_path_factory.mktemp("proof") / "source.mp4", *GROUPS))
+    return probe(counting_video(tmp_path_factory.mktemp("readback") / "source.mp4", *GROUPS))
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_a_clip_that_is_off_by_one_frame_is_found(source, tmp_path, first, last,
         check_edges(clip, written, *thumbnails(source, first, last))
 
 
-def test_a_frame_of_the_source_that_does_not_decode_is_told(source):
+def test_a_frame_of_the_source_that_does_not_decode_is_reported(source):
     with (
         open_video(source.path) as (container, stream),
         pytest.raises(UnreadableVideo, match="cannot be decoded") as raised,

@@ -76,7 +76,7 @@ def test_a_copy_ends_where_nothing_behind_is_needed(tmp_path):
 
 
 def test_an_open_group_is_no_place_to_begin(tmp_path):
-    """Only the file's first key frame can be decoded together with everything that is shown after it."""
+    """Only the file's first key frame can be decoded along with everything that is shown after it."""
     opened = Opened(counting_video(tmp_path / "v.mp4", *OPEN), (0, 4_000_000))
     assert opened.probe.index.open_gops.any()
     assert opened.run(0, 120) == (0, 120)
@@ -90,7 +90,7 @@ def test_only_an_idr_picture_is_an_entry_in_h264(tmp_path):
     assert is_entry(b"whatever", "vp9", b"")
 
 
-def test_units_are_told_apart_with_lengths_and_with_start_codes():
+def test_nal_units_are_separated_with_lengths_and_with_start_codes():
     units = [b"\x67abc", b"\x68de", b"\x65f"]
     assert list(nal_units(b"".join(len(unit).to_bytes(4) + unit for unit in units), 4)) == units
     assert list(nal_units(b"\0\0\0\1" + b"\0\0\0\1".join(units), None)) == units

@@ -70,8 +70,8 @@ def on_path(tmp_path, monkeypatch):
 
     def install(script, version="7.1-test", alone=True):
         program = folder / "ffmpeg"
-        told = f"[ \"$1\" = -version ] && echo 'ffmpeg version {version} Copyright (c)' && exit" if version else ""
-        program.write_text(f"#!/bin/sh\n{told}\n{script}\n")
+        printed = f"[ \"$1\" = -version ] && echo 'ffmpeg version {version} Copyright (c)' && exit" if version else ""
+        program.write_text(f"#!/bin/sh\n{printed}\n{script}\n")
         program.chmod(0o755)
         if alone:
             monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
@@ -94,13 +94,13 @@ def copy(tmp_path):
     return run
 
 
-def test_the_ffmpeg_in_use_can_encode_all_that_is_asked_of_it():
+def test_the_ffmpeg_in_use_can_encode_all_that_clips_need():
     check_ffmpeg()
     assert ffmpeg_version().startswith("ffmpeg ")
 
 
 @pytest.mark.parametrize("script, version", [("", "4.4.2-0ubuntu0.22.04.1"), ("exit 127", ""), ("", "N5.0")])
-def test_an_ffmpeg_that_is_too_old_or_does_not_start_is_passed_over(on_path, script, version):
+def test_an_ffmpeg_that_is_too_old_or_does_not_start_is_skipped(on_path, script, version):
     program = on_path(script, version, alone=False)
     assert (ffmpeg_executable() != str(program)) == (version != "N5.0")  # a build without a version number is tried
 

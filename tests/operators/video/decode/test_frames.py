@@ -25,9 +25,9 @@ def test_the_frame_being_presented_is_the_one_returned(tmp_path, name, options):
     all_numbers = [number_on(frame.rgb) for frame in frames_at(source, times.tolist())]
     kept = [n for n in range(120) if options != VARIABLE or n < 45 or n % 3 == 0]
     assert all_numbers == kept
-    asked = [0, 20_000, 900_000, int(times[60]) - 1, int(times[60]), 3_100_000, 3_100_000, video.duration_us - 1]
-    frames = list(frames_at(source, asked))
-    positions = [int(np.searchsorted(times, time, side="right")) - 1 for time in asked]
+    requested = [0, 20_000, 900_000, int(times[60]) - 1, int(times[60]), 3_100_000, 3_100_000, video.duration_us - 1]
+    frames = list(frames_at(source, requested))
+    positions = [int(np.searchsorted(times, time, side="right")) - 1 for time in requested]
     assert [frame.time_us for frame in frames] == [int(times[position]) for position in positions]
     assert [number_on(frame.rgb) for frame in frames] == [kept[position] for position in positions]
 
@@ -132,7 +132,7 @@ def test_sides_can_be_multiples_of_another_patch(tmp_path):
     assert frame.rgb.shape == (64, 128, 3)
 
 
-def test_a_jpeg_looks_like_its_frame():
+def test_a_jpeg_resembles_its_frame():
     rgb = np.zeros((56, 84, 3), np.uint8)
     rgb[:, :42] = (250, 40, 10)
     data = to_jpeg(rgb)

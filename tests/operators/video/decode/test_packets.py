@@ -58,7 +58,7 @@ def test_every_packet_is_kept_as_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.ts"])
-def test_open_and_closed_groups_of_pictures_are_told_apart(tmp_path, name):
+def test_open_and_closed_groups_of_pictures_are_distinguished(tmp_path, name):
     closed = indexed(counting_video(tmp_path / f"closed_{name}"))
     assert not closed.open_gops.any()
     opened = indexed(counting_video(tmp_path / f"open_{name}", *OPEN_GOP))
@@ -66,7 +66,7 @@ def test_open_and_closed_groups_of_pictures_are_told_apart(tmp_path, name):
     assert len(opened.key_frame_times_us) == 8
 
 
-def test_what_an_edit_list_leaves_out_is_marked(tmp_path):
+def test_frames_that_an_edit_list_removes_are_marked(tmp_path):
     whole = counting_video(tmp_path / "whole.mp4")
     index = indexed(make(tmp_path / "v.mp4", "-ss", "1.3", "-i", str(whole), "-c", "copy"))
     assert index.packets.discarded.sum() == len(index.packets.pts) - len(index.frame_times_us) == 14
@@ -92,7 +92,7 @@ def test_pictures_that_are_never_shown_are_not_counted(tmp_path):
     assert len(index.packets.pts) > len(index.frame_times_us) == 60
 
 
-def test_a_few_frames_whose_time_is_over_are_left_out(tmp_path):
+def test_a_few_frames_whose_time_is_over_are_skipped(tmp_path):
     first = counting_video(tmp_path / "first.ts", seconds=2)
     second = counting_video(tmp_path / "second.ts", "-output_ts_offset", "1.5", seconds=2)
     (tmp_path / "v.ts").write_bytes(first.read_bytes() + second.read_bytes())
@@ -152,5 +152,5 @@ def test_a_failed_read_is_not_taken_for_the_end_of_a_video(tmp_path, offset):
     others = [make(tmp_path / f"film.{name}", "-i", str(first), "-c", "copy") for name in ("ts", "mkv", "avi", "flv")]
     films = [first, *others, make(tmp_path / "film.mpg", "-i", str(first), "-b:v", "2M")]
     command = [sys.executable, "-c", PROBE, *map(str, films)]
-    told = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout
-    assert told.splitlines() == [f"{film.name} Input/output error" for film in films]
+    printed = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == [f"{film.name} Input/output error" for film in films]

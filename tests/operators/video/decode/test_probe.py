@@ -18,7 +18,7 @@ def test_a_constant_rate_is_measured(tmp_path):
     assert not video.variable_frame_rate
 
 
-def test_sound_is_told_track_by_track(tmp_path):
+def test_sound_is_reported_track_by_track(tmp_path):
     tones = ("-f", "lavfi", "-i", "sine=d=2:r=48000", "-f", "lavfi", "-i", "sine=d=1:r=44100")
     codecs = (
         "-c:v",

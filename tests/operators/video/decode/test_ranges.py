@@ -50,13 +50,13 @@ def fingerprints(frames):
 
 
 @pytest.mark.parametrize("name", GOPS)
-def test_spans_decoded_at_once_show_the_same_frames_as_one_decode(tmp_path, short_spans, name):
+def test_spans_decoded_concurrently_show_the_same_frames_as_one_decode(tmp_path, short_spans, name):
     picture = ("-f", "lavfi", "-i", "testsrc2=s=160x96:r=30:d=4,noise=alls=12:allf=t", "-pix_fmt", "yuv420p")
     video = probe(make(tmp_path / name, *picture, "-g", "20", *GOPS[name].split()))
-    alone, together = (list(decode_spans(video, fingerprints, workers)) for workers in (1, 3))
-    assert len(together) > 4
-    assert list(chain(*together)) == list(chain(*alone))
-    assert [time_us for time_us, _ in list(chain(*together))] == video.index.frame_times_us.tolist()
+    sequential, parallel = (list(decode_spans(video, fingerprints, workers)) for workers in (1, 3))
+    assert len(parallel) > 4
+    assert list(chain(*parallel)) == list(chain(*sequential))
+    assert [time_us for time_us, _ in list(chain(*parallel))] == video.index.frame_times_us.tolist()
 
 
 @settings(deadline=None, max_examples=30)
@@ -93,9 +93,9 @@ def test_a_lost_key_frame_costs_the_spans_no_other_frame(tmp_path, short_spans):
     data[position : position + 40] = bytes(40)
     (tmp_path / "hole.mkv").write_bytes(data)
     video = probe(tmp_path / "hole.mkv")
-    alone, together = (list(chain(*decode_spans(video, fingerprints, workers))) for workers in (1, 3))
-    assert {time_us for time_us, _ in together} == {time_us for time_us, _ in alone}
-    assert len(together) < len(index.frame_times_us)
+    sequential, parallel = (list(chain(*decode_spans(video, fingerprints, workers))) for workers in (1, 3))
+    assert {time_us for time_us, _ in parallel} == {time_us for time_us, _ in sequential}
+    assert len(parallel) < len(index.frame_times_us)
 
 
 def test_few_results_wait(numbered, short_spans):

@@ -113,9 +113,9 @@ def test_everything_is_made_of_the_chosen_picture(tmp_path, make_video, decode):
     times_us = video.index.frame_times_us.tolist()
     assert [number_on(frame.rgb) for frame in frames_at(path, times_us)] == list(range(60))
     settings = SplitConfig(decode=decode, detector=Detector.ADAPTIVE)
-    watched = decode_once(video, settings, tmp_path / "proxy.mp4", lambda time_us: None, workers=1)
-    if watched.proxy:
-        shown = frames_at(watched.proxy.path, watched.proxy.times_us.tolist())
+    decoded = decode_once(video, settings, tmp_path / "proxy.mp4", lambda time_us: None, workers=1)
+    if decoded.proxy:
+        shown = frames_at(decoded.proxy.path, decoded.proxy.times_us.tolist())
         assert [number_on(frame.rgb) for frame in shown] == [0, 15, 30, 45]
     assert propose(video).brightness.std() > 0  # grey frames would have no deviation
     for start_us, end_us, cut in ((0, times_us[20], Cut.COPY), (times_us[11], times_us[19], Cut.ENCODE)):
