@@ -151,9 +151,10 @@ _VERB = r"(?:\s(?:is|was|would\sbe|should\sbe|must\sbe|will\sbe))?"
 _ADVERB = r"(?:\s(?:therefore|thus|clearly|most\slikely|likely|probably|simply))?"
 
 _STATED = re.compile(
-    rf"(?:\b(?:answer|(?:correct|right|best|final)\s(?:option|choice|letter|one)){_VERB}{_ADVERB}\s?[:=]?"
+    rf"(?:\b(?:answer(?:\sto\s(?:the|this)\squestion)?|(?:correct|right|best|final)\s(?:option|choice|letter|one)){_VERB}{_ADVERB}\s?[:=]?"
     r"|\b(?:choose|chose|pick|picked|select|selected|go\swith|it\sis|it's|that\sis|that's|must\sbe|should\sbe)\b"
-    rf"|答案\s?[是为]?\s?:?|选择?|選擇?){_OPEN}{_OPTION}{_OPEN}{_LETTER}",
+    r"|\b(?:letter|option|choice)\s(?:is|would\sbe)\b"
+    rf"|(?:答案|答え|正解)\s?[是为は]?\s?:?|选择?|選擇?){_OPEN}{_OPTION}{_OPEN}{_LETTER}",
     re.IGNORECASE,
 )
 """`The answer is B`, `I choose (B)`, `it's B`."""
@@ -171,12 +172,14 @@ _NAMED = re.compile(rf"\b(?:option|choice|letter)s?\b[\s:]{{0,3}}{_OPEN}{_LETTER
 _BRACKETED = re.compile(rf"[(\[]\s?([A-Ja-j])\s?[)\]]|(?<!{_JOINED})([A-J])\)")
 """`(B)` or `B)`."""
 _LABEL = re.compile(
-    rf"{_OPEN}{_LETTER}(?:{_CLOSE}(?:\)|[.:、](?=\s|$)|\s[-–—](?=\s))|(?=,?\s(?:because|since|as|not|rather|instead)\b))",
+    rf"{_OPEN}{_LETTER}(?:{_CLOSE}(?:\)|[.:、](?=\s|$)|\s[-–—](?=\s))|[^\S\n]{{0,6}}\n|(?=,?\s(?:because|since|as|not|rather|instead)\b))",
     re.IGNORECASE,
 )
 """A letter before a text: `B) cat`, `(B) cat`, `B. cat`, `B: cat`, `B - cat`, `B because`."""
 _CLOSE_LABEL = re.compile(r"\W{0,6}([A-J])[\s.:]\s{0,6}(?=\S)", re.IGNORECASE)
 """A letter that may label the text after it: `B cat`, `B.cat`. It does if that text is its option."""
+_LAST_LINE = re.compile(r"\n\W{0,6}([A-J])\W{0,6}\Z")
+"""A last line of a letter alone."""
 _LATER_LABEL = re.compile(r"(?<=\s)([A-J])[.:](?=\s|$)")
 _REJECTED = re.compile(
     rf"(?:\b(?:not|neither|nor|except|than|instead\sof)\b|n't\b|不是|不选)\s?{_OPEN}{_OPTION}{_OPEN}{_LETTER}",
@@ -289,7 +292,8 @@ def _find_stated(text: str) -> Iterator[tuple[int, str]]:
 def _find_mentioned(text: str) -> Iterator[tuple[int, str]]:
     """Position and letter of each option that a text mentions."""
     label = _LABEL.match(text)
-    found = [*_NAMED.finditer(text), *([label, *_LATER_LABEL.finditer(text)] if label else ())]
+    found = [*_NAMED.finditer(text), *_LAST_LINE.finditer(text)]
+    found += [label, *_LATER_LABEL.finditer(text)] if label else []
     yield from ((match.start(1), match[1].upper()) for match in found if not _is_word(text, match))
     yield from ((match.start(), match[match.lastindex or 0].upper()) for match in _BRACKETED.finditer(text))
     for match in _NAMED.finditer(text):

@@ -76,6 +76,13 @@ CHOICES = [
     ("A) dog B) cat C) a red bird D) fish", PETS, None),
     ("A. dog\nB. cat", PETS, None),
     ("A. dog\nB. cat\nAnswer: B", PETS, "B"),
+    ("B\n\nExplanation: it meows.", PETS, "B"),
+    ("B\nIt is not a dog.", PETS, "B"),
+    ("(B)\ncat", PETS, "B"),
+    ("B\ndog", PETS, None),
+    ("A\nB", PETS, None),
+    ("It meows and has no feathers.\n\nB", PETS, "B"),
+    ("The dog barks.\n**(B)**", PETS, "B"),
     # the option's text
     ("cat", PETS, "B"),
     ("CAT.", PETS, "B"),
@@ -140,6 +147,12 @@ CHOICES = [
     ("Option A shows a dog, option C a bird. So the answer is B.", PETS, "B"),
     ("答案是B。", PETS, "B"),
     ("答案：B", PETS, "B"),
+    ("正解はBです。", PETS, "B"),
+    ("The letter is B.", PETS, "B"),
+    ("The answer to the question is B.", PETS, "B"),
+    ("Between A and B, the answer is B", PETS, "B"),
+    ("Answer is (B) because A is wrong", PETS, "B"),
+    ("B or not B", PETS, None),
     ("选B", PETS, "B"),
     ("The answer is E.", PETS, None),
     # no certain choice
@@ -359,7 +372,7 @@ def test_a_formatted_response_is_parsed_back(reasoning, answer):
 
 REPEATED = (
     "<answer>", "</answer>", "<think>", "<think", "(", "A) ", "A, ", "A or ", "A ", "option A or ", "the answer is A ",
-    "not A ", "a\n", ". ", "it's ", " ", "_", "'", "is correct ",
+    "not A ", "a\n", "\nA", ". ", "it's ", " ", "_", "'", "is correct ",
 )  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def test_a_hanging_judge_ends_with_its_timeout(server):
 
 
 def test_requests_are_concurrent_up_to_the_limit(server):
-    server.delay_seconds = 0.05
+    server.delay_seconds = 0.2
     judge(server, *(f"car {number}" for number in range(12)), concurrency=3)
     assert server.peak == 3
 

@@ -148,9 +148,9 @@ def test_a_function_that_hangs_costs_only_its_own_response(released):
             released.wait()
         return [1.0] * len(completions)
 
-    rewards = run(hang, timeout=0.2)
+    rewards = run(hang, timeout=1.0)
     assert show(rewards.values) == [[1], [1], [None], [1]]
-    assert "it gave no value within 0.2 s; make it faster" in rewards.failures[0].message
+    assert "it gave no value within 1.0 s; make it faster" in rewards.failures[0].message
 
 
 def test_a_function_that_hangs_often_is_not_called_again(released):
@@ -162,7 +162,7 @@ def test_a_function_that_hangs_often_is_not_called_again(released):
             released.wait()
         return [1.0]
 
-    rewards = run(hang, batch=make_batch("good", *"abcdef", keys="aabbccd"), timeout=0.05)
+    rewards = run(hang, batch=make_batch("good", *"abcdef", keys="aabbccd"), timeout=0.5)
     assert len(calls) == 5 and len(rewards.failures) == 6
     assert "it had hung for 3 responses" in rewards.failures[-1].message
 
@@ -191,9 +191,9 @@ def test_a_coroutine_that_hangs_costs_only_its_own_response():
             await asyncio.Event().wait()
         return [1.0] * len(completions)
 
-    rewards = run(hang, timeout=0.2)
+    rewards = run(hang, timeout=1.0)
     assert show(rewards.values) == [[1], [1], [None], [1]]
-    assert "it gave no value within 0.2 s" in rewards.failures[0].message
+    assert "it gave no value within 1.0 s" in rewards.failures[0].message
 
 
 def test_a_coroutine_that_raises_or_times_out_itself_costs_only_its_own_response():
