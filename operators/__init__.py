@@ -1,1 +1,1 @@
-"""The pipeline from long videos to a verified reasoning dataset. Only the `airflow_*` modules import Airflow."""
+"""The pipeline from long videos to a verified reasoning dataset. Only `operators.airflow` imports Airflow."""

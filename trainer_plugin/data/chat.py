@@ -99,9 +99,9 @@ class Chat:
             reasoning: the chain of thought before the answer; given if `thinks`.
 
         Raises:
-            Unusable: `special_token` if a text would be tokenised as a control token; `chat_template` if the template
-                changes the question or the answer (e.g. trims it), drops the chain of thought, or makes the model
-                close a thought immediately.
+            UnusableSample: `special_token` if a text would be tokenised as a control token; `chat_template` if the
+                template changes the question or the answer (e.g. trims it), drops the chain of thought, or makes the
+                model close a thought immediately.
         """
         for text in (question, reasoning or "", answer):
             if special := self._reserved_ids.intersection(self._ids(text)):
@@ -135,7 +135,7 @@ class Chat:
         """Token ids of a short fixed turn, which differ between chat templates and between tokenizers.
 
         Raises:
-            Unusable: as `turn`.
+            UnusableSample: as `turn`.
         """
         return self.turn("of two words", "Who?", "A boat", "It floats." if self.thinks else None)
 

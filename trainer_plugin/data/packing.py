@@ -39,7 +39,7 @@ class Samples(Protocol):
         """Number of tokens of the sample if it may have at most `max_tokens`.
 
         Raises:
-            Unusable: the sample cannot be trained on.
+            UnusableSample: the sample cannot be trained on.
         """
 
     def example(self, number: int, max_tokens: int) -> Example:

@@ -148,8 +148,8 @@ class ReleaseDataset:
         """Number of tokens of the sample if it may have at most `max_tokens`.
 
         Raises:
-            Unusable: `too_long` if it does not fit; `frame_size` if the family does not support frames of its video's
-                size; or as `Chat.turn`.
+            UnusableSample: `too_long` if it does not fit; `frame_size` if the family does not support frames of its
+                video's size; or as `Chat.turn`.
             BadInput: there are features of its video, but of other frames or another size.
         """
         draft = self._draft(number, max_tokens)

@@ -227,7 +227,7 @@ def _parse_text(key: str, name: str, stored: Any, column: str) -> str:
     """The text of a stored document.
 
     Raises:
-        Unusable: `not_a_text` if it is not valid UTF-8, or not JSON with the field `column`.
+        UnusableSample: `not_a_text` if it is not valid UTF-8, or not JSON with the field `column`.
     """
     try:
         if name.endswith(".tar"):
