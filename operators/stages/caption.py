@@ -23,9 +23,9 @@ from operators.store.content_store import SourceUnavailable
 from operators.video.analysis.proxy import SIDE
 from operators.video.decode.packets import UnreadableVideo
 from operators.video.timecode import format_time
-from operators.vision.clip_frames import ClipFrame, sample_clip_frames
 from operators.vision.colours import dominant_colours
 from operators.vision.faces import FaceDetector
+from operators.vision.frame_selection import ClipFrame, sample_clip_frames
 from operators.vision.ocr import Reading, TextReader, track, within
 from operators.vision.request_frames import encode_frames, fetch_frame_source
 from operators.vision.sentences import describe

@@ -1,4 +1,8 @@
-"""Samples frames evenly over each clip of a video, in one decode of the video or, better, of its proxy.
+"""Decides which frames of each clip the captioner sees, or `caption` measures, and decodes them.
+
+The caller decides how many there are (`CaptionConfig.frames_per_clip`, `text_fps`) and how large. Which file they are
+read from is decided in `operators.vision.request_frames`. The target's frames are the middles of equal parts of the
+video (`operators.stages.difficulty`), and those of training are chosen by `trainer_plugin`.
 
 Every clip is divided into equal cells, and one frame represents each cell. The cells tile the video as the clips do, so
 observations in frames become spans of the timeline without overlaps or gaps. A proxy has the source's times and differs

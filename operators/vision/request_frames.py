@@ -1,4 +1,7 @@
-"""Frames of a video for a model request: the file that they are read from, and their encoding."""
+"""Decides which file the frames of a model request are read from, and encodes them. It does not choose the frames.
+
+A clip's frames are chosen in `operators.vision.frame_selection`, the target's in `operators.stages.difficulty`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from operators.models.client import TimedFrame
 from operators.video.analysis.proxy import FPS, SIDE
 from operators.video.decode.frames import VideoFrame, to_jpeg
 from operators.video.decode.unpack import unpack
-from operators.vision.clip_frames import ClipFrame
+from operators.vision.frame_selection import ClipFrame
 from schemas.tables import Video
 
 

@@ -1,4 +1,4 @@
-"""Frames for clips, from a small generated video."""
+"""The frames of each clip that `caption` sends or measures, from a small generated video."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.vision.clip_frames import sample_clip_frames, spread
+from operators.vision.frame_selection import sample_clip_frames, spread
 from schemas.tables import Boundary, Clip, Cut
 
 MILLISECOND = 1_000
