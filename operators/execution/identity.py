@@ -1,4 +1,8 @@
-"""What determines the rows of a work item: its inputs, and the key under which a store keeps its rows."""
+"""What determines the rows of a work item: its inputs, and the key under which a store keeps its rows.
+
+Whether a finished work item is reused is decided in `operators.execution.runner.run_work_item`, which searches the
+store for a commit of this key.
+"""
 
 from __future__ import annotations
 
