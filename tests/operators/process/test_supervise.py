@@ -73,8 +73,8 @@ def test_lines_status_and_last_line_come_back():
 
 def test_the_end_is_seen_though_a_reader_has_not_ended_yet(monkeypatch):
     """The last reader thread may still be alive when its end of stream is received, and no later event would follow."""
-    read = supervise._read
-    monkeypatch.setattr(supervise, "_read", lambda *stream: (read(*stream), time.sleep(PATIENCE)))
+    read = supervise._queue_lines
+    monkeypatch.setattr(supervise, "_queue_lines", lambda *stream: (read(*stream), time.sleep(PATIENCE)))
     finished = run_supervised(python("print(7)"), wall_seconds=PATIENCE, silence_seconds=PATIENCE)
     assert (finished.status, finished.last_line) == (0, "7")
 

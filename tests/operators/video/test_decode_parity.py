@@ -25,10 +25,10 @@ from tests.support.videos import (
     damage,
     make,
     number_on,
-    oriented,
     recording,
     two_pictures,
     with_two_sample_entries,
+    write_oriented,
 )
 from tests.support.zoo import SAMPLES
 
@@ -112,7 +112,7 @@ def test_every_kind_of_video_shows_the_same_frames(tmp_path, sample):
 def test_rotated_and_mirrored_frames_are_the_same(tmp_path, mirrored, rotation, how):
     picture = ("-f", "lavfi", "-i", "testsrc2=s=96x64:r=10:d=1", "-c:v", "libx264", "-g", "1", "-pix_fmt", "yuv420p")
     stored = make(tmp_path / "stored.mp4", *picture)
-    path = oriented(tmp_path / "v.mp4", stored, mirrored, rotation, how)
+    path = write_oriented(tmp_path / "v.mp4", stored, mirrored, rotation, how)
     times_us = probe(path).index.frame_times_us.tolist() if how == "matrix" else [0]  # the SEI is in the first frame
     assert differences(path, times_us).max() <= LEVELS
 
