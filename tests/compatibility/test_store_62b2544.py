@@ -143,9 +143,13 @@ def test_tables_open_except_the_videos(earlier):
             assert len(rows) == commit.rows == (ROWS[name] if item != BROKEN else 0)
 
 
-def test_a_stage_that_reads_the_videos_names_what_to_do(earlier):
+def test_a_stage_that_reads_the_videos_runs_after_ingest_has_run_again(earlier):
+    """The code may be updated in the middle of a run."""
     with pytest.raises(SchemaError, match=r"another version wrote this table: run its stage again$"):
         run_stage(earlier, "split", 0)
+    run_stage(earlier, "ingest", 0)
+    assert run_stage(earlier, "split", 0).rows == ROWS["split"]
+    assert not earlier.store.exists(f"{earlier.address}/partitions/00000.json")
 
 
 def test_the_report_names_what_to_do(earlier):
@@ -289,4 +293,4 @@ def test_training_resumes_from_the_checkpoint(tree):
     for name in ("step", "tokens", "supervised_tokens", "total_tokens", "learning_rate"):
         assert [row[name] for row in resumed] == [row[name] for row in whole]
     for name in ("loss", "grad_norm"):
-        assert [row[name] for row in resumed] == pytest.approx([row[name] for row in whole], rel=1e-3)
+        assert [row[name] for row in resumed] == pytest.approx([row[name] for row in whole], rel=1e-4)

@@ -14,6 +14,9 @@ The archive holds the folder `tree`:
 
 Fingerprints of sources contain a file's modification time, so it is fixed, and tar keeps it. `run.json`, `lanes/`,
 `state.json` and one table of the store contain the folder in which the script ran.
+
+The journal of `difficulty` answers requests with frames of a proxy that PyAV 18.1.0 encoded. If another version encodes
+other bytes, the requests differ, and tests that count them fail: run this script again with that version.
 """
 
 import os
