@@ -39,6 +39,21 @@ class VideoSource:
 
 
 @dataclass(frozen=True)
+class VideoFacts:
+    """What must be known of a video to lay it out as tokens."""
+
+    source: VideoSource
+    duration_us: int
+    """From the first presented frame to the end of the last, in microseconds."""
+    fps: float
+    """Mean frames per second."""
+    width: int
+    """Displayed width in pixels."""
+    height: int
+    """Displayed height in pixels."""
+
+
+@dataclass(frozen=True)
 class FeatureRef:
     """Location of a clip's precomputed features (`trainer_plugin.data.features`)."""
 
@@ -54,7 +69,8 @@ class VideoClip:
 
     video: VideoSource
     frame_times_us: tuple[int, ...]
-    """Ascending microseconds from the first presented frame; the last is repeated to fill whole temporal patches."""
+    """Microseconds from the first presented frame; the last is repeated to fill whole temporal patches. They ascend,
+    except in the baseline with shuffled frames (`trainer_plugin.data.samples.PromptVariant`)."""
     size: tuple[int, int]
     """Height and width in pixels after resizing."""
     grid: Grid

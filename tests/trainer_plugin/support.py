@@ -52,6 +52,9 @@ class TinyFamily:
         times = [tokenizer(f"{time / 1e6:.1f}")["input_ids"] for time in frame_times_us[::2]]
         return [id for time in times for id in [*time, *[self.video_token_id] * (grid.h * grid.w)]]
 
+    def placeholder_ids(self) -> list[int]:
+        return [self.video_token_id]
+
     def positions(self, input_ids, videos):
         return torch.arange(len(input_ids)).expand(3, -1)
 

@@ -7,6 +7,7 @@ therefore continue exactly the prompt that the model is given at inference.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -36,6 +37,10 @@ the prompt, as Qwen3's template does with `enable_thinking=False`.
 """
 
 _CHOICES = f"{' or '.join(CHAT_TEMPLATES)}, or to a Jinja file"
+
+_CHANGES_TEXT = "does not keep texts as they are"
+
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 _VIDEO = "\ue000"
 """Placeholder of the video in a rendered prompt: a private-use character, which does not occur in questions."""
@@ -82,10 +87,36 @@ class Chat:
         self.thinks = thinks
         added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special_ids = added | set(tokenizer.all_special_ids)
+        self._tag_ids = {id for id, token in tokenizer.added_tokens_decoder.items() if token.content in _TAGS}
         self._reserved_ids = self._special_ids | ({video_token_id} if video_token_id is not None else set())
         # Some templates ignore a message content that is not a list of parts.
         self._wants_parts = _VIDEO not in self._render([{"role": "user", "content": _VIDEO}], prompt=True)
         self._check_template()
+        self.opens_thought = self._render([self._message("user", "?")], prompt=True).rstrip().endswith("<think>")
+        """Whether the prompt ends with `<think>`, so that a response begins inside the thought."""
+
+    def prompt(self, key: str, question: str) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt before and after its video, as `turn` has them, without an answer.
+
+        Args:
+            key: the sample's key, for error messages.
+
+        Raises:
+            Unusable: `special_token` or `chat_template`, as `turn`.
+        """
+        self._check_special_tokens(key, question)
+        prompt = self._render([self._message("user", _VIDEO + question)], prompt=True)
+        if _VIDEO + question not in prompt:
+            raise _changed_text(key, _CHANGES_TEXT, prompt, prompt)
+        before, after = prompt.split(_VIDEO, 1)
+        return self._ids(before), self._ids(after)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a response without special tokens. Tags are kept, also where they are special tokens."""
+        kept = [id for id in ids if id not in self._special_ids or id in self._tag_ids]
+        text = self.tokenizer.decode(kept, skip_special_tokens=False)
+        assert isinstance(text, str)
+        return text
 
     def turn(self, key: str, question: str, answer: str, reasoning: str | None = None) -> Turn:
         """Token ids of a turn in which the user shows a video with a question about it.
@@ -103,10 +134,7 @@ class Chat:
                 template changes the question or the answer (e.g. trims it), drops the chain of thought, or makes the
                 model close a thought immediately.
         """
-        for text in (question, reasoning or "", answer):
-            if special := self._reserved_ids.intersection(self._ids(text)):
-                name = self.tokenizer.convert_ids_to_tokens(min(special))
-                raise UnusableSample(key, "special_token", f"its text holds the special token {name!r}")
+        self._check_special_tokens(key, question, reasoning or "", answer)
         user = _VIDEO + question
         content = answer if reasoning is None else format_response(reasoning, answer)
         messages = [self._message("user", user), self._message("assistant", content)]
@@ -114,7 +142,7 @@ class Chat:
         rendered = self._render(messages, prompt=False).rstrip()
         supervised = rendered.removeprefix(prompt)
         if user not in prompt or supervised == rendered or answer not in supervised:
-            problem = "does not keep texts as they are"
+            problem = _CHANGES_TEXT
         elif reasoning is not None and not _thought_pattern(reasoning, answer).match(
             rendered, prompt.index(user) + len(user)
         ):
@@ -124,12 +152,7 @@ class Chat:
         else:
             before, after = prompt.split(_VIDEO, 1)
             return Turn(self._ids(before), self._ids(after), self._ids(supervised))
-        raise UnusableSample(
-            key,
-            "chat_template",
-            f"the chat template {problem}: the prompt becomes {prompt[-200:]!r}, the whole {rendered[-200:]!r}; set "
-            f"model.chat_template to {_CHOICES}",
-        )
+        raise _changed_text(key, problem, prompt, rendered)
 
     def example(self) -> Turn:
         """Token ids of a short fixed turn, which differ between chat templates and between tokenizers.
@@ -139,11 +162,20 @@ class Chat:
         """
         return self.turn("of two words", "Who?", "A boat", "It floats." if self.thinks else None)
 
+    def _check_special_tokens(self, key: str, *parts: str) -> None:
+        for text in parts:
+            if special := self._reserved_ids.intersection(self._ids(text)):
+                name = self.tokenizer.convert_ids_to_tokens(min(special))
+                raise UnusableSample(key, "special_token", f"its text holds the special token {name!r}")
+
     def _check_template(self) -> None:
         try:
             turn = self.example()
         except UnusableSample as unusable:
             raise BadInput(unusable.message) from unusable
+        eos = self.tokenizer.eos_token_id
+        self.stop_ids = frozenset({turn.answer_ids[-1]} | ({eos} if isinstance(eos, int) else set()))
+        """Ids of the tokens that end a response: the one that ends the assistant's turn, and that of the text's end."""
         if turn.answer_ids[-1] not in self._special_ids:
             raise BadInput(
                 f"the chat template ends the assistant's turn with {self.tokenizer.decode(turn.answer_ids)[-20:]!r}, "
@@ -167,6 +199,14 @@ class Chat:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def _changed_text(key: str, problem: str, prompt: str, rendered: str) -> UnusableSample:
+    message = (
+        f"the chat template {problem}: the prompt becomes {prompt[-200:]!r}, the whole {rendered[-200:]!r}; set "
+        f"model.chat_template to {_CHOICES}"
+    )
+    return UnusableSample(key, "chat_template", message)
 
 
 def _thought_pattern(reasoning: str, answer: str) -> re.Pattern[str]:

@@ -202,16 +202,15 @@ class RowStream(Iterator[PackedRow]):
         return PackedRow(tuple(self.samples.example(number, self.token_budget) for _, number, _ in row), row[0][0])
 
     def _permutation(self, epoch: int) -> list[int]:
-        """Sample indices of an epoch, sorted by a hash of seed, epoch and key.
+        """Sample indices of an epoch, sorted by a hash of seed, epoch and key."""
+        return sorted(
+            range(len(self.samples)), key=lambda number: order_key(self.seed, epoch, self.samples.key(number))
+        )
 
-        The hash makes the order independent of library versions.
-        """
 
-        def rank(number: int) -> bytes:
-            text = f"{self.seed}/{epoch}/{self.samples.key(number)}"
-            return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-        return sorted(range(len(self.samples)), key=rank)
+def order_key(seed: int, epoch: int, key: str) -> bytes:
+    """Sort key of a sample in the random order of an epoch: a hash, which is independent of library versions."""
+    return hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest()
 
 
 def fraction_done(state: dict[str, Any], samples: int, epochs: int) -> float:

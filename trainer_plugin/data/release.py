@@ -18,7 +18,7 @@ from schemas.run import ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
 from schemas.tables import Split
 from schemas.uri import shown_uri
-from trainer_plugin.types import VideoSource
+from trainer_plugin.types import VideoFacts, VideoSource
 
 __all__ = ["IndexedVideo", "VideoSamples", "index_videos", "open_release", "read_samples", "read_videos"]
 
@@ -44,6 +44,12 @@ class IndexedVideo:
 
     record: WebDatasetRecord
     source: VideoSource
+
+    @property
+    def facts(self) -> VideoFacts:
+        """The facts of its record that a layout as tokens needs."""
+        record = self.record
+        return VideoFacts(self.source, record.duration_us, record.fps, record.width, record.height)
 
 
 def read_samples(url: str, split: Split) -> list[Sample]:

@@ -29,7 +29,7 @@ from schemas.video.clock import SECOND_US, StreamClock
 from schemas.video.container import ANY_TITLE, CONTAINERS, FILL_IN_TIMES, LARGEST_FRAME_PIXELS, moving_pictures
 from schemas.video.display import displayed_rgb
 from trainer_plugin.ops.preprocess import Resample, resize
-from trainer_plugin.types import VideoSource
+from trainer_plugin.types import VideoFacts, VideoSource
 
 _CONFINEMENT = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none", **FILL_IN_TIMES}
 """Options of the demuxer: no playlists, and no reference from a video to another file or address."""
@@ -76,7 +76,7 @@ def read_frames(
     """Decode the frames presented at the given times, upright and resized as by Hugging Face's video processors.
 
     Args:
-        times_us: ascending times in microseconds; equal times give equal frames.
+        times_us: times in microseconds, in any order; equal times give equal frames.
         size: height and width in pixels.
         square: height and width to which the resized frames are resized once more; None: no second resize.
 
@@ -96,15 +96,37 @@ def read_frames(
         reader = _FrameReader(source.key, container, stream, clock)
         reader.rewind()
         shown: VideoFrame | None = None
-        for number, time_us in enumerate(times_us):
-            frame = reader.frame_at(time_us)
+        previous = 0
+        for number in sorted(range(len(times_us)), key=times_us.__getitem__):
+            frame = reader.frame_at(times_us[number])
+            previous, before = number, previous
             if frame is shown:
-                frames[number] = frames[number - 1]
+                frames[number] = frames[before]
                 continue
             shown = frame
             resized = resize(torch.from_numpy(displayed_rgb(frame))[None], size, resample)
             frames[number] = resize(resized, square or size, resample)[0].numpy()
     return frames
+
+
+def probe_video(source: VideoSource) -> VideoFacts:
+    """Measure a video that no release describes: its duration, frame rate, and displayed size.
+
+    All packets are read, and one frame is decoded.
+
+    Raises:
+        BadVideo, OSError: as `read_frames`.
+    """
+    with _open_video(source) as (container, stream):
+        shown = list(_shown_pts(source, container, stream))
+        first, last = min(shown), max(shown)
+        time_base = Fraction(cast(Fraction, stream.time_base))
+        step = Fraction(last - first, len(shown) - 1) if len(shown) > 1 else 1 / time_base  # one frame: a second
+        duration = (last - first + step) * time_base
+        reader = _FrameReader(source.key, container, stream, StreamClock(time_base, first))
+        reader.rewind()
+        height, width, _ = displayed_rgb(reader.frame_at(0)).shape
+        return VideoFacts(source, round(duration * SECOND_US), float(len(shown) / duration), width, height)
 
 
 class _FrameReader:

@@ -152,6 +152,10 @@ class Family(ABC):
             duration_us: duration of the whole video in microseconds.
         """
 
+    def placeholder_ids(self) -> list[int]:
+        """The token ids that stand for a video of any length in a prompt before its processor expands it."""
+        return [self.video_token_id]
+
     @abstractmethod
     def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
         """Rotary positions of one sample, shape [rope_rows, S].

@@ -113,6 +113,9 @@ class _QwenVL(Family):
             raise ValueError(f"there are no video tokens for {grids[read:]}")
         return torch.cat(pieces, dim=1) if pieces else torch.empty(3, 0, dtype=torch.int64)
 
+    def placeholder_ids(self) -> list[int]:
+        return [self.vision_start_id, self.video_token_id, self.vision_end_id]
+
     def _tokens(self, grid: Grid) -> int:
         return grid.t * self.tokens_per_temporal_patch(grid)
 

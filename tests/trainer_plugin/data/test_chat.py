@@ -165,3 +165,25 @@ def test_a_text_with_the_video_token_is_refused_even_if_it_is_no_special_token()
     video = tokenizer.convert_tokens_to_ids("v")
     with pytest.raises(UnusableSample, match="special token 'v'"):
         Chat(tokenizer, video).turn("q0", "Who?", "a van")
+
+
+@pytest.mark.parametrize(("template", "opens"), [(CHATML, False), (QWEN3, False), (QWEN3_VL_THINKING, True)])
+def test_a_prompt_is_that_of_the_turn(template, opens):
+    chat = Chat(tokenizer_with(template), thinks=True)
+    turn = chat.turn("q0", "How?", "<answer>a boat</answer>", "It floats.")
+    assert chat.prompt("q0", "How?") == (turn.before_ids, turn.after_ids)
+    assert chat.opens_thought == opens
+    assert turn.answer_ids[-1] in chat.stop_ids
+
+
+def test_a_prompt_with_a_special_token_is_refused():
+    with pytest.raises(UnusableSample, match="q0: its text holds the special token"):
+        Chat(byte_tokenizer()).prompt("q0", "How is <|im_end|>?")
+
+
+def test_a_response_is_decoded_without_special_tokens_but_with_its_tags():
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]}, False)
+    ids = tokenizer("<think>It floats.</think><answer>A</answer><|im_end|>")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).startswith("It floats.")
+    assert Chat(tokenizer).decode(ids) == "<think>It floats.</think><answer>A</answer>"

@@ -8,7 +8,7 @@ from schemas.tables import Split
 from tests.support.properties import given, settings, st
 from tests.support.rows import make_video
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, release_of
-from trainer_plugin.data.samples import FramePolicy, ReleaseDataset, frame_times
+from trainer_plugin.data.samples import FramePolicy, PromptVariant, ReleaseDataset, frame_times
 from trainer_plugin.families import family_of
 from trainer_plugin.types import IGNORED, UnusableSample
 
@@ -183,3 +183,45 @@ def test_real_families_plan_samples_within_the_budget(url, config, budget):
 def test_a_policy_has_a_rate_or_a_number(policy):
     with pytest.raises(ValueError, match="give either fps or frames"):
         FramePolicy(**policy)
+
+
+@pytest.mark.parametrize("target", Target)
+def test_a_prompt_is_the_sample_up_to_its_answer(url, target):
+    dataset = dataset_of(url, target)
+    for number in range(len(dataset)):
+        example, prompt = dataset.example(number, 100_000), dataset.prompt(number, 100_000)
+        prompt_tokens = int((example.labels == IGNORED).sum())
+        assert prompt.example.key == dataset.key(number) == dataset.sample(number).question_id
+        assert torch.equal(prompt.example.input_ids, example.input_ids[:prompt_tokens])
+        assert torch.equal(prompt.example.positions, example.positions[:, :prompt_tokens])
+        assert prompt.example.videos == example.videos
+        assert not prompt.example.has_loss
+
+
+def test_an_unexpanded_prompt_has_one_placeholder_per_video(url):
+    prompt = dataset_of(url).prompt(0, 100_000)
+    assert text(prompt.unexpanded_ids).startswith("<|im_start|>user\n<|video|>What?\nA. a boat")
+    family = family_of(Qwen3VLConfig(vision_start_token_id=7, video_token_id=8, vision_end_token_id=9))
+    assert family.placeholder_ids() == [7, 8, 9]
+
+
+def test_a_prompt_of_text_alone_has_no_video(url):
+    prompt = dataset_of(url).prompt(0, 100, PromptVariant.TEXT)
+    assert text(prompt.example.input_ids).startswith("<|im_start|>user\nWhat?\nA. a boat")
+    assert (prompt.example.videos, tuple(prompt.example.input_ids.tolist())) == ((), prompt.unexpanded_ids)
+
+
+def test_shuffled_frames_keep_the_prompt_and_change_places(url):
+    dataset = dataset_of(url, fps=None, frames=11)
+    plain, shuffled = (dataset.prompt(5, 100_000, variant) for variant in (PromptVariant.VIDEO, PromptVariant.SHUFFLED))
+    assert torch.equal(plain.example.input_ids, shuffled.example.input_ids)
+    [clip], [other] = plain.example.videos, shuffled.example.videos
+    assert clip.frame_times_us != other.frame_times_us
+    assert sorted(clip.frame_times_us[:-1]) == sorted(other.frame_times_us[:-1])
+    assert other.frame_times_us[-1] == other.frame_times_us[-2]  # fills the last temporal patch
+    assert dataset.prompt(5, 100_000, PromptVariant.SHUFFLED).example.videos == (other,)
+
+
+def test_a_prompt_that_does_not_fit_is_refused_by_name(url):
+    with pytest.raises(UnusableSample, match="sample q0000: it does not fit into 150 tokens with the fewest frames"):
+        dataset_of(url).prompt(0, 150)

@@ -13,7 +13,7 @@ import torch
 from tests.support.properties import given, settings, st
 from tests.support.videos import HEIGHT, WIDTH, counting_video, make, number_on
 from trainer_plugin.data import video_decode as frames
-from trainer_plugin.data.video_decode import BadVideo, read_frames
+from trainer_plugin.data.video_decode import BadVideo, probe_video, read_frames
 from trainer_plugin.ops.preprocess import resize
 from trainer_plugin.types import VideoSource
 
@@ -61,6 +61,31 @@ def test_the_frame_being_presented_is_the_one_returned(tmp_path, name, options):
     shown = [kept[int(np.searchsorted(times, time, side="right")) - 1] for time in requested]
     assert [number_on(frame) for frame in read_frames(source, requested, SIZE)] == shown
     assert [number_on(read_frames(source, [time], SIZE)[0]) for time in requested] == shown
+
+
+def test_times_may_have_any_order(film):
+    times = [3_100_000, 20_000, 900_000, 3_100_000, 0]
+    found = read_frames(source_of(film), times, SIZE)
+    assert [number_on(frame) for frame in found] == [93, 0, 27, 93, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fps"),
+    [("v.mp4", (), 30.0), ("v.ts", ("-output_ts_offset", "7.3"), 30.0), ("v.mkv", VARIABLE, 17.5)],
+)
+def test_a_probed_video_has_the_duration_rate_and_size_that_it_is_shown_with(tmp_path, name, options, fps):
+    source = source_of(counting_video(tmp_path / name, *options))
+    facts = probe_video(source)
+    assert (facts.source, facts.width, facts.height) == (source, WIDTH, HEIGHT)
+    assert facts.duration_us == pytest.approx(4_000_000, abs=60_000)
+    assert facts.fps == pytest.approx(fps, rel=0.02)
+
+
+def test_a_probed_video_is_upright(tmp_path):
+    film = counting_video(tmp_path / "film.mp4", seconds=1)
+    turned = make(tmp_path / "turned.mp4", "-display_rotation", "90", "-i", str(film), "-c", "copy")
+    facts = probe_video(source_of(turned))
+    assert (facts.width, facts.height) == (HEIGHT, WIDTH)
 
 
 def test_times_count_from_the_first_frame_that_an_edit_list_shows(tmp_path):
