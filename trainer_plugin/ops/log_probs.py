@@ -7,7 +7,7 @@ Guarantees: logits, softmax and the sum of the weight's gradient over chunks are
 whatever the dtype of the weights, so that log-probabilities are never above 0. Zero rows are a valid input with zero
 gradients, so that a rank without supervised tokens makes the same calls as the others.
 
-Not here: which rows are supervised and with which targets (plan.py), and the loss.
+Not here: which rows are supervised and with which targets (`distributed.sequence_plan`), and the loss.
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ class _Tiled:
     def __call__(self, hidden: Tensor) -> Tensor:
         if hidden.shape[-2] <= self.tokens:
             return self.compute(hidden)
-        learned = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         # If nothing before the module is trainable, its input is not in the graph. This adds it to the graph.
         hidden = _Keep.apply(hidden, torch.empty(0, requires_grad=True))
-        result: Tensor = _InTiles.apply(hidden, hidden.grad_fn, self, *learned)
+        result: Tensor = _InTiles.apply(hidden, hidden.grad_fn, self, *trainable)
         return result
 
     def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
@@ -70,8 +70,8 @@ class _Keep(torch.autograd.Function):
 
 class _InTiles(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, kept: Any, tiled: _Tiled, *learned: Tensor) -> Tensor:
-        ctx.kept, ctx.tiled, ctx.learned = kept, tiled, learned
+    def forward(ctx: Any, hidden: Tensor, kept: Any, tiled: _Tiled, *trainable: Tensor) -> Tensor:
+        ctx.kept, ctx.tiled, ctx.trainable = kept, tiled, trainable
         result = torch.empty_like(hidden)
         for tile, place in zip(tiled.split(hidden), tiled.split(result), strict=True):
             place.copy_(tiled.compute(tile))
@@ -79,16 +79,16 @@ class _InTiles(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tiled, learned = ctx.tiled, ctx.learned
+        tiled, trainable = ctx.tiled, ctx.trainable
         [hidden] = ctx.kept.saved_tensors
         hidden_grad = torch.empty_like(hidden)
-        sums = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in learned]
+        sums = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in trainable]
         for tile, tile_grad, place in zip(*map(tiled.split, (hidden, grad, hidden_grad)), strict=True):
             tile = tile.detach().requires_grad_()
             with torch.enable_grad():
                 result = tiled.compute(tile)
-            found, *weights = torch.autograd.grad(result, (tile, *learned), tile_grad)
+            found, *weights = torch.autograd.grad(result, (tile, *trainable), tile_grad)
             place.copy_(found)
             for total, weight in zip(sums, weights, strict=True):
                 total += weight
-        return hidden_grad, None, None, *(total.to(each.dtype) for total, each in zip(sums, learned, strict=True))
+        return hidden_grad, None, None, *(total.to(each.dtype) for total, each in zip(sums, trainable, strict=True))

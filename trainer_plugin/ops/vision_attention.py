@@ -3,7 +3,8 @@
 On CUDA in half precision, one call of torch's varlen FlashAttention op computes all segments. Elsewhere each run of
 segments of equal length is one batch of dense attention. Gradients are torch's own, without code of this package.
 
-Not here: the decoder's attention (attention.py, kernels.py), and the distribution of frames over ranks (plan.py).
+Not here: the decoder's attention (`sequence_parallel_attention`, `attention_kernels`), and the distribution of frames
+over ranks (`distributed.sequence_plan`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ are counted over all rows and ranks before the first forward pass, so the loss d
 on packing or on accumulation. Ranks sum their gradients (`trainer_plugin.model.shard_parameters`) and do not average
 them.
 
-Not here: where rows come from, and the learning-rate schedule (both in sft.py).
+Not here: where rows come from (`training.step_feed`), and the learning-rate schedule (`sft`).
 """
 
 from __future__ import annotations

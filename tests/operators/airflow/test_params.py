@@ -87,7 +87,7 @@ def test_the_form_is_laid_out_for_people():
     assert PARAMS["split.clip_seconds"].schema["section"] == "Split: from a video to clips"
     assert PARAMS["models.captioner.timeout_seconds"].schema["title"] == "Captioner: timeout seconds"
     assert PARAMS["assemble.sft_fraction"].schema["title"] == "SFT fraction"
-    assert PARAMS["split.clip_seconds"].schema["description_md"].startswith("Wished length")
+    assert PARAMS["split.clip_seconds"].schema["description_md"].startswith("Target length")
     assert "**program** derives them" in PARAMS["question.writers"].schema["description_md"]
     assert PARAMS["split.clip_seconds"].schema["maximum"] == 120
     assert PARAMS["question.kinds"].schema["values_display"] == {"choice": "Choice", "open": "Open"}

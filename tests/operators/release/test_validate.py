@@ -156,7 +156,7 @@ def test_totals_that_do_not_add_up(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["samples"] = {split: count + 1 for split, count in manifest["samples"].items()}
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    assert_refused(copy, "manifest.json says samples")
+    assert_refused(copy, "manifest.json states samples")
 
 
 OTHER_CARDS = {
