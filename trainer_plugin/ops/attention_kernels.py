@@ -7,8 +7,8 @@ Guarantees: attention never crosses a block. Grouped-query heads are native (k a
 outputs are merged in float32, and gradients of the same keys from several calls are summed in float32. No full-size
 mask is ever built.
 
-Not here: collectives (`distributed.collectives`), the choice of blocks (`distributed.sequence_plan`), and dropout, which
-is not supported.
+Not here: collectives (`distributed.collectives`) and the choice of blocks (`distributed.sequence_plan`). Dropout is not
+supported.
 
     cudnn   torch's cuDNN op: 570-650 TFLOP/s forward and 540-583 backward at 64k-128k causal (H100, bf16, d = 128). One
             segment per call. Its causal mask is aligned TOP-LEFT, so a chunk with a key prefix takes two calls.
