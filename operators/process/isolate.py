@@ -73,6 +73,9 @@ class ChildFailed(RuntimeError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[ChildFailed], tuple[str, str]]:
+        return type(self), (self.reason, str(self))  # for pickling: it may come from a child process
+
 
 class NotStarted(Outage):
     """No child can be started on this machine, regardless of the input."""
@@ -153,8 +156,6 @@ def run_isolated(
     finally:
         receiver.close()
         _end_child(child)
-    if outcome == "failed":
-        raise ChildFailed(*value)
     if outcome == "error" and isinstance(value, ImportError):
         raise NotStarted(f"a process cannot import what it needs ({value}); install it again") from value
     if outcome == "error":
@@ -208,7 +209,7 @@ def _await_result(child: Any, receiver: Connection, timeout_seconds: float, memo
     """Wait for the child's result, and handle its log records while waiting.
 
     Returns:
-        The outcome (`value`, `error` or `failed`) and its value.
+        The outcome (`value` or `error`) and its value.
 
     Raises:
         ChildFailed: the child exceeded its time or memory limit.
@@ -283,17 +284,18 @@ def _run_child(
     try:
         answer: tuple[str, Any] = ("value", function(*arguments))
     except Exception as error:  # noqa: BLE001 - raised again in the parent
-        answer = _describe_failure(error, output_bytes)
+        answer = ("error", _explain_limit(error, output_bytes))
     sender.send(answer)
     sender.close()
 
 
-def _describe_failure(error: Exception, output_bytes: int) -> tuple[str, Any]:
+def _explain_limit(error: Exception, output_bytes: int) -> Exception:
+    """`ChildFailed` for an error that comes from a limit of the child, else the error itself."""
     if isinstance(error, MemoryError):
-        return "failed", ("out_of_memory", f"out of memory ({error}); check this input file")
+        return ChildFailed("out_of_memory", f"out of memory ({error}); check this input file")
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
-        return "failed", ("output_too_large", f"a file grew beyond {output_bytes / 1e9:.1f} GB; check this input file")
-    return "error", error
+        return ChildFailed("output_too_large", f"a file grew beyond {output_bytes / 1e9:.1f} GB; check this input file")
+    return error
 
 
 def _end_child(child: Any) -> None:
