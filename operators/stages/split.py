@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from operators.execution.progress import ProgressLogger
 from operators.execution.stage import Context, Stage
+from operators.store.content_store import SourceUnavailable
 from operators.video.analysis.analysis import Analysis
 from operators.video.analysis.analysis_file import read_analysis
 from operators.video.clips.cut import CutError, Cutter, open_cutter
@@ -32,7 +33,7 @@ def run(context: Context, videos: Sequence[Video]) -> Iterator[Clip | Reject]:
     for video in videos:
         try:
             yield from _cut_video(context, video)
-        except UnreadableVideo as error:
+        except (SourceUnavailable, UnreadableVideo) as error:
             yield context.reject(video.video_id, error.reason, f"{video.video_id}: {error}")
 
 
@@ -66,12 +67,12 @@ def _assert_unchanged(video: Video, source: VideoProbe) -> None:
     """Check that the source still matches what `ingest` recorded, including the chosen streams.
 
     Raises:
-        UnreadableVideo: with reason `source_changed`, a property differs.
+        SourceUnavailable: with reason `source_changed`, a property differs.
     """
     names = ("video_stream", "audio_stream", "codec", "width", "height", "frame_count", "duration_us")
     for name in names:
         if (then := getattr(video, name)) != (now := getattr(source, name)):
-            raise UnreadableVideo(
+            raise SourceUnavailable(
                 "source_changed",
                 f"{source.path.name} has changed since it was ingested: its {name} is {now}, not {then}; run the build "
                 f"again",
