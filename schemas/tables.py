@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from schemas.base import Box, Fraction, Identifier, Microseconds, Model, Row, Sha256, Span, VideoId
 from schemas.provenance import Provenance
+from schemas.reject_reasons import MACHINE_REASONS
 from schemas.uri import printable
 
 
@@ -428,15 +429,11 @@ class PackagedVideo(Row):
     """Mean frames per second of the published video."""
 
 
-MACHINE_REASONS = frozenset({"missing_file", "source_changed", "system_error", "killed"})
-"""Reject reasons for which the machine or the moment is at fault, not the video."""
-
-FILE_REASONS = frozenset({"missing_file", "source_changed"})
-"""Machine reasons that concern one file alone: it was removed or replaced, but its folder or server is still there."""
-
-
 class Reject(Row):
-    """A row that a stage could not or would not pass on. Rejects are counted and reported, and can be replayed."""
+    """A row that a stage could not or would not pass on. Rejects are counted and reported, and can be replayed.
+
+    `schemas.reject_reasons` lists all reasons, with what they mean, what to do, and the code that decides.
+    """
 
     stage: str
     unit: str
@@ -444,7 +441,7 @@ class Reject(Row):
     key: str
     """Key of the row itself: source, clip or question id."""
     reason: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    """A typed reason, e.g. `unreadable_video`, `schema`, `answerable_blind`."""
+    """A word of `schemas.reject_reasons`, e.g. `not_a_video`, `schema`, `answerable_blind`."""
     message: Annotated[str, AfterValidator(printable)]
     """Names the thing and the value, and says what to do, on one line."""
     raw: str = ""

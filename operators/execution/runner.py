@@ -38,6 +38,7 @@ from operators.store.run_folder import RunFolder
 from schemas.base import Row, digest
 from schemas.config import BuildConfig
 from schemas.errors import Outage
+from schemas.reject_reasons import FILE_REASONS, MACHINE_REASONS
 from schemas.run import (
     Commit,
     Partition,
@@ -46,7 +47,7 @@ from schemas.run import (
     StageRecord,
 )
 from schemas.storage import StoreError
-from schemas.tables import FILE_REASONS, MACHINE_REASONS, Reject, Source
+from schemas.tables import Reject, Source
 from schemas.uri import shown_uri, without_secrets
 
 log = logging.getLogger(__name__)

@@ -58,7 +58,7 @@ class Context:
     def reject(self, key: str, reason: str, message: str, raw: str = "", request_sha256: str = "") -> Reject:
         """A reject of this stage and work item.
 
-        `reason` is a fixed word. `message` says what is wrong and what to do.
+        `reason` is a word of `schemas.reject_reasons`. `message` says what is wrong and what to do.
         """
         return Reject(
             stage=self.stage,

@@ -1,0 +1,366 @@
+"""All reasons of rejects: what each means, what to do, and which code decides it.
+
+`docs/rejects.md` shows this table. After a change, write it again with `python -m schemas.reject_reasons`. The words
+are stored in the tables of rejects, so they are never renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Fault(StrEnum):
+    """What a reject is about. Rejects of `machine` and `file` are temporary: the next run tries again."""
+
+    CONTENT = "content"
+    """The video, the list's entry or the model's answer. The reject is kept until its inputs change or it is
+    replayed."""
+    MACHINE = "machine"
+    """The machine or the moment."""
+    FILE = "file"
+    """One file alone was removed or replaced, but its folder or server is still there."""
+
+
+@dataclass(frozen=True)
+class RejectReason:
+    """One reason, in sentences for people."""
+
+    meaning: str
+    fix: str
+    """What to do."""
+    fault: Fault = Fault.CONTENT
+
+
+@dataclass(frozen=True)
+class ReasonGroup:
+    """Reasons that the same code gives."""
+
+    title: str
+    stages: tuple[str, ...]
+    """Stages whose rejects have these reasons. `plan` is planning."""
+    code: tuple[str, ...]
+    """Files and folders of the code that decides."""
+    reasons: Mapping[str, RejectReason]
+
+
+_STOPPED_BY_FILTER = "Change the prompt, or use a model or server without that filter."
+
+REASON_GROUPS = (
+    ReasonGroup(
+        "Planning",
+        ("plan",),
+        ("operators/sources",),
+        {
+            "annotation": RejectReason(
+                "A segment of Shot2Story's annotations cannot be used. The rest of its video is.",
+                "Correct the row that the message names.",
+            ),
+            "build_output": RejectReason(
+                "The file is a part of what a build has made.", "Name the videos that were built from."
+            ),
+            "duplicate_id": RejectReason(
+                "Another entry has the same id. The first one is used.", "Give one of them another `source_id`."
+            ),
+            "manifest_row": RejectReason("A row of the list cannot be read.", "Correct the field that is named."),
+            "missing_file": RejectReason(
+                "The list names a file that is not there, though its folder is.",
+                "Restore the file, or remove its entry.",
+                Fault.FILE,
+            ),
+            "not_allowed": RejectReason(
+                "The list may not open this address (`allowed_roots`).", "Allow its folder, or remove the entry."
+            ),
+            "unfinished_download": RejectReason(
+                "The file is named like an unfinished download.", "Finish it, or rename it if it is complete."
+            ),
+            "unreachable": RejectReason(
+                "The file's folder, bucket or server does not answer or is empty.",
+                "Mount it or correct the address, or remove the entry.",
+            ),
+            "unreadable_uri": RejectReason(
+                "The address is invalid, may not be read, or needs a driver that is not installed.",
+                "Correct the address or the rights, or install the driver.",
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Files and disks",
+        ("ingest", "split", "caption", "question", "reason", "verify", "difficulty", "package", "shard"),
+        (
+            "operators/execution/runner.py",
+            "operators/sources/access.py",
+            "operators/store/content_store.py",
+            "operators/stages/split.py",
+            "operators/stages/shard.py",
+        ),
+        {
+            "missing_file": RejectReason(
+                "A source video was removed after the plan, though its folder is there.",
+                "Restore it and run again.",
+                Fault.FILE,
+            ),
+            "source_changed": RejectReason(
+                "A source video is no longer the file that was planned or ingested.",
+                "Run the build again, which ingests the new file.",
+                Fault.FILE,
+            ),
+            "system_error": RejectReason(
+                "A file cannot be read at the moment: a disk, a mount, a server, rights, or an object that the store "
+                "has lost.",
+                "Repair what the message names and run again.",
+                Fault.MACHINE,
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Child processes",
+        ("ingest", "split", "caption", "difficulty", "package"),
+        ("operators/process/isolate.py",),
+        {
+            "crashed": RejectReason(
+                "The process that worked on the video died, as when a decoder crashes.",
+                "Check or convert the file, then `lvr replay`.",
+            ),
+            "killed": RejectReason(
+                "The machine ended the process, as when memory runs out.",
+                "Use fewer workers or more memory, and run again.",
+                Fault.MACHINE,
+            ),
+            "out_of_memory": RejectReason(
+                "The process needed more memory than one video may.", "Check the file: its frames may be huge."
+            ),
+            "output_too_large": RejectReason(
+                "A written file exceeded the limit for one video.", "Check the file, or divide it first."
+            ),
+            "timeout": RejectReason(
+                "The time limit of the stage has passed.", "Check the file. `lvr replay` tries it again."
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Reading a video",
+        ("ingest", "split", "caption", "difficulty"),
+        ("operators/video", "operators/stages/ingest.py"),
+        {
+            "clock_goes_back": RejectReason(
+                "The times of many frames repeat earlier ones, as in joined recordings.",
+                "Remux it, e.g. to MKV, so that its times increase.",
+            ),
+            "clock_jumps": RejectReason(
+                "Most of the time between its first and last frame has no frames.", "Fetch the file again."
+            ),
+            "damaged": RejectReason(
+                "Half of the video or more, or a frame that is needed, cannot be decoded.", "Fetch the file again."
+            ),
+            "empty_file": RejectReason("The file has no bytes.", "Fetch it again."),
+            "encrypted": RejectReason(
+                "Picture or sound is encrypted.", "Get a copy that is not protected, or remove it from the source."
+            ),
+            "no_frame_size": RejectReason(
+                "The header gives no frame size that can be decoded.", "Fetch it again, or scale it down."
+            ),
+            "no_timestamps": RejectReason(
+                "Its frames have no times, or times that can only be guessed.", "Convert it, e.g. to MP4."
+            ),
+            "no_video_stream": RejectReason("The file has no moving picture.", "Remove it from the source."),
+            "not_a_video": RejectReason(
+                "The file is in none of the containers that are read.", "Convert it, or remove it from the source."
+            ),
+            "one_frame": RejectReason("It has a single frame, so it is a picture.", "Remove it from the source."),
+            "too_large": RejectReason("Its frames have more pixels than are decoded.", "Scale it down first."),
+            "truncated": RejectReason(
+                "The file was cut off: its index is missing, no frame can be read, or more than half is missing.",
+                "Fetch it again.",
+            ),
+            "unknown_codec": RejectReason("There is no decoder for its picture.", "Convert it, e.g. to H.264."),
+        },
+    ),
+    ReasonGroup(
+        "Parts of a video",
+        ("ingest",),
+        ("operators/stages/ingest.py",),
+        {
+            "partly_damaged": RejectReason(
+                "Less than half of the video is missing or cannot be decoded. The rest is used.",
+                "Fetch the file again to have all of it.",
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Files of clips",
+        ("split",),
+        ("operators/stages/split.py",),
+        {
+            "cut_failed": RejectReason(
+                "No file of the clip passed the read-back check. The clip itself is used.",
+                "Build with `split.write_clips=false` if no files are needed, or convert the video.",
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Requests to models",
+        ("caption", "question", "reason"),
+        ("operators/models",),
+        {
+            "blocked": RejectReason("The server's content filter stopped it.", _STOPPED_BY_FILTER),
+            "empty": RejectReason(
+                "The model answered nothing, also when called again.", "`lvr replay`, or use another model."
+            ),
+            "schema": RejectReason(
+                "The answer does not fit the prompt's schema, also when called again.",
+                "Raise `max_tokens` if it was cut off; else `lvr replay`, or use another model.",
+            ),
+            "too_long": RejectReason(
+                "The request is longer than the model's context.",
+                "Serve the model with a longer context, or send fewer or smaller frames.",
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Answers of the reasoner",
+        ("question", "reason"),
+        ("operators/questions/evidence.py",),
+        {
+            "bad_evidence": RejectReason(
+                "The evidence lies outside the video, or ends before it begins.", "`lvr replay`, or use another model."
+            ),
+            "truncated": RejectReason(
+                "The reasoner ran out of tokens.", "Raise `max_tokens` in the front matter of the prompt."
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Checks of questions",
+        ("verify",),
+        ("operators/questions/rules.py", "operators/stages/verify.py"),
+        {
+            "answer_missing": RejectReason(
+                "The right answer is not among the options.", "Nothing; many mean that another reasoner is needed."
+            ),
+            "answerable_blind": RejectReason(
+                "The judge answered it without the video.", "Nothing, or set `verify.blind_limit`."
+            ),
+            "bad_options": RejectReason(
+                "There are not four different options, or an open question has some.",
+                "Nothing; many mean that another reasoner is needed.",
+            ),
+            "evidence_outside": RejectReason(
+                "The evidence lies outside of what was captioned.", "See the rejects of stage caption."
+            ),
+            "long_answer": RejectReason(
+                "An open answer has too many words to be compared.",
+                "Nothing; many mean that the prompt or the reasoner should change.",
+            ),
+            "meta_talk": RejectReason(
+                "It speaks of captions, clips or option letters, not of the video.",
+                "Nothing; many mean that the prompt or the reasoner should change.",
+            ),
+            "near_duplicate": RejectReason(
+                "An earlier question of the video is nearly the same.",
+                "Nothing; many mean that `question.per_category` is too high for these videos.",
+            ),
+            "no_evidence": RejectReason(
+                "No part of the video is named as evidence.", "Nothing; many mean that another reasoner is needed."
+            ),
+            "no_reasoning": RejectReason("It has no chain of thought.", "See the rejects of stage reason."),
+            "not_grounded": RejectReason(
+                "The judge did not find its answer in the captions of its evidence.",
+                "Nothing, or set `verify.grounded_limit`.",
+            ),
+            "proof_failed": RejectReason(
+                "The answer of a derived question does not follow from the captions.",
+                "Please report it: the two derivations disagree.",
+            ),
+            "too_short": RejectReason(
+                "The question has too few words.", "Nothing; many mean that another reasoner is needed."
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Trials",
+        ("verify", "difficulty"),
+        ("operators/questions/trials.py",),
+        {
+            "unanswered": RejectReason(
+                "None of the trials of a check was answered, so nothing is known of the question.",
+                "See the message for the model's reasons; `lvr replay`, or use another model.",
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Published media",
+        ("package",),
+        ("operators/stages/package.py",),
+        {
+            "media_unavailable": RejectReason(
+                "No MP4 that passes the read-back check can be made of the video.",
+                "Convert it, or publish proxies or text alone (`shard.media`).",
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Samples for reinforcement learning",
+        ("assemble",),
+        ("operators/stages/assemble.py",),
+        {
+            "always_right": RejectReason(
+                "The target was right in all trials, so GRPO would have no gradient.", "Nothing, or a weaker target."
+            ),
+            "always_wrong": RejectReason(
+                "The target was wrong in all trials, so GRPO would have no gradient.", "Nothing, or a stronger target."
+            ),
+        },
+    ),
+)
+"""All reasons that any code gives, in the order of the pipeline. `tests/schemas/test_reject_reasons.py` checks it."""
+
+
+def _with_fault(*faults: Fault) -> frozenset[str]:
+    return frozenset(
+        name for group in REASON_GROUPS for name, reason in group.reasons.items() if reason.fault in faults
+    )
+
+
+MACHINE_REASONS = _with_fault(Fault.MACHINE, Fault.FILE)
+"""Reject reasons for which the machine or the moment is at fault, not the video."""
+
+FILE_REASONS = _with_fault(Fault.FILE)
+"""Machine reasons that concern one file alone: it was removed or replaced, but its folder or server is still there."""
+
+
+def find_reason(stage: str, name: str) -> RejectReason | None:
+    """The reason of a stage's rejects; None if this version gives no such reason, as for rejects of another version."""
+    found = (group.reasons.get(name) for group in REASON_GROUPS if stage in group.stages)
+    return next(filter(None, found), None)
+
+
+_INTRODUCTION = """\
+# Rejects
+
+Every row that planning or a stage drops has one of these reasons. The report shows a run's rejects with their messages.
+The table is `schemas/reject_reasons.py`, and `python -m schemas.reject_reasons` writes this page from it.
+
+Rejects with the fault *machine* or *file* are temporary: the next run tries again. The others are kept until their
+inputs change, or until `lvr replay` removes them.
+"""
+
+
+def to_markdown() -> str:
+    """The page `docs/rejects.md`."""
+    parts = [_INTRODUCTION]
+    for group in REASON_GROUPS:
+        stages, code = (", ".join(f"`{each}`" for each in several) for several in (group.stages, group.code))
+        parts.append(f"## {group.title}\n\nStages: {stages}. Decided in {code}.\n")
+        parts.append("| reason | what it means | what to do | fault |\n|---|---|---|---|")
+        for name, reason in group.reasons.items():
+            fault = "" if reason.fault is Fault.CONTENT else f"*{reason.fault}*"
+            parts.append(f"| `{name}` | {reason.meaning} | {reason.fix} | {fault} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    Path("docs/rejects.md").write_text(to_markdown(), encoding="utf-8")
