@@ -10,6 +10,7 @@ from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.models.session import MEASURED
 from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder
+from schemas.reject_reasons import find_reason
 from schemas.run import Commit, Run
 from schemas.tables import Caption, Reject
 
@@ -26,6 +27,12 @@ class RejectGroup:
     count: int
     messages: tuple[str, ...]
     """Messages of the first rejects, at most `MAX_MESSAGES`."""
+
+    @property
+    def explanation(self) -> str:
+        """What the reason means and what to do (`schemas.reject_reasons`). Empty for a reason of another version."""
+        found = find_reason(self.stage, self.reason)
+        return f"{found.meaning} {found.fix}" if found else ""
 
     def __str__(self) -> str:
         return f"{self.count} × {self.stage}: {self.reason}"

@@ -57,6 +57,11 @@ def test_group_by_reason_puts_the_largest_group_of_a_stage_first():
     ]
 
 
+def test_a_group_explains_what_its_reason_means():
+    assert RejectGroup("ingest", "empty_file", 1, ()).explanation == "The file has no bytes. Fetch it again."
+    assert RejectGroup("ingest", "of_an_older_version", 1, ()).explanation == ""
+
+
 def test_a_run_without_questions_is_explained_with_the_fix(run):
     assert explain_empty_release(run).startswith(
         "no question could be asked about 2 videos (1 × plan: missing_file, 1 × ingest"

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from operators.execution.rejects import group_rejects
 from operators.report import write_report
 from operators.store.run_folder import RunFolder
 from tests.support.browser import chromium
@@ -122,3 +123,9 @@ def test_the_page_fits_every_width_in_a_browser_and_follows_its_colour_scheme(tm
             backgrounds.add((scheme, tab.evaluate("getComputedStyle(document.documentElement).backgroundColor")))
     assert messages == []
     assert len(backgrounds) == 2
+
+
+def test_the_page_explains_the_reasons_of_rejects(folder):
+    explanations = [group.explanation for group in group_rejects(folder) if group.explanation]
+    text = Tags(page_of(folder)).text
+    assert explanations and all(each in text for each in explanations)
