@@ -9,7 +9,7 @@ they were tuned for.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, assert_never
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -40,9 +40,15 @@ class Detector(StrEnum):
 
     def accepts(self, threshold: float) -> bool:
         """Whether a threshold is in this detector's range: adaptive below 10, content from 10 on, transnet below 1."""
-        if self is Detector.TRANSNET:
-            return threshold < 1
-        return (self is Detector.CONTENT) == (threshold >= 10)
+        match self:
+            case Detector.ADAPTIVE:
+                return threshold < 10
+            case Detector.CONTENT:
+                return threshold >= 10
+            case Detector.TRANSNET:
+                return threshold < 1
+            case _:
+                assert_never(self)
 
 
 class ClipMode(StrEnum):

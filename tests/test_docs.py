@@ -79,7 +79,7 @@ def extended_copy(tmp_path_factory) -> Path:
 
 def test_the_examples_of_extending_pass_their_own_tests(extended_copy):
     tests = [file for _, file, _ in blocks_of(EXTENDING) if file.startswith("tests/")]
-    assert len(tests) == 5
+    assert len(tests) == 6
     if importlib.util.find_spec("torch") is None:
         tests = [file for file in tests if not file.startswith("tests/trainer_plugin/")]
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]

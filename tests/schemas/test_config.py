@@ -16,6 +16,11 @@ def test_a_threshold_must_suit_its_detector(detector, threshold):
         SplitConfig(detector=detector, threshold=threshold)
 
 
+def test_a_detector_without_a_range_is_an_error():
+    with pytest.raises(AssertionError, match="histogram"):
+        Detector.accepts("histogram", 3.0)
+
+
 def test_settings_that_need_every_frame_are_refused_with_key_frames_alone():
     with pytest.raises(ValidationError, match="needs every frame"):
         SplitConfig(decode=Decode.KEY_FRAMES, detector=Detector.TRANSNET)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import assert_never
 
 import cv2
 import numpy as np
@@ -120,9 +121,13 @@ class Analysis:
         Raises:
             ValueError: the detector is `transnet`, but the decode ran without its network.
         """
-        if detector is Detector.TRANSNET:
-            return transnet.shot_starts(self.times_us, self.transition, threshold)
-        return shots.shot_starts(self.scores, detector, threshold)
+        match detector:
+            case Detector.ADAPTIVE | Detector.CONTENT:
+                return shots.shot_starts(self.scores, detector, threshold)
+            case Detector.TRANSNET:
+                return transnet.shot_starts(self.times_us, self.transition, threshold)
+            case _:
+                assert_never(detector)
 
     def statistics(self, start_us: int, end_us: int) -> SpanStatistics:
         """Statistics of the frames that start in `[start_us, end_us)`.

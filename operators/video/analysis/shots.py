@@ -34,17 +34,26 @@ def shot_starts(scores: Scores, detector: Detector, threshold: float) -> tuple[i
 
     PySceneDetect's adaptive detector takes ten microseconds per frame. It therefore receives only frames that differ
     enough to begin a shot, the window of frames on both sides that it judges them by, and the first frame.
+
+    Raises:
+        ValueError: the detector is not one of PySceneDetect's.
     """
     times_us, content = scores.times_us, scores.content
     if not len(times_us):
         return (0,)
     judge: _Adaptive | _Content
-    if detector is Detector.ADAPTIVE:
-        judge = _Adaptive(adaptive_threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
-        shown = _with_neighbours(np.flatnonzero(content >= judge.min_content_val), judge.window_width, len(content))
-    else:
-        judge = _Content(threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
-        shown = np.arange(len(content))
+    match detector:
+        case Detector.ADAPTIVE:
+            judge = _Adaptive(adaptive_threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
+            shown = _with_neighbours(np.flatnonzero(content >= judge.min_content_val), judge.window_width, len(content))
+        case Detector.CONTENT:
+            judge = _Content(threshold=threshold, min_scene_len=SHORTEST_SHOT_US)
+            shown = np.arange(len(content))
+        case _:
+            raise ValueError(
+                f"shot detector {detector.value!r} does not use PySceneDetect's scores; choose 'adaptive' or "
+                f"'content', or call `Analysis.shot_starts`"
+            )
     starts_us = [0]
     for time_us, score in zip(times_us[shown].tolist(), content[shown].tolist(), strict=True):
         starts_us += judge.process_frame(_Microseconds(time_us), score)

@@ -15,6 +15,8 @@ def test_shots_begin_at_exact_frame_times_and_are_judged_from_one_decode(tmp_pat
     assert analysis.shot_starts(Detector.CONTENT, 250.0) == (0,)
     with pytest.raises(ValueError, match="TransNetV2 has judged 0 of 135 frames"):
         analysis.shot_starts(Detector.TRANSNET, 0.5)
+    with pytest.raises(AssertionError, match="histogram"):
+        analysis.shot_starts("histogram", 0.5)
 
 
 def test_shots_of_a_variable_rate_begin_where_they_are_shown(tmp_path):

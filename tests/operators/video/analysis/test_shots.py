@@ -89,3 +89,9 @@ def test_nothing_has_one_shot_and_so_has_one_frame(detector):
     for times_us in ([], [0], [40_000]):
         scores = Scores(np.array(times_us, np.int64), np.zeros(len(times_us), np.float32))
         assert shot_starts(scores, detector, THRESHOLDS[detector]) == (0,)
+
+
+def test_a_detector_that_is_not_of_pyscenedetect_is_an_error():
+    scores = Scores(np.array([0, 40_000]), np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match="'transnet' does not use PySceneDetect's scores"):
+        shot_starts(scores, Detector.TRANSNET, 0.5)
