@@ -137,17 +137,16 @@ class QuestionLayout:
             BadInput: as `fit_clip`.
         """
         before, after = self.chat.prompt(key, self.question(problem, kind))
-        if variant is PromptVariant.TEXT:
-            ids, unexpanded, laid_out, videos = [*before, *after], [*before, *after], [], ()
-        else:
+        clips: tuple[VideoClip, ...] = ()
+        video_ids: list[int] = []
+        if variant is not PromptVariant.TEXT:
             clip, video_ids = self.fit_clip(key, video, max_tokens, len(before) + len(after))
-            ids, unexpanded = [*before, *video_ids, *after], [*before, *self.family.placeholder_ids(), *after]
-            laid_out = [(clip.grid, clip.frame_times_us)]
-            videos = (shuffle_frames(clip, key) if variant is PromptVariant.SHUFFLED else clip,)
-        input_ids = torch.tensor(ids)
-        positions = self.family.positions(input_ids, laid_out)
-        labels = torch.full_like(input_ids, IGNORED)
-        return Prompt(Example(key, input_ids, labels, positions, videos), tuple(unexpanded))
+            clips = (clip,)
+        input_ids = torch.tensor([*before, *video_ids, *after])
+        positions = self.family.positions(input_ids, [(clip.grid, clip.frame_times_us) for clip in clips])
+        shown = tuple(shuffle_frames(clip, key) if variant is PromptVariant.SHUFFLED else clip for clip in clips)
+        example = Example(key, input_ids, torch.full_like(input_ids, IGNORED), positions, shown)
+        return Prompt(example, (*before, *(self.family.placeholder_ids() if clips else ()), *after))
 
     def fit_clip(self, key: str, video: VideoFacts, max_tokens: int, text_tokens: int) -> tuple[VideoClip, list[int]]:
         """A clip that fits into `max_tokens` tokens next to `text_tokens` of text, and its token ids.

@@ -143,7 +143,7 @@ def _read_chat_template(name: str) -> str:
 
 def build_model(
     source: ModelSource,
-    trained: TrainableParts,
+    trained: TrainableParts | None,
     config: PretrainedConfig,
     parallel: RankContext,
     *,
@@ -152,11 +152,11 @@ def build_model(
     offload: bool = False,
     seed: int = 0,
 ) -> LongVideoModel:
-    """Build the sharded model, ready to train. Every rank must call it.
+    """Build the sharded model, ready to train, or frozen. Every rank must call it.
 
     Args:
         source: where the weights come from. Random weights depend on `seed` only, not on the number of ranks.
-        trained: which parts are trainable.
+        trained: which parts are trainable; None: nothing, for a model that only samples or scores.
         config: result of `read_config(source)`.
         parallel: this process's rank and groups.
         compute: dtype of the computation and of frozen weights.
@@ -223,8 +223,10 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) ->
     return model
 
 
-def prepare(model: PreTrainedModel, trained: TrainableParts) -> PreTrainedModel:
+def prepare(model: PreTrainedModel, trained: TrainableParts | None) -> PreTrainedModel:
     """Make the parts of a model trainable that the recipe trains, in place: add adapters, or freeze the rest."""
+    if trained is None:
+        return model.requires_grad_(False)
     if trained.lora:
         add_adapters(model, trained.lora)
         return model
@@ -255,7 +257,7 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> None:
 
 
 def _read_weights(
-    source: ModelSource, config: PretrainedConfig, trained: TrainableParts, seed: int
+    source: ModelSource, config: PretrainedConfig, trained: TrainableParts | None, seed: int
 ) -> tuple[dict[str, Tensor], PretrainedConfig]:
     """Read all parameters and buffers by name on rank 0, and return the configuration that fits them on all ranks.
 
