@@ -38,7 +38,8 @@ from trainer_plugin.ops import sequence_parallel_attention as attention
 from trainer_plugin.ops import vision_attention
 from trainer_plugin.ops.activation_offload import HostMemory
 from trainer_plugin.ops.attention_kernels import Kernel
-from trainer_plugin.ops.log_probs import full_log_probs, token_log_probs
+from trainer_plugin.ops.decode_attention import DecodeKeys
+from trainer_plugin.ops.log_probs import compute_logits, full_log_probs, token_log_probs
 from trainer_plugin.ops.sequence_parallel_attention import SEQUENCE_PARALLEL, AttentionRun, KeptKeys, KeysValues
 from trainer_plugin.ops.tiled_mlp import tile
 from trainer_plugin.ops.vision_attention import VISION_ATTENTION
@@ -213,6 +214,25 @@ class LongVideoModel(nn.Module):
         run.kept = kept
         return self._hidden(row, run).clone()  # not a view, from which FSDP's hook could get lost
 
+    def decode_step(self, input_ids: Tensor, positions: Tensor, keys: DecodeKeys, temperature: float) -> Tensor:
+        """Run one token of each of n responses, without gradients, and compute the logits of their next tokens.
+
+        Every rank must call it, with at least one token.
+
+        Args:
+            input_ids: int64 [n]. Placeholder ids are text.
+            positions: int64 [rope rows, n].
+            keys: keys and values of the prompts and the responses, to which those of these tokens are added.
+            temperature: divisor of the logits; above 0.
+
+        Returns:
+            Logits divided by the temperature, float32 [n, V].
+        """
+        embeds = self._embeddings(input_ids)
+        visual, features = torch.zeros_like(input_ids, dtype=torch.bool), self._without_visual_tokens(embeds)
+        hidden = self.family.run_language_model(self.model, embeds, positions, visual, features, run=keys)
+        return compute_logits(hidden, self.model.get_output_embeddings().weight, None, temperature)
+
     def _attention_run(self, row: RankInput, prompt: tuple[KeysValues, ...] | None) -> AttentionRun:
         return AttentionRun(
             share=row.share.attention,
@@ -227,14 +247,21 @@ class LongVideoModel(nn.Module):
     def _hidden(self, row: RankInput, run: AttentionRun) -> Tensor:
         """The decoder's last hidden states of the local tokens, [S_local, hidden]."""
         share = row.share
-        embeds = self.family.language_model(self.model).get_input_embeddings()(share.input_ids)
+        embeds = self._embeddings(share.input_ids)
         features = self._features(row)
         if features is not None:
             embeds = embeds.masked_scatter(share.visual[:, None], features.levels[0].to(embeds.dtype))
         else:
-            features = Features((embeds[:0],) * self.family.levels)
+            features = self._without_visual_tokens(embeds)
         with self.host.saving() if self.host else nullcontext():
             return self.family.run_language_model(self.model, embeds, share.positions, share.visual, features, run=run)
+
+    def _embeddings(self, input_ids: Tensor) -> Tensor:
+        embeddings: Tensor = self.family.language_model(self.model).get_input_embeddings()(input_ids)
+        return embeddings
+
+    def _without_visual_tokens(self, embeds: Tensor) -> Features:
+        return Features((embeds[:0],) * self.family.levels)
 
     def gradient_checkpointing_enable(self, **options: object) -> None:
         """No-op, since `RunOptions.checkpointed_layers` sets the checkpointing. `transformers.Trainer` calls it."""
@@ -282,7 +309,7 @@ class LongVideoModel(nn.Module):
         problem = self._problem(row)
         pieces = list(self._pieces(row)) if problem is None else []
         calls = sum(not _is_encoded(pixels) for _, pixels in pieces)
-        agreed, shown, refused = _all_reduce_max(calls, len(pieces), problem is not None)
+        agreed, shown, refused = all_reduce_max(calls, len(pieces), problem is not None)
         if refused:
             run_on_all_ranks(partial(_refuse, problem))
         if torch.is_grad_enabled() and self.vision_tower_is_trainable() and not self._decoder_is_trainable():
@@ -397,6 +424,7 @@ def shard_parameters(
         shard(embeddings).set_unshard_in_backward(False)
     shard(model)
     register_fsdp_forward_method(model, "_prompt_pass")
+    register_fsdp_forward_method(model, "decode_step")
     reduction = GradientReduction()
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -427,7 +455,7 @@ def _refuse(problem: str | None) -> None:
         raise BadInput(problem)
 
 
-def _all_reduce_max(*counts: int) -> tuple[int, ...]:
+def all_reduce_max(*counts: int) -> tuple[int, ...]:
     """All-reduce each count to its maximum over all ranks."""
     found = torch.tensor(counts)
     dist.all_reduce(found, dist.ReduceOp.MAX)

@@ -94,6 +94,28 @@ def attend(
     return _Attention.apply(q, k, v, calls, scale, stash)
 
 
+def attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: Kernel = Kernel.AUTO) -> tuple[Tensor, Tensor]:
+    """Attention of all queries to all keys, with the log-sum-exp. Not differentiable.
+
+    Args:
+        q: [Sq, hq, d].
+        k, v: [Sk, hkv, d]. Without keys, or without queries, no kernel runs.
+        scale, kernel: as in `attend`.
+
+    Returns:
+        Output [Sq, hq, d] in q's dtype, and the log-sum-exp of the scores, float32 [hq, Sq] (float64 for float64
+        tensors). Without keys they are 0 and -inf.
+
+    Raises:
+        ValueError: the kernel does not support these tensors.
+    """
+    choice = resolve(kernel, q)
+    if not len(q) or not len(k):
+        return torch.zeros_like(q), q.new_full((q.shape[1], len(q)), float("-inf"), dtype=_exact(q.dtype))
+    block = Block((0, len(q)), (0, len(k)), causal=False)
+    return _forward(q, k, v, plan_calls((block,), choice, len(q), len(k)), scale)
+
+
 def resolve(kernel: Kernel, q: Tensor) -> Kernel:
     """The kernel that runs for tensors like q [Sq, hq, d]. AUTO is returned where the choice is made for each part.
 

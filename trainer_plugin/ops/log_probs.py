@@ -111,7 +111,7 @@ class _TokenLogProbs(torch.autograd.Function):
         log_probs = torch.empty_like(totals)
         entropies = torch.empty_like(totals) if entropy else None
         for chunk in _chunks(len(hidden), rows):
-            logits = _logits(hidden[chunk], weight, bias, temperature)
+            logits = compute_logits(hidden[chunk], weight, bias, temperature)
             total = torch.logsumexp(logits, -1, out=totals[chunk])
             log_probs[chunk] = logits.gather(1, targets[chunk, None])[:, 0] - total
             if entropies is not None:
@@ -135,7 +135,7 @@ class _TokenLogProbs(torch.autograd.Function):
         dbias = bias.new_zeros(bias.shape, dtype=totals.dtype) if ctx.needs_input_grad[2] else None
         grad = torch.zeros_like(totals) if grad is None else grad
         for chunk in _chunks(len(hidden), ctx.rows):
-            log_softmax = _logits(hidden[chunk], weight, bias, ctx.temperature).sub_(totals[chunk, None])
+            log_softmax = compute_logits(hidden[chunk], weight, bias, ctx.temperature).sub_(totals[chunk, None])
             scaled = grad[chunk, None] / ctx.temperature
             if grad_entropy is None:
                 dlogits = log_softmax.exp_().mul_(-scaled)
@@ -166,8 +166,11 @@ def _chunks(count: int, rows: int) -> Iterator[slice]:
         yield slice(start, min(start + rows, count))
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    """Logits [n, V] in float32, divided by the temperature."""
+def compute_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    """Logits [n, V] of hidden states [n, H], in float32 whatever the dtype of the operands, divided by the temperature.
+
+    Not differentiable.
+    """
     logits = _product(hidden, weight.T)
     if bias is not None:
         logits += bias

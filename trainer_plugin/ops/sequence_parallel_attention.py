@@ -20,6 +20,7 @@ from trainer_plugin.distributed.collectives import gather, heads_to_tokens, toke
 from trainer_plugin.distributed.sequence_plan import AttentionPlan
 from trainer_plugin.ops.activation_offload import HostMemory, OnHost
 from trainer_plugin.ops.attention_kernels import Kernel, attend
+from trainer_plugin.ops.decode_attention import DecodeKeys, heads_of_each_rank
 
 SEQUENCE_PARALLEL = "sequence_parallel"
 """Name of the language model's attention in transformers' registry."""
@@ -39,9 +40,12 @@ class KeptKeys:
         self._layers: dict[int, KeysValues] | None = {}
 
     def put(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Keep the keys and values of one layer. After `close`, a recomputed forward pass changes nothing."""
+        """Keep the keys and values of one layer. After `close`, a recomputed forward pass changes nothing.
+
+        Without gradients they are copied, because they may be parts of a larger tensor with the queries.
+        """
         if self._layers is not None:
-            self._layers[layer] = k, v
+            self._layers[layer] = (k, v) if torch.is_grad_enabled() else (k.contiguous(), v.contiguous())
 
     def close(self) -> tuple[KeysValues, ...]:
         """Return what was kept, in the order of the layers, and keep nothing further."""
@@ -102,7 +106,7 @@ def sequence_parallel_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    run: AttentionRun | None = None,
+    run: AttentionRun | DecodeKeys | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -114,7 +118,7 @@ def sequence_parallel_attention(
         module: the attention layer; its `layer_idx` is the layer's number.
         query, key, value: [1, heads, S_local, d], after rotary embedding. Key heads are not repeated.
         attention_mask: must be None.
-        run: context that `LongVideoModel` passes down.
+        run: context that `LongVideoModel` passes down. With `DecodeKeys`, the row holds one token of each response.
         scaling: factor of the scores; None for d ** -0.5.
         dropout: must be 0.
         sliding_window: must be None.
@@ -134,12 +138,14 @@ def sequence_parallel_attention(
         )
     q, k, v = (rows[0].transpose(0, 1) for rows in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if isinstance(run, DecodeKeys):
+        return run.attend(layer, q, k, v, scale)[None], None
     sizes = run.share.ulysses_sizes
     if run.ulysses is not None:
-        heads = _of_each_rank(q, len(sizes)), _of_each_rank(k, len(sizes)), _of_each_rank(v, len(sizes))
+        heads = heads_of_each_rank(q, len(sizes)), heads_of_each_rank(k, len(sizes)), heads_of_each_rank(v, len(sizes))
         counts = [part.shape[2] for part in heads]
         q, k, v = tokens_to_heads(torch.cat(heads, dim=2), sizes, run.ulysses).split(counts, dim=1)
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
     if run.kept is not None:
         run.kept.put(layer, k, v)
     k, v = _whole_row(k, v, run.share.ring_sizes, run.share.ring_order, run.ring)
@@ -194,10 +200,3 @@ def check_attention(config: PretrainedConfig) -> None:
 def register() -> None:
     """Register `SEQUENCE_PARALLEL` with transformers. Repeated calls are harmless."""
     AttentionInterface.register(SEQUENCE_PARALLEL, sequence_parallel_attention)
-
-
-def _of_each_rank(rows: Tensor, ranks: int) -> Tensor:
-    """Reshape [S, heads, d] to [S, ranks, h, d]. With fewer KV heads than ranks, adjacent ranks share a head."""
-    if rows.shape[1] < ranks:
-        rows = rows.repeat_interleave(ranks // rows.shape[1], dim=1)
-    return rows.unflatten(1, (ranks, -1))

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.support.properties import HealthCheck, given, settings, st
 from tests.trainer_plugin.ops.test_log_probs import GPU, Largest
 from trainer_plugin.ops import attention_kernels as kernels
-from trainer_plugin.ops.attention_kernels import Kernel, attend, plan_calls
+from trainer_plugin.ops.attention_kernels import Kernel, attend, attend_all, plan_calls
 from trainer_plugin.types import Block
 
 SEGMENTS = [Block((0, 3), (0, 3)), Block((3, 8), (3, 8)), Block((8, 9), (8, 9))]
@@ -138,6 +138,25 @@ def test_any_blocks_give_what_a_masked_softmax_gives(fakes, kernel, case, heads,
     kernels.CHUNK_BYTES = chunk
     *tensors, grad = rows(max(block.query[1] for block in blocks), keys, heads)
     assert max(errors(attend(*tensors, blocks, 0.3, kernel), tensors, blocks, grad)) < 1e-12
+
+
+@pytest.mark.parametrize("kernel", [Kernel.PLAIN, Kernel.CUDNN, Kernel.FLASH2, Kernel.AUTO])
+@pytest.mark.parametrize("shape", [(3, 7), (1, 9), (8, 1)])
+def test_attention_to_all_keys_comes_with_its_log_sum_exp(fakes, kernel, shape):
+    q, k, v, _ = (tensor.detach() for tensor in rows(*shape))
+    out, lse = attend_all(q, k, v, 0.3, kernel)
+    expected = dense(q, k, v, [Block((0, shape[0]), (0, shape[1]), causal=False)])
+    assert relative(out, expected) < 1e-12
+    scores = torch.einsum("qhd,khd->hqk", q, k.repeat_interleave(2, 1)) * 0.3
+    torch.testing.assert_close(lse, scores.logsumexp(-1))
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 5)])
+def test_attention_without_keys_or_queries_runs_no_kernel(shape):
+    q, k, v, _ = (tensor.detach().bfloat16() for tensor in rows(*shape))
+    out, lse = attend_all(q, k, v, 0.3)
+    assert out.shape == q.shape and out.dtype == q.dtype and not out.any()
+    assert lse.shape == (4, shape[0]) and lse.dtype == torch.float32 and bool((lse == float("-inf")).all())
 
 
 @pytest.mark.parametrize("blocks", [SEGMENTS, CHUNKS, MIXED], ids=["segments", "chunks", "mixed"])
