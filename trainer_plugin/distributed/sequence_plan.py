@@ -190,7 +190,7 @@ class SequencePlan:
         if prompt is not None and not (len(items) == 1 and isinstance(items[0], PromptGroup)):
             raise ValueError(f"{len(items)} items for one prompt in a row of its own; give its group alone")
         for item in items:
-            _check(item, family)
+            check_item(item, family)
         segments = list(_segments(items, with_prompts=prompt is None))
         missing = 2 * layout.size - sum(len(segment.example.input_ids) for segment in segments)
         if missing > 0:
@@ -452,7 +452,12 @@ def _continued(prompt: Example, ids: Tensor) -> Example:
     )
 
 
-def _check(item: Example | PromptGroup, family: Family) -> None:
+def check_item(item: Example | PromptGroup, family: Family) -> None:
+    """Check that a row can hold a sample or a group.
+
+    Raises:
+        ValueError: as `SequencePlan`.
+    """
     if isinstance(item, Example):
         _check_example(item, family)
         return

@@ -1,0 +1,276 @@
+"""Samples responses with the trainer's own model, sharded and sequence-parallel as it is trained.
+
+The prompts of a batch run once, in one row. Each rank keeps the keys and values of its part. Then all responses to them
+are decoded, one token a step, by every rank of the sequence-parallel group (`trainer_plugin.ops.decode_attention`). The
+log-probabilities are those of the distribution that was sampled from.
+
+A token depends on the seed of its request, the number of the response, the index of the token and the model, and not on
+the layout, the number of ranks, or the other responses, up to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from schemas.errors import BadInput
+from trainer_plugin.distributed.mesh import run_on_all_ranks
+from trainer_plugin.distributed.sequence_plan import Range, SequencePlan, check_item
+from trainer_plugin.model import LongVideoModel, RankInput, all_reduce_max, reshard
+from trainer_plugin.ops.decode_attention import DecodeKeys
+from trainer_plugin.rl.rollout import Finish, RolloutRequest, RolloutResponse, SamplingSettings
+from trainer_plugin.types import IGNORED, Example, FrameRange, PromptGroup
+
+PixelSource = Callable[[RolloutRequest, FrameRange], Tensor]
+"""Returns the frames or features of some temporal patches of a request's video, as an element of `RankInput.pixels`.
+`FrameRange.video` is the number of the video in the request. It is called only for what this rank encodes. An error
+that it raises ends `generate` on every rank."""
+
+
+class HfSampler:
+    """Samples with a `LongVideoModel`; a `trainer_plugin.rl.rollout.RolloutEngine`."""
+
+    def __init__(
+        self, model: LongVideoModel, pixels: PixelSource, stop_ids: Collection[int], batch_requests: int = 1
+    ) -> None:
+        """
+        Args:
+            model: the model, sharded (`shard_parameters`).
+            pixels: returns a request's frames or features.
+            stop_ids: ids of the tokens that end a turn.
+            batch_requests: maximum number of requests whose prompts are in memory and whose responses are decoded in
+                the same steps. A step takes about the same time for more responses.
+        """
+        self.model = model
+        self.pixels = pixels
+        self.stop_ids = frozenset(stop_ids)
+        self.batch_requests = batch_requests
+
+    @torch.no_grad()
+    def generate(
+        self, requests: Sequence[RolloutRequest], responses: int, sampling: SamplingSettings
+    ) -> list[list[RolloutResponse]]:
+        """Sample `responses` responses to each request. Every rank must call it, with any number of requests.
+
+        Ranks that share a row pass the same requests and receive the same responses. The model's parameters are
+        sharded afterwards, and its modules have the training mode that they had.
+
+        Raises:
+            BadInput: on every rank, if no rank has a request, a request or the settings cannot be sampled, the frames
+                do not fit, or log-probabilities are not finite. The message names the sample.
+        """
+        modes = [(module, module.training) for module in self.model.modules()]
+        run_on_all_ranks(partial(self._check, requests, responses, sampling))
+        batches = [
+            requests[start : start + self.batch_requests] for start in range(0, len(requests), self.batch_requests)
+        ]
+        (rounds,) = all_reduce_max(len(batches))
+        if not rounds:
+            raise BadInput("no rank has a request to sample; pass at least one")
+        self.model.eval()
+        try:
+            batches += [()] * (rounds - len(batches))
+            return [found for batch in batches for found in self._sample_batch(batch, responses, sampling)]
+        finally:
+            for module, training in modes:
+                module.training = training
+            reshard(self.model)
+
+    def _check(self, requests: Sequence[RolloutRequest], responses: int, sampling: SamplingSettings) -> None:
+        group = self.model.parallel.sp_group
+        if group is not None:
+            mine = [(request.prompt.key, request.seed) for request in requests], responses, sampling
+            everyone: list[object] = [None] * self.model.parallel.sp
+            dist.all_gather_object(everyone, mine, group=group)
+            if any(other != mine for other in everyone):
+                raise BadInput(f"ranks that share a row sample different requests: {everyone}; pass them the same ones")
+        if responses < 1:
+            raise BadInput(f"{responses} responses to each request; sample at least 1")
+        if sampling.greedy and sampling.temperature != 1:
+            raise BadInput(f"greedy sampling with temperature {sampling.temperature}; set temperature to 1")
+        text = self.model.model.config.get_text_config()
+        limit = getattr(text, "max_position_embeddings", None)
+        for request in requests:
+            prompt = request.prompt
+            try:
+                check_item(PromptGroup(prompt, (prompt.input_ids[:0],)), self.model.family)
+            except ValueError as error:
+                raise BadInput(str(error)) from error
+            needed = int(prompt.positions.max()) + sampling.max_tokens
+            if limit is not None and needed > limit:
+                raise BadInput(
+                    f"sample {prompt.key}: its prompt of {len(prompt.input_ids)} tokens and a response of "
+                    f"{sampling.max_tokens} need {needed} positions, and the model has {limit}; take fewer frames, or "
+                    f"lower max_tokens"
+                )
+
+    def _sample_batch(
+        self, requests: Sequence[RolloutRequest], responses: int, sampling: SamplingSettings
+    ) -> list[list[RolloutResponse]]:
+        """Sample responses to requests whose prompts share a row. Without requests it keeps step with the others."""
+        keys = self._run_prompts(requests, responses)
+        batch = [[_Response(request, number) for number in range(responses)] for request in requests]
+        self._decode([response for each in batch for response in each], keys, sampling)
+        return [[response.close() for response in each] for each in batch]
+
+    def _run_prompts(self, requests: Sequence[RolloutRequest], responses: int) -> DecodeKeys:
+        """Run the prompts in one row and keep this rank's keys and values."""
+        model, parallel = self.model, self.model.parallel
+        prefixes = [PromptGroup(request.prompt, ()).prefix for request in requests]
+        items = prefixes or [_make_text_token(model.family.rope_rows)]
+        plan = SequencePlan(items, model.family, parallel.layout, model.costs)
+        row = run_on_all_ranks(partial(self._prepare_row, plan, requests)).to(parallel.device)
+        return DecodeKeys(
+            model.prompt_keys(row).layers,
+            list(_local_ranges(plan, parallel.sp_rank // parallel.layout.ulysses))[: len(requests)],
+            [responses] * len(requests),
+            parallel.layout,
+            parallel.sp_rank,
+            parallel.sp_group,
+            model.options.kernel,
+        )
+
+    def _prepare_row(self, plan: SequencePlan, requests: Sequence[RolloutRequest]) -> RankInput:
+        share = plan.rank_plan(self.model.parallel.sp_rank)
+        videos = [(request, number) for request in requests for number in range(len(request.prompt.videos))]
+        pixels = []
+        for part in share.frames:
+            request, number = videos[part.video]
+            pixels.append(self.pixels(request, FrameRange(number, part.first, part.end)))
+        return RankInput(share, tuple(pixels))
+
+    def _decode(self, responses: Sequence[_Response], keys: DecodeKeys, sampling: SamplingSettings) -> None:
+        """Sample tokens until the responses of all ranks are complete."""
+        model, device = self.model, self.model.parallel.device
+        # A rank without incomplete responses runs a token that attends to nothing.
+        idle = torch.zeros(model.family.rope_rows, dtype=torch.int64)
+        waiting, running = list(responses), True
+        while running:
+            ids = torch.tensor([response.last_id for response in waiting] or [0])
+            positions = torch.stack([response.position for response in waiting] or [idle], dim=1)
+            logits = model.decode_step(ids.to(device), positions.to(device), keys, sampling.temperature)
+            if waiting:
+                self._add_tokens(waiting, logits, sampling)
+                rows = [row for row, response in enumerate(waiting) if response.finish is None]
+                if len(rows) < len(waiting):
+                    waiting = [waiting[row] for row in rows]
+                    keys.keep(torch.tensor(rows, dtype=torch.int64))
+            finite = all(math.isfinite(response.log_probs[-1]) for response in responses)
+            running, wrong = map(bool, all_reduce_max(len(waiting), not finite))
+            if wrong:
+                run_on_all_ranks(partial(_check_finite, responses))
+
+    def _add_tokens(self, waiting: Sequence[_Response], logits: Tensor, sampling: SamplingSettings) -> None:
+        """Sample the next token of each response, from logits [n, V]."""
+        uniforms = None if sampling.greedy else torch.tensor([each.uniform() for each in waiting], dtype=torch.float64)
+        ids, log_probs = sample_tokens(logits, uniforms)
+        # The first rank's tokens are sent, so that ranks that share a row agree whatever their rounding.
+        sampled = torch.stack([ids.double(), log_probs.double()]).cpu()
+        if self.model.parallel.sp_group is not None:
+            dist.broadcast(sampled, group=self.model.parallel.sp_group, group_src=0)
+        for response, token, log_prob in zip(waiting, *sampled.tolist(), strict=True):
+            response.token_ids.append(int(token))
+            response.log_probs.append(log_prob)
+            if token in self.stop_ids:
+                response.finish = Finish.STOP
+            elif len(response.token_ids) == sampling.max_tokens:
+                response.finish = Finish.LENGTH
+
+
+@dataclass
+class _Response:
+    """A response that is being sampled."""
+
+    request: RolloutRequest
+    number: int
+    token_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    finish: Finish | None = None
+
+    @property
+    def last_id(self) -> int:
+        """The token from which the next one is predicted: at first the last one of the prompt."""
+        return self.token_ids[-1] if self.token_ids else int(self.request.prompt.input_ids[-1])
+
+    @property
+    def position(self) -> Tensor:
+        """Positions [rope rows] of that token. They continue from the prompt's, equally in all rows."""
+        return self.request.prompt.positions[:, -1] + len(self.token_ids)
+
+    def uniform(self) -> float:
+        """The random number for the next token."""
+        return uniform_number(self.request.seed, self.number, len(self.token_ids))
+
+    def close(self) -> RolloutResponse:
+        assert self.finish is not None
+        return RolloutResponse(torch.tensor(self.token_ids), torch.tensor(self.log_probs), self.finish)
+
+
+def sample_tokens(logits: Tensor, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sample a token from each row of logits, by the inverse of the cumulative distribution in float64.
+
+    Args:
+        logits: [n, V], divided by the temperature.
+        uniforms: float64 [n] in [0, 1), one random number for each row; None takes the likeliest tokens.
+
+    Returns:
+        Tokens, int64 [n], and their log-probabilities [n] in the dtype of the logits.
+    """
+    if uniforms is None:
+        ids = logits.argmax(-1)
+    else:
+        sums = logits.double().softmax(-1).cumsum(-1)
+        drawn = uniforms.to(sums.device)[:, None] * sums[:, -1:]
+        # The first token whose sum is above the number, so that a token of probability 0 is never sampled. Only a row
+        # of NaN has none.
+        ids = torch.searchsorted(sums, drawn, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+    log_probs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+    return ids, log_probs
+
+
+def uniform_number(seed: int, response: int, index: int) -> float:
+    """The random number in [0, 1) for token `index` of a response, the same on every machine.
+
+    It has 52 bits, so that its product with a sum of probabilities is below that sum.
+    """
+    digest = hashlib.blake2b(f"{seed}/{response}/{index}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 12) / 2**52
+
+
+def _local_ranges(plan: SequencePlan, part: int) -> Iterator[Range]:
+    """The rows of a ring rank's part that belong to each segment.
+
+    They are adjacent: a segment with tokens in both pieces of the part reaches from the end of the first piece to the
+    start of the second.
+    """
+    pieces = plan.parts[part]
+    for start, end in plan.segments:
+        rows, offset = [], 0
+        for first, stop in pieces:
+            a, b = max(first, start), min(stop, end)
+            if a < b:
+                rows += [offset + a - first, offset + b - first]
+            offset += stop - first
+        yield (rows[0], rows[-1]) if rows else (0, 0)
+
+
+def _make_text_token(rope_rows: int) -> Example:
+    """A sample of one token, for a rank without requests."""
+    zeros = torch.zeros(rope_rows, 1, dtype=torch.int64)
+    return Example("no request", zeros[0], torch.full_like(zeros[0], IGNORED), zeros)
+
+
+def _check_finite(responses: Sequence[_Response]) -> None:
+    for response in responses:
+        if not math.isfinite(response.log_probs[-1]):
+            raise BadInput(
+                f"sample {response.request.prompt.key}: the log-probability of token {len(response.token_ids) - 1} of "
+                f"response {response.number} is {response.log_probs[-1]}; check the model's weights"
+            )
