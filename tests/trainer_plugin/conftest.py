@@ -26,6 +26,25 @@ def ranks(tmp_path_factory):
         each.stop()
 
 
+@pytest.fixture(scope="module")
+def ranks_of(tmp_path_factory):
+    """Return `Ranks` of a world size. The processes are kept until another size is requested."""
+    running: dict[int, Ranks] = {}
+
+    def of(world: int) -> Ranks:
+        if world not in running:
+            stop()
+            running[world] = Ranks(world, tmp_path_factory.mktemp("ranks"))
+        return running[world]
+
+    def stop() -> None:
+        while running:
+            running.popitem()[1].stop()
+
+    yield of
+    stop()
+
+
 @pytest.fixture
 def alone():
     """Single-process group that is destroyed after the test; yields the device."""

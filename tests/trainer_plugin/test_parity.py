@@ -28,7 +28,6 @@ from tests.trainer_plugin.parity import (
     stepped,
     tiny_family,
 )
-from tests.trainer_plugin.ranks import Ranks
 from trainer_plugin.distributed.sequence_plan import Layout
 from trainer_plugin.model import Head, RunOptions
 
@@ -149,25 +148,6 @@ RICH = [
     Draft((2, Clip(3, 3, 1, 40_000), 4), supervised=0.0, seed=3),  # frames to encode, no supervised tokens
     Draft((1, Clip(2, 1, 2), 9), supervised=1.0, seed=4),
 ]
-
-
-@pytest.fixture(scope="module")
-def ranks_of(tmp_path_factory):
-    """Return `Ranks` of a world size. The processes are kept until another size is requested."""
-    running: dict[int, Ranks] = {}
-
-    def of(world: int) -> Ranks:
-        if world not in running:
-            stop()
-            running[world] = Ranks(world, tmp_path_factory.mktemp("ranks"))
-        return running[world]
-
-    def stop() -> None:
-        while running:
-            running.popitem()[1].stop()
-
-    yield of
-    stop()
 
 
 @cache

@@ -196,10 +196,10 @@ def parallelize(
     Args:
         sp: number of ranks that share a row.
         text_config: configuration of the language model, for its numbers of heads.
-        device: this rank's device, from `start`.
+        device: this rank's device, from `init_distributed`.
         layout: the layout to use. None chooses one from the numbers of heads and of ranks per host.
-        timeout: timeout of collectives in these groups; pass the timeout given to `start`. (Groups of a device mesh
-            would have PyTorch's default, 30 minutes for gloo.)
+        timeout: timeout of collectives in these groups; pass the timeout given to `init_distributed`. (Groups of a
+            device mesh would have PyTorch's default, 30 minutes for gloo.)
 
     Raises:
         BadInput: `sp` does not divide the number of processes, or the layout does not fit `sp` or the heads.

@@ -16,7 +16,6 @@ from itertools import combinations, product
 import pytest
 
 from tests.trainer_plugin.parity import FAMILIES, OPTIONS, Clip, Draft
-from tests.trainer_plugin.ranks import Ranks
 from tests.trainer_plugin.rl.groups import MISTAKES, GroupCase, GroupDraft, reference, stepped
 from trainer_plugin.distributed.sequence_plan import Layout
 from trainer_plugin.model import RunOptions
@@ -74,25 +73,6 @@ def choices() -> list[Choice]:
 def name(choice: Choice) -> str:
     (world, layout, _), *rest = choice.values()
     return "-".join(map(str, [world, f"{layout.ulysses}x{layout.ring}", *rest]))
-
-
-@pytest.fixture(scope="module")
-def ranks_of(tmp_path_factory):
-    """Return `Ranks` of a world size. The processes are kept until another size is requested."""
-    running: dict[int, Ranks] = {}
-
-    def of(world: int) -> Ranks:
-        if world not in running:
-            stop()
-            running[world] = Ranks(world, tmp_path_factory.mktemp("ranks"))
-        return running[world]
-
-    def stop() -> None:
-        while running:
-            running.popitem()[1].stop()
-
-    yield of
-    stop()
 
 
 @cache
