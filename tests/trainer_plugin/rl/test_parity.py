@@ -28,8 +28,7 @@ TWO_VIDEOS = Draft((3, Clip(3), 4, Clip(1, 1, 1, 40_000), 6), seed=2)
 GROUPS = {
     "one response": (GroupDraft(ONE_VIDEO, (7,)),),
     "eight of different lengths": (GroupDraft(ONE_VIDEO, (4, 9, 1, 12, 6, 2, 17, 3)),),
-    "two videos, one empty": (GroupDraft(TWO_VIDEOS, (5, 0, 11)),),
-    "placeholders in responses": (GroupDraft(TWO_VIDEOS, (6, 13), placeholders=True),),
+    "two videos, one empty, placeholders": (GroupDraft(TWO_VIDEOS, (5, 0, 11), placeholders=True),),
     "two groups": (GroupDraft(TWO_VIDEOS, (3, 8)), GroupDraft(ONE_VIDEO, (10, 2, 5))),
     "no video, one token": (GroupDraft(Draft((1,), seed=3), (4, 6)),),
 }
@@ -39,8 +38,6 @@ AXES = {
         (1, Layout(1, 1), (4, 2)),
         (2, Layout(2, 1), (4, 2)),
         (2, Layout(1, 2), (4, 2)),
-        (2, Layout(1, 1), (4, 2)),
-        (3, Layout(3, 1), (6, 3)),
         (3, Layout(1, 3), (4, 2)),
         (4, Layout(4, 1), (4, 2)),
         (4, Layout(1, 4), (4, 2)),
