@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("dags", "operators", "schemas", "trainer_plugin")
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()
-MAP = (ROOT / "docs" / "architecture.md").read_text().partition("## Where things are")[2].partition("\n## ")[0]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+MAP = ARCHITECTURE.partition("## Where things are")[2].partition("\n## ")[0]
 
 
 def test_the_map_names_every_part_of_the_pipeline():
@@ -33,6 +34,17 @@ def test_every_path_in_the_map_exists():
         for name in first:
             path = folder / name.removeprefix("operators/") if folder != ROOT else folder / name
             assert path.exists(), f"docs/architecture.md names {name}"
+
+
+def test_the_trainers_map_names_all_of_it_and_nothing_else():
+    package = ROOT / "trainer_plugin"
+    section = ARCHITECTURE.partition("## The trainer\n")[2].partition("\n## ")[0]
+    named = {
+        name.rstrip("/") for row in section.splitlines() for name in re.findall(r"`([\w/.]+)`", row.split(" | ")[0])
+    }
+    assert {name for name in named - {"trainer_plugin"} if not (package / name).exists()} == set()
+    parts = {path.name for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert {name for name in parts if not name.startswith("__")} - {name.split("/")[0] for name in named} == set()
 
 
 def test_every_link_between_documents_leads_somewhere():
