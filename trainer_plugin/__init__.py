@@ -6,6 +6,8 @@ imports the other, so a training job installs without Airflow. Start with `docs/
     sft.py              a supervised run: `Training` and its command
     hf_trainer.py       the same inside `transformers.Trainer`
     encode_features.py  the command that encodes a release's videos once
+    evaluate.py         the command that evaluates a model on a release
+    ask.py              the command that answers a question about a video
     recipe.py           configuration of a run; recipes/ holds the published stages' values
     model.py            the model, run on one rank's part of a row
     types.py            samples, groups, rows, and what they consist of
@@ -15,6 +17,7 @@ imports the other, so a training job installs without Airflow. Start with `docs/
     ops/                attention, output head, image preprocessing, and memory savings
     training/           one optimizer step, its feed, checkpoints, export, and metrics
     rl/                 reinforcement learning: advantages, losses, rollout correction, rewards
+    evaluation/         answers, grading, and the table of accuracies
     command.py          signals, errors and exit status of the commands
     atomic_files.py     files and folders that are complete or absent
     versions.py         supported versions of PyTorch and transformers

@@ -109,7 +109,7 @@ def _files(url: str, split: Split, folder: str) -> list[ReleaseFile]:
     release = open_release(url)
     matching = [file for file in release.files if file.split == split and file.path.startswith(folder)]
     if not matching:
-        raise BadInput(f"{shown_uri(url)}: no split {split!r} under {folder}; it has {sorted(release.samples)}")
+        raise BadInput(f"{shown_uri(url)}: no split '{split}' under {folder}; it has {sorted(release.samples)}")
     return matching
 
 

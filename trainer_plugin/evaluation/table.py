@@ -142,7 +142,11 @@ def tabulate(samples: Sequence[Sample], answers: Answers, skipped: Mapping[str, 
     if not lines or OVERALL not in lines[0].groups:
         raise ValueError("there is no answer with a verdict")
     return Evaluation(
-        split=split, questions=len(samples), skipped=dict(skipped), not_judged=missing, lines=tuple(lines)
+        split=split,
+        questions=len(samples) + len(skipped),
+        skipped=dict(skipped),
+        not_judged=missing,
+        lines=tuple(lines),
     )
 
 

@@ -160,7 +160,7 @@ def fail_on_three(request, number: int) -> str:
 def test_a_question_that_cannot_be_answered_is_skipped_by_name(alone, url, tmp_path):
     evaluation, _ = run(url, tmp_path, script=fail_on_three)
     assert evaluation.skipped == {"q0003": "sample q0003: its video is damaged"}
-    assert shares(evaluation)["greedy"] == (7.0, 9)
+    assert (evaluation.questions, shares(evaluation)["greedy"]) == (10, (7.0, 9))
     assert shares(evaluation)["text only"] == (5.0, 9)
     assert "1 questions were skipped, e.g. q0003: sample q0003: its video is damaged" in evaluation.markdown()
     assert not run(url, tmp_path)[0].skipped  # a later run tries again
