@@ -55,7 +55,7 @@ REASON_GROUPS = (
         ("operators/sources",),
         {
             "annotation": RejectReason(
-                "A segment of Shot2Story's annotations cannot be used. The rest of its video is.",
+                "A segment of Shot2Story's annotations, or a video's id in them, cannot be used. Other segments are.",
                 "Correct the row that the message names.",
             ),
             "build_output": RejectReason(
@@ -71,7 +71,8 @@ REASON_GROUPS = (
                 Fault.FILE,
             ),
             "not_allowed": RejectReason(
-                "The list may not open this address (`allowed_roots`).", "Allow its folder, or remove the entry."
+                "The list may not open this address: it is outside of `allowed_roots`, a chain, or has a segment `..`.",
+                "Allow its folder or site, give the plain address, or remove the entry.",
             ),
             "unfinished_download": RejectReason(
                 "The file is named like an unfinished download.", "Finish it, or rename it if it is complete."
@@ -81,7 +82,7 @@ REASON_GROUPS = (
                 "Mount it or correct the address, or remove the entry.",
             ),
             "unreadable_uri": RejectReason(
-                "The address is invalid, may not be read, or needs a driver that is not installed.",
+                "The address is invalid or not UTF-8, may not be read, or needs a driver that is not installed.",
                 "Correct the address or the rights, or install the driver.",
             ),
         },
@@ -150,7 +151,8 @@ REASON_GROUPS = (
                 "Remux it, e.g. to MKV, so that its times increase.",
             ),
             "clock_jumps": RejectReason(
-                "Most of the time between its first and last frame has no frames.", "Fetch the file again."
+                "Most of the time between its first and last frame has no frames, or its times are implausibly large.",
+                "Fetch the file again.",
             ),
             "damaged": RejectReason(
                 "Half of the video or more, or a frame that is needed, cannot be decoded.", "Fetch the file again."
@@ -195,7 +197,7 @@ REASON_GROUPS = (
         ("operators/stages/split.py",),
         {
             "cut_failed": RejectReason(
-                "No file of the clip passed the read-back check. The clip itself is used.",
+                "No frame starts in the clip, or no file of it passes the read-back check. It is used without a file.",
                 "Build with `split.write_clips=false` if no files are needed, or convert the video.",
             ),
         },
