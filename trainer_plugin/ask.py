@@ -91,7 +91,7 @@ def ask(
     kind = QuestionKind.CHOICE if options else QuestionKind.OPEN
     facts = broadcast_from_rank_zero(lambda: _probe(video))
     try:
-        prompt = layout.prompt("question", facts, "\n".join([question, *labelled]), kind, prompt_tokens)
+        prompt = layout.prompt(facts.source.key, facts, "\n".join([question, *labelled]), kind, prompt_tokens)
     except UnusableSample as unusable:
         raise BadInput(f"{video}: {unusable.message}") from unusable
     request = RolloutRequest(prompt.example, prompt.unexpanded_ids, seed)

@@ -40,7 +40,7 @@ def test_the_prompt_is_that_of_a_sample(alone, film, layout):
     ask(engine, layout, film, "Which cup?", CUPS, sampling=SamplingSettings(max_tokens=9))
     text = byte_tokenizer().decode(prompts[0].input_ids)
     assert "Which cup?\nA. left\nB. middle\nC. right\n\nThink about the video step by step" in text
-    assert engine.calls == [(["question"], 1, SamplingSettings(max_tokens=9))]
+    assert engine.calls == [(["cups"], 1, SamplingSettings(max_tokens=9))]
 
 
 def test_an_open_question_has_a_text_as_its_answer(alone, film, layout):

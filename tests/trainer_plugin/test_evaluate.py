@@ -1,13 +1,17 @@
 import json
 
 import pytest
+import torch
+from transformers import AutoModelForImageTextToText
 
 from schemas.arrow import rows_from_parquet
 from schemas.errors import BAD_INPUT_STATUS, BadInput
+from tests.trainer_plugin.parity import tiny_config
 from tests.trainer_plugin.runs import change_config, model_folder
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
 from trainer_plugin.data.chat import CHATML
+from trainer_plugin.data.samples import PromptVariant
 from trainer_plugin.evaluate import evaluate_recipe, load_evaluation, main
 from trainer_plugin.evaluation.answers import AnswerRow
 from trainer_plugin.evaluation.table import Evaluation
@@ -44,6 +48,24 @@ def test_the_command_evaluates_a_hugging_face_folder(model, release, tmp_path, c
     assert main([model, release, *settings, f"out={tmp_path}"]) == 0
     assert capsys.readouterr().out == printed
     assert (tmp_path / "answers.parquet").stat().st_mtime_ns > before  # the same bytes again
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])
+def test_every_family_sees_the_frames_in_their_order(alone, release, tmp_path, family):
+    config = tiny_config(family)
+    config.get_text_config().update({"vocab_size": 263, "max_position_embeddings": 4096})
+    placeholders = {"vision_start_token_id": 259, "vision_end_token_id": 260, "video_token_id": 262}
+    config.update(placeholders | {"image_token_id": 262 if family == "smolvlm" else 261})
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "model")
+    bytes_tokenizer().save_pretrained(tmp_path / "model")
+    settings = [*SMALL, "evaluation.baselines=[text, shuffled]", f"out={tmp_path}/out"]
+    assert not evaluate_recipe(load_evaluation(f"{tmp_path}/model", release, settings)).skipped
+    rows = rows_from_parquet((tmp_path / "out/answers.parquet").read_bytes(), AnswerRow, "answers")
+    for question in {row.question_id for row in rows}:
+        found = {row.variant: row for row in rows if row.question_id == question}
+        assert len({row.log_prob for row in found.values()}) == 3
+        assert found[PromptVariant.TEXT].frame_times_us == ()
 
 
 def test_answers_are_kept_next_to_the_model_by_default(model, release):

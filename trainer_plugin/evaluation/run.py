@@ -132,6 +132,8 @@ def evaluate(
 
 @dataclass
 class _Run:
+    """One evaluation in progress, on this rank."""
+
     dataset: ReleaseDataset
     engine: RolloutEngine
     ranks: RankContext
@@ -139,7 +141,9 @@ class _Run:
     folder: AnswerFolder
     progress: Progress
     answers: Answers = field(default_factory=dict)
+    """All answers so far, of all ranks."""
     skipped: dict[str, str] = field(default_factory=dict)
+    """Questions that cannot be answered, on any rank: why, by question id."""
 
     def run(self, model: Mapping[str, Any]) -> Evaluation:
         settings, dataset = self.settings, self.dataset
@@ -213,10 +217,11 @@ class _Run:
             if isinstance(responses, BadInput):
                 skipped[prompt.example.key] = str(responses)
                 continue
-            rows += [self._row(each, number, prompt, index, each_one) for index, each_one in enumerate(responses)]
+            rows += [self._row(each, number, prompt, index, response) for index, response in enumerate(responses)]
         return rows, skipped
 
     def _seed(self, each: _Pass, key: str) -> int:
+        """Seed of a request, which depends on neither ranks nor order."""
         digest = hashlib.blake2b(f"{self.settings.seed}/{each.variant}/{key}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
 
