@@ -47,7 +47,12 @@ class HfSampler:
             stop_ids: ids of the tokens that end a turn.
             batch_requests: maximum number of requests whose prompts are in memory and whose responses are decoded in
                 the same steps. A step takes about the same time for more responses.
+
+        Raises:
+            BadInput: `batch_requests` is below 1.
         """
+        if batch_requests < 1:
+            raise BadInput(f"batch_requests is {batch_requests}; set it to at least 1")
         self.model = model
         self.pixels = pixels
         self.stop_ids = frozenset(stop_ids)

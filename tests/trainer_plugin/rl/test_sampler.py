@@ -543,6 +543,12 @@ def test_a_response_may_reach_the_last_position(ranks):
     assert "need 513 positions, and the model has 512; take fewer frames, or lower max_tokens" in message
 
 
+def test_batches_without_requests_are_refused(alone):
+    model = LongVideoModel(parity.tiny_model("qwen2_5_vl"), parity.groups.__wrapped__(ALONE), OPTIONS)
+    with pytest.raises(BadInput, match="batch_requests is 0; set it to at least 1"):
+        HfSampler(model, pixel_source(model.family, []), (), batch_requests=0)
+
+
 @pytest.mark.parametrize("setting", ["top_p", "top_k", "repetition_penalty"])
 def test_settings_that_change_the_distribution_are_refused(setting):
     with pytest.raises(ValidationError, match=setting):
