@@ -1,4 +1,4 @@
-"""An unmodified Hugging Face model run on this rank's share of a row: from frames and tokens to log-probabilities.
+"""An unmodified Hugging Face model run on one rank's part of a row: from frames and tokens to log-probabilities.
 
 `LongVideoModel` is an ordinary module that wraps the model. It encodes the frames that the plan assigns to this rank
 and sends the features to the ranks that own their tokens. It then runs the decoder on the local tokens, and the head on
@@ -83,20 +83,20 @@ class RunOptions:
 class RankInput:
     """One rank's input for one row."""
 
-    share: RankPlan
+    plan: RankPlan
     """This rank's part of the plan."""
     pixels: tuple[Tensor, ...]
-    """One tensor for each element of `share.frames`: frames, uint8 [frames, height, width, 3], or precomputed features
+    """One tensor for each element of `plan.frames`: frames, uint8 [frames, height, width, 3], or precomputed features
     [tokens, hidden * levels] of a floating-point dtype."""
 
     def to(self, device: torch.device) -> RankInput:
         """Copy to a device. Frames become patches later, on the device, only as many as are encoded in one call."""
         moved = {
-            name: getattr(self.share, name).to(device, non_blocking=True)
+            name: getattr(self.plan, name).to(device, non_blocking=True)
             for name in ("input_ids", "positions", "visual", "supervised", "targets", "supervised_index", "send_order")
         }
         pixels = tuple(each.to(device, non_blocking=True) for each in self.pixels)
-        return RankInput(replace(self.share, **moved), pixels)
+        return RankInput(replace(self.plan, **moved), pixels)
 
 
 class PromptKeys(NamedTuple):
@@ -109,7 +109,7 @@ class PromptKeys(NamedTuple):
 
 
 class LongVideoModel(nn.Module):
-    """Wrapper that runs a model on this rank's share of a row.
+    """Wrapper that runs a model on one rank's part of a row.
 
     Parameters are the model's own, with the prefix `model.`.
     """
@@ -182,16 +182,14 @@ class LongVideoModel(nn.Module):
             BadInput: on every rank, if the frames or features of a video do not fit its grid on some rank. The message
                 names the sample.
         """
-        share = row.share
+        plan = row.plan
         hidden = self._hidden(row, self._attention_run(row, tuple(prompt) if prompt is not None else None))
         weight = self.model.get_output_embeddings().weight
         if self.options.head is Head.FULL:
-            targets = torch.zeros_like(share.input_ids).index_copy(0, share.supervised, share.targets)
+            targets = torch.zeros_like(plan.input_ids).index_copy(0, plan.supervised, plan.targets)
             log_probs, entropies = full_log_probs(hidden, weight, targets, temperature=temperature, entropy=entropy)
-            return log_probs[share.supervised], entropies if entropies is None else entropies[share.supervised]
-        found = token_log_probs(
-            hidden[share.supervised], weight, share.targets, temperature=temperature, entropy=entropy
-        )
+            return log_probs[plan.supervised], entropies if entropies is None else entropies[plan.supervised]
+        found = token_log_probs(hidden[plan.supervised], weight, plan.targets, temperature=temperature, entropy=entropy)
         return found.log_probs, found.entropies
 
     def prompt_keys(self, row: RankInput) -> PromptKeys:
@@ -235,7 +233,7 @@ class LongVideoModel(nn.Module):
 
     def _attention_run(self, row: RankInput, prompt: tuple[KeysValues, ...] | None) -> AttentionRun:
         return AttentionRun(
-            share=row.share.attention,
+            plan=row.plan.attention,
             ulysses=self.parallel.ulysses_group,
             ring=self.parallel.ring_group,
             kernel=self.options.kernel,
@@ -246,15 +244,15 @@ class LongVideoModel(nn.Module):
 
     def _hidden(self, row: RankInput, run: AttentionRun) -> Tensor:
         """The decoder's last hidden states of the local tokens, [S_local, hidden]."""
-        share = row.share
-        embeds = self._embeddings(share.input_ids)
+        plan = row.plan
+        embeds = self._embeddings(plan.input_ids)
         features = self._features(row)
         if features is not None:
-            embeds = embeds.masked_scatter(share.visual[:, None], features.levels[0].to(embeds.dtype))
+            embeds = embeds.masked_scatter(plan.visual[:, None], features.levels[0].to(embeds.dtype))
         else:
             features = self._without_visual_tokens(embeds)
         with self.host.saving() if self.host else nullcontext():
-            return self.family.run_language_model(self.model, embeds, share.positions, share.visual, features, run=run)
+            return self.family.run_language_model(self.model, embeds, plan.positions, plan.visual, features, run=run)
 
     def _embeddings(self, input_ids: Tensor) -> Tensor:
         embeddings: Tensor = self.family.language_model(self.model).get_input_embeddings()(input_ids)
@@ -322,9 +320,9 @@ class LongVideoModel(nn.Module):
             # parameters. It uses no rows of the result, so that their gradients are zeros.
             features += [self._encode(*self._blank())[:0] for _ in range(agreed - calls)]
         own = torch.cat(features) if features else self._no_features()
-        own = own[row.share.send_order]
-        if row.share.send_sizes:
-            own = exchange(own, row.share.send_sizes, row.share.receive_sizes, self.parallel.sp_group)
+        own = own[row.plan.send_order]
+        if row.plan.send_sizes:
+            own = exchange(own, row.plan.send_sizes, row.plan.receive_sizes, self.parallel.sp_group)
         return Features.unpacked(own, self.family.levels)
 
     def _pieces(self, row: RankInput) -> Iterator[tuple[Grid, Tensor]]:
@@ -332,7 +330,7 @@ class LongVideoModel(nn.Module):
 
         Precomputed features are yielded unsplit.
         """
-        for grid, pixels in zip(row.share.grids, row.pixels, strict=True):
+        for grid, pixels in zip(row.plan.grids, row.pixels, strict=True):
             if _is_encoded(pixels):
                 yield grid, pixels
                 continue
@@ -345,10 +343,10 @@ class LongVideoModel(nn.Module):
 
         Without this check a mismatch would shift features to other tokens.
         """
-        share = row.share
-        if len(row.pixels) != len(share.grids):
-            return f"samples {share.keys}: {len(row.pixels)} pixels for {len(share.grids)} shares of frames"
-        for key, grid, pixels in zip(share.keys, share.grids, row.pixels, strict=True):
+        plan = row.plan
+        if len(row.pixels) != len(plan.grids):
+            return f"samples {plan.keys}: {len(row.pixels)} pixels for {len(plan.grids)} frame ranges"
+        for key, grid, pixels in zip(plan.keys, plan.grids, row.pixels, strict=True):
             if not self._fits(grid, pixels):
                 frames, tokens = grid.t * self.family.temporal_patch, self._tokens(grid)
                 return (

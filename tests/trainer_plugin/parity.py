@@ -349,7 +349,7 @@ def sharded(case: Case) -> Result:
         row = row or [_unlabelled(samples[0])]
         plan = plan_of(model, row)
         rank_plan = plan.rank_plan(model.parallel.sp_rank, case.replicated)
-        log_probs, _ = model(RankInput(rank_plan, share_pixels(model.family, rank_plan, row)))
+        log_probs, _ = model(RankInput(rank_plan, rank_pixels(model.family, rank_plan, row)))
         (-log_probs.sum() / total).backward()
         _scatter_scores(plan, model.parallel.sp_rank, rank_plan, log_probs.detach(), targets)
     found = torch.cat(scores)
@@ -382,7 +382,7 @@ def plan_of(model: LongVideoModel, row: Sequence[Sample]) -> SequencePlan:
     return SequencePlan([sample.example for sample in row], model.family, model.parallel.layout, costs)
 
 
-def share_pixels(family: Family, rank_plan: RankPlan, row: Sequence[Sample]) -> tuple[Tensor, ...]:
+def rank_pixels(family: Family, rank_plan: RankPlan, row: Sequence[Sample]) -> tuple[Tensor, ...]:
     """Frames that one rank encodes, uint8 [n, height, width, 3] per frame range."""
     videos = [frames for sample in row for frames in sample.frames]
     step = family.temporal_patch

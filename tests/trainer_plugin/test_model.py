@@ -18,8 +18,8 @@ from tests.trainer_plugin.parity import (
     groups,
     make_samples,
     plan_of,
+    rank_pixels,
     reference,
-    share_pixels,
     tiny_config,
     tiny_model,
 )
@@ -61,7 +61,7 @@ def wrap_model(name, parallel, frozen=False, **options) -> LongVideoModel:
 def row_of(model, *drafts) -> RankInput:
     samples = make_samples(model.family, drafts or [DRAFT])
     rank_plan = plan_of(model, samples).rank_plan(model.parallel.sp_rank)
-    return RankInput(rank_plan, share_pixels(model.family, rank_plan, samples))
+    return RankInput(rank_plan, rank_pixels(model.family, rank_plan, samples))
 
 
 def record_forward_passes(modules):
@@ -145,7 +145,7 @@ def test_temperature_and_entropy_are_those_of_the_logits(alone, kind):
     plain = tiny_model("qwen2_5_vl")
     scores = reference("qwen2_5_vl", [DRAFT]).scores
     cold, _ = model(row)
-    torch.testing.assert_close(cold, scores[row.share.supervised], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(cold, scores[row.plan.supervised], rtol=1e-5, atol=1e-6)
     assert plain.config.text_config.vocab_size == 200
     assert (log_probs <= 0).all()
     assert ((entropies > 0) & (entropies < torch.tensor(200.0).log())).all()
@@ -157,7 +157,7 @@ def test_features_that_were_computed_before_pass_through(alone, name):
     model = wrap_model(name, alone, frozen=True)
     row = row_of(model, DRAFT, Draft((3, Clip(2), 9), supervised=1.0, seed=4))
     expected, _ = model(row)
-    grid = row.share.grids[0]
+    grid = row.plan.grids[0]
     with torch.no_grad():
         features = model.family.encode(model.model, model.family.patches(row.pixels[0]), [grid]).packed()
     found, _ = model(replace(row, pixels=(features, *row.pixels[1:])))
@@ -183,7 +183,7 @@ def test_frames_that_are_not_of_their_grid_are_refused(alone, spoiled):
 
 def test_missing_pixels_are_refused(alone):
     model = wrap_model("qwen2_5_vl", alone)
-    with pytest.raises(BadInput, match=r"samples \('s0',\): 0 pixels for 1 shares of frames"):
+    with pytest.raises(BadInput, match=r"samples \('s0',\): 0 pixels for 1 frame ranges"):
         model(replace(row_of(model), pixels=()))
 
 
@@ -200,11 +200,11 @@ def test_a_rank_input_moves_with_all_its_tensors(alone):
     model = wrap_model("qwen3_vl", alone)
     row = row_of(model)
     moved = row.to(torch.device("meta"))
-    tensors = [*vars(moved.share).values(), *moved.pixels]
+    tensors = [*vars(moved.plan).values(), *moved.pixels]
     devices = {each.device.type for each in tensors if isinstance(each, torch.Tensor)}
     assert devices == {"meta"}
     assert moved.pixels[0].dtype == torch.uint8
-    assert moved.share.attention is row.share.attention
+    assert moved.plan.attention is row.plan.attention
 
 
 def test_weights_stay_float32_under_bfloat16(alone):

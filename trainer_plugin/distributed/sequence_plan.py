@@ -279,7 +279,7 @@ class SequencePlan:
         return tuple(shards)
 
     @cached_property
-    def frame_shares(self) -> tuple[tuple[FrameRange, ...], ...]:
+    def frame_ranges(self) -> tuple[tuple[FrameRange, ...], ...]:
         """The temporal patches that each rank encodes: about equal numbers of patches, with videos in order."""
         sizes = [grid.h * grid.w for grid in self.grids for _ in range(grid.t)]
         videos = _ranges(grid.t for grid in self.grids)
@@ -304,7 +304,7 @@ class SequencePlan:
         mine = (encoder == rank).nonzero()[:, 0]
         order = torch.argsort(owner[mine], stable=True)
         size = self.layout.size
-        frames = self.frame_shares[rank]
+        frames = self.frame_ranges[rank]
         if replicated:
             frames = tuple(FrameRange(number, 0, grid.t) for number, grid in enumerate(self.grids))
             order = (owner == rank).nonzero()[:, 0]
@@ -333,7 +333,7 @@ class SequencePlan:
         """The rank that encodes each placeholder of the row, in order."""
         counts = [
             sum((share.end - share.first) * self._tokens_per_patch[share.video] for share in shares)
-            for shares in self.frame_shares
+            for shares in self.frame_ranges
         ]
         return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
 

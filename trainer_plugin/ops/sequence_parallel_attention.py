@@ -59,7 +59,7 @@ class AttentionRun:
     """Context of one forward pass and its recomputation over one row. It passes through the model as a keyword
     argument."""
 
-    share: AttentionPlan
+    plan: AttentionPlan
     ulysses: ProcessGroup | None
     ring: ProcessGroup | None
     kernel: Kernel = Kernel.AUTO
@@ -141,19 +141,19 @@ def sequence_parallel_attention(
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     if isinstance(run, DecodeKeys):
         return run.attend(layer, q, k, v, scale)[None], None
-    sizes = run.share.ulysses_sizes
+    sizes = run.plan.ulysses_sizes
     if run.ulysses is not None:
         heads = heads_of_each_rank(q, len(sizes)), heads_of_each_rank(k, len(sizes)), heads_of_each_rank(v, len(sizes))
         counts = [part.shape[2] for part in heads]
         q, k, v = tokens_to_heads(torch.cat(heads, dim=2), sizes, run.ulysses).split(counts, dim=1)
     if run.kept is not None:
         run.kept.put(layer, k, v)
-    k, v = _whole_row(k, v, run.share.ring_sizes, run.share.ring_order, run.ring)
+    k, v = _whole_row(k, v, run.plan.ring_sizes, run.plan.ring_order, run.ring)
     if run.prompt is not None:
-        plan = run.share
+        plan = run.plan
         prompt = _whole_row(*run.prompt[layer], plan.prompt_ring_sizes, plan.prompt_ring_order, run.ring)
         k, v = torch.cat([prompt[0], k]), torch.cat([prompt[1], v])
-    out = attend(q, k, v, run.share.blocks, scale, run.kernel, run.stash(layer))
+    out = attend(q, k, v, run.plan.blocks, scale, run.kernel, run.stash(layer))
     return heads_to_tokens(out, sizes, run.ulysses).flatten(1, 2)[None], None
 
 

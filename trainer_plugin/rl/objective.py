@@ -118,7 +118,7 @@ def row_loss(
     """
 
     def loss(row: RankInput, log_probs: Tensor, entropies: Tensor | None) -> Tensor:
-        mine = values.cut(row.share.supervised_index)
+        mine = values.cut(row.plan.supervised_index)
         old = log_probs.detach() if mine.old is None else mine.old
         token_ratio = losses.token_log_ratio(log_probs, old)
         ratio, low, high = token_ratio, 1 - objective.clip_low, 1 + objective.clip_high

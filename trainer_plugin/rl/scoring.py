@@ -44,7 +44,7 @@ def whole_row(model: LongVideoModel, plan: SequencePlan, row: RankInput, values:
     Returns:
         [supervised tokens of the row], in their order.
     """
-    index = row.share.supervised_index.to(values.device)
+    index = row.plan.supervised_index.to(values.device)
     return gather_tokens(values, index, plan.supervised_count, model.parallel.sp_group)
 
 

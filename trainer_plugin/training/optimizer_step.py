@@ -50,7 +50,7 @@ class BadStep(ArithmeticError):
 
 def supervised_tokens(rank_inputs: Iterable[RankInput]) -> int:
     """Number of supervised tokens of a step, over the rows of all ranks. Every rank must call it."""
-    count = torch.tensor([sum(len(row.share.targets) for row in rank_inputs)])
+    count = torch.tensor([sum(len(row.plan.targets) for row in rank_inputs)])
     dist.all_reduce(count)
     return int(count)
 

@@ -220,7 +220,7 @@ class StepFeed:
     def _plan(self, row: PackedRow) -> tuple[SequencePlan, Sequence[FrameRange]]:
         """A row's plan, and the frames that this rank encodes."""
         plan = SequencePlan(row.examples, self.family, self.ranks.layout, self.costs)
-        return plan, plan.frame_shares[self.ranks.sp_rank]
+        return plan, plan.frame_ranges[self.ranks.sp_rank]
 
     def _mask_failed_samples(self, rows: list[PreparedRow[SequencePlan]]) -> list[PreparedRow[SequencePlan]]:
         """Mask the labels of samples that a rank could not decode, and record them and the skipped documents."""

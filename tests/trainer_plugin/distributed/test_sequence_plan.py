@@ -94,7 +94,7 @@ def test_every_token_is_owned_once_in_ascending_pieces(plan):
 @given(plans())
 def test_every_temporal_patch_is_encoded_once_in_order(plan):
     encoded = [
-        (part.video, patch) for parts in plan.frame_shares for part in parts for patch in range(part.first, part.end)
+        (part.video, patch) for parts in plan.frame_ranges for part in parts for patch in range(part.first, part.end)
     ]
     assert encoded == [(number, patch) for number, grid in enumerate(plan.grids) for patch in range(grid.t)]
     for share in shares(plan):
@@ -207,7 +207,7 @@ def test_attention_sees_the_row_in_order_and_is_causal_inside_each_segment(plan)
 def test_every_rank_computes_the_same_plan(plan):
     again = SequencePlan.__new__(SequencePlan)
     again.__dict__.update({name: value for name, value in vars(plan).items() if name not in ("parts", "shards")})
-    assert (again.parts, again.shards, again.frame_shares) == (plan.parts, plan.shards, plan.frame_shares)
+    assert (again.parts, again.shards, again.frame_ranges) == (plan.parts, plan.shards, plan.frame_ranges)
 
 
 def test_a_group_is_a_prompt_and_responses_that_share_it():

@@ -100,7 +100,7 @@ def test_kept_outputs_spare_the_kernel_in_the_recomputation(keep, monkeypatch):
     monkeypatch.setitem(kernels.KERNELS, Kernel.PLAIN, Counted)
     run = run_of(Block((0, 6), (0, 6)), checkpointed_layers=int(keep))
     plain, inputs = states(6, 6), states(6, 6)
-    gradients = torch.autograd.grad(expected(*plain, run.share.blocks).square().sum(), plain)
+    gradients = torch.autograd.grad(expected(*plain, run.plan.blocks).square().sum(), plain)
     out = checkpoint(lambda *inputs: attend(*inputs, run)[0] * 1.0, *inputs, use_reentrant=False)
     found = torch.autograd.grad(out.square().sum(), inputs)
     assert len(calls) == (1 if keep else 2)

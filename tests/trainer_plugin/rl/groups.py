@@ -237,7 +237,7 @@ def _add_row(model: LongVideoModel, row: Sequence[SampledGroup], targets: Sequen
     rank_input = _input(model, plan, videos)
     log_probs, _ = model(rank_input)
     weights = torch.cat([weight for each in row for weight in each.weights])
-    index = rank_input.share.supervised_index
+    index = rank_input.plan.supervised_index
     (-(log_probs * weights[index]).sum()).backward()
     scores = torch.zeros(len(weights)).index_copy(0, index, log_probs.detach())
     for target, part in zip(targets, scores.split([len(target) for target in targets]), strict=True):
@@ -252,8 +252,8 @@ def _add_chunks(model: LongVideoModel, each: SampledGroup, target: Tensor, chunk
 
     def loss(row: RankInput, log_probs: Tensor, _: Tensor | None) -> Tensor:
         weight, part = next(waiting)
-        part.index_add_(0, row.share.supervised_index, log_probs.detach())
-        return -(log_probs * weight[row.share.supervised_index]).sum()
+        part.index_add_(0, row.plan.supervised_index, log_probs.detach())
+        return -(log_probs * weight[row.plan.supervised_index]).sum()
 
     inputs = tuple(_input(model, chunk, []) for chunk in chunks)
     add_chunked_gradients(model, ChunkedInput(_input(model, prompt, [each.prompt]), inputs), loss)
@@ -261,7 +261,7 @@ def _add_chunks(model: LongVideoModel, each: SampledGroup, target: Tensor, chunk
 
 def _input(model: LongVideoModel, plan: SequencePlan, prompts: Sequence[Sample]) -> RankInput:
     share = plan.rank_plan(model.parallel.sp_rank)
-    return RankInput(share, parity.share_pixels(model.family, share, prompts))
+    return RankInput(share, parity.rank_pixels(model.family, share, prompts))
 
 
 def _without_weights(each: SampledGroup) -> SampledGroup:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pydantic import ValidationError
 
 from tests.trainer_plugin import parity
-from tests.trainer_plugin.parity import Clip, Draft, family_of, share_pixels
+from tests.trainer_plugin.parity import Clip, Draft, family_of, rank_pixels
 from tests.trainer_plugin.rl.groups import GroupDraft, SampledGroup, make_groups
 from trainer_plugin.distributed.sequence_plan import Layout, SequencePlan
 from trainer_plugin.model import LongVideoModel, RankInput
@@ -45,7 +45,7 @@ def one_group(draft: GroupDraft = DRAFT) -> SampledGroup:
 def row_of(model: LongVideoModel, each: SampledGroup) -> tuple[SequencePlan, RankInput]:
     plan = SequencePlan([each.group], model.family, model.parallel.layout, model.costs)
     share = plan.rank_plan(model.parallel.sp_rank)
-    return plan, RankInput(share, share_pixels(model.family, share, [each.prompt]))
+    return plan, RankInput(share, rank_pixels(model.family, share, [each.prompt]))
 
 
 def values_of(plan: SequencePlan, objective: Objective, advantages: torch.Tensor, kept: torch.Tensor) -> tuple:
@@ -123,7 +123,7 @@ def ratios(layout: Layout, chunked: bool) -> tuple[bool, float, float]:
     if chunked:
         prompt, chunks = plan_chunks(each.group, 16, model.family, model.parallel.layout, model.costs)
         shares = [plan.rank_plan(model.parallel.sp_rank) for plan in (prompt, *chunks)]
-        whole, *parts = (RankInput(share, share_pixels(model.family, share, [each.prompt])) for share in shares)
+        whole, *parts = (RankInput(share, rank_pixels(model.family, share, [each.prompt])) for share in shares)
         row, plans = ChunkedInput(whole, tuple(parts)), list(chunks)
     else:
         plan, row = row_of(model, each)

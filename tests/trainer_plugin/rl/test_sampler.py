@@ -206,7 +206,7 @@ def compared(model: LongVideoModel, samples: list[Sample], found: list[list[Roll
         group = PromptGroup(sample.example, tuple(each.token_ids for each in row))
         plan = SequencePlan([group], model.family, model.parallel.layout, model.costs)
         share = plan.rank_plan(model.parallel.sp_rank)
-        rank_input = RankInput(share, parity.share_pixels(model.family, share, [sample]))
+        rank_input = RankInput(share, parity.rank_pixels(model.family, share, [sample]))
         with torch.no_grad():
             log_probs, _ = model(rank_input, SETTINGS.temperature)
         expected = whole_row(model, plan, rank_input, log_probs)

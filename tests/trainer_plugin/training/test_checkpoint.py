@@ -11,7 +11,7 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BadInput
-from tests.trainer_plugin.parity import OPTIONS, Clip, Draft, groups, make_samples, plan_of, share_pixels, tiny_model
+from tests.trainer_plugin.parity import OPTIONS, Clip, Draft, groups, make_samples, plan_of, rank_pixels, tiny_model
 from tests.trainer_plugin.runs import curve, make_recipe, make_unreadable, model_folder, whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.atomic_files import FullDisk, locked
@@ -488,7 +488,7 @@ def text_between_videos(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str
         for name in names:
             samples = make_samples(model.family, [drafts[name]])
             rank_plan = plan_of(model, samples).rank_plan(0)
-            row = RankInput(rank_plan, share_pixels(model.family, rank_plan, samples))
+            row = RankInput(rank_plan, rank_pixels(model.family, rank_plan, samples))
             train_step(model, optimizer, [row], cross_entropy(supervised_tokens([row])))
         return {name: parameter.detach().full_tensor().clone() for name, parameter in model.named_parameters()}
 

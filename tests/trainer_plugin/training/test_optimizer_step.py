@@ -12,7 +12,7 @@ from tests.trainer_plugin.parity import (
     groups,
     make_samples,
     plan_of,
-    share_pixels,
+    rank_pixels,
     tiny_family,
     tiny_model,
 )
@@ -45,7 +45,7 @@ def rows_of(model: LongVideoModel, micro_steps: int) -> list[RankInput]:
     for number in range(micro_steps):
         mine = samples[number * parallel.dp + parallel.dp_rank :: micro_steps * parallel.dp]
         share = plan_of(model, mine).rank_plan(parallel.sp_rank)
-        rows.append(RankInput(share, share_pixels(model.family, share, mine)))
+        rows.append(RankInput(share, rank_pixels(model.family, share, mine)))
     return rows
 
 
@@ -106,8 +106,8 @@ def not_finite() -> tuple[tuple[int, ...], bool, bool]:
     model = sharded(Layout())
     rows = rows_of(model, 2)
     width = 64 * model.family.levels
-    tokens = [grid.t * model.family.tokens_per_temporal_patch(grid) for grid in rows[1].share.grids]
-    bad = RankInput(rows[1].share, tuple(torch.full((count, width), torch.nan) for count in tokens))
+    tokens = [grid.t * model.family.tokens_per_temporal_patch(grid) for grid in rows[1].plan.grids]
+    bad = RankInput(rows[1].plan, tuple(torch.full((count, width), torch.nan) for count in tokens))
     before = [p.detach().full_tensor().clone() for p in model.parameters()]
     optimizer = adamw(model, 1e-3)
     mine = [rows[0], bad if dist.get_rank() == 0 else rows[1]]

@@ -84,7 +84,7 @@ def steps_of(feed: StepFeed, count: int = 100) -> list[Seen]:
     while len(found) < count and (step := feed.next_step(len(found) + 1)) is not None:
         keys = [example.key for row in step.rows for example in row.packed.examples if example.has_loss]
         targets = [0] * dist.get_world_size()
-        dist.all_gather_object(targets, sum(len(row.share.targets) for row in step.rank_inputs()))
+        dist.all_gather_object(targets, sum(len(row.plan.targets) for row in step.rank_inputs()))
         found.append((keys, step.supervised_tokens, step.samples, sum(targets)))
     return found
 
