@@ -25,7 +25,8 @@ from schemas.errors import BadInput
 from schemas.settings import validate
 from schemas.tables import QuestionKind
 from trainer_plugin.command import run
-from trainer_plugin.data.samples import SECOND_US, FramePolicy, QuestionLayout
+from trainer_plugin.data.frame_selection import SECOND_US, FramePolicy
+from trainer_plugin.data.samples import QuestionLayout
 from trainer_plugin.data.video_decode import BadVideo, probe_video
 from trainer_plugin.distributed.mesh import broadcast_from_rank_zero, init_distributed, run_on_all_ranks
 from trainer_plugin.evaluation.engine import open_sampler

@@ -19,7 +19,7 @@ from schemas.base import Fraction, Model, accept_earlier_names
 from schemas.errors import BadInput
 from schemas.settings import ConfigError, read_fields, set_field, validate
 from schemas.tables import Split
-from trainer_plugin.data.samples import FramePolicy
+from trainer_plugin.data.frame_selection import FramePolicy
 from trainer_plugin.model import Head
 from trainer_plugin.ops.attention_kernels import Kernel
 

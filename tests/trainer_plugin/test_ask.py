@@ -7,7 +7,8 @@ from tests.trainer_plugin.evaluation.scripted import ScriptedEngine, reply
 from tests.trainer_plugin.runs import model_folder
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer
 from trainer_plugin.ask import ask, main
-from trainer_plugin.data.samples import FramePolicy, QuestionLayout
+from trainer_plugin.data.frame_selection import FramePolicy
+from trainer_plugin.data.samples import QuestionLayout
 from trainer_plugin.rl.rollout import Finish, SamplingSettings
 
 CUPS = ("left", "middle", "right")

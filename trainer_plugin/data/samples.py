@@ -1,70 +1,35 @@
-"""Training samples from a release's questions: the frames to show, the text, and the supervised tokens.
+"""Training samples from a release's questions: the text, the video as tokens, and the supervised tokens.
 
 A sample is planned without its video, because the release's records hold each video's duration and frame size. Its
 length is known before it is built (`length`), so rows can be packed without building the samples of other ranks.
 
-A sample that is too long is made smaller in this order: first the size of its frames, down to the family's smallest;
-then their number, still evenly spread over the whole video. A sample that still does not fit raises `UnusableSample`,
-which names it; it is never truncated.
+A sample that is too long shows smaller or fewer frames (`trainer_plugin.data.frame_selection`). A sample that still
+does not fit raises `UnusableSample`, which names it; it is never truncated.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_right
 from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from schemas.answer_format import Target, instruction
-from schemas.base import Model
 from schemas.sample import Sample
 from schemas.tables import QuestionKind, Split
 from trainer_plugin.data.chat import Chat, Turn
 from trainer_plugin.data.features import FeatureFolder
+from trainer_plugin.data.frame_selection import FramePolicy, select_frames, shuffle_frames
 from trainer_plugin.data.release import index_videos
 from trainer_plugin.types import IGNORED, Example, UnusableSample, VideoClip, VideoFacts
 
 if TYPE_CHECKING:
     from trainer_plugin.families.base import Family
-
-SECOND_US = 1_000_000
-
-
-class FramePolicy(Model):
-    """Which frames of a video are used: evenly spread, each in the middle of an equal share of the duration."""
-
-    fps: float | None = Field(default=2.0, gt=0)
-    """Frames per second, or None for a fixed number."""
-    frames: int | None = Field(default=None, ge=1)
-    """The fixed number of frames, or None."""
-    max_frames: int = Field(default=768, ge=1)
-    max_video_tokens: int | None = Field(default=None, ge=1)
-    """Maximum number of tokens of one video, instead of the budget of the model's own processor (12,288 for Qwen3-VL as
-    published). It may be lower, or higher if serving uses the same budget. Qwen2.5-VL's processor has a budget for each
-    frame, which this can only lower. A video never gets more tokens than its row has room for. None: the processor's
-    budget."""
-
-    @model_validator(mode="after")
-    def _is_one_of_both(self) -> FramePolicy:
-        if (self.fps is None) == (self.frames is None):
-            raise ValueError(
-                f"give either fps or frames and leave the other null, got fps={self.fps} and frames={self.frames}"
-            )
-        return self
-
-    def count(self, duration_us: int, video_fps: float) -> int:
-        """Number of frames to use, never more than the video has."""
-        available = max(1, round(duration_us / SECOND_US * video_fps))
-        chosen = self.frames if self.frames is not None else round(duration_us / SECOND_US * (self.fps or 0))
-        return max(1, min(chosen, self.max_frames, available))
 
 
 class PromptVariant(StrEnum):
@@ -157,7 +122,7 @@ class QuestionLayout:
             BadInput: there are features of the video, but of other frames or another size.
         """
         try:
-            found = self._fit(video, max_tokens - text_tokens)
+            found = select_frames(video, max_tokens - text_tokens, self.policy, self.family, self.tokenizer)
         except ValueError as error:  # the family has no size for such frames
             raise UnusableSample(key, "frame_size", str(error)) from error
         if found is None:
@@ -166,48 +131,6 @@ class QuestionLayout:
         clip, video_ids = found
         features = self.features.find(clip) if self.features else None
         return replace(clip, features=features), video_ids
-
-    def _fit(self, video: VideoFacts, room: int) -> tuple[VideoClip, list[int]] | None:
-        allowed = min(self.policy.max_video_tokens or room, room)
-        while (clip := self._clip(video, allowed)) is not None:
-            video_ids = self.family.video_ids(self.tokenizer, clip.grid, clip.frame_times_us, video.duration_us)
-            if len(video_ids) <= room:
-                return clip, video_ids
-            # Markers and timestamps between the features take tokens too, so the features get a proportional share.
-            allowed = self._tokens(clip) * room // len(video_ids)
-        return None
-
-    def _clip(self, video: VideoFacts, allowed: int) -> VideoClip | None:
-        """A clip of as many frames as the policy wants and `allowed` features can show.
-
-        Returns None if not even the fewest frames fit.
-        """
-        patch = self.family.temporal_patch
-        count = self.policy.count(video.duration_us, video.fps)
-        clip = self._resize_clip(video, count, allowed)
-        if clip is not None:
-            return clip
-        fewer = range(1, -(-count // patch))  # temporal patches
-        fitting = bisect_right(fewer, False, key=lambda few: self._resize_clip(video, few * patch, allowed) is None)
-        return self._resize_clip(video, fitting * patch, allowed) if fitting else None
-
-    def _resize_clip(self, video: VideoFacts, count: int, allowed: int) -> VideoClip | None:
-        """A clip of `count` frames, in the family's size for them or smaller.
-
-        Returns None if the family's smallest size needs more than `allowed` features.
-        """
-        times = frame_times(video.duration_us, count)
-        times += times[-1:] * (-count % self.family.temporal_patch)
-        # First the size from the processor or the policy, then one that fits into `allowed`, in whole temporal patches.
-        for limit, frames in ((self.policy.max_video_tokens, count), (max(allowed, 1), len(times))):
-            size = self.family.frame_size(video.height, video.width, frames, limit)
-            clip = VideoClip(video.source, times, size, self.family.grid(*size, len(times)))
-            if self._tokens(clip) <= allowed:
-                return clip
-        return None
-
-    def _tokens(self, clip: VideoClip) -> int:
-        return clip.grid.t * self.family.tokens_per_temporal_patch(clip.grid)
 
 
 @dataclass(frozen=True)
@@ -335,16 +258,3 @@ class ReleaseDataset:
         turn = self.layout.chat.turn(key, self.layout.question(sample.problem, sample.kind), *answer)
         clip, video_ids = self.layout.fit_clip(key, video.facts, max_tokens, turn.length)
         return _Draft(clip, turn, video_ids)
-
-
-def frame_times(duration_us: int, count: int) -> tuple[int, ...]:
-    """The midpoints of `count` equal shares of a video, in microseconds."""
-    return tuple((2 * number + 1) * duration_us // (2 * count) for number in range(count))
-
-
-def shuffle_frames(clip: VideoClip, seed: str) -> VideoClip:
-    """The clip with its frames in a random order that depends on `seed` alone. It has no precomputed features."""
-    times = list(dict.fromkeys(clip.frame_times_us))
-    Random(seed).shuffle(times)
-    times += times[-1:] * (len(clip.frame_times_us) - len(times))
-    return replace(clip, frame_times_us=tuple(times), features=None)

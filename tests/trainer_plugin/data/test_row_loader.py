@@ -9,9 +9,10 @@ from tests.support.videos import number_on
 from tests.trainer_plugin.support import FPS, TinyFamily, byte_tokenizer, numbered_film, release_of
 from trainer_plugin.data import row_loader as loader_module
 from trainer_plugin.data.features import FeatureFolder
+from trainer_plugin.data.frame_selection import FramePolicy
 from trainer_plugin.data.packing import RowStream, mask_labels
 from trainer_plugin.data.row_loader import RowLoader
-from trainer_plugin.data.samples import FramePolicy, ReleaseDataset
+from trainer_plugin.data.samples import ReleaseDataset
 from trainer_plugin.types import Example, FrameRange, Grid, PackedRow, VideoClip, VideoSource
 
 SECONDS = {"film0": 2.0, "film1": 3.0, "film2": 1.0}

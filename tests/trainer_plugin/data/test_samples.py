@@ -8,7 +8,8 @@ from schemas.tables import Split
 from tests.support.properties import given, settings, st
 from tests.support.rows import make_video
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, release_of
-from trainer_plugin.data.samples import FramePolicy, PromptVariant, ReleaseDataset, frame_times
+from trainer_plugin.data.frame_selection import FramePolicy, frame_times
+from trainer_plugin.data.samples import PromptVariant, ReleaseDataset
 from trainer_plugin.families import family_of
 from trainer_plugin.types import IGNORED, UnusableSample
 

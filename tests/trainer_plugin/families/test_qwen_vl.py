@@ -27,7 +27,7 @@ from tests.trainer_plugin.parity import (
     tiny_family,
     tiny_model,
 )
-from trainer_plugin.data.samples import frame_times
+from trainer_plugin.data.frame_selection import frame_times
 from trainer_plugin.families.qwen_vl import SECOND_US, Qwen3VL, Qwen25VL
 from trainer_plugin.types import Grid
 

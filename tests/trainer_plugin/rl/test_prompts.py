@@ -8,7 +8,8 @@ from schemas.errors import BadInput
 from schemas.tables import QuestionKind, Split
 from tests.support.rows import make_sample, make_video
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, write_release
-from trainer_plugin.data.samples import FramePolicy, ReleaseDataset
+from trainer_plugin.data.frame_selection import FramePolicy
+from trainer_plugin.data.samples import ReleaseDataset
 from trainer_plugin.rl.prompts import Curriculum, PromptSettings, PromptStream
 
 RATES = (0.0, 0.125, 0.25, 0.5, 0.5, 0.75, 1.0, 0.3)
