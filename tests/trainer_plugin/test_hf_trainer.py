@@ -201,9 +201,9 @@ def test_other_settings_are_refused_and_allowed_by_name(alone, release, tmp_path
     with pytest.raises(BadInput, match=message):
         resume(**changes)
     with pytest.raises(BadInput, match=r"row_tokens is 256, not 512; .* resume_changes=\[row_tokens\]"):
-        resume(other=recipe(tmp_path, release, "row_tokens=512", "step_tokens=512"))
+        resume(other=make_recipe(tmp_path, release, "row_tokens=512", "step_tokens=512"))
     with pytest.raises(BadInput, match=r"videos.target is 'answer', not 'reasoning'"):
-        resume(other=recipe(tmp_path, release, "row_tokens=256", "step_tokens=256", "videos.target=reasoning"))
+        resume(other=make_recipe(tmp_path, release, "row_tokens=256", "step_tokens=256", "videos.target=reasoning"))
     assert [groups[0][0] for groups in resume(*changes, **changes).applied] == [0.001] * 3
     # The number of steps may change; the schedule adapts.
     assert [groups[0][0] for groups in resume().applied] == pytest.approx([0.00225, 0.0015, 0.00075])
