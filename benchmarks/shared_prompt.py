@@ -97,7 +97,7 @@ def _model(device: torch.device) -> LongVideoModel:
         "model_type": "llama",
         "hidden_size": 512,
         "intermediate_size": 1536,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 2,
         "num_attention_heads": 8,
         "num_key_value_heads": 2,
         "vocab_size": VOCABULARY,
