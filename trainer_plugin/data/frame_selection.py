@@ -61,10 +61,10 @@ def select_frames(
     """Choose a video's frames and their size so that the video takes at most `room` tokens.
 
     Returns:
-    The clip and its token ids; None if not even the fewest and smallest frames fit.
+        The clip and its token ids; None if not even the fewest and smallest frames fit.
 
     Raises:
-    ValueError: the family has no size for such frames.
+        ValueError: the family has no size for such frames.
     """
     allowed = min(policy.max_video_tokens or room, room)
     while (clip := _largest_clip(video, allowed, policy, family)) is not None:

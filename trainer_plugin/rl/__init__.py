@@ -1,1 +1,1 @@
-"""Reinforcement learning on videos: advantages, losses, rollout correction and rewards."""
+"""Reinforcement learning on videos: prompts, sampling, rewards, advantages, and the loss of a policy update."""
