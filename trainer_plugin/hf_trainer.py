@@ -351,7 +351,10 @@ class LongVideoTrainer(Trainer):
             finite_step(self._losses, gradient_norm(self._long.parameters()))
         except NotFinite as error:
             samples = self._step.describe_samples(error)
-            raise BadStep(f"step {self.state.global_step + 1}: {error}; the step was not applied; {samples}") from error
+            raise BadStep(
+                f"step {self.state.global_step + 1}: {error}; the step was not applied; lower the "
+                f"learning rate, or check the {samples}"
+            ) from error
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let the Trainer write the checkpoint to a staging directory, then rename it.

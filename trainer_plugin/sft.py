@@ -316,7 +316,7 @@ class Training:
     def _bad_step(self, error: NotFinite, step: Step) -> BadStep:
         """Create the error for a step that is not finite, the same on every rank. Every rank must call it."""
         saved = run_on_all_ranks(self.checkpoints.latest)
-        checkpoint = f"{saved} is whole" if saved else "there is no checkpoint yet"
+        checkpoint = f"the last checkpoint is {saved}" if saved else "there is no checkpoint yet"
         found: list[tuple[bool, str]] = [(False, "")] * self.parallel.world_size
         dist.all_gather_object(found, (bool(error.rows), step.describe_samples(error)))
         of_rows = [samples for own, samples in found if own]

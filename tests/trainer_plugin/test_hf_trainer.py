@@ -575,8 +575,8 @@ def error_of_a_nonfinite_loss(recipe: Recipe, folder) -> tuple[str, bool]:
 def test_a_loss_that_is_not_finite_ends_the_run_on_every_rank_and_names_the_samples(ranks, release, tmp_path):
     found = ranks[2].run(error_of_a_nonfinite_loss, make_recipe(tmp_path, release), tmp_path)
     messages = [message for message, _ in found]
-    beginning = "step 1: loss nan, gradient norm nan; the step was not applied; samples of this rank's rows that are"
-    assert all(message.startswith(beginning) for message in messages)
+    beginning = "step 1: loss nan, gradient norm nan; the step was not applied; lower the learning rate, or check the "
+    assert all(message.startswith(f"{beginning}samples of this rank's rows that are") for message in messages)
     named = [set(message.partition("not finite: ")[2].split(", ")) for message in messages]
     assert named[0] and named[1] and named[0] != named[1]
     assert [unchanged for _, unchanged in found] == [True, True]
@@ -630,7 +630,7 @@ def test_arguments_without_effect_are_refused(alone, release, tmp_path, options,
         trainer_of(make_recipe(tmp_path, release), tmp_path, 1, **options)
 
 
-# Arguments that work as documented by transformers. Of the optimizers, only those in `trainer._OPTIMIZERS`.
+# Arguments that work as documented by transformers. Of the optimizers, only those in `hf_trainer._OPTIMIZERS`.
 HONOURED = frozenset(
     [
         "output_dir",

@@ -148,16 +148,16 @@ def sequence_parallel_attention(
         q, k, v = tokens_to_heads(torch.cat(heads, dim=2), sizes, run.ulysses).split(counts, dim=1)
     if run.kept is not None:
         run.kept.put(layer, k, v)
-    k, v = _whole_row(k, v, run.plan.ring_sizes, run.plan.ring_order, run.ring)
+    k, v = _gather_row(k, v, run.plan.ring_sizes, run.plan.ring_order, run.ring)
     if run.prompt is not None:
         plan = run.plan
-        prompt = _whole_row(*run.prompt[layer], plan.prompt_ring_sizes, plan.prompt_ring_order, run.ring)
+        prompt = _gather_row(*run.prompt[layer], plan.prompt_ring_sizes, plan.prompt_ring_order, run.ring)
         k, v = torch.cat([prompt[0], k]), torch.cat([prompt[1], v])
     out = attend(q, k, v, run.plan.blocks, scale, run.kernel, run.stash(layer))
     return heads_to_tokens(out, sizes, run.ulysses).flatten(1, 2)[None], None
 
 
-def _whole_row(
+def _gather_row(
     k: Tensor, v: Tensor, sizes: Sequence[int], order: Sequence[tuple[int, int]], ring: ProcessGroup | None
 ) -> KeysValues:
     """Gather a row's keys and values from the parts of all ring ranks, in the order of its tokens."""

@@ -1,17 +1,18 @@
 """The objective of a policy update: which terms its loss has, and the loss of one row.
 
-    values = RowValues(response=plan.responses, advantages=..., weights=..., old=..., reference=...)
-    train_step(model, optimizer, [rank_input], row_loss(objective, values, lengths, ranks.sp_group), entropy=True)
+    values = RowValues(response=plan.responses, lengths=..., advantages=..., weights=..., old=..., reference=...)
+    train_step(model, optimizer, [rank_input], row_loss(objective, values, ranks.sp_group), entropy=True)
 
-`RowValues` are in the order of the row's supervised tokens, the same on all ranks that share the row. Each rank takes
-those of its tokens by `RankPlan.supervised_index`, as the plan cuts targets.
+`RowValues` are the same on all ranks that share the row. Each rank takes those of its tokens by
+`RankPlan.supervised_index`, as the plan cuts targets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
 
 import torch.distributed as dist
 from pydantic import Field, model_validator
@@ -55,6 +56,13 @@ class Objective(Model):
         return self
 
     @property
+    def ratio_bounds(self) -> tuple[float, float]:
+        """Smallest and largest ratio that is not clipped."""
+        if self.policy == "cispo":
+            return self.ratio_min, self.ratio_max
+        return 1 - self.clip_low, 1 + self.clip_high
+
+    @property
     def needs_entropy(self) -> bool:
         """Whether the policy's entropies enter the loss."""
         return self.entropy_coefficient != 0
@@ -62,45 +70,39 @@ class Objective(Model):
 
 @dataclass(frozen=True)
 class RowValues:
-    """Values of the response tokens of one row, [tokens] each."""
+    """Values of the R responses of one row, and of their tokens in the order of the row's supervised tokens."""
 
     response: Tensor
-    """int64: number of the token's response within the row (`SequencePlan.responses`)."""
+    """int64 [tokens]: number of the token's response (`SequencePlan.responses`)."""
+    lengths: Tensor
+    """int64 [R]: number of tokens of each response."""
     advantages: Tensor
-    """float32."""
+    """float32 [R]."""
     weights: Tensor
-    """float32: weight of the token in the loss of the step (`losses.token_weights`, by response); 0 for responses that
-    are not kept."""
+    """float32 [R]: weight of each token of the response in the loss of the step (`losses.token_weights`); 0 for
+    responses that are not kept."""
     correction: Tensor | None = None
-    """float32: importance weights of the rollout correction; None for 1."""
+    """float32 [tokens]: importance weights of the rollout correction; None for 1."""
     old: Tensor | None = None
-    """float32: log-probabilities before the update; None on policy, where they are the policy's own."""
+    """float32 [tokens]: log-probabilities before the update; None on policy, where they are the policy's own."""
     reference: Tensor | None = None
-    """float32: log-probabilities of the reference; needed if `beta` is not 0."""
+    """float32 [tokens]: log-probabilities of the reference; needed if `beta` is not 0."""
     mask: Tensor | None = None
-    """bool: tokens that have a policy term (`losses.high_entropy_mask`); None for all."""
+    """bool [tokens]: tokens that have a policy term (`losses.high_entropy_mask`); None for all."""
 
     def cut(self, index: Tensor) -> RowValues:
-        """The values of some tokens, on the device of `index` [N]."""
-
-        def take(row: Tensor) -> Tensor:
-            return row.to(index.device)[index]
-
-        return RowValues(
-            response=take(self.response),
-            advantages=take(self.advantages),
-            weights=take(self.weights),
-            correction=None if self.correction is None else take(self.correction),
-            old=None if self.old is None else take(self.old),
-            reference=None if self.reference is None else take(self.reference),
-            mask=None if self.mask is None else take(self.mask),
-        )
+        """The same responses with the values of some tokens, on the device of `index` [N]."""
+        per_token = {name: getattr(self, name) for name in ("response", "correction", "old", "reference", "mask")}
+        found: dict[str, Any] = {
+            name: None if each is None else each.to(index.device)[index] for name, each in per_token.items()
+        }
+        found |= {name: getattr(self, name).to(index.device) for name in ("lengths", "advantages", "weights")}
+        return replace(self, **found)
 
 
 def row_loss(
     objective: Objective,
     values: RowValues,
-    lengths: Tensor,
     group: ProcessGroup | None = None,
     record: Callable[[PolicyMetrics], None] | None = None,
 ) -> LossFunction:
@@ -108,8 +110,7 @@ def row_loss(
 
     Args:
         objective: terms of the loss.
-        values: of the row's response tokens.
-        lengths: [R] int64: number of tokens of each of the row's responses.
+        values: of the row's responses.
         group: the ranks that share the row.
         record: is given this rank's metrics of the row's kept tokens.
 
@@ -120,25 +121,11 @@ def row_loss(
     def loss(row: RankInput, log_probs: Tensor, entropies: Tensor | None) -> Tensor:
         mine = values.cut(row.plan.supervised_index)
         old = log_probs.detach() if mine.old is None else mine.old
-        token_ratio = losses.token_log_ratio(log_probs, old)
-        ratio, low, high = token_ratio, 1 - objective.clip_low, 1 + objective.clip_high
+        advantages = mine.advantages[mine.response]
+        ratio = token_ratio = losses.token_log_ratio(log_probs, old)
         if objective.policy == "gspo":
-            sizes = lengths.to(log_probs.device)
-            ratio = losses.sequence_log_ratio(log_probs, old, mine.response, sizes, lambda sums: _sum(sums, group))
-        if objective.policy == "cispo":
-            low, high = objective.ratio_min, objective.ratio_max
-            policy = losses.cispo_terms(log_probs, ratio, mine.advantages, ratio_min=low, ratio_max=high)
-        elif objective.policy == "reinforce":
-            policy = losses.reinforce_terms(log_probs, mine.advantages)
-        else:
-            policy = losses.clipped_terms(
-                ratio,
-                mine.advantages,
-                clip_low=objective.clip_low,
-                clip_high=objective.clip_high,
-                dual_clip=objective.dual_clip,
-                delta=objective.delta,
-            )
+            reduce = partial(_sum, group=group)
+            ratio = losses.sequence_log_ratio(log_probs, old, mine.response, mine.lengths, reduce)
         kl = None
         if objective.beta:
             if mine.reference is None:
@@ -147,7 +134,7 @@ def row_loss(
                 )
             kl = losses.kl_terms(objective.kl, log_probs, mine.reference, token_ratio)
         terms = losses.token_terms(
-            policy,
+            _policy_terms(objective, log_probs, ratio, advantages),
             weights=mine.correction,
             mask=mine.mask,
             kl=kl,
@@ -156,22 +143,41 @@ def row_loss(
             entropy_coefficient=objective.entropy_coefficient,
         )
         if record is not None:
+            kept = mine.weights[mine.response] != 0
+            low, high = objective.ratio_bounds
             record(
                 losses.policy_metrics(
                     log_probs,
                     old,
                     ratio,
-                    mine.advantages,
-                    mine.weights != 0,
+                    advantages,
+                    kept,
                     ratio_min=low,
                     ratio_max=high,
                     reference=mine.reference,
                     entropies=entropies,
                 )
             )
-        return (mine.weights.to(terms.dtype) * terms).sum()
+        return losses.step_loss(terms, mine.response, mine.weights)
 
     return loss
+
+
+def _policy_terms(objective: Objective, log_probs: Tensor, log_ratio: Tensor, advantages: Tensor) -> Tensor:
+    """The policy term of each token, [N]."""
+    if objective.policy == "reinforce":
+        return losses.reinforce_terms(log_probs, advantages)
+    if objective.policy == "cispo":
+        low, high = objective.ratio_bounds
+        return losses.cispo_terms(log_probs, log_ratio, advantages, ratio_min=low, ratio_max=high)
+    return losses.clipped_terms(
+        log_ratio,
+        advantages,
+        clip_low=objective.clip_low,
+        clip_high=objective.clip_high,
+        dual_clip=objective.dual_clip,
+        delta=objective.delta,
+    )
 
 
 def _sum(sums: Tensor, group: ProcessGroup | None) -> Tensor:

@@ -1,7 +1,8 @@
 """The interface of rollouts: requests about videos, how to sample, and the responses with their log-probabilities.
 
-Two engines implement it: the sampler on the trainer's own model (`trainer_plugin.rl.sampler`), and vLLM. Token ids and
-log-probabilities travel as they were sampled. Nothing is tokenised a second time.
+The sampler on the trainer's own model (`trainer_plugin.rl.sampler`) implements it. An engine such as vLLM can, too:
+`RolloutRequest.unexpanded_ids` are for that. Token ids and log-probabilities travel as they were sampled. Nothing is
+tokenised a second time.
 """
 
 from __future__ import annotations

@@ -48,16 +48,13 @@ def row_of(model: LongVideoModel, each: SampledGroup) -> tuple[SequencePlan, Ran
     return plan, RankInput(share, rank_pixels(model.family, share, [each.prompt]))
 
 
-def values_of(plan: SequencePlan, objective: Objective, advantages: torch.Tensor, kept: torch.Tensor) -> tuple:
-    """Values of a row whose old log-probabilities are wrong by up to 0.3, and the lengths of its responses."""
+def values_of(plan: SequencePlan, objective: Objective, advantages: torch.Tensor, kept: torch.Tensor) -> RowValues:
+    """Values of a row with random old log-probabilities, from -5 to -4."""
     lengths = torch.bincount(plan.responses, minlength=len(advantages))
     weights = token_weights(objective.aggregation, lengths, kept, count_kept(lengths, kept))
     random = torch.Generator().manual_seed(5)
     old = -4 - torch.rand(len(plan.responses), generator=random)
-    values = RowValues(
-        plan.responses, advantages[plan.responses], weights[plan.responses], old=old, reference=old + 0.1
-    )
-    return values, lengths
+    return RowValues(plan.responses, lengths, advantages, weights, old=old, reference=old + 0.1)
 
 
 def updated(layout: Layout, name: str, swap: bool = False) -> tuple[float, torch.Tensor]:
@@ -66,8 +63,8 @@ def updated(layout: Layout, name: str, swap: bool = False) -> tuple[float, torch
     model.zero_grad()
     plan, row = row_of(model, one_group())
     advantages = ADVANTAGES.flip(0) if swap else ADVANTAGES
-    values, lengths = values_of(plan, objective, advantages, KEPT)
-    loss = row_loss(objective, values, lengths, model.parallel.sp_group)
+    values = values_of(plan, objective, advantages, KEPT)
+    loss = row_loss(objective, values, model.parallel.sp_group)
     [part] = add_gradients(model, [row], loss, entropy=objective.needs_entropy)
     dist.all_reduce(part)
     gradients = [p.grad.full_tensor().flatten() for p in model.parameters() if p.grad is not None]
@@ -101,8 +98,8 @@ def rejected(in_row: bool, in_counts: bool) -> torch.Tensor:
     lengths = torch.bincount(plan.responses, minlength=len(advantages))
     counts = count_kept(lengths, torch.ones_like(kept) if in_counts else kept)
     weights = token_weights("token_mean", lengths, kept, counts)
-    values = RowValues(plan.responses, advantages[plan.responses], weights[plan.responses])
-    add_gradients(model, [row], row_loss(objective, values, lengths))
+    values = RowValues(plan.responses, lengths, advantages, weights)
+    add_gradients(model, [row], row_loss(objective, values))
     return torch.cat([p.grad.full_tensor().flatten() for p in model.parameters() if p.grad is not None])
 
 
@@ -133,9 +130,9 @@ def ratios(layout: Layout, chunked: bool) -> tuple[bool, float, float]:
     objective = Objective(beta=0.1)
     losses = []
     for plan, old in zip(plans, olds, strict=True):
-        values, lengths = values_of(plan, objective, ADVANTAGES, KEPT)
+        values = values_of(plan, objective, ADVANTAGES, KEPT)
         values = replace(values, old=old, reference=old)
-        losses.append(row_loss(objective, values, lengths, model.parallel.sp_group, recorded.append))
+        losses.append(row_loss(objective, values, model.parallel.sp_group, recorded.append))
     waiting = iter(losses)
 
     def loss(*given):
@@ -193,8 +190,8 @@ def test_a_reference_without_adapters_is_refused(ranks):
 
 
 def test_a_missing_reference_is_named():
-    values = RowValues(torch.tensor([0]), torch.ones(1), torch.ones(1))
-    loss = row_loss(Objective(beta=0.1), values, torch.tensor([1]))
+    values = RowValues(torch.tensor([0]), torch.tensor([1]), torch.ones(1), torch.ones(1))
+    loss = row_loss(Objective(beta=0.1), values)
     plan = SequencePlan(
         [one_group(GroupDraft(Draft((3,)), (1,))).group],
         family_of(parity.tiny_config("qwen2_5_vl")),
