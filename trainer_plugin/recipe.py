@@ -1,4 +1,6 @@
-"""`Recipe`: the configuration of a supervised run. The YAML files in `recipes/` hold the published stages' values.
+"""`Recipe`: the configuration of a supervised run. The YAML files in `recipes/sft/` hold the published stages' values.
+
+`RunSettings` are those of every kind of run; `trainer_plugin.rl.recipe` has those of GRPO.
 
 Lengths are in tokens. A row is a packed micro-batch of at most `row_tokens` tokens that `parallel.sp` ranks share.
 Settings that contradict each other, or do not fit the number of ranks, are rejected before anything is loaded.
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -187,13 +189,13 @@ class Export(StrEnum):
     NONE = "none"
 
 
-_TRAINING_SETTINGS = ("row_tokens", "step_tokens", "epochs", "steps", "precision", "optimizer")
-MAY_CHANGE = (*_TRAINING_SETTINGS, *(f"optimizer.{name}" for name in Optimizer.model_fields))
-"""Fields that `resume_changes` may name: they affect the training, but a run may change them when it is resumed."""
+class RunSettings(Model):
+    """Settings that every kind of run has."""
 
-
-class Recipe(Model):
-    """Configuration of one supervised run."""
+    folder: ClassVar[str]
+    """Folder in `recipes/` of the package's own recipes of this kind."""
+    training_settings: ClassVar[tuple[str, ...]]
+    """Names of the settings, besides model, data and seed, that affect the training."""
 
     out: str
     """Folder for checkpoints, metrics and the export, on a disk that all hosts share.
@@ -202,13 +204,8 @@ class Recipe(Model):
     """
     model: ModelSource
     trained: TrainableParts = TrainableParts()
-    videos: VideoData | None = None
-    texts: TextData | None = None
     row_tokens: int = Field(ge=8)
     """Maximum number of tokens of a row, and therefore of a sample."""
-    step_tokens: int | None = Field(default=None, ge=8)
-    """Maximum number of tokens of one optimizer step over all ranks: a multiple of row_tokens. None: one row per
-    data-parallel rank."""
     epochs: int | None = Field(default=None, ge=1)
     """Number of passes over the samples; for video data only."""
     steps: int | None = Field(default=None, ge=1)
@@ -224,7 +221,7 @@ class Recipe(Model):
     """On a GPU, fuse everything except matrix products with torch.compile."""
     seed: int = 0
     resume_changes: tuple[str, ...] = ()
-    """Settings out of `MAY_CHANGE` that may differ from those with which the run in `out` was last saved.
+    """Settings out of `may_change` that may differ from those with which the run in `out` was last saved.
 
     The model, which of its weights are trainable, the data and the seed must not change. All other settings may change
     without being named.
@@ -233,6 +230,48 @@ class Recipe(Model):
     export: Export = Export.MODEL
     wandb_project: str | None = None
     """Project of Weights & Biases to which metrics are logged in addition."""
+
+    @model_validator(mode="after")
+    def _check_run(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f"give either epochs or steps and leave the other null, got epochs={self.epochs} and steps={self.steps}"
+            )
+        if other := set(self.resume_changes) - set(self.may_change()):
+            raise ValueError(
+                f"resume_changes may name {', '.join(self.may_change())}, not {', '.join(sorted(other))}: model, data "
+                f"and seed are the run's own, and all else may change without"
+            )
+        if self.export is Export.ADAPTER and not self.trained.lora:
+            raise ValueError("export is adapter, but trained.lora is not set; set it, or export to model")
+        return self
+
+    @classmethod
+    def may_change(cls) -> tuple[str, ...]:
+        """Fields that `resume_changes` may name: they affect the training, but a resumed run may change them."""
+        names = list(cls.training_settings)
+        for name in cls.training_settings:
+            section = cls.model_fields[name].annotation
+            if isinstance(section, type) and issubclass(section, Model):
+                names += [f"{name}.{field}" for field in section.model_fields]
+        return tuple(names)
+
+    def settings(self) -> dict[str, Any]:
+        """Settings besides model, data and seed that affect the training, as JSON values by name."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if name in self.training_settings}
+
+
+class Recipe(RunSettings):
+    """Configuration of one supervised run."""
+
+    folder = "sft"
+    training_settings = ("row_tokens", "step_tokens", "epochs", "steps", "precision", "optimizer")
+
+    videos: VideoData | None = None
+    texts: TextData | None = None
+    step_tokens: int | None = Field(default=None, ge=8)
+    """Maximum number of tokens of one optimizer step over all ranks: a multiple of row_tokens. None: one row per
+    data-parallel rank."""
     peak_tflops: float | None = Field(default=None, gt=0)
     """Dense TFLOP/s of one device in this precision, the base of MFU; None: derived from the device's name."""
 
@@ -241,10 +280,6 @@ class Recipe(Model):
         if (self.videos is None) == (self.texts is None):
             got = "both" if self.videos else "neither"
             raise ValueError(f"give either videos or texts as data and leave the other null, got {got}")
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(
-                f"give either epochs or steps and leave the other null, got epochs={self.epochs} and steps={self.steps}"
-            )
         if self.texts and self.epochs:
             raise ValueError(f"text data has no fixed length: set steps instead of epochs, got epochs={self.epochs}")
         tower = [f"trained.{name}" for name in ("projector", "vision_tower") if getattr(self.trained, name)]
@@ -255,18 +290,7 @@ class Recipe(Model):
             raise ValueError(
                 f"step_tokens {self.step_tokens} is not a multiple of row_tokens {self.row_tokens}; set it to {more}"
             )
-        if other := set(self.resume_changes) - set(MAY_CHANGE):
-            raise ValueError(
-                f"resume_changes may name {', '.join(MAY_CHANGE)}, not {', '.join(sorted(other))}: model, data and "
-                f"seed are the run's own, and all else may change without"
-            )
-        if self.export is Export.ADAPTER and not self.trained.lora:
-            raise ValueError("export is adapter, but trained.lora is not set; set it, or export to model")
         return self
-
-    def settings(self) -> dict[str, Any]:
-        """Settings besides model, data and seed that affect the training, as JSON values by name."""
-        return {name: value for name, value in self.model_dump(mode="json").items() if name in _TRAINING_SETTINGS}
 
     def micro_steps(self, ranks: int) -> int:
         """Number of rows of each data-parallel rank in one optimizer step.
@@ -350,8 +374,11 @@ _SYNONYMS = {
 settings that a field replaces here. Errors about unknown fields suggest the field."""
 
 
+R = TypeVar("R", bound=RunSettings)
+
+
 def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
-    """Load a recipe from a file, or one of the package's own by its name (`recipe_names`).
+    """Load a supervised recipe from a file, or one of the package's own by its name (`recipe_names`).
 
     Args:
         name: path of a YAML file, or a name such as `cot_sft`.
@@ -360,21 +387,26 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: there is no such recipe, a field is unknown, a value is invalid, or values contradict each other.
     """
-    path = Path(name)
+    return load_recipe_of(Recipe, name, settings)
+
+
+def load_recipe_of(kind: type[R], name: str, settings: Sequence[str] = ()) -> R:
+    """Load a recipe of any kind, as `load_recipe`."""
+    path, names = Path(name), recipe_names(kind)
     if path.suffix != ".yaml":
-        if name not in recipe_names():
-            raise ConfigError(f"no recipe {name!r}; there are {', '.join(recipe_names())}, or give a .yaml file")
-        path = _folder() / f"{name}.yaml"
+        if name not in names:
+            raise ConfigError(f"no recipe {name!r}; there are {', '.join(names)}, or give a .yaml file")
+        path = _folder(kind) / f"{name}.yaml"
     values = read_fields(path)
     for setting in settings:
         set_field(values, setting)
-    return validate(values, Recipe, _SYNONYMS)
+    return validate(values, kind, _SYNONYMS)
 
 
-def recipe_names() -> list[str]:
-    """Names of the package's own recipes."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
+def recipe_names(kind: type[RunSettings] = Recipe) -> list[str]:
+    """Names of the package's own recipes of a kind."""
+    return sorted(path.stem for path in _folder(kind).glob("*.yaml"))
 
 
-def _folder() -> Path:
-    return Path(str(files("trainer_plugin") / "recipes"))
+def _folder(kind: type[RunSettings]) -> Path:
+    return Path(str(files("trainer_plugin") / "recipes" / kind.folder))

@@ -25,8 +25,9 @@ from tests.trainer_plugin.runs import (
 )
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
-from trainer_plugin.sft import Training, learning_rate, main, train
+from trainer_plugin.sft import Training, main, train
 from trainer_plugin.training.optimizer_step import BadStep
+from trainer_plugin.training.run import learning_rate
 
 ROOT = Path(__file__).parents[2]
 

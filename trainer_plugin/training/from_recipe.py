@@ -7,12 +7,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.samples import ReleaseDataset
-from trainer_plugin.distributed.mesh import (
-    RankContext,
-)
+from trainer_plugin.distributed.mesh import RankContext
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RunOptions
-from trainer_plugin.recipe import Recipe, VideoData
+from trainer_plugin.recipe import RunSettings, VideoData
 from trainer_plugin.training.weights import build_model
 
 
@@ -39,7 +37,7 @@ def open_samples(
     )
 
 
-def open_model(recipe: Recipe, config: PretrainedConfig, parallel: RankContext) -> LongVideoModel:
+def open_model(recipe: RunSettings, config: PretrainedConfig, parallel: RankContext) -> LongVideoModel:
     """Build the recipe's model, sharded and ready to train. Every rank must call it.
 
     Args:

@@ -7,7 +7,7 @@ from transformers import PretrainedConfig
 
 from schemas.errors import BadInput
 from trainer_plugin.distributed.mesh import RankContext
-from trainer_plugin.recipe import Recipe
+from trainer_plugin.recipe import RunSettings
 from trainer_plugin.training.weights import empty_model, prepare
 
 TRAINABLE_BYTES = 12
@@ -17,7 +17,7 @@ GRADIENT_BYTES = 4
 """Bytes of a trainable weight's gradient, in float32."""
 
 
-def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
+def needed_bytes(config: PretrainedConfig, recipe: RunSettings, ranks: int, rows_per_step: int | None) -> int:
     """A lower bound of the bytes that one device holds during a step.
 
     It counts parameters, gradients, optimizer state, and the activations that layers keep for the backward pass.
@@ -26,6 +26,7 @@ def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
         config: the model's configuration.
         recipe: the run's recipe.
         ranks: number of ranks over which parameters are sharded.
+        rows_per_step: number of each data-parallel rank's rows in a step; None if it varies.
     """
     model = prepare(empty_model(config), recipe.trained)
     itemsize = getattr(torch, recipe.precision).itemsize
@@ -45,14 +46,19 @@ def needed_bytes(config: PretrainedConfig, recipe: Recipe, ranks: int) -> int:
     kept = tensors * text.hidden_size + other_layers * 2 * text.intermediate_size
     kept = 0 if recipe.memory.offload_activations else kept * recipe.row_tokens // recipe.parallel.sp
     activations = head + kept * itemsize
-    if recipe.micro_steps(max(1, ranks // recipe.parallel.sp)) == 1:
+    if rows_per_step == 1:
         # With one row per step, gradients are allocated as the activations that they come from are freed.
         return state + max(activations, gradients)
     return state + activations + gradients
 
 
-def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: RankContext) -> None:
+def check_memory(
+    config: PretrainedConfig, recipe: RunSettings, parallel: RankContext, rows_per_step: int | None
+) -> None:
     """Check that the recipe can fit the devices' memory. Only CUDA devices are checked.
+
+    Args:
+        rows_per_step: as in `needed_bytes`.
 
     Raises:
         BadInput: on every rank, if it cannot; the message states the sizes in GiB and the settings to change.
@@ -60,7 +66,7 @@ def check_memory(config: PretrainedConfig, recipe: Recipe, parallel: RankContext
     if parallel.device.type != "cuda":
         return
     available = torch.cuda.get_device_properties(parallel.device).total_memory
-    needed = needed_bytes(config, recipe, parallel.world_size)
+    needed = needed_bytes(config, recipe, parallel.world_size, rows_per_step)
     if needed > available:
         raise BadInput(
             f"one device would hold at least {needed / 2**30:.0f} GiB and has {available / 2**30:.0f}: "

@@ -35,7 +35,10 @@ def needed(name: str, ranks: int, *settings: str) -> float:
     data = "texts.files=t" if name.startswith("extend") else "videos.release=r"
     recipe = load_recipe(name, ["out=o", data, *settings])
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": None, "config": QWEN_7B})})
-    return needed_bytes(read_config(recipe.model), recipe, ranks) / GIB
+    return (
+        needed_bytes(read_config(recipe.model), recipe, ranks, recipe.micro_steps(max(1, ranks // recipe.parallel.sp)))
+        / GIB
+    )
 
 
 def test_the_memory_is_the_sum_of_the_tensors_of_a_7b_model():
@@ -76,7 +79,7 @@ def test_a_recipe_that_cannot_fit_is_refused_with_settings_that_need_less(alone,
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": None, "config": QWEN_7B})})
     config = read_config(recipe.model)
     parallel = parallelize(1, config.get_text_config(), alone)
-    check_memory(config, recipe, parallel)
+    check_memory(config, recipe, parallel, 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * GIB))
     with pytest.raises(BadInput, match=r"at least 1\d\d GiB and has 80: 1 devices are too few .* parallel.sp"):
-        check_memory(config, recipe, replace(parallel, device=torch.device("cuda", 0)))
+        check_memory(config, recipe, replace(parallel, device=torch.device("cuda", 0)), 1)
