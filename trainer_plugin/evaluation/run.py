@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from trainer_plugin.distributed.mesh import RankContext, broadcast_from_rank_zer
 from trainer_plugin.evaluation.answers import AnswerFolder, AnswerRow, Answers, Decoding
 from trainer_plugin.evaluation.grading import OpenGrading, grade
 from trainer_plugin.evaluation.table import Evaluation, tabulate
-from trainer_plugin.rl.rewards.base import RewardBatch, load_reward
+from trainer_plugin.rl.rewards.base import Reward, RewardBatch, load_reward
 from trainer_plugin.rl.rewards.run import run_rewards
 from trainer_plugin.rl.rollout import RolloutEngine, RolloutRequest, RolloutResponse, SamplingSettings
 from trainer_plugin.training.checkpoint import lock_run_folder
@@ -65,7 +65,7 @@ class EvaluationSettings(Model):
     """With `open_grading: judge`, the reward that grades open questions, right from 0.5 on: a short name or a path, as
     in `load_reward`."""
     judge_timeout_seconds: float = Field(default=120.0, gt=0)
-    """Maximum seconds of one call of the judge with up to 64 answers."""
+    """Maximum seconds of the judge's concurrent calls for up to 64 answers."""
     requests: int = Field(default=4, ge=1)
     """Number of questions that a data-parallel rank passes to the engine at a time."""
     seed: int = 0
@@ -275,11 +275,14 @@ class _Run:
             for row in broadcast_from_rank_zero(partial(self._judge_rows, rows, samples)):
                 self.answers[row.key] = row
 
+    @cached_property
+    def _judge_reward(self) -> Reward:
+        return load_reward(self.settings.judge)
+
     def _judge_rows(self, rows: Sequence[AnswerRow], samples: Mapping[str, Sample]) -> list[AnswerRow]:
         own = [samples[row.question_id] for row in rows]
         batch = RewardBatch.of_samples(own, [""] * len(rows), [row.response for row in rows], [()] * len(rows))
-        reward = load_reward(self.settings.judge)
-        found = run_rewards([reward], [1.0], batch, self.settings.judge_timeout_seconds)
+        found = run_rewards([self._judge_reward], [1.0], batch, self.settings.judge_timeout_seconds)
         for failure in found.failures[:1]:
             log.warning("%d answers are not judged, e.g. %s", len(found.failures), failure.message)
         judged = [

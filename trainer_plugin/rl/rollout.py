@@ -7,7 +7,7 @@ tokenised a second time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -66,15 +66,28 @@ class RolloutResponse:
     finish: Finish
 
 
+OnResponse = Callable[[RolloutRequest, int, RolloutResponse], None]
+"""Called with a request, the number of a response to it, and the response. All ranks wait for it, so it should return
+soon, e.g. after it has started a call elsewhere."""
+
+
 class RolloutEngine(Protocol):
     """Samples responses. Every rank must call it, with its own requests."""
 
     def generate(
-        self, requests: Sequence[RolloutRequest], responses: int, sampling: SamplingSettings
+        self,
+        requests: Sequence[RolloutRequest],
+        responses: int,
+        sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
     ) -> list[list[RolloutResponse]]:
         """Sample `responses` responses to each request.
 
         Ranks that share a row (sequence parallelism) pass the same requests and receive the same responses.
+
+        Args:
+            on_response: called as each response ends, on the first rank of those that share a row only. An exception
+                in it ends `generate` on every rank, as in `run_on_all_ranks`.
 
         Raises:
             BadInput: on every rank, if a request cannot be sampled. The message names the sample.

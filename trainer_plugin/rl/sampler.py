@@ -25,7 +25,7 @@ from trainer_plugin.distributed.mesh import run_on_all_ranks
 from trainer_plugin.distributed.sequence_plan import Range, SequencePlan, check_item
 from trainer_plugin.model import LongVideoModel, RankInput, all_reduce_max, reshard
 from trainer_plugin.ops.decode_attention import DecodeKeys
-from trainer_plugin.rl.rollout import Finish, RolloutRequest, RolloutResponse, SamplingSettings
+from trainer_plugin.rl.rollout import Finish, OnResponse, RolloutRequest, RolloutResponse, SamplingSettings
 from trainer_plugin.types import IGNORED, Example, FrameRange, PromptGroup
 
 PixelSource = Callable[[RolloutRequest, FrameRange], Tensor]
@@ -60,12 +60,20 @@ class HfSampler:
 
     @torch.no_grad()
     def generate(
-        self, requests: Sequence[RolloutRequest], responses: int, sampling: SamplingSettings
+        self,
+        requests: Sequence[RolloutRequest],
+        responses: int,
+        sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
     ) -> list[list[RolloutResponse]]:
         """Sample `responses` responses to each request. Every rank must call it, with any number of requests.
 
         Ranks that share a row pass the same requests and receive the same responses. The model's parameters are
         sharded afterwards, and its modules have the training mode that they had.
+
+        Args:
+            on_response: called in the decoding step in which a response ends, on the first rank of those that share a
+                row only. An exception in it ends `generate` on every rank, as in `run_on_all_ranks`.
 
         Raises:
             BadInput: on every rank, if no rank has a request, a request or the settings cannot be sampled, the frames
@@ -82,7 +90,7 @@ class HfSampler:
         self.model.eval()
         try:
             batches += [()] * (rounds - len(batches))
-            return [found for batch in batches for found in self._sample_batch(batch, responses, sampling)]
+            return [found for batch in batches for found in self._sample_batch(batch, responses, sampling, on_response)]
         finally:
             for module, training in modes:
                 module.training = training
@@ -117,12 +125,16 @@ class HfSampler:
                 )
 
     def _sample_batch(
-        self, requests: Sequence[RolloutRequest], responses: int, sampling: SamplingSettings
+        self,
+        requests: Sequence[RolloutRequest],
+        responses: int,
+        sampling: SamplingSettings,
+        on_response: OnResponse | None,
     ) -> list[list[RolloutResponse]]:
         """Sample responses to requests whose prompts share a row. Without requests it keeps step with the others."""
         keys = self._run_prompts(requests, responses)
         batch = [[_Response(request, number) for number in range(responses)] for request in requests]
-        self._decode([response for each in batch for response in each], keys, sampling)
+        self._decode([response for each in batch for response in each], keys, sampling, on_response)
         return [[response.close() for response in each] for each in batch]
 
     def _run_prompts(self, requests: Sequence[RolloutRequest], responses: int) -> DecodeKeys:
@@ -151,13 +163,20 @@ class HfSampler:
             pixels.append(self.pixels(request, FrameRange(number, part.first, part.end)))
         return RankInput(share, tuple(pixels))
 
-    def _decode(self, responses: Sequence[_Response], keys: DecodeKeys, sampling: SamplingSettings) -> None:
+    def _decode(
+        self,
+        responses: Sequence[_Response],
+        keys: DecodeKeys,
+        sampling: SamplingSettings,
+        on_response: OnResponse | None,
+    ) -> None:
         """Sample tokens until the responses of all ranks are complete."""
         model, device = self.model, self.model.parallel.device
         # A rank without incomplete responses runs a token that attends to nothing.
         idle = torch.zeros(model.family.rope_rows, dtype=torch.int64)
         waiting, running = list(responses), True
         while running:
+            ended: list[_Response] = []
             ids = torch.tensor([response.last_id for response in waiting] or [0])
             positions = torch.stack([response.position for response in waiting] or [idle], dim=1)
             logits = model.decode_step(ids.to(device), positions.to(device), keys, sampling.temperature)
@@ -165,12 +184,20 @@ class HfSampler:
                 self._add_tokens(waiting, logits, sampling)
                 rows = [row for row, response in enumerate(waiting) if response.finish is None]
                 if len(rows) < len(waiting):
+                    ended = [response for response in waiting if response.finish is not None]
                     waiting = [waiting[row] for row in rows]
                     keys.keep(torch.tensor(rows, dtype=torch.int64))
-            finite = all(math.isfinite(response.log_probs[-1]) for response in responses)
-            running, wrong = map(bool, all_reduce_max(len(waiting), not finite))
+            error: Exception | None = None
+            try:
+                _check_finite(responses)
+                if on_response is not None and self.model.parallel.sp_rank == 0:
+                    for response in ended:
+                        on_response(response.request, response.number, response.close())
+            except Exception as raised:  # noqa: BLE001 - raised on all ranks below
+                error = raised
+            running, wrong = map(bool, all_reduce_max(len(waiting), error is not None))
             if wrong:
-                run_on_all_ranks(partial(_check_finite, responses))
+                run_on_all_ranks(partial(_raise, error))
 
     def _add_tokens(self, waiting: Sequence[_Response], logits: Tensor, sampling: SamplingSettings) -> None:
         """Sample the next token of each response, from logits [n, V]."""
@@ -279,3 +306,8 @@ def _check_finite(responses: Sequence[_Response]) -> None:
                 f"sample {response.request.prompt.key}: the log-probability of token {len(response.token_ids) - 1} of "
                 f"response {response.number} is {response.log_probs[-1]}; check the model's weights"
             )
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error

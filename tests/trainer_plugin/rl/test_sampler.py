@@ -5,6 +5,7 @@ in float32, under FSDP2.
 """
 
 import gc
+import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from schemas.errors import BadInput
+from tests.support.openai_server import OpenAIServer
 from tests.trainer_plugin import parity
 from tests.trainer_plugin.parity import FAMILIES, HEADS, OPTIONS, VIDEO_ID, Clip, Draft, Sample, make_samples
 from tests.trainer_plugin.rl import groups
@@ -29,6 +31,8 @@ from trainer_plugin.model import LongVideoModel, RankInput
 from trainer_plugin.ops.decode_attention import DecodeKeys
 from trainer_plugin.recipe import Lora
 from trainer_plugin.rl import sampler
+from trainer_plugin.rl.rewards.base import RewardBatch, load_reward
+from trainer_plugin.rl.rewards.run import RewardCalls
 from trainer_plugin.rl.rollout import Finish, RolloutRequest, RolloutResponse, SamplingSettings
 from trainer_plugin.rl.sampler import HfSampler, sample_tokens, uniform_number
 from trainer_plugin.rl.scoring import whole_row
@@ -418,6 +422,114 @@ def test_long_responses_keep_their_keys(ranks):
         "qwen2_5_vl", Layout(1, 2), (1,), responses=2, drafts=DRAFTS[:1], stop_ids=(1,), settings=replace_tokens(70)
     )
     assert max(ranks[2].run(differences, case)) < TOLERANCE
+
+
+# --- calls as responses end
+
+
+class Call(NamedTuple):
+    """A call of `on_response`."""
+
+    key: str
+    number: int
+    token_ids: list[int]
+    finish: Finish
+
+
+def sampled_with_calls(case: Case) -> tuple[list[Call], list[list[Call]]]:
+    """The calls on this rank, and the responses that it returns, by request."""
+    engine, mine = sampler_of(model_of(case), case)
+    calls: list[Call] = []
+
+    def call(request: RolloutRequest, number: int, response: RolloutResponse) -> Call:
+        return Call(request.prompt.key, number, response.token_ids.tolist(), response.finish)
+
+    found = engine.generate(mine, case.responses, case.settings, lambda *response: calls.append(call(*response)))
+    rows = [
+        [call(request, number, response) for number, response in enumerate(row)]
+        for request, row in zip(mine, found, strict=True)
+    ]
+    return calls, rows
+
+
+def test_each_response_is_passed_on_when_it_ends(ranks):
+    [(calls, rows)] = ranks[1].run(sampled_with_calls, Case("qwen2_5_vl", batch_requests=2))
+    batches = [sorted(rows[0] + rows[1]), sorted(rows[2] + rows[3])]
+    half = len(calls) // 2
+    assert [sorted(calls[:half]), sorted(calls[half:])] == batches
+    for part in (calls[:half], calls[half:]):
+        lengths = [len(each.token_ids) for each in part]
+        assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+
+
+def test_the_first_rank_of_those_that_share_a_row_passes_responses_on(ranks):
+    first, second = ranks[2].run(sampled_with_calls, Case("qwen2_5_vl", Layout(1, 2)))
+    assert sorted(first[0]) == sorted(each for row in first[1] for each in row)
+    assert second == ([], first[1])
+
+
+def stopped_by_a_call(case: Case, kind: type[Exception]) -> tuple[int, str]:
+    """The number of calls on this rank, and the error."""
+    engine, mine = sampler_of(model_of(case), case)
+    calls: list[int] = []
+
+    def fail(request: RolloutRequest, number: int, response: RolloutResponse) -> None:
+        calls.append(number)
+        if engine.model.parallel.rank == 0:
+            raise kind("no key; set MY_KEY")
+
+    with pytest.raises((kind, RuntimeError)) as raised:
+        engine.generate(mine, case.responses, case.settings, fail)
+    return len(calls), f"{type(raised.value).__name__}: {raised.value}"
+
+
+@pytest.mark.parametrize(
+    "case", [Case("qwen2_5_vl", Layout(1, 2)), Case("qwen2_5_vl", counts=(2, 2))], ids=["one row", "two rows"]
+)
+def test_an_error_in_a_call_ends_sampling_on_every_rank(ranks, case):
+    first, second = ranks[2].run(stopped_by_a_call, case, BadInput)
+    assert first == (1, "BadInput: no key; set MY_KEY") and second[1] == first[1]
+    first, second = ranks[2].run(stopped_by_a_call, case, KeyError)
+    assert first[1] == "KeyError: 'no key; set MY_KEY'" and second[1].startswith("RuntimeError: rank 0 has failed")
+    assert_equal(run(ranks[1], Case("qwen2_5_vl")), run.__wrapped__(ranks[1], Case("qwen2_5_vl")), 0)
+
+
+def judged_while_sampled(case: Case) -> tuple[bool, list[float]]:
+    """Whether the judge gets a request before another response ends, and the rewards."""
+    engine, mine = sampler_of(model_of(case), case)
+    arrived = threading.Event()
+    ended: list[bool] = []
+
+    def make_batch(texts: list[str]) -> RewardBatch:
+        columns = {
+            "prompts": ["p"],
+            "completion_ids": [()],
+            "question": ["?"],
+            "answer_text": ["one"],
+            "kind": ["open"],
+        }
+        repeated = {name: column * len(texts) for name, column in columns.items()}
+        return RewardBatch(["q"] * len(texts), {"completions": texts, **repeated})
+
+    def text(response: RolloutResponse) -> str:
+        return " ".join(map(str, response.token_ids.tolist()))
+
+    with OpenAIServer(script=lambda body: arrived.set() or {"same": True}) as server:
+        judge = load_reward("judge", url=server.url, model="fake-model")
+        calls = RewardCalls([judge], [1.0], 60)
+
+        def begin(request: RolloutRequest, number: int, response: RolloutResponse) -> None:
+            calls.begin(make_batch([text(response)]))
+            ended.append(arrived.wait(60))
+
+        [row] = engine.generate(mine, case.responses, case.settings, begin)
+        rewards = calls.finish(make_batch([text(response) for response in row]))
+    return ended[0], rewards.values[:, 0].tolist()
+
+
+def test_a_judge_is_called_while_other_responses_are_sampled(ranks):
+    pytest.importorskip("openai")
+    assert ranks[1].run(judged_while_sampled, Case("qwen2_5_vl", counts=(1,))) == [(True, [1.0] * RESPONSES)]
 
 
 # --- the model afterwards

@@ -10,6 +10,9 @@ per response. A function gets the arguments that its parameters name, and all of
 
 A value is a number, or None if the reward does not apply to the response. An exception in place of a value states
 why this response's reward failed.
+
+A coroutine function with the attribute `per_response = True` is called for each response alone, as soon as that
+response ends. The other functions are called once all responses have ended.
 """
 
 from __future__ import annotations
@@ -52,6 +55,23 @@ class Reward:
     name: str
     """Its short name or path, for messages and metrics."""
     function: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            BadInput: the function is `per_response`, but not a coroutine function.
+        """
+        if self.per_response and not self.is_async:
+            raise BadInput(
+                f"reward {self.name}: it has per_response = True and is not a coroutine function; define it with "
+                f"`async def`, or remove per_response"
+            )
+
+    @property
+    def per_response(self) -> bool:
+        """Whether the function is called for each response alone, as soon as it ends."""
+        function = self.function
+        return bool(getattr(getattr(function, "func", function), "per_response", False))  # options make it a partial
 
     @property
     def is_async(self) -> bool:
@@ -104,8 +124,8 @@ def load_reward(path: str, **options: Any) -> Reward:
         options: a class is constructed with them; a function gets them as further keyword arguments.
 
     Raises:
-        BadInput: there is no such module, file or function; importing it fails; it is not callable; or a class rejects
-            the options.
+        BadInput: there is no such module, file or function; importing it fails; it is not callable; a class rejects
+            the options; or a function with `per_response` is no coroutine function.
     """
     place = BUILT_IN.get(path, path)
     where, _, name = place.rpartition(":")
@@ -201,7 +221,7 @@ class RewardFailure:
     key: str
     """The question's id."""
     response: int
-    """Index of the response in the batch."""
+    """Index of the response among those of all ranks."""
     function: str
     """Name of the reward; empty if no reward applies to the response."""
     message: str

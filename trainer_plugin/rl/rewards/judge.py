@@ -1,7 +1,8 @@
 """The reward of open questions: a judge over the OpenAI protocol compares the answer with the reference.
 
 The judge gets question, reference and prediction, and answers `{"same": true}` or `{"same": false}`. The prediction is
-quoted as a JSON string, because a policy may learn to write instructions to the judge. Equal requests are sent once.
+quoted as a JSON string, because a policy may learn to write instructions to the judge. It is called for each response
+as soon as that response ends. Equal requests are sent once, also those of different calls.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import asyncio
 import json
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 from schemas.answer_format import parse_response
 from schemas.errors import BadInput, Outage
@@ -24,6 +27,9 @@ if TYPE_CHECKING:  # vLLM brings it; a trainer without judge does not need it
 
 LONGEST_ANSWER = 1000
 """Maximum length of an answer, in characters. A longer one is wrong: the prompt requests a short answer."""
+
+_MOST_VERDICTS = 10_000
+"""Number of verdicts that are kept for equal requests, the most recent ones."""
 
 _SYSTEM = "You mark exams. You accept an answer that means the same as the right answer, and no other."
 _PROMPT = """Question about a video: {question}
@@ -42,6 +48,32 @@ _SCHEMA = {
 _FENCE = re.compile(r"```(?:json)?\s*([^`]*)```")
 
 
+class _Case(NamedTuple):
+    """What a request depends on."""
+
+    question: str
+    reference: str
+    prediction: str
+
+
+@dataclass
+class _Request:
+    """A request in flight."""
+
+    task: asyncio.Task[float | Exception]
+    callers: int = 0
+    """Number of calls that wait for it."""
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What all calls in one event loop share."""
+
+    client: openai.AsyncOpenAI
+    slots: asyncio.Semaphore
+    requests: dict[_Case, _Request] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Judge:
     """1 if the judge accepts the answer, else 0; None for multiple-choice questions.
@@ -55,7 +87,8 @@ class Judge:
     model: str = field(default_factory=lambda: os.environ.get("LVR_JUDGE_MODEL", ""))
     api_key: str = field(default_factory=lambda: os.environ.get("LVR_JUDGE_API_KEY", ""), repr=False)
     concurrency: int = 16
-    """Maximum number of requests in flight."""
+    """Maximum number of requests in flight, over all calls. It holds for each data-parallel rank by itself, because
+    each calls the judge for its own responses."""
     timeout_seconds: float = 60.0
     """Timeout of one request."""
     retries: int = 3
@@ -63,6 +96,12 @@ class Judge:
     as long as the server states in `Retry-After`."""
     max_tokens: int = 512
     """Maximum length of a verdict, including the judge's own thoughts."""
+
+    per_response: ClassVar[bool] = True
+    _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, _Session] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+    _verdicts: OrderedDict[_Case, float] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not (self.url.startswith(("http://", "https://")) and self.model):
@@ -96,7 +135,7 @@ class Judge:
         except ModuleNotFoundError as error:
             raise BadInput("the reward judge needs the openai client; pip install 'openai>=3'") from error
         values: list[float | Exception | None] = []
-        pending: dict[tuple[str, str, str], list[int]] = {}
+        pending: dict[int, _Case] = {}
         for index, (text, about, right, form) in enumerate(zip(completions, question, answer_text, kind, strict=True)):
             given = parse_response(text).answer or ""
             if form != QuestionKind.OPEN:
@@ -106,30 +145,50 @@ class Judge:
             elif not given or len(given) > LONGEST_ANSWER or given.casefold() == right.strip().casefold():
                 values.append(float(given.casefold() == right.strip().casefold()))
             else:
-                pending.setdefault((about, right, given), []).append(index)
+                pending[index] = _Case(about, right, given)
                 values.append(None)
-        slots = asyncio.Semaphore(self.concurrency)
-        timeout = openai.Timeout(self.timeout_seconds, connect=min(10.0, self.timeout_seconds))
-        async with openai.AsyncOpenAI(
-            base_url=self.url, api_key=self.api_key or "none", timeout=timeout, max_retries=self.retries
-        ) as client:
-            verdicts = await asyncio.gather(*(self._judge(client, slots, *case) for case in pending))
-        for verdict, indices in zip(verdicts, pending.values(), strict=True):
-            for index in indices:
-                values[index] = verdict
+        loop = asyncio.get_running_loop()
+        if pending and loop not in self._sessions:
+            # The client takes 50 ms to make, and stays with its loop.
+            timeout = openai.Timeout(self.timeout_seconds, connect=min(10.0, self.timeout_seconds))
+            client = openai.AsyncOpenAI(
+                base_url=self.url, api_key=self.api_key or "none", timeout=timeout, max_retries=self.retries
+            )
+            self._sessions[loop] = _Session(client, asyncio.Semaphore(self.concurrency))
+        verdicts = await asyncio.gather(*(self._share(self._sessions[loop], case) for case in pending.values()))
+        for index, verdict in zip(pending, verdicts, strict=True):
+            values[index] = verdict
         return values
 
-    async def _judge(
-        self, client: openai.AsyncOpenAI, slots: asyncio.Semaphore, question: str, reference: str, prediction: str
-    ) -> float | Exception:
+    async def _share(self, session: _Session, case: _Case) -> float | Exception:
+        """The verdict of an earlier request, of an equal one in flight, or of a new one.
+
+        A request in flight is cancelled when the last call that waits for it is.
+        """
+        if case in self._verdicts:
+            self._verdicts.move_to_end(case)
+            return self._verdicts[case]
+        if case not in session.requests:
+            session.requests[case] = _Request(asyncio.create_task(self._judge(session, case)))
+        request = session.requests[case]
+        request.callers += 1
+        try:
+            return await asyncio.shield(request.task)
+        finally:
+            request.callers -= 1
+            if not request.callers:
+                request.task.cancel()
+                session.requests.pop(case, None)
+
+    async def _judge(self, session: _Session, case: _Case) -> float | Exception:
         import openai
 
-        quoted = json.dumps(prediction.encode("utf-8", "replace").decode(), ensure_ascii=False)
-        prompt = _PROMPT.format(question=question, reference=reference, prediction=quoted)
+        quoted = json.dumps(case.prediction.encode("utf-8", "replace").decode(), ensure_ascii=False)
+        prompt = _PROMPT.format(question=case.question, reference=case.reference, prediction=quoted)
         schema: Any = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": _SCHEMA}}
         try:
-            async with slots:
-                completion = await client.chat.completions.create(
+            async with session.slots:
+                completion = await session.client.chat.completions.create(
                     model=self.model,
                     messages=[{"role": "system", "content": _SYSTEM}, {"role": "user", "content": prompt}],
                     response_format=schema,
@@ -154,6 +213,9 @@ class Judge:
         verdict = _read_verdict(text)
         if verdict is None:
             return ValueError(self._describe(f"gave no verdict: {text[:200]!r}; use another judge"))
+        self._verdicts[case] = float(verdict)
+        if len(self._verdicts) > _MOST_VERDICTS:
+            self._verdicts.popitem(last=False)
         return float(verdict)
 
     def _outage(self, found: str, fix: str) -> Outage:

@@ -44,6 +44,15 @@ def test_a_reward_of_a_file_is_loaded_with_its_options(mine):
     assert load_reward(f"{mine}:patient").is_async
 
 
+def test_a_function_called_per_response_must_be_a_coroutine(mine, tmp_path):
+    (tmp_path / "mine.py").write_text(f"{MINE}\npatient.per_response = brevity.per_response = True\n")
+    assert load_reward(f"{mine}:patient").per_response
+    with pytest.raises(BadInput, match=r"mine.py:brevity: it has per_response = True and is not a coroutine function"):
+        load_reward(f"{mine}:brevity")
+    with pytest.raises(BadInput, match="define it with `async def`, or remove per_response"):
+        load_reward(f"{mine}:brevity", most=4)
+
+
 def test_two_files_of_one_name_are_two_modules(mine, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.py").write_text("def brevity(completions): return [7.0]")
@@ -58,6 +67,7 @@ def test_built_in_rewards_have_short_names(monkeypatch):
     options = {"length": {"max_length": 10, "buffer": 5}}
     loaded = [load_reward(name, **options.get(name, {})) for name in BUILT_IN]
     assert [reward.name for reward in loaded] == list(BUILT_IN)
+    assert [reward.name for reward in loaded if reward.per_response] == ["judge"]
     assert [reward.is_async for reward in loaded] == [False, False, True, False]
 
 

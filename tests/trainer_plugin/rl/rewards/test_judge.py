@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import threading
 
 import pytest
 
@@ -10,7 +11,7 @@ from schemas.errors import Outage
 from tests.support.openai_server import Fault, OpenAIServer, Reply, last_text
 from trainer_plugin.rl.rewards.base import Reward, RewardBatch, load_reward
 from trainer_plugin.rl.rewards.judge import LONGEST_ANSWER
-from trainer_plugin.rl.rewards.run import run_rewards
+from trainer_plugin.rl.rewards.run import RewardCalls, run_rewards
 
 
 @pytest.fixture
@@ -52,6 +53,51 @@ def test_some_answers_need_no_request(server):
 def test_equal_answers_are_sent_once(server):
     assert judge(server, "one boat", "<answer>one boat</answer>", "a car") == [1, 1, 0]
     assert len(server.requests) == 2
+
+
+def test_calls_for_single_responses_share_equal_requests(server):
+    """The second call comes while the first one's request is in flight, the third one later."""
+    arrived, release = threading.Event(), threading.Event()
+    answer = server.script
+
+    def wait(body):
+        arrived.set()
+        release.wait()
+        return answer(body)
+
+    server.script = wait
+    calls = RewardCalls([load(server)], [1.0], 60)
+    responses = batch("one boat", "<answer>one boat</answer>", "a car")
+    calls.begin(responses.select(0))
+    assert arrived.wait(60)
+    calls.begin(responses.select(1))
+    release.set()
+    assert calls.finish(responses).values[:, 0].tolist() == [1, 1, 0]
+    assert calls.finish(batch("one boat", "a car")).values[:, 0].tolist() == [1, 0]
+    assert len(server.requests) == 2
+
+
+def test_a_request_outlives_the_call_that_sent_it_and_not_the_last_one(server):
+    """Calls are cancelled, as by the timeout of rewards, while the server holds their request."""
+    arrived, release = threading.Event(), threading.Event()
+    server.script = lambda body: arrived.set() or (release.wait() and {"same": True})
+    reward = load(server, concurrency=1)
+
+    async def main() -> list[float | Exception | None]:
+        def call(text):
+            columns = {"question": ["What?"], "answer_text": ["a ship"], "kind": ["open"]}
+            return asyncio.create_task(reward.function(completions=[text], **columns))
+
+        first, second, queued = call("one boat"), call("one boat"), call("a raft")
+        await asyncio.to_thread(arrived.wait)
+        first.cancel()
+        queued.cancel()
+        await asyncio.gather(first, queued, return_exceptions=True)
+        release.set()
+        return await second
+
+    assert asyncio.run(main()) == [1]
+    assert len(server.requests) == 1
 
 
 def test_choice_questions_and_broken_samples_are_not_sent(server):

@@ -1,18 +1,25 @@
-"""Running rewards: weights, failures of every kind, outages, and one result for all ranks."""
+"""Running rewards: weights, failures, outages, calls for single responses, and one result for all ranks."""
 
 import asyncio
+import itertools
 import math
+import pickle
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import numpy
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.errors import BadInput, Outage
+from tests.trainer_plugin import parity
+from trainer_plugin.distributed.sequence_plan import Layout
 from trainer_plugin.rl.rewards.base import Reward, RewardBatch, load_reward
-from trainer_plugin.rl.rewards.run import run_rewards, run_rewards_on_rank_zero
+from trainer_plugin.rl.rewards.run import RewardCalls, gather_rewards, merge_results, run_rewards
 
 LONG = 60.0
 """A timeout that nothing reaches."""
@@ -292,27 +299,255 @@ def test_weights_must_fit():
             run(lengths, weights=weights)
 
 
-def random_rewards(completions):
-    return [float(value) if value > 0 else None for value in torch.randn(len(completions))]
+# --- calls for single responses
 
 
-def rewards_of_rank(broken):
-    batch = BATCH if torch.distributed.get_rank() == 0 else None
-    torch.manual_seed(torch.distributed.get_rank())
-    noise = Reward("noise", bad({}) if broken else random_rewards)
-    failing = Reward("bad", (lambda completions: 1 / 0) if broken else bad({"bad": math.nan}))
+def per_response(function, name="single") -> Reward:
+    function.per_response = True
+    return Reward(name, function)
+
+
+def begin(calls: RewardCalls, batch: RewardBatch, *rows: int) -> None:
+    for row in rows:
+        calls.begin(batch.select(row))
+
+
+def test_a_call_for_one_response_begins_before_the_others_end():
+    begun, seen = threading.Event(), []
+
+    async def single(completions):
+        begun.set()
+        return [float(len(completions[0]))]
+
+    def whole(completions):
+        seen.append(completions)
+        return [0.0] * len(completions)
+
+    calls = RewardCalls([per_response(single), Reward("whole", whole)], [1.0, 1.0], LONG)
+    begin(calls, BATCH, 2)
+    assert begun.wait(LONG) and not seen
+    assert calls.finish(BATCH).values.tolist() == [[3, 0], [3, 0], [3, 0], [4, 0]]
+    assert seen == [BATCH.columns["completions"]]
+
+
+TEXTS = st.sampled_from(["", "one", "three", "bad", "none", "inf", "late"])
+
+
+def score(text: str) -> float | Exception | None:
+    values = {"bad": ValueError("no frame"), "none": None, "inf": math.inf, "late": Outage("down")}
+    return values.get(text, float(len(text)))
+
+
+async def score_alone(completions):
+    return [score(text) for text in completions]
+
+
+async def score_all(completions):
+    return [score(text) for text in completions]
+
+
+def outcome(function, *arguments):
+    """A function's rewards or error, as values that can be compared."""
     try:
-        rewards = run_rewards_on_rank_zero([noise, failing], [1.0, 1.0], batch, LONG)
-    except BadInput as error:
-        return str(error)
-    return rewards.values.nan_to_num(-1).tolist(), rewards.failures, rewards.empty
+        rewards = function(*arguments)
+    except (BadInput, Outage) as error:
+        return type(error), str(error)
+    return show(rewards.values), rewards.failures, rewards.empty
 
 
-def test_two_ranks_get_equal_rewards_and_failures(ranks):
-    first, second = ranks[2].run(rewards_of_rank, False)
-    assert first == second and len(first[1]) >= 1
+ALONE = [per_response(score_alone, "score"), Reward("length", lengths)]
+ALL = [Reward("score", score_all), Reward("length", lengths)]
 
 
-def test_two_ranks_raise_equal_errors(ranks):
-    first, second = ranks[2].run(rewards_of_rank, True)
-    assert first == second and "ZeroDivisionError" in first
+@given(texts=st.lists(st.tuples(st.sampled_from("abc"), TEXTS), max_size=8), data=st.data())
+def test_results_do_not_depend_on_when_calls_begin_or_which_group_made_them(texts, data):
+    batch = make_batch(*(text for _, text in texts), keys="".join(key for key, _ in texts))
+    expected = outcome(run_rewards, ALL, [1.0, 1.0], batch, LONG)
+    order = data.draw(st.permutations(range(len(batch))))
+    calls = RewardCalls(ALONE, [1.0, 1.0], LONG)
+    begin(calls, batch, *order[: data.draw(st.integers(0, len(batch)))])
+    assert outcome(merge_results, calls.functions, calls.weights, [calls.finish(batch)]) == expected
+    cut = data.draw(st.integers(0, len(batch)))
+    parts = []
+    for rows in (range(cut), range(cut, len(batch))):
+        columns = {name: [column[row] for row in rows] for name, column in batch.columns.items()}
+        part = RewardBatch([batch.keys[row] for row in rows], columns)
+        parts.append(pickle.loads(pickle.dumps(RewardCalls(ALONE, [1.0, 1.0], LONG).finish(part))))
+    assert outcome(merge_results, calls.functions, calls.weights, parts) == expected
+
+
+def test_equal_responses_have_calls_of_their_own():
+    numbers = itertools.count()
+
+    async def count(completions):
+        return [float(next(numbers))]
+
+    calls = RewardCalls([per_response(count)], [1.0], LONG)
+    batch = make_batch("one", "one", "one", keys="aab")
+    begin(calls, batch, 1, 0)
+    assert sorted(calls.finish(batch).values[:, 0].tolist()) == [0, 1, 2]
+
+
+def test_a_call_for_one_response_that_hangs_or_raises_costs_only_its_own_response():
+    async def single(completions):
+        if completions == ["bad"]:
+            await asyncio.Event().wait()
+        if completions == ["four"]:
+            raise KeyError("x")
+        return [1.0]
+
+    calls = RewardCalls([per_response(single)], [1.0], 0.5)
+    begin(calls, BATCH, 2, 3)
+    results = calls.finish(BATCH)
+    assert show(results.values) == [[1], [1], [None], [None]]
+    assert [(failure.response, failure.is_outage) for failure in results.failures] == [(2, True), (3, False)]
+    assert "it gave no value within 0.5 s" in results.failures[0].reason
+    assert "KeyError: 'x' (test_run.py:" in results.failures[1].reason
+
+
+def test_a_call_for_one_response_that_blocks_its_loop_is_an_outage(released):
+    async def block(completions):
+        if completions == ["bad"]:
+            released.wait()
+        return [1.0]
+
+    reward = per_response(block)
+    calls = RewardCalls([reward], [1.0], 0.05)
+    begin(calls, BATCH, 2, 0)
+    with pytest.raises(Outage, match="it blocks its event loop"):
+        merge_results(calls.functions, calls.weights, [calls.finish(BATCH)])
+    released.set()
+    assert run(reward).totals.tolist() == [1, 1, 1, 1]
+
+
+def test_bad_input_of_a_call_for_one_response_stops_the_run():
+    async def single(completions):
+        raise BadInput("no key; set MY_KEY")
+
+    calls = RewardCalls([per_response(single)], [1.0], LONG)
+    begin(calls, BATCH, 0)
+    with pytest.raises(BadInput, match="set MY_KEY"):
+        calls.finish(BATCH)
+
+
+def test_a_call_for_a_response_that_is_not_in_the_batch_is_cancelled():
+    cancelled = threading.Event()
+
+    async def single(completions):
+        try:
+            if completions == ["bad"]:
+                await asyncio.Event().wait()
+            return [1.0]
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    calls = RewardCalls([per_response(single)], [1.0], LONG)
+    begin(calls, BATCH, 2)
+    assert calls.finish(make_batch("one")).values.tolist() == [[1]]
+    assert cancelled.wait(LONG)
+
+
+def test_what_begins_is_one_response_with_the_arguments_of_every_function():
+    calls = RewardCalls([Reward("lengths", lengths)], [1.0], LONG)
+    with pytest.raises(ValueError, match="a batch of 4 responses; begin each response alone"):
+        calls.begin(BATCH)
+    calls = RewardCalls([Reward("missing", lambda answers: [1.0])], [1.0], LONG)
+    with pytest.raises(BadInput, match="there is no column for its argument 'answers'"):
+        begin(calls, BATCH, 0)
+
+
+def test_a_group_without_responses_calls_nothing():
+    def never(completions):
+        raise AssertionError
+
+    calls = RewardCalls([Reward("never", never)], [1.0], LONG)
+    assert calls.finish(make_batch()).values.shape == (0, 1)
+
+
+def test_calls_end_within_the_longest_time(released):
+    """The first calls hang; each later one takes most of the timeout."""
+    slow = Reward(
+        "slow", lambda completions: released.wait(0.18) or [1.0] if len(completions) == 1 else released.wait()
+    )
+    calls = RewardCalls([slow, per_response(score_alone)], [1.0, 1.0], 0.2)
+    assert calls.longest_seconds == 5 * 0.2 + 1
+    results = calls.finish(make_batch(*"abcdefghijkl", keys="abcdefghijkl"))
+    assert results.failures[-1].response == 11 and results.failures[-1].reason.startswith("it was not called, because")
+
+
+# --- several ranks
+
+
+def part_of(number: int, groups: int) -> RewardBatch:
+    rows = range(4 * number // groups, 4 * (number + 1) // groups)
+    return make_batch(
+        *(BATCH.columns["completions"][row] for row in rows), keys="".join(BATCH.keys[row] for row in rows)
+    )
+
+
+class Down:
+    """A judge that is out on some ranks."""
+
+    per_response = True
+
+    def __init__(self, *ranks: int) -> None:
+        self.ranks = ranks
+
+    async def __call__(self, completions):
+        if torch.distributed.get_rank() in self.ranks:
+            raise Outage(f"rank {torch.distributed.get_rank()} has no network")
+        return [1.0]
+
+
+def rewards_of_rank(layout: Layout, kind: str):
+    parallel = parity.groups(layout)
+    batch = part_of(parallel.dp_rank, parallel.dp)
+    rank = parallel.rank
+    functions = {
+        "values": Reward("rank", lambda completions: [float("bad" not in text) + rank for text in completions]),
+        "failures": Reward("bad", bad({"bad": math.nan, "one": ValueError("no frame")})),
+        "outage on one": Reward("down", Down(1)),
+        "outage on all": Reward("down", Down(0, 1)),
+        "error": Reward("error", lambda completions: 1 / 0),
+        "bad input on one": Reward("bad", bad({"four": BadInput})),
+    }
+    calls = RewardCalls([functions[kind]], [1.0], LONG)
+    begin(calls, batch, *(row for row in range(len(batch)) if parallel.sp_rank == 0 and row != 1))
+    return outcome(gather_rewards, calls, partial(calls.finish, batch), parallel)
+
+
+def rewards_of_ranks(ranks, kind: str, layout: Layout = Layout()):  # noqa: B008 - it is frozen
+    first, second = ranks[2].run(rewards_of_rank, layout, kind)
+    assert first == second
+    return first
+
+
+def test_every_rank_has_the_rewards_of_all(ranks):
+    values, failures, empty = rewards_of_ranks(ranks, "values")
+    assert values == [[1], [1], [1], [2]] and failures == () and empty == ()
+
+
+def test_the_first_rank_of_those_that_share_a_row_calls_the_functions(ranks):
+    assert rewards_of_ranks(ranks, "values", Layout(2, 1))[0] == [[1], [1], [0], [1]]
+
+
+def test_failures_are_numbered_over_all_ranks(ranks):
+    values, failures, _ = rewards_of_ranks(ranks, "failures")
+    assert values == [[None], [1], [None], [1]]
+    assert [(failure.key, failure.response) for failure in failures] == [("a", 0), ("b", 2)]
+    assert "question b, response 2 ('bad'): it returned nan" in failures[1].message
+
+
+def test_an_outage_on_one_rank_costs_its_responses_and_one_on_all_ranks_stops_the_run(ranks):
+    values, failures, _ = rewards_of_ranks(ranks, "outage on one")
+    assert values == [[1], [1], [None], [None]]
+    assert ["rank 1 has no network" in failure.message for failure in failures] == [True, True]
+    kind, message = rewards_of_ranks(ranks, "outage on all")
+    assert kind is Outage and "reward down has no value for any of 4 responses; the first:" in message
+
+
+@pytest.mark.parametrize(("kind", "message"), [("error", "ZeroDivisionError"), ("bad input on one", "boom")])
+def test_two_ranks_raise_equal_errors(ranks, kind, message):
+    error, text = rewards_of_ranks(ranks, kind)
+    assert error is BadInput and message in text
