@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from schemas.errors import BAD_INPUT_STATUS, FAULT_STATUS, OUTAGE_STATUS, BadInput, Outage
 from trainer_plugin.distributed.mesh import OTHER_RANK
+from trainer_plugin.rl.alarms import TrainingAlarm
 from trainer_plugin.training.metrics import LOG_FORMAT, log_level
 from trainer_plugin.training.optimizer_step import BadStep
 
@@ -126,7 +127,7 @@ def _report(error: BaseException) -> int:
             log.error("checkpoint: rank %d: %s; run it again to resume from the last complete one", rank, cause)
         return OUTAGE_STATUS
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    if isinstance(error, BadInput | BadStep):
+    if isinstance(error, BadInput | BadStep | TrainingAlarm):
         _log_once(f"{error}{notes}")
         return BAD_INPUT_STATUS
     if isinstance(error, torch.OutOfMemoryError):

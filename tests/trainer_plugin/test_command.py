@@ -12,6 +12,7 @@ from schemas.errors import BadInput, Outage
 from trainer_plugin.command import run
 from trainer_plugin.distributed import mesh
 from trainer_plugin.distributed.mesh import run_on_all_ranks, run_on_rank_zero
+from trainer_plugin.rl.alarms import TrainingAlarm
 
 LOADING = """
 import time
@@ -105,9 +106,10 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/out")
         (FULL, 3, "No space left on device: '/out'; run it again"),
         (CheckpointException("save", {1: (FULL, None)}), 3, "checkpoint: rank 1: [Errno 28] No space left on"),
         (RuntimeError("[gloo/pair.cc:1] Connection closed by peer"), 3, "another rank has ended or does not answer"),
+        (TrainingAlarm("alarm mismatch: k3 5.2"), 2, "alarm mismatch: k3 5.2"),
         (ZeroDivisionError("x"), 1, "internal error"),
     ],
-    ids=["input", "outage", "disk", "checkpoint", "peer", "fault"],
+    ids=["input", "outage", "disk", "checkpoint", "peer", "alarm", "fault"],
 )
 def test_an_error_is_one_message_and_a_status(alone, caplog, error, status, message):
     assert run(lambda: raise_error(error), exit_message="") == status

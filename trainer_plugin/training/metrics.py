@@ -16,11 +16,11 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -34,6 +34,23 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 _QUIET_SECONDS = 60.0
 """Maximum time in seconds without a log line."""
+
+
+class Metrics(Protocol):
+    """Metrics of one step, as `MetricsLog` writes them."""
+
+    @property
+    def step(self) -> int:
+        """One-based number of the step."""
+
+    def line(self) -> str:
+        """The metrics as a line for the console."""
+
+    def numbers(self) -> dict[str, float]:
+        """The numbers for TensorBoard and W&B, by name."""
+
+    def model_dump_json(self) -> str:
+        """All metrics as JSON."""
 
 
 class StepMetrics(Model):
@@ -74,6 +91,10 @@ class StepMetrics(Model):
     seconds_left: float | None = None
     """Estimated time left, from the speed since the run was last started."""
 
+    def numbers(self) -> dict[str, float]:
+        """All numbers by name, those of `skipped` as `skipped/{reason}`."""
+        return flatten_numbers(self)
+
     def line(self) -> str:
         """The metrics as a line for the console."""
         of = "" if self.steps is None else f" of {self.steps}"
@@ -88,6 +109,17 @@ class StepMetrics(Model):
             f"{self.tokens_per_second:,.0f}/s, {self.tokens_per_second_per_device:,.0f}/s/device{mfu}  "
             f"memory {self.memory_bytes / 2**30:.1f} GiB{skipped}{left}"
         )
+
+
+def flatten_numbers(values: Iterable[tuple[str, Any]], prefix: str = "") -> dict[str, float]:
+    """The numbers of a model or of pairs of name and value, with those of nested ones as `name/nested`."""
+    found: dict[str, float] = {}
+    for name, value in values:
+        if isinstance(value, int | float):
+            found[f"{prefix}{name}"] = value
+        elif isinstance(value, Model | Mapping):
+            found |= flatten_numbers(value.items() if isinstance(value, Mapping) else value, f"{prefix}{name}/")
+    return found
 
 
 def check_loggers(wandb_project: str | None) -> None:
@@ -191,7 +223,7 @@ class MetricsLog:
             raise BadInput(f"metrics cannot be written to {folder}: {error}") from error
         self._wandb = None if wandb_project is None else self._open_wandb_run(folder, wandb_project, recipe)
 
-    def write(self, metrics: StepMetrics) -> None:
+    def write(self, metrics: Metrics) -> None:
         """Record the metrics of one step.
 
         Raises:
@@ -206,8 +238,7 @@ class MetricsLog:
             if is_full(error):
                 raise FullDisk(self._file.parent, len(line)) from error
             raise
-        numbers = {name: value for name, value in metrics if isinstance(value, int | float)}
-        numbers |= {f"skipped/{reason}": count for reason, count in metrics.skipped.items()}
+        numbers = metrics.numbers()
         if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, metrics.step)

@@ -27,7 +27,7 @@ from trainer_plugin.training.checkpoint import CheckpointFolder, RunState, check
 from trainer_plugin.training.export import export_model
 from trainer_plugin.training.from_recipe import open_model
 from trainer_plugin.training.memory_check import check_memory
-from trainer_plugin.training.metrics import MetricsLog, Progress, StepMetrics, check_loggers, console_log
+from trainer_plugin.training.metrics import Metrics, MetricsLog, Progress, check_loggers, console_log
 from trainer_plugin.training.model_identity import model_values
 from trainer_plugin.training.optimizer_step import BadStep, NotFinite, adamw
 from trainer_plugin.training.weights import read_config, read_family, read_tokenizer
@@ -126,7 +126,7 @@ class Run:
         log.info("%d ranks on %s: %s", self.parallel.world_size, self.parallel.device.type, self.parallel.reason)
         return opened
 
-    def record(self, metrics: StepMetrics) -> None:
+    def record(self, metrics: Metrics) -> None:
         """Log the metrics of a step, which is now complete."""
         self.step = metrics.step
         run_on_rank_zero(lambda: self._log.write(metrics) if self._log else None)
