@@ -36,6 +36,9 @@ class VideoSource:
     """Byte at which the video begins in that file."""
     size: int | None = None
     """Length of the video in bytes; None: up to the end of the file."""
+    sha256: str | None = None
+    """Hash of the source video's bytes, from the release's record; None for a file that belongs to no release. A
+    release may publish the source in another container or size, so it identifies the content only with `size`."""
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,9 @@ def _source(tar_record: TarRecord, media: str | None, address: str) -> VideoSour
         raise BadInput(
             f"{shown_uri(address)}: it holds its videos, but {shown_uri(media)} was given as media; remove it"
         )
-    video_id = tar_record.record.video_id
+    video_id, sha256 = tar_record.record.video_id, tar_record.record.sha256
     if tar_record.media is not None:
-        return VideoSource(video_id, address, tar_record.media.offset_data, tar_record.media.size)
+        return VideoSource(video_id, address, tar_record.media.offset_data, tar_record.media.size, sha256)
     if media is None:
         raise BadInput(f"{shown_uri(address)}: this release holds no videos; set media to their folder or URL")
-    return VideoSource(video_id, address_in(media, tar_record.record.samples[0].videos))
+    return VideoSource(video_id, address_in(media, tar_record.record.samples[0].videos), sha256=sha256)

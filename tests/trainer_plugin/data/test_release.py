@@ -57,6 +57,7 @@ def test_the_index_gives_the_byte_range_of_each_video(release):
             tar.seek(video.source.offset)
             number = int(video.source.key.removeprefix("film"))
             assert tar.read(video.source.size) == bytes([number]) * 1000
+        assert video.source.sha256 == video.record.sha256
 
 
 def test_the_index_of_a_release_on_s3(release, s3_bucket):
@@ -80,6 +81,7 @@ def test_videos_of_a_release_without_media_are_read_from_the_media_folder(releas
     url = release_of(tmp_path / "without", [film], media=Media.NONE)
     [video] = index_videos(url, Split.SFT, media=str(tmp_path))
     assert Path(video.source.url).read_bytes() == b"film"
+    assert video.source.sha256 == film.sha256
     with pytest.raises(BadInput, match=r"holds no videos; set media to their folder or URL"):
         index_videos(url, Split.SFT)
     with pytest.raises(BadInput, match="it holds its videos, but /other was given"):
