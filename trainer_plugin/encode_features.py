@@ -149,7 +149,7 @@ def features_of(model: LongVideoModel, frames: Tensor) -> Tensor:
     family = model.family
     _, height, width, _ = frames.shape
     grid = family.grid(height, width, len(frames))
-    frames_per_call = max(1, model.options.vision_patches // (grid.h * grid.w)) * family.temporal_patch
+    frames_per_call = model.temporal_patches_per_call(grid) * family.temporal_patch
     found = []
     for piece in frames.split(frames_per_call):
         patches = family.patches(piece.to(model.parallel.device)).to(model.compute_dtype)

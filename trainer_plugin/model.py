@@ -231,6 +231,30 @@ class LongVideoModel(nn.Module):
         hidden = self.family.run_language_model(self.model, embeds, positions, visual, features, run=keys)
         return compute_logits(hidden, self.model.get_output_embeddings().weight, None, temperature)
 
+    @torch.no_grad()
+    def encode_frames(self, frames: Tensor | None) -> Tensor:
+        """Encode some temporal patches of a video in one call of the tower, without gradients.
+
+        Every rank must call it, because the tower's parameters are sharded. Use `temporal_patches_per_call` to choose
+        the number of frames. No temporal patch attends to another, so that number does not change the features.
+
+        Args:
+            frames: uint8 [n, height, width, 3], where n is a multiple of the family's temporal patch. None: this rank
+                has no frames and encodes blank ones, to keep in step.
+
+        Returns:
+            Features [tokens, hidden * levels] in the compute dtype; no tokens for None.
+        """
+        if frames is None:
+            return self._encode(*self._blank())[:0].to(self.compute_dtype)
+        grid = self.family.grid(frames.shape[1], frames.shape[2], len(frames))
+        return self._encode(grid, frames.to(self.parallel.device, non_blocking=True)).to(self.compute_dtype)
+
+    def temporal_patches_per_call(self, grid: Grid) -> int:
+        """Number of temporal patches of a video that one call of the tower encodes: at most `vision_patches` patches,
+        but at least one temporal patch."""
+        return max(1, self.options.vision_patches // (grid.h * grid.w))
+
     def _attention_run(self, row: RankInput, prompt: tuple[KeysValues, ...] | None) -> AttentionRun:
         return AttentionRun(
             plan=row.plan.attention,
@@ -326,7 +350,7 @@ class LongVideoModel(nn.Module):
         return Features.unpacked(own, self.family.levels)
 
     def _pieces(self, row: RankInput) -> Iterator[tuple[Grid, Tensor]]:
-        """Split this rank's frames into pieces of at most `vision_patches` patches, but at least one temporal patch.
+        """Split this rank's frames into pieces of one call (`temporal_patches_per_call`).
 
         Precomputed features are yielded unsplit.
         """
@@ -334,7 +358,7 @@ class LongVideoModel(nn.Module):
             if _is_encoded(pixels):
                 yield grid, pixels
                 continue
-            step = max(1, self.options.vision_patches // (grid.h * grid.w)) * self.family.temporal_patch
+            step = self.temporal_patches_per_call(grid) * self.family.temporal_patch
             for piece in pixels.split(step):
                 yield Grid(len(piece) // self.family.temporal_patch, grid.h, grid.w), piece
 
@@ -352,14 +376,14 @@ class LongVideoModel(nn.Module):
                 return (
                     f"sample {key}: pixels of shape {tuple(pixels.shape)} ({pixels.dtype}) do not make its {grid}: "
                     f"give {frames} uint8 frames of its size, or floating-point features "
-                    f"[{tokens}, {self._feature_width}]"
+                    f"[{tokens}, {self.feature_width}]"
                 )
         return None
 
     def _fits(self, grid: Grid, pixels: Tensor) -> bool:
         shape, frames = tuple(pixels.shape), grid.t * self.family.temporal_patch
         if _is_encoded(pixels):
-            return shape == (self._tokens(grid), self._feature_width)
+            return shape == (self._tokens(grid), self.feature_width)
         return len(shape) == 4 and shape[0] == frames and self.family.grid(shape[1], shape[2], frames) == grid
 
     def _tokens(self, grid: Grid) -> int:
@@ -376,10 +400,11 @@ class LongVideoModel(nn.Module):
         return grid, frames.to(self.parallel.device)
 
     def _no_features(self) -> Tensor:
-        return torch.empty(0, self._feature_width, dtype=self.compute_dtype, device=self.parallel.device)
+        return torch.empty(0, self.feature_width, dtype=self.compute_dtype, device=self.parallel.device)
 
     @property
-    def _feature_width(self) -> int:
+    def feature_width(self) -> int:
+        """Width of packed features: the decoder's hidden size times the family's levels."""
         return int(self.model.config.get_text_config().hidden_size) * self.family.levels
 
     def vision_tower_is_trainable(self) -> bool:
@@ -423,6 +448,7 @@ def shard_parameters(
     shard(model)
     register_fsdp_forward_method(model, "_prompt_pass")
     register_fsdp_forward_method(model, "decode_step")
+    register_fsdp_forward_method(model, "encode_frames")
     reduction = GradientReduction()
     for module in model.modules():
         if isinstance(module, FSDPModule):

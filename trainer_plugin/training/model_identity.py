@@ -73,6 +73,7 @@ def tower_identity(model: LongVideoModel) -> str:
     their dtype, and the resampling filter, which for SmolVLM depends on the version of torch. Mean and standard
     deviation are included if they are not the published ones. Every rank must call it and gets the same result.
     """
+    reshard(model)  # gathered parameters have the compute dtype
     tower = model.family.vision_tower(model.model)
     values = comparable(config_values(model.model.config)["vision_config"])
     resized = resample_mode(model.family.resample)
