@@ -30,7 +30,8 @@ from trainer_plugin.command import run
 from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.distributed.mesh import init_distributed, run_on_all_ranks
 from trainer_plugin.evaluation.engine import open_sampler
-from trainer_plugin.evaluation.run import EvaluationSettings, evaluate
+from trainer_plugin.evaluation.run import evaluate
+from trainer_plugin.evaluation.settings import EvaluationSettings
 from trainer_plugin.evaluation.table import Evaluation
 from trainer_plugin.ops.attention_kernels import Kernel
 from trainer_plugin.recipe import ModelSource, Parallelism, VideoData

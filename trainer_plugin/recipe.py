@@ -22,6 +22,8 @@ from schemas.errors import BadInput
 from schemas.settings import ConfigError, read_fields, set_field, validate
 from schemas.tables import Split
 from trainer_plugin.data.frame_selection import FramePolicy
+from trainer_plugin.data.samples import PromptVariant
+from trainer_plugin.evaluation.settings import EvaluationSettings
 from trainer_plugin.model import Head
 from trainer_plugin.ops.attention_kernels import Kernel
 
@@ -181,6 +183,36 @@ class Checkpoints(Model):
     keep: int = Field(default=2, ge=1)
 
 
+class PeriodicEvaluationSettings(EvaluationSettings):
+    """When the model is evaluated while it is trained, and how.
+
+    The frames, the target and the decoder processes are those of the run's `videos`. `prompt_tokens` is the run's
+    `row_tokens` unless it is set. Evaluations do not affect the training.
+    """
+
+    split: Split = Split.EVAL
+    release: str | None = None
+    """Path or URL of the release that holds the questions; None: that of the run's `videos`."""
+    media: str | None = None
+    """Folder or URL of the videos, if `release` was published without media."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Evaluate after every so many steps; None: only before and at the end."""
+    before: bool = True
+    """Evaluate before the first step."""
+    at_end: bool = True
+    """Evaluate after the last step."""
+    baselines: tuple[PromptVariant, ...] = ()
+    """As in `EvaluationSettings`, but none by default."""
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        if not (self.every_steps or self.before or self.at_end):
+            raise ValueError("nothing is evaluated; set every_steps, or before or at_end to true")
+        if self.media and not self.release:
+            raise ValueError(f"media {self.media} is for evaluation.release, which is not set; set both, or neither")
+        return self
+
+
 class Export(StrEnum):
     """Content of `{out}/export`: the whole model with merged adapters, PEFT's adapters alone, or nothing."""
 
@@ -227,6 +259,8 @@ class RunSettings(Model):
     without being named.
     """
     checkpoints: Checkpoints = Checkpoints()
+    evaluation: PeriodicEvaluationSettings | None = None
+    """Evaluation of the model while it is trained; None: none."""
     export: Export = Export.MODEL
     wandb_project: str | None = None
     """Project of Weights & Biases to which metrics are logged in addition."""
@@ -280,6 +314,8 @@ class Recipe(RunSettings):
         if (self.videos is None) == (self.texts is None):
             got = "both" if self.videos else "neither"
             raise ValueError(f"give either videos or texts as data and leave the other null, got {got}")
+        if self.texts and self.evaluation and not self.evaluation.release:
+            raise ValueError("text data has no questions to evaluate on: set evaluation.release, got null")
         if self.texts and self.epochs:
             raise ValueError(f"text data has no fixed length: set steps instead of epochs, got epochs={self.epochs}")
         tower = [f"trained.{name}" for name in ("projector", "vision_tower") if getattr(self.trained, name)]
@@ -319,6 +355,9 @@ _SYNONYMS = {
     "tokenizer_name_or_path": "model.tokenizer",
     "dataset": "videos.release",
     "data_path": "videos.release",
+    "release": "videos.release",
+    "split": "videos.split",
+    "media": "videos.media",
     "max_frames_num": "videos.frames.max_frames",
     "nframes": "videos.frames.frames",
     "dataloader_num_workers": "videos.workers",
@@ -367,11 +406,18 @@ _SYNONYMS = {
     "save_steps": "checkpoints.every_steps",
     "save_interval": "checkpoints.every_steps",
     "save_total_limit": "checkpoints.keep",
+    "eval_steps": "evaluation.every_steps",
+    "eval_interval": "evaluation.every_steps",
+    "test_freq": "evaluation.every_steps",
+    "eval_on_start": "evaluation.before",
+    "val_before_train": "evaluation.before",
+    "eval_dataset": "evaluation.release",
     "report_to": "wandb_project",
     "random_seed": "seed",
 }
-"""Names that other trainers (transformers, TRL, LLaMA-Factory, LongVILA, Megatron) use for some of the fields, or for
-settings that a field replaces here. Errors about unknown fields suggest the field."""
+"""Names that other trainers (transformers, TRL, LLaMA-Factory, LongVILA, Megatron, verl) use for some of the fields, or
+for settings that a field replaces here, and names without their section that several sections have. Errors about
+unknown fields suggest the field."""
 
 
 R = TypeVar("R", bound=RunSettings)

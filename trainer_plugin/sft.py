@@ -35,6 +35,7 @@ from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.packing import RowStream, fraction_done
 from trainer_plugin.data.texts import TextRowStream
 from trainer_plugin.distributed.mesh import run_on_all_ranks
+from trainer_plugin.evaluation.during_training import PeriodicEvaluation
 from trainer_plugin.recipe import Export, Recipe, load_recipe, recipe_names
 from trainer_plugin.training.flops import TowerCosts, peak_flops, training_flops
 from trainer_plugin.training.from_recipe import open_samples
@@ -68,6 +69,7 @@ class Training:
             self.parallel, self.family, self.tokenizer = self.run.parallel, self.run.family, self.run.tokenizer
             rows_per_step = recipe.micro_steps(self.parallel.dp)
             self.row_stream = run_on_all_ranks(self._open_row_stream)
+            self.evaluations = PeriodicEvaluation(self.run, recipe.videos)
             self.run.load(rows_per_step)
             self.model, self.optimizer = self.run.model, self.run.optimizer
             self.checkpoints = self.run.checkpoints
@@ -98,10 +100,12 @@ class Training:
             yield from self._run_steps()
             if not self.run.is_saved:
                 self.save()
+            self.evaluations.evaluate_if_due(is_last=True)
         finally:  # the caller handles signals in what follows, such as an export
             self.run.release_interrupts()
 
     def _run_steps(self) -> Iterator[StepMetrics]:
+        self.evaluations.evaluate_if_due()
         began, clock = time.perf_counter(), Clock(self.share_done)
         while not self.interrupted and (self.recipe.steps is None or self.step < self.recipe.steps):
             self.run.progress.update(f"in step {self.step + 1}")
@@ -115,6 +119,7 @@ class Training:
             yield metrics
             if self.run.must_save:
                 self.save()
+            self.evaluations.evaluate_if_due()
             began = time.perf_counter()
 
     @property

@@ -18,6 +18,15 @@ def release(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
+def split_release(tmp_path_factory) -> str:
+    """URL of a release of five films with two questions about each: three in the split `sft`, two in `eval`."""
+    folder = tmp_path_factory.mktemp("split_release")
+    seconds = (2.0, 3.0, 1.0, 2.5, 1.5)
+    films = [numbered_film(folder, f"film{n}", length) for n, length in enumerate(seconds)]
+    return release_of(folder, films, eval_videos=2)
+
+
+@pytest.fixture(scope="session")
 def ranks(tmp_path_factory):
     """`Ranks` by world size; the processes are reused by all tests of the session."""
     running = {world: Ranks(world, tmp_path_factory.mktemp("ranks"), timeout=240) for world in (1, 2, 3)}

@@ -74,11 +74,22 @@ def film_row(path: Path) -> Video:
 
 
 def release_of(
-    folder: Path, videos: list[Video], questions: int = 2, media: Media = Media.ORIGINAL, problem: str = "Who?"
+    folder: Path,
+    videos: list[Video],
+    questions: int = 2,
+    media: Media = Media.ORIGINAL,
+    problem: str = "Who?",
+    eval_videos: int = 0,
 ) -> str:
-    """Write a release with two videos per tar; the second question of each video is an open one."""
+    """Write a release with two videos per tar; the second question of each video is an open one.
+
+    The last `eval_videos` videos are in the split `eval`, the others in `sft`.
+    """
+    splits = [Split.SFT] * (len(videos) - eval_videos) + [Split.EVAL] * eval_videos
     samples = [
-        make_sample(10 * number + turn, video) for number, video in enumerate(videos) for turn in range(questions)
+        make_sample(10 * number + turn, video, split)
+        for number, (video, split) in enumerate(zip(videos, splits, strict=True))
+        for turn in range(questions)
     ]
     samples = [
         sample.model_copy(
@@ -100,35 +111,43 @@ def release_of(
 def write_release(
     folder: Path, videos: list[Video], samples: list[Sample], videos_per_tar: int = 2, media: Media = Media.ORIGINAL
 ) -> str:
-    """Write one split of a release as the pipeline's `shard` and `publish` do, and return its address.
+    """Write a release as the pipeline's `shard` and `publish` do, and return its address.
+
+    A video is in the split of its samples.
 
     `tests/operators/release/test_readers.py` tests that releases of the pipeline itself can be read.
     """
     files = []
-    for number, first in enumerate(range(0, len(videos), videos_per_tar)):
-        group = videos[first : first + videos_per_tar]
-        path = folder / f"data/sft/demo-sft-{number:06d}.tar"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sample_count = 0
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for video in group:
-                record = make_record(video, [sample for sample in samples if sample.video_id == video.video_id])
-                sample_count += len(record.samples)
-                if media is not Media.NONE:
-                    _add(tar, f"{video.video_id}.mp4", Path(video.uri).read_bytes())
-                _add(tar, f"{video.video_id}.json", record.model_dump_json().encode())
-        files.append(_describe_file(folder, path, videos=len(group), samples=sample_count))
-    table = folder / "parquet/sft.parquet"
-    table.parent.mkdir()
-    table.write_bytes(rows_to_parquet(samples, Sample))
-    files.append(_describe_file(folder, table, videos=len(videos), samples=len(samples)))
+    split_of = {sample.video_id: sample.split for sample in samples}
+    by_split: dict[Split, list[Video]] = {}
+    for video in videos:
+        by_split.setdefault(split_of[video.video_id], []).append(video)
+    for split, own in by_split.items():
+        for number, first in enumerate(range(0, len(own), videos_per_tar)):
+            group = own[first : first + videos_per_tar]
+            path = folder / f"data/{split}/demo-{split}-{number:06d}.tar"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sample_count = 0
+            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for video in group:
+                    record = make_record(video, [sample for sample in samples if sample.video_id == video.video_id])
+                    sample_count += len(record.samples)
+                    if media is not Media.NONE:
+                        _add(tar, f"{video.video_id}.mp4", Path(video.uri).read_bytes())
+                    _add(tar, f"{video.video_id}.json", record.model_dump_json().encode())
+            files.append(_describe_file(folder, path, split, videos=len(group), samples=sample_count))
+        rows = [sample for sample in samples if sample.split is split]
+        table = folder / f"parquet/{split}.parquet"
+        table.parent.mkdir(exist_ok=True)
+        table.write_bytes(rows_to_parquet(rows, Sample))
+        files.append(_describe_file(folder, table, split, videos=len(own), samples=len(rows)))
     manifest = Release(
         name="demo",
         version=1,
         run_id="run",
         content_sha256="0" * 64,
-        samples={Split.SFT: len(samples)},
-        videos={Split.SFT: len(videos)},
+        samples={split: sum(sample.split is split for sample in samples) for split in by_split},
+        videos={split: len(own) for split, own in by_split.items()},
         files=tuple(files),
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
@@ -139,7 +158,7 @@ def make_record(video: Video, samples: list[Sample]) -> WebDatasetRecord:
     """Content of the `.json` member of a video's record."""
     return WebDatasetRecord(
         video_id=video.video_id,
-        split=Split.SFT,
+        split=samples[0].split,
         video_category=VideoCategory.FILM,
         title=f"The {video.video_id}",
         licence="CC0",
@@ -159,13 +178,13 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _describe_file(folder: Path, path: Path, videos: int, samples: int) -> ReleaseFile:
+def _describe_file(folder: Path, path: Path, split: Split, videos: int, samples: int) -> ReleaseFile:
     content = path.read_bytes()
     return ReleaseFile(
         path=str(path.relative_to(folder)),
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
-        split=Split.SFT,
+        split=split,
         videos=videos,
         samples=samples,
     )

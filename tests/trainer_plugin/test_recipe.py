@@ -67,6 +67,8 @@ def test_settings_that_are_unknown_or_do_not_fit_are_named(settings, message):
         ("max_steps=10", "steps"),
         ("save_steps=10", "checkpoints.every_steps"),
         ("every_steps=10", "checkpoints.every_steps"),
+        ("eval_steps=10", "evaluation.every_steps"),
+        ("release=r", "videos.release"),
         ("lora_rank=8", "trained.lora.rank"),
         ("trained.r=8", "trained.lora.rank"),
         ("per-device-train-batch-size=4", "step_tokens"),
@@ -89,6 +91,10 @@ def test_an_unknown_field_without_a_similar_one_names_the_known_fields():
         load_recipe("cot_sft", [*GIVEN["videos"], "checkpoints.zzz=1"])
 
 
+def test_an_evaluation_may_change_between_two_starts():
+    assert "evaluation" not in load_recipe("cot_sft", [*GIVEN["videos"], "evaluation.every_steps=5"]).settings()
+
+
 def test_resume_changes_may_not_name_the_seed_the_model_or_the_data():
     with pytest.raises(
         ConfigError, match=r"resume_changes may name row_tokens, .*, not seed, videos.target: model, data"
@@ -107,6 +113,18 @@ def test_resume_changes_may_not_name_the_seed_the_model_or_the_data():
         (
             ["videos=null", "texts={files: t}"],
             "configuration: text data has no fixed length: set steps instead of epochs, got epochs=1",
+        ),
+        (
+            ["videos=null", "texts={files: t}", "epochs=null", "steps=1", "evaluation.every_steps=1"],
+            "configuration: text data has no questions to evaluate on: set evaluation.release, got null",
+        ),
+        (
+            ["evaluation={before: false, at_end: false}"],
+            "evaluation: nothing is evaluated; set every_steps, or before or at_end to true",
+        ),
+        (
+            ["evaluation.media=/films"],
+            "evaluation: media /films is for evaluation.release, which is not set; set both, or neither",
         ),
         (
             ["step_tokens=131073"],

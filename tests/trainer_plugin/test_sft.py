@@ -24,6 +24,7 @@ from tests.trainer_plugin.runs import (
     whole_parameters,
 )
 from tests.trainer_plugin.support import numbered_film, release_of
+from trainer_plugin.evaluation.during_training import PeriodicEvaluation
 from trainer_plugin.recipe import Optimizer, Schedule, load_recipe
 from trainer_plugin.sft import Training, main, train
 from trainer_plugin.training.optimizer_step import BadStep
@@ -216,6 +217,32 @@ def test_context_extension_trains_on_text_data_and_resumes_in_it(alone, tmp_path
     exported = json.loads((tmp_path / "halves" / "export" / "config.json").read_text())["text_config"]
     assert exported["rope_parameters"]["rope_theta"] == 15_300_000
     assert exported["max_position_embeddings"] == 131_072
+
+
+def test_evaluations_do_not_count_in_the_seconds_of_a_step(alone, split_release, tmp_path, monkeypatch):
+    evaluating = 0.0
+    run_evaluation = PeriodicEvaluation.evaluate_if_due
+
+    def measure(self, **options) -> None:
+        nonlocal evaluating
+        began = time.perf_counter()
+        run_evaluation(self, **options)
+        evaluating += time.perf_counter() - began
+
+    monkeypatch.setattr(PeriodicEvaluation, "evaluate_if_due", measure)
+    settings = ("steps=3", "evaluation.every_steps=1", "evaluation.max_tokens=64", "checkpoints.every_steps=10")
+    with Training(make_recipe(tmp_path, split_release, *settings)) as training:
+        began = time.perf_counter()
+        seconds = sum(metrics.seconds for metrics in training)
+        assert seconds + evaluating <= time.perf_counter() - began
+    assert len(list((tmp_path / "evaluations").iterdir())) == 4
+
+
+def test_a_run_on_texts_is_evaluated_on_a_release(ranks, split_release, tmp_path):
+    evaluation = f"{{release: {split_release}, prompt_tokens: 2048, max_tokens: 4, before: false}}"
+    ranks[2].run(curve, text_recipe(tmp_path, "steps=1", f"evaluation={evaluation}"))
+    [folder] = (tmp_path / "run" / "evaluations").iterdir()
+    assert json.loads((folder / "evaluation.json").read_text())["questions"] == 4
 
 
 def text_recipe(tmp_path: Path, *settings: str):

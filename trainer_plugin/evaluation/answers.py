@@ -74,6 +74,15 @@ class AnswerFolder:
     def _whole(self) -> Path:
         return self.folder / "answers.parquet"
 
+    @property
+    def _facts(self) -> Path:
+        return self.folder / "facts.json"
+
+    def read_facts(self) -> dict[str, Any]:
+        """The facts of the earlier runs; empty if there was none."""
+        facts: dict[str, Any] = json.loads(self._facts.read_bytes()) if self._facts.exists() else {}
+        return facts
+
     def open(self, facts: Mapping[str, Any]) -> Answers:
         """Read all answers of an earlier run with the same facts.
 
@@ -84,10 +93,9 @@ class AnswerFolder:
             BadInput: the answers are of other facts.
             SchemaError: a file is damaged.
         """
-        file = self.folder / "facts.json"
-        if not file.exists():
-            atomic_write_bytes(file, json.dumps(facts, indent=1).encode())
-        if differing := differences(json.loads(file.read_bytes()), json.loads(json.dumps(facts))):
+        if not self._facts.exists():
+            atomic_write_bytes(self._facts, json.dumps(facts, indent=1).encode())
+        if differing := differences(self.read_facts(), json.loads(json.dumps(facts))):
             raise BadInput(
                 f"{self.folder} holds the answers of another evaluation: {format_differences(differing)}; set out to "
                 f"another folder, or remove this one"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from pydantic import Field, model_validator
 
 from schemas.answer_format import choice_letter, parse_response
-from schemas.base import Model
 from schemas.errors import BadInput
 from schemas.sample import Sample
 from schemas.tables import QuestionKind
@@ -28,7 +26,8 @@ from trainer_plugin.data.packing import order_key
 from trainer_plugin.data.samples import Prompt, PromptVariant, ReleaseDataset
 from trainer_plugin.distributed.mesh import RankContext, broadcast_from_rank_zero, run_on_all_ranks, run_on_rank_zero
 from trainer_plugin.evaluation.answers import AnswerFolder, AnswerRow, Answers, Decoding
-from trainer_plugin.evaluation.grading import OpenGrading, grade
+from trainer_plugin.evaluation.grading import grade
+from trainer_plugin.evaluation.settings import EvaluationSettings
 from trainer_plugin.evaluation.table import Evaluation, tabulate
 from trainer_plugin.rl.rewards.base import Reward, RewardBatch, load_reward
 from trainer_plugin.rl.rewards.run import run_rewards
@@ -42,50 +41,12 @@ log = logging.getLogger(__name__)
 _JUDGED_ROWS = 64
 """Number of answers judged between two collectives, in which the other ranks wait."""
 
+_RESULT = "evaluation.json"
+"""Name of the file that a complete evaluation has in its folder."""
 
-class EvaluationSettings(Model):
-    """What is sampled, and how it is graded."""
 
-    greedy: bool = True
-    """Generate one greedy answer to each question."""
-    samples: int = Field(default=0, ge=0)
-    """Number of sampled answers to each question: their mean accuracy, and pass@n."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Temperature of the sampled answers."""
-    baselines: tuple[PromptVariant, ...] = (PromptVariant.TEXT, PromptVariant.SHUFFLED)
-    """Prompts of the baselines, answered greedily: `text`, `shuffled`. Each takes another pass over the questions."""
-    max_tokens: int = Field(default=1024, ge=1)
-    """Maximum number of tokens of an answer with its thought."""
-    prompt_tokens: int = Field(default=32_768, ge=8)
-    """Maximum number of tokens of a prompt. A longer video is shown in smaller frames, then with fewer frames."""
-    questions: int | None = Field(default=None, ge=1)
-    """Evaluate only so many questions, always the same random ones; None: all."""
-    open_grading: OpenGrading = OpenGrading.LENIENT
-    judge: str = "judge"
-    """With `open_grading: judge`, the reward that grades open questions, right from 0.5 on: a short name or a path, as
-    in `load_reward`."""
-    judge_timeout_seconds: float = Field(default=120.0, gt=0)
-    """Maximum seconds of the judge's concurrent calls for up to 64 answers."""
-    requests: int = Field(default=4, ge=1)
-    """Number of questions that a data-parallel rank passes to the engine at a time."""
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _samples_something(self) -> EvaluationSettings:
-        if not (self.greedy or self.samples):
-            raise ValueError("nothing is sampled; set greedy to true, or samples to at least 1")
-        if PromptVariant.VIDEO in self.baselines:
-            raise ValueError("baselines may be text and shuffled; the prompt with its video is always evaluated")
-        return self
-
-    @property
-    def passes(self) -> list[_Pass]:
-        """The passes over the questions, in order."""
-        greedy = SamplingSettings(greedy=True, max_tokens=self.max_tokens)
-        sampled = SamplingSettings(temperature=self.temperature, max_tokens=self.max_tokens)
-        found = [_Pass(PromptVariant.VIDEO, Decoding.GREEDY, 1, greedy)] if self.greedy else []
-        found += [_Pass(PromptVariant.VIDEO, Decoding.SAMPLED, self.samples, sampled)] if self.samples else []
-        return found + [_Pass(variant, Decoding.GREEDY, 1, greedy) for variant in self.baselines]
+class Interrupted(Exception):
+    """An evaluation was ended before it was complete. Its answers are kept."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +60,15 @@ class _Pass:
     sampling: SamplingSettings
 
 
+def _passes(settings: EvaluationSettings) -> list[_Pass]:
+    """The passes over the questions, in order."""
+    greedy = SamplingSettings(greedy=True, max_tokens=settings.max_tokens)
+    sampled = SamplingSettings(temperature=settings.temperature, max_tokens=settings.max_tokens)
+    found = [_Pass(PromptVariant.VIDEO, Decoding.GREEDY, 1, greedy)] if settings.greedy else []
+    found += [_Pass(PromptVariant.VIDEO, Decoding.SAMPLED, settings.samples, sampled)] if settings.samples else []
+    return found + [_Pass(variant, Decoding.GREEDY, 1, greedy) for variant in settings.baselines]
+
+
 def evaluate(
     dataset: ReleaseDataset,
     engine: RolloutEngine,
@@ -106,6 +76,7 @@ def evaluate(
     settings: EvaluationSettings,
     out: Path,
     model: Mapping[str, Any] | None = None,
+    is_interrupted: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Evaluate a model on a dataset's questions. Every rank must call it and gets the same result.
 
@@ -118,16 +89,36 @@ def evaluate(
         out: folder of this evaluation alone, on a disk that all hosts share.
         model: identity of the model, as JSON values (`trainer_plugin.training.model_identity.model_values`). Answers of
             another one in `out` are an error. None: `out` was chosen for this model.
+        is_interrupted: called on every rank before every round of questions, and of answers to judge; must return the
+            same on every rank.
 
     Raises:
         BadInput: on every rank, if there are no questions, not one can be answered, or `out` holds the answers of
             another evaluation.
+        Interrupted: on every rank, if `is_interrupted` returned True.
         Outage: on every rank, if the judge fails for all answers.
     """
     if not len(dataset):
         raise BadInput(f"the split {dataset.split} has no questions to evaluate; choose another videos.split")
     with lock_run_folder(out), closing(Progress("reading the answers")) as progress:
-        return _Run(dataset, engine, ranks, settings, AnswerFolder(out), progress).run(model or {})
+        facts = list_facts(dataset, settings, model or {})
+        return _Run(dataset, engine, ranks, settings, AnswerFolder(out), progress, is_interrupted).run(facts)
+
+
+def list_facts(dataset: ReleaseDataset, settings: EvaluationSettings, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that determines the answers to a question and their grades, as JSON values.
+
+    Args:
+        model: as in `evaluate`.
+    """
+    named = ("temperature", "max_tokens", "prompt_tokens", "seed", "open_grading", "judge")
+    return {"model": dict(model), "data": dataset.facts, **settings.model_dump(mode="json", include=set(named))}
+
+
+def read_evaluation(folder: Path) -> Evaluation | None:
+    """The result in the folder of an evaluation; None if it is not complete."""
+    file = folder / _RESULT
+    return Evaluation.model_validate_json(file.read_bytes()) if file.exists() else None
 
 
 @dataclass
@@ -140,19 +131,17 @@ class _Run:
     settings: EvaluationSettings
     folder: AnswerFolder
     progress: Progress
+    is_interrupted: Callable[[], bool]
     answers: Answers = field(default_factory=dict)
     """All answers so far, of all ranks."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Questions that cannot be answered, on any rank: why, by question id."""
 
-    def run(self, model: Mapping[str, Any]) -> Evaluation:
+    def run(self, facts: Mapping[str, Any]) -> Evaluation:
         settings, dataset = self.settings, self.dataset
-        named = settings.model_dump(mode="json", include={"temperature", "max_tokens", "prompt_tokens", "seed"})
-        grading = settings.model_dump(mode="json", include={"open_grading", "judge"})
-        facts = {"model": dict(model), "data": dataset.facts, **named, **grading}
         self.answers = broadcast_from_rank_zero(lambda: self.folder.open(facts))
         numbers = self._choose_questions()
-        for each in settings.passes:
+        for each in _passes(settings):
             self._sample(each, numbers)
         for key, reason in self.skipped.items() if self.ranks.rank == 0 else ():
             log.warning("question %s is skipped and does not count: %s", key, reason)
@@ -175,6 +164,7 @@ class _Run:
         per_rank = self.settings.requests
         name = f"{each.variant}, {each.decoding}"
         for first in range(0, len(waiting), per_rank * self.ranks.dp):
+            self._check_interrupts()
             self.progress.update(f"{name}: sampling question {first + 1} of {len(waiting)}")
             start = first + per_rank * self.ranks.dp_rank
             rows, skipped = self._sample_round(each, waiting[start : start + per_rank])
@@ -219,6 +209,10 @@ class _Run:
                 continue
             rows += [self._row(each, number, prompt, index, response) for index, response in enumerate(responses)]
         return rows, skipped
+
+    def _check_interrupts(self) -> None:
+        if self.is_interrupted():
+            raise Interrupted(f"{len(self.answers)} answers are kept in {self.folder.folder}")
 
     def _seed(self, each: _Pass, key: str) -> int:
         """Seed of a request, which depends on neither ranks nor order."""
@@ -270,6 +264,7 @@ class _Run:
         """Judge the answers without a verdict. Answers on which the judge fails stay without one."""
         waiting = [row for row in self.answers.values() if row.correct is None and row.question_id in samples]
         for first in range(0, len(waiting), _JUDGED_ROWS):
+            self._check_interrupts()
             self.progress.update(f"judging answer {first + 1} of {len(waiting)}")
             rows = waiting[first : first + _JUDGED_ROWS]
             for row in broadcast_from_rank_zero(partial(self._judge_rows, rows, samples)):
@@ -296,7 +291,7 @@ class _Run:
 
     def _conclude(self, samples: Sequence[Sample]) -> Evaluation:
         self.folder.merge(self.answers)
-        passes = {(each.variant, each.decoding): each.responses for each in self.settings.passes}
+        passes = {(each.variant, each.decoding): each.responses for each in _passes(self.settings)}
         keys = {sample.question_id for sample in samples}
         counted = {
             key: row
@@ -307,6 +302,6 @@ class _Run:
             evaluation = tabulate(samples, counted, self.skipped, str(self.dataset.split))
         except ValueError as error:
             raise BadInput(f"{error}: not one of {len(counted)} answers is judged; check the judge") from error
-        atomic_write_bytes(self.folder.folder / "evaluation.json", evaluation.model_dump_json(indent=1).encode())
+        atomic_write_bytes(self.folder.folder / _RESULT, evaluation.model_dump_json(indent=1).encode())
         atomic_write_bytes(self.folder.folder / "evaluation.md", evaluation.markdown().encode())
         return evaluation

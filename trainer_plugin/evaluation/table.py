@@ -84,6 +84,25 @@ class Evaluation(Model):
         """Accuracy of the model over all questions: greedy if there is such a line, else the mean of the samples."""
         return self.lines[0].groups[OVERALL]
 
+    def line(self) -> str:
+        """The model's accuracies in percent as a line for the console: over all questions, then by category."""
+        groups = self.lines[0].groups
+        shown = [OVERALL, *(group for group in map(str, QuestionCategory) if group in groups)]
+        return "  ".join([self.lines[0].name, *(f"{group} {_format(groups[group])}" for group in shown)])
+
+    def scalars(self) -> dict[str, float]:
+        """Numbers for a curve: the model's accuracies over all questions and by category, those of the baselines that
+        it answered, and what its responses are like."""
+        model = self.lines[0]
+        accuracies = {group: model.groups[group].share for group in map(str, QuestionCategory) if group in model.groups}
+        baselines = {
+            line.name.replace(" ", "_"): line.groups[OVERALL].share
+            for line in self.lines
+            if line.is_baseline and line.responses and OVERALL in line.groups
+        }
+        responses = {name: getattr(model, name) for name in ("without_answer", "truncated", "well_formed")}
+        return {"accuracy": self.accuracy.share, **accuracies, **baselines, **responses, "tokens": model.mean_tokens}
+
     def markdown(self) -> str:
         """Two Markdown tables in percent, by category and by kind and length, and what the numbers exclude."""
         shown = [group for group in GROUPS if any(group in line.groups for line in self.lines)]

@@ -81,7 +81,8 @@ class StepMetrics(Model):
     mfu: float | None
     """Model FLOPs utilisation; None where the device's peak is unknown."""
     memory_bytes: int
-    """Peak memory of tensors on any device; on a CPU, the peak size of the process."""
+    """Peak memory of tensors on any device since the start or the last evaluation; on a CPU, the peak size of the
+    process."""
     skipped: dict[str, int]
     """Samples skipped so far and not trained on since: counts by reason."""
     steps: int | None = None
@@ -238,12 +239,15 @@ class MetricsLog:
             if is_full(error):
                 raise FullDisk(self._file.parent, len(line)) from error
             raise
-        numbers = metrics.numbers()
+        self.write_scalars(metrics.step, metrics.numbers())
+
+    def write_scalars(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Record numbers in TensorBoard and W&B that not every step has."""
         if self._board is not None:
             for name, value in numbers.items():
-                self._board.add_scalar(name, value, metrics.step)
+                self._board.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log(numbers, step=metrics.step)
+            self._wandb.log(dict(numbers), step=step)
 
     def close(self) -> None:
         """Flush buffered metrics and close the loggers."""

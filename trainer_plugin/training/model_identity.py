@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
 from transformers import (
     PretrainedConfig,
 )
@@ -38,16 +39,27 @@ def model_values(model: LongVideoModel) -> dict[str, Any]:
     It consists of the configuration, the rank and alpha of adapters, and the sum of the bits of all frozen parameters
     as integers. This sum does not depend on the number of ranks.
     """
-    reshard(model)
-    total = torch.zeros((), dtype=torch.int64)
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            shard = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-            total += shard.contiguous().view(_BITS[shard.dtype.itemsize]).sum(dtype=torch.int64).cpu()
-    dist.all_reduce(total)
+    frozen = sum_bits(model, lambda parameter: not parameter.requires_grad)
     adapters = getattr(model.model, "peft_config", {})
     lora = {name: {"rank": config.r, "alpha": config.lora_alpha} for name, config in adapters.items()}
-    return {**config_values(model.model.config), LORA: lora, FROZEN_BITS: int(total)}
+    return {**config_values(model.model.config), LORA: lora, FROZEN_BITS: frozen}
+
+
+def sum_bits(model: LongVideoModel, is_counted: Callable[[Parameter], bool] = lambda parameter: True) -> int:
+    """Sum of the bits of a model's parameters as integers, modulo 2**64. Every rank must call it.
+
+    It does not depend on the number of ranks.
+
+    Args:
+        is_counted: whether a parameter is part of the sum.
+    """
+    reshard(model)
+    total = torch.zeros((), dtype=torch.int64)
+    for parameter in filter(is_counted, model.parameters()):
+        shard = parameter.detach().to_local() if isinstance(parameter, DTensor) else parameter.detach()
+        total += shard.contiguous().view(_BITS[shard.dtype.itemsize]).sum(dtype=torch.int64).cpu()
+    dist.all_reduce(total)
+    return int(total)
 
 
 def comparable(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

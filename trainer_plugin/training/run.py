@@ -132,6 +132,10 @@ class Run:
         run_on_rank_zero(lambda: self._log.write(metrics) if self._log else None)
         self.progress.update(None)
 
+    def record_scalars(self, numbers: Mapping[str, float]) -> None:
+        """Log numbers in TensorBoard and W&B at the last step."""
+        run_on_rank_zero(lambda: self._log.write_scalars(self.step, numbers) if self._log else None)
+
     def save(self, data: tuple[dict[str, Any], ...], skipped: Mapping[str, str]) -> Path:
         """Write a checkpoint and return its folder.
 

@@ -15,7 +15,8 @@ from tests.trainer_plugin.evaluation.scripted import (
 from trainer_plugin.data.samples import PromptVariant
 from trainer_plugin.evaluation.answers import AnswerRow, Decoding
 from trainer_plugin.evaluation.grading import OpenGrading
-from trainer_plugin.evaluation.run import EvaluationSettings, evaluate
+from trainer_plugin.evaluation.run import Interrupted, evaluate, read_evaluation
+from trainer_plugin.evaluation.settings import EvaluationSettings
 from trainer_plugin.rl.rollout import Finish
 
 
@@ -112,6 +113,28 @@ def test_the_table_is_written_as_json_and_markdown(alone, url, tmp_path):
         "", "temporal (4)", "goal (2)", "plot (2)", "spatial (2)", "overall (10)",
     ]  # fmt: skip
     assert "80.0 [49.0, 94.3]" in next(line for line in table.splitlines() if line.startswith("| greedy"))
+
+
+def test_the_line_and_the_scalars_are_those_of_the_model(alone, url, tmp_path):
+    evaluation, _ = run(url, tmp_path)
+    assert evaluation.line().startswith("greedy  overall 80.0 [49.0, 94.3]  temporal 50.0 [15.0, 85.0]  goal 100.0 [")
+    assert evaluation.scalars() == {
+        "accuracy": 0.8, "temporal": 0.5, "goal": 1.0, "plot": 1.0, "spatial": 1.0, "text_only": 0.5,
+        "shuffled_frames": 0.5, "without_answer": 0.1, "truncated": 0.1, "well_formed": 0.9,
+        "tokens": evaluation.lines[0].mean_tokens,
+    }  # fmt: skip
+
+
+def test_an_interrupted_evaluation_keeps_its_answers(alone, url, tmp_path):
+    settings = BOTH.model_copy(update={"requests": 2})
+    rounds = iter([False, False, True])
+    engine = ScriptedEngine(answer_by_rule)
+    with pytest.raises(Interrupted, match=f"4 answers are kept in {tmp_path}"):
+        evaluate(open_questions(url), engine, rank_context(), settings, tmp_path, None, lambda: next(rounds))
+    assert read_evaluation(tmp_path) is None
+    evaluation, engine = run(url, tmp_path, settings)
+    assert engine.calls[0][0] == ["q0004", "q0005"]
+    assert read_evaluation(tmp_path) == evaluation
 
 
 def test_a_second_run_samples_only_what_is_missing(alone, url, tmp_path):

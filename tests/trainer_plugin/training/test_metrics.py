@@ -74,10 +74,13 @@ def test_tensorboard_gets_the_numbers(tmp_path):
 
     written = MetricsLog(tmp_path, {})
     written.write(metrics(4))
+    written.write_scalars(4, {"evaluation/accuracy": 0.5})
     written.close()
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in found.Scalars("loss")] == [(4, 1.5)]
     assert found.Scalars("skipped/damaged")[0].value == 2
+    assert [(event.step, event.value) for event in found.Scalars("evaluation/accuracy")] == [(4, 0.5)]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_run_without_tensorboard_logs_where_its_metrics_go(tmp_path, monkeypatch, caplog):
