@@ -242,7 +242,7 @@ class MetricsLog:
         self.write_scalars(metrics.step, metrics.numbers())
 
     def write_scalars(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Record numbers in TensorBoard and W&B that not every step has."""
+        """Record numbers of a step in TensorBoard and W&B, and not in metrics.jsonl."""
         if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, step)
