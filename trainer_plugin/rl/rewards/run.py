@@ -284,7 +284,7 @@ def _check_weights(functions: Sequence[Reward], weights: Sequence[float]) -> Non
 def _identify(batch: RewardBatch) -> tuple[object, ...]:
     """What distinguishes a batch of one from others. Equal ones have equal arguments, so their calls are alike."""
     [key], [text], [ids] = batch.keys, batch.columns["completions"], batch.columns["completion_ids"]
-    return key, text, tuple(ids)
+    return key, text, tuple(map(int, ids))  # ids may be a tensor, whose elements are never equal as keys
 
 
 async def _await_all(function: Reward, batch: RewardBatch, timeout_seconds: float) -> _Values:

@@ -388,6 +388,20 @@ def test_equal_responses_have_calls_of_their_own():
     assert sorted(calls.finish(batch).values[:, 0].tolist()) == [0, 1, 2]
 
 
+def test_a_call_is_found_again_whatever_holds_the_token_ids():
+    calls_of = []
+
+    async def single(completions):
+        calls_of.extend(completions)
+        return [1.0]
+
+    calls = RewardCalls([per_response(single)], [1.0], LONG)
+    columns = BATCH.columns | {"completion_ids": [torch.tensor(ids) for ids in BATCH.columns["completion_ids"]]}
+    begin(calls, RewardBatch(BATCH.keys, columns), 0, 1)
+    assert calls.finish(BATCH).values[:, 0].tolist() == [1, 1, 1, 1]
+    assert sorted(calls_of) == sorted(BATCH.columns["completions"])
+
+
 def test_a_call_for_one_response_that_hangs_or_raises_costs_only_its_own_response():
     async def single(completions):
         if completions == ["bad"]:
