@@ -194,13 +194,15 @@ class Result:
     scores: Tensor
     """Log-probability of each token's successor, [tokens of all samples]; 0 where the successor is not in the loss."""
     gradients: dict[str, Tensor]
+    loss_terms: float = 0.0
+    """Sum of the absolute values of the loss's terms, if they have different signs and may cancel."""
 
     def differences(self, other: Result, floor: float) -> dict[str, float]:
         """Largest difference of each tensor, relative to the largest entry of the other result, by name.
 
         A gradient that cancels to zero, like that of a query with one key, is only rounding noise of its summands.
-        Therefore the denominator is at least the fraction `floor` of the largest gradient of the step. NaN counts as an
-        infinite difference, because a maximum would ignore it.
+        Therefore the denominator is at least the fraction `floor` of the largest gradient of the step, and that of the
+        loss at least `loss_terms`. NaN counts as an infinite difference, because a maximum would ignore it.
         """
         zero = torch.zeros(1)
         names = self.gradients.keys() | other.gradients.keys()
@@ -208,8 +210,9 @@ class Result:
         pairs |= {"(loss)": (torch.tensor([self.loss]), torch.tensor([other.loss]))}
         pairs |= {"(log-probabilities)": (self.scores, other.scores)}
         largest = max(float(gradient.abs().max()) for gradient in other.gradients.values())
+        least = {name: max(floor * largest, LEAST) for name in pairs} | {"(loss)": max(other.loss_terms, LEAST)}
         fractions = {
-            name: float((found - expected).abs().max()) / max(float(expected.abs().max()), floor * largest, LEAST)
+            name: float((found - expected).abs().max()) / max(float(expected.abs().max()), least[name])
             for name, (found, expected) in pairs.items()
         }
         return {name: math.inf if math.isnan(fraction) else fraction for name, fraction in fractions.items()}

@@ -78,7 +78,7 @@ def reference(name: str, drafts: Sequence[GroupDraft], heads: tuple[int, int] = 
         parity.freeze_tower(model)
     _pair_twins(model)
     model.set_attn_implementation("eager")
-    scores, loss = [], torch.zeros(())
+    scores, loss, terms = [], torch.zeros(()), 0.0
     for each in make_groups(family_of(model.config), drafts):
         for ids, weights in zip(each.group.responses, each.weights, strict=True):
             whole = _sequence(each.prompt, ids)
@@ -87,12 +87,13 @@ def reference(name: str, drafts: Sequence[GroupDraft], heads: tuple[int, int] = 
             log_probs = logits.log_softmax(-1)[len(whole.example.input_ids) - len(ids) - 1 : -1]
             scores.append(log_probs.gather(1, ids[:, None])[:, 0])
             loss = loss - (scores[-1] * weights).sum()
+            terms += (scores[-1] * weights).abs().sum().item()
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     embeddings = model.get_input_embeddings().weight.grad
     embeddings[VIDEO_ID] += embeddings[TWIN_ID]
     embeddings[TWIN_ID] = 0
-    return Result(loss.item(), torch.cat(scores).detach(), gradients)
+    return Result(loss.item(), torch.cat(scores).detach(), gradients, terms)
 
 
 def _sequence(prompt: Sample, ids: Tensor) -> Sample:
