@@ -222,6 +222,7 @@ class SequencePlan:
         numbers = [-1 if segment.response is None else segment.response for segment in segments]
         self.responses = torch.repeat_interleave(torch.tensor(numbers), torch.tensor(counts))
         """int64 [supervised tokens]: the number of each one's response within the row, -1 outside of groups."""
+        self.response_count = sum(segment.response is not None for segment in segments)
         videos = [video for example in examples for video in example.videos]
         self._keys = [example.key for example in examples for _ in example.videos]
         self.grids = tuple(video.grid for video in videos)

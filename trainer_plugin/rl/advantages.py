@@ -11,6 +11,7 @@ rounding error divided by epsilon.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,6 +25,53 @@ class Advantages(NamedTuple):
     """[R] float32, on the scale of the reward or of its standard deviation; 0 where not kept."""
     kept: Tensor
     """[R] bool; False where no reward is known."""
+
+
+class Estimator(StrEnum):
+    """How advantages are computed from rewards."""
+
+    GRPO = "grpo"
+    """`group_advantages`."""
+    DR_GRPO = "dr_grpo"
+    """`group_advantages(scale="none")`."""
+    LITE_PPO = "lite_ppo"
+    """`scale_by_batch` of Dr.GRPO's."""
+    RLOO = "rloo"
+    """`leave_one_out_advantages`."""
+    REINFORCE_BASELINE = "reinforce_baseline"
+    """The REINFORCE++ baseline: Dr.GRPO's, then `whiten` over the batch's tokens."""
+    GDPO = "gdpo"
+    """`normalize_then_sum` of several rewards, then `whiten` over the batch's responses."""
+
+
+def compute_advantages(
+    estimator: Estimator, rewards: Tensor, weights: Tensor, sizes: Tensor, lengths: Tensor
+) -> Advantages:
+    """Advantages of the responses of a whole step.
+
+    Args:
+        rewards: [R, K] float, of the groups of all ranks; NaN where reward k does not apply to the response.
+        weights: [K] float.
+        sizes: [G] int64, responses per group.
+        lengths: [R] int64, tokens of each response.
+
+    Raises:
+        ValueError: as the estimator's functions.
+    """
+    if estimator is Estimator.GDPO:
+        found = normalize_then_sum(rewards, weights, sizes)
+        return whiten(found, batch_sums(*found))
+    totals = combine_rewards(rewards, weights)
+    if estimator is Estimator.GRPO:
+        return group_advantages(totals, sizes)
+    if estimator is Estimator.RLOO:
+        return leave_one_out_advantages(totals, sizes)
+    found = group_advantages(totals, sizes, scale="none")
+    if estimator is Estimator.LITE_PPO:
+        return scale_by_batch(found, batch_sums(totals, ~totals.isnan()))
+    if estimator is Estimator.REINFORCE_BASELINE:
+        return whiten(found, batch_sums(*found, lengths), epsilon=1e-8)
+    return found
 
 
 def combine_rewards(rewards: Tensor, weights: Tensor) -> Tensor:
