@@ -4,7 +4,8 @@ The trainer and the pipeline share only `schemas`, above all the format of sampl
 imports the other, so a training job installs without Airflow. Start with `docs/trainer.md`.
 
     sft.py              a supervised run: `Training` and its command
-    hf_trainer.py       the same inside `transformers.Trainer`
+    grpo.py             a reinforcement-learning run: `GrpoTraining` and its command
+    hf_trainer.py       supervised training inside `transformers.Trainer`
     encode_features.py  the command that encodes a release's videos once
     evaluate.py         the command that evaluates a model on a release
     ask.py              the command that answers a question about a video

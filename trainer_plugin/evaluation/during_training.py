@@ -81,7 +81,7 @@ class PeriodicEvaluation:
         return dataset
 
     def evaluate_if_due(self, *, is_last: bool = False) -> None:
-        """Evaluate the model after the last step, if the recipe asks for it and it was not done yet.
+        """Evaluate the model after the last step, if it is due and was not done yet.
 
         Call it before the first step of a run that is started or resumed, after each step, once its checkpoint is
         written, and after the last one. A signal ends the evaluation after the questions in progress. When the run

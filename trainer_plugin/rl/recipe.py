@@ -11,10 +11,12 @@ from schemas.base import Model
 from schemas.tables import Split
 from trainer_plugin.recipe import RunSettings, VideoData, load_recipe_of
 from trainer_plugin.rl.advantages import Estimator
+from trainer_plugin.rl.alarms import AlarmSettings
 from trainer_plugin.rl.objective import Objective
 from trainer_plugin.rl.prompts import PromptSettings
 from trainer_plugin.rl.rollout import SamplingSettings
 from trainer_plugin.rl.update import CorrectionSettings, UpdateSettings
+from trainer_plugin.rl.video_cache import CacheSettings
 
 
 class PromptVideos(VideoData):
@@ -93,6 +95,8 @@ class GrpoRecipe(RunSettings):
     correction: CorrectionSettings | None = CorrectionSettings()
     """None: no correction. Then, with one update per rollout, there is no pass for the old log-probabilities."""
     update: UpdateSettings = UpdateSettings()
+    alarms: AlarmSettings = AlarmSettings()
+    cache: CacheSettings = CacheSettings()
 
     @property
     def prompt_tokens(self) -> int:

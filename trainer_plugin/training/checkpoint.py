@@ -438,6 +438,22 @@ def format_differences(differing: Mapping[str, tuple[Any, Any]], limit: int = _M
     return "; ".join(named[:limit]) + (f"; and {len(named) - limit} more" if len(named) > limit else "")
 
 
+def check_data(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Compare the facts of a run's data with those of the saved run.
+
+    Args:
+        saved, present: everything that determines the samples, nested JSON values.
+
+    Raises:
+        BadInput: they differ.
+    """
+    if differing := differences(saved, present):
+        raise BadInput(
+            f"the run began with other data: {format_differences(differing)}; use those, or start a new run in another "
+            f"out folder, from the exported model to continue from its weights"
+        )
+
+
 def check_settings(saved: Mapping[str, Any], present: Mapping[str, Any], allowed: Collection[str]) -> None:
     """Compare the settings that affect training with those of the saved run.
 

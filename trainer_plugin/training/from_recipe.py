@@ -37,13 +37,16 @@ def open_samples(
     )
 
 
-def open_model(recipe: RunSettings, config: PretrainedConfig, parallel: RankContext) -> LongVideoModel:
+def open_model(
+    recipe: RunSettings, config: PretrainedConfig, parallel: RankContext, *, frozen: bool = False
+) -> LongVideoModel:
     """Build the recipe's model, sharded and ready to train. Every rank must call it.
 
     Args:
         recipe: the recipe.
         config: result of `read_config(recipe.model)`.
         parallel: this process's rank and groups.
+        frozen: whether no weight is trainable: the model as it is before the training.
 
     Raises:
         BadInput: on every rank, if the folder's weights do not fit the model's configuration.
@@ -51,7 +54,7 @@ def open_model(recipe: RunSettings, config: PretrainedConfig, parallel: RankCont
     memory = recipe.memory
     return build_model(
         recipe.model,
-        recipe.trained,
+        None if frozen else recipe.trained,
         config,
         parallel,
         compute=getattr(torch, recipe.precision),

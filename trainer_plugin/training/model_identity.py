@@ -56,7 +56,8 @@ def sum_bits(model: LongVideoModel, is_counted: Callable[[Parameter], bool] = la
     reshard(model)
     total = torch.zeros((), dtype=torch.int64)
     for parameter in filter(is_counted, model.parameters()):
-        shard = parameter.detach().to_local() if isinstance(parameter, DTensor) else parameter.detach()
+        values = parameter.detach()
+        shard = values.to_local() if isinstance(values, DTensor) else values
         total += shard.contiguous().view(_BITS[shard.dtype.itemsize]).sum(dtype=torch.int64).cpu()
     dist.all_reduce(total)
     return int(total)

@@ -64,9 +64,9 @@ class Run:
             self.progress = Progress("reading the data and the model")
             resources.callback(self.progress.close)
             run_on_rank_zero(lambda: check_loggers(recipe.wandb_project))
-            self._config = run_on_all_ranks(lambda: read_config(recipe.model))
-            self.parallel = parallelize(recipe.parallel.sp, self._config.get_text_config(), device, timeout=patience)
-            self.family = run_on_all_ranks(lambda: read_family(recipe.model, self._config))
+            self.config = run_on_all_ranks(lambda: read_config(recipe.model))
+            self.parallel = parallelize(recipe.parallel.sp, self.config.get_text_config(), device, timeout=patience)
+            self.family = run_on_all_ranks(lambda: read_family(recipe.model, self.config))
             self.tokenizer = run_on_all_ranks(lambda: read_tokenizer(recipe.model))
             self.resources = resources.pop_all()
             """Closed at the end of the run."""
@@ -82,11 +82,11 @@ class Run:
                 is in use by another run or not on a disk that all ranks share.
         """
         recipe = self.recipe
-        check_memory(self._config, recipe, self.parallel, rows_per_step)
+        check_memory(self.config, recipe, self.parallel, rows_per_step)
         self.resources.enter_context(lock_run_folder(Path(recipe.out)))
         self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
         self.checkpoints.remove_partial()
-        self.model = open_model(recipe, self._config, self.parallel)
+        self.model = open_model(recipe, self.config, self.parallel)
         settings = recipe.optimizer
         self.optimizer = adamw(self.model, settings.learning_rate, settings.weight_decay, settings.betas)
 

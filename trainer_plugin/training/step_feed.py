@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from schemas.errors import BadInput
+from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.packing import RowStream, mask_labels
 from trainer_plugin.data.row_loader import PreparedRow, RowLoader, RowSource
 from trainer_plugin.data.samples import ReleaseDataset
@@ -28,7 +29,7 @@ from trainer_plugin.distributed.mesh import RankContext, run_on_all_ranks
 from trainer_plugin.distributed.sequence_plan import Costs, SequencePlan
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import LongVideoModel, RankInput
-from trainer_plugin.training.checkpoint import differences, format_differences
+from trainer_plugin.training.checkpoint import check_data
 from trainer_plugin.training.metrics import by_reason
 from trainer_plugin.training.model_identity import tower_identity
 from trainer_plugin.training.optimizer_step import NotFinite
@@ -199,12 +200,7 @@ class StepFeed:
                 number of ranks differs.
         """
         facts = self._facts()
-        # Checkpoints of earlier versions have no facts.
-        if differing := differences(saved[0].get("data") or facts, facts):
-            raise BadInput(
-                f"the run began with other data: {format_differences(differing)}; use those, or start a new run in "
-                f"another out folder, from the exported model to continue from its weights"
-            )
+        check_data(saved[0].get("data") or facts, facts)  # checkpoints of earlier versions have no facts
         number = 0
         if not isinstance(self.row_stream, RowStream):
             number = self.ranks.dp_rank
@@ -296,17 +292,30 @@ def check_features(row_stream: RowSource, model: LongVideoModel) -> None:
     """Check that precomputed features fit the model. Every rank must call it before the first step.
 
     Raises:
-        BadInput: the rows read features of another tower than the model's, or the tower or its projector is trainable.
+        BadInput: as `check_feature_folder`, if the rows read features.
     """
     samples = row_stream.samples if isinstance(row_stream, RowStream) else None
-    if not isinstance(samples, ReleaseDataset) or samples.features is None:
+    if isinstance(samples, ReleaseDataset):
+        check_feature_folder(samples.features, model)
+
+
+def check_feature_folder(features: FeatureFolder | None, model: LongVideoModel) -> None:
+    """Check that precomputed features fit the model. Every rank must call it before the first step.
+
+    Args:
+        features: the folder of the run's features; None if it has none.
+
+    Raises:
+        BadInput: they are of another tower than the model's, or the tower or its projector is trainable.
+    """
+    if features is None:
         return
     if model.vision_tower_is_trainable():
         raise BadInput(
-            f"features in {samples.features.url} are of a frozen tower, but this model's tower or projector is "
+            f"features in {features.url} are of a frozen tower, but this model's tower or projector is "
             f"trained; set trained.vision_tower and trained.projector to false, or unset videos.features"
         )
-    if (tower := samples.features.tower) != (identity := tower_identity(model)):
+    if (tower := features.tower) != (identity := tower_identity(model)):
         raise BadInput(
             f"videos.features.tower is {tower!r}, but this model's tower is {identity!r}: its features would be "
             f"others. Encode the videos with this model (python -m trainer_plugin.encode_features), or train the other "

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from schemas.arrow import rows_from_parquet
 from schemas.errors import BadInput, Outage
@@ -86,6 +85,8 @@ def test_the_last_evaluation_is_that_of_the_export(alone, split_release, tmp_pat
 
 
 def test_accuracies_are_curves_in_tensorboard(alone, split_release, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     train(make_recipe(tmp_path, split_release, "steps=2", *EVALUATION, "evaluation.baselines=[shuffled]"))
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     for step in (0, 2):

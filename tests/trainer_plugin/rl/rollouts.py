@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from hypothesis import strategies as st
-
 from schemas.tables import QuestionCategory, QuestionKind
+from tests.support.properties import st
 from trainer_plugin.rl.rollout import Finish
 from trainer_plugin.rl.rollout_table import RewardValue, RolloutRow, RolloutStatus, find_right
 

@@ -4,10 +4,9 @@ import json
 from itertools import groupby
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.support.properties import given, st
 from tests.trainer_plugin.rl.rollouts import make_row
 from tests.trainer_plugin.rl.test_metrics import group, metrics_of
 from trainer_plugin.rl.alarms import Alarms, AlarmSettings, TrainingAlarm

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.support.properties import given, st
 from tests.trainer_plugin.rl.rollouts import make_row, rollout_rows
 from trainer_plugin.rl.losses import PolicyMetrics
 from trainer_plugin.rl.metrics import GroupCounts, GrpoMetrics

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from schemas.errors import SchemaError
+from tests.support.properties import given, st
 from tests.trainer_plugin.rl.rollouts import make_row, rollout_rows
 from trainer_plugin.rl.losses import kept_responses
 from trainer_plugin.rl.rollout_table import (

@@ -44,6 +44,7 @@ BUILT_IN = {
     "accuracy": "trainer_plugin.rl.rewards.accuracy:accuracy_reward",
     "judge": "trainer_plugin.rl.rewards.judge:Judge",
     "length": "trainer_plugin.rl.rewards.length:SoftOverlong",
+    "letters": "trainer_plugin.rl.rewards.letters:letters_reward",
 }
 """Paths of the built-in rewards by their short names."""
 

@@ -12,10 +12,9 @@ from functools import partial
 import numpy
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from schemas.errors import BadInput, Outage
+from tests.support.properties import given, st
 from tests.trainer_plugin import parity
 from trainer_plugin.distributed.sequence_plan import Layout
 from trainer_plugin.rl.rewards.base import Reward, RewardBatch, load_reward

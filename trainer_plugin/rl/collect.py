@@ -1,0 +1,268 @@
+"""Collects the groups of a step: prompts whose videos can be used, responses, their rewards, and refills.
+
+All ranks have the same groups in the end. Data-parallel ranks sample different prompts. While rewards are computed, the
+videos of the next prompts are encoded; they are decoded during sampling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from schemas.errors import BadInput
+from schemas.sample import Sample
+from trainer_plugin.data.chat import Chat
+from trainer_plugin.data.samples import Prompt
+from trainer_plugin.distributed.mesh import RankContext
+from trainer_plugin.rl.advantages import Estimator, groups_without_signal
+from trainer_plugin.rl.prompts import PromptStream
+from trainer_plugin.rl.recipe import GrpoRecipe
+from trainer_plugin.rl.rewards.base import Reward, RewardBatch, RewardFailure, Rewards
+from trainer_plugin.rl.rewards.run import RewardCalls, RewardResults, gather_rewards
+from trainer_plugin.rl.rollout import RolloutEngine, RolloutRequest, RolloutResponse
+from trainer_plugin.rl.video_cache import VideoCache
+from trainer_plugin.training.metrics import by_reason
+from trainer_plugin.types import PromptGroup, VideoClip
+
+
+@dataclass(frozen=True)
+class RewardedGroup:
+    """A prompt and its G responses with their rewards by F functions."""
+
+    prompt: Prompt
+    sample: Sample
+    responses: tuple[RolloutResponse, ...]
+    completions: tuple[str, ...]
+    """The responses as text, without special tokens."""
+    rewards: Tensor
+    """float32 [G, F], as `Rewards.values`."""
+    totals: Tensor
+    """float32 [G], as `Rewards.totals`."""
+    has_signal: bool
+    """Whether some response is better than another."""
+    round: int
+    """Number of the round in which it was sampled, from 0."""
+
+    @property
+    def shared(self) -> PromptGroup:
+        """The group as it is trained on."""
+        return PromptGroup(self.prompt.example, tuple(response.token_ids for response in self.responses))
+
+
+class GroupCollector:
+    """Collects the groups of each step. Every rank must call its methods."""
+
+    def __init__(
+        self,
+        stream: PromptStream,
+        cache: VideoCache,
+        engine: RolloutEngine,
+        functions: Sequence[Reward],
+        recipe: GrpoRecipe,
+        parallel: RankContext,
+    ) -> None:
+        """
+        Args:
+            stream: the run's prompts.
+            cache: holds the videos of prompts.
+            engine: samples responses.
+            functions: the rewards of `recipe.rewards`, in order.
+            parallel: this process's rank and groups.
+        """
+        self.stream = stream
+        self.cache = cache
+        self.engine = engine
+        self.functions = tuple(functions)
+        self.recipe = recipe
+        self.parallel = parallel
+        self.unusable: dict[str, str] = {}
+        """Questions whose video cannot be used: reason by question id. The same on every rank."""
+        self.failures: tuple[RewardFailure, ...] = ()
+        """Failures of rewards in the last step."""
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        """Seconds of the last step by phase, on this rank: videos, rollout, rewards."""
+        self._chat: Chat = stream.dataset.layout.chat
+        self._queue = _PromptQueue(stream)
+        self._clips: list[VideoClip] = []
+        """Clips of the groups of this step, which are still in use."""
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """State of the stream after the prompts of the last step, for a checkpoint."""
+        return self._queue.position
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """The reason by question id of each sample that cannot be used."""
+        return {**self._queue.position["skipped"], **self.unusable}
+
+    def resume(self, position: dict[str, Any], unusable: dict[str, str]) -> None:
+        """Continue from the position of a checkpoint. It involves no other rank.
+
+        Raises:
+            BadInput: the position is one among other samples.
+        """
+        self.stream.load_state_dict(position)
+        self._queue = _PromptQueue(self.stream)
+        self.unusable = dict(unusable)
+
+    def collect(self, step: int) -> list[RewardedGroup]:
+        """Sample the groups of a step, also those without signal. Empty at the end of the prompts.
+
+        Groups without signal are replaced by others, for at most `rollout.max_rounds` rounds. The videos of the groups
+        stay in the cache until the next call.
+
+        Args:
+            step: one-based number of the step, of which the random numbers depend.
+
+        Raises:
+            BadInput, Outage: on every rank, as the engine, the rewards and the cache; or if no video can be used.
+        """
+        settings = self.recipe.rollout
+        self._clips, self.failures = [], ()
+        self.seconds.clear()
+        groups: list[RewardedGroup] = []
+        for number in range(settings.max_rounds):
+            usable = [group for group in groups if group.has_signal or not settings.drop_without_signal]
+            chosen = self._take_prompts(settings.prompts - len(usable))
+            if not chosen:
+                break
+            groups += self._sample_round(step, number, chosen)
+        return groups
+
+    def _take_prompts(self, count: int) -> list[tuple[Prompt, Sample]]:
+        """The next prompts whose videos can be used, with their videos in the cache; fewer at the end."""
+        found: list[tuple[Prompt, Sample]] = []
+        while len(found) < count and (chosen := self._queue.take(count - len(found))):
+            with self._timed("videos"):
+                bad = self.cache.load([*self._clips, *_clips(chosen)])
+            for prompt, sample in chosen:
+                reason = next((bad[clip] for clip in prompt.example.videos if clip in bad), None)
+                if reason is None:
+                    self.unusable.pop(sample.question_id, None)
+                    found.append((prompt, sample))
+                    self._clips += prompt.example.videos
+                else:
+                    self.unusable[sample.question_id] = reason
+            if len(self.skipped) == len(self.stream):
+                raise BadInput(
+                    f"not one of the {len(self.stream)} chosen samples can be used: {by_reason(self.skipped)}; check "
+                    f"the release and the location of its videos"
+                )
+        return found
+
+    def _sample_round(self, step: int, number: int, chosen: Sequence[tuple[Prompt, Sample]]) -> list[RewardedGroup]:
+        recipe, parallel = self.recipe, self.parallel
+        mine = chosen[parallel.dp_rank :: parallel.dp]
+        requests = [self._request(step, prompt) for prompt, _ in mine]
+        samples = {request.prompt.key: sample for request, (_, sample) in zip(requests, mine, strict=True)}
+        weights = [reward.weight for reward in recipe.rewards]
+        calls = RewardCalls(self.functions, weights, recipe.reward_timeout_seconds)
+
+        def begin(request: RolloutRequest, index: int, response: RolloutResponse) -> None:
+            calls.begin(self._batch([(request, samples[request.prompt.key], response)]))
+
+        ahead = self._queue.peek(recipe.rollout.prompts)
+        self.cache.prefetch([*self._clips, *_clips(ahead)])
+        with self._timed("rollout"):
+            found = self.engine.generate(requests, recipe.rollout.responses, recipe.rollout.sampling, begin)
+        batch = self._batch(
+            [
+                (request, samples[request.prompt.key], response)
+                for request, responses in zip(requests, found, strict=True)
+                for response in responses
+            ]
+        )
+        with ThreadPoolExecutor(1) as pool:
+            finish: Callable[[], RewardResults] = partial(calls.finish, batch)
+            if parallel.sp_rank == 0:
+                finish = pool.submit(finish).result
+            with self._timed("videos"):
+                self.cache.load([*self._clips, *_clips(ahead)])
+            with self._timed("rewards"):
+                rewards = gather_rewards(calls, finish, parallel)
+        self.failures += rewards.failures
+        return self._join(number, chosen, found, rewards)
+
+    def _request(self, step: int, prompt: Prompt) -> RolloutRequest:
+        digest = hashlib.blake2b(f"{self.recipe.seed}/{step}/{prompt.example.key}".encode(), digest_size=8).digest()
+        return RolloutRequest(prompt.example, prompt.unexpanded_ids, int.from_bytes(digest, "big") >> 1)
+
+    def _batch(self, responses: Sequence[tuple[RolloutRequest, Sample, RolloutResponse]]) -> RewardBatch:
+        """The arguments of rewards. A prompt that ends with `<think>` keeps that tag, and its responses have none."""
+        tokenizer = self._chat.tokenizer
+        return RewardBatch.of_samples(
+            [sample for _, sample, _ in responses],
+            [str(tokenizer.decode(list(request.unexpanded_ids))) for request, _, _ in responses],
+            [self._chat.decode(response.token_ids.tolist()) for _, _, response in responses],
+            [response.token_ids.tolist() for _, _, response in responses],
+        )
+
+    def _join(
+        self,
+        number: int,
+        chosen: Sequence[tuple[Prompt, Sample]],
+        found: Sequence[Sequence[RolloutResponse]],
+        rewards: Rewards,
+    ) -> list[RewardedGroup]:
+        """The groups of all ranks, in the order of their prompts."""
+        everyone: list[Any] = [None] * self.parallel.world_size
+        dist.all_gather_object(everyone, found)
+        by_group = everyone[:: self.parallel.sp]
+        count, dp = self.recipe.rollout.responses, self.parallel.dp
+        order = [index for rank in range(dp) for index in range(rank, len(chosen), dp)]
+        place = {index: first for first, index in enumerate(order)}
+        groups = []
+        for index, (prompt, sample) in enumerate(chosen):
+            responses = tuple(by_group[index % dp][index // dp])
+            own = slice(place[index] * count, (place[index] + 1) * count)
+            values, totals = rewards.values[own], rewards.totals[own]
+            compared = values[:, rewards.weights != 0] if self.recipe.advantages is Estimator.GDPO else totals
+            without = bool(groups_without_signal(compared, torch.tensor([count]))[0])
+            completions = tuple(self._chat.decode(response.token_ids.tolist()) for response in responses)
+            groups.append(RewardedGroup(prompt, sample, responses, completions, values, totals, not without, number))
+        return groups
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - began
+
+
+class _PromptQueue:
+    """Prompts that were taken from the stream ahead of their use."""
+
+    def __init__(self, stream: PromptStream) -> None:
+        self._stream = stream
+        self._waiting: deque[tuple[tuple[Prompt, Sample], dict[str, Any]]] = deque()
+        self.position = stream.state_dict()
+        """State of the stream after the prompts that were used."""
+
+    def peek(self, count: int) -> list[tuple[Prompt, Sample]]:
+        """The next `count` prompts, which stay in the queue; fewer at the end of the stream."""
+        while len(self._waiting) < count and (found := next(self._stream, None)) is not None:
+            self._waiting.append((found, self._stream.state_dict()))
+        return [found for found, _ in list(self._waiting)[:count]]
+
+    def take(self, count: int) -> list[tuple[Prompt, Sample]]:
+        """Remove and return the next prompts, as `peek`."""
+        chosen = self.peek(count)
+        for _ in chosen:
+            _, self.position = self._waiting.popleft()
+        return chosen
+
+
+def _clips(chosen: Sequence[tuple[Prompt, Sample]]) -> list[VideoClip]:
+    return [clip for prompt, _ in chosen for clip in prompt.example.videos]
