@@ -186,8 +186,8 @@ class Checkpoints(Model):
 class PeriodicEvaluationSettings(EvaluationSettings):
     """When the model is evaluated while it is trained, and how.
 
-    The frames, the target and the decoder processes are those of the run's `videos`. `prompt_tokens` is the run's
-    `row_tokens` unless it is set. Evaluations do not affect the training.
+    The frames, the target and the decoder processes are those of the run's `videos`. Settings out of
+    `RunSettings.evaluation_defaults` are the run's own unless they are set. Evaluations do not affect the training.
     """
 
     split: Split = Split.EVAL
@@ -289,6 +289,11 @@ class RunSettings(Model):
             if isinstance(section, type) and issubclass(section, Model):
                 names += [f"{name}.{field}" for field in section.model_fields]
         return tuple(names)
+
+    @property
+    def evaluation_defaults(self) -> dict[str, int]:
+        """Values of `EvaluationSettings` that fit the training."""
+        return {"prompt_tokens": self.row_tokens}
 
     def settings(self) -> dict[str, Any]:
         """Settings besides model, data and seed that affect the training, as JSON values by name."""

@@ -59,8 +59,10 @@ class PeriodicEvaluation:
         """The last step after which this process evaluated."""
         if (settings := self._settings) is None:
             return
-        if "prompt_tokens" not in settings.model_fields_set:
-            self._settings = settings.model_copy(update={"prompt_tokens": run.recipe.row_tokens})
+        own = run.recipe.evaluation_defaults
+        self._settings = settings.model_copy(
+            update={name: own[name] for name in own if name not in settings.model_fields_set}
+        )
         update: dict[str, Any] = {"split": settings.split}
         if settings.release is not None:
             update |= {"release": settings.release, "media": settings.media}

@@ -103,6 +103,10 @@ class GrpoRecipe(RunSettings):
         """Maximum number of tokens of a prompt."""
         return self.row_tokens - self.rollout.max_tokens
 
+    @property
+    def evaluation_defaults(self) -> dict[str, int]:
+        return {"prompt_tokens": self.prompt_tokens, "max_tokens": self.rollout.max_tokens}
+
     @model_validator(mode="after")
     def _check_consistency(self) -> GrpoRecipe:
         if self.prompt_tokens < 1:

@@ -14,6 +14,7 @@ from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.evaluate import evaluate_recipe, load_evaluation
 from trainer_plugin.evaluation.answers import AnswerRow
 from trainer_plugin.evaluation.table import Evaluation
+from trainer_plugin.rl.recipe import load_grpo_recipe
 from trainer_plugin.sft import Training, train
 
 EVALUATION = ("evaluation.every_steps=2", "evaluation.max_tokens=5")
@@ -81,6 +82,10 @@ def test_the_last_evaluation_is_that_of_the_export(alone, split_release, tmp_pat
     again = rows_from_parquet((tmp_path / "again/answers.parquet").read_bytes(), AnswerRow, "answers")
     assert [row.response for row in answers(tmp_path, 2)] == [row.response for row in again]
     assert [row.response for row in answers(tmp_path, 0)] != [row.response for row in again]
+    facts = [
+        json.loads((tmp_path / path / "facts.json").read_text()) for path in ("evaluations/step-00000002", "again")
+    ]
+    assert {**facts[0], "model": None} == {**facts[1], "model": None}
     assert f"evaluation of step 2: {exported.line()}; see {tmp_path}/evaluations/step-00000002" in caplog.messages
 
 
@@ -93,6 +98,12 @@ def test_accuracies_are_curves_in_tensorboard(alone, split_release, tmp_path):
         for name, number in read(tmp_path, step).scalars().items():
             [value] = [event.value for event in found.Scalars(f"evaluation/{name}") if event.step == step]
             assert value == pytest.approx(number)
+
+
+def test_prompts_and_responses_are_as_long_as_in_training_unless_they_are_set():
+    given = ["out=o", "model.path=m", "videos.release=r", "row_tokens=5000", "rollout.max_tokens=900"]
+    recipe = load_grpo_recipe("longvila_r1", given)
+    assert recipe.evaluation_defaults == {"prompt_tokens": 4100, "max_tokens": 900}
 
 
 class SignalAfterFirstRound(logging.Handler):
