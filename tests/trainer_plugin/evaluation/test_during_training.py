@@ -14,6 +14,7 @@ from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.evaluate import evaluate_recipe, load_evaluation
 from trainer_plugin.evaluation.answers import AnswerRow
 from trainer_plugin.evaluation.table import Evaluation
+from trainer_plugin.grpo import GrpoTraining
 from trainer_plugin.rl.recipe import load_grpo_recipe
 from trainer_plugin.sft import Training, train
 
@@ -66,6 +67,33 @@ def test_training_is_bit_equal_with_and_without_evaluations(ranks, split_release
     assert not (tmp_path / "plain/evaluations").exists()
     lines = [json.loads(line) for line in (tmp_path / "evaluated/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
+
+
+def grpo_losses_and_state(recipe) -> tuple[list[float], dict[str, torch.Tensor], torch.Tensor]:
+    """As `losses_and_state`."""
+    torch.manual_seed(0)
+    with GrpoTraining(recipe) as training:
+        losses = [metrics.loss for metrics in training]
+        return losses, whole_parameters(training), torch.get_rng_state()
+
+
+def test_grpo_is_bit_equal_with_and_without_evaluations(ranks, split_release, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def variety(completions, **columns):\n    return [len(set(text)) / 5 for text in completions]\n"
+    )
+    settings = [f"videos.release={split_release}", "videos.split=sft", "videos.workers=0", "steps=2", "export=none"]
+    settings += ["videos.frames={fps: 1.0, max_frames: 4, max_video_tokens: 24}", "evaluation=null"]
+    settings += [
+        "rollout={prompts: 2, responses: 2, max_tokens: 5}",
+        f"rewards=[{{reward: '{tmp_path}/mine.py:variety'}}]",
+    ]
+    plain = load_grpo_recipe("demo", [*settings, f"out={tmp_path}/plain"])
+    evaluated = load_grpo_recipe("demo", [*settings, f"out={tmp_path}/evaluated", "evaluation={every_steps: 1}"])
+    expected, found = (ranks[2].run(grpo_losses_and_state, recipe) for recipe in (plain, evaluated))
+    assert all(map(is_same, found, expected))
+    assert len(expected[0][0]) == 2 and any(expected[0][0])
+    assert folders(tmp_path / "evaluated") == ["step-00000000", "step-00000001", "step-00000002"]
+    assert all(row.tokens <= 5 for row in answers(tmp_path / "evaluated", 2))
 
 
 def test_the_last_evaluation_is_that_of_the_export(alone, split_release, tmp_path, caplog):
