@@ -33,6 +33,9 @@ from trainer_plugin.training.optimizer_step import BadStep
 
 log = logging.getLogger(__name__)
 
+_HTTP_CLIENTS = ("httpx", "httpx2")
+"""Loggers of the openai client's HTTP packages. They log each request at INFO: for a judge, thousands a step."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -105,6 +108,8 @@ def run(work: Callable[[], int], *, exit_message: str) -> int:
         for a failure and may restart the ranks.
     """
     logging.basicConfig(level=log_level(), format=LOG_FORMAT, stream=sys.stderr)
+    for client in _HTTP_CLIENTS:
+        logging.getLogger(client).setLevel(logging.WARNING)
     interrupts = Interrupts(exit_message=exit_message)
     try:
         ended_by = work()

@@ -374,6 +374,7 @@ class GrpoTraining:
             right=find_right(values),
             rewards=values,
             reward=total,
+            failure=group.failures[number],
             advantage=float(advantages.values[place]) if used and advantages else None,
             status=choose_status(
                 len(response.token_ids),

@@ -91,6 +91,18 @@ def test_a_run_that_a_signal_ends_has_its_status_but_under_torchrun_zero(monkeyp
     assert not dist.is_initialized()
 
 
+def test_requests_of_a_judge_are_not_logged(caplog):
+    def work() -> int:
+        logging.getLogger("httpx").info("HTTP Request: POST")
+        logging.getLogger("httpx2").warning("connection lost")
+        return 0
+
+    mesh.init_distributed()
+    with caplog.at_level(logging.INFO):
+        run(work, exit_message="")
+    assert [record.getMessage() for record in caplog.records] == ["connection lost"]
+
+
 def raise_error(error: BaseException) -> int:
     raise error
 

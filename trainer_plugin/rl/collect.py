@@ -7,6 +7,7 @@ videos of the next prompts are encoded; they are decoded during sampling.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +29,14 @@ from trainer_plugin.distributed.mesh import RankContext
 from trainer_plugin.rl.advantages import Estimator, groups_without_signal
 from trainer_plugin.rl.prompts import PromptStream
 from trainer_plugin.rl.recipe import GrpoRecipe
-from trainer_plugin.rl.rewards.base import Reward, RewardBatch, RewardFailure, Rewards
+from trainer_plugin.rl.rewards.base import Reward, RewardBatch, Rewards
 from trainer_plugin.rl.rewards.run import RewardCalls, RewardResults, gather_rewards
 from trainer_plugin.rl.rollout import RolloutEngine, RolloutRequest, RolloutResponse
 from trainer_plugin.rl.video_cache import VideoCache
 from trainer_plugin.training.metrics import by_reason
 from trainer_plugin.types import PromptGroup, VideoClip
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class RewardedGroup:
     """float32 [G, F], as `Rewards.values`."""
     totals: Tensor
     """float32 [G], as `Rewards.totals`."""
+    failures: tuple[str | None, ...]
+    """Of each response, the message of the first reward that failed; None if none did."""
     has_signal: bool
     """Whether some response is better than another."""
     round: int
@@ -88,8 +93,6 @@ class GroupCollector:
         self.parallel = parallel
         self.unusable: dict[str, str] = {}
         """Questions whose video cannot be used: reason by question id. The same on every rank."""
-        self.failures: tuple[RewardFailure, ...] = ()
-        """Failures of rewards in the last step."""
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Seconds of the last step by phase, on this rank: videos, rollout, rewards."""
         self._chat: Chat = stream.dataset.layout.chat
@@ -130,7 +133,7 @@ class GroupCollector:
             BadInput, Outage: on every rank, as the engine, the rewards and the cache; or if no video can be used.
         """
         settings = self.recipe.rollout
-        self._clips, self.failures = [], ()
+        self._clips = []
         self.seconds.clear()
         groups: list[RewardedGroup] = []
         for number in range(settings.max_rounds):
@@ -192,7 +195,8 @@ class GroupCollector:
                 self.cache.load([*self._clips, *_clips(ahead)])
             with self._timed("rewards"):
                 rewards = gather_rewards(calls, finish, parallel)
-        self.failures += rewards.failures
+        if rewards.failures and parallel.rank == 0:
+            log.warning("step %d: %d rewards failed, e.g. %s", step, len(rewards.failures), rewards.failures[0].message)
         return self._join(number, chosen, found, rewards)
 
     def _request(self, step: int, prompt: Prompt) -> RolloutRequest:
@@ -223,15 +227,19 @@ class GroupCollector:
         count, dp = self.recipe.rollout.responses, self.parallel.dp
         order = [index for rank in range(dp) for index in range(rank, len(chosen), dp)]
         place = {index: first for first, index in enumerate(order)}
+        failures = {failure.response: failure.message for failure in reversed(rewards.failures)}
         groups = []
         for index, (prompt, sample) in enumerate(chosen):
             responses = tuple(by_group[index % dp][index // dp])
             own = slice(place[index] * count, (place[index] + 1) * count)
             values, totals = rewards.values[own], rewards.totals[own]
+            failed = tuple(failures.get(row) for row in range(own.start, own.stop))
             compared = values[:, rewards.weights != 0] if self.recipe.advantages is Estimator.GDPO else totals
             without = bool(groups_without_signal(compared, torch.tensor([count]))[0])
             completions = tuple(self._chat.decode(response.token_ids.tolist()) for response in responses)
-            groups.append(RewardedGroup(prompt, sample, responses, completions, values, totals, not without, number))
+            groups.append(
+                RewardedGroup(prompt, sample, responses, completions, values, totals, failed, not without, number)
+            )
         return groups
 
     @contextmanager

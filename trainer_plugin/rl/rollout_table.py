@@ -105,6 +105,8 @@ class RolloutRow(Row):
     """Values of the rewards in the order of the recipe."""
     reward: Finite | None
     """Weighted sum of the rewards; None if none is known."""
+    failure: str | None
+    """Message of the first reward that failed; None if none did."""
     advantage: Finite | None
     """None if the group was dropped."""
     status: RolloutStatus
