@@ -14,7 +14,7 @@ from tests.trainer_plugin.runs import change_config, model_folder, tied_folder
 from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
 from trainer_plugin.data.chat import CHAT_TEMPLATES, CHATML
 from trainer_plugin.distributed.mesh import init_distributed, parallelize
-from trainer_plugin.model import LongVideoModel
+from trainer_plugin.model import LongVideoModel, shard_parameters
 from trainer_plugin.recipe import Lora, ModelSource, TrainableParts
 from trainer_plugin.training.model_identity import tower_identity
 from trainer_plugin.training.weights import (
@@ -81,6 +81,23 @@ def test_a_tower_has_one_name_sharded_or_alone_on_any_ranks(ranks, tmp_path):
     assert (name, held, empty) == (same, False, True)
     assert ranks[3].run(towers, source) == [[(name, False), (name, True)]] * 3
     assert ranks[1].run(towers, ModelSource(path=str(model_folder(tmp_path / "other", seed=6))))[0][0][0] != name
+
+
+def names_around_a_call(source: ModelSource) -> list[str]:
+    """Identity of a frozen tower before and after it has encoded frames in another dtype than its weights have."""
+    config = read_config(source)
+    parallel = parallelize(1, config.get_text_config(), init_distributed())
+    inner = AutoModelForImageTextToText.from_config(config).requires_grad_(False)
+    model = shard_parameters(LongVideoModel(inner, parallel), torch.bfloat16)
+    before = tower_identity(model)
+    model.encode_frames(None)
+    return [before, tower_identity(model)]
+
+
+def test_a_tower_has_one_name_before_and_after_a_call(ranks):
+    source = ModelSource(config=json.loads(tiny_config("qwen2_5_vl").to_json_string()))
+    for before, after in ranks[2].run(names_around_a_call, source):
+        assert before == after
 
 
 def test_a_tower_whose_frames_are_normalized_otherwise_has_another_name(alone, tmp_path):
