@@ -192,7 +192,7 @@ class GroupCollector:
             if parallel.sp_rank == 0:
                 finish = pool.submit(finish).result
             with self._timed("videos"):
-                self.cache.load([*self._clips, *_clips(ahead)])
+                self.cache.load(self._clips, ahead=_clips(ahead))
             with self._timed("rewards"):
                 rewards = gather_rewards(calls, finish, parallel)
         if rewards.failures and parallel.rank == 0:

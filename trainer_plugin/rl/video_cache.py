@@ -21,7 +21,7 @@ from dataclasses import astuple, dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 import fsspec
 import torch
@@ -142,11 +142,15 @@ class VideoCache:
         self._ahead.expect({key: self._pieces(clip) for key, clip in wanted.items() if self._must_decode(key, clip)})
 
     @torch.no_grad()
-    def load(self, clips: Iterable[VideoClip]) -> dict[VideoClip, str]:
+    def load(self, clips: Iterable[VideoClip], ahead: Iterable[VideoClip] = ()) -> dict[VideoClip, str]:
         """Decode and encode the clips that are not held. Every rank must call it with the same clips.
 
         Afterwards each host holds these clips. Others, the least recently loaded first, are removed if room is needed;
         pass again the clips that are still in use. The model's parameters are sharded afterwards.
+
+        Args:
+            clips: the clips that are needed now.
+            ahead: clips that will be needed soon. They are loaded in order until the next one would exceed the limit.
 
         Returns:
             Clips that cannot be used because their video is missing or cannot be decoded on some rank: a reason of
@@ -157,11 +161,12 @@ class VideoCache:
                 a file of the disk folder is damaged, of another tower or of another video.
             OSError: storage failed, or a disk is full. Ranks on which it did not fail raise RuntimeError.
         """
-        keys = {clip: self._key(clip) for clip in clips if clip.features is None}
-        wanted = {key: clip for clip, key in keys.items()}
-        run_on_all_ranks(partial(_check_equal, list(wanted)))
-        usable = {key: clip for key, clip in wanted.items() if key not in self._unusable}
-        plan = broadcast_from_rank_zero(partial(self._plan, usable))
+        needed = {clip: self._key(clip) for clip in clips if clip.features is None}
+        later = {clip: self._key(clip) for clip in ahead if clip.features is None}
+        run_on_all_ranks(partial(_check_equal, [*needed.values(), "", *later.values()]))
+        plan = broadcast_from_rank_zero(partial(self._plan, self._usable(needed), self._usable(later)))
+        found = self._usable(needed | later)
+        usable = {key: found[key] for key in plan.chosen}
         for key in plan.evicted:
             self._remove(key)
         missing = {key: replace(clip, features=plan.stored.get(key)) for key, clip in usable.items()}
@@ -169,8 +174,8 @@ class VideoCache:
             self._entries[key] = self._entries.pop(key)  # most recently loaded
             del missing[key]
         pieces = {key: self._pieces(clip) for key, clip in missing.items()}
-        ahead = {**pieces, **self._ahead.expected}
-        self._ahead.expect({key: each for key, each in ahead.items() if key not in plan.stored})
+        expected = {**pieces, **self._ahead.expected}
+        self._ahead.expect({key: each for key, each in expected.items() if key not in plan.stored})
         try:
             for key, clip in missing.items():
                 self._add(key, clip)
@@ -179,7 +184,7 @@ class VideoCache:
         if self._disk is not None:
             made = {key: clip for key, clip in missing.items() if key in self._entries and clip.features is None}
             self._on_disk.update(broadcast_from_rank_zero(partial(self._store, made)))
-        return {clip: self._unusable[key] for clip, key in keys.items() if key in self._unusable}
+        return {clip: self._unusable[key] for clip, key in (needed | later).items() if key in self._unusable}
 
     def read(self, clip: VideoClip, first: int, end: int) -> Tensor:
         """Features or frames of temporal patches `[first, end)`, in the form of `RankInput.pixels`. Not collective.
@@ -209,35 +214,50 @@ class VideoCache:
     def _key(self, clip: VideoClip) -> str:
         return clip_key(clip, self._identity)
 
+    def _usable(self, keys: Mapping[VideoClip, str]) -> dict[str, VideoClip]:
+        return {key: clip for clip, key in keys.items() if key not in self._unusable}
+
     def _must_decode(self, key: str, clip: VideoClip) -> bool:
         stored = self._disk is not None and (key in self._on_disk or (_is_known(clip) and clip in self._disk))
         return not (stored or key in self._entries or key in self._unusable)
 
-    def _plan(self, usable: Mapping[str, VideoClip]) -> _LoadPlan:
-        """Decide what to remove and what to read from disk. Called on rank 0 only.
+    def _plan(self, needed: Mapping[str, VideoClip], later: Mapping[str, VideoClip]) -> _LoadPlan:
+        """Decide what to hold, what to remove and what to read from disk. Called on rank 0 only.
 
         Raises:
-            BadInput: the clips exceed the limit, or the disk folder's file of one of them cannot be used.
+            BadInput: the needed clips exceed the limit, or the disk folder's file of a clip cannot be used.
         """
-        sizes = {key: self._entry(key, clip).size for key, clip in usable.items()}
-        if sum(sizes.values()) > self._limit:
-            key = max(sizes, key=sizes.__getitem__)
-            kind = "features" if self._encodes else "frames, which are held because the tower is trainable"
-            raise BadInput(
-                f"the {len(sizes)} videos of one step take {sum(sizes.values()) / 2**30:.3g} GiB as {kind}, but "
-                f"cache.host_gib is {self._settings.host_gib:g}; the largest, video {usable[key].video.key}, takes "
-                f"{sizes[key] / 2**30:.3g} GiB. Raise cache.host_gib up to the host's free memory, or use fewer "
-                f"prompts per step, fewer frames or smaller ones"
-            )
-        excess = self.held_bytes + sum(sizes[key] for key in usable if key not in self._entries) - self._limit
-        others = [key for key in self._entries if key not in usable]
+        clips = {**later, **needed}
+        sizes = {key: self._entry(key, clip).size for key, clip in clips.items()}
+        room = self._limit - sum(sizes[key] for key in needed)
+        if room < 0:
+            self._refuse(needed, sizes)
+        chosen = list(needed)
+        for key in [key for key in later if key not in needed]:
+            room -= sizes[key]
+            if room < 0:
+                break
+            chosen.append(key)
+        excess = self.held_bytes + sum(sizes[key] for key in chosen if key not in self._entries) - self._limit
+        others = [key for key in self._entries if key not in chosen]
         evicted = []
         for key in sorted(others, key=self._prefetched.__contains__):  # stable: prefetched ones last
             if excess <= 0:
                 break
             evicted.append(key)
             excess -= self._entries[key].size
-        return _LoadPlan(tuple(evicted), self._find_stored(usable))
+        stored = self._find_stored({key: clips[key] for key in chosen})
+        return _LoadPlan(tuple(chosen), tuple(evicted), stored)
+
+    def _refuse(self, needed: Mapping[str, VideoClip], sizes: Mapping[str, int]) -> NoReturn:
+        key = max(needed, key=sizes.__getitem__)
+        total = sum(sizes[key] for key in needed)
+        kind = "features" if self._encodes else "frames, which are held because the tower is trainable"
+        raise BadInput(
+            f"the {len(needed)} videos that are in use take {total / 2**30:.3g} GiB as {kind}, but cache.host_gib is "
+            f"{self._settings.host_gib:.3g}; the largest, {needed[key].video.key}, takes {sizes[key] / 2**30:.3g} GiB. "
+            f"Raise cache.host_gib up to the host's free memory, use fewer prompts per step, or fewer or smaller frames"
+        )
 
     def _find_stored(self, usable: Mapping[str, VideoClip]) -> dict[str, FeatureRef]:
         """Location in the disk folder of the clips that are only there."""
@@ -423,7 +443,10 @@ def clip_key(clip: VideoClip, encoder: str) -> str:
 class _LoadPlan:
     """Rank 0's decisions for a load."""
 
+    chosen: tuple[str, ...]
+    """Keys of the clips to hold, in the order in which they are encoded."""
     evicted: tuple[str, ...]
+    """Keys of the clips to remove."""
     stored: Mapping[str, FeatureRef]
     """Locations in the disk folder, by key, of clips that are read from there."""
 
