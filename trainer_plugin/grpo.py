@@ -42,7 +42,7 @@ from trainer_plugin.evaluation.during_training import PeriodicEvaluation
 from trainer_plugin.model import LongVideoModel
 from trainer_plugin.recipe import Export, recipe_names
 from trainer_plugin.rl.advantages import Advantages, compute_advantages
-from trainer_plugin.rl.alarms import Alarms
+from trainer_plugin.rl.alarms import Alarms, TrainingAlarm
 from trainer_plugin.rl.collect import GroupCollector, RewardedGroup
 from trainer_plugin.rl.metrics import GrpoMetrics
 from trainer_plugin.rl.prompts import PromptStream
@@ -147,11 +147,17 @@ class GrpoTraining:
             metrics = self._train(groups, before, began, clock)
             self.run.record(metrics)
             yield metrics
-            self._alarms.check(metrics)
+            self._check_alarms(metrics)
             if self.run.must_save:
                 self.save()
             self.evaluations.evaluate_if_due()
             began = time.perf_counter()
+
+    def _check_alarms(self, metrics: GrpoMetrics) -> None:
+        try:
+            self._alarms.check(metrics)
+        except TrainingAlarm as alarm:
+            raise TrainingAlarm(f"{alarm}; {self.run.describe_checkpoint()}") from alarm
 
     @property
     def step(self) -> int:

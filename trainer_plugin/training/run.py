@@ -208,17 +208,20 @@ class Run:
         Args:
             samples: description of the samples of this rank's rows.
         """
-        saved = run_on_all_ranks(self.checkpoints.latest)
-        checkpoint = f"the last checkpoint is {saved}" if saved else "there is no checkpoint yet"
         found: list[tuple[bool, str]] = [(False, "")] * self.parallel.world_size
         dist.all_gather_object(found, (bool(error.rows), samples))
         of_rows = [samples for own, samples in found if own]
         # Ranks that share a row name the same samples.
         named = list(dict.fromkeys(of_rows or [samples for _, samples in found]))
         return BadStep(
-            f"step {self.step + 1}: {error}; the step was not applied, and {checkpoint}; lower the learning rate, "
-            f"or check the {'; '.join(named[:_RANKS_SHOWN])}"
+            f"step {self.step + 1}: {error}; the step was not applied, and {self.describe_checkpoint()}; lower the "
+            f"learning rate, or check the {'; '.join(named[:_RANKS_SHOWN])}"
         )
+
+    def describe_checkpoint(self) -> str:
+        """The last checkpoint, for an error that ends the run."""
+        saved = run_on_all_ranks(self.checkpoints.latest)
+        return f"the last checkpoint is {saved}" if saved else "there is no checkpoint yet"
 
     @property
     def interrupted(self) -> bool:
