@@ -121,3 +121,13 @@ def test_every_name_that_a_document_imports_exists():
                 for name in node.names if own else ():
                     module = importlib.import_module(node.module)
                     assert hasattr(module, name.name), f"{page.name}: {node.module} has no {name.name}"
+
+
+def test_every_reason_for_which_the_trainer_skips_a_sample_is_documented():
+    raised = re.compile(r'(?:UnusableSample|BadVideo)\(\s*[^"()]+?,\s*"(\w+)"')
+    sources = [path.read_text() for path in (ROOT / "trainer_plugin").rglob("*.py")]
+    reasons = {reason for source in sources for reason in raised.findall(source)}
+    page = (ROOT / "docs/trainer-failures.md").read_text()
+    table = page.split("| reason | what is wrong")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(reasons)
+    assert len(reasons) > 10

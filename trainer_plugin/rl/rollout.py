@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from schemas.base import Model
@@ -40,6 +40,12 @@ class SamplingSettings(Model):
     """Maximum number of tokens of a response, with the token that ends the turn."""
     greedy: bool = False
     """Take the likeliest token. Log-probabilities are then those of temperature 1, and `temperature` must be 1."""
+
+    @model_validator(mode="after")
+    def _greedy_has_no_temperature(self) -> SamplingSettings:
+        if self.greedy and self.temperature != 1:
+            raise ValueError(f"greedy sampling with temperature {self.temperature}; set temperature to 1")
+        return self
 
 
 @dataclass(frozen=True)

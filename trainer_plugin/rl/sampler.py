@@ -106,8 +106,6 @@ class HfSampler:
                 raise BadInput(f"ranks that share a row sample different requests: {everyone}; pass them the same ones")
         if responses < 1:
             raise BadInput(f"{responses} responses to each request; sample at least 1")
-        if sampling.greedy and sampling.temperature != 1:
-            raise BadInput(f"greedy sampling with temperature {sampling.temperature}; set temperature to 1")
         text = self.model.model.config.get_text_config()
         limit = getattr(text, "max_position_embeddings", None)
         for request in requests:

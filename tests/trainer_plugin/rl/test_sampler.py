@@ -617,7 +617,6 @@ def refused(case: Case, change: str = "") -> str:
 
 
 SHARED = Case("qwen2_5_vl", Layout(1, 2))
-GREEDY = SamplingSettings(greedy=True)
 
 
 @pytest.mark.parametrize(
@@ -626,11 +625,6 @@ GREEDY = SamplingSettings(greedy=True)
         (replace(SHARED, counts=(0,)), "", "no rank has a request"),
         (Case("qwen2_5_vl", counts=(0, 0)), "", "no rank has a request"),
         (replace(SHARED, responses=0), "", "0 responses to each request; sample at least 1"),
-        (
-            replace(SHARED, settings=GREEDY.model_copy(update={"temperature": 0.5})),
-            "",
-            "greedy sampling with temperature 0.5; set temperature to 1",
-        ),
         (replace(SHARED, settings=replace_tokens(484)), "", "sample s3: its prompt of 30 tokens and a response of 484"),
         (SHARED, "last token a placeholder", "s0: its prompt of"),
         (SHARED, "another vocabulary", "sample s1: input_ids go from"),
@@ -644,6 +638,11 @@ def test_bad_input_is_named_on_every_rank(ranks, case, change, message):
     found = ranks[2].run(refused, case, change)
     assert len(found) == 2
     assert all(message in each for each in found), found
+
+
+def test_greedy_sampling_has_no_temperature():
+    with pytest.raises(ValueError, match=r"greedy sampling with temperature 0.5; set temperature to 1"):
+        SamplingSettings(greedy=True, temperature=0.5)
 
 
 def test_a_response_may_reach_the_last_position(ranks):
