@@ -109,6 +109,7 @@ def test_the_reward_rises(alone, release, tmp_path):
             ("update={minibatches: 2, passes: 2}", "objective.beta=0.1", "correction=null", "row_tokens=200"),
             id="several updates in chunks",
         ),
+        pytest.param(("trained.vision_tower=true", "trained.projector=true"), id="trainable tower"),
     ],
 )
 def test_the_curve_does_not_depend_on_ranks(ranks, release, tmp_path, settings):
@@ -119,6 +120,14 @@ def test_the_curve_does_not_depend_on_ranks(ranks, release, tmp_path, settings):
         for step, expected in zip(found[0], one, strict=True):
             assert step == pytest.approx(expected, rel=1e-3, abs=1e-5)
         assert all(other == found[0] for other in found)
+
+
+def test_a_question_that_occurs_twice_in_a_step_has_other_responses(alone, tmp_path):
+    url = release_of(tmp_path, [numbered_film(tmp_path, "film", 1.0)], questions=1)
+    run(make_recipe(tmp_path / "run", url, "steps=1", "rollout.max_rounds=1"))
+    rows = rollouts(tmp_path / "run", 1)
+    assert len({row.question_id for row in rows}) == 1 and len(rows) == 6
+    assert len({row.response for row in rows}) > 3
 
 
 def test_a_run_resumes_bit_by_bit(alone, release, tmp_path):

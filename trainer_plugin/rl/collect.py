@@ -168,7 +168,10 @@ class GroupCollector:
     def _sample_round(self, step: int, number: int, chosen: Sequence[tuple[Prompt, Sample]]) -> list[RewardedGroup]:
         recipe, parallel = self.recipe, self.parallel
         mine = chosen[parallel.dp_rank :: parallel.dp]
-        requests = [self._request(step, prompt) for prompt, _ in mine]
+        requests = [
+            self._request(step, f"{number}/{index}", chosen[index][0])
+            for index in range(parallel.dp_rank, len(chosen), parallel.dp)
+        ]
         samples = {request.prompt.key: sample for request, (_, sample) in zip(requests, mine, strict=True)}
         weights = [reward.weight for reward in recipe.rewards]
         calls = RewardCalls(self.functions, weights, recipe.reward_timeout_seconds)
@@ -199,8 +202,10 @@ class GroupCollector:
             log.warning("step %d: %d rewards failed, e.g. %s", step, len(rewards.failures), rewards.failures[0].message)
         return self._join(number, chosen, found, rewards)
 
-    def _request(self, step: int, prompt: Prompt) -> RolloutRequest:
-        digest = hashlib.blake2b(f"{self.recipe.seed}/{step}/{prompt.example.key}".encode(), digest_size=8).digest()
+    def _request(self, step: int, place: str, prompt: Prompt) -> RolloutRequest:
+        """The request of a prompt. A question that occurs twice in a step gets other random numbers by its place."""
+        name = f"{self.recipe.seed}/{step}/{place}/{prompt.example.key}"
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         return RolloutRequest(prompt.example, prompt.unexpanded_ids, int.from_bytes(digest, "big") >> 1)
 
     def _batch(self, responses: Sequence[tuple[RolloutRequest, Sample, RolloutResponse]]) -> RewardBatch:
