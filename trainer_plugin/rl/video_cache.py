@@ -98,11 +98,6 @@ class VideoCache:
         family = model.family
         identity = tower_identity(model) if self._encodes else f"frames, {family.resample}"
         self._identity = f"{identity}, {family.square}"
-        self._held = ExitStack()
-        self._ahead = _DecodeAhead(workers)
-        self._held.callback(self._ahead.close)
-        self._host = HostFolder(self._limit, folder)
-        self._held.callback(self._host.close)
         self._entries: dict[str, _Entry] = {}
         """By key, those that were loaded least recently first. Equal on all ranks."""
         self._unusable: dict[str, str] = {}
@@ -113,8 +108,14 @@ class VideoCache:
         """Keys of clips that rank 0 stored in the disk folder."""
         self._stores = True
         """Whether rank 0 still writes to the disk folder."""
-        if settings.disk is not None:
-            self._disk = run_on_all_ranks(partial(self._open_disk, settings.disk, identity))
+        with ExitStack() as held:
+            self._ahead = _DecodeAhead(workers)
+            held.callback(self._ahead.close)
+            self._host = HostFolder(self._limit, folder)
+            held.callback(self._host.close)
+            if settings.disk is not None:
+                self._disk = run_on_all_ranks(partial(self._open_disk, settings.disk, identity, held))
+            self._held = held.pop_all()
 
     def __enter__(self) -> VideoCache:
         return self
@@ -203,7 +204,7 @@ class VideoCache:
         entry = self._entries.get(self._key(clip))
         if entry is None:
             raise ValueError(f"video {clip.video.key} is not held; load all clips of a step before they are read")
-        return entry.read(first, end)
+        return entry.read(first, end, pinned=torch.cuda.is_available())
 
     # --- decisions
 
@@ -383,12 +384,12 @@ class VideoCache:
 
     # --- the disk folder
 
-    def _open_disk(self, url: str, tower: str) -> FeatureFolder:
+    def _open_disk(self, url: str, tower: str, held: ExitStack) -> FeatureFolder:
         filesystem, path = fsspec.core.url_to_fs(url)
         if self._model.parallel.rank == 0 and isinstance(filesystem, LocalFileSystem):
             try:
                 Path(path).mkdir(parents=True, exist_ok=True)
-                self._held.enter_context(locked(Path(path) / LOCK, Path(path)))
+                held.enter_context(locked(Path(path) / LOCK, Path(path)))
             except BadInput as used:
                 log.warning("cache.disk is only read, because %s", used)
                 self._stores = False
@@ -414,7 +415,7 @@ class VideoCache:
             if not self._stores or not _is_known(clip):
                 continue
             try:
-                features = self._entries[key].read(0, clip.grid.t)
+                features = self._entries[key].read(0, clip.grid.t, pinned=False)
                 self._disk.write(clip, features, float8=self._settings.disk_dtype == "float8")
             except FullDisk as full:
                 log.warning("cache.disk: %s. No more features are stored in this run", full)
@@ -491,12 +492,16 @@ class _Entry:
             while left:
                 left = left[file.write(left) :]
 
-    def read(self, first: int, end: int) -> Tensor:
-        """Temporal patches `[first, end)`, [(end - first) * shape[0], ...]."""
+    def read(self, first: int, end: int, pinned: bool) -> Tensor:
+        """Temporal patches `[first, end)`, [(end - first) * shape[0], ...].
+
+        Args:
+            pinned: whether to read into pinned memory. PyTorch keeps it for later reads.
+        """
         if not 0 <= first <= end <= self.patches:
             raise ValueError(f"temporal patches {first} to {end} of a clip that has {self.patches}")
         shape = ((end - first) * self.shape[0], *self.shape[1:])
-        values = torch.empty(shape, dtype=self.dtype, pin_memory=torch.cuda.is_available())
+        values = torch.empty(shape, dtype=self.dtype, pin_memory=pinned)
         left = values.view(torch.uint8).view(-1).numpy().data
         with self.path.open("rb", buffering=0) as file:
             file.seek(first * self.patch_bytes)

@@ -416,14 +416,25 @@ def test_the_least_recently_loaded_are_removed_and_prefetched_ones_last(ranks, f
     assert ranks[2].run(evict, case) == [expected] * 2
 
 
-def read_unloaded(case: Case) -> None:
+def read_wrongly(case: Case) -> list[str]:
+    """Errors for a clip that is not held, and for temporal patches that a held one of 2 does not have."""
+    held, other = case.clips[1], case.clips[0]
+    errors = []
     with cache_of(case) as cache:
-        cache.read(case.clips[0], 0, 1)
+        cache.load([held])
+        for clip, first, end in ((other, 0, 1), (held, 0, 3), (held, -1, 1), (held, 2, 1)):
+            try:
+                cache.read(clip, first, end)
+            except ValueError as error:
+                errors.append(str(error))
+        assert len(cache.read(held, 1, 1)) == 0
+    return errors
 
 
-def test_a_clip_that_is_not_held_is_refused_by_name(ranks, films):
-    errors, _ = ranks[1].outcomes(read_unloaded, Case("smolvlm", films))
-    assert "ValueError: video film0 is not held; load all clips of a step before they are read" in errors[0]
+def test_what_is_not_held_is_refused_by_name(ranks, films):
+    [(unheld, *ranges)] = ranks[1].run(read_wrongly, Case("smolvlm", films))
+    assert unheld == "video film0 is not held; load all clips of a step before they are read"
+    assert ranges == [f"temporal patches {part} of a clip that has 2" for part in ("0 to 3", "-1 to 1", "2 to 1")]
 
 
 def test_clips_that_exceed_the_bound_are_refused_on_all_ranks(ranks, films):
@@ -559,7 +570,9 @@ def refusal(ranks, case: Case) -> str:
 
 
 def test_a_folder_that_does_not_fit_is_refused_on_all_ranks(ranks, films, tmp_path):
-    case = Case("smolvlm", films, settings=CacheSettings(disk=str(tmp_path / "disk")))
+    (tmp_path / "host").mkdir()
+    disk = CacheSettings(disk=str(tmp_path / "disk"))
+    case = Case("smolvlm", films, settings=disk, folders=(tmp_path / "host",) * 2)
     [(_, features, tower)] = ranks[1].run(load_all, case)
 
     other = FeatureFolder(str(tmp_path / "other"), "before")
@@ -568,7 +581,8 @@ def test_a_folder_that_does_not_fit_is_refused_on_all_ranks(ranks, films, tmp_pa
     assert "other tower than requested" in message and f"(its tower is before, this model's is {tower})" in message
 
     changed = tuple(replace(film, sha256="f" * 64) for film in films)
-    assert "film0" in refusal(ranks[2], replace(case, videos=changed)) and "other sha256 than requested"
+    message = refusal(ranks[2], replace(case, videos=changed))
+    assert "film0" in message and "other sha256 than requested" in message
 
     FeatureFolder(str(tmp_path / "float8"), tower).write(case.clips[0], features[0], float8=True)
     message = refusal(ranks[2], replace(case, settings=CacheSettings(disk=str(tmp_path / "float8"))))
@@ -577,6 +591,7 @@ def test_a_folder_that_does_not_fit_is_refused_on_all_ranks(ranks, films, tmp_pa
     (tmp_path / "file").touch()
     message = refusal(ranks[2], replace(case, settings=CacheSettings(disk=str(tmp_path / "file"))))
     assert "cannot be written" in message and "choose another folder" in message
+    assert list((tmp_path / "host").iterdir()) == []
 
 
 def test_a_video_without_a_hash_is_not_stored(ranks, films, tmp_path):
