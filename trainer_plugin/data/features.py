@@ -40,6 +40,9 @@ _DTYPES = {
 
 _SUFFIX = ".safetensors"
 
+_LEAST_EXPONENT = -126
+"""Minimum exponent of a scale: that of normal numbers in float32 and bfloat16."""
+
 _LONGEST_HEADER = 100_000_000
 """Maximum length of a header in bytes: safetensors' own limit."""
 
@@ -148,15 +151,23 @@ def to_float8(features: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         float8_e4m3fn [tokens, width], and the scales, float32 [tokens].
     """
-    values = features.float()
-    mantissa, exponent = torch.frexp(values.abs().amax(-1) / torch.finfo(torch.float8_e4m3fn).max)
-    scales = torch.ldexp(torch.ones_like(mantissa), exponent - (mantissa == 0.5).int())
-    return (values / scales[:, None]).to(torch.float8_e4m3fn), scales
+    wide = _exact_dtype(features.dtype)
+    largest = features.abs().amax(-1).float()
+    mantissa, exponent = torch.frexp(largest / torch.finfo(torch.float8_e4m3fn).max)
+    exponent = (exponent - (mantissa == 0.5).int()).clamp(min=_LEAST_EXPONENT)
+    scales = torch.ldexp(torch.ones_like(mantissa), exponent)
+    return (features.to(wide) / scales[:, None].to(wide)).to(torch.float8_e4m3fn), scales
 
 
 def from_float8(features: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The inverse of `to_float8`, up to its rounding: [tokens, width] in a dtype."""
-    return (features.float() * scales[:, None]).to(dtype)
+    wide = _exact_dtype(dtype)
+    return (features.to(wide) * scales[:, None].to(wide)).to(dtype)
+
+
+def _exact_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which values are scaled: their own if it holds every scale, because conversion costs time."""
+    return torch.float32 if dtype is torch.float16 else dtype
 
 
 def read_features(clip: VideoClip, first: int, end: int) -> Tensor:
