@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from schemas.errors import BadInput
 from schemas.sample import Sample
 from trainer_plugin.data.chat import Chat
 from trainer_plugin.data.samples import Prompt
-from trainer_plugin.distributed.mesh import RankContext
+from trainer_plugin.distributed.mesh import RankContext, run_on_all_ranks
 from trainer_plugin.rl.advantages import Estimator, groups_without_signal
 from trainer_plugin.rl.prompts import PromptStream
 from trainer_plugin.rl.recipe import GrpoRecipe
@@ -130,7 +131,8 @@ class GroupCollector:
             step: one-based number of the step, of which the random numbers depend.
 
         Raises:
-            BadInput, Outage: on every rank, as the engine, the rewards and the cache; or if no video can be used.
+            BadInput, Outage: on every rank, as the engine, the rewards and the cache; if no video can be used; or if
+                the engine ran another prompt than the trainer's.
         """
         settings = self.recipe.rollout
         self._clips = []
@@ -183,6 +185,7 @@ class GroupCollector:
         self.cache.prefetch([*self._clips, *_clips(ahead)])
         with self._timed("rollout"):
             found = self.engine.generate(requests, recipe.rollout.responses, recipe.rollout.sampling, begin)
+        run_on_all_ranks(partial(_check_prompts, requests, found))
         batch = self._batch(
             [
                 (request, samples[request.prompt.key], response)
@@ -227,7 +230,9 @@ class GroupCollector:
     ) -> list[RewardedGroup]:
         """The groups of all ranks, in the order of their prompts."""
         everyone: list[Any] = [None] * self.parallel.world_size
-        dist.all_gather_object(everyone, found)
+        # Without the ids of the prompts, which every rank has.
+        sampled = [[(each.token_ids, each.log_probs, each.finish) for each in responses] for responses in found]
+        dist.all_gather_object(everyone, sampled)
         by_group = everyone[:: self.parallel.sp]
         count, dp = self.recipe.rollout.responses, self.parallel.dp
         order = [index for rank in range(dp) for index in range(rank, len(chosen), dp)]
@@ -235,7 +240,8 @@ class GroupCollector:
         failures = {failure.response: failure.message for failure in reversed(rewards.failures)}
         groups = []
         for index, (prompt, sample) in enumerate(chosen):
-            responses = tuple(by_group[index % dp][index // dp])
+            sampled = by_group[index % dp][index // dp]
+            responses = tuple(RolloutResponse(*each, prompt.example.input_ids) for each in sampled)
             own = slice(place[index] * count, (place[index] + 1) * count)
             values, totals = rewards.values[own], rewards.totals[own]
             failed = tuple(failures.get(row) for row in range(own.start, own.stop))
@@ -279,3 +285,19 @@ class _PromptQueue:
 
 def _clips(chosen: Sequence[tuple[Prompt, Sample]]) -> list[VideoClip]:
     return [clip for prompt, _ in chosen for clip in prompt.example.videos]
+
+
+def _check_prompts(requests: Sequence[RolloutRequest], found: Sequence[Sequence[RolloutResponse]]) -> None:
+    """Check that the engine ran the prompts of the trainer's rows. Another one shifts or changes what is trained on."""
+    for request, responses in zip(requests, found, strict=True):
+        expected = request.prompt.input_ids
+        for response in responses:
+            if torch.equal(response.prompt_ids, expected):
+                continue
+            pairs = enumerate(zip_longest(response.prompt_ids.tolist(), expected.tolist()))
+            place, (ran, own) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
+            raise BadInput(
+                f"sample {request.prompt.key}: the engine ran {len(response.prompt_ids)} prompt tokens and the trainer "
+                f"has {len(expected)}; at index {place} the engine has {ran} and the trainer {own}. Check that the "
+                f"engine has this model's tokenizer and gets the unexpanded ids and the trainer's frames"
+            )

@@ -70,6 +70,9 @@ class RolloutResponse:
     log_probs: Tensor
     """float32 [R]: log-probabilities of these tokens by the engine that sampled them."""
     finish: Finish
+    prompt_ids: Tensor
+    """int64: the expanded prompt as the engine ran it, which the trainer compares with its own
+    (`RolloutRequest.prompt`)."""
 
 
 OnResponse = Callable[[RolloutRequest, int, RolloutResponse], None]

@@ -130,19 +130,26 @@ class HfSampler:
         on_response: OnResponse | None,
     ) -> list[list[RolloutResponse]]:
         """Sample responses to requests whose prompts share a row. Without requests it keeps step with the others."""
-        keys = self._run_prompts(requests, responses)
-        batch = [[_Response(request, number) for number in range(responses)] for request in requests]
+        keys, prompts = self._run_prompts(requests, responses)
+        batch = [
+            [_Response(request, number, prompt_ids) for number in range(responses)]
+            for request, prompt_ids in zip(requests, prompts, strict=True)
+        ]
         self._decode([response for each in batch for response in each], keys, sampling, on_response)
         return [[response.close() for response in each] for each in batch]
 
-    def _run_prompts(self, requests: Sequence[RolloutRequest], responses: int) -> DecodeKeys:
-        """Run the prompts in one row and keep this rank's keys and values."""
+    def _run_prompts(self, requests: Sequence[RolloutRequest], responses: int) -> tuple[DecodeKeys, list[Tensor]]:
+        """Run the prompts in one row. Returns this rank's keys and values, and the ids of each prompt."""
         model, parallel = self.model, self.model.parallel
         prefixes = [PromptGroup(request.prompt, ()).prefix for request in requests]
         items = prefixes or [_make_text_token(model.family.rope_rows)]
         plan = SequencePlan(items, model.family, parallel.layout, model.costs)
         row = run_on_all_ranks(partial(self._prepare_row, plan, requests)).to(parallel.device)
-        return DecodeKeys(
+        prompts = [
+            torch.cat([plan.input_ids[start:end], request.prompt.input_ids[-1:]])
+            for (start, end), request in zip(plan.segments, requests, strict=False)  # none without requests
+        ]
+        keys = DecodeKeys(
             model.prompt_keys(row).layers,
             list(_local_ranges(plan, parallel.sp_rank // parallel.layout.ulysses))[: len(requests)],
             [responses] * len(requests),
@@ -151,6 +158,7 @@ class HfSampler:
             parallel.sp_group,
             model.options.kernel,
         )
+        return keys, prompts
 
     def _prepare_row(self, plan: SequencePlan, requests: Sequence[RolloutRequest]) -> RankInput:
         share = plan.rank_plan(self.model.parallel.sp_rank)
@@ -220,6 +228,7 @@ class _Response:
 
     request: RolloutRequest
     number: int
+    prompt_ids: Tensor
     token_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     finish: Finish | None = None
@@ -227,7 +236,7 @@ class _Response:
     @property
     def last_id(self) -> int:
         """The token from which the next one is predicted: at first the last one of the prompt."""
-        return self.token_ids[-1] if self.token_ids else int(self.request.prompt.input_ids[-1])
+        return self.token_ids[-1] if self.token_ids else int(self.prompt_ids[-1])
 
     @property
     def position(self) -> Tensor:
@@ -240,7 +249,8 @@ class _Response:
 
     def close(self) -> RolloutResponse:
         assert self.finish is not None
-        return RolloutResponse(torch.tensor(self.token_ids), torch.tensor(self.log_probs), self.finish)
+        token_ids, log_probs = torch.tensor(self.token_ids), torch.tensor(self.log_probs)
+        return RolloutResponse(token_ids, log_probs, self.finish, self.prompt_ids)
 
 
 def sample_tokens(logits: Tensor, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -92,7 +92,7 @@ class ScriptedEngine:
         text = self.script(request, number)
         ids = torch.tensor(byte_tokenizer()(text)["input_ids"])
         finish = Finish.STOP if text.endswith("<|im_end|>") else Finish.LENGTH
-        return RolloutResponse(ids, torch.full((len(ids),), -0.5), finish)
+        return RolloutResponse(ids, torch.full((len(ids),), -0.5), finish, request.prompt.input_ids)
 
     @property
     def sampled(self) -> int:

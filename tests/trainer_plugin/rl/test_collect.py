@@ -1,10 +1,20 @@
 """The groups of a step: what belongs to which response, on several ranks."""
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import pytest
+import torch
+from torch import Tensor
+
+from schemas.errors import BadInput
 from tests.trainer_plugin.runs import collect_log
 from trainer_plugin.grpo import GrpoTraining
 from trainer_plugin.rl.recipe import load_grpo_recipe
+from trainer_plugin.rl.rollout import RolloutEngine
 
 ODD = """
 def even(completions):
@@ -54,3 +64,46 @@ def test_a_reward_and_its_failure_stay_with_their_response(ranks, release, tmp_p
     [message] = messages
     assert message.startswith(f"step 1: {len(failed)} rewards failed, e.g. reward {tmp_path}/odd.py:even failed for")
     assert silent == []
+
+
+class ChangedPrompts:
+    """An engine that changes the prompts which it reports for the last response to each request."""
+
+    def __init__(self, engine: RolloutEngine, change: Callable[[Tensor], Tensor]) -> None:
+        self.engine = engine
+        self.change = change
+
+    def generate(self, *arguments):
+        found = self.engine.generate(*arguments)
+        for responses in found:
+            responses[-1] = replace(responses[-1], prompt_ids=self.change(responses[-1].prompt_ids))
+        return found
+
+
+def collect_from_changed_prompts(url: str, folder: Path, change: Callable[[Tensor], Tensor]) -> str:
+    """The error of a step whose last rank has an engine that changes prompts."""
+    settings = [*SETTINGS, f"out={folder}/out", f"videos.release={url}", "rewards=[{reward: letters}]"]
+    with GrpoTraining(load_grpo_recipe("demo", settings)) as run:
+        if run.parallel.rank == run.parallel.world_size - 1:
+            run.collector.engine = ChangedPrompts(run.collector.engine, change)
+        with pytest.raises(BadInput) as raised:
+            run.collector.collect(1)
+    return str(raised.value)
+
+
+def replace_id(place: int, ids: Tensor) -> Tensor:
+    return torch.cat([ids[:place], ids[place : place + 1] + 1, ids[place + 1 :]])
+
+
+def cut_ids(ids: Tensor) -> Tensor:
+    return ids[:5]
+
+
+def test_an_engine_that_runs_another_prompt_is_named_on_all_ranks(ranks, release, tmp_path):
+    for change, message in (
+        (partial(replace_id, 7), r"at index 7 the engine has (\d+) and the trainer (\d+)\. "),
+        (cut_ids, r"ran 5 prompt tokens and .* at index 5 the engine has None and the trainer (\d+)\. "),
+    ):
+        found, other = ranks[2].run(collect_from_changed_prompts, release, tmp_path, change)
+        assert re.search(message, found) and found == other
+        assert found.startswith("sample ")

@@ -207,6 +207,7 @@ def differences(case: Case, mistake: str | None = None) -> float:
 def compared(model: LongVideoModel, samples: list[Sample], found: list[list[RolloutResponse]]) -> float:
     largest = 0.0
     for sample, row in zip(samples, found, strict=True):
+        assert all(torch.equal(each.prompt_ids, sample.example.input_ids) for each in row)
         group = PromptGroup(sample.example, tuple(each.token_ids for each in row))
         plan = SequencePlan([group], model.family, model.parallel.layout, model.costs)
         share = plan.rank_plan(model.parallel.sp_rank)
