@@ -224,6 +224,15 @@ def test_groups_without_signal_are_replaced_for_a_few_rounds(alone, release, tmp
     assert metrics.groups.total > 2
 
 
+def test_the_videos_of_dropped_groups_need_no_room(alone, release, tmp_path):
+    """The cache has room for two clips of at most 24 tokens of 64 float32, and the rounds show more."""
+    reward = write_reward(tmp_path / "rewards", "return [1.0 for _ in completions]")
+    room = f"cache.host_gib={2 * 24 * 64 * 4 / 2**30}"
+    settings = ("steps=1", "rollout.max_rounds=4", room, f"rewards=[{{reward: '{reward}'}}]")
+    run(make_recipe(tmp_path / "run", release, *settings))
+    assert len({row.video_id for row in rollouts(tmp_path / "run", 1)}) > 2
+
+
 def test_a_run_without_any_signal_changes_nothing_and_ends_with_an_alarm(ranks, release, tmp_path):
     reward = write_reward(tmp_path / "rewards", "return [1.0 for _ in completions]")
     settings = ("steps=20", "alarms.no_signal_steps=3", f"rewards=[{{reward: '{reward}'}}]")

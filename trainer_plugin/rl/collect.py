@@ -99,7 +99,7 @@ class GroupCollector:
         self._chat: Chat = stream.dataset.layout.chat
         self._queue = _PromptQueue(stream)
         self._clips: list[VideoClip] = []
-        """Clips of the groups of this step, which are still in use."""
+        """Clips of this step's groups that are still in use: not of those that were dropped."""
 
     @property
     def position(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class GroupCollector:
         """Sample the groups of a step, also those without signal. Empty at the end of the prompts.
 
         Groups without signal are replaced by others, for at most `rollout.max_rounds` rounds. The videos of the groups
-        stay in the cache until the next call.
+        that are not dropped stay in the cache until the next call.
 
         Args:
             step: one-based number of the step, of which the random numbers depend.
@@ -135,11 +135,11 @@ class GroupCollector:
                 the engine ran another prompt than the trainer's.
         """
         settings = self.recipe.rollout
-        self._clips = []
         self.seconds.clear()
         groups: list[RewardedGroup] = []
         for number in range(settings.max_rounds):
             usable = [group for group in groups if group.has_signal or not settings.drop_without_signal]
+            self._clips = [clip for group in usable for clip in group.prompt.example.videos]
             chosen = self._take_prompts(settings.prompts - len(usable))
             if not chosen:
                 break
