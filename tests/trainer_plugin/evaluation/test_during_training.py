@@ -84,7 +84,7 @@ def test_grpo_is_bit_equal_with_and_without_evaluations(ranks, split_release, tm
     settings = [f"videos.release={split_release}", "videos.split=sft", "videos.workers=0", "steps=2", "export=none"]
     settings += ["videos.frames={fps: 1.0, max_frames: 4, max_video_tokens: 24}", "evaluation=null"]
     settings += [
-        "rollout={prompts: 2, responses: 2, max_tokens: 5}",
+        "rollout={prompts: 2, responses: 2, max_tokens: 5, mask_truncated: false}",
         f"rewards=[{{reward: '{tmp_path}/mine.py:variety'}}]",
     ]
     plain = load_grpo_recipe("demo", [*settings, f"out={tmp_path}/plain"])
