@@ -77,8 +77,8 @@ def compute_advantages(
 def combine_rewards(rewards: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum of several rewards, the first half of sum-then-normalize.
 
-    `sum_k w_k r_k` over the rewards that are not NaN; NaN where all are. Source: TRL 1.16 `grpo_trainer.py`,
-    `multi_objective_aggregation="sum_then_normalize"`.
+    `sum_k w_k r_k` over the rewards that are not NaN; NaN where all with a weight are. Source: TRL 1.16
+    `grpo_trainer.py`, `multi_objective_aggregation="sum_then_normalize"`.
 
     Args:
         rewards: [R, K] float, NaN where reward k does not apply to the response.
@@ -92,7 +92,7 @@ def combine_rewards(rewards: Tensor, weights: Tensor) -> Tensor:
     """
     _check_weights(rewards, weights)
     total = (rewards.double() * weights.to(rewards.device).double()).nansum(dim=1)
-    return total.masked_fill(rewards.isnan().all(dim=1), torch.nan).float()
+    return total.masked_fill(~_find_known(rewards, weights), torch.nan).float()
 
 
 def normalize_then_sum(rewards: Tensor, weights: Tensor, sizes: Tensor, *, epsilon: float = 1e-4) -> Advantages:
@@ -116,7 +116,7 @@ def normalize_then_sum(rewards: Tensor, weights: Tensor, sizes: Tensor, *, epsil
     values = torch.zeros(len(rewards), dtype=torch.float64, device=rewards.device)
     for column, weight in zip(rewards.unbind(1), weights.tolist(), strict=True):
         values += weight * group_advantages(column, sizes, epsilon=epsilon).values.double()
-    return Advantages(values.float(), ~rewards.isnan().all(dim=1))
+    return Advantages(values.float(), _find_known(rewards, weights))
 
 
 def group_advantages(
@@ -309,6 +309,11 @@ def _mean_and_deviation(sums: Tensor) -> tuple[Tensor, Tensor]:
     mean = total / count.clamp(min=1)
     variance = (squares - total * mean) / (count - 1).clamp(min=1)
     return mean, variance.clamp(min=0).sqrt()
+
+
+def _find_known(rewards: Tensor, weights: Tensor) -> Tensor:
+    """[R] bool: a reward with a weight is known. One of weight 0 is only measured, so alone it is no reward."""
+    return ~rewards[:, weights.to(rewards.device) != 0].isnan().all(dim=1)
 
 
 def _check_weights(rewards: Tensor, weights: Tensor) -> None:

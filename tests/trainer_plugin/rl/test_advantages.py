@@ -8,8 +8,10 @@ from torch import Tensor
 
 from trainer_plugin.rl.advantages import (
     Advantages,
+    Estimator,
     batch_sums,
     combine_rewards,
+    compute_advantages,
     group_advantages,
     groups_without_signal,
     leave_one_out_advantages,
@@ -65,6 +67,15 @@ def test_sum_then_normalize_ignores_rewards_that_do_not_apply():
     assert combined[:3].tolist() == [2, 1, 0] and combined[3].isnan()
     values, kept = group_advantages(combined, torch.tensor([4]), scale="none")
     assert values.tolist() == [1, 0, -1, 0] and kept.tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("estimator", Estimator)
+def test_a_measured_reward_without_weight_is_no_reward(estimator):
+    """The second response has only such a one. Counted as 0 it would be the worst of its group."""
+    rewards = torch.tensor([[1.0, 1.0], [NAN, 1.0], [3.0, 1.0]])
+    weights, sizes, lengths = torch.tensor([1.0, 0.0]), torch.tensor([3]), torch.tensor([2, 2, 2])
+    values, kept = compute_advantages(estimator, rewards, weights, sizes, lengths)
+    assert kept.tolist() == [True, False, True] and values[1] == 0 and values[0] == -values[2] < 0
 
 
 def test_gdpo_normalizes_each_reward_in_its_group_then_the_sum_over_the_batch():
