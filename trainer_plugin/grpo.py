@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 import argparse
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -362,7 +363,8 @@ class GrpoTraining:
         )
         used = first is not None and advantages is not None and report is not None
         place = number + (first or 0)
-        k1, k3, entropy = report.response_means[place].tolist() if used and report else (None, None, None)
+        means = report.response_means[place].tolist() if used and report else [math.nan] * 3
+        k1, k3, entropy = map(_known, means)
         total = _known(float(group.totals[number]))
         return RolloutRow(
             step=self.step + 1,

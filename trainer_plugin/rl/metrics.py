@@ -66,9 +66,10 @@ class GrpoMetrics(Model):
     responses: ResponseCounts
     entropy: float | None
     """Mean over all sampled tokens, also of dropped groups, of their negative log-probability, in nats. This is an
-    unbiased estimate of the entropy at the sampling temperature. `policy["entropy"]` is exact and over kept tokens."""
+    unbiased estimate of the entropy at the sampling temperature. `policy["entropy"]` is exact and without dropped
+    groups."""
     policy: dict[str, float]
-    """`losses.PolicyMetrics.means` over the step's updates: KL, clipped shares, ratios. Empty without an update."""
+    """`UpdateReport.policy`: KL, clipped shares, ratios and the entropy. Empty without an update."""
     mismatch: dict[str, float]
     """`rollout_correction.Mismatch.metrics`, and `k3_max`: the largest mean k3 of a response. Empty without values."""
     loss: float | None

@@ -120,7 +120,7 @@ def row_loss(
 
     def loss(row: RankInput, log_probs: Tensor, entropies: Tensor | None) -> Tensor:
         mine = values.cut(row.plan.supervised_index)
-        old = log_probs.detach() if mine.old is None else mine.old
+        old = log_probs if mine.old is None else mine.old  # no gradient flows into it
         advantages = mine.advantages[mine.response]
         ratio = token_ratio = losses.token_log_ratio(log_probs, old)
         if objective.policy == "gspo":

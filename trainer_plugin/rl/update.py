@@ -7,6 +7,7 @@ correction rejects, is added over all ranks before it enters a denominator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ from trainer_plugin.rl.rollout_correction import (
 )
 from trainer_plugin.rl.scoring import adapters_off, score, whole_row
 from trainer_plugin.training.chunked_groups import ChunkedInput, LossFunction, plan_chunks
-from trainer_plugin.training.optimizer_step import StepResult, train_step
+from trainer_plugin.training.optimizer_step import NotFinite, StepResult, train_step
 from trainer_plugin.types import IGNORED, Example, PromptGroup, VideoClip
 
 ClipReader = Callable[[VideoClip, int, int], Tensor]
@@ -118,11 +119,10 @@ class UpdateReport:
     """`Mismatch.metrics` over all responses."""
     response_means: Tensor
     """float64 [R, 3]: means over the tokens of each response: rollout - old log-probability, its k3, and the entropy in
-    nats. 0 for an empty response."""
-    entropy: float
-    """Mean over the tokens of all responses, in nats, before the update."""
+    nats. 0 for an empty response. NaN where there was no pass before or in an update."""
     policy: dict[str, float]
-    """`PolicyMetrics.means` over all optimizer steps, without the entropy; empty if there are none."""
+    """`PolicyMetrics.means` over all optimizer steps; empty if there are none. `entropy` is the mean over the tokens of
+    all responses before the update, in nats."""
     steps: tuple[StepResult, ...]
     """Of each optimizer step. None is taken where no response is kept."""
     tokens: int
@@ -212,8 +212,8 @@ class PolicyUpdate:
         """Take the optimizer steps of one rollout. Every rank must call it.
 
         Raises:
-            NotFinite: on every rank, if the loss or the gradient norm of a step is not finite. That step was not
-                applied.
+            NotFinite: on every rank, if a log-probability, the loss or the gradient norm of a step is not finite. That
+                step was not applied.
             BadInput: on every rank, if a group does not fit a row, or the frames or features of a video do not fit.
         """
         minibatches = self._plan_minibatches(batch)
@@ -316,9 +316,12 @@ class PolicyUpdate:
         self, model: LongVideoModel, rows: Sequence[_Row], entropy: bool
     ) -> Iterator[tuple[_Part, RankInput, Tensor, Tensor | None]]:
         """Each part with this rank's input, log-probabilities [N] and entropies [N]. All ranks must exhaust it."""
-        for row, given in zip(rows, self._inputs(rows), strict=True):
+        for number, (row, given) in enumerate(zip(rows, self._inputs(rows), strict=True)):
             inputs = given.chunks if isinstance(given, ChunkedInput) else (given,)
             found = score(model, given, temperature=self.temperature, entropy=entropy)
+            wrong = not all(log_probs.isfinite().all() for log_probs, _ in found)
+            if any(all_reduce_max(wrong)):
+                raise NotFinite(math.nan, math.nan, (number,) if wrong else ())
             for part, mine, (log_probs, entropies) in zip(row.parts, inputs, found, strict=True):
                 yield part, mine, log_probs, entropies
         reshard(model)
@@ -411,7 +414,8 @@ class PolicyUpdate:
 
         def measure(row: RankInput, log_probs: Tensor, entropies: Tensor | None) -> Tensor:
             assert entropies is not None
-            measured.add_tokens(part, row, log_probs.detach(), entropies.detach())
+            if log_probs.isfinite().all():  # otherwise the loss is not finite, and `train_step` raises on all ranks
+                measured.add_tokens(part, row, log_probs.detach(), entropies.detach())
             return loss(row, log_probs, entropies)
 
         return measure
@@ -466,16 +470,18 @@ class _Measured:
         self._policy.sums.add_(metrics.sums.cpu())
         self._policy.maxima.copy_(torch.maximum(self._policy.maxima, metrics.maxima.cpu()))
 
-    def reduce(self) -> tuple[dict[str, float], Tensor, float, dict[str, float]]:
+    def reduce(self) -> tuple[dict[str, float], Tensor, dict[str, float]]:
         """The fields from `mismatch` to `policy` of `UpdateReport`. Every rank must call it."""
         for sums in (self._mismatch.sums, self._responses, self._policy.sums):
             dist.all_reduce(sums)
         dist.all_reduce(self._policy.maxima, dist.ReduceOp.MAX)
         lengths = self._batch.lengths
         means = self._responses / lengths.clamp(min=1)[:, None]
-        entropy = float(self._responses[:, 2].sum() / lengths.sum().clamp(min=1))
-        policy = {name: value for name, value in self._policy.means().items() if name != "entropy"}
-        return self._mismatch.metrics(), means, entropy, policy
+        if not self._mismatch.sums.any():  # no step was taken, and none needed a pass before it
+            means.fill_(torch.nan)
+        if policy := self._policy.means():
+            policy["entropy"] = float(self._responses[:, 2].sum() / lengths.sum().clamp(min=1))
+        return self._mismatch.metrics(), means, policy
 
 
 def _empty_group(rope_rows: int) -> PromptGroup:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributed.tensor import distribute_tensor
 from torch.optim import SGD
 
 from tests.trainer_plugin import parity
@@ -12,7 +13,7 @@ from trainer_plugin.model import LongVideoModel, RankInput
 from trainer_plugin.rl.objective import Objective
 from trainer_plugin.rl.scoring import score, whole_row
 from trainer_plugin.rl.update import CorrectionSettings, PolicyUpdate, RolloutBatch, UpdateReport, UpdateSettings
-from trainer_plugin.training.optimizer_step import trainable_parameters
+from trainer_plugin.training.optimizer_step import NotFinite, trainable_parameters
 
 DRAFTS = (
     GroupDraft(Draft((5, Clip(5), 9), seed=1), (4, 9, 0, 12, 6)),
@@ -107,7 +108,6 @@ def assert_equal(found: tuple[UpdateReport, torch.Tensor], expected: tuple[Updat
     assert torch.equal(report.kept, wanted.kept) and torch.equal(report.accepted, wanted.accepted)
     assert report.mismatch == pytest.approx(wanted.mismatch, abs=1e-6)
     assert report.policy == pytest.approx(wanted.policy, rel=1e-4, abs=1e-5)
-    assert report.entropy == pytest.approx(wanted.entropy, rel=1e-5)
     assert torch.allclose(report.response_means, wanted.response_means, atol=1e-5)
     assert [step.loss for step in report.steps] == pytest.approx([step.loss for step in wanted.steps], abs=1e-5)
 
@@ -159,6 +159,8 @@ def test_an_exact_engine_has_no_mismatch_and_the_first_ratio_is_one(ranks, row_t
     assert report.kept.tolist() == [length > 0 for length in LENGTHS]
     assert float(report.response_means[:, 0].abs().max()) < 1e-5
     assert (report.response_means[report.kept, 2] > 1).all()
+    mean = float((report.response_means[:, 2] * torch.tensor(LENGTHS)).sum() / sum(LENGTHS))
+    assert report.policy["entropy"] == pytest.approx(mean)
 
 
 def test_a_pass_for_the_old_log_probabilities_changes_nothing_on_policy(ranks):
@@ -184,7 +186,34 @@ def test_without_a_kept_response_no_step_is_taken(ranks):
     everything = tuple(range(RESPONSES))
     for found, moved in ranks[2].run(run, Layout(), Objective(), None, None, WHOLE, DRAFTS, 0.0, (), everything):
         assert found.steps == () and found.policy == {} and not found.kept.any()
+        assert found.mismatch == {} and found.response_means.isnan().all()  # there was no pass to measure them
         assert float(moved.abs().max()) == 0
+
+
+@pytest.mark.parametrize("correction", [None, CorrectionSettings()], ids=["in the update", "before it"])
+def test_log_probabilities_that_are_not_finite_are_an_error_on_all_ranks(ranks, correction):
+    """Of two data-parallel ranks, only the one with the second group has them."""
+    assert ranks[2].run(run_without_a_number, correction) == [True, True]
+
+
+def run_without_a_number(correction: CorrectionSettings | None) -> bool:
+    """Whether updates with a model that has no number for a token of the second group raise NotFinite."""
+    model = parity._sharded_model("qwen2_5_vl", parity.HEADS, Layout(), True, parity.OPTIONS)
+    groups = make_groups(family_of(parity.tiny_config("qwen2_5_vl")), DRAFTS[:2])
+    first, second = (set(torch.cat([each.group.prompt.input_ids, *each.group.responses]).tolist()) for each in groups)
+    weight = model.model.get_input_embeddings().weight
+    before = weight.detach().full_tensor()
+    changed = before.clone()
+    changed[min(second - first)] = torch.nan
+    try:
+        with torch.no_grad():
+            weight.copy_(distribute_tensor(changed, weight.device_mesh, weight.placements))
+        with pytest.raises(NotFinite):
+            run(Layout(), Objective(), correction, drafts=DRAFTS[:2])
+    finally:
+        with torch.no_grad():
+            weight.copy_(distribute_tensor(before, weight.device_mesh, weight.placements))
+    return True
 
 
 def test_a_group_that_fits_no_row_is_named(ranks):
