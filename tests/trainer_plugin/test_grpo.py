@@ -15,6 +15,7 @@ from schemas.arrow import rows_from_parquet
 from schemas.config import Media
 from schemas.errors import BadInput
 from schemas.settings import ConfigError
+from tests.trainer_plugin import runs
 from tests.trainer_plugin.runs import whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.grpo import GrpoTraining, train
@@ -253,6 +254,18 @@ def run_to_alarm(recipe: GrpoRecipe) -> tuple[str, bool]:
     return str(raised.value), any(not torch.equal(after[name], before[name]) for name in before)
 
 
+def test_a_step_whose_responses_are_all_masked_records_no_measurement(alone, release, tmp_path):
+    body = "return [float(index) for index in range(len(completions))]"
+    reward = write_reward(tmp_path / "rewards", body)
+    limit = "rollout={prompts: 2, responses: 2, max_tokens: 2}"
+    settings = ("steps=1", "correction=null", limit, "rollout.temperature=100", f"rewards=[{{reward: '{reward}'}}]")
+    [metrics], _ = run(make_recipe(tmp_path / "run", release, *settings))
+    rows = rollouts(tmp_path / "run", 1)
+    assert {row.status for row in rows} == {RolloutStatus.TRUNCATED}
+    assert {(row.mismatch_k1, row.mismatch_k3, row.entropy) for row in rows} == {(None, None, None)}
+    assert metrics.loss is None and metrics.mismatch == {}
+
+
 def test_a_reward_that_fails_costs_its_own_response_alone(alone, release, tmp_path):
     body = "return [ValueError('no') if index == 1 else float(index) for index in range(len(completions))]"
     reward = write_reward(tmp_path / "rewards", body)
@@ -283,6 +296,15 @@ def test_another_run_in_the_same_folder_is_refused(alone, release, tmp_path):
         GrpoTraining(make_recipe(tmp_path / "run", release, "videos.frames.max_frames=6"))
     with pytest.raises(BadInput, match=r"began with other data: prompts.curriculum is 'none', not 'easy_first'"):
         GrpoTraining(make_recipe(tmp_path / "run", release, "prompts.curriculum=easy_first"))
+
+
+def test_a_checkpoint_of_a_supervised_run_is_refused(alone, release, tmp_path):
+    recipe = make_recipe(tmp_path, release, "steps=2")
+    model = {"model": recipe.model, "trained": recipe.trained}
+    supervised = runs.make_recipe(tmp_path, release, "steps=1").model_copy(update=model)
+    runs.curve(supervised)
+    with pytest.raises(BadInput, match=r"step-00000001 is a checkpoint of a run of sft, not of grpo; give this run"):
+        GrpoTraining(recipe)
 
 
 def test_rewards_that_may_outlast_the_other_ranks_are_refused(alone, release, tmp_path):

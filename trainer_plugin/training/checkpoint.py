@@ -77,6 +77,8 @@ class RunState(Model):
     """Identity of the model: `model_values`."""
     recipe: dict[str, Any]
     """The recipe as JSON values."""
+    kind: str = "sft"
+    """Kind of the run: `RunSettings.folder` of its recipe. Checkpoints of earlier versions are of supervised runs."""
 
 
 class CheckpointFolder:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from schemas.errors import BadInput
 from trainer_plugin.command import Interrupts
 from trainer_plugin.distributed.mesh import init_distributed, parallelize, run_on_all_ranks, run_on_rank_zero
 from trainer_plugin.recipe import Optimizer, RunSettings, Schedule
@@ -97,7 +98,8 @@ class Run:
             restore: sets the position in the data to that of a checkpoint.
 
         Raises:
-            BadInput: on every rank, if the checkpoint is of another model or of other settings, or as `restore`.
+            BadInput: on every rank, if the checkpoint is of another model, another kind of run or other settings, or as
+                `restore`.
         """
         path = self.checkpoints.latest_complete()
         if path is not None:
@@ -106,6 +108,11 @@ class Run:
             saved = {name: state.recipe[name] for name in settings if name in state.recipe}
 
             def check_and_restore() -> None:
+                if state.kind != (kind := self.recipe.folder):
+                    raise BadInput(
+                        f"{path} is a checkpoint of a run of {state.kind}, not of {kind}; give this run another out "
+                        f"folder, and set model.path to that run's export to begin with its weights"
+                    )
                 check_settings(saved, settings, self.recipe.resume_changes)
                 restore(state)
 
@@ -154,6 +161,7 @@ class Run:
             skipped=dict(skipped),
             model=model_values(self.model),
             recipe=self.recipe.model_dump(mode="json"),
+            kind=self.recipe.folder,
         )
         saved = self.checkpoints.save(self.model, self.optimizer, state)
         self._saved = self.step
