@@ -240,8 +240,8 @@ class GroupCollector:
         failures = {failure.response: failure.message for failure in reversed(rewards.failures)}
         groups = []
         for index, (prompt, sample) in enumerate(chosen):
-            sampled = by_group[index % dp][index // dp]
-            responses = tuple(RolloutResponse(*each, prompt.example.input_ids) for each in sampled)
+            mine = by_group[index % dp][index // dp]
+            responses = tuple(RolloutResponse(*each, prompt.example.input_ids) for each in mine)
             own = slice(place[index] * count, (place[index] + 1) * count)
             values, totals = rewards.values[own], rewards.totals[own]
             failed = tuple(failures.get(row) for row in range(own.start, own.stop))
