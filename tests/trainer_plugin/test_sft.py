@@ -136,7 +136,7 @@ def test_a_skipped_sample_that_is_trained_on_later_is_removed_from_the_skipped(a
     content = late.read_bytes()
     late.unlink()
     small = ("row_tokens=256", "step_tokens=256", f"videos.media={tmp_path}", "checkpoints.every_steps=1000")
-    with Training(make_recipe(tmp_path / "run", url, "steps=null", "epochs=20", *small)) as training:
+    with Training(make_recipe(tmp_path / "run", url, "steps=null", "epochs=8", *small)) as training:
         found = [metrics.skipped for metrics in training if late.exists() or late.write_bytes(content)]
         assert found[0] and not found[-1] and not training.skipped
         saved = json.loads((training.checkpoints.latest() / "state.json").read_text())
@@ -230,7 +230,7 @@ def test_evaluations_do_not_count_in_the_seconds_of_a_step(alone, split_release,
         evaluating += time.perf_counter() - began
 
     monkeypatch.setattr(PeriodicEvaluation, "evaluate_if_due", measure)
-    settings = ("steps=3", "evaluation.every_steps=1", "evaluation.max_tokens=64", "checkpoints.every_steps=10")
+    settings = ("steps=3", "evaluation.every_steps=1", "evaluation.max_tokens=16", "checkpoints.every_steps=10")
     with Training(make_recipe(tmp_path, split_release, *settings)) as training:
         began = time.perf_counter()
         seconds = sum(metrics.seconds for metrics in training)
@@ -239,10 +239,10 @@ def test_evaluations_do_not_count_in_the_seconds_of_a_step(alone, split_release,
 
 
 def test_a_run_on_texts_is_evaluated_on_a_release(ranks, split_release, tmp_path):
-    evaluation = f"{{release: {split_release}, prompt_tokens: 2048, max_tokens: 4, before: false}}"
+    evaluation = f"{{release: {split_release}, prompt_tokens: 2048, max_tokens: 4, before: false, questions: 1}}"
     ranks[2].run(curve, text_recipe(tmp_path, "steps=1", f"evaluation={evaluation}"))
     [folder] = (tmp_path / "run" / "evaluations").iterdir()
-    assert json.loads((folder / "evaluation.json").read_text())["questions"] == 4
+    assert json.loads((folder / "evaluation.json").read_text())["questions"] == 1
 
 
 def text_recipe(tmp_path: Path, *settings: str):

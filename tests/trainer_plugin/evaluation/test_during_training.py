@@ -101,8 +101,8 @@ def test_the_last_evaluation_is_that_of_the_export(alone, split_release, tmp_pat
     settings = ("steps=2", "export=model", *EVALUATION, "evaluation.baselines=[text]", "evaluation.samples=2")
     recipe = make_recipe(tmp_path, split_release, *settings)
     assert train(recipe) == 0
-    frames = "videos.frames={fps: 1.0, max_frames: 4, max_video_tokens: 24}"
-    same = [frames, "videos.target=answer", "precision=float32", "evaluation.max_tokens=5", "evaluation.samples=2"]
+    same = ["videos.frames={fps: 1.0, max_frames: 4, max_video_tokens: 24}", "videos.workers=0"]
+    same += ["videos.target=answer", "precision=float32", "evaluation.max_tokens=5", "evaluation.samples=2"]
     same += ["evaluation.prompt_tokens=512", "evaluation.baselines=[text]", f"out={tmp_path}/again"]
     exported = evaluate_recipe(load_evaluation(f"{tmp_path}/export", split_release, same))
     assert read(tmp_path, 2) == exported
