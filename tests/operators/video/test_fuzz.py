@@ -95,7 +95,7 @@ def outcomes(folder: Path, file: str, mutations: int) -> Counter[str]:
     return seen
 
 
-@pytest.mark.parametrize("mutations", [8, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mutations", [12, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("file", FILES)
 def test_damage_is_survived_or_refused_with_a_reason(tmp_path, file, mutations):
     seen = run_isolated(outcomes, tmp_path, file, mutations, timeout_seconds=280, memory_bytes=2 << 30)
