@@ -109,7 +109,7 @@ class GroupCollector:
     @property
     def skipped(self) -> dict[str, str]:
         """The reason by question id of each sample that cannot be used."""
-        return {**self._queue.position["skipped"], **self.unusable}
+        return {**self.stream.skipped, **self.unusable}
 
     def resume(self, position: dict[str, Any], unusable: dict[str, str]) -> None:
         """Continue from the position of a checkpoint. It involves no other rank.
@@ -265,21 +265,26 @@ class _PromptQueue:
 
     def __init__(self, stream: PromptStream) -> None:
         self._stream = stream
-        self._waiting: deque[tuple[tuple[Prompt, Sample], dict[str, Any]]] = deque()
-        self.position = stream.state_dict()
-        """State of the stream after the prompts that were used."""
+        self._waiting: deque[tuple[tuple[Prompt, Sample], tuple[int, int]]] = deque()
+        self._place = stream.place
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """State of the stream after the prompts that were used. Skipped samples may be of prompts that wait."""
+        epoch, position = self._place
+        return {**self._stream.state_dict(), "epoch": epoch, "position": position}
 
     def peek(self, count: int) -> list[tuple[Prompt, Sample]]:
         """The next `count` prompts, which stay in the queue; fewer at the end of the stream."""
         while len(self._waiting) < count and (found := next(self._stream, None)) is not None:
-            self._waiting.append((found, self._stream.state_dict()))
+            self._waiting.append((found, self._stream.place))
         return [found for found, _ in list(self._waiting)[:count]]
 
     def take(self, count: int) -> list[tuple[Prompt, Sample]]:
         """Remove and return the next prompts, as `peek`."""
         chosen = self.peek(count)
         for _ in chosen:
-            _, self.position = self._waiting.popleft()
+            _, self._place = self._waiting.popleft()
         return chosen
 
 

@@ -144,6 +144,11 @@ class PromptStream(Iterator[tuple[Prompt, Sample]]):
                 return prompt, self.dataset.sample(number)
         raise StopIteration
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and position in it after the prompts that were returned."""
+        return self._epoch, self._position
+
     def state_dict(self) -> dict[str, Any]:
         """Position after the prompts that were returned, as JSON values. It is the same on all ranks."""
         return {

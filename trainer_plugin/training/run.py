@@ -222,7 +222,7 @@ class Run:
         # Ranks that share a row name the same samples.
         named = list(dict.fromkeys(of_rows or [samples for _, samples in found]))
         return BadStep(
-            f"step {self.step + 1}: {error}; the step was not applied, and {self.describe_checkpoint()}; lower the "
+            f"step {self.step + 1}: {error}; the update was not applied, and {self.describe_checkpoint()}; lower the "
             f"learning rate, or check the {'; '.join(named[:_RANKS_SHOWN])}"
         )
 
