@@ -240,8 +240,11 @@ class GroupCollector:
         failures = {failure.response: failure.message for failure in reversed(rewards.failures)}
         groups = []
         for index, (prompt, sample) in enumerate(chosen):
-            mine = by_group[index % dp][index // dp]
-            responses = tuple(RolloutResponse(*each, prompt.example.input_ids) for each in mine)
+            prompt_ids = prompt.example.input_ids
+            responses = tuple(
+                RolloutResponse(token_ids, log_probs, finish, prompt_ids)
+                for token_ids, log_probs, finish in by_group[index % dp][index // dp]
+            )
             own = slice(place[index] * count, (place[index] + 1) * count)
             values, totals = rewards.values[own], rewards.totals[own]
             failed = tuple(failures.get(row) for row in range(own.start, own.stop))

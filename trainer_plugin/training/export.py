@@ -94,9 +94,17 @@ def export_model(
                 else:
                     _write_model(model.model, weights, staging, dtype)
                     _write_companions(staging, source, tokenizer)
+                _share_weights(staging)
                 _publish(staging, folder)
 
     run_on_rank_zero(write)
+
+
+def _share_weights(folder: Path) -> None:
+    """Give the weights' files the permissions of the others: safetensors makes them readable by their owner alone."""
+    mode = next(folder.glob("*config.json")).stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def export_bytes(model: LongVideoModel, dtype: torch.dtype) -> int:

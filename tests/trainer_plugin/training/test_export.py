@@ -193,6 +193,15 @@ def test_an_export_may_be_on_a_disk_of_its_own(alone, release, tmp_path, small_d
     assert {"config.json", "model.safetensors"} <= {path.name for path in small_disk.iterdir()}
 
 
+def test_weights_have_the_permissions_of_the_configuration(alone, release, tmp_path):
+    lora = "trained={language_model: false, projector: false, vision_tower: false, lora: {rank: 4}}"
+    for settings in (("export=model",), ("export=adapter", lora)):
+        with Training(make_recipe(tmp_path / settings[0], release, "steps=1", *settings)) as training:
+            training.export(tmp_path / settings[0] / "export")
+        modes = {path.stat().st_mode for path in (tmp_path / settings[0] / "export").iterdir()}
+        assert len(modes) == 1
+
+
 def test_a_recipe_without_an_export_has_none(alone, release, tmp_path):
     with (
         Training(make_recipe(tmp_path, release, "steps=1", "export=none")) as training,
