@@ -18,6 +18,7 @@ from schemas.settings import ConfigError
 from tests.trainer_plugin import runs
 from tests.trainer_plugin.runs import whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
+from trainer_plugin.atomic_files import FullDisk
 from trainer_plugin.grpo import GrpoTraining, train
 from trainer_plugin.rl.alarms import TrainingAlarm
 from trainer_plugin.rl.metrics import GrpoMetrics
@@ -37,6 +38,9 @@ SETTINGS = (
     "cache.host_gib=0.1",
     "resume_changes=[steps]",
 )
+
+
+LORA = "trained={language_model: false, projector: false, lora: {rank: 2}}"
 
 
 def make_recipe(out: Path, url: str, *settings: str) -> GrpoRecipe:
@@ -183,9 +187,36 @@ def test_a_signal_to_one_rank_saves_and_ends_all(ranks, release, tmp_path):
     assert (tmp_path / "checkpoints/latest").read_text() == f"step-{done:08d}"
 
 
+def test_a_rank_that_dies_ends_the_others(ranks, release, tmp_path):
+    recipe = make_recipe(tmp_path, release, "steps=100000", "parallel.sp=2")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(ranks[2].outcomes, train_alone, recipe)
+        while not (tmp_path / "metrics.jsonl").exists():
+            assert not running.done(), running.result()
+            time.sleep(0.05)
+        ranks[2].processes[1].kill()
+        errors, values = running.result()
+    assert not values and "gloo" in errors[0]  # `command.run` reports it as a rank that has ended
+
+
+def test_a_full_disk_ends_the_run_and_a_resume_repeats_the_step(alone, release, small_disk):
+    recipe = make_recipe(small_disk / "run", release, "steps=2", "checkpoints.every_steps=1", LORA)
+    filler = small_disk / "filler"
+    with GrpoTraining(recipe) as training, pytest.raises(FullDisk) as full:
+        for metrics in training:
+            if metrics.step == 1:
+                training.save()
+                free = os.statvfs(small_disk)
+                filler.write_bytes(bytes(free.f_bavail * free.f_frsize))
+    assert str(small_disk / "run/rollouts") in str(full.value)
+    filler.unlink()
+    [metrics], _ = run(recipe)
+    assert metrics.step == 2
+    assert {row.step for row in rollouts(small_disk / "run", 2)} == {2}
+
+
 def test_the_first_update_has_no_kl_to_the_reference(alone, release, tmp_path):
-    lora = "trained={language_model: false, projector: false, lora: {rank: 4}}"
-    for name, settings in (("whole", ()), ("adapters", (lora,))):
+    for name, settings in (("whole", ()), ("adapters", (LORA,))):
         [metrics], _ = run(make_recipe(tmp_path / name, release, "steps=1", "objective.beta=0.1", *settings))
         assert metrics.policy["kl_reference_k3"] == 0
 
