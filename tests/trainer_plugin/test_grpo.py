@@ -208,7 +208,7 @@ def test_a_full_disk_ends_the_run_and_a_resume_repeats_the_step(alone, release, 
                 training.save()
                 free = os.statvfs(small_disk)
                 filler.write_bytes(bytes(free.f_bavail * free.f_frsize))
-    assert str(small_disk / "run/rollouts") in str(full.value)
+    assert f"the disk of {small_disk / 'run'}" in str(full.value)
     filler.unlink()
     [metrics], _ = run(recipe)
     assert metrics.step == 2
