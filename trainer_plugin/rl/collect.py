@@ -202,7 +202,13 @@ class GroupCollector:
             with self._timed("rewards"):
                 rewards = gather_rewards(calls, finish, parallel)
         if rewards.failures and parallel.rank == 0:
-            log.warning("step %d: %d rewards failed, e.g. %s", step, len(rewards.failures), rewards.failures[0].message)
+            failures = rewards.failures
+            log.warning(
+                "step %d: %d responses are excluded, because a reward failed, e.g. %s",
+                step,
+                len(failures),
+                failures[0].message,
+            )
         return self._join(number, chosen, found, rewards)
 
     def _request(self, step: int, place: str, prompt: Prompt) -> RolloutRequest:

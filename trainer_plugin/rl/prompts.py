@@ -184,7 +184,8 @@ class PromptStream(Iterator[tuple[Prompt, Sample]]):
         self.skipped[unusable.key] = unusable.reason
         if len(self.skipped) == len(self):
             raise BadInput(
-                f"not one of the {len(self)} chosen samples has a usable prompt: {self.counts}; the log names the "
+                f"not one of the {len(self)} chosen samples has a usable prompt of at most "
+                f"{self.max_tokens} tokens: {self.counts}; the log names the "
                 f"first of each reason"
             )
 

@@ -62,7 +62,8 @@ def test_a_reward_and_its_failure_stay_with_their_response(ranks, release, tmp_p
             assert failure is None and total == value == len(text)
     assert [(text, failure) for text, failure, _, _ in others] == [(text, failure) for text, failure, _, _ in responses]
     [message] = messages
-    assert message.startswith(f"step 1: {len(failed)} rewards failed, e.g. reward {tmp_path}/odd.py:even failed for")
+    count = f"step 1: {len(failed)} responses are excluded, because a reward failed, e.g. "
+    assert message.startswith(f"{count}reward {tmp_path}/odd.py:even failed for")
     assert silent == []
 
 

@@ -249,7 +249,7 @@ def merge_results(functions: Sequence[Reward], weights: Sequence[float], results
             row,
             functions[index].name,
             f"reward {functions[index].name} failed for question {keys[row]}, response {row} ({call.text}): "
-            f"{call.reason}; the response is excluded from its group",
+            f"{call.reason}",
         )
         for index, row, call in calls
     ]
