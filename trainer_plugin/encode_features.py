@@ -99,7 +99,9 @@ def _encode(recipe: Recipe, videos: VideoData, url: str, device: torch.device) -
         options=RunOptions(vision_patches=recipe.memory.vision_patches, compile=recipe.compile),
         seed=recipe.seed,
     )
-    samples = run_on_all_ranks(lambda: open_samples(videos, model.family, read_tokenizer(recipe.model)))
+    samples = run_on_all_ranks(
+        lambda: open_samples(videos, model.family, read_tokenizer(recipe.model), with_features=False)
+    )
     folder = FeatureFolder(url, tower_identity(model))
     clips, unusable = clips_of(samples, recipe.row_tokens)
     missing = [clip for clip in clips if clip not in folder]

@@ -27,7 +27,6 @@ from schemas.errors import BadInput
 from schemas.settings import set_field, validate
 from schemas.tables import Split
 from trainer_plugin.command import run
-from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.distributed.mesh import init_distributed, run_on_all_ranks
 from trainer_plugin.evaluation.engine import open_sampler
 from trainer_plugin.evaluation.run import evaluate
@@ -85,12 +84,11 @@ def evaluate_recipe(recipe: EvaluationRecipe) -> Evaluation:
     init_distributed(timedelta(minutes=recipe.parallel.timeout_minutes))
     videos, source = recipe.videos, recipe.model
     stored = videos.features
-    features = FeatureFolder(stored.url, stored.tower) if stored else None
     with console_log():
         config = run_on_all_ranks(lambda: read_config(source))
         family = run_on_all_ranks(lambda: read_family(source, config))
         tokenizer = run_on_all_ranks(lambda: read_tokenizer(source))
-        dataset = run_on_all_ranks(lambda: open_samples(videos, family, tokenizer, features))
+        dataset = run_on_all_ranks(lambda: open_samples(videos, family, tokenizer))
         stop_ids = dataset.layout.chat.stop_ids
         with open_sampler(
             source,

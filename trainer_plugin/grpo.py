@@ -21,7 +21,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() handles it, to avoid a traceback during the imports
 
 import argparse
-import logging
 import math
 import sys
 import time
@@ -36,12 +35,11 @@ from torch import Tensor
 from schemas.answer_format import parse_response
 from schemas.errors import BadInput
 from trainer_plugin.command import run
-from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.samples import ReleaseDataset
 from trainer_plugin.distributed.mesh import run_on_all_ranks, run_on_rank_zero
 from trainer_plugin.evaluation.during_training import PeriodicEvaluation
 from trainer_plugin.model import LongVideoModel
-from trainer_plugin.recipe import Export, recipe_names
+from trainer_plugin.recipe import recipe_names
 from trainer_plugin.rl.advantages import Advantages, compute_advantages
 from trainer_plugin.rl.alarms import Alarms, TrainingAlarm
 from trainer_plugin.rl.collect import GroupCollector, RewardedGroup
@@ -59,11 +57,9 @@ from trainer_plugin.training.checkpoint import RunState, check_data
 from trainer_plugin.training.from_recipe import open_model, open_samples
 from trainer_plugin.training.metrics import by_reason, peak_memory
 from trainer_plugin.training.optimizer_step import NotFinite
-from trainer_plugin.training.run import Clock, Run
+from trainer_plugin.training.run import Clock, Run, run_to_end
 from trainer_plugin.training.step_feed import check_feature_folder
 from trainer_plugin.types import FrameRange
-
-log = logging.getLogger(__name__)
 
 _PHASES = ("videos", "rollout", "rewards", "update")
 """Phases of a step, in order. `videos` is the part that does not overlap with sampling."""
@@ -216,9 +212,7 @@ class GrpoTraining:
         return rewards
 
     def _open_dataset(self) -> ReleaseDataset:
-        stored = self.recipe.videos.features
-        features = FeatureFolder(stored.url, stored.tower) if stored else None
-        return open_samples(self.recipe.videos, self.run.family, self.run.tokenizer, features)
+        return open_samples(self.recipe.videos, self.run.family, self.run.tokenizer)
 
     def _open_stream(self) -> PromptStream:
         recipe = self.recipe
@@ -309,7 +303,7 @@ class GrpoTraining:
         responses = [response for group in groups for response in group.responses]
         masks = self.recipe.rollout.mask_truncated
         batch = RolloutBatch(
-            groups=tuple(group.shared for group in groups),
+            groups=tuple(group.prompt_group for group in groups),
             log_probs=tuple(response.log_probs for response in responses),
             advantages=advantages.values,
             scored=advantages.kept,
@@ -358,14 +352,14 @@ class GrpoTraining:
         response, text, sample = group.responses[number], group.completions[number], group.sample
         names = [each.reward for each in self.recipe.rewards]
         values = tuple(
-            RewardValue(name=name, value=_known(value))
+            RewardValue(name=name, value=_none_if_nan(value))
             for name, value in zip(names, group.rewards[number].tolist(), strict=True)
         )
         used = first is not None and advantages is not None and report is not None
         place = number + (first or 0)
         means = report.response_means[place].tolist() if used and report else [math.nan] * 3
-        k1, k3, entropy = map(_known, means)
-        total = _known(float(group.totals[number]))
+        k1, k3, entropy = map(_none_if_nan, means)
+        total = _none_if_nan(float(group.totals[number]))
         return RolloutRow(
             step=self.step + 1,
             round=group.round,
@@ -398,7 +392,7 @@ class GrpoTraining:
         )
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return value if value == value else None
 
 
@@ -409,15 +403,7 @@ def train(recipe: GrpoRecipe) -> int:
         The number of the signal that ended the run; 0 if it is complete.
     """
     with GrpoTraining(recipe) as training:
-        for _ in training:
-            pass
-        if training.interrupted:
-            name = signal.Signals(training.ended_by).name
-            if training.parallel.rank == 0:
-                log.warning("stopped after step %d by %s; run it again to resume", training.step, name)
-        elif recipe.export is not Export.NONE:
-            training.export()
-        return training.ended_by
+        return run_to_end(training)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() handles it, to avoid a traceback during the imports
 
 import argparse
-import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,20 +30,17 @@ import torch
 import torch.distributed as dist
 
 from trainer_plugin.command import run
-from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.packing import RowStream, fraction_done
 from trainer_plugin.data.texts import TextRowStream
 from trainer_plugin.distributed.mesh import run_on_all_ranks
 from trainer_plugin.evaluation.during_training import PeriodicEvaluation
-from trainer_plugin.recipe import Export, Recipe, load_recipe, recipe_names
+from trainer_plugin.recipe import Recipe, load_recipe, recipe_names
 from trainer_plugin.training.flops import TowerCosts, peak_flops, training_flops
 from trainer_plugin.training.from_recipe import open_samples
 from trainer_plugin.training.metrics import StepMetrics, by_reason, peak_memory
 from trainer_plugin.training.optimizer_step import NotFinite, cross_entropy, train_step
-from trainer_plugin.training.run import Clock, Run
+from trainer_plugin.training.run import Clock, Run, run_to_end
 from trainer_plugin.training.step_feed import Step, StepFeed, check_features
-
-log = logging.getLogger(__name__)
 
 
 class Training:
@@ -178,9 +174,7 @@ class Training:
                 column=recipe.texts.column,
             )
         assert recipe.videos is not None
-        stored = recipe.videos.features
-        features = FeatureFolder(stored.url, stored.tower) if stored else None
-        samples = open_samples(recipe.videos, self.family, self.tokenizer, features)
+        samples = open_samples(recipe.videos, self.family, self.tokenizer)
         return RowStream(samples, recipe.row_tokens, seed=recipe.seed, rank=rank, ranks=ranks, epochs=recipe.epochs)
 
     def _share_done_at(self, position: dict[str, Any], step: int) -> float:
@@ -252,15 +246,7 @@ def train(recipe: Recipe) -> int:
         The number of the signal that ended the run; 0 if it is complete.
     """
     with Training(recipe) as training:
-        for _ in training:
-            pass
-        if training.interrupted:
-            name = signal.Signals(training.ended_by).name
-            if training.parallel.rank == 0:
-                log.warning("stopped after step %d by %s; run it again to resume", training.step, name)
-        elif recipe.export is not Export.NONE:
-            training.export()
-        return training.ended_by
+        return run_to_end(training)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,12 +20,11 @@ from tests.trainer_plugin.runs import curve, make_recipe, make_unreadable, model
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin import recipe as recipes
 from trainer_plugin.data import row_loader as loader
-from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.packing import RowStream
 from trainer_plugin.data.video_decode import read_frames
 from trainer_plugin.distributed.mesh import init_distributed, parallelize
 from trainer_plugin.hf_trainer import REFUSED, LongVideoTrainer
-from trainer_plugin.recipe import Recipe
+from trainer_plugin.recipe import FeatureSource, Recipe
 from trainer_plugin.training.from_recipe import open_samples
 from trainer_plugin.training.optimizer_step import BadStep
 from trainer_plugin.training.weights import build_model, read_config, read_tokenizer
@@ -36,8 +35,8 @@ def trainer_of(recipe: Recipe, folder, steps: int, kind=LongVideoTrainer, featur
     config, tokenizer = read_config(recipe.model), read_tokenizer(recipe.model)
     parallel = parallelize(recipe.parallel.sp, config.get_text_config(), init_distributed())
     model = build_model(recipe.model, recipe.trained, config, parallel, compute=torch.float32, seed=recipe.seed)
-    videos = recipe.videos
-    samples = open_samples(videos, model.family, tokenizer, features)
+    videos = recipe.videos.model_copy(update={"features": features})
+    samples = open_samples(videos, model.family, tokenizer)
     rows = RowStream(samples, recipe.row_tokens, seed=recipe.seed, rank=parallel.dp_rank, ranks=parallel.dp)
     arguments = TrainingArguments(
         str(folder),
@@ -749,7 +748,7 @@ def losses_with(recipe: Recipe, folder, optim: str) -> list[float]:
 
 
 def test_features_that_are_not_of_this_models_frozen_tower_are_refused(alone, release, tmp_path):
-    features = FeatureFolder(str(tmp_path), "another")
+    features = FeatureSource(url=str(tmp_path), tower="another")
     with pytest.raises(BadInput, match=r"are of a frozen tower, but this model's tower or projector is trained"):
         trainer_of(make_recipe(tmp_path, release), tmp_path, 1, features=features)
     frozen = make_recipe(tmp_path, release, "trained.vision_tower=false", "trained.projector=false")

@@ -74,6 +74,14 @@ def parameters_after(recipe, stop_after: int | None = None) -> dict[str, torch.T
         return whole_parameters(training)
 
 
+def test_a_step_that_the_caller_has_saved_is_not_saved_again(alone, release, tmp_path, caplog):
+    caplog.set_level("INFO", "trainer_plugin")
+    with Training(make_recipe(tmp_path, release, "steps=2", "checkpoints.every_steps=1")) as training:
+        for _ in training:
+            training.save()
+    assert caplog.text.count("checkpoint written to") == 2
+
+
 def test_a_run_resumes_bit_by_bit_in_the_middle_of_an_epoch_with_other_workers(alone, release, tmp_path):
     settings = ("steps=5", "optimizer.schedule=cosine", "optimizer.warmup=0.5")
     straight = parameters_after(make_recipe(tmp_path / "straight", release, *settings))
@@ -420,7 +428,7 @@ def saved_at_the_end(out: Path) -> bool:
 
 def train_and_log(recipe) -> tuple[int, list[str]]:
     """Signal that ended the training on this rank, and the messages that it logged."""
-    with collect_log("trainer_plugin.sft") as messages:
+    with collect_log("trainer_plugin.training.run") as messages:
         return train(recipe), messages
 
 

@@ -19,7 +19,6 @@ import torch
 
 from schemas.errors import BadInput, Outage
 from schemas.uri import shown_uri
-from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.samples import ReleaseDataset
 from trainer_plugin.distributed.mesh import broadcast_from_rank_zero, run_on_all_ranks, run_on_rank_zero
 from trainer_plugin.evaluation.answers import AnswerFolder
@@ -73,8 +72,7 @@ class PeriodicEvaluation:
 
     def _open_questions(self) -> ReleaseDataset:
         videos = self._videos
-        features = FeatureFolder(videos.features.url, videos.features.tower) if videos.features else None
-        dataset = open_samples(videos, self._run.family, self._run.tokenizer, features)
+        dataset = open_samples(videos, self._run.family, self._run.tokenizer)
         if not len(dataset):
             raise BadInput(
                 f"{shown_uri(videos.release)}: the split {videos.split} has no questions to evaluate; choose another "

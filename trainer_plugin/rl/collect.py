@@ -61,7 +61,7 @@ class RewardedGroup:
     """Number of the round in which it was sampled, from 0."""
 
     @property
-    def shared(self) -> PromptGroup:
+    def prompt_group(self) -> PromptGroup:
         """The group as it is trained on."""
         return PromptGroup(self.prompt.example, tuple(response.token_ids for response in self.responses))
 
@@ -150,7 +150,7 @@ class GroupCollector:
         """The next prompts whose videos can be used, with their videos in the cache; fewer at the end."""
         found: list[tuple[Prompt, Sample]] = []
         while len(found) < count and (chosen := self._queue.take(count - len(found))):
-            with self._timed("videos"):
+            with self._time_phase("videos"):
                 bad = self.cache.load([*self._clips, *_clips(chosen)])
             for prompt, sample in chosen:
                 reason = next((bad[clip] for clip in prompt.example.videos if clip in bad), None)
@@ -183,7 +183,7 @@ class GroupCollector:
 
         ahead = self._queue.peek(recipe.rollout.prompts)
         self.cache.prefetch([*self._clips, *_clips(ahead)])
-        with self._timed("rollout"):
+        with self._time_phase("rollout"):
             found = self.engine.generate(requests, recipe.rollout.responses, recipe.rollout.sampling, begin)
         run_on_all_ranks(partial(_check_prompts, requests, found))
         batch = self._batch(
@@ -197,9 +197,9 @@ class GroupCollector:
             finish: Callable[[], RewardResults] = partial(calls.finish, batch)
             if parallel.sp_rank == 0:
                 finish = pool.submit(finish).result
-            with self._timed("videos"):
+            with self._time_phase("videos"):
                 self.cache.load(self._clips, ahead=_clips(ahead))
-            with self._timed("rewards"):
+            with self._time_phase("rewards"):
                 rewards = gather_rewards(calls, finish, parallel)
         if rewards.failures and parallel.rank == 0:
             failures = rewards.failures
@@ -263,7 +263,7 @@ class GroupCollector:
         return groups
 
     @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
+    def _time_phase(self, phase: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
         self.seconds[phase] += time.perf_counter() - began

@@ -15,7 +15,7 @@ from trainer_plugin.training.weights import build_model
 
 
 def open_samples(
-    videos: VideoData, family: Family, tokenizer: PreTrainedTokenizerBase, features: FeatureFolder | None = None
+    videos: VideoData, family: Family, tokenizer: PreTrainedTokenizerBase, *, with_features: bool = True
 ) -> ReleaseDataset:
     """Open the recipe's dataset of questions about videos.
 
@@ -23,8 +23,12 @@ def open_samples(
         videos: the recipe's section on videos.
         family: the model's family.
         tokenizer: the model's tokenizer.
-        features: folder of precomputed features; None to decode and encode frames.
+        with_features: read the features of `videos.features`, if it is set; False: decode and encode all frames.
+
+    Raises:
+        BadInput, SchemaError: as `ReleaseDataset`.
     """
+    stored = videos.features if with_features else None
     return ReleaseDataset(
         videos.release,
         videos.split,
@@ -33,7 +37,7 @@ def open_samples(
         policy=videos.frames,
         target=videos.target,
         media=videos.media,
-        features=features,
+        features=FeatureFolder(stored.url, stored.tower) if stored else None,
     )
 
 

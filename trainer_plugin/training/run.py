@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ import torch.distributed as dist
 from schemas.errors import BadInput
 from trainer_plugin.command import Interrupts
 from trainer_plugin.distributed.mesh import init_distributed, parallelize, run_on_all_ranks, run_on_rank_zero
-from trainer_plugin.recipe import Optimizer, RunSettings, Schedule
+from trainer_plugin.recipe import Export, Optimizer, RunSettings, Schedule
 from trainer_plugin.training.checkpoint import CheckpointFolder, RunState, check_settings, lock_run_folder
 from trainer_plugin.training.export import export_model
 from trainer_plugin.training.from_recipe import open_model
@@ -177,8 +178,9 @@ class Run:
 
     @property
     def must_save(self) -> bool:
-        """Whether a checkpoint is due after the last step."""
-        return self.interrupted or self.step % self.recipe.checkpoints.every_steps == 0
+        """Whether a checkpoint is due after the last step, and the caller has not saved it already."""
+        is_due = self.interrupted or self.step % self.recipe.checkpoints.every_steps == 0
+        return is_due and not self.is_saved
 
     def export(self, folder: Path | None = None) -> None:
         """Export the model to a Hugging Face folder, `{out}/export` by default.
@@ -260,6 +262,34 @@ class Run:
         *found, ended_by = tensor.tolist()
         self.ended_by = int(ended_by)
         return found
+
+
+class _Training(Protocol):
+    """A run that yields the metrics of its steps: `Training` or `GrpoTraining`."""
+
+    run: Run
+
+    def __iter__(self) -> Iterator[Metrics]: ...
+
+    def export(self) -> None: ...
+
+
+def run_to_end(training: _Training) -> int:
+    """Run all steps and write the export, unless a signal ends the run before. Every rank must call it.
+
+    Returns:
+        The number of the signal that ended the run; 0 if it is complete.
+    """
+    for _ in training:
+        pass
+    run = training.run
+    if not run.interrupted:
+        if run.recipe.export is not Export.NONE:
+            training.export()
+    elif run.parallel.rank == 0:
+        name = signal.Signals(run.ended_by).name
+        log.warning("stopped after step %d by %s; run it again to resume", run.step, name)
+    return run.ended_by
 
 
 class Clock:

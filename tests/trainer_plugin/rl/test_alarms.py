@@ -28,7 +28,7 @@ def step(number: int, rows, **changes) -> GrpoMetrics:
     return metrics_of(rows, step=number, **changes)
 
 
-def alarmed(alarms: Alarms, kinds: list[dict], first: int = 1) -> int | None:
+def find_alarm(alarms: Alarms, kinds: list[dict], first: int = 1) -> int | None:
     """The step in which an alarm is raised; None if there is none."""
     for number, kind in enumerate(kinds, first):
         try:
@@ -84,23 +84,23 @@ def test_an_alarm_is_raised_after_its_number_of_steps_on_end_also_across_a_resum
             expected = done + limit
         done += length
     first = Alarms(settings)
-    found = alarmed(first, kinds[:cut])
+    found = find_alarm(first, kinds[:cut])
     if found is None:
         second = Alarms(settings)
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-        found = alarmed(second, kinds[cut:], min(cut, len(kinds)) + 1)
+        found = find_alarm(second, kinds[cut:], min(cut, len(kinds)) + 1)
     assert found == expected
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_each_alarm_can_be_switched_off(name):
-    assert alarmed(Alarms(AlarmSettings()), [BAD[name]] * 20) == LAST[name]
-    assert alarmed(Alarms(AlarmSettings(**{OFF[name]: None})), [BAD[name]] * 20) is None
+    assert find_alarm(Alarms(AlarmSettings()), [BAD[name]] * 20) == LAST[name]
+    assert find_alarm(Alarms(AlarmSettings(**{OFF[name]: None})), [BAD[name]] * 20) is None
 
 
 def test_steps_without_an_update_change_nothing_in_the_alarm_of_the_mismatch():
     kinds = [BAD["mismatch"], {"rows": group("q", 1.0, **DROPPED), "mismatch": {}}]
-    assert alarmed(Alarms(AlarmSettings(no_signal_steps=None)), kinds * 3) == 5
+    assert find_alarm(Alarms(AlarmSettings(no_signal_steps=None)), kinds * 3) == 5
 
 
 def test_a_solved_run_has_no_alarm_of_entropy():
@@ -108,13 +108,13 @@ def test_a_solved_run_has_no_alarm_of_entropy():
         rows = [make_row(0, f"q{number}", accuracy=float(number < right), log_prob=-0.001) for number in range(10)]
         return {"rows": rows}
 
-    assert alarmed(Alarms(AlarmSettings()), [certain(8)] * 20) is None
-    assert alarmed(Alarms(AlarmSettings()), [certain(7)] * 20) == 5
+    assert find_alarm(Alarms(AlarmSettings()), [certain(8)] * 20) is None
+    assert find_alarm(Alarms(AlarmSettings()), [certain(7)] * 20) == 5
 
 
 def test_the_state_is_bounded_by_the_steps_of_the_alarm():
     alarms = Alarms(AlarmSettings(mismatch_steps=3))
-    assert alarmed(alarms, [BAD["mismatch"]] * 3) == 3
+    assert find_alarm(alarms, [BAD["mismatch"]] * 3) == 3
     assert len(alarms.state_dict()["mismatch"]) == 3
 
 

@@ -169,6 +169,23 @@ def test_a_pass_for_the_old_log_probabilities_changes_nothing_on_policy(ranks):
     assert_equal(ranks[1].run(run, Layout(), Objective(), exact)[0], plain)
 
 
+def test_the_loss_of_the_first_step_is_that_of_its_formula(ranks):
+    advantages = torch.randn(RESPONSES, generator=torch.Generator().manual_seed(3))
+    lengths = torch.tensor(LENGTHS)
+    report, _ = ranks[1].run(run, Layout(), Objective())[0]  # DAPO: the mean over all tokens, at ratios of 1
+    assert report.steps[0].loss == pytest.approx(-float((advantages * lengths).sum() / lengths.sum()), rel=1e-5)
+    report, _ = ranks[1].run(run, Layout(), Objective(aggregation="sequence_mean"))[0]
+    assert report.steps[0].loss == pytest.approx(-float(advantages[lengths > 0].mean()), rel=1e-5)
+
+
+def test_a_minibatch_is_normalized_by_its_own_responses(ranks):
+    alone, _ = ranks[1].run(run, Layout(), Objective(), None, None, WHOLE, DRAFTS[:1])[0]
+    parts, _ = ranks[1].run(run, Layout(), Objective(), None, UpdateSettings(minibatches=3))[0]
+    assert len(parts.steps) == 3
+    assert parts.steps[0].loss == pytest.approx(alone.steps[0].loss, rel=1e-5)
+    assert parts.steps[0].grad_norm == pytest.approx(alone.steps[0].grad_norm, rel=1e-4)
+
+
 def test_a_response_that_does_not_count_is_as_if_it_were_not_there(ranks):
     shorter = (GroupDraft(DRAFTS[0].prompt, DRAFTS[0].lengths), DRAFTS[1], GroupDraft(DRAFTS[2].prompt, (1, 8)))
     correction = CorrectionSettings(weights="none")

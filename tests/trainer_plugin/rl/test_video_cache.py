@@ -249,12 +249,12 @@ if "trainer_plugin.data.decode_pool" in sys.orig_argv:
 
     plain = decoding.read_frames
 
-    def logged(source, times_us, *rest):
+    def log_frames(source, times_us, *rest):
         with open({log!r}, "a") as file:
             file.write("".join(f"{{source.key}} {{time}}\\n" for time in times_us))
         return plain(source, times_us, *rest)
 
-    decoding.read_frames = logged
+    decoding.read_frames = log_frames
 """
 
 
@@ -378,7 +378,7 @@ def clip_bytes(case: Case, patches: int) -> int:
     return patches * family.tokens_per_temporal_patch(clip.grid) * 16 * HEADS[0] * 4
 
 
-def bounded(case: Case, held: int) -> Case:
+def set_limit(case: Case, held: int) -> Case:
     """The case with room for `held` temporal patches."""
     return replace(case, settings=CacheSettings(host_gib=(clip_bytes(case, held) + 1) / 2**30))
 
@@ -411,7 +411,7 @@ def evict(case: Case) -> list[list[int]]:
 
 
 def test_the_least_recently_loaded_are_removed_and_prefetched_ones_last(ranks, films):
-    case = bounded(Case("smolvlm", films), 6)
+    case = set_limit(Case("smolvlm", films), 6)
     expected = [[0, 1], [0, 1, 2], [0, 2, 3], [3, 4, 5], [0, 4, 5], [0, 1, 4], [1, 2, 4]]
     assert ranks[2].run(evict, case) == [expected] * 2
 
@@ -438,13 +438,13 @@ def test_what_is_not_held_is_refused_by_name(ranks, films):
 
 
 def test_clips_that_exceed_the_bound_are_refused_on_all_ranks(ranks, films):
-    case = bounded(Case("smolvlm", films), 13)
+    case = set_limit(Case("smolvlm", films), 13)
     errors, _ = ranks[2].outcomes(load_on_ranks, case, ((0, 1, 2),) * 2)
     assert set(errors) == {0, 1}
     for error in errors.values():
         assert "BadInput: the 3 videos that are in use take" in error
         assert "the largest, film0, takes" in error and "Raise cache.host_gib" in error
-    assert ranks[2].run(load_on_ranks, bounded(case, 14), ((0, 1, 2),) * 2) == [None, None]
+    assert ranks[2].run(load_on_ranks, set_limit(case, 14), ((0, 1, 2),) * 2) == [None, None]
 
 
 def load_ahead(case: Case) -> list[bool]:
@@ -466,7 +466,7 @@ def load_ahead(case: Case) -> list[bool]:
     [(7, [True, False, False]), (9, [True, True, False]), (13, [True, True, False]), (14, [True, True, True])],
 )
 def test_clips_are_loaded_ahead_in_order_as_far_as_there_is_room(ranks, films, room, expected):
-    assert ranks[2].run(load_ahead, bounded(Case("smolvlm", films), room)) == [expected] * 2
+    assert ranks[2].run(load_ahead, set_limit(Case("smolvlm", films), room)) == [expected] * 2
 
 
 # --- bad videos
