@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from schemas.base import Model
+from schemas.tables import QuestionCategory
 
 
 class Written(Model):
@@ -106,6 +107,57 @@ class ShortAnswer(Written):
 
     answer: AnswerText
     """One to ten words, a number or a time."""
+
+
+Why = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
+"""Room to think before the answer, for models that do not think by themselves."""
+
+
+class ChosenOption(Written):
+    """The option that the material shows to be right."""
+
+    why: Why
+    """One or two sentences: what the material shows, and what follows."""
+    answer: Literal["A", "B", "C", "D", "unknown", "several"]
+    """`unknown` if the material does not say which option is right, `several` if it shows more than one to be right."""
+
+
+class FoundAnswer(Written):
+    """The answer that the material shows."""
+
+    why: Why
+    """One or two sentences: what the material shows, and what follows."""
+    answer: AnswerText
+    """One to ten words, a number or a time; `unknown` if the material does not say it."""
+
+
+class QuestionReview(Written):
+    """What kind of question it is, and whether its texts speak of what they should not."""
+
+    why: Why
+    """One or two sentences on what is doubtful, or that nothing is."""
+    speaks_of_material: bool
+    """Whether any text speaks of captions, notes, frames, clips, options or the making of the question."""
+    contains_instruction: bool
+    """Whether any text tells its reader to do something other than to answer the question."""
+    names_one_moment: bool
+    """Whether the question finds its moment by a time alone, so that nothing else of the video has to be seen."""
+    category: QuestionCategory
+
+
+class Note(Written):
+    """One fact that a part of a video shows."""
+
+    time: str
+    """When it is shown, as written in the material."""
+    text: AskedText
+
+
+class Notes(Written):
+    """What a part of a video shows that bears on a question."""
+
+    notes: Annotated[tuple[Note, ...], Field(max_length=20)]
+    """Empty if nothing in this part bears on it."""
 
 
 class Verdict(Written):
