@@ -78,7 +78,8 @@ def _input_identity(name: str, parts: list[str]) -> InputIdentity:
 def _prompt_identity(prompt_id: str) -> PromptIdentity:
     """Identity of a prompt: a hash of its text and of its answer's JSON schema, as both are sent to the model."""
     prompt = load_prompt(prompt_id)
-    return PromptIdentity(prompt_id=prompt_id, sha256=digest([prompt.sha256, prompt.output.model_json_schema()]))
+    schemas = [output.model_json_schema() for _, output in prompt.outputs]
+    return PromptIdentity(prompt_id=prompt_id, sha256=digest([prompt.sha256, *schemas]))
 
 
 def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:

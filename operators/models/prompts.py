@@ -1,9 +1,10 @@
-"""Prompt files: `<id>.md` has YAML front matter (role, output model, sampling, system text), then the user message.
+"""Prompt files: `<id>.md` has YAML front matter (id, purpose, role, output, sampling, system), then the user message.
 
-The body is a Jinja template, rendered in a sandbox, and an undefined variable is an error. A prompt's sha256 covers its
-file and every file that it includes, so an edit of any of them makes the rows stale that were made with it. An included
-file is plain Jinja without front matter. This module does not prescribe a prompt's text or variables: the file and the
-stage that renders it must agree on them. Only `_category.md` must have a text for every question category.
+The body is a Jinja template, rendered in a sandbox. A variable that it uses and does not get is an error, and so is one
+that it gets and does not use. A prompt's sha256 covers its file, without id and purpose, and every file that it
+includes, so an edit of any of them makes the rows stale that were made with it. An included file is plain Jinja without
+front matter. This module does not prescribe a prompt's text or variables: the file and the stage that renders it must
+agree on them. Only `_category.md` must have a text for every question category.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ import functools
 import hashlib
 import importlib
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import yaml
 from jinja2 import DictLoader, StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from schemas.base import Model
 from schemas.config import Role
 from schemas.errors import BadInput
 from schemas.provenance import Sampling
-from schemas.tables import QuestionCategory
+from schemas.tables import QuestionCategory, QuestionKind
 
 FENCE = "---\n"
 CATEGORY_FILE = "_category.md"
@@ -33,15 +36,20 @@ CATEGORY_FILE = "_category.md"
 
 
 class PromptError(BadInput):
-    """Raised when a prompt file is missing, malformed, or rendered without a variable that it uses."""
+    """Raised when a prompt file is missing, malformed, or rendered with other variables than it uses."""
 
 
 class FrontMatter(Model):
     """The head of a prompt file."""
 
+    id: str
+    """The file's name without its suffix."""
+    purpose: str = Field(min_length=1)
+    """What the prompt is for, in one sentence. It is not sent."""
     role: Role
-    output: str
-    """Name of the pydantic model that an answer must fit."""
+    output: str | Annotated[dict[QuestionKind, str], Field(min_length=1)]
+    """Name of the pydantic model that an answer must fit; or one for each kind of question, which the variable `kind`
+    selects."""
     sampling: Sampling = Sampling()
     system: str = ""
     """The system message; empty for none."""
@@ -53,24 +61,63 @@ class Prompt:
 
     id: str
     sha256: str
-    """Hash of the file's bytes and those of the files that it includes."""
+    """Hash of the file's bytes, without id and purpose, and those of the files that it includes."""
+    purpose: str
     role: Role
-    output: type[BaseModel]
+    outputs: tuple[tuple[QuestionKind | None, type[BaseModel]], ...]
+    """The models that an answer must fit, by kind of question; one with None if the kind does not matter."""
     sampling: Sampling
     system: str
     texts: tuple[tuple[str, str], ...]
     """Name and Jinja source of the body (first) and of every included file."""
 
+    @property
+    def output(self) -> type[BaseModel]:
+        """The model that an answer must fit.
+
+        Raises:
+            PromptError: it depends on the kind of question, which `of_kind` selects.
+        """
+        if len(self.outputs) > 1:
+            kinds = ", ".join(str(kind) for kind, _ in self.outputs)
+            raise PromptError(f"prompt {self.id}: its output depends on the kind of question ({kinds}); use `of_kind`")
+        return self.outputs[0][1]
+
+    def of_kind(self, kind: QuestionKind) -> Prompt:
+        """The same prompt for one kind of question: it has that kind's output, and renders with that `kind`.
+
+        Raises:
+            PromptError: it has no output for that kind.
+        """
+        outputs = dict(self.outputs)
+        if kind not in outputs:
+            raise PromptError(f"prompt {self.id}: `output` names no model for {kind.value} questions; add one")
+        return replace(self, outputs=((kind, outputs[kind]),))
+
+    @functools.cached_property
+    def variables(self) -> frozenset[str]:
+        """Names of the variables that the body and its included files use. `of_kind` gives `kind`."""
+        sources = (_environment({}).parse(text, filename=name) for name, text in self.texts)
+        return frozenset().union(*map(meta.find_undeclared_variables, sources))
+
     def render(self, **variables: object) -> str:
         """The user message.
 
         Raises:
-            PromptError: the body uses a variable that is not given, or cannot be rendered for another reason.
+            PromptError: the body uses a variable that is not given, does not use one that is given, or cannot be
+                rendered for another reason.
         """
+        kind, _ = self.outputs[0]
+        given = variables if kind is None else {"kind": kind.value} | variables
+        if unused := sorted(variables.keys() - self.variables):
+            raise PromptError(
+                f"prompt {self.id}: it does not use {', '.join(map(repr, unused))}; use it in {self.id}.md, or do not "
+                f"give it"
+            )
         try:
-            return _compile(self.texts).render(**variables).strip()
+            return _compile(self.texts).render(given).strip()
         except TemplateError as error:
-            raise PromptError(f"prompt {self.id}: {error}; given were {sorted(variables)}") from error
+            raise PromptError(f"prompt {self.id}: {error}; given were {sorted(given)}") from error
 
 
 def load_prompt(
@@ -94,17 +141,21 @@ def load_prompt(
         front = FrontMatter.model_validate(yaml.safe_load(head))
     except (ValidationError, yaml.YAMLError) as error:
         raise PromptError(f"prompt {name}: its front matter is wrong: {error}") from error
+    if front.id != prompt_id:
+        raise PromptError(f"prompt {name}: its id is {front.id!r}; it must be the file's name, {prompt_id!r}")
+    named = front.output if isinstance(front.output, dict) else {None: front.output}
     texts = _with_includes(place, name, body)
     if CATEGORY_FILE in dict(texts):
         _assert_every_category_has_text(texts)
-    identity = hashlib.sha256(_read(place, name))
+    identity = hashlib.sha256(_without_id_and_purpose(_read(place, name)))
     for included, _ in texts[1:]:
         identity.update(b"\0" + included.encode() + b"\0" + _read(place, included))
     return Prompt(
         id=prompt_id,
         sha256=identity.hexdigest(),
+        purpose=front.purpose,
         role=front.role,
-        output=_output(name, front.output, models),
+        outputs=tuple((kind, _output(name, output, models)) for kind, output in named.items()),
         sampling=front.sampling,
         system=front.system.strip(),
         texts=texts,
@@ -127,6 +178,12 @@ def _split(name: str, content: bytes) -> tuple[str, str]:
     if not text.startswith(FENCE) or not closing:
         raise PromptError(f"prompt {name}: it must begin with front matter between two lines `---`")
     return head, body
+
+
+def _without_id_and_purpose(content: bytes) -> bytes:
+    """A prompt file as it is hashed. Another purpose changes no answer, so it makes no rows stale."""
+    head, closing, body = content.partition(b"\n---")
+    return re.sub(rb"(?m)^(?:id|purpose):.*\n(?:[ \t].*\n)*", b"", head + b"\n").removesuffix(b"\n") + closing + body
 
 
 def _output(name: str, output: str, models: Mapping[str, type[BaseModel]] | None) -> type[BaseModel]:

@@ -162,8 +162,8 @@ def _orders(context: Context, check: Check, spec: TrialSpec) -> list[tuple[tuple
 
 def _request(prompt: Prompt, spec: TrialSpec, options: Sequence[str], seed: int) -> Request:
     question = spec.question
-    lettered = list(zip(LETTERS, options, strict=False))
-    text = prompt.render(story=spec.story, question=question.question, options=lettered)
+    lettered = {"options": list(zip(LETTERS, options, strict=False))} if options else {}
+    text = prompt.render(story=spec.story, question=question.question, **lettered)
     return Request(question.question_id, prompt, text, spec.frames, seed)
 
 

@@ -60,14 +60,17 @@ KEYS = {
 A key that changes makes a stage's rows stale in every store. A change of a key is also written into CHANGELOG.md.
 """
 
-PROMPT = "---\nrole: judge\noutput: Verdict\n---\nThe hash of this text does not change when a prompt is edited.\n"
+PROMPT = (
+    "---\nid: {id}\npurpose: A test.\nrole: judge\noutput: Verdict\n---\n"
+    "The hash of this text does not change when a prompt is edited.\n"
+)
 
 
 @pytest.mark.parametrize("name", [*VIDEO_STAGES, *BUILD_STAGES])
 def test_stage_key_is_the_same_as_in_every_store(tmp_path, monkeypatch, name):
     found = replace(stage(name), tools=tuple(lambda: "tool 1" for _ in stage(name).tools))
     for prompt in found.prompts:
-        (tmp_path / f"{prompt}.md").write_text(PROMPT)
+        (tmp_path / f"{prompt}.md").write_text(PROMPT.format(id=prompt))
     monkeypatch.setenv("LVR_PROMPTS", str(tmp_path))
     models = ModelsConfig(**{role.value: ModelConfig(model=f"{role.value}-1", vision=True) for role in Role})
     writers = QuestionConfig(writers=(Writer.PROGRAM, Writer.MODEL))

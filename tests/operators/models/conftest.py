@@ -26,7 +26,8 @@ def prompt(tmp_path):
     folder = tmp_path / "prompts"
     folder.mkdir()
     (folder / "scene.md").write_text(
-        "---\nrole: captioner\noutput: Sight\nsampling: {temperature: 0.5, max_tokens: 50}\nsystem: Be brief.\n---\n"
+        "---\nid: scene\npurpose: A test.\nrole: captioner\noutput: Sight\n"
+        "sampling: {temperature: 0.5, max_tokens: 50}\nsystem: Be brief.\n---\n"
         "What is in {{ place }}?\n"
     )
     return load_prompt("scene", folder, {"Sight": Sight})

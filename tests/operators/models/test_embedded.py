@@ -62,7 +62,8 @@ def chat(endpoint):
 @pytest.fixture
 def prompt(tmp_path):
     (tmp_path / "pick.md").write_text(
-        "---\nrole: judge\noutput: Choice\nsampling: {temperature: 0.7, max_tokens: 90}\n---\n{{ question }}"
+        "---\nid: pick\npurpose: A test.\nrole: judge\noutput: Choice\n"
+        "sampling: {temperature: 0.7, max_tokens: 90}\n---\n{{ question }}"
     )
     return load_prompt("pick", tmp_path, {"Choice": Choice})
 

@@ -11,21 +11,31 @@ import schemas.answers
 from operators.models import prompts
 from operators.models.prompts import PromptError, load_prompt
 from schemas.config import Role
-from schemas.tables import QuestionCategory
+from schemas.tables import QuestionCategory, QuestionKind
 
 
 class Remark(BaseModel):
     text: str
 
 
+class Answer(BaseModel):
+    answer: str
+
+
 MODELS = {"Remark": Remark}
-HEAD = "---\nrole: judge\noutput: Remark\nsampling: {temperature: 0.7, top_p: 0.9, max_tokens: 64}\n---\n"
+
+
+def head(prompt_id: str, output: str = "Remark") -> str:
+    return (
+        f"---\nid: {prompt_id}\npurpose: A test.\nrole: judge\noutput: {output}\n"
+        "sampling: {temperature: 0.7, top_p: 0.9, max_tokens: 64}\n---\n"
+    )
 
 
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "greet.md").write_text(
-        HEAD + '{% for name in names %}\n- {{ name }}\n{% endfor %}\n{% include "_end.md" %}\n'
+        head("greet") + '{% for name in names %}\n- {{ name }}\n{% endfor %}\n{% include "_end.md" %}\n'
     )
     (tmp_path / "_end.md").write_text("{% if polite %}\nPlease answer.\n{% endif %}\n")
     return tmp_path
@@ -43,8 +53,33 @@ def test_an_undefined_variable_is_an_error_that_names_it(folder):
         load_prompt("greet", folder, MODELS).render(names=[])
 
 
+def test_a_variable_that_is_not_used_is_an_error_that_names_it(folder):
+    prompt = load_prompt("greet", folder, MODELS)
+    assert prompt.variables == {"names", "polite"}  # `polite` is used by the included file only
+    with pytest.raises(
+        PromptError, match=r"prompt greet: it does not use 'age'; use it in greet\.md, or do not give it"
+    ):
+        prompt.render(names=[], polite=True, age=3)
+
+
+def test_the_kind_of_question_selects_the_output_and_is_a_variable(folder):
+    (folder / "ask.md").write_text(head("ask", "{choice: Remark, open: Answer}") + "{{ kind }} about {{ place }}")
+    prompt = load_prompt("ask", folder, MODELS | {"Answer": Answer})
+    assert [prompt.of_kind(kind).output for kind in QuestionKind] == [Remark, Answer]
+    assert prompt.of_kind(QuestionKind.OPEN).render(place="Rome") == "open about Rome"
+    assert prompt.of_kind(QuestionKind.OPEN).sha256 == prompt.sha256
+    with pytest.raises(PromptError, match=r"prompt ask: its output depends on the kind .*choice, open.*of_kind"):
+        _ = prompt.output
+
+
+def test_a_prompt_without_an_output_for_a_kind_is_an_error(folder):
+    (folder / "ask.md").write_text(head("ask", "{open: Remark}"))
+    with pytest.raises(PromptError, match="prompt ask: `output` names no model for choice questions; add one"):
+        load_prompt("ask", folder, MODELS).of_kind(QuestionKind.CHOICE)
+
+
 def test_the_sandbox_holds(folder):
-    (folder / "evil.md").write_text(HEAD + "{{ names.__class__.__mro__ }}")
+    (folder / "evil.md").write_text(head("evil") + "{{ names.__class__.__mro__ }}")
     with pytest.raises(PromptError, match="unsafe"):
         load_prompt("evil", folder, MODELS).render(names=[])
 
@@ -54,6 +89,16 @@ def test_the_hash_covers_included_files(folder, edited):
     before = load_prompt("greet", folder, MODELS)
     assert load_prompt("greet", folder, MODELS) == before
     (folder / edited).write_text((folder / edited).read_text() + " ")
+    assert load_prompt("greet", folder, MODELS).sha256 != before.sha256
+
+
+def test_the_hash_does_not_cover_what_the_prompt_is_for(folder):
+    before = load_prompt("greet", folder, MODELS)
+    text = (folder / "greet.md").read_text()
+    (folder / "greet.md").write_text(text.replace("A test.", ">-\n  Another\n  purpose."))
+    after = load_prompt("greet", folder, MODELS)
+    assert (after.purpose, after.sha256) == ("Another purpose.", before.sha256)
+    (folder / "greet.md").write_text(text.replace("{% include", "purpose: {% include"))  # the body's own words
     assert load_prompt("greet", folder, MODELS).sha256 != before.sha256
 
 
@@ -67,14 +112,18 @@ def test_prompts_travel_to_other_processes(folder):
     ("text", "complaint"),
     [
         ("no front matter", "must begin with front matter"),
-        ("---\nrole: judge\n", "must begin with front matter"),
-        ("---\nrole: cook\noutput: Remark\n---\n", "role"),
-        ("---\nrole: judge\noutput: Remark\ncolour: red\n---\n", "colour"),
-        ("---\nrole: [judge\n---\n", "front matter is wrong"),
-        ("---\nrole: judge\noutput: Unknown\n---\n", "output 'Unknown' is no model"),
-        (HEAD + "{% if %}", "prompt broken.md"),
-        (HEAD + '{% include "none.md" %}', "none.md cannot be read"),
-        (HEAD + "{% include name %}", "literally"),
+        ("---\nid: broken\npurpose: A test.\nrole: judge\n", "must begin with front matter"),
+        ("---\nid: broken\npurpose: A test.\nrole: cook\noutput: Remark\n---\n", "role"),
+        ("---\nid: broken\npurpose: A test.\nrole: judge\noutput: Remark\ncolour: red\n---\n", "colour"),
+        ("---\nid: broken\npurpose: A test.\nrole: [judge\n---\n", "front matter is wrong"),
+        ("---\nid: broken\npurpose: A test.\nrole: judge\noutput: Unknown\n---\n", "output 'Unknown' is no model"),
+        (head("other"), "its id is 'other'; it must be the file's name, 'broken'"),
+        (head("broken").replace("A test.", "''"), "purpose"),
+        (head("broken", "{film: Remark}"), "output"),
+        (head("broken", "{open: Remark, choice: Unknown}"), "output 'Unknown' is no model"),
+        (head("broken") + "{% if %}", "prompt broken.md"),
+        (head("broken") + '{% include "none.md" %}', "none.md cannot be read"),
+        (head("broken") + "{% include name %}", "literally"),
     ],
 )
 def test_a_broken_prompt_file_is_refused_with_the_cause(tmp_path, text, complaint):
@@ -108,7 +157,7 @@ def test_category_without_a_text_is_an_error_when_a_prompt_is_loaded(monkeypatch
 
 
 def test_category_file_may_use_no_other_variable(folder):
-    (folder / "greet.md").write_text(HEAD + '{% include "_category.md" %}')
+    (folder / "greet.md").write_text(head("greet") + '{% include "_category.md" %}')
     (folder / "_category.md").write_text("{{ category }} of {{ film }}")
     with pytest.raises(PromptError, match=r"_category\.md: 'film' is undefined; it may use .* `category` only"):
         load_prompt("greet", folder, MODELS)
