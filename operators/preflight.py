@@ -70,6 +70,9 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     for role in Role:
         model = models.of(role).model
         endpoint = endpoint_for(role, environ)
+        if not model:
+            notes.append(f"{role.value}: none, so that questions are not checked from frames; set LVR_VIEWER_URL")
+            continue
         if endpoint is None or model == MEASURED:
             embedded |= model == EMBEDDED_MODEL
             notes.append(f"{role.value}: {model}, no server")
@@ -79,6 +82,11 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
             notes.append(f"{role.value}: {model} at {endpoint.shown_url}")
         except ModelUnavailable as error:
             problems.append(str(error))
+    if models.viewer.model and models.viewer.model == models.captioner.model:
+        notes.append(
+            f"warning: the viewer is the captioner's model {models.viewer.model!r}, which sees again what it invented; "
+            f"use a model of another family"
+        )
     if embedded:
         problems += _missing_for_the_embedded_model()
     if models.captioner.model == MEASURED:
@@ -90,11 +98,16 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
 
 def _contradictions(config: BuildConfig, models: ModelsConfig) -> Iterator[str]:
     """Yield a message for each combination of settings that are valid by themselves but contradict each other."""
-    captioner, question = models.captioner, config.question
+    captioner, viewer, question = models.captioner, models.viewer, config.question
     if captioner.model != MEASURED and not captioner.vision:
         yield (
             f"captioner {captioner.model!r} is set up without vision, and captions are made from frames: set "
             f"LVR_CAPTIONER_VISION=1 if it can see, name another one, or set models.captioner.model={MEASURED}"
+        )
+    if viewer.model and not viewer.vision:
+        yield (
+            f"viewer {viewer.model!r} is set up without vision, and it checks questions from frames: set "
+            f"LVR_VIEWER_VISION=1 if it can see, name another one, or unset LVR_VIEWER_URL"
         )
     if Writer.MODEL in question.writers:
         return

@@ -206,11 +206,11 @@ class ModelConfig(Model):
     """The model that plays one role."""
 
     model: str = ""
-    """The model's name on the server. Empty: the endpoint's model. Without an endpoint, captions are then measured, and
-    the other roles use the embedded model."""
+    """The model's name on the server. Empty: the endpoint's model. Without an endpoint, captions are then measured,
+    there is no viewer, and the other roles use the embedded model."""
     vision: bool | None = None
-    """Whether the model accepts frames. Unset (automatic): as its endpoint is set, by default yes for captioner and
-    target. The embedded model accepts none."""
+    """Whether the model accepts frames. Unset (automatic): as its endpoint is set, by default yes for captioner, target
+    and viewer. The embedded model accepts none."""
     concurrency: int = Field(default=16, ge=1, le=4096)
     """Maximum number of concurrent requests per process. The caption stage has one process for each video in work."""
     timeout_seconds: float = Field(default=600.0, gt=0.0)
@@ -224,6 +224,7 @@ class Role(StrEnum):
     REASONER = "reasoner"
     JUDGE = "judge"
     TARGET = "target"
+    VIEWER = "viewer"
 
 
 class ModelsConfig(Model):
@@ -237,6 +238,9 @@ class ModelsConfig(Model):
     """Answers questions without the video and from the evidence, and compares open answers."""
     target: ModelConfig = ModelConfig()
     """The model to be trained. Its pass rate is a question's difficulty."""
+    viewer: ModelConfig = ModelConfig()
+    """Checks questions from frames of their evidence. It should not be the captioner's model. Without an endpoint that
+    check is skipped."""
 
     def of(self, role: Role) -> ModelConfig:
         """The settings of one role's model."""

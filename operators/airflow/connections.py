@@ -1,9 +1,9 @@
 """Airflow Connections of the model roles, converted to the environment variables that the pipeline reads.
 
-The Connections are `lvr_captioner`, `lvr_reasoner`, `lvr_judge` and `lvr_target`. Each has a host (a name or a whole
-URL), a port, a schema, the API key as its password, and the extra `{"model": "...", "vision": true}`. A role without a
-Connection keeps the settings of the worker's own environment. API keys are passed in the child's environment only,
-never on a command line or in a log.
+The Connections are `lvr_captioner`, `lvr_reasoner`, `lvr_judge`, `lvr_target` and `lvr_viewer`. Each has a host (a name
+or a whole URL), a port, a schema, the API key as its password, and the extra `{"model": "...", "vision": true}`. A role
+without a Connection keeps the settings of the worker's own environment. API keys are passed in the child's environment
+only, never on a command line or in a log.
 """
 
 from __future__ import annotations

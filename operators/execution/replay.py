@@ -39,11 +39,11 @@ def _differences(role: Role, before: ModelConfig, here: ModelConfig) -> Iterator
     if before.model != here.model:
         fix = (
             f"unset {variables}_URL and LVR_MODEL_URL"
-            if before.model in {MEASURED, EMBEDDED_MODEL}
+            if before.model in {MEASURED, EMBEDDED_MODEL, ""}
             else f"set {variables}_URL to its server and {variables}_MODEL={before.model}"
         )
         yield f"{role.value}: it was built with {before.model!r}, here it would be {here.model!r}; {fix}"
-    elif before.vision != here.vision:
+    elif bool(before.vision) != bool(here.vision):  # unset in runs from before the role existed
         was, flag = ("with", 1) if before.vision else ("without", 0)
         yield f"{role.value}: {before.model!r} was asked {was} vision; set {variables}_VISION={flag}"
 

@@ -46,7 +46,7 @@ class Context:
     config: BuildConfig
     prompts: Mapping[str, Prompt]
     models: Mapping[Role, ModelClient]
-    """Clients of the roles that the stage declares. A role without a model (measured captions) is absent."""
+    """Clients of the roles that the stage declares. A role without a model (measured captions, no viewer) is absent."""
     files: Files
     """Files that stages have stored. Source videos are opened through `sources`."""
     scratch: Path

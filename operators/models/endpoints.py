@@ -1,10 +1,11 @@
 """Endpoints of models: one OpenAI-compatible endpoint per role, configured by environment variables.
 
 `LVR_<ROLE>_URL`, `_MODEL`, `_API_KEY` and `_VISION` (0 or 1) describe the endpoint of a role (CAPTIONER, REASONER,
-JUDGE, TARGET). A role without a URL of its own uses `LVR_MODEL_URL`, and takes `LVR_MODEL_NAME`, `LVR_MODEL_API_KEY`
-and `LVR_MODEL_VISION` for each variable that it does not set itself. Airflow connections become the same variables
-(`environment`). Keys and passwords never appear in a repr or in a message. `operators.models.session` decides which
-model a build uses.
+JUDGE, TARGET, VIEWER). A role without a URL of its own uses `LVR_MODEL_URL`, and takes `LVR_MODEL_NAME`,
+`LVR_MODEL_API_KEY` and `LVR_MODEL_VISION` for each variable that it does not set itself. The viewer does so only where
+`LVR_VIEWER_VISION` or `LVR_MODEL_VISION` is 1, for a model without vision cannot be one. Airflow connections become the
+same variables (`environment`). Keys and passwords never appear in a repr or in a message. `operators.models.session`
+decides which model a build uses.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from schemas.config import Role
 from schemas.errors import BadInput, Outage
 from schemas.uri import shown_uri, without_secrets
 
-VISION_ROLES = frozenset({Role.CAPTIONER, Role.TARGET})
+VISION_ROLES = frozenset({Role.CAPTIONER, Role.TARGET, Role.VIEWER})
 """Roles whose endpoints are assumed to accept frames unless `_VISION` is set."""
 
 
@@ -99,7 +100,7 @@ def endpoint_for(role: Role, environ: Mapping[str, str] = os.environ) -> Endpoin
     own = {name: environ.get(prefix + name, "") for name in ("URL", "MODEL", "API_KEY", "VISION")}
     general = {name: environ.get(f"LVR_MODEL_{name.replace('MODEL', 'NAME')}", "") for name in own}
     values = own if own["URL"] else {name: own[name] or general[name] for name in own}
-    if not values["URL"]:
+    if not values["URL"] or (role is Role.VIEWER and not own["URL"] and values["VISION"] != "1"):
         return None
     endpoint = Endpoint(
         base_url=values["URL"].rstrip("/"),

@@ -34,13 +34,14 @@ MEASURED = "measured"
 def resolve(config: ModelsConfig, environ: Mapping[str, str] = os.environ) -> ModelsConfig:
     """The configuration with every role's model and vision filled in. Resolving it again changes nothing.
 
-    A role's model is the configured one, else its endpoint's, else `measured` for the captioner and the embedded model
-    for the others. A role with an endpoint sends its requests there, whatever the model's name. The embedded engine
-    serves roles without an endpoint only.
+    A role's model is the configured one, else its endpoint's, else `measured` for the captioner, none (an empty name)
+    for the viewer, and the embedded model for the others. A role with an endpoint sends its requests there, whatever
+    the model's name. The embedded engine serves roles without an endpoint only.
 
     Raises:
         EndpointError: a model has no endpoint, an endpoint names no model, a role other than the captioner is
-            `measured`, or an endpoint's variables are invalid. One message reports the problems of all roles.
+            `measured`, the viewer is the embedded model, or an endpoint's variables are invalid. One message reports
+            the problems of all roles.
     """
     resolved, problems = {}, []
     for role in Role:
@@ -54,8 +55,12 @@ def resolve(config: ModelsConfig, environ: Mapping[str, str] = os.environ) -> Mo
 
 
 def _resolve_role(role: Role, config: ModelConfig, endpoint: Endpoint | None) -> ModelConfig:
-    default = MEASURED if role is Role.CAPTIONER else EMBEDDED_MODEL
+    default = {Role.CAPTIONER: MEASURED, Role.VIEWER: ""}.get(role, EMBEDDED_MODEL)
     model = config.model or (endpoint.model if endpoint else default)
+    if role is Role.VIEWER and model == EMBEDDED_MODEL:
+        raise EndpointError(f"viewer: {EMBEDDED_MODEL} has no vision; name a model with vision, or none")
+    if not model and role is Role.VIEWER and endpoint is None:
+        return config.model_copy(update={"vision": False})
     if not model:
         raise EndpointError(
             f"{role.value}: its endpoint names no model; set LVR_{role.name}_MODEL, LVR_MODEL_NAME or "
@@ -66,9 +71,10 @@ def _resolve_role(role: Role, config: ModelConfig, endpoint: Endpoint | None) ->
     if model in {MEASURED, EMBEDDED_MODEL}:
         return config.model_copy(update={"model": model, "vision": False})
     if endpoint is None:
+        general = "LVR_MODEL_URL with LVR_MODEL_VISION=1" if role is Role.VIEWER else "LVR_MODEL_URL"
         raise EndpointError(
-            f"{role.value}: model {model!r} has no endpoint; set LVR_{role.name}_URL or LVR_MODEL_URL, or leave the "
-            f"model empty for the default ({default})"
+            f"{role.value}: model {model!r} has no endpoint; set LVR_{role.name}_URL or {general}, or leave the "
+            f"model empty for the default ({default or 'none'})"
         )
     vision = endpoint.vision if config.vision is None else config.vision
     return config.model_copy(update={"model": model, "vision": vision})
@@ -88,7 +94,7 @@ def open_models(
 
     Args:
         config: a resolved configuration.
-        roles: roles to open; a `measured` captioner gets no client.
+        roles: roles to open; a `measured` captioner and a viewer without a model get no client.
         journal: journal of the stage and work item.
         environ: the environment variables that name endpoints.
         pool: defaults to the pool of the process, so that work items in several threads share its connections and
@@ -101,7 +107,7 @@ def open_models(
         yield {
             role: (pool or process_pool()).client(role, config.of(role), journal, environ)
             for role in roles
-            if config.of(role).model != MEASURED
+            if config.of(role).model not in {MEASURED, ""}
         }
 
 

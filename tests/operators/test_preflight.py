@@ -72,6 +72,7 @@ def test_all_problems_are_in_one_error_and_each_is_there_once(config, monkeypatc
     ("settings", "environ", "message"),
     [
         ({}, {"LVR_CAPTIONER_VISION": "0"}, "captioner 'fake-model' is set up without vision.*LVR_CAPTIONER_VISION=1"),
+        ({"models": {"viewer": {"vision": False}}}, {"LVR_MODEL_VISION": "1"}, "viewer 'fake-model' is set up without"),
         (
             {"question": {"writers": ["program"]}},
             {},
@@ -86,6 +87,16 @@ def test_contradictory_settings_are_refused(config, settings, environ, message):
         with pytest.raises(PreflightFailed, match=message):
             preflight(contradictory, server.environ() | environ)
         assert preflight(config, server.environ())
+
+
+def test_a_viewer_may_be_missing_and_should_not_be_the_captioners_model(config):
+    with OpenAIServer(models=("fake-model", "other")) as server:
+        assert any(note.startswith("viewer: none") for note in preflight(config, server.environ()))
+        seeing = server.environ(vision=True)
+        assert any("viewer is the captioner's model 'fake-model'" in note for note in preflight(config, seeing))
+        notes = preflight(config, seeing | {"LVR_VIEWER_MODEL": "other"})
+    assert f"viewer: other at {server.url}" in notes
+    assert not any("warning" in note for note in notes)
 
 
 def test_measured_captions_suit_the_program(config):

@@ -31,10 +31,26 @@ def test_a_key_is_not_sent_to_another_server_than_its_own():
     assert endpoint_for(Role.JUDGE, environ).api_key == ""
 
 
-def test_only_captioner_and_target_see_by_default():
-    seeing = {role for role in Role if endpoint_for(role, {"LVR_MODEL_URL": URL}).vision}
-    assert seeing == {Role.CAPTIONER, Role.TARGET}
+def test_captioner_target_and_viewer_see_by_default():
+    own = {f"LVR_{role.name}_URL": URL for role in Role}
+    assert {role for role in Role if endpoint_for(role, own).vision} == {Role.CAPTIONER, Role.TARGET, Role.VIEWER}
     assert not endpoint_for(Role.TARGET, {"LVR_MODEL_URL": URL, "LVR_MODEL_VISION": "0"}).vision
+
+
+@pytest.mark.parametrize(
+    ("environ", "model"),
+    [
+        ({}, None),
+        ({"LVR_MODEL_VISION": "0"}, None),
+        ({"LVR_VIEWER_VISION": "0", "LVR_MODEL_VISION": "1"}, None),
+        ({"LVR_MODEL_VISION": "1"}, "general"),
+        ({"LVR_VIEWER_VISION": "1", "LVR_VIEWER_MODEL": "vlm"}, "vlm"),
+        ({"LVR_VIEWER_URL": URL, "LVR_VIEWER_MODEL": "vlm"}, "vlm"),
+    ],
+)
+def test_a_viewer_uses_the_general_server_only_if_that_is_known_to_see(environ, model):
+    found = endpoint_for(Role.VIEWER, {"LVR_MODEL_URL": URL, "LVR_MODEL_NAME": "general", **environ})
+    assert found == (model and Endpoint(URL, model, vision=True))
 
 
 @pytest.mark.parametrize(

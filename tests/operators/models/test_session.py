@@ -31,6 +31,7 @@ def test_without_endpoints_captions_are_measured_and_texts_embedded():
         Role.REASONER: EMBEDDED_MODEL,
         Role.JUDGE: EMBEDDED_MODEL,
         Role.TARGET: EMBEDDED_MODEL,
+        Role.VIEWER: "",
     }
     assert {resolved.of(role).vision for role in Role} == {False}
 
@@ -42,6 +43,7 @@ def test_endpoints_name_models_and_whether_they_have_vision():
         ("big", False),
         ("small", False),
         ("big", True),
+        ("", False),
     ]
 
 
@@ -58,6 +60,7 @@ def test_the_configuration_has_the_last_word():
         ("other", True),
         (EMBEDDED_MODEL, False),
         ("big", False),
+        ("", False),
     ]
     assert resolved.reasoner.concurrency == 3
 
@@ -75,6 +78,9 @@ def test_resolving_again_changes_nothing(environ):
         ({"judge": {"model": MEASURED}}, {}, "judge: only captions can be 'measured'"),
         ({}, {"LVR_MODEL_URL": "http://m:1/v1"}, "captioner: its endpoint names no model; set LVR_CAPTIONER_MODEL"),
         ({}, {"LVR_MODEL_URL": "http://m:1/v1"}, "target: its endpoint names no model; set LVR_TARGET_MODEL"),
+        ({}, {"LVR_VIEWER_URL": "http://m:1/v1"}, "viewer: its endpoint names no model; set LVR_VIEWER_MODEL"),
+        ({"viewer": {"model": "big"}}, ALL, "viewer: model 'big' has no endpoint.* LVR_MODEL_URL with LVR_MODEL_VIS"),
+        ({"viewer": {"model": EMBEDDED_MODEL}}, {}, "viewer: SmolLM2.* has no vision"),
     ],
 )
 def test_a_role_that_cannot_be_resolved_is_refused_with_the_cause(config, environ, complaint):
