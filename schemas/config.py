@@ -215,6 +215,8 @@ class ModelConfig(Model):
     """Maximum number of concurrent requests per process. The caption stage has one process for each video in work."""
     timeout_seconds: float = Field(default=600.0, gt=0.0)
     """Longest wait for one answer, in seconds."""
+    context_tokens: int = Field(default=0, ge=0)
+    """Length of the model's context in tokens. 0: as its server states it, else 32,768."""
 
 
 class Role(StrEnum):

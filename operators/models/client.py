@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -28,6 +29,8 @@ from operators.models.prompts import Prompt
 from schemas.config import Role
 from schemas.journal import JournalEntry
 from schemas.provenance import Provenance, Sampling
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,14 @@ class ModelClient:
         loop: asyncio.AbstractEventLoop,
         connect: Callable[[], Awaitable[Connection]],
         max_tokens: int | None = None,
+        context_tokens: int | None = None,
     ) -> None:
-        """Create a client. `max_tokens` limits every answer, also where its prompt allows more."""
+        """Create a client.
+
+        Args:
+            max_tokens: limit of every answer, also where its prompt allows more.
+            context_tokens: the length of the model's context; None if the server states it.
+        """
         self.role = role
         self.model = model
         self.vision = vision
@@ -116,6 +125,32 @@ class ModelClient:
         self._loop = loop
         self._connect = connect
         self._max_tokens = max_tokens
+        self._context_tokens = context_tokens
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of a request and its answer: as configured, else as the server states, else 32,768.
+
+        Raises:
+            ModelUnavailable: the server cannot be used.
+        """
+        return self._wait(self._read_context())
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of a text by the server's tokenizer, or an upper bound where the server counts none.
+
+        Raises:
+            ModelUnavailable: the server cannot be used.
+        """
+
+        async def count() -> int:
+            return await (await self._connect()).context.count(text)
+
+        return self._wait(count())
+
+    def answer_tokens(self, prompt: Prompt) -> int:
+        """Tokens that an answer to the prompt may take, of the model's context."""
+        return self._sampling(prompt).max_tokens
 
     def call(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
         """Send the requests and return their answers in the same order, when all have arrived.
@@ -132,11 +167,20 @@ class ModelClient:
                     f"set up without vision; set vision of this role's model"
                 )
         exchanges = [self._exchange(request) for request in requests]
-        future = asyncio.run_coroutine_threadsafe(self._call_all(requests, exchanges), self._loop)
+        return self._wait(self._call_all(requests, exchanges))
+
+    def _wait(self, work: Coroutine[None, None, T]) -> T:
+        """Run a coroutine in the event loop of the pool, and return its result."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         finally:
             future.cancel()  # has an effect only when this thread is interrupted while it waits
+
+    async def _read_context(self) -> int:
+        if self._context_tokens is None:
+            self._context_tokens = await (await self._connect()).context.tokens()
+        return self._context_tokens
 
     def _exchange(self, request: Request) -> Exchange:
         prompt = request.prompt

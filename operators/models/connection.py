@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from operators.models.context import ServedContext
 from operators.models.endpoints import Endpoint, unavailable
 from operators.models.exchange import Exchange
 from schemas.config import ModelConfig, Role
@@ -105,6 +106,7 @@ class Connection:
             timeout=openai.Timeout(config.timeout_seconds, connect=10.0),
             max_retries=retries,
         )
+        self.context = ServedContext(self._client, endpoint, role)
 
     async def close(self) -> None:
         await self._client.close()

@@ -22,7 +22,13 @@ from dataclasses import replace
 
 from operators.models.client import ModelClient
 from operators.models.connection import RETRIES, Connection
-from operators.models.embedded import EMBEDDED_CONCURRENCY, EMBEDDED_MAX_TOKENS, EMBEDDED_MODEL, EmbeddedServer
+from operators.models.embedded import (
+    EMBEDDED_CONCURRENCY,
+    EMBEDDED_CONTEXT_TOKENS,
+    EMBEDDED_MAX_TOKENS,
+    EMBEDDED_MODEL,
+    EmbeddedServer,
+)
 from operators.models.endpoints import Endpoint, EndpointError, endpoint_for
 from operators.models.journal import Journal
 from schemas.config import ModelConfig, ModelsConfig, Role
@@ -156,8 +162,9 @@ class ModelPool:
                 return self._connection(role, await asyncio.to_thread(self._embedded_endpoint), bound)
             return self._connection(role, replace(endpoint, model=config.model), bound)
 
-        longest = EMBEDDED_MAX_TOKENS if is_small else None
-        return ModelClient(role, config.model, bool(config.vision), journal, self._loop, connect, longest)
+        longest, context = (EMBEDDED_MAX_TOKENS, EMBEDDED_CONTEXT_TOKENS) if is_small else (None, None)
+        context = config.context_tokens or context
+        return ModelClient(role, config.model, bool(config.vision), journal, self._loop, connect, longest, context)
 
     def close(self) -> None:
         """Close connections, and stop the event loop and the embedded server. In a forked child this does nothing."""

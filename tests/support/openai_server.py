@@ -19,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 Script = Callable[[dict[str, Any]], Any]
 
@@ -74,6 +74,8 @@ class Log:
 
     requests: list[Seen] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
+    tokenized: list[dict[str, Any]] = field(default_factory=list)
+    """Bodies of the requests for a number of tokens."""
     under_way: int = 0
     peak: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -89,8 +91,16 @@ class OpenAIServer:
         api_key: str | None = None,
         port: int = 0,
         delay_seconds: float = 0.0,
+        context: dict[str, Any] | None = None,
+        tokenize: Literal["vllm", "llama.cpp"] | None = None,
     ) -> None:
         self.models = models
+        self.context = context or {}
+        """Fields of each model in the list, such as `max_model_len` (vLLM, SGLang) or `meta` (llama.cpp)."""
+        self.slot_tokens = 0
+        """The context that `GET /props` states (llama.cpp); 0 for a server without that address."""
+        self.tokenize = tokenize
+        """The protocol of `POST /tokenize`, which counts words as tokens; None for a server without that address."""
         self.script = script
         self.api_key = api_key
         self.delay_seconds = delay_seconds
@@ -231,14 +241,19 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        if self.path != "/v1/models":
+        if self.path == "/props" and self.owner.slot_tokens:
+            self._send(200, {"default_generation_settings": {"n_ctx": self.owner.slot_tokens}})
+        elif self.path != "/v1/models":
             self._send_error(404, f"no such address: {self.path}")
         elif self._key_is_right():
-            models = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in self.owner.models]
-            self._send(200, {"object": "list", "data": models})
+            model = {"object": "model", "created": 0, "owned_by": "test", **self.owner.context}
+            self._send(200, {"object": "list", "data": [{"id": name, **model} for name in self.owner.models]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize" and self.owner.tokenize:
+            self._count_tokens(body)
+            return
         if self.path != "/v1/chat/completions":
             self._send_error(404, f"no such address: {self.path}")
             return
@@ -254,6 +269,17 @@ class _Handler(BaseHTTPRequestHandler):
             with log.lock:
                 log.under_way -= 1
         self._answer(body, fault)
+
+    def _count_tokens(self, body: dict[str, Any]) -> None:
+        """Answer as vLLM or as llama.cpp does, which takes a missing text for an empty one."""
+        with self.owner.log.lock:
+            self.owner.log.tokenized.append(body)
+        if self.owner.tokenize == "llama.cpp":
+            self._send(200, {"tokens": list(range(len(body.get("content", "").split())))})
+        elif "prompt" in body and body["model"] in self.owner.models:
+            self._send(200, {"count": len(body["prompt"].split()), **self.owner.context})
+        else:
+            self._send_error(400, f"no prompt or no such model: {body}")
 
     def _answer(self, body: dict[str, Any], fault: Fault) -> None:
         if fault.drop:
