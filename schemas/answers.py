@@ -164,3 +164,42 @@ class Verdict(Written):
     """Do two answers to a question mean the same?"""
 
     same: bool
+
+
+class WrittenChain(Written):
+    """How somebody who watches the video finds the answer."""
+
+    reasoning: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=6000)]
+    """The chain of thought, as running text that ends with the answer."""
+    answer: AnswerText
+    """What the reasoning arrives at; `unknown` if the video does not show it."""
+    evidence: Evidence
+    """The parts of the video that the reasoning rests on."""
+
+
+class RefinedChain(Written):
+    """A chain of thought in the words of somebody who is watching the video."""
+
+    reasoning: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=6000)]
+
+
+class UnsupportedStatement(Written):
+    """A statement about a video that its record does not support."""
+
+    statement: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=600)]
+    """Quoted from the reasoning."""
+    why: Why
+    """What the record shows instead."""
+
+
+class ChainCheck(Written):
+    """The statements of a chain of thought that the record of the video does not support."""
+
+    unsupported: Annotated[tuple[UnsupportedStatement, ...], Field(max_length=20)]
+    """Empty if every statement is supported."""
+
+
+class WordedQuestion(Written):
+    """A question whose answer is known."""
+
+    question: AskedText
