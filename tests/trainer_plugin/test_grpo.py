@@ -119,7 +119,7 @@ def test_the_reward_rises(alone, release, tmp_path):
 )
 def test_the_curve_does_not_depend_on_ranks(ranks, release, tmp_path, settings):
     one = ranks[1].run(curve, make_recipe(tmp_path / "one", release, "steps=2", *settings))[0]
-    for world, sp in ((2, 1), (2, 2), (3, 1)):
+    for world, sp in ((2, 2), (3, 1)):
         recipe = make_recipe(tmp_path / f"{world}-{sp}", release, "steps=2", f"parallel.sp={sp}", *settings)
         found = ranks[world].run(curve, recipe)
         for step, expected in zip(found[0], one, strict=True):

@@ -223,7 +223,13 @@ def train_format(folder: Path, url: str, seed: int) -> Path:
 
 
 def train_order(
-    folder: Path, url: str, model: Path, seed: int, control: Control | None = None, evaluate_every: int | None = None
+    folder: Path,
+    url: str,
+    model: Path,
+    seed: int,
+    control: Control | None = None,
+    evaluate_every: int | None = None,
+    stop_after: int | None = None,
 ) -> Course:
     """Train with GRPO on the split `rl`, and evaluate on `eval`.
 
@@ -231,6 +237,7 @@ def train_order(
         url: the release, made with `shuffled` for the control of the frames.
         model: folder of a model from `train_format`.
         evaluate_every: evaluate after every so many steps; None: only before the first step and at the end.
+        stop_after: end after this step, with the learning rates of the whole course; None: after all steps.
     """
     accuracy = f"{__file__}:shuffled_accuracy" if control is Control.REWARDS else "accuracy"
     recipe = GrpoRecipe.model_validate(
@@ -250,7 +257,12 @@ def train_order(
         }
     )
     with GrpoTraining(recipe) as training:
-        steps = list(training)
+        steps = []
+        for metrics in training:
+            steps.append(metrics)
+            if metrics.step == stop_after:
+                training.evaluations.evaluate_if_due(is_last=True)
+                break
     found = sorted((folder / "evaluations").glob("step-*/evaluation.json"))
     evaluations = {int(path.parent.name[5:]): Evaluation.model_validate_json(path.read_bytes()) for path in found}
     return Course(evaluations, steps)
