@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from operators.execution.stage import SOURCE, Stage
-from operators.models.prompts import load_prompt
+from operators.models.prompts import Prompt, load_prompt
 from operators.sources.access import SourceFiles
 from schemas.base import canonical_json, digest
 from schemas.config import BuildConfig, Role
@@ -63,7 +63,7 @@ def stage_key(stage: Stage, config: BuildConfig, item: WorkItem) -> StageKey:
         unit=item.unit,
         seed=config.seed,
         section=canonical_json(stage.section(config)),
-        prompts=tuple(_prompt_identity(prompt) for prompt in stage.prompts) if uses_models else (),
+        prompts=tuple(prompt_identity(load_prompt(prompt)) for prompt in stage.prompts) if uses_models else (),
         models=tuple(_model_identity(config, role) for role in stage.roles) if uses_models else (),
         inputs=tuple(inputs),
         tools=tuple(tool() for tool in stage.tools),
@@ -75,11 +75,10 @@ def _input_identity(name: str, parts: list[str]) -> InputIdentity:
     return InputIdentity(stage=name, rows_sha256=parts[0] if len(parts) == 1 else digest(parts))
 
 
-def _prompt_identity(prompt_id: str) -> PromptIdentity:
+def prompt_identity(prompt: Prompt) -> PromptIdentity:
     """Identity of a prompt: a hash of its text and of its answer's JSON schema, as both are sent to the model."""
-    prompt = load_prompt(prompt_id)
     schemas = [output.model_json_schema() for _, output in prompt.outputs]
-    return PromptIdentity(prompt_id=prompt_id, sha256=digest([prompt.sha256, *schemas]))
+    return PromptIdentity(prompt_id=prompt.id, sha256=digest([prompt.sha256, *schemas]))
 
 
 def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from operators.execution.identity import WHOLE_BUILD, WorkItem, stage_key
+from operators.execution.identity import WHOLE_BUILD, WorkItem, prompt_identity, stage_key
 from operators.execution.pipeline import stage as stage_named
 from operators.execution.progress import StageProgress
 from operators.execution.rejects import read_rejects
@@ -141,6 +141,9 @@ def run_stage(
     started = time.perf_counter()
     stage = stage_named(name)
     inputs = list(_work_items(folder, stage, partition))
+    if stage.uses_models(folder.run.config):
+        for prompt in map(load_prompt, stage.prompts):
+            folder.write_prompt(prompt_identity(prompt), prompt.source)
     earlier = folder.attempts(name, partition)
     outcomes: dict[str, WorkResult] = {}
     reasons: Counter[str] = Counter()
@@ -187,7 +190,7 @@ def run_work_item(store: Store, config: BuildConfig, stage: Stage, item: WorkIte
         return WorkResult(commit, reused=True)
     opened: list[Row] = []
     if stage.isolated and not item.empty:
-        opened = [row for row in _read_input(store, stage.first_input, item) if stage.opens_video(config, row)]
+        opened = [row for row in read_input(store, stage.first_input, item) if stage.opens_video(config, row)]
     files = source_files(config, item.sources)
     item = replace(item, files=files, isolated=bool(opened))
     with scratch_folder(stage.name) as scratch:
@@ -220,7 +223,7 @@ def compute_work_item(
     cpu_seconds = process_cpu_seconds if item.isolated else time.thread_time
     cpu_started = cpu_seconds()
     started = time.perf_counter()
-    inputs = {parameter: _read_input(store, name, item) for parameter, name in stage.reads.items()}
+    inputs = {parameter: read_input(store, name, item) for parameter, name in stage.reads.items()}
     try:
         _assert_unchanged(item)
         has_work = bool(next(iter(inputs.values()))) and not item.empty
@@ -367,7 +370,8 @@ def video_input(stage: Stage, source: Source, commits: Mapping[str, Commit]) -> 
     return WorkItem(source.source_id, tables, (source,), empty=is_empty)
 
 
-def _read_input(store: Store, name: str, item: WorkItem) -> list[Row]:
+def read_input(store: Store, name: str, item: WorkItem) -> list[Row]:
+    """Read the rows of one input of a stage: those of another stage, or the work item's sources."""
     if name == SOURCE:
         return list(item.sources)
     model = stage_named(name).row

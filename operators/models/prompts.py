@@ -31,6 +31,8 @@ from schemas.provenance import Sampling
 from schemas.tables import QuestionCategory, QuestionKind
 
 FENCE = "---\n"
+OWN_FOLDER = Path(__file__).parents[2] / "prompts"
+"""The project's prompts. The folder is next to the package `operators`, in a checkout and when installed."""
 CATEGORY_FILE = "_category.md"
 """The included file that says what a question of the category `category` asks for."""
 
@@ -70,6 +72,14 @@ class Prompt:
     system: str
     texts: tuple[tuple[str, str], ...]
     """Name and Jinja source of the body (first) and of every included file."""
+    head: str
+    """The front matter as it is written."""
+
+    @property
+    def source(self) -> str:
+        """The file, followed by every file that it includes under its name."""
+        (_, body), *included = self.texts
+        return f"{FENCE}{self.head}\n{FENCE}{body}" + "".join(f"\n=== {name} ===\n{text}" for name, text in included)
 
     @property
     def output(self) -> type[BaseModel]:
@@ -120,6 +130,23 @@ class Prompt:
             raise PromptError(f"prompt {self.id}: {error}; given were {sorted(given)}") from error
 
 
+def prompts_folder() -> Path:
+    """The folder that prompts are read from: LVR_PROMPTS, else the project's."""
+    return Path(os.environ.get("LVR_PROMPTS") or OWN_FOLDER)
+
+
+def prompt_ids(folder: Path) -> list[str]:
+    """The ids of the prompts in a folder, sorted. Files that begin with `_` are included by prompts.
+
+    Raises:
+        PromptError: the folder has no prompts.
+    """
+    found = sorted(path.stem for path in folder.glob("*.md") if not path.stem.startswith("_"))
+    if not found:
+        raise PromptError(f"{folder}: no prompts there; name a folder with files <id>.md, such as {OWN_FOLDER}")
+    return found
+
+
 def load_prompt(
     prompt_id: str, folder: Path | None = None, models: Mapping[str, type[BaseModel]] | None = None
 ) -> Prompt:
@@ -127,14 +154,13 @@ def load_prompt(
 
     Args:
         prompt_id: the file's name without its suffix.
-        folder: defaults to the environment variable LVR_PROMPTS, then to the `prompts` folder of the project.
+        folder: defaults to `prompts_folder()`.
         models: pydantic models by the names that `output` may have; defaults to the contents of `schemas.answers`.
 
     Raises:
         PromptError: the file is missing or malformed, or it includes `_category.md` and a category has no text there.
     """
-    # The folder `prompts` is next to the package `operators`, in a checkout and when installed.
-    place = folder or Path(os.environ.get("LVR_PROMPTS") or Path(__file__).parents[2] / "prompts")
+    place = folder or prompts_folder()
     name = f"{prompt_id}.md"
     head, body = _split(name, _read(place, name))
     try:
@@ -159,6 +185,7 @@ def load_prompt(
         sampling=front.sampling,
         system=front.system.strip(),
         texts=texts,
+        head=head,
     )
 
 

@@ -15,7 +15,7 @@ import atexit
 import functools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -120,8 +120,9 @@ def open_models(
 class ModelPool:
     """A process's connections to model servers. Thread-safe. Use it as a context manager, or call `close`."""
 
-    def __init__(self, retries: int = RETRIES) -> None:
+    def __init__(self, retries: int = RETRIES, make_client: Callable[..., ModelClient] = ModelClient) -> None:
         self._retries = retries
+        self._make_client = make_client
         self._owner = os.getpid()
         self._loop = asyncio.new_event_loop()
         # The loop would shut down its default executor in a new thread, which an exiting process cannot start.
@@ -164,7 +165,9 @@ class ModelPool:
 
         longest, context = (EMBEDDED_MAX_TOKENS, EMBEDDED_CONTEXT_TOKENS) if is_small else (None, None)
         context = config.context_tokens or context
-        return ModelClient(role, config.model, bool(config.vision), journal, self._loop, connect, longest, context)
+        return self._make_client(
+            role, config.model, bool(config.vision), journal, self._loop, connect, longest, context
+        )
 
     def close(self) -> None:
         """Close connections, and stop the event loop and the embedded server. In a forked child this does nothing."""

@@ -4,6 +4,7 @@
     partitions/00000.json              the source videos of each partition
     records/{stage}-00000.json    the commits of each (stage, partition); `{stage}.json` for stages over the build
     metrics/{stage}-00000.json    one JSON line for each attempt
+    prompts/{id}-{sha256}.md      each prompt that was used, with the files that it includes
     report.html                   the report page
 
 `RunFolder` reads and writes these files.
@@ -19,7 +20,7 @@ from typing import TypeVar
 from operators.store.content_store import Store
 from schemas.base import parse_json
 from schemas.errors import BadInput
-from schemas.run import Partition, Run, StageMetrics, StageRecord
+from schemas.run import Partition, PromptIdentity, Run, StageMetrics, StageRecord
 from schemas.tables import Source
 from schemas.uri import shown_uri
 
@@ -112,6 +113,20 @@ class RunFolder:
         self.store.write(
             f"{self.address}/records/{_name(record.stage, record.partition)}", record.model_dump_json().encode()
         )
+
+    def write_prompt(self, prompt: PromptIdentity, source: str) -> None:
+        """Write the source of a prompt that the run uses."""
+        self.store.write(self._prompt_address(prompt), source.encode())
+
+    def read_prompt(self, prompt: PromptIdentity) -> str | None:
+        """The source of a prompt that the run used, or None for a run of an earlier version, which did not write it."""
+        try:
+            return self.store.read(self._prompt_address(prompt)).decode()
+        except FileNotFoundError:
+            return None
+
+    def _prompt_address(self, prompt: PromptIdentity) -> str:
+        return f"{self.address}/prompts/{prompt.prompt_id}-{prompt.sha256[:16]}.md"
 
     def metrics(self) -> list[StageMetrics]:
         """Metrics of every (stage, partition) that is running or finished, summed over its attempts."""

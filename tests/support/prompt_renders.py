@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from operators.models.prompts import Prompt, load_prompt
+from operators.models.prompts import OWN_FOLDER, Prompt, load_prompt, prompt_ids
 from schemas.tables import QuestionKind
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "tests" / "data" / "prompts"
-PROMPTS = ROOT / "prompts"
+FOLDER = Path(__file__).parents[1] / "data" / "prompts"
 
 STORY = """\
 00:00 - 00:10: A woman in a green apron puts a loaf of rye into the oven on the left. A clock on the wall shows 9:10.
@@ -71,14 +69,9 @@ OTHERS: dict[str, dict[str, object]] = {
 """Variables of a prompt that differ."""
 
 
-def prompt_ids() -> list[str]:
-    """The ids of all prompts, sorted."""
-    return sorted(path.stem for path in PROMPTS.glob("*.md") if not path.stem.startswith("_"))
-
-
 def render(prompt_id: str) -> str:
     """The system text and the user message of a prompt; one after the other for each kind if it is for both."""
-    prompt = load_prompt(prompt_id, PROMPTS)
+    prompt = load_prompt(prompt_id, OWN_FOLDER)
     return "".join(_render(prompt, kind) for kind, _ in prompt.outputs)
 
 
@@ -95,7 +88,7 @@ def main() -> None:
     """Write all renders, and remove those of prompts that are gone."""
     for path in FOLDER.glob("*.txt"):
         path.unlink()
-    for prompt_id in prompt_ids():
+    for prompt_id in prompt_ids(OWN_FOLDER):
         (FOLDER / f"{prompt_id}.txt").write_text(render(prompt_id))
 
 

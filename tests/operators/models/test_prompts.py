@@ -9,10 +9,10 @@ from pydantic import BaseModel
 
 import schemas.answers
 from operators.models import prompts
-from operators.models.prompts import PromptError, load_prompt
+from operators.models.prompts import OWN_FOLDER, PromptError, load_prompt, prompt_ids
 from schemas.config import Role
 from schemas.tables import QuestionCategory, QuestionKind
-from tests.support.prompt_renders import FOLDER, VARIABLES, prompt_ids, render
+from tests.support.prompt_renders import FOLDER, VARIABLES, render
 
 
 class Remark(BaseModel):
@@ -140,7 +140,7 @@ def test_the_folder_comes_from_the_environment(folder, monkeypatch):
         load_prompt("other", models=MODELS)
 
 
-@pytest.mark.parametrize("prompt_id", prompt_ids())
+@pytest.mark.parametrize("prompt_id", prompt_ids(OWN_FOLDER))
 def test_the_projects_own_prompts_render_as_recorded(prompt_id):
     again = "run `python -m tests.support.prompt_renders` and review the difference"
     recorded = FOLDER / f"{prompt_id}.txt"
@@ -148,7 +148,7 @@ def test_the_projects_own_prompts_render_as_recorded(prompt_id):
 
 
 def test_no_render_is_of_a_prompt_that_is_gone():
-    assert sorted(path.stem for path in FOLDER.iterdir()) == prompt_ids()
+    assert sorted(path.stem for path in FOLDER.iterdir()) == prompt_ids(OWN_FOLDER)
 
 
 @pytest.mark.parametrize("category", QuestionCategory)

@@ -1,0 +1,1 @@
+"""Groups of commands of `lvr`, which `operators.cli` puts together."""
