@@ -4,8 +4,8 @@ vLLM is installed in a separate environment (`pip install vllm` with a GPU, `vll
 
     cd tests/trainer_plugin; VLLM_PYTHON=/path/to/its/python python -m pytest test_vllm.py test_chain.py
 
-vLLM 0.26 fails for Qwen2.5-VL: it drops the video's metadata, and transformers' processor then assumes 24 frames per
-second, which changes the positions in time. vLLM 0.32 passes.
+vLLM 0.26 and 0.32 pass. Before 0.31, vLLM drops the metadata of a Qwen2.5-VL video, and transformers' processor then
+assumes 24 frames per second. `vllm_log_probs.py` passes them to that processor in `mm_processor_kwargs`.
 """
 
 import json

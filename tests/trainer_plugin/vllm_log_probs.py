@@ -14,20 +14,34 @@ os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
 os.environ["TRITON_F32_DEFAULT"] = "ieee"  # Triton's matrix products of float32 have 10 bits of mantissa otherwise
 
 
+def drops_metadata(model: Path) -> bool:
+    """Whether this vLLM drops the metadata that come with a video of this model, and with them the frame rate.
+
+    Since 0.31 it gives those of Qwen2.5-VL to transformers' processor, and a second `video_metadata` is an error.
+    """
+    import vllm
+    from packaging.version import Version
+
+    model_type = json.loads((model / "config.json").read_text())["model_type"]
+    return model_type == "qwen2_5_vl" and Version(vllm.__version__) < Version("0.31")
+
+
 def main(request_file: Path, answer: Path) -> None:
     import numpy as np
     from vllm import LLM, SamplingParams
 
     request = json.loads(request_file.read_text())
     frames = np.load(request["frames"])
-    video = {
+    metadata = {
         "fps": request["fps"],
         "duration": len(frames) / request["fps"],
         "total_num_frames": len(frames),
         "frames_indices": list(range(len(frames))),
         "video_backend": "opencv",
-        "do_sample_frames": False,
     }
+    settings = {"fps": request["fps"], "do_sample_frames": False}
+    if drops_metadata(Path(request["folder"])):
+        settings["video_metadata"] = [metadata]
     model = LLM(
         request["folder"],
         limit_mm_per_prompt={"video": 1, "image": 0},
@@ -39,8 +53,8 @@ def main(request_file: Path, answer: Path) -> None:
     )
     prompt = {
         "prompt_token_ids": request["input_ids"],
-        "multi_modal_data": {"video": [(frames, video)]},
-        "mm_processor_kwargs": {"fps": request["fps"], "do_sample_frames": False},
+        "multi_modal_data": {"video": [(frames, {**metadata, "do_sample_frames": False})]},
+        "mm_processor_kwargs": settings,
     }
     [found] = model.generate([prompt], SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0))
     seen = zip(found.prompt_token_ids, found.prompt_logprobs, strict=True)
