@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as ProgressBar
 from typer.exceptions import TyperException
 
+from operators.commands.compare import compare
 from operators.commands.prompts import prompts
 from operators.execution.progress import StageProgress
 from operators.process.exit_status import EXIT_STATUSES, INTERRUPTED_STATUS
@@ -48,6 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 app.add_typer(prompts, name="prompts")
+app.command()(compare)
 
 WORKERS_HELP = "Videos decoded concurrently; by default half of the cores, because two partitions decode at a time."
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of BuildConfig fields.")]
