@@ -196,8 +196,8 @@ def test_category_without_a_text_is_an_error_when_a_prompt_is_loaded(monkeypatch
     monkeypatch.setattr(
         prompts, "QuestionCategory", StrEnum("QuestionCategory", {name.upper(): name for name in names})
     )
-    load_prompt("reason")
-    for prompt in ("question_choice", "question_open"):
+    load_prompt("judge")
+    for prompt in ("question_goal", "review_question"):
         with pytest.raises(PromptError, match="it has no text for the category 'counting'; add "):
             load_prompt(prompt)
 
@@ -207,10 +207,3 @@ def test_category_file_may_use_no_other_variable(folder):
     (folder / "_category.md").write_text("{{ category }} of {{ film }}")
     with pytest.raises(PromptError, match=r"_category\.md: 'film' is undefined; it may use .* `category` only"):
         load_prompt("greet", folder, MODELS)
-
-
-@pytest.mark.parametrize("category", QuestionCategory)
-def test_category_file_describes_the_category(category):
-    given = {"story": "", "duration": "", "number": 1, "count": 1, "around": ""}
-    text = load_prompt("question_open").render(category=category.value, **given)
-    assert [each.value for each in QuestionCategory if f"\n{each.value} - " in text] == [category.value]
