@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from schemas.base import Model
 from schemas.tables import QuestionCategory
@@ -17,6 +17,12 @@ class Written(Model):
     """Something a model writes. A field too many is passed over: not every server decodes by the schema."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+class FreeText(Written):
+    """An answer without a schema: all that the model wrote, thoughts between `<think>` and `</think>` included."""
+
+    text: str
 
 
 # The schema holds a decoder to four numbers; reading is lenient, so that an answer that was cut off inside a box still
@@ -48,13 +54,35 @@ class SeenText(Written):
     """Left, top, right and bottom edge, as fractions of the frame's width and height from 0 to 1."""
 
 
+MOST_OBJECTS = 8
+MOST_TEXTS = 32
+
+
+def _cut_list(most: int) -> AfterValidator:
+    """Keep the first items of a longer list: not every server decodes by the schema."""
+    return AfterValidator(lambda items: items[:most])
+
+
+# Without a longest list a decoder that is held to the schema may fill it until it runs out of tokens.
+SeenObjects = Annotated[
+    tuple[SeenObject, ...],
+    _cut_list(MOST_OBJECTS),
+    Field(default=(), json_schema_extra={"maxItems": MOST_OBJECTS}),
+]
+SeenTexts = Annotated[
+    tuple[SeenText, ...],
+    _cut_list(MOST_TEXTS),
+    Field(default=(), json_schema_extra={"maxItems": MOST_TEXTS}),
+]
+
+
 class ClipDescription(Written):
     """What a captioner sees in a few seconds of a video."""
 
     text: str = Field(min_length=1)
     """The description."""
-    objects: tuple[SeenObject, ...] = ()
-    on_screen_text: tuple[SeenText, ...] = ()
+    objects: SeenObjects
+    on_screen_text: SeenTexts
 
 
 # The longest lengths are there to stop a small model that does not come to an end; what people write is far shorter.

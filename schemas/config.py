@@ -13,8 +13,12 @@ from typing import Annotated, assert_never
 
 from pydantic import Field, StringConstraints, model_validator
 
-from schemas.base import Fraction, Model, accept_earlier_names
+from schemas.base import Fraction, Model, accept_earlier_names, canonical_json
+from schemas.provenance import SamplingOverrides
 from schemas.tables import QuestionCategory, QuestionKind
+
+DEFAULT_THINKING_TOKENS = 8192
+"""Room for the thoughts of a thinking model if none is set."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
 
@@ -215,8 +219,29 @@ class ModelConfig(Model):
     """Maximum number of concurrent requests per process. The caption stage has one process for each video in work."""
     timeout_seconds: float = Field(default=600.0, gt=0.0)
     """Longest wait for one answer, in seconds."""
+    patience_seconds: float = Field(default=300.0, ge=0.0)
+    """Longest wait for a server that cannot be reached or answers nothing, as when it restarts, in seconds."""
     context_tokens: int = Field(default=0, ge=0)
     """Length of the model's context in tokens. 0: as its server states it, else 32,768."""
+    thinking: bool = False
+    """Whether the model thinks before it answers. It then never decodes greedily, as thinking models end in
+    repetitions."""
+    thinking_tokens: int = Field(default=0, ge=0)
+    """Tokens for thinking, in addition to the answer's. 0: 8,192 for a thinking model, none for others."""
+    sampling: SamplingOverrides = SamplingOverrides()
+    """Sampling parameters that replace those of the prompts."""
+
+    @property
+    def thinking_room(self) -> int:
+        """Tokens for thinking in every answer."""
+        return self.thinking_tokens or (DEFAULT_THINKING_TOKENS if self.thinking else 0)
+
+    @property
+    def answer_settings(self) -> str:
+        """The settings that change answers, as JSON; empty if all are unset."""
+        names = {"context_tokens", "thinking", "thinking_tokens", "sampling"}
+        values = self.model_dump(mode="json", include=names, exclude_defaults=True)
+        return canonical_json(values) if values else ""
 
 
 class Role(StrEnum):

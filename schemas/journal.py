@@ -18,6 +18,10 @@ class JournalEntry(Model):
     key: str
     """Id of the clip or question that the answer belongs to."""
     model: str
+    served_model: str = ""
+    """Name of the model that the server stated, which may be an alias. Empty if it stated none."""
+    thoughts: str | None = None
+    """The model's thinking, where the server returned it apart from the text. If None, `raw` may begin with it."""
     raw: str
     """The raw text of the answer."""
     finish_reason: Literal["stop", "length", "content_filter"]

@@ -46,6 +46,11 @@ class ReasonGroup:
     reasons: Mapping[str, RejectReason]
 
 
+_FILE_CUT_OFF = "The file was cut off: its index is missing, no frame can be read, or more than half is missing."
+_OUT_OF_TOKENS = "The model ran out of tokens before its answer was valid, even with all of its context."
+_MORE_TOKENS = (
+    "Set `thinking_tokens` or `sampling.repetition_penalty` of the role's model, or serve it with a longer context."
+)
 _STOPPED_BY_FILTER = "Change the prompt, or use a model or server without that filter."
 
 REASON_GROUPS = (
@@ -173,11 +178,24 @@ REASON_GROUPS = (
             ),
             "one_frame": RejectReason("It has a single frame, so it is a picture.", "Remove it from the source."),
             "too_large": RejectReason("Its frames have more pixels than are decoded.", "Scale it down first."),
-            "truncated": RejectReason(
-                "The file was cut off: its index is missing, no frame can be read, or more than half is missing.",
-                "Fetch it again.",
-            ),
             "unknown_codec": RejectReason("There is no decoder for its picture.", "Convert it, e.g. to H.264."),
+        },
+    ),
+    ReasonGroup(
+        "Files that were cut off",
+        ("ingest", "split", "difficulty"),
+        ("operators/video",),
+        {"truncated": RejectReason(_FILE_CUT_OFF, "Fetch it again.")},
+    ),
+    ReasonGroup(
+        "Files and captions that were cut off",
+        ("caption",),
+        ("operators/models", "operators/video"),
+        {
+            "truncated": RejectReason(
+                f"{_OUT_OF_TOKENS} If the message is about the file: {_FILE_CUT_OFF}",
+                f"{_MORE_TOKENS} A file is fetched again.",
+            )
         },
     ),
     ReasonGroup(
@@ -211,9 +229,13 @@ REASON_GROUPS = (
             "empty": RejectReason(
                 "The model answered nothing, also when called again.", "`lvr replay`, or use another model."
             ),
+            "request_failed": RejectReason(
+                "The server fails at this request (HTTP 5xx, a timeout or a lost connection), and answers others.",
+                "See the server's own log; then `lvr replay`, or send fewer or smaller frames.",
+            ),
             "schema": RejectReason(
                 "The answer does not fit the prompt's schema, also when called again.",
-                "Raise `max_tokens` if it was cut off; else `lvr replay`, or use another model.",
+                "`lvr replay`, or use another model.",
             ),
             "too_long": RejectReason(
                 "The request is longer than the model's context.",
@@ -224,13 +246,13 @@ REASON_GROUPS = (
     ReasonGroup(
         "Answers of the reasoner",
         ("question", "reason"),
-        ("operators/questions/evidence.py",),
+        ("operators/models", "operators/questions/evidence.py"),
         {
             "bad_evidence": RejectReason(
                 "The evidence lies outside the video, or ends before it begins.", "`lvr replay`, or use another model."
             ),
             "truncated": RejectReason(
-                "The reasoner ran out of tokens.", "Raise `max_tokens` in the front matter of the prompt."
+                _OUT_OF_TOKENS, f"Raise `max_tokens` in the front matter of the prompt. {_MORE_TOKENS}"
             ),
         },
     ),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from schemas.base import Identifier, Model, Row, Sha256, VideoId, accept_earlier_names, digest
 from schemas.config import BuildConfig, Role
@@ -19,6 +19,14 @@ class ModelIdentity(Model):
     role: Role
     model: str
     vision: bool
+    settings: str = ""
+    """Settings that change its answers, as JSON; empty if all are unset."""
+
+    @model_serializer(mode="wrap")
+    def _omit_unset_settings(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave keys as they were before there were settings."""
+        values: dict[str, Any] = dump(self)
+        return values if self.settings else {name: value for name, value in values.items() if name != "settings"}
 
 
 class PromptIdentity(Model):

@@ -78,7 +78,7 @@ def _resolve(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, An
 
 
 def _param(root: Mapping[str, Any], name: str, schema: Mapping[str, Any]) -> Param:
-    options: dict[str, Any] = {key: schema[key] for key in _CONSTRAINTS if key in schema}
+    options = _constraints(schema)
     options["title"] = _title(name)
     if help_text := schema.get("description") or _resolve(root, schema.get("items", {})).get("description"):
         options["description_md"] = _CODE.sub(r"**\1**", help_text)
@@ -89,11 +89,18 @@ def _param(root: Mapping[str, Any], name: str, schema: Mapping[str, Any]) -> Par
     return Param(**_value(root, schema), **options)
 
 
+def _constraints(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: schema[key] for key in _CONSTRAINTS if key in schema}
+
+
 def _value(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     """Default, type and choices of a parameter, in a form that the trigger page has an input field for."""
     default = schema["default"]
     if "enum" in schema:
         return {"default": default, "type": "string", **_choices(schema["enum"])}
+    kind, *_ = [each for each in schema.get("anyOf", [{}]) if each.get("type") != "null"]
+    if "anyOf" in schema and kind["type"] != "boolean":  # empty: decided by the build
+        return {"default": default, "type": ["null", kind["type"]], **_constraints(kind)}
     if "anyOf" in schema:  # yes, no, or decided by the build
         labels = {"null": "Automatic", "true": "Yes", "false": "No"}
         return {"default": default, "enum": [None, True, False], "values_display": labels}

@@ -105,17 +105,19 @@ def _outputs(prompt: Prompt) -> str:
 
 
 def _describe_source(prompt: Prompt) -> Iterator[tuple[str, str]]:
-    from operators.models.exchange import strict_schema
+    from operators.models.answer_schema import wire_schema
 
     yield f"{prompt.id}.md", prompt.source
     for kind, output in prompt.outputs:
         of_kind = f" for {kind.value} questions" if kind else ""
-        yield f"JSON schema of the answer{of_kind} ({output.__name__})", _json(strict_schema(output))
+        yield f"JSON schema of the answer{of_kind} ({output.__name__})", _json(wire_schema(output, limits_text=False))
     yield "variables", ", ".join(sorted(prompt.variables))
     yield "sha256", prompt.sha256
 
 
 def _describe_request(traced: TracedRequest) -> Iterator[tuple[str, str]]:
+    from operators.models.reading import full_text
+
     exchange = traced.exchange
     yield (
         "request",
@@ -128,13 +130,16 @@ def _describe_request(traced: TracedRequest) -> Iterator[tuple[str, str]]:
     yield "response_format", _json(exchange.response_format())
     yield "sampling", _json(exchange.sampling.model_dump(mode="json", exclude_none=True))
     yield "sha256", exchange.sha256
-    yield "answer in the journal", traced.answer.raw if traced.answer else "none: a build would send this request"
+    yield (
+        "answer in the journal",
+        full_text(traced.answer) if traced.answer else "none: a build would send this request",
+    )
 
 
 def _describe_part(part: dict[str, Any]) -> str:
     if part["type"] == "text":
         return str(part["text"])
-    url = str(part["image_url"]["url"])
+    url = str(part[part["type"]]["url"])
     return f"<{url.partition(';')[0].removeprefix('data:')}, {len(url.partition(',')[2]) * 3 // 4} bytes>"
 
 

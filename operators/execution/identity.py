@@ -83,4 +83,4 @@ def prompt_identity(prompt: Prompt) -> PromptIdentity:
 
 def _model_identity(config: BuildConfig, role: Role) -> ModelIdentity:
     model = config.models.of(role)
-    return ModelIdentity(role=role, model=model.model, vision=bool(model.vision))
+    return ModelIdentity(role=role, model=model.model, vision=bool(model.vision), settings=model.answer_settings)

@@ -199,4 +199,6 @@ def _changed_models(before: StageKey, now: StageKey) -> Iterator[str]:
             yield f"model of the {role} changed from {old.model} to {model.model}"
         elif old.vision != model.vision:
             yield f"the {role} {'sees frames now' if model.vision else 'sees no frames any more'}"
+        elif old.settings != model.settings:
+            yield f"settings of the {role} changed from {old.settings or 'none'} to {model.settings or 'none'}"
     yield from (f"no {role} is asked any more" for role in known.keys() - asked.keys())

@@ -2,7 +2,8 @@
 
 The journal is searched for every answer before a request is sent, and appended to the journal before it is parsed. A
 task that was killed therefore requests only the missing answers. A request whose answer does not fit the prompt's
-output model is repeated once with the error message, and then becomes a refusal.
+output model is repeated once with the error message. One whose answer was cut off before it was valid is repeated with
+twice the room, up to the model's context. Then it becomes a refusal.
 
 `call` may be called from several threads concurrently. The work runs in one event loop, owned by the `ModelPool`
 (operators.models.session) that creates the clients. The limit on concurrent requests is per role and pool, not per
@@ -17,64 +18,24 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
-
 from operators.models.connection import BusyClock, Connection, RequestRefused
 from operators.models.connection import ForeignAnswer as ForeignAnswer
 from operators.models.endpoints import ModelUnavailable as ModelUnavailable
-from operators.models.exchange import Exchange, answer_text, read_answer
+from operators.models.exchange import Exchange
 from operators.models.exchange import TimedFrame as TimedFrame
 from operators.models.journal import Journal
 from operators.models.prompts import Prompt
-from schemas.config import Role
+from operators.models.reading import entry_text, read_entry
+from operators.models.requests import Answer as Answer
+from operators.models.requests import Refusal as Refusal
+from operators.models.requests import Request as Request
+from operators.models.sampling import sampling_for
+from operators.models.tokens import token_bound
+from schemas.config import ModelConfig, Role
 from schemas.journal import JournalEntry
-from schemas.provenance import Provenance, Sampling
+from schemas.provenance import Sampling
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request to a model.
-
-    `key` is the id of the clip or question that the answer belongs to. Requests with equal content need different
-    seeds to get separate answers.
-    """
-
-    key: str
-    prompt: Prompt
-    text: str
-    frames: tuple[TimedFrame, ...] = ()
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A valid answer."""
-
-    request: Request
-    value: BaseModel
-    """An instance of the prompt's output model."""
-    provenance: Provenance
-    truncated: bool
-    """True when the model ran out of tokens and its unfinished JSON was closed where it ended."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A request without a valid answer, which a stage turns into a reject. Sending it again would not help.
-
-    Reasons: `schema` (twice no valid JSON for the output model), `empty` (twice an empty answer), `blocked` (content
-    filter), `too_long` (more than the context window).
-    """
-
-    request: Request
-    reason: str
-    message: str
-    raw: str
-    """The last raw answer; empty when there was none."""
-    request_sha256: str
-    """Hash of the request that `raw` answers."""
 
 
 @dataclass
@@ -103,29 +64,31 @@ class ModelClient:
     def __init__(
         self,
         role: Role,
-        model: str,
-        vision: bool,
+        config: ModelConfig,
         journal: Journal,
         loop: asyncio.AbstractEventLoop,
         connect: Callable[[], Awaitable[Connection]],
         max_tokens: int | None = None,
-        context_tokens: int | None = None,
+        limits_text: bool = False,
     ) -> None:
         """Create a client.
 
         Args:
-            max_tokens: limit of every answer, also where its prompt allows more.
-            context_tokens: the length of the model's context; None if the server states it.
+            config: resolved settings of the role's model.
+            max_tokens: limit of every answer, also where its prompt and the settings allow more.
+            limits_text: hold the decoder to the longest texts, because the model never ends one by itself.
         """
         self.role = role
-        self.model = model
-        self.vision = vision
+        self.model = config.model
+        self.vision = bool(config.vision)
         self.usage = Usage()
+        self._config = config
         self._journal = journal
         self._loop = loop
         self._connect = connect
         self._max_tokens = max_tokens
-        self._context_tokens = context_tokens
+        self._limits_text = limits_text
+        self._context_tokens = config.context_tokens or None
 
     @property
     def context_tokens(self) -> int:
@@ -149,7 +112,7 @@ class ModelClient:
         return self._wait(count())
 
     def answer_tokens(self, prompt: Prompt) -> int:
-        """Tokens that an answer to the prompt may take, of the model's context."""
+        """Tokens that an answer to the prompt and its thinking may take, of the model's context."""
         return self._sampling(prompt).max_tokens
 
     def call(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
@@ -158,13 +121,14 @@ class ModelClient:
         Raises:
             ModelUnavailable: the server cannot be used. Answers that arrived before are in the journal.
             ForeignAnswer: the server returned the answer to another request.
-            ValueError: a request with frames is for a model without vision.
+            ValueError: a request with frames or a video is for a model without vision.
         """
         for request in requests:
-            if request.frames and not self.vision:
+            if (request.frames or request.video is not None) and not self.vision:
+                seen = f"{len(request.frames)} frames" if request.frames else "a video"
                 raise ValueError(
-                    f"{self.role.value}: request {request.key} has {len(request.frames)} frames, but {self.model} is "
-                    f"set up without vision; set vision of this role's model"
+                    f"{self.role.value}: request {request.key} has {seen}, but {self.model} is set up without vision; "
+                    f"set vision of this role's model"
                 )
         exchanges = [self._exchange(request) for request in requests]
         return self._wait(self._call_all(requests, exchanges))
@@ -192,12 +156,12 @@ class ModelClient:
             output=prompt.output,
             sampling=self._sampling(prompt),
             seed=request.seed,
+            video=request.video,
+            limits_text=self._limits_text,
         )
 
     def _sampling(self, prompt: Prompt) -> Sampling:
-        if self._max_tokens is None or prompt.sampling.max_tokens <= self._max_tokens:
-            return prompt.sampling
-        return prompt.sampling.model_copy(update={"max_tokens": self._max_tokens})
+        return sampling_for(prompt.sampling, self._config, self.role, self._max_tokens)
 
     async def _call_all(self, requests: Sequence[Request], exchanges: Sequence[Exchange]) -> list[Answer | Refusal]:
         first: dict[str, Request] = {}
@@ -217,25 +181,42 @@ class ModelClient:
         ]
 
     async def _settle(self, request: Request, exchange: Exchange) -> Answer | Refusal:
-        try:
-            entry = await self._entry(request, exchange, exchange.sha256)
-        except RequestRefused as refused:
-            result: Answer | Refusal = Refusal(request, refused.reason, str(refused), "", exchange.sha256)
-        else:
-            result = _read(request, entry, exchange.sampling)
-            if isinstance(result, Refusal) and result.reason in {"schema", "empty"}:
-                result = await self._settle_again(request, exchange, result)
-        if isinstance(result, Refusal):
-            self.usage.refusals[result.reason] += 1
+        """Send a request, and repeat it as long as that may give a valid answer."""
+        origin, is_repaired = exchange.sha256, False
+        result: Answer | Refusal | None = None
+        while True:
+            try:
+                entry = await self._entry(request, exchange, origin)
+            except RequestRefused as refused:
+                # A longer request may be refused where the first was not, whose refusal is more informative.
+                result = result or self._refusal(request, refused, origin)
+                break
+            result = read_entry(request, entry, exchange.sampling, self._limits_text)
+            if isinstance(result, Answer):
+                return result
+            if result.reason == "truncated" and (room := await self._more_room(exchange, entry)):
+                exchange = exchange.with_room(room)
+            elif result.reason in {"schema", "empty"} and not is_repaired:
+                complaint = f"{result.message}\nAnswer once more, with nothing but JSON that fits the schema."
+                exchange, is_repaired = exchange.with_repair(entry_text(entry), complaint), True
+            else:
+                break
+        self.usage.refusals[result.reason] += 1
         return result
 
-    async def _settle_again(self, request: Request, exchange: Exchange, refusal: Refusal) -> Answer | Refusal:
-        complaint = f"{refusal.message}\nAnswer once more, with nothing but JSON that fits the schema."
-        try:
-            repaired = exchange.with_repair(answer_text(refusal.raw), complaint)
-            return _read(request, await self._entry(request, repaired, exchange.sha256), exchange.sampling)
-        except RequestRefused:  # the longer request does not fit, and the first refusal is more informative
-            return refusal
+    def _refusal(self, request: Request, refused: RequestRefused, sha256: str) -> Refusal:
+        return Refusal(request, refused.reason, f"request {request.key}: {refused}", "", sha256)
+
+    async def _more_room(self, exchange: Exchange, entry: JournalEntry) -> int | None:
+        """Twice the room of an answer that was cut off, or what the context allows; None if that is no more."""
+        room = exchange.sampling.max_tokens
+        if self._max_tokens is not None and room >= self._max_tokens:
+            return None
+        if await asyncio.to_thread(self._journal.get, exchange.with_room(2 * room).sha256):
+            return 2 * room  # answered before, with no need of the server
+        taken = entry.tokens_in or token_bound(exchange.system + exchange.text)
+        allowed = min(2 * room, await self._read_context() - taken)
+        return allowed if allowed > room else None
 
     async def _entry(self, request: Request, exchange: Exchange, origin_sha256: str) -> JournalEntry:
         """The raw answer from the journal, or else from the server after appending it to the journal."""
@@ -250,7 +231,9 @@ class ModelClient:
             origin_sha256=origin_sha256,
             key=request.key,
             model=self.model,
-            raw=reply.raw,
+            served_model=reply.served_model,
+            thoughts=reply.thoughts,
+            raw=reply.text,
             finish_reason=reply.finish_reason,
             tokens_in=reply.tokens_in,
             tokens_out=reply.tokens_out,
@@ -273,48 +256,3 @@ class ModelClient:
         except asyncio.CancelledError:
             await keeping
             raise
-
-
-def _read(request: Request, entry: JournalEntry, sampling: Sampling) -> Answer | Refusal:
-    """Parse a raw answer.
-
-    Answers from journals are parsed here as well, because the output model may have changed since they were written.
-    """
-    cut = entry.finish_reason == "length"
-
-    def refusal(reason: str, message: str) -> Refusal:
-        return Refusal(request, reason, message, entry.raw, entry.request_sha256)
-
-    if entry.finish_reason == "content_filter":
-        return refusal("blocked", "The server's content filter stopped the answer.")
-    if not answer_text(entry.raw):
-        return refusal("empty", "The answer was empty.")
-    try:
-        value = read_answer(entry.raw, request.prompt.output, cut)
-    except ValueError as error:
-        ended = f" It was cut off after {entry.tokens_out} tokens; be brief." if cut else ""
-        return refusal("schema", f"The answer does not fit the schema: {_describe_error(error)}.{ended}")
-    return Answer(request, value, _provenance(request, entry, sampling), truncated=cut)
-
-
-def _provenance(request: Request, entry: JournalEntry, sampling: Sampling) -> Provenance:
-    prompt = request.prompt
-    return Provenance(
-        model=entry.model,
-        prompt_id=prompt.id,
-        prompt_sha256=prompt.sha256,
-        sampling=sampling,
-        seed=request.seed,
-        tokens_in=entry.tokens_in,
-        tokens_out=entry.tokens_out,
-        finish_reason=entry.finish_reason,
-        raw=entry.raw,
-        request_sha256=entry.request_sha256,
-    )
-
-
-def _describe_error(error: ValueError) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'JSON'}: {item['msg']}" for item in found[:5])

@@ -4,6 +4,10 @@ Retries are the openai client's own. After a lost connection, a timeout, or HTTP
 doubling up to 8 s, minus a random part of up to a quarter. Where the server sends `Retry-After`, it waits for that time
 instead; beyond two minutes it gives up.
 
+A request that still fails with 5xx, a timeout or a lost connection is sent once more when the server answers a tiny
+request (`operators.models.health`). If it fails then, too, and the server still answers others, the fault is the
+request's. A server that answers nothing is waited for, as long as the role's `patience_seconds` last.
+
 A request's id is sent as `X-Request-Id: lvr-{sha256}`. An answer that carries the id of another request is an error, so
 that no text is ever stored for the wrong clip. With servers that do not repeat the id (llama.cpp), HTTP alone matches
 answers to requests.
@@ -12,6 +16,7 @@ answers to requests.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from dataclasses import dataclass, replace
@@ -20,12 +25,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from operators.models.context import ServedContext
 from operators.models.endpoints import Endpoint, unavailable
 from operators.models.exchange import Exchange
+from operators.models.health import Health
 from schemas.config import ModelConfig, Role
 from schemas.errors import Outage
 
 if TYPE_CHECKING:  # the import takes most of a second, so it runs only where a request is sent
     import openai
     from openai.types.chat import ChatCompletion
+
+log = logging.getLogger(__name__)
 
 RETRIES = 6
 """Retries of a request. They wait at most 23.5 s in total when the server does not say how long to wait."""
@@ -50,12 +58,25 @@ input, and do not match.
 _BLOCKED = re.compile(r"content.?filter|content.?policy|safety|moderation|inspection", re.IGNORECASE)
 
 
+class _Failed(Exception):
+    """Raised when a request failed in spite of its retries: HTTP 5xx, a timeout or a lost connection."""
+
+    def __init__(self, found: str, error: openai.OpenAIError) -> None:
+        super().__init__(found)
+        self.found = found
+        self.error = error
+        self.at = time.monotonic()
+
+
 class ForeignAnswer(Outage):
     """Raised when a server or proxy returned the answer to another request."""
 
 
 class RequestRefused(Exception):
-    """Raised when the server will never answer this particular request. `reason` is `too_long` or `blocked`."""
+    """Raised when the server will never answer this particular request.
+
+    `reason` is `too_long`, `blocked` or `request_failed`.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -64,12 +85,16 @@ class RequestRefused(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's raw answer. Reasoning that the server returned separately precedes the text, in `<think>` tags."""
+    """A model's raw answer."""
 
-    raw: str
+    thoughts: str | None
+    """Thinking that the server returned apart from the text; None if it returned none."""
+    text: str
     finish_reason: Literal["stop", "length", "content_filter"]
     tokens_in: int
     tokens_out: int
+    served_model: str
+    """Name of the model that the server states; empty if it states none."""
 
 
 class BusyClock:
@@ -107,6 +132,9 @@ class Connection:
             max_retries=retries,
         )
         self.context = ServedContext(self._client, endpoint, role)
+        self._health = Health(self._client, endpoint.model, config.timeout_seconds)
+        self._patience = config.patience_seconds
+        self._other_names: set[str] = set()
 
     async def close(self) -> None:
         await self._client.close()
@@ -115,38 +143,77 @@ class Connection:
         """Send a request and return the raw answer, valid or not.
 
         Raises:
-            RequestRefused: the request is too long or blocked by a content filter.
+            RequestRefused: the request is too long, blocked by a content filter, or one that the server always fails.
             ModelUnavailable: the server cannot be used.
             ForeignAnswer: the server returned the answer to another request.
         """
+        async with self._slots:
+            try:
+                return await self._send(exchange, busy)
+            except _Failed as failed:
+                return await self._send_again(exchange, busy, failed)
+
+    async def _send_again(self, exchange: Exchange, busy: BusyClock, failed: _Failed) -> Reply:
+        """Send a request that failed in spite of its retries, when the server answers another one."""
+        deadline = time.monotonic() + self._patience
+        while await self._health.wait(failed.at, deadline):
+            try:
+                return await self._send(exchange, busy)
+            except _Failed as again:
+                failed = again
+            if await self._health.is_answering():
+                reason = self.endpoint.mask_message(failed.found)
+                raise RequestRefused(
+                    "request_failed", f"the server fails at this request ({reason}), and answers others"
+                ) from failed.error
+            if time.monotonic() >= deadline:
+                break
+        raise unavailable(failed.error, self.endpoint, self.role) from failed.error
+
+    async def _send(self, exchange: Exchange, busy: BusyClock) -> Reply:
         import openai
         from openai.types.chat import ChatCompletion
 
-        async with self._slots:
-            with busy:
-                try:
-                    response = await self._client.chat.completions.with_raw_response.create(
-                        model=exchange.model,
-                        messages=cast(Any, exchange.messages()),
-                        response_format=cast(Any, exchange.response_format()),
-                        temperature=exchange.sampling.temperature,
-                        top_p=exchange.sampling.top_p,
-                        max_tokens=exchange.sampling.max_tokens,
-                        seed=exchange.seed,
-                        extra_headers={"X-Request-Id": f"lvr-{exchange.sha256}"},
-                    )
-                    completion: object = response.parse()
-                except openai.APIStatusError as error:
-                    refused = _refusal(error, self.endpoint.mask_message(error.message))
-                    raise refused or unavailable(error, self.endpoint, self.role) from error
-                except (openai.OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
-                    raise unavailable(error, self.endpoint, self.role) from error
+        with busy:
+            try:
+                response = await self._client.chat.completions.with_raw_response.create(
+                    model=exchange.model,
+                    messages=cast(Any, exchange.messages()),
+                    extra_headers={"X-Request-Id": f"lvr-{exchange.sha256}"},
+                    **exchange.options(),
+                )
+                completion: object = response.parse()
+            except openai.APIStatusError as error:
+                if error.status_code >= 500:
+                    raise _Failed(f"HTTP {error.status_code}: {error.message}", error) from error
+                refused = _refusal(error, self.endpoint.mask_message(error.message))
+                raise refused or unavailable(error, self.endpoint, self.role) from error
+            except openai.APITimeoutError as error:
+                raise _Failed("no answer in time", error) from error
+            except openai.APIConnectionError as error:
+                raise _Failed(f"lost connection: {error.__cause__ or error}", error) from error
+            except (openai.OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
+                raise unavailable(error, self.endpoint, self.role) from error
         if not isinstance(completion, ChatCompletion) or not isinstance(completion.choices, list):
             nonsense = TypeError(f"no chat completion: {str(completion)[:200]!r}")
             raise unavailable(nonsense, self.endpoint, self.role)
         self._assert_ours(exchange.sha256, response.headers.get("x-request-id", ""), completion.id)
         reply = _reply(completion)
-        return replace(reply, raw=self.endpoint.mask_secrets(reply.raw))  # all stored raw answers come from here
+        self._warn_of_another_model(exchange.model, reply.served_model)
+        mask = self.endpoint.mask_secrets  # all stored raw answers come from here
+        return replace(reply, text=mask(reply.text), thoughts=None if reply.thoughts is None else mask(reply.thoughts))
+
+    def _warn_of_another_model(self, requested: str, served: str) -> None:
+        if served not in {"", requested, *self._other_names}:
+            self._other_names.add(served)
+            log.warning(
+                "%s: %s was requested, and %s states that %s answered; unless one is an alias of the other, check "
+                "which model is served",
+                self.role.value,
+                requested,
+                self.endpoint.shown_url,
+                served,
+            )
 
     def _assert_ours(self, sha256: str, *named: str | None) -> None:
         foreign = {found for name in named for found in _OUR_ID.findall(name or "")} - {sha256}
@@ -177,12 +244,17 @@ def _refusal(error: openai.APIStatusError, message: str) -> RequestRefused | Non
 def _reply(completion: ChatCompletion) -> Reply:
     usage = completion.usage
     counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+    served = completion.model if isinstance(completion.model, str) else ""
     if not completion.choices:
-        return Reply("", "stop", *counts)
+        return Reply(None, "", "stop", *counts, served)
     choice = completion.choices[0]
     thoughts = getattr(choice.message, "reasoning_content", None) or getattr(choice.message, "reasoning", None)
-    text = choice.message.content or ""
-    raw = f"<think>{thoughts}</think>{text}" if isinstance(thoughts, str) else text
+    text = choice.message.content or choice.message.refusal or ""
     finish = "content_filter" if choice.message.refusal else _FINISH.get(choice.finish_reason, "stop")
-    # Half of a surrogate pair is legal in JSON but not in UTF-8, in which all answers are stored.
-    return Reply((raw or choice.message.refusal or "").encode("utf-8", "replace").decode(), finish, *counts)
+    kept = _storable(thoughts) if thoughts and isinstance(thoughts, str) else None
+    return Reply(kept, _storable(text), finish, *counts, served)
+
+
+def _storable(text: str) -> str:
+    """Replace halves of surrogate pairs, which are legal in JSON but not in UTF-8, in which all answers are stored."""
+    return text.encode("utf-8", "replace").decode()

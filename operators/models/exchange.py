@@ -1,24 +1,28 @@
-"""The request that is sent to a model, its hash, and the parser of the answer.
+"""The request that is sent to a model, and its hash.
 
-The hash covers everything that can change the answer: model, messages, response schema, sampling and seed. Frames are
-represented by the sha256 of their bytes. The hash is stored, compared and sent as the request id.
+The hash covers everything that can change the answer: model, messages, response schema, sampling and seed. Frames and
+videos are represented by the sha256 of their bytes, and the schema includes the longest lengths, which most servers are
+not sent. What is unset is no part of the hash. The hash is stored, compared and sent as the request id.
 """
 
 from __future__ import annotations
 
 import base64
-import copy
 import functools
 import hashlib
+import json
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import from_json
 
+from operators.models.answer_schema import strict_schema, wire_schema
 from schemas.base import digest
 from schemas.provenance import Sampling
+
+_EXTRA = ("top_k", "min_p", "repetition_penalty", "thinking_token_budget", "chat_template_kwargs")
+"""Parameters that vLLM and SGLang have and the OpenAI client does not."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class Exchange:
     output: type[BaseModel]
     sampling: Sampling
     seed: int
+    video: bytes | None = None
+    limits_text: bool = False
+    """Whether the decoder is held to the longest texts. It follows from the model, and is no part of the hash."""
     repair: tuple[str, str] | None = None
     """An invalid answer to the same request, and a message that says what is wrong with it."""
 
@@ -56,21 +63,32 @@ class Exchange:
         # An empty assistant message is rejected by some servers.
         return replace(self, repair=(answer or "(no answer)", complaint))
 
+    def with_room(self, max_tokens: int) -> Exchange:
+        """The same request with another limit on the tokens of its answer."""
+        return replace(self, sampling=self.sampling.model_copy(update={"max_tokens": max_tokens}))
+
     @functools.cached_property
     def sha256(self) -> str:
         """Hash of everything that can change the answer."""
-        frames = [[frame.time_us, hashlib.sha256(frame.jpeg).hexdigest()] for frame in self.frames]
-        schema = strict_schema(self.output)
-        spoken = [self.system, frames, self.text, self.repair]
-        return digest([self.model, spoken, schema, self.sampling, self.seed])
+        seen: list[Any] = [[frame.time_us, hashlib.sha256(frame.jpeg).hexdigest()] for frame in self.frames]
+        if self.video is not None:
+            seen.append(["video", hashlib.sha256(self.video).hexdigest()])
+        spoken = [self.system, seen, self.text, self.repair]
+        sampling = self.sampling.model_dump(exclude_none=True)
+        return digest([self.model, spoken, strict_schema(self.output), sampling, self.seed])
 
     def messages(self) -> list[dict[str, Any]]:
-        """Chat messages, frames first and each after its time, so that requests on the same frames share a prefix."""
+        """Chat messages, with frames or video first, so that requests on the same pictures share a prefix.
+
+        Each frame follows its time.
+        """
         messages: list[dict[str, Any]] = []
         if self.system:
             messages.append({"role": "system", "content": self.system})
-        if self.frames:
-            parts = [part for frame in self.frames for part in _frame_parts(frame)]
+        parts = [part for frame in self.frames for part in _frame_parts(frame)]
+        if self.video is not None:
+            parts.append({"type": "video_url", "video_url": {"url": _data_url("video/mp4", self.video)}})
+        if parts:
             messages.append({"role": "user", "content": [*parts, {"type": "text", "text": self.text}]})
         else:
             messages.append({"role": "user", "content": self.text})
@@ -80,68 +98,33 @@ class Exchange:
             messages.append({"role": "user", "content": complaint})
         return messages
 
-    def response_format(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """The parameters of the API other than model and messages. What is unset is not sent."""
+        found: dict[str, Any] = self.sampling.model_dump(exclude_none=True)
+        extra = {name: found.pop(name) for name in _EXTRA if name in found}
+        if template := extra.get("chat_template_kwargs"):
+            extra["chat_template_kwargs"] = json.loads(template)
+        if extra:
+            found["extra_body"] = extra
+        if response_format := self.response_format():
+            found["response_format"] = response_format
+        return {**found, "seed": self.seed}
+
+    def response_format(self) -> dict[str, Any] | None:
+        """The schema that the answer is decoded by; None for free text."""
+        schema = wire_schema(self.output, self.limits_text)
+        if schema is None:
+            return None
         name = re.sub(r"[^A-Za-z0-9_-]", "_", self.output.__name__)[:64]
-        return {
-            "type": "json_schema",
-            "json_schema": {"name": name, "schema": strict_schema(self.output), "strict": True},
-        }
+        return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
 
 
 def _frame_parts(frame: TimedFrame) -> list[dict[str, Any]]:
-    data = base64.b64encode(frame.jpeg).decode()
     return [
         {"type": "text", "text": frame.timestamp},
-        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}},
+        {"type": "image_url", "image_url": {"url": _data_url("image/jpeg", frame.jpeg)}},
     ]
 
 
-@functools.cache
-def strict_schema(output: type[BaseModel]) -> dict[str, Any]:
-    """A model's JSON schema as `strict` decoding requires it: all properties required, no others, no defaults."""
-    schema = copy.deepcopy(output.model_json_schema())
-    _make_strict(schema)
-    return schema
-
-
-def _make_strict(node: Any) -> None:
-    if isinstance(node, list):
-        for item in node:
-            _make_strict(item)
-    if not isinstance(node, dict):
-        return
-    properties = node.get("properties", {})
-    if node.get("type") == "object":
-        node["required"] = list(properties)
-        node["additionalProperties"] = False
-        for definition in properties.values():
-            definition.pop("default", None)
-    for item in node.values():
-        _make_strict(item)
-
-
-def read_answer(raw: str, output: type[BaseModel], cut: bool) -> BaseModel:
-    """Parse a model's answer, without its reasoning before `</think>` and a code fence around the JSON.
-
-    Args:
-        raw: the answer.
-        output: the model that the JSON must fit.
-        cut: the model ran out of tokens. An unfinished JSON text is closed where it ends, which may still be valid.
-
-    Raises:
-        ValueError: the answer has no valid JSON for `output`. pydantic's ValidationError is one.
-    """
-    text = answer_text(raw)
-    if cut:
-        return output.model_validate(from_json(text, allow_partial="trailing-strings"))
-    return output.model_validate_json(text)
-
-
-def answer_text(raw: str) -> str:
-    """The text of an answer without the reasoning before it and without a code fence around it."""
-    text = raw.strip()
-    if not text.startswith(("{", "```")):
-        before, mark, after = text.partition("</think>")
-        text = after.strip() if mark else before
-    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*(?:```)?", text, re.DOTALL)
-    return fenced[1] if fenced else text
+def _data_url(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

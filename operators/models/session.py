@@ -155,19 +155,19 @@ class ModelPool:
                 f"{role.value}: this build was planned with model {config.model!r}, but LVR_{role.name}_URL and "
                 f"LVR_MODEL_URL are not set here"
             )
-        most = min(config.concurrency, EMBEDDED_CONCURRENCY) if is_small else config.concurrency
-        bound = config.model_copy(update={"concurrency": most})
+        bound = config
+        if is_small:
+            most = min(config.concurrency, EMBEDDED_CONCURRENCY)
+            context = config.context_tokens or EMBEDDED_CONTEXT_TOKENS
+            bound = config.model_copy(update={"concurrency": most, "context_tokens": context})
 
         async def connect() -> Connection:
             if endpoint is None:
                 return self._connection(role, await asyncio.to_thread(self._embedded_endpoint), bound)
             return self._connection(role, replace(endpoint, model=config.model), bound)
 
-        longest, context = (EMBEDDED_MAX_TOKENS, EMBEDDED_CONTEXT_TOKENS) if is_small else (None, None)
-        context = config.context_tokens or context
-        return self._make_client(
-            role, config.model, bool(config.vision), journal, self._loop, connect, longest, context
-        )
+        longest = EMBEDDED_MAX_TOKENS if is_small else None
+        return self._make_client(role, bound, journal, self._loop, connect, longest, is_small)
 
     def close(self) -> None:
         """Close connections, and stop the event loop and the embedded server. In a forked child this does nothing."""

@@ -17,10 +17,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
+REFUSAL = "I'm sorry, but I can't help with that."
 Script = Callable[[dict[str, Any]], Any]
 
 
@@ -81,6 +83,18 @@ class Log:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+def repetition(characters: int = 100_000) -> str:
+    """A text of a model that came into a loop."""
+    loop = "The man opens the door and goes in. "
+    return (loop * (characters // len(loop) + 1))[:characters]
+
+
+def refuse(body: dict[str, Any]) -> Any:
+    """A script: valid JSON for the schema, in which every text is an apology."""
+    schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
+    return fill_schema(schema, "refused", text=REFUSAL) if schema else REFUSAL
+
+
 class OpenAIServer:
     """The server in a thread. It serves `models`. If `api_key` is given, requests must send it."""
 
@@ -105,18 +119,43 @@ class OpenAIServer:
         self.api_key = api_key
         self.delay_seconds = delay_seconds
         """Minimum duration of every answer, in seconds."""
+        self.always_fails: dict[str, Fault] = {}
+        """Faults of all requests whose last message contains a text. They come before queued faults."""
+        self.thinking: Callable[[dict[str, Any]], int] | None = None
+        """Number of tokens of thinking before each answer, of the request's `max_tokens`. An answer for which no tokens
+        are left is cut off, at four characters for each token."""
+        self.served_model = ""
+        """Model that answers name. Empty: the requested one."""
         self.log = Log()
-        handler = type("Handler", (_Handler,), {"owner": self})
-        self._http = _Server(("127.0.0.1", port), handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        self._handler = type("Handler", (_Handler,), {"owner": self})
+        self._http = _Server(("127.0.0.1", port), self._handler)
+        self._port = self._http.server_port
+        self._is_running = False
+        self.url = f"http://127.0.0.1:{self._port}/v1"
 
     def __enter__(self) -> OpenAIServer:
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self._serve()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._is_running:
+            self.kill()
+
+    def kill(self) -> None:
+        """Stop listening and reset all connections, as a process that is killed does."""
+        self._is_running = False
         self._http.shutdown()
         self._http.server_close()
+        self._http.close_connections()
+
+    def restart(self) -> None:
+        """Serve again on the same port after `kill`."""
+        self._http = _Server(("127.0.0.1", self._port), self._handler)
+        self._serve()
+
+    def _serve(self) -> None:
+        self._is_running = True
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
     def requests(self) -> list[Seen]:
@@ -161,31 +200,36 @@ def last_text(body: dict[str, Any]) -> str:
     return content if isinstance(content, str) else content[-1]["text"]
 
 
-def fill_schema(schema: dict[str, Any], seed: str) -> Any:
-    """A value that fits a JSON schema and is determined by `seed`. Supports the keywords that pydantic writes."""
-    return _fill(schema, schema.get("$defs", {}), seed)
+def fill_schema(schema: dict[str, Any], seed: str, text: str | None = None) -> Any:
+    """A value that fits a JSON schema and is determined by `seed`. Supports the keywords that pydantic writes.
+
+    Args:
+        text: value of every text without a pattern; by default a made-up one.
+    """
+    return _fill(schema, schema.get("$defs", {}), seed, text)
 
 
-def _fill(schema: dict[str, Any], defs: dict[str, Any], seed: str) -> Any:
+def _fill(schema: dict[str, Any], defs: dict[str, Any], seed: str, text: str | None) -> Any:
     draw = int(hashlib.sha256(seed.encode()).hexdigest()[:12], 16)
     if "$ref" in schema:
-        return _fill(defs[schema["$ref"].rsplit("/", 1)[-1]], defs, seed)
+        return _fill(defs[schema["$ref"].rsplit("/", 1)[-1]], defs, seed, text)
     for choice in ("anyOf", "oneOf", "allOf"):
         if choice in schema:
-            return _fill(schema[choice][draw % len(schema[choice])], defs, seed)
+            return _fill(schema[choice][draw % len(schema[choice])], defs, seed, text)
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
         return schema["enum"][draw % len(schema["enum"])]
     match schema.get("type"):
         case "object":
-            return {name: _fill(part, defs, f"{seed}.{name}") for name, part in schema.get("properties", {}).items()}
+            parts = schema.get("properties", {})
+            return {name: _fill(part, defs, f"{seed}.{name}", text) for name, part in parts.items()}
         case "array" if "prefixItems" in schema:
-            return [_fill(part, defs, f"{seed}.{i}") for i, part in enumerate(schema["prefixItems"])]
+            return [_fill(part, defs, f"{seed}.{i}", text) for i, part in enumerate(schema["prefixItems"])]
         case "array":
             least = schema.get("minItems", 1)
             length = least + draw % (min(schema.get("maxItems", least + 2), least + 2) - least + 1)
-            return [_fill(schema["items"], defs, f"{seed}.{i}") for i in range(length)]
+            return [_fill(schema["items"], defs, f"{seed}.{i}", text) for i in range(length)]
         case "integer":
             return int(_number(schema, draw, 1))
         case "number":
@@ -195,7 +239,7 @@ def _fill(schema: dict[str, Any], defs: dict[str, Any], seed: str) -> Any:
         case "null":
             return None
         case "string":
-            return _text(schema, draw)
+            return text if text is not None and "pattern" not in schema else _text(schema, draw)
     raise ValueError(f"the test server cannot fill the schema {schema}")
 
 
@@ -227,9 +271,40 @@ def _default_content(body: dict[str, Any]) -> Any:
     return fill_schema(wanted, seed) if wanted else f"An answer {hashlib.sha256(seed.encode()).hexdigest()[:8]}."
 
 
+def _as_text(content: Any) -> str | None:
+    return content if isinstance(content, str) or content is None else json.dumps(content, ensure_ascii=False)
+
+
+def _limit(reply: Reply, max_tokens: int, thinking: int) -> Reply:
+    """An answer after so many tokens of thinking, of which a server's parser shows the beginning."""
+    text = _as_text(reply.content) or ""
+    left = 4 * (max_tokens - thinking)
+    reasoning = reply.reasoning or "Hmm. " * min(thinking, 20)
+    if len(text) <= left:
+        return replace(reply, reasoning=reasoning)
+    return replace(reply, content=text[:left], reasoning=reasoning, finish_reason="length")
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
+
+    def __init__(self, *arguments: Any) -> None:
+        self._connections: set[socket.socket] = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def close_connections(self) -> None:
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log nothing: clients that disconnect are part of the tests."""
@@ -260,7 +335,9 @@ class _Handler(BaseHTTPRequestHandler):
         log = self.owner.log
         with log.lock:
             log.requests.append(Seen(body, {k.lower(): v for k, v in self.headers.items()}, time.monotonic()))
-            fault = log.faults.popleft() if log.faults else Fault()
+            text = last_text(body)
+            always = [fault for part, fault in self.owner.always_fails.items() if part in text]
+            fault = always[0] if always else log.faults.popleft() if log.faults else Fault()
             log.under_way += 1
             log.peak = max(log.peak, log.under_way)
         try:
@@ -295,22 +372,25 @@ class _Handler(BaseHTTPRequestHandler):
         elif body["model"] not in self.owner.models:
             self._send_error(404, f"The model `{body['model']}` does not exist.", "model_not_found")
         elif self._key_is_right():
-            reply = self.owner.answer(body)
-            self._send_completion(body, reply, fault)
+            reply, thinking = self.owner.answer(body), 0
+            if self.owner.thinking is not None:
+                thinking = min(self.owner.thinking(body), body["max_tokens"])
+                reply = _limit(reply, body["max_tokens"], thinking)
+            self._send_completion(body, reply, fault, thinking)
 
-    def _send_completion(self, body: dict[str, Any], reply: Reply, fault: Fault) -> None:
-        content = reply.content if fault.content is None else fault.content
-        text = content if isinstance(content, str) or content is None else json.dumps(content, ensure_ascii=False)
+    def _send_completion(self, body: dict[str, Any], reply: Reply, fault: Fault, thinking: int) -> None:
+        text = _as_text(reply.content if fault.content is None else fault.content)
         message = {"role": "assistant", "content": text, "refusal": reply.refusal}
         if reply.reasoning is not None:
             message["reasoning_content"] = reply.reasoning
         named = fault.request_id or self.headers.get("X-Request-Id", "none")
-        counts = {"prompt_tokens": len(json.dumps(body["messages"])) // 4, "completion_tokens": len(text or "") // 4}
+        prompt_tokens, completion_tokens = len(json.dumps(body["messages"])) // 4, thinking + len(text or "") // 4
+        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
         completion = {
             "id": f"chatcmpl-{named}",
             "object": "chat.completion",
             "created": 0,
-            "model": body["model"],
+            "model": self.owner.served_model or body["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": fault.finish_reason or reply.finish_reason}],
             "usage": {**counts, "total_tokens": sum(counts.values())},
         }

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import schemas.answers
+from operators.models.answer_schema import strict_schema
 from operators.models.endpoints import Endpoint, check
-from operators.models.exchange import strict_schema
 from tests.support import openai_server
 from tests.support.openai_server import fill_schema
 

@@ -36,6 +36,10 @@ def defaults() -> dict:
 def values_of(schema: dict) -> st.SearchStrategy:
     """Values that the trigger form accepts for a parameter with this schema."""
     match schema:
+        case {"title": title} if title.endswith("chat template kwargs"):
+            return st.sampled_from([None, '{"enable_thinking":false}'])
+        case {"type": ["null", "integer" | "number" as kind]}:
+            return st.none() | values_of({**schema, "type": kind})
         case {"type": "array", "examples": words}:
             return st.lists(st.sampled_from(words), min_size=1, unique=True)
         case {"enum": choices}:

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import json
+import logging
+import math
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from statistics import NormalDist
 
 import pytest
 
 from operators.models.client import Answer, ForeignAnswer, ModelUnavailable, Refusal, Request, TimedFrame
 from operators.models.journal import Journal
 from operators.models.session import ModelPool
+from schemas.answers import FreeText
 from schemas.config import ModelConfig, Role
-from tests.support.openai_server import Fault, OpenAIServer, Reply
+from tests.support.openai_server import Fault, OpenAIServer, Reply, last_text, repetition
 
 SIGHT = {"text": "a dog", "colour": "green"}
 
@@ -23,7 +29,7 @@ def journal(tmp_path):
 
 
 def client_of(pool: ModelPool, server: OpenAIServer, journal: Journal, **config):
-    settings = ModelConfig(**{"model": "fake-model", "vision": True, **config})
+    settings = ModelConfig(**{"model": "fake-model", "vision": True, "patience_seconds": 0.0, **config})
     return pool.client(Role.CAPTIONER, settings, journal, server.environ())
 
 
@@ -73,6 +79,8 @@ def test_frames_need_a_model_that_sees(pool, server, journal, request_of):
     blind = client_of(pool, server, journal, vision=False)
     with pytest.raises(ValueError, match="request clip_1 has 1 frames, but fake-model is set up without vision"):
         blind.call([request_of(frames=(TimedFrame(0, b"jpeg"),))])
+    with pytest.raises(ValueError, match="request clip_1 has a video, but fake-model is set up without vision"):
+        blind.call([request_of(video=b"mp4")])
 
 
 def test_a_request_is_never_sent_twice(pool, server, journal, request_of, tmp_path):
@@ -142,14 +150,112 @@ def test_thoughts_are_kept_apart_from_the_answer(client, server, request_of):
     assert answer.provenance.raw.startswith("<think>hmm {</think>{")
 
 
+def test_thoughts_that_end_thoughts_do_no_harm(client, server, request_of, journal):
+    server.script = lambda body: Reply(SIGHT, reasoning="they write </think> at the end </think> {")
+    (answer,) = client.call([request_of()])
+    assert answer.value.text == "a dog"
+    kept = journal.get(answer.provenance.request_sha256)
+    assert (kept.thoughts, kept.raw) == ("they write </think> at the end </think> {", json.dumps(SIGHT))
+    assert client.call([request_of()]) == [answer]
+
+
+def test_a_journal_of_an_earlier_version_has_thoughts_before_the_text(client, server, request_of, journal):
+    (answer,) = client.call([request_of()])
+    kept = journal.get(answer.provenance.request_sha256)
+    earlier = f"<think>hmm {{</think>{json.dumps(SIGHT)}"
+    journal.append(kept.model_copy(update={"raw": earlier}))
+    (again,) = client.call([request_of()])
+    assert (again.value.text, again.provenance.raw) == ("a dog", earlier)
+    assert len(server.requests) == 1
+
+
 def test_a_cut_answer_is_closed_and_marked(client, server, request_of):
     server.fail(Fault(content='{"colour": "blue", "text": "a dog run', finish_reason="length"))
     (answer,) = client.call([request_of()])
     assert (answer.value.text, answer.truncated, answer.provenance.finish_reason) == ("a dog run", True, "length")
-    server.fail(Fault(content='{"colour": "bl', finish_reason="length"), times=2)
-    (refusal,) = client.call([request_of(seed=1)])
-    assert refusal.reason == "schema"
-    assert "cut off" in server.requests[-1].body["messages"][-1]["content"]
+
+
+def test_an_answer_that_was_cut_off_is_repeated_with_twice_the_room(client, server, request_of, journal):
+    server.fail(Fault(content='{"colour": "bl', finish_reason="length"), Fault(content="", finish_reason="length"))
+    (answer,) = client.call([request_of()])
+    assert [seen.body["max_tokens"] for seen in server.requests] == [50, 100, 200]
+    assert len({str(seen.body["messages"]) for seen in server.requests}) == 1
+    assert (answer.provenance.sampling.max_tokens, answer.truncated) == (200, False)
+    # All three are in the journal, and a replay forgets them all.
+    assert client.call([request_of()]) == [answer]
+    assert len(server.requests) == 3
+    assert journal.forget([answer.provenance.request_sha256]) == 3
+
+
+def test_an_answer_that_never_ends_is_truncated_at_the_context(pool, journal, request_of):
+    with OpenAIServer(context={"max_model_len": 1000}, script=lambda body: Reply(repetition(), "length")) as server:
+        client = client_of(pool, server, journal)
+        (refusal,) = client.call([request_of()])
+        limits = [seen.body["max_tokens"] for seen in server.requests]
+    assert refusal.reason == "truncated"
+    assert "cut off after 25000 tokens" in refusal.message
+    tokens_in = journal.get(refusal.request_sha256).tokens_in
+    assert limits == [50, 100, 200, 400, 800, 1000 - tokens_in]
+    assert client.usage.refusals == {"truncated": 1}
+
+
+def test_thinking_takes_no_room_from_the_answer(pool, server, journal, request_of):
+    client = client_of(pool, server, journal, thinking=True, thinking_tokens=4000)
+    server.thinking = lambda body: 4000
+    (answer,) = client.call([request_of()])
+    assert isinstance(answer, Answer)
+    assert [seen.body["max_tokens"] for seen in server.requests] == [4050]
+    assert client.answer_tokens(answer.request.prompt) == answer.provenance.sampling.max_tokens == 4050
+    assert answer.provenance.tokens_out > 4000
+
+
+def test_long_thoughts_lose_fewer_than_two_percent_of_the_answers(pool, journal, request_of):
+    """A model whose thoughts have a lognormal length with a median of 4,000 tokens and a sigma of 0.8."""
+    lengths = [int(4000 * math.exp(0.8 * NormalDist().inv_cdf((i + 0.5) / 250))) for i in range(250)]
+    with OpenAIServer(context={"max_model_len": 32_768}) as server:
+        server.thinking = lambda body: lengths[body["seed"]]
+        client = client_of(pool, server, journal, thinking=True)
+        answers = client.call([request_of(f"question_{i}", seed=i) for i in range(250)])
+        sent = len(server.requests)
+    lost = [answer for answer in answers if isinstance(answer, Refusal)]
+    assert {refusal.reason for refusal in lost} <= {"truncated"}
+    assert len(lost) < 0.02 * len(answers)
+    assert sent < 1.5 * len(answers)
+
+
+def test_the_servers_own_name_of_its_model_is_kept(pool, server, journal, request_of, caplog):
+    server.served_model = "fake-served-2026"
+    client = client_of(pool, server, journal)
+    with caplog.at_level(logging.WARNING):
+        answers = client.call([request_of(seed=i) for i in range(3)])
+    assert {(each.provenance.model, each.provenance.served_model) for each in answers} == {
+        ("fake-model", "fake-served-2026")
+    }
+    assert journal.get(answers[0].provenance.request_sha256).served_model == "fake-served-2026"
+    assert [record.message for record in caplog.records if "fake-served-2026" in record.message] == [
+        f"captioner: fake-model was requested, and {server.url} states that fake-served-2026 answered; unless one is "
+        "an alias of the other, check which model is served"
+    ]
+
+
+def test_free_text_is_kept_whole(client, server, request_of, prompt):
+    free = Request("q", replace(prompt, outputs=((None, FreeText),)), "Why?")
+    server.script = lambda body: "<think>so { </think><answer>B</answer>"
+    assert client.call([free])[0].value.text == "<think>so { </think><answer>B</answer>"
+    server.script = lambda body: Reply("<answer>B</answer>", reasoning="so {")
+    assert client.call([replace(free, seed=1)])[0].value.text == "<think>so {</think><answer>B</answer>"
+    server.script = lambda body: Reply("", finish_reason="length", reasoning="on and on")
+    (cut,) = client.call([replace(free, seed=2)])
+    assert (cut.value.text, cut.truncated) == ("<think>on and on", True)
+    assert len(server.requests) == 3
+
+
+def test_a_video_is_sent_and_is_part_of_the_request(client, server, request_of):
+    first, second = client.call([request_of(video=b"one"), request_of(video=b"two")])
+    assert first.provenance.request_sha256 != second.provenance.request_sha256
+    assert [part["type"] for part in server.requests[0].body["messages"][1]["content"]] == ["video_url", "text"]
+    with pytest.raises(ValueError, match="request clip_1 has frames and a video; send one of them"):
+        request_of(video=b"one", frames=(TimedFrame(0, b"jpeg"),))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +368,7 @@ def test_retry_after_is_honoured(client, server, request_of):
 )
 def test_outages_name_role_address_model_and_the_fix(server, journal, request_of, fault, complaint):
     with ModelPool(retries=1) as pool:
-        server.fail(fault, times=2)
+        server.fail(fault, times=3)  # two attempts, and the probe
         with pytest.raises(ModelUnavailable, match=f"captioner {server.url} .model 'fake-model'.*{complaint}"):
             client_of(pool, server, journal).call([request_of()])
 
@@ -283,7 +389,7 @@ def test_a_model_that_is_not_there(pool, server, journal, request_of):
 def test_a_wait_has_an_end(server, journal, request_of):
     with ModelPool(retries=0) as pool:
         client = client_of(pool, server, journal, timeout_seconds=0.2)
-        server.fail(Fault(delay_seconds=1.0))
+        server.fail(Fault(delay_seconds=1.0), times=2)
         with pytest.raises(ModelUnavailable, match="gave no answer in time; raise timeout_seconds"):
             client.call([request_of()])
 
@@ -292,7 +398,7 @@ def test_after_an_outage_only_missing_answers_are_requested(server, journal, req
     requests = [request_of(f"clip_{i}", f"part {i}") for i in range(12)]
     with ModelPool(retries=0) as pool:
         client = client_of(pool, server, journal, concurrency=1)
-        server.fail(*[Fault()] * 7, Fault(status=500))
+        server.fail(*[Fault()] * 7, Fault(status=500), Fault(status=500))
         with pytest.raises(ModelUnavailable):
             client.call(requests)
         answered = client.usage.requests
@@ -300,6 +406,60 @@ def test_after_an_outage_only_missing_answers_are_requested(server, journal, req
         assert all(isinstance(answer, Answer) for answer in client.call(requests))
         assert client.usage.journal_hits == answered
         assert client.usage.requests == 12
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (Fault(status=500, message="boom"), "HTTP 500: .*boom"),
+        (Fault(drop=True), "lost connection"),
+        (Fault(delay_seconds=1.0), "no answer in time"),
+    ],
+    ids=["500", "drop", "timeout"],
+)
+def test_a_request_that_always_fails_is_a_refusal(server, journal, request_of, fault, found):
+    server.always_fails["part 3"] = fault
+    requests = [request_of(f"clip_{i}", f"part {i}") for i in range(6)]
+    with ModelPool(retries=1) as pool:
+        client = client_of(pool, server, journal, timeout_seconds=0.5)
+        answers = client.call(requests)
+    [refusal] = [answer for answer in answers if isinstance(answer, Refusal)]
+    assert (refusal.request.key, refusal.reason, refusal.raw) == ("clip_3", "request_failed", "")
+    assert re.search(rf"request clip_3: the server fails at this request \({found}", refusal.message)
+    assert journal.get(refusal.request_sha256) is None
+    assert client.usage.refusals == {"request_failed": 1}
+    assert client.usage.requests == 5
+
+
+def test_a_request_that_fails_once_more_than_it_is_retried_is_answered(server, journal, request_of):
+    with ModelPool(retries=1) as pool:
+        server.fail(Fault(status=502), Fault(status=503), Fault())  # the last one is the probe's
+        assert isinstance(client_of(pool, server, journal).call([request_of()])[0], Answer)
+    texts = [last_text(seen.body) for seen in server.requests]
+    assert texts == ["What?", "What?", "Answer OK.", "What?"]
+
+
+def test_a_server_that_restarts_is_waited_for(server, journal, request_of):
+    """The server is killed while it works on requests, and returns when the client has begun to wait."""
+
+    class Restart(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            server.delay_seconds = 0.0
+            server.restart()
+
+    log = logging.getLogger("operators.models.health")
+    handler = Restart(logging.WARNING)
+    server.delay_seconds = 30.0
+    log.addHandler(handler)
+    with ModelPool(retries=0) as pool, ThreadPoolExecutor(1) as other:
+        client = client_of(pool, server, journal, patience_seconds=60.0)
+        answers = other.submit(client.call, [request_of(f"clip_{i}", f"part {i}") for i in range(4)])
+        while len(server.requests) < 4:
+            threading.Event().wait(0.01)
+        server.kill()
+        assert all(isinstance(answer, Answer) for answer in answers.result())
+    log.removeHandler(handler)
+    assert client.usage.requests == 4
 
 
 def test_the_answer_to_another_request_is_an_error(client, server, request_of):

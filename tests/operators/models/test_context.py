@@ -12,7 +12,7 @@ from operators.models.tokens import token_bound
 from schemas.config import ModelConfig, ModelsConfig, Role
 from tests.support.openai_server import OpenAIServer
 
-STORY = "A man opens the door. Then he walks away."
+STORY = "A man opens the door. Then he runs away."
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from pydantic import BaseModel, Field
 
 import schemas.answers
 from operators.models import embedded, engine
+from operators.models.answer_schema import strict_schema
 from operators.models.client import Answer, Refusal, Request
 from operators.models.embedded import EMBEDDED_MODEL, EmbeddedServer
 from operators.models.endpoints import ModelUnavailable, check
-from operators.models.exchange import strict_schema
 from operators.models.journal import Journal
 from operators.models.prompts import load_prompt
 from operators.models.session import open_models, resolve

@@ -1,35 +1,22 @@
 from __future__ import annotations
 
 import base64
-import enum
-import json
 from dataclasses import replace
-from typing import Annotated
 
-import jsonschema
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-import schemas.answers
-from operators.models.exchange import Exchange, TimedFrame, read_answer, strict_schema
+from operators.models.exchange import Exchange, TimedFrame
+from schemas.answers import FreeText, Letter, WrittenChoice
 from schemas.provenance import Sampling
-
-
-class Place(enum.StrEnum):
-    IN = "in"
-    OUT = "out"
 
 
 class Thing(BaseModel):
     name: str
-    place: Place = Place.IN
-    size: float | None = None
 
 
 class Scene(BaseModel):
-    text: Annotated[str, Field(max_length=100)]
+    text: str
     things: list[Thing] = []
 
 
@@ -72,12 +59,58 @@ def test_without_frames_the_message_is_plain_text():
         {"frames": (FRAMES[0], TimedFrame(12_400_000, b"2"))},
         {"frames": (FRAMES[0], TimedFrame(12_400_001, b"two"))},
         {"repair": ("answer", "complaint")},
+        {"frames": (), "video": b"mp4"},
+        {"sampling": Sampling(top_k=20)},
+        {"sampling": Sampling(chat_template_kwargs={"enable_thinking": False})},
     ],
     ids=str,
 )
 def test_the_identity_covers_whatever_can_change_the_answer(change):
     assert replace(EXCHANGE).sha256 == EXCHANGE.sha256
     assert replace(EXCHANGE, **change).sha256 != EXCHANGE.sha256
+
+
+def test_what_is_unset_is_no_part_of_the_identity():
+    """Journals of earlier versions answer the same requests: these hashes were computed by one."""
+    sampling = Sampling(temperature=0.5, max_tokens=50)
+    choice = Exchange("m", "sys", FRAMES[1:], "what?", WrittenChoice, sampling, 7)
+    assert choice.sha256 == "6ef8f83702d75ea2cfd96a4a40dc13fd83002e2cfbcb35817d2c2bd08a08de2f"
+    assert replace(choice, limits_text=True).sha256 == choice.sha256
+    letter = Exchange("m", "", (), "what?", Letter, Sampling(), 0).with_repair("{", "no")
+    assert letter.sha256 == "439e3ddadc1a74b33d7c527b80ed5ae1f0bd8be4932d97c603f54b88f87e511f"
+
+
+def test_a_video_comes_before_the_text():
+    _, user = replace(EXCHANGE, frames=(), video=b"mp4").messages()
+    video, text = user["content"]
+    assert video == {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,bXA0"}}
+    assert text == {"type": "text", "text": "what?"}
+
+
+def test_only_parameters_that_are_set_are_sent():
+    assert EXCHANGE.options().keys() == {"temperature", "top_p", "max_tokens", "seed", "response_format"}
+    sampling = Sampling(
+        top_k=20,
+        min_p=0.0,
+        presence_penalty=1.5,
+        frequency_penalty=0.5,
+        repetition_penalty=1.05,
+        thinking_token_budget=4096,
+        chat_template_kwargs='{"enable_thinking": true}',
+    )
+    options = replace(EXCHANGE, sampling=sampling).options()
+    assert (options["presence_penalty"], options["frequency_penalty"]) == (1.5, 0.5)
+    assert options["extra_body"] == {
+        "top_k": 20,
+        "min_p": 0.0,
+        "repetition_penalty": 1.05,
+        "thinking_token_budget": 4096,
+        "chat_template_kwargs": {"enable_thinking": True},
+    }
+
+
+def test_free_text_is_requested_without_a_schema():
+    assert "response_format" not in replace(EXCHANGE, output=FreeText).options()
 
 
 def test_a_repetition_shows_the_answer_and_what_is_wrong():
@@ -88,64 +121,3 @@ def test_a_repetition_shows_the_answer_and_what_is_wrong():
         {"role": "user", "content": "no JSON"},
     )
     assert EXCHANGE.with_repair("", "empty").messages()[-2]["content"]
-
-
-def test_strict_schemas_require_everything_and_allow_nothing_else():
-    schema = strict_schema(Scene)
-    assert schema["required"] == ["text", "things"]
-    assert schema["additionalProperties"] is False
-    thing = schema["$defs"]["Thing"]
-    assert thing["required"] == ["name", "place", "size"]
-    assert "default" not in thing["properties"]["place"]
-
-
-def _models():
-    found = [value for value in vars(schemas.answers).values() if isinstance(value, type)]
-    return [value for value in found if issubclass(value, BaseModel) and value.__module__ == schemas.answers.__name__]
-
-
-@pytest.mark.parametrize("model", _models(), ids=lambda model: model.__name__)
-def test_the_projects_answers_have_valid_strict_schemas(model):
-    schema = strict_schema(model)
-    jsonschema.Draft202012Validator.check_schema(schema)
-    for part in [schema, *schema.get("$defs", {}).values()]:
-        if part.get("type") == "object":
-            assert part["required"] == list(part["properties"])
-
-
-@given(st.builds(Scene, things=st.lists(st.builds(Thing, size=st.floats(allow_nan=False, allow_infinity=False)))))
-def test_answers_are_read_through_thoughts_and_fences(scene):
-    text = scene.model_dump_json()
-    for raw in (
-        text,
-        f"\n{text}\n",
-        f"<think>{{not it}}</think>\n{text}",
-        f"thoughts without a beginning</think>{text}",
-        f"```json\n{text}\n```",
-        f"<think></think>```\n{text}\n```",
-    ):
-        assert read_answer(raw, Scene, cut=False) == scene
-
-
-@pytest.mark.parametrize("form", ["%s", "```json\n%s\n```", "<think>hm</think>%s", "<think>hm</think>```\n%s\n```"])
-def test_a_text_may_speak_of_thinking(form):
-    raw = form % '{"text": "a sign: </think>"}'
-    assert read_answer(raw, Scene, cut=False).text == "a sign: </think>"
-
-
-@pytest.mark.parametrize("raw", ["", "I cannot.", "[]", '{"text": 1', '{"text": null}', "{}", '{"text": "a"} and more'])
-def test_text_that_is_no_answer_is_refused(raw):
-    with pytest.raises(ValueError):
-        read_answer(raw, Scene, cut=False)
-
-
-@given(st.integers(min_value=0, max_value=100))
-def test_a_cut_answer_is_closed_where_it_ended_or_is_none(kept):
-    whole = json.dumps({"text": "a long walk", "things": [{"name": "dog", "place": "in", "size": 1.5}]})
-    try:
-        scene = read_answer(whole[:kept], Scene, cut=True)
-    except ValueError:
-        return
-    assert "a long walk".startswith(scene.text)
-    with pytest.raises(ValueError):
-        read_answer(whole[: min(kept, len(whole) - 1)], Scene, cut=False)

@@ -11,7 +11,7 @@ from operators.models.embedded import EmbeddedServer
 from operators.models.tokens import token_bound
 
 SENTENCES = {
-    "English": "00:10 - 00:20: A man in a red coat walks down the stairs, past a sign that reads NATIONAL MUSEUM.",
+    "English": "00:10 - 00:20: A man in a red coat runs down the stairs, past a sign that reads NATIONAL MUSEUM.",
     "German": "Eine ältere Frau öffnet die Wohnungstür, während der Straßenbahnfahrer an der Haltestelle wartet.",
     "Polish": "Zbigniew Wojciechowski otwiera drzwi i wychodzi na korytarz, gdzie czekają wszyscy jego przyjaciele.",
     "Vietnamese": "Một người đàn ông mặc áo khoác đỏ bước xuống cầu thang và mở cửa.",
