@@ -1,1 +1,1 @@
-"""Groups of commands of `lvr`, which `operators.cli` puts together."""
+"""Groups of commands of `lvr`, which `operators.cli` combines."""

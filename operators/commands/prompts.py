@@ -45,6 +45,14 @@ def list_prompts() -> None:
 
 
 @prompts.command()
+def folder() -> None:
+    """Print the folder that prompts are read from: LVR_PROMPTS, else the project's."""
+    from operators.models.prompts import prompts_folder
+
+    typer.echo(prompts_folder())
+
+
+@prompts.command()
 def show(
     prompt_id: Annotated[str, typer.Argument(help="As `lvr prompts list` prints it.")],
     video: Annotated[str | None, typer.Option(help="Id of a video: show the request about it.")] = None,
@@ -56,7 +64,9 @@ def show(
     from operators.store.run_folder import RunFolder
 
     if (video is None) != (run is None):
-        raise BadInput("--video and --run belong together; give both to show a request, or neither for the source")
+        raise BadInput(
+            "--video needs --run, and --run needs --video; give both to show a request, or neither for the source"
+        )
     prompt = load_prompt(prompt_id)
     parts = _describe_source(prompt)
     if video is not None and run is not None:

@@ -34,7 +34,7 @@ class PromptChange:
 
     @property
     def what(self) -> str:
-        """What happened to it, in words."""
+        """What happened to it: added, removed or changed."""
         if self.before is None:
             return "added"
         return "removed" if self.after is None else "changed"

@@ -30,7 +30,7 @@ from schemas.tables import Source
 
 
 class NoRequest(BadInput):
-    """A stage makes no request with the prompt about the video, or it is not known yet. The message says why."""
+    """A stage makes no request with the prompt about the video, or it is not known yet. The message has the reason."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def trace_request(
 ) -> TracedRequest:
     """The first request with the prompt that the present code, prompts and rows of a run give for a video.
 
-    The length of a model's context and tokens are asked of its server, if the stage needs them.
+    The length of a model's context and tokens are requested from its server, if the stage needs them.
 
     Args:
         folder: a run whose stages before the one that uses the prompt have finished.
@@ -147,12 +147,12 @@ def _run(
         scratch_folder(stage.name) as scratch,
         ModelPool(make_client=make_client) as pool,
         open_models(
-            config.models, stage.roles, _ReadJournal(_journal_url(folder, stage, item.unit)), environ, pool
+            config.models, stage.roles, _ReadJournal(_journal_url(folder, stage, source.source_id)), environ, pool
         ) as models,
     ):
         context = Context(
             stage=stage.name,
-            unit=item.unit,
+            unit=source.source_id,
             config=config,
             prompts={prompt: load_prompt(prompt) for prompt in stage.prompts},
             models=models,

@@ -1,7 +1,7 @@
 """Compares two runs question by question: what a changed prompt, model or setting did.
 
 A question keeps its id while its video, category, kind, writer and number stay the same. So equal ids are the same slot
-of the plan, asked again.
+of the plan, requested again.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _count(verdicts: Mapping[str, Verdict], name: Callable[[Verdict], str]) -> C
     counts: Counter[str] = Counter()
     for verdict in verdicts.values():
         label = name(verdict) or "(no question)"
-        counts[f"{label}: asked"] += 1
+        counts[f"{label}: requested"] += 1
         counts[f"{label}: passed"] += verdict.passed
         counts.update(f"{label}: {reason}" for reason in verdict.reasons)
     return counts

@@ -20,7 +20,7 @@ STORY = """\
 QUESTION = "Through which door does the boy leave before he takes the loaf?"
 OPTIONS = ("the back door", "the front door", "the side door", "the cellar door")
 CHAIN = (
-    "I look for the boy. At 00:10 he brings eggs and leaves through the back door, before he comes back for the loaf."
+    "I search for the boy. At 00:10 he brings eggs and leaves through the back door, before he comes back for the loaf."
 )
 VARIABLES = {
     "story": STORY,

@@ -141,7 +141,7 @@ def test_show_prints_source_includes_schema_and_variables(lvr):
     ("arguments", "message"),
     [
         (["show", "nothing"], "prompt file nothing.md cannot be read"),
-        (["show", "judge", "--video", "v"], "--video and --run belong together"),
+        (["show", "judge", "--video", "v"], "--video needs --run, and --run needs --video"),
         (["show", "judge", "--video", "v", "--run", "{run}"], "no video 'v'; it has 1, such as film"),
         (["show", "same_prompt", "--video", "{video}", "--run", "{run}"], "same_prompt.md cannot be read"),
         (["diff", "none", "none"], "none: no prompts there; name a folder with files <id>.md"),
@@ -195,7 +195,7 @@ def test_diff_of_a_run_with_a_folder_uses_the_texts_that_the_run_was_built_with(
     assert f"(uses {prompt_id})" in out
 
 
-def test_diff_of_a_run_without_texts_says_so(lvr, run_copy, edited):
+def test_diff_of_a_run_without_texts_reports_it(lvr, run_copy, edited):
     shutil.rmtree(f"{run_copy.store.url}/{run_copy.address}/prompts")
     prompt_id = used_prompts(run_copy)[0]
     (edited / f"{prompt_id}.md").write_text((edited / f"{prompt_id}.md").read_text() + "One more line.\n")

@@ -64,19 +64,19 @@ def test_a_variable_that_is_not_used_is_an_error_that_names_it(folder):
 
 
 def test_the_kind_of_question_selects_the_output_and_is_a_variable(folder):
-    (folder / "ask.md").write_text(head("ask", "{choice: Remark, open: Answer}") + "{{ kind }} about {{ place }}")
-    prompt = load_prompt("ask", folder, MODELS | {"Answer": Answer})
+    (folder / "write.md").write_text(head("write", "{choice: Remark, open: Answer}") + "{{ kind }} about {{ place }}")
+    prompt = load_prompt("write", folder, MODELS | {"Answer": Answer})
     assert [prompt.of_kind(kind).output for kind in QuestionKind] == [Remark, Answer]
     assert prompt.of_kind(QuestionKind.OPEN).render(place="Rome") == "open about Rome"
     assert prompt.of_kind(QuestionKind.OPEN).sha256 == prompt.sha256
-    with pytest.raises(PromptError, match=r"prompt ask: its output depends on the kind .*choice, open.*of_kind"):
+    with pytest.raises(PromptError, match=r"prompt write: its output depends on the kind .*choice, open.*of_kind"):
         _ = prompt.output
 
 
 def test_a_prompt_without_an_output_for_a_kind_is_an_error(folder):
-    (folder / "ask.md").write_text(head("ask", "{open: Remark}"))
-    with pytest.raises(PromptError, match="prompt ask: `output` names no model for choice questions; add one"):
-        load_prompt("ask", folder, MODELS).of_kind(QuestionKind.CHOICE)
+    (folder / "write.md").write_text(head("write", "{open: Remark}"))
+    with pytest.raises(PromptError, match="prompt write: `output` names no model for choice questions; add one"):
+        load_prompt("write", folder, MODELS).of_kind(QuestionKind.CHOICE)
 
 
 def test_the_sandbox_holds(folder):
@@ -152,7 +152,7 @@ def test_no_render_is_of_a_prompt_that_is_gone():
 
 
 @pytest.mark.parametrize("category", QuestionCategory)
-def test_each_category_has_a_prompt_that_asks_for_it_alone(category):
+def test_each_category_has_a_prompt_that_is_about_it_alone(category):
     text = render(f"question_{category.value}")
     assert [each.value for each in QuestionCategory if f"\n{each.value} - " in text] == [category.value]
 
@@ -167,7 +167,7 @@ def test_requests_of_a_kind_and_category_share_everything_before_the_slot():
     prompt = load_prompt("question_plot").of_kind(QuestionKind.OPEN)
     slots = [
         {"reach": "near", "around": ["00:05"], "asked": []},
-        {"reach": "far", "around": ["00:05", "00:35"], "asked": ["Who is it?"]},
+        {"reach": "far", "around": ["00:05", "00:35"], "asked": ["What is it?"]},
     ]
     shared = {name: VARIABLES[name] for name in ("story", "complete", "duration", "entities")}
     texts = [prompt.render(**shared, **slot) for slot in slots]

@@ -89,12 +89,12 @@ def test_counts_are_by_stage_category_prompt_and_model(comparison):
     counts = comparison.counts
     assert counts["stage"]["question"] == (5, 5)
     assert counts["stage"]["question: not_grounded"] == (1, 0)
-    assert counts["category"]["plot: asked"] == (5, 5)
+    assert counts["category"]["plot: requested"] == (5, 5)
     assert counts["category"]["plot: passed"] == (3, 4)
     assert counts["category"]["(no question): question: schema"] == (0, 1)
     assert counts["prompt"]["question_plot: question: duplicate"] == (0, 1)
-    assert counts["model"]["reasoner-1: asked"] == (5, 4)
-    assert counts["model"]["reasoner-2: asked"] == (0, 1)
+    assert counts["model"]["reasoner-1: requested"] == (5, 4)
+    assert counts["model"]["reasoner-2: requested"] == (0, 1)
 
 
 def test_all_reasons_are_in_the_order_of_the_stages(tmp_path):
@@ -113,7 +113,7 @@ def test_a_run_equals_itself(tmp_path):
     assert all(before == after for counts in comparison.counts.values() for before, after in counts.values())
 
 
-def test_a_run_that_has_asked_nothing_yet_has_no_questions(tmp_path):
+def test_a_run_that_has_no_questions_yet_has_no_questions(tmp_path):
     folder = synthetic_run(tmp_path / "a", videos=1, until="caption")
     comparison = compare_runs(folder, make_run(tmp_path / "b", [question(1)]))
     assert ids(comparison.only_after) == ["q0001"]
