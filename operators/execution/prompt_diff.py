@@ -45,8 +45,8 @@ class PromptChange:
         if None in sources:
             return "(a run of an earlier version did not write its text)\n"
         first, second = ((source or "").splitlines(keepends=True) for source in sources)
-        names = [f"{place.rstrip('/')}/{self.prompt_id}.md" for place in (before, after)]
-        found = "".join(difflib.unified_diff(first, second, *names))
+        old, new = (f"{place.rstrip('/')}/{self.prompt_id}.md" for place in (before, after))
+        found = "".join(difflib.unified_diff(first, second, old, new))
         return found or "(the text is the same, the JSON schema of its answer is another)\n"
 
 

@@ -207,3 +207,17 @@ def test_category_file_may_use_no_other_variable(folder):
     (folder / "_category.md").write_text("{{ category }} of {{ film }}")
     with pytest.raises(PromptError, match=r"_category\.md: 'film' is undefined; it may use .* `category` only"):
         load_prompt("greet", folder, MODELS)
+
+
+@pytest.mark.parametrize("prompt_id", ["answer_choice", "answer_open", "chain", "check_chain", "collect_notes"])
+def test_a_story_with_summaries_is_explained(prompt_id, monkeypatch):
+    assert "begins with [summary]" not in render(prompt_id)
+    monkeypatch.setitem(VARIABLES, "story", "[summary] 00:00 - 02:00: They bake.\n02:00 - 02:10: The oven smokes.")
+    assert "The oven smokes.\n</video>\n\nA line that begins with [summary] tells a longer part" in render(prompt_id)
+
+
+def test_a_question_from_an_incomplete_story_needs_parts_in_full(monkeypatch):
+    assert "The record is complete" in render("question_goal")
+    monkeypatch.setitem(VARIABLES, "complete", False)
+    text = render("question_goal")
+    assert "The record is not complete." in text and "The record is complete" not in text
