@@ -25,7 +25,7 @@ from operators.models.exchange import Exchange
 from operators.models.exchange import TimedFrame as TimedFrame
 from operators.models.journal import Journal
 from operators.models.prompts import Prompt
-from operators.models.reading import entry_text, read_entry
+from operators.models.reading import entry_text, full_text, read_entry, repeats_itself
 from operators.models.requests import Answer as Answer
 from operators.models.requests import Refusal as Refusal
 from operators.models.requests import Request as Request
@@ -183,7 +183,7 @@ class ModelClient:
     async def _settle(self, request: Request, exchange: Exchange) -> Answer | Refusal:
         """Send a request, and repeat it as long as that may give a valid answer."""
         origin, is_repaired = exchange.sha256, False
-        result: Answer | Refusal | None = None
+        result: Refusal | None = None
         while True:
             try:
                 entry = await self._entry(request, exchange, origin)
@@ -191,9 +191,10 @@ class ModelClient:
                 # A longer request may be refused where the first was not, whose refusal is more informative.
                 result = result or self._refusal(request, refused, origin)
                 break
-            result = read_entry(request, entry, exchange.sampling, self._limits_text)
-            if isinstance(result, Answer):
-                return result
+            found = read_entry(request, entry, exchange.sampling, self._limits_text)
+            if isinstance(found, Answer):
+                return found
+            result = found
             if result.reason == "truncated" and (room := await self._more_room(exchange, entry)):
                 exchange = exchange.with_room(room)
             elif result.reason in {"schema", "empty"} and not is_repaired:
@@ -208,9 +209,9 @@ class ModelClient:
         return Refusal(request, refused.reason, f"request {request.key}: {refused}", "", sha256)
 
     async def _more_room(self, exchange: Exchange, entry: JournalEntry) -> int | None:
-        """Twice the room of an answer that was cut off, or what the context allows; None if that is no more."""
+        """Twice the room of an answer that was cut off, or what the context allows; None if more is of no use."""
         room = exchange.sampling.max_tokens
-        if self._max_tokens is not None and room >= self._max_tokens:
+        if (self._max_tokens is not None and room >= self._max_tokens) or repeats_itself(full_text(entry)):
             return None
         if await asyncio.to_thread(self._journal.get, exchange.with_room(2 * room).sha256):
             return 2 * room  # answered before, with no need of the server

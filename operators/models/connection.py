@@ -6,7 +6,9 @@ instead; beyond two minutes it gives up.
 
 A request that still fails with 5xx, a timeout or a lost connection is sent once more when the server answers a tiny
 request (`operators.models.health`). If it fails then, too, and the server still answers others, the fault is the
-request's. A server that answers nothing is waited for, as long as the role's `patience_seconds` last.
+request's. If the server went down, it may be one of several requests that ended it. So each is sent alone after that,
+and the one that fails again is at fault. A server that answers nothing is waited for each time, as long as the role's
+`patience_seconds` last.
 
 A request's id is sent as `X-Request-Id: lvr-{sha256}`. An answer that carries the id of another request is an error, so
 that no text is ever stored for the wrong clip. With servers that do not repeat the id (llama.cpp), HTTP alone matches
@@ -16,6 +18,7 @@ answers to requests.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -134,7 +137,10 @@ class Connection:
         self.context = ServedContext(self._client, endpoint, role)
         self._health = Health(self._client, endpoint.model, config.timeout_seconds)
         self._patience = config.patience_seconds
+        self._suspects = asyncio.Lock()
+        """Held by the one request that is sent alone, among those that failed twice while the server went down."""
         self._other_names: set[str] = set()
+        self._expects_thinking = config.thinking_room > 0
 
     async def close(self) -> None:
         await self._client.close()
@@ -155,20 +161,24 @@ class Connection:
 
     async def _send_again(self, exchange: Exchange, busy: BusyClock, failed: _Failed) -> Reply:
         """Send a request that failed in spite of its retries, when the server answers another one."""
-        deadline = time.monotonic() + self._patience
-        while await self._health.wait(failed.at, deadline):
-            try:
-                return await self._send(exchange, busy)
-            except _Failed as again:
-                failed = again
-            if await self._health.is_answering():
-                reason = self.endpoint.mask_message(failed.found)
-                raise RequestRefused(
-                    "request_failed", f"the server fails at this request ({reason}), and answers others"
-                ) from failed.error
-            if time.monotonic() >= deadline:
-                break
-        raise unavailable(failed.error, self.endpoint, self.role) from failed.error
+        for others in (contextlib.nullcontext(), self._suspects):
+            async with others:
+                await self._wait_for_server(failed)
+                try:
+                    return await self._send(exchange, busy)
+                except _Failed as again:
+                    failed = again
+                if await self._health.is_answering():
+                    break
+        await self._wait_for_server(failed)
+        reason = self.endpoint.mask_message(failed.found)
+        raise RequestRefused(
+            "request_failed", f"the server fails at this request ({reason}), and answers others"
+        ) from failed.error
+
+    async def _wait_for_server(self, failed: _Failed) -> None:
+        if not await self._health.wait(failed.at, time.monotonic() + self._patience):
+            raise unavailable(failed.error, self.endpoint, self.role) from failed.error
 
     async def _send(self, exchange: Exchange, busy: BusyClock) -> Reply:
         import openai
@@ -200,6 +210,7 @@ class Connection:
         self._assert_ours(exchange.sha256, response.headers.get("x-request-id", ""), completion.id)
         reply = _reply(completion)
         self._warn_of_another_model(exchange.model, reply.served_model)
+        self._warn_of_thinking(reply)
         mask = self.endpoint.mask_secrets  # all stored raw answers come from here
         return replace(reply, text=mask(reply.text), thoughts=None if reply.thoughts is None else mask(reply.thoughts))
 
@@ -213,6 +224,17 @@ class Connection:
                 requested,
                 self.endpoint.shown_url,
                 served,
+            )
+
+    def _warn_of_thinking(self, reply: Reply) -> None:
+        if reply.thoughts and not self._expects_thinking:
+            self._expects_thinking = True
+            log.warning(
+                "%s: %s thinks before it answers; set models.%s.thinking=true, so that its thoughts take no tokens "
+                "from its answers",
+                self.role.value,
+                self.endpoint.model,
+                self.role.value,
             )
 
     def _assert_ours(self, sha256: str, *named: str | None) -> None:

@@ -51,7 +51,7 @@ class Health:
         Returns:
             False when the deadline has come.
         """
-        pause = min(POLL_SECONDS, max(deadline - failed_at, 0.0) / 10)
+        pause = min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0) / 10)
         while not await self._has_recovered(failed_at):
             if time.monotonic() + pause >= deadline:
                 return False

@@ -48,6 +48,8 @@ class Fault:
     retry_after: str | None = None
     drop: bool = False
     """Reset the connection instead of answering."""
+    crash: bool = False
+    """End the server, as `OpenAIServer.kill` does, instead of answering."""
     body: bytes | None = None
     """Bytes to send as the whole response body, with status 200."""
     content_type: str = "application/json"
@@ -359,7 +361,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_error(400, f"no prompt or no such model: {body}")
 
     def _answer(self, body: dict[str, Any], fault: Fault) -> None:
-        if fault.drop:
+        if fault.crash:
+            threading.Thread(target=self.owner.kill, daemon=True).start()
+        if fault.drop or fault.crash:
             # With linger 0, the client sees a connection reset.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True

@@ -150,6 +150,18 @@ def test_thoughts_are_kept_apart_from_the_answer(client, server, request_of):
     assert answer.provenance.raw.startswith("<think>hmm {</think>{")
 
 
+def test_a_model_that_thinks_and_is_not_set_up_so_is_reported_once(pool, server, journal, request_of, caplog):
+    server.script = lambda body: Reply(SIGHT, reasoning="hmm")
+    with caplog.at_level(logging.WARNING):
+        client_of(pool, server, journal, thinking=True).call([request_of()])
+        assert not caplog.records
+        client_of(pool, server, journal).call([request_of(seed=i) for i in range(1, 4)])
+    assert [record.message for record in caplog.records] == [
+        "captioner: fake-model thinks before it answers; set models.captioner.thinking=true, so that its thoughts take "
+        "no tokens from its answers"
+    ]
+
+
 def test_thoughts_that_end_thoughts_do_no_harm(client, server, request_of, journal):
     server.script = lambda body: Reply(SIGHT, reasoning="they write </think> at the end </think> {")
     (answer,) = client.call([request_of()])
@@ -188,7 +200,8 @@ def test_an_answer_that_was_cut_off_is_repeated_with_twice_the_room(client, serv
 
 
 def test_an_answer_that_never_ends_is_truncated_at_the_context(pool, journal, request_of):
-    with OpenAIServer(context={"max_model_len": 1000}, script=lambda body: Reply(repetition(), "length")) as server:
+    endless = " ".join(str(number * 7919) for number in range(20_000))[:100_000]
+    with OpenAIServer(context={"max_model_len": 1000}, script=lambda body: Reply(endless, "length")) as server:
         client = client_of(pool, server, journal)
         (refusal,) = client.call([request_of()])
         limits = [seen.body["max_tokens"] for seen in server.requests]
@@ -197,6 +210,12 @@ def test_an_answer_that_never_ends_is_truncated_at_the_context(pool, journal, re
     tokens_in = journal.get(refusal.request_sha256).tokens_in
     assert limits == [50, 100, 200, 400, 800, 1000 - tokens_in]
     assert client.usage.refusals == {"truncated": 1}
+
+
+def test_a_loop_gets_no_more_room(client, server, request_of):
+    server.script = lambda body: Reply(repetition(100_000), "length")
+    (refusal,) = client.call([request_of()])
+    assert (refusal.reason, len(refusal.raw), len(server.requests)) == ("truncated", 100_000, 1)
 
 
 def test_thinking_takes_no_room_from_the_answer(pool, server, journal, request_of):
@@ -439,8 +458,9 @@ def test_a_request_that_fails_once_more_than_it_is_retried_is_answered(server, j
     assert texts == ["What?", "What?", "Answer OK.", "What?"]
 
 
-def test_a_server_that_restarts_is_waited_for(server, journal, request_of):
-    """The server is killed while it works on requests, and returns when the client has begun to wait."""
+@pytest.fixture
+def restarting(server):
+    """A server that returns, without delays, as soon as a client has begun to wait for it."""
 
     class Restart(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -449,8 +469,25 @@ def test_a_server_that_restarts_is_waited_for(server, journal, request_of):
 
     log = logging.getLogger("operators.models.health")
     handler = Restart(logging.WARNING)
-    server.delay_seconds = 30.0
     log.addHandler(handler)
+    yield server
+    log.removeHandler(handler)
+
+
+def test_a_request_that_ends_the_server_is_a_refusal_and_no_other_is(restarting, journal, request_of):
+    restarting.always_fails["part 1"] = Fault(crash=True)
+    with ModelPool(retries=0) as pool:
+        client = client_of(pool, restarting, journal, patience_seconds=10.0)
+        answers = client.call([request_of(f"clip_{i}", f"part {i}") for i in range(4)])
+    [refusal] = [answer for answer in answers if isinstance(answer, Refusal)]
+    assert (refusal.request.key, refusal.reason) == ("clip_1", "request_failed")
+    assert "lost connection" in refusal.message
+
+
+def test_a_server_that_restarts_is_waited_for(restarting, journal, request_of):
+    """The server is killed while it works on requests."""
+    server = restarting
+    server.delay_seconds = 30.0
     with ModelPool(retries=0) as pool, ThreadPoolExecutor(1) as other:
         client = client_of(pool, server, journal, patience_seconds=60.0)
         answers = other.submit(client.call, [request_of(f"clip_{i}", f"part {i}") for i in range(4)])
@@ -458,7 +495,6 @@ def test_a_server_that_restarts_is_waited_for(server, journal, request_of):
             threading.Event().wait(0.01)
         server.kill()
         assert all(isinstance(answer, Answer) for answer in answers.result())
-    log.removeHandler(handler)
     assert client.usage.requests == 4
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from operators.models.reading import answer_text, read_answer, read_entry
+from operators.models.reading import answer_text, read_answer, read_entry, repeats_itself
 from operators.models.requests import Answer, Request
 from schemas.answers import ClipDescription
 from schemas.journal import JournalEntry
@@ -128,6 +128,16 @@ def test_a_text_that_came_without_its_thoughts_is_never_divided(read):
 )
 def test_the_reason_of_a_refusal(read, raw, thoughts, finish_reason, reason):
     assert read(raw, thoughts=thoughts, finish_reason=finish_reason).reason == reason
+
+
+@pytest.mark.parametrize("loop", ["x", "The man opens the door and goes in. ", '{"label": "man", "box": [0.1, 0.2]}, '])
+def test_a_loop_is_found_and_other_text_is_not(loop):
+    boxes = [{"label": f"man {i}", "time": f"00:{i:02d}", "box": [i / 97, i / 89, i / 83, i / 79]} for i in range(60)]
+    prose = " ".join(f"At {i} the {['man', 'dog', 'car'][i % 3]} passes shop {i * 37 % 101}." for i in range(200))
+    assert repeats_itself(json.dumps(boxes) + loop * (4000 // len(loop) + 1))
+    assert not repeats_itself(loop * (1900 // len(loop)))
+    assert not repeats_itself(json.dumps(boxes))
+    assert not repeats_itself(prose)
 
 
 def test_the_server_names_its_model(read):
