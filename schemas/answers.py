@@ -38,7 +38,7 @@ class SeenObject(Written):
     time: str = ""
     """The time written before the frame in which it is seen, e.g. 01:12.40."""
     box: Corners
-    """Left, top, right and bottom edge, as fractions of the frame's width and height from 0 to 1."""
+    """Left, top, right and bottom edge."""
 
 
 class SeenText(Written):
@@ -51,7 +51,7 @@ class SeenText(Written):
     last: str = ""
     """The time written before the last frame that shows it."""
     box: Corners
-    """Left, top, right and bottom edge, as fractions of the frame's width and height from 0 to 1."""
+    """Left, top, right and bottom edge."""
 
 
 MOST_OBJECTS = 8

@@ -119,15 +119,31 @@ class SplitConfig(Model):
         return self
 
 
+class BoxFormat(StrEnum):
+    """How the captioner writes boxes. See `CaptionConfig.boxes` and `schemas.tables.BoxConvention`."""
+
+    AUTO = "auto"
+    PIXELS = "pixels"
+    THOUSANDTHS = "thousandths"
+    FRACTIONS = "fractions"
+
+
 class CaptionConfig(Model):
     """From a clip to its caption."""
 
     frames_per_clip: int = Field(default=8, ge=1, le=64)
-    """Frames of a clip that the captioning model sees, evenly spaced."""
+    """Frames of a clip that the captioning model sees: at least one of every shot while the number allows, the rest
+    evenly spaced."""
     frame_side: int = Field(default=448, ge=64, le=2048)
     """Longest side of those frames in pixels. Both sides are rounded to multiples of 28 (Qwen-VL's patch grid)."""
+    boxes: BoxFormat = BoxFormat.AUTO
+    """How the captioning model writes boxes: in `pixels` of the picture (Qwen2.5-VL), in `thousandths` of its sides
+    (Qwen3-VL) or in `fractions` of them. `auto` chooses by the model's name: fractions for other families."""
+    ocr: bool = True
+    """Also read on-screen text by program where a captioning model is used, so that programmatic questions exist in
+    every build. Without a captioning model text is always read."""
     text_fps: float = Field(default=1.0, gt=0.0, le=10.0)
-    """Frames per second that are searched for on-screen text. For measured captions only."""
+    """Frames per second that are searched for on-screen text."""
 
 
 class Writer(StrEnum):
@@ -141,7 +157,7 @@ class QuestionConfig(Model):
     """From captions to questions."""
 
     writers: tuple[Writer, ...] = Field(default=(Writer.PROGRAM, Writer.MODEL), min_length=1)
-    """Writers of questions. `program` derives them from measured captions (not from a captioner's); `model` is the
+    """Writers of questions. `program` derives them from on-screen text that was read by program; `model` is the
     reasoner."""
     categories: tuple[QuestionCategory, ...] = Field(default=tuple(QuestionCategory), min_length=1)
     """Categories of questions. Goal questions are written by the reasoner only."""

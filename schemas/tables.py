@@ -301,6 +301,15 @@ class ScreenText(Span):
     """Mean confidence of the text recognition over the frames, 0 to 1."""
 
 
+class BoxConvention(StrEnum):
+    """How a captioner was to write boxes: in `pixels` of the picture that it got (Qwen2.5-VL), in `thousandths` of the
+    picture's sides (Qwen3-VL), or in `fractions` of them from 0 to 1. Stored boxes are always fractions."""
+
+    PIXELS = "pixels"
+    THOUSANDTHS = "thousandths"
+    FRACTIONS = "fractions"
+
+
 class CaptionStatus(StrEnum):
     """Whether a caption is complete. `truncated`: the model ran out of tokens; the text is kept and marked."""
 
@@ -318,12 +327,24 @@ class Caption(Row):
     text: str = Field(min_length=1)
     objects: tuple[DetectedObject, ...]
     screen_texts: tuple[ScreenText, ...]
+    """Texts that a program read at `text_sample_times_us`. Programmatic questions rest on these alone."""
+    text_sample_times_us: tuple[Microseconds, ...] = ()
+    """Times, on the video's timeline, of the frames that were searched for text. Empty if none were
+    (`caption.ocr=false`)."""
+    seen_texts: tuple[ScreenText, ...] = ()
+    """Texts that the captioner reports: those that it noticed, at rough times. Empty without a captioner."""
     colours: tuple[str, ...]
     """Names of the dominant colours, largest area first."""
     speech: str
     """Text of the source's `speech` annotations within the clip."""
     frame_times_us: tuple[Microseconds, ...]
     """Exact times, on the video's timeline, of the frames that the caption is made from."""
+    box_convention: BoxConvention | None = None
+    """How the captioner was to write boxes; None without a captioner."""
+    dropped_boxes: int = Field(default=0, ge=0)
+    """Number of the captioner's objects whose box or time is not in the clip."""
+    dropped_texts: int = Field(default=0, ge=0)
+    """Number of the captioner's texts whose box or time is not in the clip."""
     status: CaptionStatus
     provenance: Provenance
 

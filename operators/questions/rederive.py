@@ -52,7 +52,7 @@ class _SampleTimes:
         self.readings = [reading for caption in captions for reading in caption.screen_texts]
         seen: dict[str, set[int]] = {}
         for caption in captions:
-            for time_us in caption.frame_times_us:
+            for time_us in caption.text_sample_times_us:
                 for reading in caption.screen_texts:
                     if reading.start_us <= time_us < reading.end_us:
                         seen.setdefault(text_key(reading.text), set()).add(time_us)

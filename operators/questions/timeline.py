@@ -122,12 +122,12 @@ def region_of(box: Box) -> Region | None:
 
 
 def sample_times_of(captions: Iterable[Caption]) -> tuple[int, ...]:
-    """All sample times of the captions in microseconds, ascending."""
-    return tuple(sorted({time_us for caption in captions for time_us in caption.frame_times_us}))
+    """All times at which frames were searched for text, in microseconds, ascending."""
+    return tuple(sorted({time_us for caption in captions for time_us in caption.text_sample_times_us}))
 
 
 def read_timeline(captions: Sequence[Caption]) -> Timeline:
-    """Build the timeline of a video from its captions (at least one, in any order)."""
+    """Build the timeline of a video from its captions (at least one, in any order) that were searched for text."""
     sample_times = sample_times_of(captions)
     start_us, end_us = min(each.start_us for each in captions), max(each.end_us for each in captions)
     by_key: dict[str, list[ScreenText]] = {}

@@ -1,17 +1,21 @@
-"""Clip -> Caption: describes what is seen in each clip of a video.
+"""Clip -> Caption: describes what is seen and heard in each clip of a video.
 
-With a captioner, the caption is its description of evenly spaced frames. Without one, measurements are put into
-sentences: on-screen text with its times, dominant colours, faces, light, movement and cuts. In both cases all times are
-on the video's timeline, and speech from the video's annotations is added.
+With a captioner, the caption is its description of frames that are chosen by shot. Without one, measurements are put
+into sentences: on-screen text with its times, dominant colours, faces, light, movement and cuts. In both cases all
+times are on the video's timeline, and speech from the video's annotations is added. On-screen text is also read by
+program where a captioner is used, and stored apart from what the captioner reports.
 
-Frames are read from the video's proxy, unless the configuration requires more or larger ones. All frames are decoded
-before the first caption is yielded, so that either all clips of a video are captioned or none.
+Frames are read from the video's proxy, unless the configuration requires more or larger ones. Where frames for the
+captioner and for text are read from the same file, it is decoded once. A request is sent as soon as the frames of its
+clip are decoded. Rows are yielded when all clips of a video are finished, so that either all of them are captioned or
+none.
 """
 
 from __future__ import annotations
 
-import re
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,17 +27,25 @@ from operators.store.content_store import SourceUnavailable
 from operators.video.analysis.proxy import SIDE
 from operators.video.decode.packets import UnreadableVideo
 from operators.video.timecode import format_time
+from operators.vision.boxes import box_convention
 from operators.vision.colours import dominant_colours
+from operators.vision.description import ShownPictures, read_description
 from operators.vision.faces import FaceDetector
-from operators.vision.frame_selection import ClipFrame, sample_clip_frames
+from operators.vision.frame_selection import (
+    ClipFrame,
+    FrameSampling,
+    sample_clip_frames,
+    spread,
+    spread_over_shots,
+)
 from operators.vision.ocr import Reading, TextReader, track, within
-from operators.vision.request_frames import encode_frames, fetch_frame_source
+from operators.vision.request_frames import encode_frames, fetch_frame_source, proxy_suffices
 from operators.vision.sentences import describe
-from schemas.answers import ClipDescription, SeenObject, SeenText
-from schemas.base import Box, Row, Span
+from schemas.answers import ClipDescription
+from schemas.base import Row, Span
 from schemas.config import Role
 from schemas.provenance import Provenance
-from schemas.tables import Annotation, Caption, CaptionStatus, Clip, DetectedObject, ScreenText, Source, Video
+from schemas.tables import Annotation, Caption, CaptionStatus, Clip, DetectedObject, Source, Video
 
 MEASURED_SIDE = SIDE
 """Longest side in pixels of the frames that are measured. On-screen text must stay legible."""
@@ -41,12 +53,6 @@ MEASURED_MULTIPLE = 2
 """Sides of measured frames are multiples of this. 2 matches the proxy, whose frames are measured without rescaling."""
 FACES_PER_CLIP = 2
 """Number of frames of a clip that are searched for faces."""
-UNSCORED = 1.0
-"""Score of objects and texts from a captioner, which gives no scores."""
-SHOWN_STEP_US = 10_000
-"""Resolution of the times in the captioner's prompt: hundredths of a second, rounded down."""
-BOX_SLACK = 0.02
-"""Tolerance for a box's edges outside the picture, as a fraction of its side. Such edges are moved to the border."""
 HINTS = frozenset({"caption", "narration", "speech"})
 """Kinds of annotations in the captioner's prompt. A summary of the whole video would leak into every clip."""
 
@@ -84,29 +90,30 @@ def _measure_clips(
     measures = list(_measures(context, video, clips))
     texts = track(reading for each in measures for reading in each.readings)
     for each in measures:
-        visible = within(texts, each.clip.start_us, each.clip.end_us)
-        yield _caption(
-            video,
-            each.clip,
-            notes,
-            text=describe(each.clip, each.colours, max(map(len, each.faces)), visible),
+        clip, visible = each.clip, within(texts, each.clip.start_us, each.clip.end_us)
+        yield Caption(
+            clip_id=clip.clip_id,
+            video_id=video.video_id,
+            start_us=clip.start_us,
+            end_us=clip.end_us,
+            text=describe(clip, each.colours, max(map(len, each.faces)), visible),
             objects=tuple(face for faces in each.faces for face in faces),
             screen_texts=visible,
+            text_sample_times_us=each.times_us,
             colours=each.colours,
-            times_us=each.times_us,
-            provenance=Provenance(model="measured"),
+            speech=_speech(clip, notes),
+            frame_times_us=each.times_us,
+            status=CaptionStatus.OK,
+            provenance=Provenance(model=MEASURED),
         )
 
 
 def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator[Measures]:
     reader, detector = TextReader(), FaceDetector()
-    fps = context.config.caption.text_fps
-    path = fetch_frame_source(context, video, fps, MEASURED_SIDE)
-    counts = [max(1, round((clip.end_us - clip.start_us) * fps / 1_000_000)) for clip in clips]
+    sampling = _text_sampling(context, clips)
+    path = fetch_frame_source(context, video, context.config.caption.text_fps, MEASURED_SIDE)
     progress = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
-    for clip, samples in zip(
-        clips, sample_clip_frames(path, clips, counts, MEASURED_SIDE, MEASURED_MULTIPLE), strict=True
-    ):
+    for clip, (samples,) in zip(clips, sample_clip_frames(path, clips, [sampling]), strict=True):
         searched = sorted({len(samples) * (2 * i + 1) // (2 * FACES_PER_CLIP) for i in range(FACES_PER_CLIP)})
         yield Measures(
             clip=clip,
@@ -118,36 +125,82 @@ def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator
         progress.update(clip.end_us)
 
 
+def _text_sampling(context: Context, clips: Sequence[Clip]) -> FrameSampling:
+    """Frames that are searched for text, about `text_fps` per second."""
+    fps = context.config.caption.text_fps
+    counts = [max(1, round((clip.end_us - clip.start_us) * fps / 1_000_000)) for clip in clips]
+    cells = [spread(clip.start_us, clip.end_us, count) for clip, count in zip(clips, counts, strict=True)]
+    return FrameSampling(cells, MEASURED_SIDE, MEASURED_MULTIPLE)
+
+
 @dataclass(frozen=True)
 class ClipRequest:
     """The request to the captioner for one clip, and the data that is needed to interpret its answer."""
 
     clip: Clip
     request: Request
-    cells: tuple[Span, ...]
-    """Cells of the request's frames."""
-    width: int
-    height: int
-    """Height and width of the request's frames in pixels."""
+    shown: ShownPictures
     colours: tuple[str, ...]
+    speech: str
 
 
 def _describe_clips(
     context: Context, video: Video, clips: Sequence[Clip], notes: Sequence[Annotation]
 ) -> Iterator[Row]:
+    reader = TextReader() if context.config.caption.ocr else None
+    readings: list[tuple[Span, tuple[Reading, ...]]] = []
+    searched_us: dict[str, tuple[int, ...]] = {}
+    progress = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
+    concurrency = context.config.models.captioner.concurrency
+    rows: list[Row] = []
+    waiting: deque[Future[Row]] = deque()
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="captioner") as pool:
+        try:
+            for clip, (samples, text_samples) in zip(clips, _read_frames(context, video, clips), strict=True):
+                clip_request = _make_request(context, clip, samples, notes)
+                waiting.append(pool.submit(_request_caption, context, clip_request))
+                if reader:
+                    readings += [(each.cell, reader.read(each.rgb)) for each in text_samples]
+                    searched_us[clip.clip_id] = tuple(each.time_us for each in text_samples)
+                # Only requests in flight and those of one more clip hold frames.
+                while len(waiting) > concurrency:
+                    rows.append(waiting.popleft().result())
+                progress.update(clip.end_us)
+            rows += [each.result() for each in waiting]
+        finally:
+            pool.shutdown(cancel_futures=True)
+    texts = track(readings)
+    for row in rows:
+        if isinstance(row, Caption):
+            row = row.model_copy(
+                update={
+                    "screen_texts": within(texts, row.start_us, row.end_us),
+                    "text_sample_times_us": searched_us.get(row.clip_id, ()),
+                }
+            )
+        yield row
+
+
+def _read_frames(
+    context: Context, video: Video, clips: Sequence[Clip]
+) -> Iterator[tuple[list[ClipFrame], list[ClipFrame]]]:
+    """Yield for each clip the frames that the captioner sees, and those that are searched for text."""
     settings = context.config.caption
-    counts = [settings.frames_per_clip] * len(clips)
-    path = fetch_frame_source(
-        context, video, settings.frames_per_clip / context.config.split.clip_seconds, settings.frame_side
-    )
-    sampled = sample_clip_frames(path, clips, counts, settings.frame_side)
-    requests = [_make_request(context, clip, samples, notes) for clip, samples in zip(clips, sampled, strict=True)]
-    answers = context.models[Role.CAPTIONER].call([each.request for each in requests])
-    for clip_request, answer in zip(requests, answers, strict=True):
-        if isinstance(answer, Refusal):
-            yield context.refuse(f"clip {clip_request.clip.clip_id}", answer)
-        else:
-            yield _read_caption(video, clip_request, answer, notes)
+    cells = [spread_over_shots(clip, settings.frames_per_clip) for clip in clips]
+    seen = FrameSampling(cells, settings.frame_side)
+    fps = settings.frames_per_clip / context.config.split.clip_seconds
+    path = fetch_frame_source(context, video, fps, settings.frame_side)
+    if not settings.ocr:
+        yield from ((samples, []) for (samples,) in sample_clip_frames(path, clips, [seen]))
+        return
+    searched = _text_sampling(context, clips)
+    if proxy_suffices(video, fps, settings.frame_side) == proxy_suffices(video, settings.text_fps, MEASURED_SIDE):
+        yield from ((samples, texts) for samples, texts in sample_clip_frames(path, clips, [seen, searched]))
+        return
+    text_path = fetch_frame_source(context, video, settings.text_fps, MEASURED_SIDE)
+    text_samples = sample_clip_frames(text_path, clips, [searched])
+    for (samples,), (texts,) in zip(sample_clip_frames(path, clips, [seen]), text_samples, strict=True):
+        yield samples, texts
 
 
 def _make_request(
@@ -158,88 +211,71 @@ def _make_request(
         {"kind": note.kind, "start": format_time(note.start_us), "end": format_time(note.end_us), "text": note.text}
         for note in _within(clip, notes, HINTS)
     ]
-    text = prompt.render(
-        frames=len(samples), start=format_time(clip.start_us), end=format_time(clip.end_us), hints=hints
-    )
     frames = encode_frames(samples)
     height, width = samples[0].rgb.shape[:2]
+    convention = box_convention(context.config.models.captioner.model, context.config.caption.boxes)
+    text = prompt.render(
+        frames=len(samples),
+        start=format_time(clip.start_us),
+        end=format_time(clip.end_us),
+        hints=hints,
+        boxes=convention.value,
+        width=width,
+        height=height,
+    )
+    shown = ShownPictures(
+        start_us=clip.start_us,
+        end_us=clip.end_us,
+        cells=tuple(each.cell for each in samples),
+        times_us=tuple(frame.time_us for frame in frames),
+        width=width,
+        height=height,
+        convention=convention,
+    )
     return ClipRequest(
         clip=clip,
         request=Request(clip.clip_id, prompt, text, frames, seed=context.seed("caption", clip.clip_id)),
-        cells=tuple(each.cell for each in samples),
-        width=width,
-        height=height,
+        shown=shown,
         colours=dominant_colours(each.rgb for each in samples),
+        speech=_speech(clip, notes),
     )
 
 
-def _read_caption(video: Video, clip_request: ClipRequest, answer: Answer, notes: Sequence[Annotation]) -> Caption:
-    """The captioner's answer as a caption.
+def _request_caption(context: Context, clip_request: ClipRequest) -> Row:
+    """The captioner's caption of a clip without measured texts, or a reject."""
+    (answer,) = context.models[Role.CAPTIONER].call([clip_request.request])
+    if isinstance(answer, Refusal):
+        return context.refuse(f"clip {clip_request.clip.clip_id}", answer)
+    return _read_caption(clip_request, answer)
 
-    Objects and texts with times outside the clip or boxes outside the picture are dropped. The provenance keeps the raw
-    answer.
-    """
+
+def _read_caption(clip_request: ClipRequest, answer: Answer) -> Caption:
+    """The captioner's answer as a caption. The provenance keeps the raw answer with everything that was dropped."""
     description = cast(ClipDescription, answer.value)
-    return _caption(
-        video,
-        clip_request.clip,
-        notes,
+    clip, shown = clip_request.clip, clip_request.shown
+    read = read_description(description, shown)
+    return Caption(
+        clip_id=clip.clip_id,
+        video_id=clip.video_id,
+        start_us=clip.start_us,
+        end_us=clip.end_us,
         text=description.text,
-        objects=tuple(thing for seen in description.objects if (thing := _object(clip_request, seen))),
-        screen_texts=tuple(words for seen in description.on_screen_text if (words := _screen_text(clip_request, seen))),
+        objects=read.objects,
+        screen_texts=(),
+        seen_texts=read.texts,
         colours=clip_request.colours,
-        times_us=tuple(frame.time_us for frame in clip_request.request.frames),
+        speech=clip_request.speech,
+        frame_times_us=shown.times_us,
+        box_convention=shown.convention,
+        dropped_boxes=read.dropped_objects,
+        dropped_texts=read.dropped_texts,
         status=CaptionStatus.TRUNCATED if answer.truncated else CaptionStatus.OK,
         provenance=answer.provenance,
     )
 
 
-def _object(clip_request: ClipRequest, seen: SeenObject) -> DetectedObject | None:
-    index, box = _frame_index(clip_request, seen.time), _box(clip_request, seen.box)
-    if index is None or box is None or not seen.label.strip():
-        return None
-    time_us = clip_request.request.frames[index].time_us
-    return DetectedObject(label=seen.label.strip(), box=box, time_us=time_us, score=UNSCORED)
-
-
-def _screen_text(clip_request: ClipRequest, seen: SeenText) -> ScreenText | None:
-    first, last, box = (
-        _frame_index(clip_request, seen.first),
-        _frame_index(clip_request, seen.last),
-        _box(clip_request, seen.box),
-    )
-    if first is None or last is None or last < first or box is None or not seen.text.strip():
-        return None
-    start_us, end_us = clip_request.cells[first].start_us, clip_request.cells[last].end_us
-    return ScreenText(start_us=start_us, end_us=end_us, text=seen.text.strip(), box=box, score=UNSCORED)
-
-
-def _frame_index(clip_request: ClipRequest, words: str) -> int | None:
-    """Index of the frame nearest to a time such as `01:12.40`; None when it is not a time inside the clip."""
-    # The digits are bounded because an endless number from the model would become infinite.
-    match = re.fullmatch(r"\[?((?:\d{1,6}:){0,2}\d{1,6}(?:\.\d{1,20})?)\]?", words.strip())
-    if match is None:
-        return None
-    parts = reversed(match[1].split(":"))
-    time_us = round(sum(float(part) * 60**power for power, part in enumerate(parts)) * 1_000_000)
-    if not clip_request.clip.start_us - SHOWN_STEP_US < time_us < clip_request.clip.end_us:
-        return None
-    frames = clip_request.request.frames
-    return min(range(len(frames)), key=lambda i: abs(frames[i].time_us - time_us))
-
-
-def _box(clip_request: ClipRequest, corners: Sequence[float]) -> Box | None:
-    """A box from corners in fractions or, if any exceeds 2, in pixels; None when it lies outside the picture."""
-    if len(corners) != 4:
-        return None
-    in_pixels = max(corners) > 2
-    x0, y0, x1, y1 = corners
-    scale_x, scale_y = (clip_request.width, clip_request.height) if in_pixels else (1, 1)
-    edges = (x0 / scale_x, y0 / scale_y, x1 / scale_x, y1 / scale_y)
-    if not all(-BOX_SLACK <= edge <= 1 + BOX_SLACK for edge in edges) or x1 <= x0 or y1 <= y0:
-        return None
-    left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in edges)
-    return Box(x0=left, y0=top, x1=right, y1=bottom)
+def _speech(clip: Clip, notes: Sequence[Annotation]) -> str:
+    return " ".join(note.text for note in _within(clip, notes, {"speech"}))
 
 
 def _within(clip: Clip, notes: Sequence[Annotation], kinds: Collection[str]) -> list[Annotation]:
@@ -249,38 +285,9 @@ def _within(clip: Clip, notes: Sequence[Annotation], kinds: Collection[str]) -> 
     ]
 
 
-def _caption(
-    video: Video,
-    clip: Clip,
-    notes: Sequence[Annotation],
-    *,
-    text: str,
-    objects: tuple[DetectedObject, ...],
-    screen_texts: tuple[ScreenText, ...],
-    colours: tuple[str, ...],
-    times_us: tuple[int, ...],
-    provenance: Provenance,
-    status: CaptionStatus = CaptionStatus.OK,
-) -> Caption:
-    return Caption(
-        clip_id=clip.clip_id,
-        video_id=video.video_id,
-        start_us=clip.start_us,
-        end_us=clip.end_us,
-        text=text,
-        objects=objects,
-        screen_texts=screen_texts,
-        colours=colours,
-        speech=" ".join(note.text for note in _within(clip, notes, {"speech"})),
-        frame_times_us=times_us,
-        status=status,
-        provenance=provenance,
-    )
-
-
 STAGE = Stage(
     name="caption",
-    version=1,
+    version=2,
     row=Caption,
     reads={"videos": "ingest", "clips": "split", "sources": SOURCE},
     source_columns=("source_id", "annotations"),

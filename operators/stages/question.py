@@ -16,7 +16,6 @@ from typing import cast
 
 from operators.execution.stage import Context, Stage
 from operators.models.client import Answer, Refusal, Request
-from operators.models.session import MEASURED
 from operators.questions.derive import CATEGORY, derive
 from operators.questions.evidence import read_evidence
 from operators.questions.storyboard import storyboard, tokens_for
@@ -60,8 +59,7 @@ def question_id(video_id: str, category: QuestionCategory, kind: QuestionKind, w
 
 
 def _derive_questions(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Question]:
-    # A timeline needs texts read by program at known times. A model reports only those it noticed, at rough times.
-    measured = [caption for caption in captions if caption.provenance.model == MEASURED]
+    measured = [caption for caption in captions if caption.text_sample_times_us]
     if not measured:
         return
     settings = context.config.question

@@ -29,10 +29,14 @@ def fetch_frame_source(context: Context, video: Video, fps: float, side: int) ->
     Raises:
         SourceUnavailable: the source file is needed, but it is missing or differs from the one that was ingested.
     """
-    enough = fps <= FPS and min(side, max(video.width, video.height)) <= SIDE
-    if video.proxy_uri is not None and enough:
+    if video.proxy_uri is not None and proxy_suffices(video, fps, side):
         return context.files.fetch(video.proxy_uri, context.scratch)
     return unpack(context.sources.fetch_video(video, context.scratch), context.scratch / "unpacked")
+
+
+def proxy_suffices(video: Video, fps: float, side: int) -> bool:
+    """Whether a video has a proxy that reaches the requested rate and size."""
+    return video.proxy_uri is not None and fps <= FPS and min(side, max(video.width, video.height)) <= SIDE
 
 
 def encode_frames(frames: Iterable[ClipFrame | VideoFrame]) -> tuple[TimedFrame, ...]:

@@ -10,7 +10,7 @@ from operators import preflight as module
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.preflight import PreflightFailed, preflight
 from operators.video.decode.ffmpeg import _choose_ffmpeg, ffmpeg_executable, ffmpeg_version
-from schemas.config import BuildConfig, SplitConfig
+from schemas.config import BuildConfig, CaptionConfig, SplitConfig
 from tests.support.openai_server import OpenAIServer
 
 TEXT_ROLES = ("reasoner", "judge", "target")
@@ -43,7 +43,9 @@ def test_measuring_packages_are_needed_where_captions_are_measured(config, monke
     with pytest.raises(PreflightFailed, match="package rapidocr is missing for measured captions"):
         preflight(config, {})
     with OpenAIServer() as server:
-        preflight(config, server.environ())
+        with pytest.raises(PreflightFailed, match=r"package rapidocr is missing for on-screen text \(caption.ocr\)"):
+            preflight(config, server.environ())
+        preflight(config.model_copy(update={"caption": CaptionConfig(ocr=False)}), server.environ())
 
 
 def test_the_network_that_finds_shots_must_be_installed_where_it_is_chosen(config, monkeypatch):
@@ -74,9 +76,9 @@ def test_all_problems_are_in_one_error_and_each_is_there_once(config, monkeypatc
         ({}, {"LVR_CAPTIONER_VISION": "0"}, "captioner 'fake-model' is set up without vision.*LVR_CAPTIONER_VISION=1"),
         ({"models": {"viewer": {"vision": False}}}, {"LVR_MODEL_VISION": "1"}, "viewer 'fake-model' is set up without"),
         (
-            {"question": {"writers": ["program"]}},
+            {"question": {"writers": ["program"]}, "caption": {"ocr": False}},
             {},
-            "captioner is 'fake-model': no question could be written; add 'model'",
+            "caption.ocr is off: no question could be written; set caption.ocr=true",
         ),
         ({"question": {"writers": ["program"], "categories": ["goal"]}}, {}, "no questions of the categories goal"),
     ],

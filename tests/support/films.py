@@ -89,6 +89,7 @@ def captions_of(film: ImaginaryFilm, video_id: str = "film") -> list[Caption]:
             colours=("blue",),
             speech="",
             frame_times_us=tuple(map(_sample_time, group)),
+            text_sample_times_us=tuple(map(_sample_time, group)),
             status=CaptionStatus.OK,
             provenance=Provenance(model="measured"),
         )

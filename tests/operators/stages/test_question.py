@@ -4,7 +4,6 @@ import pytest
 
 from operators.stages.question import STAGE, question_id
 from schemas.config import Writer
-from schemas.provenance import Provenance
 from schemas.tables import QuestionCategory, QuestionKind
 from tests.support.films import BOXES, captions_of, film, shown
 from tests.support.openai_server import Reply, last_text
@@ -62,7 +61,8 @@ def test_only_questions_of_the_requested_categories_are_written(stages):
 
 
 def test_texts_that_a_model_noticed_make_no_timeline(stages):
-    described = [each.model_copy(update={"provenance": Provenance(model="captioner")}) for each in CAPTIONS]
+    unread = {"screen_texts": (), "text_sample_times_us": ()}
+    described = [each.model_copy(update={**unread, "seen_texts": each.screen_texts}) for each in CAPTIONS]
     assert stages.run(STAGE, [VIDEO], described, question=settings(Writer.PROGRAM)) == []
 
 
