@@ -53,6 +53,8 @@ _MORE_TOKENS = (
 )
 _STOPPED_BY_FILTER = "Change the prompt, or use a model or server without that filter."
 
+_OTHER_CAPTIONER = "Nothing; many mean that another captioner or prompt is needed."
+
 REASON_GROUPS = (
     ReasonGroup(
         "Planning",
@@ -240,6 +242,37 @@ REASON_GROUPS = (
             "too_long": RejectReason(
                 "The request is longer than the model's context.",
                 "Serve the model with a longer context, or send fewer or smaller frames.",
+            ),
+        },
+    ),
+    ReasonGroup(
+        "Captions",
+        ("caption",),
+        ("operators/vision/caption_quality.py",),
+        {
+            "bad_caption_copy": RejectReason(
+                "The caption repeats that of the clip before, although the pictures differ, also when requested again.",
+                _OTHER_CAPTIONER,
+            ),
+            "bad_caption_long": RejectReason(
+                "The caption is far longer than a description of a clip, also when requested again.", _OTHER_CAPTIONER
+            ),
+            "bad_caption_refusal": RejectReason(
+                "The captioner apologises or speaks of itself, also when requested again.", _OTHER_CAPTIONER
+            ),
+            "bad_caption_repetition": RejectReason(
+                "The caption repeats itself, also when requested again.", _OTHER_CAPTIONER
+            ),
+            "bad_caption_short": RejectReason(
+                "The caption is too short for a description, also when requested again.", _OTHER_CAPTIONER
+            ),
+            "bad_caption_truncated": RejectReason(
+                "The captioner ran out of tokens in the middle of the caption, also when requested again.",
+                "Raise `max_tokens` in the front matter of the prompt.",
+            ),
+            "injection": RejectReason(
+                "The caption holds an instruction to a model, perhaps from a text on screen, in all answers.",
+                "Nothing: the clip is not used.",
             ),
         },
     ),

@@ -345,6 +345,9 @@ class Caption(Row):
     """Number of the captioner's objects whose box or time is not in the clip."""
     dropped_texts: int = Field(default=0, ge=0)
     """Number of the captioner's texts whose box or time is not in the clip."""
+    repaired: tuple[str, ...] = ()
+    """Faults of the captioner's earlier answers for this clip, in order: words of `schemas.reject_reasons`. Each made
+    one more request. Empty if the first answer was used."""
     status: CaptionStatus
     provenance: Provenance
 

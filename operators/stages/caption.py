@@ -5,6 +5,10 @@ into sentences: on-screen text with its times, dominant colours, faces, light, m
 times are on the video's timeline, and speech from the video's annotations is added. On-screen text is also read by
 program where a captioner is used, and stored apart from what the captioner reports.
 
+A captioner's answer that is no description of its clip (`operators.vision.caption_quality`) is requested again with
+other sampling and another seed, at most `MAX_ATTEMPTS` times in all, and then rejected. Other clips of the video are
+not affected.
+
 Frames are read from the video's proxy, unless the configuration requires more or larger ones. Where frames for the
 captioner and for text are read from the same file, it is decoded once. A request is sent as soon as the frames of its
 clip are decoded. Rows are yielded when all clips of a video are finished, so that either all of them are captioned or
@@ -16,8 +20,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from operators.execution.progress import ProgressLogger
 from operators.execution.stage import SOURCE, Context, Stage
@@ -28,6 +35,7 @@ from operators.video.analysis.proxy import SIDE
 from operators.video.decode.packets import UnreadableVideo
 from operators.video.timecode import format_time
 from operators.vision.boxes import box_convention
+from operators.vision.caption_quality import CaptionFault, find_copy, find_fault, picture_difference, thumbnails
 from operators.vision.colours import dominant_colours
 from operators.vision.description import ShownPictures, read_description
 from operators.vision.faces import FaceDetector
@@ -55,6 +63,10 @@ FACES_PER_CLIP = 2
 """Number of frames of a clip that are searched for faces."""
 HINTS = frozenset({"caption", "narration", "speech"})
 """Kinds of annotations in the captioner's prompt. A summary of the whole video would leak into every clip."""
+RETRY_SAMPLING = ({"temperature": 0.7, "top_p": 0.95}, {"temperature": 1.0, "top_p": 0.95})
+"""What differs in each further request for a clip. Greedy decoding would give the same answer again."""
+MAX_ATTEMPTS = 1 + len(RETRY_SAMPLING)
+"""Maximum number of requests for a clip."""
 
 
 def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip], sources: Sequence[Source]) -> Iterator[Row]:
@@ -142,6 +154,17 @@ class ClipRequest:
     shown: ShownPictures
     colours: tuple[str, ...]
     speech: str
+    thumbnails: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """The outcome of the requests for one clip so far."""
+
+    row: Row
+    """The caption without measured texts, or a reject."""
+    faults: tuple[CaptionFault, ...]
+    """Faults of the answers before the last one; of all answers if the row is a reject for its fault."""
 
 
 def _describe_clips(
@@ -152,21 +175,39 @@ def _describe_clips(
     searched_us: dict[str, tuple[int, ...]] = {}
     progress = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
     concurrency = context.config.models.captioner.concurrency
-    rows: list[Row] = []
-    waiting: deque[Future[Row]] = deque()
+    settled: list[Future[Attempted]] = []
+    waiting: deque[tuple[ClipRequest, Future[Attempted]]] = deque()
+    earlier: tuple[str, NDArray[np.float32]] | None = None
+
     with ThreadPoolExecutor(concurrency, thread_name_prefix="captioner") as pool:
+
+        def settle_next() -> None:
+            """Compare the next clip's caption with the one before it, and request a copy of that again."""
+            nonlocal earlier
+            clip_request, future = waiting.popleft()
+            attempted = future.result()
+            text = attempted.row.text if isinstance(attempted.row, Caption) else None
+            if text is not None and earlier is not None:
+                difference = picture_difference(clip_request.thumbnails, earlier[1])
+                if copy := find_copy(text, earlier[0], difference):
+                    faults = (*attempted.faults, copy)
+                    future = pool.submit(_request_caption, context, clip_request, faults, (earlier[0], difference))
+            earlier = None if text is None else (text, clip_request.thumbnails)
+            settled.append(future)
+
         try:
             for clip, (samples, text_samples) in zip(clips, _read_frames(context, video, clips), strict=True):
                 clip_request = _make_request(context, clip, samples, notes)
-                waiting.append(pool.submit(_request_caption, context, clip_request))
+                waiting.append((clip_request, pool.submit(_request_caption, context, clip_request)))
                 if reader:
                     readings += [(each.cell, reader.read(each.rgb)) for each in text_samples]
                     searched_us[clip.clip_id] = tuple(each.time_us for each in text_samples)
-                # Only requests in flight and those of one more clip hold frames.
-                while len(waiting) > concurrency:
-                    rows.append(waiting.popleft().result())
+                while len(waiting) > concurrency:  # only requests in flight hold frames
+                    settle_next()
                 progress.update(clip.end_us)
-            rows += [each.result() for each in waiting]
+            while waiting:
+                settle_next()
+            rows = [each.result().row for each in settled]
         finally:
             pool.shutdown(cancel_futures=True)
     texts = track(readings)
@@ -238,18 +279,52 @@ def _make_request(
         shown=shown,
         colours=dominant_colours(each.rgb for each in samples),
         speech=_speech(clip, notes),
+        thumbnails=thumbnails([each.rgb for each in samples]),
     )
 
 
-def _request_caption(context: Context, clip_request: ClipRequest) -> Row:
-    """The captioner's caption of a clip without measured texts, or a reject."""
-    (answer,) = context.models[Role.CAPTIONER].call([clip_request.request])
-    if isinstance(answer, Refusal):
-        return context.refuse(f"clip {clip_request.clip.clip_id}", answer)
-    return _read_caption(clip_request, answer)
+def _request_caption(
+    context: Context,
+    clip_request: ClipRequest,
+    faults: tuple[CaptionFault, ...] = (),
+    neighbour: tuple[str, float] | None = None,
+) -> Attempted:
+    """Request a caption until it has no fault, or `MAX_ATTEMPTS` are used up.
+
+    Args:
+        faults: faults of the earlier attempts, if there were any.
+        neighbour: the caption before it, which it must not repeat, and the difference of the two clips' pictures.
+    """
+    clip = clip_request.clip
+    answer: Answer | Refusal | None = None
+    while len(faults) < MAX_ATTEMPTS:
+        (answer,) = context.models[Role.CAPTIONER].call([_vary_request(context, clip_request, len(faults))])
+        if isinstance(answer, Refusal):
+            return Attempted(context.refuse(f"clip {clip.clip_id}", answer), faults)
+        text = cast(ClipDescription, answer.value).text
+        fault = find_fault(text, is_truncated=answer.truncated, black=clip.black)
+        if fault is None and neighbour is not None:
+            fault = find_copy(text, *neighbour)
+        if fault is None:
+            return Attempted(_read_caption(clip_request, answer, faults), faults)
+        faults = (*faults, fault)
+    raw, request_sha256 = (answer.provenance.raw, answer.provenance.request_sha256) if answer else ("", "")
+    before = ", ".join(fault.reason for fault in faults[:-1])
+    message = f"clip {clip.clip_id}: {faults[-1].message}; the answers before it: {before}"
+    return Attempted(context.reject(clip.clip_id, faults[-1].reason, message, raw, request_sha256), faults)
 
 
-def _read_caption(clip_request: ClipRequest, answer: Answer) -> Caption:
+def _vary_request(context: Context, clip_request: ClipRequest, attempt: int) -> Request:
+    """The request for a clip, with other sampling and another seed after the first attempt."""
+    if attempt == 0:
+        return clip_request.request
+    prompt = clip_request.request.prompt
+    sampling = prompt.sampling.model_copy(update=RETRY_SAMPLING[attempt - 1])
+    seed = context.seed("caption", clip_request.clip.clip_id, attempt)
+    return replace(clip_request.request, prompt=replace(prompt, sampling=sampling), seed=seed)
+
+
+def _read_caption(clip_request: ClipRequest, answer: Answer, faults: tuple[CaptionFault, ...]) -> Caption:
     """The captioner's answer as a caption. The provenance keeps the raw answer with everything that was dropped."""
     description = cast(ClipDescription, answer.value)
     clip, shown = clip_request.clip, clip_request.shown
@@ -269,6 +344,7 @@ def _read_caption(clip_request: ClipRequest, answer: Answer) -> Caption:
         box_convention=shown.convention,
         dropped_boxes=read.dropped_objects,
         dropped_texts=read.dropped_texts,
+        repaired=tuple(fault.reason for fault in faults),
         status=CaptionStatus.TRUNCATED if answer.truncated else CaptionStatus.OK,
         provenance=answer.provenance,
     )
