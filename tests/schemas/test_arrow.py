@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.arrow import arrow_schema, rows_from_parquet, rows_to_parquet
+from schemas.base import Model, Row
 from schemas.errors import SchemaError
-from schemas.provenance import Provenance
+from schemas.provenance import Provenance, Sampling
 from schemas.sample import Sample
 from schemas.tables import Caption, Clip, Question, Reasoning, Reject, Source, Trial, Video
 from tests.support.rows import make_sample, make_video
@@ -148,6 +149,54 @@ def test_a_flipped_bit_gives_rows_or_an_error_that_names_the_file(position, bit)
         assert len(rows_from_parquet(bytes(data), Reject, "spoilt.parquet", expected_rows=3)) == 3
     except SchemaError as error:
         assert str(error).startswith("spoilt.parquet: ")
+
+
+# --- tables of earlier versions ---------------------------------------------------------------------------------------
+
+
+class Drawn(Row):
+    sampling: Sampling
+    seeds: tuple[Provenance, ...] = ()
+
+
+class EarlierSampling(Model):
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+class EarlierProvenance(Model):
+    model: str
+    raw: str
+
+
+class EarlierDrawn(Row):
+    sampling: EarlierSampling
+    seeds: tuple[EarlierProvenance, ...]
+
+
+class OtherDrawn(Row):
+    sampling: EarlierProvenance
+    seeds: tuple[Provenance, ...] = ()
+
+
+EARLIER = EarlierDrawn(
+    sampling=EarlierSampling(temperature=0.5, top_p=1.0, max_tokens=9), seeds=(EarlierProvenance(model="m", raw="r"),)
+)
+
+
+def test_fields_that_an_earlier_version_did_not_write_have_their_defaults():
+    (row,) = rows_from_parquet(rows_to_parquet([EARLIER], EarlierDrawn), Drawn, "earlier")
+    assert row == Drawn(sampling=Sampling(temperature=0.5, max_tokens=9), seeds=(Provenance(model="m", raw="r"),))
+
+
+def test_fields_of_another_model_are_refused_and_so_are_missing_ones_in_untrusted_files():
+    with pytest.raises(SchemaError, match="column sampling has type struct"):
+        rows_from_parquet(
+            rows_to_parquet([OtherDrawn(sampling=EarlierProvenance(model="m", raw="r"))], OtherDrawn), Drawn, "other"
+        )
+    with pytest.raises(SchemaError, match="column sampling has type struct"):
+        rows_from_parquet(rows_to_parquet([EARLIER], EarlierDrawn), Drawn, "untrusted", expected_rows=1)
 
 
 # --- interpreter shutdown --------------------------------------------------------------------------------------------

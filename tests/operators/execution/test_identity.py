@@ -81,6 +81,18 @@ def test_stage_key_is_the_same_as_in_every_store(tmp_path, monkeypatch, name):
     assert ([each.stage for each in key.inputs], digest(key)) == KEYS[name]
 
 
+def test_stage_key_covers_the_settings_of_a_model_that_change_its_answers(tmp_path):
+    def key(**settings: object) -> str:
+        models = ModelsConfig(judge=ModelConfig(model="judge-8b", **settings))
+        config = BuildConfig(source=str(tmp_path), out=str(tmp_path), models=models)
+        return digest(stage_key(stage("verify"), config, WorkItem("item", dict.fromkeys(stage("verify").tables, ()))))
+
+    plain = key()
+    assert {key(concurrency=3), key(timeout_seconds=9.0), key(patience_seconds=9.0), key(sampling={})} == {plain}
+    changed = [{"thinking": True}, {"thinking_tokens": 9}, {"context_tokens": 9}, {"sampling": {"top_k": 9}}]
+    assert len({plain, *(key(**settings) for settings in changed)}) == 5
+
+
 READERS = {
     "uri": {"ingest"},
     "fingerprint": {"ingest"},

@@ -42,6 +42,10 @@ def edit(identity, **fields):
             "verify: model of the judge changed from judge-8b to judge-30b",
         ),
         ({"models": (edit(BEFORE.models[0], vision=True),)}, "verify: the judge sees frames now"),
+        (
+            {"models": (edit(BEFORE.models[0], settings='{"thinking":true}'),)},
+            'verify: settings of the judge changed from none to {"thinking":true}',
+        ),
         ({"models": (), "prompts": ()}, "verify: no judge is asked any more"),
         (
             {"section": '{"blind_trials":8}'},
