@@ -24,6 +24,7 @@ from operators.release.publish import Published, publish
 from operators.settings import assert_no_secret
 from operators.sources.ids import keep_given_ids, read_given_ids
 from operators.sources.listing import read_sources
+from operators.speech.transcription import resolve_speech
 from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder
 from schemas.base import digest
@@ -68,7 +69,9 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
         Outage: none of the videos is reachable.
     """
     assert_no_secret(config)
-    resolved = config.model_copy(update={"models": resolve(config.models, environ)})
+    resolved = config.model_copy(
+        update={"models": resolve(config.models, environ), "caption": resolve_speech(config.caption, environ)}
+    )
     store = Store(config.out)
     given = read_given_ids(store)
     listing = read_sources(config.source, config.media_root, config.allowed_roots, given)

@@ -20,9 +20,10 @@ from operators.models.endpoints import ModelUnavailable, check, endpoint_for
 from operators.models.prompts import load_prompt
 from operators.models.session import MEASURED, resolve
 from operators.questions.derive import CATEGORY
+from operators.speech.transcription import speech_endpoint
 from operators.store.content_store import Store
 from operators.video.decode.ffmpeg import check_ffmpeg, ffmpeg_executable, ffmpeg_version, pyav_version
-from schemas.config import BuildConfig, Detector, ModelsConfig, Role, Writer
+from schemas.config import BuildConfig, Detector, ModelsConfig, Role, Speech, Writer
 from schemas.errors import BadInput
 
 MIN_FREE_BYTES = 1 << 30
@@ -51,7 +52,7 @@ def preflight(config: BuildConfig, environ: Mapping[str, str] = os.environ) -> l
     """
     notes: list[str] = []
     problems: list[str] = []
-    for examine in (_models, _detector, _programs, _output, _scratch):
+    for examine in (_models, _speech, _detector, _programs, _output, _scratch):
         try:
             notes += examine(config, environ)
         except PreflightFailed as failed:
@@ -97,6 +98,14 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     if problems:
         raise PreflightFailed(*problems)
     return notes
+
+
+def _speech(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
+    if config.caption.speech is not Speech.ENDPOINT:
+        return [f"speech: {config.caption.speech.value}"]
+    endpoint = speech_endpoint(environ, config.caption.speech_model)
+    check(endpoint, endpoint.model, "speech")
+    return [f"speech: {endpoint.model} at {endpoint.shown_url}"]
 
 
 def _contradictions(config: BuildConfig, models: ModelsConfig) -> Iterator[str]:

@@ -128,6 +128,14 @@ class BoxFormat(StrEnum):
     FRACTIONS = "fractions"
 
 
+class Speech(StrEnum):
+    """Where the speech of captions comes from. See `CaptionConfig.speech`."""
+
+    NONE = "none"
+    ANNOTATIONS = "annotations"
+    ENDPOINT = "endpoint"
+
+
 class CaptionConfig(Model):
     """From a clip to its caption."""
 
@@ -144,6 +152,11 @@ class CaptionConfig(Model):
     every build. Without a captioning model text is always read."""
     text_fps: float = Field(default=1.0, gt=0.0, le=10.0)
     """Frames per second that are searched for on-screen text."""
+    speech: Speech = Speech.ANNOTATIONS
+    """Where speech comes from: `annotations` of the source list, or a transcription `endpoint` (LVR_SPEECH_URL,
+    LVR_SPEECH_MODEL, LVR_SPEECH_API_KEY) that gets the main audio track."""
+    speech_model: str = ""
+    """The transcription model's name on its server, for `speech=endpoint`. Empty: LVR_SPEECH_MODEL."""
 
 
 class Writer(StrEnum):

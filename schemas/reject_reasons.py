@@ -277,6 +277,17 @@ REASON_GROUPS = (
         },
     ),
     ReasonGroup(
+        "Speech",
+        ("caption",),
+        ("operators/speech/transcription.py",),
+        {
+            "speech_refused": RejectReason(
+                "The transcription endpoint does not accept the video's sound. Its captions are made without speech.",
+                "See the server's log, or use another server.",
+            ),
+        },
+    ),
+    ReasonGroup(
         "Answers of the reasoner",
         ("question", "reason"),
         ("operators/models", "operators/questions/evidence.py"),

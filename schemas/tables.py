@@ -336,7 +336,8 @@ class Caption(Row):
     colours: tuple[str, ...]
     """Names of the dominant colours, largest area first."""
     speech: str
-    """Text of the source's `speech` annotations within the clip."""
+    """What is spoken in the clip, from annotations or a transcription endpoint. A passage over several clips is divided
+    among them (`operators.speech.sharing`)."""
     frame_times_us: tuple[Microseconds, ...]
     """Exact times, on the video's timeline, of the frames that the caption is made from."""
     box_convention: BoxConvention | None = None

@@ -16,6 +16,7 @@ from operators.execution.stage import SOURCE
 from operators.models.session import resolve
 from operators.sources.ids import read_given_ids
 from operators.sources.listing import read_sources
+from operators.speech.transcription import resolve_speech
 from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder
 from schemas.base import digest
@@ -50,7 +51,9 @@ def find_stale(previous: RunFolder, config: BuildConfig, environ: Mapping[str, s
         SourceError: the sources cannot be listed, or may not be opened any more.
         Outage: sources are unreachable.
     """
-    resolved = config.model_copy(update={"models": resolve(config.models, environ)})
+    resolved = config.model_copy(
+        update={"models": resolve(config.models, environ), "caption": resolve_speech(config.caption, environ)}
+    )
     given = read_given_ids(previous.store)
     listing = read_sources(config.source, config.media_root, config.allowed_roots, given)
     sources = listing.sources

@@ -108,14 +108,15 @@ def endpoint_for(role: Role, environ: Mapping[str, str] = os.environ) -> Endpoin
         api_key=values["API_KEY"],
         vision=_flag(f"{prefix}VISION", values["VISION"], default=role in VISION_ROLES),
     )
-    if not _is_web_address(endpoint.base_url):
+    if not is_web_address(endpoint.base_url):
         raise EndpointError(
             f"{prefix}URL or LVR_MODEL_URL is {endpoint.shown_url!r}; an address such as http://host:8000/v1 is needed"
         )
     return endpoint
 
 
-def _is_web_address(url: str) -> bool:
+def is_web_address(url: str) -> bool:
+    """Whether a URL is one of http or https with a host and a valid port."""
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
@@ -138,7 +139,7 @@ def environment(role: Role, endpoint: Endpoint) -> dict[str, str]:
     return {f"LVR_{role.name}_{name}": value for name, value in values.items()}
 
 
-def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout_seconds: float = 10.0) -> None:
+def check(endpoint: Endpoint, model: str = "", role: Role | str | None = None, timeout_seconds: float = 10.0) -> None:
     """Check that the server answers and lists a model.
 
     Args:
@@ -167,12 +168,16 @@ def check(endpoint: Endpoint, model: str = "", role: Role | None = None, timeout
         )
 
 
-def unavailable(error: Exception, endpoint: Endpoint, role: Role | None) -> ModelUnavailable:
-    """Translate an error of the openai client into a message with role, address, model, cause and fix."""
+def unavailable(error: Exception, endpoint: Endpoint, role: Role | str | None) -> ModelUnavailable:
+    """Translate an error of the openai client into a message with role, address, model, cause and fix.
+
+    Args:
+        role: the role, or another word of its environment variables, such as `speech`.
+    """
     import openai
 
-    where = f"{role.value if role else 'model server'} {endpoint.shown_url} (model {endpoint.model!r})"
-    variables = f"LVR_{role.name if role else '<ROLE>'}"
+    where = f"{role or 'model server'} {endpoint.shown_url} (model {endpoint.model!r})"
+    variables = f"LVR_{role.upper() if role else '<ROLE>'}"
     match error:
         case openai.APITimeoutError():
             found, fix = "gave no answer in time", "raise timeout_seconds or lower concurrency of this role's model"

@@ -2,8 +2,8 @@
 
 With a captioner, the caption is its description of frames that are chosen by shot. Without one, measurements are put
 into sentences: on-screen text with its times, dominant colours, faces, light, movement and cuts. In both cases all
-times are on the video's timeline, and speech from the video's annotations is added. On-screen text is also read by
-program where a captioner is used, and stored apart from what the captioner reports.
+times are on the video's timeline, and speech is added, from annotations or a transcription endpoint. On-screen text is
+also read by program where a captioner is used, and stored apart from what the captioner reports.
 
 A captioner's answer that is no description of its clip (`operators.vision.caption_quality`) is requested again with
 other sampling and another seed, at most `MAX_ATTEMPTS` times in all, and then rejected. Other clips of the video are
@@ -18,10 +18,10 @@ none.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import assert_never, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from operators.execution.progress import ProgressLogger
 from operators.execution.stage import SOURCE, Context, Stage
 from operators.models.client import Answer, Refusal, Request
 from operators.models.session import MEASURED
+from operators.speech.sharing import share_speech
+from operators.speech.transcription import SpeechRefused, speech_endpoint, transcribe
 from operators.store.content_store import SourceUnavailable
 from operators.video.analysis.proxy import SIDE
 from operators.video.decode.packets import UnreadableVideo
@@ -47,11 +49,11 @@ from operators.vision.frame_selection import (
     spread_over_shots,
 )
 from operators.vision.ocr import Reading, TextReader, track, within
-from operators.vision.request_frames import encode_frames, fetch_frame_source, proxy_suffices
+from operators.vision.request_frames import encode_frames, fetch_frame_source, fetch_source, proxy_suffices
 from operators.vision.sentences import describe
 from schemas.answers import ClipDescription
 from schemas.base import Row, Span
-from schemas.config import Role
+from schemas.config import Role, Speech
 from schemas.provenance import Provenance
 from schemas.tables import Annotation, Caption, CaptionStatus, Clip, DetectedObject, Source, Video
 
@@ -61,10 +63,14 @@ MEASURED_MULTIPLE = 2
 """Sides of measured frames are multiples of this. 2 matches the proxy, whose frames are measured without rescaling."""
 FACES_PER_CLIP = 2
 """Number of frames of a clip that are searched for faces."""
-HINTS = frozenset({"caption", "narration", "speech"})
-"""Kinds of annotations in the captioner's prompt. A summary of the whole video would leak into every clip."""
+HINTS = frozenset({"caption", "narration"})
+"""Kinds of annotations in the captioner's prompt, in addition to speech. A summary of the whole video would leak into
+every clip."""
 RETRY_SAMPLING = ({"temperature": 0.7, "top_p": 0.95}, {"temperature": 1.0, "top_p": 0.95})
 """What differs in each further request for a clip. Greedy decoding would give the same answer again."""
+LOOP_PENALTY = 0.5
+"""Presence penalty of the request after an answer that repeats itself. It takes off the same for every token that the
+answer has already, so that JSON stays possible."""
 MAX_ATTEMPTS = 1 + len(RETRY_SAMPLING)
 """Maximum number of requests for a clip."""
 
@@ -77,10 +83,63 @@ def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip], source
     notes_of = {source.source_id: source.annotations for source in sources}
     caption = _describe_clips if Role.CAPTIONER in context.models else _measure_clips
     for video in videos:
+        notes = notes_of[video.video_id]
         try:
-            yield from caption(context, video, clips, notes_of[video.video_id])
+            try:
+                speech = _find_speech(context, video, notes)
+            except SpeechRefused as refused:
+                yield context.reject(video.video_id, refused.reason, f"video {video.video_id}: {refused}")
+                speech = []
+            yield from caption(context, video, clips, _share_notes(clips, notes, speech))
         except (SourceUnavailable, UnreadableVideo) as error:
             yield context.reject(video.video_id, error.reason, f"video {video.video_id}: {error}")
+
+
+@dataclass(frozen=True)
+class ClipNotes:
+    """What is known of a clip from others."""
+
+    hints: tuple[Annotation, ...]
+    """For the captioner's prompt, in order of time."""
+    speech: str
+    """What is spoken in the clip."""
+
+
+def _find_speech(context: Context, video: Video, notes: Sequence[Annotation]) -> list[Annotation]:
+    """What is spoken in a video, from the source that is configured.
+
+    Raises:
+        SpeechRefused: the transcription endpoint does not accept the video's sound.
+    """
+    settings = context.config.caption
+    match settings.speech:
+        case Speech.NONE:
+            return []
+        case Speech.ANNOTATIONS:
+            return [note for note in notes if note.kind == "speech"]
+        case Speech.ENDPOINT if video.audio_stream is None:
+            return []
+        case Speech.ENDPOINT:
+            endpoint = speech_endpoint(model=settings.speech_model)
+            return transcribe(video, fetch_source(context, video), endpoint)
+        case _:
+            assert_never(settings.speech)
+
+
+def _share_notes(
+    clips: Sequence[Clip], notes: Sequence[Annotation], speech: Sequence[Annotation]
+) -> dict[str, ClipNotes]:
+    """The notes of each clip, by its id. Speech is divided among the clips; other notes are whole in each."""
+    found = {}
+    for clip, spoken in zip(clips, share_speech(speech, clips), strict=True):
+        others = [note for note in notes if note.kind in HINTS and _overlaps(note, clip)]
+        hints = sorted([*others, *spoken], key=lambda note: note.start_us)
+        found[clip.clip_id] = ClipNotes(tuple(hints), " ".join(note.text for note in spoken))
+    return found
+
+
+def _overlaps(note: Annotation, clip: Clip) -> bool:
+    return note.start_us < clip.end_us and note.end_us > clip.start_us
 
 
 @dataclass(frozen=True)
@@ -97,7 +156,7 @@ class Measures:
 
 
 def _measure_clips(
-    context: Context, video: Video, clips: Sequence[Clip], notes: Sequence[Annotation]
+    context: Context, video: Video, clips: Sequence[Clip], notes: Mapping[str, ClipNotes]
 ) -> Iterator[Caption]:
     measures = list(_measures(context, video, clips))
     texts = track(reading for each in measures for reading in each.readings)
@@ -113,7 +172,7 @@ def _measure_clips(
             screen_texts=visible,
             text_sample_times_us=each.times_us,
             colours=each.colours,
-            speech=_speech(clip, notes),
+            speech=notes[clip.clip_id].speech,
             frame_times_us=each.times_us,
             status=CaptionStatus.OK,
             provenance=Provenance(model=MEASURED),
@@ -168,7 +227,7 @@ class Attempted:
 
 
 def _describe_clips(
-    context: Context, video: Video, clips: Sequence[Clip], notes: Sequence[Annotation]
+    context: Context, video: Video, clips: Sequence[Clip], notes: Mapping[str, ClipNotes]
 ) -> Iterator[Row]:
     reader = TextReader() if context.config.caption.ocr else None
     readings: list[tuple[Span, tuple[Reading, ...]]] = []
@@ -197,7 +256,7 @@ def _describe_clips(
 
         try:
             for clip, (samples, text_samples) in zip(clips, _read_frames(context, video, clips), strict=True):
-                clip_request = _make_request(context, clip, samples, notes)
+                clip_request = _make_request(context, clip, samples, notes[clip.clip_id])
                 waiting.append((clip_request, pool.submit(_request_caption, context, clip_request)))
                 if reader:
                     readings += [(each.cell, reader.read(each.rgb)) for each in text_samples]
@@ -244,13 +303,11 @@ def _read_frames(
         yield samples, texts
 
 
-def _make_request(
-    context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: Sequence[Annotation]
-) -> ClipRequest:
+def _make_request(context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: ClipNotes) -> ClipRequest:
     prompt = context.prompts["caption"]
     hints = [
         {"kind": note.kind, "start": format_time(note.start_us), "end": format_time(note.end_us), "text": note.text}
-        for note in _within(clip, notes, HINTS)
+        for note in notes.hints
     ]
     frames = encode_frames(samples)
     height, width = samples[0].rgb.shape[:2]
@@ -278,7 +335,7 @@ def _make_request(
         request=Request(clip.clip_id, prompt, text, frames, seed=context.seed("caption", clip.clip_id)),
         shown=shown,
         colours=dominant_colours(each.rgb for each in samples),
-        speech=_speech(clip, notes),
+        speech=notes.speech,
         thumbnails=thumbnails([each.rgb for each in samples]),
     )
 
@@ -298,7 +355,7 @@ def _request_caption(
     clip = clip_request.clip
     answer: Answer | Refusal | None = None
     while len(faults) < MAX_ATTEMPTS:
-        (answer,) = context.models[Role.CAPTIONER].call([_vary_request(context, clip_request, len(faults))])
+        (answer,) = context.models[Role.CAPTIONER].call([_vary_request(context, clip_request, faults)])
         if isinstance(answer, Refusal):
             return Attempted(context.refuse(f"clip {clip.clip_id}", answer), faults)
         text = cast(ClipDescription, answer.value).text
@@ -314,12 +371,15 @@ def _request_caption(
     return Attempted(context.reject(clip.clip_id, faults[-1].reason, message, raw, request_sha256), faults)
 
 
-def _vary_request(context: Context, clip_request: ClipRequest, attempt: int) -> Request:
-    """The request for a clip, with other sampling and another seed after the first attempt."""
+def _vary_request(context: Context, clip_request: ClipRequest, faults: Sequence[CaptionFault]) -> Request:
+    """The request for a clip, with other sampling and another seed after each answer with a fault."""
+    attempt = len(faults)
     if attempt == 0:
         return clip_request.request
     prompt = clip_request.request.prompt
     sampling = prompt.sampling.model_copy(update=RETRY_SAMPLING[attempt - 1])
+    if faults[-1].reason == "bad_caption_repetition":
+        sampling = sampling.model_copy(update={"presence_penalty": LOOP_PENALTY})
     seed = context.seed("caption", clip_request.clip.clip_id, attempt)
     return replace(clip_request.request, prompt=replace(prompt, sampling=sampling), seed=seed)
 
@@ -348,17 +408,6 @@ def _read_caption(clip_request: ClipRequest, answer: Answer, faults: tuple[Capti
         status=CaptionStatus.TRUNCATED if answer.truncated else CaptionStatus.OK,
         provenance=answer.provenance,
     )
-
-
-def _speech(clip: Clip, notes: Sequence[Annotation]) -> str:
-    return " ".join(note.text for note in _within(clip, notes, {"speech"}))
-
-
-def _within(clip: Clip, notes: Sequence[Annotation], kinds: Collection[str]) -> list[Annotation]:
-    """Annotations of the given kinds that overlap the clip."""
-    return [
-        note for note in notes if note.kind in kinds and note.start_us < clip.end_us and note.end_us > clip.start_us
-    ]
 
 
 STAGE = Stage(

@@ -31,6 +31,15 @@ def fetch_frame_source(context: Context, video: Video, fps: float, side: int) ->
     """
     if video.proxy_uri is not None and proxy_suffices(video, fps, side):
         return context.files.fetch(video.proxy_uri, context.scratch)
+    return fetch_source(context, video)
+
+
+def fetch_source(context: Context, video: Video) -> Path:
+    """A local file of a source video.
+
+    Raises:
+        SourceUnavailable: it is missing or differs from the file that was ingested.
+    """
     return unpack(context.sources.fetch_video(video, context.scratch), context.scratch / "unpacked")
 
 

@@ -12,6 +12,7 @@ from operators.preflight import PreflightFailed, preflight
 from operators.video.decode.ffmpeg import _choose_ffmpeg, ffmpeg_executable, ffmpeg_version
 from schemas.config import BuildConfig, CaptionConfig, SplitConfig
 from tests.support.openai_server import OpenAIServer
+from tests.support.transcription_server import TranscriptionServer
 
 TEXT_ROLES = ("reasoner", "judge", "target")
 
@@ -129,3 +130,16 @@ def test_an_ffmpeg_without_the_encoders_is_refused_before_any_video_is_lost_to_i
     _choose_ffmpeg.cache_clear()
     [note] = [note for note in preflight(config, {}) if note.startswith("ffmpeg ")]
     assert note == f"{ffmpeg_version()}: {ffmpeg_executable()}"
+
+
+def test_the_transcription_endpoint_must_serve_its_model(config):
+    heard = config.model_copy(update={"caption": CaptionConfig(speech="endpoint")})
+    with TranscriptionServer() as server:
+        environ = {"LVR_SPEECH_URL": server.url, "LVR_SPEECH_MODEL": "whisper"}
+        assert any(note.startswith("speech: whisper at http://") for note in preflight(heard, environ))
+        with pytest.raises(PreflightFailed, match="has no model 'other'"):
+            preflight(heard, environ | {"LVR_SPEECH_MODEL": "other"})
+    with pytest.raises(PreflightFailed, match=r"speech http://.*cannot be reached.*LVR_SPEECH_URL"):
+        preflight(heard, environ)
+    with pytest.raises(PreflightFailed, match=r"caption\.speech=endpoint: LVR_SPEECH_URL is not set"):
+        preflight(heard, {})

@@ -22,6 +22,8 @@ from schemas.config import BuildConfig, CaptionConfig, ModelsConfig, Role
 from schemas.tables import Annotation, Boundary, Caption, CaptionStatus, Clip, Cut, Reject, Source
 from tests.support.openai_server import OpenAIServer, Reply
 from tests.support.rows import make_video, of_file
+from tests.support.transcription_server import TranscriptionServer
+from tests.support.videos import make
 
 SECOND = 1_000_000
 FPS = 5
@@ -146,9 +148,41 @@ def test_measured_captions_have_the_times_of_their_frames_and_no_model(film, cap
         assert row.provenance.model == "measured"
 
 
-def test_speech_that_reaches_into_a_clip_is_heard_in_it(film, caption):
-    source = make_source(film, note("speech", 8, 11, "Come in!"), note("caption", 0, 24, "A house."))
-    assert [row.speech for row in caption(source, CLIPS)] == ["Come in!", "Come in!", ""]
+def test_every_word_of_the_annotated_speech_is_in_one_caption(film, caption):
+    spoken = note("speech", 8, 11, "Come in!"), note("speech", 12, 20, "one two three four")
+    source = make_source(film, *spoken, note("caption", 0, 24, "A house."))
+    assert [row.speech for row in caption(source, CLIPS)] == ["Come in!", "one two", "three four"]
+
+
+def test_without_speech_no_caption_has_any(film, caption):
+    source = make_source(film, note("speech", 8, 11, "Come in!"))
+    assert [row.speech for row in caption(source, CLIPS, speech="none")] == ["", "", ""]
+
+
+@pytest.fixture(scope="module")
+def sounding(film, tmp_path_factory) -> Path:
+    """The film with a beep from 12 to 15 s."""
+    beep = "aevalsrc='between(t,12,15)*sin(2*PI*440*t)':s=48000:d=24"
+    target = tmp_path_factory.mktemp("sounding") / "film.mp4"
+    return make(target, "-i", str(film), "-f", "lavfi", "-i", beep, "-c:v", "copy", "-c:a", "aac")
+
+
+@pytest.mark.parametrize(("status", "speech"), [(200, ["", "Hello there.", ""]), (400, ["", "", ""])])
+def test_speech_is_requested_from_the_endpoint(sounding, caption, monkeypatch, status, speech):
+    with TranscriptionServer(text="Hello there.", status=status) as server:
+        monkeypatch.setenv("LVR_SPEECH_URL", server.url)
+        source = make_source(sounding, note("speech", 0, 24, "From the list."))
+        settings = {"speech": "endpoint", "speech_model": "whisper"}
+        rows = caption(source, CLIPS, ingested={"audio_stream": 1, "duration_us": 24 * SECOND}, **settings)
+    rejects = [row for row in rows if isinstance(row, Reject)]
+    assert [row.reason for row in rejects] == ([] if status == 200 else ["speech_refused"])
+    assert [row.speech for row in rows if isinstance(row, Caption)] == speech
+    assert len(server.heard) == 1
+
+
+def test_a_video_without_sound_needs_no_endpoint(film, caption):
+    rows = caption(make_source(film), CLIPS, speech="endpoint", speech_model="whisper")
+    assert [row.speech for row in rows] == ["", "", ""]
 
 
 def test_the_same_video_gives_the_same_captions(film, caption, tmp_path):
@@ -369,6 +403,7 @@ def test_a_bad_caption_is_requested_again_with_other_sampling(run_with_answers):
     assert [row.repaired for row in rows] == [(), ("bad_caption_refusal", "bad_caption_repetition"), ()]
     sent = [each for each in requests if clip_of(each) == 1]
     assert [each["temperature"] for each in sent] == [0.0, 0.7, 1.0]
+    assert [each.get("presence_penalty") for each in sent] == [None, None, 0.5]
     assert len({each["seed"] for each in sent}) == 3
     assert rows[1].provenance.sampling.temperature == 1.0
 
