@@ -107,7 +107,7 @@ class ModelClient:
         """
 
         async def count() -> int:
-            return await (await self._connect()).context.count(text)
+            return await (await self._connect()).count_tokens(text)
 
         return self._wait(count())
 
@@ -143,7 +143,7 @@ class ModelClient:
 
     async def _read_context(self) -> int:
         if self._context_tokens is None:
-            self._context_tokens = await (await self._connect()).context.tokens()
+            self._context_tokens = await (await self._connect()).context_tokens()
         return self._context_tokens
 
     def _exchange(self, request: Request) -> Exchange:

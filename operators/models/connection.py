@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from operators.models.context import ServedContext
 from operators.models.endpoints import Endpoint, unavailable
 from operators.models.exchange import Exchange
-from operators.models.health import Health
+from operators.models.health import Failed, Health
+from operators.models.tokens import token_bound
 from schemas.config import ModelConfig, Role
 from schemas.errors import Outage
 
@@ -59,16 +60,6 @@ vLLM also names `max_tokens` when the prompt leaves no room for them. Such messa
 input, and do not match.
 """
 _BLOCKED = re.compile(r"content.?filter|content.?policy|safety|moderation|inspection", re.IGNORECASE)
-
-
-class _Failed(Exception):
-    """Raised when a request failed in spite of its retries: HTTP 5xx, a timeout or a lost connection."""
-
-    def __init__(self, found: str, error: openai.OpenAIError) -> None:
-        super().__init__(found)
-        self.found = found
-        self.error = error
-        self.at = time.monotonic()
 
 
 class ForeignAnswer(Outage):
@@ -134,7 +125,7 @@ class Connection:
             timeout=openai.Timeout(config.timeout_seconds, connect=10.0),
             max_retries=retries,
         )
-        self.context = ServedContext(self._client, endpoint, role)
+        self._context = ServedContext(self._client, endpoint, role)
         self._health = Health(self._client, endpoint.model, config.timeout_seconds)
         self._patience = config.patience_seconds
         self._suspects = asyncio.Lock()
@@ -144,6 +135,36 @@ class Connection:
 
     async def close(self) -> None:
         await self._client.close()
+
+    async def context_tokens(self) -> int:
+        """Tokens of a request and its answer, as the server states it.
+
+        Raises:
+            ModelUnavailable: the server cannot be used.
+        """
+        try:
+            return await self._context.tokens()
+        except Failed as failed:
+            await self._wait_for_server(failed)
+        try:
+            return await self._context.tokens()
+        except Failed as failed:
+            raise unavailable(failed.error, self.endpoint, self.role) from failed.error
+
+    async def count_tokens(self, text: str) -> int:
+        """Number of tokens of a text by the server's tokenizer, or an upper bound where the server counts none.
+
+        Raises:
+            ModelUnavailable: the server cannot be used.
+        """
+        try:
+            return await self._context.count(text)
+        except Failed as failed:
+            await self._wait_for_server(failed)
+        try:
+            return await self._context.count(text)
+        except Failed:  # it answers requests, but counts no tokens
+            return token_bound(text)
 
     async def call(self, exchange: Exchange, busy: BusyClock) -> Reply:
         """Send a request and return the raw answer, valid or not.
@@ -156,17 +177,17 @@ class Connection:
         async with self._slots:
             try:
                 return await self._send(exchange, busy)
-            except _Failed as failed:
+            except Failed as failed:
                 return await self._send_again(exchange, busy, failed)
 
-    async def _send_again(self, exchange: Exchange, busy: BusyClock, failed: _Failed) -> Reply:
+    async def _send_again(self, exchange: Exchange, busy: BusyClock, failed: Failed) -> Reply:
         """Send a request that failed in spite of its retries, when the server answers another one."""
         for others in (contextlib.nullcontext(), self._suspects):
             async with others:
                 await self._wait_for_server(failed)
                 try:
                     return await self._send(exchange, busy)
-                except _Failed as again:
+                except Failed as again:
                     failed = again
                 if await self._health.is_answering():
                     break
@@ -176,7 +197,7 @@ class Connection:
             "request_failed", f"the server fails at this request ({reason}), and answers others"
         ) from failed.error
 
-    async def _wait_for_server(self, failed: _Failed) -> None:
+    async def _wait_for_server(self, failed: Failed) -> None:
         if not await self._health.wait(failed.at, time.monotonic() + self._patience):
             raise unavailable(failed.error, self.endpoint, self.role) from failed.error
 
@@ -195,13 +216,13 @@ class Connection:
                 completion: object = response.parse()
             except openai.APIStatusError as error:
                 if error.status_code >= 500:
-                    raise _Failed(f"HTTP {error.status_code}: {error.message}", error) from error
+                    raise Failed(f"HTTP {error.status_code}: {error.message}", error) from error
                 refused = _refusal(error, self.endpoint.mask_message(error.message))
                 raise refused or unavailable(error, self.endpoint, self.role) from error
             except openai.APITimeoutError as error:
-                raise _Failed("no answer in time", error) from error
+                raise Failed("no answer in time", error) from error
             except openai.APIConnectionError as error:
-                raise _Failed(f"lost connection: {error.__cause__ or error}", error) from error
+                raise Failed(f"lost connection: {error.__cause__ or error}", error) from error
             except (openai.OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
                 raise unavailable(error, self.endpoint, self.role) from error
         if not isinstance(completion, ChatCompletion) or not isinstance(completion.choices, list):

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from operators.models.endpoints import Endpoint, unavailable
+from operators.models.health import Failed
 from operators.models.tokens import token_bound
 from schemas.config import Role
 
@@ -45,7 +46,8 @@ class ServedContext:
         """Tokens of a request and its answer, of the server's first statement. A server without one is logged once.
 
         Raises:
-            ModelUnavailable: the server cannot be used.
+            ModelUnavailable: the server refuses the key or is overloaded.
+            Failed: the server fails or cannot be reached.
         """
         async with self._reading:
             if self._tokens is None:
@@ -56,7 +58,8 @@ class ServedContext:
         """Number of tokens of a text by the model's own tokenizer, or an upper bound where the server counts none.
 
         Raises:
-            ModelUnavailable: the server cannot be used.
+            ModelUnavailable: the server refuses the key or is overloaded.
+            Failed: the server fails or cannot be reached.
         """
         if self._counts:
             vllm = {"model": self._endpoint.model, "prompt": text, "add_special_tokens": False}
@@ -117,11 +120,13 @@ class ServedContext:
         try:
             return await response
         except openai.APIStatusError as error:
-            if error.status_code in _PASSING | refusals or (error.status_code >= 500 and error.status_code != 501):
+            if error.status_code in _PASSING | refusals:
                 raise unavailable(error, self._endpoint, self._role) from error
+            if error.status_code >= 500 and error.status_code != 501:
+                raise Failed(f"HTTP {error.status_code}: {error.message}", error) from error
             return None
         except openai.APIConnectionError as error:
-            raise unavailable(error, self._endpoint, self._role) from error
+            raise Failed(str(error), error) from error
         except (openai.OpenAIError, ValueError):  # a web page
             return None
 

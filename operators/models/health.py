@@ -22,6 +22,16 @@ POLL_SECONDS = 2.0
 """Longest time between two polls of a server that is down. The time that is left is divided into ten polls."""
 
 
+class Failed(Exception):
+    """Raised when a request failed in spite of its retries: HTTP 5xx, a timeout or a lost connection."""
+
+    def __init__(self, found: str, error: openai.OpenAIError) -> None:
+        super().__init__(found)
+        self.found = found
+        self.error = error
+        self.at = time.monotonic()
+
+
 class Health:
     """Whether a server answers. All coroutines must run in one event loop."""
 

@@ -108,7 +108,7 @@ class OpenAIServer:
         port: int = 0,
         delay_seconds: float = 0.0,
         context: dict[str, Any] | None = None,
-        tokenize: Literal["vllm", "llama.cpp"] | None = None,
+        tokenize: Literal["vllm", "llama.cpp", "fails"] | None = None,
     ) -> None:
         self.models = models
         self.context = context or {}
@@ -328,6 +328,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize" and self.owner.tokenize == "fails":
+            self._send_error(500, "no tokenizer")
+            return
         if self.path == "/tokenize" and self.owner.tokenize:
             self._count_tokens(body)
             return

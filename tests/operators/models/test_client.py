@@ -13,9 +13,10 @@ from statistics import NormalDist
 import pytest
 
 from operators.models.client import Answer, ForeignAnswer, ModelUnavailable, Refusal, Request, TimedFrame
+from operators.models.embedded import EMBEDDED_MODEL
 from operators.models.journal import Journal
+from operators.models.prompts import load_prompt
 from operators.models.session import ModelPool
-from schemas.answers import FreeText
 from schemas.config import ModelConfig, Role
 from tests.support.openai_server import Fault, OpenAIServer, Reply, last_text, repetition
 
@@ -257,8 +258,9 @@ def test_the_servers_own_name_of_its_model_is_kept(pool, server, journal, reques
     ]
 
 
-def test_free_text_is_kept_whole(client, server, request_of, prompt):
-    free = Request("q", replace(prompt, outputs=((None, FreeText),)), "Why?")
+def test_free_text_is_kept_whole(client, server, tmp_path):
+    (tmp_path / "free.md").write_text("---\nid: free\npurpose: A test.\nrole: target\noutput: FreeText\n---\nWhy?\n")
+    free = Request("q", load_prompt("free", tmp_path), "Why?")
     server.script = lambda body: "<think>so { </think><answer>B</answer>"
     assert client.call([free])[0].value.text == "<think>so { </think><answer>B</answer>"
     server.script = lambda body: Reply("<answer>B</answer>", reasoning="so {")
@@ -267,6 +269,21 @@ def test_free_text_is_kept_whole(client, server, request_of, prompt):
     (cut,) = client.call([replace(free, seed=2)])
     assert (cut.value.text, cut.truncated) == ("<think>on and on", True)
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(("model", "is_limited"), [(EMBEDDED_MODEL, True), ("fake-model", False)])
+def test_only_the_embedded_models_texts_end_at_their_limits(pool, journal, tmp_path, model, is_limited):
+    """It never ends a text by itself. Other models do, and a text as long as its limit is one that was cut."""
+    (tmp_path / "short.md").write_text(
+        "---\nid: short\npurpose: A test.\nrole: judge\noutput: ShortAnswer\n---\nWhich?\n"
+    )
+    request = Request("q", load_prompt("short", tmp_path), "Which?")
+    with OpenAIServer(models=(model,), script=lambda body: {"answer": "x" * 120}) as server:
+        (found,) = client_of(pool, server, journal, model=model, vision=False).call([request])
+        schema = server.requests[0].body["response_format"]["json_schema"]["schema"]
+    assert ("maxLength" in schema["properties"]["answer"]) == is_limited
+    assert isinstance(found, Answer) == is_limited
+    assert is_limited or "answer: it has 120 characters and must have fewer than 120" in found.message
 
 
 def test_a_video_is_sent_and_is_part_of_the_request(client, server, request_of):

@@ -18,7 +18,7 @@ STORY = "A man opens the door. Then he runs away."
 @pytest.fixture
 def client_of(pool, tmp_path):
     def make(server: OpenAIServer, **config):
-        settings = ModelConfig(**{"model": "fake-model", **config})
+        settings = ModelConfig(**{"model": "fake-model", "patience_seconds": 0.0, **config})
         return pool.client(Role.JUDGE, settings, Journal(str(tmp_path / "journal")), server.environ())
 
     return make
@@ -66,6 +66,28 @@ def test_tokens_are_counted_by_the_server_or_bounded(client_of, protocol, expect
         client = client_of(server)
         assert [client.count_tokens(STORY), client.count_tokens(STORY)] == [expected, expected]
         assert len(server.log.tokenized) == requests
+
+
+def test_a_tokenizer_that_fails_while_the_server_answers_is_replaced_by_the_bound(tmp_path):
+    with OpenAIServer(tokenize="fails") as server, ModelPool(retries=0) as pool:
+        config = ModelConfig(model="fake-model", patience_seconds=0.0)
+        client = pool.client(Role.JUDGE, config, Journal(str(tmp_path / "journal")), server.environ())
+        assert client.count_tokens(STORY) == token_bound(STORY)
+
+
+@pytest.mark.parametrize("read", [lambda client: client.context_tokens, lambda client: client.count_tokens(STORY)])
+def test_a_server_that_restarts_is_waited_for(client_of, read):
+    class Restart(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            server.restart()
+
+    handler = Restart(logging.WARNING)
+    logging.getLogger("operators.models.health").addHandler(handler)
+    with OpenAIServer(context={"max_model_len": 9}, tokenize="vllm") as server:
+        client = client_of(server, patience_seconds=10.0)
+        server.kill()
+        assert read(client) == 9
+    logging.getLogger("operators.models.health").removeHandler(handler)
 
 
 @pytest.mark.parametrize("read", [lambda client: client.context_tokens, lambda client: client.count_tokens("x")])
