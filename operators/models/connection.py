@@ -176,7 +176,7 @@ class Connection:
         """
         async with self._slots:
             try:
-                return await self._send(exchange, busy)
+                return await self._send(exchange, busy, self._client)
             except Failed as failed:
                 return await self._send_again(exchange, busy, failed)
 
@@ -186,7 +186,7 @@ class Connection:
             async with others:
                 await self._wait_for_server(failed)
                 try:
-                    return await self._send(exchange, busy)
+                    return await self._send(exchange, busy, self._client.with_options(max_retries=1))
                 except Failed as again:
                     failed = again
                 if await self._health.is_answering():
@@ -201,13 +201,13 @@ class Connection:
         if not await self._health.wait(failed.at, time.monotonic() + self._patience):
             raise unavailable(failed.error, self.endpoint, self.role) from failed.error
 
-    async def _send(self, exchange: Exchange, busy: BusyClock) -> Reply:
+    async def _send(self, exchange: Exchange, busy: BusyClock, client: openai.AsyncOpenAI) -> Reply:
         import openai
         from openai.types.chat import ChatCompletion
 
         with busy:
             try:
-                response = await self._client.chat.completions.with_raw_response.create(
+                response = await client.chat.completions.with_raw_response.create(
                     model=exchange.model,
                     messages=cast(Any, exchange.messages()),
                     extra_headers={"X-Request-Id": f"lvr-{exchange.sha256}"},
