@@ -128,6 +128,13 @@ class BoxFormat(StrEnum):
     FRACTIONS = "fractions"
 
 
+class CaptionInput(StrEnum):
+    """What a captioning model sees of a clip. See `CaptionConfig.input`."""
+
+    FRAMES = "frames"
+    CLIP = "clip"
+
+
 class Speech(StrEnum):
     """Where the speech of captions comes from. See `CaptionConfig.speech`."""
 
@@ -139,6 +146,9 @@ class Speech(StrEnum):
 class CaptionConfig(Model):
     """From a clip to its caption."""
 
+    input: CaptionInput = CaptionInput.FRAMES
+    """What the captioning model sees: `frames` with their times, or the `clip` as an MP4, for servers that accept video
+    (Qwen-VL) and sample it themselves. `clip` needs split.write_clips; clips without a file are shown as frames."""
     frames_per_clip: int = Field(default=8, ge=1, le=64)
     """Frames of a clip that the captioning model sees: at least one of every shot while the number allows, the rest
     evenly spaced."""
@@ -339,5 +349,15 @@ class BuildConfig(Model):
         if self.shard.media is Media.PROXY and self.split.decode is Decode.KEY_FRAMES:
             raise ValueError(
                 "shard.media proxy needs frames that split.decode key_frames does not decode: change one of them"
+            )
+        if self.caption.input is CaptionInput.CLIP and not self.split.write_clips:
+            raise ValueError(
+                "caption.input clip sends the files of clips, and split.write_clips=false writes none: set "
+                "split.write_clips=true, or caption.input=frames"
+            )
+        if self.caption.input is CaptionInput.CLIP and self.caption.boxes is BoxFormat.PIXELS:
+            raise ValueError(
+                "caption.boxes pixels needs the size of the pictures, which the server chooses for caption.input clip: "
+                "set caption.boxes to auto, thousandths or fractions, or caption.input=frames"
             )
         return self

@@ -339,7 +339,8 @@ class Caption(Row):
     """What is spoken in the clip, from annotations or a transcription endpoint. A passage over several clips is divided
     among them (`operators.speech.sharing`)."""
     frame_times_us: tuple[Microseconds, ...]
-    """Exact times, on the video's timeline, of the frames that the caption is made from."""
+    """Exact times, on the video's timeline, of the frames that the caption is made from. Empty if the clip's file was
+    sent, of which the server chooses frames itself."""
     box_convention: BoxConvention | None = None
     """How the captioner was to write boxes; None without a captioner."""
     dropped_boxes: int = Field(default=0, ge=0)

@@ -29,18 +29,18 @@ def share_speech(speech: Sequence[Annotation], clips: Sequence[Clip]) -> list[tu
     ends_us = [clip.end_us for clip in clips]
     for passage in sorted(speech, key=lambda each: (each.start_us, each.end_us)):
         start_us, end_us = max(passage.start_us, clips[0].start_us), min(passage.end_us, clips[-1].end_us)
-        if start_us >= end_us:
-            continue
-        words: dict[int, list[str]] = {}
         found = _WORD.findall(passage.text.strip())
+        if start_us >= end_us or not found:
+            continue
+        words_of: dict[int, list[str]] = {}
         middle = bisect_right(ends_us, (start_us + end_us) // 2)
         if _overlap(clips[middle], start_us, end_us) >= WHOLE * (end_us - start_us):
-            words[middle] = found
+            words_of[middle] = found
         else:
             for number, word in enumerate(found):
                 time_us = start_us + (end_us - start_us) * (2 * number + 1) // (2 * len(found))
-                words.setdefault(bisect_right(ends_us, time_us), []).append(word)
-        for index, own in words.items():
+                words_of.setdefault(bisect_right(ends_us, time_us), []).append(word)
+        for index, own in words_of.items():
             part = {
                 "start_us": max(start_us, clips[index].start_us),
                 "end_us": min(end_us, clips[index].end_us),

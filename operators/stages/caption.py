@@ -1,9 +1,9 @@
 """Clip -> Caption: describes what is seen and heard in each clip of a video.
 
-With a captioner, the caption is its description of frames that are chosen by shot. Without one, measurements are put
-into sentences: on-screen text with its times, dominant colours, faces, light, movement and cuts. In both cases all
-times are on the video's timeline, and speech is added, from annotations or a transcription endpoint. On-screen text is
-also read by program where a captioner is used, and stored apart from what the captioner reports.
+With a captioner, the caption is its description of frames that are chosen by shot, or of the clip's file. Without one,
+measurements are put into sentences: on-screen text with its times, dominant colours, faces, light, movement and cuts.
+In both cases all times are on the video's timeline, and speech is added, from annotations or a transcription endpoint.
+On-screen text is also read by program where a captioner is used, and stored apart from what the captioner reports.
 
 A captioner's answer that is no description of its clip (`operators.vision.caption_quality`) is requested again with
 other sampling and another seed, at most `MAX_ATTEMPTS` times in all, and then rejected. Other clips of the video are
@@ -53,7 +53,7 @@ from operators.vision.request_frames import encode_frames, fetch_frame_source, f
 from operators.vision.sentences import describe
 from schemas.answers import ClipDescription
 from schemas.base import Row, Span
-from schemas.config import Role, Speech
+from schemas.config import CaptionInput, Role, Speech
 from schemas.provenance import Provenance
 from schemas.tables import Annotation, Caption, CaptionStatus, Clip, DetectedObject, Source, Video
 
@@ -68,6 +68,8 @@ HINTS = frozenset({"caption", "narration"})
 every clip."""
 RETRY_SAMPLING = ({"temperature": 0.7, "top_p": 0.95}, {"temperature": 1.0, "top_p": 0.95})
 """What differs in each further request for a clip. Greedy decoding would give the same answer again."""
+CLIP_CELL_US = 500_000
+"""Resolution of the times in the captioner's answer if it got the clip's file: Qwen-VL samples two frames a second."""
 LOOP_PENALTY = 0.5
 """Presence penalty of the request after an answer that repeats itself. It takes off the same for every token that the
 answer has already, so that JSON stays possible."""
@@ -304,16 +306,24 @@ def _read_frames(
 
 
 def _make_request(context: Context, clip: Clip, samples: Sequence[ClipFrame], notes: ClipNotes) -> ClipRequest:
-    prompt = context.prompts["caption"]
+    prompt, settings = context.prompts["caption"], context.config.caption
+    file = _read_clip(context, clip.uri) if settings.input is CaptionInput.CLIP and clip.uri is not None else None
+    frames = encode_frames(samples) if file is None else ()
+    clock_us = 0 if file is None else clip.start_us
     hints = [
-        {"kind": note.kind, "start": format_time(note.start_us), "end": format_time(note.end_us), "text": note.text}
+        {
+            "kind": note.kind,
+            "start": format_time(max(0, note.start_us - clock_us)),
+            "end": format_time(note.end_us - clock_us),
+            "text": note.text,
+        }
         for note in notes.hints
     ]
-    frames = encode_frames(samples)
     height, width = samples[0].rgb.shape[:2]
-    convention = box_convention(context.config.models.captioner.model, context.config.caption.boxes)
+    model = context.config.models.captioner.model
+    convention = box_convention(model, settings.boxes, is_size_known=file is None)
     text = prompt.render(
-        frames=len(samples),
+        frames=len(frames),
         start=format_time(clip.start_us),
         end=format_time(clip.end_us),
         hints=hints,
@@ -321,23 +331,39 @@ def _make_request(context: Context, clip: Clip, samples: Sequence[ClipFrame], no
         width=width,
         height=height,
     )
+    cells = [each.cell for each in samples]
+    if file is not None:
+        cells = spread(clip.start_us, clip.end_us, max(1, round((clip.end_us - clip.start_us) / CLIP_CELL_US)))
     shown = ShownPictures(
         start_us=clip.start_us,
         end_us=clip.end_us,
-        cells=tuple(each.cell for each in samples),
-        times_us=tuple(frame.time_us for frame in frames),
+        cells=tuple(cells),
+        times_us=tuple(frame.time_us for frame in frames)
+        or tuple((cell.start_us + cell.end_us) // 2 for cell in cells),
         width=width,
         height=height,
         convention=convention,
+        clock_us=clock_us,
     )
     return ClipRequest(
         clip=clip,
-        request=Request(clip.clip_id, prompt, text, frames, seed=context.seed("caption", clip.clip_id)),
+        request=Request(clip.clip_id, prompt, text, frames, context.seed("caption", clip.clip_id), file),
         shown=shown,
         colours=dominant_colours(each.rgb for each in samples),
         speech=notes.speech,
         thumbnails=thumbnails([each.rgb for each in samples]),
     )
+
+
+def _read_clip(context: Context, uri: str) -> bytes:
+    """The bytes of a clip's file. A copy of a remote one is removed, as an hour has hundreds."""
+    folder = context.scratch / "clips"
+    folder.mkdir(exist_ok=True)
+    path = context.files.fetch(uri, folder)
+    data = path.read_bytes()
+    if path.is_relative_to(folder):
+        path.unlink()
+    return data
 
 
 def _request_caption(
@@ -353,7 +379,7 @@ def _request_caption(
         neighbour: the caption before it, which it must not repeat, and the difference of the two clips' pictures.
     """
     clip = clip_request.clip
-    answer: Answer | Refusal | None = None
+    raw, request_sha256 = "", ""
     while len(faults) < MAX_ATTEMPTS:
         (answer,) = context.models[Role.CAPTIONER].call([_vary_request(context, clip_request, faults)])
         if isinstance(answer, Refusal):
@@ -365,7 +391,7 @@ def _request_caption(
         if fault is None:
             return Attempted(_read_caption(clip_request, answer, faults), faults)
         faults = (*faults, fault)
-    raw, request_sha256 = (answer.provenance.raw, answer.provenance.request_sha256) if answer else ("", "")
+        raw, request_sha256 = answer.provenance.raw, answer.provenance.request_sha256
     before = ", ".join(fault.reason for fault in faults[:-1])
     message = f"clip {clip.clip_id}: {faults[-1].message}; the answers before it: {before}"
     return Attempted(context.reject(clip.clip_id, faults[-1].reason, message, raw, request_sha256), faults)
@@ -400,7 +426,7 @@ def _read_caption(clip_request: ClipRequest, answer: Answer, faults: tuple[Capti
         seen_texts=read.texts,
         colours=clip_request.colours,
         speech=clip_request.speech,
-        frame_times_us=shown.times_us,
+        frame_times_us=tuple(frame.time_us for frame in clip_request.request.frames),
         box_convention=shown.convention,
         dropped_boxes=read.dropped_objects,
         dropped_texts=read.dropped_texts,

@@ -19,12 +19,19 @@ _FAMILIES = {"qwen2.5-vl": BoxConvention.PIXELS, "qwen3-vl": BoxConvention.THOUS
 """Conventions by a part of the model's name, in lower case and with hyphens."""
 
 
-def box_convention(model: str, format: BoxFormat) -> BoxConvention:
-    """The convention of a model's boxes: as configured, else its family's, else fractions."""
+def box_convention(model: str, format: BoxFormat, *, is_size_known: bool = True) -> BoxConvention:
+    """The convention of a model's boxes: as configured, else its family's, else fractions.
+
+    Args:
+        model: the model's name.
+        format: the configured convention.
+        is_size_known: whether the size of its pictures is known. If not, fractions replace a family's pixels.
+    """
     if format is not BoxFormat.AUTO:
         return BoxConvention(format.value)
     name = model.casefold().replace("_", "-")
-    return next((found for family, found in _FAMILIES.items() if family in name), BoxConvention.FRACTIONS)
+    found = next((found for family, found in _FAMILIES.items() if family in name), BoxConvention.FRACTIONS)
+    return found if is_size_known or found is not BoxConvention.PIXELS else BoxConvention.FRACTIONS
 
 
 def read_box(corners: Sequence[float], convention: BoxConvention, width: int, height: int) -> Box | None:

@@ -70,12 +70,12 @@ _INJECTIONS = re.compile(
             r"\b(?:ignore|disregard|forget|override|skip)\s+(?:(?:all|any|everything|the|of|your|my|these|those|this)\s+)*"
             r"(?:(?:above|previous|prior|preceding|earlier|foregoing)\b|(?:instructions?|prompts?|guidelines)\b)",
             r"(?:^|[.!?:;,\n\"'“‘(\[]\s*|\b(?:and|then|always|must|just|please|only|should|simply)\s+)"
-            r"answer:?\s+(?:(?:with|by|option|letter|only)\s+)*[\"'“(]?[A-D]\b"
+            r"answer:?\s+(?:(?:with|by|option|letter|only)\s+)*[\"'“(]?(?-i:[A-D])\b"
             r"(?!\s+(?:is|was|are|and|or|appears|lights?|on|of|in)\b)",
             r"\b(?:choose|select|pick|output|respond\s+with|reply\s+with|print)\s+(?:only\s+)?(?:option|answer|letter)\s+"
-            r"[\"'“(]?[A-D]\b",
-            r"\b(?:correct|right)\s+(?:answer|option)\s+(?:is|must\s+be)\s+(?:always\s+|option\s+|letter\s+)*[\"'“(]?[A-D]\b",
-            r"\b(?:system|developer)\s+(?:prompt|message|instructions?)\b",
+            r"[\"'“(]?(?-i:[A-D])\b",
+            r"\b(?:correct|right)\s+(?:answer|option)\s+(?:is|must\s+be)\s+(?:always\s+|option\s+|letter\s+)*[\"'“(]?(?-i:[A-D])\b",
+            r"\b(?:system|developer)\s+(?:prompt|instructions?)\b",
             rf"\b(?:you\s+are\s+now|act\s+as|pretend\s+to\s+be|from\s+now\s+on,?\s+you)\b.{{0,40}}\b{_MODEL}\b",
             rf"\b(?:to|dear|attention,?|note\s+to|instructions?\s+(?:to|for))\s+(?:(?:the|all|any)\s+)?{_MODEL}\s*:",
             r"<\|[a-z_]+\|>|\[/?INST\]|</?(?:system|assistant|video|notes|instructions?)>",
@@ -144,7 +144,8 @@ def find_copy(text: str, neighbour: str, difference: float) -> CaptionFault | No
 def thumbnails(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """Luma of RGB frames at thumbnail size, 0 to 1. Shape [frames, pixels]."""
     small = [cv2.resize(frame, _THUMBNAIL, interpolation=cv2.INTER_AREA) for frame in frames]
-    return np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY).ravel() for each in small]).astype(np.float32) / 255
+    luma = np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY).ravel() for each in small])
+    return luma.astype(np.float32) / np.float32(255)
 
 
 def picture_difference(clip: NDArray[np.float32], neighbour: NDArray[np.float32]) -> float:

@@ -34,11 +34,13 @@ class ShownPictures:
     cells: tuple[Span, ...]
     """The parts of the clip that the frames represent, at least one."""
     times_us: tuple[int, ...]
-    """Times of the frames on the video's timeline."""
+    """Times of the frames on the video's timeline, or the middles of the cells if the captioner got the clip's file."""
     width: int
     """Width of the frames in pixels."""
     height: int
     convention: BoxConvention
+    clock_us: int = 0
+    """Time on the video's timeline at which the captioner's clock begins: the clip's start if it got the file."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _frame_index(shown: ShownPictures, words: str) -> int | None:
     if match is None:
         return None
     parts = reversed(match[1].split(":"))
-    time_us = round(sum(float(part) * 60**power for power, part in enumerate(parts)) * 1_000_000)
+    time_us = shown.clock_us + round(sum(float(part) * 60**power for power, part in enumerate(parts)) * 1_000_000)
     if not shown.start_us - SHOWN_STEP_US < time_us < shown.end_us:
         return None
     return min(range(len(shown.times_us)), key=lambda i: abs(shown.times_us[i] - time_us))

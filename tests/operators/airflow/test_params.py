@@ -78,6 +78,8 @@ def test_values_of_the_form_reach_the_build_unchanged(values):
     assume(lengths[2] >= 1.5 * lengths[0] and lengths[1] <= 120 and lengths[0] >= 0.5)
     values["split.detector"] = "content" if values["split.threshold"] >= 10 else "adaptive"
     assume((values["split.decode"], values["shard.media"]) != ("key_frames", "proxy"))
+    if values["caption.input"] == "clip":
+        assume(values["split.write_clips"] and values["caption.boxes"] != "pixels")
     for name, param in PARAMS.items():
         copy.copy(param).resolve(values[name])  # resolving changes a Param
     got = leaves(config_from_params(values).model_dump(mode="json"))

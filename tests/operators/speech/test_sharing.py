@@ -60,6 +60,10 @@ def test_what_lies_outside_of_the_clips_is_dropped():
     assert texts(passage(29, 32, "Good night.")) == ["", "", "Good night."]
 
 
+def test_a_passage_without_words_is_dropped():
+    assert share_speech([passage(0, 5, "  ")], CLIPS) == [(), (), ()]
+
+
 @given(
     st.lists(
         st.tuples(

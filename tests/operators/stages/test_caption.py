@@ -227,8 +227,16 @@ def prompt_of(request: dict) -> str:
 
 
 def clip_of(request: dict) -> int:
-    """Index of the clip that a request is about."""
+    """Index of the clip that a request with frames is about."""
     return next(index for index, start in enumerate(STARTS) if start in prompt_of(request))
+
+
+def clip_in(request: dict) -> int:
+    """Index of the clip that a request is about. Its file, if it is sent, ends with it."""
+    shown = request["messages"][1]["content"][0]
+    if shown["type"] != "video_url":
+        return clip_of(request)
+    return int(base64.b64decode(shown["video_url"]["url"].rpartition(",")[2])[-1:])
 
 
 @pytest.fixture
@@ -244,7 +252,7 @@ def run_with_answers(film, caption, tmp_path):
         counts: Counter[int] = Counter()
 
         def script(request: dict) -> Reply:
-            clip = clip_of(request)
+            clip = clip_in(request)
             answer = answers[clip]
             if isinstance(answer, list):
                 answer = answer[min(counts[clip], len(answer) - 1)]
@@ -440,3 +448,44 @@ def test_a_copy_that_stays_one_is_a_reject(run_with_answers):
     same = described("A calm blue surface without any movement, seen in a medium shot.")
     rows, requests = run_with_answers(same, same, same)
     assert (rows[2].reason, len(requests)) == ("bad_caption_copy", 5)
+
+
+def test_the_clips_file_is_sent_instead_of_frames(run_with_answers, tmp_path):
+    files = Store(str(tmp_path / "store"))
+    clips = []
+    for index, clip in enumerate(CLIPS[:2]):
+        path = tmp_path / f"{index}.mp4"
+        path.write_bytes(b"clip %d" % index)
+        clips.append(clip.model_copy(update={"uri": files.put_file(path)}))
+    clips.append(CLIPS[2])  # its file was not written
+    thing = {"label": "title", "time": "00:02.10", "box": [250, 250, 750, 500]}
+    words = {"text": "WELCOME HOME", "first": "00:00.00", "last": "00:03.60", "box": [250, 250, 750, 500]}
+    seen = PLAIN | {"objects": [thing, thing | {"time": "00:12.00"}], "on_screen_text": [words]}
+    spoken = note("speech", 11, 13, "Good evening.")
+    rows, requests = run_with_answers(
+        PLAIN, seen, END, clips=clips, model="qwen3-vl", input="clip", annotations=(spoken,)
+    )
+    sent = {index: next(each for each in requests if clip_in(each) == index) for index in range(3)}
+    for index in (0, 1):
+        video, text = sent[index]["messages"][1]["content"]
+        data = base64.b64decode(video["video_url"]["url"].removeprefix("data:video/mp4;base64,"))
+        assert data == b"clip %d" % index
+        assert "its own clock, which begins at 00:00" in text["text"] and "03:2" not in text["text"]
+    assert "- speech, 00:01 to 00:03: Good evening." in prompt_of(sent[1])
+    assert [part["type"] for part in sent[2]["messages"][1]["content"][:2]] == ["text", "image_url"]
+    assert rows[0].frame_times_us == () and len(rows[2].frame_times_us) == 8
+    (title,) = rows[1].objects
+    assert (title.time_us, title.box.x0, rows[1].dropped_boxes) == (12_250_000, 0.25, 1)
+    assert [(text.start_us, text.end_us) for text in rows[1].seen_texts] == [(10 * SECOND, 14 * SECOND)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": {"write_clips": False}, "caption": {"input": "clip"}}, "split.write_clips=false writes none"),
+        ({"caption": {"input": "clip", "boxes": "pixels"}}, "caption.boxes pixels needs the size of the pictures"),
+    ],
+)
+def test_clips_as_input_need_files_and_boxes_without_pixels(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BuildConfig.model_validate({"source": "videos", "out": "out", **settings})

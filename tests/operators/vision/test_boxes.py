@@ -22,6 +22,11 @@ def test_the_convention_is_the_familys_unless_configured(model, format, conventi
     assert box_convention(model, BoxFormat(format)) == convention
 
 
+def test_pixels_of_pictures_of_unknown_size_are_not_requested():
+    assert box_convention("qwen2.5-vl-7b", BoxFormat.AUTO, is_size_known=False) == "fractions"
+    assert box_convention("qwen3-vl-8b", BoxFormat.AUTO, is_size_known=False) == "thousandths"
+
+
 @pytest.mark.parametrize(
     ("convention", "corners"),
     [

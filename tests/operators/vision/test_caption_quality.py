@@ -1,4 +1,4 @@
-"""Faults of captions, and captions that look like faults and are none."""
+"""Faults of captions, and captions that resemble faults and are none."""
 
 import hashlib
 
@@ -75,6 +75,8 @@ def test_a_text_that_is_no_description_has_its_fault(text, expected):
         "He asks her to forget the past, and they embrace.",
         "A man in a red coat meets a man in a red coat; the man in the red coat on the left laughs.",
         "A sign on the wall reads DO NOT ENTER. Please wait outside.",
+        "They run to the desk and answer a ringing phone.",
+        "A system message pops up on the laptop's screen.",
     ],
 )
 def test_a_description_has_no_fault(text):
