@@ -32,15 +32,15 @@ def share_speech(speech: Sequence[Annotation], clips: Sequence[Clip]) -> list[tu
         found = _WORD.findall(passage.text.strip())
         if start_us >= end_us or not found:
             continue
-        words_of: dict[int, list[str]] = {}
+        parts: dict[int, list[str]] = {}
         middle = bisect_right(ends_us, (start_us + end_us) // 2)
         if _overlap(clips[middle], start_us, end_us) >= WHOLE * (end_us - start_us):
-            words_of[middle] = found
+            parts[middle] = found
         else:
-            for number, word in enumerate(found):
+            for number, each in enumerate(found):
                 time_us = start_us + (end_us - start_us) * (2 * number + 1) // (2 * len(found))
-                words_of.setdefault(bisect_right(ends_us, time_us), []).append(word)
-        for index, own in words_of.items():
+                parts.setdefault(bisect_right(ends_us, time_us), []).append(each)
+        for index, own in parts.items():
             part = {
                 "start_us": max(start_us, clips[index].start_us),
                 "end_us": min(end_us, clips[index].end_us),
