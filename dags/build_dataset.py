@@ -14,7 +14,7 @@ trigger. Every other setting has a default; sections open with a click.
 | tasks | what happens |
 |---|---|
 | `preflight`, `plan` | checks models, programs and the output; groups the videos into partitions |
-| `partition` | per group of videos: ingest, split, caption, question, reason, verify, difficulty, package |
+| `partition` | per group of videos: ingest, split, caption, outline, question, reason, difficulty, package |
 | `assemble`, `shard` | splits by source video; WebDataset tars and Parquet |
 | `report`, `publish` | one HTML page; the next version, or *skipped* when its content is published already |
 

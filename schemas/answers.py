@@ -94,21 +94,36 @@ TimeRange = Annotated[str, Field(pattern=f"^{_CLOCK}( - {_CLOCK})?$")]
 Evidence = Annotated[tuple[TimeRange, ...], Field(min_length=1, max_length=8)]
 
 
+# Reading is lenient: what a model writes to itself is not needed, and a long one is no reason to drop the question.
+Work = Annotated[str, StringConstraints(strip_whitespace=True, max_length=12_000), Field(default="")]
+
+
+class WrongAnswer(Written):
+    """An answer that is plausible, and wrong."""
+
+    answer: AnswerText
+    why_wrong: Work
+    """What in the video shows that it is wrong, and when."""
+
+
 class WrittenChoice(Written):
     """A question with one right and three wrong answers."""
 
+    notes: Work
+    """Which facts the question could be about, why this one, and why its answer is the only one."""
     evidence: Evidence
     """The parts of the video that one must have seen to answer."""
     question: AskedText
     answer: AnswerText
     """The right answer, in a few words."""
-    wrong_answers: Annotated[tuple[AnswerText, ...], Field(min_length=3, max_length=3)]
-    """Plausible, and wrong."""
+    wrong_answers: Annotated[tuple[WrongAnswer, ...], Field(min_length=3, max_length=3)]
 
 
 class WrittenOpen(Written):
     """A question with a short answer."""
 
+    notes: Work
+    """Which facts the question could be about, why this one, and why its answer is the only one."""
     evidence: Evidence
     """The parts of the video that one must have seen to answer."""
     question: AskedText

@@ -176,6 +176,23 @@ class Writer(StrEnum):
     MODEL = "model"
 
 
+class CategoryMix(Model):
+    """Target shares of the categories. Only their proportions count."""
+
+    temporal: float = Field(default=0.36, ge=0.0)
+    """LongVideo-Reason: 36 %."""
+    goal: float = Field(default=0.36, ge=0.0)
+    """LongVideo-Reason: 36 %."""
+    plot: float = Field(default=0.24, ge=0.0)
+    """LongVideo-Reason: 24 %."""
+    spatial: float = Field(default=0.04, ge=0.0)
+    """LongVideo-Reason: 4 %."""
+
+    def weight(self, category: QuestionCategory) -> float:
+        """The share of one category."""
+        return float(getattr(self, category.value))
+
+
 class QuestionConfig(Model):
     """From captions to questions."""
 
@@ -188,21 +205,53 @@ class QuestionConfig(Model):
     """Multiple choice, open, or both."""
     per_template: int = Field(default=2, ge=1, le=50)
     """Maximum number of programmatic questions per video, for each template and kind."""
-    per_category: int = Field(default=1, ge=1, le=20)
-    """Number of questions per video that the reasoner writes, for each category and kind."""
+    seconds_per_question: float = Field(default=120.0, gt=0.0)
+    """Seconds of video per question that the reasoner writes, between the two limits below."""
+    min_questions: int = Field(default=6, ge=0, le=1000)
+    """Smallest number of questions of the reasoner that are planned for a video."""
+    max_questions: int = Field(default=40, ge=1, le=1000)
+    """Largest number of questions of the reasoner that are planned for a video."""
+    mix: CategoryMix = CategoryMix()
+    """Target shares of the categories among the reasoner's questions."""
+    choice_share: Fraction = 52 / 124
+    """Target share of multiple choice among the reasoner's questions (LongVideo-Reason: 52 K choice, 72 K open)."""
+    far_share: Fraction = 0.3
+    """Target share of the reasoner's questions whose evidence has parts at least a third of the video apart."""
+    rounds: int = Field(default=3, ge=1, le=10)
+    """Rounds in which questions are written. After each, those that failed a check are requested again."""
+
+    @model_validator(mode="after")
+    def _can_be_planned(self) -> QuestionConfig:
+        if self.min_questions > self.max_questions:
+            raise ValueError(
+                f"min_questions ({self.min_questions}) must not exceed max_questions ({self.max_questions})"
+            )
+        if not any(self.mix.weight(category) for category in self.categories):
+            raise ValueError(f"mix gives none of the categories {[each.value for each in self.categories]} a share")
+        return self
 
 
 class VerifyConfig(Model):
     """Checks that a question must pass."""
 
-    blind_trials: int = Field(default=4, ge=0, le=64)
-    """Answers requested without the video, with the options in a new order each time. 0 switches the check off."""
-    blind_limit: Fraction = 0.75
-    """A question is rejected if at least this share of the answers without the video is right."""
-    grounded_trials: int = Field(default=3, ge=1, le=64)
-    """Answers requested from the evidence alone, for questions that a model wrote."""
-    grounded_limit: Fraction = 1.0
-    """A question is rejected if a smaller share of the answers from the evidence agrees with its own answer."""
+    blind_trials: int = Field(default=32, ge=0, le=256)
+    """Maximum number of answers requested without the video, with the options in a new order each time. Most questions
+    need 5 to 12. 0 switches the check off."""
+    blind_share: float = Field(default=0.6, ge=0.3, le=0.99)
+    """A question is rejected if the judge would answer this share of the trials rightly without the video."""
+    agreement_trials: int = Field(default=9, ge=1, le=64)
+    """Maximum number of answers requested from the evidence, from the whole video, from frames, and without each part
+    of the evidence. 3 equal answers decide, and 4 are needed in the mean."""
+    timeline: bool = True
+    """Whether questions must have the same answer over the whole video as in their evidence."""
+    frames: int = Field(default=16, ge=1, le=512)
+    """Frames of the evidence that the viewer sees, if there is one."""
+    frame_side: int = Field(default=448, ge=64, le=2048)
+    """Longest side of those frames in pixels. Both sides are rounded to multiples of 28."""
+    parts: bool = True
+    """Whether parts of the evidence without which the question is still answered are removed from it."""
+    review: bool = True
+    """Whether the judge reviews each question's wording: talk of captions, instructions, category."""
 
 
 class DifficultyConfig(Model):

@@ -96,7 +96,7 @@ REASON_GROUPS = (
     ),
     ReasonGroup(
         "Files and disks",
-        ("ingest", "split", "caption", "question", "reason", "verify", "difficulty", "package", "shard"),
+        ("ingest", "split", "caption", "outline", "question", "reason", "difficulty", "package", "shard"),
         (
             "operators/execution/runner.py",
             "operators/sources/access.py",
@@ -224,7 +224,7 @@ REASON_GROUPS = (
     ),
     ReasonGroup(
         "Requests to models",
-        ("caption", "question", "reason"),
+        ("caption", "outline", "question", "reason"),
         ("operators/models",),
         {
             "blocked": RejectReason("The server's content filter stopped it.", _STOPPED_BY_FILTER),
@@ -302,58 +302,100 @@ REASON_GROUPS = (
     ),
     ReasonGroup(
         "Checks of questions",
-        ("verify",),
-        ("operators/questions/rules.py", "operators/stages/verify.py"),
+        ("question", "reason"),
+        ("operators/questions/gates", "operators/stages/reason.py"),
         {
             "answer_missing": RejectReason(
                 "The right answer is not among the options.", "Nothing; many mean that another reasoner is needed."
             ),
             "answerable_blind": RejectReason(
-                "The judge answered it without the video.", "Nothing, or set `verify.blind_limit`."
+                "The judge answered it without the video.", "Nothing, or set `verify.blind_share`."
             ),
             "bad_options": RejectReason(
                 "There are not four different options, or an open question has some.",
                 "Nothing; many mean that another reasoner is needed.",
             ),
+            "cut_text": RejectReason(
+                "The question ends without a mark: it was cut off, or is none.",
+                "Nothing; many mean that `max_tokens` of the prompt is too small.",
+            ),
             "evidence_outside": RejectReason(
                 "The evidence lies outside of what was captioned.", "See the rejects of stage caption."
             ),
+            "evidence_too_wide": RejectReason(
+                "The evidence covers more than a minute and more than half of the video.",
+                "Nothing; many mean that the prompt or the reasoner should change.",
+            ),
+            "injection": RejectReason(
+                "A text instructs its reader instead of being about the video.",
+                "Check the captions of its evidence: the video may show or speak such a text.",
+            ),
             "long_answer": RejectReason(
                 "An open answer has too many words to be compared.",
+                "Nothing; many mean that the prompt or the reasoner should change.",
+            ),
+            "longest_answer": RejectReason(
+                "The right option is much longer than the others, which gives it away.",
                 "Nothing; many mean that the prompt or the reasoner should change.",
             ),
             "meta_talk": RejectReason(
                 "It speaks of captions, clips or option letters, not of the video.",
                 "Nothing; many mean that the prompt or the reasoner should change.",
             ),
+            "names_one_moment": RejectReason(
+                "It finds its moment by a time alone, so that nothing else of the video has to be seen.",
+                "Nothing; many mean that the prompt or the reasoner should change.",
+            ),
             "near_duplicate": RejectReason(
-                "An earlier question of the video is nearly the same.",
-                "Nothing; many mean that `question.per_category` is too high for these videos.",
+                "Another question of the video is the same, perhaps in other words.",
+                "Nothing; many mean that `question.seconds_per_question` is too small for these videos.",
             ),
             "no_evidence": RejectReason(
                 "No part of the video is named as evidence.", "Nothing; many mean that another reasoner is needed."
             ),
-            "no_reasoning": RejectReason("It has no chain of thought.", "See the rejects of stage reason."),
             "not_grounded": RejectReason(
                 "The judge did not find its answer in the captions of its evidence.",
-                "Nothing, or set `verify.grounded_limit`.",
+                "Nothing; many mean that another reasoner or judge is needed.",
+            ),
+            "not_unique": RejectReason(
+                "The judge answered it otherwise from the whole video, without being told the evidence.",
+                "Nothing, or set `verify.timeline=false`.",
+            ),
+            "not_visible": RejectReason(
+                "The viewer did not find its answer in frames of its evidence.",
+                "Nothing; many mean that the captioner states what is not shown, or that the viewer is too weak.",
             ),
             "proof_failed": RejectReason(
                 "The answer of a derived question does not follow from the captions.",
                 "Please report it: the two derivations disagree.",
             ),
+            "refused_text": RejectReason("A text is a model's refusal.", "`lvr replay`, or use another reasoner."),
             "too_short": RejectReason(
                 "The question has too few words.", "Nothing; many mean that another reasoner is needed."
+            ),
+            "yes_or_no": RejectReason(
+                "An open question is answered by yes or no, which is guessed half of the time.",
+                "Nothing; many mean that the prompt or the reasoner should change.",
             ),
         },
     ),
     ReasonGroup(
-        "Trials",
-        ("verify", "difficulty"),
-        ("operators/questions/trials.py",),
+        "Answers to questions",
+        ("question", "reason", "difficulty"),
+        (
+            "operators/questions/gates",
+            "operators/questions/trials.py",
+            "operators/stages/difficulty.py",
+            "operators/stages/question.py",
+            "operators/stages/reason.py",
+        ),
         {
+            "context_too_small": RejectReason(
+                "Not even one scene of the video fits into the model's context with the prompt and room to answer.",
+                "Serve the model with a larger context, or set `models.<role>.context_tokens`.",
+            ),
             "unanswered": RejectReason(
-                "None of the trials of a check was answered, so nothing is known of the question.",
+                "Too few of the trials of a check were answered for a decision.",
                 "See the message for the model's reasons; `lvr replay`, or use another model.",
             ),
         },

@@ -82,10 +82,28 @@ class Partition(Model):
     sources: tuple[Source, ...] = Field(min_length=1)
 
 
+_EARLIER_SETTINGS = {
+    "question": ("per_category",),
+    "verify": ("blind_limit", "grounded_trials", "grounded_limit"),
+}
+"""Settings of earlier versions by section. A new build that names one of them fails."""
+
+
 class Run(Model):
     """One run of a build: its resolved configuration and the size of its plan. Every task of the run starts from it."""
 
     _earlier_names = accept_earlier_names(lanes="partitions")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_earlier_settings(cls, values: Any) -> Any:
+        """Runs of earlier versions have settings that are gone. They describe what that version did."""
+        builds = [values.get(name) for name in ("requested", "config")] if isinstance(values, dict) else []
+        for build in filter(None, builds):
+            for section, settings in _EARLIER_SETTINGS.items() if isinstance(build, dict) else ():
+                for setting in settings if isinstance(build.get(section), dict) else ():
+                    build[section].pop(setting, None)
+        return values
 
     run_id: Identifier
     requested: BuildConfig

@@ -354,6 +354,39 @@ class Caption(Row):
     provenance: Provenance
 
 
+class Entity(Model):
+    """A person, an animal, a thing or a place that matters in a video, the same one wherever it is seen."""
+
+    name: str
+    """How it is called throughout, such as `the man in the red coat`."""
+    description: str
+    """What it is recognised by."""
+    spans: tuple[Span, ...]
+    """Where it is seen, in order of time."""
+
+
+class Scene(Span):
+    """A run of clips with a common topic."""
+
+    title: str
+    summary: str
+    """What happens in it, in order of time."""
+
+
+class Outline(Row):
+    """The scenes of a video, and who and what occurs in it."""
+
+    video_id: VideoId
+    category: VideoCategory
+    summary: str
+    """What the video is about, in a few sentences; empty if no model wrote it."""
+    scenes: tuple[Scene, ...]
+    """They tile the captioned part of the video."""
+    entities: tuple[Entity, ...]
+    provenance: tuple[Provenance, ...]
+    """Of all answers behind it; empty if it was made by program."""
+
+
 class Template(StrEnum):
     """Kinds of programmatic questions about the timeline of on-screen texts (`operators.questions.timeline`)."""
 
@@ -374,8 +407,54 @@ class Derivation(Row):
     """The on-screen texts that the question is about."""
 
 
+class Check(StrEnum):
+    """A check of a question."""
+
+    RULES = "rules"
+    """Its form."""
+    REVIEW = "review"
+    """Its wording, as a judge reads it."""
+    DUPLICATE = "duplicate"
+    """Whether it repeats a question of the same video."""
+    BLIND = "blind"
+    """Answers without the video."""
+    GROUNDED = "grounded"
+    """Answers from the captions of its evidence; for programmatic questions, a second derivation."""
+    TIMELINE = "timeline"
+    """Answers from the whole video, without being told the evidence."""
+    FRAMES = "frames"
+    """Answers of the viewer from frames of its evidence."""
+    PARTS = "parts"
+    """Answers from its evidence without one of its parts. `passed`: the part is needed."""
+    DIFFICULTY = "difficulty"
+    """Answers of the target."""
+
+
+class Trial(Row):
+    """The outcome of one check of one question, kept whatever the verdict so that thresholds can be chosen later."""
+
+    question_id: Identifier
+    video_id: VideoId
+    check: Check
+    n: int = Field(ge=0)
+    """Number of answers that were given and could be judged. It is below the number requested if a model refused
+    some."""
+    correct: int = Field(ge=0)
+    """Number of answers that agree with the question's own."""
+    answers: tuple[str, ...]
+    passed: bool
+    provenance: tuple[Provenance, ...]
+
+
+class Reach(StrEnum):
+    """How far apart the parts of a question's evidence are. `far`: at least a third of the video."""
+
+    NEAR = "near"
+    FAR = "far"
+
+
 class Question(Row):
-    """A question about one video, before verification.
+    """A question about one video, with the checks that it went through.
 
     `answer` is a text. Option letters are assigned when samples are made.
     """
@@ -394,6 +473,13 @@ class Question(Row):
     """Spans of the video that one must have seen to answer."""
     derivation: Derivation | None
     provenance: Provenance
+    reach: Reach = Reach.NEAR
+    round: int = Field(default=0, ge=0)
+    """The round in which it was written, from 0."""
+    checks: tuple[Trial, ...] = ()
+    """All checks in order, up to the first that it did not pass."""
+    passed: bool = True
+    """Whether it passed all checks. If not, it has a reject."""
 
 
 class Reasoning(Row):
@@ -404,32 +490,6 @@ class Reasoning(Row):
     reasoning: str = Field(min_length=1)
     evidence: tuple[Span, ...]
     provenance: Provenance
-
-
-class Check(StrEnum):
-    """A check of a question: `rules` on its form, `blind` without the video, `grounded` from the evidence, and
-    `difficulty` by n answers of the target."""
-
-    RULES = "rules"
-    BLIND = "blind"
-    GROUNDED = "grounded"
-    DIFFICULTY = "difficulty"
-
-
-class Trial(Row):
-    """The outcome of one check of one question, kept whatever the verdict so that thresholds can be chosen later."""
-
-    question_id: Identifier
-    video_id: VideoId
-    check: Check
-    n: int = Field(ge=0)
-    """Number of answers that were given and could be judged. It is below the number requested if a model refused
-    some."""
-    correct: int = Field(ge=0)
-    """Number of answers that agree with the question's own."""
-    answers: tuple[str, ...]
-    passed: bool
-    provenance: tuple[Provenance, ...]
 
 
 class PackagedVideo(Row):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # this module must be cheap to import: every DAG parse imports it
     from operators.execution.stage import Stage
 
-VIDEO_STAGES = ("ingest", "split", "caption", "question", "reason", "verify", "difficulty", "package")
+VIDEO_STAGES = ("ingest", "split", "caption", "outline", "question", "reason", "difficulty", "package")
 """Stages that run for each source video, in this order. Partitions run them independently of each other."""
 
 BUILD_STAGES = ("assemble", "shard")

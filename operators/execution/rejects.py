@@ -99,7 +99,7 @@ def explain_empty_release(folder: RunFolder) -> str:
 
 def _explain_no_samples(folder: RunFolder) -> str:
     stages = {group.stage for group in group_rejects(folder)}
-    if "verify" in stages:
+    if "question" in stages:
         return "checks refused them; name better models (LVR_REASONER_URL, LVR_JUDGE_URL) or change verify's settings"
     if "reason" in stages:
         return "no chain of thought was accepted; name a better reasoner (LVR_REASONER_URL)"

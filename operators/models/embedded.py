@@ -27,7 +27,7 @@ EMBEDDED_CONCURRENCY = 2
 """Concurrent requests: one is decoded and one waits, so that time in the queue does not lead to a timeout."""
 EMBEDDED_MAX_TOKENS = 320
 """Maximum length of an answer in tokens. Beyond it this model only repeats itself, up to any limit."""
-EMBEDDED_CONTEXT_TOKENS = 2048
+EMBEDDED_CONTEXT_TOKENS = 6144
 """Tokens of a request and its answer. The engine has 8,192 of them, but a model of 135M parameters gains little from
 more, and is slow: 48 answers about a film of five minutes took 50 s of CPU with 600 tokens of captions and 125 s with
 2,000."""

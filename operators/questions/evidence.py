@@ -39,7 +39,7 @@ def read_evidence(context: Context, subject: str, answer: Answer, end_us: int) -
 
 
 def read_spans(ranges: Sequence[str], end_us: int) -> tuple[Span, ...]:
-    """Parse ranges that a model wrote in the storyboard's form, `00:10 - 00:20` or `00:12`, into sorted spans.
+    """Parse ranges that a model wrote in the form of a story, `00:10 - 00:20` or `00:12`, into sorted spans.
 
     Times are whole seconds. A range may end in the video's last, incomplete second, and a single time covers its whole
     second. Equal ranges yield one span.

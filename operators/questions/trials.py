@@ -1,42 +1,71 @@
 """Runs trials: a model answers each question several times, and its right answers are counted.
 
-All trials of all questions are sent in one call, so that they run concurrently. Each trial has its options in another
-order, and the right option has every letter equally often, so that a preference for a letter gives no advantage.
+A stopping rule decides after each round of trials how many more a question needs (`StoppingRule`): a fixed number for
+the difficulty, a sequential test for the checks. All trials of a round are sent in one call, so that they run
+concurrently. Each trial has its options in another order, and the right option has every letter equally often, so that
+a preference for a letter gives no advantage.
 
 Open answers to derived questions are compared by program only. Other open answers are compared by program first, and
 those with different words are sent to the judge together with the question.
 
-A trial is answered when the model gave an answer that could be compared. Only answered trials count. The others are
-neither right nor wrong.
+A trial is answered when the model gave an answer that could be compared. Only answered trials count; the others are
+neither right nor wrong, and are replaced while `MAX_REFUSALS` permits. `unknown` and `several` are answers, and wrong.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
-from typing import cast
+from typing import Protocol, cast
 
 from operators.execution.stage import Context
 from operators.models.client import Answer, ModelClient, Refusal, Request, TimedFrame
 from operators.models.prompts import Prompt
-from operators.questions.answers import compare_open, same_answer, same_count, same_place, same_texts
+from operators.questions.answers import compare_open, folded, same_answer, same_count, same_place, same_texts
+from operators.questions.gates.outcome import Problem
 from schemas.answer_format import LETTERS
-from schemas.answers import Letter, ShortAnswer, Verdict
+from schemas.answers import ChosenOption, FoundAnswer, Letter, ShortAnswer, Verdict
 from schemas.config import Role
 from schemas.provenance import Provenance
-from schemas.tables import Check, Question, QuestionKind, Reject, Template, Trial
+from schemas.tables import Check, Question, QuestionKind, Template, Trial
+
+UNKNOWN = "unknown"
+"""The answer that the material does not tell the answer."""
+MAX_REFUSALS = 3
+"""Unanswered trials of a question beyond which no more are sent, unless there are at least as many answered ones."""
+
+
+class StoppingRule(Protocol):
+    """Decides how many more trials a question needs."""
+
+    def more_trials(self, right: int, wrong: int) -> int:
+        """Number of trials to run next; 0 to stop."""
+
+
+@dataclass(frozen=True)
+class FixedTrials:
+    """The same number of answered trials for every question."""
+
+    count: int
+
+    def more_trials(self, right: int, wrong: int) -> int:
+        return max(0, self.count - right - wrong)
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """A question, its number of trials, and what the model sees with it: a storyboard, frames, or neither."""
+    """A question, and what the model sees with it: a story, frames, or neither.
+
+    `part` distinguishes several specs of one question in one check.
+    """
 
     question: Question
-    trials: int
-    story: str = ""
+    story: str | None = None
+    """The prompt's variable `story`, empty with frames; None for a prompt without it."""
     frames: tuple[TimedFrame, ...] = ()
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,18 +75,29 @@ class TrialResult:
     question: Question
     check: Check
     answers: tuple[str, ...]
-    """One answer per answered trial: the text of an option, or the free text."""
+    """One answer per answered trial: the text of an option, `unknown`, `several`, or the free text."""
     right: tuple[bool, ...]
     """Whether each of these answers is right."""
     refusals: tuple[Refusal, ...]
     """One refusal per unanswered trial: the model's, or the judge's if it could not compare the model's answer."""
     provenance: tuple[Provenance, ...]
-    """Provenance of all answers of the model, then of the judge, including those of trials without a verdict."""
+    """Provenance of all answers of the model, then of the judge, including those of trials without a verdict. Without
+    their raw texts, which the journal has under `request_sha256`."""
 
     @property
     def correct(self) -> int:
         """Number of right answers."""
         return sum(self.right)
+
+    @property
+    def wrong(self) -> int:
+        """Number of wrong answers."""
+        return len(self.right) - self.correct
+
+    @property
+    def unknown(self) -> int:
+        """Number of answers that the material does not tell the answer."""
+        return sum(folded(answer).strip(".") == UNKNOWN for answer in self.answers)
 
     @property
     def share(self) -> float:
@@ -77,20 +117,48 @@ class TrialResult:
             provenance=self.provenance,
         )
 
-    def unanswered(self, context: Context) -> Reject | None:
-        """A reject of the question when no trial was answered, because then nothing is known of it; else None."""
-        if self.answers:
+    def unanswered(self, rule: StoppingRule) -> Problem | None:
+        """The problem that too few trials were answered for a decision; None if there were enough."""
+        if self.answers and (not self.refusals or rule.more_trials(self.correct, self.wrong) == 0):
             return None
         first = self.refusals[0]
         counts = Counter(refusal.reason for refusal in self.refusals)
-        return context.reject(
-            self.question.question_id,
+        return Problem(
             "unanswered",
-            f"question {self.question.question_id} ({self.question.question!r}): none of {len(self.refusals)} trials "
-            f"of check {self.check} was answered ({', '.join(f'{n} {reason}' for reason, n in counts.items())}); the "
-            f"first: {first.message.rstrip('.')}; ask again with `lvr replay`, or take another model",
+            f"only {len(self.answers)} trials of check {self.check} were answered, too few for a decision; "
+            f"{len(self.refusals)} were not ({', '.join(f'{n} {reason}' for reason, n in counts.items())}); the first: "
+            f"{first.message.rstrip('.')}; send them again with `lvr replay`, or take another model",
             first.raw,
             first.request_sha256,
+        )
+
+
+@dataclass
+class _Run:
+    """The trials of one spec so far."""
+
+    spec: TrialSpec
+    sent: int = 0
+    answers: list[str] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
+    replies: list[Answer | Refusal] = field(default_factory=list)
+
+    def more_trials(self, rule: StoppingRule) -> int:
+        correct = sum(self.right)
+        refused = self.sent - len(self.right)
+        if refused > max(MAX_REFUSALS, len(self.right)):
+            return 0
+        return rule.more_trials(correct, len(self.right) - correct)
+
+    def result(self, check: Check) -> TrialResult:
+        given = [reply.provenance for reply in self.replies if isinstance(reply, Answer)]
+        return TrialResult(
+            question=self.spec.question,
+            check=check,
+            answers=tuple(self.answers),
+            right=tuple(self.right),
+            refusals=tuple(reply for reply in self.replies if isinstance(reply, Refusal)),
+            provenance=tuple(each.model_copy(update={"raw": ""}) for each in given),
         )
 
 
@@ -100,43 +168,38 @@ def run_trials(
     candidate: ModelClient,
     prompts: Mapping[QuestionKind, Prompt],
     specs: Sequence[TrialSpec],
+    rule: StoppingRule,
 ) -> list[TrialResult]:
-    """Run all trials and return one result for each, in the same order.
+    """Run trials until the rule is satisfied for every spec. Returns one result for each, in the same order.
 
     Args:
         context: its role `judge` and its prompt `judge` are used to compare open answers.
         check: the check that the trials belong to.
         candidate: the model that answers the questions.
         prompts: the candidate's prompt for each kind of question.
-        specs: questions with at least one trial each.
+        specs: the questions.
+        rule: decides how many trials each question gets.
     """
-    trials = [(spec, options, seed) for spec in specs for options, seed in _orders(context, check, spec)]
-    requests = [_request(prompts[spec.question.kind], spec, options, seed) for spec, options, seed in trials]
-    replies = candidate.call(requests)
-    answers = [_answer(reply, options) for reply, (_, options, _) in zip(replies, trials, strict=True)]
-    asked = [(spec.question, answer) for (spec, _, _), answer in zip(trials, answers, strict=True)]
-    verdicts, judged = _compare(context, asked)
-    results, first = [], 0
-    for spec in specs:
-        own = slice(first, first + spec.trials)
-        first += spec.trials
-        answered = [
-            (answer, right)
-            for answer, right in zip(answers[own], verdicts[own], strict=True)
-            if answer is not None and right is not None
+    runs = [_Run(spec) for spec in specs]
+    while wave := [(run, more) for run in runs if (more := run.more_trials(rule))]:
+        trials = [(run, index) for run, more in wave for index in range(run.sent, run.sent + more)]
+        shown = [_order_options(context, check, run.spec, index) for run, index in trials]
+        requests = [
+            _request(prompts[run.spec.question.kind], run.spec, options, _seed(context, check, run.spec, index))
+            for (run, index), options in zip(trials, shown, strict=True)
         ]
-        own_replies = (*replies[own], *judged[own])
-        results.append(
-            TrialResult(
-                question=spec.question,
-                check=check,
-                answers=tuple(answer for answer, _ in answered),
-                right=tuple(right for _, right in answered),
-                refusals=tuple(reply for reply in own_replies if isinstance(reply, Refusal)),
-                provenance=tuple(reply.provenance for reply in own_replies if isinstance(reply, Answer)),
-            )
+        replies = candidate.call(requests)
+        answers = [_answer(reply, options) for reply, options in zip(replies, shown, strict=True)]
+        verdicts, judged = _compare(
+            context, [(run.spec.question, answer) for (run, _), answer in zip(trials, answers, strict=True)]
         )
-    return results
+        for (run, _), reply, answer, right, verdict in zip(trials, replies, answers, verdicts, judged, strict=True):
+            run.sent += 1
+            run.replies += [each for each in (reply, verdict) if each is not None]
+            if answer is not None and right is not None:
+                run.answers.append(answer)
+                run.right.append(right)
+    return [run.result(check) for run in runs]
 
 
 def orders(options: Sequence[str], trials: int, rng: Random) -> list[tuple[str, ...]]:
@@ -153,26 +216,33 @@ def orders(options: Sequence[str], trials: int, rng: Random) -> list[tuple[str, 
     return found
 
 
-def _orders(context: Context, check: Check, spec: TrialSpec) -> list[tuple[tuple[str, ...], int]]:
-    """Options in order, and the seed, of every trial of a question."""
+def _order_options(context: Context, check: Check, spec: TrialSpec, index: int) -> tuple[str, ...]:
+    """The options of a question in the order of its trial number `index`."""
+    rng = Random(context.seed(check, spec.question.question_id))
+    return orders(spec.question.options, index + 1, rng)[index]
+
+
+def _seed(context: Context, check: Check, spec: TrialSpec, index: int) -> int:
     name = spec.question.question_id
-    shown = orders(spec.question.options, spec.trials, Random(context.seed(check, name)))
-    return [(options, context.seed(check, name, trial)) for trial, options in enumerate(shown)]
+    return context.seed(check, name, index, *((spec.part,) if spec.part else ()))
 
 
 def _request(prompt: Prompt, spec: TrialSpec, options: Sequence[str], seed: int) -> Request:
     question = spec.question
-    lettered = {"options": list(zip(LETTERS, options, strict=False))} if options else {}
-    text = prompt.render(story=spec.story, question=question.question, **lettered)
+    shown: dict[str, object] = {} if spec.story is None else {"story": spec.story}
+    if options:
+        shown["options"] = list(zip(LETTERS, options, strict=False))
+    text = prompt.render(question=question.question, **shown)
     return Request(question.question_id, prompt, text, spec.frames, seed)
 
 
 def _answer(reply: Answer | Refusal, options: Sequence[str]) -> str | None:
     if isinstance(reply, Refusal):
         return None
-    if isinstance(reply.value, Letter):
-        return options[LETTERS.index(reply.value.answer)]
-    return cast(ShortAnswer, reply.value).answer
+    if isinstance(reply.value, (Letter, ChosenOption)):
+        chosen = reply.value.answer
+        return options[LETTERS.index(chosen)] if chosen in LETTERS else chosen
+    return cast(ShortAnswer | FoundAnswer, reply.value).answer
 
 
 def _compare(
@@ -206,6 +276,8 @@ def _by_program(question: Question, answer: str) -> bool | None:
     """
     if question.kind is QuestionKind.CHOICE:
         return same_answer(answer, question.answer, question.kind)
+    if folded(answer).strip(".") == UNKNOWN:
+        return False
     if question.derivation is None:
         return compare_open(answer, question.answer)
     match question.derivation.template:

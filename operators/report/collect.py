@@ -118,8 +118,8 @@ def collect(folder: RunFolder) -> Numbers:
     tables = Tables(folder)
     metrics = folder.metrics()
     videos = _videos(tables)
-    questions = tables.frame("question", Question, ("question_id", "writer", "kind", "options"))
-    verify = tables.frame("verify", Trial, ("question_id", "check", "n", "correct", "passed"))
+    questions = tables.frame("question", Question, ("question_id", "writer", "kind", "options", "passed"))
+    checks = _checks(tables)
     difficulty = tables.frame("difficulty", Trial, ("question_id", "n", "correct", "passed"))
     evidence = tables.columns("assemble", Sample, ("evidence", "duration_us"))
     samples = _samples(tables, evidence)
@@ -142,11 +142,11 @@ def collect(folder: RunFolder) -> Numbers:
         baselines=baselines(
             choices,
             questions[questions["kind"] == QuestionKind.CHOICE.value],
-            verify[verify["check"] == Check.BLIND.value],
+            checks[checks["check"] == Check.BLIND.value],
         ),
         expected_letters=expected_letters(choices),
-        funnel=_funnel(tables, questions, verify, difficulty, samples),
-        unaccounted=_unaccounted(questions, verify, samples, rejects) if tables.partitions_done["assemble"] else 0,
+        funnel=_funnel(tables, questions, checks, difficulty, samples),
+        unaccounted=_unaccounted(questions, samples, rejects) if tables.partitions_done["assemble"] else 0,
         rejects=tuple(group_by_reason(zip(rejects["stage"], rejects["reason"], rejects["message"], strict=True))),
         examples=_examples(tables, samples, videos),
     )
@@ -194,6 +194,15 @@ def _outside(evidence: pa.Table) -> int:
     return len(np.unique(sample[ends > evidence["duration_us"].to_numpy()[sample]]))
 
 
+def _checks(tables: Tables) -> pd.DataFrame:
+    """One row per check of a question: question_id, check, n, correct, passed."""
+    found = tables.columns("question", Question, ("question_id", "checks"))
+    checks = pc.list_flatten(found["checks"])
+    owner = pc.take(found["question_id"], pc.list_parent_indices(found["checks"]))
+    columns = {name: pc.struct_field(checks, name) for name in ("check", "n", "correct", "passed")}
+    return pa.table({"question_id": owner, **columns}).to_pandas()
+
+
 def _pass_rates(difficulty: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     answered = difficulty[difficulty["n"] > 0]
     return pd.DataFrame(
@@ -206,7 +215,7 @@ def _pass_rates(difficulty: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame
 
 
 def _funnel(
-    tables: Tables, questions: pd.DataFrame, verify: pd.DataFrame, difficulty: pd.DataFrame, samples: pd.DataFrame
+    tables: Tables, questions: pd.DataFrame, checks: pd.DataFrame, difficulty: pd.DataFrame, samples: pd.DataFrame
 ) -> tuple[Step, ...]:
     done = tables.partitions_done
     writers = [str(writer) for writer in sorted(questions["writer"].unique())]
@@ -215,15 +224,15 @@ def _funnel(
     return funnel(
         writers,
         questions,
+        checks,
         reasoned if done["reason"] else None,
-        verify if done["verify"] else None,
         measured if done["difficulty"] else None,
         set(samples["question_id"]) if done["assemble"] else None,
     )
 
 
-def _unaccounted(questions: pd.DataFrame, verify: pd.DataFrame, samples: pd.DataFrame, rejects: pd.DataFrame) -> int:
-    known = {*samples["question_id"], *verify.loc[~verify["passed"].astype(bool), "question_id"], *rejects["key"]}
+def _unaccounted(questions: pd.DataFrame, samples: pd.DataFrame, rejects: pd.DataFrame) -> int:
+    known = {*samples["question_id"], *rejects["key"]}
     return int((~questions["question_id"].isin(known)).sum())
 
 

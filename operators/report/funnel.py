@@ -20,16 +20,20 @@ class Step:
 
 _GATES = (
     (Check.RULES, "well-formed"),
+    (Check.REVIEW, "worded as a question about the video"),
     (Check.BLIND, "not answerable blind"),
     (Check.GROUNDED, "agrees with its evidence"),
+    (Check.TIMELINE, "agrees with the whole video"),
+    (Check.FRAMES, "agrees with frames"),
+    (Check.DUPLICATE, "no duplicate"),
 )
 
 
 def funnel(
     writers: Sequence[str],
     questions: pd.DataFrame,
+    checks: pd.DataFrame,
     reasoned: set[str] | None,
-    verify: pd.DataFrame | None,
     measured: set[str] | None,
     samples: set[str] | None,
 ) -> tuple[Step, ...]:
@@ -37,9 +41,9 @@ def funnel(
 
     Args:
         writers: the writers to count questions for.
-        questions: all questions. Columns: `question_id`, `writer`.
+        questions: all questions. Columns: `question_id`, `writer`, `passed`.
+        checks: all checks of the questions. Columns: `question_id`, `check`, `passed`.
         reasoned, measured, samples: question ids that passed the stages reason, difficulty and assemble.
-        verify: trials of the stage verify. Columns: `question_id`, `check`, `passed`.
     """
 
     def step(name: str, alive: pd.Series | None) -> Step:
@@ -51,15 +55,12 @@ def funnel(
     ids = questions["question_id"]
     alive = pd.Series(True, index=questions.index)
     steps = [step("written", alive)]
-    if reasoned is not None:
-        alive &= ids.isin(reasoned)
-    steps.append(step("reasoned", alive if reasoned is not None else None))
     for check, name in _GATES:
-        if verify is not None:
-            failed = verify.loc[(verify["check"] == check.value) & ~verify["passed"].astype(bool), "question_id"]
-            alive &= ~ids.isin(set(failed))
-        steps.append(step(name, alive if verify is not None else None))
-    for name, through in (("difficulty measured", measured), ("samples", samples)):
+        failed = checks.loc[(checks["check"] == check.value) & ~checks["passed"].astype(bool), "question_id"]
+        alive &= ~ids.isin(set(failed))
+        steps.append(step(name, alive))
+    alive &= questions["passed"].astype(bool)  # a check without enough answers has no trial
+    for name, through in (("reasoned", reasoned), ("difficulty measured", measured), ("samples", samples)):
         if through is not None:
             alive &= ids.isin(through)
         steps.append(step(name, alive if through is not None else None))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -21,7 +20,6 @@ def run(
     videos: list[Video],
     questions: list[Question],
     reasonings: list[Reasoning],
-    checks: list[Trial],
     difficulties: list[Trial],
     sources: list[Source],
 ) -> Iterator[Sample | Reject]:
@@ -34,13 +32,10 @@ def run(
     split_of = assign_splits(videos, hints, context.config.assemble, context.config.seed)
     video_of = {video.video_id: video for video in videos}
     reasoning_of = {reasoning.question_id: reasoning for reasoning in reasonings}
-    checks_of: dict[str, list[Trial]] = defaultdict(list)
-    for check in checks:
-        checks_of[check.question_id].append(check)
     difficulty_of = {trial.question_id: trial for trial in difficulties}
     for question in sorted(questions, key=lambda question: (question.video_id, question.question_id)):
         difficulty = difficulty_of.get(question.question_id)
-        if difficulty is None or not all(each.passed for each in (*checks_of[question.question_id], difficulty)):
+        if difficulty is None or not difficulty.passed:
             continue  # an earlier stage has rejected and counted it
         split = split_of[question.video_id]
         if split is Split.RL and difficulty.correct in (0, difficulty.n):
@@ -52,7 +47,6 @@ def run(
             source_of[question.video_id].category,
             question,
             reasoning_of[question.question_id],
-            checks_of[question.question_id],
             difficulty,
             split,
         )
@@ -64,7 +58,6 @@ def make_sample(
     category: VideoCategory,
     question: Question,
     reasoning: Reasoning,
-    checks: Sequence[Trial],
     difficulty: Trial,
     split: Split,
 ) -> Sample:
@@ -74,7 +67,7 @@ def make_sample(
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
     choice = question.kind is QuestionKind.CHOICE
     answer = LETTERS[options.index(question.answer)] if choice else question.answer
-    trials = [*checks, difficulty]
+    trials = [*question.checks, difficulty]
     behind = [question.provenance, reasoning.provenance, *(given for trial in trials for given in trial.provenance)]
     return Sample(
         problem_id=int(digest(question.question_id)[:16], 16) >> 1,
@@ -170,7 +163,6 @@ STAGE = Stage(
         "videos": "ingest",
         "questions": "question",
         "reasonings": "reason",
-        "checks": "verify",
         "difficulties": "difficulty",
         "sources": SOURCE,
     },

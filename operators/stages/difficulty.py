@@ -13,15 +13,17 @@ from pathlib import Path
 from operators.execution.stage import Context, Stage
 from operators.models.client import TimedFrame
 from operators.process.isolate import ChildFailed, run_isolated
-from operators.questions.storyboard import storyboard, tokens_for
-from operators.questions.trials import TrialSpec, run_trials
+from operators.questions.gates.outcome import Problem, reject_question
+from operators.questions.story import ContextTooSmall, story_room, tell
+from operators.questions.trials import FixedTrials, TrialSpec, run_trials
 from operators.store.content_store import SourceUnavailable
 from operators.video.decode.frames import frames_at
 from operators.video.decode.packets import UnreadableVideo
 from operators.vision.request_frames import encode_frames, fetch_frame_source
+from schemas.answer_format import LETTERS
 from schemas.base import Row
 from schemas.config import Role
-from schemas.tables import Caption, Check, Question, QuestionKind, Trial, Video
+from schemas.tables import Caption, Check, Outline, Question, QuestionKind, Reasoning, Trial, Video
 
 PROMPTS = {QuestionKind.CHOICE: "difficulty_choice", QuestionKind.OPEN: "difficulty_open"}
 DECODE_SECONDS = 3600.0
@@ -33,26 +35,26 @@ def run(
     videos: Sequence[Video],
     captions: Sequence[Caption],
     questions: Sequence[Question],
-    trials: Sequence[Trial],
+    reasonings: Sequence[Reasoning],
+    outlines: Sequence[Outline],
 ) -> Iterator[Row]:
-    """Yield a trial of check `difficulty` for each question that passed every check, and a reject for each failure.
+    """Yield a trial of check `difficulty` for each question with a chain of thought, and a reject for each failure.
 
-    A question whose trials were all unanswered has both a trial and a reject.
+    A question with too few answered trials has both a trial and a reject.
     """
+    reasoned = {reasoning.question_id for reasoning in reasonings}
     for video in videos:
-        verified = _select_verified([each for each in questions if each.video_id == video.video_id], trials)
-        if verified:
-            yield from _measure(context, video, captions, verified)
-
-
-def _select_verified(questions: Sequence[Question], trials: Sequence[Trial]) -> list[Question]:
-    tried = {trial.question_id for trial in trials}
-    failed = {trial.question_id for trial in trials if not trial.passed}
-    return [question for question in questions if question.question_id in tried - failed]
+        own = [each for each in questions if each.video_id == video.video_id and each.question_id in reasoned]
+        if own:
+            yield from _measure(context, video, captions, own, outlines[0] if outlines else None)
 
 
 def _measure(
-    context: Context, video: Video, captions: Sequence[Caption], questions: Sequence[Question]
+    context: Context,
+    video: Video,
+    captions: Sequence[Caption],
+    questions: Sequence[Question],
+    outline: Outline | None,
 ) -> Iterator[Row]:
     target = context.models[Role.TARGET]
     try:
@@ -62,14 +64,35 @@ def _measure(
             message = f"question {question.question_id}: no frames for the target from video {video.video_id}: {error}"
             yield context.reject(question.question_id, error.reason, message)
         return
-    story = "" if target.vision else storyboard(captions, tokens_for(target))
-    specs = [TrialSpec(question, context.config.difficulty.trials, story, frames) for question in questions]
+    story = ""
+    if not target.vision:
+        try:
+            story = _tell(context, captions, outline, questions)
+        except ContextTooSmall as error:
+            for question in questions:
+                yield reject_question(context, question, Problem("context_too_small", str(error)))
+            return
+    specs = [TrialSpec(question, story, frames) for question in questions]
     prompts = {kind: context.prompts[prompt] for kind, prompt in PROMPTS.items()}
-    for result in run_trials(context, Check.DIFFICULTY, target, prompts, specs):
-        problem = result.unanswered(context)
+    rule = FixedTrials(context.config.difficulty.trials)
+    for result in run_trials(context, Check.DIFFICULTY, target, prompts, specs, rule):
+        problem = result.unanswered(rule)
         yield result.trial(passed=problem is None)
         if problem is not None:
-            yield problem
+            yield reject_question(context, result.question, problem)
+
+
+def _tell(context: Context, captions: Sequence[Caption], outline: Outline | None, questions: Sequence[Question]) -> str:
+    """The captions for a target without vision, the same for all questions of the video.
+
+    Raises:
+        ContextTooSmall: not even one scene fits.
+    """
+    target = context.models[Role.TARGET]
+    longest = max(questions, key=lambda each: len(each.question) + sum(map(len, each.options)))
+    options = {"options": list(zip(LETTERS, longest.options, strict=False))} if longest.options else {}
+    prompt = context.prompts[PROMPTS[longest.kind]]
+    return tell(target, captions, outline, story_room(target, prompt, question=longest.question, **options)).text
 
 
 def _fetch_frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
@@ -95,9 +118,15 @@ def _decode_frames(path: Path, times_us: Sequence[int], side: int) -> tuple[Time
 
 STAGE = Stage(
     name="difficulty",
-    version=1,
+    version=2,
     row=Trial,
-    reads={"videos": "ingest", "captions": "caption", "questions": "question", "trials": "verify"},
+    reads={
+        "videos": "ingest",
+        "captions": "caption",
+        "questions": "question",
+        "reasonings": "reason",
+        "outlines": "outline",
+    },
     run=run,
     section=lambda config: config.difficulty,
     prompts=(*PROMPTS.values(), "judge"),

@@ -1,77 +1,101 @@
-"""Caption -> Question: generates questions about a video.
+"""Caption, Outline -> Question: plans, writes and checks the questions about a video.
 
 The writer `program` derives questions from the measured on-screen texts; their answers are true by construction. The
-writer `model` requests questions from the reasoner, which reads the captions of the whole video. Stage `verify` decides
-which questions are kept.
+writer `model` requests the questions of a plan from the reasoner, which reads the captions of the video. All questions
+go through gates (`operators.questions.gates`). Slots of the plan that no kept question fills are requested again, for
+at most `question.rounds` rounds. Every question is a row, kept or not, and each that is not kept has one reject.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import replace
 from random import Random
-from typing import cast
 
 from operators.execution.stage import Context, Stage
-from operators.models.client import Answer, Refusal, Request
 from operators.questions.derive import CATEGORY, derive
-from operators.questions.evidence import read_evidence
-from operators.questions.storyboard import storyboard, tokens_for
+from operators.questions.gates.outcome import Material
+from operators.questions.gates.run import PROGRAM_GATES, model_gates, run_gates
+from operators.questions.gates.run import PROMPTS as GATE_PROMPTS
+from operators.questions.plan import open_slots, plan_slots
+from operators.questions.story import ContextTooSmall
 from operators.questions.timeline import read_timeline
-from operators.video.timecode import format_time
-from schemas.answers import WrittenChoice, WrittenOpen
-from schemas.base import Row, digest
+from operators.questions.writing import PROMPTS, Notebook, question_id, write_questions
+from schemas.base import Row
 from schemas.config import Role, Writer
 from schemas.provenance import Provenance
-from schemas.tables import Caption, Derivation, Question, QuestionCategory, QuestionKind, Reject, Video
-
-PROMPTS = {QuestionKind.CHOICE: "question_choice", QuestionKind.OPEN: "question_open"}
+from schemas.tables import Caption, Derivation, Outline, Question, QuestionCategory, QuestionKind, Reject, Video
 
 
-@dataclass(frozen=True)
-class Target:
-    """A question to request from the reasoner."""
-
-    category: QuestionCategory
-    kind: QuestionKind
-    index: int
-    """Index among the questions of the same category and kind."""
-
-
-def run(context: Context, videos: Sequence[Video], captions: Sequence[Caption]) -> Iterator[Row]:
-    """Yield the questions of each video, and a reject for each answer of the reasoner that is not a valid question.
+def run(
+    context: Context, videos: Sequence[Video], captions: Sequence[Caption], outlines: Sequence[Outline]
+) -> Iterator[Row]:
+    """Yield all questions of each video with their checks, and a reject for each that is not kept or was not written.
 
     Without captions there are no questions.
     """
+    outline_of = {outline.video_id: outline for outline in outlines}
     writers = context.config.question.writers
     for video in videos:
-        if captions and Writer.PROGRAM in writers:
-            yield from _derive_questions(context, video, captions)
-        if captions and Writer.MODEL in writers:
-            yield from _request_questions(context, video, captions)
+        if not captions:
+            continue
+        material = Material(context, video, captions, outline_of.get(video.video_id))
+        derived: list[Question] = []
+        if Writer.PROGRAM in writers:
+            rows = run_gates(material, _derive_questions(context, video, captions), PROGRAM_GATES)
+            derived = [row for row in rows if isinstance(row, Question)]
+            yield from rows
+        if Writer.MODEL in writers:
+            yield from _write_rounds(replace(material, kept=[each for each in derived if each.passed]))
 
 
-def question_id(video_id: str, category: QuestionCategory, kind: QuestionKind, writer: Writer, index: int) -> str:
-    """The id of a question: `q` and 24 hex digits that depend on the arguments only."""
-    return f"q{digest([video_id, category, kind, writer, index])[:24]}"
+def _write_rounds(material: Material) -> Iterator[Row]:
+    """Write and check questions until the plan is filled, or for the configured number of rounds."""
+    context = material.context
+    settings = context.config.question
+    plan = plan_slots(material.video.duration_us, settings)
+    gates = model_gates(context.config.verify)
+    notebook = Notebook()
+    kept: list[Question] = []
+    for number in range(settings.rounds):
+        slots = open_slots(plan, kept)
+        if not slots:
+            return
+        try:
+            written = write_questions(material, slots, notebook, number)
+        except ContextTooSmall as error:
+            yield context.reject(
+                material.video.video_id, "context_too_small", f"video {material.video.video_id}: {error}"
+            )
+            return
+        yield from (row for row in written if isinstance(row, Reject))
+        checked = run_gates(
+            replace(material, kept=[*material.kept, *kept]),
+            [row for row in written if isinstance(row, Question)],
+            gates,
+        )
+        kept += [row for row in checked if isinstance(row, Question) and row.passed]
+        yield from checked
 
 
-def _derive_questions(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Question]:
+def _derive_questions(context: Context, video: Video, captions: Sequence[Caption]) -> list[Question]:
     measured = [caption for caption in captions if caption.text_sample_times_us]
     if not measured:
-        return
+        return []
     settings = context.config.question
     rng = Random(context.seed("derive", video.video_id))
     count: Counter[tuple[QuestionCategory, QuestionKind]] = Counter()
+    questions: list[Question] = []
     for derived in derive(read_timeline(measured), settings.kinds, settings.per_template, rng):
         category = CATEGORY[derived.template]
-        if category in settings.categories:
-            yield Question(
-                question_id=question_id(
-                    video.video_id, category, derived.kind, Writer.PROGRAM, count[category, derived.kind]
-                ),
+        if category not in settings.categories:
+            continue
+        index = count[category, derived.kind]
+        count[category, derived.kind] += 1
+        questions.append(
+            Question(
+                question_id=question_id(video.video_id, category, derived.kind, Writer.PROGRAM, index),
                 video_id=video.video_id,
                 category=category,
                 kind=derived.kind,
@@ -82,69 +106,19 @@ def _derive_questions(context: Context, video: Video, captions: Sequence[Caption
                 evidence=derived.evidence,
                 derivation=Derivation(template=derived.template, subjects=derived.subjects),
                 provenance=Provenance(model="program"),
+                passed=False,
             )
-            count[category, derived.kind] += 1
-
-
-def _request_questions(context: Context, video: Video, captions: Sequence[Caption]) -> Iterator[Row]:
-    settings = context.config.question
-    reasoner = context.models[Role.REASONER]
-    story = storyboard(captions, tokens_for(reasoner))
-    every = product(settings.categories, settings.kinds, range(settings.per_category))
-    targets = [Target(category, kind, index) for category, kind, index in every]
-    requests = [_request(context, video, story, target) for target in targets]
-    for target, answer in zip(targets, reasoner.call(requests), strict=True):
-        yield _question(context, video, target, answer)
-
-
-def _request(context: Context, video: Video, story: str, target: Target) -> Request:
-    count = context.config.question.per_category
-    prompt = context.prompts[PROMPTS[target.kind]]
-    text = prompt.render(
-        story=story,
-        duration=format_time(video.duration_us),
-        category=target.category.value,
-        number=target.index + 1,
-        count=count,
-        around=format_time(video.duration_us * (2 * target.index + 1) // (2 * count)),
-    )
-    key = question_id(video.video_id, target.category, target.kind, Writer.MODEL, target.index)
-    return Request(key, prompt, text, seed=context.seed("question", key))
-
-
-def _question(context: Context, video: Video, target: Target, answer: Answer | Refusal) -> Row:
-    key = answer.request.key
-    if isinstance(answer, Refusal):
-        return context.refuse(f"question {key}", answer)
-    evidence = read_evidence(context, f"question {key}", answer, video.duration_us)
-    if isinstance(evidence, Reject):
-        return evidence
-    written = cast(WrittenChoice | WrittenOpen, answer.value)
-    options = [written.answer, *written.wrong_answers] if isinstance(written, WrittenChoice) else []
-    Random(context.seed("options", key)).shuffle(options)
-    return Question(
-        question_id=key,
-        video_id=video.video_id,
-        category=target.category,
-        kind=target.kind,
-        writer=Writer.MODEL,
-        question=written.question,
-        options=tuple(options),
-        answer=written.answer,
-        evidence=evidence,
-        derivation=None,
-        provenance=answer.provenance,
-    )
+        )
+    return questions
 
 
 STAGE = Stage(
     name="question",
-    version=1,
+    version=2,
     row=Question,
-    reads={"videos": "ingest", "captions": "caption"},
+    reads={"videos": "ingest", "captions": "caption", "outlines": "outline"},
     run=run,
-    section=lambda config: config.question,
-    prompts=tuple(PROMPTS.values()),
-    roles=(Role.REASONER,),
-    uses_models=lambda config: Writer.MODEL in config.question.writers,
+    section=lambda config: [config.question, config.verify],
+    prompts=(*PROMPTS.values(), *GATE_PROMPTS),
+    roles=(Role.REASONER, Role.JUDGE, Role.VIEWER),
 )

@@ -14,22 +14,29 @@ from operators.execution.stage import Context, Stage
 from operators.models.client import Answer, Refusal, Request
 from operators.questions.evidence import read_evidence
 from operators.questions.explain import explain
-from operators.questions.storyboard import storyboard, tokens_for, within
+from operators.questions.gates.grounding import tell_evidence
+from operators.questions.gates.outcome import Problem, reject_question
+from operators.questions.gates.wording import find_meta_talk
+from operators.questions.story import ContextTooSmall, story_room, tell
 from operators.questions.timeline import read_timeline
 from operators.video.timecode import format_time
 from schemas.answers import ChainOfThought
 from schemas.base import Row
 from schemas.config import Role, Writer
 from schemas.provenance import Provenance
-from schemas.tables import Caption, Question, Reasoning, Reject
+from schemas.tables import Caption, Outline, Question, Reasoning, Reject
 
 PROMPT = "reason"
 
 
-def run(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
-    """Yield one reasoning or one reject for each question."""
-    yield from _explain_derived(context, captions, [each for each in questions if each.derivation is not None])
-    yield from _request_reasonings(context, captions, [each for each in questions if each.derivation is None])
+def run(
+    context: Context, captions: Sequence[Caption], questions: Sequence[Question], outlines: Sequence[Outline]
+) -> Iterator[Row]:
+    """Yield one reasoning or one reject for each question that passed its checks."""
+    passed = [question for question in questions if question.passed]
+    yield from _explain_derived(context, captions, [each for each in passed if each.derivation is not None])
+    written = [each for each in passed if each.derivation is None]
+    yield from _request_reasonings(context, captions, written, outlines[0] if outlines else None)
 
 
 def _explain_derived(
@@ -49,27 +56,34 @@ def _explain_derived(
         )
 
 
-def _request_reasonings(context: Context, captions: Sequence[Caption], questions: Sequence[Question]) -> Iterator[Row]:
+def _request_reasonings(
+    context: Context, captions: Sequence[Caption], questions: Sequence[Question], outline: Outline | None
+) -> Iterator[Row]:
     if not questions:
         return
     reasoner = context.models[Role.REASONER]
     end_us = max(caption.end_us for caption in captions)
-    tokens = tokens_for(reasoner)
-    story = storyboard(captions, tokens)
-    requests = []
+    requests: dict[str, Request] = {}
     for question in questions:
         prompt = context.prompts[PROMPT]
-        text = prompt.render(
-            story=story,
-            duration=format_time(end_us),
-            evidence=storyboard(within(captions, question.evidence), tokens // 4),
-            question=question.question,
-            options=question.options,
-            answer=question.answer,
-        )
+        variables = {
+            "duration": format_time(end_us),
+            "evidence": tell_evidence(captions, question.evidence),
+            "question": question.question,
+            "options": question.options,
+            "answer": question.answer,
+        }
+        room = story_room(reasoner, prompt, **variables)
+        try:
+            story = tell(reasoner, captions, outline, room, question.evidence)
+        except ContextTooSmall as error:
+            yield reject_question(context, question, Problem("context_too_small", str(error)))
+            continue
+        text = prompt.render(story=story.text, **variables)
         seed = context.seed("reason", question.question_id)
-        requests.append(Request(question.question_id, prompt, text, seed=seed))
-    for question, answer in zip(questions, reasoner.call(requests), strict=True):
+        requests[question.question_id] = Request(question.question_id, prompt, text, seed=seed)
+    told = [question for question in questions if question.question_id in requests]
+    for question, answer in zip(told, reasoner.call(list(requests.values())), strict=True):
         yield _row(context, question, answer, end_us)
 
 
@@ -80,10 +94,14 @@ def _row(context: Context, question: Question, answer: Answer | Refusal, end_us:
     evidence = read_evidence(context, f"reasoning of question {key}", answer, end_us)
     if isinstance(evidence, Reject):
         return evidence
+    reasoning = cast(ChainOfThought, answer.value).reasoning
+    if found := find_meta_talk(reasoning):
+        problem = Problem("meta_talk", f"its reasoning speaks of {found!r}; it must speak of the video", reasoning)
+        return reject_question(context, question, problem)
     return Reasoning(
         question_id=key,
         video_id=question.video_id,
-        reasoning=cast(ChainOfThought, answer.value).reasoning,
+        reasoning=reasoning,
         evidence=evidence,
         provenance=answer.provenance,
     )
@@ -91,9 +109,9 @@ def _row(context: Context, question: Question, answer: Answer | Refusal, end_us:
 
 STAGE = Stage(
     name="reason",
-    version=1,
+    version=2,
     row=Reasoning,
-    reads={"captions": "caption", "questions": "question"},
+    reads={"captions": "caption", "questions": "question", "outlines": "outline"},
     run=run,
     section=lambda config: None,
     prompts=(PROMPT,),

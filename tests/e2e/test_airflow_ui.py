@@ -194,7 +194,7 @@ def is_watcher(arguments: Sequence[str], of: Collection[str] = COMPONENTS) -> bo
 def test_a_task_that_is_marked_failed_ends_what_it_has_started(airflow, folder, models, monkeypatch):
     monkeypatch.setattr(models, "delay_seconds", 30.0)
     api, out = airflow.api(), folder / "out"
-    params = {"source": str(folder / "films"), "out": str(out), "name": "stopped", "question.per_category": 5}
+    params = {"source": str(folder / "films"), "out": str(out), "name": "stopped", "question.min_questions": 40}
     run_id = api.trigger("build_dataset", params)
     wait_until(lambda: commands(out, "question"))
     task = f"/api/v2/dags/build_dataset/dagRuns/{quote(run_id, safe='')}/taskInstances/partition.question/0"

@@ -86,7 +86,7 @@ def test_a_source_that_cannot_be_built_from_is_named_before_any_work(lvr, tmp_pa
             ["--set", "split.min_seconds=11"],
             "min_seconds (11.0) <= clip_seconds (10.0) <= max_seconds (12.0) must hold",
         ),
-        (["--set", "verify.blind_limit=2"], "verify.blind_limit: Input should be less than or equal to 1, got 2"),
+        (["--set", "verify.blind_share=2"], "verify.blind_share: Input should be less than or equal to 0.99, got 2"),
         (["--config", "none.yaml"], "config file none.yaml: [Errno 2] No such file"),
         (["--sauce", "x"], "No such option: --sauce"),
         (["--concurrent-partitions", "0"], "Invalid value for '--concurrent-partitions'"),
@@ -118,9 +118,10 @@ def test_a_wrong_argument_is_named(lvr, tmp_path, monkeypatch, arguments, messag
 
 def test_an_outage_has_a_status_of_its_own(lvr, tmp_path, monkeypatch):
     """A new run resumes where this one stopped. Airflow retries its tasks on this exit status only."""
-    folder = synthetic_run(tmp_path, videos=1, until="caption")
+    folder = synthetic_run(tmp_path, videos=1, until="outline")
     with OpenAIServer(models=("reasoner-120b",), api_key="right") as server:
-        for name, value in (server.environ("reasoner") | {"LVR_REASONER_API_KEY": "wrong"}).items():
+        environ = server.environ("reasoner") | server.environ("judge") | {"LVR_REASONER_API_KEY": "wrong"}
+        for name, value in environ.items():
             monkeypatch.setenv(name, value)
         status, _, stderr = lvr("stage", folder.url, "question", "--partition", "0")
     assert status == OUTAGE_STATUS

@@ -66,8 +66,6 @@ OTHERS: dict[str, dict[str, object]] = {
     "refine": {"options": OPTIONS},
     "reason": {"options": OPTIONS},
     "spatial": {"answer": "on the left", "kind": "choice"},
-    "question_choice": {"around": "00:30"},
-    "question_open": {"around": "00:30"},
 }
 """Variables of a prompt that differ."""
 

@@ -13,6 +13,7 @@ from schemas.tables import (
     Question,
     QuestionCategory,
     QuestionKind,
+    Reasoning,
     Source,
     Split,
     Trial,
@@ -61,6 +62,13 @@ def make_question(number: int, video: str = "v", kind: QuestionKind = QuestionKi
         question_id=f"q{number:04d}", video_id=video, category=QuestionCategory.PLOT, kind=kind, writer="program",
         question=f"What comes {number}th?", options=("a boat", "a car", "a bird", "a train") if choice else (),
         answer="a boat", evidence=(Span(start_us=0, end_us=5),), derivation=None, provenance=PROGRAM,
+    )  # fmt: skip
+
+
+def make_reasoning(question: Question) -> Reasoning:
+    return Reasoning(
+        question_id=question.question_id, video_id=question.video_id, reasoning="It shows a boat. So it is a boat.",
+        evidence=question.evidence, provenance=PROGRAM,
     )  # fmt: skip
 
 

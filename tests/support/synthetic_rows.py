@@ -20,12 +20,14 @@ from schemas.tables import (
     Check,
     Clip,
     Cut,
+    Outline,
     Packaging,
     Question,
     QuestionCategory,
     QuestionKind,
     Reasoning,
     Reject,
+    Scene,
     Source,
     Trial,
     Video,
@@ -112,24 +114,23 @@ class RowMaker:
         made.rows["ingest"] = [video]
         made.rows["split"] = list(self._clips(video))
         made.rows["caption"] = [self._caption(clip) for clip in made.rows["split"]]
-        made.rows["question"] = [
-            self._question(video, category, kind, number)
+        made.rows["outline"] = [self._outline(video, source.category)]
+        questions = [
+            self._check(self._question(video, category, kind, number))
             for category in QuestionCategory
             for kind in QuestionKind
             for number in range(2)
         ]
-        made.rows["reason"] = [self._reasoning(question) for question in made.rows["question"]]
-        checks = [trial for question in made.rows["question"] for trial in self._checks(question)]
-        made.rows["verify"] = checks
-        failed = {trial.question_id for trial in checks if not trial.passed}
-        made.rows["difficulty"] = [
-            self._difficulty(question) for question in made.rows["question"] if question.question_id not in failed
-        ]
+        passed = [question for question in questions if question.passed]
+        made.rows["question"] = list(questions)
+        made.rows["reason"] = [self._reasoning(question) for question in passed]
+        made.rows["difficulty"] = [self._difficulty(question) for question in passed]
         made.rows["package"] = [make_packaged(video)]
-        made.rejects["verify"] = [_verdict(trial) for trial in checks if not trial.passed]
         for stage, (reason, message) in _REJECTS.items():
             if self.random.random() < 0.5:
                 made.rejects[stage] = [reject(stage, source.source_id, reason, message.format(key=video.video_id))]
+        failed = [_verdict(question.checks[-1]) for question in questions if not question.passed]
+        made.rejects["question"] = [*made.rejects.get("question", []), *failed]
         return made
 
     def _text(self, text: str) -> str:
@@ -252,8 +253,14 @@ class RowMaker:
             provenance=Provenance(model="reasoner-120b", prompt_id="reason"),
         )
 
-    def _checks(self, question: Question) -> list[Trial]:
-        """Checks in the verify stage's order, up to and including the first that fails."""
+    def _outline(self, video: Video, category: VideoCategory) -> Outline:
+        scene = Scene(start_us=0, end_us=video.duration_us, title="A river", summary="A woman speaks at a river.")
+        return Outline(
+            video_id=video.video_id, category=category, summary="", scenes=(scene,), entities=(), provenance=()
+        )
+
+    def _check(self, question: Question) -> Question:
+        """The question with its checks in the order of the gates, up to and including the first that fails."""
         blind = 4 if self.nothing_passes else self.random.choices(range(5), (32, 40, 20, 6, 2))[0]
         checks = [
             _trial(question, Check.RULES, 1, int(self.nothing_passes or self.random.random() > 0.05), passed=None),
@@ -263,7 +270,8 @@ class RowMaker:
             agreed = 3 - (self.random.random() < 0.15)
             checks.append(_trial(question, Check.GROUNDED, 3, agreed, passed=agreed == 3))
         first_failure = next((index for index, check in enumerate(checks) if not check.passed), len(checks))
-        return checks[: first_failure + 1]
+        done = tuple(checks[: first_failure + 1])
+        return question.model_copy(update={"checks": done, "passed": done[-1].passed})
 
     def _difficulty(self, question: Question) -> Trial:
         skill = self.random.betavariate(1.6, 1.6)
@@ -291,4 +299,4 @@ def reject(stage: str, item: str, reason: str, message: str, key: str = "") -> R
 def _verdict(trial: Trial) -> Reject:
     reason = {Check.RULES: "duplicate_options", Check.BLIND: "answerable_blind", Check.GROUNDED: "not_grounded"}
     message = f"question {trial.question_id}: {trial.check} right {trial.correct} of {trial.n} times"
-    return reject("verify", trial.video_id, reason[trial.check], message, trial.question_id)
+    return reject("question", trial.video_id, reason[trial.check], message, trial.question_id)

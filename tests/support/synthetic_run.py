@@ -25,6 +25,7 @@ from schemas.sample import Sample
 from schemas.tables import (
     Caption,
     Clip,
+    Outline,
     PackagedVideo,
     Question,
     Reasoning,
@@ -40,9 +41,9 @@ _STAGE_ROWS: dict[str, type[Row]] = {
     "ingest": Video,
     "split": Clip,
     "caption": Caption,
+    "outline": Outline,
     "question": Question,
     "reason": Reasoning,
-    "verify": Trial,
     "difficulty": Trial,
     "package": PackagedVideo,
 }
@@ -171,7 +172,7 @@ def _metrics(stage: str, partition: int | None, commits: dict[str, Commit]) -> S
     """Made-up costs that resemble a build's: they grow with the rows, and model stages mostly wait."""
     rows = sum(commit.rows for commit in commits.values())
     role = {"caption": "captioner", "question": "reasoner", "reason": "reasoner"}
-    role |= {"verify": "judge", "difficulty": "target"}
+    role |= {"difficulty": "target"}
     requests = {role[stage]: 3 * rows} if stage in role else {}
     wall = 2.0 + 0.05 * rows
     models = 0.8 * wall if requests else 0.0

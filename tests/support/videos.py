@@ -225,3 +225,9 @@ def write_oriented(target: Path, stored: Path, mirrored: bool, rotation: int, ho
         return make(target, *matrix, "-i", str(stored), "-c", "copy")
     sei = f"h264_mp4toannexb,h264_metadata=display_orientation=insert:rotate={turn}" + ":flip=horizontal" * mirrored
     return make(target, "-i", str(stored), "-c", "copy", "-bsf:v", sei)
+
+
+def plain_video(target: Path, seconds: int) -> Path:
+    """Write a grey video of two small frames per second, for tests that need only the times of its frames."""
+    source = f"color=c=gray:s=64x48:r=2:d={seconds}"
+    return make(target, "-f", "lavfi", "-i", source, "-c:v", "libx264", "-preset", "ultrafast", "-g", "20")

@@ -36,8 +36,12 @@ SETTINGS: dict[str, Any] = {
     "seed": 2,
     "assemble.eval_fraction": 0.25,
     "question.per_template": 1,
+    "question.min_questions": 3,
+    "question.max_questions": 3,
+    "question.rounds": 1,
     "verify.blind_trials": 2,
-    "verify.grounded_trials": 1,
+    "verify.blind_share": 0.9,
+    "verify.agreement_trials": 1,
     "difficulty.trials": 3,
 }
 """Small settings, so that the build takes minutes on two cores. With this seed the three demo films are in three

@@ -80,6 +80,10 @@ def test_values_of_the_form_reach_the_build_unchanged(values):
     assume((values["split.decode"], values["shard.media"]) != ("key_frames", "proxy"))
     if values["caption.input"] == "clip":
         assume(values["split.write_clips"] and values["caption.boxes"] != "pixels")
+    limits = [f"question.{name}_questions" for name in ("min", "max")]
+    values |= dict(zip(limits, sorted(values[limit] for limit in limits), strict=True))
+    values["question.mix.plot"] += 0.1
+    values["question.categories"] = sorted({*values["question.categories"], "plot"})
     for name, param in PARAMS.items():
         copy.copy(param).resolve(values[name])  # resolving changes a Param
     got = leaves(config_from_params(values).model_dump(mode="json"))
@@ -125,7 +129,7 @@ def test_errors_name_the_parameter(params, message):
         config_from_params(REQUIRED | params)
 
 
-@pytest.mark.parametrize("name", ["split.clip_seconds", "partition_videos", "verify.blind_limit", "question.writers"])
+@pytest.mark.parametrize("name", ["split.clip_seconds", "partition_videos", "verify.blind_share", "question.writers"])
 def test_limits_hold_on_the_form_already(name):
     bad = {"question.writers": []}.get(name, -1)
     with pytest.raises(ParamValidationError):

@@ -1,4 +1,4 @@
-"""docs/prompts.md: its commands run in the order of the page, and do what it says."""
+"""docs/prompts.md: its commands run in the order of the page, and do what it shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from operators.execution.pipeline import stage
 from operators.models.prompts import FrontMatter
 from schemas.config import Role
 from tests.operators.commands.conftest import SETTINGS, answer_well
@@ -20,10 +19,6 @@ from tests.support.titled import TITLES, titled_video
 
 PAGE = (Path(__file__).parents[3] / "docs" / "prompts.md").read_text()
 COMMANDS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-
-USES_PAGE_PROMPT = pytest.mark.skipif(
-    "question_goal" not in stage("question").prompts, reason="stage question does not use the prompt of the page"
-)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,6 @@ def test_a_request_of_the_build_is_shown(outputs):
     assert any(text and text in user for text in outputs["sent"])
 
 
-@USES_PAGE_PROMPT
 def test_the_edit_is_shown_before_anything_runs(outputs):
     difference = output_of(outputs, "lvr prompts diff")
     assert "+Worth asking: what a remark was meant to bring about; " in difference
@@ -69,7 +63,6 @@ def test_the_edit_is_shown_before_anything_runs(outputs):
     assert json.loads(output_of(outputs, "lvr stale"))["reasons"] == ["question: prompt question_goal changed"]
 
 
-@USES_PAGE_PROMPT
 def test_only_requests_for_goal_questions_and_their_checks_are_sent_again(outputs):
     written = [text for text in outputs["sent"] if "\nWorth asking: " in text]
     edited = [text for text in written if "what a remark was meant to bring about" in text]
@@ -77,7 +70,6 @@ def test_only_requests_for_goal_questions_and_their_checks_are_sent_again(output
     assert len(set(written)) == len(written)  # no other one was sent a second time
 
 
-@USES_PAGE_PROMPT
 def test_the_comparison_names_the_prompt_and_what_became_of_its_questions(outputs):
     comparison = outputs["comparison"]
     assert comparison["prompts"] == ["question_goal changed"]

@@ -24,31 +24,31 @@ KEYS = {
     ),
     "caption": (
         ["ingest", "split", "source"],
-        "94ecce20a268647ade77c2c26d736ad08978bff87371b4d7bc44429395e872c2",
+        "c9954855ab59eaf7b1cde8ca89b5cee45bf90cb3416947982426b7ce1453e4d7",
+    ),
+    "outline": (
+        ["caption", "source"],
+        "844453023a5fc22ea95efc206dfd8b2b49a9e4e3c1c9b9f106099a30d51a9e90",
     ),
     "question": (
-        ["ingest", "caption"],
-        "b58881e0886f7ddb24f5c6e7d3896b979840739b78295b357e66d3bcbaa4fed6",
+        ["ingest", "caption", "outline"],
+        "eff210ad365d9f2db84cb9364a4a343ef5e6022c738d535594331f009634c5a4",
     ),
     "reason": (
-        ["caption", "question"],
-        "6ca71d4afd2c8ce5a34529ec8d43228180108ad778d64aab69d1a5ef5efeadd0",
-    ),
-    "verify": (
-        ["caption", "question", "reason"],
-        "e881ba18bf0d547906644237e1d5c7d5ff1799521d0558d56c6367e8d98913d4",
+        ["caption", "question", "outline"],
+        "8b85fdc772a68026466a480ed1f226ef885ca09ba2c754b47e55a3861c59625f",
     ),
     "difficulty": (
-        ["ingest", "caption", "question", "verify"],
-        "e1aafd4de387a41e450018791a44847c03b2c7f2c4498c10938f5bb720201494",
+        ["ingest", "caption", "question", "reason", "outline"],
+        "4f014396e4c4e2f91b654340d840f979baba82c63794f0dc6691c83848d53de9",
     ),
     "package": (
         ["ingest", "difficulty"],
         "930b4b955cb207218934d343f836bc1c6afa8e650023cd5f03eb14283570ae7a",
     ),
     "assemble": (
-        ["ingest", "question", "reason", "verify", "difficulty", "source"],
-        "d407d557177c5ef778d3f9b1b5b40283ee1888ba80256eff51131c2f1623737e",
+        ["ingest", "question", "reason", "difficulty", "source"],
+        "39128c781adcaf83f5e7ec33f6d2027c2c93d81c4bf32f852bdecdace2e61548",
     ),
     "shard": (
         ["assemble", "ingest", "package", "source"],
@@ -85,7 +85,9 @@ def test_stage_key_covers_the_settings_of_a_model_that_change_its_answers(tmp_pa
     def key(**settings: object) -> str:
         models = ModelsConfig(judge=ModelConfig(model="judge-8b", **settings))
         config = BuildConfig(source=str(tmp_path), out=str(tmp_path), models=models)
-        return digest(stage_key(stage("verify"), config, WorkItem("item", dict.fromkeys(stage("verify").tables, ()))))
+        return digest(
+            stage_key(stage("question"), config, WorkItem("item", dict.fromkeys(stage("question").tables, ())))
+        )
 
     plain = key()
     assert {key(concurrency=3), key(timeout_seconds=9.0), key(patience_seconds=9.0), key(sampling={})} == {plain}
@@ -97,7 +99,7 @@ READERS = {
     "uri": {"ingest"},
     "fingerprint": {"ingest"},
     "title": {"shard"},
-    "category": {"assemble", "shard"},
+    "category": {"outline", "assemble", "shard"},
     "licence": {"shard"},
     "origin": {"shard"},
     "split_hint": {"assemble"},

@@ -114,7 +114,7 @@ SEEN = ModelsConfig(captioner=ModelConfig(model="vlm"))
         ("question", [], {"captions": [CAPTION], "models": SEEN}, "the reasoner wrote none"),
         ("question", ["schema"], {"captions": [CAPTION]}, "what the reasoner wrote was refused"),
         ("reason", ["schema"], {"captions": [CAPTION], "questions": 3}, "no chain of thought was accepted"),
-        ("verify", ["answerable_blind"], {"captions": [CAPTION], "questions": 3}, "checks refused them"),
+        ("question", ["answerable_blind"], {"captions": [CAPTION], "questions": 3}, "checks refused them"),
     ],
 )
 def test_the_hint_fits_the_cause(run, stage, reasons, outcome, hint):

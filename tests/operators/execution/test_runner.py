@@ -308,7 +308,7 @@ def test_presigned_addresses_build_and_leave_no_secret_behind(tmp_path, caplog, 
 
 def test_a_store_that_cannot_be_read_ends_the_stage(tmp_path):
     """The video whose rows are stored there is not at fault. Here a folder is in the place of the table file."""
-    folder = synthetic_run(tmp_path, videos=1, until="caption")
+    folder = synthetic_run(tmp_path, videos=1, until="outline")
     [commit] = folder.record("caption", 0).commits.values()
     table = tmp_path / object_path(commit.rows_sha256, ".parquet")
     table.unlink()

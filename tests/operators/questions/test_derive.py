@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from operators.questions.answers import same_answer
 from operators.questions.derive import Derived, derive
+from operators.questions.gates.wording import find_meta_talk
 from operators.questions.phrases import REGIONS, in_order
 from operators.questions.rederive import rederive_answer
-from operators.questions.rules import meta_talk
 from operators.questions.timeline import read_timeline, region_of, sample_times_of
 from schemas.tables import Derivation, QuestionKind, Template
 from tests.support.films import BOXES, SECOND, ImaginaryFilm, captions_of, film, films, shown
@@ -99,7 +99,7 @@ def test_evidence_covers_what_the_question_is_about_and_wording_is_that_of_a_vie
         spans = {each.text: each.span for each in timeline.occurrences if each.span in question.evidence}
         assert set(question.subjects) <= set(spans)
         assert list(question.evidence) == sorted(set(question.evidence), key=lambda span: (span.start_us, span.end_us))
-        assert meta_talk(question.question) is None
+        assert find_meta_talk(question.question) is None
         assert all(subject in question.question or subject in question.options for subject in question.subjects)
 
 

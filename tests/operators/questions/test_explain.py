@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 
 from operators.questions.derive import CATEGORY, derive
 from operators.questions.explain import explain
-from operators.questions.rules import meta_talk
+from operators.questions.gates.wording import find_meta_talk
 from operators.questions.timeline import read_timeline
 from operators.video.timecode import format_time
 from schemas.provenance import Provenance
@@ -43,7 +43,7 @@ def test_every_derived_question_is_explained_by_its_evidence(imaginary):
         assert question.answer in reasoning
         assert all(subject in reasoning for subject in question.derivation.subjects)
         assert all(format_time(span.start_us) in reasoning for span in question.evidence)
-        assert meta_talk(reasoning) is None
+        assert find_meta_talk(reasoning) is None
 
 
 TIMELINE = read_timeline(

@@ -73,13 +73,13 @@ def test_texts_of_models_are_shown_and_never_run(tmp_path):
 def test_a_build_in_which_nothing_passed_is_reported_with_the_reasons(tmp_path):
     tags = Tags(page_of(synthetic_run(tmp_path, videos=2, nothing_passes=True)))
     assert "No samples" in tags.text
-    assert "verify: answerable blind" in tags.text
+    assert "question: answerable blind" in tags.text
     assert "Files in the source that are not videos: 3 .srt files." in tags.text
     assert "right 4 of 4 times" in tags.text  # an example of a reject message
     assert "article" not in tags.tags
 
 
-@pytest.mark.parametrize("until", ["split", "reason", "verify"])
+@pytest.mark.parametrize("until", ["split", "reason", "difficulty"])
 def test_a_run_under_way_shows_what_there_is(tmp_path, until):
     tags = Tags(page_of(synthetic_run(tmp_path, videos=1, until=until)))
     assert "This run is not finished" in tags.text

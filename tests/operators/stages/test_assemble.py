@@ -15,7 +15,7 @@ from tests.support.rows import PROGRAM, make_question, make_source, make_trial, 
 HASHES = st.integers(0, 2**512 - 1)
 
 
-def assemble(split, questions, correct, checks=(), seed=0):
+def assemble(split, questions, correct, seed=0):
     """Rows for one video of that split, if the target answers question `q` correctly in `correct[q]` of 10 trials."""
     config = BuildConfig(source="a", out="b", seed=seed)
     context = Context(STAGE.name, "all", config, {}, {}, files=None, scratch=None)
@@ -29,7 +29,7 @@ def assemble(split, questions, correct, checks=(), seed=0):
         make_trial(q, Check.DIFFICULTY, correct[q.question_id]) for q in questions if q.question_id in correct
     ]
     sources = [make_source("v", split_hint=split, category="news_politics")]
-    return list(STAGE.run(context, [make_video("v")], questions, reasonings, list(checks), difficulties, sources))
+    return list(STAGE.run(context, [make_video("v")], questions, reasonings, difficulties, sources))
 
 
 def without_hints(videos):
@@ -65,14 +65,9 @@ def test_letters_are_uniform_and_follow_from_the_seed():
     assert assemble(Split.SFT, questions, correct, seed=1) != samples
 
 
-def test_only_questions_that_passed_every_check_become_samples():
+def test_only_questions_whose_difficulty_was_measured_become_samples():
     questions = [make_question(number) for number in (1, 2, 3)]
-    checks = [
-        make_trial(questions[0], Check.BLIND, 1),
-        make_trial(questions[1], Check.BLIND, 10, passed=False),
-        make_trial(questions[2], Check.BLIND, 1),
-    ]
-    rows = assemble(Split.SFT, questions, {"q0001": 5, "q0002": 5}, checks)
+    rows = assemble(Split.SFT, questions, {"q0001": 5})
     assert [row.question_id for row in rows] == ["q0001"]
 
 
@@ -82,7 +77,7 @@ def test_a_question_that_the_target_never_answered_is_no_sample():
     context = Context(STAGE.name, "all", BuildConfig(source="a", out="b"), {}, {}, files=None, scratch=None)
     unanswered = make_trial(question, Check.DIFFICULTY, 0, n=0, passed=False)
     sources = [make_source("v", split_hint=Split.SFT)]
-    assert list(STAGE.run(context, [make_video("v")], [question], [reasoning], [], [unanswered], sources)) == []
+    assert list(STAGE.run(context, [make_video("v")], [question], [reasoning], [unanswered], sources)) == []
 
 
 @pytest.mark.parametrize(("correct", "reason"), [(0, "always_wrong"), (10, "always_right")])

@@ -12,7 +12,7 @@ from operators.stages.difficulty import STAGE
 from schemas.tables import Check, QuestionKind
 from tests.support.films import captions_of, film
 from tests.support.openai_server import Fault, OpenAIServer, last_text
-from tests.support.rows import make_question, make_trial, make_video, of_file
+from tests.support.rows import make_question, make_reasoning, make_video, of_file
 from tests.support.stages import StageRunner
 from tests.support.videos import counting_video
 
@@ -22,8 +22,8 @@ OPEN = make_question(2, "film", QuestionKind.OPEN)
 VIDEO = make_video("film")
 
 
-def make_passed_trials(*questions):
-    return [make_trial(each, check, 0, 1) for each in questions for check in (Check.RULES, Check.BLIND, Check.GROUNDED)]
+def make_reasonings(*questions):
+    return [make_reasoning(each) for each in questions]
 
 
 def right_for_first_letters(body):
@@ -37,7 +37,7 @@ def right_for_first_letters(body):
 def test_the_pass_rate_is_counted(stages, server):
     server.script = right_for_first_letters
     trials = stages.run(
-        STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], make_passed_trials(CHOICE, OPEN), difficulty={"trials": 8}
+        STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], make_reasonings(CHOICE, OPEN), [], difficulty={"trials": 8}
     )
     assert [(t.question_id, t.check, t.correct, t.n, t.passed) for t in trials] == [
         (CHOICE.question_id, Check.DIFFICULTY, 4, 8, True),
@@ -47,17 +47,15 @@ def test_the_pass_rate_is_counted(stages, server):
     assert {each.prompt_id for each in trials[0].provenance} == {"difficulty_choice"}
 
 
-@pytest.mark.parametrize("failed", [Check.RULES, Check.BLIND, Check.GROUNDED])
-def test_only_questions_that_passed_every_check_are_tried(stages, server, failed):
+def test_only_questions_with_a_chain_of_thought_are_tried(stages, server):
     server.script = right_for_first_letters
-    trials = [*make_passed_trials(OPEN), *make_passed_trials(CHOICE), make_trial(CHOICE, failed, 0, 1, passed=False)]
-    rows = stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN, make_question(3, "film")], trials)
+    rows = stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], make_reasonings(OPEN), [])
     assert [row.question_id for row in rows] == [OPEN.question_id]
 
 
 def test_without_vision_the_captions_come_first_and_the_question_last(stages, server):
     server.script = right_for_first_letters
-    stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], make_passed_trials(CHOICE, OPEN))
+    stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], make_reasonings(CHOICE, OPEN), [])
     texts = [last_text(seen.body) for seen in server.requests]
     assert len({text[: text.index("Answer a question")] for text in texts}) == 1
     assert all("00:50 - 01:00: A scene" in text for text in texts)
@@ -73,7 +71,8 @@ def test_a_target_that_sees_gets_frames_of_the_whole_video(stages, server, tmp_p
         [video],
         CAPTIONS,
         [OPEN],
-        make_passed_trials(OPEN),
+        make_reasonings(OPEN),
+        [],
         difficulty={"trials": 2, "frames": 4, "frame_side": 112},
     )
     assert trial.correct == 2
@@ -90,19 +89,19 @@ def test_a_target_that_sees_gets_frames_of_the_whole_video(stages, server, tmp_p
 
 
 def test_a_question_without_an_answer_has_no_pass_rate_and_is_out(stages, server):
-    server.fail(Fault(400, "maximum context length is 2048 tokens", "context_length_exceeded"), times=3)
-    (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], make_passed_trials(OPEN), difficulty={"trials": 3})
+    server.fail(Fault(400, "maximum context length is 2048 tokens", "context_length_exceeded"), times=9)
+    (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], make_reasonings(OPEN), [], difficulty={"trials": 3})
     assert (trial.n, trial.correct, trial.answers, trial.passed) == (0, 0, (), False)
     (reject,) = stages.rejects
     assert (reject.key, reject.reason) == (OPEN.question_id, "unanswered")
-    assert "3 too_long" in reject.message
+    assert "too_long" in reject.message
 
 
-def test_a_missing_answer_does_not_count(stages, server):
+def test_a_missing_answer_is_replaced(stages, server):
     server.script = right_for_first_letters
     server.fail(Fault(400, "maximum context length is 2048 tokens", "context_length_exceeded"))
-    (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], make_passed_trials(OPEN), difficulty={"trials": 3})
-    assert (trial.n, trial.correct, trial.passed) == (2, 2, True)
+    (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], make_reasonings(OPEN), [], difficulty={"trials": 3})
+    assert (trial.n, trial.correct, trial.passed) == (3, 3, True)
     assert stages.rejects == []
 
 
@@ -111,7 +110,7 @@ def run_with_vision(stages: StageRunner, path: Path) -> list:
     stages.vision = True
     video = of_file(VIDEO, path)
     return stages.run(
-        STAGE, [video], CAPTIONS, [CHOICE, OPEN], make_passed_trials(CHOICE, OPEN), difficulty={"trials": 1}
+        STAGE, [video], CAPTIONS, [CHOICE, OPEN], make_reasonings(CHOICE, OPEN), [], difficulty={"trials": 1}
     )
 
 
@@ -169,5 +168,5 @@ def test_a_program_that_ends_rejects_nothing(tmp_path):
 
 
 def test_no_verified_question_costs_nothing(stages, server):
-    assert stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE], []) == []
+    assert stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE], [], []) == []
     assert not server.requests

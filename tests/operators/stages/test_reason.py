@@ -20,8 +20,10 @@ GOOD = {"reasoning": "At 00:33 a boat comes in. So it is a boat.", "evidence": [
 
 def test_derived_questions_are_explained_without_a_model(stages, server):
     video = make_video("film")
-    questions = stages.run(question_stage.STAGE, [video], CAPTIONS, question={"writers": [Writer.PROGRAM]})
-    reasonings = stages.run(STAGE, CAPTIONS, questions)
+    questions = stages.run(
+        question_stage.STAGE, [video], CAPTIONS, [], question={"writers": [Writer.PROGRAM]}, verify={"blind_trials": 0}
+    )
+    reasonings = stages.run(STAGE, CAPTIONS, questions, [])
     assert [each.question_id for each in reasonings] == [each.question_id for each in questions]
     assert all(r.evidence == q.evidence and q.answer in r.reasoning for q, r in zip(questions, reasonings, strict=True))
     assert not server.requests
@@ -29,7 +31,7 @@ def test_derived_questions_are_explained_without_a_model(stages, server):
 
 def test_the_reasoner_sees_video_evidence_question_and_answer(stages, server):
     server.script = lambda body: GOOD
-    (reasoning,) = stages.run(STAGE, CAPTIONS, [QUESTION])
+    (reasoning,) = stages.run(STAGE, CAPTIONS, [QUESTION], [])
     assert reasoning.question_id == QUESTION.question_id
     assert reasoning.reasoning == GOOD["reasoning"]
     assert [(span.start_us // SECOND, span.end_us // SECOND) for span in reasoning.evidence] == [(33, 40)]
@@ -50,7 +52,7 @@ def test_the_reasoner_sees_video_evidence_question_and_answer(stages, server):
 )
 def test_an_answer_that_is_no_reasoning_is_a_reject(stages, server, answer, reason):
     server.script = lambda body: answer
-    assert stages.run(STAGE, CAPTIONS, [QUESTION]) == []
+    assert stages.run(STAGE, CAPTIONS, [QUESTION], []) == []
     (reject,) = stages.rejects
     assert (reject.reason, reject.key) == (reason, QUESTION.question_id)
     assert QUESTION.question_id in reject.message
