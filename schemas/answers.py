@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from schemas.base import Model
-from schemas.tables import QuestionCategory
+from schemas.tables import QuestionCategory, VideoCategory
 
 
 class Written(Model):
@@ -92,6 +92,54 @@ _CLOCK = "([0-9]{1,2}:)?[0-5][0-9]:[0-5][0-9]"
 TimeRange = Annotated[str, Field(pattern=f"^{_CLOCK}( - {_CLOCK})?$")]
 """A part of the video as it is shown, `00:10 - 00:20` or `1:00:10 - 1:00:20`, or a moment, `00:12`."""
 Evidence = Annotated[tuple[TimeRange, ...], Field(min_length=1, max_length=8)]
+
+
+# Times are held to their form by a decoder only, and an entity may be cut off: no reason to drop a whole summary.
+WrittenTime = Annotated[str, Field(json_schema_extra={"pattern": f"^{_CLOCK}( - {_CLOCK})?$"})]
+
+
+class SeenEntity(Written):
+    """A person, an animal, a thing or a place that matters in a part of a video."""
+
+    name: Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)] = ""
+    """How a viewer would call it, so that nothing else in this part is called the same."""
+    description: Annotated[str, StringConstraints(strip_whitespace=True, max_length=300)] = ""
+    """What it is recognised by elsewhere."""
+    seen: Annotated[tuple[WrittenTime, ...], Field(default=(), max_length=12)]
+    """When it is seen or heard, each time as it is written in the record."""
+
+
+class SceneSummary(Written):
+    """What happens in one part of a video, and who and what occurs in it."""
+
+    title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+    summary: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1500)]
+    """Two to four sentences in order of time, with times."""
+    entities: Annotated[tuple[SeenEntity, ...], Field(default=(), max_length=16)]
+
+
+class SameEntity(Written):
+    """One person, animal, thing or place that several parts of a video mention."""
+
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+    description: Annotated[str, StringConstraints(strip_whitespace=True, max_length=300)]
+    mentions: Annotated[tuple[int, ...], Field(min_length=1, max_length=200)]
+    """The numbers of its mentions."""
+
+
+class SameEntities(Written):
+    """Which mentions mean the same person, animal, thing or place."""
+
+    entities: Annotated[tuple[SameEntity, ...], Field(max_length=80)]
+    """Only what is mentioned at least twice. Empty if there is none."""
+
+
+class VideoDescription(Written):
+    """What a video is about, and what kind of video it is."""
+
+    summary: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=600)]
+    """One or two sentences on what the whole video is about."""
+    category: VideoCategory
 
 
 # Reading is lenient: what a model writes to itself is not needed, and a long one is no reason to drop the question.

@@ -289,11 +289,20 @@ REASON_GROUPS = (
     ),
     ReasonGroup(
         "Answers of the reasoner",
-        ("question", "reason"),
-        ("operators/models", "operators/questions/evidence.py"),
+        ("outline", "question", "reason"),
+        (
+            "operators/models",
+            "operators/questions/evidence.py",
+            "operators/questions/entities.py",
+            "operators/stages/outline.py",
+        ),
         {
             "bad_evidence": RejectReason(
                 "The evidence lies outside the video, or ends before it begins.", "`lvr replay`, or use another model."
+            ),
+            "mixed_up_mentions": RejectReason(
+                "Mentions of people or things were linked twice or do not exist. They are not linked with any other.",
+                "Nothing; many mean that another reasoner is needed.",
             ),
             "truncated": RejectReason(
                 _OUT_OF_TOKENS, f"Raise `max_tokens` in the front matter of the prompt. {_MORE_TOKENS}"
@@ -302,8 +311,8 @@ REASON_GROUPS = (
     ),
     ReasonGroup(
         "Checks of questions",
-        ("question", "reason"),
-        ("operators/questions/gates", "operators/stages/reason.py"),
+        ("outline", "question", "reason"),
+        ("operators/questions/gates", "operators/stages/question.py", "operators/stages/reason.py"),
         {
             "answer_missing": RejectReason(
                 "The right answer is not among the options.", "Nothing; many mean that another reasoner is needed."

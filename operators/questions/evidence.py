@@ -53,14 +53,15 @@ def read_spans(ranges: Sequence[str], end_us: int) -> tuple[Span, ...]:
     """
     spans = []
     for each in ranges:
-        start_us, last_us = _read_clock(each.partition(" - ")[0]), _read_clock(each.rpartition(" - ")[2])
+        start_us, last_us = read_clock(each.partition(" - ")[0]), read_clock(each.rpartition(" - ")[2])
         if last_us < start_us or start_us >= end_us or last_us > end_us + _SECOND_US:
             raise EvidenceError(f"{each} is no part of a video of {format_time(end_us)}; name parts inside")
         spans.append(Span(start_us=start_us, end_us=min(max(last_us, start_us + _SECOND_US), end_us)))
     return tuple(sorted(set(spans), key=lambda span: (span.start_us, span.end_us)))
 
 
-def _read_clock(text: str) -> int:
+def read_clock(text: str) -> int:
+    """Microseconds of a time in the form `00:12` or `1:00:12`."""
     seconds = 0
     for part in text.split(":"):
         seconds = 60 * seconds + int(part)

@@ -2,18 +2,20 @@
 
 A story is one line for each caption, in order of time. When the captions of the whole video do not fit, the scenes
 nearest to a focus stay in full, and every other scene becomes a line with its summary. So nothing is dropped silently,
-and what is told in full is contiguous. Lines of summaries are marked, so that a reader does not count or order what it
-has not been told.
+and what is told in full is contiguous around the focus. Lines of summaries are marked, so that a reader does not count
+or order what it has not been told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from operators.models.client import ModelClient
 from operators.models.prompts import Prompt
 from operators.models.tokens import token_bound
+from operators.questions.scenes import plan_scenes
 from operators.video.timecode import format_time
 from schemas.base import Span
 from schemas.errors import BadInput
@@ -22,11 +24,18 @@ from schemas.tables import Caption, Outline, Scene
 MAX_LINE_CHARACTERS = 4_000
 """Characters of a caption's line. The rest is cut, so that one caption never displaces others. The most detailed
 captions that were measured have 900."""
+PROGRAM_SUMMARY_CHARACTERS = 600
+"""Characters of a scene's summary that is made by program."""
+SUMMARY_LIMITS = (1_500, 800, 400, 200, 100, 50)
+"""Characters of a scene's summary. The first limit is taken with which all summaries fit into half of the room."""
 CHAT_TOKENS = 200
 """Tokens that a chat template and the response schema add to a request, at most."""
+EXACT_FROM = 1 / 8
+"""Share of the context from which the tokens of a prompt are counted by the server. The safe bound is enough below."""
+SUMMARY_MARK = "[summary]"
 SUMMARY_NOTICE = (
-    "(Lines that begin with [summary] tell a longer part in short. More happens there than they tell: conclude from "
-    "them no count, no first or last time, and nothing about what directly follows or precedes.)"
+    f"(The parts below marked {SUMMARY_MARK} are summarised, and more happens in them than they state: do not conclude "
+    "counts, order of neighbours, first or last from them.)"
 )
 
 
@@ -45,17 +54,30 @@ class Story:
     """Whether all captions are told in full."""
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A scene, and its captions as lines in full."""
+
+    scene: Scene
+    lines: tuple[str, ...]
+
+
 def caption_line(caption: Caption) -> str:
     """The line of a caption: its times and text, its speech, and on-screen texts that its text does not contain."""
-    start, end = format_time(caption.start_us), format_time(caption.end_us)
-    # Measured captions begin with their own times.
-    seen = " ".join(caption.text.split()).removeprefix(f"From {start} to {end}: ")
-    read = dict.fromkeys(each.text for each in (*caption.screen_texts, *caption.seen_texts))
+    seen = _seen_text(caption)
+    read = dict.fromkeys(" ".join(each.text.split()) for each in (*caption.screen_texts, *caption.seen_texts))
     unread = [text for text in read if text.casefold() not in seen.casefold()]
     texts = f" On screen: {'; '.join(unread)}." if unread else ""
     speech = f" Heard: {' '.join(caption.speech.split())}" if caption.speech else ""
-    line = f"{start} - {end}: {seen}{texts}{speech}"
+    line = f"{format_time(caption.start_us)} - {format_time(caption.end_us)}: {seen}{texts}{speech}"
     return line if len(line) <= MAX_LINE_CHARACTERS else f"{line[:MAX_LINE_CHARACTERS]} (cut off)"
+
+
+def summarize_by_program(captions: Sequence[Caption]) -> str:
+    """The first sentences of captions in order, cut so that all have `PROGRAM_SUMMARY_CHARACTERS` or little more."""
+    room = max(40, PROGRAM_SUMMARY_CHARACTERS // max(1, len(captions)) - 1)
+    sentences = [re.split(r"(?<=[.!?])\s|(?<=[。！？])", _seen_text(caption), maxsplit=1)[0] for caption in captions]
+    return " ".join(_cut(sentence, room) for sentence in sentences)
 
 
 def within(captions: Sequence[Caption], spans: Sequence[Span]) -> list[Caption]:
@@ -65,6 +87,17 @@ def within(captions: Sequence[Caption], spans: Sequence[Span]) -> list[Caption]:
         for caption in captions
         if any(caption.start_us < span.end_us and span.start_us < caption.end_us for span in spans)
     ]
+
+
+def cover(spans: Sequence[Caption | Span]) -> tuple[Span, ...]:
+    """The parts of a video that captions or spans cover, in order of time. Those that touch are one."""
+    joined: list[tuple[int, int]] = []
+    for each in sorted(spans, key=lambda span: span.start_us):
+        if joined and each.start_us <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], each.end_us))
+        else:
+            joined.append((each.start_us, each.end_us))
+    return tuple(Span(start_us=start, end_us=end) for start, end in joined)
 
 
 def story_room(client: ModelClient, prompt: Prompt, **variables: object) -> int:
@@ -78,11 +111,31 @@ def story_room(client: ModelClient, prompt: Prompt, **variables: object) -> int:
     Raises:
         ModelUnavailable: the server cannot be used.
     """
-    text = f"{prompt.system}\n{prompt.render(story='', **variables)}"
-    context = client.context_tokens
-    # The bound is about twice the number of English text. Where that matters, the server counts.
-    tokens = token_bound(text) if token_bound(text) <= context // 8 else client.count_tokens(text)
-    return context - client.answer_tokens(prompt) - tokens - CHAT_TOKENS
+    return room_left(client, prompt, prompt.render(story="", **variables))
+
+
+def room_left(client: ModelClient, prompt: Prompt, text: str) -> int:
+    """Tokens that may be added to the text of a request, so that it fits into the context with its answer.
+
+    Raises:
+        ModelUnavailable: the server cannot be used.
+    """
+    whole = f"{prompt.system}\n{text}"
+    tokens = token_bound(whole)
+    if tokens > EXACT_FROM * client.context_tokens:
+        tokens = client.count_tokens(whole)
+    return client.context_tokens - client.answer_tokens(prompt) - tokens - CHAT_TOKENS
+
+
+def fits(client: ModelClient, text: str, room: int) -> bool:
+    """Whether a text has at most `room` tokens. The server counts only where neither bound decides.
+
+    The lower bound is eight characters for each token, where English has four.
+
+    Raises:
+        ModelUnavailable: the server cannot be used.
+    """
+    return token_bound(text) <= room or (len(text) // 8 <= room and client.count_tokens(text) <= room)
 
 
 def tell(
@@ -93,108 +146,154 @@ def tell(
     Args:
         client: the model that reads it; it counts the tokens.
         captions: all captions of the video, in order of time.
-        outline: the scenes of the video. Without one, all captions are one scene.
+        outline: the scenes of the video. Scenes without a summary, or all without an outline, get one by program.
         room: tokens that the story may take.
         focus: parts of the video whose scenes are told in full first; without any, those from the beginning.
 
     Raises:
         ContextTooSmall: not even the scene of the focus fits next to the summaries.
         ModelUnavailable: the server cannot be used.
+        ValueError: the outline is one of other captions.
     """
     lines = [caption_line(caption) for caption in captions]
-    if _fits(client, "\n".join(lines), room):
-        return Story("\n".join(lines), _cover(captions), complete=True)
-    scenes = outline.scenes if outline else ()
-    if not scenes:
+    if fits(client, "\n".join(lines), room):
+        return Story("\n".join(lines), cover(captions), complete=True)
+    scenes = _divide(captions, lines, outline)
+    summaries = write_summaries(client, [part.scene for part in scenes], room // 2)
+    order = _nearest([part.scene for part in scenes], focus)
+
+    def render(count: int) -> str:
+        full = set(order[:count])
+        told = [
+            line
+            for index, part in enumerate(scenes)
+            for line in (part.lines if index in full else [f"{SUMMARY_MARK} {summaries[index]}"])
+        ]
+        return "\n".join([SUMMARY_NOTICE, *told])
+
+    # All scenes in full are the complete story, which does not fit.
+    count = _largest(len(scenes) - 1, lambda count: fits(client, render(count), room))
+    if not count:
         raise ContextTooSmall(_describe_lack(client, captions, room))
-    full: list[int] = []
-    text = ""
-    for index in _nearest(scenes, focus):
-        candidate = _render(captions, lines, scenes, {*full, index})
-        if _fits(client, candidate, room):
-            full.append(index)
-            text = candidate
-        elif not full:
-            raise ContextTooSmall(_describe_lack(client, captions, room))
-        else:
+    return Story(render(count), cover([scenes[index].scene for index in order[:count]]), complete=False)
+
+
+def write_summaries(client: ModelClient, scenes: Sequence[Scene], room: int) -> list[str]:
+    """One line for each scene: its times, title and summary, shortened to the same length if they do not all fit.
+
+    If they do not even fit with the shortest length, the lines exceed the room.
+
+    Args:
+        client: the model that reads them.
+        scenes: the scenes, in order of time.
+        room: tokens that all lines may take.
+
+    Raises:
+        ModelUnavailable: the server cannot be used.
+    """
+    lines: list[str] = []
+    for characters in SUMMARY_LIMITS:
+        lines = [_summary_line(scene, characters) for scene in scenes]
+        if fits(client, "\n".join(lines), room):
             break
-    told = [scenes[index] for index in sorted(full)]
-    return Story(text, _cover(told), complete=False)
+    return lines
 
 
 def parts(client: ModelClient, captions: Sequence[Caption], room: int) -> list[list[Caption]]:
-    """Contiguous parts of the captions, each of at most `room` tokens, as few as possible; one if all fit.
+    """Contiguous parts of the captions, each of at most `room` tokens and as long as possible; one if all fit.
 
     A caption that does not fit by itself is a part of its own.
 
     Raises:
         ModelUnavailable: the server cannot be used.
     """
+    lines = [caption_line(caption) for caption in captions]
     found: list[list[Caption]] = []
-    rest = list(captions)
-    while rest:
-        count = max(1, _count_fitting(client, [caption_line(caption) for caption in rest], room))
-        found.append(rest[:count])
-        rest = rest[count:]
+    start = 0
+    while start < len(lines):
+        rest = lines[start:]
+        everything = fits(client, "\n".join(rest), room)
+        count = (
+            len(rest)
+            if everything
+            else _largest(len(rest) - 1, lambda count, rest=rest: fits(client, "\n".join(rest[:count]), room))
+        )
+        found.append(list(captions[start : start + max(1, count)]))
+        start += max(1, count)
     return found
 
 
-def _fits(client: ModelClient, text: str, room: int) -> bool:
-    """Whether a text has at most `room` tokens. The server counts only where the safe bound does not decide."""
-    return token_bound(text) <= room or (len(text) // 8 <= room and client.count_tokens(text) <= room)
+def _largest(most: int, holds: Callable[[int], bool]) -> int:
+    """The largest number from 1 to `most` for which a condition holds, by bisection; 0 if it holds for none.
 
-
-def _count_fitting(client: ModelClient, lines: Sequence[str], room: int) -> int:
-    """The largest number of lines from the first on that fit, by bisection; 0 if not even one does."""
-    low, high = 0, len(lines) + 1
+    It must hold for all numbers below one for which it holds.
+    """
+    low, high = 0, most + 1
     while high - low > 1:
-        middle = len(lines) if high > len(lines) and not low else (low + high) // 2
-        low, high = (middle, high) if _fits(client, "\n".join(lines[:middle]), room) else (low, middle)
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
     return low
+
+
+def _divide(captions: Sequence[Caption], lines: Sequence[str], outline: Outline | None) -> list[_Part]:
+    """The scenes of a video, each with its lines."""
+    if outline is None:
+        scenes = [
+            Scene(start_us=own[0].start_us, end_us=own[-1].end_us, title="", summary="")
+            for own in plan_scenes(captions)
+        ]
+    else:
+        scenes = list(outline.scenes)
+    divided: list[_Part] = []
+    for scene in scenes:
+        own = [index for index, each in enumerate(captions) if scene.start_us <= each.start_us < scene.end_us]
+        summary = scene.summary or summarize_by_program([captions[index] for index in own])
+        divided.append(_Part(scene.model_copy(update={"summary": summary}), tuple(lines[index] for index in own)))
+    told = sum(len(part.lines) for part in divided)
+    if told != len(lines):
+        raise ValueError(
+            f"the {len(scenes)} scenes of the outline hold {told} of {len(lines)} captions; pass the outline that was "
+            f"made from these captions"
+        )
+    return divided
+
+
+def _summary_line(scene: Scene, characters: int) -> str:
+    title = f"{scene.title}: " if scene.title else ""
+    text = _cut(" ".join(f"{title}{scene.summary}".split()), characters)
+    return f"{format_time(scene.start_us)} - {format_time(scene.end_us)}: {text}"
 
 
 def _nearest(scenes: Sequence[Scene], focus: Sequence[Span]) -> list[int]:
     """Indexes of the scenes, those that overlap the focus first, then by their distance in time from it."""
 
     def distance(scene: Scene) -> int:
-        gaps = [max(0, span.start_us - scene.end_us, scene.start_us - span.end_us + 1) for span in focus]
+        gaps = [max(0, span.start_us - scene.end_us + 1, scene.start_us - span.end_us + 1) for span in focus]
         return min(gaps, default=0)
 
     return sorted(range(len(scenes)), key=lambda index: (distance(scenes[index]), index))
 
 
-def _render(captions: Sequence[Caption], lines: Sequence[str], scenes: Sequence[Scene], full: set[int]) -> str:
-    told = [SUMMARY_NOTICE]
-    for index, scene in enumerate(scenes):
-        if index in full:
-            told += [
-                line
-                for caption, line in zip(captions, lines, strict=True)
-                if scene.start_us <= caption.start_us < scene.end_us
-            ]
-        else:
-            start, end = format_time(scene.start_us), format_time(scene.end_us)
-            title = f"{scene.title}: " if scene.title else ""
-            told.append(f"[summary] {start} - {end}: {title}{scene.summary}")
-    return "\n".join(told)
+def _seen_text(caption: Caption) -> str:
+    """A caption's text on one line, without the times with which measured captions begin."""
+    start, end = format_time(caption.start_us), format_time(caption.end_us)
+    return " ".join(caption.text.split()).removeprefix(f"From {start} to {end}: ")
 
 
-def _cover(spans: Sequence[Caption] | Sequence[Scene]) -> tuple[Span, ...]:
-    """The spans that captions or scenes cover, neighbours joined."""
-    joined: list[tuple[int, int]] = []
-    for each in spans:
-        if joined and each.start_us <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], each.end_us))
-        else:
-            joined.append((each.start_us, each.end_us))
-    return tuple(Span(start_us=start, end_us=end) for start, end in joined)
+def _cut(text: str, characters: int) -> str:
+    """A text of at most so many characters, cut after a word where there are any."""
+    if len(text) <= characters:
+        return text
+    kept = text[: characters - 1]
+    whole = kept.rpartition(" ")[0] if text[characters - 1] != " " else kept
+    return f"{(whole if len(whole) > characters // 2 else kept).rstrip(' ,;:')}…"
 
 
 def _describe_lack(client: ModelClient, captions: Sequence[Caption], room: int) -> str:
     needed = client.count_tokens("\n".join(map(caption_line, captions)))
     return (
         f"{client.role.value} {client.model!r} has a context of {client.context_tokens} tokens, which leaves {room} "
-        f"for the video next to the prompt and the answer. Its {len(captions)} captions have {needed}, and not even "
-        f"one scene fits with the summaries of the others. Serve the model with a larger context (--max-model-len), or "
+        f"for the video next to the prompt and the answer. Its {len(captions)} captions have {needed}, and not even one "
+        f"scene fits with the summaries of the others. Serve the model with a larger context (--max-model-len), or "
         f"lower max_tokens of the prompt"
     )

@@ -48,6 +48,11 @@ VARIABLES = {
     "second": "How does the boy with the red cap go out?\nAnswer: by the back door",
     "fact": "From 00:20 to 00:30 the loaf of rye is to the left of the woman in the green apron.",
     "labels": ["the loaf of rye", "the woman in the green apron"],
+    "mentions": "1. (00:00 - 00:40) the baker: a woman in a green apron\n2. (00:10 - 00:20) the boy: a red cap\n"
+    "3. (00:30 - 00:40) the boy with the red cap: about ten years old",
+    "mistake": "2 stands in two entries",
+    "title": "The loaf for the ferry",
+    "scenes": "00:00 - 00:40: A loaf is fetched: A woman bakes a loaf (00:00), and a boy takes it to a ferry (00:30).",
     "frames": 8,
     "boxes": "pixels",
     "width": 448,
