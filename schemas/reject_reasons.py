@@ -312,7 +312,7 @@ REASON_GROUPS = (
     ReasonGroup(
         "Checks of questions",
         ("outline", "question", "reason"),
-        ("operators/questions/gates", "operators/stages/question.py", "operators/stages/reason.py"),
+        ("operators/stages/outline.py", "operators/questions/gates", "operators/stages/reason.py"),
         {
             "answer_missing": RejectReason(
                 "The right answer is not among the options.", "Nothing; many mean that another reasoner is needed."
@@ -390,8 +390,9 @@ REASON_GROUPS = (
     ),
     ReasonGroup(
         "Answers to questions",
-        ("question", "reason", "difficulty"),
+        ("outline", "question", "reason", "difficulty"),
         (
+            "operators/stages/outline.py",
             "operators/questions/gates",
             "operators/questions/trials.py",
             "operators/stages/difficulty.py",

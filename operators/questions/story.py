@@ -293,7 +293,7 @@ def _describe_lack(client: ModelClient, captions: Sequence[Caption], room: int) 
     needed = client.count_tokens("\n".join(map(caption_line, captions)))
     return (
         f"{client.role.value} {client.model!r} has a context of {client.context_tokens} tokens, which leaves {room} "
-        f"for the video next to the prompt and the answer. Its {len(captions)} captions have {needed}, and not even one "
-        f"scene fits with the summaries of the others. Serve the model with a larger context (--max-model-len), or "
+        f"for the video next to the prompt and the answer. Its {len(captions)} captions have {needed}, and not even "
+        f"one scene fits with the summaries of the others. Serve the model with a larger context (--max-model-len), or "
         f"lower max_tokens of the prompt"
     )

@@ -164,14 +164,13 @@ def _read_summary(context: Context, subject: str, piece: _Piece, reply: Answer |
     if reply.truncated:
         summary = summary if seen else _keep_sentences(summary)
         seen = seen[:-1]
-    reason = message = ""
+    key, raw, sha256 = reply.request.key, reply.provenance.raw, reply.provenance.request_sha256
     if not summary:
-        reason, message = "truncated", f"no sentence of it was complete; raise max_tokens of prompt {SCENE_PROMPT}"
-    elif found := find_refusal(summary):
-        reason, message = "refused_text", f"it says {found!r}"
-    if reason:
-        given = reply.provenance
-        return context.reject(reply.request.key, reason, f"{subject}: {message}", given.raw, given.request_sha256)
+        message = f"{subject}: no sentence of it was complete; raise max_tokens of prompt {SCENE_PROMPT}"
+        return context.reject(key, "truncated", message, raw, sha256)
+    if found := find_refusal(summary):
+        message = f"{subject}: it is a refusal ({found!r}); request it again with `lvr replay`"
+        return context.reject(key, "refused_text", message, raw, sha256)
     piece.title, piece.summary = " ".join(written.title.split()), summary
     piece.mentions = [read_mention(each, piece.captions) for each in seen if each.name]
     return reply.provenance
