@@ -32,7 +32,7 @@ from tests.support.event_world import SECOND, EventWorld
 DETAILS = (
     "The camera stands still at the height of a person and shows the scene from the side, in soft daylight.",
     "In the background two people talk to each other without taking notice, and a cart passes from left to right.",
-    "The hands move slowly at first, then faster, and stop for a moment before the work goes on.",
+    "The hands move slowly at first, then faster, and stop for a moment before the work resumes.",
     "At the end the camera moves a little closer, until face and hands fill the left half of the picture.",
 )
 
@@ -74,12 +74,12 @@ def make_captions(minutes: int) -> list[Caption]:
 
 
 def make_outline(captions: Sequence[Caption]) -> Outline:
-    """Scenes whose summaries have the length that the prompt asks for: four sentences, the events of four clips."""
+    """Scenes whose summaries have the length that the prompt requests: four sentences, the events of four clips."""
     scenes = [
         Scene(
             start_us=own[0].start_us,
             end_us=own[-1].end_us,
-            title="The work at the market goes on",
+            title="The work at the market continues",
             summary=" ".join(caption.text.split(". ")[0] + "." for caption in own[:: max(1, len(own) // 4)][:4]),
         )
         for own in plan_scenes(captions)
@@ -106,7 +106,7 @@ def main() -> None:
     with ModelPool() as pool, tempfile.TemporaryDirectory() as folder:
         settings = ModelConfig(model=EMBEDDED_MODEL)
         client = pool.client(Role.REASONER, settings, Journal(folder), {})
-        print("minutes captions tokens bound scenes summaries context room told_in_full tokens_told counts seconds")
+        print("minutes captions tokens bound scenes summaries context room in_full tokens_of_story counts seconds")
         for minutes in options.minutes:
             captions = make_captions(minutes)
             outline = make_outline(captions)
@@ -132,8 +132,10 @@ def main() -> None:
                     print(*known, context, room, "context too small")
                     continue
                 seconds = time.perf_counter() - began
-                told = sum(caption_line(caption) in story.text for caption in captions)
-                print(*known, context, room, told, client.count_tokens(story.text), counting.counted, f"{seconds:.2f}")
+                in_full = sum(caption_line(caption) in story.text for caption in captions)
+                print(
+                    *known, context, room, in_full, client.count_tokens(story.text), counting.counted, f"{seconds:.2f}"
+                )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Divides a video into scenes: runs of clips with a common topic, by the words of their captions.
+"""Divides a video into scenes: runs of clips with a common topic, by the vocabulary of their captions.
 
 Scenes have 8 to 20 clips, 80 s to 200 s at clips of ten seconds. A boundary lies where the words of the captions before
 and after it differ most, as in TextTiling (M. Hearst, Computational Linguistics 23, 1997). Words that most captions
@@ -12,6 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from schemas.tables import Caption
 
@@ -57,7 +58,7 @@ def _measure_differences(captions: Sequence[Caption]) -> list[float]:
     One minus the cosine similarity of the two windows, by inverse document frequency.
     """
     words = [_count_words(caption) for caption in captions]
-    captions_with = Counter(word for counted in words for word in counted)
+    captions_with = Counter(chain.from_iterable(words))
     weight = {word: math.log(1 + len(words) / found) for word, found in captions_with.items()}
     return [_difference(words, index, weight) for index in range(len(words))]
 
@@ -69,7 +70,7 @@ def _count_words(caption: Caption) -> Counter[str]:
 
 def _difference(words: Sequence[Counter[str]], boundary: int, weight: Mapping[str, float]) -> float:
     before, after = (
-        {word: count * weight[word] for word, count in sum(window, Counter[str]()).items()}
+        {each: count * weight[each] for each, count in sum(window, Counter[str]()).items()}
         for window in (words[max(0, boundary - WINDOW) : boundary], words[boundary : boundary + WINDOW])
     )
     norm = math.sqrt(sum(n * n for n in before.values()) * sum(n * n for n in after.values()))

@@ -1,7 +1,7 @@
-"""Caption -> Outline: the scenes of a video, who and what occurs in it, and its category.
+"""Caption -> Outline: the scenes of a video, the people and things in it, and its category.
 
 A program divides the video into scenes. The reasoner summarises each from its captions, links the people, animals,
-things and places that the scenes mention, and says what kind of video it is, if the source's list does not. Without the
+things and places that the scenes mention, and names the kind of video, if the source's list does not. Without the
 writer `model`, and where the reasoner fails, scenes are summarised by program: no failure of a model loses a video.
 """
 

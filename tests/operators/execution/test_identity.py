@@ -28,7 +28,7 @@ KEYS = {
     ),
     "outline": (
         ["caption", "source"],
-        "844453023a5fc22ea95efc206dfd8b2b49a9e4e3c1c9b9f106099a30d51a9e90",
+        "822f67f03381dc39e73eecaa54503c98237046c986ff45cda218904c3f7dc266",
     ),
     "question": (
         ["ingest", "caption", "outline"],
@@ -98,7 +98,7 @@ def test_stage_key_covers_the_settings_of_a_model_that_change_its_answers(tmp_pa
 READERS = {
     "uri": {"ingest"},
     "fingerprint": {"ingest"},
-    "title": {"shard"},
+    "title": {"outline", "shard"},
     "category": {"outline", "assemble", "shard"},
     "licence": {"shard"},
     "origin": {"shard"},

@@ -20,7 +20,7 @@ def with_texts(texts):
     return [caption.model_copy(update={"text": text}) for caption, text in zip(captions, texts, strict=True)]
 
 
-@given(st.lists(st.sampled_from(["a man walks", "the sea", "rain falls on a roof", "12", "海"]), max_size=150))
+@given(st.lists(st.sampled_from(["a man sings", "the sea", "rain falls on a roof", "12", "海"]), max_size=150))
 def test_scenes_tile_the_captions_and_keep_their_bounds(texts):
     captions = with_texts(texts)
     scenes = plan_scenes(captions)

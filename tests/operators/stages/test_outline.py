@@ -232,8 +232,8 @@ def test_chinese_captions_are_divided_and_requested_without_a_tokenizer(stages, 
     outline = run(stages, captions)
     assert all("男人走进房间（00:00）。" in scene.summary for scene in outline.scenes)
     assert stages.rejects == []
-    asked = "\n".join(last_text(seen.body) for seen in server.requests)
-    assert all(text in asked for text in texts)
+    sent = "\n".join(last_text(seen.body) for seen in server.requests)
+    assert all(text in sent for text in texts)
 
 
 def test_an_instruction_in_a_caption_stays_inside_the_fence(stages, server, reasoner):
@@ -244,7 +244,7 @@ def test_an_instruction_in_a_caption_stays_inside_the_fence(stages, server, reas
     assert text.count("</video>") == 2  # the sentence about the fence, and its end
 
 
-def test_a_faulty_server_is_asked_again_and_the_outline_is_the_same(stages, server, reasoner):
+def test_a_faulty_server_is_requested_again_and_the_outline_is_the_same(stages, server, reasoner):
     expected = run(stages, HOUR[:40])
     server.fail(Fault(content="{"), Fault(content=""))  # each answered once more
     again = run(stages, HOUR[:40])
@@ -252,7 +252,7 @@ def test_a_faulty_server_is_asked_again_and_the_outline_is_the_same(stages, serv
     assert stages.rejects == []
 
 
-def test_an_hour_is_told_by_its_summaries_around_a_focus(stages, server, reasoner, tmp_path, pool):
+def test_an_hour_becomes_a_story_of_summaries_around_a_focus(stages, server, reasoner, tmp_path, pool):
     from operators.models.journal import Journal
     from schemas.config import ModelConfig
 
