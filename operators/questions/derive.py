@@ -240,15 +240,15 @@ class _Film:
         return facts
 
     def _durations(self) -> list[Fact]:
-        """Facts about how long a text stays, rounded to seconds and at least two."""
+        """Facts about how long a text stays, in seconds between the times that are shown of it, at least two."""
         facts = []
         for each in self.lasting:
-            seconds = round(each.duration_us / 1_000_000)
+            seconds = each.shown_seconds
             if seconds >= 2 and each.longest_us - each.shortest_us <= MIN_DIFFERENCE_US:
                 step = max(2 * MIN_DIFFERENCE_US // 1_000_000, seconds // 2)
                 ladder = self._ladder(seconds, step)
                 wrong = tuple(about_seconds(1_000_000 * other) for other in ladder if other != seconds)
-                answer = about_seconds(each.duration_us)
+                answer = about_seconds(1_000_000 * seconds)
                 facts.append(Fact(Template.DURATION, (each.text,), answer, wrong, _spans([each])))
         return facts
 
@@ -296,8 +296,9 @@ def _starts_before(earlier: Occurrence, later: Occurrence) -> bool:
 
 
 def _follows(later: Occurrence, earlier: Occurrence) -> bool:
-    """Whether `later` certainly starts later, and does not overlap with `earlier` as far as is known."""
-    return _starts_before(earlier, later) and earlier.end_us <= later.start_us
+    """Whether `later` certainly starts later, also in whole seconds, and does not overlap with `earlier`."""
+    apart = later.start_us // 1_000_000 > earlier.start_us // 1_000_000
+    return apart and _starts_before(earlier, later) and earlier.end_us <= later.start_us
 
 
 def _spans(occurrences: Iterable[Occurrence]) -> tuple[Span, ...]:

@@ -2,7 +2,8 @@
 
 It is composed from the timeline and the question's evidence, in the words of someone who watches the video. For a text
 that is visible at the first sample time it does not state when the text appeared, and for one that is visible at the
-last it does not state when the text disappeared, because neither was observed.
+last it does not state when the text disappeared, because neither was observed. Durations are counted between the times
+that are shown, so that they add up.
 """
 
 from __future__ import annotations
@@ -102,16 +103,19 @@ def _duration(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: s
     if len(seen) == 1:
         came, went = format_time(seen[0].start_us), format_time(seen[0].end_us)
         return f"It comes up at {came} and is gone at {went}. So it stays {answer}."
-    steps = [f"{quoted(each.text)} is on screen {_from_to(each)}, {_seconds(each)}." for each in seen]
+    steps = [f"{quoted(each.text)} is on screen {_from_to(each)}{_seconds(each)}." for each in seen]
     return f"{' '.join(steps)} So the one that stays longest is {quoted(answer)}."
 
 
 def _when(subjects: Sequence[str], evidence: Sequence[Occurrence], answer: str) -> str:
     (seen,) = _of(subjects, evidence)
-    stays = f"it stays until {format_time(seen.end_us)}" if seen.end_seen else "it is still there in the last picture"
+    stays = "it is still there in the last picture"
+    if seen.end_seen:
+        end = format_time(seen.end_us)
+        stays = f"it stays until {end}" if seen.shown_seconds else "it is gone a moment later"
     return (
-        f"It is not there yet when the video begins. I first see it at {answer}, and {stays}. "
-        f"So it appears at about {answer}."
+        f"Going through the video, I first see it at {answer}: just before, it is not there yet, and "
+        f"{stays}. So it appears at about {answer}."
     )
 
 
@@ -138,8 +142,10 @@ def _of(subjects: Sequence[str], evidence: Sequence[Occurrence]) -> list[Occurre
 
 
 def _from_to(occurrence: Occurrence) -> str:
-    start = f"from {format_time(occurrence.start_us)}"
-    return f"{start} to {format_time(occurrence.end_us)}" if occurrence.end_seen else f"{start} on"
+    start, end = format_time(occurrence.start_us), format_time(occurrence.end_us)
+    if not occurrence.end_seen:
+        return f"from {start} on"
+    return f"from {start} to {end}" if occurrence.shown_seconds else f"for a moment at {start}"
 
 
 def _comes(occurrence: Occurrence) -> str:
@@ -147,5 +153,5 @@ def _comes(occurrence: Occurrence) -> str:
 
 
 def _seconds(occurrence: Occurrence) -> str:
-    seconds = round(occurrence.duration_us / 1_000_000)
-    return "for about a second" if seconds <= 1 else f"for about {seconds} seconds"
+    seconds = occurrence.shown_seconds
+    return f", for about {seconds} second{'s' if seconds > 1 else ''}" if seconds else ""

@@ -71,6 +71,15 @@ class Occurrence:
         return self.end_us - self.start_us
 
     @property
+    def shown_seconds(self) -> int:
+        """Whole seconds between start and end as `format_time` shows them, both rounded down to the second.
+
+        It differs from the measured duration by less than a second. An explanation that shows both times states this
+        number, so that it adds up.
+        """
+        return self.end_us // 1_000_000 - self.start_us // 1_000_000
+
+    @property
     def shortest_us(self) -> int:
         """The shortest duration that agrees with the sample times."""
         return self.earliest_end_us - self.latest_start_us

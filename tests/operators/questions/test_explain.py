@@ -1,5 +1,8 @@
 """Reasoning by program names what is seen and when, ends with the answer, and refers only to the video."""
 
+import re
+from dataclasses import replace
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -44,6 +47,84 @@ def test_every_derived_question_is_explained_by_its_evidence(imaginary):
         assert all(subject in reasoning for subject in question.derivation.subjects)
         assert all(format_time(span.start_us) in reasoning for span in question.evidence)
         assert find_meta_talk(reasoning) is None
+
+
+CLOCK = r"(\d+):(\d\d)"
+FROM_TO = re.compile(rf"from {CLOCK} to {CLOCK}, for about (\d+) seconds?\b")
+UP_AND_GONE = re.compile(rf"comes up at {CLOCK} and is gone at {CLOCK}\. So it stays about (\d+) seconds\.$")
+
+
+def seconds_of(minutes, seconds):
+    return 60 * int(minutes) + int(seconds)
+
+
+def read_times(text):
+    """All times that the text shows, in seconds, in the order of the text."""
+    return [seconds_of(*match) for match in re.findall(CLOCK, text)]
+
+
+def contradiction(question, reasoning):
+    """What in a chain by program does not agree with its own times, counts or order; None if all does."""
+    own = re.sub(r'"[^"]*"', '""', reasoning)
+    for pattern in (FROM_TO, UP_AND_GONE):
+        for *times, stated in pattern.findall(own):
+            if seconds_of(*times[2:]) - seconds_of(*times[:2]) != int(stated):
+                return f"the times {times} are not {stated} seconds apart"
+    times = read_times(own)
+    match question.derivation.template, len(question.derivation.subjects):
+        case Template.ORDER, _:
+            quotes = re.findall(r'"([^"]*)"', reasoning.partition(" is the first of them")[2])
+            first = re.findall(r'"([^"]*)" is the first of them', reasoning)
+            in_steps, concluded = [*first, *quotes[:2]], quotes[2:]
+            if in_steps != concluded or any(later <= earlier for earlier, later in pairwise(times)):
+                return f"the steps are {in_steps} at {times}, the conclusion is {concluded}"
+        case (Template.AFTER, _) if not times[0] < times[-1]:
+            return f"the next one comes at {times[-1]}, not after {times[0]}"
+        case (Template.BEFORE, _) if not times[1] < times[0]:
+            return f"the one before comes at {times[1]}, not before {times[0]}"
+        case Template.COUNT, 1:
+            if len(times) != int(question.answer) or any(later <= earlier for earlier, later in pairwise(times)):
+                return f"{question.answer} times are said to be {times}"
+        case Template.COUNT, 2:
+            first, last, *between = times
+            if len(between) != int(question.answer) or not all(first < each < last for each in between):
+                return f"{question.answer} texts between {first} and {last} are said to be at {between}"
+        case Template.DURATION, 1:
+            if not UP_AND_GONE.search(own) or f"about {times[1] - times[0]} second" not in question.answer:
+                return f"{times} are said to be {question.answer}"
+        case Template.DURATION, _:
+            shown = {
+                text: int(stated or 0)
+                for text, stated in re.findall(
+                    r'"([^"]*)" is on screen [^."]*?(?:for about (\d+) seconds?)?\.(?= )', reasoning
+                )
+            }
+            longest = [text for text, stated in shown.items() if stated == max(shown.values())]
+            if len(shown) != 4 or longest != [question.answer]:
+                return f"the longest of {shown} is said to be {question.answer}"
+        case Template.WHEN, _:
+            if (
+                f"{times[0] // 60:02d}:{times[0] % 60:02d}" != question.answer
+                or times != sorted(times[:-1]) + times[:1]
+            ):
+                return f"it is first seen at {question.answer}, among {times}"
+    return None
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(imaginary=films())
+def test_no_explanation_contradicts_itself(imaginary):
+    timeline = read_timeline(captions_of(imaginary))
+    for question in questions_of(timeline):
+        reasoning = explain(question, timeline, Random(0))
+        assert contradiction(question, reasoning) is None, reasoning
+
+
+def test_a_stated_duration_is_the_difference_of_the_times_that_are_shown():
+    """From 126.9 s to 132.0 s are 5.1 s, but a reader of 02:06 and 02:12 counts 6."""
+    occurrence = replace(TIMELINE.occurrences[0], start_us=126_900_000, end_us=132_000_000)
+    assert (format_time(occurrence.start_us), format_time(occurrence.end_us)) == ("02:06", "02:12")
+    assert occurrence.shown_seconds == 6
 
 
 TIMELINE = read_timeline(
