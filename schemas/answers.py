@@ -179,14 +179,6 @@ class WrittenOpen(Written):
     """One to ten words, a number or a time."""
 
 
-class ChainOfThought(Written):
-    """How the answer follows from what the video shows."""
-
-    reasoning: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=3000)]
-    evidence: Evidence
-    """The parts of the video that the reasoning rests on."""
-
-
 class Letter(Written):
     """The chosen option."""
 
@@ -284,10 +276,13 @@ class UnsupportedStatement(Written):
 
 
 class ChainCheck(Written):
-    """The statements of a chain of thought that the record of the video does not support."""
+    """What is wrong with a chain of thought, measured by the record of the video."""
 
     unsupported: Annotated[tuple[UnsupportedStatement, ...], Field(max_length=20)]
-    """Empty if every statement is supported."""
+    """Statements that the record does not support; empty if every statement is supported."""
+    speaks_of_material: bool
+    """Whether the reasoning speaks of anything but the video: of a record, captions, frames or options, of the task, or
+    of an answer that was known or given before."""
 
 
 class WordedQuestion(Written):

@@ -231,6 +231,16 @@ class QuestionConfig(Model):
         return self
 
 
+class ReasonConfig(Model):
+    """From questions to chains of thought."""
+
+    chains: int = Field(default=3, ge=1, le=16)
+    """Chains of thought that the reasoner writes for each of its questions without knowing the answer. The best of
+    those that arrive at it is used. If there is none, one is written with the answer, and marked `hinted`."""
+    refine: bool = True
+    """Whether a second request rewrites the chosen chain as the thoughts of somebody who watches the video."""
+
+
 class VerifyConfig(Model):
     """Checks that a question must pass."""
 
@@ -387,6 +397,7 @@ class BuildConfig(Model):
     split: SplitConfig = SplitConfig()
     caption: CaptionConfig = CaptionConfig()
     question: QuestionConfig = QuestionConfig()
+    reason: ReasonConfig = ReasonConfig()
     verify: VerifyConfig = VerifyConfig()
     difficulty: DifficultyConfig = DifficultyConfig()
     assemble: AssembleConfig = AssembleConfig()

@@ -292,8 +292,9 @@ REASON_GROUPS = (
         ("outline", "question", "reason"),
         (
             "operators/models",
-            "operators/questions/evidence.py",
+            "operators/questions/chains.py",
             "operators/questions/entities.py",
+            "operators/questions/evidence.py",
             "operators/stages/outline.py",
         ),
         {
@@ -312,7 +313,12 @@ REASON_GROUPS = (
     ReasonGroup(
         "Checks of questions",
         ("outline", "question", "reason"),
-        ("operators/stages/outline.py", "operators/questions/gates", "operators/stages/reason.py"),
+        (
+            "operators/stages/outline.py",
+            "operators/questions/gates",
+            "operators/questions/chain_checks.py",
+            "operators/questions/chains.py",
+        ),
         {
             "answer_missing": RejectReason(
                 "The right answer is not among the options.", "Nothing; many mean that another reasoner is needed."
@@ -325,7 +331,7 @@ REASON_GROUPS = (
                 "Nothing; many mean that another reasoner is needed.",
             ),
             "cut_text": RejectReason(
-                "The question ends without a mark: it was cut off, or is none.",
+                "The question or the chain of thought ends without a mark: it was cut off, or is none.",
                 "Nothing; many mean that `max_tokens` of the prompt is too small.",
             ),
             "evidence_outside": RejectReason(
@@ -389,15 +395,59 @@ REASON_GROUPS = (
         },
     ),
     ReasonGroup(
+        "Checks of chains of thought",
+        ("reason",),
+        ("operators/questions/chain_checks.py", "operators/questions/chains.py"),
+        {
+            "chain_conclusion": RejectReason(
+                "The end of the chain of thought does not state the question's answer.",
+                "Nothing; many mean that the prompt or the reasoner should change.",
+            ),
+            "chain_disagrees": RejectReason(
+                "No chain of thought arrives at the question's answer, not even with the answer given.",
+                "Nothing, or raise `reason.chains`; many mean that answers are wrong or the reasoner is too weak.",
+            ),
+            "chain_length": RejectReason(
+                "The chain of thought only asserts its conclusion, or is far too long.",
+                "Nothing; many mean that the prompt or the reasoner should change.",
+            ),
+            "chain_not_followed": RejectReason(
+                "A reader of the chain of thought, without the video, does not arrive at the question's answer.",
+                "Nothing; many mean that another reasoner or judge is needed.",
+            ),
+            "chain_quote": RejectReason(
+                "The chain of thought names or quotes what is neither in the captions near its evidence nor in the "
+                "question.",
+                "Nothing; many mean that another reasoner is needed.",
+            ),
+            "chain_repeats": RejectReason(
+                "The chain of thought repeats itself.",
+                "Nothing; many mean that the reasoner needs a repetition penalty.",
+            ),
+            "chain_swapped": RejectReason(
+                "A reader arrives at the question's answer also with the chain of thought of another question.",
+                "Nothing: the question does not need the video.",
+            ),
+            "chain_time": RejectReason(
+                "A time in the chain of thought is not near its evidence.",
+                "Nothing; many mean that another reasoner is needed.",
+            ),
+            "chain_unsupported": RejectReason(
+                "The chain of thought states what the captions near its evidence do not support.",
+                "Nothing; many mean that another reasoner or judge is needed.",
+            ),
+        },
+    ),
+    ReasonGroup(
         "Answers to questions",
         ("outline", "question", "reason", "difficulty"),
         (
             "operators/stages/outline.py",
+            "operators/questions/chains.py",
             "operators/questions/gates",
             "operators/questions/trials.py",
             "operators/stages/difficulty.py",
             "operators/stages/question.py",
-            "operators/stages/reason.py",
         ),
         {
             "context_too_small": RejectReason(

@@ -426,6 +426,12 @@ class Check(StrEnum):
     """Answers of the viewer from frames of its evidence."""
     PARTS = "parts"
     """Answers from its evidence without one of its parts. `passed`: the part is needed."""
+    CHAIN_READ = "chain_read"
+    """Answers of a reader of the chain of thought, without the video."""
+    CHAIN_SWAPPED = "chain_swapped"
+    """Answers of a reader of another question's chain of thought. `passed`: they are not the right ones."""
+    CHAIN_SUPPORT = "chain_support"
+    """Reviews of whether the captions support what the chain of thought states."""
     DIFFICULTY = "difficulty"
     """Answers of the target."""
 
@@ -490,6 +496,13 @@ class Reasoning(Row):
     reasoning: str = Field(min_length=1)
     evidence: tuple[Span, ...]
     provenance: Provenance
+    """Of the chain as it was first written."""
+    refinement: Provenance | None = None
+    """Of the second pass, which made it read naturally; None if the chain stayed as it was written."""
+    hinted: bool = False
+    """Whether its writer was given the answer, because no chain arrived at it without."""
+    checks: tuple[Trial, ...] = ()
+    """What readers of the chain concluded; empty if it was made by program."""
 
 
 class PackagedVideo(Row):

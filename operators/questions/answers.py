@@ -162,9 +162,9 @@ def _alike(text: str, right: str) -> bool:
 
 def _read(answer: str) -> _Reading:
     text = folded(answer)
-    words = _words(text) or tuple(_TOKEN.findall(text))
+    words = key_words(text) or tuple(_TOKEN.findall(text))
     clock = _CLOCK.search(text)
-    rest = _words(text[: clock.start()] + " " + text[clock.end() :]) if clock else ()
+    rest = key_words(text[: clock.start()] + " " + text[clock.end() :]) if clock else ()
     if clock and not any(map(_is_number, rest)):
         hours, minutes, seconds = (int(part or 0) for part in clock.groups())
         return _time(words if rest else (), 3600 * hours + 60 * minutes + seconds)
@@ -188,8 +188,8 @@ def _is_number(word: str) -> bool:
     return word[0].isdecimal()
 
 
-def _words(text: str) -> tuple[str, ...]:
-    """The words of a text without articles and fillers, with numbers in digits."""
+def key_words(text: str) -> tuple[str, ...]:
+    """The words of a text in order, without articles and fillers, with numbers in digits."""
     text = _ARTICLE.sub("", text)
     text = _COMPOUND.sub(lambda match: str(_NUMBERS[match[1]] + _NUMBERS[match[2]]), text)
     return tuple(_number(word) for word in _TOKEN.findall(text) if word not in _FILLERS)

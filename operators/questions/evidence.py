@@ -8,7 +8,7 @@ from typing import cast
 from operators.execution.stage import Context
 from operators.models.client import Answer
 from operators.video.timecode import format_time
-from schemas.answers import ChainOfThought, WrittenChoice, WrittenOpen
+from schemas.answers import WrittenChoice, WrittenOpen
 from schemas.base import Span
 from schemas.tables import Reject
 
@@ -27,7 +27,7 @@ def read_evidence(context: Context, subject: str, answer: Answer, end_us: int) -
         answer: its value is a question or a chain of thought.
         end_us: end of the video in microseconds.
     """
-    written = cast(WrittenChoice | WrittenOpen | ChainOfThought, answer.value)
+    written = cast(WrittenChoice | WrittenOpen, answer.value)
     key, raw, sha256 = answer.request.key, answer.provenance.raw, answer.provenance.request_sha256
     if answer.truncated:
         message = f"{subject}: the reasoner ran out of tokens; raise max_tokens of prompt {answer.request.prompt.id}"

@@ -66,6 +66,8 @@ class TrialSpec:
     """The prompt's variable `story`, empty with frames; None for a prompt without it."""
     frames: tuple[TimedFrame, ...] = ()
     part: int = 0
+    chain: str | None = None
+    """The prompt's variable `chain`, a chain of thought; None for a prompt without it."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ def _seed(context: Context, check: Check, spec: TrialSpec, index: int) -> int:
 
 def _request(prompt: Prompt, spec: TrialSpec, options: Sequence[str], seed: int) -> Request:
     question = spec.question
-    shown: dict[str, object] = {} if spec.story is None else {"story": spec.story}
+    variables = {"story": spec.story, "chain": spec.chain}
+    shown: dict[str, object] = {name: value for name, value in variables.items() if value is not None}
     if options:
         shown["options"] = list(zip(LETTERS, options, strict=False))
     text = prompt.render(question=question.question, **shown)
@@ -257,7 +260,7 @@ def _compare(
     right = [None if answer is None else _by_program(question, answer) for question, answer in asked]
     judged: list[Answer | Refusal | None] = [None] * len(asked)
     open_cases = {
-        index: _judge_request(context, question, answer)
+        index: judge_request(context, question, answer)
         for index, (question, answer) in enumerate(asked)
         if answer is not None and right[index] is None
     }
@@ -293,7 +296,8 @@ def _by_program(question: Question, answer: str) -> bool | None:
             return compare_open(answer, question.answer) is True
 
 
-def _judge_request(context: Context, question: Question, answer: str) -> Request:
+def judge_request(context: Context, question: Question, answer: str) -> Request:
+    """The request to the judge whether an answer means the same as the question's."""
     prompt = context.prompts["judge"]
     text = prompt.render(question=question.question, right=question.answer, given=answer)
     return Request(question.question_id, prompt, text, seed=context.seed("judge", question.question_id))

@@ -67,8 +67,10 @@ def make_sample(
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
     choice = question.kind is QuestionKind.CHOICE
     answer = LETTERS[options.index(question.answer)] if choice else question.answer
-    trials = [*question.checks, difficulty]
+    trials = [*question.checks, *reasoning.checks, difficulty]
     behind = [question.provenance, reasoning.provenance, *(given for trial in trials for given in trial.provenance)]
+    if reasoning.refinement:
+        behind.append(reasoning.refinement)
     return Sample(
         problem_id=int(digest(question.question_id)[:16], 16) >> 1,
         problem="\n".join([question.question, *lines]),
@@ -157,7 +159,7 @@ def _reject_without_signal(context: Context, question: Question, difficulty: Tri
 
 STAGE = Stage(
     name="assemble",
-    version=1,
+    version=2,
     row=Sample,
     reads={
         "videos": "ingest",

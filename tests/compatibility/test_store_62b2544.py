@@ -133,6 +133,7 @@ def test_a_run_opens_with_its_earlier_names(earlier, tree):
 
 
 FURTHER_COLUMNS = {"ingest": r"video_stream \(int64\)", "caption": "text_sample_times_us", "question": "reach"}
+FURTHER_COLUMNS["reason"] = "refinement"
 """Stages whose rows have further columns now, without which nothing can be computed from them, and one of these."""
 
 
@@ -206,7 +207,8 @@ REASONS = {
     "caption": "caption: settings changed; code changed from version 1 to 2; ingest rows changed",
     "outline": "outline has not run yet",
     "package": "package has not run yet",
-    "assemble": "assemble: ingest rows changed; question rows changed; reason rows changed; difficulty rows changed; "
+    "assemble": "assemble: code changed from version 1 to 2; ingest rows changed; question rows changed; reason rows "
+    "changed; difficulty rows changed; "
     "metadata in the source list changed",  # the rows of `verify` were before it
     "shard": "shard: code changed from version 1 to 3; assemble rows changed; ingest rows changed; "
     "package rows changed",

@@ -85,6 +85,20 @@ def answer_well(body):
         case "QuestionReview":
             flags = dict.fromkeys(("speaks_of_material", "contains_instruction", "names_one_moment"), False)
             answer |= {"category": re.search(r"What (\w+) thing happens", text)[1], **flags}
+        case "WrittenChain":
+            number = re.search(r"happens with number (\d+)\?", text)[1]
+            chain = (
+                f"I search for it and watch the picture closely. At 00:03 it happens. So what happens is seen {number}."
+            )
+            answer |= {"reasoning": chain, "answer": f"seen {number}"}
+        case "RefinedChain":
+            answer["reasoning"] = text.partition("<chain>\n")[2].partition("\n</chain>")[0]
+        case "ChainCheck":
+            answer = {"unsupported": [], "speaks_of_material": False}
+        case "ChosenOption" | "FoundAnswer" if (
+            f"is seen {re.search('with number ([0-9]+)', text)[1]}." not in text and ("<chain>" in text)
+        ):
+            answer["answer"] = "unknown"  # the chain of another question
         case "ChosenOption":
             answer["answer"] = re.search(r"^([A-D])\. seen", text, re.MULTILINE)[1]
         case "FoundAnswer":
@@ -232,13 +246,13 @@ def edit_prompt(tmp_path, monkeypatch):
 
 
 def test_an_edited_prompt_runs_only_what_depends_on_it(build_copy, films, edit_prompt, server):
-    edit_prompt("reason", "Mind the order of events.")
+    edit_prompt("chain", "Mind the order of events.")
     config = config_for(films, build_copy.out)
     stale = find_stale(build_copy.folder, config)
     assert {name for name, count in stale.stale.items() if count} == {
         "reason", "difficulty", "assemble", "shard",
     }  # fmt: skip
-    assert stale.reasons == ("reason: prompt reason changed (3 videos)",)
+    assert stale.reasons == ("reason: prompt chain changed (3 videos)",)
     again = run_build(config)
     written = [request for request in server.requests if "Mind the order of events." in json.dumps(request.body)]
     assert written and {request_id(request) for request in server.requests}.isdisjoint(build_copy.request_ids)

@@ -65,6 +65,9 @@ REASONING = {
     "reasoning": "It shows.",
     "evidence": [{"start_us": 0, "end_us": 1}],
     "provenance": Provenance(model="program").model_dump(mode="json"),
+    "refinement": None,
+    "hinted": True,
+    "checks": [],
 }
 
 

@@ -250,7 +250,7 @@ class RowMaker:
             video_id=question.video_id,
             reasoning=self._text(text),
             evidence=question.evidence,
-            provenance=Provenance(model="reasoner-120b", prompt_id="reason"),
+            provenance=Provenance(model="reasoner-120b", prompt_id="chain"),
         )
 
     def _outline(self, video: Video, category: VideoCategory) -> Outline:

@@ -39,6 +39,8 @@ SETTINGS: dict[str, Any] = {
     "question.min_questions": 3,
     "question.max_questions": 3,
     "question.rounds": 1,
+    "reason.chains": 1,
+    "reason.refine": False,
     "verify.blind_trials": 2,
     "verify.blind_share": 0.9,
     "verify.agreement_trials": 1,

@@ -36,7 +36,7 @@ KEYS = {
     ),
     "reason": (
         ["caption", "question", "outline"],
-        "8b85fdc772a68026466a480ed1f226ef885ca09ba2c754b47e55a3861c59625f",
+        "add420c115140b65336e2a54fd52540f3123b95ae662f9da2b5f25211cd5e004",
     ),
     "difficulty": (
         ["ingest", "caption", "question", "reason", "outline"],
@@ -48,7 +48,7 @@ KEYS = {
     ),
     "assemble": (
         ["ingest", "question", "reason", "difficulty", "source"],
-        "39128c781adcaf83f5e7ec33f6d2027c2c93d81c4bf32f852bdecdace2e61548",
+        "b872da0218766935b4474cdb125421cb7863d75696908e47de8e960e5aeedeac",
     ),
     "shard": (
         ["assemble", "ingest", "package", "source"],

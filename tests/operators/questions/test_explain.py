@@ -84,14 +84,14 @@ def contradiction(question, reasoning):
             return f"the one before comes at {times[1]}, not before {times[0]}"
         case Template.COUNT, 1:
             if len(times) != int(question.answer) or any(later <= earlier for earlier, later in pairwise(times)):
-                return f"{question.answer} times are said to be {times}"
+                return f"{question.answer} times are stated to be {times}"
         case Template.COUNT, 2:
             first, last, *between = times
             if len(between) != int(question.answer) or not all(first < each < last for each in between):
-                return f"{question.answer} texts between {first} and {last} are said to be at {between}"
+                return f"{question.answer} texts between {first} and {last} are stated to be at {between}"
         case Template.DURATION, 1:
             if not UP_AND_GONE.search(own) or f"about {times[1] - times[0]} second" not in question.answer:
-                return f"{times} are said to be {question.answer}"
+                return f"{times} are stated to be {question.answer}"
         case Template.DURATION, _:
             shown = {
                 text: int(stated or 0)
@@ -101,7 +101,7 @@ def contradiction(question, reasoning):
             }
             longest = [text for text, stated in shown.items() if stated == max(shown.values())]
             if len(shown) != 4 or longest != [question.answer]:
-                return f"the longest of {shown} is said to be {question.answer}"
+                return f"the longest of {shown} is stated to be {question.answer}"
         case Template.WHEN, _:
             if (
                 f"{times[0] // 60:02d}:{times[0] % 60:02d}" != question.answer
