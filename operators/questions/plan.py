@@ -7,7 +7,7 @@ allow. A slot of the plan that no kept question fills is requested again (`open_
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -71,12 +71,12 @@ def open_slots(plan: Sequence[Slot], kept: Sequence[Question]) -> list[Slot]:
     """
     filled = Counter((question.category, question.kind, question.reach) for question in kept)
     missing: list[Slot] = []
-    by_cell: dict[tuple[QuestionCategory, QuestionKind, Reach], list[Slot]] = defaultdict(list)
     for slot in plan:
-        by_cell[slot.cell].append(slot)
-    for cell, slots in by_cell.items():
-        missing += slots[min(filled[cell], len(slots)) :]
-    return [slot for slot in plan if slot in missing]
+        if filled[slot.cell]:
+            filled[slot.cell] -= 1
+        else:
+            missing.append(slot)
+    return missing
 
 
 def reach_of(evidence: Sequence[Span], duration_us: int) -> Reach:
@@ -111,8 +111,8 @@ def _kind(config: QuestionConfig, wants_choice: bool) -> QuestionKind:
 
 
 def _times(duration_us: int, index: int, count: int, reach: Reach) -> tuple[int, ...]:
-    """The middle of part `index` of `count` equal parts; for far slots, also the time that is half the video away."""
-    middle = duration_us * (2 * index + 1) // (2 * count)
+    """The middle of part `index` of `count` equal parts of the video; for far slots, of both halves of the video."""
     if reach is Reach.NEAR:
-        return (middle,)
-    return tuple(sorted((middle, (middle + duration_us // 2) % duration_us)))
+        return (duration_us * (2 * index + 1) // (2 * count),)
+    middle = duration_us * (2 * index + 1) // (4 * count)
+    return (middle, middle + duration_us // 2)

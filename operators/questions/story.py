@@ -211,16 +211,19 @@ def parts(client: ModelClient, captions: Sequence[Caption], room: int) -> list[l
     found: list[list[Caption]] = []
     start = 0
     while start < len(lines):
-        rest = lines[start:]
-        everything = fits(client, "\n".join(rest), room)
-        count = (
-            len(rest)
-            if everything
-            else _largest(len(rest) - 1, lambda count, rest=rest: fits(client, "\n".join(rest[:count]), room))
-        )
-        found.append(list(captions[start : start + max(1, count)]))
-        start += max(1, count)
+        count = max(1, _count_fitting(client, lines[start:], room))
+        found.append(list(captions[start : start + count]))
+        start += count
     return found
+
+
+def _count_fitting(client: ModelClient, lines: Sequence[str], room: int) -> int:
+    """The largest number of lines, from the first on, that fit."""
+
+    def first_fit(count: int) -> bool:
+        return fits(client, "\n".join(lines[:count]), room)
+
+    return len(lines) if first_fit(len(lines)) else _largest(len(lines) - 1, first_fit)
 
 
 def _largest(most: int, holds: Callable[[int], bool]) -> int:

@@ -32,6 +32,11 @@ PEOPLE = (
 )  # fmt: skip
 PLACES = ("at the market", "in the kitchen", "on the bridge", "in the workshop", "by the fountain", "at the harbour")
 VERBS = ("picks up", "repairs", "paints", "hides", "carries", "cleans", "measures", "wraps")
+_PADDING = re.findall(
+    r"\w+",
+    "the light is soft and the camera moves slowly from left to right while people pass by without haste in front of "
+    "old houses with open windows where curtains move in the wind and somebody whistles a tune that nobody knows",
+)
 COLOURS = (
     "red", "blue", "green", "yellow", "black", "white", "brown", "purple", "orange", "silver", "golden", "pink",
     "grey", "turquoise", "crimson", "ivory", "violet", "copper", "beige", "olive",
@@ -155,8 +160,10 @@ class Meaning:
 class EventWorld:
     """Events of a number of clips, in random order, every object once."""
 
-    def __init__(self, clips: int, seed: int = 0, video_id: str = "film") -> None:
+    def __init__(self, clips: int, seed: int = 0, video_id: str = "film", words: int = 0) -> None:
+        """A world of `clips` events. Captions have about `words` more words, which tell nothing."""
         rng = Random(seed)
+        self.padding = " ".join(rng.choice(_PADDING) for _ in range(words)).capitalize() + "." if words else ""
         things = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
         rng.shuffle(things)
         self.video_id = video_id
@@ -177,7 +184,8 @@ class EventWorld:
         return [
             Caption(
                 clip_id=f"{self.video_id}_{event.start_us:012d}", video_id=self.video_id, start_us=event.start_us,
-                end_us=event.end_us, text=event.text, objects=(), screen_texts=(), colours=(), speech="",
+                end_us=event.end_us, text=f"{event.text} {self.padding}".strip(), objects=(), screen_texts=(),
+                colours=(), speech="",
                 frame_times_us=(event.start_us + CLIP_US // 2,), status=CaptionStatus.OK,
                 provenance=Provenance(model="captioner"),
             )
@@ -187,6 +195,12 @@ class EventWorld:
     def true_answer(self, query: Query) -> str | None:
         """The answer over the whole video, as it is and not as it is captioned."""
         return query.answer(self.events)
+
+    def is_true(self, question: Question) -> bool:
+        """Whether a question's answer is that of the whole video."""
+        query = self.meanings[question.question].query
+        answer = self.true_answer(query) if query else None
+        return answer is not None and _same(question.answer, answer)
 
     def register(self, text: str, meaning: Meaning) -> None:
         self.meanings[text] = meaning
@@ -210,10 +224,14 @@ class FakeModels:
             case "Verdict":
                 same = _marks_as_same(text) if "Given answer:" in text else self._asks_the_same(text)
                 return {"same": self._slip(rng, same, not same)}
+            case "WrittenChoice" | "WrittenOpen":
+                return self._write(text, name == "WrittenChoice", rng)
             case "QuestionReview":
                 return self._review(text, rng)
             case "Notes":
                 return {"notes": self._take_notes(text)}
+            case "SceneSummary" | "Entities" | "Category":
+                return None
             case "Letter" | "ShortAnswer":
                 return {"why": "I guess.", "answer": self._guess(text, name == "Letter", rng)}
             case "ChosenOption" | "FoundAnswer":
@@ -242,7 +260,29 @@ class FakeModels:
         return {"why": "I read it twice.", **flags, "category": meaning.category.value}
 
     def _take_notes(self, text: str) -> list[dict[str, str]]:
-        return [{"time": _clock(event.start_us), "text": event.text} for event in self._read(text)][:20]
+        """What a careful reader notes: the events that the question names, and those next to them."""
+        query = self._meaning(text).query
+        shown = self._read(text)
+        named = {event.start_us for event in shown if query and any(each in event.text for each in _subjects(query))}
+        near = {start + step for start in named for step in (-CLIP_US, 0, CLIP_US)} if query else set()
+        return [{"time": _clock(event.start_us), "text": event.text} for event in shown if event.start_us in near][:20]
+
+    def _write(self, text: str, choice: bool, rng: Random) -> dict[str, Any]:
+        """A question about what the request shows, as a writer makes it who takes that for the whole video."""
+        shown = [event for event in self._read(text) if f"{_clock(event.start_us)} - " in text]
+        query, evidence = _draw_query(shown, rng)
+        answer = query.answer(shown) or "nothing"
+        self.world.register(query.words, Meaning(query, category=query.category))
+        written = {
+            "notes": "I read it.",
+            "evidence": [f"{_clock(event.start_us)} - {_clock(event.end_us)}" for event in evidence][:8],
+            "question": query.words,
+            "answer": answer,
+        }
+        if choice:
+            wrong = options_of(self.world, query, answer, rng)[1:]
+            written["wrong_answers"] = [{"answer": each, "why_wrong": "It is not shown."} for each in wrong]
+        return written
 
     def _guess(self, text: str, choice: bool, rng: Random) -> str:
         meaning = self._meaning(text)
@@ -304,6 +344,33 @@ def make_event_question(
     )  # fmt: skip
 
 
+def _subjects(query: Query) -> tuple[str, ...]:
+    """What the events that a query is about name."""
+    return query.arguments[:1] if query.name == "count" else query.arguments
+
+
+def _draw_query(shown: Sequence[Event], rng: Random) -> tuple[Query, list[Event]]:
+    """A query about events, and those that a writer who sees these events takes for its evidence."""
+    while True:
+        index = rng.randrange(1, len(shown) - 1)
+        event = shown[index]
+        match rng.choice(("next", "previous", "first", "last", "count", "order")):
+            case "next":
+                return Query("next", (event.thing,)), [event, shown[index + 1]]
+            case "previous":
+                return Query("previous", (event.thing,)), [shown[index - 1], event]
+            case "first" | "last" as name:
+                own = [each for each in shown if each.person == event.person]
+                return Query(name, (event.person,)), [own[0 if name == "first" else -1]]
+            case "count":
+                own = [each for each in shown if (each.person, each.place) == (event.person, event.place)]
+                if 2 <= len(own) <= 8:
+                    return Query("count", (event.person, event.place)), own
+            case "order":
+                chosen = sorted(rng.sample(list(shown), 3), key=lambda each: each.start_us)
+                return Query("order", tuple(sorted(each.thing for each in chosen))), chosen
+
+
 def _same(option: str, answer: str) -> bool:
     """Whether a reader takes an option for the answer: wording apart."""
 
@@ -329,7 +396,7 @@ def _letter(options: dict[str, str], answer: str) -> str | None:
 
 def _clock(time_us: int) -> str:
     minutes, seconds = divmod(time_us // SECOND, 60)
-    return f"{minutes:02d}:{seconds:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes:02d}:{seconds:02d}"
 
 
 def _frame_times(body: dict[str, Any]) -> list[int]:
