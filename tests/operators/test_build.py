@@ -297,9 +297,9 @@ def test_a_new_and_a_changed_video_run_alone(build_copy, shelf):
     assert count_computed(run_build(config).metrics)["split"] == 2
 
 
-def test_a_title_or_a_licence_is_corrected_without_opening_a_video_again(build_copy, films, tmp_path, server):
-    rows = [f"{path.name},A title,CC0" for path in sorted(films.iterdir())]
-    (tmp_path / "list.csv").write_text("\n".join(["uri,title,licence", *rows]))
+def test_a_licence_is_corrected_without_opening_a_video_again(build_copy, films, tmp_path, server):
+    rows = [f"{path.name},CC0" for path in sorted(films.iterdir())]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,licence", *rows]))
     config = config_for(tmp_path / "list.csv", build_copy.out, f"media_root={films}")
     stale = find_stale(build_copy.folder, config)
     assert {name: count for name, count in stale.stale.items() if count} == {"shard": 1}
@@ -309,7 +309,21 @@ def test_a_title_or_a_licence_is_corrected_without_opening_a_video_again(build_c
     [path] = Path(again.published.url).glob("data/*/*.tar")
     with tarfile.open(path) as tar:
         records = [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]
-    assert [(record["title"], record["licence"]) for record in records] == [("A title", "CC0")] * 2
+    assert [record["licence"] for record in records] == ["CC0"] * 2
+
+
+def test_a_title_is_corrected_with_one_request_for_each_video_of_unknown_category(build_copy, films, tmp_path, server):
+    rows = [f"{path.name},A title" for path in sorted(films.iterdir())]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,title", *rows]))
+    sent = len(server.requests)
+    again = run_build(config_for(tmp_path / "list.csv", build_copy.out, f"media_root={films}"))
+    assert not count_computed(again.metrics).keys() & {"ingest", "split", "caption", "package"}
+    schemas = [seen.body["response_format"]["json_schema"]["name"] for seen in server.requests[sent:]]
+    assert schemas == ["VideoDescription"] * 2  # the third has no captions
+    [path] = Path(again.published.url).glob("data/*/*.tar")
+    with tarfile.open(path) as tar:
+        records = [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]
+    assert [record["title"] for record in records] == ["A title"] * 2
 
 
 def is_about_space(body):
