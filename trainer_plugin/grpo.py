@@ -220,7 +220,7 @@ class GrpoTraining:
 
     def _open_reference(self) -> LongVideoModel | None:
         """The reference model, if one is needed that is not the policy without its adapters."""
-        if not self.recipe.objective.beta or self.recipe.trained.lora:
+        if not self.recipe.needs_reference:
             return None
         return open_model(self.recipe, self.run.config, self.parallel, frozen=True)
 

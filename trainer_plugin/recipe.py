@@ -295,6 +295,11 @@ class RunSettings(Model):
         """Values of `EvaluationSettings` that fit the training."""
         return {"prompt_tokens": self.row_tokens}
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a second model with the weights before the training is held next to the one that is trained."""
+        return False
+
     def settings(self) -> dict[str, Any]:
         """Settings besides model, data and seed that affect the training, as JSON values by name."""
         return {name: value for name, value in self.model_dump(mode="json").items() if name in self.training_settings}

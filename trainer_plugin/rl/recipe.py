@@ -107,6 +107,11 @@ class GrpoRecipe(RunSettings):
     def evaluation_defaults(self) -> dict[str, int]:
         return {"prompt_tokens": self.prompt_tokens, "max_tokens": self.rollout.max_tokens}
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the KL term needs a reference model. That of adapters is the policy without them."""
+        return self.objective.beta != 0 and self.trained.lora is None
+
     @model_validator(mode="after")
     def _check_consistency(self) -> GrpoRecipe:
         if self.prompt_tokens < 1:

@@ -20,7 +20,8 @@ GRADIENT_BYTES = 4
 def needed_bytes(config: PretrainedConfig, recipe: RunSettings, ranks: int, rows_per_step: int | None) -> int:
     """A lower bound of the bytes that one device holds during a step.
 
-    It counts parameters, gradients, optimizer state, and the activations that layers keep for the backward pass.
+    It counts parameters, gradients, optimizer state, the activations that layers keep for the backward pass, and the
+    parameters of a reference model.
 
     Args:
         config: the model's configuration.
@@ -34,6 +35,8 @@ def needed_bytes(config: PretrainedConfig, recipe: RunSettings, ranks: int, rows
     frozen = sum(p.numel() for p in model.parameters()) - trainable
     state = (trainable * TRAINABLE_BYTES + frozen * itemsize) // ranks
     gradients = trainable * GRADIENT_BYTES // ranks
+    if recipe.needs_reference:
+        state += (trainable + frozen) * itemsize // ranks
     if recipe.memory.offload_parameters:
         state = gradients = 0
     text = config.get_text_config()
@@ -68,8 +71,9 @@ def check_memory(
     available = torch.cuda.get_device_properties(parallel.device).total_memory
     needed = needed_bytes(config, recipe, parallel.world_size, rows_per_step)
     if needed > available:
+        reference = ", or objective.beta=0, which needs no reference model" if recipe.needs_reference else ""
         raise BadInput(
             f"one device would hold at least {needed / 2**30:.0f} GiB and has {available / 2**30:.0f}: "
             f"{parallel.world_size} devices are too few for this recipe. Start more of them, raise parallel.sp, lower "
-            f"row_tokens, train adapters (trained.lora), or set memory.offload_activations or offload_parameters"
+            f"row_tokens, train adapters (trained.lora), or set memory.offload_activations or offload_parameters{reference}"
         )

@@ -7,6 +7,7 @@ import torch
 from schemas.errors import BadInput
 from trainer_plugin.distributed.mesh import parallelize
 from trainer_plugin.recipe import load_recipe
+from trainer_plugin.rl.recipe import GrpoRecipe, load_grpo_recipe
 from trainer_plugin.training.memory_check import check_memory, needed_bytes
 from trainer_plugin.training.weights import read_config
 
@@ -83,3 +84,34 @@ def test_a_recipe_that_cannot_fit_is_refused_with_settings_that_need_less(alone,
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * GIB))
     with pytest.raises(BadInput, match=r"at least 1\d\d GiB and has 80: 1 devices are too few .* parallel.sp"):
         check_memory(config, recipe, replace(parallel, device=torch.device("cuda", 0)), 1)
+
+
+def grpo_recipe(*settings: str) -> GrpoRecipe:
+    recipe = load_grpo_recipe("recommended", ["out=o", "model.path=m", "videos.release=r", *settings])
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": None, "config": QWEN_7B})})
+
+
+def test_a_reference_model_is_counted_where_one_is_needed():
+    def needed_by(*settings: str) -> float:
+        recipe = grpo_recipe(*settings)
+        return needed_bytes(read_config(recipe.model), recipe, 4, None) / GIB
+
+    assert needed_by("objective.beta=0.01") - needed_by() == pytest.approx(8.29e9 * 2 / 4 / GIB, rel=0.01)
+    host = "memory.offload_parameters=true"
+    assert needed_by("objective.beta=0.01", host) == needed_by(host)
+    lora = "trained={lora: {}, language_model: false, projector: false}"
+    assert needed_by("objective.beta=0.01", lora) == needed_by(lora)
+
+
+def test_a_run_whose_reference_model_does_not_fit_is_refused(alone, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=130 * GIB))
+    for settings in ((), ("objective.beta=0.01",)):
+        recipe = grpo_recipe("row_tokens=16384", "parallel.sp=1", *settings)
+        config = read_config(recipe.model)
+        parallel = parallelize(1, config.get_text_config(), alone)
+        device = replace(parallel, device=torch.device("cuda", 0))
+        if settings:
+            with pytest.raises(BadInput, match=r"has 130: .* or objective.beta=0, which needs no reference model$"):
+                check_memory(config, recipe, device, None)
+        else:
+            check_memory(config, recipe, device, None)
