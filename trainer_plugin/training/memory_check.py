@@ -71,9 +71,9 @@ def check_memory(
     available = torch.cuda.get_device_properties(parallel.device).total_memory
     needed = needed_bytes(config, recipe, parallel.world_size, rows_per_step)
     if needed > available:
-        reference = ", or objective.beta=0, which needs no reference model" if recipe.needs_reference else ""
+        beta = ", or objective.beta=0, which needs no reference model" if recipe.needs_reference else ""
         raise BadInput(
             f"one device would hold at least {needed / 2**30:.0f} GiB and has {available / 2**30:.0f}: "
             f"{parallel.world_size} devices are too few for this recipe. Start more of them, raise parallel.sp, lower "
-            f"row_tokens, train adapters (trained.lora), or set memory.offload_activations or offload_parameters{reference}"
+            f"row_tokens, train adapters (trained.lora), or set memory.offload_activations or offload_parameters{beta}"
         )
