@@ -131,8 +131,9 @@ class GroupCollector:
             step: one-based number of the step, of which the random numbers depend.
 
         Raises:
-            BadInput, Outage: on every rank, as the engine, the rewards and the cache; if no video can be used; or if
-                the engine ran another prompt than the trainer's.
+            BadInput, Outage: on every rank, as the engine, the rewards and the cache; if no video can be used; if the
+                engine ran another prompt than the trainer's; or if it returned log-probabilities that are not
+                finite or not one for each token.
         """
         settings = self.recipe.rollout
         self.seconds.clear()
@@ -186,6 +187,7 @@ class GroupCollector:
         with self._time_phase("rollout"):
             found = self.engine.generate(requests, recipe.rollout.responses, recipe.rollout.sampling, begin)
         run_on_all_ranks(partial(_check_prompts, requests, found))
+        run_on_all_ranks(partial(_check_log_probs, requests, found))
         batch = self._batch(
             [
                 (request, samples[request.prompt.key], response)
@@ -315,3 +317,23 @@ def _check_prompts(requests: Sequence[RolloutRequest], found: Sequence[Sequence[
                 f"has {len(expected)}; at index {place} the engine has {ran} and the trainer {own}. Check that the "
                 f"engine has this model's tokenizer and gets the unexpanded ids and the trainer's frames"
             )
+
+
+def _check_log_probs(requests: Sequence[RolloutRequest], found: Sequence[Sequence[RolloutResponse]]) -> None:
+    """Check that the engine returned one finite log-probability for each token."""
+    for request, responses in zip(requests, found, strict=True):
+        for number, response in enumerate(responses):
+            name = f"sample {request.prompt.key}: response {number}"
+            log_probs, count = response.log_probs, len(response.token_ids)
+            if len(log_probs) != count:
+                raise BadInput(
+                    f"{name} has {count} tokens and {len(log_probs)} log-probabilities; the engine must return one for "
+                    f"each token"
+                )
+            if not (finite := log_probs.isfinite()).all():
+                index = int((~finite).nonzero()[0])
+                raise BadInput(
+                    f"{name}: the engine's log-probability of token {index} (id {int(response.token_ids[index])}) is "
+                    f"{float(log_probs[index])}; check the engine's weights and precision, and that it returns the "
+                    f"log-probability of every sampled token"
+                )

@@ -68,7 +68,8 @@ class RolloutResponse:
     token_ids: Tensor
     """int64 [R], with the token that ends the turn, if there is one."""
     log_probs: Tensor
-    """float32 [R]: log-probabilities of these tokens by the engine that sampled them."""
+    """float32 [R]: log-probabilities of these tokens by the engine that sampled them. The trainer refuses values that
+    are not finite."""
     finish: Finish
     prompt_ids: Tensor
     """int64: the expanded prompt as the engine ran it, which the trainer compares with its own

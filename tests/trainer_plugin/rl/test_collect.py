@@ -67,26 +67,28 @@ def test_a_reward_and_its_failure_stay_with_their_response(ranks, release, tmp_p
     assert silent == []
 
 
-class ChangedPrompts:
-    """An engine that changes the prompts which it reports for the last response to each request."""
+class ChangedResponses:
+    """An engine that changes a field of the last response to each request."""
 
-    def __init__(self, engine: RolloutEngine, change: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, engine: RolloutEngine, field: str, change: Callable[[Tensor], Tensor]) -> None:
         self.engine = engine
+        self.field = field
         self.change = change
 
     def generate(self, *arguments):
         found = self.engine.generate(*arguments)
         for responses in found:
-            responses[-1] = replace(responses[-1], prompt_ids=self.change(responses[-1].prompt_ids))
+            changed = self.change(getattr(responses[-1], self.field))
+            responses[-1] = replace(responses[-1], **{self.field: changed})
         return found
 
 
-def collect_from_changed_prompts(url: str, folder: Path, change: Callable[[Tensor], Tensor]) -> str:
-    """The error of a step whose last rank has an engine that changes prompts."""
+def collect_from_changed_responses(url: str, folder: Path, field: str, change: Callable[[Tensor], Tensor]) -> str:
+    """The error of a step whose last rank has an engine that changes a field of responses."""
     settings = [*SETTINGS, f"out={folder}/out", f"videos.release={url}", "rewards=[{reward: letters}]"]
     with GrpoTraining(load_grpo_recipe("demo", settings)) as run:
         if run.parallel.rank == run.parallel.world_size - 1:
-            run.collector.engine = ChangedPrompts(run.collector.engine, change)
+            run.collector.engine = ChangedResponses(run.collector.engine, field, change)
         with pytest.raises(BadInput) as raised:
             run.collector.collect(1)
     return str(raised.value)
@@ -105,6 +107,28 @@ def test_an_engine_that_runs_another_prompt_is_named_on_all_ranks(ranks, release
         (partial(replace_id, 7), r"at index 7 the engine has (\d+) and the trainer (\d+)\. "),
         (cut_ids, r"ran 5 prompt tokens and .* at index 5 the engine has None and the trainer (\d+)\. "),
     ):
-        found, other = ranks[2].run(collect_from_changed_prompts, release, tmp_path, change)
+        found, other = ranks[2].run(collect_from_changed_responses, release, tmp_path, "prompt_ids", change)
         assert re.search(message, found) and found == other
         assert found.startswith("sample ")
+
+
+def replace_log_prob(value: float, log_probs: Tensor) -> Tensor:
+    return torch.cat([torch.tensor([value]), log_probs[1:]])
+
+
+def drop_log_prob(log_probs: Tensor) -> Tensor:
+    return log_probs[1:]
+
+
+def test_log_probabilities_that_are_not_finite_are_named_on_all_ranks(ranks, release, tmp_path):
+    for value in (float("inf"), float("-inf"), float("nan")):
+        change = partial(replace_log_prob, value)
+        found, other = ranks[2].run(collect_from_changed_responses, release, tmp_path, "log_probs", change)
+        message = rf"sample .*: response 3: the engine's log-probability of token 0 \(id \d+\) is {value}; check"
+        assert re.match(message, found) and found == other
+
+
+def test_log_probabilities_that_are_not_one_for_each_token_are_named_on_all_ranks(ranks, release, tmp_path):
+    found, other = ranks[2].run(collect_from_changed_responses, release, tmp_path, "log_probs", drop_log_prob)
+    assert re.match(r"sample .*: response 3 has (\d+) tokens and \d+ log-probabilities; the engine must", found)
+    assert found == other
