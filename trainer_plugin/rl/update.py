@@ -150,6 +150,8 @@ class _Row:
     parts: tuple[_Part, ...]
     prompt: SequencePlan | None = None
     """The plan of the prompt, if the responses are in chunks."""
+    group: PromptGroup | None = None
+    """The group, if its responses are in chunks."""
 
 
 @dataclass(frozen=True)
@@ -240,9 +242,16 @@ class PolicyUpdate:
         owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
         count = min(self.update.minibatches, len(sizes))
         bounds = [len(sizes) * number // count for number in range(count + 1)]
+        planned = run_on_all_ranks(
+            lambda: [self._plan_rows(batch, range(first, end), owner) for first, end in pairwise(bounds)]
+        )
+        parts = iter(all_reduce_max(*(len(row.parts) for rows in planned for row in rows)))
+        filled = run_on_all_ranks(
+            lambda: [tuple(self._add_idle_chunks(row, next(parts)) for row in rows) for rows in planned]
+        )
         return [
-            _Minibatch(self._plan_rows(batch, range(first, end), owner), (owner >= first) & (owner < end))
-            for first, end in pairwise(bounds)
+            _Minibatch(rows, (owner >= first) & (owner < end))
+            for rows, (first, end) in zip(filled, pairwise(bounds), strict=True)
         ]
 
     def _plan_rows(self, batch: RolloutBatch, numbers: range, owner: Tensor) -> tuple[_Row, ...]:
@@ -270,18 +279,25 @@ class PolicyUpdate:
 
     def _plan_chunks(self, groups: Sequence[PromptGroup], responses: Tensor, chunk_tokens: int | None) -> _Row:
         [group] = groups
-        fixed = self.model.family, self.model.parallel.layout, self.model.costs
-        prompt, chunks = plan_chunks(group, chunk_tokens or 1, *fixed)
+        prompt, chunks = plan_chunks(
+            group, chunk_tokens or 1, self.model.family, self.model.parallel.layout, self.model.costs
+        )
         parts, first = [], 0
         for chunk in chunks:
             end = first + chunk.response_count
             parts.append(_Part(chunk, responses[first:end]))
             first = end
-        (most,) = all_reduce_max(len(parts))
-        idle = replace(group, responses=(group.prompt.input_ids[:0],))
-        while len(parts) < most:
-            parts.append(_Part(SequencePlan([idle], *fixed, prompt), responses[:0]))
-        return _Row(group.prompt.videos, tuple(parts), prompt)
+        return _Row(group.prompt.videos, tuple(parts), prompt, group)
+
+    def _add_idle_chunks(self, row: _Row, count: int) -> _Row:
+        """A row in `count` parts: chunks without a response keep step with the ranks that have more."""
+        missing = count - len(row.parts)
+        if not missing:
+            return row
+        assert row.group is not None
+        idle = replace(row.group, responses=(row.group.prompt.input_ids[:0],))
+        plan = SequencePlan([idle], self.model.family, self.model.parallel.layout, self.model.costs, row.prompt)
+        return replace(row, parts=(*row.parts, *[_Part(plan, torch.empty(0, dtype=torch.int64))] * missing))
 
     def _inputs(self, rows: Iterable[_Row]) -> Iterator[RankInput | ChunkedInput]:
         """This rank's input of each row, created when it is requested. All ranks must exhaust it."""

@@ -1,5 +1,7 @@
 """The updates of a rollout on real models: the same on any ranks, in any rows, and exact where the engine is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributed.tensor import distribute_tensor
@@ -14,6 +16,7 @@ from trainer_plugin.rl.objective import Objective
 from trainer_plugin.rl.scoring import score, whole_row
 from trainer_plugin.rl.update import CorrectionSettings, PolicyUpdate, RolloutBatch, UpdateReport, UpdateSettings
 from trainer_plugin.training.optimizer_step import NotFinite, trainable_parameters
+from trainer_plugin.types import PromptGroup
 
 DRAFTS = (
     GroupDraft(Draft((5, Clip(5), 9), seed=1), (4, 9, 0, 12, 6)),
@@ -38,6 +41,7 @@ def run(
     error: float = 0.0,
     shifted: tuple[int, ...] = (),
     truncated: tuple[int, ...] = (),
+    damaged: int | None = None,
 ) -> tuple[UpdateReport, torch.Tensor]:
     """Update a tiny model. Returns the report, and how far the parameters moved, divided by the learning rate.
 
@@ -45,6 +49,7 @@ def run(
         error: size of the random differences between the engine's log-probabilities and the trainer's.
         shifted: responses for which they differ by 0.5.
         truncated: responses that are masked because they ended at the length limit.
+        damaged: number of a group whose prompt lacks a token of its video.
     """
     model = parity._sharded_model("qwen2_5_vl", parity.HEADS, layout, True, parity.OPTIONS)
     groups = make_groups(family_of(parity.tiny_config("qwen2_5_vl")), drafts)
@@ -78,7 +83,7 @@ def run(
     for number, values in enumerate(log_probs):
         values += error * (torch.rand(len(values), generator=random) - 0.5) + (0.5 if number in shifted else 0)
     batch = RolloutBatch(
-        tuple(each.group for each in groups),
+        tuple(drop_video_token(each.group) if number == damaged else each.group for number, each in enumerate(groups)),
         tuple(log_probs),
         advantages,
         torch.ones(count, dtype=torch.bool),
@@ -90,6 +95,14 @@ def run(
         moved.append((p.detach() - before[name]).full_tensor().flatten() / -RATE)
         p.detach().copy_(before[name])  # other tests use the same model
     return report, torch.cat(moved)
+
+
+def drop_video_token(group: PromptGroup) -> PromptGroup:
+    """The group with another token in place of its video's first one."""
+    prompt = group.prompt
+    ids = prompt.input_ids.clone()
+    ids[(ids == family_of(parity.tiny_config("qwen2_5_vl")).video_token_id).nonzero()[0]] = 0
+    return replace(group, prompt=replace(prompt, input_ids=ids))
 
 
 def engine_log_probs(model: LongVideoModel, each: SampledGroup) -> list[torch.Tensor]:
@@ -236,6 +249,22 @@ def run_without_a_number(correction: CorrectionSettings | None) -> bool:
 def test_a_group_that_fits_no_row_is_named(ranks):
     with pytest.raises(AssertionError, match=r"sample s0: its prompt of .* do not fit a row of 30; raise row_tokens"):
         ranks[1].run(run, Layout(), Objective(), None, None, 30)
+
+
+@pytest.mark.parametrize("row_tokens", [WHOLE, CHUNKED])
+def test_a_group_that_one_rank_cannot_plan_ends_the_update_on_all_ranks(ranks, row_tokens):
+    """Of two data-parallel ranks, only one plans the damaged group."""
+    given = {"drafts": DRAFTS[::2], "damaged": 1}
+    own, other = sorted(ranks[2].run(find_update_error, row_tokens, given), key=lambda found: found[0], reverse=True)
+    assert own[0] == "ValueError" and own[1].startswith("sample s1: ")
+    assert other[0] == "RuntimeError" and other[1].endswith(f"has failed: {own[1]}")
+
+
+def find_update_error(row_tokens: int, given: dict) -> tuple[str, str]:
+    """Type and message of the error of an update."""
+    with pytest.raises((ValueError, RuntimeError)) as raised:
+        run(Layout(), Objective(), row_tokens=row_tokens, **given)
+    return type(raised.value).__name__, str(raised.value)
 
 
 def test_bounds_that_exclude_exact_engines_are_refused():
