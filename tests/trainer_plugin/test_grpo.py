@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -19,6 +20,7 @@ from tests.trainer_plugin import runs
 from tests.trainer_plugin.runs import whole_parameters
 from tests.trainer_plugin.support import numbered_film, release_of
 from trainer_plugin.atomic_files import FullDisk
+from trainer_plugin.data.packing import order_key
 from trainer_plugin.grpo import GrpoTraining, train
 from trainer_plugin.rl.alarms import TrainingAlarm
 from trainer_plugin.rl.metrics import GrpoMetrics
@@ -239,6 +241,26 @@ def test_a_video_that_is_gone_or_damaged_is_skipped_and_named(alone, tmp_path):
         GrpoTraining(make_recipe(tmp_path / "none", url, *settings)) as training,
     ):
         list(training)
+
+
+@pytest.mark.parametrize("problem", ["no usable prompt", "no video"])
+def test_a_run_whose_last_sample_is_skipped_ends_with_all_of_its_epochs_done(alone, tmp_path, problem):
+    films = [numbered_film(tmp_path, name, length) for name, length in (("first", 1.0), ("last", 1.2))]
+    text = "Is it <|im_end|>?" if problem == "no usable prompt" else "Who?"
+    url = release_of(tmp_path, films, media=Media.NONE, problem=text)  # q0000, q0001, q0010 and the open q0011
+    if problem == "no video":
+        Path(films[1].uri).unlink()
+    keys = ("q0000", "q0001", "q0010", "q0011")
+    seed = next(seed for seed in range(99) if max(keys, key=partial(order_key, seed, 0)) == "q0011")
+    limits = (
+        "rollout={prompts: 1, responses: 2, max_tokens: 4, drop_without_signal: false}",
+        f"videos.media={tmp_path}",
+    )
+    recipe = make_recipe(tmp_path / "run", url, *limits, f"seed={seed}", "steps=null", "epochs=1")
+    found, _ = run(recipe)
+    assert len(found) == 2 and sum(found[-1].skipped.values()) == 2
+    assert found[0].share_done < 1 and found[-1].share_done == 1 and found[-1].seconds_left == 0
+    assert found[-1].line().startswith("step 2 (100%)")
 
 
 def test_groups_without_signal_are_replaced_for_a_few_rounds(alone, release, tmp_path):

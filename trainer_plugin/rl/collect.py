@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,7 +154,7 @@ class GroupCollector:
             with self._time_phase("videos"):
                 bad = self.cache.load([*self._clips, *_clips(chosen)])
             for prompt, sample in chosen:
-                reason = next((bad[clip] for clip in prompt.example.videos if clip in bad), None)
+                reason = _find_reason(prompt, bad)
                 if reason is None:
                     self.unusable.pop(sample.question_id, None)
                     found.append((prompt, sample))
@@ -200,7 +200,7 @@ class GroupCollector:
             if parallel.sp_rank == 0:
                 finish = pool.submit(finish).result
             with self._time_phase("videos"):
-                self.cache.load(self._clips, ahead=_clips(ahead))
+                self._load_ahead()
             with self._time_phase("rewards"):
                 rewards = gather_rewards(calls, finish, parallel)
         if rewards.failures and parallel.rank == 0:
@@ -212,6 +212,19 @@ class GroupCollector:
                 failures[0].message,
             )
         return self._join(number, chosen, found, rewards)
+
+    def _load_ahead(self) -> None:
+        """Encode the videos of the next step's prompts.
+
+        Those that cannot be used are replaced by further ones. At the end of the last epoch there are none, and this
+        step counts them, because no other will.
+        """
+        while True:
+            ahead = self._queue.peek(self.recipe.rollout.prompts)
+            dropped = self._queue.drop_unusable(self.cache.load(self._clips, ahead=_clips(ahead)))
+            if not dropped:
+                return
+            self.unusable |= dropped
 
     def _request(self, step: int, place: str, prompt: Prompt) -> RolloutRequest:
         """The request of a prompt. A question that occurs twice in a step gets other random numbers by its place."""
@@ -281,8 +294,11 @@ class _PromptQueue:
 
     @property
     def position(self) -> dict[str, Any]:
-        """State of the stream after the prompts that were used. Skipped samples may be of prompts that wait."""
-        epoch, position = self._place
+        """State of the stream after the prompts that were used. Skipped samples may be of prompts that wait.
+
+        If none waits, the stream has at most passed over samples that cannot be used, such as the last of all.
+        """
+        epoch, position = self._place if self._waiting else self._stream.place
         return {**self._stream.state_dict(), "epoch": epoch, "position": position}
 
     def peek(self, count: int) -> list[tuple[Prompt, Sample]]:
@@ -298,9 +314,21 @@ class _PromptQueue:
             _, self._place = self._waiting.popleft()
         return chosen
 
+    def drop_unusable(self, bad: Mapping[VideoClip, str]) -> dict[str, str]:
+        """Remove the waiting prompts about clips that cannot be used. Returns the reason by question id."""
+        reasons = [_find_reason(prompt, bad) for (prompt, _), _ in self._waiting]
+        pairs = list(zip(self._waiting, reasons, strict=True))
+        self._waiting = deque(each for each, reason in pairs if reason is None)
+        return {sample.question_id: reason for ((_, sample), _), reason in pairs if reason is not None}
+
 
 def _clips(chosen: Sequence[tuple[Prompt, Sample]]) -> list[VideoClip]:
     return [clip for prompt, _ in chosen for clip in prompt.example.videos]
+
+
+def _find_reason(prompt: Prompt, bad: Mapping[VideoClip, str]) -> str | None:
+    """Why a prompt cannot be used, from the result of `VideoCache.load`; None if it can."""
+    return next((bad[clip] for clip in prompt.example.videos if clip in bad), None)
 
 
 def _check_prompts(requests: Sequence[RolloutRequest], found: Sequence[Sequence[RolloutResponse]]) -> None:
