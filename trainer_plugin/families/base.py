@@ -153,7 +153,11 @@ class Family(ABC):
         """
 
     def placeholder_ids(self) -> list[int]:
-        """The token ids that stand for a video of any length in a prompt before its processor expands it."""
+        """The token ids that stand for a video of any length in a prompt before vLLM expands it.
+
+        vLLM, with transformers from 5.10 on, replaces the video token alone and keeps what surrounds it. So these are
+        `video_ids` with the video token in place of all that vLLM inserts.
+        """
         return [self.video_token_id]
 
     @abstractmethod

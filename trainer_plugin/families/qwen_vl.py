@@ -113,9 +113,6 @@ class _QwenVL(Family):
             raise ValueError(f"there are no video tokens for {grids[read:]}")
         return torch.cat(pieces, dim=1) if pieces else torch.empty(3, 0, dtype=torch.int64)
 
-    def placeholder_ids(self) -> list[int]:
-        return [self.vision_start_id, self.video_token_id, self.vision_end_id]
-
     def _tokens(self, grid: Grid) -> int:
         return grid.t * self.tokens_per_temporal_patch(grid)
 
@@ -168,6 +165,9 @@ class Qwen25VL(_QwenVL):
         self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int], duration_us: int
     ) -> list[int]:
         return [self.vision_start_id, *[self.video_token_id] * self._tokens(grid), self.vision_end_id]
+
+    def placeholder_ids(self) -> list[int]:
+        return [self.vision_start_id, self.video_token_id, self.vision_end_id]
 
     def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
         """Rotary positions [3, S], bitwise equal to vLLM's for the same `seconds_per_temporal_patch`.

@@ -202,8 +202,7 @@ def test_a_prompt_is_the_sample_up_to_its_answer(url, target):
 def test_an_unexpanded_prompt_has_one_placeholder_per_video(url):
     prompt = dataset_of(url).prompt(0, 100_000)
     assert text(prompt.unexpanded_ids).startswith("<|im_start|>user\n<|video|>What?\nA. a boat")
-    family = family_of(Qwen3VLConfig(vision_start_token_id=7, video_token_id=8, vision_end_token_id=9))
-    assert family.placeholder_ids() == [7, 8, 9]
+    assert prompt.unexpanded_ids.count(TinyFamily.video_token_id) == 1
 
 
 def test_a_prompt_of_text_alone_has_no_video(url):

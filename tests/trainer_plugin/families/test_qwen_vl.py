@@ -217,6 +217,34 @@ def test_a_video_of_qwen3_has_the_timestamps_of_its_processor(patches, fps, ever
     assert len(ids) == 5 * patches
 
 
+def expand_as_vllm(name: str, ids: list[int], grid: Grid, timestamps: Sequence[float]) -> list[int | str]:
+    """The prompt that vLLM 0.26 runs for ids with one video token, with transformers from 5.10 on.
+
+    It replaces the token by what `_get_prompt_updates` of its `qwen2_vl.py` and `qwen3_vl.py` insert.
+    """
+    tokens = grid.t * grid.h * grid.w // 4
+    inserted: list[int | str] = [VIDEO_ID] * tokens
+    if name == "qwen3_vl":
+        frame = [START_ID, *[VIDEO_ID] * (tokens // grid.t), END_ID]
+        inserted = [id for seconds in timestamps for id in (f"<{seconds:.1f} seconds>", *frame)]
+    [place] = [index for index, id in enumerate(ids) if id == VIDEO_ID]
+    return [*ids[:place], *inserted, *ids[place + 1 :]]
+
+
+@pytest.mark.parametrize("name", families)
+@pytest.mark.parametrize("patches", [1, 3])
+def test_vllm_expands_the_placeholder_to_the_trainers_ids(name, patches):
+    grid, times = Grid(patches, 4, 6), [number * 500_000 for number in range(2 * patches)]
+    expanded = families[name].video_ids(Letters(), grid, times, times[-1])
+    timestamps = Qwen3VLProcessor._calculate_timestamps(None, list(range(2 * patches)), 2.0, 2)
+    assert expand_as_vllm(name, [5, *families[name].placeholder_ids(), 6], grid, timestamps) == [5, *expanded, 6]
+
+
+def test_only_the_placeholder_of_qwen2_5_has_markers_around_it():
+    assert families["qwen2_5_vl"].placeholder_ids() == [START_ID, VIDEO_ID, END_ID]
+    assert families["qwen3_vl"].placeholder_ids() == [VIDEO_ID]  # vLLM inserts those of each temporal patch
+
+
 SIZE = {"shortest_edge": 4096, "longest_edge": 25_165_824}
 """Size of the published video processor of Qwen3-VL (video_preprocessor_config.json of Qwen/Qwen3-VL-8B-Instruct)."""
 PIXELS = {"min_pixels": 3136, "max_pixels": 12_845_056}
