@@ -1,9 +1,12 @@
 """Reinforcement-learning runs of a tiny model: what they record, and that ranks, stops and resumes change nothing."""
 
+import ast
 import json
 import os
+import re
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +15,7 @@ from random import Random
 import pytest
 import torch
 
+import trainer_plugin
 from schemas.arrow import rows_from_parquet
 from schemas.config import Media
 from schemas.errors import BadInput
@@ -26,6 +30,8 @@ from trainer_plugin.rl.alarms import TrainingAlarm
 from trainer_plugin.rl.metrics import GrpoMetrics
 from trainer_plugin.rl.recipe import GrpoRecipe, load_grpo_recipe
 from trainer_plugin.rl.rollout_table import RolloutRow, RolloutStatus
+from trainer_plugin.rl.video_cache import VideoCache
+from trainer_plugin.types import VideoClip
 
 SETTINGS = (
     "videos.split=sft",
@@ -223,6 +229,30 @@ def test_the_first_update_has_no_kl_to_the_reference(alone, release, tmp_path):
         assert metrics.policy["kl_reference_k3"] == 0
 
 
+def test_features_other_than_those_of_the_sampling_end_the_run(alone, release, tmp_path):
+    """The temperature is low, because a model of random weights depends little on what it sees."""
+    reward = write_reward(tmp_path / "rewards", "return [float(index) for index in range(len(completions))]")
+    settings = (
+        "steps=4",
+        f"rewards=[{{reward: '{reward}'}}]",
+        "rollout.temperature=0.01",
+        "optimizer.learning_rate=1e-9",
+        "alarms.mismatch_k3=0.001",
+    )
+    found, _ = run(make_recipe(tmp_path / "equal", release, *settings))
+    assert len(found) == 4 and all(metrics.mismatch["k3"] < 1e-6 for metrics in found)
+    for name, change in (("zeros", torch.zeros_like), ("reversed", partial(torch.flip, dims=(0,)))):
+        with GrpoTraining(make_recipe(tmp_path / name, release, *settings)) as training:
+            training._updates.read = partial(read_and_change, training.cache, change)
+            with pytest.raises(TrainingAlarm, match=r"^alarm mismatch: .* for 3 steps .* get the same frames"):
+                list(training)
+        assert len((tmp_path / name / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def read_and_change(cache: VideoCache, change: Callable, clip: VideoClip, first: int, end: int) -> torch.Tensor:
+    return change(cache.read(clip, first, end))
+
+
 def test_a_video_that_is_gone_or_damaged_is_skipped_and_named(alone, tmp_path):
     films = [numbered_film(tmp_path, name, length) for name, length in (("good", 1.0), ("gone", 1.2), ("damaged", 1.4))]
     url = release_of(tmp_path, films, media=Media.NONE)
@@ -380,3 +410,17 @@ def test_rewards_that_may_outlast_the_other_ranks_are_refused(alone, release, tm
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         make_recipe(Path("out"), "release", *settings)
+
+
+def test_no_second_processor_prepares_videos():
+    """Two processors may size frames differently. Only the engine's own, if it has one, expands prompts."""
+    sources = (Path(trainer_plugin.__file__).parent).rglob("*.py")
+    imported = {
+        name.name
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    assert "AutoConfig" in imported  # names from transformers are found
+    assert not {name for name in imported if re.search(r"Processor(Fast|Mixin)?$", name)}

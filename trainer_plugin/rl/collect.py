@@ -171,10 +171,12 @@ class GroupCollector:
     def _sample_round(self, step: int, number: int, chosen: Sequence[tuple[Prompt, Sample]]) -> list[RewardedGroup]:
         recipe, parallel = self.recipe, self.parallel
         mine = chosen[parallel.dp_rank :: parallel.dp]
-        requests = [
-            self._request(step, f"{number}/{index}", chosen[index][0])
-            for index in range(parallel.dp_rank, len(chosen), parallel.dp)
-        ]
+        requests = run_on_all_ranks(
+            lambda: [
+                self._request(step, f"{number}/{index}", chosen[index][0])
+                for index in range(parallel.dp_rank, len(chosen), parallel.dp)
+            ]
+        )
         samples = {request.prompt.key: sample for request, (_, sample) in zip(requests, mine, strict=True)}
         weights = [reward.weight for reward in recipe.rewards]
         calls = RewardCalls(self.functions, weights, recipe.reward_timeout_seconds)
@@ -227,7 +229,18 @@ class GroupCollector:
             self.unusable |= dropped
 
     def _request(self, step: int, place: str, prompt: Prompt) -> RolloutRequest:
-        """The request of a prompt. A question that occurs twice in a step gets other random numbers by its place."""
+        """The request of a prompt. A question that occurs twice in a step gets other random numbers by its place.
+
+        Raises:
+            BadInput: the unexpanded ids have more or fewer placeholders than videos. An engine would expand each.
+        """
+        videos = len(prompt.example.videos)
+        found = prompt.unexpanded_ids.count(self.stream.dataset.family.video_token_id)
+        if found != videos:
+            raise BadInput(
+                f"sample {prompt.example.key}: its unexpanded prompt has {found} video tokens for {videos} videos; "
+                f"each must have one, which the engine expands (`Family.placeholder_ids`)"
+            )
         name = f"{self.recipe.seed}/{step}/{place}/{prompt.example.key}"
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         return RolloutRequest(prompt.example, prompt.unexpanded_ids, int.from_bytes(digest, "big") >> 1)

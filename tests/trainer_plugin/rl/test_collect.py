@@ -14,7 +14,7 @@ from schemas.errors import BadInput
 from tests.trainer_plugin.runs import collect_log
 from trainer_plugin.grpo import GrpoTraining
 from trainer_plugin.rl.recipe import load_grpo_recipe
-from trainer_plugin.rl.rollout import RolloutEngine
+from trainer_plugin.rl.rollout import RolloutEngine, RolloutResponse
 
 ODD = """
 def even(completions):
@@ -132,3 +132,53 @@ def test_log_probabilities_that_are_not_one_for_each_token_are_named_on_all_rank
     found, other = ranks[2].run(collect_from_changed_responses, release, tmp_path, "log_probs", drop_log_prob)
     assert re.match(r"sample .*: response 3 has (\d+) tokens and \d+ log-probabilities; the engine must", found)
     assert found == other
+
+
+class RecordedResponses:
+    """An engine that keeps what it returned."""
+
+    def __init__(self, engine: RolloutEngine) -> None:
+        self.engine = engine
+        self.found: list[list[RolloutResponse]] = []
+
+    def generate(self, *arguments):
+        self.found = self.engine.generate(*arguments)
+        return self.found
+
+
+def collect_ids(url: str, folder: Path) -> tuple[list[list[int]], ...]:
+    """Of a step: the ids that this rank's engine returned, those that are trained on, and those of the completions."""
+    settings = [*SETTINGS, f"out={folder}/out", f"videos.release={url}", "rewards=[{reward: letters}]"]
+    with GrpoTraining(load_grpo_recipe("demo", settings)) as run:
+        engine = run.collector.engine = RecordedResponses(run.collector.engine)
+        groups = run.collector.collect(1)
+        sampled = [response.token_ids.tolist() for responses in engine.found for response in responses]
+        trained = [ids.tolist() for group in groups for ids in group.prompt_group.responses]
+        again = [run.run.tokenizer(text)["input_ids"] for group in groups for text in group.completions]
+    return sampled, trained, again
+
+
+def test_the_sampled_ids_are_trained_on_and_not_those_of_their_text(ranks, release, tmp_path):
+    """Random bytes are no text, so that their text has other ids."""
+    (first, trained, again), (second, others, _) = ranks[2].run(collect_ids, release, tmp_path)
+    assert trained == others == [*first[:4], *second, *first[4:]]  # the second of three prompts is the second rank's
+    assert sum(ids != other for ids, other in zip(trained, again, strict=True)) > 6
+
+
+def collect_expanded_prompts(url: str, folder: Path) -> tuple[str, bool]:
+    """The error of a step in which the last rank's prompts are expanded, and whether anything was sampled."""
+    settings = [*SETTINGS, f"out={folder}/out", f"videos.release={url}", "rewards=[{reward: letters}]"]
+    with GrpoTraining(load_grpo_recipe("demo", settings)) as run:
+        engine = run.collector.engine = RecordedResponses(run.collector.engine)
+        family = run.dataset.family
+        if run.parallel.rank == run.parallel.world_size - 1:
+            family.placeholder_ids = lambda: [family.vision_start_id, *[family.video_token_id] * 3]
+        with pytest.raises(BadInput) as raised:
+            run.collector.collect(1)
+    return str(raised.value), bool(engine.found)
+
+
+def test_a_prompt_that_is_expanded_already_is_refused_before_it_is_sampled(ranks, release, tmp_path):
+    (found, sampled), other = ranks[2].run(collect_expanded_prompts, release, tmp_path)
+    assert re.match(r"sample \w+: its unexpanded prompt has 3 video tokens for 1 videos; each must have one", found)
+    assert (found, sampled) == other and not sampled
