@@ -5,6 +5,7 @@ Each alarm needs its sign in several steps on end, because a single step has few
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,10 +25,14 @@ class AlarmSettings(Model):
     mismatch_steps: int = Field(default=3, ge=1)
     """Steps on end above `mismatch_k3`."""
     entropy: float | None = Field(default=0.01, gt=0)
-    """Lowest entropy per sampled token, in nats. At 0.01 a response of 100 tokens has 1 nat in all, which is that of
-    three equally likely responses: larger groups repeat them, and nothing else is tried."""
+    """Lowest entropy per sampled token, in nats, whatever it was at first. At 0.01 a response of 100 tokens has 1 nat
+    in all, which is that of three equally likely responses: larger groups repeat them, and nothing else is tried. None
+    switches the whole alarm of the entropy off."""
+    entropy_share: Fraction = 0.1
+    """Lowest entropy as a share of its mean over the first `entropy_steps` steps. Tokens that only follow the format
+    have almost none, so that responses may be alike long before the mean falls to `entropy`. 0: only `entropy`."""
     entropy_steps: int = Field(default=5, ge=1)
-    """Steps on end below `entropy`."""
+    """Steps on end below the higher of both."""
     solved: Fraction = 0.8
     """Share of groups that are all right from which low entropy is no alarm: the policy is then certain and right."""
     no_signal_steps: int | None = Field(default=5, ge=1)
@@ -45,6 +50,8 @@ class Alarms:
         self.settings = settings
         self._signs: dict[str, list[str]] = {"mismatch": [], "entropy": [], "no signal": []}
         """The values of the last steps on end that had the sign of each alarm, described with their steps."""
+        self._first_entropies: list[float] = []
+        """Entropies of the run's first `entropy_steps` steps."""
 
     def check(self, metrics: GrpoMetrics) -> None:
         """Check a step. Call it once for each, after its metrics are recorded.
@@ -68,16 +75,21 @@ class Alarms:
             )
         share = groups.all_right / groups.total if groups.total else 0.0
         if settings.entropy is not None and entropy is not None:
-            low = entropy < settings.entropy and share < settings.solved
+            if len(self._first_entropies) < settings.entropy_steps:
+                self._first_entropies.append(entropy)
+            first = statistics.fmean(self._first_entropies)
+            limit = max(settings.entropy, settings.entropy_share * first)
+            low = entropy < limit and share < settings.solved
             self._update(
                 "entropy",
                 f"{entropy:.4g} nats with {share:.0%} of the groups all right" if low else None,
                 metrics.step,
                 settings.entropy_steps,
-                f"the entropy has collapsed: it is below alarms.entropy {settings.entropy:g} nats per token, and fewer "
-                f"than {settings.solved:.0%} of the groups are all right",
+                f"the entropy has collapsed: it is below {limit:.4g} nats per token, the higher of alarms.entropy "
+                f"{settings.entropy:g} and of alarms.entropy_share {settings.entropy_share:g} of the {first:.4g} nats "
+                f"of the first steps, and fewer than {settings.solved:.0%} of the groups are all right",
                 "resume from an earlier checkpoint with a lower optimizer.learning_rate or a higher "
-                "objective.clip_high, or lower alarms.entropy",
+                "objective.clip_high, or lower alarms.entropy and alarms.entropy_share",
             )
         if settings.no_signal_steps is not None:
             found = (
@@ -108,8 +120,9 @@ class Alarms:
 
     def state_dict(self) -> dict[str, Any]:
         """The state as JSON values, for a checkpoint."""
-        return {name: list(signs) for name, signs in self._signs.items()}
+        return {**{name: list(signs) for name, signs in self._signs.items()}, "first entropies": self._first_entropies}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a checkpoint."""
         self._signs = {name: list(state.get(name, ())) for name in self._signs}
+        self._first_entropies = list(state.get("first entropies", ()))

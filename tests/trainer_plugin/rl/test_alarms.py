@@ -48,7 +48,8 @@ def find_alarm(alarms: Alarms, kinds: list[dict], first: int = 1) -> int | None:
         ),
         (
             "entropy",
-            ["alarm entropy: the entropy has collapsed: it is below alarms.entropy 0.01 nats per token",
+            ["alarm entropy: the entropy has collapsed: it is below 0.01 nats per token, the higher of alarms.entropy "
+             "0.01 and of alarms.entropy_share 0.1 of the 0.001 nats of the first steps, and fewer than 80%",
              "step 5: 0.001 nats with 0% of the groups all right); resume from an earlier checkpoint"],
         ),
         (
@@ -112,13 +113,40 @@ def test_a_solved_run_has_no_alarm_of_entropy():
     assert find_alarm(Alarms(AlarmSettings()), [certain(7)] * 20) == 5
 
 
+def with_entropies(*values: float) -> list[dict]:
+    return [{"rows": group("q", 0.0, 1.0, log_prob=-value)} for value in values]
+
+
+def test_the_entropy_is_compared_with_that_of_the_first_steps():
+    first = with_entropies(0.2, 0.4, 0.3, 0.3, 0.3)  # a tenth of their mean is 0.03
+    assert find_alarm(Alarms(AlarmSettings()), first + with_entropies(*[0.031] * 20)) is None
+    assert find_alarm(Alarms(AlarmSettings()), first + with_entropies(*[0.029] * 20)) == 10
+    assert find_alarm(Alarms(AlarmSettings(entropy_share=0)), first + with_entropies(*[0.029] * 20)) is None
+    alarms = Alarms(AlarmSettings())
+    assert find_alarm(alarms, first) is None
+    with pytest.raises(TrainingAlarm, match=r"below 0\.03 nats .* alarms.entropy_share 0\.1 of the 0\.3 nats of the"):
+        for number, kind in enumerate(with_entropies(*[0.029] * 5), 6):
+            alarms.check(step(number, **kind))
+
+
+@pytest.mark.parametrize("cut", [2, 5, 8])
+def test_a_resumed_run_keeps_the_entropy_of_its_first_steps(cut):
+    kinds = with_entropies(0.2, 0.4, 0.3, 0.3, 0.3, *[0.029] * 5)
+    first, second = Alarms(AlarmSettings()), Alarms(AlarmSettings())
+    assert find_alarm(first, kinds[:cut]) is None
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert find_alarm(second, kinds[cut:], cut + 1) == 10
+
+
 def test_the_state_is_bounded_by_the_steps_of_the_alarm():
     alarms = Alarms(AlarmSettings(mismatch_steps=3))
     assert find_alarm(alarms, [BAD["mismatch"]] * 3) == 3
     assert len(alarms.state_dict()["mismatch"]) == 3
 
 
-@pytest.mark.parametrize("setting", [{"mismatch_k3": 0}, {"entropy": -1.0}, {"no_signal_steps": 0}, {"solved": 1.5}])
+@pytest.mark.parametrize(
+    "setting", [{"mismatch_k3": 0}, {"entropy": -1.0}, {"entropy_share": 2}, {"no_signal_steps": 0}, {"solved": 1.5}]
+)
 def test_settings_that_make_no_sense_are_refused(setting):
     with pytest.raises(ValidationError, match=next(iter(setting))):
         AlarmSettings(**setting)
