@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
+from transformers.utils.logging import disable_progress_bar
 
 from schemas.errors import BAD_INPUT_STATUS, FAULT_STATUS, OUTAGE_STATUS, BadInput, Outage
 from trainer_plugin.distributed.mesh import OTHER_RANK
@@ -108,6 +109,7 @@ def run(work: Callable[[], int], *, exit_message: str) -> int:
         for a failure and may restart the ranks.
     """
     logging.basicConfig(level=log_level(), format=LOG_FORMAT, stream=sys.stderr)
+    disable_progress_bar()
     for client in _HTTP_CLIENTS:
         logging.getLogger(client).setLevel(logging.WARNING)
     interrupts = Interrupts(exit_message=exit_message)

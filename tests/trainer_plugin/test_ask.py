@@ -76,8 +76,9 @@ def test_the_command_prints_an_answer(film, tmp_path, capsys):
     folder = str(model_folder(tmp_path / "model"))
     arguments = ["--frames", "4", "--max-tokens", "6"]
     assert main([folder, film, "Which cup?", *arguments, "--options", *CUPS]) == 0
-    printed = capsys.readouterr().out
+    printed, logged = capsys.readouterr()
     assert "Answer: " in printed
+    assert "Loading weights" not in logged
     assert printed.endswith("Frames seen at: 0:00.2 0:00.8 0:01.2 0:01.8\n")
     assert main([folder, film, "Which cup?", *arguments, "--temperature", "0.7", "--no-thinking"]) == 0
 
