@@ -30,6 +30,8 @@ GROUPS = (
 )
 """Columns in order: categories as in LongVideo-Reason's table, all questions, kinds, and lengths of the video."""
 
+_LONGEST_OPTION = "longest option"
+
 _VARIANTS = {PromptVariant.TEXT: "text only", PromptVariant.SHUFFLED: "shuffled frames"}
 
 
@@ -107,7 +109,12 @@ class Evaluation(Model):
         """Two Markdown tables in percent, by category and by kind and length, and what the numbers exclude."""
         shown = [group for group in GROUPS if any(group in line.groups for line in self.lines)]
         split = shown.index(OVERALL) + 1
-        notes = [f"Split {self.split}, {self.questions} questions. Percent right [95 % interval]."]
+        notes = [
+            f"Split {self.split}, {self.questions} questions. Percent right [95 % interval], and the number of "
+            f"questions in parentheses where it is not that of the column."
+        ]
+        if any(line.name.startswith(_LONGEST_OPTION) for line in self.lines):
+            notes.append("Of several longest options, each counts as chosen with equal probability.")
         if self.skipped:
             first, reason = next(iter(self.skipped.items()))
             notes.append(f"{len(self.skipped)} questions were skipped, e.g. {first}: {reason}.")
@@ -119,9 +126,11 @@ class Evaluation(Model):
     def _table(self, groups: Sequence[str]) -> str:
         counts = [max(line.groups[group].questions for line in self.lines if group in line.groups) for group in groups]
         head = ["", *(f"{group} ({count})" for group, count in zip(groups, counts, strict=True))]
-        return _align(
-            [head, *([line.name, *(_format(line.groups.get(group)) for group in groups)] for line in self.lines)]
-        )
+        rows = [
+            [line.name, *(_format(line.groups.get(group), count) for group, count in zip(groups, counts, strict=True))]
+            for line in self.lines
+        ]
+        return _align([head, *rows])
 
     def _responses(self) -> str:
         head = ["", "responses", "without answer", "truncated", "well-formed", "mean tokens"]
@@ -207,7 +216,7 @@ def _rule_lines(samples: Sequence[Sample]) -> list[Line]:
     rules: dict[str, Callable[[Sample], float]] = {
         "guessing": lambda sample: 1 / len(sample.options),
         f"always {letter}": lambda sample: float(sample.final_answer == letter),
-        "longest option": _longest_option,
+        _LONGEST_OPTION: _longest_option,
     }
     return [
         _line(f"{name} (choice)", {sample: rule(sample) for sample in choices}, True) for name, rule in rules.items()
@@ -243,10 +252,12 @@ def _mean(values: Iterable[float]) -> float:
     return sum(found) / len(found)
 
 
-def _format(accuracy: Accuracy | None) -> str:
+def _format(accuracy: Accuracy | None, questions: int | None = None) -> str:
+    """An accuracy in percent with its interval; and with its number of questions, if that is not the expected one."""
     if accuracy is None:
         return "–"
-    return f"{100 * accuracy.share:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
+    count = "" if questions in (None, accuracy.questions) else f" ({accuracy.questions})"
+    return f"{100 * accuracy.share:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]{count}"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:

@@ -22,7 +22,7 @@ def request_of(path: Path, question: str, frames: int = 8) -> RolloutRequest:
     layout = QuestionLayout(
         tiny_family("qwen2_5_vl"), byte_tokenizer(), FramePolicy(fps=None, frames=frames), Target.ANSWER
     )
-    prompt = layout.prompt(question, probe_video(VideoSource(path.stem, str(path))), "Who?", QuestionKind.OPEN, 2000)
+    prompt = layout.prompt(question, probe_video(VideoSource(path.stem, str(path))), "What?", QuestionKind.OPEN, 2000)
     return RolloutRequest(prompt.example, prompt.unexpanded_ids, 0)
 
 

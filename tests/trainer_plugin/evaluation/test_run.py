@@ -112,7 +112,11 @@ def test_the_table_is_written_as_json_and_markdown(alone, url, tmp_path):
     assert [cell.strip() for cell in head.strip("|").split("|")] == [
         "", "temporal (4)", "goal (2)", "plot (2)", "spatial (2)", "overall (10)",
     ]  # fmt: skip
-    assert "80.0 [49.0, 94.3]" in next(line for line in table.splitlines() if line.startswith("| greedy"))
+    first, *_ = table.split("\n\n")
+    rows = {line.split("|")[1].strip(): line.split("|")[6].strip() for line in first.splitlines()}
+    assert rows["greedy"] == "80.0 [49.0, 94.3]"
+    assert rows["longest option (choice)"] == "62.5 [30.6, 86.3] (8)"  # of 8 choice questions out of 10
+    assert "Of several longest options, each counts as chosen with equal probability." in table
 
 
 def test_the_line_and_the_scalars_are_those_of_the_model(alone, url, tmp_path):
