@@ -6,6 +6,7 @@ needs no groups.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -206,7 +207,10 @@ def parallelize(
     """
     world = dist.get_world_size()
     if sp < 1 or world % sp:
-        raise BadInput(f"sequence-parallel size {sp} does not divide {world} processes; start a multiple of {sp}")
+        raise BadInput(
+            f"sequence-parallel size {sp} does not divide {world} processes; start a multiple of {sp}, or set "
+            f"parallel.sp={math.gcd(sp, world)}"
+        )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     heads, kv_heads = text_config.num_attention_heads, text_config.num_key_value_heads
     reason = "as requested"

@@ -85,7 +85,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("sp", "layout", "message"),
     [
-        (2, None, "sequence-parallel size 2 does not divide 1 processes; start a multiple of 2"),
+        (2, None, "sequence-parallel size 2 does not divide 1 processes; start a multiple of 2, or set parallel.sp=1"),
         (0, None, "sequence-parallel size 0 does not divide"),
         (1, Layout(2, 1), "layout 2 x 1 is not of 1 ranks"),
     ],
