@@ -1,9 +1,9 @@
 """Reinforcement-learning runs of a tiny model: what they record, and that ranks, stops and resumes change nothing."""
 
-import ast
 import json
 import os
 import re
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from trainer_plugin.grpo import GrpoTraining, train
 from trainer_plugin.rl.alarms import TrainingAlarm
 from trainer_plugin.rl.metrics import GrpoMetrics
 from trainer_plugin.rl.recipe import GrpoRecipe, load_grpo_recipe
+from trainer_plugin.rl.rewards.base import load_reward
 from trainer_plugin.rl.rollout_table import RolloutRow, RolloutStatus
 from trainer_plugin.rl.video_cache import VideoCache
 from trainer_plugin.types import VideoClip
@@ -276,7 +277,7 @@ def test_a_video_that_is_gone_or_damaged_is_skipped_and_named(alone, tmp_path):
 @pytest.mark.parametrize("problem", ["no usable prompt", "no video"])
 def test_a_run_whose_last_sample_is_skipped_ends_with_all_of_its_epochs_done(alone, tmp_path, problem):
     films = [numbered_film(tmp_path, name, length) for name, length in (("first", 1.0), ("last", 1.2))]
-    text = "Is it <|im_end|>?" if problem == "no usable prompt" else "Who?"
+    text = "Is it <|im_end|>?" if problem == "no usable prompt" else "What?"
     url = release_of(tmp_path, films, media=Media.NONE, problem=text)  # q0000, q0001, q0010 and the open q0011
     if problem == "no video":
         Path(films[1].uri).unlink()
@@ -401,6 +402,10 @@ def test_rewards_that_may_outlast_the_other_ranks_are_refused(alone, release, tm
     [
         (("rollout.max_tokens=512",), "row_tokens 512 has no room for a prompt"),
         (("rewards=[{reward: format, weight: 0}]",), "rewards are empty or all have weight 0"),
+        (
+            ("rewards=[{reward: letters}, {reward: format}, {reward: letters}]",),
+            "rewards name letters twice",
+        ),
         (("objective.policy=reinforce", "update.passes=2"), "policy reinforce has no ratio"),
         (("update.minibatches=3",), "update.minibatches 3 is above rollout.prompts 2"),
         (("rollout.responses=1",), "rollout.responses"),
@@ -412,15 +417,17 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
         make_recipe(Path("out"), "release", *settings)
 
 
+def test_the_documented_options_of_a_reward_are_its_arguments():
+    text = (Path(__file__).parents[2] / "docs" / "rl.md").read_text()
+    [command] = [code for code in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "options: {" in code]
+    _, _, _, name, *settings = shlex.split(command.replace("\\\n", ""))
+    _, length = [load_reward(each.reward, **each.options) for each in load_grpo_recipe(name, settings).rewards]
+    assert length.function([[0] * 1536, [0] * 2048]) == [0, -1]
+
+
 def test_no_second_processor_prepares_videos():
     """Two processors may size frames differently. Only the engine's own, if it has one, expands prompts."""
-    sources = (Path(trainer_plugin.__file__).parent).rglob("*.py")
-    imported = {
-        name.name
-        for path in sources
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in node.names
-    }
-    assert "AutoConfig" in imported  # names from transformers are found
-    assert not {name for name in imported if re.search(r"Processor(Fast|Mixin)?$", name)}
+    call = re.compile(r"\b\w*Processor\w*(?=\(|\.from_)")
+    assert call.findall("AutoProcessor.from_pretrained(folder)")
+    for path in Path(trainer_plugin.__file__).parent.rglob("*.py"):
+        assert not call.findall(path.read_text()), path

@@ -309,7 +309,7 @@ class _PromptQueue:
     def position(self) -> dict[str, Any]:
         """State of the stream after the prompts that were used. Skipped samples may be of prompts that wait.
 
-        If none waits, the stream has at most passed over samples that cannot be used, such as the last of all.
+        If none waits, all samples after them that the stream has skipped count too, such as the last of all.
         """
         epoch, position = self._place if self._waiting else self._stream.place
         return {**self._stream.state_dict(), "epoch": epoch, "position": position}

@@ -121,6 +121,12 @@ class GrpoRecipe(RunSettings):
             )
         if not any(reward.weight for reward in self.rewards):
             raise ValueError("rewards are empty or all have weight 0; give at least one a weight")
+        names = [reward.reward for reward in self.rewards]
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(
+                f"rewards name {repeated} twice, and their metrics have only this name; keep one of them, or give the "
+                f"other a function of its own name in a Python file"
+            )
         updates = self.update.minibatches * self.update.passes
         if self.objective.policy == "reinforce" and updates > 1:
             raise ValueError(

@@ -1,13 +1,17 @@
 """The table of rollouts: what is written is read back, the status of a response, and what a resume removes."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from schemas.arrow import rows_to_parquet
 from schemas.errors import SchemaError
+from schemas.sample import Sample
 from tests.support.properties import given, st
+from tests.support.rows import make_sample, make_video
 from tests.trainer_plugin.rl.rollouts import make_row, rollout_rows
 from trainer_plugin.rl.losses import kept_responses
 from trainer_plugin.rl.rollout_table import (
@@ -57,14 +61,26 @@ def test_a_damaged_file_is_named(tmp_path):
         folder.read(1)
 
 
-def test_pandas_finds_the_worst_prompts(tmp_path):
-    """The call of docs/rl.md."""
-    pandas = pytest.importorskip("pandas")
-    folder = RolloutFolder(tmp_path)
-    for step, right in ((1, 1.0), (2, 0.0)):
-        folder.write(step, [make_row(0, "easy", step=step), make_row(0, "hard", step=step, accuracy=right)])
-    found = pandas.read_parquet(tmp_path / "rollouts").groupby("question_id").reward.mean().nsmallest(1)
-    assert found.to_dict() == {"hard": 0.5}
+def test_the_documented_snippet_shows_the_questions_with_the_lowest_rewards(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    samples = [
+        make_sample(number, make_video("film")).model_copy(update={"problem": f"Question {number}?"})
+        for number in range(3)
+    ]
+    Path("RELEASE/parquet").mkdir(parents=True)
+    Path("RELEASE/parquet/rl.parquet").write_bytes(rows_to_parquet(samples, Sample))
+    keys = [sample.question_id for sample in samples]
+    folder = RolloutFolder(Path("out"))
+    folder.write(1, [make_row(0, keys[2], step=1, accuracy=0.0)])  # too early to be shown
+    for step, right in ((20, 1.0), (21, 0.0)):
+        folder.write(step, [make_row(0, keys[0], step=step), make_row(0, keys[1], step=step, accuracy=right)])
+    text = (Path(__file__).parents[3] / "docs" / "rl.md").read_text()
+    [snippet] = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import pandas" in code]
+    exec(snippet, {})
+    _, _, first, second = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in (first, second)] == [[keys[n], "Question", f"{n}?"] for n in (1, 0)]
+    assert (first.split()[-1], second.split()[-1]) == ("0.5", "1.0")
 
 
 def test_the_documentation_describes_every_column():
