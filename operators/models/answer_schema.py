@@ -16,6 +16,9 @@ from pydantic import BaseModel
 
 from schemas.answers import FreeText
 
+MAX_LIMITED_CHARACTERS = 120
+"""Longest text that a decoder is held to. llama.cpp unrolls `maxLength` into its grammar: 12,000 take it minutes."""
+
 
 @functools.cache
 def strict_schema(output: type[BaseModel]) -> dict[str, Any]:
@@ -30,14 +33,23 @@ def wire_schema(output: type[BaseModel], limits_text: bool) -> dict[str, Any] | 
     """The schema that is sent to a server; None for free text.
 
     Args:
-        limits_text: keep `maxLength`, for a model that never ends a text by itself.
+        limits_text: keep `maxLength`, of at most `MAX_LIMITED_CHARACTERS`, for a model that never ends a text by
+            itself.
     """
     if issubclass(output, FreeText):
         return None
     schema = copy.deepcopy(strict_schema(output))
-    if not limits_text:
-        _visit(schema, lambda node: node.pop("maxLength", None) if node.get("type") == "string" else None)
+    _visit(schema, _shorten if limits_text else lambda node: node.pop("maxLength", None) if _is_text(node) else None)
     return schema
+
+
+def _is_text(node: dict[str, Any]) -> bool:
+    return node.get("type") == "string"
+
+
+def _shorten(node: dict[str, Any]) -> None:
+    if _is_text(node) and "maxLength" in node:
+        node["maxLength"] = min(node["maxLength"], MAX_LIMITED_CHARACTERS)
 
 
 def _visit(node: Any, change: Callable[[dict[str, Any]], Any]) -> None:
