@@ -300,4 +300,4 @@ def judge_request(context: Context, question: Question, answer: str) -> Request:
     """The request to the judge whether an answer means the same as the question's."""
     prompt = context.prompts["judge"]
     text = prompt.render(question=question.question, right=question.answer, given=answer)
-    return Request(question.question_id, prompt, text, seed=context.seed("judge", question.question_id))
+    return Request(question.question_id, prompt, text, seed=context.seed("judge", context.stage, question.question_id))
