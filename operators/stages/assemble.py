@@ -12,7 +12,20 @@ from schemas.answer_format import LETTERS, format_answer
 from schemas.base import digest
 from schemas.config import AssembleConfig
 from schemas.sample import Sample
-from schemas.tables import Question, QuestionKind, Reasoning, Reject, Source, Split, Trial, Video, VideoCategory
+from schemas.tables import (
+    Outline,
+    Question,
+    QuestionKind,
+    Reasoning,
+    Reject,
+    Source,
+    Split,
+    Trial,
+    Video,
+    VideoCategory,
+)
+
+_UNKNOWN = VideoCategory.UNKNOWN
 
 
 def run(
@@ -21,13 +34,16 @@ def run(
     questions: list[Question],
     reasonings: list[Reasoning],
     difficulties: list[Trial],
+    outlines: list[Outline],
     sources: list[Source],
 ) -> Iterator[Sample | Reject]:
     """Yield one sample for each question that passed every check, in the order of video and question ids.
 
+    A video without a category in the source list has that of its outline.
     A question of the split `rl` that the target answered always right or always wrong becomes a reject.
     """
-    source_of = {source.source_id: source for source in sources}
+    category_of = {outline.video_id: outline.category for outline in outlines}
+    category_of |= {source.source_id: source.category for source in sources if source.category is not _UNKNOWN}
     hints = {source.source_id: source.split_hint for source in sources}
     split_of = assign_splits(videos, hints, context.config.assemble, context.config.seed)
     video_of = {video.video_id: video for video in videos}
@@ -44,7 +60,7 @@ def run(
         yield make_sample(
             context,
             video_of[question.video_id],
-            source_of[question.video_id].category,
+            category_of.get(question.video_id, _UNKNOWN),
             question,
             reasoning_of[question.question_id],
             difficulty,
@@ -166,6 +182,7 @@ STAGE = Stage(
         "questions": "question",
         "reasonings": "reason",
         "difficulties": "difficulty",
+        "outlines": "outline",
         "sources": SOURCE,
     },
     source_columns=("source_id", "category", "split_hint"),

@@ -209,7 +209,7 @@ REASONS = {
     "package": "package has not run yet",
     "assemble": "assemble: code changed from version 1 to 2; ingest rows changed; question rows changed; reason rows "
     "changed; difficulty rows changed; "
-    "metadata in the source list changed",  # the rows of `verify` were before it
+    "outline rows changed",
     "shard": "shard: code changed from version 1 to 3; assemble rows changed; ingest rows changed; "
     "package rows changed",
 }

@@ -24,7 +24,7 @@ KEYS = {
     ),
     "caption": (
         ["ingest", "split", "source"],
-        "c9954855ab59eaf7b1cde8ca89b5cee45bf90cb3416947982426b7ce1453e4d7",
+        "5cbb36d2fb61131fc6eec0f7691aa9e71fa7d5c162683944a1c6b3df9ba82c04",
     ),
     "outline": (
         ["caption", "source"],
@@ -47,8 +47,8 @@ KEYS = {
         "930b4b955cb207218934d343f836bc1c6afa8e650023cd5f03eb14283570ae7a",
     ),
     "assemble": (
-        ["ingest", "question", "reason", "difficulty", "source"],
-        "b872da0218766935b4474cdb125421cb7863d75696908e47de8e960e5aeedeac",
+        ["ingest", "question", "reason", "difficulty", "outline", "source"],
+        "a0a4dea8607827b3533f6df6f2e1764a58e2bd446a962af7ee1e825121860bee",
     ),
     "shard": (
         ["assemble", "ingest", "package", "source"],

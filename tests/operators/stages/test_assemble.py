@@ -9,13 +9,13 @@ from operators.execution.stage import Context
 from operators.stages.assemble import STAGE, assign_splits, near_duplicate_groups
 from schemas.answer_format import LETTERS
 from schemas.config import AssembleConfig, BuildConfig
-from schemas.tables import Check, QuestionKind, Reasoning, Reject, Split
+from schemas.tables import Check, Outline, QuestionKind, Reasoning, Reject, Split
 from tests.support.rows import PROGRAM, make_question, make_source, make_trial, make_video
 
 HASHES = st.integers(0, 2**512 - 1)
 
 
-def assemble(split, questions, correct, seed=0):
+def assemble(split, questions, correct, seed=0, listed="news_politics", outlined="film"):
     """Rows for one video of that split, if the target answers question `q` correctly in `correct[q]` of 10 trials."""
     config = BuildConfig(source="a", out="b", seed=seed)
     context = Context(STAGE.name, "all", config, {}, {}, files=None, scratch=None)
@@ -28,8 +28,9 @@ def assemble(split, questions, correct, seed=0):
     difficulties = [
         make_trial(q, Check.DIFFICULTY, correct[q.question_id]) for q in questions if q.question_id in correct
     ]
-    sources = [make_source("v", split_hint=split, category="news_politics")]
-    return list(STAGE.run(context, [make_video("v")], questions, reasonings, difficulties, sources))
+    sources = [make_source("v", split_hint=split, category=listed)]
+    outline = Outline(video_id="v", category=outlined, summary="", scenes=(), entities=(), provenance=())
+    return list(STAGE.run(context, [make_video("v")], questions, reasonings, difficulties, [outline], sources))
 
 
 def without_hints(videos):
@@ -47,6 +48,15 @@ def test_a_sample_carries_the_published_columns():
     assert (sample.pass_rate, sample.trials, sample.split) == (0.4, 10, Split.SFT)
     assert sample.video_category == "news_politics"
     assert 0 <= sample.problem_id < 2**63
+
+
+@pytest.mark.parametrize(
+    ("listed", "outlined", "category"),
+    [("music", "film", "music"), ("unknown", "film", "film"), ("unknown", "unknown", "unknown")],
+)
+def test_a_video_that_the_list_does_not_categorise_has_the_category_of_its_outline(listed, outlined, category):
+    [sample] = assemble(Split.SFT, [make_question(1)], {"q0001": 4}, listed=listed, outlined=outlined)
+    assert sample.video_category == category
 
 
 def test_an_open_question_keeps_its_answer_as_text():
@@ -77,7 +87,7 @@ def test_a_question_that_the_target_never_answered_is_no_sample():
     context = Context(STAGE.name, "all", BuildConfig(source="a", out="b"), {}, {}, files=None, scratch=None)
     unanswered = make_trial(question, Check.DIFFICULTY, 0, n=0, passed=False)
     sources = [make_source("v", split_hint=Split.SFT)]
-    assert list(STAGE.run(context, [make_video("v")], [question], [reasoning], [unanswered], sources)) == []
+    assert list(STAGE.run(context, [make_video("v")], [question], [reasoning], [unanswered], [], sources)) == []
 
 
 @pytest.mark.parametrize(("correct", "reason"), [(0, "always_wrong"), (10, "always_right")])
