@@ -13,18 +13,22 @@ import pyarrow.compute as pc
 
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES
 from operators.execution.rejects import RejectGroup, group_by_reason
+from operators.questions.plan import plan_slots
 from operators.report.baselines import Baseline, baselines, expected_letters
 from operators.report.funnel import Step, funnel
 from operators.report.tables import Tables
 from operators.store.run_folder import RunFolder
 from schemas.answer_format import LETTER_ELEMENT
 from schemas.base import digest
+from schemas.config import QuestionConfig, Writer
 from schemas.run import PromptIdentity, Run, StageMetrics
 from schemas.sample import Sample
 from schemas.tables import Caption, CaptionStatus, Check, Clip, Question, QuestionKind, Reasoning, Trial, Video
 
 MAX_EXAMPLES = 8
 _MICROSECONDS = 1e6
+_CELL = ("category", "kind", "reach")
+"""What a plan counts questions by."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ class Numbers:
     captions: int
     truncated: int
     questions: int
+    plan: pd.DataFrame
+    """One row per category, kind and reach of the reasoner's questions: category, kind, reach, `planned` and `kept`
+    (number that passed all checks). Empty if only a program writes questions."""
     samples: pd.DataFrame
     """One row per sample: its short columns, `letter` (right answer of a choice question), `spans` (number of evidence
     spans) and `seconds` (duration of its video)."""
@@ -118,7 +125,7 @@ def collect(folder: RunFolder) -> Numbers:
     tables = Tables(folder)
     metrics = folder.metrics()
     videos = _videos(tables)
-    questions = tables.frame("question", Question, ("question_id", "writer", "kind", "options", "passed"))
+    questions = tables.frame("question", Question, ("question_id", "writer", *_CELL, "options", "passed"))
     checks = _checks(tables)
     difficulty = tables.frame("difficulty", Trial, ("question_id", "n", "correct", "passed"))
     evidence = tables.columns("assemble", Sample, ("evidence", "duration_us"))
@@ -135,6 +142,7 @@ def collect(folder: RunFolder) -> Numbers:
         captions=tables.rows("caption"),
         truncated=int((tables.frame("caption", Caption, ("status",))["status"] == CaptionStatus.TRUNCATED.value).sum()),
         questions=len(questions),
+        plan=_plan(folder.run.config.question, videos, questions),
         samples=samples,
         evidence_seconds=_span_seconds(evidence),
         evidence_outside=_outside(evidence),
@@ -192,6 +200,20 @@ def _outside(evidence: pa.Table) -> int:
     ends = pc.struct_field(pc.list_flatten(evidence["evidence"]), "end_us").to_numpy()
     sample = pc.list_parent_indices(evidence["evidence"]).to_numpy()
     return len(np.unique(sample[ends > evidence["duration_us"].to_numpy()[sample]]))
+
+
+def _plan(config: QuestionConfig, videos: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
+    if Writer.MODEL not in config.writers:
+        return pd.DataFrame(columns=[*_CELL, "planned", "kept"])
+    planned = Counter(
+        tuple(str(part) for part in slot.cell)
+        for seconds in videos["seconds"]
+        for slot in plan_slots(round(seconds * _MICROSECONDS), config)
+    )
+    passed = questions[(questions["writer"] == Writer.MODEL.value) & questions["passed"].astype(bool)]
+    kept = Counter(passed[list(_CELL)].astype(str).itertuples(index=False, name=None))
+    cells = sorted(planned | kept)
+    return pd.DataFrame([(*cell, planned[cell], kept[cell]) for cell in cells], columns=[*_CELL, "planned", "kept"])
 
 
 def _checks(tables: Tables) -> pd.DataFrame:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from operators.models.session import MEASURED
 from operators.report.collect import Numbers
+from schemas.config import Writer
 from schemas.tables import Split
 
 MAX_DEVIATION = 3.0
@@ -13,6 +16,9 @@ MAX_DEVIATION = 3.0
 
 TRUNCATED_SHARE = 0.02
 """Maximum share of captions cut off by the token limit. Above it, the limit or the prompt should be changed."""
+
+PLAN_SHARE = 0.8
+"""Share of the planned questions that competent models fill."""
 
 OF_A_SEGMENT = "annotation"
 """Reason of planning rejects that concern one segment of a video. The video itself may still be used."""
@@ -29,7 +35,14 @@ class Finding:
 
 def findings(numbers: Numbers) -> tuple[Finding, ...]:
     """Findings about the results of the run so far. Those that need attention come first."""
-    found = [*_progress(numbers), *_media(numbers), *_samples(numbers), *_baselines(numbers)]
+    found = [
+        *_progress(numbers),
+        *_media(numbers),
+        *_questions(numbers),
+        *_models(numbers),
+        *_samples(numbers),
+        *_baselines(numbers),
+    ]
     return tuple(sorted(found, key=lambda finding: finding.ok))
 
 
@@ -61,6 +74,39 @@ def _media(numbers: Numbers) -> Iterator[Finding]:
             "Captions cut off at the token limit",
             f"{numbers.truncated:,} of {numbers.captions:,}",
         )
+
+
+def _questions(numbers: Numbers) -> Iterator[Finding]:
+    plan = numbers.plan
+    if not numbers.done("question") or plan.empty:
+        return
+    missing = (plan["planned"] - plan["kept"]).clip(lower=0)
+    planned, filled = int(plan["planned"].sum()), int((plan["planned"] - missing).sum())
+    figure = f"{filled:,} of {planned:,}"
+    if missing.any():
+        worst = plan.loc[missing.idxmax()]
+        figure += f"; most are missing of {worst['category']}, {worst['kind']}, {worst['reach']}"
+    yield Finding(filled >= PLAN_SHARE * planned, "Planned questions that were kept", figure)
+
+
+def _models(numbers: Numbers) -> Iterator[Finding]:
+    """Whether the models that check are others than those that write."""
+    models = numbers.run.config.models
+    if Writer.MODEL not in numbers.run.config.question.writers or not models.reasoner.model:
+        return
+    families = _family(models.reasoner.model), _family(models.judge.model)
+    yield Finding(families[0] != families[1], "Families of reasoner and judge", " and ".join(families))
+    if models.captioner.model not in {"", MEASURED}:
+        seen = models.viewer.model or "there is no viewer, so captions are not checked"
+        is_other = models.viewer.model not in {"", models.captioner.model}
+        yield Finding(is_other, "Viewer other than the captioner", seen)
+
+
+def _family(model: str) -> str:
+    """The family of a model by its name: the letters that it begins with, without its organization."""
+    name = model.rsplit("/", 1)[-1].lower()
+    found = re.match(r"[a-z]+", name)
+    return found[0] if found else name
 
 
 def _samples(numbers: Numbers) -> Iterator[Finding]:

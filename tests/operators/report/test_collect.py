@@ -6,11 +6,12 @@ import fsspec
 import pytest
 
 from operators.execution.identity import WHOLE_BUILD
+from operators.questions.plan import plan_slots
 from operators.report.collect import MAX_EXAMPLES, collect
 from operators.store.run_folder import RunFolder
 from schemas.run import StageRecord
 from schemas.sample import Sample
-from schemas.tables import Clip, Reject, Split, Trial, Video
+from schemas.tables import Clip, Question, Reject, Split, Trial, Video
 from tests.support.synthetic_run import synthetic_run
 
 
@@ -74,6 +75,16 @@ def test_the_funnel_ends_with_the_samples_and_nothing_vanishes(numbers):
     totals = [sum(step.left.values()) for step in numbers.funnel]
     assert totals == sorted(totals, reverse=True)
     assert numbers.unaccounted == 0
+
+
+def test_the_plan_counts_the_questions_of_the_reasoner_that_were_kept(folder, numbers):
+    questions = rows(folder, "question", Question)
+    kept = Counter((q.category, q.kind, q.reach) for q in questions if q.writer == "model" and q.passed)
+    found = {(row.category, row.kind, row.reach): row.kept for row in numbers.plan.itertuples() if row.kept}
+    assert found == kept
+    assert numbers.plan["planned"].sum() == sum(
+        len(plan_slots(round(seconds * 1e6), folder.run.config.question)) for seconds in numbers.videos["seconds"]
+    )
 
 
 def test_a_question_without_an_answer_of_the_target_is_not_measured(tmp_path):

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from operators.execution.rejects import RejectGroup
 from operators.report.baselines import Baseline
 from operators.report.health import findings
+from schemas.config import ModelConfig
 
 
 def verdict(numbers, what):
@@ -48,3 +50,28 @@ def test_segments_that_planning_skipped_are_no_unreadable_videos(numbers):
 def test_a_baseline_far_above_chance_needs_attention(numbers, accuracy, ok):
     baseline = Baseline("Always the longest option", accuracy, 0.25, 1000)
     assert verdict(replace(numbers, baselines=(baseline,)), baseline.name) is ok
+
+
+def test_a_plan_that_is_hardly_filled_names_what_is_missing_most(numbers):
+    rows = [("goal", "open", "near", 10, 9), ("plot", "choice", "far", 10, 4), ("plot", "open", "far", 2, 30)]
+    plan = pd.DataFrame(rows, columns=["category", "kind", "reach", "planned", "kept"])
+    [found] = [each for each in findings(replace(numbers, plan=plan)) if each.what.startswith("Planned")]
+    assert (found.ok, found.figure) == (False, "15 of 22; most are missing of plot, choice, far")
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        ({"reasoner": "Qwen/Qwen3-30B", "judge": "qwen2.5-72b"}, [("Families of reasoner and judge", False)]),
+        ({"reasoner": "Qwen/Qwen3-30B", "judge": "gpt-oss-120b"}, [("Families of reasoner and judge", True)]),
+        ({"captioner": "vlm-8b"}, [("Viewer other than the captioner", False)]),
+        ({"captioner": "vlm-8b", "viewer": "vlm-8b"}, [("Viewer other than the captioner", False)]),
+        ({"captioner": "vlm-8b", "viewer": "other-7b"}, [("Viewer other than the captioner", True)]),
+    ],
+)
+def test_models_that_check_should_be_others_than_those_that_write(numbers, models, expected):
+    named = {role: ModelConfig(model=model) for role, model in models.items()}
+    changed = numbers.run.config.models.model_copy(update=named)
+    config = numbers.run.config.model_copy(update={"models": changed})
+    found = findings(replace(numbers, run=numbers.run.model_copy(update={"config": config})))
+    assert [(each.what, each.ok) for each in found if each.what in dict(expected)] == expected
