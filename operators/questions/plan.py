@@ -10,9 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import TypeVar
 
-from schemas.base import Span
+from schemas.base import Span, digest
 from schemas.config import QuestionConfig
 from schemas.tables import Question, QuestionCategory, QuestionKind, Reach
 
@@ -40,28 +41,33 @@ class Slot:
         return self.category, self.kind, self.reach
 
 
-def plan_slots(duration_us: int, config: QuestionConfig) -> list[Slot]:
+def plan_slots(video_id: str, duration_us: int, config: QuestionConfig, seed: int) -> list[Slot]:
     """The slots of a video's plan, by category, in order of time within each.
 
+    Kinds and reaches are dealt to the slots at random, so that over many videos every category has all of them.
+
     Args:
+        video_id: id of the video.
         duration_us: duration of the video in microseconds.
         config: number of questions per duration, and the mix.
+        seed: the build's seed. It and the video's id determine the deal.
     """
     total = round(duration_us / 1_000_000 / config.seconds_per_question)
     total = min(max(total, config.min_questions), config.max_questions)
     weights = {category: config.mix.weight(category) for category in config.categories}
     far_share = config.far_share if duration_us >= FAR_SECONDS * 1_000_000 else 0.0
-    slots: list[Slot] = []
-    for category, count in apportion(total, weights).items():
-        for index in range(count):
-            planned = len(slots) + 1
-            # A running total is rounded, so that the shares hold over all categories and not in each alone.
-            choices = sum(slot.kind is QuestionKind.CHOICE for slot in slots)
-            far = sum(slot.reach is Reach.FAR for slot in slots)
-            kind = _kind(config, choices < round(planned * config.choice_share))
-            reach = Reach.FAR if far < math.ceil(planned * far_share) else Reach.NEAR
-            slots.append(Slot(category, kind, reach, _times(duration_us, index, count, reach)))
-    return slots
+    choices = (
+        round(total * config.choice_share) if len(config.kinds) > 1 else total * (QuestionKind.CHOICE in config.kinds)
+    )
+    far = math.ceil(total * far_share)
+    rng = Random(digest([seed, "plan", video_id]))
+    kinds = _deal(QuestionKind.CHOICE, choices, QuestionKind.OPEN, total, rng)
+    reaches = _deal(Reach.FAR, far, Reach.NEAR, total, rng)
+    return [
+        Slot(category, kinds.pop(), reach := reaches.pop(), _times(duration_us, index, count, reach))
+        for category, count in apportion(total, weights).items()
+        for index in range(count)
+    ]
 
 
 def open_slots(plan: Sequence[Slot], kept: Sequence[Question]) -> list[Slot]:
@@ -104,10 +110,9 @@ def apportion(total: int, weights: Mapping[K, float]) -> dict[K, int]:
     return counts
 
 
-def _kind(config: QuestionConfig, wants_choice: bool) -> QuestionKind:
-    if len(config.kinds) == 1:
-        return config.kinds[0]
-    return QuestionKind.CHOICE if wants_choice else QuestionKind.OPEN
+def _deal(one: K, count: int, other: K, total: int, rng: Random) -> list[K]:
+    """`count` times one value and the other for the rest of `total`, shuffled."""
+    return rng.sample([*[one] * count, *[other] * (total - count)], total)
 
 
 def _times(duration_us: int, index: int, count: int, reach: Reach) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from operators.report.tables import Tables
 from operators.store.run_folder import RunFolder
 from schemas.answer_format import LETTER_ELEMENT
 from schemas.base import digest
-from schemas.config import QuestionConfig, Writer
+from schemas.config import BuildConfig, Writer
 from schemas.run import PromptIdentity, Run, StageMetrics
 from schemas.sample import Sample
 from schemas.tables import Caption, CaptionStatus, Check, Clip, Question, QuestionKind, Reasoning, Trial, Video
@@ -142,7 +142,7 @@ def collect(folder: RunFolder) -> Numbers:
         captions=tables.rows("caption"),
         truncated=int((tables.frame("caption", Caption, ("status",))["status"] == CaptionStatus.TRUNCATED.value).sum()),
         questions=len(questions),
-        plan=_plan(folder.run.config.question, videos, questions),
+        plan=_plan(folder.run.config, videos, questions),
         samples=samples,
         evidence_seconds=_span_seconds(evidence),
         evidence_outside=_outside(evidence),
@@ -202,13 +202,13 @@ def _outside(evidence: pa.Table) -> int:
     return len(np.unique(sample[ends > evidence["duration_us"].to_numpy()[sample]]))
 
 
-def _plan(config: QuestionConfig, videos: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
-    if Writer.MODEL not in config.writers:
+def _plan(config: BuildConfig, videos: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
+    if Writer.MODEL not in config.question.writers:
         return pd.DataFrame(columns=[*_CELL, "planned", "kept"])
     planned = Counter(
         tuple(str(part) for part in slot.cell)
-        for seconds in videos["seconds"]
-        for slot in plan_slots(round(seconds * _MICROSECONDS), config)
+        for video_id, seconds in zip(videos["video_id"], videos["seconds"], strict=True)
+        for slot in plan_slots(video_id, round(seconds * _MICROSECONDS), config.question, config.seed)
     )
     passed = questions[(questions["writer"] == Writer.MODEL.value) & questions["passed"].astype(bool)]
     kept = Counter(passed[list(_CELL)].astype(str).itertuples(index=False, name=None))

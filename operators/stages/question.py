@@ -54,7 +54,7 @@ def _write_rounds(material: Material) -> Iterator[Row]:
     """Write and check questions until the plan is filled, or for the configured number of rounds."""
     context = material.context
     settings = context.config.question
-    plan = plan_slots(material.video.duration_us, settings)
+    plan = plan_slots(material.video.video_id, material.video.duration_us, settings, context.config.seed)
     gates = model_gates(context.config.verify)
     notebook = Notebook()
     kept: list[Question] = []

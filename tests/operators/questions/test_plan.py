@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.questions.plan import FAR, apportion, open_slots, plan_slots, reach_of
+from operators.questions.plan import FAR, Slot, apportion, open_slots, plan_slots, reach_of
 from schemas.base import Span
 from schemas.config import QuestionConfig
 from schemas.tables import QuestionCategory, QuestionKind, Reach
@@ -15,13 +15,17 @@ from tests.support.rows import make_question
 MINUTE = 60_000_000
 
 
+def plan_of(duration_us: int, config: QuestionConfig, video_id: str = "film", seed: int = 0) -> list[Slot]:
+    return plan_slots(video_id, duration_us, config, seed)
+
+
 @pytest.mark.parametrize(("minutes", "questions"), [(1, 6), (12, 6), (30, 15), (60, 30), (180, 40)])
 def test_the_number_grows_with_the_duration_between_its_limits(minutes, questions):
-    assert len(plan_slots(minutes * MINUTE, QuestionConfig())) == questions
+    assert len(plan_of(minutes * MINUTE, QuestionConfig())) == questions
 
 
 def test_a_plan_of_an_hour_has_the_mix_of_longvideo_reason():
-    plan = plan_slots(60 * MINUTE, QuestionConfig())
+    plan = plan_of(60 * MINUTE, QuestionConfig())
     assert Counter(slot.category for slot in plan) == {
         QuestionCategory.TEMPORAL: 11,
         QuestionCategory.GOAL: 11,
@@ -40,7 +44,7 @@ def test_a_plan_of_an_hour_has_the_mix_of_longvideo_reason():
 )
 def test_shares_hold_to_one_question(minutes, choice, far, categories):
     config = QuestionConfig(choice_share=choice, far_share=far, categories=tuple(categories))
-    plan = plan_slots(minutes * MINUTE, config)
+    plan = plan_of(minutes * MINUTE, config)
     assert abs(sum(slot.kind is QuestionKind.CHOICE for slot in plan) - choice * len(plan)) <= 1
     assert far * len(plan) <= sum(slot.reach is Reach.FAR for slot in plan) + 1e-9
     assert {slot.category for slot in plan} <= set(categories)
@@ -52,15 +56,25 @@ def test_shares_hold_to_one_question(minutes, choice, far, categories):
 
 
 def test_slots_of_a_category_are_spread_over_the_video():
-    plan = plan_slots(60 * MINUTE, QuestionConfig(far_share=0.0))
+    plan = plan_of(60 * MINUTE, QuestionConfig(far_share=0.0))
     times = [slot.around_us[0] for slot in plan if slot.category is QuestionCategory.GOAL]
     assert times == sorted(times)
     assert times[0] < 6 * MINUTE and times[-1] > 54 * MINUTE
 
 
+def test_over_many_videos_every_category_has_all_kinds_and_reaches():
+    slots = [slot for number in range(300) for slot in plan_of(10 * MINUTE, QuestionConfig(), f"film{number}")]
+    temporal = [slot for slot in slots if slot.category is QuestionCategory.TEMPORAL]
+    for share, value in ((2 / 6, Reach.FAR), (3 / 6, QuestionKind.CHOICE)):
+        found = sum(value in slot.cell for slot in temporal) / len(temporal)
+        assert found == pytest.approx(share, abs=0.08)
+    assert plan_of(10 * MINUTE, QuestionConfig()) == plan_of(10 * MINUTE, QuestionConfig())
+    assert plan_of(60 * MINUTE, QuestionConfig()) != plan_of(60 * MINUTE, QuestionConfig(), seed=1)
+
+
 def test_a_kept_question_fills_a_slot_of_its_own_cell():
     config = QuestionConfig(min_questions=4, categories=("plot",), kinds=("choice",), far_share=0.5)
-    plan = plan_slots(2 * MINUTE, config)
+    plan = plan_of(2 * MINUTE, config)
     assert Counter(slot.reach for slot in plan) == {Reach.FAR: 2, Reach.NEAR: 2}
     near = make_question(1)
     far = make_question(2).model_copy(update={"reach": Reach.FAR})

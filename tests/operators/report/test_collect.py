@@ -83,7 +83,8 @@ def test_the_plan_counts_the_questions_of_the_reasoner_that_were_kept(folder, nu
     found = {(row.category, row.kind, row.reach): row.kept for row in numbers.plan.itertuples() if row.kept}
     assert found == kept
     assert numbers.plan["planned"].sum() == sum(
-        len(plan_slots(round(seconds * 1e6), folder.run.config.question)) for seconds in numbers.videos["seconds"]
+        len(plan_slots("any", round(seconds * 1e6), folder.run.config.question, 0))
+        for seconds in numbers.videos["seconds"]
     )
 
 

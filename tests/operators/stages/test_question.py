@@ -104,7 +104,7 @@ def test_texts_that_a_model_noticed_make_no_timeline(stages):
 def test_the_plan_is_filled_in_one_round_when_all_questions_pass(stages, server):
     server.script = agree
     questions = run(stages, writers=[Writer.MODEL], min_questions=12, far_share=0.0)
-    planned = plan_slots(VIDEO.duration_us, QuestionConfig(min_questions=12, far_share=0.0))
+    planned = plan_slots("film", VIDEO.duration_us, QuestionConfig(min_questions=12, far_share=0.0), 0)
     assert Counter((each.category, each.kind) for each in questions) == Counter(
         (slot.category, slot.kind) for slot in planned
     )
