@@ -338,7 +338,7 @@ REASON_GROUPS = (
                 "The evidence lies outside of what was captioned.", "See the rejects of stage caption."
             ),
             "evidence_too_wide": RejectReason(
-                "The evidence covers more than a minute and more than half of the video.",
+                "The evidence covers more than a minute and more than half of the video, or more than ten minutes.",
                 "Nothing; many mean that the prompt or the reasoner should change.",
             ),
             "injection": RejectReason(

@@ -26,6 +26,8 @@ WIDE_SECONDS = 60.0
 """Length of evidence in seconds that is never too wide."""
 WIDE_SHARE = 0.5
 """Share of a video from which evidence is too wide."""
+WIDEST_SECONDS = 600.0
+"""Length of evidence in seconds that is too wide for any video. Its captions would not fit into a small context."""
 
 _YES_NO = frozenset({"yes", "no", "true", "false", "yes it does", "no it does not", "yes he does", "yes she does"})
 _CLOCK = re.compile(r"(?<![\d:.])(?:\d{1,2}:)?\d{1,2}:[0-5]\d(?![\d:])", re.ASCII)
@@ -93,7 +95,8 @@ def _evidence(question: Question, covered: Span) -> Problem | None:
                 f"({format_time(covered.start_us)} to {format_time(covered.end_us)}); name parts inside",
             )
     total_us, video_us = _length_of(question.evidence), covered.end_us - covered.start_us
-    if question.derivation is None and total_us > max(WIDE_SECONDS * 1_000_000, WIDE_SHARE * video_us):
+    widest_us = max(WIDE_SECONDS * 1_000_000, min(WIDEST_SECONDS * 1_000_000, WIDE_SHARE * video_us))
+    if question.derivation is None and total_us > widest_us:
         return Problem(
             "evidence_too_wide",
             f"its evidence covers {total_us / video_us:.0%} of the video; name the parts that one must see",

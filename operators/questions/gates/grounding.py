@@ -149,7 +149,9 @@ def _trim(
         kept = tuple(span for i, span in enumerate(checked[name].evidence) if i not in superfluous_parts)
         if kept:
             trimmed = checked[name].model_copy(update={"evidence": kept})
-            specs.append(TrialSpec(trimmed, tell_evidence(material.captions, kept), part=len(trimmed.checks) + 100))
+            specs.append(
+                TrialSpec(trimmed, tell_evidence(material.captions, kept), part=len(checked[name].evidence) + 1)
+            )
     results = _run_with_judge(material.context, Check.PARTS, specs, rule)
     return {
         result.question.question_id: with_trial(result.question, result.trial(passed=True))

@@ -72,6 +72,13 @@ def test_a_minute_of_evidence_is_never_too_wide():
     assert find_form_problem(edit(GOOD, evidence=(Span(start_us=0, end_us=55 * SECOND),)), covered) is None
 
 
+@pytest.mark.parametrize(("seconds", "reason"), [(599, None), (601, "evidence_too_wide")])
+def test_ten_minutes_of_evidence_are_too_wide_for_any_video(seconds, reason):
+    evidence = (Span(start_us=0, end_us=seconds * SECOND),)
+    found = find_form_problem(edit(GOOD, evidence=evidence), Span(start_us=0, end_us=7200 * SECOND))
+    assert (found.reason if found else None) == reason
+
+
 def test_wording_is_not_checked_in_questions_that_a_program_derived():
     derivation = Derivation(template=Template.AFTER, subjects=("IN CLIP 3",))
     derived = edit(OPEN, question='What comes after the text "IN CLIP 3"', derivation=derivation)
