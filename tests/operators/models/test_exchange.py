@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from operators.models.exchange import Exchange, TimedFrame
-from schemas.answers import FreeText, Letter, WrittenChoice
+from schemas.answers import FreeText, Letter, ShortAnswer
 from schemas.provenance import Sampling
 
 
@@ -73,9 +73,9 @@ def test_the_identity_covers_whatever_can_change_the_answer(change):
 def test_what_is_unset_is_no_part_of_the_identity():
     """Journals of earlier versions answer the same requests: these hashes were computed by one."""
     sampling = Sampling(temperature=0.5, max_tokens=50)
-    choice = Exchange("m", "sys", FRAMES[1:], "what?", WrittenChoice, sampling, 7)
-    assert choice.sha256 == "6ef8f83702d75ea2cfd96a4a40dc13fd83002e2cfbcb35817d2c2bd08a08de2f"
-    assert replace(choice, limits_text=True).sha256 == choice.sha256
+    answer = Exchange("m", "sys", FRAMES[1:], "what?", ShortAnswer, sampling, 7)
+    assert answer.sha256 == "081c1dcff31859937d9c8d3594ef247b9475e7cb678fde5659e61cf46454993e"
+    assert replace(answer, limits_text=True).sha256 == answer.sha256
     letter = Exchange("m", "", (), "what?", Letter, Sampling(), 0).with_repair("{", "no")
     assert letter.sha256 == "439e3ddadc1a74b33d7c527b80ed5ae1f0bd8be4932d97c603f54b88f87e511f"
 
