@@ -1,7 +1,11 @@
-"""A published release that read-only tests share."""
+"""A published release that read-only tests share, and the command `lvr`."""
+
+import signal
+import sys
 
 import pytest
 
+from operators.cli import main
 from tests.support.synthetic_run import published_release
 
 
@@ -9,3 +13,23 @@ from tests.support.synthetic_run import published_release
 def release(tmp_path_factory):
     """Folder of a release with real tars and videos. Tests that change files must work on a copy."""
     return published_release(tmp_path_factory.mktemp("out"))
+
+
+@pytest.fixture
+def lvr(monkeypatch, capsys):
+    """Runs `lvr` in this process. Returns exit status, standard output, and standard error with single spaces."""
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lvr", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code
+        captured = capsys.readouterr()
+        return status, captured.out, " ".join(captured.err.split())
+
+    yield run
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import s3fs
 from rich.console import Console
 
 from operators.build import BuildResult
-from operators.cli import _Lines, main
+from operators.cli import _Lines
 from operators.execution.progress import StageProgress
 from operators.process.exit_status import EXIT_STATUSES, INTERRUPTED_STATUS
 from operators.release.publish import publish
@@ -33,26 +32,6 @@ from tests.support.openai_server import OpenAIServer
 from tests.support.synthetic_run import synthetic_run
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def lvr(monkeypatch, capsys):
-    """Runs `lvr` in this process. Returns exit status, standard output, and standard error with single spaces."""
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lvr", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as ended:
-            status = ended.code
-        captured = capsys.readouterr()
-        return status, captured.out, " ".join(captured.err.split())
-
-    yield run
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
 
 
 BAD_SOURCES = {

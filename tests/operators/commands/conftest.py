@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from operators.build import run_build
-from operators.cli import main
 from operators.models.prompts import OWN_FOLDER
 from operators.settings import load_config
 from operators.store.run_folder import RunFolder
@@ -63,23 +60,3 @@ def edited(tmp_path, monkeypatch) -> Path:
     shutil.copytree(OWN_FOLDER, folder)
     monkeypatch.setenv("LVR_PROMPTS", str(folder))
     return folder
-
-
-@pytest.fixture
-def lvr(monkeypatch, capsys):
-    """Runs `lvr` in this process. Returns exit status, standard output, and standard error with single spaces."""
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lvr", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as ended:
-            status = ended.code
-        captured = capsys.readouterr()
-        return status, captured.out, " ".join(captured.err.split())
-
-    yield run
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
