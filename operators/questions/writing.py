@@ -18,7 +18,7 @@ from operators.models.prompts import Prompt
 from operators.questions.evidence import read_evidence
 from operators.questions.gates.outcome import Material
 from operators.questions.plan import Slot, reach_of
-from operators.questions.story import Story, story_room, tell
+from operators.questions.story import ContextTooSmall, Story, story_room, tell
 from operators.video.timecode import format_time
 from schemas.answers import WrittenChoice, WrittenOpen
 from schemas.base import Span, digest
@@ -54,14 +54,14 @@ def write_questions(
 ) -> list[Question | Reject]:
     """Request a question for each slot. Returns questions without checks, and a reject for each invalid answer.
 
+    If not even one scene fits into the reasoner's context, the last row is a reject of the video, and no more is
+    requested. What was written before is returned.
+
     Args:
         material: the video, its captions and outline.
         slots: slots of the plan that are open.
         notebook: what was requested before; it is updated.
         number: the round, from 0.
-
-    Raises:
-        ContextTooSmall: not even one scene of the video fits into the reasoner's context.
     """
     by_category: dict[QuestionCategory, list[Slot]] = defaultdict(list)
     for slot in slots:
@@ -70,7 +70,11 @@ def write_questions(
     rows: list[Question | Reject] = []
     for index in range(max(map(len, waves.values()), default=0)):
         wave = [slot for own in waves.values() if index < len(own) for slot in own[index]]
-        requests = [_request(material, slot, notebook) for slot in wave]
+        try:
+            requests = [_request(material, slot, notebook) for slot in wave]
+        except ContextTooSmall as error:
+            name = material.video.video_id
+            return [*rows, material.context.reject(name, "context_too_small", f"video {name}: {error}")]
         replies = material.context.models[Role.REASONER].call(requests)
         for slot, reply in zip(wave, replies, strict=True):
             row = _read(material, slot, reply, number)

@@ -19,7 +19,6 @@ from operators.questions.gates.outcome import Material
 from operators.questions.gates.run import PROGRAM_GATES, model_gates, run_gates
 from operators.questions.gates.run import PROMPTS as GATE_PROMPTS
 from operators.questions.plan import open_slots, plan_slots
-from operators.questions.story import ContextTooSmall
 from operators.questions.timeline import read_timeline
 from operators.questions.writing import PROMPTS, Notebook, question_id, write_questions
 from schemas.base import Row
@@ -62,13 +61,7 @@ def _write_rounds(material: Material) -> Iterator[Row]:
         slots = open_slots(plan, kept)
         if not slots:
             return
-        try:
-            written = write_questions(material, slots, notebook, number)
-        except ContextTooSmall as error:
-            yield context.reject(
-                material.video.video_id, "context_too_small", f"video {material.video.video_id}: {error}"
-            )
-            return
+        written = write_questions(material, slots, notebook, number)
         yield from (row for row in written if isinstance(row, Reject))
         checked = run_gates(
             replace(material, kept=[*material.kept, *kept]),
@@ -77,6 +70,8 @@ def _write_rounds(material: Material) -> Iterator[Row]:
         )
         kept += [row for row in checked if isinstance(row, Question) and row.passed]
         yield from checked
+        if any(isinstance(row, Reject) and row.reason == "context_too_small" for row in written):
+            return  # the next round would not fit either
 
 
 def _derive_questions(context: Context, video: Video, captions: Sequence[Caption]) -> list[Question]:

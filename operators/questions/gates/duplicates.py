@@ -76,8 +76,6 @@ def _judge_pairs(context: Context, pairs: Sequence[_Pair]) -> dict[_Pair, bool]:
 
     A refused comparison counts as "not the same": a duplicate does less harm than the loss of a question.
     """
-    if not pairs or PROMPT not in context.prompts:
-        return dict.fromkeys(pairs, False)
     votes = {pair: [verdict] for pair, verdict in zip(pairs, _compare(context, pairs, 0), strict=True)}
     doubted = [pair for pair in pairs if votes[pair][0]]
     for number in range(1, REVIEWS):

@@ -152,7 +152,7 @@ def _trim(
             specs.append(
                 TrialSpec(trimmed, tell_evidence(material.captions, kept), part=len(checked[name].evidence) + 1)
             )
-    results = _run_with_judge(material.context, Check.PARTS, specs, rule)
+    results = _run_with_judge(material.context, Check.GROUNDED, specs, rule)
     return {
         result.question.question_id: with_trial(result.question, result.trial(passed=True))
         for result in results

@@ -221,6 +221,22 @@ def test_a_context_that_is_too_small_is_named_once_for_the_video(stages, server)
     assert not server.requests
 
 
+def test_what_was_written_before_the_context_became_too_small_is_kept(stages, server):
+    """Each wave shows the questions of the waves before it, which takes room from the story."""
+    server.script = agree
+    for tokens in range(5_000, 12_000, 50):
+        rows = stages.run(
+            STAGE, [VIDEO], CAPTIONS, [], verify=UNCHECKED,
+            question={"writers": [Writer.MODEL], "categories": ["goal"], "kinds": ["open"], "min_questions": 12},
+            models={"reasoner": {"context_tokens": tokens}},
+        )  # fmt: skip
+        if rows:
+            break
+    assert len(rows) in {4, 8}  # waves of four
+    assert all(row.passed and row.round == 0 for row in rows)
+    assert [reject.reason for reject in stages.rejects] == ["context_too_small"]
+
+
 def test_a_video_without_captions_has_no_questions(stages, server):
     assert run(stages, []) == []
     assert not server.requests
