@@ -19,8 +19,8 @@ from pathlib import Path
 
 from operators.execution.stage import Context, Stage
 from operators.models.session import ModelPool
-from operators.questions.gates.outcome import Material
 from operators.questions.gates.run import PROMPTS, model_gates, run_gates
+from operators.questions.outcome import Material
 from schemas.base import Row
 from schemas.config import Role
 from schemas.tables import Caption, Question, Video

@@ -446,8 +446,8 @@ REASON_GROUPS = (
             "operators/questions/chains.py",
             "operators/questions/gates",
             "operators/questions/trials.py",
+            "operators/questions/writing.py",
             "operators/stages/difficulty.py",
-            "operators/stages/question.py",
         ),
         {
             "context_too_small": RejectReason(

@@ -51,7 +51,7 @@ class ServedContext:
         """
         async with self._reading:
             if self._tokens is None:
-                self._tokens = await self._stated() or DEFAULT_CONTEXT_TOKENS
+                self._tokens = await self._read_stated() or DEFAULT_CONTEXT_TOKENS
         return self._tokens
 
     async def count(self, text: str) -> int:
@@ -73,7 +73,7 @@ class ServedContext:
             self._counts = False
         return token_bound(text)
 
-    async def _stated(self) -> int | None:
+    async def _read_stated(self) -> int | None:
         listed = await self._get("models")
         models = listed.get("data") if isinstance(listed, dict) else None
         named = [each for each in models or () if isinstance(each, dict) and each.get("id") == self._endpoint.model]

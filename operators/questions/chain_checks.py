@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from operators.questions.answers import folded, key_words
-from operators.questions.gates.outcome import Problem
 from operators.questions.gates.wording import find_injection, find_meta_talk, find_refusal
+from operators.questions.outcome import Problem
 from operators.questions.story import caption_line
 from operators.video.timecode import format_time
 from schemas.base import Span
@@ -114,8 +114,8 @@ def find_refinement_problem(refined: str, original: str) -> Problem | None:
     added_words = [word for word in key_words(_CLOCK.sub(" ", refined)) if word not in known]
     if numbers := [word for word in added_words if word[0].isdecimal()]:
         return Problem("chain_quote", f"the second pass added the number {numbers[0]}", refined)
-    known_text = _spaced(original)
-    if quotes := [quote for quote in _read_quotations(refined) if _spaced(quote) not in known_text]:
+    known_text = _normalize_spaces(original)
+    if quotes := [quote for quote in _read_quotations(refined) if _normalize_spaces(quote) not in known_text]:
         return Problem("chain_quote", f"the second pass added the quotation {quotes[0]!r}", refined)
     return None
 
@@ -149,7 +149,7 @@ def _completeness(reasoning: str) -> Problem | None:
 
 
 def _repetition(reasoning: str) -> Problem | None:
-    sentences = Counter(_spaced(sentence) for sentence in _SENTENCE.split(reasoning))
+    sentences = Counter(_normalize_spaces(sentence) for sentence in _SENTENCE.split(reasoning))
     for sentence, count in sentences.items():
         if count > 1 and len(sentence.split()) >= SENTENCE_WORDS:
             return Problem("chain_repeats", f"it has {count} times {sentence.strip()!r}", reasoning)
@@ -190,9 +190,9 @@ def _times(reasoning: str, question: Question, nearby: Sequence[Caption]) -> Pro
 
 def _quotations(reasoning: str, question: Question, nearby: Sequence[Caption]) -> Problem | None:
     source = _source_text(question, nearby)
-    spaced = _spaced(source)
+    spaced = _normalize_spaces(source)
     for quote in _read_quotations(reasoning):
-        if _spaced(quote) not in spaced:
+        if _normalize_spaces(quote) not in spaced:
             return Problem("chain_quote", f"{quote!r} is neither in the captions near its evidence nor in the question")
     words = set(re.findall(r"\w+", folded(source)))
     for match in _NAME.finditer(_QUOTED.sub('""', reasoning)):
@@ -230,7 +230,7 @@ def _read_quotations(text: str) -> list[str]:
     return [straight or curly for straight, curly in _QUOTED.findall(text)]
 
 
-def _spaced(text: str) -> str:
+def _normalize_spaces(text: str) -> str:
     """The words of a text, separated by single spaces, so that punctuation does not matter in a comparison."""
     words = " ".join(re.findall(r"[^\W_]+", folded(text)))
     return f" {words} "

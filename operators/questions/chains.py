@@ -22,7 +22,8 @@ from operators.questions.answers import compare_open, folded
 from operators.questions.chain_checks import STATED, find_chain_problem, find_refinement_problem, states_answer, widen
 from operators.questions.evidence import EvidenceError, read_spans
 from operators.questions.gates.grounding import agreement_test, tell_evidence
-from operators.questions.gates.outcome import Problem, reject_question
+from operators.questions.outcome import Problem, reject_question
+from operators.questions.reviews import AGREEING, run_reviews
 from operators.questions.story import ContextTooSmall, story_room, tell
 from operators.questions.trials import UNKNOWN, TrialResult, TrialSpec, judge_request, run_trials
 from operators.video.timecode import format_time
@@ -38,8 +39,6 @@ REFINE_PROMPT = "refine"
 READ_PROMPT = "read_chain"
 SUPPORT_PROMPT = "check_chain"
 PROMPTS = (PROMPT, HINTED_PROMPT, REFINE_PROMPT, READ_PROMPT, SUPPORT_PROMPT, "judge")
-REVIEWS = 3
-AGREEING = 2
 REWORDED = frozenset({"meta_talk"})
 """Problems of a chain that the second pass may solve."""
 
@@ -232,7 +231,7 @@ class ChainWriter:
         specs = [TrialSpec(chain.question, chain=chain.reasoning) for chain in chains]
         checked: list[tuple[Chain, Problem | None]] = []
         for chain, result in zip(chains, self._read(Check.CHAIN_READ, specs), strict=True):
-            problem = result.unanswered(rule)
+            problem = result.find_problem(rule)
             if problem is None and not rule.decide(result.correct, result.wrong):
                 problem = Problem(
                     "chain_not_followed",
@@ -267,27 +266,19 @@ class ChainWriter:
     def _check_support(self, chains: Sequence[Chain]) -> list[tuple[Chain, Problem | None]]:
         """Whether the captions near the evidence support what a chain states, and whether it speaks of the video only.
 
-        Each fault counts if two of three reviews find it. The second and third are requested only where the first finds
-        something.
+        Each fault counts if two of three reviews find it.
         """
-        replies = [[reply] for reply in self._review(chains, 0)]
-        doubted = [index for index, (first,) in enumerate(replies) if isinstance(first, Refusal) or _faults(first)]
-        for number in range(1, REVIEWS):
-            more = self._review([chains[index] for index in doubted], number)
-            for index, reply in zip(doubted, more, strict=True):
-                replies[index].append(reply)
+        judge = self.context.models[Role.JUDGE]
+        replies = run_reviews(judge, chains, self._request_review, lambda _, reply: bool(_faults(reply)))
         return [_judge_support(chain, own) for chain, own in zip(chains, replies, strict=True)]
 
-    def _review(self, chains: Sequence[Chain], number: int) -> list[Answer | Refusal]:
-        prompt = self.context.prompts[SUPPORT_PROMPT]
-        requests = []
-        for chain in chains:
-            nearby = widen(self.captions, chain.evidence)
-            story = tell_evidence(nearby, [Span(start_us=each.start_us, end_us=each.end_us) for each in nearby])
-            text = prompt.render(story=story, question=chain.question.question, chain=chain.reasoning)
-            seed = self.context.seed(SUPPORT_PROMPT, chain.question.question_id, number)
-            requests.append(Request(chain.question.question_id, prompt, text, seed=seed))
-        return self.context.models[Role.JUDGE].call(requests) if requests else []
+    def _request_review(self, chain: Chain, number: int) -> Request:
+        prompt, question = self.context.prompts[SUPPORT_PROMPT], chain.question
+        nearby = widen(self.captions, chain.evidence)
+        story = tell_evidence(nearby, [Span(start_us=each.start_us, end_us=each.end_us) for each in nearby])
+        text = prompt.render(story=story, question=question.question, chain=chain.reasoning)
+        seed = self.context.seed(SUPPORT_PROMPT, question.question_id, number)
+        return Request(question.question_id, prompt, text, seed=seed)
 
     def _find_problem(self, chain: Chain) -> Problem | None:
         return find_chain_problem(chain.reasoning, chain.question, self.captions, chain.evidence)

@@ -24,7 +24,8 @@ from operators.execution.stage import Context
 from operators.models.client import Answer, ModelClient, Refusal, Request, TimedFrame
 from operators.models.prompts import Prompt
 from operators.questions.answers import compare_open, folded, same_answer, same_count, same_place, same_texts
-from operators.questions.gates.outcome import Problem
+from operators.questions.outcome import Problem
+from operators.questions.story import story_room
 from schemas.answer_format import LETTERS
 from schemas.answers import ChosenOption, FoundAnswer, Letter, ShortAnswer, Verdict
 from schemas.config import Role
@@ -119,7 +120,7 @@ class TrialResult:
             provenance=self.provenance,
         )
 
-    def unanswered(self, rule: StoppingRule) -> Problem | None:
+    def find_problem(self, rule: StoppingRule) -> Problem | None:
         """The problem that too few trials were answered for a decision; None if there were enough."""
         if self.answers and (not self.refusals or rule.more_trials(self.correct, self.wrong) == 0):
             return None
@@ -204,6 +205,27 @@ def run_trials(
     return [run.result(check) for run in runs]
 
 
+def letter_options(options: Sequence[str]) -> list[tuple[str, str]]:
+    """Options with their letters, as prompts take them."""
+    return list(zip(LETTERS, options, strict=False))
+
+
+def shared_room(client: ModelClient, prompts: Mapping[QuestionKind, Prompt], questions: Sequence[Question]) -> int:
+    """Tokens that a story may take which all of the questions (at least one) share, each in its kind's prompt.
+
+    Raises:
+        ModelUnavailable: the server cannot be used.
+    """
+    found = []
+    for kind, prompt in prompts.items():
+        own = [question for question in questions if question.kind is kind]
+        if own:
+            longest = max(own, key=lambda each: len(each.question) + sum(map(len, each.options)))
+            options = {"options": letter_options(longest.options)} if longest.options else {}
+            found.append(story_room(client, prompt, question=longest.question, **options))
+    return min(found)
+
+
 def orders(options: Sequence[str], trials: int, rng: Random) -> list[tuple[str, ...]]:
     """One order of the options per trial.
 
@@ -234,7 +256,7 @@ def _request(prompt: Prompt, spec: TrialSpec, options: Sequence[str], seed: int)
     variables = {"story": spec.story, "chain": spec.chain}
     shown: dict[str, object] = {name: value for name, value in variables.items() if value is not None}
     if options:
-        shown["options"] = list(zip(LETTERS, options, strict=False))
+        shown["options"] = letter_options(options)
     text = prompt.render(question=question.question, **shown)
     return Request(question.question_id, prompt, text, spec.frames, seed)
 

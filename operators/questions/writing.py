@@ -16,7 +16,7 @@ from typing import cast
 from operators.models.client import Answer, Refusal, Request
 from operators.models.prompts import Prompt
 from operators.questions.evidence import read_evidence
-from operators.questions.gates.outcome import Material
+from operators.questions.outcome import Material
 from operators.questions.plan import Slot, reach_of
 from operators.questions.story import ContextTooSmall, Story, story_room, tell
 from operators.video.timecode import format_time

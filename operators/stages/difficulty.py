@@ -8,26 +8,21 @@ trial or the video's frames could not be read, is rejected.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from operators.execution.stage import Context, Stage
 from operators.models.client import TimedFrame
-from operators.process.isolate import ChildFailed, run_isolated
-from operators.questions.gates.outcome import Problem, reject_question
-from operators.questions.story import ContextTooSmall, story_room, tell
-from operators.questions.trials import FixedTrials, TrialSpec, run_trials
+from operators.process.isolate import ChildFailed
+from operators.questions.outcome import Problem, reject_question
+from operators.questions.story import ContextTooSmall, tell
+from operators.questions.trials import FixedTrials, TrialSpec, run_trials, shared_room
 from operators.store.content_store import SourceUnavailable
-from operators.video.decode.frames import frames_at
 from operators.video.decode.packets import UnreadableVideo
-from operators.vision.request_frames import encode_frames, fetch_frame_source
-from schemas.answer_format import LETTERS
+from operators.vision.request_frames import decode_frames, fetch_frame_source
 from schemas.base import Row
 from schemas.config import Role
 from schemas.tables import Caption, Check, Outline, Question, QuestionKind, Reasoning, Trial, Video
 
 PROMPTS = {QuestionKind.CHOICE: "difficulty_choice", QuestionKind.OPEN: "difficulty_open"}
-DECODE_SECONDS = 3600.0
-"""Time limit for decoding the frames of one video, in seconds."""
 
 
 def run(
@@ -64,56 +59,36 @@ def _measure(
             message = f"question {question.question_id}: no frames for the target from video {video.video_id}: {error}"
             yield context.reject(question.question_id, error.reason, message)
         return
-    story = ""
-    if not target.vision:
-        try:
-            story = _tell(context, captions, outline, questions)
-        except ContextTooSmall as error:
-            for question in questions:
-                yield reject_question(context, question, Problem("context_too_small", str(error)))
-            return
-    specs = [TrialSpec(question, story, frames) for question in questions]
     prompts = {kind: context.prompts[prompt] for kind, prompt in PROMPTS.items()}
+    try:
+        room = 0 if target.vision else shared_room(target, prompts, questions)
+        story = "" if target.vision else tell(target, captions, outline, room).text
+    except ContextTooSmall as error:
+        for question in questions:
+            yield reject_question(context, question, Problem("context_too_small", str(error)))
+        return
+    specs = [TrialSpec(question, story, frames) for question in questions]
     rule = FixedTrials(context.config.difficulty.trials)
     for result in run_trials(context, Check.DIFFICULTY, target, prompts, specs, rule):
-        problem = result.unanswered(rule)
+        problem = result.find_problem(rule)
         yield result.trial(passed=problem is None)
         if problem is not None:
             yield reject_question(context, result.question, problem)
 
 
-def _tell(context: Context, captions: Sequence[Caption], outline: Outline | None, questions: Sequence[Question]) -> str:
-    """The captions for a target without vision, the same for all questions of the video.
-
-    Raises:
-        ContextTooSmall: not even one scene fits.
-    """
-    target = context.models[Role.TARGET]
-    longest = max(questions, key=lambda each: len(each.question) + sum(map(len, each.options)))
-    options = {"options": list(zip(LETTERS, longest.options, strict=False))} if longest.options else {}
-    prompt = context.prompts[PROMPTS[longest.kind]]
-    return tell(target, captions, outline, story_room(target, prompt, question=longest.question, **options)).text
-
-
 def _fetch_frames(context: Context, video: Video) -> tuple[TimedFrame, ...]:
     """Frames from the middles of equal parts of the whole video.
-
-    They are decoded in a child process, so that a crash or a hang of the decoder cannot stop the stage.
 
     Raises:
         SourceUnavailable: the source is missing or has changed.
         UnreadableVideo: the video cannot be read.
-        ChildFailed: the child process crashed or exceeded a limit, such as `DECODE_SECONDS`.
+        ChildFailed: the decoder crashed or exceeded a limit.
     """
     settings = context.config.difficulty
     count = min(settings.frames, video.frame_count)
     path = fetch_frame_source(context, video, count * 1_000_000 / video.duration_us, settings.frame_side)
     times = [video.duration_us * (2 * index + 1) // (2 * count) for index in range(count)]
-    return run_isolated(_decode_frames, path, times, settings.frame_side, timeout_seconds=DECODE_SECONDS)
-
-
-def _decode_frames(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, ...]:
-    return encode_frames(frames_at(path, times_us, side))
+    return decode_frames(path, times, settings.frame_side)
 
 
 STAGE = Stage(

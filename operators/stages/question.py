@@ -15,9 +15,9 @@ from random import Random
 
 from operators.execution.stage import Context, Stage
 from operators.questions.derive import CATEGORY, derive
-from operators.questions.gates.outcome import Material
 from operators.questions.gates.run import PROGRAM_GATES, model_gates, run_gates
 from operators.questions.gates.run import PROMPTS as GATE_PROMPTS
+from operators.questions.outcome import Material
 from operators.questions.plan import open_slots, plan_slots
 from operators.questions.timeline import read_timeline
 from operators.questions.writing import PROMPTS, Notebook, question_id, write_questions

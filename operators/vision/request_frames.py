@@ -1,20 +1,25 @@
-"""Decides which file the frames of a model request are read from, and encodes them. It does not choose the frames.
+"""Decides which file the frames of a model request are read from, decodes and encodes them. It does not choose them.
 
-A clip's frames are chosen in `operators.vision.frame_selection`, the target's in `operators.stages.difficulty`.
+A clip's frames are chosen in `operators.vision.frame_selection`, the target's in `operators.stages.difficulty`, and the
+viewer's in `operators.questions.gates.frames`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from operators.execution.stage import Context
 from operators.models.client import TimedFrame
+from operators.process.isolate import run_isolated
 from operators.video.analysis.proxy import FPS, SIDE
-from operators.video.decode.frames import VideoFrame, to_jpeg
+from operators.video.decode.frames import VideoFrame, frames_at, to_jpeg
 from operators.video.decode.unpack import unpack
 from operators.vision.frame_selection import ClipFrame
 from schemas.tables import Video
+
+DECODE_SECONDS = 3600.0
+"""Time limit for decoding the frames of one video, in seconds."""
 
 
 def fetch_frame_source(context: Context, video: Video, fps: float, side: int) -> Path:
@@ -46,6 +51,25 @@ def fetch_source(context: Context, video: Video) -> Path:
 def proxy_suffices(video: Video, fps: float, side: int) -> bool:
     """Whether a video has a proxy that reaches the requested rate and size."""
     return video.proxy_uri is not None and fps <= FPS and min(side, max(video.width, video.height)) <= SIDE
+
+
+def decode_frames(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, ...]:
+    """The frames at these times, in a child process, so that a decoder that crashes or hangs does not stop the stage.
+
+    Args:
+        path: the video or its proxy.
+        times_us: times in microseconds, ascending.
+        side: longest side of the frames in pixels.
+
+    Raises:
+        UnreadableVideo: the file cannot be read.
+        ChildFailed: the child process crashed or exceeded a limit, such as `DECODE_SECONDS`.
+    """
+    return run_isolated(_decode, path, times_us, side, timeout_seconds=DECODE_SECONDS)
+
+
+def _decode(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, ...]:
+    return encode_frames(frames_at(path, times_us, side))
 
 
 def encode_frames(frames: Iterable[ClipFrame | VideoFrame]) -> tuple[TimedFrame, ...]:

@@ -1,4 +1,4 @@
-"""A published release that read-only tests share, and the command `lvr`."""
+"""What tests of the pipeline share: a release, the command `lvr`, a model server, a runner of single stages."""
 
 import signal
 import sys
@@ -6,6 +6,9 @@ import sys
 import pytest
 
 from operators.cli import main
+from operators.models.session import ModelPool
+from tests.support.openai_server import OpenAIServer
+from tests.support.stages import StageRunner
 from tests.support.synthetic_run import published_release
 
 
@@ -33,3 +36,21 @@ def lvr(monkeypatch, capsys):
     yield run
     for signum, handler in handlers.items():
         signal.signal(signum, handler)
+
+
+@pytest.fixture
+def server():
+    """Model server. Without a `script` it answers every request with something that fits the schema."""
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with ModelPool(retries=0) as pool:
+        yield pool
+
+
+@pytest.fixture
+def stages(tmp_path, server, pool):
+    return StageRunner(tmp_path, server, pool)

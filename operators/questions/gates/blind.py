@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from operators.questions.gates.form import OPTIONS
-from operators.questions.gates.outcome import Material, Outcome, Problem, with_trial
+from operators.questions.outcome import Material, Outcome, Problem, with_trial
 from operators.questions.sequential_test import SequentialTest
 from operators.questions.trials import TrialResult, TrialSpec, run_trials
 from schemas.config import Role, VerifyConfig
@@ -52,7 +52,7 @@ def blind_test(settings: VerifyConfig, kind: QuestionKind) -> SequentialTest:
 
 
 def _outcome(result: TrialResult, rule: SequentialTest) -> Outcome:
-    problem = result.unanswered(rule)
+    problem = result.find_problem(rule)
     if problem is None and rule.decide(result.correct, result.wrong):
         problem = Problem(
             "answerable_blind",

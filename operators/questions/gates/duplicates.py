@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from operators.execution.stage import Context
-from operators.models.client import Answer, Request
+from operators.models.client import Answer, Refusal, Request
 from operators.questions.answers import compare_open, folded
-from operators.questions.gates.outcome import Material, Outcome, Problem, rule_trial, with_trial
+from operators.questions.gates.wording import QUOTED
+from operators.questions.outcome import Material, Outcome, Problem, rule_trial, with_trial
+from operators.questions.reviews import AGREEING, run_reviews
 from schemas.answers import Verdict
 from schemas.config import Role
 from schemas.tables import Check, Question
@@ -20,10 +23,7 @@ SAME_WORDS = 0.8
 """Share of common words from which two questions with the same answer are duplicates without a judge."""
 ALIKE_WORDS = 0.5
 """Share of common words of two answers, or of two questions, from which a judge compares the questions."""
-REVIEWS = 3
-AGREEING = 2
 
-_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|(?<!\w)'[^']*'(?!\w)")
 _STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -72,31 +72,25 @@ def check_duplicates(material: Material, questions: Sequence[Question]) -> list[
 
 
 def _judge_pairs(context: Context, pairs: Sequence[_Pair]) -> dict[_Pair, bool]:
-    """Whether the questions of each pair are the same: two of three verdicts, or one that they are not.
+    """Whether the questions of each pair are the same, by two of three verdicts.
 
     A refused comparison counts as "not the same": a duplicate does less harm than the loss of a question.
     """
-    votes = {pair: [verdict] for pair, verdict in zip(pairs, _compare(context, pairs, 0), strict=True)}
-    doubted = [pair for pair in pairs if votes[pair][0]]
-    for number in range(1, REVIEWS):
-        for pair, verdict in zip(doubted, _compare(context, doubted, number), strict=True):
-            votes[pair].append(verdict)
-    return {pair: sum(verdicts) >= AGREEING for pair, verdicts in votes.items()}
+    replies = run_reviews(
+        context.models[Role.JUDGE], pairs, partial(_request, context), lambda _, reply: _is_same(reply)
+    )
+    return {pair: sum(map(_is_same, own)) >= AGREEING for pair, own in zip(pairs, replies, strict=True)}
 
 
-def _compare(context: Context, pairs: Sequence[_Pair], number: int) -> list[bool]:
+def _request(context: Context, pair: _Pair, number: int) -> Request:
     prompt = context.prompts[PROMPT]
-    requests = [
-        Request(
-            pair.question.question_id,
-            prompt,
-            prompt.render(first=_state(pair.earlier), second=_state(pair.question)),
-            seed=context.seed("same", pair.question.question_id, pair.earlier.question_id, number),
-        )
-        for pair in pairs
-    ]
-    replies = context.models[Role.JUDGE].call(requests) if requests else []
-    return [isinstance(reply, Answer) and cast(Verdict, reply.value).same for reply in replies]
+    question_id, earlier_id = pair.question.question_id, pair.earlier.question_id
+    text = prompt.render(first=_state(pair.earlier), second=_state(pair.question))
+    return Request(question_id, prompt, text, seed=context.seed("same", question_id, earlier_id, number))
+
+
+def _is_same(reply: Answer | Refusal) -> bool:
+    return isinstance(reply, Answer) and cast(Verdict, reply.value).same
 
 
 def _state(question: Question) -> str:
@@ -118,7 +112,7 @@ def _has_same_words(one: Question, other: Question) -> bool:
         return True
     options = bool(one.options and other.options)
     words, others = (_all_words(each, options) for each in (one, other))
-    quoted = (set(_QUOTED.findall(folded(each.question))) for each in (one, other))
+    quoted = (set(QUOTED.findall(folded(each.question))) for each in (one, other))
     alike = len(words & others) >= SAME_WORDS * len(words | others)
     return alike and compare_open(one.answer, other.answer) is True and next(quoted) == next(quoted)
 

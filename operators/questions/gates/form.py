@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from operators.questions.answers import folded, same_answer
-from operators.questions.gates.outcome import Material, Outcome, Problem, rule_trial, with_trial
 from operators.questions.gates.wording import find_injection, find_meta_talk, find_refusal
+from operators.questions.outcome import Material, Outcome, Problem, rule_trial, with_trial
 from operators.video.timecode import format_time
 from schemas.base import Span
 from schemas.tables import Check, Question, QuestionKind
@@ -38,7 +38,7 @@ def check_form(material: Material, questions: Sequence[Question]) -> list[Outcom
     """Reject questions whose form violates a rule."""
     outcomes = []
     for question in questions:
-        problem = find_form_problem(question, material.covered)
+        problem = find_form_problem(question, material.covered_span)
         outcomes.append(Outcome(with_trial(question, rule_trial(question, Check.RULES, problem is None)), problem))
     return outcomes
 

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 from operators.models.client import TimedFrame
-from operators.process.isolate import ChildFailed, run_isolated
-from operators.questions.gates.grounding import agreement_test
-from operators.questions.gates.outcome import Material, Outcome, Problem, with_trial
+from operators.process.isolate import ChildFailed
+from operators.questions.gates.grounding import PROMPTS, agreement_test
+from operators.questions.outcome import Material, Outcome, Problem, with_trial
 from operators.questions.trials import TrialSpec, run_trials
 from operators.store.content_store import SourceUnavailable
-from operators.video.decode.frames import frames_at
 from operators.video.decode.packets import UnreadableVideo
-from operators.vision.request_frames import encode_frames, fetch_frame_source
+from operators.vision.request_frames import decode_frames, fetch_frame_source
 from schemas.base import Span
 from schemas.config import Role
-from schemas.tables import Check, Question, QuestionKind
-
-PROMPTS = {QuestionKind.CHOICE: "answer_choice", QuestionKind.OPEN: "answer_open"}
-DECODE_SECONDS = 3600.0
-"""Time limit for decoding the frames of one video, in seconds."""
+from schemas.tables import Check, Question
 
 
 def check_frames(material: Material, questions: Sequence[Question]) -> list[Outcome]:
@@ -48,7 +42,7 @@ def check_frames(material: Material, questions: Sequence[Question]) -> list[Outc
     prompts = {kind: context.prompts[prompt] for kind, prompt in PROMPTS.items()}
     outcomes = []
     for result in run_trials(context, Check.FRAMES, viewer, prompts, specs, rule):
-        found = result.unanswered(rule)
+        found = result.find_problem(rule)
         if found is None and not rule.decide(result.correct, result.wrong):
             found = Problem(
                 "not_visible",
@@ -72,7 +66,7 @@ def choose_times(evidence: Sequence[Span], count: int) -> tuple[int, ...]:
 
 
 def _decode(material: Material, times_us: Sequence[Sequence[int]]) -> dict[int, TimedFrame]:
-    """The frames of all questions, by the time that was requested. Decoded in a child process, which may crash.
+    """The frames of all questions, by the time that was requested.
 
     Raises:
         SourceUnavailable: the source is missing or has changed.
@@ -83,12 +77,7 @@ def _decode(material: Material, times_us: Sequence[Sequence[int]]) -> dict[int, 
     shortest_us = min((later - earlier for own in times_us for earlier, later in pairwise(own)), default=1_000_000)
     path = fetch_frame_source(context, material.video, 1_000_000 / shortest_us, side)
     every = sorted({time for own in times_us for time in own})
-    frames = run_isolated(_encode, path, every, side, timeout_seconds=DECODE_SECONDS)
-    return dict(zip(every, frames, strict=True))
-
-
-def _encode(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, ...]:
-    return encode_frames(frames_at(path, times_us, side))
+    return dict(zip(every, decode_frames(path, every, side), strict=True))
 
 
 def _select(frames: dict[int, TimedFrame], times_us: Sequence[int]) -> tuple[TimedFrame, ...]:

@@ -15,13 +15,12 @@ from typing import cast
 from operators.execution.stage import Context
 from operators.models.client import Answer, Refusal, Request
 from operators.questions.answers import same_answer
-from operators.questions.gates.outcome import Material, Outcome, Problem, rule_trial, with_trial
+from operators.questions.outcome import Material, Outcome, Problem, rule_trial, with_trial
 from operators.questions.plan import reach_of
 from operators.questions.rederive import rederive_answer
 from operators.questions.sequential_test import SequentialTest
-from operators.questions.story import caption_line, parts, story_room, within
-from operators.questions.trials import TrialResult, TrialSpec, run_trials
-from schemas.answer_format import LETTERS
+from operators.questions.story import caption_line, parts, within
+from operators.questions.trials import TrialResult, TrialSpec, letter_options, run_trials, shared_room
 from schemas.answers import Notes
 from schemas.base import Span
 from schemas.config import Role, VerifyConfig
@@ -172,9 +171,7 @@ def _tell_whole_video(
     judge = context.models[Role.JUDGE]
     if not questions:
         return {}, {}
-    longest = max(questions, key=lambda each: len(each.question) + sum(map(len, each.options)))
-    prompt = context.prompts[PROMPTS[longest.kind]]
-    room = story_room(judge, prompt, question=longest.question, **_option_variable(longest))
+    room = shared_room(judge, {kind: context.prompts[name] for kind, name in PROMPTS.items()}, questions)
     pieces = [[caption_line(caption) for caption in part] for part in parts(judge, material.captions, room)]
     if len(pieces) == 1:
         return {question.question_id: "\n".join(pieces[0]) for question in questions}, {}
@@ -202,13 +199,9 @@ def _tell_whole_video(
 
 def _request_notes(context: Context, question: Question, story: str, index: int) -> Request:
     prompt = context.prompts[NOTES_PROMPT]
-    text = prompt.render(story=story, question=question.question, **_option_variable(question))
+    options = {"options": letter_options(question.options)} if question.options else {}
+    text = prompt.render(story=story, question=question.question, **options)
     return Request(question.question_id, prompt, text, seed=context.seed("notes", question.question_id, index))
-
-
-def _option_variable(question: Question) -> dict[str, object]:
-    lettered = list(zip(LETTERS, question.options, strict=False))
-    return {"options": lettered} if question.kind is QuestionKind.CHOICE else {}
 
 
 def _run_with_judge(
@@ -219,7 +212,7 @@ def _run_with_judge(
 
 
 def _disagreement(result: TrialResult, rule: SequentialTest, reason: str, source: str, cause: str) -> Problem | None:
-    problem = result.unanswered(rule)
+    problem = result.find_problem(rule)
     if problem is not None or rule.decide(result.correct, result.wrong):
         return problem
     return Problem(

@@ -1,7 +1,6 @@
 """The judge reviews the wording of a question: what patterns cannot decide.
 
-A flag counts if two of three reviews raise it. The second and third are requested only where the first raises one. With
-a judge that errs in one of ten answers this loses 2 % of the good questions for each flag, instead of 10 %.
+A flag counts if two of three reviews raise it (`operators.questions.reviews`).
 """
 
 from __future__ import annotations
@@ -9,19 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 from operators.execution.stage import Context
 from operators.models.client import Answer, Refusal, Request
-from operators.questions.gates.outcome import Material, Outcome, Problem, with_trial
-from schemas.answer_format import LETTERS
+from operators.questions.outcome import Material, Outcome, Problem, with_trial
+from operators.questions.reviews import AGREEING, run_reviews
+from operators.questions.trials import letter_options
 from schemas.answers import QuestionReview
 from schemas.config import Role
 from schemas.tables import Check, Question, QuestionCategory, Trial
 
 PROMPT = "review_question"
-REVIEWS = 3
-AGREEING = 2
 _FLAGS = {
     "contains_instruction": Problem("injection", "it instructs its reader; see the captions of its evidence"),
     "speaks_of_material": Problem("meta_talk", "it speaks of how it was made; it must be about the video itself"),
@@ -33,38 +32,20 @@ _FLAGS = {
 def check_review(material: Material, questions: Sequence[Question]) -> list[Outcome]:
     """Reject questions with a flag, and move those of another category into it."""
     context = material.context
-    if not context.config.verify.review or not questions:
+    if not context.config.verify.review:
         return [Outcome(question) for question in questions]
-    replies = {question.question_id: [reply] for question, reply in _review(context, questions, 0)}
-    doubted = [question for question in questions if _is_doubted(question, replies[question.question_id][0])]
-    for number in range(1, REVIEWS):
-        for question, reply in _review(context, doubted, number):
-            replies[question.question_id].append(reply)
-    return [_outcome(question, replies[question.question_id]) for question in questions]
+    replies = run_reviews(context.models[Role.JUDGE], questions, partial(_request, context), _is_doubted)
+    return [_outcome(question, own) for question, own in zip(questions, replies, strict=True)]
 
 
-def _review(context: Context, questions: Sequence[Question], number: int) -> list[tuple[Question, Answer | Refusal]]:
+def _request(context: Context, question: Question, number: int) -> Request:
     prompt = context.prompts[PROMPT]
-    requests = [
-        Request(
-            question.question_id,
-            prompt,
-            prompt.render(
-                question=question.question,
-                options=list(zip(LETTERS, question.options, strict=False)),
-                answer=question.answer,
-            ),
-            seed=context.seed("review", question.question_id, number),
-        )
-        for question in questions
-    ]
-    return list(zip(questions, context.models[Role.JUDGE].call(requests) if requests else [], strict=True))
+    text = prompt.render(question=question.question, options=letter_options(question.options), answer=question.answer)
+    return Request(question.question_id, prompt, text, seed=context.seed("review", question.question_id, number))
 
 
-def _is_doubted(question: Question, reply: Answer | Refusal) -> bool:
-    """Whether a first review raises a flag, names another category, or was not given."""
-    if isinstance(reply, Refusal):
-        return True
+def _is_doubted(question: Question, reply: Answer) -> bool:
+    """Whether a review raises a flag or names another category."""
     review = cast(QuestionReview, reply.value)
     return review.category is not question.category or any(getattr(review, flag) for flag in _FLAGS)
 

@@ -12,8 +12,8 @@ from operators.questions.gates.duplicates import check_duplicates
 from operators.questions.gates.form import check_form
 from operators.questions.gates.frames import check_frames
 from operators.questions.gates.grounding import check_derivation, check_evidence, check_parts, check_timeline
-from operators.questions.gates.outcome import Gate, Material, Outcome, Problem, reject_question
 from operators.questions.gates.review import check_review
+from operators.questions.outcome import Gate, Material, Outcome, Problem, reject_question
 from schemas.config import VerifyConfig
 from schemas.tables import Question, Reject
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|(?<!\w)'[^']*'(?!\w)")
+QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|(?<!\w)'[^']*'(?!\w)")
+"""A quotation with its marks."""
 
 _SOURCE = r"(?:captions?|descriptions?|transcripts?|notes?|summar(?:y|ies)|passages?|timelines?|storyboards?|ocr)"
 _STATES = r"(?:say|state|show|mention|describe|note|indicate|read|list|tell|report|speak|refer|suggest|confirm)"
@@ -74,7 +75,7 @@ def find_meta_talk(text: str) -> str | None:
 
     Quotations are ignored.
     """
-    own = _QUOTED.sub('""', text)
+    own = QUOTED.sub('""', text)
     found = _META.search(own) or _LETTER.search(own)
     return found[0] if found else None
 
@@ -87,5 +88,5 @@ def find_injection(text: str) -> str | None:
 
 def find_refusal(text: str) -> str | None:
     """The first words with which a model refuses, or None. Quotations are ignored: people in videos apologize."""
-    found = _REFUSAL.search(_QUOTED.sub('""', text))
+    found = _REFUSAL.search(QUOTED.sub('""', text))
     return found[0] if found else None

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.models.prompts import load_prompt
 from operators.models.session import ModelPool
-from tests.support.openai_server import OpenAIServer
 
 
 class Sight(BaseModel):
@@ -31,12 +30,6 @@ def prompt(tmp_path):
         "What is in {{ place }}?\n"
     )
     return load_prompt("scene", folder, {"Sight": Sight})
-
-
-@pytest.fixture
-def server():
-    with OpenAIServer() as server:
-        yield server
 
 
 @pytest.fixture

@@ -4,28 +4,13 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from operators.models.session import ModelPool
 from operators.stages.reason import STAGE
 from schemas.tables import Check
 from tests.support.event_world import EventWorld
-from tests.support.openai_server import OpenAIServer
 from tests.support.planted_chains import DEFECTS, ChainModels, plant_chains
-from tests.support.stages import StageRunner
 
 GOOD = 40
 PER_DEFECT = 10
-
-
-@pytest.fixture
-def server():
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture
-def stages(tmp_path, server):
-    with ModelPool(retries=0) as pool:
-        yield StageRunner(tmp_path, server, pool)
 
 
 @pytest.fixture(scope="module")

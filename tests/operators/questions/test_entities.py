@@ -8,29 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.execution.pipeline import stage
-from operators.models.session import ModelPool
 from operators.questions.entities import MAX_BLOCK, link_entities, read_mention
 from schemas.answers import SeenEntity
 from schemas.base import Span
 from schemas.tables import Entity
 from tests.support.event_world import SECOND, EventWorld
-from tests.support.openai_server import Fault, OpenAIServer, last_text
+from tests.support.openai_server import Fault, last_text
 from tests.support.stages import StageRunner
 
 CAPTIONS = EventWorld(20).captions()
 PEOPLE = ("Ada", "Ben", "Olga")
-
-
-@pytest.fixture
-def server():
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with ModelPool(retries=0) as pool:
-        yield pool
 
 
 @pytest.fixture

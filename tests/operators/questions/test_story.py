@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from operators.models.journal import Journal
 from operators.models.prompts import load_prompt
-from operators.models.session import ModelPool
 from operators.models.tokens import token_bound
 from operators.questions.scenes import plan_scenes
 from operators.questions.story import (
@@ -33,12 +32,6 @@ from tests.support.openai_server import OpenAIServer
 
 HOUR = EventWorld(360).captions()
 BOX = Box(x0=0, y0=0, x1=1, y1=1)
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with ModelPool(retries=0) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_results_come_in_the_order_of_the_questions_with_their_own_answers(run_s
     assert Counter(each.prompt_id for each in results[2].provenance) == {"answer_blind_open": 8, "judge": 8}
     assert {each.raw for each in results[2].provenance} == {""}  # the journal has them
     assert results[3].share == 1.0
-    assert [result.unanswered(FixedTrials(8)) for result in results] == [None] * 4
+    assert [result.find_problem(FixedTrials(8)) for result in results] == [None] * 4
 
 
 def test_only_answered_trials_count_and_others_take_their_place(run_specs):
@@ -94,7 +94,7 @@ def test_only_answered_trials_count_and_others_take_their_place(run_specs):
     assert len(result.answers) == 4
     assert {refusal.reason for refusal in result.refusals} == {"schema"}
     assert result.trial(passed=True).n == 4
-    assert result.unanswered(FixedTrials(4)) is None
+    assert result.find_problem(FixedTrials(4)) is None
 
 
 def test_a_model_that_never_answers_is_not_called_for_ever(run_specs):
@@ -131,7 +131,7 @@ def test_an_answer_that_the_judge_does_not_compare_is_neither_right_nor_wrong(ru
     assert (result.answers, result.right) == ((), ())
     assert {(refusal.reason, refusal.raw) for refusal in result.refusals} == {("schema", "no verdict")}
     assert {each.prompt_id for each in result.provenance} == {"answer_blind_open"}  # what it answered is recorded
-    problem = result.unanswered(FixedTrials(4))
+    problem = result.find_problem(FixedTrials(4))
     assert (problem.reason, problem.raw) == ("unanswered", "no verdict")
     assert problem.request_sha256 == result.refusals[0].request_sha256
     assert (

@@ -1,4 +1,4 @@
-"""What a gate gets, and what it returns."""
+"""Problems of questions and their rejects, and what a gate gets and returns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Material:
     """Questions of the video that have passed already."""
 
     @property
-    def covered(self) -> Span:
+    def covered_span(self) -> Span:
         """The span of the video that has captions."""
         return Span(
             start_us=min(each.start_us for each in self.captions), end_us=max(each.end_us for each in self.captions)
