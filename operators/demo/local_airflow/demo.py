@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
     "verify.blind_trials": 2,
     "verify.blind_share": 0.9,
     "difficulty.trials": 3,
-    "models.target.context_tokens": 2048,
+    "models.target.context_tokens": 4096,
 }
 """Small settings, so that the build takes minutes on two cores. With this seed the three demo films are in three
 splits.
