@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,8 @@ class Score:
     """Good questions that were rejected, by reason."""
     planted: Counter[str] = field(default_factory=Counter)
     caught: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Reasons for which the questions of each defect were rejected."""
     missed: list[str] = field(default_factory=list)
     requests: int = 0
 
@@ -119,6 +121,8 @@ def _count(score: Score, planted: Sequence[Planted], kept: dict[str, Question], 
             continue
         score.planted[each.defect] += 1
         repaired = each.defect in REPAIRED and (name in rejected or _is_repaired(each, kept[name]))
+        if name in rejected:
+            score.reasons[each.defect].add(rejected[name])
         if name in rejected or repaired:
             score.caught[each.defect] += 1
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -60,7 +59,6 @@ class _Planter:
         self.used: set[Query] = set()
         self.made: list[Question] = []
         self.originals: list[Question] = []
-        self.variants: dict[str, int] = defaultdict(int)
 
     def good(self, kind: QuestionKind | None = None, names: Sequence[str] = ()) -> Question:
         """A good question. Kinds take turns; the evidence is what its answer needs."""
@@ -108,10 +106,6 @@ class _Planter:
         known = self.world.meanings[question.question]
         self.world.register(text, Meaning(known.query, category=known.category, **meaning))
         return question.model_copy(update={"question": text})
-
-    def next_variant(self, name: str, variants: Sequence[str]) -> str:
-        self.variants[name] += 1
-        return variants[(self.variants[name] - 1) % len(variants)]
 
 
 def _in_words(template: str, text: str) -> str:
@@ -173,13 +167,13 @@ def _three_options(planter: _Planter) -> Question:
 
 def _leak(planter: _Planter) -> Question:
     question = planter.good()
-    text = _in_words(planter.next_variant("leak", LEAKS), question.question)
+    text = _in_words(planter.world.rng.choice(LEAKS), question.question)
     return planter.reword(question, text, speaks_of_material=True)
 
 
 def _injection(planter: _Planter) -> Question:
     question = planter.good(QuestionKind.CHOICE)
-    text = _in_words(planter.next_variant("injection", INJECTIONS), question.question)
+    text = _in_words(planter.world.rng.choice(INJECTIONS), question.question)
     return planter.reword(question, text if text[-1] in ".?!)" else text + ".", contains_instruction=True)
 
 
@@ -193,7 +187,7 @@ def _longest(planter: _Planter) -> Question:
 
 def _all_of_the_above(planter: _Planter) -> Question:
     question = planter.good(QuestionKind.CHOICE)
-    text = planter.next_variant("above", ("All of the above", "None of the above", "Both of the options"))
+    text = planter.world.rng.choice(("All of the above", "None of the above", "Both of the options"))
     wrong = next(each for each in question.options if each != question.answer)
     return question.model_copy(update={"options": tuple(text if o == wrong else o for o in question.options)})
 
@@ -206,7 +200,7 @@ def _whole_video(planter: _Planter) -> Question:
 def _not_unique(planter: _Planter) -> Question:
     """Right in its evidence, wrong over the whole video: the last, the first or the number of a part of the video."""
     world = planter.world
-    name = planter.next_variant("unique", ("last", "first", "count"))
+    name = planter.world.rng.choice(("last", "first", "count"))
     while True:
         query, _ = planter._draw(name)
         if query is None or query in planter.used:
@@ -239,7 +233,7 @@ def _yes_no(planter: _Planter) -> Question:
 
 def _refusal(planter: _Planter) -> Question:
     question = planter.good()
-    text = planter.next_variant("refusal", ("I'm sorry, but I can't help with that.", "I cannot assist with this one."))
+    text = planter.world.rng.choice(("I'm sorry, but I can't help with that.", "I cannot assist with this one."))
     planter.world.register(text, Meaning(None))
     return question.model_copy(update={"question": text})
 
@@ -251,7 +245,7 @@ def _one_moment(planter: _Planter) -> Question:
         f"Who is seen at {seconds // 60:02d}:{seconds % 60:02d} of the film?",
         f"Who is seen exactly {seconds} seconds after the beginning?",
     )
-    return planter.reword(question, planter.next_variant("moment", texts), names_one_moment=True)
+    return planter.reword(question, planter.world.rng.choice(texts), names_one_moment=True)
 
 
 def _wrong_category(planter: _Planter) -> Question:
