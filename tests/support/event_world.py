@@ -263,7 +263,9 @@ class FakeModels:
         """What a careful reader notes: the events that the question names, and those next to them."""
         query = self._meaning(text).query
         shown = self._read(text)
-        named = {event.start_us for event in shown if query and any(each in event.text for each in _subjects(query))}
+        named = {
+            event.start_us for event in shown if query and any(each in event.text.lower() for each in _subjects(query))
+        }
         near = {start + step for start in named for step in (-CLIP_US, 0, CLIP_US)} if query else set()
         return [{"time": _clock(event.start_us), "text": event.text} for event in shown if event.start_us in near][:20]
 
