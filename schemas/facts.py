@@ -7,13 +7,10 @@ Times are microseconds from the video's first frame. Dense captions and speech a
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from schemas.base import Identifier, Microseconds, Model, Span
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from schemas.base import Box, Identifier, Microseconds, Model, Span
 
 
 class EntityKind(StrEnum):
@@ -41,8 +38,8 @@ class EntityFact(Model):
 class EventFact(Span):
     """Something that an entity does.
 
-    `take`, `give`, `put` and `lose` as the action say who holds the object afterwards: the actor, the recipient, nobody,
-    nobody.
+    Four actions tell who holds the object afterwards: `take` (the actor), `give` (the recipient), `put` and `lose`
+    (nobody).
     """
 
     event_id: Identifier
@@ -82,22 +79,13 @@ class GoalFact(Model):
     """Whether it is reached in the end; None if that is left open."""
 
 
-class FractionBox(NamedTuple):
-    """A box as fractions of the picture's width and height, from its left upper corner."""
-
-    left: Fraction
-    top: Fraction
-    right: Fraction
-    bottom: Fraction
-
-
 class TrackFact(Model):
     """The boxes of an entity over a span in which it is seen without a break."""
 
     entity: Identifier
     times_us: tuple[Microseconds, ...] = Field(min_length=1)
     """Times of the boxes, increasing."""
-    boxes: tuple[FractionBox, ...] = Field(min_length=1)
+    boxes: tuple[Box, ...] = Field(min_length=1)
     """One box for each time."""
 
 
