@@ -1,4 +1,4 @@
-"""Facts about a video, by people or by the program that rendered it: who does what with what, where, when and why.
+"""Facts about a video, by people or by the program that rendered it: events, their actors, objects, places and causes.
 
 Questions are derived from them by program (`operators.questions`), so their wording goes into questions as it is.
 Times are microseconds from the video's first frame. Dense captions and speech are `schemas.tables.Annotation`.
@@ -29,8 +29,8 @@ class EntityFact(Model):
     kind: EntityKind
     name: str = Field(min_length=1)
     """How a question calls it, with its article: `the woman with the green bag`. No other entity has the name."""
-    looks: str = ""
-    """What it is recognised by, if the name does not tell."""
+    appearance: str = ""
+    """What it is recognised by, if that is not in its name."""
     spans: tuple[Span, ...] = ()
     """Where it is seen, in order of time, all of them. Empty if that was not annotated."""
 
@@ -38,7 +38,7 @@ class EntityFact(Model):
 class EventFact(Span):
     """Something that an entity does.
 
-    Four actions tell who holds the object afterwards: `take` (the actor), `give` (the recipient), `put` and `lose`
+    Four actions decide who holds the object afterwards: `take` (the actor), `give` (the recipient), `put` and `lose`
     (nobody).
     """
 
@@ -98,4 +98,4 @@ class VideoFacts(Model):
     goals: tuple[GoalFact, ...] = ()
     tracks: tuple[TrackFact, ...] = ()
     complete: bool = False
-    """Whether no event of these kinds is missing, so that `first`, `only` and `how often` can be asked."""
+    """Whether no event of these kinds is missing, so that `first`, `only` and `how often` can be questions."""

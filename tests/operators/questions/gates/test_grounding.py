@@ -106,7 +106,7 @@ def test_parts_that_are_all_needed_stay_and_make_the_question_far(run, world):
     assert all(trial.passed for trial in question.checks)
 
 
-def test_evidence_is_told_with_its_gaps(world):
+def test_evidence_is_written_with_its_gaps(world):
     spans = [world.events[clip].span for clip in (3, 4, 9)]
     lines = tell_evidence(world.captions(), spans).splitlines()
     assert [line[:5] for line in lines] == ["00:30", "00:40", "(othe", "01:30"]

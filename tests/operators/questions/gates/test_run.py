@@ -31,7 +31,7 @@ REASONS = {
     "invented by the captioner": {"not_visible"},
     "cut off": {"cut_text"},
 }
-"""The reason for which each defect is to be rejected. A defect that another gate finds by chance is not found."""
+"""The reason for which each defect is to be rejected. A defect that another gate finds at random is not found."""
 
 
 def test_every_planted_defect_is_found_for_its_reason_by_models_that_do_not_err(tmp_path, pool):
