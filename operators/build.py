@@ -74,7 +74,7 @@ def plan_build(config: BuildConfig, run_id: str, environ: Mapping[str, str] = os
     )
     store = Store(config.out)
     given = read_given_ids(store)
-    listing = read_sources(config.source, config.media_root, config.allowed_roots, given)
+    listing = read_sources(config.source, config.media_root, config.allowed_roots, given, store)
     if not listing.sources:
         first = listing.rejects[0]
         if all(reject.reason == "unreachable" for reject in listing.rejects):

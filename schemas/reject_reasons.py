@@ -62,7 +62,8 @@ REASON_GROUPS = (
         ("operators/sources",),
         {
             "annotation": RejectReason(
-                "A segment of Shot2Story's annotations, or a video's id in them, cannot be used. Other segments are.",
+                "A segment of Shot2Story's annotations, a sentence of ActivityNet's, or a video's id in them, cannot "
+                "be used. The others are.",
                 "Correct the row that the message names.",
             ),
             "build_output": RejectReason(
@@ -70,6 +71,14 @@ REASON_GROUPS = (
             ),
             "duplicate_id": RejectReason(
                 "Another entry has the same id. The first one is used.", "Give one of them another `source_id`."
+            ),
+            "facts": RejectReason(
+                "The file of facts about a video is not of that form, or its facts contradict each other. The video is "
+                "not used.",
+                "Correct the field that the message names (docs/annotations.md), or remove the file.",
+            ),
+            "facts_without_video": RejectReason(
+                "A file of facts has no video of its name next to it.", "Restore the video, or remove the file."
             ),
             "manifest_row": RejectReason("A row of the list cannot be read.", "Correct the field that is named."),
             "missing_file": RejectReason(

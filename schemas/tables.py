@@ -64,6 +64,9 @@ class Annotation(Span):
     kind: str
     """`caption`, `narration`, `speech` or `summary` (Shot2Story: captions, audio_captions, ASR, whole_caption)."""
     text: str
+    speaker: str = Field(default="", exclude_if=lambda speaker: not speaker)
+    """Name of the speaker of speech, if that is known. Without one it is omitted from the JSON, so that keys from
+    before this field existed are unchanged."""
 
 
 class Source(Row):
@@ -85,6 +88,8 @@ class Source(Row):
     split_hint: Split | None = None
     """Forces the split of this video and of its near-duplicates."""
     annotations: tuple[Annotation, ...] = ()
+    facts_uri: str | None = None
+    """Address of its facts (`schemas.facts.VideoFacts`), relative to the store. None without facts."""
     redacted: bool = False
     """Whether the list's own address has a user, a password or a query, which `uri` lacks. These are never stored: a
     stage that opens the video reads the list again."""

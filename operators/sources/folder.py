@@ -22,8 +22,9 @@ from fsspec.implementations.local import LocalFileSystem
 from operators.sources.rejects import plan_reject
 from operators.store.content_store import store_containing
 from schemas.errors import BadInput, Outage, SourceError
-from schemas.storage import outages
+from schemas.storage import locate, outages
 from schemas.tables import Reject
+from schemas.uri import shown_uri, without_secrets
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -33,6 +34,12 @@ VIDEO_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 """Usual suffixes of the containers that a build opens (`operators.video.decode.ffmpeg.CONTAINERS`)."""
+
+FACTS_SUFFIX = ".facts.json"
+"""A file of this suffix holds the facts about the video next to it: `NAME.facts.json` those about `NAME.mp4`."""
+
+_MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv")
+"""Suffixes in order of preference, for two videos with the same name."""
 
 _SYSTEM_FOLDERS = frozenset(
     {
@@ -65,6 +72,8 @@ class Search:
 
     names: list[str] = field(default_factory=list)
     """Files that are videos by their name, sorted."""
+    facts: list[str] = field(default_factory=list)
+    """Files of facts about videos by their name, sorted."""
     rejects: list[Reject] = field(default_factory=list)
     """Rejects of files that are unfinished downloads by their name."""
     skipped: Counter[str] = field(default_factory=Counter)
@@ -102,6 +111,8 @@ def search_folder(fs: Any, root: str, source: str) -> Search:
                 search.rejects.append(plan_reject(name, "unfinished_download", message))
             else:
                 search.names.append(name)
+        elif name.endswith(FACTS_SUFFIX):
+            search.facts.append(name)
         elif is_local and not file_name.suffix and _leads_nowhere(Path(root, name)):
             search.names.append(name)
         else:
@@ -110,6 +121,25 @@ def search_folder(fs: Any, root: str, source: str) -> Search:
         del search.skipped[kind]
         search.skipped[_OTHERS] += count
     return search
+
+
+def media_names(media_root: str) -> dict[str, str]:
+    """File names of the videos in a folder, by their name without its suffix.
+
+    Raises:
+        SourceError: the folder cannot be listed.
+    """
+    try:
+        fs, folder = locate(media_root)
+        names = sorted(PurePosixPath(found["name"]) for found in fs.ls(folder, detail=True))
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, ImportError) as error:
+        shown, cause = shown_uri(media_root), without_secrets(str(error), [media_root])
+        raise SourceError(
+            f"media_root {shown!r} cannot be listed: {cause}; set media_root to the folder of the full videos"
+        ) from error
+    return {
+        name.stem: name.name for suffix in reversed(_MEDIA_SUFFIXES) for name in names if name.suffix.lower() == suffix
+    }
 
 
 def _list_local(fs: Any, root: str, source: str, skipped: Counter[str]) -> Iterator[str]:

@@ -1,36 +1,42 @@
-"""Reads a folder, a CSV or JSON manifest, or Shot2Story's annotations into `Source` rows.
+"""Reads a folder, a CSV or JSON manifest, or the annotations of a known data set into `Source` rows.
 
-Only the list itself is opened; a video's own bytes are first read by the ingest stage. A line that cannot be used
-becomes a reject. A list that cannot be read at all raises a `SourceError`.
+Only the list itself and files of facts are opened; a video's own bytes are first read by the ingest stage. A line that
+cannot be used, or whose facts cannot, becomes a reject. A list that cannot be read at all raises a `SourceError`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from operators.sources import web
 from operators.sources.access import Access, SourceFiles, fingerprint, is_place_there, local_path, stored_uri
-from operators.sources.folder import VIDEO_SUFFIXES, search_folder
+from operators.sources.activitynet import activitynet_entries, read_activitynet
+from operators.sources.facts import put_facts, read_facts_file
+from operators.sources.folder import FACTS_SUFFIX, VIDEO_SUFFIXES, Search, search_folder
 from operators.sources.ids import SourceIds, media_folder, path_in
 from operators.sources.manifest import LIST_SUFFIXES, manifest_entries, read_list
 from operators.sources.rejects import plan_reject
 from operators.sources.shot2story import is_shot2story, shot2story_entries
-from operators.store.content_store import store_containing
+from operators.store.content_store import Store, store_containing
+from schemas.base import parse_json
 from schemas.config import BuildConfig
-from schemas.errors import BadInput, Outage, SourceError
-from schemas.manifest import ManifestRow
+from schemas.errors import BadInput, Outage, SchemaError, SourceError
+from schemas.manifest import FactsFile, ManifestRow
 from schemas.run import GivenIds
 from schemas.storage import READ_ERRORS, StoreError, locate, outages
 from schemas.tables import Reject, Source
 from schemas.uri import is_address, is_chain, shown_uri, without_secrets
+
+F = TypeVar("F")
 
 _CONCURRENT_CHECKS = 16
 """Number of files that are checked concurrently. On an object store, a check is mostly waiting."""
@@ -55,6 +61,8 @@ class _Entry:
     """Full address, possibly with credentials: an absolute path or a URL."""
     uri: str
     """The address as it is stored."""
+    facts: str = field(default="", repr=False)
+    """Full address of its file of facts; empty if it has none."""
     is_found: bool = False
     """Whether the file was found in the source's folder, and not named in a list."""
 
@@ -70,18 +78,23 @@ class _Entries:
 
 
 def read_sources(
-    source: str, media_root: str = "", allowed_roots: Sequence[str] = (), given: GivenIds | None = None
+    source: str,
+    media_root: str = "",
+    allowed_roots: Sequence[str] = (),
+    given: GivenIds | None = None,
+    store: Store | None = None,
 ) -> Listing:
     """List the videos of a source.
 
     Args:
-        source: a folder (searched with its subfolders, also linked ones), a `.csv`, `.json` or `.jsonl` manifest
-            (`ManifestRow`), or a Shot2Story annotation file with its `*_meta.csv` next to it. A local path or an fsspec
-            URL.
+        source: a folder (searched with its subfolders, also linked ones, and for files of facts next to its videos), a
+            `.csv`, `.json` or `.jsonl` manifest (`ManifestRow`), a Shot2Story annotation file with its `*_meta.csv`
+            next to it, or ActivityNet Captions' JSON. A local path or an fsspec URL.
         media_root: folder that a manifest's relative addresses start from, or folder of Shot2Story's full videos.
             Default: the manifest's own folder.
         allowed_roots: further addresses that a list may name, see `operators.sources.access`.
         given: ids that earlier versions assigned in the store, see `operators.sources.ids`.
+        store: where facts are stored. By default they are only read.
 
     Raises:
         SourceError: the source does not exist, holds no video, is not a readable list, or may not be read completely.
@@ -90,7 +103,7 @@ def read_sources(
     shown = shown_uri(source)
     access = Access.of(source, media_root, allowed_roots)
     found = _entries(source, media_root, access)
-    listing = _resolve(found, access, SourceIds(given or GivenIds(), source))
+    listing = _resolve(found, access, SourceIds(given or GivenIds(), source), store)
     if not listing.sources and not listing.rejects:
         if source.lower().endswith(LIST_SUFFIXES):
             raise SourceError(f"source {shown!r} holds no row; give a list of videos")
@@ -162,7 +175,7 @@ def _entries(source: str, media_root: str, access: Access) -> _Entries:
     if is_folder:
         folder = local_path(source) or source.rstrip("/")
         search = search_folder(fs, path, shown)
-        return _Entries([*search.rejects, *_folder_entries(search.names, folder)], folder, search.skipped)
+        return _Entries([*search.rejects, *_folder_entries(search, folder)], folder, search.skipped)
     if not path.lower().endswith(LIST_SUFFIXES):
         raise SourceError(f"source {shown!r}: not a folder, and not a .csv, .json or .jsonl manifest")
     try:
@@ -176,18 +189,29 @@ def _entries(source: str, media_root: str, access: Access) -> _Entries:
     return _Entries(list(_list_entries(data, fs, path, shown, folder)), folder)
 
 
-def _folder_entries(names: Iterable[str], folder: str) -> Iterator[_Entry | Reject]:
-    for name in names:
+def _folder_entries(search: Search, folder: str) -> Iterator[_Entry | Reject]:
+    facts_of = {name.removesuffix(FACTS_SUFFIX): f"{folder.rstrip('/')}/{name}" for name in search.facts}
+    stems = set()
+    for name in search.names:
         address = f"{folder.rstrip('/')}/{name}"
+        stem = name.removesuffix(PurePosixPath(name).suffix)
+        stems.add(stem)
         try:
-            yield _Entry(ManifestRow(uri=name), address, address, is_found=True)
+            yield _Entry(ManifestRow(uri=name), address, address, facts_of.get(stem, ""), is_found=True)
         except ValidationError:
             yield plan_reject(name, "unreadable_uri", f"{address}: its name is not UTF-8; rename the file")
+    for stem, address in facts_of.items():
+        if stem not in stems:
+            message = f"{address}: its video, such as {stem}.mp4, is not next to it; restore it, or remove the facts"
+            yield plan_reject(f"{stem}{FACTS_SUFFIX}", "facts_without_video", message)
 
 
 def _list_entries(data: bytes, fs: Any | None, path: str, shown: str, folder: str) -> Iterator[_Entry | Reject]:
-    rows = read_list(data, shown)
-    if not is_shot2story(rows):
+    videos = read_activitynet(data)
+    rows = read_list(data, shown) if videos is None else []
+    if videos is not None:
+        entries = activitynet_entries(videos, shown, folder)
+    elif not is_shot2story(rows):
         entries = manifest_entries(rows, shown)
     elif fs is not None:
         entries = shot2story_entries(fs, path, rows, folder)
@@ -198,7 +222,8 @@ def _list_entries(data: bytes, fs: Any | None, path: str, shown: str, folder: st
             yield entry
         else:
             address = _address(entry.uri, folder)
-            yield _Entry(entry, address, stored_uri(address, folder))
+            facts = _address(entry.facts, folder) if isinstance(entry.facts, str) else ""
+            yield _Entry(entry, address, stored_uri(address, folder), facts)
 
 
 def _address(uri: str, folder: str) -> str:
@@ -209,9 +234,9 @@ def _address(uri: str, folder: str) -> str:
     return local_path(whole) or whole
 
 
-def _resolve(found: _Entries, access: Access, ids: SourceIds) -> Listing:
+def _resolve(found: _Entries, access: Access, ids: SourceIds, store: Store | None) -> Listing:
     with ThreadPoolExecutor(max_workers=_CONCURRENT_CHECKS) as pool:
-        resolved = list(pool.map(lambda entry: _source(entry, found.folder, access, ids), found.entries))
+        resolved = list(pool.map(lambda entry: _source(entry, found.folder, access, ids, store), found.entries))
     sources: dict[str, Source] = {}
     rejects: list[Reject] = []
     for each in resolved:
@@ -229,22 +254,49 @@ def _resolve(found: _Entries, access: Access, ids: SourceIds) -> Listing:
     return Listing(tuple(sources[name] for name in sorted(sources)), tuple(rejects), found.skipped)
 
 
-def _source(entry: _Entry | Reject, folder: str, access: Access, ids: SourceIds) -> Source | Reject:
-    """Turn an entry into a source if its file exists, else into a reject that says why it cannot be used."""
+def _source(
+    entry: _Entry | Reject, folder: str, access: Access, ids: SourceIds, store: Store | None
+) -> Source | Reject:
+    """Turn an entry into a source if its files exist, else into a reject that says why it cannot be used."""
     if isinstance(entry, Reject):
         return entry
     identifier = entry.row.source_id or ids.id_of(path_in(folder, entry.uri))
-    found = _fingerprint(entry, identifier, access)
+    found = _open(entry.address, entry, identifier, access, fingerprint)
     if isinstance(found, Reject):
         return found
-    fields = entry.row.model_dump(exclude={"uri", "source_id"})
-    is_redacted = entry.uri != entry.address
-    return Source(source_id=identifier, uri=entry.uri, fingerprint=found, redacted=is_redacted, **fields)
+    known = _read_facts(entry, identifier, access)
+    if isinstance(known, Reject):
+        return known
+    fields = entry.row.model_dump(exclude={"uri", "source_id", "annotations", "facts"})
+    return Source(
+        source_id=identifier,
+        uri=entry.uri,
+        fingerprint=found,
+        annotations=(*entry.row.annotations, *known.annotations),
+        facts_uri=None if known.facts is None else put_facts(known.facts, store),
+        redacted=entry.uri != entry.address,
+        **fields,
+    )
 
 
-def _fingerprint(entry: _Entry, identifier: str, access: Access) -> str | Reject:
-    """Fingerprint of an entry's file, or a reject if the file cannot be used."""
-    uri, shown = entry.address, shown_uri(entry.address)
+def _read_facts(entry: _Entry, identifier: str, access: Access) -> FactsFile | Reject:
+    """What an entry's file of facts holds, or the entry's own facts."""
+    if not entry.facts:
+        return FactsFile(facts=None if isinstance(entry.row.facts, str) else entry.row.facts)
+    found = _open(entry.facts, entry, identifier, access, read_facts_file)
+    if isinstance(found, Reject):
+        return found
+    try:
+        return parse_json(found, FactsFile, shown_uri(entry.facts))
+    except SchemaError as error:
+        return plan_reject(identifier, "facts", f"{error}; correct the file")
+
+
+def _open(
+    uri: str, entry: _Entry, identifier: str, access: Access, read: Callable[[str, Iterable[str]], F]
+) -> F | Reject:
+    """What `read` gives for a file of an entry, or a reject if the file cannot be used."""
+    shown = shown_uri(uri)
     if not entry.is_found and (refusal := access.refusal(uri)):
         return plan_reject(identifier, "not_allowed", f"{shown} {refusal}, or drop its row")
     try:
@@ -252,7 +304,7 @@ def _fingerprint(entry: _Entry, identifier: str, access: Access) -> str | Reject
             message = f"{shown} is a part of what a build has made in {store}; name the videos that were built from"
             return plan_reject(identifier, "build_output", message)
         with outages(uri):
-            return fingerprint(uri, access.private)
+            return read(uri, access.private)
     except FileNotFoundError:
         if is_place_there(uri, access.roots):
             return plan_reject(

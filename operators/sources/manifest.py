@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from operators.sources.rejects import assert_storable, plan_reject
 from schemas.base import message_of, shown_value
 from schemas.errors import SourceError
-from schemas.manifest import ManifestRow
+from schemas.manifest import FORMS_OF_FACTS, ManifestRow
 from schemas.tables import Reject
 from schemas.uri import shown_uri
 
@@ -99,8 +99,9 @@ def _manifest_entry(row: ListRow, name: str) -> ManifestRow | Reject:
         message = f"{where}: not Unicode text ({error}); save the list as UTF-8"
     except ValidationError as error:
         first = error.errors()[0]
-        message = f"{where}, field {shown_uri('.'.join(map(str, first['loc'])))}: {message_of(dict(first))}"
-        if first["type"] == "extra_forbidden":
+        place = ".".join(str(part) for part in first["loc"] if part not in FORMS_OF_FACTS)
+        message = f"{where}, field {shown_uri(place)}: {message_of(dict(first))}"
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
             message += f"; known are {', '.join(ManifestRow.model_fields)}"
     return plan_reject(key, "manifest_row", message, row.fields)
 

@@ -18,21 +18,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from operators.sources.folder import media_names
 from operators.sources.manifest import ListRow, read_list
 from operators.sources.rejects import assert_storable, plan_reject
 from schemas.base import shown_value
 from schemas.errors import SourceError
 from schemas.manifest import ManifestRow
-from schemas.storage import locate
 from schemas.tables import Annotation, Reject, VideoCategory
-from schemas.uri import shown_uri, without_secrets
 
 _SHOT_FILE = re.compile(r"(?P<clip>.+)_(?P<first>\d{1,9})_(?P<last>\d{1,9})\.\w+")
 _CLOCK = re.compile(r"\b(\d{1,3}):(\d{2}):(\d{2}(?:\.\d+)?)")
 _META_COLUMNS = {"youtube_id", "clip_id", "duration"}
 _ANNOTATION_COLUMNS = {"video_names", "captions"}
-_MEDIA_SUFFIXES = (".mp4", ".webm", ".mkv")
-"""Suffixes in order of preference, for two files with the same YouTube id."""
 
 _CATEGORIES = {  # HD-VILA-100M's names; the others have no counterpart among the 12
     "Film & Animation": VideoCategory.FILM,
@@ -71,7 +68,7 @@ def shot2story_entries(
         SourceError: the annotations have no readable `*_meta.csv` in their folder, which would give the places of the
             segments; or `media_root` cannot be listed.
     """
-    files = _media_names(media_root)
+    files = media_names(media_root)
     yield from (row for row in rows if isinstance(row, Reject))
     annotated = [row.fields for row in rows if isinstance(row, ListRow)]
     if annotated[0].keys() >= _META_COLUMNS:
@@ -132,21 +129,6 @@ def _meta_rows(fs: Any, table: str) -> list[ListRow | Reject]:
         return read_list(fs.cat_file(table), table)
     except PermissionError as error:
         raise SourceError(f"{table}: the meta table cannot be read: {error}; copy it again") from error
-
-
-def _media_names(media_root: str) -> dict[str, str]:
-    """File names of the full videos, by YouTube id."""
-    try:
-        fs, folder = locate(media_root)
-        names = sorted(PurePosixPath(found["name"]) for found in fs.ls(folder, detail=True))
-    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, ImportError) as error:
-        shown, cause = shown_uri(media_root), without_secrets(str(error), [media_root])
-        raise SourceError(
-            f"media_root {shown!r} cannot be listed: {cause}; set media_root to the folder of the full videos"
-        ) from error
-    return {
-        name.stem: name.name for suffix in reversed(_MEDIA_SUFFIXES) for name in names if name.suffix.lower() == suffix
-    }
 
 
 def _segment(row: dict[str, Any]) -> _Segment:

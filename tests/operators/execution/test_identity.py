@@ -104,6 +104,7 @@ READERS = {
     "origin": {"shard"},
     "split_hint": {"assemble"},
     "annotations": {"caption"},
+    "facts_uri": set(),
 }
 """Columns of `Source`, each with the stages whose rows depend on it directly."""
 
