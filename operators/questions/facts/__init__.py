@@ -1,0 +1,1 @@
+"""Questions derived by program from facts about a video."""

@@ -1,0 +1,168 @@
+"""The facts about a video, indexed for the templates: events by actor and object, who holds what, places and boxes."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+from schemas.base import Box, Span
+from schemas.facts import EntityFact, EntityKind, EventFact, GoalFact, VideoFacts
+
+SECOND_US = 1_000_000
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A thing in somebody's hands, from the event that brought it there to the event that took it away."""
+
+    thing: str
+    holder: str
+    since: EventFact
+    until: EventFact | None
+    """None if it is still there at the end of the video."""
+
+    def covers(self, span: Span) -> bool:
+        """Whether the holder has the thing during the whole span."""
+        return self.since.end_us <= span.start_us and (self.until is None or span.end_us <= self.until.start_us)
+
+
+class FactIndex:
+    """The facts about one video, in the forms in which templates need them."""
+
+    def __init__(self, facts: VideoFacts, duration_us: int) -> None:
+        self.facts = facts
+        self.duration_us = duration_us
+        self.complete = facts.complete
+        self.entities: dict[str, EntityFact] = {each.entity_id: each for each in facts.entities}
+        self.goals: dict[str, GoalFact] = {each.goal_id: each for each in facts.goals}
+        self.events = sorted(facts.events, key=lambda each: (each.start_us, each.end_us, each.event_id))
+        self.event: dict[str, EventFact] = {each.event_id: each for each in self.events}
+        self.by_actor = _group(self.events, lambda each: each.actor)
+        self.by_object = _group(self.events, lambda each: each.object)
+        self.by_goal = _group(self.events, lambda each: each.goal)
+        self.repetitions = _group(self.events, lambda each: (each.actor, each.action, each.object, each.recipient))
+        self.effects: dict[str, list[EventFact]] = defaultdict(list)
+        for each in self.events:
+            for cause in each.causes:
+                self.effects[cause].append(each)
+        clauses = Counter(self.clause(each) for each in self.events)
+        self.unique = [each for each in self.events if len(self.alike(each)) == 1 and clauses[self.clause(each)] == 1]
+        self.unique_ids = frozenset(each.event_id for each in self.unique)
+        self.ids = frozenset([*self.entities, *self.event, *self.goals])
+        self.holdings: dict[str, list[Holding]] = {
+            entity_id: list(_holdings(entity_id, self.by_object.get(entity_id, [])))
+            for entity_id, entity in self.entities.items()
+            if entity.kind is EntityKind.THING
+        }
+        self._tracks = _group(facts.tracks, lambda each: each.entity)
+
+    def name(self, entity_id: str) -> str:
+        """What a question calls the entity."""
+        return self.entities[entity_id].name
+
+    def clause(self, event: EventFact) -> str:
+        """The event as a clause: `the baker takes the brass key`."""
+        return f"{self.name(event.actor)} {event.phrase}"
+
+    def alike(self, event: EventFact) -> list[EventFact]:
+        """The event and its repetitions: the same actor does the same to the same object."""
+        return self.repetitions[event.actor, event.action, event.object, event.recipient]
+
+    def kind(self, entity_id: str) -> EntityKind:
+        return self.entities[entity_id].kind
+
+    def names_of(self, *kinds: EntityKind) -> list[str]:
+        """The names of all entities of these kinds."""
+        return [each.name for each in self.facts.entities if each.kind in kinds]
+
+    def actors(self) -> list[str]:
+        """Ids of the persons and animals that do something."""
+        living = (EntityKind.PERSON, EntityKind.ANIMAL)
+        return [each for each in self.by_actor if self.kind(each) in living]
+
+    def actor_names(self) -> list[str]:
+        """The names of all persons and animals that do something, or that something is done to."""
+        involved = {each.recipient for each in self.events} | set(self.by_actor)
+        living = (EntityKind.PERSON, EntityKind.ANIMAL)
+        return [each.name for each in self.facts.entities if each.entity_id in involved and each.kind in living]
+
+    def place_names(self) -> list[str]:
+        """The names of the places where something happens."""
+        return list(dict.fromkeys(self.name(each.place) for each in self.events if each.place is not None))
+
+    def held_names(self) -> list[str]:
+        """The names of the things that somebody holds at some time."""
+        return [self.name(thing) for thing, holdings in self.holdings.items() if holdings]
+
+    def involves(self, event: EventFact, entity_id: str) -> bool:
+        return entity_id in (event.actor, event.object, event.recipient, event.place)
+
+    def ancestors(self, event: EventFact) -> set[str]:
+        """Ids of all events that it follows from, directly or not."""
+        found: set[str] = set()
+        pending = list(event.causes)
+        while pending:
+            cause = pending.pop()
+            if cause not in found:
+                found.add(cause)
+                pending += self.event[cause].causes
+        return found
+
+    def stops(self, events: Iterable[EventFact]) -> list[EventFact]:
+        """The first event at each place along the way, if all of them have a place; otherwise none."""
+        chosen: list[EventFact] = []
+        for each in events:
+            if each.place is None:
+                return []
+            if not chosen or chosen[-1].place != each.place:
+                chosen.append(each)
+        return chosen
+
+    def boxes(self, span: Span) -> dict[str, list[Box]]:
+        """The boxes inside the span of every entity that is tracked from its start to its end."""
+        found: dict[str, list[Box]] = {}
+        for entity_id, tracks in self._tracks.items():
+            for track in tracks:
+                first = bisect_right(track.times_us, span.start_us) - 1
+                last = bisect_left(track.times_us, span.end_us)
+                if first >= 0 and track.times_us[-1] >= span.end_us - SECOND_US:
+                    found[entity_id] = list(track.boxes[first:last])
+        return found
+
+
+def is_clear(earlier: Span, later: Span) -> bool:
+    """Whether one span ends before the other starts, and they start in different seconds."""
+    return earlier.end_us <= later.start_us and earlier.start_us // SECOND_US < later.start_us // SECOND_US
+
+
+def are_clear(events: Sequence[Span]) -> bool:
+    """Whether all spans, in this order, follow each other clearly."""
+    return all(is_clear(earlier, later) for earlier, later in pairwise(events))
+
+
+def overlap_us(one: Span, other: Span) -> int:
+    """Microseconds that two spans have in common."""
+    return max(0, min(one.end_us, other.end_us) - max(one.start_us, other.start_us))
+
+
+def _group(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    groups: dict[K, list[T]] = defaultdict(list)
+    for each in items:
+        groups[key(each)].append(each)
+    return dict(groups)
+
+
+def _holdings(thing: str, events: Sequence[EventFact]) -> Iterator[Holding]:
+    """Who holds the thing after each event that decides it."""
+    changes = [each for each in events if each.action in ("take", "give", "put", "lose")]
+    for index, each in enumerate(changes):
+        holder = {"take": each.actor, "give": each.recipient}.get(each.action)
+        if holder is not None:
+            yield Holding(thing, holder, each, changes[index + 1] if index + 1 < len(changes) else None)

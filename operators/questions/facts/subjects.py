@@ -1,0 +1,73 @@
+"""What a question can be about: events, pairs and sets of events, entities and goals of a video, in random order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from operators.questions.facts.index import FactIndex, is_clear
+from operators.questions.facts.template import Find
+from operators.questions.plan import FAR
+
+MAX_SUBJECTS = 60
+"""Subjects that are drawn for one template of one video. An hour has millions of pairs of events."""
+
+
+def each_event(index: FactIndex, rng: Random) -> Iterator[tuple[str]]:
+    """Events that happen only once."""
+    for each in rng.sample(index.unique, min(len(index.unique), 2 * MAX_SUBJECTS)):
+        yield (each.event_id,)
+
+
+def each_repetition(index: FactIndex, rng: Random) -> Iterator[tuple[str]]:
+    """The first of events that repeat each other."""
+    first = [group[0].event_id for group in index.repetitions.values() if len(group) > 1]
+    yield from ((each,) for each in rng.sample(first, len(first)))
+
+
+def each_goal(index: FactIndex, rng: Random) -> Iterator[tuple[str]]:
+    """Goals."""
+    yield from ((each,) for each in rng.sample(list(index.goals), len(index.goals)))
+
+
+def each_thing(index: FactIndex, rng: Random) -> Iterator[tuple[str]]:
+    """Things that something is done to."""
+    things = [each for each in index.holdings if each in index.by_object]
+    yield from ((each,) for each in rng.sample(things, len(things)))
+
+
+def event_pairs(index: FactIndex, rng: Random) -> Iterator[tuple[str, str]]:
+    """Pairs of events in order of time; half of them at least a third of the video apart, if there are such."""
+    events = index.unique
+    for number in range(MAX_SUBJECTS if len(events) > 1 else 0):
+        one, two = sorted(rng.sample(range(len(events)), 2))
+        is_far = events[two].start_us - events[one].end_us >= FAR * index.duration_us
+        if is_clear(events[one], events[two]) and (is_far or number % 2):
+            yield events[one].event_id, events[two].event_id
+
+
+def event_with_event(index: FactIndex, rng: Random) -> Iterator[tuple[str, str]]:
+    """Pairs of events in any order."""
+    for pair in event_pairs(index, rng):
+        yield pair if rng.random() < 0.5 else (pair[1], pair[0])
+
+
+def event_with(entities: str) -> Find:
+    """An event and one of the entities: of the `actors`, or of the things that are `held`."""
+
+    def find(index: FactIndex, rng: Random) -> Iterator[tuple[str, str]]:
+        others = index.actors() if entities == "actors" else [each for each, held in index.holdings.items() if held]
+        for _ in range(2 * MAX_SUBJECTS if index.unique and others else 0):
+            yield rng.choice(index.unique).event_id, rng.choice(others)
+
+    return find
+
+
+def event_sets(size: int) -> Find:
+    """Sets of events, in random order."""
+
+    def find(index: FactIndex, rng: Random) -> Iterator[tuple[str, ...]]:
+        for _ in range(MAX_SUBJECTS if len(index.unique) >= size else 0):
+            yield tuple(each.event_id for each in rng.sample(index.unique, size))
+
+    return find

@@ -1,0 +1,1 @@
+"""The templates of questions about facts, by category."""
