@@ -105,6 +105,11 @@ class Query:
                 return ", ".join(sorted(things, key=lambda thing: by_thing[thing].start_us))
         return None
 
+    def right_answers(self, shown: Sequence[Event]) -> tuple[str, ...]:
+        """All answers that are right as far as the events that are shown tell; empty if they tell none."""
+        answer = self.answer(shown)
+        return () if answer is None else (answer,)
+
     @property
     def words(self) -> str:
         """The question as text."""
@@ -297,11 +302,12 @@ class FakeModels:
         query = self._meaning(text).query
         frames = _frame_times(body)
         shown = [event for event in self.world.events if any(event.start_us <= t < event.end_us for t in frames)]
-        answer = query.answer(shown or self._read(text)) if query else None
+        right = query.right_answers(shown or self._read(text)) if query else ()
         if not choice:
-            return self._slip(rng, answer or "unknown", "the mayor's dog")
+            answer = "unknown" if not right else right[0] if len(right) == 1 else rng.choice(right)
+            return self._slip(rng, answer, "the mayor's dog")
         options = _options(text)
-        matching = [letter for letter, option in options.items() if answer is not None and _same(option, answer)]
+        matching = [letter for letter, option in options.items() if any(_same(option, answer) for answer in right)]
         found = "several" if len(matching) > 1 else matching[0] if matching else "unknown"
         return self._slip(rng, found, rng.choice([each for each in "ABCD" if each != found]))
 
