@@ -1,11 +1,12 @@
 """Recall and precision of the gates on questions with planted defects.
 
-    python -m benchmarks.gates [--seeds 8] [--clips 120] [--slips 0 0.05 0.1 0.2]
+    python -m benchmarks.gates [--sets 1 2] [--seeds 8] [--clips 120] [--slips 0 0.05 0.1 0.2]
 
 The models are fakes that know exactly what the captions or frames show which a gate gives them
 (`tests/support/event_world.py`), and err in a share of their answers (`--slips`). So the figures are those of the
-gates with a judge of that quality. A defect counts as caught if its question is rejected, or repaired where a gate
-repairs.
+gates with a judge of that quality. Set 1 was written with the gates (`tests/support/planted_defects.py`), set 2 by
+someone who had not read them (`tests/support/planted_defects_2.py`). A defect counts as caught if its question is
+rejected, or repaired where a gate repairs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,15 +22,41 @@ from operators.execution.stage import Context, Stage
 from operators.models.session import ModelPool
 from operators.questions.gates.run import PROMPTS, model_gates, run_gates
 from operators.questions.outcome import Material
-from schemas.base import Row
+from schemas.base import Row, Span
 from schemas.config import Role
 from schemas.tables import Caption, Question, Video
+from tests.support import planted_defects, planted_defects_2
 from tests.support.event_world import EventWorld, FakeModels
 from tests.support.openai_server import OpenAIServer
-from tests.support.planted_defects import DEFECTS, REPAIRED, Planted, plant_questions
+from tests.support.planted_defects import Planted
 from tests.support.rows import make_video, of_file
 from tests.support.stages import StageRunner
 from tests.support.videos import plain_video
+
+
+@dataclass(frozen=True)
+class DefectSet:
+    """A way to plant defects in questions about a world."""
+
+    plant: Callable[[EventWorld, int, int], list[Planted]]
+    """Good and defective questions of a world, for a seed and a number of questions per defect."""
+    names: tuple[str, ...]
+    repaired: frozenset[str]
+    """Defects that a gate may correct instead of rejecting the question."""
+
+
+SETS = {
+    1: DefectSet(
+        lambda world, _, each: planted_defects.plant_questions(world, good=20, per_defect=each),
+        tuple(planted_defects.DEFECTS),
+        planted_defects.REPAIRED,
+    ),
+    2: DefectSet(
+        lambda world, seed, each: planted_defects_2.plant(world, seed, good=40, each=each),
+        planted_defects_2.NAMES,
+        planted_defects_2.REPAIRED,
+    ),
+}
 
 
 @dataclass
@@ -62,18 +89,24 @@ class Score:
 
 
 def score_gates(
-    folder: Path, pool: ModelPool, seeds: Sequence[int], clips: int, slips: float, per_defect: int = 2
+    folder: Path,
+    pool: ModelPool,
+    seeds: Sequence[int],
+    clips: int,
+    slips: float,
+    per_defect: int = 2,
+    defects: DefectSet = SETS[1],
 ) -> Score:
     """Plant questions in one world per seed, run the gates, and count."""
     score = Score()
     for seed in seeds:
         world = EventWorld(clips, seed)
-        planted = plant_questions(world, good=20, per_defect=per_defect)
+        planted = defects.plant(world, seed, per_defect)
         place = folder / f"{seed}-{slips:g}"
         place.mkdir()
         kept, rejected, requests = run_planted(place, pool, world, planted, slips)
         score.requests += requests
-        _count(score, planted, kept, rejected)
+        _count(score, planted, kept, rejected, defects.repaired)
     return score
 
 
@@ -111,7 +144,13 @@ GATES = Stage(
 )
 
 
-def _count(score: Score, planted: Sequence[Planted], kept: dict[str, Question], rejected: dict[str, str]) -> None:
+def _count(
+    score: Score,
+    planted: Sequence[Planted],
+    kept: dict[str, Question],
+    rejected: dict[str, str],
+    may_be_repaired: frozenset[str],
+) -> None:
     for each in planted:
         name = each.question.question_id
         if not each.defect:
@@ -120,7 +159,7 @@ def _count(score: Score, planted: Sequence[Planted], kept: dict[str, Question], 
                 score.good_lost[rejected[name]] += 1
             continue
         score.planted[each.defect] += 1
-        repaired = each.defect in REPAIRED and (name in rejected or _is_repaired(each, kept[name]))
+        repaired = each.defect in may_be_repaired and (name in rejected or _is_repaired(each, kept[name]))
         if name in rejected:
             score.reasons[each.defect].add(rejected[name])
         if name in rejected or repaired:
@@ -131,25 +170,33 @@ def _count(score: Score, planted: Sequence[Planted], kept: dict[str, Question], 
 
 def _is_repaired(planted: Planted, kept: Question) -> bool:
     before = planted.question
-    return kept.category is not before.category or len(kept.evidence) < len(before.evidence)
+    return kept.category is not before.category or _seconds(kept.evidence) < _seconds(before.evidence)
+
+
+def _seconds(evidence: Sequence[Span]) -> float:
+    return sum(span.end_us - span.start_us for span in evidence) / 1_000_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", type=int, nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--clips", type=int, default=120)
     parser.add_argument("--per-defect", type=int, default=2)
     parser.add_argument("--slips", type=float, nargs="+", default=[0.0, 0.05, 0.1, 0.2])
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, ModelPool() as pool:
-        scores = {
-            slips: score_gates(Path(folder), pool, range(options.seeds), options.clips, slips, options.per_defect)
-            for slips in options.slips
-        }
-    _print(scores)
+    for number in options.sets:
+        with tempfile.TemporaryDirectory() as folder, ModelPool() as pool:
+            seeds, each = range(options.seeds), options.per_defect
+            scores = {
+                slips: score_gates(Path(folder), pool, seeds, options.clips, slips, each, SETS[number])
+                for slips in options.slips
+            }
+        print(f"\nset {number}\n")
+        _print(scores, SETS[number].names)
 
 
-def _print(scores: dict[float, Score]) -> None:
+def _print(scores: dict[float, Score], names: Sequence[str]) -> None:
     print("| slips of the models | recall | precision | good questions lost | requests per question |")
     print("|---|---|---|---|---|")
     for slips, score in scores.items():
@@ -160,7 +207,7 @@ def _print(scores: dict[float, Score]) -> None:
         )
     print("\n| defect | " + " | ".join(f"{slips:.0%}" for slips in scores) + " |")
     print("|---" * (len(scores) + 1) + "|")
-    for name in DEFECTS:
+    for name in names:
         found = (f"{score.caught[name]} of {score.planted[name]}" for score in scores.values())
         print(f"| {name} | {' | '.join(found)} |")
     for slips, score in scores.items():

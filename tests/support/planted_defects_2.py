@@ -12,7 +12,6 @@ that an answer is right only locally, or that a caption is wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
@@ -20,6 +19,7 @@ from schemas.base import Span
 from schemas.provenance import Provenance
 from schemas.tables import Question, QuestionCategory, QuestionKind
 from tests.support.event_world import CLIP_US, PEOPLE, PLACES, Event, EventWorld, Meaning, Query, options_of
+from tests.support.planted_defects import Planted
 
 T = TypeVar("T")
 CHOICE, OPEN = QuestionKind.CHOICE, QuestionKind.OPEN
@@ -261,14 +261,6 @@ BROKEN = (
     "asdf {thing} qwertz?",
     "The {thing} is handled.",
 )
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A question, and the class of its defect; no class if it is good."""
-
-    question: Question
-    defect: str
 
 
 class OwnThings(Query):
@@ -884,6 +876,9 @@ DEFECTS: tuple[Callable[[Planter], Question], ...] = (
 )  # fmt: skip
 REPEATS: tuple[Callable[[Planter], Question], ...] = (duplicate_in_other_words, near_copy)
 """They repeat a good question, so they come after it."""
+NAMES = tuple(make.__name__.replace("_", " ") for make in (*DEFECTS, *REPEATS))
+REPAIRED = frozenset({"evidence too wide", "evidence with an idle part", "wrong category"})
+"""Defects that may be corrected instead of rejecting the question."""
 
 
 def plant(world: EventWorld, seed: int, good: int = 100, each: int = 2, half: int | None = None) -> list[Planted]:
@@ -894,10 +889,11 @@ def plant(world: EventWorld, seed: int, good: int = 100, each: int = 2, half: in
     """
     planter = Planter(world, seed, half)
     planter.invent(each)
-    mixed = [Planted(make(planter), make.__name__) for make in DEFECTS for _ in range(each)]
+    mixed = [Planted(make(planter), name) for make, name in zip(DEFECTS, NAMES, strict=False) for _ in range(each)]
     mixed += [Planted(planter.good_question(), "") for _ in range(good)]
     planter.rng.shuffle(mixed)
-    return [*mixed, *(Planted(make(planter), make.__name__) for make in REPEATS for _ in range(each))]
+    repeats = zip(REPEATS, NAMES[len(DEFECTS) :], strict=True)
+    return [*mixed, *(Planted(make(planter), name) for make, name in repeats for _ in range(each))]
 
 
 def _with_answer(planter: Planter, query: Query, evidence: Sequence[Event], answer: str, option: str) -> Question:

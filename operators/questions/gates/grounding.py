@@ -9,17 +9,18 @@ time that ...", "how often ...", "right after ..." about a part that has a succe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import cast
 
 from operators.execution.stage import Context
 from operators.models.client import Answer, Refusal, Request
 from operators.questions.answers import same_answer
+from operators.questions.gates.form import WIDE_SECONDS
 from operators.questions.outcome import Material, Outcome, Problem, rule_trial, with_trial
 from operators.questions.plan import reach_of
 from operators.questions.rederive import rederive_answer
 from operators.questions.sequential_test import SequentialTest
-from operators.questions.story import caption_line, parts, within
+from operators.questions.story import caption_line, cover, parts, within
 from operators.questions.trials import TrialResult, TrialSpec, letter_options, run_trials, shared_room
 from schemas.answers import Notes
 from schemas.base import Span
@@ -101,26 +102,35 @@ def check_parts(material: Material, questions: Sequence[Question]) -> list[Outco
 
     A part is superfluous if the judge answers the question without it. If several are, the question is asked from what
     is left without all of them, and the evidence stays as it was written where that is not enough (the same thing is
-    shown twice). No question is rejected.
+    shown twice). A long part is divided for this. No question is rejected.
     """
     context = material.context
     rule = agreement_test(context.config.verify)
+    written = {question.question_id: question.evidence for question in questions}
+    checked = {
+        question.question_id: question.model_copy(
+            update={"evidence": _divide_long_parts(question.evidence, material.captions)}
+        )
+        for question in questions
+    }
     specs = [
         TrialSpec(question, tell_evidence(material.captions, _without(question.evidence, index)), part=index + 1)
-        for question in questions
+        for question in checked.values()
         for index in range(len(question.evidence))
         if len(question.evidence) > 1
     ]
     results = _run_with_judge(context, Check.PARTS, specs, rule)
     superfluous: dict[str, set[int]] = {}
-    checked = {question.question_id: question for question in questions}
     for spec, result in zip(specs, results, strict=True):
         needed = not (result.answers and rule.decide(result.correct, result.wrong))
         name = spec.question.question_id
         checked[name] = with_trial(checked[name], result.trial(passed=needed))
         if not needed:
             superfluous.setdefault(name, set()).add(spec.part - 1)
-    checked |= _trim(material, checked, superfluous, rule)
+    trimmed = _trim(material, checked, superfluous, rule)
+    checked = {
+        name: question.model_copy(update={"evidence": written[name]}) for name, question in checked.items()
+    } | trimmed
     return [
         Outcome(each.model_copy(update={"reach": reach_of(each.evidence, material.video.duration_us)}))
         for each in (checked[question.question_id] for question in questions)
@@ -147,7 +157,7 @@ def _trim(
     for name, superfluous_parts in superfluous.items():
         kept = tuple(span for i, span in enumerate(checked[name].evidence) if i not in superfluous_parts)
         if kept:
-            trimmed = checked[name].model_copy(update={"evidence": kept})
+            trimmed = checked[name].model_copy(update={"evidence": cover(kept)})
             specs.append(
                 TrialSpec(trimmed, tell_evidence(material.captions, kept), part=len(checked[name].evidence) + 1)
             )
@@ -157,6 +167,21 @@ def _trim(
         for result in results
         if result.answers and rule.decide(result.correct, result.wrong)
     }
+
+
+def _divide_long_parts(evidence: Sequence[Span], captions: Sequence[Caption]) -> tuple[Span, ...]:
+    """The parts of the evidence. Those longer than `form.WIDE_SECONDS` are divided between captions into shorter ones.
+
+    Each of these has the same number of captions, give or take one.
+    """
+    divided: list[Span] = []
+    for span in evidence:
+        own = within(captions, [span])
+        count = min(len(own), -((span.start_us - span.end_us) // round(WIDE_SECONDS * 1_000_000)))
+        firsts = [own[len(own) * index // count] for index in range(1, count)]
+        limits = [span.start_us, *(caption.start_us for caption in firsts), span.end_us]
+        divided += [Span(start_us=start, end_us=end) for start, end in pairwise(limits)]
+    return tuple(divided)
 
 
 def _without(evidence: Sequence[Span], index: int) -> tuple[Span, ...]:

@@ -106,6 +106,24 @@ def test_parts_that_are_all_needed_stay_and_make_the_question_far(run, world):
     assert all(trial.passed for trial in question.checks)
 
 
+def test_of_a_long_part_only_the_minute_stays_that_answers_the_question(run, world):
+    wide = Span(start_us=2 * CLIP_US + 1, end_us=30 * CLIP_US)
+    question, reason = run(check_parts, who(world, 7).model_copy(update={"evidence": (wide,)}))
+    assert reason is None
+    assert question.evidence == (Span(start_us=7 * CLIP_US, end_us=13 * CLIP_US),)
+    assert question.checks[-1].check is Check.GROUNDED
+
+
+def test_a_long_part_that_is_needed_from_end_to_end_stays_as_it_was_written(run, world):
+    events = [world.events[clip] for clip in (3, 9, 15, 21)]
+    query = Query("order", tuple(sorted(event.thing for event in events)))
+    written = make_event_question(world, query, events, 1, QuestionKind.OPEN)
+    whole = written.model_copy(update={"evidence": (Span(start_us=3 * CLIP_US, end_us=22 * CLIP_US),)})
+    question, _ = run(check_parts, whole)
+    assert question.evidence == whole.evidence
+    assert len(question.checks) == 4
+
+
 def test_evidence_is_written_with_its_gaps(world):
     spans = [world.events[clip].span for clip in (3, 4, 9)]
     lines = tell_evidence(world.captions(), spans).splitlines()
