@@ -405,11 +405,12 @@ class Template(StrEnum):
 
 
 class Derivation(Row):
-    """How a programmatic question follows from the timeline, so that a check can derive its answer again."""
+    """How an answer follows from what was measured or annotated, so that a check can derive it again."""
 
-    template: Template
+    template: str
+    """The kind of question: a `Template` of on-screen texts, or a template of another source."""
     subjects: tuple[str, ...]
-    """The on-screen texts that the question is about."""
+    """What the question is about: on-screen texts, or whatever its template names."""
 
 
 class Check(StrEnum):

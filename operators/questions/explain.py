@@ -39,7 +39,7 @@ def explain(question: Question, timeline: Timeline, rng: Random) -> str:
         raise ValueError(f"question {question.question_id} was not derived by program; ask the reasoner to explain it")
     evidence = _evidence(question, timeline)
     subjects = question.derivation.subjects
-    middle = _EXPLANATIONS[question.derivation.template](subjects, evidence, question.answer)
+    middle = _EXPLANATIONS[Template(question.derivation.template)](subjects, evidence, question.answer)
     what = f"the text {quoted(subjects[0])}" if len(subjects) == 1 else f"the texts {listed([*map(quoted, subjects)])}"
     return f"{rng.choice(_OPENINGS).format(what=what)} {middle}"
 

@@ -42,6 +42,7 @@ def rederive_answer(derivation: Derivation, captions: Sequence[Caption]) -> str 
             return format_time(samples.seen[keys[0]][0])
         case Template.REGION:
             return samples.place(keys[0])
+    return None
 
 
 class _SampleTimes:

@@ -5,7 +5,7 @@ the difficulty, a sequential test for the checks. All trials of a round are sent
 concurrently. Each trial has its options in another order, and the right option has every letter equally often, so that
 a preference for a letter gives no advantage.
 
-Open answers to derived questions are compared by program only. Other open answers are compared by program first, and
+Open answers about on-screen texts are compared by program only. Other open answers are compared by program first, and
 those with different words are sent to the judge together with the question.
 
 A trial is answered when the model gave an answer that could be compared. Only answered trials count; the others are
@@ -297,7 +297,7 @@ def _compare(
 def _by_program(question: Question, answer: str) -> bool | None:
     """Whether an answer is right, or None when the judge must compare it.
 
-    The judge compares answers to model-written questions only. Derived answers have forms that a program can parse.
+    Answers about on-screen texts have forms that a program can parse, so that no judge is needed.
     """
     if question.kind is QuestionKind.CHOICE:
         return same_answer(answer, question.answer, question.kind)
@@ -316,6 +316,7 @@ def _by_program(question: Question, answer: str) -> bool | None:
             return same_count(answer, question.answer)
         case Template.DURATION | Template.WHEN:
             return compare_open(answer, question.answer) is True
+    return compare_open(answer, question.answer)
 
 
 def judge_request(context: Context, question: Question, answer: str) -> Request:

@@ -109,7 +109,7 @@ def _derive_questions(context: Context, video: Video, captions: Sequence[Caption
 
 STAGE = Stage(
     name="question",
-    version=2,
+    version=3,
     row=Question,
     reads={"videos": "ingest", "captions": "caption", "outlines": "outline"},
     run=run,

@@ -32,7 +32,7 @@ KEYS = {
     ),
     "question": (
         ["ingest", "caption", "outline"],
-        "eff210ad365d9f2db84cb9364a4a343ef5e6022c738d535594331f009634c5a4",
+        "3d6d260b0c6c5d364755400931d579815c79b2fc3bb4c7c8a435379da724f6a0",
     ),
     "reason": (
         ["caption", "question", "outline"],

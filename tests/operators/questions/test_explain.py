@@ -133,7 +133,7 @@ TIMELINE = read_timeline(
 
 
 def explain_first(template, kind=None):
-    question = next(each for each in questions_of(TIMELINE) if each.derivation.template is template)
+    question = next(each for each in questions_of(TIMELINE) if each.derivation.template == template)
     return question, explain(question, TIMELINE, Random(0))
 
 
