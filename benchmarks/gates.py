@@ -5,8 +5,8 @@
 The models are fakes that know exactly what the captions or frames show which a gate gives them
 (`tests/support/event_world.py`), and err in a share of their answers (`--slips`). So the figures are those of the
 gates with a judge of that quality. Set 1 was written with the gates (`tests/support/planted_defects.py`), set 2 by
-someone who had not read them (`tests/support/planted_defects_2.py`). A defect counts as caught if its question is
-rejected, or repaired where a gate repairs.
+an author without a knowledge of them (`tests/support/planted_defects_2.py`). A defect counts as caught if its question
+is rejected, or repaired where a gate repairs.
 """
 
 from __future__ import annotations
