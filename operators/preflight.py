@@ -23,7 +23,7 @@ from operators.questions.derive import CATEGORY
 from operators.speech.transcription import speech_endpoint
 from operators.store.content_store import Store
 from operators.video.decode.ffmpeg import check_ffmpeg, ffmpeg_executable, ffmpeg_version, pyav_version
-from schemas.config import BuildConfig, Detector, ModelsConfig, Role, Speech, Writer
+from schemas.config import BuildConfig, CaptionSource, Detector, ModelsConfig, Role, Speech, Writer
 from schemas.errors import BadInput
 
 MIN_FREE_BYTES = 1 << 30
@@ -67,11 +67,15 @@ def preflight(config: BuildConfig, environ: Mapping[str, str] = os.environ) -> l
 def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
     models = resolve(config.models, environ)
     embedded = False
+    is_annotated = config.caption.source is CaptionSource.ANNOTATIONS
     notes = []
     problems = list(_contradictions(config, models))
     for role in Role:
         model = models.of(role).model
         endpoint = endpoint_for(role, environ)
+        if role is Role.CAPTIONER and is_annotated:
+            notes.append("captioner: none, captions come from annotations")
+            continue
         if not model:
             notes.append(f"{role.value}: none, so that questions are not checked from frames; set LVR_VIEWER_URL")
             continue
@@ -91,7 +95,7 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
         )
     if embedded:
         problems += _missing_for_the_embedded_model()
-    if models.captioner.model == MEASURED:
+    if models.captioner.model == MEASURED or is_annotated:
         problems += _missing_for(_MEASURING_PACKAGES, "measured captions", "name a captioner (LVR_CAPTIONER_URL)")
     elif config.caption.ocr:
         problems += _missing_for(_READING_PACKAGES, "on-screen text (caption.ocr)", "set caption.ocr=false")
@@ -111,7 +115,8 @@ def _speech(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
 def _contradictions(config: BuildConfig, models: ModelsConfig) -> Iterator[str]:
     """Yield a message for each combination of settings that are valid by themselves but contradict each other."""
     captioner, viewer, question = models.captioner, models.viewer, config.question
-    if captioner.model != MEASURED and not captioner.vision:
+    is_annotated = config.caption.source is CaptionSource.ANNOTATIONS
+    if captioner.model != MEASURED and not captioner.vision and not is_annotated:
         yield (
             f"captioner {captioner.model!r} is set up without vision, and captions are made from frames: set "
             f"LVR_CAPTIONER_VISION=1 if it can see, name another one, or set models.captioner.model={MEASURED}"
@@ -123,7 +128,7 @@ def _contradictions(config: BuildConfig, models: ModelsConfig) -> Iterator[str]:
         )
     if Writer.MODEL in question.writers:
         return
-    if captioner.model != MEASURED and not config.caption.ocr:
+    if (captioner.model != MEASURED or is_annotated) and not config.caption.ocr:
         yield (
             f"question.writers holds only {Writer.PROGRAM.value!r}, which needs on-screen text that was read by "
             f"program, but caption.ocr is off: no question could be written; set caption.ocr=true, or add "

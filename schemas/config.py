@@ -143,9 +143,19 @@ class Speech(StrEnum):
     ENDPOINT = "endpoint"
 
 
+class CaptionSource(StrEnum):
+    """Where captions come from. See `CaptionConfig.source`."""
+
+    MODEL = "model"
+    ANNOTATIONS = "annotations"
+
+
 class CaptionConfig(Model):
     """From a clip to its caption."""
 
+    source: CaptionSource = CaptionSource.MODEL
+    """Where captions come from: the captioning `model`, or measurements without one; or dense captions in the
+    `annotations` of the source list. A clip that none of them covers has a measured caption."""
     input: CaptionInput = CaptionInput.FRAMES
     """What the captioning model sees: `frames` with their times, or the `clip` as an MP4, for servers that accept video
     (Qwen-VL) and sample it themselves. `clip` needs split.write_clips; clips without a file are shown as frames."""
@@ -158,8 +168,8 @@ class CaptionConfig(Model):
     """How the captioning model writes boxes: in `pixels` of the picture (Qwen2.5-VL), in `thousandths` of its sides
     (Qwen3-VL) or in `fractions` of them. `auto` chooses by the model's name: fractions for other families."""
     ocr: bool = True
-    """Also read on-screen text by program where a captioning model is used, so that programmatic questions exist in
-    every build. Without a captioning model text is always read."""
+    """Also read on-screen text by program where captions come from a model or from annotations, so that questions about
+    it exist in every build. Where captions are measured, text is always read."""
     text_fps: float = Field(default=1.0, gt=0.0, le=10.0)
     """Frames per second that are searched for on-screen text."""
     speech: Speech = Speech.ANNOTATIONS

@@ -2,8 +2,10 @@
 
 With a captioner, the caption is its description of frames that are chosen by shot, or of the clip's file. Without one,
 measurements are put into sentences: on-screen text with its times, dominant colours, faces, light, movement and cuts.
-In both cases all times are on the video's timeline, and speech is added, from annotations or a transcription endpoint.
-On-screen text is also read by program where a captioner is used, and stored apart from what the captioner reports.
+With `caption.source=annotations`, dense captions of the source list take the place of either
+(`operators.vision.dense_captions`); a clip that none of them covers has a measured caption. In all cases times are on
+the video's timeline, and speech is added, from annotations or a transcription endpoint. On-screen text is also read by
+program where a captioner is used, and stored apart from what the captioner reports.
 
 A captioner's answer that is no description of its clip (`operators.vision.caption_quality`) is requested again with
 other sampling and another seed, at most `MAX_ATTEMPTS` times in all, and then rejected. Other clips of the video are
@@ -39,6 +41,7 @@ from operators.video.timecode import format_time
 from operators.vision.boxes import box_convention
 from operators.vision.caption_quality import CaptionFault, find_copy, find_fault, picture_difference, thumbnails
 from operators.vision.colours import dominant_colours
+from operators.vision.dense_captions import compose_caption
 from operators.vision.description import ShownPictures, read_description
 from operators.vision.faces import FaceDetector
 from operators.vision.frame_selection import (
@@ -53,7 +56,7 @@ from operators.vision.request_frames import encode_frames, fetch_frame_source, f
 from operators.vision.sentences import describe
 from schemas.answers import ClipDescription
 from schemas.base import Row, Span
-from schemas.config import CaptionInput, Role, Speech
+from schemas.config import BuildConfig, CaptionInput, CaptionSource, Role, Speech
 from schemas.provenance import Provenance
 from schemas.tables import Annotation, Caption, CaptionStatus, Clip, DetectedObject, Source, Video
 
@@ -75,6 +78,8 @@ LOOP_PENALTY = 0.5
 answer has already, so that JSON stays possible."""
 MAX_ATTEMPTS = 1 + len(RETRY_SAMPLING)
 """Maximum number of requests for a clip."""
+ANNOTATED = "annotations"
+"""Name in the provenance of captions that dense captions gave, in place of a model's."""
 
 
 def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip], sources: Sequence[Source]) -> Iterator[Row]:
@@ -83,7 +88,8 @@ def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip], source
     A video that cannot be read yields a single reject.
     """
     notes_of = {source.source_id: source.annotations for source in sources}
-    caption = _describe_clips if Role.CAPTIONER in context.models else _measure_clips
+    is_annotated = context.config.caption.source is CaptionSource.ANNOTATIONS
+    caption = _describe_clips if Role.CAPTIONER in context.models and not is_annotated else _measure_clips
     for video in videos:
         notes = notes_of[video.video_id]
         try:
@@ -92,7 +98,7 @@ def run(context: Context, videos: Sequence[Video], clips: Sequence[Clip], source
             except SpeechRefused as refused:
                 yield context.reject(video.video_id, refused.reason, f"video {video.video_id}: {refused}")
                 speech = []
-            yield from caption(context, video, clips, _share_notes(clips, notes, speech))
+            yield from caption(context, video, clips, _share_notes(context.config, clips, notes, speech))
         except (SourceUnavailable, UnreadableVideo) as error:
             yield context.reject(video.video_id, error.reason, f"video {video.video_id}: {error}")
 
@@ -104,7 +110,9 @@ class ClipNotes:
     hints: tuple[Annotation, ...]
     """For the captioner's prompt, in order of time."""
     speech: str
-    """What is spoken in the clip."""
+    """What is spoken in the clip, each passage with its speaker's name if that is known."""
+    dense: str
+    """The caption that the dense captions of the clip give; empty without any, or if they are not used."""
 
 
 def _find_speech(context: Context, video: Video, notes: Sequence[Annotation]) -> list[Annotation]:
@@ -129,15 +137,23 @@ def _find_speech(context: Context, video: Video, notes: Sequence[Annotation]) ->
 
 
 def _share_notes(
-    clips: Sequence[Clip], notes: Sequence[Annotation], speech: Sequence[Annotation]
+    config: BuildConfig, clips: Sequence[Clip], notes: Sequence[Annotation], speech: Sequence[Annotation]
 ) -> dict[str, ClipNotes]:
     """The notes of each clip, by its id. Speech is divided among the clips; other notes are whole in each."""
+    captions = [note for note in notes if note.kind == "caption"]
+    dense = captions if config.caption.source is CaptionSource.ANNOTATIONS else []
     found = {}
     for clip, spoken in zip(clips, share_speech(speech, clips), strict=True):
         others = [note for note in notes if note.kind in HINTS and _overlaps(note, clip)]
-        hints = sorted([*others, *spoken], key=lambda note: note.start_us)
-        found[clip.clip_id] = ClipNotes(tuple(hints), " ".join(note.text for note in spoken))
+        named = [_name_speaker(note) for note in spoken]
+        hints = sorted([*others, *named], key=lambda note: note.start_us)
+        text = " ".join(note.text for note in named)
+        found[clip.clip_id] = ClipNotes(tuple(hints), text, compose_caption(clip, dense))
     return found
+
+
+def _name_speaker(note: Annotation) -> Annotation:
+    return note.model_copy(update={"text": f"{note.speaker}: {note.text}"}) if note.speaker else note
 
 
 def _overlaps(note: Annotation, clip: Clip) -> bool:
@@ -154,7 +170,7 @@ class Measures:
     faces: tuple[tuple[DetectedObject, ...], ...]
     """Detected faces of each frame that was searched."""
     readings: tuple[tuple[Span, tuple[Reading, ...]], ...]
-    """Cell and text lines of each frame."""
+    """Cell and text lines of each frame; empty if no text is read."""
 
 
 def _measure_clips(
@@ -164,25 +180,27 @@ def _measure_clips(
     texts = track(reading for each in measures for reading in each.readings)
     for each in measures:
         clip, visible = each.clip, within(texts, each.clip.start_us, each.clip.end_us)
+        dense = notes[clip.clip_id].dense
         yield Caption(
             clip_id=clip.clip_id,
             video_id=video.video_id,
             start_us=clip.start_us,
             end_us=clip.end_us,
-            text=describe(clip, each.colours, max(map(len, each.faces)), visible),
+            text=dense or describe(clip, each.colours, max(map(len, each.faces)), visible),
             objects=tuple(face for faces in each.faces for face in faces),
             screen_texts=visible,
-            text_sample_times_us=each.times_us,
+            text_sample_times_us=each.times_us if each.readings else (),
             colours=each.colours,
             speech=notes[clip.clip_id].speech,
             frame_times_us=each.times_us,
             status=CaptionStatus.OK,
-            provenance=Provenance(model=MEASURED),
+            provenance=Provenance(model=ANNOTATED if dense else MEASURED),
         )
 
 
 def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator[Measures]:
-    reader, detector = TextReader(), FaceDetector()
+    reads_text = context.config.caption.ocr or context.config.caption.source is CaptionSource.MODEL
+    reader, detector = TextReader() if reads_text else None, FaceDetector()
     sampling = _text_sampling(context, clips)
     path = fetch_frame_source(context, video, context.config.caption.text_fps, MEASURED_SIDE)
     progress = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
@@ -193,7 +211,7 @@ def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator
             times_us=tuple(each.time_us for each in samples),
             colours=dominant_colours(each.rgb for each in samples),
             faces=tuple(detector.detect(samples[i].rgb, samples[i].time_us) for i in searched),
-            readings=tuple((each.cell, reader.read(each.rgb)) for each in samples),
+            readings=tuple((each.cell, reader.read(each.rgb)) for each in samples) if reader else (),
         )
         progress.update(clip.end_us)
 
@@ -446,6 +464,8 @@ STAGE = Stage(
     section=lambda config: [config.caption, config.split.clip_seconds],
     prompts=("caption",),
     roles=(Role.CAPTIONER,),
-    uses_models=lambda config: config.models.captioner.model != MEASURED,
+    uses_models=lambda config: (
+        config.models.captioner.model != MEASURED and config.caption.source is CaptionSource.MODEL
+    ),
     isolated=True,
 )

@@ -24,7 +24,7 @@ KEYS = {
     ),
     "caption": (
         ["ingest", "split", "source"],
-        "5cbb36d2fb61131fc6eec0f7691aa9e71fa7d5c162683944a1c6b3df9ba82c04",
+        "11a388a1d3f4d2601a1fe67fab4123a07a1686c696118b04ad08d8e7cf3aabdc",
     ),
     "outline": (
         ["caption", "source"],

@@ -90,10 +90,10 @@ def note(kind: str, start: int, end: int, text: str) -> Annotation:
 
 @pytest.fixture
 def caption(tmp_path):
-    """Runs the stage on one video: `caption(source, clips, models)` returns rows and rejects."""
+    """Runs the stage on one video: `caption(listed, clips, models)` returns rows and rejects."""
 
     def run(
-        source: Source,
+        listed: Source,
         clips: list[Clip],
         models=None,
         ingested: dict | None = None,
@@ -111,8 +111,8 @@ def caption(tmp_path):
         prompts = {name: load_prompt(name) for name in STAGE.prompts}
         files = Store(str(tmp_path / "store"))
         context = Context("caption", "film", config, prompts, models or {}, files, scratch)
-        video = of_file(make_video("film"), Path(source.uri)).model_copy(update=ingested or {})
-        return list(STAGE.run(context, [video], clips, [source]))
+        video = of_file(make_video("film"), Path(listed.uri)).model_copy(update=ingested or {})
+        return list(STAGE.run(context, [video], clips, [listed]))
 
     return run
 
@@ -131,6 +131,38 @@ def test_measured_captions_describe_what_is_visible_and_when(film, caption):
     assert [thing.label for thing in third.objects] == ["face"]
     assert third.objects[0].time_us in third.frame_times_us
     assert (second.colours, third.colours[0]) == (("blue",), "blue")
+
+
+def test_dense_captions_take_the_place_of_measured_ones(film, caption):
+    """On-screen text is still read, and a clip without a dense caption is measured."""
+    notes = (note("caption", 0, 9, "A woman paints a sign"), note("caption", 10, 24, "She hangs it over the door."))
+    rows = caption(make_source(film, *notes), CLIPS[:2], source="annotations")
+    assert [row.text for row in rows] == ["A woman paints a sign.", "From 00:10 to 00:24: She hangs it over the door."]
+    assert {row.provenance.model for row in rows} == {"annotations"}
+    assert [text.text for row in rows for text in row.screen_texts] == ["WELCOME HOME"] * 2
+
+
+def test_a_clip_without_a_dense_caption_is_measured(film, caption):
+    rows = caption(make_source(film, note("caption", 0, 9, "A sign.")), CLIPS, source="annotations")
+    assert [row.provenance.model for row in rows] == ["annotations", "measured", "measured"]
+    assert rows[1].text.startswith("From 00:10 to 00:16: a scene, mostly blue")
+
+
+def test_no_text_is_read_next_to_dense_captions_without_ocr(film, caption):
+    rows = caption(make_source(film, note("caption", 0, 24, "A sign.")), CLIPS, source="annotations", ocr=False)
+    assert {(row.screen_texts, row.text_sample_times_us) for row in rows} == {((), ())}
+    assert all(row.frame_times_us and row.colours for row in rows)
+
+
+def test_dense_captions_are_hints_only_where_they_are_not_the_captions(film, caption):
+    [first, *_] = caption(make_source(film, note("caption", 0, 24, "A sign.")), CLIPS)
+    assert "sign" not in first.text
+
+
+def test_speech_names_its_speaker(film, caption):
+    spoken = Annotation(kind="speech", start_us=0, end_us=4 * SECOND, text="Come in!", speaker="Mr Fox")
+    [first, *_] = caption(make_source(film, spoken, note("speech", 5, 9, "Thank you.")), CLIPS)
+    assert first.speech == "Mr Fox: Come in! Thank you."
 
 
 def test_a_text_across_a_clips_boundary_touches_it_from_both_sides(film, caption):
