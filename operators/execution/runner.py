@@ -198,7 +198,8 @@ def run_work_item(store: Store, config: BuildConfig, stage: Stage, item: WorkIte
             return compute_work_item(store.url, config, key, item, scratch, cores)
         try:
             limit = sum(map(stage.timeout_seconds, opened))
-            return run_isolated(compute_work_item, store.url, config, key, item, scratch, cores, timeout_seconds=limit)
+            work = (compute_work_item, store.url, config, key, item, scratch, cores)
+            return run_isolated(*work, timeout_seconds=limit, modules=[stage.run.__module__])
         except ChildFailed as failure:
             again = "the next run" if failure.reason in MACHINE_REASONS else "`lvr replay`"
             message = f"{item.unit}: {stage.name} failed: {failure}; {again} tries again"

@@ -1,7 +1,8 @@
 """Runs a function in a fresh child process, with limits on its run time, its memory and the size of its files.
 
-Decoders crash, hang or run out of memory on bad files, and Airflow's forked tasks inherit locks. A spawned child avoids
-both problems. It starts from a clean interpreter and dies with its parent, which gets its death as an exception.
+Decoders crash, hang or run out of memory on bad files, and Airflow's forked tasks inherit locks. A child of a fork
+server avoids both problems. It starts from an interpreter that has only imported modules. It dies with the process that
+runs the function in it, which gets its death as an exception.
 
 A failure is attributed to the input only after the child has reported that it started working on it. A child that
 cannot start (no memory, a damaged installation) is no evidence about the input, and neither is one that the machine
@@ -20,17 +21,15 @@ exceed its limit by as much as it allocates in half a second.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import multiprocessing
 import os
 import resource
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -38,6 +37,7 @@ from typing import Any, TypeVar
 
 import psutil
 
+from operators.process.fork_server import Child, ForkServer
 from schemas.errors import Outage
 
 T = TypeVar("T")
@@ -51,11 +51,8 @@ OUTPUT_BYTES = 64 << 30
 _MEMORY_POLL_SECONDS = 0.5
 """Time between two measurements of memory, each of which takes about 5 ms."""
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
 START_SECONDS = 900.0
-"""Time within which a child must start. Starting takes a second or two, or minutes with packages on a slow network
+"""Time within which a child must start. The first one takes a second or two, or minutes with packages on a slow network
 disk."""
 
 _MACHINE_SIGNALS = (signal.SIGKILL, signal.SIGBUS, signal.SIGILL)
@@ -86,16 +83,21 @@ class Stopped(RuntimeError):
 
 
 _stopping = threading.Event()
+_server = ForkServer()
+_children: set[Child] = set()
 
 
 def stop_children() -> None:
-    """Kill every child immediately, with all processes that it started.
+    """Kill every child immediately, with all processes that it started, and the children of `multiprocessing`.
 
     Callers that wait for a child get `Stopped`, so that they do not record a failure.
     """
     _stopping.set()
-    for child in multiprocessing.active_children():
-        _kill_group(child)
+    for child in list(_children):
+        _kill_group(child.pid)
+    _server.kill()
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def run_isolated(
@@ -104,8 +106,9 @@ def run_isolated(
     timeout_seconds: float,
     memory_bytes: int = MEMORY_BYTES,
     output_bytes: int = OUTPUT_BYTES,
+    modules: Sequence[str] = (),
 ) -> T:
-    """Run a function in a spawned child process, and return its result.
+    """Run a function in a child process, and return its result.
 
     The function, its arguments and its result must be picklable. An exception of the function is raised here unchanged,
     except for those that report a limit (`MemoryError`, `OSError` with EFBIG), which become `ChildFailed`.
@@ -114,6 +117,8 @@ def run_isolated(
         timeout_seconds: time limit for the work, counted from the moment when the child starts on it.
         memory_bytes: limit on the total resident memory of the child and all processes that it started.
         output_bytes: size limit of each file that they write.
+        modules: names of modules that the function imports when it is called. They are imported once for all children,
+            like the function's own module.
 
     Raises:
         ChildFailed: the child was killed by a signal or for exceeding a limit, or ended without a result. In each case
@@ -123,39 +128,46 @@ def run_isolated(
     """
     if _stopping.is_set():
         raise Stopped("the program is ending")
-    spawn = multiprocessing.get_context("spawn")
-    receiver, sender = spawn.Pipe(duplex=False)
     level = logging.getLogger("operators").getEffectiveLevel()
-    given = (sender, os.getpid(), output_bytes, level, function, arguments)
-    child = spawn.Process(target=_run_child, args=given, daemon=True)
     try:
-        child.start()
+        child = _server.start(
+            _run_child,
+            output_bytes,
+            level,
+            function,
+            arguments,
+            modules={function.__module__, *modules},
+            timeout_seconds=START_SECONDS,
+        )
     except OSError as error:
-        receiver.close()
+        if _stopping.is_set():
+            raise Stopped("the program is ending") from error
         raise NotStarted(f"no process can be started ({error}); free memory, or allow more processes") from error
-    finally:
-        sender.close()
+    _children.add(child)
     try:
         if _stopping.is_set():  # checked again: `stop_children` does not see a child that is being started
-            _kill_group(child)
             raise Stopped("the program is ending")
-        _await_start(child, receiver)
-        outcome, value = _await_result(child, receiver, timeout_seconds, memory_bytes)
+        _await_start(child)
+        outcome, value = _await_result(child, timeout_seconds, memory_bytes)
+        child.wait(timeout_seconds=1.0)
     except (ChildFailed, NotStarted):
-        _kill_group(child)
+        _kill_group(child.pid)
         raise
     except EOFError:
-        _kill_group(child)  # processes that it started may still be running
-        child.join()
-        if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
+        _kill_group(child.pid)  # processes that it started may still be running
+        code = child.wait()
+        if _stopping.is_set() or code in (-signal.SIGTERM, -signal.SIGINT):
             raise Stopped("the child was stopped") from None
-        if child.exitcode in [-signum for signum in _MACHINE_SIGNALS]:
-            ended = f"the machine ended the process working on it ({_describe_exit(child.exitcode)})"
+        if code in [-signum for signum in _MACHINE_SIGNALS]:
+            ended = f"the machine ended the process working on it ({_describe_exit(code)})"
             raise ChildFailed("killed", f"{ended}, as when memory runs out") from None
-        raise ChildFailed("crashed", f"the process working on it died ({_describe_exit(child.exitcode)})") from None
+        raise ChildFailed("crashed", f"the process working on it died ({_describe_exit(code)})") from None
     finally:
-        receiver.close()
-        _end_child(child)
+        if child.wait(timeout_seconds=0.0) is None:
+            _kill_group(child.pid)
+            child.wait()
+        _children.discard(child)
+        child.close()
     if outcome == "error" and isinstance(value, ImportError):
         raise NotStarted(f"a process cannot import what it needs ({value}); install it again") from value
     if outcome == "error":
@@ -171,19 +183,7 @@ def process_cpu_seconds() -> float:
     )
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies, even by kill -9.
-
-    This works on Linux only and does nothing elsewhere.
-    """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before the request was in place
-        os._exit(1)
-
-
-def _await_start(child: Any, receiver: Connection) -> None:
+def _await_start(child: Child) -> None:
     """Wait for the child's first message.
 
     Raises:
@@ -191,21 +191,21 @@ def _await_start(child: Any, receiver: Connection) -> None:
         EOFError: the child was stopped.
     """
     try:
-        if receiver.poll(START_SECONDS):
-            receiver.recv()
+        if child.receiver.poll(START_SECONDS):
+            child.receiver.recv()
             return
     except EOFError:
-        child.join()
-        if _stopping.is_set() or child.exitcode in (-signal.SIGTERM, -signal.SIGINT):
+        code = child.wait()
+        if _stopping.is_set() or code in (-signal.SIGTERM, -signal.SIGINT):
             raise
         raise NotStarted(
-            f"a process ended before it could begin ({_describe_exit(child.exitcode)}), its output is above; free "
-            f"memory, or reinstall what it could not load"
+            f"a process ended before it could begin ({_describe_exit(code)}), its output is above; free memory, or "
+            f"reinstall what it could not load"
         ) from None
     raise NotStarted(f"a process has not begun within {START_SECONDS:.0f} s; is the disk with its packages slow?")
 
 
-def _await_result(child: Any, receiver: Connection, timeout_seconds: float, memory_bytes: int) -> tuple[str, Any]:
+def _await_result(child: Child, timeout_seconds: float, memory_bytes: int) -> tuple[str, Any]:
     """Wait for the child's result, and handle its log records while waiting.
 
     Returns:
@@ -218,8 +218,8 @@ def _await_result(child: Any, receiver: Connection, timeout_seconds: float, memo
     deadline = time.monotonic() + timeout_seconds
     poll_at = time.monotonic() + _MEMORY_POLL_SECONDS
     while True:
-        if receiver.poll(max(0.0, min(poll_at, deadline) - time.monotonic())):
-            outcome, value = receiver.recv()
+        if child.receiver.poll(max(0.0, min(poll_at, deadline) - time.monotonic())):
+            outcome, value = child.receiver.recv()
             if outcome != "log":
                 return outcome, value
             logging.getLogger(value.name).handle(value)
@@ -265,14 +265,12 @@ class _LogSender(QueueHandler):
 
 def _run_child(
     sender: Connection,
-    parent_pid: int,
     output_bytes: int,
     log_level: int,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
     os.setpgid(0, 0)  # so that the processes that it starts (ffmpeg) can be killed with it
-    die_with_parent(parent_pid)
     # Python ignores SIGXFSZ, the signal for exceeding this limit, so that writing fails with EFBIG.
     _, hardest = resource.getrlimit(resource.RLIMIT_FSIZE)
     allowed = output_bytes if hardest == resource.RLIM_INFINITY else min(output_bytes, hardest)
@@ -298,17 +296,11 @@ def _explain_limit(error: Exception, output_bytes: int) -> Exception:
     return error
 
 
-def _end_child(child: Any) -> None:
-    child.join(timeout=1.0)
-    if child.is_alive():
-        _kill_group(child)
-        child.join()
-
-
-def _kill_group(child: Any) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.kill()
+def _kill_group(pid: int) -> None:
+    """Kill a process and those of its process group."""
+    for kill in (os.killpg, os.kill):  # it may not have a group of its own yet
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
 
 
 def _describe_exit(code: int | None) -> str:

@@ -522,9 +522,10 @@ def test_two_workers_on_the_same_build_leave_one_result(one_film, tmp_path):
 
 
 def is_isolated(process):
+    """Whether it is a child of a fork server."""
     try:
-        return "spawn_main" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
+        return "fork_server" in " ".join(process.parent().cmdline())
+    except (psutil.NoSuchProcess, AttributeError):
         return False
 
 

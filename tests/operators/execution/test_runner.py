@@ -186,7 +186,7 @@ def test_an_os_error_of_one_video_is_its_own(plan_films, monkeypatch, error):
         return [], {}
 
     monkeypatch.setattr(runner, "_produce", produce)
-    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, **limits: function(*given))
     metrics = run_stage(folder, "ingest", 0)
     assert (metrics.units, metrics.rejects) == (2, {"system_error": 1})
     commits = folder.record("ingest", 0).commits
@@ -204,7 +204,7 @@ def test_a_disk_that_takes_nothing_more_ends_the_stage(plan_films, monkeypatch, 
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(runner, "_produce", produce)
-    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, **limits: function(*given))
     with pytest.raises(StoreError, match=r"free some space|choose another"):
         run_stage(plan_films(2), "ingest", 0)
 
@@ -218,7 +218,7 @@ def test_a_machine_that_fails_video_after_video_ends_the_stage(plan_films, monke
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
     monkeypatch.setattr(runner, "_produce", produce)
-    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, **limits: function(*given))
     with pytest.raises(Outage, match=r"10 videos in a row met faults of the machine, the last: film.*not connected"):
         run_stage(plan_films(14), "ingest", 0, workers=1)
     assert len(begun) == 10
@@ -232,7 +232,7 @@ def source_of_many(tmp_path, monkeypatch):
         film.parent.mkdir(parents=True)
         film.write_bytes(b"never read")
     monkeypatch.setattr(runner, "_produce", lambda *_: ([], {}))
-    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, timeout_seconds: function(*given))
+    monkeypatch.setattr(runner, "run_isolated", lambda function, *given, **limits: function(*given))
     return films, plan_build(BuildConfig(source=str(tmp_path / "films"), out=str(tmp_path / "out")), "run", {})
 
 

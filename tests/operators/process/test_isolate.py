@@ -1,8 +1,6 @@
-import errno
 import importlib
 import logging
 import multiprocessing
-import multiprocessing.spawn
 import os
 import signal
 import subprocess
@@ -16,6 +14,7 @@ import psutil
 import pytest
 
 from operators.process import isolate
+from operators.process.fork_server import ForkServer
 from operators.process.isolate import ChildFailed, NotStarted, Stopped, run_isolated
 from operators.video.decode.ffmpeg import run_ffmpeg
 from tests.support.videos import counting_video
@@ -112,15 +111,36 @@ def test_a_child_that_ends_before_its_work_has_not_begun(tmp_path, monkeypatch):
         run_isolated(work, timeout_seconds=60)
 
 
-def test_a_child_that_cannot_be_started_is_an_outage(monkeypatch, tmp_path):
-    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(tmp_path / "python"))
-    with pytest.raises(NotStarted):
+@pytest.fixture
+def server(monkeypatch):
+    """A fork server of its own, which is not running yet."""
+    server = ForkServer()
+    monkeypatch.setattr(isolate, "_server", server)
+    yield server
+    server.kill()
+
+
+def test_a_child_that_cannot_be_started_is_an_outage(server, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch, pytest.raises(NotStarted, match=r"no process can be started .*free memory"):
+        patch.setattr(sys, "executable", str(tmp_path / "python"))
         run_isolated(multiply, 6, 7, timeout_seconds=60)
+    assert run_isolated(multiply, 6, 7, timeout_seconds=60)[0] == 42
 
-    def refuse(*_):
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", refuse)
+NO_FORK = """
+import errno, os, sys
+
+def fork():
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+if any("fork_server" in part for part in sys.orig_argv):
+    os.fork = fork
+"""
+
+
+def test_a_fork_that_the_machine_refuses_is_an_outage(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(NO_FORK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(NotStarted, match=r"no process can be started .*temporarily unavailable.*free memory"):
         run_isolated(multiply, 6, 7, timeout_seconds=60)
 
@@ -220,22 +240,22 @@ def log_a_line(level):
     logging.getLogger("operators.video").log(level, "%d of %d frames", 3, 7)
 
 
-def test_a_child_that_is_just_being_started_is_ended_with_the_others(monkeypatch):
-    process = multiprocessing.get_context("spawn").Process
-    start = process.start
+def test_a_child_that_is_just_being_started_is_ended_with_the_others(server, monkeypatch):
+    start = server.start
+    started = []
 
-    def start_and_stop(child):
+    def start_and_stop(*arguments, **settings):
         isolate.stop_children()
-        start(child)
+        started.append(start(*arguments, **settings))
+        return started[0]
 
-    children = multiprocessing.active_children
-    others = children()  # such as the ranks of the trainer's tests, which keep running
-    monkeypatch.setattr(multiprocessing, "active_children", lambda: [each for each in children() if each not in others])
+    # others, such as the ranks of the trainer's tests, keep running
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [])
     monkeypatch.setattr(isolate, "_stopping", threading.Event())
-    monkeypatch.setattr(process, "start", start_and_stop)
+    monkeypatch.setattr(server, "start", start_and_stop)
     with pytest.raises(Stopped):
         run_isolated(time.sleep, 600, timeout_seconds=10)
-    assert not multiprocessing.active_children()
+    assert gone(started[0].pid)
 
 
 def test_log_records_of_a_child_are_logged_by_the_parent(caplog):

@@ -136,7 +136,7 @@ def test_a_file_that_vanishes_after_it_was_found_is_left_to_the_runner(stages, t
 CRASH = """
 import os, signal, sys
 
-if any("spawn_main" in part for part in sys.orig_argv):
+if any("fork_server" in part for part in sys.orig_argv):
     import av
 
     av.open = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)

@@ -138,7 +138,7 @@ def test_an_unreadable_container_is_a_reject(tmp_path):
 CRASH = """
 import os, signal, sys
 
-if any("spawn_main" in part for part in sys.orig_argv):
+if any("fork_server" in part for part in sys.orig_argv):
     import av
 
     av.open = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)
