@@ -88,6 +88,13 @@ class Canvas:
         self._pixels[first:last, :, :3] = np.rint(rows).astype(np.uint8)[:, None]
         self._pixels[first:last, :, 3] = 255
 
+    def picture(self, x: float, y: float, width: float, height: float, pixels: Picture) -> None:
+        """A BGR picture, resized to `width` x `height` with its upper left corner at (x, y)."""
+        (left, top), (right, bottom) = self._at(x, y), self._at(x + width, y + height)
+        resized = cv2.resize(pixels, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+        self._pixels[top:bottom, left:right, :3] = resized
+        self._pixels[top:bottom, left:right, 3] = 255
+
     def finish(self) -> Picture:
         """The picture at its final size, (height, width, 4) uint8, premultiplied BGRA."""
         return cv2.resize(self._pixels, self._size, interpolation=cv2.INTER_AREA)

@@ -137,6 +137,72 @@ def _cup(canvas: Canvas, colour: str, phase: int) -> None:
     canvas.rect(14, 52, 32, 8, "#4a3020")
 
 
+def _book(canvas: Canvas, colour: str, phase: int) -> None:
+    canvas.rect(2, 2, 40, 48, colour)
+    canvas.rect(2, 2, 7, 48, shade(colour, 0.65))
+    canvas.rect(42, 5, 4, 43, "#f6ecd2")
+    canvas.rect(15, 11, 20, 6, "#f6ecd2")
+    canvas.rect(15, 21, 20, 3, "#f6ecd2")
+
+
+def _apple(canvas: Canvas, colour: str, phase: int) -> None:
+    canvas.circle(14, 24, 13, colour)
+    canvas.circle(26, 24, 13, colour)
+    canvas.ellipse(20, 30, 12, 10, colour)
+    canvas.line([(20, 13), (22, 3)], "#7a4b26", 3)
+    canvas.ellipse(29, 6, 7, 3.5, "#3c9a40")
+
+
+def _umbrella(canvas: Canvas, colour: str, phase: int) -> None:
+    canvas.line([(34, 8), (34, 60), (42, 66), (48, 58)], "#7a4b26", 4)
+    canvas.ellipse(34, 34, 32, 30, colour, 180, 360)
+    for x in (2, 23.5, 45):
+        canvas.ellipse(x + 10.5, 34, 10.5, 6, shade(colour, 0.75), 180, 360)
+    canvas.line([(34, 8), (34, 2)], "#7a4b26", 3)
+
+
+def _hammer(canvas: Canvas, colour: str, phase: int) -> None:
+    canvas.line([(24, 14), (24, 66)], "#8a5a2b", 7)
+    canvas.rect(4, 4, 40, 16, colour)
+    canvas.polygon([(44, 6), (54, 12), (44, 18)], shade(colour, 0.75))
+
+
+def _bucket(canvas: Canvas, colour: str, phase: int) -> None:
+    canvas.ellipse(24, 16, 20, 14, "#4a4d55", 180, 360)
+    canvas.ellipse(24, 16, 17, 11, "#e9edf2", 180, 360)
+    canvas.polygon([(2, 16), (46, 16), (40, 50), (8, 50)], colour)
+    canvas.ellipse(24, 17, 22, 5, shade(colour, 0.7))
+    canvas.rect(4, 32, 40, 4, shade(colour, 0.75))
+
+
+def _crown(canvas: Canvas, colour: str, phase: int) -> None:
+    canvas.polygon([(6, 42), (2, 10), (16, 24), (28, 2), (40, 24), (54, 10), (50, 42)], colour)
+    canvas.rect(6, 36, 44, 8, shade(colour, 0.75))
+    for x in (14, 28, 42):
+        canvas.circle(x, 40, 3, "#fffce8")
+
+
+def _bone(canvas: Canvas, colour: str, phase: int) -> None:
+    canvas.line([(14, 14), (46, 14)], colour, 9)
+    for x, y in ((10, 9), (10, 19), (50, 9), (50, 19)):
+        canvas.circle(x, y, 7, colour)
+
+
+def _guitar(canvas: Canvas, colour: str, phase: int) -> None:
+    canvas.line([(22, 34), (22, 6)], "#7a4b26", 5)
+    canvas.rect(17, 2, 10, 9, "#4a3020")
+    canvas.circle(22, 38, 10, colour)
+    canvas.circle(22, 54, 14, colour)
+    canvas.circle(22, 47, 5, "#2d3446")
+
+
+def _ladder(canvas: Canvas, colour: str, phase: int) -> None:
+    for x in (5, 31):
+        canvas.line([(x, 4), (x, 124)], colour, 6)
+    for y in range(16, 120, 18):
+        canvas.line([(5, y), (31, y)], shade(colour, 0.8), 5)
+
+
 FIGURES: dict[str, Drawing] = {
     "person": (42, 84, _person),
     "bird": (60, 48, _bird),
@@ -150,4 +216,13 @@ FIGURES: dict[str, Drawing] = {
     "flower": (46, 76, _flower),
     "lamp": (44, 54, _lamp),
     "cup": (60, 60, _cup),
+    "book": (48, 52, _book),
+    "apple": (40, 40, _apple),
+    "umbrella": (68, 70, _umbrella),
+    "hammer": (56, 70, _hammer),
+    "bucket": (48, 52, _bucket),
+    "crown": (56, 46, _crown),
+    "bone": (60, 28, _bone),
+    "guitar": (44, 70, _guitar),
+    "ladder": (36, 128, _ladder),
 }

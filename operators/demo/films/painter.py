@@ -18,6 +18,7 @@ from operators.demo.films.timeline import (
     distractor_frames,
     in_frame,
     is_moving,
+    is_present,
     object_at,
     place_shots,
     view_at,
@@ -45,7 +46,7 @@ class ShotPainter:
         picture = self._scene[top : top + FRAME_HEIGHT, left : left + FRAME_WIDTH].copy()
         for thing in self.placed.shot.objects:
             drawn, box = object_at(thing, self.placed, frame)
-            if in_frame(box):
+            if is_present(thing, self.placed, frame) and in_frame(box):
                 phase = frame // _STEP_FRAMES % 2 if is_moving(thing, self.placed, frame) else 0
                 paste(picture, drawn.pictures[phase], box)
         for first, last in self._flashes:

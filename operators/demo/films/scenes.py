@@ -1,7 +1,7 @@
 """Background scenes, painted once and wider than the frame, so that the camera can pan."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import cv2
@@ -10,6 +10,7 @@ import numpy as np
 from operators.demo.films import indoors, outdoors
 from operators.demo.films.canvas import Canvas, Picture
 from operators.demo.films.script import FRAME_HEIGHT, FRAME_WIDTH, Scene
+from operators.demo.films.vehicles import Drawing
 
 SCENE_WIDTH = FRAME_WIDTH + 320
 """A view at rest shows the middle. The camera reaches 160 pixels to either side."""
@@ -35,10 +36,13 @@ PAINTERS: dict[Scene, Callable[[Canvas], None]] = {
     "space": outdoors.space,
 }
 
+_CACHED_SCENES = 24
+"""Scenes kept in memory: 1 MB each, or 2.6 MB at a zoom of 1.6."""
+
 _TINT_BGR = {"dusk": (0.74, 0.78, 0.98), "night": (0.62, 0.42, 0.34)}
 
 
-@cache
+@lru_cache(_CACHED_SCENES)
 def background(scene: Scene, light: Light, zoom: float = 1.0) -> Picture:
     """A scene in some light: (FRAME_HEIGHT, SCENE_WIDTH, 3) times `zoom`, uint8 BGR.
 
@@ -50,3 +54,13 @@ def background(scene: Scene, light: Light, zoom: float = 1.0) -> Picture:
     if light == "day":
         return picture
     return np.clip(picture * np.array(_TINT_BGR[light]), 0, 255).astype(np.uint8)
+
+
+def _view(canvas: Canvas, colour: str, phase: int, *, scene: Scene) -> None:
+    middle = background(scene, "day")[:, 160 : 160 + FRAME_WIDTH]
+    canvas.rect(0, 0, 76, 46, colour)
+    canvas.picture(3, 3, 70, 40, middle)
+
+
+VIEWS: dict[str, Drawing] = {f"{scene}_view": (76, 46, partial(_view, scene=scene)) for scene in PAINTERS}
+"""Small framed pictures of the scenes, as somebody thinks of a place."""

@@ -40,6 +40,13 @@ Scene = Literal[
 ObjectKind = Literal[
     "person", "car", "truck", "bicycle", "train", "boat", "ferry", "bird", "dog", "cat",
     "fish", "balloon", "plane", "drone", "robot", "rocket", "parcel", "key", "ball", "flower", "lamp", "cup",
+    "woman", "man", "girl", "boy", "cook", "captain", "farmer", "queen", "wizard", "knight",
+    "book", "apple", "umbrella", "hammer", "bucket", "crown", "bone", "guitar", "ladder",
+    "chest", "open_chest", "gate", "open_gate", "boulder", "tree", "barrel", "crate", "basket",
+    "bubble", "wide_bubble", "cross", "heart", "arrow", "smoke", "sleep",
+    "card_view", "harbour_view", "market_view", "forest_view", "street_view", "kitchen_view", "workshop_view",
+    "mountain_view", "desert_view", "meadow_view", "station_view", "laboratory_view", "library_view",
+    "stadium_view", "beach_view", "space_view",
 ]  # fmt: skip
 Colour = Literal[
     "red", "blue", "yellow", "green", "orange", "purple", "white", "black", "brown", "pink", "grey", "teal",
@@ -102,10 +109,18 @@ class Transition(Model):
         return self
 
 
+class Turn(NamedTuple):
+    """From `seconds` after the start of the shot, an object faces left, or right."""
+
+    seconds: float
+    left: bool
+
+
 class MovingObject(Model):
     """Something coloured that moves in straight lines between waypoints, and rests at the first and the last.
 
-    It faces the direction of its movement. At `scale` 1 it has the size of its drawing (a person is 84 px tall).
+    It faces the direction of its movement, unless `turns` decides. At `scale` 1 it has the size of its drawing (a
+    person is 84 px tall). It is seen from `appears` up to `vanishes` seconds, by default over the whole shot.
     """
 
     name: str = Field(min_length=1)
@@ -113,6 +128,9 @@ class MovingObject(Model):
     colour: Colour
     path: tuple[Waypoint, ...] = Field(min_length=1)
     scale: float = Field(default=1.0, gt=0.2, le=3)
+    turns: tuple[Turn, ...] = ()
+    appears: Seconds | None = None
+    vanishes: Seconds | None = None
 
     @model_validator(mode="after")
     def _path_runs_forward(self) -> Self:

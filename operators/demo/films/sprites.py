@@ -3,7 +3,7 @@
 Each is drawn once per phase and direction, cropped to the visible pixels, and pasted into frames.
 """
 
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -11,8 +11,14 @@ import numpy as np
 
 from operators.demo.films.canvas import OBJECT_COLOURS, Canvas, Picture
 from operators.demo.films.figures import FIGURES
+from operators.demo.films.people import PEOPLE
+from operators.demo.films.props import PROPS
+from operators.demo.films.scenes import VIEWS
 from operators.demo.films.script import Colour, ObjectKind, PixelBox
-from operators.demo.films.vehicles import VEHICLES
+from operators.demo.films.vehicles import VEHICLES, Drawing
+
+
+DRAWINGS: dict[str, Drawing] = VEHICLES | FIGURES | PEOPLE | PROPS | VIEWS
 
 
 class Sprite(NamedTuple):
@@ -23,7 +29,7 @@ class Sprite(NamedTuple):
     height: int
 
 
-@cache
+@lru_cache(2048)
 def sprite(kind: ObjectKind, colour: Colour, scale: float, *, facing_left: bool) -> Sprite:
     """The sprite of an object. `scale` 1 is the drawing's own size."""
     phases = [_draw(kind, colour, scale, phase) for phase in (0, 1)]
@@ -51,7 +57,7 @@ def paste(frame: Picture, picture: Picture, box: PixelBox) -> None:
 
 
 def _draw(kind: ObjectKind, colour: Colour, scale: float, phase: int) -> Picture:
-    width, height, draw = (VEHICLES | FIGURES)[kind]
+    width, height, draw = DRAWINGS[kind]
     canvas = Canvas(width, height, scale, oversampling=4)
     draw(canvas, OBJECT_COLOURS[colour], phase)
     return canvas.finish()

@@ -99,7 +99,7 @@ def object_at(thing: MovingObject, placed: PlacedShot, frame: int) -> tuple[Spri
     zoom, (view_left, view_top) = placed.shot.zoom, view_at(placed, frame)
     x = (HOME + origin.x + share * (target.x - origin.x)) * zoom - view_left
     y = (origin.y + share * (target.y - origin.y)) * zoom - view_top
-    picture = sprite(thing.kind, thing.colour, thing.scale * zoom, facing_left=_faces_left(thing, leg))
+    picture = sprite(thing.kind, thing.colour, thing.scale * zoom, facing_left=_faces_left(thing, leg, seconds))
     left, top = round(x - picture.width / 2), round(y) - picture.height
     return picture, PixelBox(left, top, left + picture.width, top + picture.height)
 
@@ -108,6 +108,13 @@ def is_moving(thing: MovingObject, placed: PlacedShot, frame: int) -> bool:
     """Whether the object is moving between two different waypoints."""
     seconds = placed.seconds_at(frame)
     return any(a.seconds <= seconds < b.seconds and (a.x, a.y) != (b.x, b.y) for a, b in pairwise(thing.path))
+
+
+def is_present(thing: MovingObject, placed: PlacedShot, frame: int) -> bool:
+    """Whether the frame lies between the times at which the object appears and vanishes."""
+    appears = placed.start + frames_of(thing.appears) if thing.appears is not None else frame
+    vanishes = placed.start + frames_of(thing.vanishes) if thing.vanishes is not None else frame + 1
+    return appears <= frame < vanishes
 
 
 def in_frame(box: PixelBox) -> bool:
@@ -121,11 +128,13 @@ def distractor_frames(placed: PlacedShot, distractor: Distractor) -> tuple[int, 
     return first, first + frames_of(distractor.seconds)
 
 
-def _faces_left(thing: MovingObject, leg: int) -> bool:
+def _faces_left(thing: MovingObject, leg: int, seconds: float) -> bool:
     """Whether the object faces left.
 
     A waiting object keeps the direction in which it came. One that has not moved yet faces where it will go.
     """
+    if thing.turns:
+        return next((turn.left for turn in reversed(thing.turns) if turn.seconds <= seconds), thing.turns[0].left)
     steps = [b.x - a.x for a, b in pairwise(thing.path)]
     past = [step for step in steps[:leg] if step]
     coming = [step for step in steps[leg:] if step]

@@ -25,6 +25,7 @@ from operators.demo.films.timeline import (
     ScriptError,
     distractor_frames,
     in_frame,
+    is_present,
     object_at,
     place_shots,
 )
@@ -95,7 +96,8 @@ def _object_truth(placed: PlacedShot, thing: MovingObject) -> ObjectTruth:
 
 
 def _boxes_in_frame(placed: PlacedShot, thing: MovingObject) -> dict[int, PixelBox]:
-    boxes = {frame: object_at(thing, placed, frame)[1] for frame in range(placed.start, placed.end)}
+    frames = [frame for frame in range(placed.start, placed.end) if is_present(thing, placed, frame)]
+    boxes = {frame: object_at(thing, placed, frame)[1] for frame in frames}
     return {frame: box for frame, box in boxes.items() if in_frame(box)}
 
 

@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 
 from operators.demo.films.canvas import OBJECT_COLOURS, Canvas, bgr
-from operators.demo.films.figures import FIGURES
 from operators.demo.films.scenes import PAINTERS, SCENE_WIDTH, background
 from operators.demo.films.script import FRAME_HEIGHT, Colour, ObjectKind, PixelBox, Scene
-from operators.demo.films.sprites import paste, sprite
-from operators.demo.films.vehicles import VEHICLES
+from operators.demo.films.sprites import DRAWINGS, paste, sprite
 
 
 def test_every_name_that_a_script_may_use_is_drawn_somewhere():
-    assert sorted(VEHICLES | FIGURES) == sorted(get_args(ObjectKind))
+    assert sorted(DRAWINGS) == sorted(get_args(ObjectKind))
     assert sorted(PAINTERS) == sorted(get_args(Scene))
     assert sorted(OBJECT_COLOURS) == sorted(get_args(Colour))
 
