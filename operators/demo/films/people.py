@@ -1,4 +1,4 @@
-"""Drawings of people, told apart by hair, hats and clothes. Each function draws one, facing right.
+"""Drawings of people, distinguished by hair, hats and clothes. Each function draws one, facing right.
 
 `colour` is the colour of the clothes as `#rrggbb`. `phase` is 0 or 1 and moves legs and arms.
 """

@@ -158,4 +158,4 @@ PROPS: dict[str, Drawing] = {
     "smoke": (40, 62, _smoke),
     "sleep": (54, 50, _sleep),
 }
-"""A bubble hangs over the head of whoever thinks: its lower edge is a trail of small circles."""
+"""A bubble hangs over the head of the one who thinks: its lower edge is a trail of small circles."""

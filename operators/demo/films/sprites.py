@@ -17,7 +17,6 @@ from operators.demo.films.scenes import VIEWS
 from operators.demo.films.script import Colour, ObjectKind, PixelBox
 from operators.demo.films.vehicles import VEHICLES, Drawing
 
-
 DRAWINGS: dict[str, Drawing] = VEHICLES | FIGURES | PEOPLE | PROPS | VIEWS
 
 

@@ -1,0 +1,125 @@
+"""What the people, animals, things and places of a film are called, and how large they are drawn."""
+
+from dataclasses import dataclass
+
+from operators.demo.films.script import Colour, ObjectKind, Scene
+from operators.demo.films.sprites import DRAWINGS
+from schemas.facts import EntityKind
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A person, an animal, a thing or a place of a film, as it is drawn and called."""
+
+    id: str
+    kind: EntityKind
+    sprite: ObjectKind
+    colour: Colour
+    name: str
+    appearance: str
+    scale: float
+    pronoun: str = "it"
+
+
+PLACES: dict[Scene, str] = {
+    "harbour": "the harbour",
+    "market": "the market",
+    "forest": "the forest",
+    "kitchen": "the kitchen",
+    "workshop": "the workshop",
+    "mountain": "the snowy mountains",
+    "desert": "the desert",
+    "meadow": "the meadow",
+    "station": "the train station",
+    "laboratory": "the laboratory",
+    "library": "the library",
+    "stadium": "the stadium",
+    "beach": "the beach",
+}
+"""Names of the scenes in which stories happen. The others are always dark, or no place."""
+
+INDOORS: frozenset[Scene] = frozenset({"kitchen", "workshop", "laboratory", "library"})
+
+_HE, _SHE, _IT = "he", "she", "it"
+PEOPLE: dict[ObjectKind, tuple[str, str]] = {
+    "woman": (_SHE, "long dark hair and a {} dress"),
+    "man": (_HE, "black hair and a {} coat"),
+    "girl": (_SHE, "ginger pigtails and a {} dress"),
+    "boy": (_HE, "fair hair and a {} jacket"),
+    "cook": (_HE, "a tall white hat and a {} coat"),
+    "captain": (_HE, "a white cap and a {} coat"),
+    "farmer": (_HE, "a straw hat and a {} coat"),
+    "queen": (_SHE, "a golden crown and a {} dress"),
+    "wizard": (_HE, "a pointed hat, a white beard and a {} robe"),
+    "knight": (_HE, "a helmet with a red feather and a {} coat"),
+}
+"""Pronoun and looks of every kind of person. The gap is for the colour of the clothes."""
+
+PROPER_NAMES = {
+    _SHE: ("Mira", "Nora", "Ada", "Lena", "Ida", "Rosa", "Vera", "Tilda", "Zoe", "Hanna"),
+    _HE: ("Otto", "Ben", "Leo", "Karl", "Hugo", "Theo", "Max", "Felix", "Sam", "Jonas"),
+}
+
+NOUNS: dict[ObjectKind, str] = {"cup": "trophy", "lamp": "lantern", "parcel": "present"}
+"""What a drawing is called, where that is not its kind."""
+
+BRIGHT: tuple[Colour, ...] = ("red", "blue", "yellow", "green", "orange", "purple", "pink", "teal")
+COLOURS: dict[ObjectKind, tuple[Colour, ...]] = {
+    "dog": ("brown", "black", "white", "grey"),
+    "cat": ("black", "orange", "white", "grey"),
+    "bone": ("white",),
+    "boulder": ("grey", "brown", "purple"),
+    "tree": ("green", "pink", "yellow", "red"),
+    "apple": ("red", "green", "yellow"),
+    "barrel": ("brown", "red", "blue", "green", "yellow"),
+    "crate": ("brown", "orange", "teal", "purple", "pink"),
+    "basket": ("yellow", "pink", "blue", "orange", "green"),
+    "plane": ("white", "red", "yellow"),
+    "bird": ("black", "white", "red", "blue", "yellow"),
+}
+"""Colours in which a kind is drawn, if not all bright ones."""
+
+_SCALES: dict[ObjectKind, float] = {
+    "robot": 1.15,
+    "dog": 0.9,
+    "cat": 0.95,
+    "girl": 1.1,
+    "boy": 1.1,
+    "chest": 0.95,
+    "gate": 1.05,
+    "boulder": 1.0,
+    "tree": 1.0,
+    "barrel": 0.95,
+    "crate": 0.95,
+    "basket": 0.9,
+    "car": 1.2,
+    "bicycle": 1.0,
+    "ladder": 0.9,
+    "plane": 0.8,
+    "bird": 0.8,
+    "balloon": 0.7,
+    "drone": 0.8,
+}
+_PERSON_SCALE, _THING_PIXELS = 1.3, 38
+
+
+def scale_of(sprite: ObjectKind) -> float:
+    """The scale at which a kind is drawn: people about 100 pixels high, things that are carried up to 38."""
+    if sprite in _SCALES:
+        return _SCALES[sprite]
+    return _PERSON_SCALE if sprite in PEOPLE else fitting_scale(sprite, _THING_PIXELS)
+
+
+def fitting_scale(sprite: ObjectKind, pixels: float) -> float:
+    """The scale at which a drawing's longer side has `pixels`."""
+    width, height, _ = DRAWINGS[sprite]
+    return round(max(pixels / max(width, height), 0.21), 3)
+
+
+def describe(sprite: ObjectKind, colour: Colour) -> tuple[str, str, str]:
+    """Name, looks and pronoun of a person, an animal or a thing."""
+    if sprite in PEOPLE:
+        pronoun, looks = PEOPLE[sprite]
+        return f"the {sprite} in {colour}", looks.format(colour), pronoun
+    noun = NOUNS.get(sprite, sprite)
+    return f"the {colour} {noun}", "", _IT

@@ -1,0 +1,118 @@
+"""Properties of the facts over many seeds. Nothing is rendered."""
+
+from collections import Counter
+
+import pytest
+
+from operators.demo.films.grammar import Film, make_film
+from operators.demo.films.truth import film_truth
+from schemas.base import canonical_json
+from schemas.errors import BadInput
+from schemas.facts import EntityKind, EventFact
+
+SEEDS = range(8)
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def film(request) -> Film:
+    return make_film(request.param, (1.5, 2.5))
+
+
+def test_a_film_is_as_long_as_requested_and_its_script_can_be_drawn(film):
+    truth = film_truth(film.script, script_sha256="0" * 64, film_sha256="0" * 64, film_bytes=0)
+    assert truth.duration_us == film.duration_us
+    assert 90_000_000 <= film.duration_us <= 150_000_000
+    assert all(event.end_us <= film.duration_us for event in film.facts.events)
+
+
+def test_nobody_holds_two_things_and_nothing_has_two_holders(film):
+    holder: dict[str, str] = {}
+    for event in film.facts.events:
+        if event.action not in ("take", "give", "put", "lose"):
+            continue
+        thing, held = str(event.object), set(holder.values())
+        if event.action in ("give", "put", "lose"):
+            assert holder.pop(thing, event.actor) == event.actor
+        if event.action == "take":
+            assert event.actor not in held
+            assert thing not in holder or "snatches" in event.phrase
+            holder[thing] = event.actor
+        if event.action == "give":
+            assert event.recipient not in held
+            holder[thing] = str(event.recipient)
+
+
+def test_everybody_is_where_they_act_and_gets_there_by_leaving_and_arriving(film):
+    place: dict[str, str | None] = {}
+    for event in film.facts.events:
+        if event.action in ("fly", "cross"):
+            continue
+        if event.action == "arrive":
+            assert place[event.actor] is None
+        else:
+            assert place.get(event.actor, event.place) == event.place
+        place[event.actor] = None if event.action == "leave" else event.place
+
+
+def test_causes_precede_their_effects(film):
+    known: dict[str, EventFact] = {}
+    for event in film.facts.events:
+        assert all(known[cause].start_us <= event.start_us for cause in event.causes)
+        known[event.event_id] = event
+    assert len(known) == len(film.facts.events)
+
+
+def test_everything_that_is_moved_is_free_because_of_its_last_change(film):
+    last: dict[str, str] = {}
+    for event in film.facts.events:
+        if event.action in ("take", "give", "put", "lose"):
+            if event.object in last:
+                assert last[event.object] in event.causes
+            last[str(event.object)] = event.event_id
+
+
+def test_names_are_unique_and_every_id_is_an_entity(film):
+    facts = film.facts
+    assert max(Counter(entity.name for entity in facts.entities).values()) == 1
+    known = {entity.entity_id for entity in facts.entities}
+    for event in facts.events:
+        assert {event.actor, event.object, event.recipient, event.place} - {None} <= known
+    assert {goal.actor for goal in facts.goals} | {track.entity for track in facts.tracks} <= known
+
+
+def test_goals_are_shown_before_they_are_served_and_their_end_is_known(film):
+    facts = film.facts
+    for goal in facts.goals:
+        assert goal.shown and goal.reached is not None
+        served = [event for event in facts.events if event.goal == goal.goal_id]
+        assert all(event.start_us >= goal.shown[0].start_us for event in served)
+        assert all(event.actor == goal.actor for event in served)
+
+
+def test_actors_are_seen_while_they_act(film):
+    facts = film.facts
+    seen = {entity.entity_id: entity.spans for entity in facts.entities}
+    for event in facts.events:
+        who = event.object if event.object and "drives" in event.phrase else event.actor
+        assert any(span.start_us < event.end_us and event.start_us < span.end_us for span in seen[str(who)])
+
+
+def test_places_are_seen_all_the_time(film):
+    places = [span for each in film.facts.entities if each.kind is EntityKind.PLACE for span in each.spans]
+    assert sum(span.end_us - span.start_us for span in places) == film.duration_us
+
+
+def test_the_same_seed_makes_the_same_film_and_others_differ():
+    one, again, other = make_film(3, 1.0), make_film(3, 1.0), make_film(3, 1.0, index=1)
+    assert canonical_json(list(one)) == canonical_json(list(again))
+    assert one.script.shots != other.script.shots
+
+
+def test_a_film_of_a_fixed_length_has_exactly_this_length():
+    assert make_film(5, 1.0).duration_us == 60_000_000
+
+
+@pytest.mark.parametrize("minutes", [0.1, (3.0, 2.0)])
+def test_impossible_lengths_are_explained(minutes):
+    with pytest.raises(BadInput, match="cannot be made; give bounds in order"):
+        make_film(1, minutes)
