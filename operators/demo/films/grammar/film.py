@@ -1,4 +1,4 @@
-"""Makes a film by the story grammar: chapters of quests are tried until they fill the time, then told as shots."""
+"""Makes a film by the story grammar: chapters of quests are tried until they fill the time, then staged as shots."""
 
 import copy
 import random
@@ -142,5 +142,5 @@ def _title(world: World) -> str:
 
 
 def _synopsis(world: World) -> str:
-    wishes = [f"{world.name(goal.actor)} wants to {goal.aim}" for goal in world.goals[:6]]
-    return "; ".join(wishes).capitalize() + "."
+    hopes = [f"{world.name(goal.actor)} wants to {goal.aim}" for goal in world.goals[:6]]
+    return "; ".join(hopes).capitalize() + "."

@@ -303,7 +303,7 @@ class Plot:
 
         def run(who: str, goal: Goal) -> Steps:
             yield from self._go(who, place, goal)
-            asked = world.act(
+            request = world.act(
                 "ask",
                 who,
                 "ask",
@@ -313,15 +313,15 @@ class Plot:
                 succeeded=False,
             )
             refused = world.act(
-                "refuse", owner, "refuse", f"refuses to give {world.name(thing)} away", object=thing, because=[asked]
+                "refuse", owner, "refuse", f"refuses to give {world.name(thing)} away", object=thing, because=[request]
             )
-            wish = world.want(owner, f"have {world.name(price.thing)}", "", price.thing)
+            hope = world.want(owner, f"have {world.name(price.thing)}", "", price.thing)
             motive = f"{world.name(owner)} will swap {world.name(thing)} for it"
             yield from self._need(who, price, motive, owner, refused)
             yield from self._go(who, place, goal)
             put = world.put(owner, thing, phrase=f"lays {world.name(thing)} down for {world.name(who)}", at=who)
             world.give(who, price.thing, owner, goal=goal, because=put)
-            wish.reached = True
+            hope.reached = True
             world.take(who, thing, goal=goal)
 
         return Plan(thing, run)
@@ -394,7 +394,7 @@ class Plot:
             self._free_hand(hero)
             yield from self._go(hero, home, None)
             thing = world.name(plan.thing)
-            wish = world.want(friend, f"have {thing}", "", plan.thing)
+            hope = world.want(friend, f"have {thing}", "", plan.thing)
             goal = world.want(
                 hero,
                 f"give {thing} to {world.name(friend)}",
@@ -406,7 +406,7 @@ class Plot:
             yield from plan.run(hero, goal)
             yield from self._go(hero, home, goal)
             given = world.give(hero, plan.thing, friend, goal=goal)
-            goal.reached = wish.reached = True
+            goal.reached = hope.reached = True
             self._thank(friend, hero, given)
 
         return run()
@@ -433,7 +433,7 @@ class Plot:
             name = world.name(thing)
             stolen = world.take(thief, thing, phrase=f"snatches {name} from {world.name(victim)}")
             world.leave(thief, refuge, because=stolen, phrase=f"runs away with {name}")
-            wish = world.want(victim, f"get {name} back", f"{world.name(thief)} has stolen it", thing, thief)
+            hope = world.want(victim, f"get {name} back", f"{world.name(thief)} has stolen it", thing, thief)
             goal = world.want(
                 hero,
                 f"bring {name} back to {world.name(victim)}",
@@ -446,11 +446,11 @@ class Plot:
             yield
             world.arrive(thief, refuge)
             yield from self._go(hero, refuge, goal)
-            asked = world.act(
+            request = world.act(
                 "ask", hero, "ask", f"asks {world.name(thief)} for {name}", object=thief, goal=goal, succeeded=False
             )
             refused = world.act(
-                "refuse", thief, "refuse", f"refuses to give {name} back", object=thing, because=[asked]
+                "refuse", thief, "refuse", f"refuses to give {name} back", object=thing, because=[request]
             )
             bribe = world.want(thief, f"have {world.name(price.thing)}", "", price.thing)
             yield from self._need(hero, price, f"{world.name(thief)} will swap {name} for it", thief, refused)
@@ -461,7 +461,7 @@ class Plot:
             world.take(hero, thing, goal=goal)
             yield from self._go(hero, home, goal)
             given = world.give(hero, thing, victim, goal=goal)
-            goal.reached = wish.reached = True
+            goal.reached = hope.reached = True
             self._thank(victim, hero, given)
 
         return run()
@@ -562,11 +562,11 @@ class Plot:
             aid = world.want(hero, f"get help from {world.name(helper)}", f"{name} is too heavy", helper, boulder)
             world.reason[hero] = failed  # type: ignore[assignment]
             yield from self._go(hero, world.here(helper), aid)
-            asked = world.act(
+            request = world.act(
                 "ask", hero, "ask", f"asks {world.name(helper)} for help", object=helper, goal=aid, succeeded=True
             )
             aid.reached = True
-            world.reason[hero] = asked
+            world.reason[hero] = request
             yield from self._go(hero, before, goal, helper)
             pushed = world.act(
                 "push",
@@ -585,7 +585,7 @@ class Plot:
                 f"helps {world.name(hero)} push {name}",
                 object=boulder,
                 recipient=hero,
-                because=[asked],
+                because=[request],
             )
             world.move(boulder, None, pushed)
             world.closed_off.discard(beyond)
@@ -640,7 +640,7 @@ class Plot:
         return run()
 
     def _find_pet(self) -> Steps:
-        """A pet has run away and is looked for."""
+        """A pet has run away and is searched for."""
         world, hero = self.world, self.new_hero()
         home = world.here(hero)
         pet = self._use(world.add(self.rng.choice(("dog", "cat")), home))
