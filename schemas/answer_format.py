@@ -1,7 +1,8 @@
-"""The format of a model's response, for the trainer and the pipeline: the prompt's instruction, the tags, the parser.
+"""The prompt of a question about a video and the format of its response, for the trainer and the pipeline.
 
-A response is `<think>reasoning</think><answer>answer</answer>`, or the answer alone. Models deviate from it, so the
-parser decides for every text which part is the answer:
+The prompt is the question with its options, and the instruction how to answer (`user_text`). A response is
+`<think>reasoning</think><answer>answer</answer>`, or the answer alone. Models deviate from it, so the parser decides
+for every text which part is the answer:
 
 - The last `</think>` ends the thought. An `<answer>` inside the thought is part of the thought.
 - After the thought, the last `<answer>` counts, up to the next `</answer>` or the end. Without `<answer>`, the answer
@@ -24,6 +25,9 @@ from schemas.tables import QuestionKind
 
 LETTERS = "ABCDEFGHIJ"
 """Option letters, in order."""
+
+LONGEST_ANSWER = 1000
+"""Maximum length of an open answer, in characters. A longer one is wrong: the instruction requests a short answer."""
 
 LETTER_ELEMENT = rf"^<answer>([{LETTERS}])</answer>$"
 """Pattern of `format_answer(letter)`. Its group is the letter."""
@@ -49,6 +53,16 @@ _ANSWERS = {QuestionKind.CHOICE: "the letter of the right option", QuestionKind.
 def instruction(target: Target, kind: QuestionKind) -> str:
     """The sentence after the question that requests this form of response."""
     return _INSTRUCTIONS[target].format(answer=_ANSWERS[kind])
+
+
+def problem_text(question: str, options: Sequence[str]) -> str:
+    """A question, followed by one line for each of its options, `A. ...`: the `problem` of a sample."""
+    return "\n".join([question, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))])
+
+
+def user_text(problem: str, target: Target, kind: QuestionKind) -> str:
+    """The text of the user's turn after the video: the problem, and the instruction how to answer."""
+    return f"{problem}\n\n{instruction(target, kind)}"
 
 
 def format_answer(answer: str) -> str:

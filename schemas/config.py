@@ -14,6 +14,7 @@ from typing import Annotated, assert_never
 from pydantic import Field, StringConstraints, model_validator
 
 from schemas.base import Fraction, Model, accept_earlier_names, canonical_json
+from schemas.frame_policy import FramePolicy
 from schemas.provenance import SamplingOverrides
 from schemas.tables import QuestionCategory, QuestionKind
 
@@ -279,10 +280,20 @@ class DifficultyConfig(Model):
 
     trials: int = Field(default=10, ge=1, le=128)
     """Answers of the target per question (LongVideo-Reason: 10)."""
-    frames: int = Field(default=64, ge=1, le=4096)
-    """Frames of the whole video that the target sees. A target without vision gets the captions instead."""
-    frame_side: int = Field(default=448, ge=64, le=2048)
-    """Longest side of those frames in pixels. Both sides are rounded to multiples of 28."""
+    fps: float = Field(default=2.0, gt=0.0)
+    """Frames per second of the whole video that the target sees, up to max_frames. Give what it will be trained with
+    (`videos.frames` of the recipe); the defaults are those of the recipes for CoT-SFT and GRPO. A target without vision
+    gets the captions instead."""
+    max_frames: int = Field(default=256, ge=1, le=4096)
+    """Largest number of frames that the target sees. For a fixed number, set it, and fps to 1000."""
+    max_video_tokens: int | None = Field(default=None, ge=1)
+    """Largest number of tokens of those frames, as in the recipe; it decides their size. Unset: as Qwen3-VL's own
+    processor (12,288), or Qwen2.5-VL's for a model of that name."""
+
+    @property
+    def frame_policy(self) -> FramePolicy:
+        """The trainer's policy with these settings."""
+        return FramePolicy(fps=self.fps, max_frames=self.max_frames, max_video_tokens=self.max_video_tokens)
 
 
 class AssembleConfig(Model):

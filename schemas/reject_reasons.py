@@ -470,6 +470,17 @@ REASON_GROUPS = (
         },
     ),
     ReasonGroup(
+        "Frames for the target",
+        ("difficulty",),
+        ("operators/stages/difficulty.py",),
+        {
+            "frame_shape": RejectReason(
+                "One side of the video's frames is more than 200 times the other, which no model accepts.",
+                "Crop it, or remove it from the source.",
+            ),
+        },
+    ),
+    ReasonGroup(
         "Published media",
         ("package",),
         ("operators/stages/package.py",),

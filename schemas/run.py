@@ -85,6 +85,7 @@ class Partition(Model):
 _EARLIER_SETTINGS = {
     "question": ("per_category",),
     "verify": ("blind_limit", "grounded_trials", "grounded_limit"),
+    "difficulty": ("frames", "frame_side"),
 }
 """Settings of earlier versions by section. A new build that names one of them fails."""
 

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from schemas.answer_format import LETTERS, Target, choice_letter, parse_response
+from schemas.answer_format import LETTERS, Target, choice_letter, parse_response, problem_text
 from schemas.errors import BadInput
+from schemas.frame_policy import SECOND_US, FramePolicy
 from schemas.settings import validate
 from schemas.tables import QuestionKind
 from trainer_plugin.command import run
-from trainer_plugin.data.frame_selection import SECOND_US, FramePolicy
 from trainer_plugin.data.samples import QuestionLayout
 from trainer_plugin.data.video_decode import BadVideo, probe_video
 from trainer_plugin.distributed.mesh import broadcast_from_rank_zero, init_distributed, run_on_all_ranks
@@ -92,7 +92,7 @@ def ask(
     kind = QuestionKind.CHOICE if options else QuestionKind.OPEN
     facts = broadcast_from_rank_zero(lambda: _probe(video))
     try:
-        prompt = layout.prompt(facts.source.key, facts, "\n".join([question, *labelled]), kind, prompt_tokens)
+        prompt = layout.prompt(facts.source.key, facts, problem_text(question, options), kind, prompt_tokens)
     except UnusableSample as unusable:
         raise BadInput(f"{video}: {unusable.message}") from unusable
     request = RolloutRequest(prompt.example, prompt.unexpanded_ids, seed)

@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 from schemas.answer_format import Target
 from schemas.base import Fraction, Model, accept_earlier_names
 from schemas.errors import BadInput
+from schemas.frame_policy import FramePolicy
 from schemas.settings import ConfigError, read_fields, set_field, validate
 from schemas.tables import Split
-from trainer_plugin.data.frame_selection import FramePolicy
 from trainer_plugin.data.samples import PromptVariant
 from trainer_plugin.evaluation.settings import EvaluationSettings
 from trainer_plugin.model import Head

@@ -2,14 +2,16 @@
 
 A stopping rule decides after each round of trials how many more a question needs (`StoppingRule`): a fixed number for
 the difficulty, a sequential test for the checks. All trials of a round are sent in one call, so that they run
-concurrently. Each trial has its options in another order, and the right option has every letter equally often, so that
-a preference for a letter gives no advantage.
+concurrently. In a check each trial has its options in another order, and the right option has every letter equally
+often, so that a preference for a letter gives no advantage. For the difficulty all trials have the sample's own order,
+as in training.
 
 Open answers about on-screen texts are compared by program only. Other open answers are compared by program first, and
 those with different words are sent to the judge together with the question.
 
 A trial is answered when the model gave an answer that could be compared. Only answered trials count; the others are
 neither right nor wrong, and are replaced while `MAX_REFUSALS` permits. `unknown` and `several` are answers, and wrong.
+A free text without an answer, or whose choice is uncertain, is a wrong answer, as for the trainer's rewards.
 """
 
 from __future__ import annotations
@@ -26,8 +28,16 @@ from operators.models.prompts import Prompt
 from operators.questions.answers import compare_open, folded, same_answer, same_count, same_place, same_texts
 from operators.questions.outcome import Problem
 from operators.questions.story import story_room
-from schemas.answer_format import LETTERS
-from schemas.answers import ChosenOption, FoundAnswer, Letter, ShortAnswer, Verdict
+from schemas.answer_format import (
+    LETTERS,
+    LONGEST_ANSWER,
+    Target,
+    choice_letter,
+    parse_response,
+    problem_text,
+    user_text,
+)
+from schemas.answers import ChosenOption, FoundAnswer, FreeText, Letter, ShortAnswer, Verdict
 from schemas.config import Role
 from schemas.provenance import Provenance
 from schemas.tables import Check, Question, QuestionKind, Template, Trial
@@ -69,6 +79,9 @@ class TrialSpec:
     part: int = 0
     chain: str | None = None
     """The prompt's variable `chain`, a chain of thought; None for a prompt without it."""
+    as_trained: tuple[str, ...] | None = None
+    """For a prompt with the variable `turn`, the user's turn of the trainer: the options in the order of the sample.
+    None for prompts of checks."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,8 @@ class TrialResult:
     question: Question
     check: Check
     answers: tuple[str, ...]
-    """One answer per answered trial: the text of an option, `unknown`, `several`, or the free text."""
+    """One answer per answered trial: the text of an option, `unknown`, `several`, or the free answer. Empty if a free
+    text has none, or its choice is uncertain."""
     right: tuple[bool, ...]
     """Whether each of these answers is right."""
     refusals: tuple[Refusal, ...]
@@ -205,6 +219,18 @@ def run_trials(
     return [run.result(check) for run in runs]
 
 
+def user_turn(question: Question, options: Sequence[str]) -> str:
+    """The user's turn of the trainer for a question with its options in this order."""
+    return user_text(problem_text(question.question, options), Target.REASONING, question.kind)
+
+
+def sample_options(context: Context, question: Question) -> tuple[str, ...]:
+    """The options of a question in the order of its sample, which depends only on the build's seed and the question."""
+    options = list(question.options)
+    Random(context.seed("options", question.question_id)).shuffle(options)
+    return tuple(options)
+
+
 def letter_options(options: Sequence[str]) -> list[tuple[str, str]]:
     """Options with their letters, as prompts take them."""
     return list(zip(LETTERS, options, strict=False))
@@ -242,6 +268,8 @@ def orders(options: Sequence[str], trials: int, rng: Random) -> list[tuple[str, 
 
 def _order_options(context: Context, check: Check, spec: TrialSpec, index: int) -> tuple[str, ...]:
     """The options of a question in the order of its trial number `index`."""
+    if spec.as_trained is not None:
+        return spec.as_trained
     rng = Random(context.seed(check, spec.question.question_id))
     return orders(spec.question.options, index + 1, rng)[index]
 
@@ -255,15 +283,24 @@ def _request(prompt: Prompt, spec: TrialSpec, options: Sequence[str], seed: int)
     question = spec.question
     variables = {"story": spec.story, "chain": spec.chain}
     shown: dict[str, object] = {name: value for name, value in variables.items() if value is not None}
-    if options:
-        shown["options"] = letter_options(options)
-    text = prompt.render(question=question.question, **shown)
+    if spec.as_trained is not None:
+        shown["turn"] = user_turn(question, options)
+    else:
+        shown["question"] = question.question
+        shown |= {"options": letter_options(options)} if options else {}
+    text = prompt.render(**shown)
     return Request(question.question_id, prompt, text, spec.frames, seed)
 
 
 def _answer(reply: Answer | Refusal, options: Sequence[str]) -> str | None:
     if isinstance(reply, Refusal):
         return None
+    if isinstance(reply.value, FreeText):
+        answer = parse_response(reply.value.text).answer or ""
+        if not options:
+            return answer
+        letter = choice_letter(answer, options)
+        return options[LETTERS.index(letter)] if letter else ""
     if isinstance(reply.value, (Letter, ChosenOption)):
         chosen = reply.value.answer
         return options[LETTERS.index(chosen)] if chosen in LETTERS else chosen
@@ -301,7 +338,7 @@ def _by_program(question: Question, answer: str) -> bool | None:
     """
     if question.kind is QuestionKind.CHOICE:
         return same_answer(answer, question.answer, question.kind)
-    if folded(answer).strip(".") == UNKNOWN:
+    if folded(answer).strip(".") == UNKNOWN or len(answer) > LONGEST_ANSWER:
         return False
     if question.derivation is None:
         return compare_open(answer, question.answer)

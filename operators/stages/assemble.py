@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from operators.execution.stage import SOURCE, Context, Scope, Stage
-from schemas.answer_format import LETTERS, format_answer
+from operators.questions.trials import sample_options
+from schemas.answer_format import LETTERS, format_answer, problem_text
 from schemas.base import digest
 from schemas.config import AssembleConfig
 from schemas.sample import Sample
@@ -78,9 +78,7 @@ def make_sample(
     split: Split,
 ) -> Sample:
     """The sample of a verified question. The order of its options depends only on the build's seed and the question."""
-    options = list(question.options)
-    random.Random(context.seed("options", question.question_id)).shuffle(options)
-    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    options = sample_options(context, question)
     choice = question.kind is QuestionKind.CHOICE
     answer = LETTERS[options.index(question.answer)] if choice else question.answer
     trials = [*question.checks, *reasoning.checks, difficulty]
@@ -89,7 +87,7 @@ def make_sample(
         behind.append(reasoning.refinement)
     return Sample(
         problem_id=int(digest(question.question_id)[:16], 16) >> 1,
-        problem="\n".join([question.question, *lines]),
+        problem=problem_text(question.question, options),
         problem_type=question.category,
         reasoning=reasoning.reasoning,
         videos=f"{video.video_id}.mp4",
@@ -98,7 +96,7 @@ def make_sample(
         video_id=video.video_id,
         kind=question.kind,
         question=question.question,
-        options=tuple(options),
+        options=options,
         answer_text=question.answer,
         evidence=question.evidence,
         pass_rate=difficulty.correct / difficulty.n,

@@ -53,13 +53,13 @@ def proxy_suffices(video: Video, fps: float, side: int) -> bool:
     return video.proxy_uri is not None and fps <= FPS and min(side, max(video.width, video.height)) <= SIDE
 
 
-def decode_frames(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, ...]:
+def decode_frames(path: Path, times_us: Sequence[int], side: int | tuple[int, int]) -> tuple[TimedFrame, ...]:
     """The frames at these times, in a child process, so that a decoder that crashes or hangs does not stop the stage.
 
     Args:
         path: the video or its proxy.
         times_us: times in microseconds, ascending.
-        side: longest side of the frames in pixels.
+        side: longest side of the frames in pixels, or their width and height.
 
     Raises:
         UnreadableVideo: the file cannot be read.
@@ -68,7 +68,7 @@ def decode_frames(path: Path, times_us: Sequence[int], side: int) -> tuple[Timed
     return run_isolated(_decode, path, times_us, side, timeout_seconds=DECODE_SECONDS)
 
 
-def _decode(path: Path, times_us: Sequence[int], side: int) -> tuple[TimedFrame, ...]:
+def _decode(path: Path, times_us: Sequence[int], side: int | tuple[int, int]) -> tuple[TimedFrame, ...]:
     return encode_frames(frames_at(path, times_us, side))
 
 

@@ -1,7 +1,7 @@
 """A real OpenAI-compatible HTTP server for tests, with deterministic answers, injected faults and request counts.
 
 An answer fits the JSON schema of the request and depends only on the request (`fill_schema`), unless a `script`
-supplies it. Run the server in a thread (`with OpenAIServer() as server: server.url`) or as a separate process
+supplies it. A request for a thought and an answer in tags gets a guess. Run the server in a thread (`with OpenAIServer() as server: server.url`) or as a separate process
 (`python tests/support/openai_server.py --port 8000`), which prints its URL first.
 """
 
@@ -270,7 +270,14 @@ def _matching(pattern: str, draw: int) -> str:
 def _default_content(body: dict[str, Any]) -> Any:
     seed = json.dumps([body["model"], body["messages"], body.get("seed"), body.get("temperature")], sort_keys=True)
     wanted = body.get("response_format", {}).get("json_schema", {}).get("schema")
-    return fill_schema(wanted, seed) if wanted else f"An answer {hashlib.sha256(seed.encode()).hexdigest()[:8]}."
+    if wanted:
+        return fill_schema(wanted, seed)
+    draw = hashlib.sha256(seed.encode()).hexdigest()[:8]
+    if "<answer></answer>" not in last_text(body):
+        return f"An answer {draw}."
+    letters = re.findall(r"^([A-J])\. ", last_text(body), re.MULTILINE)
+    answer = letters[int(draw, 16) % len(letters)] if letters else f"an answer {draw}"
+    return f"<think>I guess.</think><answer>{answer}</answer>"
 
 
 def _as_text(content: Any) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from operators.models.prompts import OWN_FOLDER, Prompt, load_prompt, prompt_ids
+from schemas.answer_format import Target, problem_text, user_text
 from schemas.tables import QuestionKind
 
 FOLDER = Path(__file__).parents[1] / "data" / "prompts"
@@ -43,6 +44,7 @@ VARIABLES = {
     "evidence": "\n".join(STORY.splitlines()[1::2]),
     "chain": CHAIN,
     "right": OPTIONS[0],
+    "turn": user_text(problem_text(QUESTION, OPTIONS), Target.REASONING, QuestionKind.CHOICE),
     "given": "the door at the back",
     "first": f"{QUESTION}\nAnswer: {OPTIONS[0]}",
     "second": "How does the boy with the red cap go out?\nAnswer: by the back door",

@@ -2,12 +2,12 @@ import pytest
 
 from schemas.answer_format import Target
 from schemas.errors import BAD_INPUT_STATUS, BadInput
+from schemas.frame_policy import FramePolicy
 from tests.support.videos import counting_video
 from tests.trainer_plugin.evaluation.scripted import ScriptedEngine, reply
 from tests.trainer_plugin.runs import model_folder
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer
 from trainer_plugin.ask import ask, main
-from trainer_plugin.data.frame_selection import FramePolicy
 from trainer_plugin.data.samples import QuestionLayout
 from trainer_plugin.rl.rollout import Finish, SamplingSettings
 

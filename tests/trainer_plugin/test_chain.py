@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from schemas.answer_format import Target
 from schemas.arrow import rows_from_parquet
+from schemas.frame_policy import FramePolicy
 from schemas.tables import QuestionKind, Split, Video
 from tests.support.rows import make_sample
 from tests.trainer_plugin.in_vllm import hub_folder, needs_vllm, vllm_log_probs
@@ -23,7 +24,6 @@ from tests.trainer_plugin.support import numbered_film, write_release
 from trainer_plugin import grpo, sft
 from trainer_plugin.ask import ask
 from trainer_plugin.data.chat import CHATML
-from trainer_plugin.data.frame_selection import FramePolicy
 from trainer_plugin.data.samples import QuestionLayout
 from trainer_plugin.data.video_decode import probe_video
 from trainer_plugin.evaluate import evaluate_recipe, load_evaluation

@@ -14,45 +14,13 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
-from schemas.base import Model
+from schemas.frame_policy import FramePolicy, frame_times
 from trainer_plugin.types import VideoClip, VideoFacts
 
 if TYPE_CHECKING:
     from trainer_plugin.families.base import Family
-
-SECOND_US = 1_000_000
-
-
-class FramePolicy(Model):
-    """Which frames of a video are used: evenly spread, each in the middle of an equal share of the duration."""
-
-    fps: float | None = Field(default=2.0, gt=0)
-    """Frames per second, or None for a fixed number."""
-    frames: int | None = Field(default=None, ge=1)
-    """The fixed number of frames, or None."""
-    max_frames: int = Field(default=768, ge=1)
-    max_video_tokens: int | None = Field(default=None, ge=1)
-    """Maximum number of tokens of one video, instead of the budget of the model's own processor (12,288 for Qwen3-VL as
-    published). It may be lower, or higher if serving uses the same budget. Qwen2.5-VL's processor has a budget for each
-    frame, which this can only lower. A video never gets more tokens than its row has room for. None: the processor's
-    budget."""
-
-    @model_validator(mode="after")
-    def _is_one_of_both(self) -> FramePolicy:
-        if (self.fps is None) == (self.frames is None):
-            raise ValueError(
-                f"give either fps or frames and leave the other null, got fps={self.fps} and frames={self.frames}"
-            )
-        return self
-
-    def count(self, duration_us: int, video_fps: float) -> int:
-        """Number of frames to use, never more than the video has."""
-        available = max(1, round(duration_us / SECOND_US * video_fps))
-        chosen = self.frames if self.frames is not None else round(duration_us / SECOND_US * (self.fps or 0))
-        return max(1, min(chosen, self.max_frames, available))
 
 
 def select_frames(
@@ -111,11 +79,6 @@ def _resize_clip(video: VideoFacts, count: int, allowed: int, policy: FramePolic
 
 def _tokens(clip: VideoClip, family: Family) -> int:
     return clip.grid.t * family.tokens_per_temporal_patch(clip.grid)
-
-
-def frame_times(duration_us: int, count: int) -> tuple[int, ...]:
-    """The midpoints of `count` equal shares of a video, in microseconds."""
-    return tuple((2 * number + 1) * duration_us // (2 * count) for number in range(count))
 
 
 def shuffle_frames(clip: VideoClip, seed: str) -> VideoClip:

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from schemas.answer_format import Target, instruction
+from schemas.answer_format import Target, user_text
+from schemas.frame_policy import FramePolicy
 from schemas.sample import Sample
 from schemas.tables import QuestionKind, Split
 from trainer_plugin.data.chat import Chat, Turn
 from trainer_plugin.data.features import FeatureFolder
-from trainer_plugin.data.frame_selection import FramePolicy, select_frames, shuffle_frames
+from trainer_plugin.data.frame_selection import select_frames, shuffle_frames
 from trainer_plugin.data.release import index_videos
 from trainer_plugin.types import IGNORED, Example, UnusableSample, VideoClip, VideoFacts
 
@@ -80,7 +81,7 @@ class QuestionLayout:
 
     def question(self, problem: str, kind: QuestionKind) -> str:
         """The text of the user's turn: the problem, and the instruction how to answer."""
-        return f"{problem}\n\n{instruction(self.target, kind)}"
+        return user_text(problem, self.target, kind)
 
     def prompt(
         self,

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from schemas.frame_policy import QWEN2_5_VL, QWEN3_VL, PixelLimits
 from trainer_plugin.families.base import Family, Features, Model
-from trainer_plugin.ops.preprocess import per_frame_size, qwen_patches, whole_video_size
+from trainer_plugin.ops.preprocess import qwen_patches
 from trainer_plugin.types import Grid
 
 SECOND_US = 1_000_000
@@ -130,8 +131,8 @@ class Qwen25VL(_QwenVL):
 
     mean = (0.48145466, 0.4578275, 0.40821073)
     std = (0.26862954, 0.26130258, 0.27577711)
-    least_pixels, most_pixels = 128 * 28**2, 768 * 28**2
-    """Limits per frame for a model without its own processor: the defaults of transformers and qwen-vl-utils."""
+    least_pixels, most_pixels = QWEN2_5_VL.least, QWEN2_5_VL.most
+    """Limits per frame for a model without its own processor."""
 
     def __init__(self, config: PretrainedConfig, processor: Mapping[str, Any]) -> None:
         super().__init__(config, processor)
@@ -149,17 +150,8 @@ class Qwen25VL(_QwenVL):
         Raises:
             ValueError: one side is more than 200 times the other.
         """
-        if max_tokens is None:
-            return self._frame_size(height, width, self.least_pixels, self.most_pixels)
-        share = max(1, max_tokens // -(-frames // self.temporal_patch)) * self.factor**2
-        most = min(self.most_pixels, share)
-        rows, columns = self._frame_size(height, width, min(self.least_pixels, most), most)
-        # Enlarged sides are rounded up, so the frame may exceed its share.
-        beyond = rows * columns > most
-        return self._frame_size(height, width, self.factor**2, most) if beyond else (rows, columns)
-
-    def _frame_size(self, height: int, width: int, least: int, most: int) -> tuple[int, int]:
-        return per_frame_size(height, width, factor=self.factor, min_pixels=least, max_pixels=most)
+        limits = PixelLimits(self.least_pixels, self.most_pixels, self.factor, True, self.temporal_patch)
+        return limits.frame_size(height, width, frames, max_tokens)
 
     def video_ids(
         self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int], duration_us: int
@@ -216,9 +208,8 @@ class Qwen25VL(_QwenVL):
 class Qwen3VL(_QwenVL):
     """Qwen3-VL: a timestamp in text precedes each temporal patch, and features also enter early layers (deepstack)."""
 
-    least_pixels, most_pixels = 4_096, 25_165_824
-    """Published limits for all frames of a video in total. The maximum is 12,288 tokens of 32 x 32 pixels in two
-    frames."""
+    least_pixels, most_pixels = QWEN3_VL.least, QWEN3_VL.most
+    """Limits for all frames of a video in total."""
 
     def frame_size(self, height: int, width: int, frames: int, max_tokens: int | None = None) -> tuple[int, int]:
         """Height and width in pixels to which frames are resized; see `Family.frame_size`.
@@ -228,16 +219,8 @@ class Qwen3VL(_QwenVL):
         Raises:
             ValueError: one side is more than 200 times the other.
         """
-        most = self.most_pixels if max_tokens is None else max_tokens * self.temporal_patch * self.factor**2
-        return whole_video_size(
-            height,
-            width,
-            max(frames, self.temporal_patch),
-            self.temporal_patch,
-            factor=self.factor,
-            min_pixels=min(self.least_pixels, most),
-            max_pixels=most,
-        )
+        limits = PixelLimits(self.least_pixels, self.most_pixels, self.factor, False, self.temporal_patch)
+        return limits.frame_size(height, width, frames, max_tokens)
 
     def video_ids(
         self, tokenizer: PreTrainedTokenizerBase, grid: Grid, frame_times_us: Sequence[int], duration_us: int

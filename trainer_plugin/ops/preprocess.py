@@ -6,7 +6,6 @@ transformers' `Qwen2VLVideoProcessor` (also used for Qwen2.5-VL), `Qwen3VLVideoP
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,8 +15,6 @@ from torch.nn import functional
 
 Resample = Literal["bicubic", "lanczos"]
 """Resampling filter of a processor: bicubic for Qwen, Lanczos for SmolVLM."""
-
-_LARGEST_ASPECT = 200
 
 
 def resample_mode(resample: Resample) -> Resample:
@@ -44,41 +41,6 @@ def resize(frames: Tensor, size: tuple[int, int], resample: Resample = "bicubic"
     mode = resample_mode(resample)
     resized = functional.interpolate(frames.permute(0, 3, 1, 2), size=size, mode=mode, antialias=True)
     return resized.permute(0, 2, 3, 1).contiguous()
-
-
-def per_frame_size(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Height and width of frames for Qwen2-VL and Qwen2.5-VL, which limit the pixels of each frame.
-
-    Args:
-        height, width: original size in pixels.
-        factor: divisor of both resulting sides, in pixels.
-        min_pixels, max_pixels: limits on the pixels of one frame.
-
-    Raises:
-        ValueError: one side is more than 200 times the other.
-    """
-    return _size_within(height, width, 1, 1, factor, min_pixels, max_pixels)
-
-
-def whole_video_size(
-    height: int, width: int, frames: int, temporal: int, *, factor: int, min_pixels: int, max_pixels: int
-) -> tuple[int, int]:
-    """Height and width of frames for Qwen3-VL, which limits the total pixels of all frames.
-
-    Args:
-        height, width: original size in pixels.
-        frames: number of frames, at least `temporal`, before the last is repeated to fill the last temporal patch.
-        temporal: number of frames in a temporal patch.
-        factor: divisor of both resulting sides, in pixels.
-        min_pixels, max_pixels: limits on the total pixels of all frames.
-
-    Raises:
-        ValueError: one side is more than 200 times the other.
-    """
-    if min(height, width) < factor:
-        grow = max(factor / height, factor / width)
-        height, width = int(height * grow), int(width * grow)
-    return _size_within(height, width, frames, temporal, factor, min_pixels, max_pixels)
 
 
 def longest_side_size(height: int, width: int, side: int) -> tuple[int, int]:
@@ -147,22 +109,6 @@ def normalized(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     means, stds = (torch.tensor(values, device=frames.device) * scale for values in (mean, std))
     pixels = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     return pixels.sub_(means.view(3, 1, 1)).div_(stds.view(3, 1, 1))
-
-
-def _size_within(
-    height: int, width: int, frames: int, temporal: int, factor: int, min_pixels: int, max_pixels: int
-) -> tuple[int, int]:
-    if max(height, width) > _LARGEST_ASPECT * min(height, width):
-        raise ValueError(f"frames of {width}x{height} pixels: one side is more than {_LARGEST_ASPECT} times the other")
-    rows, columns = round(height / factor) * factor, round(width / factor) * factor
-    volume = round(frames / temporal) * temporal * rows * columns
-    if volume > max_pixels:
-        shrink = math.sqrt(frames * height * width / max_pixels)
-        rows, columns = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
-    elif volume < min_pixels:
-        grow = math.sqrt(min_pixels / (frames * height * width))
-        rows, columns = (math.ceil(side * grow / factor) * factor for side in (height, width))
-    return rows, columns
 
 
 def _even(pixels: int) -> int:

@@ -43,7 +43,7 @@ class VideoFrame:
 
 
 def frames_at(
-    path: Path, times_us: Sequence[int], side: int | None = None, multiple: int = PATCH
+    path: Path, times_us: Sequence[int], side: int | tuple[int, int] | None = None, multiple: int = PATCH
 ) -> Iterator[VideoFrame]:
     """Yield the frame presented at each requested time, in ascending order of time, in one forward pass.
 
@@ -52,8 +52,8 @@ def frames_at(
     Args:
         times_us: times in `[0, duration)`, in any order. A repeated time yields its frame again.
         side: longest side in pixels. Both sides are then multiples of `multiple`, and the frame is not enlarged beyond
-            rounding. None keeps the displayed size.
-        multiple: the sides are multiples of this many pixels if `side` is given.
+            rounding. Or width and height in pixels. None keeps the displayed size.
+        multiple: the sides are multiples of this many pixels if the longest side is given.
 
     Raises:
         UnreadableVideo: the file cannot be read, or none of its frames can be decoded.
@@ -71,7 +71,9 @@ def frames_at(
     with open_video(path) as (container, stream):
         for time_us, frame in decode_at(container, stream, index, requested_us, path):
             width, height = displayed_size(frame, sample_aspect(frame))
-            if side is not None:
+            if isinstance(side, tuple):
+                width, height = side
+            elif side is not None:
                 width, height = fitted_size(width, height, side, multiple)
             yield VideoFrame(time_us, displayed_rgb(frame, (width, height)))
 

@@ -51,7 +51,7 @@ def output_of(outputs, start: str) -> str:
 
 
 def test_a_request_of_the_build_is_shown(outputs):
-    shown = output_of(outputs, "lvr prompts show difficulty_choice")
+    shown = output_of(outputs, "lvr prompts show difficulty")
     user = shown.partition("##### user\n")[2].partition("\n\n##### response_format")[0]
     assert any(text and text in user for text in outputs["sent"])
 

@@ -40,7 +40,7 @@ KEYS = {
     ),
     "difficulty": (
         ["ingest", "caption", "question", "reason", "outline"],
-        "4f014396e4c4e2f91b654340d840f979baba82c63794f0dc6691c83848d53de9",
+        "5342b6e0603ef4bf7cd3c1798fe7649fedb2a49305af7df441d14fbd5282a889",
     ),
     "package": (
         ["ingest", "difficulty"],

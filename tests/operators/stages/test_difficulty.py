@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from operators.execution.stage import Context
 from operators.models.session import ModelPool
 from operators.process.isolate import Stopped, run_isolated, stop_children
+from operators.questions.trials import sample_options, user_turn
 from operators.sources.access import SourceFiles
 from operators.stages.difficulty import STAGE
+from schemas.answer_format import problem_text
+from schemas.config import BuildConfig
 from schemas.tables import Check, QuestionKind
 from tests.support.films import captions_of, film
 from tests.support.openai_server import Fault, OpenAIServer, last_text
@@ -26,38 +30,79 @@ def make_reasonings(*questions):
     return [make_reasoning(each) for each in questions]
 
 
-def right_for_first_letters(body):
-    """Answers open questions correctly, and choice questions only if the right option is A or B: half of all trials."""
-    if body["response_format"]["json_schema"]["name"] == "Letter":
-        right = re.search(r"^([A-D])\. a boat$", last_text(body), re.MULTILINE)[1]
-        return {"answer": right if right in "AB" else "A"}
-    return {"answer": "A boat."}
+def answer_half(body):
+    """Answers open questions correctly, and choice questions in half of the trials."""
+    if "response_format" in body:
+        return None  # the judge
+    if "letter" not in last_text(body):
+        return "<think>It floats.</think><answer>A boat.</answer>"
+    right = re.search(r"^([A-D])\. a boat$", last_text(body), re.MULTILINE)[1]
+    return f"<think>It floats.</think><answer>{right if body['seed'] % 2 else 'D' if right == 'A' else 'A'}</answer>"
 
 
 def test_the_pass_rate_is_counted(stages, server):
-    server.script = right_for_first_letters
+    server.script = answer_half
     trials = stages.run(
         STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], make_reasonings(CHOICE, OPEN), [], difficulty={"trials": 8}
     )
     assert [(t.question_id, t.check, t.correct, t.n, t.passed) for t in trials] == [
-        (CHOICE.question_id, Check.DIFFICULTY, 4, 8, True),
+        (CHOICE.question_id, Check.DIFFICULTY, trials[0].answers.count("a boat"), 8, True),
         (OPEN.question_id, Check.DIFFICULTY, 8, 8, True),
     ]
-    assert trials[0].answers.count("a boat") == 4
-    assert {each.prompt_id for each in trials[0].provenance} == {"difficulty_choice"}
+    assert 0 < trials[0].correct < 8
+    assert {each.prompt_id for each in trials[0].provenance} == {"difficulty"}
+
+
+def test_a_trial_is_what_the_trainer_requests_and_its_options_keep_their_order(stages, server):
+    server.script = answer_half
+    stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE], make_reasonings(CHOICE), [], difficulty={"trials": 4})
+    bodies = [seen.body for seen in server.requests]
+    assert all("response_format" not in body and body["temperature"] == 1.0 for body in bodies)
+    assert len({body["seed"] for body in bodies}) == 4
+    [text] = {last_text(body) for body in bodies}
+    assert text.endswith("inside <think></think>, then give the letter of the right option inside <answer></answer>.")
+    context = Context(STAGE.name, "film", BuildConfig(source="a", out="b"), {}, {}, files=None, scratch=None)
+    assert problem_text(CHOICE.question, sample_options(context, CHOICE)) in text
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>A bird? No.</think><answer>{right}</answer>", "a boat"),
+        ("<think>The boat.</think>The answer is {right}.", "a boat"),
+        ("A boat", "a boat"),
+        ("<think>It is {right}", ""),
+        ("<answer>A or B</answer>", ""),
+        ("I cannot answer.", ""),
+    ],
+)
+def test_a_response_is_read_as_by_the_trainer(stages, server, text, answer):
+    def respond(body):
+        return text.format(right=re.search(r"^([A-D])\. a boat$", last_text(body), re.MULTILINE)[1])
+
+    server.script = respond
+    [trial] = stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE], make_reasonings(CHOICE), [], difficulty={"trials": 1})
+    assert (trial.answers, trial.correct, trial.n) == ((answer,), int(answer != ""), 1)
+
+
+def test_an_endless_open_answer_is_wrong_without_a_judge(stages, server):
+    server.script = lambda body: "<answer>" + "a boat, " * 200
+    [trial] = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], make_reasonings(OPEN), [], difficulty={"trials": 1})
+    assert (trial.correct, trial.n) == (0, 1)
+    assert len(server.requests) == 1
 
 
 def test_only_questions_with_a_chain_of_thought_are_tried(stages, server):
-    server.script = right_for_first_letters
+    server.script = answer_half
     rows = stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], make_reasonings(OPEN), [])
     assert [row.question_id for row in rows] == [OPEN.question_id]
 
 
 def test_without_vision_the_captions_come_first_and_the_question_last(stages, server):
-    server.script = right_for_first_letters
+    server.script = answer_half
     stages.run(STAGE, [VIDEO], CAPTIONS, [CHOICE, OPEN], make_reasonings(CHOICE, OPEN), [])
     texts = [last_text(seen.body) for seen in server.requests]
-    assert len({text[: text.index("Answer a question")] for text in texts}) == 1
+    assert len({text[: text.index("What comes")] for text in texts}) == 1
     assert all("00:50 - 01:00: A scene" in text for text in texts)
 
 
@@ -65,7 +110,7 @@ def test_a_target_that_sees_gets_frames_of_the_whole_video(stages, server, tmp_p
     path = counting_video(tmp_path / "film.mp4", fps=25)
     video = of_file(VIDEO, path).model_copy(update={"duration_us": 4_000_000, "frame_count": 100})
     stages.vision = True
-    server.script = right_for_first_letters
+    server.script = answer_half
     (trial,) = stages.run(
         STAGE,
         [video],
@@ -73,7 +118,7 @@ def test_a_target_that_sees_gets_frames_of_the_whole_video(stages, server, tmp_p
         [OPEN],
         make_reasonings(OPEN),
         [],
-        difficulty={"trials": 2, "frames": 4, "frame_side": 112},
+        difficulty={"trials": 2, "fps": 1.0},
     )
     assert trial.correct == 2
     content = server.requests[0].body["messages"][-1]["content"]
@@ -84,8 +129,16 @@ def test_a_target_that_sees_gets_frames_of_the_whole_video(stages, server, tmp_p
         "[00:03.48]",
     ]
     assert sum(part["type"] == "image_url" for part in content) == 4
-    assert OPEN.question in content[-1]["text"]
-    assert "A scene" not in content[-1]["text"]
+    assert content[-1]["text"] == user_turn(OPEN, ())
+
+
+def test_frames_no_model_accepts_are_a_reject(stages, server, tmp_path):
+    path = counting_video(tmp_path / "film.mp4", fps=25)
+    video = of_file(VIDEO, path).model_copy(update={"width": 6000, "height": 8})
+    stages.vision = True
+    assert stages.run(STAGE, [video], CAPTIONS, [OPEN], make_reasonings(OPEN), []) == []
+    assert [(each.key, each.reason) for each in stages.rejects] == [(OPEN.question_id, "frame_shape")]
+    assert not server.requests
 
 
 def test_a_question_without_an_answer_has_no_pass_rate_and_is_out(stages, server):
@@ -98,7 +151,7 @@ def test_a_question_without_an_answer_has_no_pass_rate_and_is_out(stages, server
 
 
 def test_a_missing_answer_is_replaced(stages, server):
-    server.script = right_for_first_letters
+    server.script = answer_half
     server.fail(Fault(400, "maximum context length is 2048 tokens", "context_length_exceeded"))
     (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], make_reasonings(OPEN), [], difficulty={"trials": 3})
     assert (trial.n, trial.correct, trial.passed) == (3, 3, True)

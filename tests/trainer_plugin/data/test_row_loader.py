@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from schemas.answer_format import Target
+from schemas.frame_policy import FramePolicy
 from schemas.tables import Split
 from tests.support.videos import number_on
 from tests.trainer_plugin.support import FPS, TinyFamily, byte_tokenizer, numbered_film, release_of
 from trainer_plugin.data import row_loader as loader_module
 from trainer_plugin.data.features import FeatureFolder
-from trainer_plugin.data.frame_selection import FramePolicy
 from trainer_plugin.data.packing import RowStream, mask_labels
 from trainer_plugin.data.row_loader import RowLoader
 from trainer_plugin.data.samples import ReleaseDataset

@@ -4,11 +4,11 @@ from transformers import Qwen2_5_VLConfig, Qwen3VLConfig, SmolVLMConfig
 
 from schemas.answer_format import Target
 from schemas.config import Media
+from schemas.frame_policy import FramePolicy, frame_times
 from schemas.tables import Split
 from tests.support.properties import given, settings, st
 from tests.support.rows import make_video
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, release_of
-from trainer_plugin.data.frame_selection import FramePolicy, frame_times
 from trainer_plugin.data.samples import PromptVariant, ReleaseDataset
 from trainer_plugin.families import family_of
 from trainer_plugin.types import IGNORED, UnusableSample

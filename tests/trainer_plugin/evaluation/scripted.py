@@ -9,10 +9,10 @@ from transformers import Qwen2_5_VLConfig
 from schemas.answer_format import LETTERS, Target, format_answer
 from schemas.config import Media
 from schemas.errors import BadInput
+from schemas.frame_policy import FramePolicy
 from schemas.tables import QuestionCategory, QuestionKind, Split
 from tests.support.rows import make_sample, make_video
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, write_release
-from trainer_plugin.data.frame_selection import FramePolicy
 from trainer_plugin.data.samples import ReleaseDataset
 from trainer_plugin.distributed.mesh import RankContext, init_distributed, parallelize
 from trainer_plugin.rl.rollout import Finish, RolloutRequest, RolloutResponse, SamplingSettings

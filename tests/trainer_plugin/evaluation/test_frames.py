@@ -7,10 +7,10 @@ import torch
 
 from schemas.answer_format import Target
 from schemas.errors import BadInput
+from schemas.frame_policy import FramePolicy
 from schemas.tables import QuestionKind
 from tests.trainer_plugin.parity import tiny_family
 from tests.trainer_plugin.support import byte_tokenizer, numbered_film
-from trainer_plugin.data.frame_selection import FramePolicy
 from trainer_plugin.data.samples import QuestionLayout
 from trainer_plugin.data.video_decode import probe_video
 from trainer_plugin.evaluation.frames import FrameSource

@@ -13,6 +13,7 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as qwen3_size
 from transformers.video_utils import VideoMetadata
 
+from schemas.frame_policy import frame_times
 from tests.support.properties import given, settings, st
 from tests.trainer_plugin.parity import (
     END_ID,
@@ -27,7 +28,6 @@ from tests.trainer_plugin.parity import (
     tiny_family,
     tiny_model,
 )
-from trainer_plugin.data.frame_selection import frame_times
 from trainer_plugin.families.qwen_vl import SECOND_US, Qwen3VL, Qwen25VL
 from trainer_plugin.types import Grid
 

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from schemas.frame_policy import per_frame_size, whole_video_size
 from tests.support.properties import given, st
 from trainer_plugin.ops.preprocess import (
     image_pixels,
     longest_side_size,
     normalized,
-    per_frame_size,
     qwen_patches,
     resize,
-    whole_video_size,
 )
 
 GOLDEN = Path(__file__).parents[2] / "data" / "hf_video_processors.json"

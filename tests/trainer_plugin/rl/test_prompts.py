@@ -5,10 +5,10 @@ import pytest
 from schemas.answer_format import Target
 from schemas.config import Media
 from schemas.errors import BadInput
+from schemas.frame_policy import FramePolicy
 from schemas.tables import QuestionKind, Split
 from tests.support.rows import make_sample, make_video
 from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, write_release
-from trainer_plugin.data.frame_selection import FramePolicy
 from trainer_plugin.data.samples import ReleaseDataset
 from trainer_plugin.rl.prompts import Curriculum, PromptSettings, PromptStream
 

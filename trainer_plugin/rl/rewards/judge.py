@@ -17,16 +17,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
-from schemas.answer_format import parse_response
+from schemas.answer_format import LONGEST_ANSWER, parse_response
 from schemas.errors import BadInput, Outage
 from schemas.tables import QuestionKind
 from schemas.uri import shown_uri, without_secrets
 
 if TYPE_CHECKING:  # vLLM brings it; a trainer without judge does not need it
     import openai
-
-LONGEST_ANSWER = 1000
-"""Maximum length of an answer, in characters. A longer one is wrong: the prompt requests a short answer."""
 
 _MOST_VERDICTS = 10_000
 """Number of verdicts that are kept for equal requests, the most recent ones."""

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
+from schemas.answer_format import LONGEST_ANSWER
 from schemas.errors import Outage
 from tests.support.openai_server import Fault, OpenAIServer, Reply, last_text
 from trainer_plugin.rl.rewards.base import Reward, RewardBatch, load_reward
-from trainer_plugin.rl.rewards.judge import LONGEST_ANSWER
 from trainer_plugin.rl.rewards.run import RewardCalls, run_rewards
 
 
