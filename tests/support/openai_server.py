@@ -1,8 +1,9 @@
 """A real OpenAI-compatible HTTP server for tests, with deterministic answers, injected faults and request counts.
 
 An answer fits the JSON schema of the request and depends only on the request (`fill_schema`), unless a `script`
-supplies it. A request for a thought and an answer in tags gets a guess. Run the server in a thread (`with OpenAIServer() as server: server.url`) or as a separate process
-(`python tests/support/openai_server.py --port 8000`), which prints its URL first.
+supplies it. A request for a thought and an answer in tags gets a guess. Run the server in a thread (`with
+OpenAIServer() as server: server.url`) or as a separate process (`python tests/support/openai_server.py --port 8000`),
+which prints its URL first.
 """
 
 from __future__ import annotations
