@@ -2,7 +2,8 @@
 
 A new interpreter takes more than a second of CPU time to import numpy, OpenCV, PyAV and Arrow. A fork of one that has
 imported them takes some milliseconds. The server only imports and forks, in one thread, so its children inherit no
-locks. A child gets the present environment, working folder and import path of the program, as if it had been spawned.
+locks. A child gets the present environment, working folder, import path and output of the program, as if it had been
+spawned.
 
 The server ends when the program ends, even by kill -9, and its children end with it. `multiprocessing` has such a
 server as well, but its children keep it alive after a kill -9 of the program, it receives the signals of the program's
@@ -27,7 +28,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import IO, Any, NoReturn
 
@@ -35,6 +36,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _NUMBER = struct.Struct("q")
 _LONGEST_REQUEST = 1 << 16
+_OUTPUTS = (1, 2)  # standard output and standard error
 
 
 class Child:
@@ -102,7 +104,7 @@ class ForkServer:
                 if self._server is None or not self._server.is_usable():
                     self._server = _Server()
                 server = self._server
-                server.send(sorted(modules), [each.fileno() for each in (file, sender, status_sender)])
+                server.send(sorted(modules), [file.fileno(), sender.fileno(), status_sender.fileno()])
         if not wait([status], timeout_seconds):
             raise TimeoutError(f"none has started within {timeout_seconds:.0f} s; is the disk with its packages slow?")
         pid = _receive_number(status)
@@ -158,8 +160,8 @@ class _Server:
         return self.process.poll() is None and self._inherited == _inherited()
 
     def send(self, modules: Sequence[str], files: Sequence[int]) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which `start` finds
-            socket.send_fds(self._requests, [json.dumps(modules).encode()], files)
+        with suppress(ConnectionError):  # it has ended, which `start` finds
+            socket.send_fds(self._requests, [json.dumps(modules).encode()], [*files, *_OUTPUTS])
 
 
 def _end(requests: socket.socket, process: subprocess.Popen[bytes]) -> None:
@@ -196,31 +198,35 @@ def _serve(descriptor: int) -> None:
             woken.recv(1 << 12)
             _report_ended(children)
         if requests in ready:
-            names, files, _, _ = socket.recv_fds(requests, _LONGEST_REQUEST, 3, socket.MSG_CMSG_CLOEXEC)
+            request, files, _, _ = socket.recv_fds(requests, _LONGEST_REQUEST, 5, socket.MSG_CMSG_CLOEXEC)
             if not files:
                 return
-            for name in json.loads(names):
+            for name in json.loads(request):
                 with suppress(Exception):  # the child imports it as well, and reports why it cannot
                     importlib.import_module(name)
             gc.freeze()
-            file, sender, status = files
-            with open(file, "rb") as call, Connection(sender, readable=False) as connection:  # noqa: PTH123
+            file, sender, status, *outputs = files
+            with ExitStack() as opened, suppress(ConnectionError):  # the program may no longer wait for the child
+                call = opened.enter_context(open(file, "rb"))  # noqa: PTH123
+                connection = opened.enter_context(Connection(sender, readable=False))
+                for output in outputs:
+                    opened.callback(os.close, output)
                 status_sender = socket.socket(fileno=status)
                 try:
                     pid = os.fork()
                 except OSError as error:
                     assert error.errno
                     status_sender.send(_NUMBER.pack(-error.errno))
-                    status_sender.close()
                     continue
                 if pid == 0:
                     die_with_parent(own_pid)
                     for other in (requests, woken, wake, status_sender, *children.values()):
                         other.close()
+                    for stream, output in zip(_OUTPUTS, outputs, strict=True):
+                        os.dup2(output, stream)
                     _call(call, connection)
                 children[pid] = status_sender
-                with suppress(BrokenPipeError):  # the program no longer waits for it
-                    status_sender.send(_NUMBER.pack(pid))
+                status_sender.send(_NUMBER.pack(pid))
 
 
 def _report_ended(children: dict[int, socket.socket]) -> None:
@@ -228,7 +234,7 @@ def _report_ended(children: dict[int, socket.socket]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
             return
-        with children.pop(pid) as connection, suppress(BrokenPipeError):
+        with children.pop(pid) as connection, suppress(ConnectionError):
             connection.send(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
 
 

@@ -40,6 +40,11 @@ def send_pid_and_wait(connection):
     time.sleep(600)
 
 
+def print_a_line(connection):
+    print("printed by a child")
+    print("and an error", file=sys.stderr)
+
+
 def refuse(connection):
     raise ValueError("as a test requests")
 
@@ -57,6 +62,13 @@ def test_a_child_has_the_present_environment_folder_and_import_path(server, tmp_
     assert start(server, send_surroundings, "LVR_PRESENT").receiver.recv() == ("now", str(tmp_path), sys.path)
     monkeypatch.delenv("LVR_PRESENT")
     assert start(server, send_surroundings, "LVR_PRESENT").receiver.recv()[0] is None
+
+
+def test_a_child_writes_to_the_present_output(server, request):
+    start(server, send_parent).receiver.recv()  # the server's own output is another one than in the next lines
+    capfd = request.getfixturevalue("capfd")
+    assert start(server, print_a_line).wait(timeout_seconds=60) == 0
+    assert capfd.readouterr() == ("printed by a child\n", "and an error\n")
 
 
 def test_modules_are_imported_once_for_all_children(server):
