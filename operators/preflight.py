@@ -126,7 +126,7 @@ def _contradictions(config: BuildConfig, models: ModelsConfig) -> Iterator[str]:
             f"viewer {viewer.model!r} is set up without vision, and it checks questions from frames: set "
             f"LVR_VIEWER_VISION=1 if it can see, name another one, or unset LVR_VIEWER_URL"
         )
-    if Writer.MODEL in question.writers:
+    if set(question.writers) != {Writer.PROGRAM}:
         return
     if (captioner.model != MEASURED or is_annotated) and not config.caption.ocr:
         yield (

@@ -181,9 +181,11 @@ class CaptionConfig(Model):
 
 
 class Writer(StrEnum):
-    """How questions are written: `program` derives them from on-screen text, `model` uses the reasoner."""
+    """How questions are written: `program` derives them from on-screen text, `annotations` from the source's facts, and
+    `model` uses the reasoner."""
 
     PROGRAM = "program"
+    ANNOTATIONS = "annotations"
     MODEL = "model"
 
 
@@ -207,15 +209,15 @@ class CategoryMix(Model):
 class QuestionConfig(Model):
     """From captions to questions."""
 
-    writers: tuple[Writer, ...] = Field(default=(Writer.PROGRAM, Writer.MODEL), min_length=1)
-    """Writers of questions. `program` derives them from on-screen text that was read by program; `model` is the
-    reasoner."""
+    writers: tuple[Writer, ...] = Field(default=tuple(Writer), min_length=1)
+    """Writers of questions. `program` derives them from on-screen text that was read by program, `annotations` from the
+    facts of videos that have some; `model` is the reasoner."""
     categories: tuple[QuestionCategory, ...] = Field(default=tuple(QuestionCategory), min_length=1)
-    """Categories of questions. Goal questions are written by the reasoner only."""
+    """Categories of questions. `program` has no goal questions."""
     kinds: tuple[QuestionKind, ...] = Field(default=tuple(QuestionKind), min_length=1)
     """Multiple choice, open, or both."""
     per_template: int = Field(default=2, ge=1, le=50)
-    """Maximum number of programmatic questions per video, for each template and kind."""
+    """Maximum number of questions by `program` and by `annotations` per video, for each template and kind."""
     seconds_per_question: float = Field(default=120.0, gt=0.0)
     """Seconds of video per question that the reasoner writes, between the two limits below."""
     min_questions: int = Field(default=6, ge=0, le=1000)

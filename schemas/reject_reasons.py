@@ -324,6 +324,7 @@ REASON_GROUPS = (
         ("outline", "question", "reason"),
         (
             "operators/stages/outline.py",
+            "operators/stages/question.py",
             "operators/questions/gates",
             "operators/questions/chain_checks.py",
             "operators/questions/chains.py",
@@ -389,8 +390,13 @@ REASON_GROUPS = (
                 "The viewer did not find its answer in frames of its evidence.",
                 "Nothing; many mean that the captioner states what is not shown, or that the viewer is too weak.",
             ),
+            "facts_outside_video": RejectReason(
+                "A fact lies after the end of the video, so that the facts are about another one or its times are "
+                "wrong. No question is derived from them.",
+                "Correct the times, or name the facts of this video.",
+            ),
             "proof_failed": RejectReason(
-                "The answer of a derived question does not follow from the captions.",
+                "The answer of a derived question does not follow from the captions, or from the facts.",
                 "Please report it: the two derivations disagree.",
             ),
             "refused_text": RejectReason("A text is a model's refusal.", "`lvr replay`, or use another reasoner."),

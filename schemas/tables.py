@@ -476,7 +476,7 @@ class Question(Row):
     category: QuestionCategory
     kind: QuestionKind
     writer: str
-    """Writer of the question: `program` or `model`."""
+    """Writer of the question: `program`, `annotations` or `model`."""
     question: str = Field(min_length=1)
     options: tuple[str, ...]
     """The options' texts, the right one among them. Empty for open questions."""

@@ -115,8 +115,8 @@ def _explain_no_questions(folder: RunFolder) -> str:
     if any(caption.screen_texts for caption in _captions(folder)):
         return "no question of these categories follows from the text on screen; name a reasoner (LVR_REASONER_URL)"
     return (
-        "derived questions need text on screen, and none was read; point LVR_CAPTIONER_URL and LVR_REASONER_URL to "
-        "models that can describe and ask"
+        "derived questions need text on screen, and none was read, or facts (docs/annotations.md); point "
+        "LVR_CAPTIONER_URL and LVR_REASONER_URL to models that can describe and ask"
     )
 
 

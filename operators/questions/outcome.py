@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from schemas.base import Span
+from schemas.facts import VideoFacts
 from schemas.tables import Caption, Check, Outline, Question, Reject, Trial, Video
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Material:
     captions: Sequence[Caption]
     """All captions of the video, in order of time; at least one."""
     outline: Outline | None
+    facts: VideoFacts | None = None
+    """Facts about the video, if its source has some."""
     kept: Sequence[Question] = ()
     """Questions of the video that have passed already."""
 

@@ -121,7 +121,7 @@ def test_without_complete_events_may_be_missing():
     assert VideoFacts.model_validate(values).events[2].actor == "ben"
 
 
-def test_who_holds_a_thing_at_first_is_open():
+def test_the_first_holder_of_a_thing_is_open():
     values = facts_values()
     del values["events"][0]
     values["events"][1]["causes"] = []
@@ -191,7 +191,7 @@ def test_causes_are_accepted_exactly_if_they_start_earlier(links, apart):
     causes = {effect: tuple(f"e{cause}" for cause, other in links if other == effect) for effect in range(10)}
     is_right = all(starts[cause] < starts[effect] for cause, effect in links)
     events = [
-        EventFact(start_us=start, end_us=start + 1, event_id=f"e{index}", actor="a", action="go", phrase="goes on",
+        EventFact(start_us=start, end_us=start + 1, event_id=f"e{index}", actor="a", action="go", phrase="runs",
                   causes=causes[index])
         for index, start in enumerate(starts)
     ]  # fmt: skip

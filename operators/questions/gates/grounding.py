@@ -15,6 +15,7 @@ from typing import cast
 from operators.execution.stage import Context
 from operators.models.client import Answer, Refusal, Request
 from operators.questions.answers import same_answer
+from operators.questions.facts.rederive import rederive_answer as rederive_from_facts
 from operators.questions.gates.form import WIDE_SECONDS
 from operators.questions.outcome import Material, Outcome, Problem, rule_trial, with_trial
 from operators.questions.plan import reach_of
@@ -24,7 +25,8 @@ from operators.questions.story import caption_line, cover, parts, within
 from operators.questions.trials import TrialResult, TrialSpec, letter_options, run_trials, shared_room
 from schemas.answers import Notes
 from schemas.base import Span
-from schemas.config import Role, VerifyConfig
+from schemas.config import Role, VerifyConfig, Writer
+from schemas.facts import VideoFacts
 from schemas.tables import Caption, Check, Question, QuestionKind
 
 PROMPTS = {QuestionKind.CHOICE: "answer_choice", QuestionKind.OPEN: "answer_open"}
@@ -49,13 +51,16 @@ def check_derivation(material: Material, questions: Sequence[Question]) -> list[
         if question.derivation is None:
             outcomes.append(Outcome(question))
             continue
-        again = rederive_answer(question.derivation, material.captions)
+        if question.writer == Writer.ANNOTATIONS:
+            source, again = "facts", rederive_from_facts(material.facts or VideoFacts(), question)
+        else:
+            source, again = "captions", rederive_answer(question.derivation, material.captions)
         agrees = again is not None and same_answer(again, question.answer, QuestionKind.OPEN)
         found = "nothing" if again is None else repr(again)
         problem = Problem(
             "proof_failed",
-            f"the captions give {found} for {question.derivation.template} of {question.derivation.subjects}, not "
-            f"{question.answer!r}; derive it again from these captions",
+            f"the {source} give {found} for {question.derivation.template} of {question.derivation.subjects}, not "
+            f"{question.answer!r}; derive it again from these {source}",
         )
         trial = rule_trial(question, Check.GROUNDED, agrees, again or "")
         outcomes.append(Outcome(with_trial(question, trial), None if agrees else problem))

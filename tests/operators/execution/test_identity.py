@@ -31,12 +31,12 @@ KEYS = {
         "822f67f03381dc39e73eecaa54503c98237046c986ff45cda218904c3f7dc266",
     ),
     "question": (
-        ["ingest", "caption", "outline"],
-        "3d6d260b0c6c5d364755400931d579815c79b2fc3bb4c7c8a435379da724f6a0",
+        ["ingest", "caption", "outline", "source"],
+        "c22045ee287e3388a2d095751520a58c456cf20cd0f57285c535512df1a371f2",
     ),
     "reason": (
-        ["caption", "question", "outline"],
-        "add420c115140b65336e2a54fd52540f3123b95ae662f9da2b5f25211cd5e004",
+        ["caption", "question", "outline", "source"],
+        "5ad88bbc0e262c60523c5848ec281d2bbcac066d6bbc762591274655deb13454",
     ),
     "difficulty": (
         ["ingest", "caption", "question", "reason", "outline"],
@@ -104,7 +104,7 @@ READERS = {
     "origin": {"shard"},
     "split_hint": {"assemble"},
     "annotations": {"caption"},
-    "facts_uri": set(),
+    "facts_uri": {"question", "reason"},
 }
 """Columns of `Source`, each with the stages whose rows depend on it directly."""
 

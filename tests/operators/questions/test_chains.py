@@ -8,6 +8,7 @@ from operators.stages.reason import STAGE
 from schemas.tables import Check
 from tests.support.event_world import EventWorld
 from tests.support.planted_chains import DEFECTS, ChainModels, plant_chains
+from tests.support.rows import make_source
 
 GOOD = 40
 PER_DEFECT = 10
@@ -26,7 +27,7 @@ def planted(world):
 def run_planted(stages, server, world, planted, **options):
     """Rows and reject reasons by question id."""
     server.script = ChainModels(world, planted=planted, **options)
-    rows = stages.run(STAGE, world.captions(), [each.question for each in planted], [])
+    rows = stages.run(STAGE, world.captions(), [each.question for each in planted], [], [make_source("film")])
     assert len(rows) + len(stages.rejects) == len(planted)
     return {row.question_id: row for row in rows}, {each.key: each.reason for each in stages.rejects}
 

@@ -11,7 +11,7 @@ from schemas.config import QuestionConfig, Writer
 from schemas.tables import Check, QuestionCategory, QuestionKind, Reach
 from tests.support.films import BOXES, captions_of, film, shown
 from tests.support.openai_server import Reply, last_text
-from tests.support.rows import make_video
+from tests.support.rows import make_source, make_video
 
 FILM = film(
     shown("CHAPTER ONE", 2, 6, BOXES[4]),
@@ -21,6 +21,7 @@ FILM = film(
     shown("EXIT", 50, 54),
 )
 CAPTIONS = captions_of(FILM)
+SOURCE = make_source("film")
 VIDEO = make_video("film").model_copy(update={"duration_us": FILM.duration_us})
 UNCHECKED = {"blind_trials": 0, "timeline": False, "parts": False, "review": False}
 
@@ -65,7 +66,7 @@ def settings(*writers: Writer, **more) -> dict:
 
 
 def run(stages, captions=CAPTIONS, verify=UNCHECKED, **question):
-    return stages.run(STAGE, [VIDEO], captions, [], question=question, verify=verify)
+    return stages.run(STAGE, [VIDEO], captions, [], [SOURCE], question=question, verify=verify)
 
 
 def test_the_program_derives_questions_of_all_kinds_without_a_model(stages, server):
@@ -211,7 +212,7 @@ def test_an_answer_that_is_no_question_is_a_reject_with_its_text(stages, server,
 def test_a_context_that_is_too_small_is_named_once_for_the_video(stages, server):
     server.script = agree
     rows = stages.run(
-        STAGE, [VIDEO], CAPTIONS, [], question={"writers": [Writer.MODEL]}, verify=UNCHECKED,
+        STAGE, [VIDEO], CAPTIONS, [], [SOURCE], question={"writers": [Writer.MODEL]}, verify=UNCHECKED,
         models={"reasoner": {"context_tokens": 5000}},
     )  # fmt: skip
     assert rows == []
@@ -226,7 +227,7 @@ def test_what_was_written_before_the_context_became_too_small_is_kept(stages, se
     server.script = agree
     for tokens in range(5_000, 12_000, 50):
         rows = stages.run(
-            STAGE, [VIDEO], CAPTIONS, [], verify=UNCHECKED,
+            STAGE, [VIDEO], CAPTIONS, [], [SOURCE], verify=UNCHECKED,
             question={"writers": [Writer.MODEL], "categories": ["goal"], "kinds": ["open"], "min_questions": 12},
             models={"reasoner": {"context_tokens": tokens}},
         )  # fmt: skip

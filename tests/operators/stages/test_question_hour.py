@@ -7,7 +7,7 @@ from operators.questions.story import summarize_by_program
 from operators.stages.question import STAGE
 from schemas.tables import Outline, Scene, VideoCategory
 from tests.support.event_world import EventWorld, FakeModels
-from tests.support.rows import make_video
+from tests.support.rows import make_source, make_video
 
 
 def outline_of(world: EventWorld) -> Outline:
@@ -27,7 +27,7 @@ def run_hour(stages, server):
         server.script = FakeModels(world)
         video = make_video(world.video_id).model_copy(update={"duration_us": world.duration_us})
         return stages.run(
-            STAGE, [video], world.captions(), [outline_of(world)],
+            STAGE, [video], world.captions(), [outline_of(world)], [make_source(world.video_id)],
             question={"writers": ["model"], **question},
             models={"reasoner": {"context_tokens": reasoner_tokens}, "judge": {"context_tokens": judge_tokens}},
         )  # fmt: skip

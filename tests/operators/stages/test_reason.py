@@ -11,7 +11,7 @@ from schemas.config import Writer
 from schemas.tables import Check, QuestionKind
 from tests.support.films import SECOND, captions_of, film, shown
 from tests.support.openai_server import Reply, last_text
-from tests.support.rows import make_question, make_video
+from tests.support.rows import make_question, make_source, make_video
 
 FILM = film(shown("NORA NEEDS A LAMP", 9, 14), shown("THE LAST FERRY", 17, 21), shown("FRESH APPLES", 33, 45))
 CAPTIONS = captions_of(FILM)
@@ -21,6 +21,7 @@ QUESTION = make_question(1, "film").model_copy(
 OPEN = make_question(2, "film", QuestionKind.OPEN).model_copy(update={"writer": "model", "evidence": QUESTION.evidence})
 CHAIN = "I look for what comes in. At 00:33 I see it drift slowly towards the pier. So what comes in is a boat."
 OTHER = "I look for what comes in. At 00:34 I see it roll slowly along the pier. So what comes in is a car."
+SOURCE = make_source("film")
 GOOD = {"reasoning": CHAIN, "answer": "a boat", "evidence": ["00:33 - 00:40"]}
 WRONG = {"reasoning": OTHER, "answer": "a car", "evidence": ["00:33 - 00:40"]}
 
@@ -75,15 +76,21 @@ def chain(text, answer="a boat"):
 
 def run(stages, server, questions=(QUESTION,), models=None, **options):
     server.script = models or Models()
-    return stages.run(STAGE, CAPTIONS, list(questions), [], reason=options)
+    return stages.run(STAGE, CAPTIONS, list(questions), [], [SOURCE], reason=options)
 
 
 def test_derived_questions_are_explained_without_a_model(stages, server):
     video = make_video("film")
     questions = stages.run(
-        question_stage.STAGE, [video], CAPTIONS, [], question={"writers": [Writer.PROGRAM]}, verify={"blind_trials": 0}
+        question_stage.STAGE,
+        [video],
+        CAPTIONS,
+        [],
+        [SOURCE],
+        question={"writers": [Writer.PROGRAM]},
+        verify={"blind_trials": 0},
     )
-    reasonings = stages.run(STAGE, CAPTIONS, questions, [])
+    reasonings = stages.run(STAGE, CAPTIONS, questions, [], [SOURCE])
     assert [each.question_id for each in reasonings] == [each.question_id for each in questions]
     assert all(r.evidence == q.evidence and q.answer in r.reasoning for q, r in zip(questions, reasonings, strict=True))
     assert not server.requests
@@ -210,7 +217,13 @@ def test_a_chain_by_which_a_reader_does_not_find_the_answer_is_not_used(stages, 
 def test_a_question_that_any_chain_answers_is_a_reject(stages, server):
     video = make_video("film")
     derived = stages.run(
-        question_stage.STAGE, [video], CAPTIONS, [], question={"writers": [Writer.PROGRAM]}, verify={"blind_trials": 0}
+        question_stage.STAGE,
+        [video],
+        CAPTIONS,
+        [],
+        [SOURCE],
+        question={"writers": [Writer.PROGRAM]},
+        verify={"blind_trials": 0},
     )
     rows = run(stages, server, [*derived, QUESTION])
     assert [trial.check for trial in rows[-1].checks][-1] is Check.CHAIN_SWAPPED
