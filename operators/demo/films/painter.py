@@ -4,6 +4,7 @@ The still scene is drawn once per shot, moving objects are pasted on a copy, and
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,21 +12,38 @@ import numpy as np
 from operators.demo.films.canvas import Picture
 from operators.demo.films.lettering import Plate, plate
 from operators.demo.films.scenes import background
-from operators.demo.films.script import FRAME_HEIGHT, FRAME_WIDTH, FilmScript, frames_of
+from operators.demo.films.script import FRAME_HEIGHT, FRAME_WIDTH, FilmScript, PixelBox, frames_of
 from operators.demo.films.sprites import paste
 from operators.demo.films.timeline import (
+    ObjectView,
     PlacedShot,
     distractor_frames,
     in_frame,
     is_moving,
     is_present,
-    object_at,
     place_shots,
     view_at,
 )
 
 _STEP_FRAMES = 5
 """Frames between two steps of a walk, or two beats of a wing."""
+
+
+class Composition(NamedTuple):
+    """What a frame shows: the corner of the view, sprites from back to front, white glare, and lettered plates.
+
+    Equal compositions of one shot are equal pictures. Sprites are compared by identity, since they are cached.
+    """
+
+    view: tuple[int, int]
+    sprites: tuple[tuple[int, PixelBox], ...]
+    pictures: tuple[Picture, ...]
+    glare: float
+    plates: tuple[int, ...]
+
+    def is_same(self, other: "Composition") -> bool:
+        """Whether both show the same picture."""
+        return self._replace(pictures=()) == other._replace(pictures=())
 
 
 class ShotPainter:
@@ -35,6 +53,7 @@ class ShotPainter:
         self.placed = placed
         self._scene = background(placed.shot.scene, placed.shot.light, placed.shot.zoom)
         self._flashes = [distractor_frames(placed, each) for each in placed.shot.distractors if each.kind == "flash"]
+        self._objects = [(thing, ObjectView(thing, placed)) for thing in placed.shot.objects]
         start = placed.start
         self._plates: list[tuple[int, int, Plate]] = [
             (start + frames_of(text.start), start + frames_of(text.end), plate(text)) for text in placed.shot.texts
@@ -42,41 +61,62 @@ class ShotPainter:
 
     def picture(self, frame: int) -> Picture:
         """Scene and objects without texts: (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR."""
-        left, top = view_at(self.placed, frame)
-        picture = self._scene[top : top + FRAME_HEIGHT, left : left + FRAME_WIDTH].copy()
-        for thing in self.placed.shot.objects:
-            drawn, box = object_at(thing, self.placed, frame)
-            if is_present(thing, self.placed, frame) and in_frame(box):
-                phase = frame // _STEP_FRAMES % 2 if is_moving(thing, self.placed, frame) else 0
-                paste(picture, drawn.pictures[phase], box)
-        for first, last in self._flashes:
-            if first <= frame < last:
-                glare = 0.9 * (1 - (frame - first) / (last - first))
-                picture = cv2.addWeighted(picture, 1 - glare, np.full_like(picture, 255), glare, 0)
-        return picture
+        return self.paint(self.compose(frame)._replace(plates=()))
 
-    def letter(self, picture: Picture, frame: int) -> None:
-        """Draw the texts of this frame onto the picture, in place."""
-        for first, last, (box, _, pixels) in self._plates:
-            if first <= frame < last:
-                picture[box.top : box.bottom, box.left : box.right] = pixels
+    def compose(self, frame: int) -> Composition:
+        """What the frame shows, not yet drawn."""
+        sprites: list[tuple[int, PixelBox]] = []
+        pictures: list[Picture] = []
+        for thing, view in self._objects:
+            if is_present(thing, self.placed, frame):
+                drawn, box = view.at(frame)
+                if in_frame(box):
+                    phase = frame // _STEP_FRAMES % 2 if is_moving(thing, self.placed, frame) else 0
+                    pictures.append(drawn.pictures[phase])
+                    sprites.append((id(drawn.pictures[phase]), box))
+        glares = [
+            0.9 * (1 - (frame - first) / (last - first)) for first, last in self._flashes if first <= frame < last
+        ]
+        plates = tuple(index for index, (first, last, _) in enumerate(self._plates) if first <= frame < last)
+        return Composition(
+            view_at(self.placed, frame), tuple(sprites), tuple(pictures), max(glares, default=0.0), plates
+        )
+
+    def paint(self, composition: Composition) -> Picture:
+        """Draw a composition: (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR."""
+        left, top = composition.view
+        picture = self._scene[top : top + FRAME_HEIGHT, left : left + FRAME_WIDTH].copy()
+        for drawn, (_, box) in zip(composition.pictures, composition.sprites, strict=True):
+            paste(picture, drawn, box)
+        if glare := composition.glare:
+            picture = cv2.addWeighted(picture, 1 - glare, np.full_like(picture, 255), glare, 0)
+        for index in composition.plates:
+            box, _, pixels = self._plates[index][2]
+            picture[box.top : box.bottom, box.left : box.right] = pixels
+        return picture
 
 
 def paint_film(script: FilmScript) -> Iterator[Picture]:
-    """Every frame of the film in order, (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR."""
+    """Every frame of the film in order, (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR.
+
+    A frame that shows the same as the one before it is the same array.
+    """
     placed = place_shots(script)
     before: ShotPainter | None = None
     painter = ShotPainter(placed[0])
     for shot, after in zip(placed, [*placed[1:], None], strict=True):
         following = ShotPainter(after) if after else None
+        drawn: tuple[Composition, Picture] | None = None
         for frame in range(shot.start, shot.end):
             if frame < shot.fade_end:
                 picture = _transition(before, painter, frame)
             elif following and frame >= following.placed.fade_start:
                 picture = _transition(painter, following, frame)
             else:
-                picture = painter.picture(frame)
-                painter.letter(picture, frame)
+                composition = painter.compose(frame)
+                if drawn is None or not composition.is_same(drawn[0]):
+                    drawn = composition, painter.paint(composition)
+                picture = drawn[1]
             yield picture
         if following:
             before, painter = painter, following

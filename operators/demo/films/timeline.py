@@ -89,19 +89,49 @@ def _camera_at(placed: PlacedShot, frame: int) -> float:
     return x
 
 
+class ObjectView:
+    """An object as the camera of a shot sees it, for many frames: what does not change is computed once."""
+
+    def __init__(self, thing: MovingObject, placed: PlacedShot) -> None:
+        self._thing = thing
+        self._placed = placed
+        self._times = [point.seconds for point in thing.path]
+        shot = placed.shot
+        still = not shot.drift and all(each.kind != "pan" for each in shot.distractors)
+        self._view = view_at(placed, placed.start) if still else None
+        self._before: tuple[tuple[float, float, bool, tuple[int, int]], tuple[Sprite, PixelBox]] | None = None
+
+    def at(self, frame: int) -> tuple[Sprite, PixelBox]:
+        """The object's sprite and its box in frame coordinates, possibly outside the frame."""
+        thing, times, seconds = self._thing, self._times, self._placed.seconds_at(frame)
+        leg = min(max(bisect_right(times, seconds), 1), len(times) - 1) if len(times) > 1 else 0
+        origin, target = thing.path[max(leg - 1, 0)], thing.path[leg]
+        share = 1.0 if leg == 0 else min(max((seconds - origin.seconds) / (target.seconds - origin.seconds), 0), 1)
+        left = _faces_left(thing, leg, seconds)
+        view = self._view or view_at(self._placed, frame)
+        state = (origin.x + share * (target.x - origin.x), origin.y + share * (target.y - origin.y), left, view)
+        if self._before is None or self._before[0] != state:
+            self._before = state, self._place(*state)
+        return self._before[1]
+
+    def _place(self, x: float, y: float, left: bool, view: tuple[int, int]) -> tuple[Sprite, PixelBox]:
+        thing, zoom = self._thing, self._placed.shot.zoom
+        picture = sprite(thing.kind, thing.colour, thing.scale * zoom, facing_left=left)
+        corner = round((HOME + x) * zoom - view[0] - picture.width / 2), round(y * zoom - view[1]) - picture.height
+        return picture, PixelBox(*corner, corner[0] + picture.width, corner[1] + picture.height)
+
+
 def object_at(thing: MovingObject, placed: PlacedShot, frame: int) -> tuple[Sprite, PixelBox]:
     """The object's sprite and its box in frame coordinates, possibly outside the frame."""
-    seconds = placed.seconds_at(frame)
-    times = [point.seconds for point in thing.path]
-    leg = min(max(bisect_right(times, seconds), 1), len(times) - 1) if len(times) > 1 else 0
-    origin, target = thing.path[max(leg - 1, 0)], thing.path[leg]
-    share = 1.0 if leg == 0 else min(max((seconds - origin.seconds) / (target.seconds - origin.seconds), 0), 1)
-    zoom, (view_left, view_top) = placed.shot.zoom, view_at(placed, frame)
-    x = (HOME + origin.x + share * (target.x - origin.x)) * zoom - view_left
-    y = (origin.y + share * (target.y - origin.y)) * zoom - view_top
-    picture = sprite(thing.kind, thing.colour, thing.scale * zoom, facing_left=_faces_left(thing, leg, seconds))
-    left, top = round(x - picture.width / 2), round(y) - picture.height
-    return picture, PixelBox(left, top, left + picture.width, top + picture.height)
+    return ObjectView(thing, placed).at(frame)
+
+
+def boxes_in_frame(thing: MovingObject, placed: PlacedShot) -> dict[int, PixelBox]:
+    """The object's boxes in the frames of the shot in which any part of it is seen, by frame."""
+    view = ObjectView(thing, placed)
+    frames = (frame for frame in range(placed.start, placed.end) if is_present(thing, placed, frame))
+    boxes = {frame: view.at(frame)[1] for frame in frames}
+    return {frame: box for frame, box in boxes.items() if in_frame(box)}
 
 
 def is_moving(thing: MovingObject, placed: PlacedShot, frame: int) -> bool:

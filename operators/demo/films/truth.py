@@ -23,9 +23,8 @@ from operators.demo.films.script import (
 from operators.demo.films.timeline import (
     PlacedShot,
     ScriptError,
+    boxes_in_frame,
     distractor_frames,
-    in_frame,
-    is_present,
     object_at,
     place_shots,
 )
@@ -77,7 +76,7 @@ def _shot_truth(placed: PlacedShot) -> ShotTruth:
 
 
 def _object_truth(placed: PlacedShot, thing: MovingObject) -> ObjectTruth:
-    boxes = _boxes_in_frame(placed, thing)
+    boxes = boxes_in_frame(thing, placed)
     if not boxes:
         raise ScriptError(f"shot {placed.index}: object {thing.name!r} never enters the frame; check its path")
     # Frame number minus rank is constant over a run of consecutive frames.
@@ -93,12 +92,6 @@ def _object_truth(placed: PlacedShot, thing: MovingObject) -> ObjectTruth:
         first_box=first_box,
         last_box=last_box,
     )
-
-
-def _boxes_in_frame(placed: PlacedShot, thing: MovingObject) -> dict[int, PixelBox]:
-    frames = [frame for frame in range(placed.start, placed.end) if is_present(thing, placed, frame)]
-    boxes = {frame: object_at(thing, placed, frame)[1] for frame in frames}
-    return {frame: box for frame, box in boxes.items() if in_frame(box)}
 
 
 def _direction(first: PixelBox, last: PixelBox) -> Direction:

@@ -63,11 +63,20 @@ PROPER_NAMES = {
 NOUNS: dict[ObjectKind, str] = {"cup": "trophy", "lamp": "lantern", "parcel": "present"}
 """What a drawing is called, where that is not its kind."""
 
+TREASURES: tuple[ObjectKind, ...] = (
+    "ball", "flower", "lamp", "cup", "parcel", "book", "apple", "umbrella", "bucket", "crown", "guitar", "fish", "key",
+    "hammer", "bone",
+)  # fmt: skip
+"""Things that people want and that obstacles need."""
+
+PROPS: frozenset[ObjectKind] = frozenset({"chest", "gate", "boulder", "tree", "barrel", "crate", "basket", "car"})
+"""Things that stand at a place and are not carried."""
+
 BRIGHT: tuple[Colour, ...] = ("red", "blue", "yellow", "green", "orange", "purple", "pink", "teal")
 COLOURS: dict[ObjectKind, tuple[Colour, ...]] = {
     "dog": ("brown", "black", "white", "grey"),
     "cat": ("black", "orange", "white", "grey"),
-    "bone": ("white",),
+    "bone": ("white", "brown", "grey", "yellow"),
     "boulder": ("grey", "brown", "purple"),
     "tree": ("green", "pink", "yellow", "red"),
     "apple": ("red", "green", "yellow"),
@@ -80,31 +89,31 @@ COLOURS: dict[ObjectKind, tuple[Colour, ...]] = {
 """Colours in which a kind is drawn, if not all bright ones."""
 
 _SCALES: dict[ObjectKind, float] = {
-    "robot": 1.15,
-    "dog": 0.9,
-    "cat": 0.95,
-    "girl": 1.1,
-    "boy": 1.1,
-    "chest": 0.95,
-    "gate": 1.05,
-    "boulder": 1.0,
-    "tree": 1.0,
-    "barrel": 0.95,
-    "crate": 0.95,
+    "robot": 1.3,
+    "dog": 1.0,
+    "cat": 1.05,
+    "girl": 1.3,
+    "boy": 1.3,
+    "chest": 1.05,
+    "gate": 1.1,
+    "boulder": 1.1,
+    "tree": 1.1,
+    "barrel": 1.0,
+    "crate": 1.0,
     "basket": 0.9,
-    "car": 1.2,
+    "car": 1.25,
     "bicycle": 1.0,
-    "ladder": 0.9,
+    "ladder": 1.0,
     "plane": 0.8,
     "bird": 0.8,
     "balloon": 0.7,
     "drone": 0.8,
 }
-_PERSON_SCALE, _THING_PIXELS = 1.3, 38
+_PERSON_SCALE, _THING_PIXELS = 1.5, 44
 
 
 def scale_of(sprite: ObjectKind) -> float:
-    """The scale at which a kind is drawn: people about 100 pixels high, things that are carried up to 38."""
+    """The scale at which a kind is drawn: people about 120 pixels high, things that are carried up to 44."""
     if sprite in _SCALES:
         return _SCALES[sprite]
     return _PERSON_SCALE if sprite in PEOPLE else fitting_scale(sprite, _THING_PIXELS)

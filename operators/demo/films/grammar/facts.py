@@ -7,7 +7,7 @@ from itertools import pairwise
 from operators.demo.films.grammar.staging import StagedShot
 from operators.demo.films.grammar.world import Event, World
 from operators.demo.films.script import FPS, FRAME_HEIGHT, FRAME_US, FRAME_WIDTH, FilmScript, PixelBox
-from operators.demo.films.timeline import in_frame, is_present, object_at, place_shots
+from operators.demo.films.timeline import boxes_in_frame, place_shots
 from schemas.base import Box, Span
 from schemas.facts import EntityFact, EventFact, GoalFact, TrackFact, VideoFacts
 
@@ -85,11 +85,7 @@ def _visible_runs(staged: Sequence[StagedShot], script: FilmScript) -> dict[str,
         boxes: dict[str, Boxes] = defaultdict(list)
         for thing in shot.shot.objects:
             if entity := shot.entities.get(thing.name):
-                for frame in range(placed.start, placed.end):
-                    if is_present(thing, placed, frame):
-                        _, box = object_at(thing, placed, frame)
-                        if in_frame(box):
-                            boxes[entity].append((frame, box))
+                boxes[entity].extend(boxes_in_frame(thing, placed).items())
         for entity, each in boxes.items():
             each.sort(key=lambda item: item[0])
             runs[entity].extend(_split_runs(each))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from operators.demo.films.grammar.facts import facts_of
-from operators.demo.films.grammar.plot import Plot
+from operators.demo.films.grammar.quests import Quests
+from operators.demo.films.grammar.scenario import Scenario
 from operators.demo.films.grammar.staging import Stage, StagedShot
 from operators.demo.films.grammar.world import NoColourLeft, World
 from operators.demo.films.scenes import Light
@@ -109,8 +110,8 @@ def _run_chapter(story: _Story, count: int, depth: int, texts: Texts, *, small: 
         if texts != "none":
             stage.show_card([f"CHAPTER {story.chapters + 1}"])
     story.chapters += 1
-    plot = Plot(story.world, rng, depth)
-    quests = [plot.plan_quest(small) for _ in range(count)]
+    planner = Quests(story.world, rng, depth)
+    quests = [planner.plan(small=small) for _ in range(count)]
     current = quests[0]
     while quests:
         if current not in quests or rng.random() < 0.4:
@@ -125,7 +126,7 @@ def _fill(story: _Story, shortest: int) -> list[StagedShot]:
     """The last shots, up to the shortest length. People pass the time, and the last shot lasts a little longer."""
     stage = story.stage
     while shortest - stage.frames > 6 * FPS:
-        Plot(story.world, story.rng, 0).pass_time(stage.light == "night")
+        Scenario(story.world, story.rng).pass_time(stage.light == "night")
         stage.stage(story.world.take_acts())
     missing = shortest - stage.frames
     if missing > 0 and stage.shots:

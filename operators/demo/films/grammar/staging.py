@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
-from operators.demo.films.grammar.casting import COLOURS, INDOORS, Entity, fitting_scale
+from operators.demo.films.grammar.casting import COLOURS, INDOORS, PROPS, Entity, fitting_scale
 from operators.demo.films.grammar.world import Act, Event, Goal, Placement, World
 from operators.demo.films.scenes import Light
 from operators.demo.films.script import (
@@ -36,7 +36,6 @@ _WALK, _RUN = 5.0, 9.0
 _GROUND, _PROPS_GROUND, _THINGS_GROUND = 342, 326, 350
 _OUT_LEFT, _OUT_RIGHT = -30.0, 670.0
 _LAYERS = {"sky": 0, "prop": 1, "content": 2, "being": 3, "thing": 4, "held": 5, "sign": 6, "picture": 7}
-_PROP_KINDS = frozenset({"chest", "gate", "boulder", "tree", "barrel", "crate", "basket", "car"})
 _FLYERS: tuple[ObjectKind, ...] = ("plane", "bird", "balloon", "drone")
 _AMBIENCE: dict[Scene, Ambience] = {
     "harbour": "sea",
@@ -160,16 +159,17 @@ class Stage:
             group = [queue.pop(0)]
             while queue and _concurrent(group[-1], queue[0]):
                 group.append(queue.pop(0))
-            if group[0].gesture == "think" and clock > 60 and self.rng.random() < 0.6:
+            thinker = group[0].actor if group[0].gesture == "think" else None
+            close_up = self._draft.close_up
+            if thinker and clock > 60 and self.rng.random() < 0.6:
+                close_up = self._x[thinker]
+            elif close_up is not None and (thinker is None or close_up != self._x[thinker]):
+                close_up = None
+            if close_up != self._draft.close_up or clock > 14 * FPS:
                 self._close(clock + 4)
                 self.enter = Transition()
-                self._open(place, self._x[group[0].actor])
-                clock = 6
-            elif (self._draft.close_up is not None and group[0].gesture != "think") or clock > 14 * FPS:
-                self._close(clock + 4)
-                self.enter = Transition()
-                self._open(place, None)
-                clock = 8
+                self._open(place, close_up)
+                clock = 7
             self._draft.steady |= group[0].gesture in ("leave", "arrive", "cross", "drive", "drive_in")
             clock = (
                 max(
@@ -218,11 +218,11 @@ class Stage:
             self._concealed.add(entity.id)
             self._x[entity.id], self._y[entity.id] = self._x[new.holder], self._y[new.holder] - 34
         elif new.spot == "tree" and new.holder:
-            self._x[entity.id], self._y[entity.id] = self._x[new.holder] + 32, self._y[new.holder] - 82
-        elif entity.sprite in _PROP_KINDS:
+            self._x[entity.id], self._y[entity.id] = self._x[new.holder] + 35, self._y[new.holder] - 88
+        elif entity.sprite in PROPS:
             edge = self.world.edges.get(entity.id)
             wanted = {"left": 62.0, "right": 578.0}.get(edge or "", 0.0) or None
-            self._x[entity.id] = wanted or self._free_x(new.place, self.rng.uniform(130, 510), 110, _PROP_KINDS)
+            self._x[entity.id] = wanted or self._free_x(new.place, self.rng.uniform(130, 510), 110, PROPS)
             self._y[entity.id] = _PROPS_GROUND
             self._left[entity.id] = False
         elif entity.kind is EntityKind.THING:
@@ -278,7 +278,7 @@ class Stage:
     def _layer(self, entity: Entity) -> int:
         if entity.id in self._carrier:
             return _LAYERS["held"]
-        if entity.sprite in _PROP_KINDS:
+        if entity.sprite in PROPS:
             return _LAYERS["prop"]
         if entity.kind is EntityKind.THING:
             return _LAYERS["thing"] if self._y[entity.id] > _PROPS_GROUND else _LAYERS["content"]
@@ -449,7 +449,7 @@ class Stage:
     def _hand(self, who: str) -> tuple[float, float]:
         """Where a held thing is: the middle of its lower edge."""
         kind, size = self._sprite[who], self.world.entities[who].scale
-        forward, up = {"dog": (34, 22), "cat": (30, 18), "robot": (30, 22)}.get(kind, (19, 27))
+        forward, up = {"dog": (52, 12), "cat": (44, 10), "robot": (30, 22)}.get(kind, (19, 27))
         thing = self._carried.get(who)
         if thing and self._sprite[thing] == "ladder":
             forward, up = 16, 3
@@ -648,7 +648,7 @@ class Stage:
         self._mark(act, start + 2, end, "thump")
         return end + 6
 
-    def _do_drop(self, act: Act, start: int) -> int:
+    def _do_lose(self, act: Act, start: int) -> int:
         sign = 1 if self._left[act.actor] else -1
         end = self._lay_down(str(act.object), self._x[act.actor] + sign * 30, start + 4, 10)
         self._mark(act, start + 2, end, "thump")
@@ -671,17 +671,32 @@ class Stage:
     def _do_climb(self, act: Act, start: int) -> int:
         start = self._walk(act.actor, self._x[str(act.object)] + 50, start)
         self._face(act.actor, True, start)
-        end = self._walk(act.actor, self._x[act.actor], start + 4, 3.2, _GROUND - 84)
+        end = self._walk(act.actor, self._x[act.actor], start + 4, 3.2, _GROUND - 90)
         self._raised.add(act.actor)
         self._mark(act, start + 3, end)
         return end + 4
 
     def _do_jump(self, act: Act, start: int) -> int:
         start = self._walk(act.actor, self._x[str(act.object)], start)
-        end = self._hop(act.actor, start + 4, 3, 36)
+        assert act.event is not None
+        end = self._hop(act.actor, start + 4, 3, 34)
+        if act.event.succeeded:
+            end = self._walk(act.actor, self._x[act.actor], end, 6, _GROUND - 56)
+            self._raised.add(act.actor)
+            self._mark(act, start + 3, end)
+            return end
         self._cross_out(act.actor, end + 2, end + 32)
         self._mark(act, start + 3, end + 30, "buzz")
         return end + 34
+
+    def _do_slip(self, act: Act, start: int) -> int:
+        start = self._walk(act.actor, self._x[str(act.object)] + 24, start)
+        self._face(act.actor, True, start)
+        end = self._walk(act.actor, self._x[act.actor], start + 4, 2.4, _GROUND - 46)
+        end = self._walk(act.actor, self._x[act.actor], end + 4, 8, _GROUND)
+        self._cross_out(act.actor, end, end + 30)
+        self._mark(act, start + 3, end + 28, "buzz")
+        return end + 32
 
     def _do_rattle(self, act: Act, start: int) -> int:
         start = self._approach(act.actor, str(act.object), start)
@@ -699,6 +714,12 @@ class Stage:
         lock = (self._x[box], self._y[box] - (70 if self._sprite[box] == "gate" else 34))
         mover.go(start + 4, start + 14, *lock)
         mover.go(start + 22, start + 32, *home)
+        self._mark(act, start + 3, start + 22, "chime")
+        return start + 34
+
+    def _do_open(self, act: Act, start: int) -> int:
+        # The actor's own gesture was staged first, from the same frame on.
+        box, start = act.actor, max(mark.end for mark in self._draft.marks) - 22
         opened: ObjectKind = "open_gate" if self._sprite[box] == "gate" else "open_chest"
         self._draft.movers[box].vanishes = start + 22
         self._draft.movers[f"{box} closed"] = self._draft.movers.pop(box)
@@ -714,8 +735,8 @@ class Stage:
             self._concealed.discard(thing)
             self._y[thing] = self._y[box] - 36
             self._enter_draft(thing, start + 22).layer = _LAYERS["content"]
-        self._mark(act, start + 3, start + 36, "bell")
-        return start + 44
+        self._mark(act, start + 20, start + 40, "bell")
+        return start + 46
 
     def _do_search(self, act: Act, start: int) -> int:
         event, box = act.event, str(act.event.object if act.event else act.object)
@@ -779,13 +800,18 @@ class Stage:
         start = self._approach(act.actor, boulder, start, 70) + 24
         sign = -1 if self._left[act.actor] else 1
         end = start + 50
-        shift = 130
+        shift = 140
         self._draft.movers[boulder].go(start, end, self._x[boulder] + sign * shift, self._y[boulder])
         self._draft.movers[boulder].vanishes = end + 1
         self._walk(act.actor, self._x[act.actor] + sign * 60, start, 60 / 50)
         self._place[boulder] = None
-        self._mark(act, start, end, "thump")
+        self._mark(act, start, end)
         return end + 10
+
+    def _do_roll(self, act: Act, start: int) -> int:
+        pushed = self._draft.marks[-1]
+        self._mark(act, pushed.start + 4, pushed.end, "thump")
+        return pushed.end + 10
 
     def _do_help(self, act: Act, start: int) -> int:
         hero, boulder = str(act.recipient), str(act.object)
@@ -855,6 +881,13 @@ class Stage:
         self._mark(act, start + 3, end + 28, "buzz")
         return end + 34
 
+    def _do_start(self, act: Act, start: int) -> int:
+        car = str(act.object)
+        start = self._approach(act.actor, car, start, 96)
+        end = self._shake(car, start + 4, 6, 3)
+        self._mark(act, start + 3, end, "horn")
+        return end + 4
+
     def _do_repair(self, act: Act, start: int) -> int:
         car = str(act.object)
         start = self._approach(act.actor, car, start, 92)
@@ -889,7 +922,7 @@ class Stage:
         from_left = act.side == "left"
         self._left[car] = self._left[act.actor] = not from_left
         self._x[car], self._y[car] = (_OUT_LEFT - 60 if from_left else _OUT_RIGHT + 60), _PROPS_GROUND
-        target = self._free_x(self._draft.place, 150 if from_left else 490, 110, _PROP_KINDS, car)
+        target = self._free_x(self._draft.place, 150 if from_left else 490, 110, PROPS, car)
         self._place[car] = self._draft.place
         end = start + round(abs(target - self._x[car]) / 7)
         self._enter_draft(car, start).go(start, end, target, _PROPS_GROUND)
@@ -981,7 +1014,7 @@ def _concurrent(one: Act, other: Act) -> bool:
     """Whether the second act happens at the same time as the first."""
     if one.gesture == other.gesture and one.gesture in ("leave", "arrive"):
         return one.actor != other.actor
-    return one.gesture == "push" and other.gesture == "help"
+    return (one.gesture, other.gesture) in (("push", "help"), ("help", "roll"), ("unlock", "open"))
 
 
 def _moving_object(mover: Mover, end: int) -> MovingObject:

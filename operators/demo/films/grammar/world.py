@@ -51,7 +51,7 @@ class Goal:
     pictures: tuple[str, ...]
     arrow: bool = False
     shown: list[tuple[int, int]] = field(default_factory=list)
-    reached: bool | None = None
+    reached: bool = False
 
 
 @dataclass
@@ -183,9 +183,16 @@ class World:
     # Changes
 
     def leave(
-        self, who: str, to: str, *, goal: Goal | None = None, phrase: str = "", because: Event | None = None
+        self,
+        who: str,
+        to: str,
+        *,
+        goal: Goal | None = None,
+        phrase: str = "",
+        because: Event | None = None,
+        vehicle: str | None = None,
     ) -> Event:
-        """Somebody leaves for another place."""
+        """Somebody leaves for another place, in a vehicle if given."""
         here = self.here(who)
         if here == to:
             raise WorldError(f"{who} is already in {to}")
@@ -194,16 +201,19 @@ class World:
             who,
             "leave",
             phrase or f"leaves {self.name(here)} to the {side}",
+            object=vehicle,
             goal=goal,
             causes=[because, self.reason.pop(who, None)],
         )
         self.position[who] = None
         self._moved[who] = event
-        self._act("leave", event, side=side)
+        self._act("drive" if vehicle else "leave", event, side=side)
         return event
 
-    def arrive(self, who: str, place: str, *, goal: Goal | None = None, phrase: str = "") -> Event:
-        """Somebody who has left arrives."""
+    def arrive(
+        self, who: str, place: str, *, goal: Goal | None = None, phrase: str = "", vehicle: str | None = None
+    ) -> Event:
+        """Somebody who has left arrives, in a vehicle if given."""
         if self.position[who] is not None:
             raise WorldError(f"{who} cannot arrive in {place}, since it never left {self.position[who]}")
         if place in self.closed_off:
@@ -211,16 +221,18 @@ class World:
         left = self._moved[who]
         side = self.side(place, str(left.place))
         self.position[who] = place
-        event = self._log(who, "arrive", phrase or f"comes to {self.name(place)}", goal=goal, causes=[left])
+        event = self._log(
+            who, "arrive", phrase or f"arrives at {self.name(place)}", object=vehicle, goal=goal, causes=[left]
+        )
         self._moved[who] = event
-        self._act("arrive", event, side=side)
+        self._act("drive_in" if vehicle else "arrive", event, side=side)
         return event
 
     def cross(self, who: str, place: str, *, goal: Goal | None = None) -> Event:
         """Somebody who is under way walks through a place without stopping."""
         left = self._moved[who]
         self.position[who] = place
-        event = self._log(who, "cross", f"walks across {self.name(place)}", goal=goal, causes=[left])
+        event = self._log(who, "cross", f"crosses {self.name(place)}", goal=goal, causes=[left])
         self.position[who] = None
         self._act("cross", event, side=self.side(place, str(left.place)))
         return event
@@ -237,7 +249,7 @@ class World:
         event = self._log(
             who,
             "take",
-            phrase or f"picks up {self.name(thing)}",
+            phrase or f"takes {self.name(thing)}",
             object=thing,
             goal=goal,
             causes=[self._changed.get(thing), because],
@@ -260,19 +272,29 @@ class World:
         at: str | None = None,
         because: Event | None = None,
         gesture: str = "put",
-        action: str = "put",
     ) -> Event:
-        """Somebody puts down what they hold, next to `at` if given. With action `lose` it slips from their hand."""
+        """Somebody puts down what they hold, next to `at` if given."""
+        phrase = phrase or f"puts {self.name(thing)} down"
+        return self._let_go(who, thing, "put", phrase, gesture, goal, because, at)
+
+    def lose(self, who: str, thing: str, *, because: Event) -> Event:
+        """Somebody lets fall what they hold."""
+        return self._let_go(who, thing, "lose", f"loses {self.name(thing)}", "lose", None, because, None)
+
+    def _let_go(
+        self,
+        who: str,
+        thing: str,
+        action: str,
+        phrase: str,
+        gesture: str,
+        goal: Goal | None,
+        because: Event | None,
+        at: str | None,
+    ) -> Event:
         if self.holder.get(thing) != who:
-            raise WorldError(f"{who} cannot put {thing} down, since {self.holder.get(thing)} holds it")
-        event = self._log(
-            who,
-            action,
-            phrase or f"puts {self.name(thing)} down",
-            object=thing,
-            goal=goal,
-            causes=[self._changed.get(thing), because],
-        )
+            raise WorldError(f"{who} cannot {action} {thing}, since {self.holder.get(thing)} holds it")
+        event = self._log(who, action, phrase, object=thing, goal=goal, causes=[self._changed.get(thing), because])
         del self.holder[thing], self.held[who]
         self.position[thing] = self.here(who)
         self._changed[thing] = event
@@ -300,7 +322,6 @@ class World:
 
     def act(
         self,
-        gesture: str,
         who: str,
         action: str,
         phrase: str,
@@ -310,21 +331,22 @@ class World:
         goal: Goal | None = None,
         succeeded: bool | None = None,
         because: Iterable[Event | None] = (),
+        gesture: str = "",
     ) -> Event:
-        """Any other thing that somebody does at a place, shown by a gesture."""
+        """Any other thing that somebody does at a place. The gesture that shows it is its action by default."""
         for other in (object, recipient):
-            if other and other in self.position and gesture != "look" and self.here(other) != self.here(who):
+            if other and action != "look" and self.here(other) != self.here(who):
                 raise WorldError(f"{who} cannot {action} {other}, which is in {self.here(other)}")
         event = self._log(
             who, action, phrase, object=object, recipient=recipient, goal=goal, succeeded=succeeded, causes=because
         )
-        self._act(gesture, event)
+        self._act(gesture or action, event)
         return event
 
     def pass_by(self, flyer: str, place: str) -> Event:
         """Something crosses the sky over a place. It happens again and again, and nobody causes it."""
         self.position[flyer] = place
-        event = self._log(flyer, "fly", f"flies over {self.name(place)}", causes=())
+        event = self._log(flyer, "fly", "flies by", causes=())
         self.position[flyer] = None
         return event
 
@@ -334,23 +356,23 @@ class World:
         self._changed[thing] = event
         self.acts[-1].object = thing
 
-    def open(self, who: str, prop: str, *, goal: Goal | None, because: Event | None) -> Event:
-        """Somebody opens a chest or a gate with the key in their hand."""
+    def try_lock(self, who: str, box: str, *, goal: Goal, because: Event | None = None) -> Event:
+        """Somebody tries the lock of a chest or a gate in vain."""
+        if box in self.opened:
+            raise WorldError(f"{who} cannot try the lock of {box}, which is open")
+        phrase = f"tries the lock of {self.name(box)}"
+        return self.act(who, "try", phrase, object=box, goal=goal, succeeded=False, because=[because], gesture="rattle")
+
+    def unlock(self, who: str, box: str, *, goal: Goal, because: Event) -> Event:
+        """Somebody tries the lock with what they hold, and it opens. What is inside comes to light."""
         key = self.held.get(who)
-        if key is None or prop in self.opened:
-            raise WorldError(f"{who} cannot open {prop} with {key}")
-        event = self.act(
-            "unlock",
-            who,
-            "open",
-            f"opens {self.name(prop)} with {self.name(key)}",
-            object=prop,
-            goal=goal,
-            succeeded=True,
-            because=[self._changed[key], because],
-        )
-        self.opened.add(prop)
-        for thing in [thing for thing, box in self.hidden.items() if box == prop]:
+        if key is None or box in self.opened:
+            raise WorldError(f"{who} cannot open {box} with {key}")
+        phrase, why = f"tries the lock of {self.name(box)}", [self._changed[key], because]
+        turned = self.act(who, "try", phrase, object=box, goal=goal, succeeded=True, because=why, gesture="unlock")
+        event = self.act(box, "open", "opens", because=[turned])
+        self.opened.add(box)
+        for thing in [thing for thing, outer in self.hidden.items() if outer == box]:
             del self.hidden[thing]
             self._changed[thing] = event
         return event
