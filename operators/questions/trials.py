@@ -44,6 +44,8 @@ from schemas.tables import Check, Question, QuestionKind, Template, Trial
 
 UNKNOWN = "unknown"
 """The answer that the material does not tell the answer."""
+SEVERAL = "several"
+"""The answer that more than one option is right."""
 MAX_REFUSALS = 3
 """Unanswered trials of a question beyond which no more are sent, unless there are at least as many answered ones."""
 

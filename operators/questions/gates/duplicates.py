@@ -20,7 +20,9 @@ from schemas.tables import Check, Question
 
 PROMPT = "same_question"
 SAME_WORDS = 0.8
-"""Share of common words from which two questions with the same answer are duplicates without a judge."""
+"""Share of common words from which two questions with the same answer are duplicates without a judge, if only stop
+words differ or a program wrote one of them. One other word may be all that distinguishes two questions: the red cup,
+the green cup."""
 ALIKE_WORDS = 0.5
 """Share of common words of two answers, or of two questions, from which a judge compares the questions."""
 
@@ -113,7 +115,8 @@ def _has_same_words(one: Question, other: Question) -> bool:
     options = bool(one.options and other.options)
     words, others = (_all_words(each, options) for each in (one, other))
     quoted = (set(QUOTED.findall(folded(each.question))) for each in (one, other))
-    alike = len(words & others) >= SAME_WORDS * len(words | others)
+    derived = one.derivation is not None or other.derivation is not None
+    alike = len(words & others) >= SAME_WORDS * len(words | others) and (derived or words ^ others <= _STOP_WORDS)
     return alike and compare_open(one.answer, other.answer) is True and next(quoted) == next(quoted)
 
 

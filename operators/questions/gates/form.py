@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from operators.questions.answers import folded, same_answer
 from operators.questions.gates.wording import find_injection, find_meta_talk, find_refusal
 from operators.questions.outcome import Material, Outcome, Problem, rule_trial, with_trial
+from operators.questions.trials import SEVERAL, UNKNOWN
 from operators.video.timecode import format_time
 from schemas.base import Span
 from schemas.tables import Check, Question, QuestionKind
@@ -28,6 +29,8 @@ WIDE_SHARE = 0.5
 """Share of a video from which evidence is too wide."""
 WIDEST_SECONDS = 600.0
 """Length of evidence in seconds that is too wide for any video. Its captions would not fit into a small context."""
+RESERVED = frozenset({UNKNOWN, SEVERAL})
+"""Answers with which a judge states that it cannot choose. As answers of a question they would be found right."""
 
 _YES_NO = frozenset({"yes", "no", "true", "false", "yes it does", "no it does not", "yes he does", "yes she does"})
 _CLOCK = re.compile(r"(?<![\d:.])(?:\d{1,2}:)?\d{1,2}:[0-5]\d(?![\d:])", re.ASCII)
@@ -72,6 +75,11 @@ def _options(question: Question) -> Problem | None:
 
 
 def _answer(question: Question) -> Problem | None:
+    for text in (question.answer, *question.options):
+        if folded(text).strip(".") in RESERVED:
+            return Problem(
+                "bad_options", f"{text!r} is what a judge answers if nothing fits; name a person, thing or fact"
+            )
     if question.kind is QuestionKind.CHOICE:
         if not any(same_answer(question.answer, option, question.kind) for option in question.options):
             return Problem("answer_missing", f"answer {question.answer!r} is not among {question.options}; add it")

@@ -44,6 +44,8 @@ def test_good_questions_pass():
         (edit(GOOD, options=GOOD.options[:3]), "bad_options"),
         (edit(GOOD, options=(*GOOD.options[:3], "the last  ferry leaves.")), "bad_options"),
         (edit(OPEN, options=GOOD.options), "bad_options"),
+        (edit(OPEN, answer="Unknown."), "bad_options"),
+        (edit(GOOD, options=(*GOOD.options[:3], "several")), "bad_options"),
         (edit(GOOD, answer="She is hungry"), "answer_missing"),
         (edit(OPEN, answer="because " * 21), "long_answer"),
         (edit(OPEN, answer="Yes."), "yes_or_no"),
