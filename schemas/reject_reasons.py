@@ -400,8 +400,16 @@ REASON_GROUPS = (
                 "Please report it: the two derivations disagree.",
             ),
             "refused_text": RejectReason("A text is a model's refusal.", "`lvr replay`, or use another reasoner."),
+            "states_answer": RejectReason(
+                "The reasoner's wording of a fact about places states the answer.",
+                "Nothing; many mean that another reasoner is needed.",
+            ),
             "too_short": RejectReason(
                 "The question has too few words.", "Nothing; many mean that another reasoner is needed."
+            ),
+            "unnamed_thing": RejectReason(
+                "The reasoner's wording of a fact about places does not name a thing that the fact is about.",
+                "Nothing; many mean that another reasoner is needed.",
             ),
             "yes_or_no": RejectReason(
                 "An open question is answered by yes or no, which is guessed half of the time.",

@@ -2,7 +2,8 @@
 
 Within a category, slots are requested in waves of `WAVE`, far apart from each other in the video, and each wave is
 shown what the category has already. Categories do not see each other's questions. So an edit of one category's prompt
-changes no request of another.
+changes no request of another. For a spatial slot the reasoner words a fact that a program derived from boxes
+(`operators.questions.spatial`), as long as there are facts.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from operators.models.prompts import Prompt
 from operators.questions.evidence import read_evidence
 from operators.questions.outcome import Material
 from operators.questions.plan import Slot, reach_of
+from operators.questions.spatial import PROMPT as WORDING_PROMPT
+from operators.questions.spatial import SpatialFact, choose_options, take_fact
 from operators.questions.story import ContextTooSmall, Story, story_room, tell
 from operators.video.timecode import format_time
-from schemas.answers import WrittenChoice, WrittenOpen
+from schemas.answers import WordedQuestion, WrittenChoice, WrittenOpen
 from schemas.base import Span, digest
 from schemas.config import Role, Writer
-from schemas.tables import Entity, Question, QuestionCategory, QuestionKind, Reject
+from schemas.tables import Derivation, Entity, Question, QuestionCategory, QuestionKind, Reject
 
 PROMPTS = {category: f"question_{category.value}" for category in QuestionCategory}
 WAVE = 4
@@ -47,6 +50,8 @@ class Notebook:
     """Texts of the questions that were written, kept or not."""
     counts: dict[tuple[QuestionCategory, QuestionKind], int] = field(default_factory=lambda: defaultdict(int))
     """Number of requests, which gives the next question its index."""
+    facts: list[SpatialFact] = field(default_factory=list)
+    """Facts about places that no question was requested for yet. Spatial slots use them up first."""
 
 
 def write_questions(
@@ -71,13 +76,17 @@ def write_questions(
     for index in range(max(map(len, waves.values()), default=0)):
         wave = [slot for own in waves.values() if index < len(own) for slot in own[index]]
         try:
-            requests = [_request(material, slot, notebook) for slot in wave]
+            facts = [_take_fact(material, slot, notebook) for slot in wave]
+            requests = [
+                _request_wording(material, slot, fact, notebook) if fact else _request(material, slot, notebook)
+                for slot, fact in zip(wave, facts, strict=True)
+            ]
         except ContextTooSmall as error:
             name = material.video.video_id
             return [*rows, material.context.reject(name, "context_too_small", f"video {name}: {error}")]
         replies = material.context.models[Role.REASONER].call(requests)
-        for slot, reply in zip(wave, replies, strict=True):
-            row = _read(material, slot, reply, number)
+        for slot, fact, reply in zip(wave, facts, replies, strict=True):
+            row = _read_wording(material, slot, fact, reply, number) if fact else _read(material, slot, reply, number)
             if isinstance(row, Question):
                 notebook.questions[slot.category].append(row.question)
             rows.append(row)
@@ -102,9 +111,29 @@ def _request(material: Material, slot: Slot, notebook: Notebook) -> Request:
     }
     story = _tell(material, prompt, slot, variables)
     text = prompt.render(story=story.text, complete=story.complete, **variables)
+    key = _next_id(material, slot, notebook)
+    return Request(key, prompt, text, seed=context.seed("question", key))
+
+
+def _next_id(material: Material, slot: Slot, notebook: Notebook) -> str:
+    """The id of the next question of a slot's category and kind."""
     index = notebook.counts[slot.category, slot.kind]
     notebook.counts[slot.category, slot.kind] += 1
-    key = question_id(material.video.video_id, slot.category, slot.kind, Writer.MODEL, index)
+    return question_id(material.video.video_id, slot.category, slot.kind, Writer.MODEL, index)
+
+
+def _take_fact(material: Material, slot: Slot, notebook: Notebook) -> SpatialFact | None:
+    """A fact for a spatial slot, if there is one left."""
+    if slot.category is not QuestionCategory.SPATIAL:
+        return None
+    return take_fact(notebook.facts, slot, material.video.duration_us)
+
+
+def _request_wording(material: Material, slot: Slot, fact: SpatialFact, notebook: Notebook) -> Request:
+    context = material.context
+    prompt = context.prompts[WORDING_PROMPT]
+    text = prompt.render(fact=fact.statement, labels=list(fact.labels), answer=fact.answer, kind=slot.kind.value)
+    key = _next_id(material, slot, notebook)
     return Request(key, prompt, text, seed=context.seed("question", key))
 
 
@@ -155,6 +184,31 @@ def _read(material: Material, slot: Slot, reply: Answer | Refusal, number: int) 
         derivation=None,
         provenance=reply.provenance,
         reach=reach_of(evidence, material.video.duration_us),
+        round=number,
+        passed=False,
+    )
+
+
+def _read_wording(
+    material: Material, slot: Slot, fact: SpatialFact, reply: Answer | Refusal, number: int
+) -> Question | Reject:
+    """The question about a fact: the reasoner's words, and the program's answer, options and evidence."""
+    context, key = material.context, reply.request.key
+    if isinstance(reply, Refusal):
+        return context.refuse(f"question {key}", reply)
+    return Question(
+        question_id=key,
+        video_id=material.video.video_id,
+        category=slot.category,
+        kind=slot.kind,
+        writer=Writer.MODEL,
+        question=cast(WordedQuestion, reply.value).question,
+        options=choose_options(fact, slot.kind, Random(context.seed("options", key))),
+        answer=fact.answer,
+        evidence=fact.evidence,
+        derivation=Derivation(template=fact.template, subjects=fact.subjects),
+        provenance=reply.provenance,
+        reach=reach_of(fact.evidence, material.video.duration_us),
         round=number,
         passed=False,
     )

@@ -2,9 +2,10 @@
 
 The writer `program` derives questions from the measured on-screen texts, and the writer `annotations` from the facts
 about the video, if its source has some; their answers are true by construction. The writer `model` requests the
-questions of a plan from the reasoner, which reads the captions of the video. All questions go through gates
-(`operators.questions.gates`). Slots of the plan that no kept question fills are requested again, for at most
-`question.rounds` rounds. Every question is a row, kept or not, and each that is not kept has one reject.
+questions of a plan from the reasoner. It reads the captions of the video, or words a fact about places that a program
+derived from boxes. All questions go through gates (`operators.questions.gates`). Slots of the plan that no kept
+question fills are requested again, for at most `question.rounds` rounds. Every question is a row, kept or not, and each
+that is not kept has one reject.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from operators.questions.derive import CATEGORY, derive
 from operators.questions.derive import Derived as DerivedFromText
 from operators.questions.facts.derive import Derived as DerivedFromFacts
 from operators.questions.facts.derive import derive as derive_from_facts
-from operators.questions.gates.run import PROGRAM_GATES, model_gates, run_gates
+from operators.questions.gates.run import PROGRAM_GATES, WORDED_GATES, model_gates, run_gates
 from operators.questions.gates.run import PROMPTS as GATE_PROMPTS
 from operators.questions.outcome import Material
 from operators.questions.plan import open_slots, plan_slots, reach_of
+from operators.questions.spatial import PROMPT as WORDING_PROMPT
+from operators.questions.spatial import derive_spatial_facts
 from operators.questions.timeline import read_timeline
 from operators.questions.writing import PROMPTS, Notebook, question_id, write_questions
 from operators.sources.facts import load_facts
@@ -91,7 +94,7 @@ def _write_rounds(material: Material) -> Iterator[Row]:
     settings = context.config.question
     plan = plan_slots(material.video.video_id, material.video.duration_us, settings, context.config.seed)
     gates = model_gates(context.config.verify)
-    notebook = Notebook()
+    notebook = Notebook(facts=derive_spatial_facts(material.captions))
     kept: list[Question] = []
     for number in range(settings.rounds):
         slots = open_slots(plan, kept)
@@ -99,13 +102,12 @@ def _write_rounds(material: Material) -> Iterator[Row]:
             return
         written = write_questions(material, slots, notebook, number)
         yield from (row for row in written if isinstance(row, Reject))
-        checked = run_gates(
-            replace(material, kept=[*material.kept, *kept]),
-            [row for row in written if isinstance(row, Question)],
-            gates,
-        )
-        kept += [row for row in checked if isinstance(row, Question) and row.passed]
-        yield from checked
+        questions = [row for row in written if isinstance(row, Question)]
+        worded = [each for each in questions if each.derivation is not None]
+        for own, own_gates in ((worded, WORDED_GATES), ([each for each in questions if each not in worded], gates)):
+            checked = run_gates(replace(material, kept=[*material.kept, *kept]), own, own_gates)
+            kept += [row for row in checked if isinstance(row, Question) and row.passed]
+            yield from checked
         if any(isinstance(row, Reject) and row.reason == "context_too_small" for row in written):
             return  # the next round would not fit either
 
@@ -169,6 +171,6 @@ STAGE = Stage(
     source_columns=("source_id", "facts_uri"),
     run=run,
     section=lambda config: [config.question, config.verify],
-    prompts=(*PROMPTS.values(), *GATE_PROMPTS),
+    prompts=(*PROMPTS.values(), WORDING_PROMPT, *GATE_PROMPTS),
     roles=(Role.REASONER, Role.JUDGE, Role.VIEWER),
 )

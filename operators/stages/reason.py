@@ -13,7 +13,8 @@ from operators.execution.stage import SOURCE, Context, Stage
 from operators.questions.chains import PROMPTS, ChainWriter
 from operators.questions.explain import explain
 from operators.questions.facts.explain import explain as explain_from_facts
-from operators.questions.timeline import read_timeline
+from operators.questions.spatial import explain_spatial, is_spatial
+from operators.questions.timeline import Timeline, read_timeline
 from operators.sources.facts import load_facts
 from schemas.base import Row
 from schemas.config import Role, Writer
@@ -31,7 +32,9 @@ def run(
     """Yield one reasoning or one reject for each question that passed its checks."""
     passed = [question for question in questions if question.passed]
     derived = _explain_derived(
-        context, captions, [each for each in passed if each.derivation is not None and each.writer == Writer.PROGRAM]
+        context,
+        captions,
+        [each for each in passed if each.derivation is not None and each.writer != Writer.ANNOTATIONS],
     )
     derived += _explain_from_facts(context, [each for each in passed if each.writer == Writer.ANNOTATIONS], sources)
     yield from derived
@@ -46,9 +49,17 @@ def _explain_derived(context: Context, captions: Sequence[Caption], questions: S
         return []
     timeline = read_timeline(captions)
     return [
-        _reasoning(question, explain(question, timeline, Random(context.seed("explain", question.question_id))))
+        _reasoning(
+            question, _explain(question, captions, timeline, Random(context.seed("explain", question.question_id)))
+        )
         for question in questions
     ]
+
+
+def _explain(question: Question, captions: Sequence[Caption], timeline: Timeline, rng: Random) -> str:
+    if is_spatial(question.derivation):
+        return explain_spatial(question, captions, rng)
+    return explain(question, timeline, rng)
 
 
 def _explain_from_facts(context: Context, questions: Sequence[Question], sources: Sequence[Source]) -> list[Reasoning]:

@@ -15,7 +15,7 @@ from operators.questions.gates.wording import QUOTED
 from operators.questions.outcome import Material, Outcome, Problem, rule_trial, with_trial
 from operators.questions.reviews import AGREEING, run_reviews
 from schemas.answers import Verdict
-from schemas.config import Role
+from schemas.config import Role, Writer
 from schemas.tables import Check, Question
 
 PROMPT = "same_question"
@@ -102,7 +102,7 @@ def _state(question: Question) -> str:
 def _may_be_same(one: Question, other: Question) -> bool:
     if _has_same_words(one, other):
         return True
-    if one.derivation is not None or other.derivation is not None:
+    if not one.writer == other.writer == Writer.MODEL:
         return False  # `derive` states each fact once
     agree = compare_open(one.answer, other.answer) is True or _overlap(one.answer, other.answer) >= ALIKE_WORDS
     return agree or _overlap(one.question, other.question) >= ALIKE_WORDS
@@ -115,7 +115,7 @@ def _has_same_words(one: Question, other: Question) -> bool:
     options = bool(one.options and other.options)
     words, others = (_all_words(each, options) for each in (one, other))
     quoted = (set(QUOTED.findall(folded(each.question))) for each in (one, other))
-    derived = one.derivation is not None or other.derivation is not None
+    derived = not one.writer == other.writer == Writer.MODEL
     alike = len(words & others) >= SAME_WORDS * len(words | others) and (derived or words ^ others <= _STOP_WORDS)
     return alike and compare_open(one.answer, other.answer) is True and next(quoted) == next(quoted)
 

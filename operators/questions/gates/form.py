@@ -11,6 +11,7 @@ from operators.questions.outcome import Material, Outcome, Problem, rule_trial, 
 from operators.questions.trials import SEVERAL, UNKNOWN
 from operators.video.timecode import format_time
 from schemas.base import Span
+from schemas.config import Writer
 from schemas.tables import Check, Question, QuestionKind
 
 OPTIONS = 4
@@ -58,7 +59,7 @@ def find_form_problem(question: Question, covered: Span) -> Problem | None:
         lambda: _answer(question),
         lambda: _evidence(question, covered),
     ]
-    if question.derivation is None:
+    if question.writer == Writer.MODEL:
         rules += [lambda: _wording(question), lambda: _completeness(question), lambda: _length(question)]
     return next((problem for rule in rules if (problem := rule()) is not None), None)
 

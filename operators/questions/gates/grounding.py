@@ -20,7 +20,9 @@ from operators.questions.gates.form import WIDE_SECONDS
 from operators.questions.outcome import Material, Outcome, Problem, rule_trial, with_trial
 from operators.questions.plan import reach_of
 from operators.questions.rederive import rederive_answer
+from operators.questions.rederive_boxes import rederive_from_boxes
 from operators.questions.sequential_test import SequentialTest
+from operators.questions.spatial import is_spatial
 from operators.questions.story import caption_line, cover, parts, within
 from operators.questions.trials import TrialResult, TrialSpec, letter_options, run_trials, shared_room
 from schemas.answers import Notes
@@ -53,6 +55,8 @@ def check_derivation(material: Material, questions: Sequence[Question]) -> list[
             continue
         if question.writer == Writer.ANNOTATIONS:
             source, again = "facts", rederive_from_facts(material.facts or VideoFacts(), question)
+        elif is_spatial(question.derivation):
+            source, again = "boxes", rederive_from_boxes(question.derivation, material.captions)
         else:
             source, again = "captions", rederive_answer(question.derivation, material.captions)
         agrees = again is not None and same_answer(again, question.answer, QuestionKind.OPEN)

@@ -14,6 +14,7 @@ from operators.questions.gates.frames import check_frames
 from operators.questions.gates.grounding import check_derivation, check_evidence, check_parts, check_timeline
 from operators.questions.gates.review import check_review
 from operators.questions.outcome import Gate, Material, Outcome, Problem, reject_question
+from operators.questions.spatial import check_wording
 from schemas.config import VerifyConfig
 from schemas.tables import Question, Reject
 
@@ -30,6 +31,18 @@ PROMPTS = (
 """All prompts that gates use."""
 
 PROGRAM_GATES: tuple[Gate, ...] = (check_form, check_blind, check_derivation, check_duplicates)
+"""The gates of questions that a program derived and worded, in order."""
+WORDED_GATES: tuple[Gate, ...] = (
+    check_form,
+    check_wording,
+    check_review,
+    check_blind,
+    check_derivation,
+    check_frames,
+    check_duplicates,
+)
+"""The gates of questions that a program derived from boxes and a model worded, in order. Captions do not hold boxes, so
+nothing is answered from them; the viewer sees the moment itself."""
 
 
 def model_gates(settings: VerifyConfig) -> tuple[Gate, ...]:

@@ -32,7 +32,7 @@ KEYS = {
     ),
     "question": (
         ["ingest", "caption", "outline", "source"],
-        "c22045ee287e3388a2d095751520a58c456cf20cd0f57285c535512df1a371f2",
+        "915dd06cd24c09143fbe093e3d34886586a2b96697a4b1b505cb1e66053ac51a",
     ),
     "reason": (
         ["caption", "question", "outline", "source"],

@@ -8,7 +8,7 @@ from operators.questions.plan import plan_slots
 from operators.questions.writing import PROMPTS, question_id
 from operators.stages.question import STAGE
 from schemas.config import QuestionConfig, Writer
-from schemas.tables import Check, QuestionCategory, QuestionKind, Reach
+from schemas.tables import Check, DetectedObject, QuestionCategory, QuestionKind, Reach
 from tests.support.films import BOXES, captions_of, film, shown
 from tests.support.openai_server import Reply, last_text
 from tests.support.rows import make_source, make_video
@@ -247,3 +247,63 @@ def test_evidence_that_lies_apart_makes_a_question_far(stages, server):
     server.script = lambda body: {**(agree(body) or {}), **({"evidence": ["00:02", "00:50"]} if write(body) else {})}
     questions = run(stages, writers=[Writer.MODEL], min_questions=2, rounds=1)
     assert {each.reach for each in questions} == {Reach.FAR}
+
+
+BOXED = [
+    caption.model_copy(
+        update={
+            "objects": tuple(
+                DetectedObject(label=label, box=box, time_us=caption.start_us + 2_000_000, score=1.0)
+                for label, box in boxes.items()
+            )
+        }
+    )
+    for caption, boxes in zip(
+        CAPTIONS,
+        [{"white ferry": BOXES[3], "old man with a cane": BOXES[4]}, *[{}] * (len(CAPTIONS) - 1)],
+        strict=True,
+    )
+]
+SPATIAL = {"writers": [Writer.MODEL], "categories": ["spatial"], "kinds": ["open"], "far_share": 0.0}
+
+
+def word(body):
+    """A reasoner that words each fact, and writes questions of its own as well."""
+    if body["response_format"]["json_schema"]["name"] != "WordedQuestion":
+        return agree(body)
+    labels = [line[2:] for line in last_text(body).splitlines() if line in ("- white ferry", "- old man with a cane")]
+    return {"question": f"Where is the {', as one sees it from the '.join(labels)}, when number {body['seed']} rings?"}
+
+
+def test_spatial_slots_use_facts_about_boxes_first(stages, server):
+    server.script = word
+    questions = run(stages, BOXED, min_questions=5, **SPATIAL)
+    worded = [each for each in questions if each.derivation]
+    assert {each.derivation.template for each in worded} == {"boxes_relation", "boxes_place"}
+    assert len(questions) == 5 > len(worded)
+    assert all(each.passed and each.writer == "model" for each in questions)
+    relation = next(each for each in worded if each.derivation.template == "boxes_relation")
+    assert "old man with a cane" in relation.question and "white ferry" in relation.question
+    assert [trial.check for trial in relation.checks] == ["rules", "rules", "grounded", "duplicate"]
+    assert relation.provenance.prompt_id == "spatial"
+    assert {each.provenance.prompt_id for each in questions if not each.derivation} == {"question_spatial"}
+
+
+def test_a_wording_that_states_the_answer_is_a_reject_and_the_next_fact_is_used(stages, server):
+    first: list[int] = []
+
+    def state_the_first(body):
+        reply = word(body)
+        if body["response_format"]["json_schema"]["name"] == "WordedQuestion":
+            first.append(body["seed"])
+            if body["seed"] == first[0]:
+                return {"question": "Is it the white ferry or the old man with a cane to the right, in the centre?"}
+        return reply
+
+    server.script = state_the_first
+    questions = run(stages, BOXED, min_questions=1, **SPATIAL)
+    assert [(each.passed, each.round) for each in questions] == [(False, 0), (True, 1)]
+    assert questions[0].derivation.subjects != questions[1].derivation.subjects or (
+        questions[0].derivation.template != questions[1].derivation.template
+    )
+    assert [reject.reason for reject in stages.rejects] == ["states_answer"]

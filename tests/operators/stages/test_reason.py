@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from operators.questions.spatial import derive_spatial_facts
 from operators.stages import question as question_stage
 from operators.stages.reason import STAGE
 from schemas.base import Span
 from schemas.config import Writer
-from schemas.tables import Check, QuestionKind
-from tests.support.films import SECOND, captions_of, film, shown
+from schemas.tables import Check, Derivation, DetectedObject, QuestionKind
+from tests.support.films import BOXES, SECOND, captions_of, film, shown
 from tests.support.openai_server import Reply, last_text
 from tests.support.rows import make_question, make_source, make_video
 
@@ -93,6 +94,23 @@ def test_derived_questions_are_explained_without_a_model(stages, server):
     reasonings = stages.run(STAGE, CAPTIONS, questions, [], [SOURCE])
     assert [each.question_id for each in reasonings] == [each.question_id for each in questions]
     assert all(r.evidence == q.evidence and q.answer in r.reasoning for q, r in zip(questions, reasonings, strict=True))
+    assert not server.requests
+
+
+def test_a_question_about_boxes_is_explained_without_a_model(stages, server):
+    boxes = {"white ferry": BOXES[3], "old man with a cane": BOXES[4]}
+    seen = [DetectedObject(label=label, box=box, time_us=2 * SECOND, score=1.0) for label, box in boxes.items()]
+    captions = [CAPTIONS[0].model_copy(update={"objects": tuple(seen)}), *CAPTIONS[1:]]
+    fact = derive_spatial_facts(captions)[0]
+    question = QUESTION.model_copy(
+        update={
+            "derivation": Derivation(template=fact.template, subjects=fact.subjects),
+            "answer": fact.answer,
+            "evidence": fact.evidence,
+        }
+    )
+    [reasoning] = stages.run(STAGE, captions, [question], [], [SOURCE])
+    assert fact.steps[0] in reasoning.reasoning
     assert not server.requests
 
 

@@ -1,4 +1,4 @@
-"""Questions that ask the same are found, by words alone only where nothing distinguishes them."""
+"""Repeated questions are found, by words alone only where nothing distinguishes them."""
 
 import pytest
 

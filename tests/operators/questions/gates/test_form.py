@@ -83,5 +83,5 @@ def test_ten_minutes_of_evidence_are_too_wide_for_any_video(seconds, reason):
 
 def test_wording_is_not_checked_in_questions_that_a_program_derived():
     derivation = Derivation(template=Template.AFTER, subjects=("IN CLIP 3",))
-    derived = edit(OPEN, question='What comes after the text "IN CLIP 3"', derivation=derivation)
+    derived = edit(OPEN, question='What comes after the text "IN CLIP 3"', writer="program", derivation=derivation)
     assert find_form_problem(derived, COVERED) is None
