@@ -16,14 +16,15 @@ from string import Formatter
 from operators.questions.facts.index import FactIndex
 from operators.questions.facts.options import Balance, choose_wrong
 from operators.questions.facts.template import FactTemplate, Statement, Subjects
-from operators.questions.facts.templates import goal, plot, spatial, temporal
+from operators.questions.facts.templates import goal, holding, measures, outcome, picture, places, plot, temporal
 from operators.questions.facts.wording import sentence
 from operators.questions.plan import reach_of
 from schemas.base import Span
 from schemas.facts import VideoFacts
 from schemas.tables import QuestionCategory, QuestionKind, Reach
 
-TEMPLATES = {each.name: each for each in (*temporal.TEMPLATES, *spatial.TEMPLATES, *plot.TEMPLATES, *goal.TEMPLATES)}
+_FILES = (temporal, measures, places, picture, plot, holding, goal, outcome)
+TEMPLATES = {each.name: each for file in _FILES for each in file.TEMPLATES}
 """All templates by name."""
 MAX_OPEN_WORDS = 20
 """Most words of the answer to an open question."""
@@ -111,7 +112,8 @@ def _phrase(
 ) -> Derived | None:
     """The question in one of its wordings, with options if it is a choice; None if it cannot be of this kind."""
     fields = {**statement.fields, **{sentence(key): sentence(value) for key, value in statement.fields.items()}}
-    wordings = [each for each in template.wordings if _fields_of(each) <= fields.keys()]
+    able = template.wordings if kind is QuestionKind.CHOICE else template.open_wordings
+    wordings = [each for each in able if _fields_of(each) <= fields.keys()]
     question = sentence(rng.choice(wordings).format(**fields))
     wrong: tuple[str, ...] = ()
     if kind is QuestionKind.CHOICE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from itertools import pairwise
 from typing import TypeVar
 
 from schemas.base import Box, Span
-from schemas.facts import EntityFact, EntityKind, EventFact, GoalFact, VideoFacts
+from schemas.facts import HOLDING_ACTIONS, EntityFact, EntityKind, EventFact, GoalFact, TrackFact, VideoFacts
 
 SECOND_US = 1_000_000
+BOX_STEP_US = 300_000
+"""Longest time between two boxes of a track that counts as tracked without a break."""
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -31,6 +33,24 @@ class Holding:
     def covers(self, span: Span) -> bool:
         """Whether the holder has the thing during the whole span."""
         return self.since.end_us <= span.start_us and (self.until is None or span.end_us <= self.until.start_us)
+
+
+@dataclass(frozen=True)
+class Area:
+    """The smallest area that contains the centres of some boxes, as fractions of the picture."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    is_whole: bool
+    """Whether there are boxes from the start of the span to its end."""
+
+    @classmethod
+    def around(cls, boxes: Sequence[Box], *, is_whole: bool) -> Area:
+        across = [(box.x0 + box.x1) / 2 for box in boxes]
+        down = [(box.y0 + box.y1) / 2 for box in boxes]
+        return cls(min(across), max(across), min(down), max(down), is_whole)
 
 
 class FactIndex:
@@ -57,7 +77,7 @@ class FactIndex:
         self.unique_ids = frozenset(each.event_id for each in self.unique)
         self.ids = frozenset([*self.entities, *self.event, *self.goals])
         self.holdings: dict[str, list[Holding]] = {
-            entity_id: list(_holdings(entity_id, self.by_object.get(entity_id, [])))
+            entity_id: list(_holdings(entity_id, self.changes(entity_id)))
             for entity_id, entity in self.entities.items()
             if entity.kind is EntityKind.THING
         }
@@ -101,8 +121,41 @@ class FactIndex:
         """The names of the things that somebody holds at some time."""
         return [self.name(thing) for thing, holdings in self.holdings.items() if holdings]
 
-    def involves(self, event: EventFact, entity_id: str) -> bool:
-        return entity_id in (event.actor, event.object, event.recipient, event.place)
+    def is_sole(self, event: EventFact) -> bool:
+        """Whether nobody else does the same at any time, so that the actor can be named by it."""
+        same = [
+            each
+            for each in self.events
+            if each.phrase == event.phrase
+            or (event.object is not None and (each.action, each.object) == (event.action, event.object))
+        ]
+        return event.event_id in self.unique_ids and same == [event]
+
+    def the_one(self, event: EventFact) -> str:
+        """The actor, named by what it does: `the person who takes the brass key`."""
+        word = {EntityKind.PERSON: "person who", EntityKind.ANIMAL: "animal that"}.get(
+            self.kind(event.actor), "one that"
+        )
+        return f"the {word} {event.phrase}"
+
+    def kind_word(self, entity_id: str) -> str:
+        """An entity that was just named: `this person`, `this animal`."""
+        return {EntityKind.PERSON: "this person", EntityKind.ANIMAL: "this animal"}.get(self.kind(entity_id), "it")
+
+    def hands(self, thing: str) -> list[str]:
+        """Ids of all that hold the thing, in order of time, with the one who has it before its first event."""
+        changes = self.changes(thing)
+        holders = [changes[0].actor] if changes and changes[0].action != "take" else []
+        holders += [each.holder for each in self.holdings.get(thing, [])]
+        return [each for number, each in enumerate(holders) if not number or holders[number - 1] != each]
+
+    def holder(self, thing: str, span: Span) -> str | None:
+        """Id of the one who has the thing during the whole span."""
+        return next((each.holder for each in self.holdings[thing] if each.covers(span)), None)
+
+    def changes(self, thing: str) -> list[EventFact]:
+        """The events that decide who holds the thing."""
+        return [each for each in self.by_object.get(thing, []) if each.action in HOLDING_ACTIONS]
 
     def ancestors(self, event: EventFact) -> set[str]:
         """Ids of all events that it follows from, directly or not."""
@@ -125,16 +178,19 @@ class FactIndex:
                 chosen.append(each)
         return chosen
 
-    def boxes(self, span: Span) -> dict[str, list[Box]]:
-        """The boxes inside the span of every entity that is tracked from its start to its end."""
-        found: dict[str, list[Box]] = {}
+    def areas(self, span: Span) -> dict[str, Area]:
+        """The area in which the centre of each tracked entity stays during a span. Places are not tracked."""
+        found: dict[str, Area] = {}
         for entity_id, tracks in self._tracks.items():
-            for track in tracks:
-                first = bisect_right(track.times_us, span.start_us) - 1
-                last = bisect_left(track.times_us, span.end_us)
-                if first >= 0 and track.times_us[-1] >= span.end_us - SECOND_US:
-                    found[entity_id] = list(track.boxes[first:last])
+            boxes = [box for track in tracks for box in _boxes_in(track, span)]
+            if boxes and self.kind(entity_id) is not EntityKind.PLACE:
+                found[entity_id] = Area.around(boxes, is_whole=any(_covers(track, span) for track in tracks))
         return found
+
+    def path(self, entity_id: str, span: Span) -> list[Box]:
+        """The boxes of an entity during a span, if it is tracked from start to end; otherwise none."""
+        tracks = [each for each in self._tracks.get(entity_id, []) if _covers(each, span)]
+        return _boxes_in(tracks[0], span) if tracks else []
 
 
 def is_clear(earlier: Span, later: Span) -> bool:
@@ -152,6 +208,16 @@ def overlap_us(one: Span, other: Span) -> int:
     return max(0, min(one.end_us, other.end_us) - max(one.start_us, other.start_us))
 
 
+def _covers(track: TrackFact, span: Span) -> bool:
+    """Whether an entity is tracked from the start of a span to its end, but for the time between two boxes."""
+    return track.times_us[0] <= span.start_us + BOX_STEP_US and track.times_us[-1] >= span.end_us - BOX_STEP_US
+
+
+def _boxes_in(track: TrackFact, span: Span) -> list[Box]:
+    first, last = bisect_left(track.times_us, span.start_us), bisect_left(track.times_us, span.end_us)
+    return list(track.boxes[first:last])
+
+
 def _group(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     groups: dict[K, list[T]] = defaultdict(list)
     for each in items:
@@ -159,9 +225,8 @@ def _group(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return dict(groups)
 
 
-def _holdings(thing: str, events: Sequence[EventFact]) -> Iterator[Holding]:
+def _holdings(thing: str, changes: Sequence[EventFact]) -> Iterator[Holding]:
     """Who holds the thing after each event that decides it."""
-    changes = [each for each in events if each.action in ("take", "give", "put", "lose")]
     for index, each in enumerate(changes):
         holder = {"take": each.actor, "give": each.recipient}.get(each.action)
         if holder is not None:

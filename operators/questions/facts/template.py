@@ -14,6 +14,10 @@ Subjects = tuple[str, ...]
 Find = Callable[[FactIndex, Random], Iterable[Subjects]]
 State = Callable[..., "Statement | None"]
 
+BOTH = (QuestionKind.CHOICE, QuestionKind.OPEN)
+ONLY_CHOICE = (QuestionKind.CHOICE,)
+ONLY_OPEN = (QuestionKind.OPEN,)
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -27,7 +31,7 @@ class Statement:
     evidence: tuple[Span, ...]
     chain: tuple[tuple[str, ...], ...]
     """The steps of the chain of thought, each in several wordings."""
-    kinds: tuple[QuestionKind, ...] = tuple(QuestionKind)
+    kinds: tuple[QuestionKind, ...] = BOTH
     """Kinds of questions for which the answer is unique."""
 
 
@@ -38,13 +42,17 @@ class FactTemplate:
     name: str
     """What a derivation stores."""
     category: QuestionCategory
-    wordings: tuple[str, ...]
     find: Find
     """Yields the ids of entities, events or goals that the question may be about."""
     state: State
     """What holds for them, or None if they give no clear question."""
+    wordings: tuple[str, ...]
+    open_wordings: tuple[str, ...]
+    """Wordings of open questions, if those of choice questions do not fit."""
 
 
-def template(name: str, category: QuestionCategory, find: Find, *wordings: str) -> Callable[[State], FactTemplate]:
+def template(
+    name: str, category: QuestionCategory, find: Find, *wordings: str, open_wordings: tuple[str, ...] = ()
+) -> Callable[[State], FactTemplate]:
     """Make a template of the function that states what holds for its subjects."""
-    return lambda state: FactTemplate(name, category, wordings, find, state)
+    return lambda state: FactTemplate(name, category, find, state, wordings, open_wordings or wordings)

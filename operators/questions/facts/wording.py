@@ -23,6 +23,7 @@ _FUNCTION_WORDS = frozenset(
         "before so up down out off over under through",
     )
 )
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _THEN = (
     "Then, at {time}, {event}.",
     "At {time} {event}.",
@@ -37,20 +38,21 @@ def infinitive(event: EventFact) -> str | None:
 
     `takes the brass key` becomes `take the brass key`.
     """
-    first, _, rest = event.phrase.partition(" ")
-    verb, *particles = event.action.split()
-    if first != third_person(verb):
-        return None
-    return " ".join([verb, *particles, *rest.split()[len(particles) :]]) if rest else verb
+    verb = event.action.split()[0]
+    first, space, rest = event.phrase.partition(" ")
+    return f"{verb}{space}{rest}" if first == third_person(verb) else None
 
 
-def third_person(verb: str) -> str:
-    """The form of a verb after `he` or `she`: `takes`, `carries`, `watches`."""
+def third_person(action: str) -> str:
+    """The form of a verb after `he` or `she`: `takes`, `carries`, `knocks on`."""
+    verb, *particles = action.split()
     if verb in _IRREGULAR:
-        return _IRREGULAR[verb]
-    if re.search(r"[^aeiou]y$", verb):
-        return f"{verb[:-1]}ies"
-    return f"{verb}es" if re.search(r"(s|x|z|ch|sh)$", verb) else f"{verb}s"
+        verb = _IRREGULAR[verb]
+    elif re.search(r"[^aeiou]y$", verb):
+        verb = f"{verb[:-1]}ies"
+    else:
+        verb = f"{verb}es" if re.search(r"(s|x|z|ch|sh)$", verb) else f"{verb}s"
+    return " ".join([verb, *particles])
 
 
 def event_fields(index: FactIndex, event: EventFact) -> dict[str, str]:
@@ -97,9 +99,18 @@ def in_sequence(items: Sequence[str]) -> str:
     return ", then ".join(items)
 
 
-def either(items: Sequence[str]) -> str:
-    """The items as `a, b or c`."""
-    return " or ".join([", ".join(items[:-1]), items[-1]])
+def opening(what: str) -> Step:
+    """The first step of a chain: what has to be found."""
+    return (
+        f"First I find {what}.",
+        f"To answer this, I have to find {what}.",
+        f"I go through the video until I reach {what}.",
+    )
+
+
+def at_time(span: Span) -> Step:
+    """The step that gives the time of what was found."""
+    return (f"That is at {seen_at(span)}.", f"It comes at {seen_at(span)}.", f"It is there at {seen_at(span)}.")
 
 
 def spans_of(parts: Iterable[Span]) -> tuple[Span, ...]:

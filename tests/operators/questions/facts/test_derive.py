@@ -28,7 +28,7 @@ def question_of(derived: Derived) -> Question:
     return Question(
         question_id="q", video_id="v", category=derived.category, kind=derived.kind, writer="annotations",
         question=derived.question, options=derived.options, answer=derived.answer, evidence=derived.evidence,
-        derivation=Derivation.model_construct(template=derived.template, subjects=derived.subjects),
+        derivation=Derivation(template=derived.template, subjects=derived.subjects),
         provenance=Provenance(model="program"),
     )  # fmt: skip
 
@@ -47,7 +47,7 @@ worlds = st.builds(
 @settings(max_examples=15, deadline=None)
 def test_every_answer_is_right_and_no_other_option_is(facts: VideoFacts, seed: int) -> None:
     for derived in derived_of(facts, seed):
-        right = right_answers(facts, derived.template, derived.subjects)
+        right = right_answers(facts, derived.template, derived.subjects, derived.question)
         if derived.kind is QuestionKind.CHOICE:
             assert [each for each in derived.options if each in right] == [derived.answer], derived
             assert len(set(derived.options)) == 4
