@@ -1,14 +1,14 @@
 """Checks by brute force which texts answer a question from facts, from the raw list of facts.
 
-It shares no code with the templates or with their second derivation: each rule states a condition and tries it for every
-event, entity, goal or order of them. A rule returns all texts that meet its condition.
+It shares no code with the templates or with their second derivation: each rule states a condition and tries it for
+every event, entity, goal or order of them. A rule returns all texts that meet its condition.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from itertools import permutations
+from itertools import pairwise, permutations
 
 from schemas.facts import EventFact, GoalFact, VideoFacts
 
@@ -87,7 +87,7 @@ def before(a: EventFact, b: EventFact) -> bool:
 
 def order(f: Facts, *ids: str):
     for perm in permutations(map(f.e, ids)):
-        if all(before(a, b) for a, b in zip(perm, perm[1:], strict=False)):
+        if all(before(a, b) for a, b in pairwise(perm)):
             yield then(map(f.clause, perm))
 
 
@@ -120,7 +120,7 @@ def simultaneous(f: Facts, event: str, actor: str):
 
 def appearance(f: Facts, *ids: str):
     for perm in permutations(ids):
-        if all(f.spans(a) < f.spans(b) for a, b in zip(perm, perm[1:], strict=False)):
+        if all(f.spans(a) < f.spans(b) for a, b in pairwise(perm)):
             yield then(map(f.named, perm))
 
 
@@ -138,7 +138,7 @@ def gap(f: Facts, a: str, b: str):
 
 
 def ranked(f: Facts, same: list[EventFact]) -> EventFact | None:
-    """The event that the question asks for by its number among several."""
+    """The event that the question names by its number among several."""
     word = re.search(r"is the (first|second|third|fourth|fifth|last)\b", f.question)
     assert word, f.question
     number = len(same) if word[1] == "last" else ("first", "second", "third", "fourth", "fifth").index(word[1]) + 1
@@ -199,7 +199,7 @@ def thing_way(f: Facts, thing: str):
     own = [o for o in f.events if o.object == thing]
     for perm in permutations({o.place for o in own}):
         spans = [[o for o in own if o.place == place] for place in perm]
-        if all(max(o.start_us for o in a) < min(o.start_us for o in b) for a, b in zip(spans, spans[1:], strict=False)):
+        if all(max(o.start_us for o in a) < min(o.start_us for o in b) for a, b in pairwise(spans)):
             yield then(map(f.named, perm))
 
 
@@ -225,7 +225,7 @@ def outermost(value: Callable[[tuple[float, float]], float]):
 def left_to_right(f: Facts, event: str, *ids: str):
     moments = [m for m in f.centres(f.e(event)) if all(i in m for i in ids)]
     for perm in permutations(ids):
-        if moments and all(m[a][0] < m[b][0] for m in moments for a, b in zip(perm, perm[1:], strict=False)):
+        if moments and all(m[a][0] < m[b][0] for m in moments for a, b in pairwise(perm)):
             yield then(map(f.named, perm))
 
 
@@ -246,9 +246,9 @@ def nearest(f: Facts, event: str, entity: str):
 
 def side(f: Facts, event: str) -> str:
     xs = [m[f.e(event).actor][0] for m in f.centres(f.e(event)) if f.e(event).actor in m]
-    if all(a <= b for a, b in zip(xs, xs[1:], strict=False)) and xs[-1] - xs[0] > 0.1:
+    if all(a <= b for a, b in pairwise(xs)) and xs[-1] - xs[0] > 0.1:
         return "right"
-    return "left" if all(a >= b for a, b in zip(xs, xs[1:], strict=False)) and xs[0] - xs[-1] > 0.1 else "nowhere"
+    return "left" if all(a >= b for a, b in pairwise(xs)) and xs[0] - xs[-1] > 0.1 else "nowhere"
 
 
 def direction(f: Facts, event: str):
@@ -296,7 +296,9 @@ def link(f: Facts, event: str):
 
 def from_whom(f: Facts, event: str):
     e = f.e(event)
-    return (f.named(o.actor) for o in f.events if o.action == "give" and (o.object, o.recipient) == (e.object, e.recipient))
+    return (
+        f.named(o.actor) for o in f.events if o.action == "give" and (o.object, o.recipient) == (e.object, e.recipient)
+    )
 
 
 def to_whom(f: Facts, event: str):
@@ -306,7 +308,9 @@ def to_whom(f: Facts, event: str):
 
 def what_given(f: Facts, event: str):
     e = f.e(event)
-    return (f.named(o.object) for o in f.events if o.action == "give" and (o.recipient, o.actor) == (e.recipient, e.actor))
+    return (
+        f.named(o.object) for o in f.events if o.action == "give" and (o.recipient, o.actor) == (e.recipient, e.actor)
+    )
 
 
 def holder(f: Facts, event: str, thing: str):

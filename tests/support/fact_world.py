@@ -9,6 +9,7 @@ from schemas.base import Box, Span
 from schemas.facts import EntityFact, EntityKind, EventFact, GoalFact, TrackFact, VideoFacts
 
 SECOND = 1_000_000
+BOX_STEP = SECOND // 5
 PEOPLE = (
     "the baker", "the sailor", "the girl with the braid", "the old man", "the postwoman", "the boy in blue",
     "the gardener", "the woman with the hat", "the ferryman", "the nurse", "the clown", "the miller",
@@ -43,6 +44,8 @@ class _World:
     places: list[str]
     fixed: list[str]
     goals: list[GoalFact]
+    lucky: list[GoalFact]
+    """The goals that can be reached."""
     at: dict[str, str] = field(default_factory=dict)
     """Place of each person, and of each thing that nobody holds."""
     held: dict[str, str] = field(default_factory=dict)
@@ -79,7 +82,8 @@ def make_facts(
         GoalFact(goal_id=f"g{number}", actor=actor, aim=aim, motive=motive)
         for number, (actor, aim, motive) in enumerate(zip(wanting, aims, motives, strict=True))
     ]
-    world = _World(rng, people, things, places, fixed, planned)
+    lucky = rng.sample(planned, rng.randint(0, len(planned)))
+    world = _World(rng, people, things, places, fixed, planned, lucky)
     world.at = {each: rng.choice(places) for each in (*people, *things)}
     world.busy_until = dict.fromkeys(people, 0)
     clock = rng.randint(0, 3 * SECOND)
@@ -136,7 +140,7 @@ def _act(world: _World, actor: str, clock: int, names: dict[str, str]) -> None:
             helped = rng.choice(world.goals) if world.goals and rng.random() < 0.3 else None
             goal = helped or (rng.choice(goals) if goals else None)
             if goal is not None:
-                fields |= {"goal": goal.goal_id, "succeeded": rng.random() < 0.4}
+                fields |= {"goal": goal.goal_id, "succeeded": goal in world.lucky and rng.random() < 0.5}
             if mine and world.took.get(mine[0]) is not None and rng.random() < 0.7:
                 fields |= {"causes": (world.took[mine[0]],)}
         case "take":
@@ -201,7 +205,7 @@ def _tracks(events: list[EventFact], rng: Random) -> list[TrackFact]:
         for name in parts:
             if last.get(name, 0) > each.start_us:
                 continue
-            times = tuple(range(each.start_us, each.end_us, SECOND // 5))
+            times = tuple(range(-(-each.start_us // BOX_STEP) * BOX_STEP, each.end_us, BOX_STEP))
             x, y = rng.uniform(0.05, 0.75), rng.uniform(0.2, 0.7)
             to = x + rng.choice((0, 0, rng.uniform(-0.6, 0.6)))
             to = min(max(to, 0.0), 0.8)

@@ -13,8 +13,6 @@ from schemas.base import Box, Span
 from schemas.facts import HOLDING_ACTIONS, EntityFact, EntityKind, EventFact, GoalFact, TrackFact, VideoFacts
 
 SECOND_US = 1_000_000
-BOX_STEP_US = 300_000
-"""Longest time between two boxes of a track that counts as tracked without a break."""
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -81,6 +79,7 @@ class FactIndex:
             for entity_id, entity in self.entities.items()
             if entity.kind is EntityKind.THING
         }
+        self._areas: dict[tuple[int, int], dict[str, Area]] = {}
         self._tracks = _group(facts.tracks, lambda each: each.entity)
 
     def name(self, entity_id: str) -> str:
@@ -180,12 +179,19 @@ class FactIndex:
 
     def areas(self, span: Span) -> dict[str, Area]:
         """The area in which the centre of each tracked entity stays during a span. Places are not tracked."""
-        found: dict[str, Area] = {}
-        for entity_id, tracks in self._tracks.items():
-            boxes = [box for track in tracks for box in _boxes_in(track, span)]
-            if boxes and self.kind(entity_id) is not EntityKind.PLACE:
-                found[entity_id] = Area.around(boxes, is_whole=any(_covers(track, span) for track in tracks))
-        return found
+        key = (span.start_us, span.end_us)
+        if key not in self._areas:
+            parts: dict[str, list[TrackFact]] = defaultdict(list)
+            for track in self.facts.tracks:
+                if track.times_us[0] < span.end_us and track.times_us[-1] >= span.start_us:
+                    parts[track.entity].append(track)
+            self._areas[key] = {
+                entity_id: Area.around(boxes, is_whole=any(_covers(track, span) for track in tracks))
+                for entity_id, tracks in parts.items()
+                if (boxes := [box for track in tracks for box in _boxes_in(track, span)])
+                and self.kind(entity_id) is not EntityKind.PLACE
+            }
+        return self._areas[key]
 
     def path(self, entity_id: str, span: Span) -> list[Box]:
         """The boxes of an entity during a span, if it is tracked from start to end; otherwise none."""
@@ -210,7 +216,10 @@ def overlap_us(one: Span, other: Span) -> int:
 
 def _covers(track: TrackFact, span: Span) -> bool:
     """Whether an entity is tracked from the start of a span to its end, but for the time between two boxes."""
-    return track.times_us[0] <= span.start_us + BOX_STEP_US and track.times_us[-1] >= span.end_us - BOX_STEP_US
+    step_us = max((later - earlier for earlier, later in pairwise(track.times_us)), default=0)
+    if step_us > SECOND_US:
+        return False
+    return track.times_us[0] <= span.start_us + step_us and track.times_us[-1] >= span.end_us - step_us
 
 
 def _boxes_in(track: TrackFact, span: Span) -> list[Box]:

@@ -233,7 +233,9 @@ def _hands(replay: Replay, thing: str) -> Iterable[str]:
 
 def _held_before(replay: Replay, event: str) -> Iterable[str]:
     actor = replay.fact[event].actor
-    return [replay.name(what) for what, holder, shown in replay.hands if holder == actor and shown in replay.before(event)]
+    return [
+        replay.name(what) for what, holder, shown in replay.hands if holder == actor and shown in replay.before(event)
+    ]
 
 
 def _next_of_recipient(replay: Replay, event: str) -> Iterable[str]:

@@ -22,7 +22,7 @@ class Replay:
         self.ends: list[str] = []
         """Events in the order in which they end."""
         self.hands: list[tuple[str, str, str]] = []
-        """Whoever had a thing: thing, holder, and the event that shows it, in order of time."""
+        """All holders of a thing: thing, holder, and the event that shows it, in order of time."""
         self.held_during: dict[str, dict[str, str]] = {}
         """Holder by thing, for each event, of all things that do not change hands from its start to its end."""
         self._tracks = facts.tracks

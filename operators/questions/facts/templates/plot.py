@@ -182,12 +182,12 @@ def link(index: FactIndex, event_id: str) -> Statement | None:
     if len(chain) < 3:
         return None
     _, middle, first = chain
-    earlier = index.ancestors(effect)
+    related = index.ancestors(effect)
     others = [
         each
         for each in events_before(index, effect)
-        if each.event_id not in earlier and each.start_us >= first.end_us and first.event_id not in index.ancestors(each)
-    ]  # fmt: skip
+        if each.start_us >= first.end_us and not related & {each.event_id, *index.ancestors(each)}
+    ]
     return Statement(
         fields=event_fields(index, effect) | {"first": index.clause(first)},
         answer=index.clause(middle),

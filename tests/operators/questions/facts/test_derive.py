@@ -36,7 +36,7 @@ def question_of(derived: Derived) -> Question:
 worlds = st.builds(
     make_facts,
     st.integers(0, 10_000),
-    minutes=st.sampled_from((0.5, 1.5, 3.0)),
+    minutes=st.sampled_from((0.5, 1.0, 3.0)),
     complete=st.booleans(),
     goals=st.integers(0, 5),
     tracks=st.booleans(),
@@ -44,7 +44,7 @@ worlds = st.builds(
 
 
 @given(facts=worlds, seed=st.integers(0, 100))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_every_answer_is_right_and_no_other_option_is(facts: VideoFacts, seed: int) -> None:
     for derived in derived_of(facts, seed):
         right = right_answers(facts, derived.template, derived.subjects, derived.question)
@@ -57,7 +57,7 @@ def test_every_answer_is_right_and_no_other_option_is(facts: VideoFacts, seed: i
 
 
 @given(facts=worlds, seed=st.integers(0, 100))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_evidence_and_the_times_of_a_chain_lie_in_the_video(facts: VideoFacts, seed: int) -> None:
     for derived in derived_of(facts, seed):
         assert derived.evidence
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_questions() -> None:
 
 
 def test_every_template_gives_questions() -> None:
-    found = Counter(each.template for seed in range(12) for each in derived_of(make_facts(seed)))
+    found = Counter(each.template for seed in range(14) for each in derived_of(make_facts(seed, minutes=5)))
     assert set(found) == set(TEMPLATES)
 
 

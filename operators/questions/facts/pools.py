@@ -1,0 +1,47 @@
+"""Wrong answers: what else occurs in the video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import permutations
+
+from operators.questions.facts.index import FactIndex, is_clear
+from operators.questions.facts.wording import in_sequence
+from schemas.facts import EventFact, GoalFact
+
+
+def names_except(names: Iterable[str], *excluded: str) -> tuple[str, ...]:
+    """The names without some."""
+    return tuple(each for each in names if each not in excluded)
+
+
+def phrases_except(index: FactIndex, actor: str, *excluded: EventFact) -> tuple[str, ...]:
+    """What else somebody does."""
+    phrases = {each.phrase for each in excluded}
+    return tuple({each.phrase: None for each in index.by_actor[actor] if each.phrase not in phrases})
+
+
+def clauses_of(index: FactIndex, events: Iterable[EventFact]) -> tuple[str, ...]:
+    """The events as clauses."""
+    return tuple(index.clause(each) for each in events)
+
+
+def events_before(index: FactIndex, event: EventFact) -> list[EventFact]:
+    """The events that are clearly over before another one."""
+    return [each for each in index.unique if is_clear(each, event)]
+
+
+def events_after(index: FactIndex, event: EventFact) -> list[EventFact]:
+    """The events that clearly start after another one."""
+    return [each for each in index.unique if is_clear(event, each)]
+
+
+def other_orders(items: Iterable[str]) -> tuple[str, ...]:
+    """The items in all orders but their own."""
+    return tuple(in_sequence(each) for each in permutations(items))[1:]
+
+
+def aims_of_others(index: FactIndex, goal: GoalFact) -> tuple[str, ...]:
+    """What somebody else wants and the goal's actor does not."""
+    own = {each.aim for each in index.goals.values() if each.actor == goal.actor}
+    return tuple({f"to {each.aim}": None for each in index.goals.values() if each.aim not in own})
