@@ -14,6 +14,7 @@ from pathlib import Path
 
 from av.codec import Codec
 
+from operators.curation.evaluation_lists import read_evaluation_lists
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.models.endpoints import ModelUnavailable, check, endpoint_for
@@ -52,7 +53,7 @@ def preflight(config: BuildConfig, environ: Mapping[str, str] = os.environ) -> l
     """
     notes: list[str] = []
     problems: list[str] = []
-    for examine in (_models, _speech, _detector, _programs, _output, _scratch):
+    for examine in (_models, _speech, _detector, _lists, _programs, _output, _scratch):
         try:
             notes += examine(config, environ)
         except PreflightFailed as failed:
@@ -174,6 +175,16 @@ def _detector(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
                 f"pip install 'longvideo-reason[shots]', or choose the detector {Detector.ADAPTIVE.value!r}"
             )
     return [f"shots: {detector.value}"]
+
+
+def _lists(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
+    """Read the evaluation lists, so that a bad one is found before days of work."""
+    addresses = config.assemble.decontamination
+    if not addresses:
+        return ["evaluation lists: none (assemble.decontamination)"]
+    items = read_evaluation_lists(addresses)
+    videos, questions = sum(bool(item.videos) for item in items), sum(bool(item.question) for item in items)
+    return [f"evaluation lists: {videos:,} rows with a video and {questions:,} with a question"]
 
 
 def _programs(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:

@@ -58,6 +58,7 @@ def assert_no_secret(config: BuildConfig) -> None:
     """
     named = [(name, getattr(config, name)) for name in ("source", "media_root", "out")]
     named += [("allowed_roots", root) for root in config.allowed_roots]
+    named += [("assemble.decontamination", address) for address in config.assemble.decontamination]
     for name, address in named:
         if holds_secret(address):
             raise ConfigError(

@@ -307,6 +307,17 @@ class AssembleConfig(Model):
     """Share of the other videos that goes to CoT-SFT. The rest goes to RL (LongVideo-Reason: 1/3 and 2/3)."""
     near_duplicate_bits: int = Field(default=40, ge=0, le=512)
     """Videos share a split if their 512-bit perceptual hashes differ in at most this many bits."""
+    duplicate_similarity: float = Field(default=0.8, ge=0.7, le=1.0)
+    """Questions about different videos with the same answer are duplicates if this share of their words and word pairs
+    is common (Jaccard similarity). 1: only the same words."""
+    decontamination: tuple[str, ...] = ()
+    """Lists of evaluation videos and questions (.jsonl, .json, .csv or .txt): local paths or fsspec URLs. A listed
+    video is only used for eval, and a listed question is rejected. See docs/generation.md for the columns."""
+    contamination_overlap: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """A question is rejected if more than this share of its words is in 8-grams of a listed question (Tulu 3: 0.5)."""
+    balance_length: bool = False
+    """Whether choice questions are rejected until the longest option is right no more often than by guessing. If not,
+    the report shows it."""
 
 
 class Media(StrEnum):

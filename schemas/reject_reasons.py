@@ -506,6 +506,30 @@ REASON_GROUPS = (
         },
     ),
     ReasonGroup(
+        "Checks of the whole dataset",
+        ("assemble",),
+        ("operators/stages/assemble.py",),
+        {
+            "contaminated": RejectReason(
+                "The question is equal or nearly equal to one of an evaluation list, which the message names with its "
+                "line.",
+                "Nothing, or raise `assemble.contamination_overlap` if they only share common words.",
+            ),
+            "duplicate_across_videos": RejectReason(
+                "A question about another video has nearly the same words and the same answer. The message names it; "
+                "it is kept.",
+                "Nothing, or raise `assemble.duplicate_similarity`; many mean that questions name too little of their "
+                "video.",
+            ),
+            "longest_option": RejectReason(
+                "The right option is the longest by far, and over the dataset the longest option is right more often "
+                "than by guessing.",
+                "Nothing, or set `assemble.balance_length=false`; many mean that the prompt or the reasoner should "
+                "change.",
+            ),
+        },
+    ),
+    ReasonGroup(
         "Samples for reinforcement learning",
         ("assemble",),
         ("operators/stages/assemble.py",),

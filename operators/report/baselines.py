@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import pandas as pd
 
+from operators.curation.balance import guessing_probability, longest_share
 from schemas.answer_format import LETTERS
 
 
@@ -23,13 +23,9 @@ class Baseline:
     """Whether it covers the samples only. False means all questions, including those that failed a check."""
 
     @property
-    def deviation(self) -> float:
-        """Accuracy above guessing, in standard errors of `answers` independent guesses (normal approximation).
-
-        It is 0 if the standard error is 0.
-        """
-        spread = math.sqrt(self.chance * (1 - self.chance) / self.answers)
-        return (self.accuracy - self.chance) / spread if spread else 0.0
+    def guessing_probability(self) -> float:
+        """Probability that independent guesses reach this accuracy, at least."""
+        return guessing_probability(self.accuracy * self.answers, self.answers, self.chance)
 
 
 def baselines(choices: pd.DataFrame, questions: pd.DataFrame, blind: pd.DataFrame) -> tuple[Baseline, ...]:
@@ -45,7 +41,7 @@ def baselines(choices: pd.DataFrame, questions: pd.DataFrame, blind: pd.DataFram
         chance = float((1 / choices["options"].map(len)).mean())
         counts = choices["letter"].value_counts().sort_index()
         letter = str(counts.idxmax())
-        longest = [_longest(*row) for row in zip(choices["options"], choices["answer_text"], strict=True)]
+        longest = [longest_share(*row) for row in zip(choices["options"], choices["answer_text"], strict=True)]
         found += [
             Baseline(f"Always the letter {letter}", float(counts.max() / len(choices)), chance, len(choices)),
             Baseline("Always the longest option", sum(longest) / len(longest), chance, len(longest)),
@@ -66,10 +62,3 @@ def expected_letters(choices: pd.DataFrame) -> dict[str, float]:
     sizes = choices["options"].map(len)
     used = LETTERS[: int(sizes.max())] if len(choices) else ""
     return {letter: float((1 / sizes[sizes > index]).sum()) for index, letter in enumerate(used)}
-
-
-def _longest(options: list[str], answer: str) -> float:
-    """Probability that the longest option is right, with ties broken uniformly at random."""
-    length = max(len(option) for option in options)
-    longest = [option for option in options if len(option) == length]
-    return 1 / len(longest) if answer in longest else 0.0

@@ -6,13 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from operators.curation.balance import MAX_PROBABILITY
 from operators.models.session import MEASURED
 from operators.report.collect import Numbers
 from schemas.config import Writer
 from schemas.tables import Split
-
-MAX_DEVIATION = 3.0
-"""Standard errors above guessing from which a baseline is significant (one-sided p = 0.0013)."""
 
 TRUNCATED_SHARE = 0.02
 """Maximum share of captions cut off by the token limit. Above it, the limit or the prompt should be changed."""
@@ -127,4 +125,4 @@ def _baselines(numbers: Numbers) -> Iterator[Finding]:
     for baseline in numbers.baselines:
         if baseline.of_samples:
             figure = f"{baseline.accuracy:.1%}, guessing {baseline.chance:.1%}"
-            yield Finding(baseline.deviation < MAX_DEVIATION, baseline.name, figure)
+            yield Finding(baseline.guessing_probability >= MAX_PROBABILITY, baseline.name, figure)

@@ -1,16 +1,25 @@
-"""Questions, reasonings, trials -> Sample: assigns splits by source video, shuffles options, attaches pass rates."""
+"""Questions, reasonings, trials -> Sample: assigns splits by source video, shuffles options, attaches pass rates.
+
+The checks of the whole dataset are here, too: evaluation lists, duplicates across videos, and the longest option.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from operators.curation.balance import find_longest_surplus, length_factor
+from operators.curation.contamination import ListedQuestions
+from operators.curation.duplicates import find_duplicates
+from operators.curation.evaluation_lists import ListedItem, list_digests, read_evaluation_lists, video_names
 from operators.execution.stage import SOURCE, Context, Scope, Stage
 from operators.questions.trials import sample_options
 from schemas.answer_format import LETTERS, format_answer, problem_text
 from schemas.base import digest
-from schemas.config import AssembleConfig
+from schemas.config import AssembleConfig, BuildConfig
 from schemas.sample import Sample
 from schemas.tables import (
     Outline,
@@ -24,6 +33,8 @@ from schemas.tables import (
     Video,
     VideoCategory,
 )
+
+log = logging.getLogger(__name__)
 
 _UNKNOWN = VideoCategory.UNKNOWN
 
@@ -42,30 +53,81 @@ def run(
     A video without a category in the source list has that of its outline.
     A question of the split `rl` that the target answered always right or always wrong becomes a reject.
     """
-    category_of = {outline.video_id: outline.category for outline in outlines}
-    category_of |= {source.source_id: source.category for source in sources if source.category is not _UNKNOWN}
-    hints = {source.source_id: source.split_hint for source in sources}
-    split_of = assign_splits(videos, hints, context.config.assemble, context.config.seed)
-    video_of = {video.video_id: video for video in videos}
-    reasoning_of = {reasoning.question_id: reasoning for reasoning in reasonings}
-    difficulty_of = {trial.question_id: trial for trial in difficulties}
+    config = context.config.assemble
+    listed = read_evaluation_lists(config.decontamination)
+    hints = {source.source_id: source.split_hint for source in sources} | dict.fromkeys(
+        find_listed_videos(sources, listed), Split.EVAL
+    )
+    groups = near_duplicate_groups(videos, config.near_duplicate_bits)
+    split_of = assign_splits(groups, hints, config, context.config.seed)
+    difficulty_of = {trial.question_id: trial for trial in difficulties if trial.passed}
+    candidates = []
     for question in sorted(questions, key=lambda question: (question.video_id, question.question_id)):
         difficulty = difficulty_of.get(question.question_id)
-        if difficulty is None or not difficulty.passed:
+        if difficulty is None:
             continue  # an earlier stage has rejected and counted it
-        split = split_of[question.video_id]
-        if split is Split.RL and difficulty.correct in (0, difficulty.n):
+        if split_of[question.video_id] is Split.RL and difficulty.correct in (0, difficulty.n):
             yield _reject_without_signal(context, question, difficulty)
-            continue
-        yield make_sample(
+        else:
+            candidates.append(question)
+    rejects = {reject.key: reject for reject in _check_dataset(context, candidates, groups, listed)}
+    category_of = {outline.video_id: outline.category for outline in outlines}
+    category_of |= {source.source_id: source.category for source in sources if source.category is not _UNKNOWN}
+    video_of = {video.video_id: video for video in videos}
+    reasoning_of = {reasoning.question_id: reasoning for reasoning in reasonings}
+    for question in candidates:
+        yield rejects.get(question.question_id) or make_sample(
             context,
             video_of[question.video_id],
             category_of.get(question.video_id, _UNKNOWN),
             question,
             reasoning_of[question.question_id],
-            difficulty,
-            split,
+            difficulty_of[question.question_id],
+            split_of[question.video_id],
         )
+
+
+def _check_dataset(
+    context: Context, questions: Sequence[Question], groups: Sequence[Sequence[Video]], listed: Sequence[ListedItem]
+) -> Iterator[Reject]:
+    """Yield a reject for each question that the checks of the whole dataset drop. Each check gets what is left."""
+    config = context.config.assemble
+    contaminated = ListedQuestions(listed, config.contamination_overlap)
+    left = []
+    for question in questions:
+        if match := contaminated.find(question.question):
+            yield _reject(context, question, "contaminated", f"{match}; it must not be trained on")
+        else:
+            left.append(question)
+    group_of = {video.video_id: number for number, group in enumerate(groups) for video in group}
+    duplicates = find_duplicates(left, group_of, config.duplicate_similarity)
+    for question in left:
+        if duplicate := duplicates.get(question.question_id):
+            yield _reject(context, question, "duplicate_across_videos", str(duplicate))
+    if config.balance_length:
+        for question in find_longest_surplus([each for each in left if each.question_id not in duplicates]):
+            problem = (
+                f"the right option is longer than the others by a factor of {length_factor(question):.2f}, and the "
+                f"longest option would be right more often than by guessing"
+            )
+            yield _reject(context, question, "longest_option", problem)
+
+
+def _reject(context: Context, question: Question, reason: str, problem: str) -> Reject:
+    message = f"question {question.question_id} of video {question.video_id}: {problem}"
+    return context.reject(question.question_id, reason, message, raw=question.question)
+
+
+def find_listed_videos(sources: Sequence[Source], listed: Sequence[ListedItem]) -> list[str]:
+    """The ids of the videos that evaluation lists name, by id, origin or file. They may only be in the split `eval`."""
+    place_of = {name: item.place for item in reversed(listed) for name in item.videos}
+    found = []
+    for source in sources:
+        names = frozenset.union(*map(video_names, (source.source_id, source.origin, source.uri)))
+        if hit := min(names & place_of.keys(), default=None):
+            log.info("video %s is only for eval: %s is in evaluation list %s", source.source_id, hit, place_of[hit])
+            found.append(source.source_id)
+    return found
 
 
 def make_sample(
@@ -113,7 +175,7 @@ def make_sample(
 
 
 def assign_splits(
-    videos: Sequence[Video], hint_of: Mapping[str, Split | None], config: AssembleConfig, seed: int
+    groups: Sequence[Sequence[Video]], hint_of: Mapping[str, Split | None], config: AssembleConfig, seed: int
 ) -> dict[str, Split]:
     """Assign a split to every video. Returns the splits by video id.
 
@@ -122,13 +184,13 @@ def assign_splits(
     fractions in expectation. A split hint of any member decides for the whole group, with eval before sft before rl.
 
     Args:
-        videos: all videos of the build.
+        groups: groups of near-duplicates, of all videos of the build.
         hint_of: the split hint of each video by video id; None for a video without one.
-        config: the configured fractions, and the distance of near-duplicates.
+        config: the configured fractions.
         seed: the build's seed.
     """
     splits: dict[str, Split] = {}
-    for group in near_duplicate_groups(videos, config.near_duplicate_bits):
+    for group in groups:
         hints = {hint_of[video.video_id] for video in group}
         draw = int(digest([seed, "split", group[0].video_id])[:13], 16) / 16**13
         if hinted := next((split for split in Split if split in hints), None):
@@ -171,9 +233,15 @@ def _reject_without_signal(context: Context, question: Question, difficulty: Tri
     )
 
 
+def _section(config: BuildConfig) -> Any:
+    """The stage's settings, with the content of the evaluation lists that they name."""
+    lists = list_digests(config.assemble.decontamination)
+    return {**config.assemble.model_dump(mode="json"), "lists": lists} if lists else config.assemble
+
+
 STAGE = Stage(
     name="assemble",
-    version=2,
+    version=3,
     row=Sample,
     reads={
         "videos": "ingest",
@@ -183,8 +251,8 @@ STAGE = Stage(
         "outlines": "outline",
         "sources": SOURCE,
     },
-    source_columns=("source_id", "category", "split_hint"),
+    source_columns=("source_id", "uri", "category", "origin", "split_hint"),
     run=run,
-    section=lambda config: config.assemble,
+    section=_section,
     scope=Scope.BUILD,
 )

@@ -235,7 +235,7 @@ class RowMaker:
             category=category,
             kind=kind,
             writer=writer,
-            question=self._text(_QUESTIONS[category]),
+            question=self._text(f"{_QUESTIONS[category]} (scene {video.video_id})"),
             options=options if kind is QuestionKind.CHOICE else (),
             answer=options[self.random.randrange(4)],
             evidence=(second, first) if second and self.random.random() < 0.4 else (first,),

@@ -104,8 +104,8 @@ def _may_be_same(one: Question, other: Question) -> bool:
         return True
     if not one.writer == other.writer == Writer.MODEL:
         return False  # `derive` states each fact once
-    agree = compare_open(one.answer, other.answer) is True or _overlap(one.answer, other.answer) >= ALIKE_WORDS
-    return agree or _overlap(one.question, other.question) >= ALIKE_WORDS
+    agree = compare_open(one.answer, other.answer) is True or word_overlap(one.answer, other.answer) >= ALIKE_WORDS
+    return agree or word_overlap(one.question, other.question) >= ALIKE_WORDS
 
 
 def _has_same_words(one: Question, other: Question) -> bool:
@@ -125,7 +125,7 @@ def _all_words(question: Question, with_options: bool) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", folded(" ".join([question.question, *options]))))
 
 
-def _overlap(one: str, other: str) -> float:
+def word_overlap(one: str, other: str) -> float:
     """Common words of two texts divided by all words of both, without stop words. 0 if one has no others."""
     words, others = (frozenset(re.findall(r"\w+", folded(each))) - _STOP_WORDS for each in (one, other))
     return len(words & others) / len(words | others) if words and others else 0.0

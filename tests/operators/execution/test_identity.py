@@ -48,7 +48,7 @@ KEYS = {
     ),
     "assemble": (
         ["ingest", "question", "reason", "difficulty", "outline", "source"],
-        "a0a4dea8607827b3533f6df6f2e1764a58e2bd446a962af7ee1e825121860bee",
+        "465fa3ec22cec1ee73ed10f60835f9a29b6683770a848850669005a9931a412d",
     ),
     "shard": (
         ["assemble", "ingest", "package", "source"],
@@ -96,12 +96,12 @@ def test_stage_key_covers_the_settings_of_a_model_that_change_its_answers(tmp_pa
 
 
 READERS = {
-    "uri": {"ingest"},
+    "uri": {"ingest", "assemble"},
     "fingerprint": {"ingest"},
     "title": {"outline", "shard"},
     "category": {"outline", "assemble", "shard"},
     "licence": {"shard"},
-    "origin": {"shard"},
+    "origin": {"assemble", "shard"},
     "split_hint": {"assemble"},
     "annotations": {"caption"},
     "facts_uri": {"question", "reason"},

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from operators.execution.stage import Context
 from operators.stages.assemble import STAGE, assign_splits, near_duplicate_groups
 from schemas.answer_format import LETTERS
+from schemas.base import canonical_json
 from schemas.config import AssembleConfig, BuildConfig
 from schemas.tables import Check, Outline, QuestionKind, Reasoning, Reject, Split
-from tests.support.rows import PROGRAM, make_question, make_source, make_trial, make_video
+from tests.support.rows import PROGRAM, make_question, make_reasoning, make_source, make_trial, make_video
 
 HASHES = st.integers(0, 2**512 - 1)
 
@@ -31,6 +32,10 @@ def assemble(split, questions, correct, seed=0, listed="news_politics", outlined
     sources = [make_source("v", split_hint=split, category=listed)]
     outline = Outline(video_id="v", category=outlined, summary="", scenes=(), entities=(), provenance=())
     return list(STAGE.run(context, [make_video("v")], questions, reasonings, difficulties, [outline], sources))
+
+
+def groups_of(videos):
+    return near_duplicate_groups(videos, AssembleConfig().near_duplicate_bits)
 
 
 def without_hints(videos):
@@ -103,22 +108,23 @@ def test_near_duplicates_share_a_split_and_hints_decide():
     bits = random.Random(0).getrandbits(512)
     videos = [make_video("a", bits), make_video("b", bits ^ 0b111), make_video("c")]
     hints = {"a": None, "b": Split.EVAL, "c": None}
-    splits = assign_splits(videos, hints, AssembleConfig(eval_fraction=0.0), seed=0)
+    splits = assign_splits(groups_of(videos), hints, AssembleConfig(eval_fraction=0.0), seed=0)
     assert splits["a"] is splits["b"] is Split.EVAL
     assert splits["c"] is not Split.EVAL
 
 
 def test_a_video_keeps_its_split_when_others_come():
     videos = [make_video(f"v{number}") for number in range(200)]
-    before = assign_splits(videos[:100], without_hints(videos), AssembleConfig(), seed=0)
-    after = assign_splits(videos, without_hints(videos), AssembleConfig(), seed=0)
+    before = assign_splits(groups_of(videos[:100]), without_hints(videos), AssembleConfig(), seed=0)
+    after = assign_splits(groups_of(videos), without_hints(videos), AssembleConfig(), seed=0)
     assert before.items() <= after.items()
 
 
 def test_shares_come_out_as_wished():
     videos = [make_video(f"v{number}") for number in range(3000)]
-    config = AssembleConfig(eval_fraction=0.1, near_duplicate_bits=0)
-    counts = Counter(assign_splits(videos, without_hints(videos), config, seed=3).values())
+    config = AssembleConfig(eval_fraction=0.1)
+    splits = assign_splits([[video] for video in videos], without_hints(videos), config, seed=3)
+    counts = Counter(splits.values())
     assert abs(counts[Split.EVAL] - 300) < 4 * (3000 * 0.1 * 0.9) ** 0.5
     assert abs(counts[Split.SFT] - 900) < 4 * (3000 * 0.3 * 0.7) ** 0.5
 
@@ -142,3 +148,107 @@ def test_groups_are_the_connected_components(hashes, max_bits):
             reached |= edge
             edge = {other for one, other in near if one in edge} - reached
         assert reached == group
+
+
+def assemble_all(videos, questions, sources=None, **settings):
+    """Rows for questions about several videos, all of the split that their source hints at."""
+    config = BuildConfig(source="a", out="b", assemble=AssembleConfig(**settings))
+    context = Context(STAGE.name, "all", config, {}, {}, files=None, scratch=None)
+    reasonings = [make_reasoning(question) for question in questions]
+    difficulties = [make_trial(question, Check.DIFFICULTY, 5) for question in questions]
+    sources = sources or [make_source(video.video_id, split_hint=Split.SFT) for video in videos]
+    return list(STAGE.run(context, videos, questions, reasonings, difficulties, [], sources))
+
+
+def question_about(number, video, text, **fields):
+    return make_question(number, video).model_copy(update={"question": text, **fields})
+
+
+def outcome(rows):
+    return {row.key if isinstance(row, Reject) else row.question_id: getattr(row, "reason", "sample") for row in rows}
+
+
+PICK = "What does the woman pick up from the table after the bell in the hall rings?"
+
+
+def test_a_question_about_another_video_with_the_same_words_and_answer_is_a_reject():
+    videos = [make_video("a"), make_video("b")]
+    rows = assemble_all(videos, [question_about(2, "b", PICK), question_about(1, "a", PICK.upper())])
+    assert outcome(rows) == {"q0001": "sample", "q0002": "duplicate_across_videos"}
+    [reject] = [row for row in rows if isinstance(row, Reject)]
+    assert reject.message.startswith("question q0002 of video b: it has the answer of question q0001 of video a")
+    assert reject.raw == PICK
+
+
+def test_a_question_that_rl_cannot_use_takes_no_place_of_another():
+    """The first of two equal questions has no gradient, so the second is kept."""
+    questions = [question_about(1, "a", PICK), question_about(2, "b", PICK)]
+    videos, sources = [make_video("a"), make_video("b")], [make_source("a", split_hint=Split.RL), make_source("b")]
+    context = Context(STAGE.name, "all", BuildConfig(source="a", out="b"), {}, {}, files=None, scratch=None)
+    difficulties = [make_trial(questions[0], Check.DIFFICULTY, 0), make_trial(questions[1], Check.DIFFICULTY, 5)]
+    rows = STAGE.run(context, videos, questions, [*map(make_reasoning, questions)], difficulties, [], sources)
+    assert outcome(rows) == {"q0001": "always_wrong", "q0002": "sample"}
+
+
+@pytest.mark.parametrize(
+    ("line", "source"),
+    [
+        ("film", {}),
+        ("https://youtu.be/fFjv93ACGo8", {"origin": "https://www.youtube.com/watch?v=fFjv93ACGo8"}),
+        ("fFjv93ACGo8", {"uri": "/films/fFjv93ACGo8.mp4"}),
+        ("a channel", {"origin": "a channel"}),
+    ],
+)
+def test_a_listed_video_and_its_near_duplicates_are_only_for_eval(tmp_path, caplog, line, source):
+    listed = tmp_path / "eval.csv"
+    listed.write_text(f"video_id\nother\n{line}\n")
+    bits = random.Random(0).getrandbits(512)
+    videos = [make_video("copy", bits ^ 1), make_video("film", bits), make_video("z")]
+    named = make_source("film", split_hint=Split.SFT).model_copy(update=source)
+    sources = [make_source("copy", split_hint=Split.RL), named, make_source("z", split_hint=Split.SFT)]
+    questions = [question_about(number, video.video_id, f"What {number}?") for number, video in enumerate(videos)]
+    with caplog.at_level("INFO", "operators"):
+        rows = assemble_all(videos, questions, sources, decontamination=(str(listed),))
+    assert {row.video_id: row.split for row in rows} == {"copy": Split.EVAL, "film": Split.EVAL, "z": Split.SFT}
+    [message] = caplog.messages
+    assert message.startswith("video film is only for eval: ")
+    assert message.endswith(f" is in evaluation list {listed}, line 3")
+
+
+def test_a_listed_question_is_a_reject_that_names_list_and_line(tmp_path):
+    listed = tmp_path / "eval.txt"
+    listed.write_text(f"film\n\n{PICK}\n")
+    rows = assemble_all(
+        [make_video("a")],
+        [question_about(1, "a", PICK), question_about(2, "a", "Why?")],
+        decontamination=(str(listed),),
+    )
+    assert outcome(rows) == {"q0001": "contaminated", "q0002": "sample"}
+    assert f"evaluation list {listed}, line 3" in next(row for row in rows if isinstance(row, Reject)).message
+
+
+def test_the_longest_option_is_balanced_only_on_request():
+    videos = [make_video(f"v{number}") for number in range(40)]
+    questions = [
+        question_about(number, video.video_id, f"What {number}?", options=("a boat" + "x" * number, "b", "c", "d"),
+            answer="a boat" + "x" * number)
+        for number, video in enumerate(videos)
+    ]  # fmt: skip
+    assert set(outcome(assemble_all(videos, questions)).values()) == {"sample"}
+    rows = assemble_all(videos, questions, balance_length=True)
+    dropped = [row for row in rows if isinstance(row, Reject)]
+    assert {row.reason for row in dropped} == {"longest_option"}
+    assert max(dropped, key=lambda row: row.key).message == (
+        "question q0039 of video v39: the right option is longer than the others by a factor of 45.00, and the "
+        "longest option would be right more often than by guessing"
+    )
+
+
+def test_the_key_of_the_stage_covers_the_content_of_the_lists(tmp_path):
+    listed = tmp_path / "eval.txt"
+    config = BuildConfig(source="a", out="b", assemble=AssembleConfig(decontamination=(str(listed),)))
+    listed.write_text("a\n")
+    before = canonical_json(STAGE.section(config))
+    listed.write_text("b\n")
+    assert canonical_json(STAGE.section(config)) != before
+    assert STAGE.section(BuildConfig(source="a", out="b")) == AssembleConfig()

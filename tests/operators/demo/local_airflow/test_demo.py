@@ -18,7 +18,9 @@ from tests.support.rows import make_video
 def test_the_story_films_fall_into_all_three_splits():
     config = config_from_params({"source": "/films", "out": "/out", **SETTINGS})
     films = [make_video(film_id) for film_id in film_scripts()]
-    assert set(assign_splits(films, dict.fromkeys(film_scripts()), config.assemble, config.seed).values()) == set(Split)
+    assert set(
+        assign_splits([[film] for film in films], dict.fromkeys(film_scripts()), config.assemble, config.seed).values()
+    ) == set(Split)
 
 
 def test_the_real_film_comes_along_and_is_not_copied_twice(tmp_path, monkeypatch):
