@@ -120,6 +120,31 @@ def demo_films(directory: Path) -> None:
 
 
 @app.command()
+def films(
+    directory: Path,
+    count: Annotated[int, typer.Option(min=1, help="Number of films.")] = 3,
+    minutes: Annotated[str, typer.Option(help="Length of each film: `4`, or bounds such as `3..5`.")] = "3..5",
+    seed: Annotated[int, typer.Option(help="The same seed makes the same films.")] = 1,
+    texts: Annotated[str, typer.Option(help="On-screen text: none, few (titles) or many (what people want).")] = "none",
+    workers: Annotated[int | None, typer.Option(min=1, help="Films under way at once; one for each core.")] = None,
+) -> None:
+    """Render films of a story grammar, each with its truth and facts, and print their manifest, a source for builds."""
+    from operators.demo.films.grammar.rendering import parse_minutes, parse_texts, render_films
+
+    typer.echo(
+        render_films(
+            directory,
+            count=count,
+            minutes=parse_minutes(minutes),
+            seed=seed,
+            texts=parse_texts(texts),
+            workers=workers,
+            progress=Console(stderr=True).print,
+        )
+    )
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where films and dataset go.")] = Path(".demo"),
     keep: Annotated[bool, typer.Option(help="Leave Airflow up until Ctrl-C.")] = False,

@@ -48,12 +48,11 @@ def background(scene: Scene, light: Light, zoom: float = 1.0) -> Picture:
 
     The array is cached and shared. Copy it before drawing on it.
     """
+    if light != "day":
+        return np.clip(background(scene, "day", zoom) * np.array(_TINT_BGR[light]), 0, 255).astype(np.uint8)
     canvas = Canvas(SCENE_WIDTH, FRAME_HEIGHT, zoom)
     PAINTERS[scene](canvas)
-    picture = cv2.cvtColor(canvas.finish(), cv2.COLOR_BGRA2BGR)
-    if light == "day":
-        return picture
-    return np.clip(picture * np.array(_TINT_BGR[light]), 0, 255).astype(np.uint8)
+    return cv2.cvtColor(canvas.finish(), cv2.COLOR_BGRA2BGR)
 
 
 def _view(canvas: Canvas, colour: str, phase: int, *, scene: Scene) -> None:

@@ -50,24 +50,29 @@ _CUE: dict[Cue, tuple[tuple[float, ...], float, float]] = {
 }
 """Notes in Hz, seconds, and decay per second (0 holds the tone)."""
 
+_LONGEST_CUE = round(max(seconds for _, seconds, _ in _CUE.values()) * SAMPLE_RATE)
+"""Samples."""
+
 
 def write_sound(script: FilmScript, path: Path) -> None:
-    """Write the film's sound as 16-bit WAV of exactly the film's length."""
-    placed = place_shots(script)
-    track = np.zeros(placed[-1].end * SAMPLES_PER_FRAME, np.float32)
-    for shot in placed:
-        track[shot.start * SAMPLES_PER_FRAME : shot.end * SAMPLES_PER_FRAME] += _ambience(shot)
-        for event in shot.shot.events:
-            if event.cue:
-                first = event_frames(shot, event)[0] * SAMPLES_PER_FRAME
-                sound = _cue(event.cue)[: len(track) - first]
-                track[first : first + len(sound)] += sound
-    pcm = np.rint(np.clip(track, -1, 1) * 32_767).astype("<i2")
+    """Write the film's sound as 16-bit WAV of exactly the film's length, shot by shot."""
+    tail = np.zeros(0, np.float32)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
-        file.writeframes(pcm.tobytes())
+        for shot in place_shots(script):
+            samples = (shot.end - shot.start) * SAMPLES_PER_FRAME
+            track = np.zeros(max(samples + _LONGEST_CUE, len(tail)), np.float32)
+            track[: len(tail)] = tail
+            track[:samples] += _ambience(shot)
+            for event in shot.shot.events:
+                if event.cue:
+                    first = (event_frames(shot, event)[0] - shot.start) * SAMPLES_PER_FRAME
+                    sound = _cue(event.cue)
+                    track[first : first + len(sound)] += sound
+            file.writeframes(np.rint(np.clip(track[:samples], -1, 1) * 32_767).astype("<i2").tobytes())
+            tail = track[samples:]
 
 
 def _ambience(placed: PlacedShot) -> Wave:

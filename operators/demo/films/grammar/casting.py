@@ -18,7 +18,6 @@ class Entity:
     name: str
     appearance: str
     scale: float
-    pronoun: str = "it"
 
 
 PLACES: dict[Scene, str] = {
@@ -38,27 +37,28 @@ PLACES: dict[Scene, str] = {
 }
 """Names of the scenes in which stories happen. The others are always dark, or no place."""
 
+PREPOSITIONS: dict[Scene, str] = {
+    **dict.fromkeys(PLACES, "in"),
+    **dict.fromkeys(("harbour", "market", "station", "stadium"), "at"),
+    "beach": "on",
+}
+"""The word before a place's name."""
+
 INDOORS: frozenset[Scene] = frozenset({"kitchen", "workshop", "laboratory", "library"})
 
-_HE, _SHE, _IT = "he", "she", "it"
-PEOPLE: dict[ObjectKind, tuple[str, str]] = {
-    "woman": (_SHE, "long dark hair and a {} dress"),
-    "man": (_HE, "black hair and a {} coat"),
-    "girl": (_SHE, "ginger pigtails and a {} dress"),
-    "boy": (_HE, "fair hair and a {} jacket"),
-    "cook": (_HE, "a tall white hat and a {} coat"),
-    "captain": (_HE, "a white cap and a {} coat"),
-    "farmer": (_HE, "a straw hat and a {} coat"),
-    "queen": (_SHE, "a golden crown and a {} dress"),
-    "wizard": (_HE, "a pointed hat, a white beard and a {} robe"),
-    "knight": (_HE, "a helmet with a red feather and a {} coat"),
+PEOPLE: dict[ObjectKind, str] = {
+    "woman": "long dark hair and a dress in {}",
+    "man": "black hair and a coat in {}",
+    "girl": "ginger pigtails and a dress in {}",
+    "boy": "fair hair and a jacket in {}",
+    "cook": "a tall white hat and a coat in {}",
+    "captain": "a white cap and a coat in {}",
+    "farmer": "a straw hat and a coat in {}",
+    "queen": "a golden crown and a dress in {}",
+    "wizard": "a pointed hat, a white beard and a robe in {}",
+    "knight": "a helmet with a red feather and a coat in {}",
 }
-"""Pronoun and looks of every kind of person. The gap is for the colour of the clothes."""
-
-PROPER_NAMES = {
-    _SHE: ("Mira", "Nora", "Ada", "Lena", "Ida", "Rosa", "Vera", "Tilda", "Zoe", "Hanna"),
-    _HE: ("Otto", "Ben", "Leo", "Karl", "Hugo", "Theo", "Max", "Felix", "Sam", "Jonas"),
-}
+"""Looks of every kind of person. The gap is for the colour of the clothes."""
 
 NOUNS: dict[ObjectKind, str] = {"cup": "trophy", "lamp": "lantern", "parcel": "present"}
 """What a drawing is called, where that is not its kind."""
@@ -125,10 +125,8 @@ def fitting_scale(sprite: ObjectKind, pixels: float) -> float:
     return round(max(pixels / max(width, height), 0.21), 3)
 
 
-def describe(sprite: ObjectKind, colour: Colour) -> tuple[str, str, str]:
-    """Name, looks and pronoun of a person, an animal or a thing."""
+def describe(sprite: ObjectKind, colour: Colour) -> tuple[str, str]:
+    """Name and looks of a person, an animal or a thing."""
     if sprite in PEOPLE:
-        pronoun, looks = PEOPLE[sprite]
-        return f"the {sprite} in {colour}", looks.format(colour), pronoun
-    noun = NOUNS.get(sprite, sprite)
-    return f"the {colour} {noun}", "", _IT
+        return f"the {sprite} in {colour}", PEOPLE[sprite].format(colour)
+    return f"the {colour} {NOUNS.get(sprite, sprite)}", ""

@@ -1,20 +1,22 @@
 """Makes a film by the story grammar: chapters of quests are tried until they fill the time, then staged as shots."""
 
 import copy
+import math
 import random
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from operators.demo.films.grammar.captions import captions_of
 from operators.demo.films.grammar.facts import facts_of
 from operators.demo.films.grammar.quests import Quests
 from operators.demo.films.grammar.scenario import Scenario
-from operators.demo.films.grammar.staging import Stage, StagedShot
+from operators.demo.films.grammar.staging import Stage, StagedShot, card
 from operators.demo.films.grammar.world import NoColourLeft, World
 from operators.demo.films.scenes import Light
 from operators.demo.films.script import FPS, FilmScript, Transition
 from schemas.errors import BadInput
 from schemas.facts import VideoFacts
-from schemas.tables import VideoCategory
+from schemas.tables import Annotation, VideoCategory
 
 Texts = Literal["none", "few", "many"]
 _LIGHTS: tuple[Light, ...] = ("day", "dusk", "night")
@@ -28,6 +30,8 @@ class Film(NamedTuple):
 
     script: FilmScript
     facts: VideoFacts
+    captions: tuple[Annotation, ...]
+    """One dense caption for each shot."""
 
     @property
     def duration_us(self) -> int:
@@ -59,7 +63,7 @@ def make_film(seed: int, minutes: float | tuple[float, float], texts: Texts = "n
         BadInput: the bounds are not in order, or too short for a story.
     """
     low, high = minutes if isinstance(minutes, tuple) else (minutes, minutes)
-    if not _SHORTEST_MINUTES <= low <= high:
+    if not _SHORTEST_MINUTES <= low <= high < math.inf:
         raise BadInput(f"a film of {low} to {high} minutes cannot be made; give bounds in order, from 0.5 minutes")
     rng = random.Random(f"{seed}/{index}")
     shortest, longest = round(low * 60 * FPS), round(high * 60 * FPS)
@@ -74,6 +78,9 @@ def make_film(seed: int, minutes: float | tuple[float, float], texts: Texts = "n
         shots += story.stage.shots
         story.stage.shots = []
     shots += _fill(story, shortest)
+    if texts != "none":
+        hero = story.world.name(story.world.goals[0].actor)
+        shots[0] = shots[0]._replace(shot=card(["A STORY OF", hero.upper()]))
     script = FilmScript(
         film_id=f"story_{seed}_{index:04d}",
         title=_title(story.world),
@@ -81,7 +88,7 @@ def make_film(seed: int, minutes: float | tuple[float, float], texts: Texts = "n
         synopsis=_synopsis(story.world),
         shots=tuple(each.shot for each in shots),
     )
-    return Film(script, facts_of(story.world, shots, script))
+    return Film(script, facts_of(story.world, shots, script), captions_of(story.world, shots))
 
 
 def _add_chapter(story: _Story, longest: int, texts: Texts) -> _Story | None:

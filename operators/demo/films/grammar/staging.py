@@ -4,6 +4,7 @@ All times inside a draft of a shot are frames from its start, and all positions 
 """
 
 import random
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -29,11 +30,14 @@ from operators.demo.films.script import (
 )
 from operators.demo.films.script import Event as ScriptEvent
 from operators.demo.films.sprites import sprite
+from schemas.base import Region
 from schemas.facts import EntityKind
 
 _WALK, _RUN = 5.0, 9.0
 """Pixels per frame."""
 _GROUND, _PROPS_GROUND, _THINGS_GROUND = 342, 326, 350
+_LINE_LETTERS, _LINE_FRAMES = 32, 50
+"""Longest line of a story text, and how long it is shown."""
 _OUT_LEFT, _OUT_RIGHT = -30.0, 670.0
 _LAYERS = {"sky": 0, "prop": 1, "content": 2, "being": 3, "thing": 4, "held": 5, "sign": 6, "picture": 7}
 _FLYERS: tuple[ObjectKind, ...] = ("plane", "bird", "balloon", "drone")
@@ -180,21 +184,9 @@ class Stage:
             )
         self._close(clock + 8)
 
-    def show_card(self, lines: Sequence[str], seconds: float = 4.0) -> None:
-        """A dark card with a title, and a smaller line above it."""
-        regions = {1: ("center",), 2: ("top", "center")}[len(lines)]
-        texts = tuple(
-            OnScreenText(
-                text=line,
-                start=0.8,
-                end=round(seconds - 0.8, 2),
-                region=region,  # type: ignore[arg-type]
-                style="title" if region == "center" else "story",
-            )
-            for line, region in zip(lines, regions, strict=True)
-        )
-        shot = Shot(scene="card", seconds=seconds, enter=Transition(kind="fade", seconds=0.8), texts=texts)
-        self._append(shot, (), (), {})
+    def show_card(self, lines: Sequence[str]) -> None:
+        """Show a dark card with a title, and perhaps a smaller line above it."""
+        self._append(card(lines), (), (), {})
         self.enter = Transition(kind="fade", seconds=0.8)
 
     def _append(self, shot: Shot, events: tuple[Event, ...], goals: tuple[Goal, ...], entities: dict[str, str]) -> None:
@@ -963,11 +955,17 @@ class Stage:
         goal = act.goal
         assert goal is not None
         end = start + (70 if len(goal.pictures) > 1 else 60)
+        if self.story_texts:
+            because = f" because {goal.motive}" if goal.motive else ""
+            words = f"{self.world.name(act.actor)} wants to {goal.aim}{because}"
+            lines = textwrap.wrap(words.upper(), _LINE_LETTERS)
+            self._draft.texts += [
+                (line, start + _LINE_FRAMES * rank, start + _LINE_FRAMES * (rank + 1))
+                for rank, line in enumerate(lines)
+            ]
+            end = start + _LINE_FRAMES * len(lines)
         self._bubble(act.actor, list(goal.pictures), start, end, arrow=goal.arrow)
         self._draft.goals.append((goal, start, end))
-        if self.story_texts:
-            name = self.world.name(act.actor).upper()
-            self._draft.texts.append((f"{name} WANTS TO {goal.aim.upper()}", start, end))
         return end + 4
 
     def _bubble_middle(self, who: str, height: float) -> tuple[float, float]:
@@ -1008,6 +1006,14 @@ class Stage:
         if arrow and len(pictures) == 2:
             _, y = self._bubble_middle(who, 22)
             self._sign("arrow", "black", x, y, start, end, scale=0.7, layer="picture")
+
+
+def card(lines: Sequence[str]) -> Shot:
+    """A dark card of 4 seconds with a title, or with a smaller line above it."""
+    texts = [OnScreenText(text=lines[-1], start=0.8, end=3.2, region=Region.CENTER, style="title")]
+    if len(lines) > 1:
+        texts.append(OnScreenText(text=lines[0], start=0.8, end=3.2))
+    return Shot(scene="card", seconds=4.0, enter=Transition(kind="fade", seconds=0.8), texts=tuple(texts))
 
 
 def _concurrent(one: Act, other: Act) -> bool:

@@ -134,11 +134,11 @@ class World:
         colour = colour or self.rng.choice(free)
         if colour in taken:
             raise NoColourLeft(sprite)
-        name, appearance, pronoun = describe(sprite, colour)
+        name, appearance = describe(sprite, colour)
         kind = EntityKind.PERSON if sprite in PEOPLE or sprite == "robot" else EntityKind.THING
         if sprite in ("dog", "cat"):
             kind = EntityKind.ANIMAL
-        entity = Entity(f"{colour}_{sprite}", kind, sprite, colour, name, appearance, scale_of(sprite), pronoun)
+        entity = Entity(f"{colour}_{sprite}", kind, sprite, colour, name, appearance, scale_of(sprite))
         self.entities[entity.id] = entity
         self.position[entity.id] = place
         if spot == "hand" and holder:

@@ -116,3 +116,16 @@ def test_a_film_of_a_fixed_length_has_exactly_this_length():
 def test_impossible_lengths_are_explained(minutes):
     with pytest.raises(BadInput, match="cannot be made; give bounds in order"):
         make_film(1, minutes)
+
+
+@pytest.mark.parametrize("texts", ["few", "many"])
+def test_texts_can_be_drawn_and_only_many_write_what_people_want(texts):
+    film = make_film(2, 1.0, texts)
+    truth = film_truth(film.script, script_sha256="0" * 64, film_sha256="0" * 64, film_bytes=0)
+    on_cards = {text.text for text in truth.texts if truth.shots[text.shot_index].scene == "card"}
+    others = [text.text for text in truth.texts if text.text not in on_cards]
+    assert on_cards and bool(others) == (texts == "many")
+
+
+def test_a_film_without_texts_has_none():
+    assert not any(shot.texts for shot in make_film(2, 1.0).script.shots)
