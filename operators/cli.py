@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as ProgressBar
 from typer.exceptions import TyperException
 
+from operators.commands.baselines import baselines
 from operators.commands.compare import compare
 from operators.commands.prompts import prompts
 from operators.execution.progress import StageProgress
@@ -49,6 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 app.add_typer(prompts, name="prompts")
+app.command()(baselines)
 app.command()(compare)
 
 WORKERS_HELP = "Videos decoded concurrently; by default half of the cores, because two partitions decode at a time."

@@ -18,6 +18,6 @@ lock() { # lock NAME EXTRA...
   mv "requirements/$name.txt.new" "requirements/$name.txt"
 }
 
-constraint=requirements/torch.txt lock dev airflow local s3 trainer dev
+constraint=requirements/torch.txt lock dev airflow local s3 trainer baselines dev
 constraint=requirements/dev.txt lock run airflow local s3
 constraint=requirements/dev.txt lock deploy airflow local s3 deploy

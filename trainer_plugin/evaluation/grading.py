@@ -1,8 +1,7 @@
-"""Whether an answer is right, and how certain a share of right answers is."""
+"""Whether an answer is right."""
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from enum import StrEnum
@@ -13,9 +12,6 @@ from schemas.tables import QuestionKind
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
-
-_Z = 1.959963984540054
-"""Quantile 0.975 of the normal distribution, for intervals of 95 %."""
 
 
 class OpenGrading(StrEnum):
@@ -53,20 +49,3 @@ def fold(text: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub(" ", folded)).split()) or folded.strip()
-
-
-def wilson_interval(right: float, count: int) -> tuple[float, float]:
-    """Wilson's score interval of 95 % for a share (Wilson 1927, doi 10.2307/2276774).
-
-    Args:
-        right: number of right answers out of `count`. It is a fraction if every question counts with the mean of
-            several answers; the interval is then an upper bound, because such means vary less than single answers.
-        count: number of questions, at least 1.
-
-    Returns:
-        The lower and the upper limit, from 0 to 1.
-    """
-    share, square = right / count, _Z * _Z
-    centre = (share + square / (2 * count)) / (1 + square / count)
-    half = _Z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -9,10 +9,10 @@ from typing import Any
 from schemas.answer_format import LETTERS
 from schemas.base import Model
 from schemas.sample import Sample
+from schemas.statistics import wilson_interval
 from schemas.tables import QuestionCategory, QuestionKind
 from trainer_plugin.data.samples import PromptVariant
 from trainer_plugin.evaluation.answers import AnswerRow, Answers, Decoding
-from trainer_plugin.evaluation.grading import wilson_interval
 from trainer_plugin.rl.rollout import Finish
 
 OVERALL = "overall"

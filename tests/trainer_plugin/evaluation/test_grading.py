@@ -2,7 +2,7 @@ import pytest
 
 from schemas.tables import QuestionKind
 from tests.support.rows import make_sample, make_video
-from trainer_plugin.evaluation.grading import OpenGrading, fold, grade, wilson_interval
+from trainer_plugin.evaluation.grading import OpenGrading, fold, grade
 
 CHOICE = make_sample(0, make_video("film"))
 OPEN = CHOICE.model_copy(update={"kind": QuestionKind.OPEN, "options": (), "answer_text": "The Red Boat"})
@@ -36,17 +36,3 @@ def test_an_open_answer_is_compared_or_left_to_a_judge(answer, exact, lenient):
 def test_a_text_of_signs_alone_is_not_folded_to_nothing():
     assert (fold("+"), fold("The"), fold("Ａ  “Boat”!")) == ("+", "the", "boat")
     assert fold("+") != fold("-")
-
-
-@pytest.mark.parametrize(
-    ("right", "count", "low", "high"),
-    [
-        (8, 10, 0.4902, 0.9433),
-        (0, 10, 0.0, 0.2775),
-        (10, 10, 0.7225, 1.0),
-        (1, 2, 0.0945, 0.9055),
-        (50, 100, 0.4038, 0.5962),
-    ],
-)
-def test_wilson_intervals_are_the_published_ones(right, count, low, high):
-    assert wilson_interval(right, count) == pytest.approx((low, high), abs=5e-5)
