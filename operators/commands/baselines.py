@@ -47,7 +47,7 @@ def format_table(shortcuts: list[Shortcut]) -> str:
     rows = [["", *(f"{group} ({each.questions})" for group, each in groups.items())]]
     rows.append(["---"] * len(rows[0]))
     rows += [[name, *(cells[name, group] for group in groups)] for name in dict.fromkeys(name for name, _ in cells)]
-    rows.append(["guessing", *(f"{100 * each.chance:.1f}" for each in groups.values())])
+    rows.append(["guessing", *(f"{100 * each.guessing:.1f}" for each in groups.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -54,7 +54,7 @@ class Shortcut:
     right: float
     """Number of right answers. Where a rule has several answers, each counts in equal parts."""
     questions: int
-    chance: float
+    guessing: float
     """Accuracy of guessing: the mean of 1 / number of options."""
 
     @property
@@ -121,7 +121,7 @@ def _score(
     folds: Sequence[tuple[Sequence[ChoiceQuestion], Sequence[ChoiceQuestion]]],
 ) -> Iterator[Shortcut]:
     right: defaultdict[str, float] = defaultdict(float)
-    chance: defaultdict[str, float] = defaultdict(float)
+    guessing: defaultdict[str, float] = defaultdict(float)
     count: Counter[str] = Counter()
     for others, own in folds:
         answer = fit(others)
@@ -129,10 +129,10 @@ def _score(
             chosen = answer(question)
             for group in (question.group, OVERALL):
                 right[group] += (question.right in chosen) / len(chosen)
-                chance[group] += 1 / len(question.options)
+                guessing[group] += 1 / len(question.options)
                 count[group] += 1
     for group in (*sorted(count.keys() - {OVERALL}), OVERALL):
-        yield Shortcut(name, group, right[group], count[group], chance[group] / count[group])
+        yield Shortcut(name, group, right[group], count[group], guessing[group] / count[group])
 
 
 def _most_frequent_letter(others: Sequence[ChoiceQuestion]) -> Answer:
@@ -157,7 +157,7 @@ def _most_frequent_answer(others: Sequence[ChoiceQuestion]) -> Answer:
 
 
 def _classify_words(others: Sequence[ChoiceQuestion]) -> Answer:
-    """Logistic regression on the words of an option, alone and together with each word of the question."""
+    """Logistic regression on the words of an option, alone and paired with each word of the question."""
     from sklearn.feature_extraction import FeatureHasher
     from sklearn.linear_model import SGDClassifier
 

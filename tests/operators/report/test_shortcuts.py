@@ -31,13 +31,13 @@ def accuracy_of(name, questions, group=OVERALL):
 def test_questions_without_a_pattern_are_answered_as_by_guessing():
     for each in measure_shortcuts(make_questions(lambda rng, options: rng.randrange(4))):
         low, high = each.interval
-        assert each.chance == 0.25
+        assert each.guessing == 0.25
         assert low - 0.02 <= 0.25 <= high + 0.02, each
 
 
 def test_the_letter_that_is_usually_right_is_found():
     found = accuracy_of("always one letter", make_questions(lambda rng, options: rng.choice((0, 2, 2, 2))))
-    assert (found.questions, found.chance) == (400, 0.25)
+    assert (found.questions, found.guessing) == (400, 0.25)
     assert found.accuracy == pytest.approx(0.75, abs=0.07)
 
 
@@ -50,7 +50,7 @@ def test_the_longest_option_counts_in_parts_where_several_are():
     assert {group: (each.right, each.questions) for group, each in found.items()} == {
         "goal": (1.0, 1), "plot": (0.5, 1), "overall": (1.5, 2),
     }  # fmt: skip
-    assert found["overall"].chance == pytest.approx(1 / 3)
+    assert found["overall"].guessing == pytest.approx(1 / 3)
 
 
 def test_an_answer_that_is_usually_right_is_found():
@@ -60,7 +60,7 @@ def test_an_answer_that_is_usually_right_is_found():
 
 @CLASSIFIER
 def test_a_word_that_gives_the_answer_away_is_found_by_the_classifier():
-    """Each tree is right half of the time, and its name alone says nothing."""
+    """Each tree is right half of the time, and its name alone gives nothing away."""
     rng = Random(2)
     questions = []
     for number in range(400):
