@@ -72,7 +72,7 @@ def test_a_word_that_gives_the_answer_away_is_found_by_the_classifier():
 
 
 def test_a_pattern_within_one_video_is_no_shortcut():
-    """In each video another tree is always right. Nobody who answers one question knows which."""
+    """In each video another tree is always right. A single question does not give away which."""
     rng = Random(3)
     questions = []
     for video in range(60):
