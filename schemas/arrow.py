@@ -65,11 +65,18 @@ def rows_from_parquet(data: bytes, model: type[R], name: str, *, expected_rows: 
 
     Raises:
         SchemaError: the bytes are not a Parquet file; a column is missing, unknown or of another type; a value breaks a
-            constraint of the model; or the file does not match `expected_rows`.
+            constraint of the model; or the file does not match `expected_rows`. An untrusted file may be a table of a
+            release of an earlier version, whose missing columns take the model's defaults.
     """
     try:
         file = open_parquet(data)
-        _compare_columns(file.schema_arrow, arrow_schema(model), name, accepts_earlier=expected_rows is None)
+        # A table of a store that lacks a column is computed again instead.
+        defaults = {
+            column
+            for column, info in model.model_fields.items()
+            if expected_rows is not None and not info.is_required()
+        }
+        _compare_columns(file.schema_arrow, arrow_schema(model), defaults, name, accepts_earlier=expected_rows is None)
         batches = (
             [file.read(use_threads=False)]
             if expected_rows is None
@@ -131,9 +138,11 @@ def validate_row(row: dict[str, Any], model: type[R], place: str) -> R:
         raise SchemaError(f"{place}, field {field}: {message_of(dict(first))}") from error
 
 
-def _compare_columns(found: pa.Schema, wanted: pa.Schema, name: str, accepts_earlier: bool) -> None:
+def _compare_columns(found: pa.Schema, wanted: pa.Schema, defaults: set[str], name: str, accepts_earlier: bool) -> None:
     for field in wanted:
         if field.name not in found.names:
+            if field.name in defaults:
+                continue
             raise SchemaError(f"{name}: column {field.name} ({field.type}) is missing; it has {found.names}")
         column = found.field(field.name).type
         if column != field.type and not (accepts_earlier and _is_readable(column, field.type)):

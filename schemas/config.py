@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints, model_validator
 from schemas.base import Fraction, Model, accept_earlier_names, canonical_json
 from schemas.frame_policy import FramePolicy
 from schemas.provenance import SamplingOverrides
-from schemas.tables import QuestionCategory, QuestionKind
+from schemas.tables import QuestionCategory, QuestionKind, Split
 
 DEFAULT_THINKING_TOKENS = 8192
 """Room for the thoughts of a thinking model if none is set."""
@@ -298,6 +298,39 @@ class DifficultyConfig(Model):
         return FramePolicy(fps=self.fps, max_frames=self.max_frames, max_video_tokens=self.max_video_tokens)
 
 
+class PassRates(Model):
+    """The pass rates of each split's questions, limits included. Questions with others are rejected.
+
+    A question that the target never answered rightly may be wrong itself. Where `sft_min` or `eval_min` excludes it, it
+    is kept if the viewer answers it rightly, as a hard question.
+    """
+
+    eval_min: Fraction = 0.005
+    """Lowest pass rate in `eval`. 0.005 is any above 0, as trials are at most 128."""
+    eval_max: Fraction = 1.0
+    """Highest pass rate in `eval`."""
+    sft_min: Fraction = 0.005
+    """Lowest pass rate in `sft`. 0.005 is any above 0."""
+    sft_max: Fraction = 1.0
+    """Highest pass rate in `sft`."""
+    rl_min: Fraction = 0.2
+    """Lowest pass rate in `rl`. Of groups of 8 responses, 83 % have right and wrong ones at 0.2, and 57 % at 0.1."""
+    rl_max: Fraction = 0.8
+    """Highest pass rate in `rl`, likewise. LongVILA-R1 drops 0 and 1 only, Qwen3-VL 0 and above 15 of 16."""
+
+    def of(self, split: Split) -> tuple[float, float]:
+        """Lowest and highest pass rate of a split."""
+        return getattr(self, f"{split}_min"), getattr(self, f"{split}_max")
+
+    @model_validator(mode="after")
+    def _ranges_are_not_empty(self) -> PassRates:
+        for split in Split:
+            lowest, highest = self.of(split)
+            if lowest > highest:
+                raise ValueError(f"{split}_min ({lowest}) must not exceed {split}_max ({highest})")
+        return self
+
+
 class AssembleConfig(Model):
     """From verified questions to samples with splits."""
 
@@ -318,6 +351,8 @@ class AssembleConfig(Model):
     balance_length: bool = False
     """Whether choice questions are rejected until the longest option is right no more often than by guessing. If not,
     the report shows it."""
+    pass_rates: PassRates = PassRates()
+    """The pass rates of each split's questions."""
 
 
 class Media(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -94,3 +95,34 @@ class Provenance(Model):
     """The raw answer, before parsing. Thoughts come first, between `<think>` and `</think>`."""
     request_sha256: str = ""
     """Hash of the whole request, which is the journal's key."""
+
+
+class StepProvenance(Model):
+    """The model and the prompt of one step on the way to a sample."""
+
+    step: str
+    """`caption`, `outline`, `question`, `reason`, `refine`, or a check (`schemas.tables.Check`), such as `difficulty`.
+    """
+    model: str
+    """Name of the model that was requested; `measured` or `program` if there was none."""
+    served_model: str = ""
+    """Name of the model that its server states."""
+    prompt_id: str = ""
+    """Id of the prompt. `judge` compares answers of the step's own model with the right one."""
+    prompt_sha256: str = ""
+    """Hash of the prompt."""
+
+
+def list_steps(step: str, provenances: Iterable[Provenance]) -> tuple[StepProvenance, ...]:
+    """The models and prompts of one step, each once, in the order of their first use."""
+    found = (
+        StepProvenance(
+            step=step,
+            model=each.model,
+            served_model=each.served_model,
+            prompt_id=each.prompt_id,
+            prompt_sha256=each.prompt_sha256,
+        )
+        for each in provenances
+    )
+    return tuple(dict.fromkeys(found))

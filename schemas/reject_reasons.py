@@ -530,15 +530,23 @@ REASON_GROUPS = (
         },
     ),
     ReasonGroup(
-        "Samples for reinforcement learning",
+        "Difficulty of samples",
         ("assemble",),
         ("operators/stages/assemble.py",),
         {
-            "always_right": RejectReason(
-                "The target was right in all trials, so GRPO would have no gradient.", "Nothing, or a weaker target."
+            "needs_review": RejectReason(
+                "The target was wrong in all trials, and no viewer answered the question rightly: it is very hard, or "
+                "wrong.",
+                "Read the question and watch its evidence; set a viewer, or a stronger one; or set "
+                "`assemble.pass_rates.<split>_min=0`.",
             ),
-            "always_wrong": RejectReason(
-                "The target was wrong in all trials, so GRPO would have no gradient.", "Nothing, or a stronger target."
+            "too_easy": RejectReason(
+                "The pass rate is above those that the split takes.",
+                "Nothing, or a weaker target, or raise `assemble.pass_rates.<split>_max`.",
+            ),
+            "too_hard": RejectReason(
+                "The pass rate is below those that the split takes.",
+                "Nothing, or a stronger target, or lower `assemble.pass_rates.<split>_min`.",
             ),
         },
     ),

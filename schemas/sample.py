@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from schemas.answer_format import LETTERS, format_answer
 from schemas.base import Fraction, Identifier, Model, Row, Sha256, Span, VideoId
+from schemas.provenance import StepProvenance
 from schemas.tables import QuestionCategory, QuestionKind, Split, VideoCategory
 
 
@@ -66,6 +67,12 @@ class Sample(Row):
     """Model whose answers `pass_rate` counts."""
     provenance: Sha256
     """Digest of all provenance behind this sample. The tables of the build hold it in full."""
+    reasoning_hinted: bool = False
+    """Whether the writer of the reasoning was given the answer, because no chain of thought arrived at it without.
+    False in releases of earlier versions, where the model's writer was always given it."""
+    steps: tuple[StepProvenance, ...] = ()
+    """Models and prompts of the captions, the question, its checks, the reasoning and the difficulty, in this order.
+    Empty in releases of earlier versions."""
 
     @model_validator(mode="after")
     def _video_is_its_own(self) -> Sample:

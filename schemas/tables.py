@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from schemas.base import Box, Fraction, Identifier, Microseconds, Model, Row, Sha256, Span, VideoId
-from schemas.provenance import Provenance
+from schemas.provenance import Provenance, StepProvenance
 from schemas.reject_reasons import MACHINE_REASONS
 from schemas.uri import printable
 
@@ -390,6 +390,8 @@ class Outline(Row):
     entities: tuple[Entity, ...]
     provenance: tuple[Provenance, ...]
     """Of all answers behind it; empty if it was made by program."""
+    captioned_by: tuple[StepProvenance, ...] = ()
+    """Models and prompts of the captions."""
 
 
 class Template(StrEnum):
@@ -440,6 +442,8 @@ class Check(StrEnum):
     """Reviews of whether the captions support what the chain of thought states."""
     DIFFICULTY = "difficulty"
     """Answers of the target."""
+    SOLVABLE = "solvable"
+    """Answers of the viewer from frames of the whole video, where the target gave no right one."""
 
 
 class Trial(Row):

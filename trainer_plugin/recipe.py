@@ -104,6 +104,8 @@ class VideoData(Model):
     split: Split = Split.SFT
     target: Target = Target.REASONING
     """`reasoning` supervises the chain of thought and the answer, `answer` the answer alone."""
+    skip_hinted: bool = False
+    """Skip samples whose chain of thought was written by a model that was given the answer (`reasoning_hinted`)."""
     frames: FramePolicy = FramePolicy()
     media: str | None = None
     """Folder or URL of the videos, if the release was published without media."""

@@ -157,7 +157,7 @@ def _type_name(annotation: Any) -> str:
             return ", ".join(f"`{member.value}`" for member in annotation)
         if issubclass(annotation, BaseModel):
             return "sample" if annotation is Sample else "{" + ", ".join(annotation.model_fields) + "}"
-    return {str: "string", int: "integer", float: "number"}[annotation]
+    return {str: "string", int: "integer", float: "number", bool: "boolean"}[annotation]
 
 
 def _type_doc(annotation: Any) -> str:

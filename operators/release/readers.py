@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,22 +40,30 @@ def has_energon() -> bool:
     )
 
 
-def loading_metadata(splits: Sequence[str], *, with_media: bool) -> dict[str, Any]:
+def loading_metadata(
+    splits: Sequence[str], *, with_media: bool, columns: Collection[str] = tuple(Sample.model_fields)
+) -> dict[str, Any]:
     """The front matter of README.md (`configs`, `dataset_info`) from which `datasets` loads a release.
 
     `configs` names the Parquet tables only. `datasets` (5.2.0, huggingface/datasets#7101) uses one file format for all
     configs of a repository, that of the first one. A second config for the tars could be listed but not loaded, so the
     card says how to load the tars by name. Their features are in `dataset_info` under `webdataset`: without them, an
     empty list in the first record spoils the inferred types.
+
+    Args:
+        columns: names of the columns of the samples. A release of an earlier version lacks some.
     """
+    sample = pa.schema([field for field in arrow_schema(Sample) if field.name in columns])
+    samples = pa.field("samples", pa.list_(pa.struct(list(sample))))
+    fields = [samples if field.name == "samples" else field for field in arrow_schema(WebDatasetRecord)]
     tables = [{"split": split, "path": f"parquet/{split}.parquet"} for split in splits]
     video = {"name": "mp4", "dtype": {"video": {"decode": False}}}
     text_keys = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
-    record = {"name": "json", "struct": features(arrow_schema(WebDatasetRecord))}
+    record = {"name": "json", "struct": features(pa.schema(fields))}
     return {
         "configs": [{"config_name": "default", "default": True, "data_files": tables}],
         "dataset_info": [
-            {"config_name": "default", "features": features(arrow_schema(Sample))},
+            {"config_name": "default", "features": features(sample)},
             {"config_name": "webdataset", "features": [*text_keys, record, *([video] if with_media else [])]},
         ],
     }

@@ -15,6 +15,7 @@ from operators.video.timecode import format_span
 from schemas.answer_format import LETTERS
 from schemas.arrow import rows_from_parquet
 from schemas.base import digest
+from schemas.provenance import StepProvenance
 from schemas.run import Release
 from schemas.sample import Sample
 from schemas.tables import QuestionKind
@@ -71,7 +72,9 @@ def read_samples(store: Store, release: Release) -> list[Sample]:
     return [
         sample
         for file in tables
-        for sample in rows_from_parquet(store.read(object_path(file.sha256, ".parquet")), Sample, file.path)
+        for sample in rows_from_parquet(
+            store.read(object_path(file.sha256, ".parquet")), Sample, file.path, expected_rows=file.samples
+        )
     ]
 
 
@@ -90,6 +93,15 @@ def show_rejects(console: Console, folder: RunFolder) -> None:
         console.print(Text(f"rejected {group}", style="yellow"), Text(group.messages[0], style="dim"), soft_wrap=True)
 
 
+def _group_steps(steps: Sequence[StepProvenance]) -> dict[str, list[str]]:
+    """Each model's steps, with the prompt and the beginning of its hash where there is one."""
+    found: dict[str, list[str]] = {}
+    for step in steps:
+        prompt = f" ({step.prompt_id} {step.prompt_sha256[:8]})" if step.prompt_id else ""
+        found.setdefault(step.model, []).append(f"{step.step}{prompt}")
+    return found
+
+
 def _lines(sample: Sample) -> Iterator[RenderableType]:
     yield Text(sample.question, style="bold")
     for letter, option in zip(LETTERS, sample.options, strict=False):
@@ -99,6 +111,10 @@ def _lines(sample: Sample) -> Iterator[RenderableType]:
         yield Text(f"  → {sample.answer_text}", style="green")
     yield Text(sample.reasoning, style="italic")
     spans = ", ".join(format_span(span) for span in sample.evidence)
+    hinted = " · reasoning written with the answer" if sample.reasoning_hinted else ""
     yield Text(
-        f"video {sample.video_id} · evidence {spans} · pass rate {sample.pass_rate:.0%} of {sample.trials}", style="dim"
+        f"video {sample.video_id} · evidence {spans} · pass rate {sample.pass_rate:.0%} of {sample.trials}{hinted}",
+        style="dim",
     )
+    for model, steps in _group_steps(sample.steps).items():
+        yield Text(f"{model}: {', '.join(steps)}", style="dim")

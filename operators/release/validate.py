@@ -100,10 +100,13 @@ def _verify(root: Path, release: Release) -> dict[str, int]:
     suffixes = {_read_tar_confined(root, file, keys) for file in tars}
     if len(suffixes) > 1:
         raise ReleaseInvalid(f"records have different members: {sorted(map(sorted, suffixes))}")
-    counts = {"files": len(release.files), "parquet": _check_tables(root, release, keys)}
+    rows, columns = _check_tables(root, release, keys)
+    counts = {"files": len(release.files), "parquet": rows}
     _check_splits(release, keys)
     metadata = loading_metadata(
-        [split.value for split in Split if release.samples.get(split)], with_media=frozenset({"json"}) not in suffixes
+        [split.value for split in Split if release.samples.get(split)],
+        with_media=frozenset({"json"}) not in suffixes,
+        columns=columns,
     )
     _check_card(root, metadata)
     with open_readers(root, release, metadata) as readers:
@@ -199,22 +202,30 @@ def _check_media(root: Path, file: ReleaseFile, record: WebDatasetRecord, media:
         )
 
 
-def _check_tables(root: Path, release: Release, keys: _Keys) -> int:
-    """Number of rows of all Parquet tables. The tables of a split must hold the same questions as its tars."""
+def _check_tables(root: Path, release: Release, keys: _Keys) -> tuple[int, set[str]]:
+    """Number of rows of all Parquet tables, and their columns.
+
+    The tables of a split must hold the same questions as its tars.
+    """
     tables = [file for file in release.files if file.path.endswith(".parquet")]
     seconds = (len(tables) + 1) * _SECONDS_PER_TABLE
     try:
         found = run_isolated(_read_tables, root, tables, timeout_seconds=seconds)
     except ChildFailed as error:
         raise ReleaseInvalid(f"{', '.join(file.path for file in tables)}: {error}") from error
-    for file, questions in zip(tables, found, strict=True):
+    for file, (questions, _) in zip(tables, found, strict=True):
         _same(file.path, questions, keys.questions.get(file.split, set()), "samples of its tars")
-    return sum(map(len, found))
+    columns: set[str] = set().union(*(columns for _, columns in found))
+    return sum(len(questions) for questions, _ in found), columns
 
 
-def _read_tables(root: Path, tables: list[ReleaseFile]) -> list[list[str]]:
-    """Question ids of each table."""
-    return [[sample.question_id for sample in read_table(str(root), file)] for file in tables]
+def _read_tables(root: Path, tables: list[ReleaseFile]) -> list[tuple[list[str], set[str]]]:
+    """Question ids and columns of each table."""
+    samples = [read_table(str(root), file) for file in tables]
+    return [
+        ([sample.question_id for sample in own], set().union(*(sample.model_fields_set for sample in own)))
+        for own in samples
+    ]
 
 
 def _check_card(root: Path, metadata: Mapping[str, Any]) -> None:

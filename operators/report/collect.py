@@ -127,7 +127,8 @@ def collect(folder: RunFolder) -> Numbers:
     videos = _videos(tables)
     questions = tables.frame("question", Question, ("question_id", "writer", *_CELL, "options", "passed"))
     checks = _checks(tables)
-    difficulty = tables.frame("difficulty", Trial, ("question_id", "n", "correct", "passed"))
+    difficulty = tables.frame("difficulty", Trial, ("question_id", "check", "n", "correct", "passed"))
+    difficulty = difficulty[difficulty["check"] == Check.DIFFICULTY.value]
     evidence = tables.columns("assemble", Sample, ("evidence", "duration_us"))
     samples = _samples(tables, evidence)
     rejects = tables.rejects()

@@ -17,11 +17,14 @@ from operators.curation.duplicates import find_duplicates
 from operators.curation.evaluation_lists import ListedItem, list_digests, read_evaluation_lists, video_names
 from operators.execution.stage import SOURCE, Context, Scope, Stage
 from operators.questions.trials import sample_options
+from operators.video.timecode import format_span
 from schemas.answer_format import LETTERS, format_answer, problem_text
 from schemas.base import digest
 from schemas.config import AssembleConfig, BuildConfig
+from schemas.provenance import StepProvenance, list_steps
 from schemas.sample import Sample
 from schemas.tables import (
+    Check,
     Outline,
     Question,
     QuestionKind,
@@ -51,7 +54,7 @@ def run(
     """Yield one sample for each question that passed every check, in the order of video and question ids.
 
     A video without a category in the source list has that of its outline.
-    A question of the split `rl` that the target answered always right or always wrong becomes a reject.
+    A question whose pass rate its split does not take (`assemble.pass_rates`) becomes a reject.
     """
     config = context.config.assemble
     listed = read_evaluation_lists(config.decontamination)
@@ -60,17 +63,21 @@ def run(
     )
     groups = near_duplicate_groups(videos, config.near_duplicate_bits)
     split_of = assign_splits(groups, hints, config, context.config.seed)
-    difficulty_of = {trial.question_id: trial for trial in difficulties if trial.passed}
+    passed = [trial for trial in difficulties if trial.passed]
+    difficulty_of = {trial.question_id: trial for trial in passed if trial.check is Check.DIFFICULTY}
+    solvable = {trial.question_id: trial for trial in passed if trial.check is Check.SOLVABLE}
     candidates = []
     for question in sorted(questions, key=lambda question: (question.video_id, question.question_id)):
         difficulty = difficulty_of.get(question.question_id)
         if difficulty is None:
             continue  # an earlier stage has rejected and counted it
-        if split_of[question.video_id] is Split.RL and difficulty.correct in (0, difficulty.n):
-            yield _reject_without_signal(context, question, difficulty)
+        split, is_solvable = split_of[question.video_id], question.question_id in solvable
+        if objection := _reject_by_pass_rate(context, question, difficulty, split, is_solvable):
+            yield objection
         else:
             candidates.append(question)
     rejects = {reject.key: reject for reject in _check_dataset(context, candidates, groups, listed)}
+    outline_of = {outline.video_id: outline for outline in outlines}
     category_of = {outline.video_id: outline.category for outline in outlines}
     category_of |= {source.source_id: source.category for source in sources if source.category is not _UNKNOWN}
     video_of = {video.video_id: video for video in videos}
@@ -84,6 +91,8 @@ def run(
             reasoning_of[question.question_id],
             difficulty_of[question.question_id],
             split_of[question.video_id],
+            outline_of.get(question.video_id),
+            solvable.get(question.question_id),
         )
 
 
@@ -138,12 +147,15 @@ def make_sample(
     reasoning: Reasoning,
     difficulty: Trial,
     split: Split,
+    outline: Outline | None = None,
+    solvable: Trial | None = None,
 ) -> Sample:
     """The sample of a verified question. The order of its options depends only on the build's seed and the question."""
     options = sample_options(context, question)
     choice = question.kind is QuestionKind.CHOICE
     answer = LETTERS[options.index(question.answer)] if choice else question.answer
-    trials = [*question.checks, *reasoning.checks, difficulty]
+    checks = [difficulty, *([solvable] if solvable else [])]
+    trials = [*question.checks, *reasoning.checks, *checks]
     behind = [question.provenance, reasoning.provenance, *(given for trial in trials for given in trial.provenance)]
     if reasoning.refinement:
         behind.append(reasoning.refinement)
@@ -171,7 +183,24 @@ def make_sample(
         reasoning_model=reasoning.provenance.model,
         target_model=difficulty.provenance[0].model if difficulty.provenance else "",
         provenance=digest([given.model_dump(mode="json") for given in behind]),
+        reasoning_hinted=reasoning.hinted,
+        steps=(
+            *(outline.captioned_by if outline else ()),
+            *list_steps("outline", outline.provenance if outline else ()),
+            *list_steps("question", [question.provenance]),
+            *_list_checks(question.checks),
+            *list_steps("reason", [reasoning.provenance]),
+            *list_steps("refine", [reasoning.refinement] if reasoning.refinement else ()),
+            *_list_checks(reasoning.checks),
+            *_list_checks(checks),
+        ),
     )
+
+
+def _list_checks(trials: Sequence[Trial]) -> tuple[StepProvenance, ...]:
+    """The models and prompts of checks, in their order. Checks by program have none."""
+    steps = (step for trial in trials for step in list_steps(trial.check.value, trial.provenance))
+    return tuple(dict.fromkeys(steps))
 
 
 def assign_splits(
@@ -222,15 +251,33 @@ def near_duplicate_groups(videos: Sequence[Video], max_bits: int) -> list[list[V
     return [[ordered[member] for member in np.flatnonzero(group == leader)] for leader in np.unique(group)]
 
 
-def _reject_without_signal(context: Context, question: Question, difficulty: Trial) -> Reject:
-    reason = "always_right" if difficulty.correct else "always_wrong"
-    return context.reject(
-        question.question_id,
-        reason,
-        f"question {question.question_id}: the target was right {difficulty.correct} of {difficulty.n} times, so all "
-        f"its rollouts would earn the same and GRPO has no gradient; another target may find it of use",
-        raw=question.question,
+def _reject_by_pass_rate(
+    context: Context, question: Question, difficulty: Trial, split: Split, solvable: bool
+) -> Reject | None:
+    """The reject of a question whose pass rate its split does not take; None if it does.
+
+    Args:
+        solvable: whether the viewer answered rightly what the target never did. Reinforcement learning gains nothing
+            from such a question.
+    """
+    key, rate = question.question_id, difficulty.correct / difficulty.n
+    lowest, highest = context.config.assemble.pass_rates.of(split)
+    found = (
+        f"question {key}: the target was right {difficulty.correct} of {difficulty.n} times; the split {split} takes "
+        f"pass rates from {lowest} to {highest}"
     )
+    if rate == 0 < lowest and split is not Split.RL:
+        if solvable:
+            return None
+        evidence = ", ".join(format_span(span) for span in question.evidence)
+        fix = f"no viewer answered it rightly either; review whether {question.answer!r} is right at {evidence}"
+        return context.reject(key, "needs_review", f"{found}; {fix}", raw=question.question)
+    fix = f"change assemble.pass_rates.{split}_min or {split}_max to use it"
+    if rate < lowest:
+        return context.reject(key, "too_hard", f"{found}; {fix}", raw=question.question)
+    if rate > highest:
+        return context.reject(key, "too_easy", f"{found}; {fix}", raw=question.question)
+    return None
 
 
 def _section(config: BuildConfig) -> Any:
@@ -241,7 +288,7 @@ def _section(config: BuildConfig) -> Any:
 
 STAGE = Stage(
     name="assemble",
-    version=3,
+    version=4,
     row=Sample,
     reads={
         "videos": "ingest",

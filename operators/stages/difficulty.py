@@ -2,17 +2,20 @@
 
 The target gets the user's turn of the trainer (`schemas.answer_format.user_text`) and the frames that the trainer would
 show (`schemas.frame_policy`), and its answers are parsed and graded as by the trainer's rewards. A target without
-vision gets the captions in place of frames. Stage `assemble` decides what a pass rate means for the splits. A question
-without a pass rate, because the target answered no trial or the video's frames could not be read, is rejected.
+vision gets the captions in place of frames. What the target never answered rightly is requested from the viewer, if it
+is another model. Stage `assemble` decides what a pass rate means for the splits. A question without a pass rate,
+because the target answered no trial or the video's frames could not be read, is rejected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from operators.execution.stage import Context, Stage
 from operators.models.client import TimedFrame
 from operators.process.isolate import ChildFailed
+from operators.questions.gates.grounding import agreement_test
 from operators.questions.outcome import Problem, reject_question
 from operators.questions.story import ContextTooSmall, story_room, tell
 from operators.questions.trials import FixedTrials, TrialSpec, run_trials, sample_options, user_turn
@@ -37,7 +40,8 @@ def run(
 ) -> Iterator[Row]:
     """Yield a trial of check `difficulty` for each question with a chain of thought, and a reject for each failure.
 
-    A question with too few answered trials has both a trial and a reject.
+    A question with too few answered trials has both a trial and a reject. One without a right answer of the target has
+    a second trial, of check `solvable`, if there is a viewer.
     """
     reasoned = {reasoning.question_id for reasoning in reasonings}
     for video in videos:
@@ -73,11 +77,46 @@ def _measure(
     specs = [TrialSpec(each, story, frames, as_trained=options[each.question_id]) for each in questions]
     rule = FixedTrials(context.config.difficulty.trials)
     prompts = dict.fromkeys(QuestionKind, prompt)
-    for result in run_trials(context, Check.DIFFICULTY, target, prompts, specs, rule):
-        problem = result.find_problem(rule)
+    results = run_trials(context, Check.DIFFICULTY, target, prompts, specs, rule)
+    problems = {result.question.question_id: result.find_problem(rule) for result in results}
+    unsolved = [
+        spec
+        for spec, result in zip(specs, results, strict=True)
+        if result.correct == 0 and problems[spec.question.question_id] is None
+    ]
+    confirmed: list[Trial] = []
+    try:
+        confirmed = _call_viewer(context, video, unsolved)
+    except (SourceUnavailable, UnreadableVideo, ChildFailed) as error:
+        failed = Problem(error.reason, f"no frames for the viewer from video {video.video_id}: {error}")
+        problems |= {spec.question.question_id: failed for spec in unsolved}
+    for result in results:
+        problem = problems[result.question.question_id]
         yield result.trial(passed=problem is None)
         if problem is not None:
             yield reject_question(context, result.question, problem)
+    yield from confirmed
+
+
+def _call_viewer(context: Context, video: Video, unsolved: Sequence[TrialSpec]) -> list[Trial]:
+    """Whether the viewer answers questions rightly, from frames of the whole video and in the format of the target.
+
+    Empty without a viewer, or if the target is the same model.
+
+    Raises:
+        SourceUnavailable, UnreadableVideo, ChildFailed: as `_fetch_frames`.
+    """
+    viewer = context.models.get(Role.VIEWER)
+    if viewer is None or viewer.model == context.models[Role.TARGET].model or not unsolved:
+        return []
+    frames = _fetch_frames(context, video, viewer.model)
+    specs = [replace(spec, story="", frames=frames) for spec in unsolved]
+    rule = replace(agreement_test(context.config.verify), max_trials=context.config.difficulty.trials)
+    prompts = dict.fromkeys(QuestionKind, context.prompts[PROMPT])
+    return [
+        result.trial(passed=result.find_problem(rule) is None and rule.decide(result.correct, result.wrong) is True)
+        for result in run_trials(context, Check.SOLVABLE, viewer, prompts, specs, rule)
+    ]
 
 
 def _fetch_frames(context: Context, video: Video, model: str) -> tuple[TimedFrame, ...]:
@@ -112,5 +151,5 @@ STAGE = Stage(
     run=run,
     section=lambda config: config.difficulty,
     prompts=(PROMPT, "judge"),
-    roles=(Role.TARGET, Role.JUDGE),
+    roles=(Role.TARGET, Role.JUDGE, Role.VIEWER),
 )

@@ -31,7 +31,7 @@ from operators.video.timecode import format_time
 from schemas.answers import SceneSummary, VideoDescription
 from schemas.base import Row
 from schemas.config import Role, Writer
-from schemas.provenance import Provenance
+from schemas.provenance import Provenance, list_steps
 from schemas.tables import Caption, Entity, Outline, Reject, Scene, Source, VideoCategory
 
 SCENE_PROMPT = "scene_summary"
@@ -120,6 +120,7 @@ def _make_outline(
         ),
         entities=tuple(found),
         provenance=tuple(provenance),
+        captioned_by=list_steps("caption", (caption.provenance for scene in scenes for caption in scene)),
     )
 
 
@@ -210,7 +211,7 @@ def _describe_video(context: Context, source: Source, scenes: Sequence[Scene]) -
 
 STAGE = Stage(
     name="outline",
-    version=1,
+    version=2,
     row=Outline,
     reads={"captions": "caption", "sources": SOURCE},
     source_columns=("source_id", "title", "category"),

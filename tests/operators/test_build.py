@@ -49,6 +49,7 @@ SETTINGS = [
     "assemble.sft_fraction=1.0",
     "difficulty.max_frames=4",
     "difficulty.trials=2",
+    "assemble.pass_rates.sft_min=0",
 ]
 
 

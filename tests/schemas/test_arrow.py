@@ -71,6 +71,14 @@ REASONING = {
 }
 
 
+def test_a_release_of_an_earlier_version_may_lack_columns_that_have_defaults(tmp_path):
+    table = pa.Table.from_pylist([REASONING], schema=arrow_schema(Reasoning)).drop_columns(["hinted", "checks"])
+    (row,) = rows_from_parquet(write(tmp_path, table), Reasoning, "t", expected_rows=1)
+    assert (row.hinted, row.checks) == (False, ())
+    with pytest.raises(SchemaError, match=r"column hinted .* is missing"):
+        rows_from_parquet(write(tmp_path, table), Reasoning, "t")
+
+
 def test_a_value_that_breaks_a_constraint_is_named_with_file_row_and_field(tmp_path):
     bad = REASONING | {"evidence": [{"start_us": 5, "end_us": 5}]}
     table = pa.Table.from_pylist([REASONING, bad], schema=arrow_schema(Reasoning))

@@ -12,7 +12,7 @@ import imageio_ffmpeg
 
 from operators.store.content_store import sha256_of_file
 from schemas.base import Row, Span, digest
-from schemas.provenance import Provenance
+from schemas.provenance import Provenance, StepProvenance
 from schemas.tables import (
     Boundary,
     Caption,
@@ -256,7 +256,13 @@ class RowMaker:
     def _outline(self, video: Video, category: VideoCategory) -> Outline:
         scene = Scene(start_us=0, end_us=video.duration_us, title="A river", summary="A woman speaks at a river.")
         return Outline(
-            video_id=video.video_id, category=category, summary="", scenes=(scene,), entities=(), provenance=()
+            video_id=video.video_id,
+            category=category,
+            summary="",
+            scenes=(scene,),
+            entities=(),
+            provenance=(),
+            captioned_by=(StepProvenance(step="caption", model="measured"),),
         )
 
     def _check(self, question: Question) -> Question:

@@ -157,12 +157,14 @@ class ReleaseDataset:
         target: Target,
         media: str | None = None,
         features: FeatureFolder | None = None,
+        skip_hinted: bool = False,
     ) -> None:
         """Read the release's index (`trainer_plugin.data.release.index_videos`).
 
         Args:
             media: as in `index_videos`.
             features: folder of precomputed features. A video without features is encoded during training.
+            skip_hinted: skip samples whose chain of thought was written by a model that was given the answer.
 
         Raises:
             BadInput: as `index_videos` and `Chat`.
@@ -176,7 +178,10 @@ class ReleaseDataset:
         self.tokenizer = tokenizer
         self.layout = QuestionLayout(family, tokenizer, policy, target, features)
         self._samples = [
-            (video, sample) for video in index_videos(url, split, media) for sample in video.record.samples
+            (video, sample)
+            for video in index_videos(url, split, media)
+            for sample in video.record.samples
+            if not (skip_hinted and sample.reasoning_hinted)
         ]
 
     def __len__(self) -> int:

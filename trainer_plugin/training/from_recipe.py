@@ -38,6 +38,7 @@ def open_samples(
         target=videos.target,
         media=videos.media,
         features=FeatureFolder(stored.url, stored.tower) if stored else None,
+        skip_hinted=videos.skip_hinted,
     )
 
 

@@ -40,10 +40,16 @@ SETTINGS: dict[str, Any] = {
     "verify.blind_trials": 2,
     "verify.blind_share": 0.9,
     "difficulty.trials": 3,
+    "assemble.pass_rates.eval_min": 0.0,
+    "assemble.pass_rates.sft_min": 0.0,
     "models.target.context_tokens": 4096,
+    "models.target.sampling.max_tokens": 48,
 }
 """Small settings, so that the build takes minutes on two cores. With this seed the three demo films are in three
 splits.
+
+The embedded target does not think before it answers, and is seldom right. So it gets room for a letter or a few words,
+and a pass rate of 0 keeps no question out of `sft` and `eval`.
 
 A program writes all questions. The prompt of a question has about 3,600 tokens, which take the embedded model half a
 minute of CPU, and what it writes passes no check.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from operators.settings import ConfigError
 from schemas.config import BuildConfig
+from schemas.tables import Split
 from tests.support import airflow_home
 
 assert airflow_home.HOME  # before Airflow
@@ -80,8 +81,9 @@ def test_values_of_the_form_reach_the_build_unchanged(values):
     assume((values["split.decode"], values["shard.media"]) != ("key_frames", "proxy"))
     if values["caption.input"] == "clip":
         assume(values["split.write_clips"] and values["caption.boxes"] != "pixels")
-    limits = [f"question.{name}_questions" for name in ("min", "max")]
-    values |= dict(zip(limits, sorted(values[limit] for limit in limits), strict=True))
+    bands = [[f"assemble.pass_rates.{split}_{limit}" for limit in ("min", "max")] for split in Split]
+    for limits in (*bands, ("question.min_questions", "question.max_questions")):
+        values |= dict(zip(limits, sorted(values[limit] for limit in limits), strict=True))
     values["question.mix.plot"] += 0.1
     values["question.categories"] = sorted({*values["question.categories"], "plot"})
     for name, param in PARAMS.items():

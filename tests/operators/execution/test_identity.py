@@ -28,7 +28,7 @@ KEYS = {
     ),
     "outline": (
         ["caption", "source"],
-        "822f67f03381dc39e73eecaa54503c98237046c986ff45cda218904c3f7dc266",
+        "d9c30030628e35ba566d7c8fa848967e376e21be9ff0edea6bfcf97113d3ce2e",
     ),
     "question": (
         ["ingest", "caption", "outline", "source"],
@@ -40,7 +40,7 @@ KEYS = {
     ),
     "difficulty": (
         ["ingest", "caption", "question", "reason", "outline"],
-        "5342b6e0603ef4bf7cd3c1798fe7649fedb2a49305af7df441d14fbd5282a889",
+        "a5686096bc72c30817084d97cb7220ee1381ed4b9e813d750bdd928e05af3998",
     ),
     "package": (
         ["ingest", "difficulty"],
@@ -48,7 +48,7 @@ KEYS = {
     ),
     "assemble": (
         ["ingest", "question", "reason", "difficulty", "outline", "source"],
-        "465fa3ec22cec1ee73ed10f60835f9a29b6683770a848850669005a9931a412d",
+        "d6f2190b7121116cc76d47004dcef3399925aea7af863bba2c5746f3f8904f56",
     ),
     "shard": (
         ["assemble", "ingest", "package", "source"],

@@ -141,6 +141,8 @@ def test_counts_models_and_baselines_are_stated(manifest, numbers):
     for split, count in manifest.samples.items():
         assert re.search(rf"^\| {split} \| {count:,} \| {manifest.videos[split]:,} \|", card, re.MULTILINE)
     assert "| target | target-7b, sees frames |" in card
+    assert "`rl` from 0.2 to 0.8" in card
+    assert "answered 10 times by the target model, with the prompt and the frames of its training" in card
     assert all(baseline.name in card for baseline in numbers.baselines)
 
 

@@ -7,9 +7,11 @@ import pytest
 from rich.console import Console
 
 from operators.release.publish import newest_release
-from operators.release.show import SHOWN_SAMPLES, pick_samples, read_samples, show_build
+from operators.release.show import SHOWN_SAMPLES, pick_samples, read_samples, show_build, show_samples
 from operators.store.content_store import Store
 from operators.store.run_folder import RunFolder
+from schemas.provenance import StepProvenance
+from tests.support.rows import make_sample, make_video
 
 
 @pytest.fixture
@@ -42,6 +44,20 @@ def test_a_run_that_changed_nothing_is_shown_as_such(folder, monkeypatch):
     steps = sum(stage.units for stage in metrics)
     assert f"nothing had to be computed: the results of all {steps} steps were reused" in output
     assert "nothing new to publish; this is still synthetic version 1" in output
+
+
+def test_a_sample_is_shown_with_the_models_and_prompts_behind_it():
+    steps = (
+        StepProvenance(step="caption", model="measured"),
+        StepProvenance(step="question", model="writer", prompt_id="question_plot", prompt_sha256="ab" * 32),
+        StepProvenance(step="reason", model="writer", prompt_id="chain", prompt_sha256="cd" * 32),
+    )
+    printed = io.StringIO()
+    sample = make_sample(1, make_video("v")).model_copy(update={"steps": steps, "reasoning_hinted": True})
+    show_samples(Console(file=printed, width=100), [sample])
+    assert "reasoning written with the answer" in " ".join(printed.getvalue().replace("│", "").split())
+    assert "measured: caption " in printed.getvalue()
+    assert "writer: question (question_plot abababab), reason (chain cdcdcdcd) " in printed.getvalue()
 
 
 def test_the_samples_shown_differ_and_are_the_same_every_time(folder):

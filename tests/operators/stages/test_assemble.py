@@ -8,17 +8,21 @@ from hypothesis import strategies as st
 from operators.execution.stage import Context
 from operators.stages.assemble import STAGE, assign_splits, near_duplicate_groups
 from schemas.answer_format import LETTERS
-from schemas.base import canonical_json
+from schemas.base import canonical_json, digest
 from schemas.config import AssembleConfig, BuildConfig
+from schemas.provenance import Provenance, list_steps
 from schemas.tables import Check, Outline, QuestionKind, Reasoning, Reject, Split
 from tests.support.rows import PROGRAM, make_question, make_reasoning, make_source, make_trial, make_video
 
 HASHES = st.integers(0, 2**512 - 1)
 
 
-def assemble(split, questions, correct, seed=0, listed="news_politics", outlined="film"):
-    """Rows for one video of that split, if the target answers question `q` correctly in `correct[q]` of 10 trials."""
-    config = BuildConfig(source="a", out="b", seed=seed)
+def assemble(split, questions, correct, seed=0, listed="news_politics", outlined="film", solved=None, **pass_rates):
+    """Rows for one video of that split, if the target answers question `q` correctly in `correct[q]` of 10 trials.
+
+    `solved` holds whether the viewer answered a question rightly.
+    """
+    config = BuildConfig(source="a", out="b", seed=seed, assemble={"pass_rates": pass_rates})
     context = Context(STAGE.name, "all", config, {}, {}, files=None, scratch=None)
     reasonings = [
         Reasoning(
@@ -29,6 +33,7 @@ def assemble(split, questions, correct, seed=0, listed="news_politics", outlined
     difficulties = [
         make_trial(q, Check.DIFFICULTY, correct[q.question_id]) for q in questions if q.question_id in correct
     ]
+    difficulties += [make_trial(q, Check.SOLVABLE, 3, 3, (solved or {})[q.question_id]) for q in questions if solved]
     sources = [make_source("v", split_hint=split, category=listed)]
     outline = Outline(video_id="v", category=outlined, summary="", scenes=(), entities=(), provenance=())
     return list(STAGE.run(context, [make_video("v")], questions, reasonings, difficulties, [outline], sources))
@@ -64,6 +69,60 @@ def test_a_video_that_the_list_does_not_categorise_has_the_category_of_its_outli
     assert sample.video_category == category
 
 
+def made_by(model, prompt=""):
+    return Provenance(
+        model=model, served_model=f"{model}-awq", prompt_id=prompt, prompt_sha256=digest(prompt) if prompt else ""
+    )
+
+
+def test_a_sample_names_the_models_and_prompts_behind_it():
+    question = make_question(1)
+    judged = make_trial(question, Check.BLIND, 3).model_copy(
+        update={"provenance": (*[made_by("judge", "answer_blind_choice")] * 3, made_by("judge", "judge"))}
+    )
+    question = question.model_copy(
+        update={
+            "provenance": made_by("writer", "question_plot"),
+            "checks": (make_trial(question, Check.RULES, 1).model_copy(update={"provenance": ()}), judged),
+        }
+    )
+    chain = make_reasoning(question).model_copy(
+        update={
+            "provenance": made_by("writer", "chain_hinted"),
+            "refinement": made_by("writer", "refine"),
+            "hinted": True,
+        }
+    )
+    measured = make_trial(question, Check.DIFFICULTY, 4).model_copy(
+        update={"provenance": (made_by("target", "difficulty"),) * 10}
+    )
+    outline = Outline(
+        video_id="v",
+        category="film",
+        summary="",
+        scenes=(),
+        entities=(),
+        provenance=(made_by("writer", "scene_summary"),),
+        captioned_by=list_steps("caption", [made_by("captioner", "caption")] * 2),
+    )
+    context = Context(STAGE.name, "all", BuildConfig(source="a", out="b"), {}, {}, files=None, scratch=None)
+    source = make_source("v", split_hint=Split.SFT)
+    [sample] = STAGE.run(context, [make_video("v")], [question], [chain], [measured], [outline], [source])
+    assert sample.reasoning_hinted
+    assert [(step.step, step.model, step.prompt_id) for step in sample.steps] == [
+        ("caption", "captioner", "caption"),
+        ("outline", "writer", "scene_summary"),
+        ("question", "writer", "question_plot"),
+        ("blind", "judge", "answer_blind_choice"),
+        ("blind", "judge", "judge"),
+        ("reason", "writer", "chain_hinted"),
+        ("refine", "writer", "refine"),
+        ("difficulty", "target", "difficulty"),
+    ]
+    assert {step.served_model for step in sample.steps} == {f"{step.model}-awq" for step in sample.steps}
+    assert all(step.prompt_sha256 == digest(step.prompt_id) for step in sample.steps)
+
+
 def test_an_open_question_keeps_its_answer_as_text():
     [sample] = assemble(Split.SFT, [make_question(1, kind=QuestionKind.OPEN)], {"q0001": 4})
     assert (sample.answer, sample.problem, sample.options) == ("<answer>a boat</answer>", "What comes 1th?", ())
@@ -95,13 +154,37 @@ def test_a_question_that_the_target_never_answered_is_no_sample():
     assert list(STAGE.run(context, [make_video("v")], [question], [reasoning], [unanswered], [], sources)) == []
 
 
-@pytest.mark.parametrize(("correct", "reason"), [(0, "always_wrong"), (10, "always_right")])
-def test_rl_keeps_out_what_gives_no_gradient(correct, reason):
-    question = make_question(1)
-    [reject] = assemble(Split.RL, [question], {"q0001": correct})
-    assert isinstance(reject, Reject) and (reject.key, reject.reason) == ("q0001", reason)
-    [kept] = assemble(Split.SFT, [question], {"q0001": correct})
-    assert kept.pass_rate == correct / 10
+@pytest.mark.parametrize(
+    ("split", "reasons"),
+    [
+        (Split.RL, ["too_hard"] * 2 + ["sample"] * 7 + ["too_easy"] * 2),
+        (Split.SFT, ["needs_review"] + ["sample"] * 10),
+        (Split.EVAL, ["needs_review"] + ["sample"] * 10),
+    ],
+)
+def test_each_split_takes_its_pass_rates(split, reasons):
+    questions = [make_question(number) for number in range(11)]
+    rows = assemble(split, questions, {f"q{number:04d}": number for number in range(11)})
+    assert outcome(rows) == {f"q{number:04d}": reason for number, reason in enumerate(reasons)}
+    assert len(rows) == 11
+    assert all(row.raw and "of 10 times" in row.message for row in rows if isinstance(row, Reject))
+
+
+@pytest.mark.parametrize("split", Split)
+def test_what_only_the_viewer_answers_is_kept_but_not_for_reinforcement_learning(split):
+    [row] = assemble(split, [make_question(1)], {"q0001": 0}, solved={"q0001": True})
+    assert (row.reason if isinstance(row, Reject) else row.pass_rate) == ("too_hard" if split is Split.RL else 0)
+    [reject] = assemble(split, [make_question(1)], {"q0001": 0}, solved={"q0001": False})
+    assert reject.reason == ("too_hard" if split is Split.RL else "needs_review")
+
+
+def test_pass_rates_of_the_users_own_decide():
+    pass_rates = {"sft_min": 0.3, "sft_max": 0.5, "eval_min": 0}
+    questions = [make_question(number) for number in (1, 2, 3)]
+    rows = assemble(Split.SFT, questions, {"q0001": 2, "q0002": 5, "q0003": 6}, **pass_rates)
+    assert outcome(rows) == {"q0001": "too_hard", "q0002": "sample", "q0003": "too_easy"}
+    [kept] = assemble(Split.EVAL, [make_question(1)], {"q0001": 0}, **pass_rates)
+    assert kept.pass_rate == 0
 
 
 def test_near_duplicates_share_a_split_and_hints_decide():
@@ -187,7 +270,7 @@ def test_a_question_that_rl_cannot_use_takes_no_place_of_another():
     context = Context(STAGE.name, "all", BuildConfig(source="a", out="b"), {}, {}, files=None, scratch=None)
     difficulties = [make_trial(questions[0], Check.DIFFICULTY, 0), make_trial(questions[1], Check.DIFFICULTY, 5)]
     rows = STAGE.run(context, videos, questions, [*map(make_reasoning, questions)], difficulties, [], sources)
-    assert outcome(rows) == {"q0001": "always_wrong", "q0002": "sample"}
+    assert outcome(rows) == {"q0001": "too_hard", "q0002": "sample"}
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,60 @@ def test_frames_no_model_accepts_are_a_reject(stages, server, tmp_path):
     assert not server.requests
 
 
+VIEWER = {"models": {"viewer": {"model": "strong"}, "target": {"model": "weak"}}}
+
+
+def answer_as_viewer_only(body):
+    """The viewer is right, and the target wrong."""
+    right = re.search(r"^([A-D])\. a boat$", last_text(body), re.MULTILINE)[1]
+    wrong = "A" if right != "A" else "B"
+    return f"<think>It floats.</think><answer>{right if body['model'] == 'strong' else wrong}</answer>"
+
+
+def run_with_viewer(stages, path, **settings):
+    """Rows of the stage for a choice question, with a target and a viewer that see this file."""
+    stages.vision = True
+    stages.server.models = ("fake-model", "strong", "weak")
+    video = of_file(VIDEO, path).model_copy(update={"duration_us": 4_000_000, "frame_count": 100})
+    arguments = [video], CAPTIONS, [CHOICE], make_reasonings(CHOICE), []
+    return stages.run(STAGE, *arguments, difficulty={"trials": 4, "max_frames": 2}, **settings)
+
+
+def test_the_viewer_answers_what_the_target_never_did(stages, server, tmp_path):
+    server.script = answer_as_viewer_only
+    path = counting_video(tmp_path / "film.mp4", fps=25)
+    measured, solvable = run_with_viewer(stages, path, **VIEWER)
+    assert (measured.check, measured.correct, measured.n, measured.passed) == (Check.DIFFICULTY, 0, 4, True)
+    assert (solvable.check, solvable.passed) == (Check.SOLVABLE, True)
+    assert solvable.correct == solvable.n == server.count["strong"] == 3
+    contents = {seen.body["model"]: seen.body["messages"][-1]["content"] for seen in server.requests}
+    assert contents["weak"] == contents["strong"]
+
+
+def test_a_viewer_that_is_wrong_too_does_not_pass_the_question(stages, server, tmp_path):
+    server.script = lambda body: "<answer>I cannot see it.</answer>"
+    _, solvable = run_with_viewer(stages, counting_video(tmp_path / "film.mp4", fps=25), **VIEWER)
+    assert (solvable.correct, solvable.passed) == (0, False)
+
+
+def test_the_target_itself_is_no_viewer(stages, server, tmp_path):
+    server.script = lambda body: "<answer>I cannot see it.</answer>"
+    [measured] = run_with_viewer(stages, counting_video(tmp_path / "film.mp4", fps=25))
+    assert measured.check is Check.DIFFICULTY
+
+
+def test_a_viewer_without_frames_is_a_reject_of_the_question(stages, server, tmp_path):
+    """A target without vision needs no file."""
+    server.models = ("fake-model", "strong")
+    server.script = lambda body: "<answer>I cannot see it.</answer>"
+    stages.vision = True
+    models = {"models": {"viewer": {"model": "strong"}, "target": {"vision": False}}}
+    arguments = [of_file(VIDEO, tmp_path / "gone.mp4")], CAPTIONS, [CHOICE], make_reasonings(CHOICE), []
+    [measured] = stages.run(STAGE, *arguments, difficulty={"trials": 1}, **models)
+    assert (measured.n, measured.passed) == (1, False)
+    assert [(each.key, each.reason) for each in stages.rejects] == [(CHOICE.question_id, "missing_file")]
+
+
 def test_a_question_without_an_answer_has_no_pass_rate_and_is_out(stages, server):
     server.fail(Fault(400, "maximum context length is 2048 tokens", "context_length_exceeded"), times=9)
     (trial,) = stages.run(STAGE, [VIDEO], CAPTIONS, [OPEN], make_reasonings(OPEN), [], difficulty={"trials": 3})

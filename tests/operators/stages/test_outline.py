@@ -8,6 +8,7 @@ from operators.execution.pipeline import stage
 from operators.questions.scenes import plan_scenes
 from operators.questions.story import caption_line, summarize_by_program, tell
 from schemas.config import Role
+from schemas.provenance import Provenance
 from schemas.tables import Outline, Source, VideoCategory
 from tests.support.event_world import PEOPLE, SECOND, EventWorld
 from tests.support.openai_server import Fault, Reply, last_text
@@ -137,6 +138,17 @@ def stages_config(**question):
     from schemas.config import BuildConfig
 
     return BuildConfig.model_validate({"source": "in", "out": "out", "question": question})
+
+
+def test_an_outline_names_the_models_and_prompts_of_the_captions(stages, server):
+    captions = [
+        caption.model_copy(
+            update={"provenance": Provenance(model="vlm", prompt_id="caption", prompt_sha256="a", seed=n)}
+        )
+        for n, caption in enumerate(SHORT)
+    ]
+    outline = run(stages, captions, question={"writers": ["program"]})
+    assert [(step.step, step.model, step.prompt_id) for step in outline.captioned_by] == [("caption", "vlm", "caption")]
 
 
 def test_a_video_without_captions_has_no_outline(stages, server):

@@ -7,10 +7,12 @@ from schemas.config import Media
 from schemas.frame_policy import FramePolicy, frame_times
 from schemas.tables import Split
 from tests.support.properties import given, settings, st
-from tests.support.rows import make_video
-from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, release_of
+from tests.support.rows import make_sample, make_video
+from tests.trainer_plugin.support import TinyFamily, byte_tokenizer, release_of, write_release
 from trainer_plugin.data.samples import PromptVariant, ReleaseDataset
 from trainer_plugin.families import family_of
+from trainer_plugin.recipe import VideoData
+from trainer_plugin.training.from_recipe import open_samples
 from trainer_plugin.types import IGNORED, UnusableSample
 
 SECONDS = (4, 11, 60)
@@ -59,6 +61,16 @@ def test_a_sample_is_the_video_then_the_question_then_the_answer(url):
     assert text(open_ended.input_ids).endswith("<think>It shows.</think><answer>a boat</answer><|im_end|>")
     assert "then give a short answer inside" in text(open_ended.input_ids)
     assert choice.positions.shape == (3, len(choice.input_ids))
+
+
+def test_samples_whose_reasoning_was_hinted_can_be_skipped(tmp_path):
+    video = make_video("film").model_copy(update={"width": 160, "height": 64, "fps": 30.0})
+    samples = [make_sample(n, video).model_copy(update={"reasoning_hinted": n == 1}) for n in range(3)]
+    url = write_release(tmp_path / "release", [video], samples, media=Media.NONE)
+    for skip, keys in ((False, ["q0000", "q0001", "q0002"]), (True, ["q0000", "q0002"])):
+        data = VideoData(release=url, media="videos", skip_hinted=skip)
+        dataset = open_samples(data, TinyFamily(), byte_tokenizer())
+        assert [dataset.key(number) for number in range(len(dataset))] == keys
 
 
 def test_only_the_answer_and_its_end_token_are_supervised(url):
