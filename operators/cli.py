@@ -128,7 +128,9 @@ def films(
     minutes: Annotated[str, typer.Option(help="Length of each film: `4`, or bounds such as `3..5`.")] = "3..5",
     seed: Annotated[int, typer.Option(help="The same seed makes the same films.")] = 1,
     texts: Annotated[str, typer.Option(help="On-screen text: none, few (titles) or many (what people want).")] = "none",
-    workers: Annotated[int | None, typer.Option(min=1, help="Films under way at once; one for each core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Films under way at the same time; one for each core.")
+    ] = None,
 ) -> None:
     """Render films of a story grammar, each with its truth and facts, and print their manifest, a source for builds."""
     from operators.demo.films.grammar.rendering import parse_minutes, parse_texts, render_films

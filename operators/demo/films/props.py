@@ -10,6 +10,7 @@ from operators.demo.films.vehicles import Drawing
 
 _DARK = "#2d3446"
 _WOOD = "#7a4b26"
+_PALE = "#cfe6f5"
 
 
 def _chest(canvas: Canvas, colour: str, phase: int) -> None:
@@ -100,17 +101,13 @@ def _basket(canvas: Canvas, colour: str, phase: int) -> None:
 
 
 def _bubble(canvas: Canvas, colour: str, phase: int, *, width: int) -> None:
-    for x in range(30, width - 29, 12):
-        canvas.circle(x, 22, 20, _DARK)
-        canvas.circle(x, 58, 20, _DARK)
-    canvas.ellipse(width / 2, 40, width / 2 - 1, 30, _DARK)
-    for x in range(30, width - 29, 12):
-        canvas.circle(x, 22, 18.5, colour)
-        canvas.circle(x, 58, 18.5, colour)
-    canvas.ellipse(width / 2, 40, width / 2 - 2.5, 28.5, colour)
-    for y, radius in ((85, 6), (97, 4)):
-        canvas.circle(width / 2, y, radius, _DARK)
-        canvas.circle(width / 2, y, radius - 1.5, colour)
+    for shrink, paint in ((0.0, colour), (2.0, _PALE)):
+        for x in range(30, width - 29, 12):
+            canvas.circle(x, 22, 20 - shrink, paint)
+            canvas.circle(x, 58, 20 - shrink, paint)
+        canvas.ellipse(width / 2, 40, width / 2 - 1 - shrink, 30 - shrink, paint)
+        for y, radius in ((85, 6), (97, 4)):
+            canvas.circle(width / 2, y, radius - shrink, paint)
 
 
 def _cross(canvas: Canvas, colour: str, phase: int) -> None:

@@ -83,8 +83,8 @@ COLOURS: dict[ObjectKind, tuple[Colour, ...]] = {
     "barrel": ("brown", "red", "blue", "green", "yellow"),
     "crate": ("brown", "orange", "teal", "purple", "pink"),
     "basket": ("yellow", "pink", "blue", "orange", "green"),
-    "plane": ("white", "red", "yellow"),
-    "bird": ("black", "white", "red", "blue", "yellow"),
+    "plane": ("purple", "red", "yellow"),
+    "bird": ("black", "red", "purple", "yellow"),
 }
 """Colours in which a kind is drawn, if not all bright ones."""
 

@@ -25,7 +25,7 @@ def facts_of(world: World, staged: Sequence[StagedShot], script: FilmScript) -> 
     for shot, placed in zip(staged, place_shots(script), strict=True):
         if shot.shot.scene in world.entities:
             seen.setdefault(shot.shot.scene, []).append((placed.start, placed.end))
-    events = sorted((event for event in world.events if event.end), key=lambda each: (each.start, int(each.id[1:])))
+    events = [_event_fact(event, seen) for event in world.events if event.end]
     return VideoFacts(
         entities=tuple(
             EntityFact(
@@ -38,7 +38,7 @@ def facts_of(world: World, staged: Sequence[StagedShot], script: FilmScript) -> 
             for each in world.entities.values()
             if each.id in seen
         ),
-        events=tuple(_event_fact(event, seen) for event in events),
+        events=tuple(sorted(events, key=lambda event: (event.start_us, int(event.event_id[1:])))),
         goals=tuple(
             GoalFact(
                 goal_id=goal.id,

@@ -73,11 +73,16 @@ def make_film(seed: int, minutes: float | tuple[float, float], texts: Texts = "n
     shots: list[StagedShot] = []
     if texts != "none":
         story.stage.show_card(["A STORY"])
-    while story.stage.frames < target and (longer := _add_chapter(story, longest, texts)):
+    while story.stage.frames < target:
+        # Finished shots are kept apart, so that a trial does not copy them.
+        finished, story.stage.shots = story.stage.shots, []
+        if (longer := _add_chapter(story, longest, texts)) is None:
+            story.stage.shots = finished
+            break
+        shots += finished
         story = longer
-        shots += story.stage.shots
-        story.stage.shots = []
-    shots += _fill(story, shortest)
+    _fill(story, shortest)
+    shots += story.stage.shots
     if texts != "none":
         hero = story.world.name(story.world.goals[0].actor)
         shots[0] = shots[0]._replace(shot=card(["A STORY OF", hero.upper()]))
@@ -116,6 +121,8 @@ def _run_chapter(story: _Story, count: int, depth: int, texts: Texts, *, small: 
         stage.light = _LIGHTS[(_LIGHTS.index(stage.light) + 1) % 3]
         if texts != "none":
             stage.show_card([f"CHAPTER {story.chapters + 1}"])
+        if rng.random() < 0.4:
+            stage.show_montage(rng.sample(story.world.line, min(4, len(story.world.line))))
     story.chapters += 1
     planner = Quests(story.world, rng, depth)
     quests = [planner.plan(small=small) for _ in range(count)]
@@ -129,18 +136,14 @@ def _run_chapter(story: _Story, count: int, depth: int, texts: Texts, *, small: 
             stage.stage(acts)
 
 
-def _fill(story: _Story, shortest: int) -> list[StagedShot]:
-    """The last shots, up to the shortest length. People pass the time, and the last shot lasts a little longer."""
+def _fill(story: _Story, shortest: int) -> None:
+    """Lengthen the film to the shortest length: people pass the time, and the last shot lasts a little longer."""
     stage = story.stage
     while shortest - stage.frames > 6 * FPS:
         Scenario(story.world, story.rng).pass_time(stage.light == "night")
         stage.stage(story.world.take_acts())
-    missing = shortest - stage.frames
-    if missing > 0 and stage.shots:
-        last = stage.shots[-1]
-        seconds = (round(last.shot.seconds * FPS) + missing) / FPS
-        stage.shots[-1] = last._replace(shot=last.shot.model_copy(update={"seconds": seconds}))
-    return stage.shots
+    if (missing := shortest - stage.frames) > 0:
+        stage.lengthen(missing)
 
 
 def _title(world: World) -> str:

@@ -106,12 +106,14 @@ class Quests:
         self._rng.shuffle(sides)
         for side in sides:
             before = world.line[-1 if side == "right" else 0]
-            if before not in world.closed_off and unseen:
-                if scenario.crowd(before)[0] > 2:
+            if before not in world.closed_off and len(unseen) > 1:
+                # One place cannot have closed ways on both sides: nothing could be put between them.
+                guards = world.line[0] in world.closed_off or world.line[-1] in world.closed_off
+                if scenario.crowd(before)[0] > 2 or (guards and len(world.line) < 3):
                     before = world.extend(unseen.pop(), side)
-                if unseen:
-                    beyond = world.extend(unseen.pop(), side)
-                    return beyond, scenario.person(beyond), before, side
+                beyond = world.extend(unseen.pop(), side)
+                world.closed_off.add(beyond)
+                return beyond, scenario.person(beyond), before, side
         return None
 
     def _reach(self, hero: str, place: str, friend: str) -> Goal:
@@ -126,7 +128,6 @@ class Quests:
             return self._deliver()
         beyond, friend, before, side = found
         gate = scenario.new("gate", before)
-        world.closed_off.add(beyond)
         world.edges[gate] = side
         key = self._ways.tool(self._depth - 1, [before, beyond], "key")
 
@@ -149,7 +150,6 @@ class Quests:
             return self._deliver()
         beyond, friend, before, side = found
         boulder = scenario.new("boulder", before)
-        world.closed_off.add(beyond)
         world.edges[boulder] = side
         away = [before, beyond, world.here(hero)]
         robot = self._rng.random() < 0.4

@@ -1,6 +1,6 @@
 """The parts of a plot that every quest needs: who and what takes part, where, and how people get from place to place.
 
-What is planned is put into the world at once, and what happens later comes in steps. A step is what happens without a
+What is planned is put into the world first, and what happens later comes in steps. A step is what happens without a
 break, so the steps of parallel quests can alternate.
 """
 

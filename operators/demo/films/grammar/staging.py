@@ -38,6 +38,10 @@ _WALK, _RUN = 5.0, 9.0
 _GROUND, _PROPS_GROUND, _THINGS_GROUND = 342, 326, 350
 _LINE_LETTERS, _LINE_FRAMES = 32, 50
 """Longest line of a story text, and how long it is shown."""
+_CLOSE_UP, _CLOSE_UP_Y = 1.25, 216
+"""Zoom, and the height of the middle: bubbles over heads fit in."""
+_PANS, _PAN_START = 0.08, 16
+"""How often the camera swings to the scene when a shot begins, and from which frame on."""
 _OUT_LEFT, _OUT_RIGHT = -30.0, 670.0
 _LAYERS = {"sky": 0, "prop": 1, "content": 2, "being": 3, "thing": 4, "held": 5, "sign": 6, "picture": 7}
 _FLYERS: tuple[ObjectKind, ...] = ("plane", "bird", "balloon", "drone")
@@ -107,6 +111,7 @@ class Draft:
     goals: list[tuple[Goal, int, int]] = field(default_factory=list)
     texts: list[tuple[str, int, int]] = field(default_factory=list)
     steady: bool = False
+    pan: int = 0
     end: int = 0
 
 
@@ -158,6 +163,9 @@ class Stage:
     def _stage_at(self, place: str, acts: Sequence[Act]) -> None:
         self._open(place, None)
         clock = 10
+        if self.rng.random() < _PANS:
+            self._draft.pan = self.rng.choice((-130, -90, 90, 130))
+            clock = _PAN_START + 18
         queue = list(acts)
         while queue:
             group = [queue.pop(0)]
@@ -165,7 +173,7 @@ class Stage:
                 group.append(queue.pop(0))
             thinker = group[0].actor if group[0].gesture == "think" else None
             close_up = self._draft.close_up
-            if thinker and clock > 60 and self.rng.random() < 0.6:
+            if thinker and clock > 60 and not self.story_texts and self.rng.random() < 0.6:
                 close_up = self._x[thinker]
             elif close_up is not None and (thinker is None or close_up != self._x[thinker]):
                 close_up = None
@@ -183,6 +191,22 @@ class Stage:
                 + 6
             )
         self._close(clock + 8)
+
+    def show_montage(self, places: Sequence[str]) -> None:
+        """A short view of each of some places, in which nothing happens."""
+        self._settle()
+        for place in places:
+            self._open(place, None)
+            self._draft.steady = True
+            self._close(0, shortest=32)
+            self.enter = Transition()
+
+    def lengthen(self, frames: int) -> None:
+        """Show the last shot longer, in which nothing more happens."""
+        last = self.shots[-1]
+        seconds = (round(last.shot.seconds * FPS) + frames) / FPS
+        self.shots[-1] = last._replace(shot=last.shot.model_copy(update={"seconds": seconds}))
+        self.frames += frames
 
     def show_card(self, lines: Sequence[str]) -> None:
         """Show a dark card with a title, and perhaps a smaller line above it."""
@@ -276,9 +300,11 @@ class Stage:
             return _LAYERS["thing"] if self._y[entity.id] > _PROPS_GROUND else _LAYERS["content"]
         return _LAYERS["being"]
 
-    def _close(self, end: int) -> None:
+    def _close(self, end: int, shortest: int = 45) -> None:
         draft = self._draft
-        draft.end = max(end, 45, *(mark.end + 2 for mark in draft.marks), *(each[2] + 2 for each in draft.goals), 0)
+        draft.end = max(
+            end, shortest, *(mark.end + 2 for mark in draft.marks), *(each[2] + 2 for each in draft.goals), 0
+        )
         scene: Scene = draft.place  # type: ignore[assignment]
         if draft.close_up is None:
             self._fly_by(scene)
@@ -305,8 +331,8 @@ class Stage:
             light=self.light,
             camera=offset,
             drift=drift,
-            zoom=1.5 if zoomed else 1.0,
-            focus=(min(max(draft.close_up, 160), 480), 240) if draft.close_up is not None else (320, 180),
+            zoom=_CLOSE_UP if zoomed else 1.0,
+            focus=(min(max(draft.close_up, 160), 480), _CLOSE_UP_Y) if draft.close_up is not None else (320, 180),
             ambience=_AMBIENCE.get(scene, "calm") if self.light != "night" else "calm",
             objects=tuple(_moving_object(each, draft.end) for each in present),
             texts=tuple(texts),
@@ -344,11 +370,14 @@ class Stage:
         if self._draft.close_up is None:
             return True
         middle = min(max(self._draft.close_up, 160), 480)
-        return any(abs(x - middle) < 190 for _, x, _ in mover.points)
+        return any(abs(x - middle) < 220 for _, x, _ in mover.points)
 
     def _camera(self, scene: Scene) -> tuple[int, int, tuple[Distractor, ...]]:
         """Offset and drift of the camera, and sudden changes that are no cuts."""
         draft = self._draft
+        if draft.pan:
+            pan = Distractor(kind="pan", start=_PAN_START / FPS, seconds=0.6, pixels=draft.pan)
+            return -draft.pan, 0, (pan,)
         if draft.close_up is not None or draft.steady or draft.end < 75:
             return 0, 0, ()
         draw = self.rng.random()
@@ -376,7 +405,7 @@ class Stage:
         start = self.rng.randint(10, max(10, draft.end - 100))
         end = min(draft.end - 4, start + 130)
         to_left = self.rng.random() < 0.5
-        height = self.rng.choice((86.0, 100.0, 112.0))
+        height = self.rng.choice((58.0, 66.0, 76.0))
         path = [(start, _OUT_RIGHT + 20, height), (end, _OUT_LEFT - 20, height)]
         if not to_left:
             path = [(start, _OUT_LEFT - 20, height), (end, _OUT_RIGHT + 20, height)]
@@ -396,7 +425,7 @@ class Stage:
         draft.marks.append(Mark(self.world.pass_by(flyer, draft.place), start + 3, end - 3, None))
 
     def _new_flyer(self, kind: ObjectKind) -> str:
-        entity = self.world.add(kind, "", colour=self.rng.choice(COLOURS.get(kind, ("red", "yellow", "white"))))
+        entity = self.world.add(kind, "", colour=self.rng.choice(COLOURS.get(kind, ("red", "yellow", "purple"))))
         self.world.placements.clear()
         self.world.position[entity] = None
         self._place[entity] = None
@@ -976,7 +1005,7 @@ class Stage:
         """A thought bubble over somebody's head, with pictures of entities side by side."""
         x, _ = self._bubble_middle(who, 0)
         wide = len(pictures) > 1
-        self._sign("wide_bubble" if wide else "bubble", "white", x, self._top(who) - 2, start, end)
+        self._sign("wide_bubble" if wide else "bubble", "black", x, self._top(who) - 2, start, end)
         step = 52 if len(pictures) > 2 else (46 if arrow else 40)
         for rank, picture in enumerate(pictures):
             entity = self.world.entities[picture]

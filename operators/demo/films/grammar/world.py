@@ -170,8 +170,11 @@ class World:
     def locate(self, place: str) -> str:
         """Give a place its spot on the line, unless it has one, where no closed way has to be passed; the place."""
         if place not in self.line:
-            open_spots = [index for index, each in enumerate(self.line) if each not in self.closed_off]
-            first, last = (open_spots[0], open_spots[-1] + 1) if open_spots else (0, 0)
+            first, last = 0, len(self.line)
+            if self.line and self.line[0] in self.closed_off:
+                first += 2
+            if self.line and self.line[-1] in self.closed_off:
+                last -= 2
             self.line.insert(self.rng.randint(first, last), place)
         return place
 

@@ -54,6 +54,26 @@ def test_everybody_is_where_they_act_and_gets_there_by_leaving_and_arriving(film
         place[event.actor] = None if event.action == "leave" else event.place
 
 
+def test_nobody_leaves_past_a_gate_or_a_boulder_that_closes_the_way(film):
+    facts = film.facts
+    closed: dict[tuple[str, str], str] = {}
+    for entity in facts.entities:
+        if entity.entity_id.endswith(("_gate", "_boulder")):
+            track = next(track for track in facts.tracks if track.entity == entity.entity_id)
+            place = next(
+                each.entity_id
+                for each in facts.entities
+                if each.kind is EntityKind.PLACE
+                and any(span.start_us <= track.times_us[0] < span.end_us for span in each.spans)
+            )
+            closed[place, "left" if track.boxes[0].x0 < 0.5 else "right"] = entity.entity_id
+    for event in facts.events:
+        if event.action in ("open", "roll"):
+            closed = {way: entity for way, entity in closed.items() if entity != event.actor}
+        if event.action == "leave":
+            assert (event.place, event.phrase.rpartition(" ")[2]) not in closed
+
+
 def test_causes_precede_their_effects(film):
     known: dict[str, EventFact] = {}
     for event in film.facts.events:
