@@ -137,7 +137,8 @@ def _describe_request(traced: TracedRequest) -> Iterator[tuple[str, str]]:
         content = message["content"]
         parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
         yield message["role"], "\n".join(map(_describe_part, parts))
-    yield "response_format", _json(exchange.response_format())
+    schema = exchange.response_format()
+    yield "response_format", _json(schema) if schema else "none: free text"
     yield "sampling", _json(exchange.sampling.model_dump(mode="json", exclude_none=True))
     yield "sha256", exchange.sha256
     yield (
