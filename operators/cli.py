@@ -219,10 +219,18 @@ def stage(
 
 @app.command()
 def report(run: RunUrl) -> None:
-    """Write a run's report page, and print its address as one JSON line."""
+    """Write a run's report page and findings, and print the page's address and the counts as one JSON line.
+
+    The findings that need attention go to stderr.
+    """
     from operators.report import write_report
 
-    _json_line({"report": write_report(RunFolder.open(run))})
+    folder = RunFolder.open(run)
+    address = write_report(folder)
+    found = folder.findings()
+    for finding in found.problems:
+        typer.echo(str(finding), err=True)
+    _json_line({"report": address, "findings": found.counts()})
 
 
 @app.command()
@@ -301,9 +309,13 @@ def schema(
 ) -> None:
     """Print the JSON schema of a row, a configuration or a file."""
     from schemas import config as configs
-    from schemas import manifest, run, sample, tables
+    from schemas import findings, manifest, run, sample, tables
 
-    models = {key: value for module in (configs, manifest, run, sample, tables) for key, value in vars(module).items()}
+    models = {
+        key: value
+        for module in (configs, findings, manifest, run, sample, tables)
+        for key, value in vars(module).items()
+    }
     named = {key: value for key, value in models.items() if isinstance(value, type) and issubclass(value, BaseModel)}
     if name not in named:
         raise ConfigError(f"no model named {name!r}; known are {', '.join(sorted(named))}")

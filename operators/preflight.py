@@ -18,6 +18,7 @@ from operators.curation.evaluation_lists import read_evaluation_lists
 from operators.execution.pipeline import BUILD_STAGES, VIDEO_STAGES, stage
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.models.endpoints import ModelUnavailable, check, endpoint_for
+from operators.models.families import find_dependent_models
 from operators.models.prompts import load_prompt
 from operators.models.session import MEASURED, resolve
 from operators.questions.derive import CATEGORY
@@ -26,6 +27,7 @@ from operators.store.content_store import Store
 from operators.video.decode.ffmpeg import check_ffmpeg, ffmpeg_executable, ffmpeg_version, pyav_version
 from schemas.config import BuildConfig, CaptionSource, Detector, ModelsConfig, Role, Speech, Writer
 from schemas.errors import BadInput
+from schemas.findings import Severity
 
 MIN_FREE_BYTES = 1 << 30
 """Minimum free space of a local output folder, and of the temporary folder, when a build starts."""
@@ -89,11 +91,8 @@ def _models(config: BuildConfig, environ: Mapping[str, str]) -> list[str]:
             notes.append(f"{role.value}: {model} at {endpoint.shown_url}")
         except ModelUnavailable as error:
             problems.append(str(error))
-    if models.viewer.model and models.viewer.model == models.captioner.model:
-        notes.append(
-            f"warning: the viewer is the captioner's model {models.viewer.model!r}, which sees again what it invented; "
-            f"use a model of another family"
-        )
+    found = find_dependent_models(models, config.question)
+    notes += [str(finding) for finding in found if finding.severity is not Severity.INFO]
     if embedded:
         problems += _missing_for_the_embedded_model()
     if models.captioner.model == MEASURED or is_annotated:

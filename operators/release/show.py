@@ -15,6 +15,7 @@ from operators.video.timecode import format_span
 from schemas.answer_format import LETTERS
 from schemas.arrow import rows_from_parquet
 from schemas.base import digest
+from schemas.findings import Findings, Severity
 from schemas.provenance import StepProvenance
 from schemas.run import Release
 from schemas.sample import Sample
@@ -30,6 +31,7 @@ def show_build(console: Console, folder: RunFolder, release: Release, seconds: f
         seconds: duration of the run, as the caller measured it.
     """
     show_rejects(console, folder)
+    show_findings(console, folder.findings())
     show_samples(console, pick_samples(read_samples(folder.store, release), SHOWN_SAMPLES))
     address = f"{folder.store.url}/releases/{release.name}/v{release.version:04d}"
     lines = [
@@ -100,6 +102,15 @@ def _group_steps(steps: Sequence[StepProvenance]) -> dict[str, list[str]]:
         prompt = f" ({step.prompt_id} {step.prompt_sha256[:8]})" if step.prompt_id else ""
         found.setdefault(step.model, []).append(f"{step.step}{prompt}")
     return found
+
+
+def show_findings(console: Console, findings: Findings) -> None:
+    """Print the findings that need attention, one line each, or that there are none."""
+    styles = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
+    for finding in findings.problems:
+        console.print(Text(str(finding), style=styles[finding.severity]), soft_wrap=True)
+    if not findings.problems:
+        console.print(Text("no finding about the data needs attention", style="dim"))
 
 
 def _lines(sample: Sample) -> Iterator[RenderableType]:

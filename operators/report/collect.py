@@ -19,8 +19,8 @@ from operators.report.funnel import Step, funnel
 from operators.report.tables import Tables
 from operators.store.run_folder import RunFolder
 from schemas.answer_format import LETTER_ELEMENT
-from schemas.base import digest
-from schemas.config import BuildConfig, Writer
+from schemas.base import Row, digest
+from schemas.config import BuildConfig, Role, Writer
 from schemas.run import PromptIdentity, Run, StageMetrics
 from schemas.sample import Sample
 from schemas.tables import Caption, CaptionStatus, Check, Clip, Question, QuestionKind, Reasoning, Trial, Video
@@ -29,6 +29,10 @@ MAX_EXAMPLES = 8
 _MICROSECONDS = 1e6
 _CELL = ("category", "kind", "reach")
 """What a plan counts questions by."""
+_QUESTION_COLUMNS = (
+    *("question_id", "video_id", "writer", *_CELL, "options", "passed"),
+    *("provenance.prompt_id", "provenance.model"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,16 @@ class RoleNumbers:
 
 
 @dataclass(frozen=True)
+class ServedModel:
+    """Number of answers for which a role requested one model and the server stated another name, the same, or none."""
+
+    role: Role
+    requested: str
+    served: str
+    answers: int
+
+
+@dataclass(frozen=True)
 class ShownSample:
     """A sample, with the title and the origin of its video."""
 
@@ -83,10 +97,22 @@ class Numbers:
     clip_seconds: np.ndarray
     captions: int
     truncated: int
+    repaired: dict[str, int]
+    """Number of captions by each fault for which an earlier answer for their clip was not used."""
+    repaired_captions: int
+    """Number of captions that are not the captioner's first answer."""
     questions: int
     plan: pd.DataFrame
     """One row per category, kind and reach of the reasoner's questions: category, kind, reach, `planned` and `kept`
     (number that passed all checks). Empty if only a program writes questions."""
+    outcomes: pd.DataFrame
+    """One row per question that was written: question_id, video_id, category, prompt and model (of its writer), writer,
+    `kept` (became a sample) and `reason` (of its reject; empty if it has none)."""
+    chains: pd.DataFrame
+    """One row per chain of thought: question_id, model, hinted, refined."""
+    chain_checks: pd.DataFrame
+    """One row per check of a chain of thought by a model: question_id, check, n, correct, passed."""
+    served: tuple[ServedModel, ...]
     samples: pd.DataFrame
     """One row per sample: its short columns, `letter` (right answer of a choice question), `spans` (number of evidence
     spans) and `seconds` (duration of its video)."""
@@ -125,8 +151,9 @@ def collect(folder: RunFolder) -> Numbers:
     tables = Tables(folder)
     metrics = folder.metrics()
     videos = _videos(tables)
-    questions = tables.frame("question", Question, ("question_id", "writer", *_CELL, "options", "passed"))
-    checks = _checks(tables)
+    questions = tables.frame("question", Question, _QUESTION_COLUMNS)
+    captions = tables.frame("caption", Caption, ("status", "repaired"))
+    checks = _checks(tables, "question", Question)
     difficulty = tables.frame("difficulty", Trial, ("question_id", "check", "n", "correct", "passed"))
     difficulty = difficulty[difficulty["check"] == Check.DIFFICULTY.value]
     evidence = tables.columns("assemble", Sample, ("evidence", "duration_us"))
@@ -141,9 +168,15 @@ def collect(folder: RunFolder) -> Numbers:
         videos=videos,
         clip_seconds=_clip_seconds(tables),
         captions=tables.rows("caption"),
-        truncated=int((tables.frame("caption", Caption, ("status",))["status"] == CaptionStatus.TRUNCATED.value).sum()),
+        truncated=int((captions["status"] == CaptionStatus.TRUNCATED.value).sum()),
+        repaired=dict(Counter(reason for reasons in captions["repaired"] for reason in set(reasons)).most_common()),
+        repaired_captions=int((captions["repaired"].map(len) > 0).sum()),
         questions=len(questions),
         plan=_plan(folder.run.config, videos, questions),
+        outcomes=_outcomes(questions, samples, rejects),
+        chains=_chains(tables),
+        chain_checks=_checks(tables, "reason", Reasoning),
+        served=tuple(ServedModel(*names, answers) for names, answers in sorted(tables.served_models().items())),
         samples=samples,
         evidence_seconds=_span_seconds(evidence),
         evidence_outside=_outside(evidence),
@@ -217,9 +250,28 @@ def _plan(config: BuildConfig, videos: pd.DataFrame, questions: pd.DataFrame) ->
     return pd.DataFrame([(*cell, planned[cell], kept[cell]) for cell in cells], columns=[*_CELL, "planned", "kept"])
 
 
-def _checks(tables: Tables) -> pd.DataFrame:
-    """One row per check of a question: question_id, check, n, correct, passed."""
-    found = tables.columns("question", Question, ("question_id", "checks"))
+def _outcomes(questions: pd.DataFrame, samples: pd.DataFrame, rejects: pd.DataFrame) -> pd.DataFrame:
+    reason_of = rejects.drop_duplicates("key").set_index("key")["reason"]
+    ids = questions["question_id"]
+    return pd.DataFrame(
+        {
+            **{name: questions[name] for name in ("question_id", "video_id", "category", "writer")},
+            "prompt": questions["provenance.prompt_id"],
+            "model": questions["provenance.model"],
+            "kept": ids.isin(samples["question_id"]),
+            "reason": ids.map(reason_of).fillna(""),
+        }
+    )
+
+
+def _chains(tables: Tables) -> pd.DataFrame:
+    chains = tables.frame("reason", Reasoning, ("question_id", "provenance.model", "hinted", "refinement.model"))
+    return chains.assign(refined=chains.pop("refinement.model").notna()).rename(columns={"provenance.model": "model"})
+
+
+def _checks(tables: Tables, stage: str, row: type[Row]) -> pd.DataFrame:
+    """One row per check of a question or of its chain of thought: question_id, check, n, correct, passed."""
+    found = tables.columns(stage, row, ("question_id", "checks"))
     checks = pc.list_flatten(found["checks"])
     owner = pc.take(found["question_id"], pc.list_parent_indices(found["checks"]))
     columns = {name: pc.struct_field(checks, name) for name in ("check", "n", "correct", "passed")}

@@ -12,7 +12,7 @@ from operators.execution.rejects import RejectGroup
 from operators.report.collect import Numbers
 from operators.report.plots import Bar, Histogram, bars, bin_labels, columns, histogram, tally
 from schemas.config import Media
-from schemas.tables import Packaging, QuestionCategory, QuestionKind, Split
+from schemas.tables import Check, Packaging, QuestionCategory, QuestionKind, Split
 
 _SPLITS = tuple(split.value for split in Split)
 PACKAGING = {
@@ -23,6 +23,13 @@ PACKAGING = {
     Packaging.BOTH: "picture and sound encoded",
 }
 """Text for each way in which a source video is converted for the release."""
+MAX_REASONS = 3
+"""Reasons of rejects that a breakdown names for each row."""
+_CHAIN_CHECKS = {
+    Check.CHAIN_READ: "a reader without the video arrives at the answer",
+    Check.CHAIN_SUPPORT: "the captions support what it states",
+    Check.CHAIN_SWAPPED: "another question's chain does not lead to the answer",
+}
 _PHASES = ("compute", "models", "write")
 
 
@@ -36,6 +43,39 @@ class Figure:
     legend: tuple[str, ...]
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the questions of one category, prompt or model."""
+
+    name: str
+    written: str
+    samples: str
+    share: float
+    """Samples divided by written questions."""
+    reasons: tuple[tuple[str, str], ...]
+    """The most frequent reasons of rejects, with their numbers."""
+    other_reasons: str
+    """Number of rejects for other reasons; empty if there are none."""
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """What became of the questions, by one of their properties."""
+
+    by: str
+    rows: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
+class ChainTable:
+    """How chains of thought were written, and what readers found."""
+
+    written: tuple[tuple[str, str, str], ...]
+    """Way, number and share of the chains."""
+    checks: tuple[tuple[str, str, str], ...]
+    """Check, number of chains that passed it, and answers that it took."""
 
 
 def material_figures(numbers: Numbers) -> Iterator[Figure]:
@@ -127,6 +167,46 @@ def reject_bars(numbers: Numbers) -> Iterator[tuple[Markup, RejectGroup]]:
         label = f"{group.stage}: {_words(group.reason)}"
         row = Bar(label, (float(group.count),), f"{group.count:,}")
         yield bars(label, f"{group.count:,} rejects", [row], largest), group
+
+
+def breakdowns(numbers: Numbers) -> Iterator[Breakdown]:
+    """Yield what became of the questions by category, by prompt and by the model that wrote them."""
+    outcomes = numbers.outcomes
+    if outcomes.empty:
+        return
+    for name, column in (("category", "category"), ("prompt", "prompt"), ("model", "model")):
+        rows = []
+        for value, own in outcomes.groupby(column, sort=True):
+            reasons = own.loc[own["reason"] != "", "reason"].value_counts()
+            shown = tuple((_words(str(reason)), f"{count:,}") for reason, count in reasons.head(MAX_REASONS).items())
+            rest = f"{reasons.iloc[MAX_REASONS:].sum():,}" if len(reasons) > MAX_REASONS else ""
+            kept = int(own["kept"].sum())
+            rows.append(
+                Outcome(str(value) or "none (by program)", f"{len(own):,}", f"{kept:,}", kept / len(own), shown, rest)
+            )
+        yield Breakdown(name, tuple(rows))
+
+
+def chain_table(numbers: Numbers) -> ChainTable | None:
+    """How the chains of thought were written, and what their checks found. None without chains."""
+    chains, checks = numbers.chains, numbers.chain_checks
+    if chains.empty:
+        return None
+    total = len(chains)
+    written = (
+        ("by program", int((chains["model"] == "program").sum())),
+        ("by a model without the answer", int((~chains["hinted"] & (chains["model"] != "program")).sum())),
+        ("by a model with the answer (hinted)", int(chains["hinted"].sum())),
+        ("changed by the second pass", int(chains["refined"].sum())),
+    )
+    found = []
+    for check, text in _CHAIN_CHECKS.items():
+        own = checks[checks["check"] == check.value]
+        if len(own):
+            found.append((text, f"{int(own['passed'].sum()):,} of {len(own):,}", f"{int(own['n'].sum()):,}"))
+    return ChainTable(
+        tuple((text, f"{count:,}", f"{count / total:.0%}") for text, count in written if count), tuple(found)
+    )
 
 
 def time_figure(numbers: Numbers) -> Figure | None:

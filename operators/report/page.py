@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from operators.execution.rejects import describe_skipped
 from operators.report import figures
 from operators.report.collect import Numbers, ShownSample, collect
-from operators.report.health import findings
+from operators.report.health import find_findings
 from operators.report.plots import timeline
 from operators.store.run_folder import RunFolder
 from operators.video.timecode import format_span, format_time
@@ -20,9 +20,15 @@ from schemas.uri import shown_uri
 
 
 def write_report(folder: RunFolder) -> str:
-    """Write `report.html` into the run's folder, for the stages that have run so far, and return its URL."""
+    """Write `report.html` and `findings.json` into the run's folder, for the stages that have run so far.
+
+    Returns:
+        The URL of the page.
+    """
     address = f"{folder.address}/report.html"
-    folder.store.write(address, render(collect(folder)).encode())
+    numbers = collect(folder)
+    folder.write_findings(find_findings(numbers))
+    folder.store.write(address, render(numbers).encode())
     return f"{folder.store.url}/{address}"
 
 
@@ -48,13 +54,15 @@ def _content(numbers: Numbers) -> dict[str, Any]:
         "letters": LETTERS,
         "key_figures": _key_figures(numbers),
         "by_split": _by_split(numbers),
-        "findings": findings(numbers),
+        "findings": find_findings(numbers),
         "samples_done": numbers.done("assemble"),
         "material": list(figures.material_figures(numbers)),
         "sample_figures": list(figures.sample_figures(numbers)),
         "baselines": figures.baseline_figure(numbers),
         "funnel": figures.funnel_figure(numbers),
         "rejects": list(figures.reject_bars(numbers)),
+        "breakdowns": list(figures.breakdowns(numbers)),
+        "chains": figures.chain_table(numbers),
         "skipped": describe_skipped(numbers.run),
         "time": figures.time_figure(numbers),
         "examples": [(example, _timeline(example)) for example in numbers.examples],

@@ -6,24 +6,41 @@ columns that it needs. It validates whole rows only where it shows them.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from operators.models.session import MEASURED
 from operators.store.content_store import object_path
 from operators.store.run_folder import RunFolder
 from schemas.arrow import arrow_schema, open_parquet, validate_row
 from schemas.base import Row
+from schemas.config import Role
 from schemas.errors import SchemaError
 from schemas.run import Commit, PromptIdentity
 from schemas.sample import Sample
-from schemas.tables import Reject
+from schemas.tables import Check, Reject
 
 _THREADS = 16
 """Number of concurrent reads. A remote store takes tens of milliseconds for each small read."""
+
+_PROVENANCES = (
+    ("caption", "provenance", Role.CAPTIONER),
+    ("question", "provenance", Role.REASONER),
+    ("question", "checks", Role.JUDGE),
+    ("reason", "provenance", Role.REASONER),
+    ("reason", "checks", Role.JUDGE),
+    ("difficulty", "provenance", Role.TARGET),
+)
+"""Stage, column and role of the provenance of all answers. The judge's comparisons of answers count for the target."""
+_OF_VIEWER = frozenset({Check.FRAMES.value, Check.SOLVABLE.value})
+_NO_MODEL = frozenset({"program", MEASURED})
 
 _REJECT_COLUMNS = ("stage", "unit", "key", "reason", "message")
 
@@ -56,8 +73,25 @@ class Tables:
         }
         return tuple(found[key] for key in sorted(found))
 
+    def served_models(self) -> Counter[tuple[Role, str, str]]:
+        """Number of answers by role, the model that was requested, and the one that the server stated.
+
+        Texts by program are not counted.
+        """
+        counts: Counter[tuple[Role, str, str]] = Counter()
+        with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+            for stage, column, role in _PROVENANCES:
+                objects = [commit.rows_sha256 for commit in self._commits[stage] if commit.rows]
+                count = partial(self._count_models, column, role)
+                for found in pool.map(count, objects):
+                    counts.update(found)
+        return counts
+
     def columns(self, stage: str, row: type[Row], names: Sequence[str]) -> pa.Table:
         """Some columns of all rows of a stage, ordered by partition and work item.
+
+        Args:
+            names: columns, or fields of columns such as `provenance.model`.
 
         Raises:
             SchemaError: the stage was run by an earlier version, which did not write one of the columns.
@@ -81,16 +115,70 @@ class Tables:
 
     def _read(self, stage: str, objects: Sequence[str], row: type[Row], names: Sequence[str]) -> pa.Table:
         schema = arrow_schema(row)
-        empty = pa.schema([schema.field(name) for name in names]).empty_table()
+        empty = pa.table({name: pa.array([], _field_type(schema, name)) for name in names})
         with ThreadPoolExecutor(max_workers=_THREADS) as pool:
             return pa.concat_tables([empty, *pool.map(lambda sha256: self._read_one(stage, sha256, names), objects)])
 
     def _read_one(self, stage: str, sha256: str, names: Sequence[str]) -> pa.Table:
-        data = self.folder.store.read(object_path(sha256, ".parquet"))
-        table = open_parquet(data).read(columns=list(names), use_threads=False)
-        if missing := sorted(set(names) - set(table.column_names)):
+        table = self._open(sha256).read(columns=list(names), use_threads=False)
+        columns = {name: _field(table, name) for name in names}
+        if missing := sorted(name for name, column in columns.items() if column is None):
             raise SchemaError(
                 f"{self.folder.url}: {stage} was run by an earlier version, whose rows have no {', '.join(missing)}; "
                 f"run `lvr build` again with the run's settings"
             )
-        return table.select(names).replace_schema_metadata()
+        return pa.table(columns)
+
+    def _count_models(self, column: str, role: Role, sha256: str) -> Counter[tuple[Role, str, str]]:
+        return _count_models(self._open(sha256), column, role)
+
+    def _open(self, sha256: str) -> pq.ParquetFile:
+        return open_parquet(self.folder.store.read(object_path(sha256, ".parquet")))
+
+
+def _field_type(schema: pa.Schema, name: str) -> pa.DataType:
+    column, *fields = name.split(".")
+    found = schema.field(column).type
+    for field in fields:
+        found = found.field(field).type
+    return found
+
+
+def _field(table: pa.Table, name: str) -> pa.ChunkedArray | None:
+    """A column, or a field of one; None if the table has none of this name."""
+    column, *fields = name.split(".")
+    if column not in table.column_names:
+        return None
+    found = table[column]
+    for field in fields:
+        if found.type.get_field_index(field) < 0:
+            return None
+        found = pc.struct_field(found, field)
+    return found
+
+
+def _count_models(file: pq.ParquetFile, column: str, role: Role) -> Counter[tuple[Role, str, str]]:
+    """Count the models in the provenance of rows, of rows that are trials, or of their trials (the column `checks`).
+
+    In trials of frames, the model is the viewer's.
+    """
+    element = ".list.element"
+    prefix = f"checks{element}." if column == "checks" else ""
+    is_trial = bool(prefix) or "check" in file.schema_arrow.names
+    path = f"{prefix}provenance" + (element if is_trial else "")
+    leaves = [f"{path}.model", f"{path}.served_model", *([f"{prefix}check"] if is_trial else [])]
+    rows = file.read(columns=leaves, use_threads=False).combine_chunks()
+    if prefix:
+        trials = pc.list_flatten(rows["checks"].combine_chunks())
+        given, checks = pc.struct_field(trials, "provenance"), pc.struct_field(trials, "check")
+    else:
+        given, checks = rows["provenance"].combine_chunks(), rows["check"].combine_chunks() if is_trial else None
+    roles = [role] * len(given)
+    if checks is not None:
+        owners = pc.take(checks, pc.list_parent_indices(given)).to_pylist()
+        roles = [Role.VIEWER if check in _OF_VIEWER else role for check in owners]
+        given = pc.list_flatten(given)
+    models = pc.struct_field(given, "model").to_pylist()
+    has_served = given.type.get_field_index("served_model") >= 0  # rows of earlier versions have none
+    served = pc.struct_field(given, "served_model").to_pylist() if has_served else [""] * len(models)
+    return Counter(each for each in zip(roles, models, served, strict=True) if each[1] not in _NO_MODEL)

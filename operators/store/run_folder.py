@@ -5,6 +5,7 @@
     records/{stage}-00000.json    the commits of each (stage, partition); `{stage}.json` for stages over the build
     metrics/{stage}-00000.json    one JSON line for each attempt
     prompts/{id}-{sha256}.md      each prompt that was used, with the files that it includes
+    findings.json                 what the figures mean for the data, with severities
     report.html                   the report page
 
 `RunFolder` reads and writes these files.
@@ -20,11 +21,12 @@ from typing import TypeVar
 from operators.store.content_store import Store
 from schemas.base import parse_json
 from schemas.errors import BadInput
+from schemas.findings import Findings
 from schemas.run import Partition, PromptIdentity, Run, StageMetrics, StageRecord
 from schemas.tables import Source
 from schemas.uri import shown_uri
 
-M = TypeVar("M", StageRecord, Partition)
+M = TypeVar("M", StageRecord, Partition, Findings)
 N = TypeVar("N", int, float)
 
 
@@ -127,6 +129,21 @@ class RunFolder:
 
     def _prompt_address(self, prompt: PromptIdentity) -> str:
         return f"{self.address}/prompts/{prompt.prompt_id}-{prompt.sha256[:16]}.md"
+
+    def write_findings(self, findings: Findings) -> None:
+        """Write the findings about the run, which replaces earlier ones."""
+        self.store.write(f"{self.address}/findings.json", findings.model_dump_json(indent=1).encode())
+
+    def findings(self) -> Findings:
+        """The findings about the run, as its last report wrote them.
+
+        Raises:
+            RunMissing: the run has no report yet.
+        """
+        try:
+            return self._read("findings.json", Findings)
+        except FileNotFoundError:
+            raise RunMissing(f"{self.url}: no findings; run `lvr report` first") from None
 
     def metrics(self) -> list[StageMetrics]:
         """Metrics of every (stage, partition) that is running or finished, summed over its attempts."""

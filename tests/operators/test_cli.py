@@ -345,6 +345,14 @@ def test_a_host_that_refuses_is_a_reject_of_its_entry_unless_it_is_the_only_one(
     assert (status, f"none of its 1 videos answers: {away}/a.mp4: no answer" in stderr) == (OUTAGE_STATUS, True)
 
 
+def test_a_report_prints_the_findings_and_counts_them(lvr, tmp_path):
+    folder = synthetic_run(tmp_path / "out", videos=2)
+    status, output, stderr = lvr("report", folder.url)
+    found = folder.findings()
+    assert (status, json.loads(output)) == (0, {"report": f"{folder.url}/report.html", "findings": found.counts()})
+    assert stderr.split() == " ".join(map(str, found.problems)).split()
+
+
 def test_a_build_that_left_videos_to_the_next_run_names_them_and_has_the_status_of_an_outage(
     lvr, tmp_path, monkeypatch
 ):

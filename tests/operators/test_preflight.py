@@ -10,7 +10,7 @@ from operators import preflight as module
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.preflight import PreflightFailed, preflight
 from operators.video.decode.ffmpeg import _choose_ffmpeg, ffmpeg_executable, ffmpeg_version
-from schemas.config import BuildConfig, CaptionConfig, SplitConfig
+from schemas.config import AssembleConfig, BuildConfig, CaptionConfig, SplitConfig
 from tests.support.openai_server import OpenAIServer
 from tests.support.transcription_server import TranscriptionServer
 
@@ -96,10 +96,30 @@ def test_a_viewer_may_be_missing_and_should_not_be_the_captioners_model(config):
     with OpenAIServer(models=("fake-model", "other")) as server:
         assert any(note.startswith("viewer: none") for note in preflight(config, server.environ()))
         seeing = server.environ(vision=True)
-        assert any("viewer is the captioner's model 'fake-model'" in note for note in preflight(config, seeing))
+        assert any("[viewer_is_captioner]" in note for note in preflight(config, seeing))
         notes = preflight(config, seeing | {"LVR_VIEWER_MODEL": "other"})
     assert f"viewer: other at {server.url}" in notes
-    assert not any("warning" in note for note in notes)
+    assert not any("[viewer_is_captioner]" in note for note in notes)
+
+
+def test_writer_and_judge_of_one_family_are_a_warning(config):
+    with OpenAIServer(models=("fake-model", "other")) as server:
+        [note] = [note for note in preflight(config, server.environ()) if "[same_family]" in note]
+        others = preflight(config, server.environ() | {"LVR_JUDGE_URL": server.url, "LVR_JUDGE_MODEL": "other"})
+    assert note.startswith("warning: Writer and judge: fake-model writes and fake-model judges")
+    assert not any("[same_family]" in note for note in others)
+
+
+def test_a_bad_evaluation_list_is_found_before_any_work(config, tmp_path):
+    listed = tmp_path / "eval.jsonl"
+    listed.write_text('{"video_id": "a"}\n{"question": "Where is she?", "video_id": "b"}\n')
+    named = config.model_copy(update={"assemble": AssembleConfig(decontamination=(str(listed),))})
+    with OpenAIServer() as server:
+        notes = preflight(named, server.environ())
+        assert "evaluation lists: 2 rows with a video and 1 with a question" in notes
+        listed.write_text('{"film": "a"}\n')
+        with pytest.raises(PreflightFailed, match=r"eval\.jsonl, line 1: neither a video nor a question"):
+            preflight(named, server.environ())
 
 
 def test_measured_captions_suit_the_program(config):

@@ -35,6 +35,10 @@ from schemas.tables import (
 )
 from tests.support.rows import make_packaged
 
+_REPAIRED = {3: ("bad_caption_short",), 7: ("bad_caption_copy", "bad_caption_copy"), 9: ("injection", "schema")}
+"""Faults of the earlier answers for a clip, by the rest of its start divided by 50."""
+_CHAIN_CHECKS = (Check.CHAIN_READ, Check.CHAIN_SUPPORT, Check.CHAIN_SWAPPED)
+
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 """Markup that a page must show as plain text."""
 
@@ -218,8 +222,9 @@ class RowMaker:
             colours=("green",),
             speech="",
             frame_times_us=(clip.start_us,),
+            repaired=_REPAIRED.get(clip.start_us % 50, ()),
             status=CaptionStatus.TRUNCATED if self.random.random() < 0.004 else CaptionStatus.OK,
-            provenance=Provenance(model="vlm-8b", prompt_id="caption"),
+            provenance=Provenance(model="vlm-8b", served_model="vlm-8b", prompt_id="caption"),
         )
 
     def _question(self, video: Video, category: QuestionCategory, kind: QuestionKind, number: int) -> Question:
@@ -240,17 +245,25 @@ class RowMaker:
             answer=options[self.random.randrange(4)],
             evidence=(second, first) if second and self.random.random() < 0.4 else (first,),
             derivation=None,
-            provenance=Provenance(model="program" if number == 0 else "reasoner-120b", prompt_id="question"),
+            provenance=Provenance(model="program")
+            if number == 0
+            else Provenance(model="reasoner-120b", served_model="reasoner-120b", prompt_id=f"question_{category}"),
         )
 
     def _reasoning(self, question: Question) -> Reasoning:
         text = f"The gate closes first; then the camera follows her to the mill.\nSo the answer is: {question.answer}."
+        written = Provenance(model="reasoner-120b", served_model="reasoner-120b", prompt_id="chain")
+        number = int(question.question_id[:4], 16)
+        by_model = question.writer == "model"
         return Reasoning(
             question_id=question.question_id,
             video_id=question.video_id,
             reasoning=self._text(text),
             evidence=question.evidence,
-            provenance=Provenance(model="reasoner-120b", prompt_id="chain"),
+            provenance=written if by_model else Provenance(model="program"),
+            refinement=written if by_model and number % 4 else None,
+            hinted=by_model and number % 9 == 0,
+            checks=tuple(_trial(question, check, 3, 3, passed=True) for check in _CHAIN_CHECKS if by_model),
         )
 
     def _outline(self, video: Video, category: VideoCategory) -> Outline:

@@ -65,3 +65,13 @@ def test_the_samples_shown_differ_and_are_the_same_every_time(folder):
     picked = pick_samples(samples, SHOWN_SAMPLES)
     assert len({(each.problem_type, each.kind, each.writer) for each in picked}) == SHOWN_SAMPLES
     assert pick_samples(samples[::-1], SHOWN_SAMPLES) == picked
+
+
+def test_findings_that_need_attention_are_shown(folder):
+    assert "[no_viewer]" in print_build(folder)
+    found = folder.findings()
+    folder.write_findings(found.model_copy(update={"findings": ()}))
+    try:
+        assert "no finding about the data needs attention" in print_build(folder)
+    finally:
+        folder.write_findings(found)

@@ -11,7 +11,7 @@ from operators.report.collect import MAX_EXAMPLES, collect
 from operators.store.run_folder import RunFolder
 from schemas.run import StageRecord
 from schemas.sample import Sample
-from schemas.tables import Clip, Question, Reject, Split, Trial, Video
+from schemas.tables import Caption, Clip, Question, Reasoning, Reject, Split, Trial, Video
 from tests.support.synthetic_run import synthetic_run
 
 
@@ -157,3 +157,24 @@ def test_a_store_on_s3(s3_bucket, tmp_path):
     local, remote = collect(folder), collect(RunFolder.open(f"{s3_bucket}/{folder.address}"))
     assert remote.samples.equals(local.samples)
     assert remote.rejects == local.rejects
+
+
+def test_outcomes_of_questions_name_prompt_model_and_reason(folder, numbers):
+    kept = {each.question_id for each in samples(folder)}
+    reason_of = {each.key: each.reason for each in reversed(rejects(folder))}
+    assert len(numbers.outcomes) == numbers.questions
+    for question, row in zip(rows(folder, "question", Question), numbers.outcomes.itertuples(), strict=True):
+        assert row.question_id == question.question_id
+        assert (row.prompt, row.model) == (question.provenance.prompt_id, question.provenance.model)
+        assert (row.kept, row.reason) == (row.question_id in kept, reason_of.get(row.question_id, ""))
+        assert row.kept == (not row.reason)
+
+
+def test_captions_that_were_requested_again_and_chains_are_counted(folder, numbers):
+    captions = rows(folder, "caption", Caption)
+    assert numbers.repaired_captions == sum(bool(caption.repaired) for caption in captions) > 0
+    assert numbers.repaired["bad_caption_copy"] == sum("bad_caption_copy" in each.repaired for each in captions)
+    chains = rows(folder, "reason", Reasoning)
+    assert numbers.chains["hinted"].sum() == sum(chain.hinted for chain in chains) > 0
+    assert numbers.chains["refined"].sum() == sum(chain.refinement is not None for chain in chains) > 0
+    assert len(numbers.chain_checks) == sum(len(chain.checks) for chain in chains) > 0

@@ -41,3 +41,31 @@ def test_pass_rates_fall_into_the_tenth_that_they_are(numbers):
 )
 def test_lengths_of_time(value, text):
     assert figures.seconds(value) == text
+
+
+def test_breakdowns_count_every_question_once(numbers):
+    found = {breakdown.by: breakdown for breakdown in figures.breakdowns(numbers)}
+    assert list(found) == ["category", "prompt", "model"]
+    for breakdown in found.values():
+        assert sum(int(row.written) for row in breakdown.rows) == numbers.questions
+        assert sum(int(row.samples) for row in breakdown.rows) == len(numbers.samples)
+    by_prompt = {row.name: row for row in found["prompt"].rows}
+    assert "none (by program)" in by_prompt and "question_goal" in by_prompt
+
+
+def test_a_breakdown_names_the_most_frequent_reasons_and_counts_the_rest(numbers):
+    reasons = ["a_b"] * 4 + ["c"] * 3 + ["d"] * 2 + ["e", "f"]
+    outcomes = numbers.outcomes.head(12).assign(category="plot", kept=[False] * 11 + [True], reason=[*reasons, ""])
+    [row] = next(figures.breakdowns(replace(numbers, outcomes=outcomes))).rows
+    assert row.reasons == (("a b", "4"), ("c", "3"), ("d", "2"))
+    assert (row.other_reasons, row.written, row.samples, row.share) == ("2", "12", "1", 1 / 12)
+    assert list(figures.breakdowns(replace(numbers, outcomes=numbers.outcomes.head(0)))) == []
+
+
+def test_chains_are_shown_by_the_way_they_were_written(numbers):
+    shown = figures.chain_table(numbers)
+    counts = {way: int(count.replace(",", "")) for way, count, _ in shown.written}
+    assert counts.pop("changed by the second pass") == numbers.chains["refined"].sum()
+    assert sum(counts.values()) == len(numbers.chains)
+    assert [check for check, *_ in shown.checks] == [*figures._CHAIN_CHECKS.values()]
+    assert figures.chain_table(replace(numbers, chains=numbers.chains.head(0))) is None

@@ -7,6 +7,7 @@ import pytest
 
 from operators.execution.rejects import group_rejects
 from operators.report import write_report
+from operators.report.health import collect_findings
 from operators.store.run_folder import RunFolder
 from tests.support.browser import chromium
 from tests.support.synthetic_rows import HOSTILE
@@ -129,3 +130,18 @@ def test_the_page_explains_the_reasons_of_rejects(folder):
     explanations = [group.explanation for group in group_rejects(folder) if group.explanation]
     text = Tags(page_of(folder)).text
     assert explanations and all(each in text for each in explanations)
+
+
+def test_the_page_shows_every_finding_and_the_run_keeps_them_as_data(folder):
+    text = Tags(page_of(folder)).text
+    found = folder.findings()
+    assert found.run_id == folder.run.run_id
+    assert found == collect_findings(folder)
+    assert all(each.subject in text and each.message in text for each in found.findings)
+    assert all(each.code in text for each in found.problems) and found.problems
+
+
+def test_the_page_shows_outcomes_by_prompt_chains_and_captions_that_were_requested_again(folder):
+    text = Tags(page_of(folder)).text
+    for shown in ("question_temporal", "by a model with the answer (hinted)", "bad caption copy", "reasoner-120b"):
+        assert shown in text

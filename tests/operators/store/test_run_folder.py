@@ -5,6 +5,7 @@ import json
 import pytest
 
 from operators.store.run_folder import RunFolder, RunMissing
+from schemas.findings import Finding, Findings
 from tests.support.synthetic_run import synthetic_run
 
 EARLIER_NAMES = {"partition_videos": "lane_videos", "partitions": "lanes", "partition": "lane"}
@@ -41,3 +42,13 @@ def test_a_run_of_an_earlier_version_opens(folder, tmp_path):
 def test_a_partition_that_is_not_there_is_named_with_how_many_there_are(folder):
     with pytest.raises(RunMissing, match=f"no partition 7; the run has {folder.run.partitions}"):
         folder.partition(7)
+
+
+def test_findings_are_those_of_the_last_report(tmp_path):
+    folder = synthetic_run(tmp_path, videos=1, until="ingest")
+    with pytest.raises(RunMissing, match="no findings; run `lvr report` first"):
+        folder.findings()
+    for code in ("a", "b"):
+        found = Finding(severity="info", code=code, subject="Videos", message="all")
+        folder.write_findings(Findings(run_id=folder.run.run_id, findings=(found,)))
+    assert [each.code for each in folder.findings().findings] == ["b"]
