@@ -32,7 +32,7 @@ _STEP_FRAMES = 5
 class Composition(NamedTuple):
     """What a frame shows: the corner of the view, sprites from back to front, white glare, and lettered plates.
 
-    Equal compositions of one shot are equal pictures. Sprites are compared by identity, since they are cached.
+    Sprites are compared by identity, since their pictures are cached.
     """
 
     view: tuple[int, int]
@@ -41,9 +41,14 @@ class Composition(NamedTuple):
     glare: float
     plates: tuple[int, ...]
 
-    def is_same(self, other: "Composition") -> bool:
-        """Whether both show the same picture."""
-        return self._replace(pictures=()) == other._replace(pictures=())
+    def changed_rows(self, before: "Composition") -> tuple[int, int] | None:
+        """The even rows [top, bottom) in which sprites differ, or None if more than sprites may differ."""
+        if self.view != before.view or self.glare or before.glare or self.plates or before.plates:
+            return None
+        changed = {*self.sprites} ^ {*before.sprites}
+        top = max(min((box.top for _, box in changed), default=0), 0)
+        bottom = min(max((box.bottom for _, box in changed), default=0), FRAME_HEIGHT)
+        return top - top % 2, bottom + bottom % 2
 
 
 class ShotPainter:
@@ -82,6 +87,16 @@ class ShotPainter:
             view_at(self.placed, frame), tuple(sprites), tuple(pictures), max(glares, default=0.0), plates
         )
 
+    def repaint(self, picture: Picture, composition: Composition, top: int, bottom: int) -> None:
+        """Draw the rows [top, bottom) of a composition without plates and glare again, in place."""
+        if top >= bottom:
+            return
+        left, upper = composition.view
+        rows = picture[top:bottom]
+        rows[:] = self._scene[upper + top : upper + bottom, left : left + FRAME_WIDTH]
+        for drawn, (_, box) in zip(composition.pictures, composition.sprites, strict=True):
+            paste(rows, drawn, box._replace(top=box.top - top, bottom=box.bottom - top))
+
     def paint(self, composition: Composition) -> Picture:
         """Draw a composition: (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR."""
         left, top = composition.view
@@ -96,11 +111,19 @@ class ShotPainter:
         return picture
 
 
-def paint_film(script: FilmScript) -> Iterator[Picture]:
-    """Every frame of the film in order, (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR.
+class Frame(NamedTuple):
+    """A frame of the film, and the rows [top, bottom) in which it may differ from the frame before. Both are even.
 
-    A frame that shows the same as the one before it is the same array.
+    The picture is (FRAME_HEIGHT, FRAME_WIDTH, 3) uint8 BGR, and is valid until the next frame is painted.
     """
+
+    picture: Picture
+    top: int
+    bottom: int
+
+
+def paint_film(script: FilmScript) -> Iterator[Frame]:
+    """Every frame of the film in order. Only what changes is painted again."""
     placed = place_shots(script)
     before: ShotPainter | None = None
     painter = ShotPainter(placed[0])
@@ -109,15 +132,18 @@ def paint_film(script: FilmScript) -> Iterator[Picture]:
         drawn: tuple[Composition, Picture] | None = None
         for frame in range(shot.start, shot.end):
             if frame < shot.fade_end:
-                picture = _transition(before, painter, frame)
+                yield Frame(_transition(before, painter, frame), 0, FRAME_HEIGHT)
             elif following and frame >= following.placed.fade_start:
-                picture = _transition(painter, following, frame)
+                yield Frame(_transition(painter, following, frame), 0, FRAME_HEIGHT)
             else:
                 composition = painter.compose(frame)
-                if drawn is None or not composition.is_same(drawn[0]):
-                    drawn = composition, painter.paint(composition)
-                picture = drawn[1]
-            yield picture
+                rows = composition.changed_rows(drawn[0]) if drawn else None
+                if drawn is None or rows is None:
+                    drawn, rows = (composition, painter.paint(composition)), (0, FRAME_HEIGHT)
+                else:
+                    painter.repaint(drawn[1], composition, *rows)
+                    drawn = composition, drawn[1]
+                yield Frame(drawn[1], *rows)
         if following:
             before, painter = painter, following
 

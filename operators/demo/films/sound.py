@@ -5,6 +5,7 @@ script always gives the same sound.
 """
 
 import wave
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,9 @@ _CUE: dict[Cue, tuple[tuple[float, ...], float, float]] = {
 }
 """Notes in Hz, seconds, and decay per second (0 holds the tone)."""
 
+_CHORD_SAMPLES = 10 * SAMPLE_RATE
 _LONGEST_CUE = round(max(seconds for _, seconds, _ in _CUE.values()) * SAMPLE_RATE)
-"""Samples."""
+"""Samples. Chords are made in multiples of ten seconds, so that shots share them."""
 
 
 def write_sound(script: FilmScript, path: Path) -> None:
@@ -81,7 +83,7 @@ def _ambience(placed: PlacedShot) -> Wave:
     if kind == "silence":
         return np.zeros(samples, np.float32)
     seconds = np.arange(samples, dtype=np.float32) / SAMPLE_RATE
-    bed = _chord(seconds, _CHORD_HZ[kind])
+    bed = _chord(kind, -(-samples // _CHORD_SAMPLES))[:samples]
     if kind in _NOISE:
         level, smoothing, swells = _NOISE[kind]
         noise = _smooth_noise(samples, smoothing, seed=placed.index)
@@ -89,9 +91,11 @@ def _ambience(placed: PlacedShot) -> Wave:
     return 0.3 * bed * _edges(samples, 0.08)
 
 
-def _chord(seconds: Wave, notes: tuple[float, ...]) -> Wave:
+@lru_cache(32)
+def _chord(kind: Ambience, parts: int) -> Wave:
     """The sum of the notes. Each is struck every two seconds, half a second after the one before."""
-    total = np.zeros_like(seconds)
+    seconds = np.arange(parts * _CHORD_SAMPLES, dtype=np.float32) / SAMPLE_RATE
+    notes, total = _CHORD_HZ[kind], np.zeros_like(seconds)
     for rank, note in enumerate(notes):
         since = (seconds - 0.5 * rank) % 2.0
         total += np.sin(2 * np.pi * note * seconds) * (0.35 + 0.65 * np.exp(-2.0 * since))
