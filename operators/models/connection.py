@@ -10,6 +10,9 @@ request's. If the server went down, it may be one of several requests that ended
 and the one that fails again is at fault. A server that answers nothing is waited for each time, as long as the role's
 `patience_seconds` last.
 
+A server that is still busy after these retries (HTTP 429) is waited for as long, and for the time of its `Retry-After`.
+It answers other requests, so this is no fault of the request, and no reason for a reject.
+
 A request's id is sent as `X-Request-Id: lvr-{sha256}`. An answer that carries the id of another request is an error, so
 that no text is ever stored for the wrong clip. With servers that do not repeat the id (llama.cpp), HTTP alone matches
 answers to requests.
@@ -20,9 +23,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import re
 import time
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from operators.models.context import ServedContext
@@ -41,6 +46,8 @@ log = logging.getLogger(__name__)
 
 RETRIES = 6
 """Retries of a request. They wait at most 23.5 s in total when the server does not say how long to wait."""
+BUSY_SECONDS = 8.0
+"""Pause before a busy server gets a request again, if it does not state one."""
 _FINISH: dict[str | None, Literal["stop", "length", "content_filter"]] = {
     "length": "length",
     "content_filter": "content_filter",
@@ -60,6 +67,27 @@ vLLM also names `max_tokens` when the prompt leaves no room for them. Such messa
 input, and do not match.
 """
 _BLOCKED = re.compile(r"content.?filter|content.?policy|safety|moderation|inspection", re.IGNORECASE)
+
+
+class Busy(Exception):
+    """Raised when a server has too many requests (HTTP 429) in spite of all retries."""
+
+    def __init__(self, error: openai.RateLimitError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the request may be sent again: those that the server states, and otherwise `BUSY_SECONDS`."""
+        stated = self.error.response.headers.get("retry-after", "")
+        try:
+            seconds = float(stated)
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(stated).timestamp() - time.time()
+            except ValueError:
+                return BUSY_SECONDS
+        return max(seconds, 0.1) if math.isfinite(seconds) else BUSY_SECONDS
 
 
 class ForeignAnswer(Outage):
@@ -130,6 +158,7 @@ class Connection:
         self._patience = config.patience_seconds
         self._suspects = asyncio.Lock()
         """Held by the one request that is sent alone, among those that failed twice while the server went down."""
+        self._was_busy = False
         self._other_names: set[str] = set()
         self._expects_thinking = config.thinking_room > 0
 
@@ -202,6 +231,25 @@ class Connection:
             raise unavailable(failed.error, self.endpoint, self.role) from failed.error
 
     async def _send(self, exchange: Exchange, busy: BusyClock, client: openai.AsyncOpenAI) -> Reply:
+        """Send a request, and again while the server is busy and the role's patience lasts."""
+        deadline = None
+        while True:
+            try:
+                return await self._send_once(exchange, busy, client)
+            except Busy as met:
+                now = time.monotonic()
+                deadline = now + self._patience if deadline is None else deadline
+                if now + met.pause > deadline:
+                    raise unavailable(met.error, self.endpoint, self.role) from met.error
+                if not self._was_busy:
+                    self._was_busy = True
+                    log.warning(
+                        "%s: %s has too many requests (HTTP 429); waiting for it for up to %.0f s",
+                        self.role.value, self.endpoint.shown_url, self._patience,
+                    )  # fmt: skip
+                await asyncio.sleep(met.pause)
+
+    async def _send_once(self, exchange: Exchange, busy: BusyClock, client: openai.AsyncOpenAI) -> Reply:
         import openai
         from openai.types.chat import ChatCompletion
 
@@ -217,6 +265,8 @@ class Connection:
             except openai.APIStatusError as error:
                 if error.status_code >= 500:
                     raise Failed(f"HTTP {error.status_code}: {error.message}", error) from error
+                if isinstance(error, openai.RateLimitError) and "quota" not in f"{error.code} {error.type}":
+                    raise Busy(error) from error
                 refused = _refusal(error, self.endpoint.mask_message(error.message))
                 raise refused or unavailable(error, self.endpoint, self.role) from error
             except openai.APITimeoutError as error:

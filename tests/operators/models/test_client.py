@@ -10,9 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from statistics import NormalDist
 
+import httpx2
+import openai
 import pytest
 
 from operators.models.client import Answer, ForeignAnswer, ModelUnavailable, Refusal, Request, TimedFrame
+from operators.models.connection import Busy
 from operators.models.embedded import EMBEDDED_MODEL
 from operators.models.journal import Journal
 from operators.models.prompts import load_prompt
@@ -384,6 +387,43 @@ def test_retry_after_is_honoured(client, server, request_of):
     assert isinstance(client.call([request_of()])[0], Answer)
     first, second = server.requests
     assert 1.45 < second.at - first.at < 4
+
+
+def test_a_server_that_is_busy_after_all_retries_is_waited_for(server, journal, request_of, caplog):
+    """Also several requests at a time, and none becomes a reject."""
+    requests = [request_of(f"clip_{number}", f"part {number}") for number in range(4)]
+    with ModelPool(retries=0) as pool:
+        server.fail(Fault(status=429, retry_after="0.2"), times=12)
+        answers = client_of(pool, server, journal, patience_seconds=30.0).call(requests)
+    assert all(isinstance(answer, Answer) for answer in answers)
+    assert len(server.requests) == 16
+    assert sum("has too many requests (HTTP 429)" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=429, retry_after="3600"),
+        Fault(status=429, retry_after="Wed, 01 Jan 2180 00:00:00 GMT"),
+        Fault(status=429),
+        Fault(status=429, message="no money left", error_code="insufficient_quota", retry_after="0.1"),
+    ],
+    ids=["long", "date", "unstated", "quota"],
+)
+def test_a_wait_beyond_the_patience_and_a_spent_quota_are_outages_at_once(server, journal, request_of, fault):
+    with ModelPool(retries=0) as pool:
+        server.fail(fault)
+        with pytest.raises(ModelUnavailable, match=r"is overloaded \(HTTP 429"):
+            client_of(pool, server, journal, patience_seconds=5.0).call([request_of()])
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("stated", "seconds"), [("2.5", 2.5), ("0", 0.1), ("", 8.0), ("soon", 8.0), ("inf", 8.0), ("nan", 8.0)]
+)
+def test_the_pause_of_a_busy_server_is_the_one_that_it_states(stated, seconds):
+    response = httpx2.Response(429, headers={"Retry-After": stated}, request=httpx2.Request("POST", "http://a/v1"))
+    assert Busy(openai.RateLimitError("busy", response=response, body=None)).pause == seconds
 
 
 @pytest.mark.parametrize(
