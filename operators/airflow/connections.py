@@ -1,8 +1,9 @@
-"""Airflow Connections of the model roles, converted to the environment variables that the pipeline reads.
+"""Airflow Connections of model servers, converted to the environment variables that the pipeline reads.
 
-The Connections are `lvr_captioner`, `lvr_reasoner`, `lvr_judge`, `lvr_target` and `lvr_viewer`. Each has a host (a name
-or a whole URL), a port, a schema, the API key as its password, and the extra `{"model": "...", "vision": true}`. A role
-without a Connection keeps the settings of the worker's own environment. API keys are passed in the child's environment
+The Connections are `lvr_captioner`, `lvr_reasoner`, `lvr_judge`, `lvr_target` and `lvr_viewer` for the model roles, and
+`lvr_speech` for transcription. Each has a host (a name or a whole URL), a port, a schema, the API key as its password,
+and the extra `{"model": "...", "vision": true}`. A role without a Connection keeps the settings of the worker's own
+environment. API keys are passed in the child's environment
 only, never on a command line or in a log.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from airflow.sdk import Connection
@@ -22,6 +23,10 @@ from schemas.uri import shown_uri
 
 if TYPE_CHECKING:
     from operators.models.endpoints import Endpoint
+
+
+SPEECH: Literal["speech"] = "speech"
+"""Name of the transcription endpoint, which is no role."""
 
 
 def command_environment() -> dict[str, str]:
@@ -38,7 +43,7 @@ def command_environment() -> dict[str, str]:
 
 
 def model_environment() -> dict[str, str]:
-    """Environment variables of every role that has a Connection.
+    """Environment variables of every role that has a Connection, and of the transcription endpoint if it has one.
 
     Raises:
         ConfigError: a Connection does not describe an OpenAI-compatible endpoint.
@@ -46,16 +51,16 @@ def model_environment() -> dict[str, str]:
     from operators.models.endpoints import environment  # slow to import, so not at DAG parse
 
     found: dict[str, str] = {}
-    for role in Role:
+    for role in (*Role, SPEECH):
         try:
-            connection = Connection.get(f"lvr_{role.value}")
+            connection = Connection.get(f"lvr_{role}")
         except AirflowNotFoundException:
             continue
         found |= environment(role, endpoint_of(role, connection))
     return found
 
 
-def endpoint_of(role: Role, connection: Any) -> Endpoint:
+def endpoint_of(role: Role | Literal["speech"], connection: Any) -> Endpoint:
     """The endpoint that a Connection describes.
 
     Raises:
@@ -63,7 +68,7 @@ def endpoint_of(role: Role, connection: Any) -> Endpoint:
     """
     from operators.models.endpoints import VISION_ROLES, Endpoint
 
-    conn_id = f"lvr_{role.value}"
+    conn_id = f"lvr_{role}"
     extra: Mapping[str, Any] = connection.extra_dejson
     model, vision = extra.get("model", ""), extra.get("vision", role in VISION_ROLES)
     if not connection.host:

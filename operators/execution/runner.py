@@ -294,6 +294,7 @@ def _produce(
             scratch=scratch,
             cores=cores,
             sources=files,
+            journal=journal,
         )
         produced = list(stage.run(context, **inputs))
         return produced, {role.value: _usage(client) for role, client in models.items()}

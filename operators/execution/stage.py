@@ -21,6 +21,7 @@ from schemas.tables import Reject
 
 if TYPE_CHECKING:
     from operators.models.client import ModelClient, Refusal
+    from operators.models.journal import Journal
     from operators.models.prompts import Prompt
 
 SOURCE = "source"
@@ -54,6 +55,9 @@ class Context:
     cores: int = 1
     """Number of CPU cores that this work item may use. Rows must not depend on it."""
     sources: SourceFiles = field(default_factory=SourceFiles)
+    journal: Journal | None = None
+    """Journal of the work item, for answers of servers that are no model role. Clients of roles use it by
+    themselves."""
 
     def reject(self, key: str, reason: str, message: str, raw: str = "", request_sha256: str = "") -> Reject:
         """A reject of this stage and work item.

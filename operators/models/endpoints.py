@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from schemas.config import Role
@@ -124,8 +125,8 @@ def is_web_address(url: str) -> bool:
         return False
 
 
-def environment(role: Role, endpoint: Endpoint) -> dict[str, str]:
-    """The environment variables from which `endpoint_for` returns this endpoint.
+def environment(role: Role | Literal["speech"], endpoint: Endpoint) -> dict[str, str]:
+    """The environment variables from which `endpoint_for`, or `speech_endpoint`, returns this endpoint.
 
     Empty values are included: they override all variables of the role in the environment that is updated with them, so
     that none of its values is combined with this URL.
@@ -134,9 +135,9 @@ def environment(role: Role, endpoint: Endpoint) -> dict[str, str]:
         "URL": endpoint.base_url,
         "MODEL": endpoint.model,
         "API_KEY": endpoint.api_key,
-        "VISION": str(int(endpoint.vision)),
+        **({"VISION": str(int(endpoint.vision))} if isinstance(role, Role) else {}),
     }
-    return {f"LVR_{role.name}_{name}": value for name, value in values.items()}
+    return {f"LVR_{role.upper()}_{name}": value for name, value in values.items()}
 
 
 def check(endpoint: Endpoint, model: str = "", role: Role | str | None = None, timeout_seconds: float = 10.0) -> None:

@@ -3,11 +3,13 @@
 The endpoint is OpenAI-compatible (`POST /v1/audio/transcriptions`), such as vLLM, faster-whisper or a hosted API with
 Whisper. `LVR_SPEECH_URL`, `LVR_SPEECH_MODEL` and `LVR_SPEECH_API_KEY` name it. The main audio track is sent as 16 kHz
 mono in pieces of at most ten minutes, each cut where it is quietest. A piece without sound is not sent, because Whisper
-invents words there. Transcripts are not journaled: after an interruption they are requested again.
+invents words there. Transcripts are kept in the journal of the work item, by the hash of their sound: after an
+interruption only those of the other pieces are requested.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import wave
@@ -19,17 +21,21 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 from numpy.typing import NDArray
+from pydantic import BaseModel, TypeAdapter
 
 from operators.models.connection import RETRIES
 from operators.models.endpoints import Endpoint, EndpointError, is_web_address, unavailable
+from operators.models.journal import Journal
 from operators.video.clips.sound import rate_of, read_long_sound
 from operators.video.decode.packets import open_video, read_packets
+from schemas.base import digest
 from schemas.config import CaptionConfig, Speech
+from schemas.journal import JournalEntry
 from schemas.tables import Annotation, Video
 from schemas.video.clock import SECOND_US
 
 if TYPE_CHECKING:  # the import takes most of a second, so it runs only where a request is sent
-    from openai.types.audio import TranscriptionSegment
+    import openai
 
 RATE = 16_000
 """Samples per second: what Whisper and its successors work on."""
@@ -47,6 +53,19 @@ _STEP = RATE // 10
 _SPEECH = "speech"
 _REFUSED = frozenset({400, 413, 415, 422})
 """HTTP statuses of a server that does not accept this sound, while it may accept others."""
+
+
+class SpokenSegment(BaseModel):
+    """A passage of speech, as the endpoint states it, in seconds from the start of its piece."""
+
+    start: float
+    end: float
+    text: str
+    no_speech_prob: float | None = None
+    avg_logprob: float | None = None
+
+
+_SEGMENTS = TypeAdapter(list[SpokenSegment])
 
 
 class SpeechRefused(Exception):
@@ -90,11 +109,14 @@ def resolve_speech(config: CaptionConfig, environ: Mapping[str, str] = os.enviro
     return config.model_copy(update={"speech_model": speech_endpoint(environ, config.speech_model).model})
 
 
-def transcribe(video: Video, path: Path, endpoint: Endpoint, retries: int = RETRIES) -> list[Annotation]:
+def transcribe(
+    video: Video, path: Path, endpoint: Endpoint, retries: int = RETRIES, journal: Journal | None = None
+) -> list[Annotation]:
     """What is spoken in a video's main audio track, in order of time; empty for a video without sound.
 
     Args:
         path: the video's file.
+        journal: keeps the transcripts. One that it has is not requested.
 
     Raises:
         ModelUnavailable: the endpoint cannot be used.
@@ -115,36 +137,68 @@ def transcribe(video: Video, path: Path, endpoint: Endpoint, retries: int = RETR
         for first, samples in cut_pieces(read_mono(path, video.audio_stream, video.duration_us)):
             if np.abs(samples.astype(np.int32)).max(initial=0) < SILENCE:
                 continue
-            try:
-                transcript = client.audio.transcriptions.create(
-                    file=("sound.wav", _to_wav(samples), "audio/wav"),
-                    model=endpoint.model,
-                    response_format="verbose_json",
-                    timestamp_granularities=["segment"],
-                    temperature=0.0,
-                )
-                segments = transcript.segments
-                if not isinstance(segments, list):
-                    raise TypeError(f"no segments with times, but {str(transcript)[:200]!r}")
-            except openai.APIStatusError as error:
-                if error.status_code in _REFUSED:
-                    refused = endpoint.mask_message(f"HTTP {error.status_code}: {error.message}")
-                    raise SpeechRefused(
-                        "speech_refused", f"{endpoint.shown_url} does not accept its sound ({refused})"
-                    ) from error
-                raise unavailable(error, endpoint, _SPEECH) from error
-            except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # a web page, or other JSON
-                raise unavailable(error, endpoint, _SPEECH) from error
+            segments = _request_segments(client, endpoint, video.video_id, _to_wav(samples), journal)
             start_us, end_us = (round(number * SECOND_US / RATE) for number in (first, first + len(samples)))
             for segment in segments:
-                if annotation := _annotate(segment, start_us, min(end_us, video.duration_us), endpoint):
+                if annotation := _annotate(segment, start_us, min(end_us, video.duration_us)):
                     found.append(annotation)
     return sorted(found, key=lambda each: each.start_us)
 
 
-def _annotate(segment: TranscriptionSegment, start_us: int, end_us: int, endpoint: Endpoint) -> Annotation | None:
+def _request_segments(
+    client: openai.OpenAI, endpoint: Endpoint, video_id: str, sound: bytes, journal: Journal | None
+) -> list[SpokenSegment]:
+    """The segments of a piece of sound: from the journal, or else from the endpoint, and into the journal.
+
+    Raises:
+        ModelUnavailable, SpeechRefused: see `transcribe`.
+    """
+    import openai
+
+    request_sha256 = digest(["transcription", endpoint.model, hashlib.sha256(sound).hexdigest()])
+    known = journal.get(request_sha256) if journal else None
+    if known is not None:
+        return _SEGMENTS.validate_json(known.raw)
+    try:
+        transcript = client.audio.transcriptions.create(
+            file=("sound.wav", sound, "audio/wav"),
+            model=endpoint.model,
+            response_format="verbose_json",
+            timestamp_granularities=["segment"],
+            temperature=0.0,
+        )
+        if not isinstance(transcript.segments, list):
+            raise TypeError(f"no segments with times, but {str(transcript)[:200]!r}")
+        segments = _SEGMENTS.validate_python([segment.model_dump() for segment in transcript.segments])
+    except openai.APIStatusError as error:
+        if error.status_code in _REFUSED:
+            refused = endpoint.mask_message(f"HTTP {error.status_code}: {error.message}")
+            raise SpeechRefused(
+                "speech_refused", f"{endpoint.shown_url} does not accept its sound ({refused})"
+            ) from error
+        raise unavailable(error, endpoint, _SPEECH) from error
+    except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # a web page, or other JSON
+        raise unavailable(error, endpoint, _SPEECH) from error
+    segments = [each.model_copy(update={"text": endpoint.mask_secrets(each.text)}) for each in segments]
+    if journal:
+        journal.append(
+            JournalEntry(
+                request_sha256=request_sha256,
+                origin_sha256=request_sha256,
+                key=video_id,
+                model=endpoint.model,
+                raw=_SEGMENTS.dump_json(segments).decode(),
+                finish_reason="stop",
+                tokens_in=0,
+                tokens_out=0,
+            )
+        )
+    return segments
+
+
+def _annotate(segment: SpokenSegment, start_us: int, end_us: int) -> Annotation | None:
     """A segment on the video's timeline; None if it holds no speech, or has no time within its piece."""
-    text = " ".join(endpoint.mask_secrets(segment.text).split())
+    text = " ".join(segment.text.split())
     begin_us = start_us + max(0, round(segment.start * SECOND_US))
     finish_us = min(end_us, start_us + round(segment.end * SECOND_US))
     invented = (segment.no_speech_prob or 0) > NO_SPEECH and (segment.avg_logprob or 0) < MIN_LOGPROB

@@ -131,7 +131,7 @@ def _find_speech(context: Context, video: Video, notes: Sequence[Annotation]) ->
             return []
         case Speech.ENDPOINT:
             endpoint = speech_endpoint(model=settings.speech_model)
-            return transcribe(video, fetch_source(context, video), endpoint)
+            return transcribe(video, fetch_source(context, video), endpoint, journal=context.journal)
         case _:
             assert_never(settings.speech)
 

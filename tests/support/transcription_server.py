@@ -35,6 +35,8 @@ class TranscriptionServer:
         self.text = text
         self.status = status
         self.body = body
+        self.fail_after: int | None = None
+        """Number of requests after which it fails with HTTP 500; None for never."""
         self.heard: list[Heard] = []
         handler = type("Handler", (_Handler,), {"owner": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -87,8 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
             key = self.headers.get("Authorization", "")
             heard = Heard(fields, key, file.getframerate(), file.getnchannels(), samples)
         self.owner.heard.append(heard)
-        if self.owner.status != 200:
-            self._send(self.owner.status, {"error": {"message": "made to fail", "type": "test"}})
+        limit = self.owner.fail_after
+        status = 500 if limit is not None and len(self.owner.heard) > limit else self.owner.status
+        if status != 200:
+            self._send(status, {"error": {"message": "made to fail", "type": "test"}})
         else:
             self._send(200, self.owner.answer(heard) if self.owner.body is None else self.owner.body)
 

@@ -6,6 +6,7 @@ import pytest
 
 from operators.models.endpoints import Endpoint, endpoint_for
 from operators.settings import ConfigError
+from operators.speech.transcription import speech_endpoint
 from schemas.config import Role
 from tests.support import airflow_home
 
@@ -41,6 +42,15 @@ def test_each_role_has_its_own_and_an_empty_one_has_none(monkeypatch):
     assert endpoint_for(Role.CAPTIONER, found) == Endpoint("http://a/v1", "vlm", vision=True)
     assert endpoint_for(Role.TARGET, found) == Endpoint("http://b/v1", "blind", vision=False)
     assert endpoint_for(Role.REASONER, found) is endpoint_for(Role.JUDGE, found) is None
+
+
+def test_the_transcription_endpoint_has_a_connection(monkeypatch):
+    monkeypatch.setenv("LVR_SPEECH_API_KEY", "own-key")
+    assert "LVR_SPEECH_URL" not in model_environment()
+    connect(monkeypatch, "speech", host="whisper", port=8000, extra={"model": "large-v3"})
+    found = command_environment()
+    assert speech_endpoint(found) == Endpoint("http://whisper:8000/v1", "large-v3", "")
+    assert not [name for name in found if name == "LVR_SPEECH_VISION"]
 
 
 @pytest.mark.parametrize(

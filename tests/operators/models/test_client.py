@@ -410,7 +410,7 @@ def test_a_server_that_is_busy_after_all_retries_is_waited_for(server, journal, 
     ],
     ids=["long", "date", "unstated", "quota"],
 )
-def test_a_wait_beyond_the_patience_and_a_spent_quota_are_outages_at_once(server, journal, request_of, fault):
+def test_a_wait_beyond_the_patience_and_a_spent_quota_are_outages(server, journal, request_of, fault):
     with ModelPool(retries=0) as pool:
         server.fail(fault)
         with pytest.raises(ModelUnavailable, match=r"is overloaded \(HTTP 429"):

@@ -1,9 +1,12 @@
 """Transcripts of small real videos from a real HTTP server that reports where it hears something."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from operators.models.endpoints import Endpoint, EndpointError, ModelUnavailable
+from operators.models.journal import Journal
 from operators.speech.transcription import (
     PIECE_SECONDS,
     RATE,
@@ -103,6 +106,40 @@ def test_a_sound_that_is_not_accepted_is_a_refusal(beep):
     with TranscriptionServer(status=413) as server, pytest.raises(SpeechRefused, match="HTTP 413") as refused:
         transcribe(video_with(1), beep, endpoint_of(server))
     assert refused.value.reason == "speech_refused"
+
+
+def test_a_transcript_is_requested_once_and_kept(beep, tmp_path):
+    """Also by another process, and where the endpoint has moved."""
+    with TranscriptionServer(text="Hello there.") as server, Journal(str(tmp_path)) as journal:
+        first = transcribe(video_with(1), beep, endpoint_of(server), journal=journal)
+    moved = Endpoint("http://127.0.0.1:9/v1", "whisper", "a-long-secret-key")
+    with Journal(str(tmp_path)) as journal:
+        assert transcribe(video_with(1), beep, moved, retries=0, journal=journal) == first
+        with pytest.raises(ModelUnavailable):
+            transcribe(video_with(1), beep, replace(moved, model="another"), retries=0, journal=journal)
+
+
+def test_pieces_that_were_transcribed_before_a_crash_are_not_requested_again(tmp_path, monkeypatch):
+    """The endpoint fails at the second of two pieces."""
+    monkeypatch.setattr("operators.speech.transcription.PIECE_SECONDS", 40)
+    film = counting_video(tmp_path / "long.mp4", seconds=45, fps=2, beep_at=1.0)
+    video = video_with(1, 45)
+    with TranscriptionServer() as server, Journal(str(tmp_path / "journal")) as journal:
+        server.fail_after = 1
+        with pytest.raises(ModelUnavailable):
+            transcribe(video, film, endpoint_of(server), retries=0, journal=journal)
+        assert len(server.heard) == 2
+        server.fail_after = None
+        found = transcribe(video, film, endpoint_of(server), journal=journal)
+    assert len(server.heard) == 3
+    assert found == sorted(found, key=lambda each: each.start_us)
+
+
+def test_a_transcript_in_the_journal_has_no_secret(beep, tmp_path):
+    with TranscriptionServer(text="Hello a-long-secret-key.") as server, Journal(str(tmp_path)) as journal:
+        transcribe(video_with(1), beep, endpoint_of(server), journal=journal)
+    [file] = tmp_path.iterdir()
+    assert "Hello" in file.read_text() and "secret" not in file.read_text()
 
 
 def test_long_sound_is_cut_where_it_is_quiet():
