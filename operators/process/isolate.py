@@ -37,8 +37,8 @@ from typing import Any, TypeVar
 
 import psutil
 
-from operators.process.fork_server import Child, ForkServer
 from schemas.errors import Outage
+from schemas.fork_server import Child, ForkServer
 
 T = TypeVar("T")
 
@@ -191,8 +191,8 @@ def _await_start(child: Child) -> None:
         EOFError: the child was stopped.
     """
     try:
-        if child.receiver.poll(START_SECONDS):
-            child.receiver.recv()
+        if child.connection.poll(START_SECONDS):
+            child.connection.recv()
             return
     except EOFError:
         code = child.wait()
@@ -218,8 +218,8 @@ def _await_result(child: Child, timeout_seconds: float, memory_bytes: int) -> tu
     deadline = time.monotonic() + timeout_seconds
     poll_at = time.monotonic() + _MEMORY_POLL_SECONDS
     while True:
-        if child.receiver.poll(max(0.0, min(poll_at, deadline) - time.monotonic())):
-            outcome, value = child.receiver.recv()
+        if child.connection.poll(max(0.0, min(poll_at, deadline) - time.monotonic())):
+            outcome, value = child.connection.recv()
             if outcome != "log":
                 return outcome, value
             logging.getLogger(value.name).handle(value)

@@ -27,7 +27,7 @@ from typing import IO, Any
 
 import psutil
 
-from operators.process.fork_server import die_with_parent
+from schemas.fork_server import die_with_parent
 
 GRACE_SECONDS = 20.0
 """Default time between SIGTERM and SIGKILL."""

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ class Unsendable(Exception):
     def __init__(self, key, reason):
         super().__init__(key)
 
-if "trainer_plugin.data.decode_pool" in sys.orig_argv:
+if any("fork_server" in part for part in sys.orig_argv):
     import trainer_plugin.data.video_decode as frames
 
     plain = frames._shown_pts
@@ -98,5 +99,5 @@ def strange_decoders(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "strange"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(STRANGE)
-    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     return folder

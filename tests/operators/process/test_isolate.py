@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from operators.process import isolate
-from operators.process.fork_server import ForkServer
 from operators.process.isolate import ChildFailed, NotStarted, Stopped, run_isolated
 from operators.video.decode.ffmpeg import run_ffmpeg
+from schemas.fork_server import ForkServer
 from tests.support.videos import counting_video
 
 

@@ -40,17 +40,21 @@ def numbers(future) -> list[int]:
 
 
 def processes_of(process: int) -> list[int]:
-    """Process ids of the running decoders of a process."""
-    found: list[int] = []
+    """Process ids of the running decoders of a process: the children of its fork servers."""
+    parents: dict[int, int] = {}
+    servers: set[int] = set()
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = status.read_text().rpartition(")")[2].split()[:2]
             command = status.with_name("cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(parent) == process and state != "Z" and b"trainer_plugin.data.decode_pool" in command:
-            found.append(int(status.parent.name))
-    return sorted(found)
+        pid = int(status.parent.name)
+        if state != "Z":
+            parents[pid] = int(parent)
+        if int(parent) == process and b"fork_server" in command:
+            servers.add(pid)
+    return sorted(pid for pid, parent in parents.items() if parent in servers)
 
 
 def test_submit_returns_frames_and_errors(decoders, film, tmp_path):

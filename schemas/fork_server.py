@@ -36,16 +36,17 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _NUMBER = struct.Struct("q")
 _LONGEST_REQUEST = 1 << 16
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OUTPUTS = (1, 2)  # standard output and standard error
 
 
 class Child:
     """A forked process."""
 
-    def __init__(self, server: _Server, pid: int, receiver: Connection, status: socket.socket) -> None:
+    def __init__(self, server: _Server, pid: int, connection: Connection, status: socket.socket) -> None:
         self.pid = pid
-        self.receiver = receiver
-        """Receives what the child sends. Raises EOFError once the child has ended."""
+        self.connection = connection
+        """Connects to the child's function. Receiving raises EOFError or OSError once the child has ended."""
         self._server = server
         self._status = status
         self._exit_code: int | None = None
@@ -53,20 +54,23 @@ class Child:
     def wait(self, timeout_seconds: float | None = None) -> int | None:
         """Its exit status, or the negative number of the signal that ended it. None if it has not ended in this time.
 
-        If the server has ended, its children have too. Then this is the signal that ended the server if it was SIGTERM
-        or SIGINT, else SIGKILL.
+        It is -SIGKILL if the server was ended, as its children then are.
         """
         if self._exit_code is None and wait([self._status], timeout_seconds):
             code = _receive_number(self._status)
-            if code is None:
-                ended = self._server.process.wait()
-                code = ended if ended in (-signal.SIGTERM, -signal.SIGINT) else -signal.SIGKILL
-            self._exit_code = code
+            self._exit_code = -signal.SIGKILL if code is None else code
         return self._exit_code
+
+    def kill(self) -> None:
+        """End it immediately, and wait for that."""
+        if self.wait(timeout_seconds=0.0) is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.wait()
 
     def close(self) -> None:
         """Close the connections to the child and to its server."""
-        self.receiver.close()
+        self.connection.close()
         self._status.close()
 
 
@@ -95,16 +99,16 @@ class ForkServer:
             OSError: no process can be started, or none was within the time.
         """
         call = pickle.dumps((function, arguments))
-        receiver, sender = Pipe(duplex=False)
+        ours, theirs = Pipe()
         status, status_sender = socket.socketpair()
-        with sender, status_sender, open(os.memfd_create("call"), "w+b") as file:  # noqa: PTH123 - it has no path
+        with theirs, status_sender, open(os.memfd_create("call"), "w+b") as file:  # noqa: PTH123 - it has no path
             pickle.dump((dict(os.environ), os.getcwd(), sys.path, call), file)  # noqa: PTH109 - the children's too
             file.seek(0)
             with self._lock:
                 if self._server is None or not self._server.is_usable():
                     self._server = _Server()
                 server = self._server
-                server.send(sorted(modules), [file.fileno(), sender.fileno(), status_sender.fileno()])
+                server.send(sorted(modules), [file.fileno(), theirs.fileno(), status_sender.fileno()])
         if not wait([status], timeout_seconds):
             raise TimeoutError(f"none has started within {timeout_seconds:.0f} s; is the disk with its packages slow?")
         pid = _receive_number(status)
@@ -112,7 +116,7 @@ class ForkServer:
             raise ChildProcessError(f"the process that starts others ended with status {server.process.wait()}")
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))
-        return Child(server, pid, receiver, status)
+        return Child(server, pid, ours, status)
 
     def kill(self) -> None:
         """Kill the server, and with it all its children."""
@@ -187,7 +191,8 @@ def _serve(descriptor: int) -> None:
     woken, wake = socket.socketpair()
     wake.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the program decides when to end, and this process ends with it
     signal.set_wakeup_fd(wake.fileno())
     children: dict[int, socket.socket] = {}
     own_pid = os.getpid()
@@ -205,10 +210,10 @@ def _serve(descriptor: int) -> None:
                 with suppress(Exception):  # the child imports it as well, and reports why it cannot
                     importlib.import_module(name)
             gc.freeze()
-            file, sender, status, *outputs = files
+            file, pipe, status, *outputs = files
             with ExitStack() as opened, suppress(ConnectionError):  # the program may no longer wait for the child
                 call = opened.enter_context(open(file, "rb"))  # noqa: PTH123
-                connection = opened.enter_context(Connection(sender, readable=False))
+                connection = opened.enter_context(Connection(pipe))
                 for output in outputs:
                     opened.callback(os.close, output)
                 status_sender = socket.socket(fileno=status)
@@ -243,8 +248,8 @@ def _call(file: IO[bytes], connection: Connection) -> NoReturn:
     code = 1
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGCHLD, *_SIGNALS):
+            signal.signal(number, signal.SIG_DFL)
         gc.enable()
         environment, folder, path, call = pickle.load(file)  # noqa: S301 - from the program itself
         os.environ.clear()
