@@ -43,6 +43,7 @@ from trainer_plugin.recipe import recipe_names
 from trainer_plugin.rl.advantages import Advantages, compute_advantages
 from trainer_plugin.rl.alarms import Alarms, TrainingAlarm
 from trainer_plugin.rl.collect import GroupCollector, RewardedGroup
+from trainer_plugin.rl.engines import open_engine
 from trainer_plugin.rl.metrics import GrpoMetrics
 from trainer_plugin.rl.prompts import PromptStream
 from trainer_plugin.rl.recipe import GrpoRecipe, load_grpo_recipe
@@ -50,7 +51,6 @@ from trainer_plugin.rl.rewards.base import Reward, load_reward
 from trainer_plugin.rl.rewards.run import RewardCalls
 from trainer_plugin.rl.rollout import Finish, RolloutRequest
 from trainer_plugin.rl.rollout_table import RewardValue, RolloutFolder, RolloutRow, choose_status, find_right
-from trainer_plugin.rl.sampler import HfSampler
 from trainer_plugin.rl.update import PolicyUpdate, RolloutBatch, UpdateReport
 from trainer_plugin.rl.video_cache import VideoCache
 from trainer_plugin.training.checkpoint import RunState, check_data
@@ -95,7 +95,15 @@ class GrpoTraining:
             check_feature_folder(self.dataset.features, self.model)
             self.cache = resources.enter_context(VideoCache(self.model, recipe.cache, workers=recipe.videos.workers))
             stop_ids = self.dataset.layout.chat.stop_ids
-            engine = HfSampler(self.model, self._read_pixels, stop_ids, recipe.rollout.batch_requests)
+            rollout = recipe.rollout
+            engine = open_engine(
+                rollout.engine,
+                self.model,
+                self._read_pixels,
+                stop_ids,
+                rollout.batch_requests,
+                rollout.prefill_tokens,
+            )
             self.collector = GroupCollector(stream, self.cache, engine, functions, recipe, self.parallel)
             self._updates = PolicyUpdate(
                 self.model,

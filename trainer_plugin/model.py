@@ -31,7 +31,7 @@ from schemas.errors import BadInput
 from trainer_plugin import versions
 from trainer_plugin.distributed.collectives import GradientReduction, exchange
 from trainer_plugin.distributed.mesh import RankContext, run_on_all_ranks
-from trainer_plugin.distributed.sequence_plan import Costs, RankPlan
+from trainer_plugin.distributed.sequence_plan import Costs, RankPlan, SequencePlan
 from trainer_plugin.families import family_of
 from trainer_plugin.families.base import Family, Features
 from trainer_plugin.ops import sequence_parallel_attention as attention
@@ -40,10 +40,20 @@ from trainer_plugin.ops.activation_offload import HostMemory
 from trainer_plugin.ops.attention_kernels import Kernel
 from trainer_plugin.ops.decode_attention import DecodeKeys
 from trainer_plugin.ops.log_probs import compute_logits, full_log_probs, token_log_probs
-from trainer_plugin.ops.sequence_parallel_attention import SEQUENCE_PARALLEL, AttentionRun, KeptKeys, KeysValues
+from trainer_plugin.ops.sequence_parallel_attention import (
+    SEQUENCE_PARALLEL,
+    AttentionRun,
+    KeepKeys,
+    KeptKeys,
+    KeysValues,
+)
 from trainer_plugin.ops.tiled_mlp import tile
 from trainer_plugin.ops.vision_attention import VISION_ATTENTION
-from trainer_plugin.types import Grid
+from trainer_plugin.types import Example, Grid
+
+WARM_UP_TOKENS = (41, 67)
+"""Tokens of each rank in the rows of `LongVideoModel.warm_up`. They have no common factors, to which a kernel for any
+length could be restricted."""
 
 
 class Head(StrEnum):
@@ -204,11 +214,23 @@ class LongVideoModel(nn.Module):
             BadInput: as `forward`.
         """
         kept = KeptKeys()
-        return PromptKeys(self._prompt_pass(row, kept), kept.close())
+        return PromptKeys(self._prompt_pass(row, kept, None), kept.close())
 
-    def _prompt_pass(self, row: RankInput, kept: KeptKeys) -> Tensor:
+    def prefill(self, row: RankInput, kept: KeepKeys | None, earlier: tuple[KeysValues, ...] | None) -> None:
+        """Run a part of a prompt for its keys and values alone, without gradients.
+
+        Every rank must call it, as `forward`.
+
+        Args:
+            row: this rank's input. Its plan has `earlier_tokens`.
+            kept: is given the keys and values of each layer; None: they are not kept.
+            earlier: this rank's heads of the earlier tokens' keys and values, by layer; None if there are none.
+        """
+        self._prompt_pass(row, kept, earlier)
+
+    def _prompt_pass(self, row: RankInput, kept: KeepKeys | None, earlier: tuple[KeysValues, ...] | None) -> Tensor:
         """Keep the keys and values of a row, and return its last hidden states. FSDP wraps it as it does `forward`."""
-        run = self._attention_run(row, None)
+        run = self._attention_run(row, earlier)
         run.kept = kept
         return self._hidden(row, run).clone()  # not a view, from which FSDP's hook could get lost
 
@@ -254,6 +276,31 @@ class LongVideoModel(nn.Module):
         """Number of temporal patches of a video that one call of the tower encodes: at most `vision_patches` patches,
         but at least one temporal patch."""
         return max(1, self.options.vision_patches // (grid.h * grid.w))
+
+    def warm_up(self) -> None:
+        """Run short rows of text of two lengths, so that no step of another length compiles anything. Every rank must
+        call it.
+
+        The first length compiles for that length, the second one for any. Gradients are zero afterwards.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        for training, gradients in ((True, True), (True, False), (False, False)):
+            self.train(training)
+            for tokens in WARM_UP_TOKENS:
+                ids = torch.ones(tokens * self.parallel.sp, dtype=torch.int64)
+                positions = torch.arange(len(ids)).expand(self.family.rope_rows, -1)
+                plan = SequencePlan(
+                    [Example("warm-up", ids, ids, positions)], self.family, self.parallel.layout, self.costs
+                )
+                row = RankInput(plan.rank_plan(self.parallel.sp_rank), ()).to(self.parallel.device)
+                with torch.set_grad_enabled(gradients):
+                    log_probs, _ = self(row)
+                if gradients:
+                    log_probs.sum().backward()
+        reshard(self)
+        self.zero_grad()
+        for module, training in modes:
+            module.training = training
 
     def _attention_run(self, row: RankInput, prompt: tuple[KeysValues, ...] | None) -> AttentionRun:
         return AttentionRun(

@@ -167,6 +167,7 @@ class SequencePlan:
         layout: Layout,
         costs: Costs,
         prompt: SequencePlan | None = None,
+        earlier_tokens: int = 0,
     ) -> None:
         """
         A row with fewer than two tokens per rank is padded with a sample without labels.
@@ -179,6 +180,8 @@ class SequencePlan:
             prompt: the plan of a row that begins with `PromptGroup.prefix`. Then `items` is that group with some or all
                 of its responses, and this row holds the responses alone, which attend to the keys and values of that
                 row (`trainer_plugin.training.chunked_groups`).
+            earlier_tokens: number of tokens of the first sample that earlier rows hold. Its tokens here attend to their
+                keys, which every rank has (`trainer_plugin.rl.prefill`).
 
         Raises:
             ValueError: there are no items, or one has tensors of different lengths, video tokens that do not fit its
@@ -208,8 +211,7 @@ class SequencePlan:
         for example, (start, end) in zip(examples, self.segments, strict=True):
             if example.videos:
                 self.visual[start:end] = example.input_ids == family.video_token_id
-        before = 0 if prompt is None else len(prompt)
-        self._key_offset = before
+        self._key_offset = earlier_tokens if prompt is None else len(prompt)
         self._prefixes = [
             prompt.segments[0]
             if prompt is not None and segment.response is not None
@@ -218,6 +220,8 @@ class SequencePlan:
             else self.segments[segment.prefix]
             for segment in segments
         ]
+        if earlier_tokens:
+            self._prefixes[0] = (0, earlier_tokens)
         counts = [int((_shifted(example.labels) != IGNORED).sum()) for example in examples]
         numbers = [-1 if segment.response is None else segment.response for segment in segments]
         self.responses = torch.repeat_interleave(torch.tensor(numbers), torch.tensor(counts))

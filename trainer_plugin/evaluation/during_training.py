@@ -27,8 +27,8 @@ from trainer_plugin.evaluation.grading import OpenGrading
 from trainer_plugin.evaluation.run import Interrupted, evaluate, list_facts, read_evaluation
 from trainer_plugin.evaluation.table import Evaluation
 from trainer_plugin.recipe import PeriodicEvaluationSettings, VideoData
+from trainer_plugin.rl.engines import Engine, open_engine
 from trainer_plugin.rl.rewards.base import load_reward
-from trainer_plugin.rl.sampler import HfSampler
 from trainer_plugin.training.from_recipe import open_samples
 from trainer_plugin.training.model_identity import sum_bits
 from trainer_plugin.training.run import Run
@@ -127,7 +127,8 @@ class PeriodicEvaluation:
         if (complete := broadcast_from_rank_zero(lambda: _read_complete(folder, facts))) is not None:
             return complete
         with closing(FrameSource(run.family, self._videos.workers)) as frames:
-            engine = HfSampler(run.model, frames, dataset.layout.chat.stop_ids, settings.requests)
+            stop_ids = dataset.layout.chat.stop_ids
+            engine = open_engine(Engine.AUTO, run.model, frames, stop_ids, settings.requests)
             return evaluate(dataset, engine, run.parallel, settings, folder, model, run.check_interrupts)
 
 

@@ -14,7 +14,8 @@ from trainer_plugin.evaluation.frames import FrameSource
 from trainer_plugin.model import RunOptions
 from trainer_plugin.ops.attention_kernels import Kernel
 from trainer_plugin.recipe import ModelSource, Parallelism
-from trainer_plugin.rl.sampler import HfSampler
+from trainer_plugin.rl.engines import Engine, open_engine
+from trainer_plugin.rl.rollout import RolloutEngine
 from trainer_plugin.training.weights import build_model
 
 
@@ -29,7 +30,7 @@ def open_sampler(
     kernel: Kernel = Kernel.AUTO,
     workers: int = 0,
     batch_requests: int = 1,
-) -> Iterator[HfSampler]:
+) -> Iterator[RolloutEngine]:
     """Load a model and sample with it until the block ends. Every rank must call it.
 
     Args:
@@ -37,7 +38,7 @@ def open_sampler(
         stop_ids: ids of the tokens that end a response (`Chat.stop_ids`).
         precision: name of the torch dtype of the weights and the computation.
         workers: number of decoder processes per rank.
-        batch_requests: as in `HfSampler`.
+        batch_requests: as in `open_engine`.
 
     Raises:
         BadInput: on every rank, if the weights cannot be read, or the number of processes does not fit.
@@ -48,6 +49,6 @@ def open_sampler(
     model = build_model(source, None, config, parallel, compute=getattr(torch, precision), options=options)
     frames = FrameSource(model.family, workers)
     try:
-        yield HfSampler(model, frames, stop_ids, batch_requests)
+        yield open_engine(Engine.AUTO, model, frames, stop_ids, batch_requests)
     finally:
         frames.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,13 @@ SEQUENCE_PARALLEL = "sequence_parallel"
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values [tokens of this rank's part, kv heads of this rank, d] of one layer, after rotary embedding."""
+
+
+class KeepKeys(Protocol):
+    """What keeps the keys and values of a row's layers."""
+
+    def put(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Keep [tokens of this rank's part, kv heads of this rank, d] of one layer."""
 
 
 class KeptKeys:
@@ -69,9 +76,9 @@ class AttentionRun:
     host: HostMemory | None = None
     """Host memory that holds the cached outputs; None keeps them on the device."""
     prompt: tuple[KeysValues, ...] | None = None
-    """This rank's keys and values of a prompt in a row of its own, by layer. The plan's blocks
-    name which of them each row attends to."""
-    kept: KeptKeys | None = None
+    """This rank's keys and values of a prompt in a row of its own, by layer; or, if the plan has no parts of a prompt,
+    this rank's heads of all earlier tokens. The plan's blocks name which of them each row attends to."""
+    kept: KeepKeys | None = None
     """Where this rank's keys and values are kept; None: nowhere."""
     _kept: dict[int, tuple[Tensor | OnHost, Tensor | OnHost]] = field(default_factory=dict)
 
@@ -148,16 +155,18 @@ def sequence_parallel_attention(
         q, k, v = tokens_to_heads(torch.cat(heads, dim=2), sizes, run.ulysses).split(counts, dim=1)
     if run.kept is not None:
         run.kept.put(layer, k, v)
-    k, v = _gather_row(k, v, run.plan.ring_sizes, run.plan.ring_order, run.ring)
+    k, v = gather_row(k, v, run.plan.ring_sizes, run.plan.ring_order, run.ring)
     if run.prompt is not None:
         plan = run.plan
-        prompt = _gather_row(*run.prompt[layer], plan.prompt_ring_sizes, plan.prompt_ring_order, run.ring)
+        prompt = run.prompt[layer]
+        if plan.prompt_ring_sizes:
+            prompt = gather_row(*prompt, plan.prompt_ring_sizes, plan.prompt_ring_order, run.ring)
         k, v = torch.cat([prompt[0], k]), torch.cat([prompt[1], v])
     out = attend(q, k, v, run.plan.blocks, scale, run.kernel, run.stash(layer))
     return heads_to_tokens(out, sizes, run.ulysses).flatten(1, 2)[None], None
 
 
-def _gather_row(
+def gather_row(
     k: Tensor, v: Tensor, sizes: Sequence[int], order: Sequence[tuple[int, int]], ring: ProcessGroup | None
 ) -> KeysValues:
     """Gather a row's keys and values from the parts of all ring ranks, in the order of its tokens."""

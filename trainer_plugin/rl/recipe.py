@@ -12,6 +12,7 @@ from schemas.tables import Split
 from trainer_plugin.recipe import RunSettings, VideoData, load_recipe_of
 from trainer_plugin.rl.advantages import Estimator
 from trainer_plugin.rl.alarms import AlarmSettings
+from trainer_plugin.rl.engines import PREFILL_TOKENS, Engine
 from trainer_plugin.rl.objective import Objective
 from trainer_plugin.rl.prompts import PromptSettings
 from trainer_plugin.rl.rollout import SamplingSettings
@@ -36,8 +37,12 @@ class RolloutSettings(Model):
     """As in `SamplingSettings`."""
     max_tokens: int = Field(default=1024, ge=1)
     """Maximum number of tokens of a response. The prompt may have `row_tokens - max_tokens`."""
+    engine: Engine = Engine.AUTO
+    """What samples the responses."""
     batch_requests: int = Field(default=1, ge=1)
     """Number of prompts that a data-parallel rank holds in memory at a time while it samples."""
+    prefill_tokens: int = Field(default=PREFILL_TOKENS, ge=1)
+    """Maximum number of tokens of a prompt that the engine `shared_prefix` runs in one pass."""
     drop_without_signal: bool = True
     """Drop groups whose responses all have the same reward, and sample other prompts instead."""
     max_rounds: int = Field(default=4, ge=1)

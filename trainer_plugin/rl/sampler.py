@@ -3,16 +3,11 @@
 The prompts of a batch run once, in one row. Each rank keeps the keys and values of its part. Then all responses to them
 are decoded, one token a step, by every rank of the sequence-parallel group (`trainer_plugin.ops.decode_attention`). The
 log-probabilities are those of the distribution that was sampled from.
-
-A token depends on the seed of its request, the number of the response, the index of the token and the model, and not on
-the layout, the number of ranks, or the other responses, up to rounding.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,16 +17,19 @@ from torch import Tensor
 
 from schemas.errors import BadInput
 from trainer_plugin.distributed.mesh import run_on_all_ranks
-from trainer_plugin.distributed.sequence_plan import Range, SequencePlan, check_item
+from trainer_plugin.distributed.sequence_plan import Range, SequencePlan
 from trainer_plugin.model import LongVideoModel, RankInput, all_reduce_max, reshard
 from trainer_plugin.ops.decode_attention import DecodeKeys
 from trainer_plugin.rl.rollout import Finish, OnResponse, RolloutRequest, RolloutResponse, SamplingSettings
-from trainer_plugin.types import IGNORED, Example, FrameRange, PromptGroup
-
-PixelSource = Callable[[RolloutRequest, FrameRange], Tensor]
-"""Returns the frames or features of some temporal patches of a request's video, as an element of `RankInput.pixels`.
-`FrameRange.video` is the number of the video in the request. It is called only for what this rank encodes. An error
-that it raises ends `generate` on every rank."""
+from trainer_plugin.rl.sampling import (
+    PixelSource,
+    check_log_prob,
+    check_requests,
+    make_text_token,
+    sample_tokens,
+    uniform_number,
+)
+from trainer_plugin.types import FrameRange, PromptGroup
 
 
 class HfSampler:
@@ -80,7 +78,7 @@ class HfSampler:
                 do not fit, or log-probabilities are not finite. The message names the sample.
         """
         modes = [(module, module.training) for module in self.model.modules()]
-        run_on_all_ranks(partial(self._check, requests, responses, sampling))
+        run_on_all_ranks(partial(check_requests, self.model, requests, responses, sampling))
         batches = [
             requests[start : start + self.batch_requests] for start in range(0, len(requests), self.batch_requests)
         ]
@@ -95,32 +93,6 @@ class HfSampler:
             for module, training in modes:
                 module.training = training
             reshard(self.model)
-
-    def _check(self, requests: Sequence[RolloutRequest], responses: int, sampling: SamplingSettings) -> None:
-        group = self.model.parallel.sp_group
-        if group is not None:
-            mine = [(request.prompt.key, request.seed) for request in requests], responses, sampling
-            everyone: list[object] = [None] * self.model.parallel.sp
-            dist.all_gather_object(everyone, mine, group=group)
-            if any(other != mine for other in everyone):
-                raise BadInput(f"ranks that share a row sample different requests: {everyone}; pass them the same ones")
-        if responses < 1:
-            raise BadInput(f"{responses} responses to each request; sample at least 1")
-        text = self.model.model.config.get_text_config()
-        limit = getattr(text, "max_position_embeddings", None)
-        for request in requests:
-            prompt = request.prompt
-            try:
-                check_item(PromptGroup(prompt, (prompt.input_ids[:0],)), self.model.family)
-            except ValueError as error:
-                raise BadInput(str(error)) from error
-            needed = int(prompt.positions.max()) + sampling.max_tokens
-            if limit is not None and needed > limit:
-                raise BadInput(
-                    f"sample {prompt.key}: its prompt of {len(prompt.input_ids)} tokens and a response of "
-                    f"{sampling.max_tokens} need {needed} positions, and the model has {limit}; take fewer frames, or "
-                    f"lower max_tokens"
-                )
 
     def _sample_batch(
         self,
@@ -142,7 +114,7 @@ class HfSampler:
         """Run the prompts in one row. Returns this rank's keys and values, and the ids of each prompt."""
         model, parallel = self.model, self.model.parallel
         prefixes = [PromptGroup(request.prompt, ()).prefix for request in requests]
-        items = prefixes or [_make_text_token(model.family.rope_rows)]
+        items = prefixes or [make_text_token(model.family.rope_rows)]
         plan = SequencePlan(items, model.family, parallel.layout, model.costs)
         row = run_on_all_ranks(partial(self._prepare_row, plan, requests)).to(parallel.device)
         prompts = [
@@ -195,7 +167,10 @@ class HfSampler:
                     keys.keep(torch.tensor(rows, dtype=torch.int64))
             error: Exception | None = None
             try:
-                _check_finite(responses)
+                for response in responses:
+                    check_log_prob(
+                        response.request, response.number, len(response.token_ids) - 1, response.log_probs[-1]
+                    )
                 if on_response is not None and self.model.parallel.sp_rank == 0:
                     for response in ended:
                         on_response(response.request, response.number, response.close())
@@ -253,37 +228,6 @@ class _Response:
         return RolloutResponse(token_ids, log_probs, self.finish, self.prompt_ids)
 
 
-def sample_tokens(logits: Tensor, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Sample a token from each row of logits, by the inverse of the cumulative distribution in float64.
-
-    Args:
-        logits: [n, V], divided by the temperature.
-        uniforms: float64 [n] in [0, 1), one random number for each row; None takes the likeliest tokens.
-
-    Returns:
-        Tokens, int64 [n], and their log-probabilities [n] in the dtype of the logits.
-    """
-    if uniforms is None:
-        ids = logits.argmax(-1)
-    else:
-        sums = logits.double().softmax(-1).cumsum(-1)
-        drawn = uniforms.to(sums.device)[:, None] * sums[:, -1:]
-        # The first token whose sum is above the number, so that a token of probability 0 is never sampled. Only a row
-        # of NaN has none.
-        ids = torch.searchsorted(sums, drawn, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-    log_probs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
-    return ids, log_probs
-
-
-def uniform_number(seed: int, response: int, index: int) -> float:
-    """The random number in [0, 1) for token `index` of a response, the same on every machine.
-
-    It has 52 bits, so that its product with a sum of probabilities is below that sum.
-    """
-    digest = hashlib.blake2b(f"{seed}/{response}/{index}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 12) / 2**52
-
-
 def _local_ranges(plan: SequencePlan, part: int) -> Iterator[Range]:
     """The rows of a ring rank's part that belong to each segment.
 
@@ -299,21 +243,6 @@ def _local_ranges(plan: SequencePlan, part: int) -> Iterator[Range]:
                 rows += [offset + a - first, offset + b - first]
             offset += stop - first
         yield (rows[0], rows[-1]) if rows else (0, 0)
-
-
-def _make_text_token(rope_rows: int) -> Example:
-    """A sample of one token, for a rank without requests."""
-    zeros = torch.zeros(rope_rows, 1, dtype=torch.int64)
-    return Example("no request", zeros[0], torch.full_like(zeros[0], IGNORED), zeros)
-
-
-def _check_finite(responses: Sequence[_Response]) -> None:
-    for response in responses:
-        if not math.isfinite(response.log_probs[-1]):
-            raise BadInput(
-                f"sample {response.request.prompt.key}: the log-probability of token {len(response.token_ids) - 1} of "
-                f"response {response.number} is {response.log_probs[-1]}; check the model's weights"
-            )
 
 
 def _raise(error: Exception | None) -> None:

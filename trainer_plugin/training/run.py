@@ -89,6 +89,8 @@ class Run:
         self.checkpoints = CheckpointFolder(Path(recipe.out) / "checkpoints", recipe.checkpoints.keep)
         self.checkpoints.remove_partial()
         self.model = open_model(recipe, self.config, self.parallel)
+        if self.parallel.device.type == "cuda" and self.model.options.compile:
+            self.model.warm_up()
         settings = recipe.optimizer
         self.optimizer = adamw(self.model, settings.learning_rate, settings.weight_decay, settings.betas)
 

@@ -34,8 +34,10 @@ from trainer_plugin.rl import sampler
 from trainer_plugin.rl.rewards.base import RewardBatch, load_reward
 from trainer_plugin.rl.rewards.run import RewardCalls
 from trainer_plugin.rl.rollout import Finish, RolloutRequest, RolloutResponse, SamplingSettings
-from trainer_plugin.rl.sampler import HfSampler, sample_tokens, uniform_number
+from trainer_plugin.rl.sampler import HfSampler
+from trainer_plugin.rl.sampling import PixelSource, sample_tokens, uniform_number
 from trainer_plugin.rl.scoring import whole_row
+from trainer_plugin.rl.shared_prefix_sampler import SharedPrefixSampler
 from trainer_plugin.training.weights import add_adapters
 from trainer_plugin.types import FrameRange, PromptGroup
 
@@ -75,13 +77,14 @@ class Case:
     heads: tuple[int, int] = HEADS
     frozen: bool = False
     drafts: tuple[Draft, ...] = DRAFTS
+    engine: str = "sharded"
 
 
 def requests_of(samples: list[Sample], seed: int) -> list[RolloutRequest]:
     return [RolloutRequest(sample.example, (), 1000 * seed + number) for number, sample in enumerate(samples)]
 
 
-def pixel_source(family: Family, samples: list[Sample]) -> sampler.PixelSource:
+def pixel_source(family: Family, samples: list[Sample]) -> PixelSource:
     """The frames of samples, by the keys of requests."""
     frames = {sample.example.key: sample.frames for sample in samples}
 
@@ -96,13 +99,16 @@ def model_of(case: Case) -> LongVideoModel:
     return groups._model(case.family, case.heads, case.layout, case.frozen, OPTIONS)
 
 
-def sampler_of(model: LongVideoModel, case: Case) -> tuple[HfSampler, list[RolloutRequest]]:
+def sampler_of(model: LongVideoModel, case: Case) -> tuple[HfSampler | SharedPrefixSampler, list[RolloutRequest]]:
     """The sampler and this rank's requests."""
     samples = make_samples(model.family, case.drafts)
     number = model.parallel.dp_rank
     start = sum(case.counts[:number])
     mine = requests_of(samples, case.seed)[start : start + case.counts[number]]
-    return HfSampler(model, pixel_source(model.family, samples), case.stop_ids, case.batch_requests), mine
+    pixels = pixel_source(model.family, samples)
+    if case.engine == "shared_prefix":
+        return SharedPrefixSampler(model, pixels, case.stop_ids, case.batch_requests, prefill_tokens=12), mine
+    return HfSampler(model, pixels, case.stop_ids, case.batch_requests), mine
 
 
 def sampled(case: Case) -> list[list[RolloutResponse]]:
