@@ -15,7 +15,7 @@ as the video cache holds them, and a question. All responses have `--response` t
     shared    the prompt once, in one row with all responses
     chunked   the prompt once, two responses at a time
     separate  a row for each response. One of the equal responses is timed, and its time multiplied by the group's size.
-    usual     separate, with FlashAttention 2, the logits of all tokens at once, and a pass for old log-probabilities
+    usual     separate, with FlashAttention 2, all logits in one tensor, and a pass for old log-probabilities
     sft       no group: one sample with as many tokens as the shared row, of which as many are supervised
 
 `lengths` takes ten updates of different lengths, to find recompilation. `frames` compares videos of 8 to 1,024 frames

@@ -32,7 +32,9 @@ from trainer_plugin.evaluation.engine import open_sampler
 from trainer_plugin.evaluation.frames import FrameSource
 from trainer_plugin.evaluation.run import read_evaluation
 from trainer_plugin.recipe import ModelSource, Parallelism
-from trainer_plugin.rl.rollout import RolloutEngine, RolloutRequest, SamplingSettings
+from trainer_plugin.rl.rollout import RolloutRequest, SamplingSettings
+from trainer_plugin.rl.sampler import HfSampler
+from trainer_plugin.rl.shared_prefix_sampler import SharedPrefixSampler
 from trainer_plugin.training.weights import read_config, read_family, read_tokenizer
 from trainer_plugin.types import FrameRange, VideoSource
 
@@ -88,7 +90,7 @@ class Chain:
         return QuestionLayout(family, read_tokenizer(self.source), FramePolicy(**FRAMES), Target.REASONING)
 
     @contextmanager
-    def sampler(self, layout: QuestionLayout) -> Iterator[RolloutEngine]:
+    def sampler(self, layout: QuestionLayout) -> Iterator[HfSampler | SharedPrefixSampler]:
         """Sample with the last export."""
         config, stop_ids = read_config(self.source), layout.chat.stop_ids
         with open_sampler(self.source, config, stop_ids, parallelism=Parallelism(), precision="float32") as engine:

@@ -27,7 +27,7 @@ from tests.trainer_plugin.ranks import Ranks
 from trainer_plugin import versions
 from trainer_plugin.distributed.mesh import init_distributed, parallelize
 from trainer_plugin.distributed.sequence_plan import Layout
-from trainer_plugin.model import Head, LongVideoModel, RankInput, RunOptions, shard_parameters
+from trainer_plugin.model import WARM_UP_TOKENS, Head, LongVideoModel, RankInput, RunOptions, shard_parameters
 from trainer_plugin.ops import log_probs as head
 from trainer_plugin.ops.sequence_parallel_attention import SEQUENCE_PARALLEL
 from trainer_plugin.ops.vision_attention import VISION_ATTENTION
@@ -216,6 +216,23 @@ def test_weights_stay_float32_under_bfloat16(alone):
     assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     assert loss.item() == pytest.approx(reference("qwen2_5_vl", [DRAFT]).loss, rel=2e-2)
+
+
+def test_a_warm_up_runs_each_kind_of_pass_at_two_lengths_and_leaves_no_trace(alone):
+    model = shard_parameters(wrap_model("qwen3_vl", alone)).train()
+    model.family.vision_tower(model.model).eval()
+    modes = [module.training for module in model.modules()]
+    mlp = model.family.language_model(model.model).layers[-1].mlp
+    seen = []
+    handle = mlp.register_forward_pre_hook(
+        lambda module, given: seen.append((module.training, torch.is_grad_enabled(), given[0].shape[1]))
+    )
+    model.warm_up()
+    handle.remove()
+    passes = [(True, True), (True, False), (False, False)]
+    assert set(seen) == {(*each, tokens) for each in passes for tokens in WARM_UP_TOKENS}
+    assert [module.training for module in model.modules()] == modes
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_unknown_versions_are_refused(alone, monkeypatch):

@@ -15,7 +15,8 @@ from trainer_plugin.model import RunOptions
 from trainer_plugin.ops.attention_kernels import Kernel
 from trainer_plugin.recipe import ModelSource, Parallelism
 from trainer_plugin.rl.engines import Engine, open_engine
-from trainer_plugin.rl.rollout import RolloutEngine
+from trainer_plugin.rl.sampler import HfSampler
+from trainer_plugin.rl.shared_prefix_sampler import SharedPrefixSampler
 from trainer_plugin.training.weights import build_model
 
 
@@ -30,7 +31,7 @@ def open_sampler(
     kernel: Kernel = Kernel.AUTO,
     workers: int = 0,
     batch_requests: int = 1,
-) -> Iterator[RolloutEngine]:
+) -> Iterator[HfSampler | SharedPrefixSampler]:
     """Load a model and sample with it until the block ends. Every rank must call it.
 
     Args:

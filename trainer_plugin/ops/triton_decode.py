@@ -3,6 +3,9 @@
 Sums are float32. Float32 tensors are multiplied in full precision, not in TF32.
 """
 
+# mypy: allow-untyped-defs
+# (Triton compiles the kernels from the values that they are called with.)
+
 from __future__ import annotations
 
 from functools import cache

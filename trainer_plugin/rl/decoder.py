@@ -116,6 +116,7 @@ def gather_weights(model: LongVideoModel) -> DecoderWeights:
         return tensor.detach().to(device, dtype, copy=True)
 
     layers = []
+    layer: Any
     for layer in text.layers:
         _unshard(layer)
         attention, mlp = layer.self_attn, layer.mlp
@@ -132,7 +133,8 @@ def gather_weights(model: LongVideoModel) -> DecoderWeights:
             )
         )
         reshard(layer)
-    embeddings, head = model.model.get_input_embeddings(), model.model.get_output_embeddings()
+    embeddings: Any = model.model.get_input_embeddings()
+    head: Any = model.model.get_output_embeddings()
     for module in (embeddings, model):
         _unshard(module)
     embedded = copy(embeddings.weight)

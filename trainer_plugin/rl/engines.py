@@ -8,7 +8,6 @@ from enum import StrEnum
 
 from schemas.errors import BadInput
 from trainer_plugin.model import LongVideoModel
-from trainer_plugin.rl.rollout import RolloutEngine
 from trainer_plugin.rl.sampler import HfSampler
 from trainer_plugin.rl.sampling import PixelSource
 from trainer_plugin.rl.shared_prefix_sampler import SharedPrefixSampler
@@ -38,7 +37,7 @@ def open_engine(
     stop_ids: Collection[int],
     batch_requests: int = 1,
     prefill_tokens: int = PREFILL_TOKENS,
-) -> RolloutEngine:
+) -> HfSampler | SharedPrefixSampler:
     """The engine of that name for a model.
 
     Args:

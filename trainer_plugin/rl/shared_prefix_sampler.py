@@ -1,8 +1,8 @@
 """Samples responses to long prompts that are read once: one set of a prompt's keys for all responses to it.
 
 Each rank copies the decoder's weights once for a rollout and samples without collectives. Ranks that share a row
-(sequence parallelism) run its prompts together, keep their keys whole, and divide the responses among them. Prompts run
-in chunks with the trainer's own model. A region of memory holds one prompt, and the responses of all regions are
+(sequence parallelism) run its prompts in one row, keep their keys whole, and divide the responses among them. Prompts
+run in chunks with the trainer's own model. A region of memory holds one prompt, and the responses of all regions are
 decoded in the same steps. When all responses of a region have ended, the next prompt takes its place.
 """
 
