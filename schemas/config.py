@@ -433,8 +433,8 @@ class ModelsConfig(Model):
     target: ModelConfig = ModelConfig()
     """The model to be trained. Its pass rate is a question's difficulty."""
     viewer: ModelConfig = ModelConfig()
-    """Checks questions from frames of their evidence. It should not be the captioner's model. Without an endpoint that
-    check is skipped."""
+    """Checks questions from frames of their evidence, and answers what the target never does. It should not be the
+    captioner's model, and stronger than the target. Without an endpoint both are skipped."""
 
     def of(self, role: Role) -> ModelConfig:
         """The settings of one role's model."""
