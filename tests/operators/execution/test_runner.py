@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +16,13 @@ import pytest
 
 from operators.build import plan_build
 from operators.execution import runner
-from operators.execution.identity import WorkItem
+from operators.execution.identity import WorkItem, stage_key
 from operators.execution.pipeline import stage
 from operators.execution.runner import WorkResult, run_stage, run_work_item
-from operators.sources.access import fingerprint
+from operators.models.session import resolve
+from operators.sources.access import SourceFiles, fingerprint
 from operators.store.content_store import Store, object_path
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, ModelsConfig
 from schemas.errors import Outage
 from schemas.storage import StoreError
 from schemas.tables import Reject, Source, Video
@@ -315,3 +317,18 @@ def test_a_store_that_cannot_be_read_ends_the_stage(tmp_path):
     table.mkdir()
     with pytest.raises(StoreError, match="Is a directory"):
         run_stage(folder, "question", 0, workers=1)
+
+
+def test_a_stage_gets_the_journal_of_its_work_item(tmp_path):
+    """For answers that no model role gives, such as transcripts."""
+
+    def run(context, videos):
+        yield context.reject("film", "schema", context.journal.url)
+
+    store = Store(str(tmp_path))
+    key = stage_key(stage("split"), BuildConfig(source="a", out="b"), WorkItem("film", {"ingest": ("0" * 64,)}))
+    config = BuildConfig(source="a", out="b", models=resolve(ModelsConfig(), {}))
+    produced, _ = runner._produce(
+        replace(stage("split"), run=run), store, config, key, {"videos": []}, tmp_path, 1, SourceFiles()
+    )
+    assert [reject.message for reject in produced] == [f"{store.url}/journal/split/film"]
