@@ -181,7 +181,10 @@ class StageOperator(LvrCommandOperator):
 
 
 class ReportOperator(LvrCommandOperator):
-    """Writes the run's report page, and returns its address as a dict with the key `report`.
+    """Writes the run's report page and its findings.
+
+    It returns a dict with the page's address as `report`, and the number of findings of each severity as `findings`.
+    Those that need attention are in the log.
 
     :param run_url: the run's address
     """

@@ -3,8 +3,7 @@
 Inside a video this is a gate's work (`operators.questions.gates.duplicates`). Over a dataset a judge cannot compare all
 pairs, so the words decide: a question is a duplicate of an earlier one if their answers agree, their numbers and
 quotations are the same, and the shingles of question and options are alike. Where the videos are near-duplicates of
-each other, half of the words suffice, as for questions that the gate has a judge compare. A frequent question with
-another answer is no duplicate.
+each other, fewer common words suffice. A frequent question with another answer is no duplicate.
 """
 
 from __future__ import annotations
@@ -18,13 +17,16 @@ import numpy as np
 
 from operators.curation.minhash import BANDS, ROWS, ShingleSets, combine, hash_text, shingle_sets
 from operators.questions.answers import folded, key_words
-from operators.questions.gates.duplicates import ALIKE_WORDS, word_overlap
+from operators.questions.gates.duplicates import word_overlap
 from operators.questions.gates.wording import QUOTED
 from schemas.tables import Question
 
 MAX_COMPARED = 16
 """Kept questions of one bucket that a question is compared with. It bounds the time for questions of one pattern."""
 
+SAME_CONTENT_WORDS = 0.6
+"""Share of common words, without stop words, from which questions about near-duplicates of a video are the same. The
+gate has a judge compare from 0.5 on, which two objects in the same place also reach."""
 _ANSWER_ROWS = 2
 """Minima of the answer that are a part of each band."""
 
@@ -73,7 +75,7 @@ def find_duplicates(
         if answers.similarity(index, other) < similarity:
             return False
         return texts.similarity(index, other) >= similarity or (
-            groups[index] == groups[other] and word_overlap(one.question, two.question) >= ALIKE_WORDS
+            groups[index] == groups[other] and word_overlap(one.question, two.question) >= SAME_CONTENT_WORDS
         )
 
     kept_in: dict[int, list[int]] = defaultdict(list)

@@ -121,8 +121,8 @@ def _text_items(data: bytes, name: str) -> Iterator[ListedItem]:
     try:
         lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SourceError(f"evaluation list {name!r}, line {line}: not UTF-8; save it as UTF-8") from error
+        bad = data.count(b"\n", 0, error.start) + 1
+        raise SourceError(f"evaluation list {name!r}, line {bad}: not UTF-8; save it as UTF-8") from error
     for number, line in enumerate(map(str.strip, lines), start=1):
         is_video = len(line.split()) == 1
         if line:

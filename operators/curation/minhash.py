@@ -103,11 +103,17 @@ def _shingles(texts: Sequence[Sequence[str]]) -> tuple[Hashes, NDArray[np.int64]
 def combine(columns: Iterable[Hashes]) -> Hashes:
     """One hash for each row of several columns of hashes."""
     factor = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio: Knuth's multiplicative hashing
-    combined = np.uint64(0)
-    for column in columns:
-        mixed = (combined ^ column) * factor
-        combined = mixed ^ (mixed >> np.uint64(29))
-    return np.asarray(combined, np.uint64)
+    first, *others = columns
+    combined = _mix(first * factor)
+    for column in others:
+        combined = _mix((combined ^ column) * factor)
+    return combined
+
+
+def _mix(values: Hashes) -> Hashes:
+    """Let the upper bits decide about the lower ones, too."""
+    mixed: Hashes = values ^ (values >> np.uint64(29))
+    return mixed
 
 
 def hash_text(text: str) -> int:

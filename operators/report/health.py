@@ -122,11 +122,12 @@ def _captions(numbers: Numbers) -> Iterator[Finding]:
         truncated=numbers.truncated, captions=captions,
     )  # fmt: skip
     repaired = numbers.repaired_captions
-    yield _judge(
+    found = _judge(
         repaired <= REPAIRED_SHARE * captions, "repaired_captions", "Captions requested again",
         f"{repaired:,} of {captions:,}", "change the prompt or use another captioner", repaired=repaired,
-        captions=captions, **numbers.repaired,
+        captions=captions,
     )  # fmt: skip
+    yield found.model_copy(update={"figures": {**found.figures, **numbers.repaired}})
 
 
 def _questions(numbers: Numbers) -> Iterator[Finding]:
