@@ -61,6 +61,13 @@ def test_an_address_with_a_secret_is_refused_without_showing_it(field, address):
     assert not any(word in f"{refused.value}{refused.value.__cause__}" for word in ("SECRET", "PASSWORD"))
 
 
+def test_an_evaluation_list_with_a_secret_is_refused_without_showing_it():
+    lists = {"decontamination": ["ids.txt", "https://me:PASSWORD@host/eval.csv"]}
+    with pytest.raises(ConfigError, match=r"^assemble\.decontamination: https://host/eval\.csv was given") as refused:
+        load_config(base={"source": "/films", "out": "/data", "assemble": lists})
+    assert "PASSWORD" not in str(refused.value)
+
+
 @pytest.mark.parametrize("address", ["github://org:repo@main/list.csv", "https://media:4711/a@b/list.csv"])
 def test_names_similar_to_users_are_accepted(address):
     config = load_config(None, [], source=address, out="out", allowed_roots=(address,))
