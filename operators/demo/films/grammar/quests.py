@@ -9,6 +9,7 @@ from collections.abc import Callable
 from operators.demo.films.grammar.scenario import GivenUp, Scenario, Steps
 from operators.demo.films.grammar.ways import Ways
 from operators.demo.films.grammar.world import Event, Goal, Side, World
+from operators.demo.films.script import ObjectKind
 
 
 class Quests:
@@ -267,7 +268,8 @@ class Quests:
         world, scenario = self._world, self._scenario
         hero = scenario.hero()
         home = world.here(hero)
-        kind = self._rng.choice(("flower", "apple", "book", "ball"))
+        kinds: tuple[ObjectKind, ...] = ("flower", "apple", "book", "ball")
+        kind = self._rng.choice(kinds)
         places, things = [home], list[str]()
         for _ in range(self._rng.choice((2, 3))):
             places.append(scenario.place(places))

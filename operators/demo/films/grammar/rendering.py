@@ -29,7 +29,7 @@ class FilmOrder(NamedTuple):
     """Which film of a seed is to be rendered, and how long it may be, in minutes."""
 
     seed: int
-    index: int
+    number: int
     minutes: tuple[float, float]
     texts: Texts
 
@@ -118,7 +118,7 @@ def _clear_scratch(directory: Path) -> None:
 def _render(order: FilmOrder, directory: Path) -> tuple[int, ManifestRow, str]:
     # One process per film already uses all cores. OpenCV's own threads would only compete with the encoder.
     cv2.setNumThreads(1)
-    film = make_film(order.seed, order.minutes, order.texts, order.index)
+    film = make_film(order.seed, order.minutes, order.texts, order.number)
     facts = directory / f"{film.script.film_id}.facts.json"
     text = FactsFile(annotations=film.captions, facts=film.facts).model_dump_json(exclude_defaults=True)
     try:
@@ -141,4 +141,4 @@ def _render(order: FilmOrder, directory: Path) -> tuple[int, ManifestRow, str]:
     minutes, seconds = divmod(film.duration_us // 1_000_000, 60)
     done = "reused" if rendered.reused else "rendered"
     what = f"{len(film.script.shots)} shots, {len(film.facts.events)} events"
-    return order.index, row, f"{film.script.film_id}: {minutes}:{seconds:02d}, {what}, {done}"
+    return order.number, row, f"{film.script.film_id}: {minutes}:{seconds:02d}, {what}, {done}"

@@ -131,14 +131,14 @@ class World:
         free = [each for each in COLOURS.get(sprite, BRIGHT) if each not in taken]
         if colour is None and not free:
             raise NoColourLeft(sprite)
-        colour = colour or self.rng.choice(free)
-        if colour in taken:
+        chosen = self.rng.choice(free) if colour is None else colour
+        if chosen in taken:
             raise NoColourLeft(sprite)
-        name, appearance = describe(sprite, colour)
+        name, appearance = describe(sprite, chosen)
         kind = EntityKind.PERSON if sprite in PEOPLE or sprite == "robot" else EntityKind.THING
         if sprite in ("dog", "cat"):
             kind = EntityKind.ANIMAL
-        entity = Entity(f"{colour}_{sprite}", kind, sprite, colour, name, appearance, scale_of(sprite))
+        entity = Entity(f"{chosen}_{sprite}", kind, sprite, chosen, name, appearance, scale_of(sprite))
         self.entities[entity.id] = entity
         self.position[entity.id] = place
         if spot == "hand" and holder:
@@ -382,7 +382,7 @@ class World:
 
     def move(self, what: str, place: str | None, event: Event) -> None:
         """A prop is moved to another place, or out of the film, by an event."""
-        self.position[what] = place  # type: ignore[assignment]
+        self.position[what] = place
         self._changed[what] = event
 
     def want(self, who: str, aim: str, motive: str, *pictures: str, arrow: bool = False) -> Goal:
