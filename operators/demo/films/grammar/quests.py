@@ -37,8 +37,10 @@ class Quests:
         """
         quests: list[Callable[[], Steps]] = [self._deliver, self._deliver]
         if not small:
-            quests += [self._deliver, self._theft, self._pass_gate, self._pass_boulder, self._repair]
-            quests += [self._find_pet, self._collect, self._race, self._fail]
+            quests += [self._deliver, self._repair, self._find_pet, self._collect, self._fail]
+            quests += [self._pass_gate, self._pass_boulder]
+            if not self._scenario.is_crowded:
+                quests += [self._theft, self._race]
         return self._until_given_up(self._rng.choice(quests)())
 
     def _until_given_up(self, steps: Steps) -> Steps:
@@ -51,7 +53,7 @@ class Quests:
         """Somebody wants a thing, and somebody else brings it."""
         world, scenario = self._world, self._scenario
         hero = scenario.hero()
-        friend = scenario.resident(()) if self._rng.random() < 0.5 else scenario.companion(hero)
+        friend = scenario.resident(()) if scenario.is_crowded or self._rng.random() < 0.5 else scenario.companion(hero)
         home = world.here(friend)
         plan = self._ways.obtain(self._depth, [home])
 

@@ -16,6 +16,7 @@ Steps = Iterator[None]
 
 _MOST_PEOPLE = 9
 """From this many on, people of earlier quests mostly play the parts in later ones."""
+_TOO_MANY_PEOPLE = 14
 _MOST_PROPS = 3
 """Chests, trees and the like at one place."""
 
@@ -40,7 +41,7 @@ class Scenario:
     def hero(self) -> str:
         """Somebody for a quest of their own: new, or free after an earlier chapter."""
         idle = self.idle(lambda who: True)
-        if idle and self.rng.random() < (0.85 if len(self._people()) >= _MOST_PEOPLE else 0.35):
+        if idle and (self.is_crowded or self.rng.random() < (0.85 if len(self._people()) >= _MOST_PEOPLE else 0.35)):
             return self.use(self.rng.choice(idle))
         return self.person(self.place(()))
 
@@ -51,13 +52,26 @@ class Scenario:
         return self.use(self.world.add(self.rng.choice(unused or list(PEOPLE)), place))
 
     def companion(self, hero: str) -> str:
-        """A new person next to a hero."""
-        return self.person(self.world.here(hero))
+        """Somebody with free hands next to a hero, mostly new."""
+        place = self.world.here(hero)
+        idle = self.idle(lambda who: who not in self.world.held and self.world.here(who) == place)
+        if idle and self.rng.random() < 0.6:
+            return self.use(self.rng.choice(idle))
+        return self.person(place)
+
+    def owners(self, avoid: Sequence[str]) -> list[str]:
+        """People who hold something since an earlier chapter, in none of the places to avoid."""
+        return self.idle(lambda who: who in self.world.held and self.world.here(who) not in avoid)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the film has so many people that no more should come."""
+        return len(self._people()) >= _TOO_MANY_PEOPLE
 
     def resident(self, avoid: Sequence[str]) -> str:
         """Somebody with free hands who stays where they are, in none of the places to avoid."""
         idle = self.idle(lambda who: who not in self.world.held and self.world.here(who) not in avoid)
-        if idle and self.rng.random() < (0.8 if len(self._people()) >= _MOST_PEOPLE else 0.25):
+        if idle and (self.is_crowded or self.rng.random() < (0.8 if len(self._people()) >= _MOST_PEOPLE else 0.25)):
             return self.use(self.rng.choice(idle))
         return self.person(self.place(avoid))
 
@@ -94,6 +108,15 @@ class Scenario:
         stuck = {*self.busy, *world.holder, *world.hidden, *world.hanging}
         things = [each.id for each in world.entities.values() if each.sprite in kinds and each.id not in stuck]
         return [each for each in things if self._is_open(each) and world.here(each) not in avoid]
+
+    def groups(self, kinds: Sequence[ObjectKind], avoid: Sequence[str]) -> list[list[str]]:
+        """Empty props of some kinds from earlier chapters, where two or more stand at one place."""
+        world = self.world
+        full = {*self.busy, *world.hidden.values()}
+        props = [each.id for each in world.entities.values() if each.sprite in kinds and each.id not in full]
+        free = [each for each in props if self._is_open(each) and world.here(each) not in avoid]
+        groups = [[each for each in free if world.here(each) == place] for place in world.line]
+        return [group for group in groups if len(group) > 1]
 
     def crowd(self, place: str) -> tuple[int, int]:
         """How many props are at a place, and how many entities in all."""

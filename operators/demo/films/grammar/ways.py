@@ -43,8 +43,14 @@ class Ways:
         hard = [self._locked, self._in_tree, self._traded, self._traded, self._guarded]
         ways = hard if depth > 0 and self._rng.random() < 0.9 else simple
         way = self._rng.choice(ways)
-        if sprite is None and self._rng.random() < 0.4 and (loose := self._scenario.loose(None, avoid)):
-            return self._pick_up(self._scenario.use(self._rng.choice(loose)))
+        if sprite is None and self._rng.random() < (0.9 if self._scenario.is_crowded else 0.4):
+            owners = self._scenario.owners(avoid) if depth > 0 else []
+            known = owners + self._scenario.loose(None, avoid)
+            if known:
+                chosen = self._scenario.use(self._rng.choice(known))
+                if chosen in owners:
+                    return self._owned(chosen, self._scenario.use(self._world.held[chosen]), depth - 1, avoid)
+                return self._pick_up(chosen)
         return way(depth - 1, avoid, sprite or self._scenario.treasure())
 
     def tool(self, depth: int, avoid: Sequence[str], usual: ObjectKind) -> Plan:
@@ -71,11 +77,17 @@ class Ways:
         return Plan(thing, run)
 
     def _searched(self, depth: int, avoid: Sequence[str], sprite: ObjectKind) -> Plan:
-        world, scenario, count = self._world, self._scenario, self._rng.choice((2, 2, 3))
-        place = scenario.place(avoid, props=count)
-        boxes = [scenario.new(self._rng.choice(_BOXES), place) for _ in range(count)]
+        world, scenario = self._world, self._scenario
+        if known := scenario.groups(_BOXES, avoid):
+            boxes = [scenario.use(each) for each in self._rng.choice(known)]
+            self._rng.shuffle(boxes)
+            place = world.here(boxes[0])
+        else:
+            count = self._rng.choice((2, 2, 3))
+            place = scenario.place(avoid, props=count)
+            boxes = [scenario.new(self._rng.choice(_BOXES), place) for _ in range(count)]
         thing = scenario.use(world.add(sprite, place, "inside", boxes[-1]))
-        tries = self._rng.sample(boxes[:-1], self._rng.randint(0, count - 1)) + boxes[-1:]
+        tries = self._rng.sample(boxes[:-1], self._rng.randint(0, len(boxes) - 1)) + boxes[-1:]
 
         def run(who: str, goal: Goal) -> Steps:
             yield from scenario.go(who, place, goal)
@@ -153,18 +165,12 @@ class Ways:
         return Plan(thing, run)
 
     def _traded(self, depth: int, avoid: Sequence[str], sprite: ObjectKind) -> Plan:
+        scenario = self._scenario
+        owner = scenario.resident(avoid)
+        return self._owned(owner, scenario.held_by(owner, sprite), depth, avoid)
+
+    def _owned(self, owner: str, thing: str, depth: int, avoid: Sequence[str]) -> Plan:
         world, scenario = self._world, self._scenario
-        owners = [
-            each
-            for each in scenario.idle(lambda who: who in world.held and world.here(who) not in avoid)
-            if world.entities[world.held[each]].sprite == sprite
-        ]
-        if owners:
-            owner = scenario.use(self._rng.choice(owners))
-            thing = scenario.use(world.held[owner])
-        else:
-            owner = scenario.resident(avoid)
-            thing = scenario.held_by(owner, sprite)
         place = world.here(owner)
         price = self.obtain(depth, [*avoid, place]) if self._rng.random() < 0.8 else None
 
