@@ -42,6 +42,8 @@ class Ways:
         simple = [self._lying, self._lying, self._searched]
         hard = [self._locked, self._in_tree, self._traded, self._traded, self._guarded]
         ways = hard if depth > 0 and self._rng.random() < 0.9 else simple
+        if sprite == "ladder":  # it fits into no box and no mouth
+            ways = [self._lying, self._lying, self._traded]
         way = self._rng.choice(ways)
         if sprite is None and self._rng.random() < (0.9 if self._scenario.is_crowded else 0.4):
             owners = self._scenario.owners(avoid) if depth > 0 else []
