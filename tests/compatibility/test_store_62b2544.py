@@ -208,7 +208,7 @@ REASONS = {
     "outline": "outline has not run yet",
     "package": "package has not run yet",
     "assemble": "assemble: settings changed; code changed from version 1 to 4; ingest rows changed; question rows "
-    "changed; reason rows changed; difficulty rows changed; outline rows changed",
+    "changed; reason rows changed; difficulty rows changed; outline rows changed; metadata in the source list changed",
     "shard": "shard: code changed from version 1 to 3; assemble rows changed; ingest rows changed; "
     "package rows changed",
 }
