@@ -346,7 +346,7 @@ class AssembleConfig(Model):
     decontamination: tuple[str, ...] = ()
     """Lists of evaluation videos and questions (.jsonl, .json, .csv or .txt): local paths or fsspec URLs. A listed
     video is only used for eval, and a listed question is rejected. See docs/generation.md for the columns."""
-    contamination_overlap: float = Field(default=0.5, gt=0.0, lt=1.0)
+    contamination_overlap: float = Field(default=0.5, gt=0.0, le=1.0)
     """A question is rejected if more than this share of its words is in 8-grams of a listed question (Tulu 3: 0.5)."""
     balance_length: bool = False
     """Whether choice questions are rejected until the longest option is right no more often than by guessing. If not,
