@@ -53,13 +53,18 @@ class Facts:
         )
 
     def centres(self, event: EventFact) -> list[dict[str, tuple[float, float]]]:
-        """The centres of all boxes at each time of the event at which there is a box."""
-        moments: dict[int, dict[str, tuple[float, float]]] = {}
-        for track in self.tracks:
-            for time, box in zip(track.times_us, track.boxes, strict=True):
-                if event.start_us <= time < event.end_us:
-                    moments.setdefault(time, {})[track.entity] = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
-        return [moments[time] for time in sorted(moments)]
+        """Where everything is that has boxes then, at each time of a box but for the event's first and last moments."""
+        edge = min(250_000, (event.end_us - event.start_us) // 4)
+        times = {t for track in self.tracks for t in track.times_us if event.start_us + edge <= t < event.end_us - edge}
+        moments: list[dict[str, tuple[float, float]]] = []
+        for time in sorted(times):
+            shown = {}
+            for track in self.tracks:
+                past = [box for t, box in zip(track.times_us, track.boxes, strict=True) if t <= time]
+                if past and time <= track.times_us[-1]:
+                    shown[track.entity] = ((past[-1].x0 + past[-1].x1) / 2, (past[-1].y0 + past[-1].y1) / 2)
+            moments.append(shown)
+        return moments
 
 
 def receiver(o: EventFact) -> str | None:
@@ -246,9 +251,9 @@ def nearest(f: Facts, event: str, entity: str):
 
 def side(f: Facts, event: str) -> str:
     xs = [m[f.e(event).actor][0] for m in f.centres(f.e(event)) if f.e(event).actor in m]
-    if all(a <= b for a, b in pairwise(xs)) and xs[-1] - xs[0] > 0.1:
+    if all(a <= b for a, b in pairwise(xs)) and xs[-1] - xs[0] > 0.01:
         return "right"
-    return "left" if all(a >= b for a, b in pairwise(xs)) and xs[0] - xs[-1] > 0.1 else "nowhere"
+    return "left" if all(a >= b for a, b in pairwise(xs)) and xs[0] - xs[-1] > 0.01 else "nowhere"
 
 
 def direction(f: Facts, event: str):
@@ -275,23 +280,24 @@ def previous_action(f: Facts, event: str, actor: str):
             yield o.phrase
 
 
-def enabled(f: Facts, event: str):
-    return (f.clause(f.e(cause)) for cause in f.e(event).causes)
+def enabled(f: Facts, _: str, effect: str):
+    return (f.clause(f.e(cause)) for cause in f.e(effect).causes)
 
 
-def led_to(f: Facts, event: str):
-    return (f.clause(o) for o in f.events if event in o.causes)
+def led_to(f: Facts, cause: str, _: str):
+    return (f.clause(o) for o in f.events if cause in o.causes)
 
 
-def root(f: Facts, event: str):
-    def leads(o: EventFact, goal: EventFact) -> bool:
-        return any(c == o.event_id or leads(o, f.e(c)) for c in goal.causes)
-
-    return (f.clause(o) for o in f.events if not o.causes and leads(o, f.e(event)))
+def leads(f: Facts, o: EventFact, effect: EventFact) -> bool:
+    return any(c == o.event_id or leads(f, o, f.e(c)) for c in effect.causes)
 
 
-def link(f: Facts, event: str):
-    return (f.clause(o) for o in f.events if o.event_id in f.e(event).causes and o.causes)
+def far_cause(f: Facts, _: str, effect: str):
+    return (f.clause(o) for o in f.events if leads(f, o, f.e(effect)))
+
+
+def link(f: Facts, cause: str, effect: str):
+    return (f.clause(o) for o in f.events if leads(f, f.e(cause), o) and leads(f, o, f.e(effect)))
 
 
 def from_whom(f: Facts, event: str):
@@ -456,7 +462,7 @@ RULES = {
     "facts_previous": previous_action,
     "facts_enabled": enabled,
     "facts_led_to": led_to,
-    "facts_root": root,
+    "facts_far_cause": far_cause,
     "facts_link": link,
     "facts_from_whom": from_whom,
     "facts_to_whom": to_whom,

@@ -141,8 +141,11 @@ def _act(world: _World, actor: str, clock: int, names: dict[str, str]) -> None:
             goal = helped or (rng.choice(goals) if goals else None)
             if goal is not None:
                 fields |= {"goal": goal.goal_id, "succeeded": goal in world.lucky and rng.random() < 0.5}
+            attempts = [each.event_id for each in world.events if each.succeeded is not None and each.end_us <= clock]
             if mine and world.took.get(mine[0]) is not None and rng.random() < 0.7:
                 fields |= {"causes": (world.took[mine[0]],)}
+            elif attempts and rng.random() < 0.5:
+                fields |= {"causes": (attempts[-1],)}
         case "take":
             thing = rng.choice(near)
             world.held[thing] = actor

@@ -82,10 +82,16 @@ def _derive_of(
     far = {key for key, each in statements.items() if reach_of(each.evidence, index.duration_us) is Reach.FAR}
     derived: list[Derived] = []
     made: Counter[QuestionKind] = Counter()
+    answers: Counter[str] = Counter()
     while statements and any(made[kind] < per_template for kind in kinds):
         wants_far = bool(far) and len(derived) % 2 == 0
         subjects = min(
-            statements, key=lambda key: (wants_far and key not in far, balance.excess(statements[key].answer))
+            statements,
+            key=lambda key: (
+                answers[statements[key].answer],
+                wants_far and key not in far,
+                balance.excess(template.name, statements[key].answer),
+            ),
         )
         far.discard(subjects)
         statement = statements.pop(subjects)
@@ -96,6 +102,7 @@ def _derive_of(
         for kind in open_kinds:
             if found := _phrase(template, subjects, statement, kind, usual, balance, rng):
                 made[kind] += 1
+                answers[statement.answer] += 1
                 derived.append(found)
                 break
     return derived
@@ -117,10 +124,10 @@ def _phrase(
     question = sentence(rng.choice(wordings).format(**fields))
     wrong: tuple[str, ...] = ()
     if kind is QuestionKind.CHOICE:
-        wrong = choose_wrong(question, statement.answer, statement.wrong, usual, balance, rng)
+        wrong = choose_wrong(template.name, question, statement.answer, statement.wrong, usual, balance, rng)
         if not wrong:
             return None
-        balance.add(statement.answer, wrong)
+        balance.add(template.name, statement.answer, wrong)
     elif len(statement.answer.split()) > MAX_OPEN_WORDS:
         return None
     options = rng.sample([statement.answer, *wrong], 1 + len(wrong)) if wrong else []

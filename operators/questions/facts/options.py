@@ -8,7 +8,7 @@ of the times that it is in any.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from random import Random
 
 from operators.questions.answers import folded
@@ -24,28 +24,35 @@ class Balance:
     """How much more often than a quarter each word was in right options, over the questions of a video."""
 
     def __init__(self) -> None:
-        self._excess: Counter[str] = Counter()
+        self._excess: Counter[tuple[str, str]] = Counter()
 
-    def excess(self, text: str) -> float:
-        """How much more often than expected the words of the text were right, on average."""
+    def excess(self, template: str, text: str) -> float:
+        """How much more often than expected the words of the text were right, in this template and in all."""
         tokens = _tokens(text)
-        return sum(self._excess[each] for each in tokens) / max(1, len(tokens))
+        return sum(self._excess["", each] + self._excess[template, each] for each in tokens) / max(1, len(tokens))
 
-    def add(self, answer: str, wrong: Iterable[str]) -> None:
+    def add(self, template: str, answer: str, wrong: Iterable[str]) -> None:
         """Count the options of a question."""
-        for word in _tokens(answer):
-            self._excess[word] += WRONG_OPTIONS
-        for option in wrong:
-            for word in _tokens(option):
-                self._excess[word] -= 1
+        counts = [(answer, WRONG_OPTIONS), *((each, -1) for each in wrong)]
+        for text, change in counts:
+            for token in _tokens(text):
+                self._excess["", token] += change
+                self._excess[template, token] += change
 
 
 def choose_wrong(
-    question: str, answer: str, pool: Iterable[str], usual: frozenset[str], balance: Balance, rng: Random
+    template: str,
+    question: str,
+    answer: str,
+    pool: Iterable[str],
+    usual: frozenset[str],
+    balance: Balance,
+    rng: Random,
 ) -> tuple[str, ...]:
     """Three wrong options, or none if there are not enough that are like the answer.
 
     Args:
+        template: the question's template.
         question: the question as it is worded.
         answer: the right option.
         pool: wrong answers.
@@ -55,25 +62,28 @@ def choose_wrong(
     """
     named = content_words(question)
     shared = len(content_words(answer) & named)
-    alike = {
-        folded(each): each
-        for each in pool
-        if len(content_words(each) & named) == shared and _has_similar_length(each, answer)
-    }
+    alike = {folded(each): each for each in pool if len(content_words(each) & named) == shared}
     alike.pop(folded(answer), None)
     candidates = rng.sample(list(alike.values()), len(alike))
-    if len(candidates) < WRONG_OPTIONS:
-        return ()
-    candidates.sort(key=lambda each: (each not in usual, -balance.excess(each)))
-    shorter = [each for each in candidates if len(each) < len(answer)]
-    longer = [each for each in candidates if len(each) >= len(answer)]
-    rank = rng.randint(0, WRONG_OPTIONS)
-    rank = min(max(rank, WRONG_OPTIONS - len(longer)), len(shorter))
-    return (*shorter[:rank], *longer[: WRONG_OPTIONS - rank])
+    candidates.sort(key=lambda each: (each not in usual, -balance.excess(template, each)))
+    ranks = rng.sample(range(1 + WRONG_OPTIONS), 1 + WRONG_OPTIONS)
+    return next((found for rank in ranks if (found := _choose(answer, candidates, rank))), ())
 
 
-def _has_similar_length(one: str, other: str) -> bool:
-    short, long = sorted((len(one), len(other)))
+def _choose(answer: str, candidates: Sequence[str], shorter: int) -> tuple[str, ...]:
+    """The first candidates of which so many are shorter than the answer, all of similar length; else none."""
+    chosen: list[str] = []
+    counts = {True: shorter, False: WRONG_OPTIONS - shorter}
+    for each in candidates:
+        is_shorter = len(each) < len(answer)
+        if counts[is_shorter] and _have_similar_length([answer, each, *chosen]):
+            counts[is_shorter] -= 1
+            chosen.append(each)
+    return tuple(chosen) if len(chosen) == WRONG_OPTIONS else ()
+
+
+def _have_similar_length(options: Sequence[str]) -> bool:
+    short, *_, long = sorted(map(len, options))
     return long - short <= FEW_LETTERS or long <= MAX_RATIO * short
 
 

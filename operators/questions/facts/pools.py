@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import permutations
 
@@ -42,6 +43,20 @@ def other_orders(items: Iterable[str]) -> tuple[str, ...]:
 
 
 def aims_of_others(index: FactIndex, goal: GoalFact) -> tuple[str, ...]:
-    """What somebody else wants and the goal's actor does not."""
-    own = {each.aim for each in index.goals.values() if each.actor == goal.actor}
-    return tuple({f"to {each.aim}": None for each in index.goals.values() if each.aim not in own})
+    """What somebody else wants and the goal's actor does not, and that is about other persons and things."""
+    own = [each.aim for each in index.goals.values() if each.actor == goal.actor]
+    named = {name for aim in own for name in names_in(index, aim)}
+    others = [each.aim for each in index.goals.values() if each.aim not in own]
+    return tuple({f"to {each}": None for each in others if not named & names_in(index, each)})
+
+
+def names_in(index: FactIndex, text: str) -> set[str]:
+    """The names of entities in a text."""
+    return {each.name for each in index.facts.entities if re.search(rf"\b{re.escape(each.name)}\b", text)}
+
+
+def steps_of_others(index: FactIndex, actor: str) -> tuple[str, ...]:
+    """What others do for their goals and this one never does."""
+    own = {each.phrase for each in index.by_actor[actor]}
+    steps = [each for each in index.events if each.goal is not None and each.actor != actor and each.object is not None]
+    return tuple({each.phrase: None for each in steps if each.phrase not in own})

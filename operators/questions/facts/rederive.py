@@ -185,21 +185,20 @@ def _previous(replay: Replay, event: str, actor: str) -> Iterable[str]:
     return [replay.fact[each].phrase for each in replay.before(event) if replay.fact[each].actor == actor][-1:]
 
 
-def _enabled(replay: Replay, event: str) -> Iterable[str]:
-    return [replay.clause(each) for each in replay.starts if (each, event) in replay.causes]
+def _enabled(replay: Replay, _: str, effect: str) -> Iterable[str]:
+    return [replay.clause(each) for each in replay.starts if (each, effect) in replay.causes]
 
 
-def _led_to(replay: Replay, event: str) -> Iterable[str]:
-    return [replay.clause(each) for each in replay.starts if (event, each) in replay.causes]
+def _led_to(replay: Replay, cause: str, _: str) -> Iterable[str]:
+    return [replay.clause(each) for each in replay.starts if (cause, each) in replay.causes]
 
 
-def _root(replay: Replay, event: str) -> Iterable[str]:
-    effects = {effect for _, effect in replay.causes}
-    return [replay.clause(each) for each in replay.leads_to(event) - effects]
+def _far_cause(replay: Replay, _: str, effect: str) -> Iterable[str]:
+    return map(replay.clause, replay.leads_to(effect))
 
 
-def _link(replay: Replay, event: str) -> Iterable[str]:
-    return _enabled(replay, event)
+def _link(replay: Replay, cause: str, effect: str) -> Iterable[str]:
+    return [replay.clause(each) for each in replay.leads_to(effect) if cause in replay.leads_to(each)]
 
 
 def _from_whom(replay: Replay, event: str) -> Iterable[str]:
@@ -349,7 +348,7 @@ _RULES: Mapping[str, Callable[..., Iterable[str]]] = {
     "facts_previous": _previous,
     "facts_enabled": _enabled,
     "facts_led_to": _led_to,
-    "facts_root": _root,
+    "facts_far_cause": _far_cause,
     "facts_link": _link,
     "facts_from_whom": _from_whom,
     "facts_to_whom": _to_whom,

@@ -71,14 +71,33 @@ def event_sets(size: int, *, in_order: bool = False) -> Find:
 
 
 def seen_sets(size: int) -> Find:
-    """Sets of persons, animals and things for which it is known where they are seen."""
+    """Sets of persons and animals, or of things, for which it is known where they are seen."""
 
     def find(index: FactIndex, rng: Random) -> Iterator[Subjects]:
-        seen = [each.entity_id for each in index.facts.entities if each.spans and each.kind is not EntityKind.PLACE]
-        for _ in range(MAX_SUBJECTS if len(seen) >= size else 0):
-            yield tuple(rng.sample(seen, size))
+        seen = [each for each in index.facts.entities if each.spans and each.kind is not EntityKind.PLACE]
+        for is_thing in (True, False):
+            alike = [each.entity_id for each in seen if (each.kind is EntityKind.THING) is is_thing]
+            for _ in range(MAX_SUBJECTS // 2 if len(alike) >= size else 0):
+                yield tuple(rng.sample(alike, size))
 
     return find
+
+
+def cause_pairs(index: FactIndex, rng: Random) -> Iterator[Subjects]:
+    """Pairs of a cause and its effect."""
+    pairs = [(cause, each.event_id) for each in index.unique for cause in each.causes if cause in index.unique_ids]
+    yield from rng.sample(pairs, min(len(pairs), MAX_SUBJECTS))
+
+
+def indirect_causes(index: FactIndex, rng: Random) -> Iterator[Subjects]:
+    """Pairs of events that other events connect as cause and effect."""
+    pairs = [
+        (cause, each.event_id)
+        for each in index.unique
+        for cause in sorted(index.ancestors(each) - set(each.causes))
+        if cause in index.unique_ids
+    ]
+    yield from rng.sample(pairs, min(len(pairs), MAX_SUBJECTS))
 
 
 def pairs_with_thing(index: FactIndex, rng: Random) -> Iterator[Subjects]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operators.questions.facts.index import FactIndex
-from operators.questions.facts.pools import aims_of_others, names_except, phrases_except
+from operators.questions.facts.pools import aims_of_others, names_except, names_in, steps_of_others
 from operators.questions.facts.subjects import each_event, each_goal
 from operators.questions.facts.template import BOTH, ONLY_CHOICE, Statement, template
 from operators.questions.facts.wording import (
@@ -63,10 +63,12 @@ def who_wants(index: FactIndex, goal_id: str) -> Statement | None:
     if not goal_evidence(index, goal) or not has_own_aim(index, goal):
         return None
     name = index.name(goal.actor)
+    named = names_in(index, goal.aim)
+    rivals = [index.name(each.actor) for each in index.goals.values() if named & names_in(index, each.aim)]
     return Statement(
         fields={"aim": goal.aim},
         answer=name,
-        wrong=names_except(index.actor_names(), name),
+        wrong=names_except(index.actor_names(), name, *rivals),
         evidence=spans_of(goal_evidence(index, goal)),
         chain=(
             (f"I have to find somebody whose aim it is to {goal.aim}.", "I watch what each of them is after."),
@@ -231,17 +233,13 @@ def wants_person(index: FactIndex, event_id: str) -> Statement | None:
 def step(index: FactIndex, event_id: str) -> Statement | None:
     event = index.event[event_id]
     goal = index.goals[event.goal] if event.goal else None
-    if goal is None or goal.actor != event.actor or not index.complete or not goal.shown:
+    if goal is None or goal.actor != event.actor or event.object is None or not goal.shown:
         return None
-    own_goals = {each.goal_id for each in index.goals.values() if each.actor == goal.actor}
-    serving = [each for each in index.events if each.goal in own_goals]
-    useful = {each.event_id for each in serving}.union(*(index.ancestors(each) for each in serving))
-    used = [each for each in index.by_actor[event.actor] if each.event_id in useful]
     name = index.name(goal.actor)
     return Statement(
         fields={"person": name, "aim": goal.aim},
         answer=event.phrase,
-        wrong=phrases_except(index, event.actor, *used),
+        wrong=steps_of_others(index, event.actor),
         evidence=spans_of((*goal_evidence(index, goal), event)),
         chain=(
             *show_goal(index, goal),
@@ -267,12 +265,12 @@ def first_step(index: FactIndex, goal_id: str) -> Statement | None:
     if not index.complete or len(own) < 2 or not has_own_aim(index, goal) or not goal.shown:
         return None
     event, name = own[0], index.name(goal.actor)
-    if event.event_id not in index.unique_ids or own[1].start_us < event.end_us:
+    if event.event_id not in index.unique_ids or own[1].start_us < event.end_us or event.object is None:
         return None
     return Statement(
         fields={"person": name, "aim": goal.aim},
         answer=event.phrase,
-        wrong=phrases_except(index, goal.actor, event),
+        wrong=(*(each.phrase for each in own[1:] if each.phrase != event.phrase), *steps_of_others(index, goal.actor)),
         evidence=spans_of((*goal_evidence(index, goal), event)),
         chain=(
             *show_goal(index, goal),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from random import Random
+
 from operators.questions.facts.index import FactIndex, are_clear
-from operators.questions.facts.pools import events_after, events_before, names_except
+from operators.questions.facts.pools import names_except
 from operators.questions.facts.subjects import each_event, each_repetition, event_pairs
 from operators.questions.facts.template import ONLY_OPEN, Statement, template
 from operators.questions.facts.wording import (
@@ -18,6 +21,7 @@ from operators.questions.facts.wording import (
     spans_of,
     third_person,
 )
+from operators.questions.plan import FAR
 from operators.video.timecode import format_time
 from schemas.facts import EntityKind
 from schemas.tables import QuestionCategory
@@ -25,6 +29,8 @@ from schemas.tables import QuestionCategory
 TEMPORAL = QuestionCategory.TEMPORAL
 MIN_SECONDS = 5
 """Shortest duration that a question asks for. Where a short action begins and ends is a matter of taste."""
+MAX_OTHERS = 200
+"""Other durations of the video from which the wrong options are drawn."""
 MIN_GAP_SECONDS = 10
 """Shortest time between two events that a question asks for."""
 
@@ -104,8 +110,12 @@ def gap(index: FactIndex, first_id: str, last_id: str) -> Statement | None:
     seconds = seconds_between(first.start_us, last.start_us)
     if seconds < MIN_GAP_SECONDS:
         return None
-    others = [seconds_between(first.start_us, each.start_us) for each in events_after(index, first)]
-    others += [seconds_between(each.start_us, last.start_us) for each in events_before(index, last)]
+    is_far = last.start_us - first.end_us >= FAR * index.duration_us
+    others = [
+        seconds_between(one.start_us, two.start_us)
+        for one, two in combinations(index.unique, 2)
+        if (two.start_us - one.end_us >= FAR * index.duration_us) is is_far
+    ]
     return Statement(
         fields={"first": index.clause(first), "last": index.clause(last)},
         answer=about(seconds),
@@ -125,7 +135,7 @@ def gap(index: FactIndex, first_id: str, last_id: str) -> Statement | None:
 def _far_from(seconds: int, others: list[int], least: int) -> tuple[str, ...]:
     """Other durations that differ from this one and from each other by a quarter, and at least by `least` seconds."""
     chosen = [seconds]
-    for other in sorted(set(others), key=lambda each: (each * 7919) % 101):
+    for other in Random(seconds).sample(others, min(len(others), MAX_OTHERS)):
         if other >= least and all(abs(other - each) >= max(least, each // 4, other // 4) for each in chosen):
             chosen.append(other)
     return tuple(map(about, chosen[1:]))

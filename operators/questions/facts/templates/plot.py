@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from operators.questions.facts.index import FactIndex, are_clear, overlap_us
 from operators.questions.facts.pools import clauses_of, events_after, events_before, phrases_except
-from operators.questions.facts.subjects import each_event, event_with
-from operators.questions.facts.template import Statement, template
+from operators.questions.facts.subjects import cause_pairs, event_with, indirect_causes
+from operators.questions.facts.template import BOTH, ONLY_CHOICE, Statement, template
 from operators.questions.facts.wording import Step, at_time, event_fields, narrate, opening, seen_at, spans_of
-from schemas.facts import EventFact
+from schemas.facts import HOLDING_ACTIONS, EventFact
 from schemas.tables import QuestionCategory
 
 PLOT = QuestionCategory.PLOT
@@ -76,18 +76,22 @@ def _neighbour(index: FactIndex, event: EventFact, actor: str, *, after: bool) -
 @template(
     "facts_enabled",
     PLOT,
-    each_event,
-    "What makes it possible that {event}?",
-    "What has to happen earlier so that {event}?",
-    "{Event}. Which earlier event brings that about?",
+    cause_pairs,
+    "Which of these has to happen so that {event}?",
+    "{Event}. Which of these helps to bring that about?",
+    "Which earlier event is a reason why {event}?",
+    open_wordings=(
+        "What makes it possible that {event}?",
+        "What has to happen earlier so that {event}?",
+        "{Event}. Which earlier event brings that about?",
+    ),
 )
-def enabled(index: FactIndex, event_id: str) -> Statement | None:
-    effect = index.event[event_id]
-    cause = _only_cause(index, effect)
-    if cause is None or not are_clear((cause, effect)):
+def enabled(index: FactIndex, cause_id: str, event_id: str) -> Statement | None:
+    cause, effect = index.event[cause_id], index.event[event_id]
+    if _is_trivial(cause, effect) or not are_clear((cause, effect)):
         return None
     earlier = index.ancestors(effect)
-    others = [each for each in events_before(index, effect) if each.event_id not in earlier]
+    others = [each for each in events_before(index, effect) if each.event_id not in earlier and _is_cause(index, each)]
     return Statement(
         fields=event_fields(index, effect),
         answer=index.clause(cause),
@@ -103,126 +107,146 @@ def enabled(index: FactIndex, event_id: str) -> Statement | None:
             ("The later event depends on that.", "That is what the later event builds on."),
             (
                 f"So it is possible because {index.clause(cause)}.",
-                f"What makes it possible is that {index.clause(cause)}.",
+                f"So what brings it about is that {index.clause(cause)}.",
             ),
         ),
+        kinds=BOTH if len(effect.causes) == 1 else ONLY_CHOICE,
     )
 
 
 @template(
     "facts_led_to",
     PLOT,
-    each_event,
-    "What does it lead to that {event}?",
-    "{Event}. What comes of that later?",
-    "What becomes possible because {event}?",
+    cause_pairs,
+    "Which of these happens because {event}?",
+    "{Event}. Which of these comes of that later?",
+    "Which of these becomes possible because {event}?",
+    open_wordings=(
+        "What does it lead to that {event}?",
+        "{Event}. What comes of that later?",
+        "What becomes possible because {event}?",
+    ),
 )
-def led_to(index: FactIndex, event_id: str) -> Statement | None:
-    cause = index.event[event_id]
-    effects = index.effects.get(event_id, [])
-    if len(effects) != 1 or _only_cause(index, effects[0]) != cause or not are_clear((cause, effects[0])):
+def led_to(index: FactIndex, cause_id: str, effect_id: str) -> Statement | None:
+    cause, effect = index.event[cause_id], index.event[effect_id]
+    if _is_trivial(cause, effect) or not are_clear((cause, effect)):
         return None
-    if effects[0].event_id not in index.unique_ids:
-        return None
-    effect = effects[0]
-    others = [each for each in events_after(index, cause) if event_id not in index.ancestors(each)]
+    later = [each for each in events_after(index, cause) if each.causes and cause_id not in index.ancestors(each)]
     return Statement(
         fields=event_fields(index, cause),
         answer=index.clause(effect),
-        wrong=clauses_of(index, others),
+        wrong=clauses_of(index, later),
         evidence=spans_of((cause, effect)),
         chain=(
             *narrate(index, (cause, effect)),
             ("The second follows from the first.", "The one makes the other possible."),
             (f"So what it leads to is that {index.clause(effect)}.", f"So because of it {index.clause(effect)}."),
         ),
+        kinds=BOTH if len(index.effects[cause_id]) == 1 else ONLY_CHOICE,
     )
 
 
 @template(
-    "facts_root",
+    "facts_far_cause",
     PLOT,
-    each_event,
-    "{Event}. Which event stands at the very beginning of what leads to that?",
-    "What is the first link in the chain of events at the end of which {event}?",
-    "{Event}. Going back from cause to cause, where does it all begin?",
+    indirect_causes,
+    "{Event}. Which of these plays a part in how it comes to that?",
+    "Which of these events leads, by way of others, to the moment when {event}?",
+    "Without which of these could it not come about that {event}?",
 )
-def root(index: FactIndex, event_id: str) -> Statement | None:
-    chain = _causes_back(index, index.event[event_id])
-    if len(chain) < 3:
+def far_cause(index: FactIndex, cause_id: str, event_id: str) -> Statement | None:
+    cause, effect = index.event[cause_id], index.event[event_id]
+    way = _way_back(index, cause, effect)
+    if not way or _is_trivial(cause, effect) or not are_clear(way):
         return None
-    effect, *_, first = chain
     earlier = index.ancestors(effect)
-    others = [each for each in events_before(index, effect) if each.event_id not in earlier]
+    others = [each for each in events_before(index, effect) if each.event_id not in earlier and _is_cause(index, each)]
     return Statement(
         fields=event_fields(index, effect),
-        answer=index.clause(first),
-        wrong=clauses_of(index, [*others, *chain[1:-1]]),
-        evidence=spans_of(chain),
+        answer=index.clause(cause),
+        wrong=clauses_of(index, others),
+        evidence=spans_of(way),
         chain=(
             opening(f"the moment when {index.clause(effect)}"),
             at_time(effect),
-            *_narrate_back(index, chain[1:]),
-            (f"So it all begins when {index.clause(first)}.", f"So at the beginning {index.clause(first)}."),
+            *_narrate_back(index, way[-2::-1]),
+            (
+                f"So it comes to that because {index.clause(cause)}.",
+                f"So it goes back to this: {index.clause(cause)}.",
+            ),
         ),
+        kinds=ONLY_CHOICE,
     )
 
 
 @template(
     "facts_link",
     PLOT,
-    each_event,
-    "First {first}, and in the end {event}. What happens in between that connects the two?",
-    "How does it come about, after {first}, that {event}? What is the step in between?",
+    indirect_causes,
+    "First {first}, and in the end {event}. Which of these connects the two?",
+    "How does it come about, after {first}, that {event}? Which of these is the step in between?",
     "Which event links the moment when {first} to the moment when {event}?",
 )
-def link(index: FactIndex, event_id: str) -> Statement | None:
-    effect = index.event[event_id]
-    chain = _causes_back(index, effect)[:3]
-    if len(chain) < 3:
+def link(index: FactIndex, cause_id: str, event_id: str) -> Statement | None:
+    cause, effect = index.event[cause_id], index.event[event_id]
+    way = _way_back(index, cause, effect)
+    if len(way) != 3 or not are_clear(way) or way[1].event_id not in index.unique_ids:
         return None
-    _, middle, first = chain
+    middle = way[1]
+    if _is_trivial(cause, middle) or _is_trivial(middle, effect):
+        return None
     related = index.ancestors(effect)
     others = [
         each
         for each in events_before(index, effect)
-        if each.start_us >= first.end_us and not related & {each.event_id, *index.ancestors(each)}
+        if each.start_us >= cause.end_us and each.causes and not related & {each.event_id, *index.ancestors(each)}
     ]
     return Statement(
-        fields=event_fields(index, effect) | {"first": index.clause(first)},
+        fields=event_fields(index, effect) | {"first": index.clause(cause)},
         answer=index.clause(middle),
         wrong=clauses_of(index, others),
-        evidence=spans_of(chain),
+        evidence=spans_of(way),
         chain=(
             (
                 f"I begin with the end: at {seen_at(effect)} {index.clause(effect)}.",
                 f"At {seen_at(effect)} I see how it ends: {index.clause(effect)}.",
             ),
-            *_narrate_back(index, chain[1:]),
+            *_narrate_back(index, [middle, cause]),
             (
-                f"So the link is that {index.clause(middle)}.",
-                f"So what connects the two is that {index.clause(middle)}.",
+                f"So in between {index.clause(middle)}.",
+                f"So the two are connected by this: {index.clause(middle)}.",
             ),
         ),
+        kinds=ONLY_CHOICE,
     )
 
 
-def _only_cause(index: FactIndex, event: EventFact) -> EventFact | None:
-    """The cause of an event, if it is the only one and happens only once."""
-    if len(event.causes) != 1 or event.causes[0] not in index.unique_ids:
-        return None
-    return index.event[event.causes[0]]
+def _is_trivial(cause: EventFact, effect: EventFact) -> bool:
+    """Whether one guesses the cause from the effect: somebody goes there first, or takes what is given away later."""
+    if cause.object is None or effect.object is None:
+        return cause.actor == effect.actor
+    is_same = (cause.actor, cause.object) == (effect.actor, effect.object)
+    return is_same and effect.action in HOLDING_ACTIONS
 
 
-def _causes_back(index: FactIndex, event: EventFact) -> list[EventFact]:
-    """The event, its cause, the cause of that, and so on; empty if one of them has several causes."""
-    chain = [event]
-    while chain[-1].causes:
-        cause = _only_cause(index, chain[-1])
-        if cause is None or not are_clear((cause, chain[-1])):
-            return []
-        chain.append(cause)
-    return chain
+def _is_cause(index: FactIndex, event: EventFact) -> bool:
+    """Whether something else comes of an event that one does not guess from it."""
+    return any(not _is_trivial(event, each) for each in index.effects.get(event.event_id, []))
+
+
+def _way_back(index: FactIndex, cause: EventFact, effect: EventFact) -> list[EventFact]:
+    """The shortest way from a cause to an effect, both included; empty if there is none."""
+    ways = [[effect]]
+    seen = {effect.event_id}
+    while ways:
+        way = ways.pop(0)
+        for name in way[0].causes:
+            if name == cause.event_id:
+                return [cause, *way]
+            if name not in seen:
+                seen.add(name)
+                ways.append([index.event[name], *way])
+    return []
 
 
 def _narrate_back(index: FactIndex, chain: list[EventFact]) -> tuple[Step, ...]:
@@ -230,11 +254,11 @@ def _narrate_back(index: FactIndex, chain: list[EventFact]) -> tuple[Step, ...]:
     return tuple(
         (
             f"That is possible because at {seen_at(each)} {index.clause(each)}.",
-            f"Before that, at {seen_at(each)}, {index.clause(each)}, and that made it possible.",
+            f"Before that, at {seen_at(each)}, {index.clause(each)}, and that is needed for it.",
             f"It goes back to {seen_at(each)}, when {index.clause(each)}.",
         )
         for each in chain
     )
 
 
-TEMPLATES = (next_action, previous_action, enabled, led_to, root, link)
+TEMPLATES = (next_action, previous_action, enabled, led_to, far_cause, link)
