@@ -81,7 +81,7 @@ def _giving(index: FactIndex, event: EventFact, asked: str) -> Statement | None:
         wrong=names_except(pool, *(index.name(str(each)) for each in parts.values())),
         evidence=spans_of((event,)),
         chain=(
-            opening(f"the moment when {' and '.join(index.name(str(each)) for each in known.values())} are involved"),
+            ("I watch who gives something to whom.", "I go through the moments when something is given away."),
             *narrate(index, (event,)),
             ("No other moment of this video fits.", "This is the only moment that fits."),
             (f"So it is {answer}.", f"So the answer is {answer}."),

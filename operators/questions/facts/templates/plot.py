@@ -32,9 +32,9 @@ def next_action(index: FactIndex, event_id: str, actor: str) -> Statement | None
     PLOT,
     event_with("actors"),
     "What is the last thing that {person} does before {event}?",
-    "{Event}. What has {person} done last before that?",
+    "{Event}. What does {person} do last before that?",
     "Before the moment when {event}, what does {person} do last?",
-    "{Event}. What has {same} done right before that?",
+    "{Event}. What does {same} do right before that?",
     "{Event}. What is the last thing that {same} does before?",
 )
 def previous_action(index: FactIndex, event_id: str, actor: str) -> Statement | None:
