@@ -119,6 +119,8 @@ def purpose(index: FactIndex, event_id: str) -> Statement | None:
     goal = index.goals[event.goal] if event.goal else None
     if goal is None or goal.actor != event.actor or not goal.shown:
         return None
+    if names_in(index, goal.aim) & names_in(index, index.clause(event)):
+        return None  # the wording gives the aim away
     name = index.name(goal.actor)
     return Statement(
         fields=event_fields(index, event),
