@@ -22,6 +22,12 @@ def phrases_except(index: FactIndex, actor: str, *excluded: EventFact) -> tuple[
     return tuple({each.phrase: None for each in index.by_actor[actor] if each.phrase not in phrases})
 
 
+def phrases_like(index: FactIndex, event: EventFact) -> tuple[str, ...]:
+    """What anybody does that is the same kind of action, with something else or elsewhere."""
+    alike = [each for each in index.events if each.action == event.action]
+    return tuple({each.phrase: None for each in alike if each.phrase != event.phrase})
+
+
 def clauses_of(index: FactIndex, events: Iterable[EventFact]) -> tuple[str, ...]:
     """The events as clauses."""
     return tuple(index.clause(each) for each in events)
@@ -55,8 +61,8 @@ def names_in(index: FactIndex, text: str) -> set[str]:
     return {each.name for each in index.facts.entities if re.search(rf"\b{re.escape(each.name)}\b", text)}
 
 
-def steps_of_others(index: FactIndex, actor: str) -> tuple[str, ...]:
-    """What others do for their goals and this one never does."""
+def steps_of_others(index: FactIndex, actor: str, action: str | None = None) -> tuple[str, ...]:
+    """What others do for their goals and this one never does, of one kind of action or of any."""
     own = {each.phrase for each in index.by_actor[actor]}
     steps = [each for each in index.events if each.goal is not None and each.actor != actor and each.object is not None]
-    return tuple({each.phrase: None for each in steps if each.phrase not in own})
+    return tuple({each.phrase: None for each in steps if each.phrase not in own and action in (None, each.action)})

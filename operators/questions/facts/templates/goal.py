@@ -241,7 +241,7 @@ def step(index: FactIndex, event_id: str) -> Statement | None:
     return Statement(
         fields={"person": name, "aim": goal.aim},
         answer=event.phrase,
-        wrong=steps_of_others(index, event.actor),
+        wrong=steps_of_others(index, event.actor, event.action),
         evidence=spans_of((*goal_evidence(index, goal), event)),
         chain=(
             *show_goal(index, goal),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 from operators.questions.facts.index import FactIndex, are_clear, overlap_us
-from operators.questions.facts.pools import clauses_of, names_except, other_orders, phrases_except
+from operators.questions.facts.pools import clauses_of, names_except, other_orders, phrases_like
 from operators.questions.facts.subjects import actor_pairs, each_event, each_thing, event_with, pairs_with_thing
 from operators.questions.facts.template import BOTH, ONLY_CHOICE, Statement, template
 from operators.questions.facts.wording import (
@@ -260,7 +260,7 @@ def next_of_recipient(index: FactIndex, event_id: str) -> Statement | None:
     return Statement(
         fields={"actor": index.name(event.actor), "thing": index.name(str(event.object))},
         answer=found.phrase,
-        wrong=phrases_except(index, event.recipient, found),
+        wrong=phrases_like(index, found),
         evidence=spans_of((event, found)),
         chain=(
             *narrate(index, (event,)),

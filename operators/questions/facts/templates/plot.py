@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operators.questions.facts.index import FactIndex, are_clear, overlap_us
-from operators.questions.facts.pools import clauses_of, events_after, events_before, phrases_except
+from operators.questions.facts.pools import clauses_of, events_after, events_before, phrases_like
 from operators.questions.facts.subjects import cause_pairs, event_with, indirect_causes
 from operators.questions.facts.template import BOTH, ONLY_CHOICE, Statement, template
 from operators.questions.facts.wording import Step, at_time, event_fields, narrate, opening, seen_at, spans_of
@@ -56,7 +56,7 @@ def _neighbour(index: FactIndex, event: EventFact, actor: str, *, after: bool) -
     return Statement(
         fields=event_fields(index, event) | named,
         answer=found.phrase,
-        wrong=phrases_except(index, actor, event, found),
+        wrong=phrases_like(index, found),
         evidence=spans_of((event, found)),
         chain=(
             *narrate(index, (event, found)),
@@ -90,8 +90,10 @@ def enabled(index: FactIndex, cause_id: str, event_id: str) -> Statement | None:
     cause, effect = index.event[cause_id], index.event[event_id]
     if _is_trivial(cause, effect) or not are_clear((cause, effect)):
         return None
-    earlier = index.ancestors(effect)
-    others = [each for each in events_before(index, effect) if each.event_id not in earlier and _is_cause(index, each)]
+    known = index.ancestors(effect)
+    others = [
+        each for each in events_before(index, effect) if each.event_id not in known and each.action == cause.action
+    ]
     return Statement(
         fields=event_fields(index, effect),
         answer=index.clause(cause),
@@ -131,7 +133,11 @@ def led_to(index: FactIndex, cause_id: str, effect_id: str) -> Statement | None:
     cause, effect = index.event[cause_id], index.event[effect_id]
     if _is_trivial(cause, effect) or not are_clear((cause, effect)):
         return None
-    later = [each for each in events_after(index, cause) if each.causes and cause_id not in index.ancestors(each)]
+    later = [
+        each
+        for each in events_after(index, cause)
+        if each.action == effect.action and cause_id not in index.ancestors(each)
+    ]
     return Statement(
         fields=event_fields(index, cause),
         answer=index.clause(effect),
@@ -159,8 +165,10 @@ def far_cause(index: FactIndex, cause_id: str, event_id: str) -> Statement | Non
     way = _way_back(index, cause, effect)
     if not way or _is_trivial(cause, effect) or not are_clear(way):
         return None
-    earlier = index.ancestors(effect)
-    others = [each for each in events_before(index, effect) if each.event_id not in earlier and _is_cause(index, each)]
+    known = index.ancestors(effect)
+    others = [
+        each for each in events_before(index, effect) if each.event_id not in known and each.action == cause.action
+    ]
     return Statement(
         fields=event_fields(index, effect),
         answer=index.clause(cause),
@@ -227,11 +235,6 @@ def _is_trivial(cause: EventFact, effect: EventFact) -> bool:
         return cause.actor == effect.actor
     is_same = (cause.actor, cause.object) == (effect.actor, effect.object)
     return is_same and effect.action in HOLDING_ACTIONS
-
-
-def _is_cause(index: FactIndex, event: EventFact) -> bool:
-    """Whether something else comes of an event that one does not guess from it."""
-    return any(not _is_trivial(event, each) for each in index.effects.get(event.event_id, []))
 
 
 def _way_back(index: FactIndex, cause: EventFact, effect: EventFact) -> list[EventFact]:
