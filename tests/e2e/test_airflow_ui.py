@@ -102,6 +102,7 @@ def test_a_build_from_form_to_report(airflow, page, folder):
     page.fill(element("partition_videos"), "1")
     page.get_by_text("Assemble: from verified questions").click()
     page.fill(element("assemble.eval_fraction"), "1")
+    page.fill(element("assemble.pass_rates.eval_min"), "0")
     page.get_by_text("Difficulty: how often").click()
     page.fill(element("difficulty.trials"), "2")
     page.screenshot(path=folder / "form-filled.png")
