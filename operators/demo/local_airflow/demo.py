@@ -42,6 +42,8 @@ SETTINGS: dict[str, Any] = {
     "difficulty.trials": 3,
     "assemble.pass_rates.eval_min": 0.0,
     "assemble.pass_rates.sft_min": 0.0,
+    "assemble.pass_rates.rl_min": 0.0,
+    "assemble.pass_rates.rl_max": 1.0,
     "models.target.context_tokens": 4096,
     "models.target.sampling.max_tokens": 48,
 }
@@ -49,7 +51,7 @@ SETTINGS: dict[str, Any] = {
 splits.
 
 The embedded target does not think before it answers, and is seldom right. So it gets room for a letter or a few words,
-and a pass rate of 0 keeps no question out of `sft` and `eval`.
+and no pass rate keeps a question out of a split: of 13 questions about a film, it answered none.
 
 A program writes all questions. The prompt of a question has about 3,600 tokens, which take the embedded model half a
 minute of CPU, and what it writes passes no check.
