@@ -176,7 +176,7 @@ class Measures:
 def _measure_clips(
     context: Context, video: Video, clips: Sequence[Clip], notes: Mapping[str, ClipNotes]
 ) -> Iterator[Caption]:
-    measures = list(_measures(context, video, clips))
+    measures = list(_measures(context, video, clips, notes))
     texts = track(reading for each in measures for reading in each.readings)
     for each in measures:
         clip, visible = each.clip, within(texts, each.clip.start_us, each.clip.end_us)
@@ -198,9 +198,11 @@ def _measure_clips(
         )
 
 
-def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator[Measures]:
-    reads_text = context.config.caption.ocr or context.config.caption.source is CaptionSource.MODEL
-    reader, detector = TextReader() if reads_text else None, FaceDetector()
+def _measures(
+    context: Context, video: Video, clips: Sequence[Clip], notes: Mapping[str, ClipNotes]
+) -> Iterator[Measures]:
+    read_clips = {clip.clip_id for clip in clips if context.config.caption.ocr or not notes[clip.clip_id].dense}
+    reader, detector = TextReader() if read_clips else None, FaceDetector()
     sampling = _text_sampling(context, clips)
     path = fetch_frame_source(context, video, context.config.caption.text_fps, MEASURED_SIDE)
     progress = ProgressLogger(f"{context.stage} {video.video_id}", video.duration_us)
@@ -211,7 +213,9 @@ def _measures(context: Context, video: Video, clips: Sequence[Clip]) -> Iterator
             times_us=tuple(each.time_us for each in samples),
             colours=dominant_colours(each.rgb for each in samples),
             faces=tuple(detector.detect(samples[i].rgb, samples[i].time_us) for i in searched),
-            readings=tuple((each.cell, reader.read(each.rgb)) for each in samples) if reader else (),
+            readings=tuple((each.cell, reader.read(each.rgb)) for each in samples)
+            if reader and clip.clip_id in read_clips
+            else (),
         )
         progress.update(clip.end_us)
 
