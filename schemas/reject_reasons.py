@@ -328,6 +328,7 @@ REASON_GROUPS = (
             "operators/questions/gates",
             "operators/questions/chain_checks.py",
             "operators/questions/chains.py",
+            "operators/questions/spatial.py",
         ),
         {
             "answer_missing": RejectReason(

@@ -66,7 +66,9 @@ def test_a_run_without_questions_is_explained_with_the_fix(run):
     assert explain_empty_release(run).startswith(
         "no question could be asked about 2 videos (1 × plan: missing_file, 1 × ingest"
     )
-    with pytest.raises(EmptyRelease, match=r"nothing to publish: no question .*none was read; point LVR_CAPTIONER_URL"):
+    with pytest.raises(
+        EmptyRelease, match=r"nothing to publish: no question .*none was read, or facts .*; point LVR_CAPTIONER_URL"
+    ):
         publish(run)
 
 
