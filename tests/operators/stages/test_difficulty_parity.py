@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
 
 from operators.execution.stage import Context
 from operators.models.session import ModelPool
@@ -26,6 +25,12 @@ from tests.support.openai_server import OpenAIServer
 from tests.support.rows import make_question, make_reasoning, make_trial, make_video
 from tests.support.stages import StageRunner
 from tests.support.videos import number_on
+
+pytest.importorskip("torch")
+
+import torch.distributed as dist
+from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
+
 from tests.trainer_plugin.evaluation.scripted import ScriptedEngine, rank_context
 from tests.trainer_plugin.support import byte_tokenizer, numbered_film, write_release
 from trainer_plugin.data.samples import ReleaseDataset
@@ -102,14 +107,18 @@ def test_the_text_is_that_of_reinforcement_learning(requested):
         assert user_text(prompts[key].unexpanded_ids) == content[-1]["text"]
 
 
-def test_the_text_is_that_of_an_evaluation(alone, requested, tmp_path):
+def test_the_text_is_that_of_an_evaluation(requested, tmp_path):
     shown = {}
 
     def respond(request, number):
         shown[request.prompt.key] = user_text(request.prompt.input_ids)
         return "<think>So.</think><answer>A</answer>"
 
-    evaluate(requested.dataset, ScriptedEngine(respond), rank_context(), EvaluationSettings(baselines=()), tmp_path)
+    context = rank_context()
+    try:
+        evaluate(requested.dataset, ScriptedEngine(respond), context, EvaluationSettings(baselines=()), tmp_path)
+    finally:
+        dist.destroy_process_group()
     assert shown == {key: content[-1]["text"] for key, content in requested.contents.items()}
 
 
