@@ -56,7 +56,9 @@ def _plain(q: Tensor, keys: SharedKeys, scale: float) -> Tensor:
     regions, kv_heads = keys.prompt.shape[1:3]
     queries = q.to(exact).view(regions, slots // regions, kv_heads, heads // kv_heads, d) * scale
     own_queries = queries.view(slots, kv_heads, heads // kv_heads, d)
-    prompt, own = keys.prompt.to(exact), keys.own.to(exact)
+    # What lies beyond a length may be NaN, which stays NaN when it is multiplied by a weight of 0.
+    prompt = _zero_beyond(keys.prompt.to(exact), keys.prompt_lengths)
+    own = _zero_beyond(keys.own.to(exact), keys.own_lengths)
     to_prompt = torch.einsum("rshgd,rhpd->rshgp", queries, prompt[0]).flatten(0, 1)
     to_own = torch.einsum("nhgd,nhtd->nhgt", own_queries, own[0])
     lengths = keys.prompt_lengths.repeat_interleave(slots // regions)
@@ -71,3 +73,9 @@ def _plain(q: Tensor, keys: SharedKeys, scale: float) -> Tensor:
     out = torch.einsum("rshgp,rhpd->rshgd", by_region, prompt[1]).flatten(0, 1)
     out = out + torch.einsum("nhgt,nhtd->nhgd", weights[..., room:], own[1])
     return out.reshape(q.shape).to(q.dtype)
+
+
+def _zero_beyond(keys: Tensor, lengths: Tensor) -> Tensor:
+    """Keys and values [2, n, kv heads, room, d] with zeros after the length [n] of each."""
+    held = torch.arange(keys.shape[3], device=keys.device) < lengths[:, None]
+    return torch.where(held[:, None, :, None], keys, 0.0)

@@ -35,6 +35,9 @@ def make(regions: int, group: int, heads: tuple[int, int], d: int, room: int, ow
         randn(2, regions * group, heads[1], own_room, d, seed=seed + 2),
         torch.randint(0, own_room + 1, (regions * group,), generator=random, dtype=torch.int32),
     )
+    for each, lengths in ((keys.prompt, keys.prompt_lengths), (keys.own, keys.own_lengths)):
+        for number, length in enumerate(lengths):
+            each[:, number, :, int(length) :] = torch.nan  # never written
     return q, keys
 
 
@@ -66,6 +69,7 @@ def test_it_is_a_softmax_over_prompt_and_own_tokens(regions, group, kv_heads, pe
 
 def test_a_slot_without_tokens_gets_zeros():
     q, keys = make(1, 2, (2, 1), 4, 3, 2, 0)
+    keys.own[:, 1, :, 0] = 0.5
     keys.prompt_lengths.zero_()
     keys.own_lengths.copy_(torch.tensor([0, 1]))
     found = shared_prefix_attention(q, keys, 0.5)
