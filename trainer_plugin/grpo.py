@@ -25,6 +25,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,17 @@ from trainer_plugin.recipe import recipe_names
 from trainer_plugin.rl.advantages import Advantages, compute_advantages
 from trainer_plugin.rl.alarms import Alarms, TrainingAlarm
 from trainer_plugin.rl.collect import GroupCollector, RewardedGroup
-from trainer_plugin.rl.engines import open_engine
+from trainer_plugin.rl.engines import Engine, open_engine
 from trainer_plugin.rl.metrics import GrpoMetrics
 from trainer_plugin.rl.prompts import PromptStream
 from trainer_plugin.rl.recipe import GrpoRecipe, load_grpo_recipe
 from trainer_plugin.rl.rewards.base import Reward, load_reward
 from trainer_plugin.rl.rewards.run import RewardCalls
-from trainer_plugin.rl.rollout import Finish, RolloutRequest
+from trainer_plugin.rl.rollout import Finish, RolloutEngine, RolloutRequest
 from trainer_plugin.rl.rollout_table import RewardValue, RolloutFolder, RolloutRow, choose_status, find_right
 from trainer_plugin.rl.update import PolicyUpdate, RolloutBatch, UpdateReport
 from trainer_plugin.rl.video_cache import VideoCache
+from trainer_plugin.rl.vllm_engine import VllmEngine
 from trainer_plugin.training.checkpoint import RunState, check_data
 from trainer_plugin.training.from_recipe import open_model, open_samples
 from trainer_plugin.training.metrics import by_reason, peak_memory
@@ -94,16 +96,7 @@ class GrpoTraining:
             self.model, self.optimizer = self.run.model, self.run.optimizer
             check_feature_folder(self.dataset.features, self.model)
             self.cache = resources.enter_context(VideoCache(self.model, recipe.cache, workers=recipe.videos.workers))
-            stop_ids = self.dataset.layout.chat.stop_ids
-            rollout = recipe.rollout
-            engine = open_engine(
-                rollout.engine,
-                self.model,
-                self._read_pixels,
-                stop_ids,
-                rollout.batch_requests,
-                rollout.prefill_tokens,
-            )
+            engine = self._open_engine(resources)
             self.collector = GroupCollector(stream, self.cache, engine, functions, recipe, self.parallel)
             self._updates = PolicyUpdate(
                 self.model,
@@ -225,6 +218,27 @@ class GrpoTraining:
     def _open_stream(self) -> PromptStream:
         recipe = self.recipe
         return PromptStream(self.dataset, recipe.prompts, recipe.prompt_tokens, seed=recipe.seed, epochs=recipe.epochs)
+
+    def _open_engine(self, resources: ExitStack) -> RolloutEngine:
+        rollout, stop_ids = self.recipe.rollout, self.dataset.layout.chat.stop_ids
+        pixels = self._read_pixels
+        if rollout.engine is not Engine.VLLM:
+            return open_engine(
+                rollout.engine, self.model, pixels, stop_ids, rollout.batch_requests, rollout.prefill_tokens
+            )
+        return resources.enter_context(
+            VllmEngine(
+                self.model,
+                pixels,
+                stop_ids,
+                self.run.tokenizer,
+                prompt_tokens=self.recipe.prompt_tokens,
+                max_tokens=rollout.max_tokens,
+                responses=rollout.responses,
+                batch_requests=rollout.batch_requests,
+                prefill_tokens=rollout.prefill_tokens,
+            )
+        )
 
     def _open_reference(self) -> LongVideoModel | None:
         """The reference model, if one is needed that is not the policy without its adapters."""

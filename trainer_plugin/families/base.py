@@ -160,6 +160,17 @@ class Family(ABC):
         """
         return [self.video_token_id]
 
+    def vllm_times(self, videos: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """The fields that vLLM needs in addition to the features and grids of a prompt's videos, for their times.
+
+        Args:
+            videos: frame times in microseconds of each video.
+
+        Raises:
+            NotImplementedError: vLLM takes no features of this family's videos.
+        """
+        raise NotImplementedError(f"vLLM takes no features of videos of {type(self).__name__}")
+
     @abstractmethod
     def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
         """Rotary positions of one sample, shape [rope_rows, S].

@@ -192,6 +192,10 @@ class Qwen25VL(_QwenVL):
             return 1.0
         return (starts[-1] - starts[0]) / (len(starts) - 1) / SECOND_US
 
+    def vllm_times(self, videos: Sequence[Sequence[int]]) -> dict[str, Any]:
+        seconds = [self.seconds_per_temporal_patch(times) for times in videos]
+        return {"second_per_grid_ts": torch.tensor(seconds, dtype=torch.float32)}  # rounded as in `positions`
+
     def encode(self, model: Model, patches: Tensor, grids: Sequence[Grid]) -> Features:
         output = model.model.visual(patches.flatten(0, 1), grid_thw=_grid_tensor(grids, patches))
         return Features((output.pooler_output,))
@@ -227,14 +231,22 @@ class Qwen3VL(_QwenVL):
     ) -> list[int]:
         ids: list[int] = []
         tokens = [self.video_token_id] * self.tokens_per_temporal_patch(grid)
-        for first in range(0, len(frame_times_us), self.temporal_patch):
-            last = frame_times_us[first + self.temporal_patch - 1]
-            # Each time is converted to a float before the mean, as in Qwen3VLProcessor: 0.1 and 0.2 give "0.2", not
-            # "0.1".
-            seconds = (frame_times_us[first] / SECOND_US + last / SECOND_US) / 2
+        for seconds in self._patch_seconds(frame_times_us):
             ids += tokenizer.encode(f"<{seconds:.1f} seconds>", add_special_tokens=False)
             ids += [self.vision_start_id, *tokens, self.vision_end_id]
         return ids
+
+    def _patch_seconds(self, frame_times_us: Sequence[int]) -> list[float]:
+        """The time that is written before each temporal patch.
+
+        Each time is converted to a float before the mean, as in Qwen3VLProcessor: 0.1 and 0.2 give "0.2", not "0.1".
+        """
+        ends = frame_times_us[self.temporal_patch - 1 :: self.temporal_patch]
+        pairs = zip(frame_times_us[:: self.temporal_patch], ends, strict=True)
+        return [(first / SECOND_US + last / SECOND_US) / 2 for first, last in pairs]
+
+    def vllm_times(self, videos: Sequence[Sequence[int]]) -> dict[str, Any]:
+        return {"timestamps": [self._patch_seconds(times) for times in videos]}
 
     def positions(self, input_ids: Tensor, videos: Sequence[tuple[Grid, Sequence[int]]]) -> Tensor:
         grids = [Grid(1, grid.h, grid.w) for grid, _ in videos for _ in range(grid.t)]

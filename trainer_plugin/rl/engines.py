@@ -28,6 +28,8 @@ class Engine(StrEnum):
     SHARDED = "sharded"
     """The model as it is trained: weights and keys stay on the ranks that hold them. For models that one device cannot
     hold, and for CPUs."""
+    VLLM = "vllm"
+    """vLLM on each rank, from features (`trainer_plugin.rl.vllm_engine`). It must be installed beside the trainer."""
 
 
 def open_engine(
@@ -38,15 +40,17 @@ def open_engine(
     batch_requests: int = 1,
     prefill_tokens: int = PREFILL_TOKENS,
 ) -> HfSampler | SharedPrefixSampler:
-    """The engine of that name for a model.
+    """The engine of that name on a model's own weights, which `vllm` is not.
 
     Args:
         batch_requests: number of prompts in memory, whose responses are decoded in the same steps.
         prefill_tokens: as in `SharedPrefixSampler`; `sharded` runs whole prompts.
 
     Raises:
-        BadInput: a number is below 1, or the engine does not know the model's decoder.
+        BadInput: a number is below 1, the engine does not know the model's decoder, or it is `vllm`.
     """
+    if engine is Engine.VLLM:
+        raise BadInput("vllm does not sample with the model's own weights; make a VllmEngine")
     if engine is Engine.SHARDED or (engine is Engine.AUTO and model.parallel.device.type != "cuda"):
         return HfSampler(model, pixels, stop_ids, batch_requests)
     try:

@@ -42,7 +42,7 @@ class RolloutSettings(Model):
     batch_requests: int = Field(default=1, ge=1)
     """Number of prompts that a data-parallel rank holds in memory at a time while it samples."""
     prefill_tokens: int = Field(default=PREFILL_TOKENS, ge=1)
-    """Maximum number of tokens of a prompt that the engine `shared_prefix` runs in one pass."""
+    """Maximum number of tokens of a prompt that `shared_prefix` and `vllm` run in one pass."""
     drop_without_signal: bool = True
     """Drop groups whose responses all have the same reward, and sample other prompts instead."""
     max_rounds: int = Field(default=4, ge=1)

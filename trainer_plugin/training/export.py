@@ -89,7 +89,8 @@ def export_model(
             with reserve_space(staging, needed):
                 staging.mkdir()
                 if kind is Export.ADAPTER:
-                    _write_adapters(model.model, weights, staging, source)
+                    write_adapters(model.model, weights, staging, _base_of(source))
+                    _write_base_config(model.model, staging, _base_of(source))
                     _write_companions(staging, None, tokenizer)
                 else:
                     _write_model(model.model, weights, staging, dtype)
@@ -169,18 +170,30 @@ def _pop_merged(name: str, weights: dict[str, Tensor], model: PreTrainedModel) -
     return base.float() + scale * (up.float() @ down.float())
 
 
-def _write_adapters(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, source: str | None) -> None:
-    """Write the adapters in PEFT's format, with the model's configuration if it differs from the base's.
+def write_adapters(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, base: str | None = None) -> None:
+    """Write adapters in PEFT's format.
 
-    PEFT stores no configuration. It would silently add the adapters to a base with, e.g., another rotary base.
+    Args:
+        weights: whole tensors by name, as in the model.
+        base: folder of the model to which they belong.
     """
     named = {f"base_model.model.{name.replace('.default.', '.')}": tensor for name, tensor in weights.items()}
     save_file(named, folder / "adapter_model.safetensors", {"format": "pt"})
-    # Random weights have no base, although their tokenizer may come from a folder.
-    base = source if source is not None and (Path(source) / "config.json").exists() else None
     adapters = model.peft_config["default"]
     adapters.base_model_name_or_path = base
     adapters.save_pretrained(folder)
+
+
+def _base_of(source: str | None) -> str | None:
+    """The base of adapters. Random weights have none, although their tokenizer may come from a folder."""
+    return source if source is not None and (Path(source) / "config.json").exists() else None
+
+
+def _write_base_config(model: PreTrainedModel, folder: Path, base: str | None) -> None:
+    """Write the model's configuration beside its adapters if it differs from the base's.
+
+    PEFT stores no configuration. It would silently add the adapters to a base with, e.g., another rotary base.
+    """
     values = {} if base is None else comparable(config_values(AutoConfig.from_pretrained(base)))
     if values != comparable(config_values(model.config)):
         plain_config(model.config).save_pretrained(folder)
