@@ -338,7 +338,7 @@ class VllmEngine:
         if (needed := sum(parts.values())) > free:
             sizes = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in parts.items())
             raise BadInput(
-                f"vLLM needs at least {needed / 2**30:.1f} GiB beside the trainer ({sizes}), and {free / 2**30:.1f} "
+                f"vLLM needs at least {needed / 2**30:.1f} GiB in addition to the trainer ({sizes}), and {free / 2**30:.1f} "
                 f"GiB are free; {_LESS_MEMORY}"
             )
 
@@ -436,7 +436,7 @@ def _allocate(function: Callable[[], None]) -> None:
     except RuntimeError as error:
         if "out of memory" not in str(error).lower():
             raise
-        raise BadInput(f"vLLM found too little memory beside the trainer ({error}); {_LESS_MEMORY}") from error
+        raise BadInput(f"vLLM found too little memory next to the trainer ({error}); {_LESS_MEMORY}") from error
 
 
 @contextmanager

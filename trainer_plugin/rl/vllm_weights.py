@@ -1,6 +1,6 @@
 """Gives vLLM the trainer's weights, layer by layer, and checks that it has them.
 
-The vision tower is left out, because the engine gets features. Adapters are not merged, because bfloat16 weights would
+The vision tower is skipped, because the engine gets features. Adapters are not merged, because bfloat16 weights would
 lose most of a small change. The engine runs them as adapters.
 """
 

@@ -190,7 +190,7 @@ def _base_of(source: str | None) -> str | None:
 
 
 def _write_base_config(model: PreTrainedModel, folder: Path, base: str | None) -> None:
-    """Write the model's configuration beside its adapters if it differs from the base's.
+    """Write the model's configuration next to its adapters if it differs from the base's.
 
     PEFT stores no configuration. It would silently add the adapters to a base with, e.g., another rotary base.
     """
