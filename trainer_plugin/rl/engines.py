@@ -29,7 +29,7 @@ class Engine(StrEnum):
     """The model as it is trained: weights and keys stay on the ranks that hold them. For models that one device cannot
     hold, and for CPUs."""
     VLLM = "vllm"
-    """vLLM on each rank, from features (`trainer_plugin.rl.vllm_engine`). It must be installed in the trainer's environment."""
+    """vLLM on each rank, from features (`trainer_plugin.rl.vllm_engine`). It must be installed with the trainer."""
 
 
 def open_engine(

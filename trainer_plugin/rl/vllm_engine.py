@@ -338,7 +338,7 @@ class VllmEngine:
         if (needed := sum(parts.values())) > free:
             sizes = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in parts.items())
             raise BadInput(
-                f"vLLM needs at least {needed / 2**30:.1f} GiB in addition to the trainer ({sizes}), and {free / 2**30:.1f} "
+                f"vLLM needs at least {needed / 2**30:.1f} GiB next to the trainer ({sizes}), and {free / 2**30:.1f} "
                 f"GiB are free; {_LESS_MEMORY}"
             )
 
