@@ -45,8 +45,10 @@ PARTS = TrainableParts(vision_tower=False, projector=False)
 SPECIAL_IDS = {field: bytes_tokenizer().convert_tokens_to_ids(token) for field, token in SPECIAL.items()}
 
 
-def make_model(device: torch.device, name: str, parts: TrainableParts = PARTS, sp: int = 1) -> LongVideoModel:
-    source = ModelSource(config={"model_type": name, **CONFIGS[name], **SPECIAL_IDS})
+def make_model(
+    device: torch.device, name: str, parts: TrainableParts = PARTS, sp: int = 1, tied: bool = False
+) -> LongVideoModel:
+    source = ModelSource(config={"model_type": name, **CONFIGS[name], **SPECIAL_IDS, "tie_word_embeddings": tied})
     config = read_config(source)
     parallel = parallelize(sp, config.get_text_config(), device)
     options = RunOptions(compile=False, checkpointed_layers=0)
@@ -217,6 +219,21 @@ def test_adapters_run_as_adapters(open_engine):
                 if ".lora_" in name:
                     parameter.copy_(torch.randn_like(parameter) * 0.2)
         check_responses(model, features, requests, engine.generate(requests, RESPONSES, SETTINGS))
+
+
+@needs_vllm
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_head_that_is_tied_to_the_embeddings_follows_them(alone, weights_stay, name):
+    model = make_model(alone, name, tied=True)
+    assert model.model.get_output_embeddings().weight is model.model.get_input_embeddings().weight
+    features = Features(model)
+    requests = [make_request(model, [make_clip(model, 10, 500_000)], "What comes first?")]
+    with make_engine(model, features) as engine:
+        for _ in range(2):
+            check_responses(model, features, requests, engine.generate(requests, RESPONSES, SETTINGS))
+            with torch.no_grad():
+                model.model.get_input_embeddings().weight.mul_(1.1)
 
 
 @needs_vllm
