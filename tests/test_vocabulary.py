@@ -22,6 +22,7 @@ EXEMPT = (
     "benchmarks/LOG.md",  # a log is not rewritten
     "CHANGELOG.md",  # names what earlier versions called things
     "LICENSE",
+    "docs/examples-of-questions.md",  # questions about stories, and what a person thinks of them
     "tests/data/*",
     "docs/glossary.md",
     "tests/test_vocabulary.py",
