@@ -33,7 +33,7 @@ from trainer_plugin.evaluation.engine import open_sampler
 from trainer_plugin.recipe import ModelSource, Parallelism
 from trainer_plugin.rl.rollout import Finish, RolloutEngine, RolloutRequest, SamplingSettings
 from trainer_plugin.training.weights import read_config, read_family, read_tokenizer
-from trainer_plugin.types import UnusableSample, VideoFacts, VideoSource
+from trainer_plugin.types import UnusableSample, VideoInfo, VideoSource
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def ask(
     )
 
 
-def _probe(video: str) -> VideoFacts:
+def _probe(video: str) -> VideoInfo:
     try:
         return probe_video(VideoSource(Path(video).stem, video))
     except BadVideo as bad:

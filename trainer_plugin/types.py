@@ -42,7 +42,7 @@ class VideoSource:
 
 
 @dataclass(frozen=True)
-class VideoFacts:
+class VideoInfo:
     """What must be known of a video to lay it out as tokens."""
 
     source: VideoSource

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedTokenizerBase
 
 from schemas.frame_policy import FramePolicy, frame_times
-from trainer_plugin.types import VideoClip, VideoFacts
+from trainer_plugin.types import VideoClip, VideoInfo
 
 if TYPE_CHECKING:
     from trainer_plugin.families.base import Family
 
 
 def select_frames(
-    video: VideoFacts, room: int, policy: FramePolicy, family: Family, tokenizer: PreTrainedTokenizerBase
+    video: VideoInfo, room: int, policy: FramePolicy, family: Family, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[VideoClip, list[int]] | None:
     """Choose a video's frames and their size so that the video takes at most `room` tokens.
 
@@ -44,7 +44,7 @@ def select_frames(
     return None
 
 
-def _largest_clip(video: VideoFacts, allowed: int, policy: FramePolicy, family: Family) -> VideoClip | None:
+def _largest_clip(video: VideoInfo, allowed: int, policy: FramePolicy, family: Family) -> VideoClip | None:
     """A clip of as many frames as the policy wants and `allowed` features can show.
 
     Returns None if not even the fewest frames fit.
@@ -61,7 +61,7 @@ def _largest_clip(video: VideoFacts, allowed: int, policy: FramePolicy, family: 
     return _resize_clip(video, fitting * patch, allowed, policy, family) if fitting else None
 
 
-def _resize_clip(video: VideoFacts, count: int, allowed: int, policy: FramePolicy, family: Family) -> VideoClip | None:
+def _resize_clip(video: VideoInfo, count: int, allowed: int, policy: FramePolicy, family: Family) -> VideoClip | None:
     """A clip of `count` frames, in the family's size for them or smaller.
 
     Returns None if the family's smallest size needs more than `allowed` features.

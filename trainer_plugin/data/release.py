@@ -18,7 +18,7 @@ from schemas.run import ReleaseFile
 from schemas.sample import Sample, WebDatasetRecord
 from schemas.tables import Split
 from schemas.uri import shown_uri
-from trainer_plugin.types import VideoFacts, VideoSource
+from trainer_plugin.types import VideoInfo, VideoSource
 
 __all__ = ["IndexedVideo", "VideoSamples", "index_videos", "open_release", "read_samples", "read_videos"]
 
@@ -46,10 +46,10 @@ class IndexedVideo:
     source: VideoSource
 
     @property
-    def facts(self) -> VideoFacts:
-        """The facts of its record that a layout as tokens needs."""
+    def info(self) -> VideoInfo:
+        """What its record states that a layout as tokens needs."""
         record = self.record
-        return VideoFacts(self.source, record.duration_us, record.fps, record.width, record.height)
+        return VideoInfo(self.source, record.duration_us, record.fps, record.width, record.height)
 
 
 def read_samples(url: str, split: Split) -> list[Sample]:

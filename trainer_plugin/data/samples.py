@@ -27,7 +27,7 @@ from trainer_plugin.data.chat import Chat, Turn
 from trainer_plugin.data.features import FeatureFolder
 from trainer_plugin.data.frame_selection import select_frames, shuffle_frames
 from trainer_plugin.data.release import index_videos
-from trainer_plugin.types import IGNORED, Example, UnusableSample, VideoClip, VideoFacts
+from trainer_plugin.types import IGNORED, Example, UnusableSample, VideoClip, VideoInfo
 
 if TYPE_CHECKING:
     from trainer_plugin.families.base import Family
@@ -86,7 +86,7 @@ class QuestionLayout:
     def prompt(
         self,
         key: str,
-        video: VideoFacts,
+        video: VideoInfo,
         problem: str,
         kind: QuestionKind,
         max_tokens: int,
@@ -114,7 +114,7 @@ class QuestionLayout:
         example = Example(key, input_ids, torch.full_like(input_ids, IGNORED), positions, shown)
         return Prompt(example, (*before, *(self.family.placeholder_ids() if clips else ()), *after))
 
-    def fit_clip(self, key: str, video: VideoFacts, max_tokens: int, text_tokens: int) -> tuple[VideoClip, list[int]]:
+    def fit_clip(self, key: str, video: VideoInfo, max_tokens: int, text_tokens: int) -> tuple[VideoClip, list[int]]:
         """A clip that fits into `max_tokens` tokens next to `text_tokens` of text, and its token ids.
 
         Raises:
@@ -243,7 +243,7 @@ class ReleaseDataset:
         """
         video, sample = self._samples[number]
         key = sample.question_id
-        return self.layout.prompt(key, video.facts, sample.problem, sample.kind, max_tokens, variant)
+        return self.layout.prompt(key, video.info, sample.problem, sample.kind, max_tokens, variant)
 
     def example(self, number: int, max_tokens: int) -> Example:
         """The sample, of exactly `length(number, max_tokens)` tokens. Raises as `length`."""
@@ -262,5 +262,5 @@ class ReleaseDataset:
         with_reasoning = self.target is Target.REASONING
         answer = (sample.answer, sample.reasoning) if with_reasoning else (sample.final_answer, None)
         turn = self.layout.chat.turn(key, self.layout.question(sample.problem, sample.kind), *answer)
-        clip, video_ids = self.layout.fit_clip(key, video.facts, max_tokens, turn.length)
+        clip, video_ids = self.layout.fit_clip(key, video.info, max_tokens, turn.length)
         return _Draft(clip, turn, video_ids)

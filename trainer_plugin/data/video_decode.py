@@ -29,7 +29,7 @@ from schemas.video.clock import SECOND_US, StreamClock
 from schemas.video.container import ANY_TITLE, CONTAINERS, FILL_IN_TIMES, LARGEST_FRAME_PIXELS, moving_pictures
 from schemas.video.display import displayed_rgb
 from trainer_plugin.ops.preprocess import Resample, resize
-from trainer_plugin.types import VideoFacts, VideoSource
+from trainer_plugin.types import VideoInfo, VideoSource
 
 _CONFINEMENT = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none", **FILL_IN_TIMES}
 """Options of the demuxer: no playlists, and no reference from a video to another file or address."""
@@ -109,7 +109,7 @@ def read_frames(
     return frames
 
 
-def probe_video(source: VideoSource) -> VideoFacts:
+def probe_video(source: VideoSource) -> VideoInfo:
     """Measure a video that no release describes: its duration, frame rate, and displayed size.
 
     All packets are read, and one frame is decoded.
@@ -126,7 +126,7 @@ def probe_video(source: VideoSource) -> VideoFacts:
         reader = _FrameReader(source.key, container, stream, StreamClock(time_base, first))
         reader.rewind()
         height, width, _ = displayed_rgb(reader.frame_at(0)).shape
-        return VideoFacts(source, round(duration * SECOND_US), float(len(shown) / duration), width, height)
+        return VideoInfo(source, round(duration * SECOND_US), float(len(shown) / duration), width, height)
 
 
 class _FrameReader:
