@@ -65,9 +65,14 @@ def make_clip(model: LongVideoModel, patches: int, step_us: int, name: str = "fi
 class Features:
     """Random features of clips; a `PixelSource`."""
 
-    def __init__(self, model: LongVideoModel, scale: float = 1.0) -> None:
+    def __init__(self, model: LongVideoModel, scale: float = 1.0, rounded: torch.dtype | None = None) -> None:
+        """
+        Args:
+            rounded: a dtype to which they are rounded before they get the model's.
+        """
         self.model = model
         self.scale = scale
+        self.rounded = rounded or model.compute_dtype
         self.changed: Callable[[Tensor], Tensor] = lambda features: features
 
     def of(self, clip: VideoClip) -> Tensor:
@@ -75,7 +80,8 @@ class Features:
         tokens = clip.grid.t * family.tokens_per_temporal_patch(clip.grid)
         width = self.model.model.config.get_text_config().hidden_size * family.levels
         draw = torch.Generator().manual_seed(clip.frame_times_us[-1] + clip.grid.t)
-        return torch.randn(tokens, width, generator=draw) * self.scale
+        values = torch.randn(tokens, width, generator=draw) * self.scale
+        return values.to(self.rounded).to(self.model.compute_dtype)
 
     def __call__(self, request: RolloutRequest, frames: FrameRange) -> Tensor:
         return self.changed(self.of(request.prompt.videos[frames.video]))
