@@ -218,6 +218,9 @@ class QuestionConfig(Model):
     """Multiple choice, open, or both."""
     per_template: int = Field(default=2, ge=1, le=50)
     """Maximum number of questions by `program` and by `annotations` per video, for each template and kind."""
+    max_per_category: int = Field(default=0, ge=0, le=1000)
+    """Maximum number of questions by `program` and by `annotations` per video, for each category and kind, chosen at
+    random. 0: no limit but `per_template`."""
     seconds_per_question: float = Field(default=120.0, gt=0.0)
     """Seconds of video per question that the reasoner writes, between the two limits below."""
     min_questions: int = Field(default=6, ge=0, le=1000)

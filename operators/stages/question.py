@@ -119,14 +119,15 @@ def _derive_questions(context: Context, video: Video, captions: Sequence[Caption
     settings = context.config.question
     rng = Random(context.seed("derive", video.video_id))
     found = derive(read_timeline(measured), settings.kinds, settings.per_template, rng)
-    return _questions(context, video, Writer.PROGRAM, [(CATEGORY[each.template], each) for each in found])
+    categorized = [(CATEGORY[each.template], each) for each in found]
+    return _questions(context, video, Writer.PROGRAM, categorized, rng)
 
 
 def _derive_from_facts(context: Context, video: Video, facts: VideoFacts) -> list[Question]:
     settings = context.config.question
     rng = Random(context.seed("derive_from_facts", video.video_id))
     found = derive_from_facts(facts, video.duration_us, settings.kinds, settings.per_template, rng)
-    return _questions(context, video, Writer.ANNOTATIONS, [(each.category, each) for each in found])
+    return _questions(context, video, Writer.ANNOTATIONS, [(each.category, each) for each in found], rng)
 
 
 def _questions(
@@ -134,12 +135,14 @@ def _questions(
     video: Video,
     writer: Writer,
     found: Sequence[tuple[QuestionCategory, DerivedFromText | DerivedFromFacts]],
+    rng: Random,
 ) -> list[Question]:
-    """Derived questions as rows, those of the configured categories."""
+    """Derived questions as rows, those of the configured categories, and no more of each than are allowed."""
+    settings = context.config.question
     count: Counter[tuple[QuestionCategory, QuestionKind]] = Counter()
     questions: list[Question] = []
-    for category, derived in found:
-        if category not in context.config.question.categories:
+    for category, derived in rng.sample(found, len(found)) if settings.max_per_category else found:
+        if category not in settings.categories or 0 < settings.max_per_category == count[category, derived.kind]:
             continue
         index = count[category, derived.kind]
         count[category, derived.kind] += 1

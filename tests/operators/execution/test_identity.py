@@ -32,7 +32,7 @@ KEYS = {
     ),
     "question": (
         ["ingest", "caption", "outline", "source"],
-        "915dd06cd24c09143fbe093e3d34886586a2b96697a4b1b505cb1e66053ac51a",
+        "22450f4238ceb108504762301d2889966520e9b215ebcf1568422b82b4e976b1",
     ),
     "reason": (
         ["caption", "question", "outline", "source"],

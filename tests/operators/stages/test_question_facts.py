@@ -53,6 +53,14 @@ def test_only_the_requested_categories_and_numbers_are_derived(derive):
     assert len(set(templates)) == len(templates)
 
 
+def test_a_limit_holds_for_each_category_and_kind(derive):
+    everything = {each.question for each in derive()}
+    questions = derive(max_per_category=1)
+    groups = [(each.category, each.kind) for each in questions]
+    assert len(set(groups)) == len(groups) == len(QuestionCategory) * len(QuestionKind)
+    assert {each.question for each in questions} < everything
+
+
 def test_a_source_without_facts_has_no_such_questions(derive, server):
     assert derive(None) == []
     assert not server.requests

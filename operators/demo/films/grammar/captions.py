@@ -1,6 +1,6 @@
 """Dense captions of a film by program: what every shot shows, and what happens in it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from operators.demo.films.grammar.casting import PREPOSITIONS, Entity
 from operators.demo.films.grammar.staging import StagedShot
@@ -13,26 +13,32 @@ _LIGHT = {"day": "by day", "dusk": "at dusk", "night": "at night"}
 
 
 def captions_of(world: World, staged: Sequence[StagedShot]) -> tuple[Annotation, ...]:
-    """One caption for each shot."""
+    """One caption for each shot. The first one in which somebody is seen describes them."""
     captions = []
+    described: set[str] = set()
     for shot in staged:
         end = shot.start + round(shot.shot.seconds * FPS)
-        text = " ".join(_sentences(world, shot))
+        text = " ".join(_sentences(world, shot, described))
+        described |= set(shot.entities.values())
         captions.append(Annotation(start_us=shot.start * FRAME_US, end_us=end * FRAME_US, kind="caption", text=text))
     return tuple(captions)
 
 
-def _sentences(world: World, shot: StagedShot) -> Iterator[str]:
+def _sentences(world: World, shot: StagedShot, described: Collection[str]) -> Iterator[str]:
     scene = shot.shot.scene
     if scene not in world.entities:
         yield f'A dark card reads "{" / ".join(text.text for text in shot.shot.texts)}".'
         return
     place = f"{PREPOSITIONS[scene]} {world.name(scene)} {_LIGHT[shot.shot.light]}"
-    shown = [world.entities[each] for each in dict.fromkeys(shot.entities.values())]
-    beings = [each for each in shown if each.kind in (EntityKind.PERSON, EntityKind.ANIMAL)]
-    things = [each.name for each in shown if each not in beings]
+    shown = {each: world.entities[each] for each in shot.entities.values()}
+    beings = [
+        entity.name if key in described else _describe(entity)
+        for key, entity in shown.items()
+        if entity.kind in (EntityKind.PERSON, EntityKind.ANIMAL)
+    ]
+    things = [each.name for each in shown.values() if each.kind not in (EntityKind.PERSON, EntityKind.ANIMAL)]
     view = "A closer view" if shot.shot.zoom > 1 else "A wide view"
-    seen = _listed([_described(each) for each in beings]) if beings else "nobody"
+    seen = _listed(beings) if beings else "nobody"
     yield f"{view} {place} shows {seen}."
     if things:
         yield f"{_capital(_listed(things))} can be seen too."
@@ -61,7 +67,7 @@ def _goal_sentence(world: World, goal: Goal) -> str:
     return f"{bubble}: {world.name(goal.actor)} wants to {goal.aim}{motive}."
 
 
-def _described(entity: Entity) -> str:
+def _describe(entity: Entity) -> str:
     return f"{entity.name} (with {entity.appearance})" if entity.appearance else entity.name
 
 

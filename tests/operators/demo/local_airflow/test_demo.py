@@ -1,38 +1,47 @@
-"""Guarantees of the demo that need no start: its films fill all three splits, and each film is copied once."""
+"""Guarantees of the demo that need no start: its films, their facts, and the splits that they fall into."""
 
 import io
+from collections import Counter
 from pathlib import Path
+from random import Random
 
 from rich.console import Console
 
 from operators.airflow.params import config_from_params
-from operators.demo.films import write_manifest
-from operators.demo.films.stories import film_scripts
-from operators.demo.local_airflow.demo import SETTINGS, make_films
+from operators.demo.films.grammar import make_film
+from operators.demo.local_airflow import demo
+from operators.questions.facts.derive import derive
 from operators.sources.listing import read_sources
 from operators.stages.assemble import assign_splits
-from schemas.tables import Split
+from operators.store.content_store import Store
+from schemas.tables import QuestionCategory, QuestionKind, Split
 from tests.support.rows import make_video
 
-
-def test_the_story_films_fall_into_all_three_splits():
-    config = config_from_params({"source": "/films", "out": "/out", **SETTINGS})
-    films = [make_video(film_id) for film_id in film_scripts()]
-    assert set(
-        assign_splits([[film] for film in films], dict.fromkeys(film_scripts()), config.assemble, config.seed).values()
-    ) == set(Split)
+CONFIG = config_from_params({"source": "/films", "out": "/out", **demo.SETTINGS})
 
 
-def test_the_real_film_comes_along_and_is_not_copied_twice(tmp_path, monkeypatch):
-    carried = tmp_path / "carried.mp4"
-    carried.write_bytes(b"film")
-    folder = tmp_path / "films"
-    folder.mkdir()
-    monkeypatch.setattr(
-        "operators.demo.local_airflow.demo.render_demo_films", lambda folder, progress: write_manifest(folder, [])
-    )
-    monkeypatch.setattr("operators.demo.local_airflow.demo._find_test_film", lambda: carried)
+def test_the_films_last_three_minutes_give_all_questions_and_fall_into_all_splits():
+    films = [make_film(demo.FILMS["seed"], demo.FILMS["minutes"], index=index) for index in range(demo.FILMS["count"])]
+    for film in films:
+        assert film.duration_us >= 180_000_000
+        found = derive(film.facts, film.duration_us, tuple(QuestionKind), CONFIG.question.per_template, Random(0))
+        count = Counter((each.category, each.kind) for each in found)
+        assert min(count[category, kind] for category in QuestionCategory for kind in QuestionKind) >= 2
+    ids = [*(film.script.film_id for film in films), demo.MEASURED_FILM]
+    videos = [[make_video(film_id)] for film_id in ids]
+    splits = assign_splits(videos, dict.fromkeys(ids), CONFIG.assemble, CONFIG.seed)
+    assert set(splits.values()) == set(Split) == {splits[film_id] for film_id in ids[:-1]}
+
+
+def test_films_are_listed_with_their_facts_but_for_one_and_are_rendered_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "FILMS", {"count": 1, "minutes": (0.5, 0.6), "seed": 50})
+    monkeypatch.setattr(demo, "MEASURED_SHOTS", 1)
+    changes = []
     for _ in range(2):
-        [film] = read_sources(str(make_films(folder, Console(file=io.StringIO())))).sources
-        assert (film.source_id, Path(film.uri).read_bytes()) == ("real_film", b"film")
-        carried.write_bytes(b"other")
+        manifest = demo.make_films(tmp_path, Console(file=io.StringIO()))
+        story, measured = read_sources(str(manifest), store=Store(str(tmp_path / "store"))).sources
+        assert (story.source_id, measured.source_id) == ("story_50_0000", demo.MEASURED_FILM)
+        assert story.facts_uri and story.annotations
+        assert not (measured.facts_uri or measured.annotations)
+        changes.append([Path(film.uri).stat().st_mtime_ns for film in (story, measured)])
+    assert changes[0] == changes[1]
