@@ -168,7 +168,7 @@ def _questions(
 
 STAGE = Stage(
     name="question",
-    version=3,
+    version=4,
     row=Question,
     reads={"videos": "ingest", "captions": "caption", "outlines": "outline", "sources": SOURCE},
     source_columns=("source_id", "facts_uri"),

@@ -100,7 +100,7 @@ def _derive_of(
             key=lambda kind: (made[kind], kind is QuestionKind.OPEN),
         )
         for kind in open_kinds:
-            if found := _phrase(template, subjects, statement, kind, usual, balance, rng):
+            if found := _phrase(index, template, subjects, statement, kind, usual, balance, rng):
                 made[kind] += 1
                 answers[statement.answer] += 1
                 derived.append(found)
@@ -109,6 +109,7 @@ def _derive_of(
 
 
 def _phrase(
+    index: FactIndex,
     template: FactTemplate,
     subjects: Subjects,
     statement: Statement,
@@ -124,7 +125,9 @@ def _phrase(
     question = sentence(rng.choice(wordings).format(**fields))
     wrong: tuple[str, ...] = ()
     if kind is QuestionKind.CHOICE:
-        wrong = choose_wrong(template.name, question, statement.answer, statement.wrong, usual, balance, rng)
+        shape = index.shape(statement.answer)
+        pool = [each for each in statement.wrong if template.has_mixed_shapes or index.shape(each) == shape]
+        wrong = choose_wrong(template.name, question, statement.answer, pool, usual, balance, rng)
         if not wrong:
             return None
         balance.add(template.name, statement.answer, wrong)

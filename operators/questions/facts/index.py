@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import re
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,12 +44,14 @@ class Area:
     bottom: float
     is_whole: bool
     """Whether there are boxes from the start of the span to its end."""
+    is_covered: bool
+    """Whether another box covers more than half of one of the boxes, so that it may be hidden."""
 
     @classmethod
-    def around(cls, boxes: Sequence[Box], *, is_whole: bool) -> Area:
+    def around(cls, boxes: Sequence[Box], *, is_whole: bool, is_covered: bool) -> Area:
         across = [(box.x0 + box.x1) / 2 for box in boxes]
         down = [(box.y0 + box.y1) / 2 for box in boxes]
-        return cls(min(across), max(across), min(down), max(down), is_whole)
+        return cls(min(across), max(across), min(down), max(down), is_whole, is_covered)
 
 
 class FactIndex:
@@ -79,6 +82,11 @@ class FactIndex:
             for entity_id, entity in self.entities.items()
             if entity.kind is EntityKind.THING
         }
+        kinds = {each.name: each.kind.value for each in facts.entities}
+        longest_first = sorted(kinds, key=len, reverse=True)
+        self._kinds = kinds
+        self._names = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b" if kinds else r"(?!)")
+        self._shapes: dict[str, str] = {}
         self._areas: dict[tuple[int, int], dict[str, Area]] = {}
         self._tracks = _group(facts.tracks, lambda each: each.entity)
 
@@ -93,6 +101,19 @@ class FactIndex:
     def alike(self, event: EventFact) -> list[EventFact]:
         """The event and its repetitions: the same actor does the same to the same object."""
         return self.repetitions[event.actor, event.action, event.object, event.recipient]
+
+    def shape(self, text: str) -> str:
+        """The text with the kind of each entity in place of its name.
+
+        Texts of different shapes can be told apart without the video, and one kind may be more often right. Free texts,
+        which name nothing but perhaps their actor, count as alike: each of them is rare.
+        """
+        if text not in self._shapes:
+            is_free = all(found.start() == 0 for found in self._names.finditer(text))
+            shape = self._names.sub(lambda found: self._kinds[found[0]], text)
+            actor = self._names.match(text)
+            self._shapes[text] = (self._kinds[actor[0]] if actor else "") if is_free else shape
+        return self._shapes[text]
 
     def kind(self, entity_id: str) -> EntityKind:
         return self.entities[entity_id].kind
@@ -186,7 +207,17 @@ class FactIndex:
                 if track.times_us[0] < span.end_us and track.times_us[-1] >= span.start_us:
                     parts[track.entity].append(track)
             self._areas[key] = {
-                entity_id: Area.around(boxes, is_whole=any(_covers(track, span) for track in tracks))
+                entity_id: Area.around(
+                    boxes,
+                    is_whole=any(_covers(track, span) for track in tracks),
+                    is_covered=any(
+                        _is_covered(track, span, other)
+                        for track in tracks
+                        for entity, others in parts.items()
+                        if entity != entity_id
+                        for other in others
+                    ),
+                )
                 for entity_id, tracks in parts.items()
                 if (boxes := [box for track in tracks for box in _boxes_in(track, span)])
                 and self.kind(entity_id) is not EntityKind.PLACE
@@ -220,6 +251,18 @@ def _covers(track: TrackFact, span: Span) -> bool:
     if step_us > SECOND_US:
         return False
     return track.times_us[0] <= span.start_us + step_us and track.times_us[-1] >= span.end_us - step_us
+
+
+def _is_covered(track: TrackFact, span: Span, other: TrackFact) -> bool:
+    """Whether another box covers more than half of a box at any time of the span. Which is in front is not known."""
+    for time_us, box in zip(track.times_us, track.boxes, strict=True):
+        if span.start_us <= time_us < span.end_us and other.times_us[0] <= time_us <= other.times_us[-1]:
+            over = other.boxes[bisect_right(other.times_us, time_us) - 1]
+            width = min(box.x1, over.x1) - max(box.x0, over.x0)
+            height = min(box.y1, over.y1) - max(box.y0, over.y0)
+            if width > 0 and height > 0 and 2 * width * height > (box.x1 - box.x0) * (box.y1 - box.y0):
+                return True
+    return False
 
 
 def _boxes_in(track: TrackFact, span: Span) -> list[Box]:

@@ -1,8 +1,9 @@
 """Chooses the wrong options of a question so that no option stands out by its length, by its words or by its frequency.
 
-A reader of the text alone must not find the answer. All options share equally many words with the question, the answer
-is the longest as often as it is the shortest, and over the questions of a video the right option has a word a quarter
-of the times that it is in any.
+A reader of the text alone must not find the answer. The pool holds answers of the same shape (`FactIndex.shape`), so
+that no verb and no kind of thing is more often right. All options share equally many words with the question, the
+answer is the longest as often as it is the shortest, and over the questions of a video the right option has a word a
+quarter of the times that it is in any.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def choose_wrong(
         balance: the words of the options so far.
         rng: breaks ties and draws whether the answer is to be long or short.
     """
-    named = content_words(question)
-    shared = len(content_words(answer) & named)
-    alike = {folded(each): each for each in pool if len(content_words(each) & named) == shared}
+    named = _stems(question)
+    shared = len(_stems(answer) & named)
+    alike = {folded(each): each for each in pool if len(_stems(each) & named) == shared}
     alike.pop(folded(answer), None)
     candidates = rng.sample(list(alike.values()), len(alike))
     candidates.sort(key=lambda each: (each not in usual, -balance.excess(template, each)))
@@ -85,6 +86,11 @@ def _choose(answer: str, candidates: Sequence[str], shorter: int) -> tuple[str, 
 def _have_similar_length(options: Sequence[str]) -> bool:
     short, *_, long = sorted(map(len, options))
     return long - short <= FEW_LETTERS or long <= MAX_RATIO * short
+
+
+def _stems(text: str) -> frozenset[str]:
+    """The content words without the `s` of a plural or a verb: `takes the ball` shares a word with `two balls`."""
+    return frozenset(each.removesuffix("s") for each in content_words(text))
 
 
 def _tokens(text: str) -> frozenset[str]:

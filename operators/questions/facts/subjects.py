@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 from random import Random
@@ -41,7 +42,7 @@ def each_thing(index: FactIndex, rng: Random) -> Iterator[Subjects]:
 def event_pairs(index: FactIndex, rng: Random) -> Iterator[Subjects]:
     """Pairs of events in order of time; half of them at least a third of the video apart, if there are such."""
     events = index.unique
-    for number in range(MAX_SUBJECTS if len(events) > 1 else 0):
+    for number in range(2 * MAX_SUBJECTS if len(events) > 1 else 0):
         one, two = sorted(rng.sample(range(len(events)), 2))
         is_far = events[two].start_us - events[one].end_us >= FAR * index.duration_us
         if is_clear(events[one], events[two]) and (is_far or number % 2):
@@ -60,12 +61,17 @@ def event_with(entities: str) -> Find:
 
 
 def event_sets(size: int, *, in_order: bool = False) -> Find:
-    """Sets of events, in order of time or in any."""
+    """Sets of events, in order of time or in any; those in any order have clauses of the same shape."""
 
     def find(index: FactIndex, rng: Random) -> Iterator[Subjects]:
-        for _ in range(MAX_SUBJECTS if len(index.unique) >= size else 0):
-            chosen = rng.sample(range(len(index.unique)), size)
-            yield tuple(index.unique[each].event_id for each in (sorted(chosen) if in_order else chosen))
+        shapes = {each.event_id: "" if in_order else index.shape(index.clause(each)) for each in index.unique}
+        sizes = Counter(shapes.values())
+        starts = [each for each in index.unique if sizes[shapes[each.event_id]] >= size]
+        for _ in range(MAX_SUBJECTS if starts else 0):
+            shape = shapes[rng.choice(starts).event_id]
+            alike = [each for each in starts if shapes[each.event_id] == shape]
+            chosen = rng.sample(range(len(alike)), size)
+            yield tuple(alike[each].event_id for each in (sorted(chosen) if in_order else chosen))
 
     return find
 

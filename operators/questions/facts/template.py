@@ -49,10 +49,19 @@ class FactTemplate:
     wordings: tuple[str, ...]
     open_wordings: tuple[str, ...]
     """Wordings of open questions, if those of choice questions do not fit."""
+    has_mixed_shapes: bool
+    """Whether options may differ in shape (`FactIndex.shape`): `state` draws wrong answers just as right ones."""
 
 
 def template(
-    name: str, category: QuestionCategory, find: Find, *wordings: str, open_wordings: tuple[str, ...] = ()
+    name: str,
+    category: QuestionCategory,
+    find: Find,
+    *wordings: str,
+    open_wordings: tuple[str, ...] = (),
+    has_mixed_shapes: bool = False,
 ) -> Callable[[State], FactTemplate]:
     """Make a template of the function that states what holds for its subjects."""
-    return lambda state: FactTemplate(name, category, find, state, wordings, open_wordings or wordings)
+    return lambda state: FactTemplate(
+        name, category, find, state, wordings, open_wordings or wordings, has_mixed_shapes
+    )

@@ -32,7 +32,7 @@ KEYS = {
     ),
     "question": (
         ["ingest", "caption", "outline", "source"],
-        "22450f4238ceb108504762301d2889966520e9b215ebcf1568422b82b4e976b1",
+        "c5c429a6d002196f5b99594442e01764feba28ab3140d8459bfdfd8a3f6e1248",
     ),
     "reason": (
         ["caption", "question", "outline", "source"],

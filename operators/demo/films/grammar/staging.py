@@ -43,7 +43,9 @@ _CLOSE_UP, _CLOSE_UP_Y = 1.25, 216
 _PANS, _PAN_START = 0.08, 16
 """How often the camera swings to the scene when a shot begins, and from which frame on."""
 _OUT_LEFT, _OUT_RIGHT = -30.0, 670.0
-_LAYERS = {"sky": 0, "prop": 1, "content": 2, "being": 3, "thing": 4, "held": 5, "sign": 6, "picture": 7}
+_LAYERS = {"sky": 0, "rider": 1, "prop": 2, "content": 3, "being": 4, "thing": 5, "held": 6, "sign": 7, "picture": 8}
+_SEAT = 16
+"""Pixels above the ground at which somebody in a car stands, so that the car covers the legs."""
 _FLYERS: tuple[ObjectKind, ...] = ("plane", "bird", "balloon", "drone")
 _AMBIENCE: dict[Scene, Ambience] = {
     "harbour": "sea",
@@ -925,14 +927,19 @@ class Stage:
 
     def _do_drive(self, act: Act, start: int) -> int:
         car = str(act.object)
+        ground = self._y[act.actor]
         start = self._walk(act.actor, self._x[car], start)
-        self._remove(act.actor, start + 4)
+        self._draft.movers[act.actor].layer = _LAYERS["rider"]
+        self._walk(act.actor, self._x[car], start, y=self._y[car] - _SEAT)
         left = act.side == "left"
         out = _OUT_LEFT - 60 if left else _OUT_RIGHT + 60
         mover = self._draft.movers[car]
         mover.turn(start + 5, left)
-        end = start + 8 + round(abs(out - self._x[car]) / 8)
+        self._face(act.actor, left, start + 5)
+        end = self._walk(act.actor, out, start + 8, 8)
         mover.go(start + 8, end, out, self._y[car])
+        self._remove(act.actor, end)
+        self._y[act.actor] = ground
         mover.vanishes = end + 1
         self._place[car], self._left[car] = None, left
         self._mark(act, start + 4, end - 8, "horn")
@@ -942,15 +949,20 @@ class Stage:
         car = str(act.object)
         from_left = act.side == "left"
         self._left[car] = self._left[act.actor] = not from_left
+        if thing := self._carried.get(act.actor):
+            self._left[thing] = not from_left
         self._x[car], self._y[car] = (_OUT_LEFT - 60 if from_left else _OUT_RIGHT + 60), _PROPS_GROUND
         target = self._free_x(self._draft.place, 150 if from_left else 490, 110, PROPS, car)
         self._place[car] = self._draft.place
-        end = start + round(abs(target - self._x[car]) / 7)
+        ground = self._y[act.actor]
+        self._y[act.actor] = _PROPS_GROUND - _SEAT
+        self._appear(act.actor, self._x[car], start)
+        self._draft.movers[act.actor].layer = _LAYERS["rider"]
+        end = self._walk(act.actor, target, start, 7)
         self._enter_draft(car, start).go(start, end, target, _PROPS_GROUND)
         self._x[car] = target
-        self._appear(act.actor, target, end + 6)
         x = self._free_x(self._draft.place, target + (70 if from_left else -70), 40, None, act.actor, car)
-        stop = self._walk(act.actor, x, end + 10)
+        stop = self._walk(act.actor, x, end + 10, y=ground)
         self._mark(act, start + 10, end, "horn")
         return stop
 

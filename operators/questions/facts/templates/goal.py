@@ -85,13 +85,17 @@ def who_wants(index: FactIndex, goal_id: str) -> Statement | None:
     "Why does {person} want to {aim}?",
     "What is the reason why {person} wants to {aim}?",
     "{Person} wants to {aim}. For what reason?",
+    has_mixed_shapes=True,
 )
 def motive(index: FactIndex, goal_id: str) -> Statement | None:
     goal = index.goals[goal_id]
     if not goal.motive or not goal_evidence(index, goal):
         return None
     name = index.name(goal.actor)
-    others = {each.motive: None for each in index.goals.values() if each.motive not in ("", goal.motive)}
+    # Reasons for other kinds of aims would be recognised: who wants to reach a place, wants to meet somebody there.
+    shape = index.shape(goal.aim)
+    alike = [each for each in index.goals.values() if index.shape(each.aim) == shape]
+    others = {each.motive: None for each in alike if each.motive not in ("", goal.motive)}
     return Statement(
         fields={"person": name, "aim": goal.aim},
         answer=f"because {goal.motive}",

@@ -6,6 +6,7 @@ from itertools import combinations
 from random import Random
 
 from operators.questions.facts.index import FactIndex, are_clear
+from operators.questions.facts.options import WRONG_OPTIONS
 from operators.questions.facts.pools import names_except
 from operators.questions.facts.subjects import each_event, each_repetition, event_pairs
 from operators.questions.facts.template import ONLY_OPEN, Statement, template
@@ -29,8 +30,6 @@ from schemas.tables import QuestionCategory
 TEMPORAL = QuestionCategory.TEMPORAL
 MIN_SECONDS = 5
 """Shortest duration that a question asks for. Where a short action begins and ends is a matter of taste."""
-MAX_OTHERS = 200
-"""Other durations of the video from which the wrong options are drawn."""
 MIN_GAP_SECONDS = 10
 """Shortest time between two events that a question asks for."""
 
@@ -76,6 +75,7 @@ def count(index: FactIndex, event_id: str) -> Statement | None:
     "{Event}. About how long does that take?",
     "About how many seconds pass from the start to the end of this: {event}?",
     "About how long can one watch how {event}?",
+    has_mixed_shapes=True,
 )
 def duration(index: FactIndex, event_id: str) -> Statement | None:
     event = index.event[event_id]
@@ -104,6 +104,7 @@ def duration(index: FactIndex, event_id: str) -> Statement | None:
     "About how much time passes between the moment when {first} and the moment when {last}?",
     "First {first}, and later {last}. About how much later is that?",
     "About how long after {first} does it happen that {last}?",
+    has_mixed_shapes=True,
 )
 def gap(index: FactIndex, first_id: str, last_id: str) -> Statement | None:
     first, last = index.event[first_id], index.event[last_id]
@@ -133,12 +134,15 @@ def gap(index: FactIndex, first_id: str, last_id: str) -> Statement | None:
 
 
 def _far_from(seconds: int, others: list[int], least: int) -> tuple[str, ...]:
-    """Other durations that differ from this one and from each other by a quarter, and at least by `least` seconds."""
-    chosen = [seconds]
-    for other in Random(seconds).sample(others, min(len(others), MAX_OTHERS)):
-        if other >= least and all(abs(other - each) >= max(least, each // 4, other // 4) for each in chosen):
-            chosen.append(other)
-    return tuple(map(about, chosen[1:]))
+    """Three other durations, if one draw gives three that differ from this one and from each other.
+
+    They must differ by a quarter, and at least by `least` seconds. A second draw would favour durations that few others
+    come near, and a reader of the options alone could exclude those.
+    """
+    likely = [each for each in others if each >= least]
+    chosen = [seconds, *Random(seconds).sample(likely, min(len(likely), WRONG_OPTIONS))]
+    differ = all(abs(one - two) >= max(least, one // 4, two // 4) for one, two in combinations(chosen, 2))
+    return tuple(map(about, chosen[1:])) if differ else ()
 
 
 @template(

@@ -42,8 +42,8 @@ ASPECTS = (1.0, 16 / 9)
     "Which of these is furthest to the left in the picture while {event}?",
     "While {event}, which of these can be seen at the very left?",
     open_wordings=(
-        "Who or what is furthest to the left in the picture while {event}?",
-        "While {event}, who or what can be seen at the very left?",
+        "Which of these is furthest to the left in the picture while {event}: {list}?",
+        "While {event}, which of these can be seen at the very left: {list}?",
     ),
 )
 def leftmost(index: FactIndex, event_id: str) -> Statement | None:
@@ -59,8 +59,8 @@ def leftmost(index: FactIndex, event_id: str) -> Statement | None:
     "Which of these is furthest to the right in the picture while {event}?",
     "While {event}, which of these can be seen at the very right?",
     open_wordings=(
-        "Who or what is furthest to the right in the picture while {event}?",
-        "While {event}, who or what can be seen at the very right?",
+        "Which of these is furthest to the right in the picture while {event}: {list}?",
+        "While {event}, which of these can be seen at the very right: {list}?",
     ),
 )
 def rightmost(index: FactIndex, event_id: str) -> Statement | None:
@@ -76,8 +76,8 @@ def rightmost(index: FactIndex, event_id: str) -> Statement | None:
     "Which of these is highest up in the picture while {event}?",
     "While {event}, which of these can be seen above all the others?",
     open_wordings=(
-        "Who or what is highest up in the picture while {event}?",
-        "While {event}, who or what can be seen above all the others?",
+        "Which of these is highest up in the picture while {event}: {list}?",
+        "While {event}, which of these can be seen above all the others: {list}?",
     ),
 )
 def highest(index: FactIndex, event_id: str) -> Statement | None:
@@ -94,10 +94,12 @@ def _outermost(
     found, *others = sorted(ranges, key=lambda each: ranges[each]) or [""]
     if len(others) < 2 or min(ranges[each][0] for each in others) - ranges[found][1] < MARGIN:
         return None
-    name, names = index.name(found), [index.name(each) for each in others]
+    name, names = index.name(found), [index.name(each) for each in others if not areas[each].is_covered]
+    if len(names) < 2:
+        return None
     return (
         Statement(
-            fields=event_fields(index, event),
+            fields={**event_fields(index, event), "list": ", ".join(sorted([name, *names]))},
             answer=name,
             wrong=tuple(names),
             evidence=spans_of((event,)),
@@ -113,7 +115,7 @@ def _outermost(
             ),
             kinds=BOTH if index.complete else ONLY_CHOICE,
         )
-        if areas[found].is_whole
+        if areas[found].is_whole and not areas[found].is_covered
         else None
     )
 
@@ -123,7 +125,7 @@ def _events_with(size: int) -> Callable[[FactIndex, Random], Iterator[Subjects]]
 
     def find(index: FactIndex, rng: Random) -> Iterator[Subjects]:
         for event in rng.sample(index.unique, min(len(index.unique), MAX_SUBJECTS)):
-            tracked = [each for each, area in index.areas(event).items() if area.is_whole]
+            tracked = [each for each, area in index.areas(event).items() if area.is_whole and not area.is_covered]
             if len(tracked) >= size:
                 yield (event.event_id, *rng.sample(tracked, size))
 
@@ -169,8 +171,8 @@ def left_to_right(index: FactIndex, event_id: str, *entity_ids: str) -> Statemen
     "Which of these is nearest to {other} in the picture while {event}?",
     "While {event}, which of these can be seen closest to {other}?",
     open_wordings=(
-        "Who or what is nearest to {other} in the picture while {event}?",
-        "While {event}, who or what can be seen closest to {other}?",
+        "Which of these is nearest to {other} in the picture while {event}: {list}?",
+        "While {event}, which of these can be seen closest to {other}: {list}?",
     ),
 )
 def nearest(index: FactIndex, event_id: str, entity_id: str) -> Statement | None:
@@ -184,12 +186,14 @@ def nearest(index: FactIndex, event_id: str, entity_id: str) -> Statement | None
         farthest = _distances(areas[near], own, aspect)[1]
         if any(_distances(areas[each], own, aspect)[0] - farthest < MARGIN for each in areas if each != near):
             return None
-    if not areas[near].is_whole:
+    if not areas[near].is_whole or areas[near].is_covered:
         return None
     name, other = index.name(near), index.name(entity_id)
-    names = [index.name(each) for each in areas if each != near]
+    names = [index.name(each) for each in areas if each != near and not areas[each].is_covered]
+    if len(names) < 2:
+        return None
     return Statement(
-        fields={**event_fields(index, event), "other": other},
+        fields={**event_fields(index, event), "other": other, "list": ", ".join(sorted([name, *names]))},
         answer=name,
         wrong=tuple(names),
         evidence=spans_of((event,)),
@@ -248,6 +252,7 @@ def direction(index: FactIndex, event_id: str) -> Statement | None:
     event_pairs,
     "Which way does the movement go in the picture when {event}, and which way when {other_event}?",
     "{Event}, and later {other_event}. In which directions do the two movements go in the picture?",
+    has_mixed_shapes=True,
 )
 def directions(index: FactIndex, first_id: str, last_id: str) -> Statement | None:
     events = (index.event[first_id], index.event[last_id])

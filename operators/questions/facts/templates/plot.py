@@ -194,6 +194,7 @@ def far_cause(index: FactIndex, cause_id: str, event_id: str) -> Statement | Non
     "First {first}, and in the end {event}. Which of these connects the two?",
     "How does it come about, after {first}, that {event}? Which of these is the step in between?",
     "Which event links the moment when {first} to the moment when {event}?",
+    has_mixed_shapes=True,
 )
 def link(index: FactIndex, cause_id: str, event_id: str) -> Statement | None:
     cause, effect = index.event[cause_id], index.event[event_id]
@@ -233,7 +234,7 @@ def _is_trivial(cause: EventFact, effect: EventFact) -> bool:
     """Whether one guesses the cause from the effect: somebody goes there first, or takes what is given away later."""
     if cause.object is None or effect.object is None:
         return cause.actor == effect.actor
-    is_same = (cause.actor, cause.object) == (effect.actor, effect.object)
+    is_same = cause.object == effect.object and effect.actor in (cause.actor, cause.recipient)
     return is_same and effect.action in HOLDING_ACTIONS
 
 

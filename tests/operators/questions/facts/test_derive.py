@@ -8,6 +8,7 @@ import pytest
 
 from operators.questions.facts.derive import TEMPLATES, Derived, derive
 from operators.questions.facts.explain import explain
+from operators.questions.facts.index import FactIndex
 from operators.questions.facts.rederive import rederive_answer
 from schemas.facts import VideoFacts
 from schemas.provenance import Provenance
@@ -78,6 +79,15 @@ def test_the_same_seed_gives_the_same_questions() -> None:
 def test_every_template_gives_questions() -> None:
     found = Counter(each.template for seed in range(14) for each in derived_of(make_facts(seed, minutes=5)))
     assert set(found) == set(TEMPLATES)
+
+
+@given(facts=worlds, seed=st.integers(0, 100))
+@settings(max_examples=4, deadline=None)
+def test_options_differ_only_by_names(facts: VideoFacts, seed: int) -> None:
+    index = FactIndex(facts, DURATION_US)
+    for derived in derived_of(facts, seed):
+        if derived.options and not TEMPLATES[derived.template].has_mixed_shapes:
+            assert len({index.shape(each) for each in derived.options}) == 1, derived
 
 
 def test_a_chain_that_the_facts_no_longer_support_is_refused() -> None:

@@ -149,3 +149,27 @@ def test_texts_can_be_drawn_and_only_many_write_what_people_want(texts):
 
 def test_a_film_without_texts_has_none():
     assert not any(shot.texts for shot in make_film(2, 1.0).script.shots)
+
+
+def test_the_driver_of_a_car_is_seen_above_it():
+    driven = 0
+    for facts in (make_film(seed, (1.5, 2.5)).facts for seed in SEEDS):
+        cars = {each.entity_id for each in facts.entities if each.name.endswith(" car")}
+        for event in (each for each in facts.events if each.object in cars and each.action in ("leave", "arrive")):
+            driven += 1
+            rider, car = (
+                [
+                    (time_us, box)
+                    for track in facts.tracks
+                    if track.entity == entity
+                    for time_us, box in zip(track.times_us, track.boxes, strict=True)
+                    if event.start_us <= time_us < event.end_us
+                ]
+                for entity in (event.actor, event.object)
+            )
+            for time_us, box in rider[2:-2]:
+                _, below = min(car, key=lambda each: abs(each[0] - time_us))
+                assert below.x0 <= (box.x0 + box.x1) / 2 <= below.x1
+                assert box.y0 < below.y0
+            assert len(rider) >= 5
+    assert driven
