@@ -1,4 +1,4 @@
-"""Forty questions from the facts of rendered films, with the pictures they are about, for a person who judges them.
+"""Forty questions from the facts of rendered films, with the pictures they are about, for a reader to judge.
 
     lvr films films --count 10 --minutes 3..4 --seed 7
     python -m benchmarks.reading draw films/manifest.json --out docs/reading

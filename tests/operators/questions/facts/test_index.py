@@ -1,4 +1,4 @@
-"""Texts of the same shape cannot be told apart without the video, and what is covered is known."""
+"""The shapes of texts, and the areas that boxes cover."""
 
 import pytest
 
@@ -51,6 +51,6 @@ def test_texts_have_the_same_shape_if_only_names_differ(one, other, alike):
 def test_an_area_is_covered_if_another_box_hides_more_than_half_of_it():
     person = Box(x0=0.4, y0=0.4, x1=0.6, y1=0.9)
     behind = Box(x0=0.42, y0=0.35, x1=0.5, y1=0.5)
-    aside = Box(x0=0.55, y0=0.4, x1=0.75, y1=0.5)
-    areas = index_of(person, behind, aside).areas(Span(start_us=0, end_us=SECOND))
+    partly = Box(x0=0.55, y0=0.4, x1=0.75, y1=0.5)
+    areas = index_of(person, behind, partly).areas(Span(start_us=0, end_us=SECOND))
     assert [areas[f"e{number}"].is_covered for number in range(3)] == [False, True, False]
