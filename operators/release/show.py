@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -32,14 +33,18 @@ def show_build(console: Console, folder: RunFolder, release: Release, seconds: f
     """
     show_rejects(console, folder)
     show_findings(console, folder.findings())
-    show_samples(console, pick_samples(read_samples(folder.store, release), SHOWN_SAMPLES))
+    samples = read_samples(folder.store, release)
+    show_samples(console, pick_samples(samples, SHOWN_SAMPLES))
     address = f"{folder.store.url}/releases/{release.name}/v{release.version:04d}"
+    counts = Counter(each.problem_type for each in samples)
     lines = [
         f"{seconds:.0f} s; {_work(folder)}",
         _news(release, folder.run.run_id),
+        "categories: " + ", ".join(f"{category} {count}" for category, count in sorted(counts.items())),
         f"shards  {address}/data",
         f"tables  {address}/parquet",
-        f"report  {folder.url}/report.html",
+        f"report  {folder.url}/report.html  (open it in a browser)",
+        f"check   lvr validate {address}",
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -60,12 +65,20 @@ def _news(release: Release, run_id: str) -> str:
 
 
 def pick_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """Choose a few samples that differ: one of each category, kind and writer in turn, in a reproducible order."""
-    groups: dict[tuple[str, str, str], list[Sample]] = {}
-    for sample in sorted(samples, key=lambda sample: digest(sample.question_id)):
-        groups.setdefault((sample.problem_type, sample.kind, sample.writer), []).append(sample)
-    rounds = [sample for turn in range(count) for group in groups.values() for sample in group[turn : turn + 1]]
-    return rounds[:count]
+    """Choose a few samples that differ in category, then in video, kind and writer, in a reproducible order."""
+    rest = sorted(samples, key=lambda sample: digest(sample.question_id))
+    taken: Counter[str] = Counter()
+    picked: list[Sample] = []
+    while rest and len(picked) < count:
+        best = min(rest, key=lambda each: [taken[value] for value in _traits(each)])
+        rest.remove(best)
+        picked.append(best)
+        taken.update(_traits(best))
+    return picked
+
+
+def _traits(sample: Sample) -> tuple[str, ...]:
+    return (sample.problem_type, sample.video_id, sample.kind, sample.writer)
 
 
 def read_samples(store: Store, release: Release) -> list[Sample]:

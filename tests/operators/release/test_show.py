@@ -34,7 +34,9 @@ def test_rejects_samples_counts_and_places_are_shown(folder, release):
     assert output.count("written by") == SHOWN_SAMPLES
     assert re.search(r"12 s; \d+ steps \(one stage of one video each\) were computed, \d+ reused", output)
     assert re.search(r"published synthetic version 1: \d+ samples \(eval \d+, rl \d+, sft \d+\)", output)
-    assert f"shards  {release}/data\ntables  {release}/parquet\nreport  {folder.url}/report.html\n" in output
+    assert f"shards  {release}/data\ntables  {release}/parquet\nreport  {folder.url}/report.html" in output
+    assert f"check   lvr validate {release}\n" in output
+    assert re.search(r"categories: goal \d+, plot \d+, spatial \d+, temporal \d+\n", output)
 
 
 def test_a_run_that_changed_nothing_is_shown_as_such(folder, monkeypatch):
@@ -63,7 +65,8 @@ def test_a_sample_is_shown_with_the_models_and_prompts_behind_it():
 def test_the_samples_shown_differ_and_are_the_same_every_time(folder):
     samples = read_samples(folder.store, newest_release(Store(folder.store.url), "synthetic"))
     picked = pick_samples(samples, SHOWN_SAMPLES)
-    assert len({(each.problem_type, each.kind, each.writer) for each in picked}) == SHOWN_SAMPLES
+    assert {each.problem_type for each in picked} == {each.problem_type for each in samples}
+    assert len({(each.problem_type, each.video_id, each.kind, each.writer) for each in picked}) == SHOWN_SAMPLES
     assert pick_samples(samples[::-1], SHOWN_SAMPLES) == picked
 
 
