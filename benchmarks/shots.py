@@ -61,7 +61,7 @@ def main() -> None:
         for name in next(iter(found.values())):
             scores: dict[str, Score] = {}
             for path, starts in found.items():
-                for kind, score in _score_film(
+                for kind, score in score_film(
                     FilmTruth.model_validate_json(truth_path_of(path).read_bytes()), starts[name]
                 ):
                     scores[kind] = scores.get(kind, Score()) + score
@@ -113,7 +113,12 @@ def _scenedetect(path: Path, detector: str, scratch: Path) -> list[int]:
         return [round(float(row["Start Time (seconds)"]) * 1e6) for row in csv.DictReader(file)]
 
 
-def _score_film(truth: FilmTruth, boundaries_us: Sequence[int]) -> Iterator[tuple[str, Score]]:
+def score_film(truth: FilmTruth, boundaries_us: Sequence[int]) -> Iterator[tuple[str, Score]]:
+    """Scores by kind of transition, false boundaries at `flash` and `pan`, and the numbers of these distractors.
+
+    Args:
+        boundaries_us: ascending shot start times, without the film's own start.
+    """
     kind_of = {"cut": "fast montage"} if truth.film_id == MONTAGE else {}
     transitions = [
         Transition(kind_of.get(shot.transition, shot.transition), shot.transition_start_us, shot.transition_end_us)
