@@ -4,12 +4,17 @@ import ast
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from operators.settings import load_config
+from trainer_plugin.recipe import Recipe, load_recipe, recipe_names
+from trainer_plugin.rl.recipe import GrpoRecipe, load_grpo_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("dags", "operators", "schemas", "trainer_plugin")
@@ -62,6 +67,13 @@ def blocks_of(page: str) -> list[tuple[str, str, str]]:
     return found
 
 
+def commands_of(page: str, program: str) -> list[list[str]]:
+    """The words of each command of a page's code blocks that runs a program, with continued lines joined."""
+    blocks = "".join(text for kind, _, text in blocks_of(page) if kind == "bash").replace("\\\n", " ")
+    found = [shlex.split(line, comments=True) for line in blocks.splitlines() if f"{program} " in line]
+    return [words[words.index(program.split()[-1]) + 1 :] for words in found]
+
+
 def apply_hunk(before: str, hunk: str) -> str:
     """The text after one hunk of a diff, whose old lines occur exactly once."""
     lines = hunk.splitlines(keepends=True)
@@ -108,6 +120,28 @@ def test_the_recipe_of_extending_loads(extended_copy):
     given = ["out=/runs/mine", "model.path=/models/qwen", "videos.release=/data/v0001"]
     recipe = load_recipe(str(extended_copy / "mine.yaml"), given)
     assert (recipe.parallel.sp, recipe.row_tokens) == (2, 32768)
+
+
+def test_settings_in_commands_fit():
+    pages = [page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    builds = [
+        arguments for page in pages for arguments in commands_of(page, "lvr build") if "--config" not in arguments
+    ]
+    for arguments in builds:
+        load_config(
+            None, [arguments[place + 1] for place, word in enumerate(arguments) if word == "--set"], source="a", out="b"
+        )
+    runs = [
+        (load, arguments)
+        for program, load in (("trainer_plugin.sft", load_recipe), ("trainer_plugin.grpo", load_grpo_recipe))
+        for page in pages
+        for arguments in commands_of(page, f"-m {program}")
+        if "..." not in arguments and arguments[0] in recipe_names(Recipe if load is load_recipe else GrpoRecipe)
+    ]
+    for load, arguments in runs:
+        load(arguments[0], arguments[1:])
+    assert len(builds) >= 4
+    assert len(runs) >= 6
 
 
 def test_every_name_that_a_document_imports_exists():
