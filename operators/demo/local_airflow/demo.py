@@ -52,7 +52,7 @@ SETTINGS: dict[str, Any] = {
     "assemble.pass_rates.sft_min": 0.0,
     "assemble.pass_rates.rl_min": 0.0,
     "assemble.pass_rates.rl_max": 1.0,
-    "models.target.context_tokens": 2048,
+    "models.target.context_tokens": 3072,
     "models.target.sampling.max_tokens": 16,
 }
 """Small settings, so that the build takes minutes on two cores. With this seed the films are in three splits.
