@@ -136,6 +136,8 @@ def _explain(found: dict[str, Any], model: type[BaseModel], synonyms: Mapping[st
         return f"{name}: no such field; {_hint(path, model, synonyms)}"
     if found["type"] == "missing":
         return f"{name}: is required"
+    if found["type"] == "tuple_type" and isinstance(found["input"], str | int | float):
+        return f"{name}: is a list, also with one value; write {path[-1]}=[VALUE]"
     return f"{name}: {message_of(found)}"
 
 

@@ -16,6 +16,7 @@ class Inner(Model):
 class Outer(Model):
     name: str
     inner: Inner | None = None
+    kinds: tuple[str, ...] = ()
 
 
 def test_a_file_is_utf8_in_any_locale(tmp_path):
@@ -40,6 +41,11 @@ def test_all_problems_are_named_also_in_a_section_that_may_be_missing():
     assert "inner.dept: no such field; did you mean 'depth'?" in text
     assert "nam: no such field; did you mean 'name'?" in text
     assert "name: is required" in text
+
+
+def test_one_value_of_a_list_is_explained():
+    with pytest.raises(ConfigError, match=r"kinds: is a list, also with one value; write kinds=\[VALUE\]"):
+        validate({"name": "a", "kinds": "open"}, Outer)
 
 
 @pytest.mark.parametrize(
