@@ -105,14 +105,15 @@ class FactIndex:
     def shape(self, text: str) -> str:
         """The text with the kind of each entity in place of its name.
 
-        Texts of different shapes can be told apart without the video, and one kind may be more often right. Free texts,
-        which name nothing but perhaps their actor, count as alike: each of them is rare.
+        Texts of different shapes can be told apart without the video, and one kind may be more often right. Longer
+        texts that name nothing but perhaps their actor count as alike: each of them is rare. `gives up` is not.
         """
         if text not in self._shapes:
-            is_free = all(found.start() == 0 for found in self._names.finditer(text))
-            shape = self._names.sub(lambda found: self._kinds[found[0]], text)
             actor = self._names.match(text)
-            self._shapes[text] = (self._kinds[actor[0]] if actor else "") if is_free else shape
+            rest = text[actor.end() :] if actor else text
+            is_rare = len(rest.split()) > 2 and not self._names.search(rest)
+            kind = self._kinds[actor[0]] if actor else ""
+            self._shapes[text] = kind if is_rare else self._names.sub(lambda found: self._kinds[found[0]], text)
         return self._shapes[text]
 
     def kind(self, entity_id: str) -> EntityKind:
