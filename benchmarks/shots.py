@@ -135,7 +135,7 @@ def score_film(truth: FilmTruth, boundaries_us: Sequence[int]) -> Iterator[tuple
             blamed = around or sorted(transitions, key=lambda each: _distance(each, boundary_us))
             yield blamed[0].kind, Score(false=1)
     for kind, count in passed.items():
-        yield f"{kind}s passed over", Score(found=count)
+        yield f"{kind}s crossed", Score(found=count)
 
 
 def _distance(transition: Transition, time_us: int) -> int:
@@ -147,9 +147,9 @@ def _report(name: str, scores: dict[str, Score]) -> None:
     for kind in ("cut", "fast montage", "dissolve", "fade"):
         _print_row(kind, scores.get(kind, Score()))
     for kind in ("flash", "pan"):
-        shown, false = scores[f"{kind}s passed over"].found, scores.get(kind, Score()).false
+        shown, false = scores[f"{kind}s crossed"].found, scores.get(kind, Score()).false
         print(f"  {kind:22}{f'{false} boundaries at {shown} of them':>32}")
-    transitions = [score for kind, score in scores.items() if not kind.endswith("passed over")]
+    transitions = [score for kind, score in scores.items() if not kind.endswith("crossed")]
     _print_row("all", sum(transitions, start=Score()))
 
 

@@ -109,7 +109,7 @@ def _shot_starts(folder: RunFolder) -> dict[str, tuple[int, ...]]:
 
 
 def format_scores(films: Sequence[Figures]) -> str:
-    """The table of all figures. What no film has is left out."""
+    """The table of all figures. What no film has is skipped."""
     lines = [f"| over {len(films)} films | n | figure | 95 % |", "|---|---|---|---|"]
     for name in films[0]:
         ratios = [film[name] for film in films]

@@ -94,9 +94,9 @@ def score_shots(truth: FilmTruth, detectors: Mapping[str, Sequence[int]]) -> Fig
         for kind in ("cut", "fade", "dissolve"):
             figures[f"shots, {name}: {kind}, F1"] = f1(scores.get(kind, Score()))
         for kind in ("flash", "pan"):
-            shown = scores.get(f"{kind}s passed over", Score()).found
+            shown = scores.get(f"{kind}s crossed", Score()).found
             figures[f"shots, {name}: boundaries at a {kind}"] = Ratio(scores.get(kind, Score()).false, shown, shown)
-        transitions = [score for kind, score in scores.items() if not kind.endswith("passed over")]
+        transitions = [score for kind, score in scores.items() if not kind.endswith("crossed")]
         figures[f"shots, {name}: all, F1"] = f1(sum(transitions, start=Score()))
     return figures
 
@@ -224,29 +224,29 @@ def _score_objects(facts: VideoFacts, clip: Clip, caption: Caption | None) -> tu
 
 
 def _score_actions(facts: VideoFacts, clip: Clip, caption: Caption | None) -> Score:
-    """Events that a caption tells, and sentences with a verb of the film that tell none."""
+    """Events that a caption states, and sentences with a verb of the film that state none."""
     name_of = {each.entity_id: each for each in facts.entities}
     during = [each for each in facts.events if each.start_us < clip.end_us and clip.start_us < each.end_us]
     due = [each for each in during if clip.start_us <= (each.start_us + each.end_us) // 2 < clip.end_us]
     sentences = re.split(r"(?<=[.!?;])\s+", caption.text) if caption else []
-    told = {each.event_id for each in during if any(tells(each, name_of, sentence) for sentence in sentences)}
+    stated = {each.event_id for each in during if any(states(each, name_of, sentence) for sentence in sentences)}
     verbs = {each.phrase.split()[0] for each in facts.events}
     false = 0
     for sentence in sentences:
         if not any(is_called(each, sentence) for each in facts.entities):
             continue
-        right = {each.phrase.split()[0] for each in during if tells(each, name_of, sentence)}
-        said = {verb for verb in verbs if verb_forms(verb) & _words(sentence)}
-        false += len(said - right)
-    missed = sum(each.event_id not in told for each in due)
-    return Score(found=len(told), missed=missed, false=false)
+        right = {each.phrase.split()[0] for each in during if states(each, name_of, sentence)}
+        named_verbs = {verb for verb in verbs if verb_forms(verb) & _words(sentence)}
+        false += len(named_verbs - right)
+    missed = sum(each.event_id not in stated for each in due)
+    return Score(found=len(stated), missed=missed, false=false)
 
 
-def tells(event: EventFact, entities: Mapping[str, EntityFact], sentence: str) -> bool:
+def states(event: EventFact, entities: Mapping[str, EntityFact], sentence: str) -> bool:
     """Whether a sentence has the verb of an event, and names its actor, object and recipient."""
     involved = [entities[each] for each in (event.actor, event.object, event.recipient) if each]
-    told = verb_forms(event.phrase.split()[0]) & _words(sentence)
-    return bool(told) and all(is_called(each, sentence) for each in involved)
+    stated = verb_forms(event.phrase.split()[0]) & _words(sentence)
+    return bool(stated) and all(is_called(each, sentence) for each in involved)
 
 
 def is_called(entity: EntityFact, text: str) -> bool:
@@ -254,11 +254,11 @@ def is_called(entity: EntityFact, text: str) -> bool:
 
     `the woman in red` is named by `a woman in a red dress` and by `woman`, not by `a woman in blue`.
     """
-    words, name = _words(text), entity.name.split()
+    found, name = _words(text), entity.name.split()
     nouns = name[: name.index("in")] if "in" in name else name
     colours = set(get_args(Colour))
     own = set(name) & colours
-    return nouns[-1] in words and (not own or bool(own & words) or not words & colours)
+    return nouns[-1] in found and (not own or bool(own & found) or not found & colours)
 
 
 @cache

@@ -14,7 +14,7 @@ from benchmarks.truth_scores import (
     expected_entities,
     is_called,
     score_texts,
-    tells,
+    states,
     verb_forms,
 )
 from operators.demo.films.grammar.rendering import render_films
@@ -83,12 +83,12 @@ class Captioner:
             box = boxes_at(self.facts, [entity], times[at])[entity]
             corners = [box.x0, box.y0, box.x1, box.y1]
             objects.append({"label": names[entity].removeprefix("the "), "time": labels[at], "box": corners})
-        told = [
+        stated = [
             f"{names[event.actor].capitalize()} {event.phrase}."
             for event in self.facts.events
             if event.start_us < clip.end_us and clip.start_us < event.end_us
         ]
-        return {"text": " ".join(["A scene without a word.", *told]), "objects": objects, "on_screen_text": []}
+        return {"text": " ".join(["A scene without a word.", *stated]), "objects": objects, "on_screen_text": []}
 
 
 @pytest.fixture(scope="module", params=["truthful", "silent", "lying"])
@@ -116,7 +116,7 @@ def test_what_is_measured_without_a_model_is_scored_against_the_truth(folder, ou
     assert all(row.count("|") == 5 for row in rows)
 
 
-def test_a_captioner_scores_as_much_as_it_says_of_the_truth(captioned):
+def test_a_captioner_scores_by_what_it_names_of_the_truth(captioned):
     name, figures = captioned
     for what in ("objects", "actions"):
         score = figures[FIGURE.format(what, "F1")]
@@ -156,7 +156,7 @@ def test_an_entity_is_named_by_its_noun_and_by_no_other_colour(label, right):
 
 
 @pytest.mark.parametrize(
-    ("sentence", "told"),
+    ("sentence", "stated"),
     [
         ("A woman in red took the blue key.", True),
         ("The woman is taking a key.", True),
@@ -165,8 +165,8 @@ def test_an_entity_is_named_by_its_noun_and_by_no_other_colour(label, right):
         ("The woman takes an apple.", False),
     ],
 )
-def test_an_event_is_told_by_its_verb_and_by_all_who_take_part(sentence, told):
-    assert tells(TAKE, {"woman": WOMAN, "key": KEY}, sentence) == told
+def test_an_event_is_stated_by_its_verb_and_all_names(sentence, stated):
+    assert states(TAKE, {"woman": WOMAN, "key": KEY}, sentence) == stated
 
 
 def test_forms_of_a_verb():
@@ -178,7 +178,7 @@ def test_forms_of_a_verb():
 
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8))
-def test_an_interval_holds_what_films_that_agree_say_and_lies_between_the_films(parts):
+def test_an_interval_lies_between_the_films_and_is_a_point_where_they_agree(parts):
     ratios = [Ratio(right, right + wrong + 1, right + wrong + 1) for right, wrong in parts]
     low, high = bootstrap_interval(ratios)
     values = [each.top / each.bottom for each in ratios]
