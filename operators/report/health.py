@@ -211,7 +211,8 @@ def _samples(numbers: Numbers) -> Iterator[Finding]:
     flat = int(rl.isin([0.0, 1.0]).sum())
     yield _judge(
         flat == 0, "rl_without_gradient", "RL samples without a gradient (pass rate 0 or 1)",
-        f"{flat:,} of {len(rl):,}", "please report it", is_error=True, samples=flat,
+        f"{flat:,} of {len(rl):,}",
+        "set assemble.pass_rates.rl_min above 0 and rl_max below 1, and difficulty.trials above 1", samples=flat,
     )  # fmt: skip
     outside = numbers.evidence_outside
     yield _judge(
