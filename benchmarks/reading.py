@@ -21,13 +21,13 @@ from random import Random
 import cv2
 import numpy as np
 
-from operators.questions.facts.derive import Derived, derive
+from operators.questions.facts.derive import derive
 from operators.questions.facts.explain import explain
 from operators.video.timecode import format_time
 from schemas.base import Span
 from schemas.manifest import FactsFile
-from schemas.provenance import Provenance
-from schemas.tables import Derivation, Question, QuestionCategory, QuestionKind
+from schemas.tables import QuestionCategory, QuestionKind
+from tests.support.derived_rows import question_of
 
 SECOND_US = 1_000_000
 FRAMES = 4
@@ -70,20 +70,11 @@ def draw(manifest: Path, out: Path) -> None:
                     "evidence": [
                         f"{format_time(each.start_us)}–{format_time(each.end_us)}" for each in chosen.evidence
                     ],
-                    "chain": explain(facts, _question(chosen), rng),
+                    "chain": explain(facts, question_of(chosen), rng),
                 }
             )
         cv2.imwrite(str(out / f"{row['source_id']}.jpg"), np.vstack(strips), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     (out / "questions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _question(derived: Derived) -> Question:
-    return Question(
-        question_id="q", video_id="v", category=derived.category, kind=derived.kind, writer="annotations",
-        question=derived.question, options=derived.options, answer=derived.answer, evidence=derived.evidence,
-        derivation=Derivation(template=derived.template, subjects=derived.subjects),
-        provenance=Provenance(model="program"),
-    )  # fmt: skip
 
 
 def _frame_times(evidence: Sequence[Span]) -> list[int]:

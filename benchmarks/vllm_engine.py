@@ -88,7 +88,7 @@ def _engine(model: LongVideoModel, features: Features, arguments: argparse.Names
     )  # fmt: skip
 
 
-def _used() -> dict[str, float]:
+def _read_memory() -> dict[str, float]:
     """GiB in use on the device, by all of the process, and on the host."""
     used = 0
     if torch.cuda.is_available():
@@ -125,17 +125,14 @@ def _count_scheduled(engine: VllmEngine) -> list[int]:
 def _cycle(arguments: argparse.Namespace, device: torch.device) -> None:
     model = _build("qwen2_5_vl", arguments.layers, device, torch.bfloat16)
     features = Features(model, 0.02)
-    engines: list[VllmEngine] = []
-    longest = max(arguments.prompts) + 512
-    _print(
-        what="start", seconds=_seconds(lambda: engines.append(_engine(model, features, arguments, longest))), **_used()
-    )
-    [engine] = engines
+    began = time.perf_counter()
+    engine = _engine(model, features, arguments, max(arguments.prompts) + 512)
+    _print(what="start", seconds=time.perf_counter() - began, **_read_memory())
     for number in range(3):
         wake = _seconds(engine._wake)
-        awake = _used()
+        awake = _read_memory()
         sleep = _seconds(engine._sleep)
-        _print(what="cycle", number=number, wake_and_push=wake, sleep=sleep, awake=awake, asleep=_used())
+        _print(what="cycle", number=number, wake_and_push=wake, sleep=sleep, awake=awake, asleep=_read_memory())
     counts = _count_scheduled(engine)
     for tokens in arguments.prompts:
         clip = make_clip(model, tokens // 24, 500_000)
@@ -150,7 +147,7 @@ def _cycle(arguments: argparse.Namespace, device: torch.device) -> None:
         length = len(request.prompt.input_ids)
         _print(
             what="group", prompt=length, group=arguments.group, response=arguments.response, prefill_s=took["prefill"],
-            whole_s=took["whole"], prefilled_share=scheduled / length, **_used(),
+            whole_s=took["whole"], prefilled_share=scheduled / length, **_read_memory(),
         )  # fmt: skip
     engine.close()
 
@@ -189,7 +186,7 @@ def _repeat(arguments: argparse.Namespace, device: torch.device) -> None:
                 [row] = engine.generate([request], RESPONSES, SETTINGS)
                 sampled = torch.cat([each.log_probs for each in row])
                 difference = (sampled - trainer_log_probs(model, request, row, features)).abs().max()
-                _print(what="repeat", step=step, largest=float(difference), **_used())
+                _print(what="repeat", step=step, largest=float(difference), **_read_memory())
 
 
 COMMANDS = {"cycle": _cycle, "exact": _exact, "repeat": _repeat}

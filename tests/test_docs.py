@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 
 from operators.settings import load_config
-from trainer_plugin.recipe import Recipe, load_recipe, recipe_names
-from trainer_plugin.rl.recipe import GrpoRecipe, load_grpo_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("dags", "operators", "schemas", "trainer_plugin")
@@ -122,26 +120,28 @@ def test_the_recipe_of_extending_loads(extended_copy):
     assert (recipe.parallel.sp, recipe.row_tokens) == (2, 32768)
 
 
-def test_settings_in_commands_fit():
-    pages = [page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
-    builds = [
-        arguments for page in pages for arguments in commands_of(page, "lvr build") if "--config" not in arguments
-    ]
-    for arguments in builds:
-        load_config(
-            None, [arguments[place + 1] for place, word in enumerate(arguments) if word == "--set"], source="a", out="b"
-        )
-    runs = [
-        (load, arguments)
-        for program, load in (("trainer_plugin.sft", load_recipe), ("trainer_plugin.grpo", load_grpo_recipe))
-        for page in pages
-        for arguments in commands_of(page, f"-m {program}")
-        if "..." not in arguments and arguments[0] in recipe_names(Recipe if load is load_recipe else GrpoRecipe)
-    ]
-    for load, arguments in runs:
-        load(arguments[0], arguments[1:])
+PAGES = [page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+
+
+def test_settings_of_builds_in_documents_fit():
+    builds = [given for page in PAGES for given in commands_of(page, "lvr build") if "--config" not in given]
     assert len(builds) >= 4
-    assert len(runs) >= 6
+    for given in builds:
+        settings = [given[place + 1] for place, each in enumerate(given) if each == "--set"]
+        load_config(None, settings, source="a", out="b")
+
+
+def test_settings_of_runs_in_documents_fit():
+    pytest.importorskip("torch")
+    from trainer_plugin.recipe import Recipe, load_recipe, recipe_names
+    from trainer_plugin.rl.recipe import GrpoRecipe, load_grpo_recipe
+
+    for program, load, kind in (("sft", load_recipe, Recipe), ("grpo", load_grpo_recipe, GrpoRecipe)):
+        runs = [given for page in PAGES for given in commands_of(page, f"-m trainer_plugin.{program}")]
+        whole = [given for given in runs if "..." not in given and given[0] in recipe_names(kind)]
+        assert len(whole) >= 3
+        for recipe, *settings in whole:
+            load(recipe, settings)
 
 
 def test_every_name_that_a_document_imports_exists():

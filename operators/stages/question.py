@@ -141,10 +141,11 @@ def _questions(
     settings = context.config.question
     count: Counter[tuple[QuestionCategory, QuestionKind]] = Counter()
     questions: list[Question] = []
-    for category, derived in rng.sample(found, len(found)) if settings.max_per_category else found:
-        if category not in settings.categories or 0 < settings.max_per_category == count[category, derived.kind]:
-            continue
+    most = settings.max_per_category
+    for category, derived in rng.sample(found, len(found)) if most else found:
         index = count[category, derived.kind]
+        if category not in settings.categories or (most and index == most):
+            continue
         count[category, derived.kind] += 1
         questions.append(
             Question(

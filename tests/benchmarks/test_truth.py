@@ -92,7 +92,7 @@ class Captioner:
 
 
 @pytest.fixture(scope="module", params=["truthful", "silent", "lying"])
-def captioned(request, folder, out, facts, clips) -> tuple[str, dict[str, Ratio]]:
+def captioner_figures(request, folder, out, facts, clips) -> tuple[str, dict[str, Ratio]]:
     captioner = OpenAIServer(models=(request.param,), script=Captioner(facts, clips))
     with captioner as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environ("captioner", vision=True).items():
@@ -116,8 +116,8 @@ def test_what_is_measured_without_a_model_is_scored_against_the_truth(folder, ou
     assert all(row.count("|") == 5 for row in rows)
 
 
-def test_a_captioner_scores_by_what_it_names_of_the_truth(captioned):
-    name, figures = captioned
+def test_a_captioner_scores_by_what_it_names_of_the_truth(captioner_figures):
+    name, figures = captioner_figures
     for what in ("objects", "actions"):
         score = figures[FIGURE.format(what, "F1")]
         assert score.count > 5

@@ -76,6 +76,19 @@ def check_log_prob(request: RolloutRequest, number: int, index: int, log_prob: f
         )
 
 
+def token_bytes(model: LongVideoModel) -> int:
+    """Bytes of the keys and values of a token in all layers, in the compute dtype."""
+    config = model.model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(config.num_hidden_layers * 2 * config.num_key_value_heads * head_dim * model.compute_dtype.itemsize)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of a CUDA device that no process uses, or that torch holds without using them."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def sample_tokens(logits: Tensor, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sample a token from each row of logits, by the inverse of the cumulative distribution in float64.
 

@@ -24,7 +24,15 @@ from trainer_plugin.model import LongVideoModel, RankInput, all_reduce_max, resh
 from trainer_plugin.rl.decoder import DecoderWeights, TokenDecoder, check_decoder, gather_weights
 from trainer_plugin.rl.prefill import PromptChunk, PromptPool, split_prompt
 from trainer_plugin.rl.rollout import Finish, OnResponse, RolloutRequest, RolloutResponse, SamplingSettings
-from trainer_plugin.rl.sampling import PixelSource, check_log_prob, check_requests, make_text_token, uniform_number
+from trainer_plugin.rl.sampling import (
+    PixelSource,
+    check_log_prob,
+    check_requests,
+    free_bytes,
+    make_text_token,
+    token_bytes,
+    uniform_number,
+)
 from trainer_plugin.types import PromptGroup
 
 CHECK_STEPS = 16
@@ -110,8 +118,7 @@ class SharedPrefixSampler:
         device = self.model.parallel.device
         if device.type != "cuda":
             return
-        free, _ = torch.cuda.mem_get_info(device)
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = free_bytes(device)
         slots = regions * -(-responses // self.model.parallel.sp)
         parts = needed_bytes(self.model, regions * room, slots, sampling.max_tokens, min(self.prefill_tokens, room))
         if (needed := sum(parts.values())) > free:
@@ -141,8 +148,7 @@ def needed_bytes(
     """
     config = model.model.config.get_text_config()
     itemsize = model.compute_dtype.itemsize
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = config.num_hidden_layers * 2 * config.num_key_value_heads * head_dim * itemsize
+    token = token_bytes(model)
     decoder = model.family.language_model(model.model)
     matrices = sum(p.numel() for p in decoder.parameters())
     if model.model.get_output_embeddings().weight is not model.model.get_input_embeddings().weight:

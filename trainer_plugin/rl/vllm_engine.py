@@ -28,7 +28,7 @@ from schemas.errors import BadInput
 from trainer_plugin.distributed.mesh import run_on_all_ranks
 from trainer_plugin.model import LongVideoModel, all_reduce_max
 from trainer_plugin.rl.rollout import Finish, OnResponse, RolloutRequest, RolloutResponse, SamplingSettings
-from trainer_plugin.rl.sampling import PixelSource, check_requests
+from trainer_plugin.rl.sampling import PixelSource, check_requests, free_bytes, token_bytes
 from trainer_plugin.rl.vllm_inputs import check_family, make_prompt, write_model_folder
 from trainer_plugin.rl.vllm_weights import AdapterFolder, push_weights
 from trainer_plugin.types import FrameRange, VideoClip
@@ -88,7 +88,7 @@ class VllmEngine:
         self.model = model
         self.pixels = pixels
         self.stop_ids = frozenset(stop_ids)
-        self.calls = 0
+        self._calls = 0
         run_on_all_ranks(partial(check_model, model))
         tokens = batch_requests * (prompt_tokens + responses * (max_tokens + 2 * _BLOCK))
         cache_bytes = tokens * token_bytes(model)
@@ -173,14 +173,14 @@ class VllmEngine:
 
     def _make_prompts(self, requests: Sequence[RolloutRequest]) -> list[dict[str, Any]]:
         """The prompts as vLLM takes them. Requests about the same frames share the engine's cache of their prefix."""
-        self.calls += 1
+        self._calls += 1
         keys: dict[VideoClip, str] = {}
         prompts = []
         for request in requests:
             clips = request.prompt.videos
-            features = [self.pixels(request, FrameRange(n, 0, clip.grid.t)).cpu() for n, clip in enumerate(clips)]
+            features = [self.pixels(request, FrameRange(n, 0, clip.grid.t)) for n, clip in enumerate(clips)]
             # vLLM trusts a key without comparing the content, so none is used a second time.
-            names = [keys.setdefault(clip, f"{self.calls}.{len(keys)}") for clip in clips]
+            names = [keys.setdefault(clip, f"{self._calls}.{len(keys)}") for clip in clips]
             prompts.append(make_prompt(request, features, names, self.model))
         return prompts
 
@@ -195,7 +195,7 @@ class VllmEngine:
         """Sample the responses to this rank's requests. It involves no other rank."""
         engine = self._llm.llm_engine
         found: list[list[RolloutResponse | None]] = [[None] * responses for _ in requests]
-        adapter = self._adapters.request(self.calls) if self._adapters is not None else None
+        adapter = self._adapters.request(self._calls) if self._adapters is not None else None
         try:
             for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
                 engine.add_request(
@@ -264,7 +264,7 @@ class VllmEngine:
             run_on_all_ranks(partial(_allocate, partial(self._llm.wake_up, ["weights"])))
         push_weights(self.model, self._llm.apply_model(_itself)[0])
         if self._adapters is not None:
-            self._adapters.write(self.calls)
+            self._adapters.write(self._calls)
         if sleeps:
             run_on_all_ranks(partial(_allocate, partial(self._llm.wake_up, ["kv_cache"])))
 
@@ -323,8 +323,7 @@ class VllmEngine:
         device = self.model.parallel.device
         if device.type != "cuda":
             return
-        free, _ = torch.cuda.mem_get_info(device)
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = free_bytes(device)
         itemsize = self.model.compute_dtype.itemsize
         inner, family = self.model.model, self.model.family
         weights = sum(each.numel() for each in inner.parameters())
@@ -392,14 +391,6 @@ def check_model(model: LongVideoModel) -> None:
             f"vLLM {vllm.__version__} is installed, and rollout.engine vllm was tested with {' and '.join(VERSIONS)}; "
             f"install one of these"
         )
-
-
-def token_bytes(model: LongVideoModel) -> int:
-    """Bytes of the keys and values of a token, in the compute dtype."""
-    config = model.model.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    itemsize: int = model.compute_dtype.itemsize
-    return int(config.num_hidden_layers * 2 * config.num_key_value_heads * head_dim * itemsize)
 
 
 def _has_adapters(model: LongVideoModel) -> bool:

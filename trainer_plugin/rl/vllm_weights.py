@@ -20,10 +20,13 @@ from torch.distributed.tensor import DTensor
 from schemas.errors import BadInput
 from trainer_plugin.distributed.mesh import run_on_all_ranks
 from trainer_plugin.model import LongVideoModel, reshard
-from trainer_plugin.training.export import write_adapters
+from trainer_plugin.training.export import gather_parameters, write_adapters
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters for which vLLM reserves room."""
+
+
+_REPORT = "please report it with the versions of vLLM and transformers, and set rollout.engine=shared_prefix meanwhile"
 
 
 class WrongWeights(RuntimeError):
@@ -57,7 +60,9 @@ def push_weights(model: LongVideoModel, engine_model: Any) -> None:
     if problem is not None:
         raise problem
     if others := sorted(weights.keys() - compared):
-        raise WrongWeights(f"vLLM's model has {len(others)} weights that the trainer's has not, e.g. {others[0]}")
+        raise WrongWeights(
+            f"vLLM's model has {len(others)} weights that the trainer's has not, e.g. {others[0]}; {_REPORT}"
+        )
 
 
 def _gather_decoder(model: LongVideoModel) -> Iterator[dict[str, Tensor]]:
@@ -98,12 +103,12 @@ def _fuse(group: Mapping[str, Tensor], engine_model: Any) -> dict[str, Tensor]:
 def _compare(name: str, weight: Tensor | None, expected: Tensor) -> None:
     """Compare the engine's weight with the trainer's. The engine's vocabulary may have more rows."""
     if weight is None:
-        raise WrongWeights(f"vLLM's model has no weight {name}; its version names or joins weights in another way")
+        raise WrongWeights(f"vLLM's model has no weight {name}, which the trainer's has; {_REPORT}")
     found = weight.data[: len(expected)]
     if found.shape != expected.shape or not torch.equal(found, expected.to(found.device, found.dtype)):
         raise WrongWeights(
             f"vLLM's weight {name} of shape {tuple(weight.shape)} is not the trainer's of shape "
-            f"{tuple(expected.shape)} after it was given to it"
+            f"{tuple(expected.shape)} after it was given to it; {_REPORT}"
         )
 
 
@@ -134,12 +139,8 @@ class AdapterFolder:
         Raises:
             OSError: a file cannot be written. Ranks on which it can raise RuntimeError.
         """
-        reshard(self._model)
-        weights = {}
-        for name, parameter in self._model.model.named_parameters():
-            if ".lora_" in name:
-                tensor = parameter.detach().to(self._model.parallel.device)
-                weights[name] = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+        whole = gather_parameters(self._model, adapters_only=True)
+        weights = {name: tensor.cpu() for name, tensor in whole}
 
         def write() -> None:
             shutil.rmtree(self._path(number - 1), ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -113,16 +114,20 @@ def export_bytes(model: LongVideoModel, dtype: torch.dtype) -> int:
     return sum(parameter.numel() for parameter in model.model.parameters()) * dtype.itemsize
 
 
+def gather_parameters(model: LongVideoModel, *, adapters_only: bool) -> Iterator[tuple[str, Tensor]]:
+    """Whole parameters by name, one at a time, on this rank's device. Every rank must iterate over all of them."""
+    reshard(model)
+    for name, parameter in model.model.named_parameters():
+        if not adapters_only or ".lora_" in name:
+            tensor = parameter.detach().to(model.parallel.device)
+            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def _gather_weights(model: LongVideoModel, dtype: torch.dtype, adapters_only: bool) -> dict[str, Tensor]:
     """Whole tensors by name in rank 0's host memory; empty on the other ranks."""
     first = dist.get_rank() == 0
     weights: dict[str, Tensor] = {}
-    reshard(model)
-    for name, parameter in model.model.named_parameters():
-        if adapters_only and ".lora_" not in name:
-            continue
-        tensor = parameter.detach().to(model.parallel.device)
-        tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    for name, tensor in gather_parameters(model, adapters_only=adapters_only):
         if first:
             # Adapters are not rounded before they are merged.
             weights[name] = tensor.cpu() if ".lora_" in name else tensor.to(dtype).cpu()

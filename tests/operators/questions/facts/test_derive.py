@@ -11,9 +11,9 @@ from operators.questions.facts.explain import explain
 from operators.questions.facts.index import FactIndex
 from operators.questions.facts.rederive import rederive_answer
 from schemas.facts import VideoFacts
-from schemas.provenance import Provenance
-from schemas.tables import Derivation, Question, QuestionKind
+from schemas.tables import QuestionKind
 from tests.support.brute_force import right_answers
+from tests.support.derived_rows import question_of
 from tests.support.fact_world import SECOND, make_facts
 from tests.support.properties import given, settings, st
 
@@ -23,15 +23,6 @@ CLOCK = re.compile(r"\b(\d+):(\d\d)\b")
 
 def derived_of(facts: VideoFacts, seed: int = 0, per_template: int = 2) -> list[Derived]:
     return derive(facts, DURATION_US, tuple(QuestionKind), per_template, Random(seed))
-
-
-def question_of(derived: Derived) -> Question:
-    return Question(
-        question_id="q", video_id="v", category=derived.category, kind=derived.kind, writer="annotations",
-        question=derived.question, options=derived.options, answer=derived.answer, evidence=derived.evidence,
-        derivation=Derivation(template=derived.template, subjects=derived.subjects),
-        provenance=Provenance(model="program"),
-    )  # fmt: skip
 
 
 worlds = st.builds(
