@@ -19,6 +19,7 @@ from torch import Tensor
 from schemas.errors import BadInput
 from tests.trainer_plugin import test_grpo
 from tests.trainer_plugin.in_vllm import CONFIGS, SPECIAL
+from tests.trainer_plugin.ranks import Ranks
 from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
 from trainer_plugin.distributed.mesh import parallelize
 from trainer_plugin.distributed.sequence_plan import SequencePlan
@@ -330,10 +331,14 @@ def sample_on_ranks(sp: int) -> tuple[list[list[RolloutResponse]], list[tuple[st
 
 
 @needs_vllm
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("sp", [1, 2])
-def test_ranks_divide_the_requests(alone, ranks_of, sp):
-    (first, heard), (second, nothing) = ranks_of(2).run(sample_on_ranks, sp)
+def test_ranks_divide_the_requests(alone, tmp_path, sp):
+    ranks = Ranks(2, tmp_path, timeout=800)  # vLLM's imports take two processes minutes on a busy machine
+    try:
+        (first, heard), (second, nothing) = ranks.run(sample_on_ranks, sp)
+    finally:
+        ranks.stop()
     model = make_model(alone, "qwen2_5_vl")
     requests = three_requests(model)
     if sp == 1:
