@@ -12,7 +12,10 @@ from schemas.tables import Check
 
 @dataclass(frozen=True)
 class Step:
-    """A gate, and the number of questions of each writer that passed it. None means that its stage has not run."""
+    """A gate, and the number of questions of each writer that passed it.
+
+    None means that its stage has not run, or that it checked no question, e.g. because it is switched off.
+    """
 
     name: str
     left: dict[str, int] | None
@@ -58,7 +61,7 @@ def funnel(
     for check, name in _GATES:
         failed = checks.loc[(checks["check"] == check.value) & ~checks["passed"].astype(bool), "question_id"]
         alive &= ~ids.isin(set(failed))
-        steps.append(step(name, alive))
+        steps.append(step(name, alive if (checks["check"] == check.value).any() else None))
     alive &= questions["passed"].astype(bool)  # a check without enough answers has no trial
     for name, through in (("reasoned", reasoned), ("difficulty measured", measured), ("samples", samples)):
         if through is not None:
