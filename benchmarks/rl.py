@@ -3,13 +3,16 @@
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py update --prompts 32768 65536 131072 --lora 16
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py rollout --prompts 65536 131072 --group 8
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py exact
+    torchrun --standalone --nproc-per-node 1 benchmarks/rl.py gradients
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py step --prompts 65536 --lora 16
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py lengths --lora 16
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py frames --lora 16 --group 5 --response 256
+    torchrun --standalone --nproc-per-node 1 benchmarks/rl.py memory --lora 16 --prompts 16384 32768
     python benchmarks/rl.py vllm --prompts 65536 131072 --group 8
 
 The model has the shapes of Qwen2.5-VL-7B and random weights in bfloat16. A prompt is one video of precomputed features,
-as the video cache holds them, and a question. All responses have `--response` tokens, unless `--spread` is given.
+as the video cache holds them, and a question. All responses have `--response` tokens. With `--spread`, `update` has
+lengths of a long tail, and `rollout` and `vllm` stop at so many token ids that the mean is a third of `--response`.
 
 `update` takes whole steps of `PolicyUpdate` on one group. Its ways:
     shared    the prompt once, in one row with all responses
@@ -19,7 +22,10 @@ as the video cache holds them, and a question. All responses have `--response` t
     sft       no group: one sample with as many tokens as the shared row, of which as many are supervised
 
 `lengths` takes ten updates of different lengths, to find recompilation. `frames` compares videos of 8 to 1,024 frames
-with our own way without sharing: the tower encodes the frames for each response, which has a prompt of its own.
+with our own way without sharing: the tower encodes the frames for each response, which has a prompt of its own. One of
+the equal responses is timed and multiplied. `gradients` compares a shared row in bfloat16, and plain Hugging Face
+sequences in bfloat16, with plain float32. `memory` draws the peaks of the first two `--prompts` on in a straight line,
+to the longest prompt that fits.
 
 MFU counts what the model needs without recomputation (`training_flops`), over 989 TFLOP/s (bf16, dense, H100 and H200).
 Each line of the output is JSON.
@@ -37,11 +43,13 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from benchmarks.trainer import FRAME, PEAK, TEXT_ID, _config, _trainable_parts
@@ -50,6 +58,7 @@ from trainer_plugin.distributed.sequence_plan import SequencePlan
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import Head, LongVideoModel, RankInput, RunOptions, shard_parameters
 from trainer_plugin.ops.attention_kernels import Kernel
+from trainer_plugin.recipe import TrainableParts
 from trainer_plugin.rl.decoder import TokenDecoder, gather_weights
 from trainer_plugin.rl.objective import Objective
 from trainer_plugin.rl.rollout import RolloutRequest, SamplingSettings
@@ -63,6 +72,7 @@ from trainer_plugin.training.weights import prepare
 from trainer_plugin.types import IGNORED, Example, FrameRange, PromptGroup, VideoClip, VideoSource
 
 QUESTION = 256
+VOCABULARY = 152_064
 WAYS = ("shared", "chunked", "separate", "usual", "sft")
 BANDWIDTH = 4.3e12
 """Bytes per second that an H200 reads from its memory, as measured by copies."""
@@ -83,6 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, nargs="+", default=[65_536], help="tokens of the prompt")
     parser.add_argument("--response", type=int, default=1024, help="tokens of a response")
     parser.add_argument("--group", type=int, nargs="+", default=[8], help="responses to a prompt")
+    parser.add_argument("--cases", nargs="+", type=_case, help="prompt:responses:tokens of `rollout` and `vllm`")
     parser.add_argument("--spread", action="store_true", help="responses of different lengths, up to --response")
     parser.add_argument("--layers", type=int, help="decoder layers (all of the shape)")
     parser.add_argument("--lora", type=int, help="train adapters of this rank, not the decoder's weights")
@@ -90,12 +101,27 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mlp-tokens", type=int, help="tokens of which an MLP computes in one piece (all)")
     parser.add_argument("--row-tokens", type=int, help="tokens of a row; what is longer runs in chunks (two responses)")
     parser.add_argument("--ways", nargs="+", default=["shared", "separate"], choices=WAYS)
+    parser.add_argument("--profile", type=int, default=0, help="print so many kernels of an update, longest first")
     parser.add_argument("--correction", action="store_true", help="a pass for old log-probabilities before the update")
     parser.add_argument("--prefill", type=int, default=32_768, help="tokens of a prompt that run in one pass")
+    parser.add_argument("--whole", action="store_true", help="no token steps alone, only whole groups")
     parser.add_argument("--regions", type=int, default=1, help="prompts that are decoded in the same steps")
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512, 1024])
-    parser.add_argument("--steps", type=int, default=2, help="steps of which the median is taken")
+    parser.add_argument(
+        "--steps", type=int, default=2, help="steps after the first, of which the median is taken; 0 for the first"
+    )
     return parser.parse_args()
+
+
+def _case(text: str) -> tuple[int, int, int]:
+    prompt, group, response = map(int, text.split(":"))
+    return prompt, group, response
+
+
+def _cases(arguments: argparse.Namespace) -> list[tuple[int, int, int]]:
+    """Tokens of the prompt, number of responses, and their tokens."""
+    pairs = product(arguments.prompts, arguments.group)
+    return arguments.cases or [(prompt, group, arguments.response) for prompt, group in pairs]
 
 
 def _print(**values: Any) -> None:
@@ -172,6 +198,11 @@ def _lengths(arguments: argparse.Namespace, group: int) -> list[int]:
     # A long tail, as responses of reasoning models have: medians near a third of the longest.
     shares = torch.distributions.LogNormal(-1.1, 0.6).icdf((torch.arange(group) + 0.5) / group)
     return [max(1, min(arguments.response, int(share * arguments.response))) for share in shares]
+
+
+def _stop_ids(arguments: argparse.Namespace) -> range:
+    """Token ids that end a response; with random weights all of them are about equally likely."""
+    return range(150_000, 150_000 + 3 * VOCABULARY // arguments.response) if arguments.spread else range(0)
 
 
 def _group(arguments: argparse.Namespace, prompt: Example, group: int) -> PromptGroup:
@@ -260,7 +291,7 @@ def _measure_way(
         plans = [SequencePlan([part], model.family, model.parallel.layout, model.costs)]
     torch.cuda.reset_peak_memory_stats()
     first = _seconds(run)
-    seconds = statistics.median(_seconds(run) for _ in range(arguments.steps))
+    seconds = statistics.median([_seconds(run) for _ in range(arguments.steps)] or [first])
     flops = training_flops(plans, model.costs, weights_trainable=trainable)
     times = len(group.responses) if alone else 1
     _print(
@@ -281,6 +312,12 @@ def _measure_way(
         pflop=flops * times / 1e15,
         peak_gb=torch.cuda.max_memory_allocated() / 1e9,
     )
+    if arguments.profile:
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            _seconds(run)
+        kernels = sorted(profiler.key_averages(), key=lambda each: each.self_device_time_total, reverse=True)
+        for kernel in kernels[: arguments.profile]:
+            _print(what="kernel", ms=kernel.self_device_time_total / 1e3, calls=kernel.count, name=kernel.key[:90])
 
 
 def _sft(
@@ -297,22 +334,53 @@ def _sft(
     return lambda: train_step(model, optimizer, [row], cross_entropy(len(answer))), [plan]
 
 
+def _memory(arguments: argparse.Namespace) -> None:
+    """The longest prompt that fits by way of training, drawn on in a straight line from the peaks of two prompts."""
+    device = init_distributed()
+    total = torch.cuda.get_device_properties(device).total_memory
+    base = _options(arguments)
+    tiled = replace(base, mlp_tile_tokens=8192)
+    ways = {
+        "shared": ("shared", base),
+        "shared, MLPs in tiles": ("shared", tiled),
+        "shared, MLPs in tiles, activations in host memory": ("shared", replace(tiled, offload=True)),
+        "usual": ("usual", base),
+    }
+    for name, (way, options) in ways.items():
+        model = _build(arguments, device, options)
+        optimizer = adamw(model, learning_rate=1e-6)
+        peaks = []
+        for tokens in arguments.prompts[:2]:
+            prompt = _prompt(model.family, tokens)
+            group = _group(arguments, prompt, arguments.group[0])
+            _measure_way(arguments, model, optimizer, group, _Features(model.family, prompt, model.feature_width), way,
+                         options)  # fmt: skip
+            peaks.append((len(prompt.input_ids), torch.cuda.max_memory_allocated()))
+        (short, low), (long, high) = peaks
+        slope = (high - low) / (long - short)
+        _print(what="memory", way=name, gb_per_1k_tokens=slope / 1e6, longest=int(long + (0.97 * total - high) / slope))
+        del model, optimizer
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 # --- sampling
 
 
 def _rollout(arguments: argparse.Namespace) -> None:
     device = init_distributed()
     model = _build(arguments, device, RunOptions())
-    for tokens in arguments.prompts:
+    for tokens, group, response in _cases(arguments):
+        arguments.response = response
         prompt = _prompt(model.family, tokens)
         features = _Features(model.family, prompt, model.feature_width)
-        for group in arguments.group:
+        if not arguments.whole:
             _print(**_decode_alone(arguments, model, prompt, group))
             gc.collect()
             torch.cuda.empty_cache()
-            _print(**_whole_group(arguments, model, prompt, features, group))
-            gc.collect()
-            torch.cuda.empty_cache()
+        _print(**_whole_group(arguments, model, prompt, features, group))
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @torch.no_grad()
@@ -353,8 +421,7 @@ def _whole_group(
     arguments: argparse.Namespace, model: LongVideoModel, prompt: Example, features: _Features, group: int
 ) -> dict[str, Any]:
     """Seconds of whole calls of the sampler, with weights, prefill, stop tokens and the host."""
-    stop = range(150_000, 152_064) if arguments.spread else ()
-    engine = SharedPrefixSampler(model, features.request, stop, arguments.regions, arguments.prefill)
+    engine = SharedPrefixSampler(model, features.request, _stop_ids(arguments), arguments.regions, arguments.prefill)
     took = {}
     for name, tokens in (("warm", 2), ("prefill", 1), ("whole", arguments.response)):
         requests = [RolloutRequest(prompt, (), seed) for seed in range(arguments.regions)]
@@ -369,6 +436,7 @@ def _whole_group(
         "regions": arguments.regions,
         "response": arguments.response,
         "lengths": [min(lengths), int(statistics.median(lengths)), max(lengths)],
+        "tokens": sum(lengths),
         "prefill_s": took["prefill"],
         "whole_s": took["whole"],
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
@@ -443,7 +511,8 @@ def _unsharded(kind: Any, config: Any, device: torch.device, dtype: torch.dtype)
     torch.manual_seed(0)
     with torch.device(device):
         inner = kind._from_config(deepcopy(config), dtype=torch.float32)
-    inner.lm_head.weight.mul_(3.5)
+    with torch.no_grad():
+        inner.lm_head.weight.mul_(3.5)
     return inner.to(dtype)
 
 
@@ -485,13 +554,70 @@ def _qwen3_config(layers: int) -> Qwen3VLConfig:
     return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **special)
 
 
+def _gradients(arguments: argparse.Namespace) -> None:
+    """Relative errors of gradients in bfloat16 against float32: of a shared row, and of plain sequences."""
+    device = init_distributed()
+    config = _exact_config("qwen2_5_vl", tiny=device.type != "cuda")
+    config._attn_implementation = "sdpa"
+    kind = Qwen2_5_VLForConditionalGeneration
+    parallel = parallelize(1, config.get_text_config(), device)
+    inner = _unsharded(kind, config, device, torch.float32)
+    prepare(inner, TrainableParts(vision_tower=False, projector=False))
+    model = shard_parameters(LongVideoModel(inner, parallel, RunOptions(compile=False)))
+    prompt = _prompt(model.family, 2048)
+    features = _Features(model.family, prompt, model.feature_width)
+    generator = torch.Generator().manual_seed(4)
+    vocabulary = config.get_text_config().vocab_size
+    group = PromptGroup(prompt, tuple(torch.randint(0, vocabulary, (64,), generator=generator) for _ in range(4)))
+    weights = torch.randn(len(group.responses), 64, generator=generator).to(device)
+
+    plan = SequencePlan([group], model.family, parallel.layout, model.costs)
+    share = plan.rank_plan(0)
+    pixels = tuple(features.clip(prompt.videos[0], part.first, part.end) for part in share.frames)
+    log_probs = model(RankInput(share, pixels).to(device))[0]
+    (log_probs * weights.flatten()[share.supervised_index.to(device)]).sum().backward()
+    ours = {name: each.grad.full_tensor() for name, each in model.named_parameters() if each.grad is not None}
+    prefix = len("model.")
+    found = {"shared row": {name[prefix:]: gradient for name, gradient in ours.items()}}
+    for way, dtype in (("plain", torch.bfloat16), ("float32", torch.float32)):
+        found[way] = _plain_gradients(_unsharded(kind, config, device, dtype), group, features, weights)
+    truth = found.pop("float32")
+    for way, gradients in found.items():
+        errors = {name: float((gradients[name].float() - each).norm() / each.norm()) for name, each in truth.items()}
+        _print(what="gradients", way=way, parameters=len(errors), mean=statistics.mean(errors.values()),
+               largest=max(errors.values()), of=max(errors, key=lambda name: errors[name]))  # fmt: skip
+
+
+def _plain_gradients(inner: Any, group: PromptGroup, features: _Features, weights: Tensor) -> dict[str, Tensor]:
+    """Gradients of the decoder in plain Hugging Face, a sequence at a time."""
+    device = inner.device
+    for name, parameter in inner.named_parameters():
+        parameter.requires_grad_("visual" not in name)
+    prompt = group.prompt
+    clip = prompt.videos[0]
+    values = features.clip(clip, 0, clip.grid.t).to(device, inner.dtype)
+    for ids, weight in zip(group.responses, weights, strict=True):
+        whole = torch.cat([prompt.input_ids, ids]).to(device)
+        positions = torch.cat([prompt.positions, prompt.positions[:, -1:] + torch.arange(1, len(ids) + 1)], dim=1)
+        embeddings = inner.get_input_embeddings()(whole)
+        visual = torch.zeros_like(whole, dtype=torch.bool)
+        visual[: len(prompt.input_ids)] = (prompt.input_ids == inner.config.video_token_id).to(device)
+        embeddings = embeddings.masked_scatter(visual[:, None], values)
+        decoder = inner.model.language_model
+        hidden = decoder(inputs_embeds=embeddings[None], position_ids=positions[:, None].to(device)).last_hidden_state[
+            0
+        ]
+        logits = inner.lm_head(hidden[len(prompt.input_ids) - 1 : -1]).float()
+        log_probs = logits.log_softmax(-1).gather(1, ids[:, None].to(device))[:, 0]
+        (log_probs * weight).sum().backward()
+    return {name: each.grad for name, each in inner.named_parameters() if each.grad is not None}
+
+
 # --- a whole step
 
 
 def _step(arguments: argparse.Namespace) -> None:
     """Seconds of a whole step by phase: sampling and update of one group, and how long no kernel runs."""
-    from torch.profiler import ProfilerActivity, profile
-
     device = init_distributed()
     model = _build(arguments, device, _options(arguments))
     optimizer = adamw(model, learning_rate=1e-6)
@@ -616,21 +742,19 @@ def _frames_grid(arguments: argparse.Namespace) -> None:
             group = PromptGroup(prompt, tuple(each.token_ids for each in row))
             _make_update(model, optimizer, read, response).run(_make_batch([group]))
 
-        def repeated(prompt: Example = prompt, encode: Any = encode) -> None:
-            groups = []
-            for number in range(count):
-                read = encode()
-                engine = SharedPrefixSampler(model, partial(_read_part, read), (), 1, arguments.prefill)
-                [row] = engine.generate([RolloutRequest(prompt, (), number)], 1, settings)
-                groups.append(PromptGroup(prompt, (row[0].token_ids,)))
-            update = _make_update(model, optimizer, encode(), response)
-            update.row_tokens = len(prompt.input_ids) + response + 1
-            update.run(_make_batch(groups))
+        def alone(prompt: Example = prompt, encode: Any = encode) -> None:
+            """One of the responses, with a prompt of its own that is encoded for it alone."""
+            read = encode()
+            engine = SharedPrefixSampler(model, partial(_read_part, read), (), 1, arguments.prefill)
+            [row] = engine.generate([RolloutRequest(prompt, (), 1)], 1, settings)
+            group = PromptGroup(prompt, (row[0].token_ids,))
+            _make_update(model, optimizer, read, response).run(_make_batch([group]))
 
-        ours, theirs = ([_seconds(way) for _ in range(2)][-1] for way in (shared, repeated))
+        times = 1 if frames >= 512 else 2
+        ours, theirs = ([_seconds(way) for _ in range(times)][-1] for way in (shared, alone))
         _print(
             what="frames", frames=frames, prompt=len(prompt.input_ids), group=count, response=response,
-            seconds=ours, seconds_repeated=theirs, times=theirs / ours,
+            seconds=ours, seconds_alone=theirs, times=theirs * count / ours,
         )  # fmt: skip
 
 
@@ -656,7 +780,8 @@ def _vllm(arguments: argparse.Namespace) -> None:
         "vocab_size",
     )
     folder = tempfile.mkdtemp()
-    longest = max(arguments.prompts) + arguments.response + 64
+    cases = _cases(arguments)
+    longest = max(tokens + response for tokens, _, response in cases) + 64
     config = Qwen2Config(
         **{name: getattr(text, name) for name in kept}, max_position_embeddings=longest, rope_theta=1e6,
         tie_word_embeddings=False, architectures=["Qwen2ForCausalLM"], dtype="bfloat16",
@@ -668,36 +793,46 @@ def _vllm(arguments: argparse.Namespace) -> None:
         compilation_config={"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32]}, disable_log_stats=True,
     )  # fmt: skip
 
+    counts: list[int] = []
+
     def run(tokens: int, group: int, ids: list[int]) -> float:
         params = SamplingParams(
-            n=group, max_tokens=tokens, ignore_eos=True, temperature=1.0, logprobs=0, detokenize=False
-        )
-        return _seconds(lambda: engine.generate([{"prompt_token_ids": ids}], params, use_tqdm=False))
+            n=group, max_tokens=tokens, ignore_eos=True, temperature=1.0, logprobs=0, detokenize=False,
+            stop_token_ids=list(_stop_ids(arguments)),
+        )  # fmt: skip
+        found: list[Any] = []
+        took = _seconds(lambda: found.extend(engine.generate([{"prompt_token_ids": ids}], params, use_tqdm=False)))
+        counts[:] = [len(each.token_ids) for each in found[0].outputs]
+        return took
 
-    for tokens in arguments.prompts:
+    for tokens, group, response in cases:
+        arguments.response = response
         ids = torch.randint(0, 150_000, (tokens,)).tolist()
-        run(8, arguments.group[0], ids)
-        for group in arguments.group:
-            engine.reset_prefix_cache()
-            prefill = run(1, group, ids)
-            engine.reset_prefix_cache()
-            whole = run(arguments.response, group, ids)
-            _print(
-                what="vllm",
-                version=version,
-                prompt=tokens,
-                group=group,
-                response=arguments.response,
-                prefill_s=prefill,
-                ms=1e3 * (whole - prefill) / (arguments.response - 1),
-                whole_s=whole,
-            )
+        run(8, group, ids)
+        engine.reset_prefix_cache()
+        prefill = run(1, group, ids)
+        engine.reset_prefix_cache()
+        whole = run(arguments.response, group, ids)
+        _print(
+            what="vllm",
+            version=version,
+            prompt=tokens,
+            group=group,
+            response=arguments.response,
+            spread=arguments.spread,
+            prefill_s=prefill,
+            ms=1e3 * (whole - prefill) / (arguments.response - 1),
+            whole_s=whole,
+            tokens=sum(counts),
+        )
 
 
 COMMANDS = {
     "update": _update,
     "rollout": _rollout,
     "exact": _exact,
+    "gradients": _gradients,
+    "memory": _memory,
     "step": _step,
     "lengths": _steps_of_lengths,
     "frames": _frames_grid,

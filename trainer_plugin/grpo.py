@@ -44,7 +44,7 @@ from trainer_plugin.recipe import recipe_names
 from trainer_plugin.rl.advantages import Advantages, compute_advantages
 from trainer_plugin.rl.alarms import Alarms, TrainingAlarm
 from trainer_plugin.rl.collect import GroupCollector, RewardedGroup
-from trainer_plugin.rl.engines import Engine, open_engine
+from trainer_plugin.rl.engines import Engine, log_crossover, open_engine
 from trainer_plugin.rl.metrics import GrpoMetrics
 from trainer_plugin.rl.prompts import PromptStream
 from trainer_plugin.rl.recipe import GrpoRecipe, load_grpo_recipe
@@ -97,6 +97,7 @@ class GrpoTraining:
             check_feature_folder(self.dataset.features, self.model)
             self.cache = resources.enter_context(VideoCache(self.model, recipe.cache, workers=recipe.videos.workers))
             engine = self._open_engine(resources)
+            run_on_rank_zero(partial(log_crossover, engine, recipe.prompt_tokens))
             self.collector = GroupCollector(stream, self.cache, engine, functions, recipe, self.parallel)
             self._updates = PolicyUpdate(
                 self.model,

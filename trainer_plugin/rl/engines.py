@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from schemas.errors import BadInput
 from trainer_plugin.model import LongVideoModel
+from trainer_plugin.rl.rollout import RolloutEngine
 from trainer_plugin.rl.sampler import HfSampler
 from trainer_plugin.rl.sampling import PixelSource
 from trainer_plugin.rl.shared_prefix_sampler import SharedPrefixSampler
@@ -16,6 +17,11 @@ log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 32_768
 """Default for the maximum number of tokens of a prompt that run in one pass."""
+
+
+CROSSOVER_TOKENS = 8_192
+"""Tokens of a prompt from which `shared_prefix` was faster than vLLM 0.26, in groups of 8 responses of 512 tokens with
+the shapes of Qwen2.5-VL-7B on one H200 (benchmarks/LOG.md, 2026-12-01)."""
 
 
 class Engine(StrEnum):
@@ -60,3 +66,18 @@ def open_engine(
             raise
         log.warning("sampling with rollout.engine=sharded: %s", error)
         return HfSampler(model, pixels, stop_ids, batch_requests)
+
+
+def log_crossover(engine: RolloutEngine, prompt_tokens: int) -> None:
+    """Log which engine was faster at such prompts, if the engine is one of the two that compete on a GPU.
+
+    Args:
+        prompt_tokens: of the longest prompt.
+    """
+    if not isinstance(engine, HfSampler):
+        log.info(
+            "prompts have up to %d tokens; on an H200 with the shapes of a 7B model, rollout.engine=shared_prefix was "
+            "faster than vllm from about %d tokens on",
+            prompt_tokens,
+            CROSSOVER_TOKENS,
+        )
