@@ -85,12 +85,17 @@ def diff(
     from operators.execution.prompt_diff import count_stale, diff_prompts
     from operators.store.run_folder import RunFolder
 
-    changes = diff_prompts(_read_versions(before), _read_versions(after))
+    changes, unused = [], []
+    for change in diff_prompts(_read_versions(before), _read_versions(after)):
+        is_unused = (change.before is None and _is_run(before)) or (change.after is None and _is_run(after))
+        (unused if is_unused else changes).append(change)
     for change in changes:
         typer.echo(f"{change.prompt_id}: {change.what}")
         typer.echo(change.unified_diff(before, after))
     if not changes:
         typer.echo("no prompt differs")
+    if unused:
+        typer.echo(f"not compared, because a run did not use them: {', '.join(each.prompt_id for each in unused)}")
     counted = run or (before if _is_run(before) else None)
     if changes and counted:
         for line in count_stale(RunFolder.open(counted), {change.prompt_id for change in changes}):

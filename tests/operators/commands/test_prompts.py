@@ -195,6 +195,15 @@ def test_diff_of_a_run_with_a_folder_uses_the_texts_that_the_run_was_built_with(
     assert f"(uses {prompt_id})" in out
 
 
+def test_diff_of_a_run_only_names_prompts_that_the_run_did_not_use(lvr, built, edited):
+    status, out, _ = lvr("prompts", "diff", built.folder.url, edited)
+    assert status == 0
+    [line] = [line for line in out.splitlines() if line.startswith("not compared, because a run did not use them: ")]
+    unused = line.partition(": ")[2].split(", ")
+    assert unused == sorted(set(prompt_ids(edited)) - set(used_prompts(built.folder)))
+    assert not any(f"{prompt_id}.md" in out for prompt_id in unused)
+
+
 def test_diff_of_a_run_without_texts_reports_it(lvr, run_copy, edited):
     shutil.rmtree(f"{run_copy.store.url}/{run_copy.address}/prompts")
     prompt_id = used_prompts(run_copy)[0]
