@@ -138,6 +138,7 @@ class Standalone:
             "WORKERS__MIN_HEARTBEAT_INTERVAL": 1,
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.5,
             "DAG_PROCESSOR__REFRESH_INTERVAL": 10,
+            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 300,  # changed files are read again immediately
             "API__HOST": "127.0.0.1",
             "API__PORT": self.port,
             "API__BASE_URL": self.url,
