@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from benchmarks.curves import draw_curves
 from tests.trainer_plugin.rl.toy_world import GUESSING, Control, train_format, train_order, write_world
 from trainer_plugin.distributed.mesh import init_distributed
 
@@ -28,8 +28,6 @@ RUNS: dict[str, tuple[int, Control | None]] = {
     "shuffled frames": (0, Control.FRAMES),
 }
 COLOURS = ("#4c78a8", "#54a24b", "#b279a2", "#f58518", "#e45756")
-FONT = 'font-family="Helvetica, Arial, sans-serif" font-size="13"'
-LEFT, TOP, WIDTH, HEIGHT = 60, 30, 420, 260
 
 
 def run(name: str, folder: Path) -> None:
@@ -55,43 +53,6 @@ def run(name: str, folder: Path) -> None:
     print(name, found["accuracy"], f"{found['cpu_seconds']} CPU s, {found['seconds']} s")
 
 
-def draw(curves: Mapping[str, Mapping[int, float]]) -> str:
-    """An SVG of accuracies by step."""
-    last = max(step for curve in curves.values() for step in curve)
-
-    def x(step: float) -> float:
-        return LEFT + WIDTH * step / last
-
-    def y(accuracy: float) -> float:
-        return TOP + HEIGHT * (1 - accuracy)
-
-    def text(at: tuple[float, float], content: object, anchor: str = "middle", fill: str = "#555") -> str:
-        return f'<text x="{at[0]:.0f}" y="{at[1]:.0f}" {FONT} text-anchor="{anchor}" fill="{fill}">{content}</text>'
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 165} {TOP + HEIGHT + 50}" role="img">',
-        f'<rect width="{LEFT + WIDTH + 165}" height="{TOP + HEIGHT + 50}" fill="#ffffff"/>',
-        "<title>Accuracy on held-out clips by step of GRPO</title>",
-        text((LEFT, TOP - 12), "accuracy on held-out clips", "start"),
-        text((x(last / 2), TOP + HEIGHT + 40), "step of GRPO"),
-    ]
-    for tenth in range(0, 11, 2):
-        height = y(tenth / 10)
-        parts.append(f'<path d="M{LEFT} {height:.0f}H{LEFT + WIDTH}" stroke="#e5e5e5"/>')
-        parts.append(text((LEFT - 8, height + 4), f"{tenth / 10:.1f}", "end"))
-    parts.append(f'<path d="M{LEFT} {y(GUESSING):.0f}H{LEFT + WIDTH}" stroke="#777777" stroke-dasharray="4 4"/>')
-    parts.append(text((LEFT + WIDTH - 4, y(GUESSING) - 7), "guessing", "end"))
-    parts += [text((x(step), TOP + HEIGHT + 20), step) for step in range(0, last + 1, 10)]
-    for number, (name, curve) in enumerate(curves.items()):
-        colour = COLOURS[list(RUNS).index(name)]
-        points = " ".join(f"{x(step):.1f},{y(accuracy):.1f}" for step, accuracy in sorted(curve.items()))
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        height = TOP + 12 + 22 * number
-        parts.append(f'<path d="M{LEFT + WIDTH + 12} {height}h20" stroke="{colour}" stroke-width="2.5"/>')
-        parts.append(text((LEFT + WIDTH + 38, height + 4), name, "start", "#222"))
-    return "\n".join([*parts, "</svg>", ""])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -107,7 +68,8 @@ def main() -> None:
         name: {int(step): share for step, share in json.loads(path.read_bytes())["accuracy"].items()}
         for name, path in done.items()
     }
-    (given.folder / "toy-world.svg").write_text(draw(curves))
+    colours = dict(zip(RUNS, COLOURS, strict=True))
+    (given.folder / "toy-world.svg").write_text(draw_curves(curves, colours, what="held-out clips", guessing=GUESSING))
 
 
 if __name__ == "__main__":
