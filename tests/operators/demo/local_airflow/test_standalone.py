@@ -38,7 +38,7 @@ def descendants(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-def wait_until_ended(processes: list[psutil.Process], within_seconds: float = 40.0) -> bool:
+def wait_until_ended(processes: list[psutil.Process], within_seconds: float = 120.0) -> bool:
     deadline = time.monotonic() + within_seconds
     while time.monotonic() < deadline:
         if not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]:
@@ -74,22 +74,14 @@ def test_airflow_starts_in_a_folder_with_a_package_of_the_same_name(tmp_path):
     assert importlib.metadata.version("apache-airflow") in completed.stdout, completed.stderr
 
 
-def test_kill_9_leaves_nothing_running(starter):
-    assert starter.stdout.readline().startswith("http://127.0.0.1:")
-    started = descendants(starter.pid)
-    assert len(started) > 2 * len(COMPONENTS)
-    starter.kill()
-    starter.wait(timeout=60)
-    assert wait_until_ended(started)
-
-
-def test_an_interrupt_while_it_starts_leaves_nothing_running(starter):
-    deadline = time.monotonic() + 60
+@pytest.mark.parametrize(("signum", "last_line"), [(signal.SIGKILL, ""), (signal.SIGINT, "interrupted\n")])
+def test_an_end_while_it_starts_leaves_nothing_running(starter, signum, last_line):
+    deadline = time.monotonic() + 200
     while len(started := descendants(starter.pid)) < 2 * len(COMPONENTS):  # each component has a watcher
         assert time.monotonic() < deadline and starter.poll() is None
         time.sleep(0.1)
-    starter.send_signal(signal.SIGINT)
-    assert starter.communicate(timeout=60)[0] == "interrupted\n"
+    starter.send_signal(signum)
+    assert starter.communicate(timeout=60)[0] == last_line
     assert wait_until_ended(started)
 
 
