@@ -440,11 +440,11 @@ def test_all_ranks_save_and_end_when_one_or_all_get_a_signal(ranks, release, tmp
         while steps_of(tmp_path) < 1:
             assert not running.done(), running.result()
             time.sleep(0.1)
-        os.kill(ranks[2].processes[1].pid, signal.SIGHUP)  # one rank is enough: all ranks agree to stop
+        os.kill(ranks[2].processes[1].pid, signal.SIGTERM)  # one rank is enough: all ranks agree to stop
         (ended_by, messages), (other, _) = running.result()
-    assert ended_by == other == signal.SIGHUP
+    assert ended_by == other == signal.SIGTERM
     before = steps_of(tmp_path)
-    assert f"stopped after step {before} by SIGHUP; run it again to resume" in messages
+    assert f"stopped after step {before} by SIGTERM; run it again to resume" in messages
     assert saved_at_the_end(tmp_path)
 
     process = start(TORCHRUN, tmp_path, release, *ENDLESS, "parallel.sp=2")
@@ -475,6 +475,7 @@ def test_ranks_that_outlive_torchrun_keep_the_next_run_out_and_end_when_one_dies
         assert (tmp_path / "_lock").read_text().startswith(f"process {os.getpid()} on host ")
 
 
+@pytest.mark.slow  # the status is tested in test_command.py, saving at a signal above
 def test_ctrl_c_saves_and_ends_one_process(release, tmp_path):
     process = start([], tmp_path, release, *ENDLESS, "videos.workers=0")
     wait_for_steps(process, tmp_path, 1)
