@@ -1,10 +1,13 @@
 # Everything runs in .venv; nothing is installed elsewhere.
 PYTHON ?= python3
 VENV := .venv
-# Modules compile themselves when they are first imported: fewer than half of them ever are.
 PIP := $(VENV)/bin/pip install --disable-pip-version-check --quiet --no-compile
 # pip works on one core, so two of them install the locked packages and this one, 45 at a time.
 INSTALL = (cat $< && echo -e.) | xargs -d '\n' -n 45 -P 2 $(PIP) --no-deps
+# Only for the tests: modules compile themselves when they are first imported, but each process of the tests would do it.
+RARE := .*/tests/|torch/(_inductor|ao|testing)/|transformers/models/|onnxruntime/(quantization|tools|transformers)/
+RARE := $(RARE)|(cfnlint|future|graphql|moto|mypy|mypyc|networkx|pip|pyroute2|setuptools)/
+COMPILE := $(VENV)/bin/python -m compileall -qq -j 0 -x 'site-packages/($(RARE))' $(VENV)/lib || true
 LVR := $(VENV)/bin/lvr
 OUT ?= .demo
 
@@ -55,4 +58,5 @@ $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python libgomp
 $(VENV)/.dev: requirements/dev.txt requirements/torch.txt pyproject.toml | $(VENV)/bin/python libgomp
 	$(INSTALL)
 	$(PIP) -r requirements/torch.txt
+	$(COMPILE)
 	@touch $@ $(VENV)/.run
