@@ -65,6 +65,9 @@ class Size:
     patch_tokens: int
     """Most tokens of a temporal patch."""
     row_tokens: int
+    """Of the supervised stages."""
+    group_tokens: int
+    """`row_tokens` of GRPO, which also bounds the engine's memory."""
     step_rows: int
     sft_steps: int
     cot_steps: int
@@ -74,23 +77,24 @@ class Size:
     evaluate_every: int
     precision: str
     workers: int
+    """Decoder processes of a supervised stage. GRPO decodes each film once and needs fewer."""
 
 
 SIZES = {
     "gpu": Size(
         layers=5, width=256, heads=4, tower_layers=3, tower_width=192, patches=16, patch_tokens=32, row_tokens=16384,
-        step_rows=2, sft_steps=900, cot_steps=150, grpo_steps=100, prompts=64, responses=8, evaluate_every=20,
-        precision="bfloat16", workers=2,
+        group_tokens=8192, step_rows=2, sft_steps=600, cot_steps=120, grpo_steps=100, prompts=64, responses=8,
+        evaluate_every=25, precision="bfloat16", workers=4,
     ),
     "cpu": Size(
         layers=3, width=128, heads=2, tower_layers=2, tower_width=96, patches=8, patch_tokens=10, row_tokens=3072,
-        step_rows=1, sft_steps=250, cot_steps=40, grpo_steps=20, prompts=16, responses=8, evaluate_every=10,
-        precision="float32", workers=0,
+        group_tokens=3072, step_rows=1, sft_steps=250, cot_steps=40, grpo_steps=20, prompts=16, responses=8,
+        evaluate_every=10, precision="float32", workers=0,
     ),
     "tiny": Size(
         layers=2, width=64, heads=2, tower_layers=1, tower_width=32, patches=2, patch_tokens=2, row_tokens=512,
-        step_rows=1, sft_steps=2, cot_steps=1, grpo_steps=1, prompts=2, responses=2, evaluate_every=1,
-        precision="float32", workers=0,
+        group_tokens=512, step_rows=1, sft_steps=2, cot_steps=1, grpo_steps=1, prompts=2, responses=2,
+        evaluate_every=1, precision="float32", workers=0,
     ),
 }  # fmt: skip
 MAX_TOKENS = 64
@@ -157,6 +161,7 @@ def train_by_rewards(
             "max_rounds": 2,
         },
         "rewards": [{"reward": f"{REWARDS}:{reward}", "weight": 0.9}, {"reward": "format", "weight": 0.1}],
+        "row_tokens": size.group_tokens,
         "objective": {"entropy_coefficient": 0.003},
         "steps": size.grpo_steps,
         "optimizer": {"learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.03, "betas": (0.9, 0.95)},
@@ -165,6 +170,7 @@ def train_by_rewards(
         "evaluation": {**_evaluation(size.evaluate_every), "release": str(folder / "release")},
         "export": "none",
     }
+    values["videos"]["workers"] = min(2, size.workers)
     return _train(values, settings, out)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of learning on a few films and a step of each stage: what it makes, and that its parts fit each other."""
+"""The benchmark of learning, on a few films and with a step of each stage."""
 
 import re
 from pathlib import Path
