@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from benchmarks.learning_table import CONTROLS, write_results
 from schemas.sample import Sample
@@ -63,7 +65,7 @@ class Size:
     patches: int
     """Temporal patches of a film, two frames each."""
     patch_tokens: int
-    """Most tokens of a temporal patch."""
+    """Most tokens of a temporal patch. With 32, a frame has 224 x 112 pixels."""
     row_tokens: int
     """Of the supervised stages."""
     group_tokens: int
@@ -87,7 +89,7 @@ SIZES = {
         evaluate_every=25, precision="bfloat16", workers=4,
     ),
     "cpu": Size(
-        layers=3, width=128, heads=2, tower_layers=2, tower_width=96, patches=8, patch_tokens=10, row_tokens=3072,
+        layers=3, width=128, heads=2, tower_layers=2, tower_width=96, patches=8, patch_tokens=18, row_tokens=3072,
         group_tokens=3072, step_rows=1, sft_steps=250, cot_steps=40, grpo_steps=20, prompts=16, responses=8,
         evaluate_every=10, precision="float32", workers=0,
     ),
@@ -97,6 +99,8 @@ SIZES = {
         evaluate_every=1, precision="float32", workers=0,
     ),
 }  # fmt: skip
+PATCH, MERGE = 14, 2
+"""Side of a patch in pixels, and of a token in patches."""
 MAX_TOKENS = 64
 """Longest response. Chains with their answers have at most 55 tokens."""
 
@@ -107,9 +111,10 @@ MAX_TOKENS = 64
 def train_answers(folder: Path, size: Size, seed: int, settings: Sequence[str] = ()) -> Path:
     """Train random weights on the answers of the split `sft`, and return the stage's folder."""
     out = _stage_folder(folder, seed, "sft")
-    model = {"config": _model_config(folder / "tokenizer", size), "tokenizer": str(folder / "tokenizer")}
+    if not (out / "start/config.json").exists():
+        write_model(folder / "tokenizer", out / "start", size, seed)
     values = {
-        **_shared(folder / "release", out, size, seed, model),
+        **_shared(folder / "release", out, size, seed, {"path": str(out / "start")}),
         "trained": {"language_model": True, "projector": True, "vision_tower": True},
         "step_tokens": size.row_tokens * size.step_rows,
         "steps": size.sft_steps,
@@ -227,11 +232,7 @@ def _shared(release: Path, out: Path, size: Size, seed: int, model: Mapping[str,
         "model": dict(model),
         "videos": {
             "release": str(release),
-            "frames": {
-                "fps": None,
-                "frames": 2 * size.patches,
-                "max_video_tokens": size.patches * size.patch_tokens,
-            },
+            "frames": {"fps": None, "frames": 2 * size.patches},
             "workers": size.workers,
         },
         "row_tokens": size.row_tokens,
@@ -251,6 +252,21 @@ def _evaluation(every: int | None, max_tokens: int = MAX_TOKENS, *, before: bool
         "max_tokens": max_tokens,
         "baselines": ["text"],
     }
+
+
+def write_model(tokenizer: Path, out: Path, size: Size, seed: int) -> None:
+    """Write a model of random weights with its tokenizer and its video processor.
+
+    The processor never enlarges frames, so that clips and films are shown in the same size.
+    """
+    torch.manual_seed(seed)
+    config = _model_config(tokenizer, size)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**config))
+    shutil.copytree(tokenizer, out, dirs_exist_ok=True)
+    area = (PATCH * MERGE) ** 2
+    processor = {"min_pixels": area, "max_pixels": size.patch_tokens * area, "patch_size": PATCH, "merge_size": MERGE}
+    (out / "video_preprocessor_config.json").write_text(json.dumps(processor))
+    model.save_pretrained(out)
 
 
 def _model_config(tokenizer: Path, size: Size) -> dict[str, Any]:

@@ -7,7 +7,9 @@ Questions are open ones of the pipeline's own templates. Options of a choice que
 which is hard for a small model, and short films have too few events for them. Chains of thought are the templates',
 without the opening and without the sentences that state a time.
 
-The splits are by film: `sft`, `rl` and `eval`.
+The splits are by film: `sft`, `rl` and `eval`. From the films of `sft` there are also short clips with questions about
+what they show. On the films alone, supervised answers are too rare a signal: a model of random weights needs far more
+of them until it attends to what it sees.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ from random import Random
 import av
 import cv2
 
+from operators.demo.films.canvas import Picture
 from operators.demo.films.grammar.film import Film, make_film
 from operators.demo.films.painter import paint_film
 from operators.demo.films.script import FPS
 from operators.questions.facts.derive import TEMPLATES, Derived, derive
 from operators.questions.facts.index import FactIndex
 from schemas.answer_format import Target, format_answer, instruction
+from schemas.facts import EntityKind
 from schemas.sample import Sample
-from schemas.tables import QuestionKind, Split, Video
+from schemas.tables import QuestionCategory, QuestionKind, Split, Video
 from tests.support.rows import make_sample
 from tests.trainer_plugin.support import film_row, write_release
 from trainer_plugin.data.byte_tokenizer import bytes_tokenizer
@@ -43,6 +47,16 @@ EVERY = 20
 """Every so many frames of a film, one is kept: 5 frames in 4 seconds."""
 CRF = 30
 """Quality of H.264."""
+MOMENTS = 8
+"""Moments of each film of the split `sft` that are short clips too: two frames, one temporal patch."""
+CLIP_QUESTIONS = {
+    EntityKind.PLACE: "Which place is this?",
+    EntityKind.PERSON: "Who is there, from left to right?",
+    EntityKind.THING: "Which things are there, from left to right?",
+}
+"""Questions about a clip, whose answers are what it shows of each kind."""
+MOST_SHOWN = 3
+"""Most persons or things of an answer about a clip."""
 MINUTES = (0.5, 0.75)
 SHARES = {Split.SFT: 0.3, Split.RL: 0.55, Split.EVAL: 0.15}
 """Shares of the films by split."""
@@ -57,6 +71,8 @@ TEMPLATE_NAMES = (
 PER_CATEGORY = 5
 """Most questions of one category about one film."""
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+Fields = dict[str, object]
+"""Fields of a sample by name."""
 _TIME = re.compile(r"\d\d:\d\d")
 _SPAN = re.compile(r"^From \d\d:\d\d to \d\d:\d\d it")
 _VOCABULARY = 2000
@@ -85,13 +101,15 @@ def write_world(
     orders = [FilmOrder(seed, number, split, tuple(templates)) for number, split in enumerate(splits)]
     with ProcessPoolExecutor(workers) as pool:
         made = list(pool.map(partial(_make, folder / "films"), orders, chunksize=4))
-    numbers = iter(range(10**9))
-    videos = [video for video, questions in made if questions]
-    samples = [
-        make_sample(next(numbers), video, order.split).model_copy(update=fields)
-        for order, (video, questions) in zip(orders, made, strict=True)
-        for fields in questions
-    ]
+    videos: list[Video] = []
+    samples: list[Sample] = []
+    for order, found in zip(orders, made, strict=True):
+        for video, questions in found:
+            videos += [video] * bool(questions)
+            samples += [
+                make_sample(len(samples) + number, video, order.split).model_copy(update=fields)
+                for number, fields in enumerate(questions)
+            ]
     shutil.rmtree(folder / "release", ignore_errors=True)
     write_release(folder / "release", videos, samples, videos_per_tar=64)
     _write_tokenizer(folder / "tokenizer", samples)
@@ -109,46 +127,100 @@ def _splits(films: int) -> list[Split]:
     return found
 
 
-def _make(folder: Path, order: FilmOrder) -> tuple[Video, list[dict[str, object]]]:
+def _make(folder: Path, order: FilmOrder) -> list[tuple[Video, list[Fields]]]:
+    """The film and its clips, with the fields of their questions' samples."""
     cv2.setNumThreads(1)
     film = make_film(order.seed, MINUTES, index=order.number)
-    path = folder / f"{film.script.film_id}.mp4"
     frames = -(-(film.duration_us * FPS // 1_000_000) // EVERY)
-    if not path.exists():
-        draft = path.with_suffix(".part")
-        _encode(film, draft)
-        draft.replace(path)
-    facts = {
-        "duration_us": frames * EVERY * 1_000_000 // FPS,
-        "fps": FPS / EVERY,
-        "width": WIDTH,
-        "height": HEIGHT,
-    }
-    return film_row(path).model_copy(update=facts), list(_questions(film, order))
+    rng = Random(f"{order.seed}/{order.number}")
+    moments = sorted(rng.sample(range(frames - 1), MOMENTS)) if order.split is Split.SFT else []
+    name = film.script.film_id
+    paths = {folder / f"{name}.mp4": range(frames)}
+    paths |= {folder / f"{name}_{first:02d}.mp4": range(first, first + 2) for first in moments}
+    if not all(path.exists() for path in paths):
+        kept = [
+            cv2.resize(painted.picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+            for number, painted in enumerate(paint_film(film.script))
+            if number % EVERY == 0
+        ]
+        for path, shown in paths.items():
+            _encode([kept[number] for number in shown], path)
+    questions = [_questions(film, order, rng), *(_clip_questions(film, first) for first in moments)]
+    return [(_video(path, len(shown)), fields) for (path, shown), fields in zip(paths.items(), questions, strict=True)]
 
 
-def _encode(film: Film, path: Path) -> None:
-    with av.open(str(path), "w", format="mp4") as container:
+def _video(path: Path, frames: int) -> Video:
+    duration_us = frames * EVERY * 1_000_000 // FPS
+    facts = {"duration_us": duration_us, "fps": FPS / EVERY, "width": WIDTH, "height": HEIGHT}
+    return film_row(path).model_copy(update=facts)
+
+
+def _encode(pictures: Sequence[Picture], path: Path) -> None:
+    draft = path.with_suffix(".part")
+    with av.open(str(draft), "w", format="mp4") as container:
         stream = container.add_stream(
             "libx264", rate=Fraction(FPS, EVERY), options={"preset": "medium", "crf": str(CRF), "g": "250"}
         )
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.thread_count = 1
-        kept = 0
-        for number, painted in enumerate(paint_film(film.script)):
-            if number % EVERY:
-                continue
-            picture = cv2.resize(painted.picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, "bgr24")
-            frame.pts, frame.time_base = kept, Fraction(EVERY, FPS)
+            frame.pts, frame.time_base = number, Fraction(EVERY, FPS)
             container.mux(stream.encode(frame))
-            kept += 1
         container.mux(stream.encode(None))
+    draft.replace(path)
 
 
-def _questions(film: Film, order: FilmOrder) -> list[dict[str, object]]:
-    """The fields of each question's sample, at most `PER_CATEGORY` of each category."""
-    rng = Random(f"{order.seed}/{order.number}")
+def _clip_questions(film: Film, first: int) -> list[Fields]:
+    """Questions about what the frames number `first` and the next show, all of it in both."""
+    start_us, end_us = (number * EVERY * 1_000_000 // FPS for number in (first, first + 1))
+    shown: dict[EntityKind, list[tuple[float, str]]] = {kind: [] for kind in CLIP_QUESTIONS}
+    for entity in film.facts.entities:
+        if any(span.start_us <= start_us and end_us < span.end_us for span in entity.spans) and entity.kind in shown:
+            shown[entity.kind].append((_left_edge(film, entity.entity_id, start_us), entity.name))
+    rows = []
+    for kind, found in shown.items():
+        if 1 <= len(found) <= (1 if kind is EntityKind.PLACE else MOST_SHOWN):
+            answer = ", then ".join(name for _, name in sorted(found))
+            rows.append(
+                {
+                    **_fields(CLIP_QUESTIONS[kind], f"What I see is {answer}.", answer),
+                    "problem_type": QuestionCategory.SPATIAL,
+                    "question_id": f"{film.script.film_id}-{first:02d}-{kind}",
+                    "writer": f"clip_{kind}",
+                }
+            )
+    return rows
+
+
+def _left_edge(film: Film, entity: str, time_us: int) -> float:
+    """Where the entity begins in the picture at the time, from 0 to 1; 0 without boxes."""
+    boxes = [
+        (abs(time - time_us), box.x0)
+        for track in film.facts.tracks
+        if track.entity == entity
+        for time, box in zip(track.times_us, track.boxes, strict=True)
+    ]
+    return min(boxes)[1] if boxes else 0.0
+
+
+def _fields(question: str, reasoning: str, answer: str) -> Fields:
+    """Those of the fields of an open question's sample that are not specific to films or clips."""
+    return {
+        "problem": question,
+        "question": question,
+        "kind": QuestionKind.OPEN,
+        "options": (),
+        "reasoning": reasoning,
+        "answer": format_answer(answer),
+        "answer_text": answer,
+        "trials": 0,
+        "pass_rate": 0.0,
+    }
+
+
+def _questions(film: Film, order: FilmOrder, rng: Random) -> list[Fields]:
+    """The fields of the samples of questions about the film, at most `PER_CATEGORY` of each category."""
     index = FactIndex(film.facts, film.duration_us)
     found = derive(film.facts, film.duration_us, (QuestionKind.OPEN,), 3, rng)
     able = [each for each in found if each.template in order.templates]
@@ -161,19 +233,11 @@ def _questions(film: Film, order: FilmOrder) -> list[dict[str, object]]:
             continue
         rows.append(
             {
-                "problem": each.question,
+                **_fields(each.question, _chain(index, each), each.answer),
                 "problem_type": each.category,
-                "question": each.question,
-                "kind": QuestionKind.OPEN,
-                "options": (),
-                "reasoning": _chain(index, each),
-                "answer": format_answer(each.answer),
-                "answer_text": each.answer,
                 "evidence": each.evidence,
                 "question_id": f"{film.script.film_id}-{len(rows):02d}",
                 "writer": each.template,
-                "trials": 0,
-                "pass_rate": 0.0,
             }
         )
     return rows

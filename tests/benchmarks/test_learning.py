@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from benchmarks.learning import SIZES, swap_films, train_answers, train_by_rewards, train_chains
+from benchmarks.learning import SIZES, swap_films, train_answers, train_by_rewards, train_chains, write_model
 from benchmarks.learning_rewards import right_words, shuffled_right_words
 from benchmarks.learning_table import gain_interval, write_results
-from benchmarks.learning_world import CRF, EVERY, HEIGHT, SHARES, WIDTH, write_world
+from benchmarks.learning_world import CLIP_QUESTIONS, CRF, EVERY, HEIGHT, SHARES, WIDTH, write_world
 from operators.demo.films.script import FPS
 from schemas.answer_format import format_response
 from schemas.tables import QuestionKind, Split
 from trainer_plugin.data.release import index_videos, read_samples, read_videos
 from trainer_plugin.data.video_decode import read_frames
 from trainer_plugin.distributed.mesh import init_distributed
+from trainer_plugin.recipe import ModelSource
+from trainer_plugin.training.weights import read_config, read_family
 
 FILMS = 4
 
@@ -48,6 +50,23 @@ def test_films_of_a_world_are_small_and_in_one_split_each(world):
     times = (record.duration_us // 4, 3 * record.duration_us // 4)
     first, last = read_frames(video.source, times, (HEIGHT, WIDTH), "bicubic", None)
     assert abs(first.astype(int) - last).mean() > 1
+
+
+def test_clips_of_supervised_films_show_one_temporal_patch(world):
+    clips = [each for each in index_videos(str(world / "release"), Split.SFT) if each.record.duration_us < 2_000_000]
+    assert clips
+    for each in clips:
+        assert each.record.duration_us == 2 * EVERY * 1_000_000 // FPS
+        assert {sample.question for sample in each.record.samples} <= set(CLIP_QUESTIONS.values())
+    for split in (Split.RL, Split.EVAL):
+        assert min(each.record.duration_us for each in index_videos(str(world / "release"), split)) > 20_000_000
+
+
+def test_a_model_shows_clips_and_films_in_the_same_size(world, tmp_path):
+    write_model(world / "tokenizer", tmp_path / "model", SIZES["gpu"], 0)
+    source = ModelSource(path=str(tmp_path / "model"))
+    family = read_family(source, read_config(source))
+    assert family.frame_size(HEIGHT, WIDTH, 2) == family.frame_size(HEIGHT, WIDTH, 32) == (112, 224)
 
 
 def test_questions_are_open_and_their_chains_name_no_time(world):
