@@ -74,6 +74,8 @@ class Size:
     sft_steps: int
     cot_steps: int
     grpo_steps: int
+    rates: tuple[float, float, float]
+    """Learning rates of the three stages."""
     prompts: int
     responses: int
     evaluate_every: int
@@ -85,18 +87,18 @@ class Size:
 SIZES = {
     "gpu": Size(
         layers=5, width=256, heads=4, tower_layers=3, tower_width=192, patches=16, patch_tokens=32, row_tokens=16384,
-        group_tokens=8192, step_rows=2, sft_steps=600, cot_steps=120, grpo_steps=100, prompts=64, responses=8,
-        evaluate_every=25, precision="bfloat16", workers=4,
+        group_tokens=8192, step_rows=2, sft_steps=400, cot_steps=150, grpo_steps=100, rates=(1e-3, 6e-4, 2e-4),
+        prompts=64, responses=8, evaluate_every=25, precision="bfloat16", workers=4,
     ),
     "cpu": Size(
         layers=3, width=128, heads=2, tower_layers=2, tower_width=96, patches=8, patch_tokens=18, row_tokens=3072,
-        group_tokens=3072, step_rows=1, sft_steps=250, cot_steps=40, grpo_steps=20, prompts=16, responses=8,
-        evaluate_every=10, precision="float32", workers=0,
+        group_tokens=3072, step_rows=1, sft_steps=130, cot_steps=100, grpo_steps=45, rates=(2e-3, 1e-3, 3e-4),
+        prompts=16, responses=8, evaluate_every=45, precision="float32", workers=0,
     ),
     "tiny": Size(
         layers=2, width=64, heads=2, tower_layers=1, tower_width=32, patches=2, patch_tokens=2, row_tokens=512,
-        group_tokens=512, step_rows=1, sft_steps=2, cot_steps=1, grpo_steps=1, prompts=2, responses=2,
-        evaluate_every=1, precision="float32", workers=0,
+        group_tokens=512, step_rows=1, sft_steps=2, cot_steps=1, grpo_steps=1, rates=(1e-3, 1e-3, 1e-3), prompts=2,
+        responses=2, evaluate_every=1, precision="float32", workers=0,
     ),
 }  # fmt: skip
 PATCH, MERGE = 14, 2
@@ -118,7 +120,7 @@ def train_answers(folder: Path, size: Size, seed: int, settings: Sequence[str] =
         "trained": {"language_model": True, "projector": True, "vision_tower": True},
         "step_tokens": size.row_tokens * size.step_rows,
         "steps": size.sft_steps,
-        "optimizer": {"learning_rate": 1e-3, "warmup": 0.05, "betas": (0.9, 0.98), "weight_decay": 0.05},
+        "optimizer": {"learning_rate": size.rates[0], "warmup": 0.05, "betas": (0.9, 0.98), "weight_decay": 0.05},
         "evaluation": _evaluation(None, max_tokens=24, before=False),
     }
     values["videos"]["target"] = "answer"
@@ -134,7 +136,7 @@ def train_chains(folder: Path, size: Size, seed: int, settings: Sequence[str] = 
         "trained": {"language_model": True, "projector": False, "vision_tower": False},
         "step_tokens": size.row_tokens * size.step_rows,
         "steps": size.cot_steps,
-        "optimizer": {"learning_rate": 3e-4, "warmup": 0.1, "betas": (0.9, 0.98), "weight_decay": 0.05},
+        "optimizer": {"learning_rate": size.rates[1], "warmup": 0.1, "betas": (0.9, 0.98), "weight_decay": 0.05},
         "evaluation": _evaluation(None, before=False),
     }
     return _train(values, settings, out)
@@ -169,7 +171,7 @@ def train_by_rewards(
         "row_tokens": size.group_tokens,
         "objective": {"entropy_coefficient": 0.003},
         "steps": size.grpo_steps,
-        "optimizer": {"learning_rate": 1e-4, "schedule": "cosine", "warmup": 0.03, "betas": (0.9, 0.95)},
+        "optimizer": {"learning_rate": size.rates[2], "schedule": "cosine", "warmup": 0.03, "betas": (0.9, 0.95)},
         "alarms": {"mismatch_k3": None, "entropy": None, "no_signal_steps": None},
         "cache": {"host_gib": 4.0},
         "evaluation": {**_evaluation(size.evaluate_every), "release": str(folder / "release")},
@@ -317,6 +319,7 @@ def main() -> None:
     parser.add_argument("stages", nargs="+", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
     parser.add_argument("--films", type=int, default=800)
     parser.add_argument("--workers", type=int, default=2, help="films that are rendered concurrently")
+    parser.add_argument("--templates", default="", help="of the questions about films, with commas; all by default")
     parser.add_argument("--seed", type=int, default=0, help="of the films for `prepare`, of the run for the others")
     parser.add_argument("--size", choices=SIZES, default="gpu")
     parser.add_argument("--engine", choices=ENGINES, default="auto")
@@ -325,9 +328,12 @@ def main() -> None:
     given = parser.parse_args()
     folder, size, settings = given.folder.resolve(), SIZES[given.size], given.set
     if "prepare" in given.stages:
-        from benchmarks.learning_world import write_world  # the machine that trains has no renderer
+        from benchmarks.learning_world import TEMPLATE_NAMES, write_world  # the machine that trains has no renderer
 
-        print(write_world(folder, given.films, given.seed, given.workers))
+        templates = tuple(filter(None, given.templates.split(","))) or TEMPLATE_NAMES
+        if unknown := set(templates) - set(TEMPLATE_NAMES):
+            parser.error(f"unknown templates {', '.join(sorted(unknown))}; there are {', '.join(TEMPLATE_NAMES)}")
+        print(write_world(folder, given.films, given.seed, given.workers, templates))
     if {"sft", "cot", "grpo"} & set(given.stages):
         torch.set_num_threads(1)
         init_distributed()
