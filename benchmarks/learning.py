@@ -87,7 +87,7 @@ class Size:
 SIZES = {
     "gpu": Size(
         layers=5, width=256, heads=4, tower_layers=3, tower_width=192, patches=16, patch_tokens=32, row_tokens=16384,
-        group_tokens=8192, step_rows=2, sft_steps=400, cot_steps=150, grpo_steps=100, rates=(1e-3, 6e-4, 2e-4),
+        group_tokens=8192, step_rows=2, sft_steps=400, cot_steps=150, grpo_steps=100, rates=(1e-3, 4e-4, 2e-4),
         prompts=64, responses=8, evaluate_every=25, precision="bfloat16", workers=4,
     ),
     "cpu": Size(
