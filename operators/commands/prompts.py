@@ -12,7 +12,7 @@ import typer
 from schemas.errors import BadInput
 
 if TYPE_CHECKING:
-    from operators.execution.prompt_diff import PromptVersion
+    from operators.execution.prompt_diff import PromptChange, PromptVersion
     from operators.execution.request_trace import TracedRequest
     from operators.models.prompts import Prompt
 
@@ -85,7 +85,8 @@ def diff(
     from operators.execution.prompt_diff import count_stale, diff_prompts
     from operators.store.run_folder import RunFolder
 
-    changes, unused = [], []
+    changes: list[PromptChange] = []
+    unused: list[PromptChange] = []
     for change in diff_prompts(_read_versions(before), _read_versions(after)):
         is_unused = (change.before is None and _is_run(before)) or (change.after is None and _is_run(after))
         (unused if is_unused else changes).append(change)
