@@ -54,7 +54,9 @@ REQUESTS = {"reasoner": 16, "judge": 125, "target": 34}
 def unpack(folder: Path) -> Path:
     """Unpack the archive, and replace the folder that it was written in by the one where it is now."""
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+        # Debian 12's Python 3.11.2 has no filters.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        archive.extractall(folder)
     tree = folder / "tree"
     [run] = tree.glob("out/runs/*/run.json")
     written_in = Path(json.loads(run.read_text())["requested"]["source"]).parent
