@@ -116,7 +116,7 @@ def train_answers(folder: Path, size: Size, seed: int, settings: Sequence[str] =
     if not (out / "start/config.json").exists():
         write_model(folder / "tokenizer", out / "start", size, seed)
     values = {
-        **_shared(folder / "release", out, size, seed, {"path": str(out / "start")}),
+        **_base_recipe(folder / "release", out, size, seed, {"path": str(out / "start")}),
         "trained": {"language_model": True, "projector": True, "vision_tower": True},
         "step_tokens": size.row_tokens * size.step_rows,
         "steps": size.sft_steps,
@@ -132,7 +132,7 @@ def train_chains(folder: Path, size: Size, seed: int, settings: Sequence[str] = 
     out = _stage_folder(folder, seed, "cot")
     model = {"path": str(_stage_folder(folder, seed, "sft") / "export")}
     values = {
-        **_shared(folder / "release", out, size, seed, model),
+        **_base_recipe(folder / "release", out, size, seed, model),
         "trained": {"language_model": True, "projector": False, "vision_tower": False},
         "step_tokens": size.row_tokens * size.step_rows,
         "steps": size.cot_steps,
@@ -157,7 +157,7 @@ def train_by_rewards(
         swap_films(folder / "release", release)
     reward = "shuffled_right_words" if control == "rewards" else "right_words"
     values = {
-        **_shared(release, out, size, seed, {"path": str(_stage_folder(folder, seed, "cot") / "export")}),
+        **_base_recipe(release, out, size, seed, {"path": str(_stage_folder(folder, seed, "cot") / "export")}),
         "trained": {"language_model": True, "projector": False, "vision_tower": False},
         "rollout": {
             "prompts": size.prompts,
@@ -228,7 +228,8 @@ def _stage_folder(folder: Path, seed: int, stage: str, engine: str = "", control
     return folder / f"seed-{seed}" / "-".join(filter(None, (stage, engine, control)))
 
 
-def _shared(release: Path, out: Path, size: Size, seed: int, model: Mapping[str, Any]) -> dict[str, Any]:
+def _base_recipe(release: Path, out: Path, size: Size, seed: int, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a recipe that the three stages have in common."""
     return {
         "out": str(out),
         "model": dict(model),

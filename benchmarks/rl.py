@@ -2,8 +2,6 @@
 
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py update --prompts 32768 65536 131072 --lora 16
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py rollout --prompts 65536 131072 --group 8
-    torchrun --standalone --nproc-per-node 1 benchmarks/rl.py exact
-    torchrun --standalone --nproc-per-node 1 benchmarks/rl.py gradients
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py step --prompts 65536 --lora 16
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py lengths --lora 16
     torchrun --standalone --nproc-per-node 1 benchmarks/rl.py frames --lora 16 --group 5 --response 256
@@ -23,9 +21,8 @@ lengths of a long tail, and `rollout` and `vllm` stop at so many token ids that 
 
 `lengths` takes ten updates of different lengths, to find recompilation. `frames` compares videos of 8 to 1,024 frames
 with our own way without sharing: the tower encodes the frames for each response, which has a prompt of its own. One of
-the equal responses is timed and multiplied. `gradients` compares a shared row in bfloat16, and plain Hugging Face
-sequences in bfloat16, with plain float32. `memory` draws the peaks of the first two `--prompts` on in a straight line,
-to the longest prompt that fits.
+the equal responses is timed and multiplied. `memory` draws the peaks of the first two `--prompts` on in a
+straight line, to the longest prompt that fits. How exact sampling and gradients are: `benchmarks/rl_exact.py`.
 
 MFU counts what the model needs without recomputation (`training_flops`), over 989 TFLOP/s (bf16, dense, H100 and H200).
 Each line of the output is JSON.
@@ -40,7 +37,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -58,12 +54,9 @@ from trainer_plugin.distributed.sequence_plan import SequencePlan
 from trainer_plugin.families.base import Family
 from trainer_plugin.model import Head, LongVideoModel, RankInput, RunOptions, shard_parameters
 from trainer_plugin.ops.attention_kernels import Kernel
-from trainer_plugin.recipe import TrainableParts
 from trainer_plugin.rl.decoder import TokenDecoder, gather_weights
 from trainer_plugin.rl.objective import Objective
 from trainer_plugin.rl.rollout import RolloutRequest, SamplingSettings
-from trainer_plugin.rl.sampler import HfSampler
-from trainer_plugin.rl.scoring import whole_row
 from trainer_plugin.rl.shared_prefix_sampler import SharedPrefixSampler
 from trainer_plugin.rl.update import CorrectionSettings, PolicyUpdate, RolloutBatch, UpdateSettings
 from trainer_plugin.training.flops import training_flops
@@ -124,7 +117,7 @@ def _cases(arguments: argparse.Namespace) -> list[tuple[int, int, int]]:
     return arguments.cases or [(prompt, group, arguments.response) for prompt, group in pairs]
 
 
-def _print(**values: Any) -> None:
+def print_values(**values: Any) -> None:
     short = {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in values.items()}
     print(json.dumps(short), flush=True)
 
@@ -133,13 +126,36 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
     return RunOptions(checkpointed_layers=arguments.checkpointed, mlp_tile_tokens=arguments.mlp_tokens)
 
 
+def qwen3_config(layers: int) -> Qwen3VLConfig:
+    """The decoder of Qwen/Qwen3-VL-8B-Instruct with a different number of layers, and a small tower."""
+    text = {
+        "hidden_size": 4096,
+        "intermediate_size": 12_288,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151_936,
+        "max_position_embeddings": 1_048_576,
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [24, 20, 20],
+            "mrope_interleaved": True,
+            "rope_theta": 5e6,
+        },
+    }
+    vision = {"depth": 1, "deepstack_visual_indexes": [0], "out_hidden_size": 4096, "patch_size": 14}
+    special = {"video_token_id": 151_656, "vision_start_token_id": 151_652, "vision_end_token_id": 151_653}
+    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **special)
+
+
 def _build(
     arguments: argparse.Namespace, device: torch.device, options: RunOptions, tower_layers: int = 1
 ) -> LongVideoModel:
     torch.manual_seed(0)
     seven = arguments.shape == "qwen2.5-7b"
     layers = arguments.layers or (28 if seven else 36)
-    config = _config(layers) if seven else _qwen3_config(layers)
+    config = _config(layers) if seven else qwen3_config(layers)
     config.vision_config.depth = tower_layers
     kind = Qwen2_5_VLForConditionalGeneration if seven else Qwen3VLForConditionalGeneration
     with torch.device(device):
@@ -153,11 +169,11 @@ def _build(
     began = time.perf_counter()
     model.warm_up()
     torch.cuda.synchronize()
-    _print(what="warm-up", seconds=time.perf_counter() - began)
+    print_values(what="warm-up", seconds=time.perf_counter() - began)
     return model
 
 
-def _prompt(family: Family, tokens: int) -> Example:
+def make_prompt(family: Family, tokens: int) -> Example:
     """A prompt of about `tokens` tokens: a question and a video."""
     grid = family.grid(*FRAME, 2)
     grid = replace(grid, t=max(1, (tokens - QUESTION - 2) // family.tokens_per_temporal_patch(grid)))
@@ -173,7 +189,7 @@ def _prompt(family: Family, tokens: int) -> Example:
     )
 
 
-class _Features:
+class Features:
     """Random features of the benchmark's video in pinned memory, as the cache returns them."""
 
     def __init__(self, family: Family, prompt: Example, width: int) -> None:
@@ -229,15 +245,15 @@ def _update(arguments: argparse.Namespace) -> None:
     model = _build(arguments, device, options)
     optimizer = adamw(model, learning_rate=1e-6)
     for tokens in arguments.prompts:
-        prompt = _prompt(model.family, tokens)
-        features = _Features(model.family, prompt, model.feature_width)
+        prompt = make_prompt(model.family, tokens)
+        features = Features(model.family, prompt, model.feature_width)
         for group in arguments.group:
             whole = _group(arguments, prompt, group)
             for way in arguments.ways:
                 try:
                     _measure_way(arguments, model, optimizer, whole, features, way, options)
                 except torch.OutOfMemoryError as error:
-                    _print(what="update", way=way, prompt=len(prompt.input_ids), error=str(error).split(".")[0])
+                    print_values(what="update", way=way, prompt=len(prompt.input_ids), error=str(error).split(".")[0])
                 gc.collect()
                 torch.cuda.empty_cache()
 
@@ -247,7 +263,7 @@ def _measure_way(
     model: LongVideoModel,
     optimizer: torch.optim.Optimizer,
     group: PromptGroup,
-    features: _Features,
+    features: Features,
     way: str,
     options: RunOptions,
 ) -> None:
@@ -294,7 +310,7 @@ def _measure_way(
     seconds = statistics.median([_seconds(run) for _ in range(arguments.steps)] or [first])
     flops = training_flops(plans, model.costs, weights_trainable=trainable)
     times = len(group.responses) if alone else 1
-    _print(
+    print_values(
         what="update",
         way=way,
         prompt=len(group.prompt.input_ids),
@@ -313,15 +329,20 @@ def _measure_way(
         peak_gb=torch.cuda.max_memory_allocated() / 1e9,
     )
     if arguments.profile:
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-            _seconds(run)
-        kernels = sorted(profiler.key_averages(), key=lambda each: each.self_device_time_total, reverse=True)
-        for kernel in kernels[: arguments.profile]:
-            _print(what="kernel", ms=kernel.self_device_time_total / 1e3, calls=kernel.count, name=kernel.key[:90])
+        _print_kernels(run, arguments.profile)
+
+
+def _print_kernels(run: Callable[[], object], count: int) -> None:
+    """Run once more, and print the `count` kernels that take longest."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        _seconds(run)
+    kernels = sorted(profiler.key_averages(), key=lambda each: each.self_device_time_total, reverse=True)
+    for kernel in kernels[:count]:
+        print_values(what="kernel", ms=kernel.self_device_time_total / 1e3, calls=kernel.count, name=kernel.key[:90])
 
 
 def _sft(
-    model: LongVideoModel, optimizer: torch.optim.Optimizer, group: PromptGroup, features: _Features
+    model: LongVideoModel, optimizer: torch.optim.Optimizer, group: PromptGroup, features: Features
 ) -> tuple[Callable[[], object], list[SequencePlan]]:
     prompt = group.prompt
     answer = torch.cat(group.responses)
@@ -351,14 +372,16 @@ def _memory(arguments: argparse.Namespace) -> None:
         optimizer = adamw(model, learning_rate=1e-6)
         peaks = []
         for tokens in arguments.prompts[:2]:
-            prompt = _prompt(model.family, tokens)
+            prompt = make_prompt(model.family, tokens)
             group = _group(arguments, prompt, arguments.group[0])
-            _measure_way(arguments, model, optimizer, group, _Features(model.family, prompt, model.feature_width), way,
+            _measure_way(arguments, model, optimizer, group, Features(model.family, prompt, model.feature_width), way,
                          options)  # fmt: skip
             peaks.append((len(prompt.input_ids), torch.cuda.max_memory_allocated()))
         (short, low), (long, high) = peaks
         slope = (high - low) / (long - short)
-        _print(what="memory", way=name, gb_per_1k_tokens=slope / 1e6, longest=int(long + (0.97 * total - high) / slope))
+        print_values(
+            what="memory", way=name, gb_per_1k_tokens=slope / 1e6, longest=int(long + (0.97 * total - high) / slope)
+        )
         del model, optimizer
         gc.collect()
         torch.cuda.empty_cache()
@@ -372,13 +395,13 @@ def _rollout(arguments: argparse.Namespace) -> None:
     model = _build(arguments, device, RunOptions())
     for tokens, group, response in _cases(arguments):
         arguments.response = response
-        prompt = _prompt(model.family, tokens)
-        features = _Features(model.family, prompt, model.feature_width)
+        prompt = make_prompt(model.family, tokens)
+        features = Features(model.family, prompt, model.feature_width)
         if not arguments.whole:
-            _print(**_decode_alone(arguments, model, prompt, group))
+            print_values(**_decode_alone(arguments, model, prompt, group))
             gc.collect()
             torch.cuda.empty_cache()
-        _print(**_whole_group(arguments, model, prompt, features, group))
+        print_values(**_whole_group(arguments, model, prompt, features, group))
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -418,7 +441,7 @@ def _decode_alone(arguments: argparse.Namespace, model: LongVideoModel, prompt: 
 
 
 def _whole_group(
-    arguments: argparse.Namespace, model: LongVideoModel, prompt: Example, features: _Features, group: int
+    arguments: argparse.Namespace, model: LongVideoModel, prompt: Example, features: Features, group: int
 ) -> dict[str, Any]:
     """Seconds of whole calls of the sampler, with weights, prefill, stop tokens and the host."""
     engine = SharedPrefixSampler(model, features.request, _stop_ids(arguments), arguments.regions, arguments.prefill)
@@ -443,176 +466,6 @@ def _whole_group(
     }
 
 
-# --- exactness
-
-
-@torch.no_grad()
-def _exact(arguments: argparse.Namespace) -> None:
-    """Log-probabilities of the sampler against those of the trainer's forward pass, and both against float32."""
-    device = init_distributed()
-    for name in ("qwen2_5_vl", "qwen3_vl"):
-        _compare(name, device, torch.float32, tiny=True, prompt_tokens=3000, prefill=512)
-        _compare(name, device, torch.bfloat16, tiny=False, prompt_tokens=4096, prefill=512)
-
-
-def _compare(
-    name: str, device: torch.device, dtype: torch.dtype, *, tiny: bool, prompt_tokens: int, prefill: int
-) -> None:
-    config = _exact_config(name, tiny)
-    kind = Qwen2_5_VLForConditionalGeneration if name == "qwen2_5_vl" else Qwen3VLForConditionalGeneration
-    torch.manual_seed(0)
-    with torch.device(device):
-        inner = kind._from_config(deepcopy(config), dtype=torch.float32)
-    inner.lm_head.weight.mul_(3.5)  # so that logits spread
-    inner = inner.to(dtype)
-    found: list[Any] = []
-    values = {}
-    for precision in dict.fromkeys((dtype, torch.float32)):
-        inner = inner.to(precision)
-        parallel = parallelize(1, config.get_text_config(), device)
-        model = shard_parameters(LongVideoModel(inner, parallel, RunOptions(compile=False)), compute=precision)
-        prompt = _prompt(model.family, prompt_tokens)
-        features = _Features(model.family, prompt, model.feature_width)
-        request = RolloutRequest(prompt, (), 7)
-        settings = SamplingSettings(max_tokens=64, temperature=0.7)
-        if not found:
-            engines = {
-                "shared_prefix": SharedPrefixSampler(model, features.request, (), 1, prefill),
-                "sharded": HfSampler(model, features.request, ()),
-            }
-            for engine, each in engines.items():
-                found.append((engine, each.generate([request], 8, settings)[0]))
-        for engine, row in found:
-            group = PromptGroup(prompt, tuple(each.token_ids for each in row))
-            plan = SequencePlan([group], model.family, parallel.layout, model.costs)
-            share = plan.rank_plan(0)
-            pixels = tuple(features.clip(prompt.videos[0], part.first, part.end) for part in share.frames)
-            own = RankInput(share, tuple(each.to(precision) for each in pixels)).to(device)
-            values[engine, precision] = whole_row(model, plan, own, model(own, settings.temperature)[0]).cpu()
-        inner = _unsharded(kind, config, device, dtype)
-    for engine, row in found:
-        sampled = torch.cat([each.log_probs for each in row])
-        trainer, truth = values[engine, dtype], values[engine, torch.float32]
-        _print(
-            what="exact",
-            model=name,
-            tiny=tiny,
-            dtype=str(dtype),
-            engine=engine,
-            engine_trainer_max=float((sampled - trainer).abs().max()),
-            engine_trainer_mean=float((sampled - trainer).abs().mean()),
-            trainer_truth_mean=float((trainer - truth).abs().mean()),
-            engine_truth_mean=float((sampled - truth).abs().mean()),
-        )
-
-
-def _unsharded(kind: Any, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The same model again: sharding changed it in place."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        inner = kind._from_config(deepcopy(config), dtype=torch.float32)
-    with torch.no_grad():
-        inner.lm_head.weight.mul_(3.5)
-    return inner.to(dtype)
-
-
-def _exact_config(name: str, tiny: bool) -> Any:
-    if name == "qwen2_5_vl":
-        config = _config(2 if tiny else 4)
-        config.vision_config.depth = 1
-    else:
-        config = _qwen3_config(4)
-    text = config.get_text_config()
-    if tiny:
-        text.hidden_size, text.intermediate_size, text.num_hidden_layers = 256, 512, 2
-        text.num_attention_heads, text.num_key_value_heads, text.head_dim = 4, 2, 64
-        text.rope_parameters["mrope_section"] = [8, 12, 12]
-        config.vision_config.out_hidden_size = 256
-    return config
-
-
-def _qwen3_config(layers: int) -> Qwen3VLConfig:
-    """The decoder of Qwen/Qwen3-VL-8B-Instruct with a different number of layers, and a small tower."""
-    text = {
-        "hidden_size": 4096,
-        "intermediate_size": 12_288,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 151_936,
-        "max_position_embeddings": 1_048_576,
-        "rope_parameters": {
-            "rope_type": "default",
-            "mrope_section": [24, 20, 20],
-            "mrope_interleaved": True,
-            "rope_theta": 5e6,
-        },
-    }
-    vision = {"depth": 1, "deepstack_visual_indexes": [0], "out_hidden_size": 4096, "patch_size": 14}
-    special = {"video_token_id": 151_656, "vision_start_token_id": 151_652, "vision_end_token_id": 151_653}
-    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **special)
-
-
-def _gradients(arguments: argparse.Namespace) -> None:
-    """Relative errors of gradients in bfloat16 against float32: of a shared row, and of plain sequences."""
-    device = init_distributed()
-    config = _exact_config("qwen2_5_vl", tiny=device.type != "cuda")
-    config._attn_implementation = "sdpa"
-    kind = Qwen2_5_VLForConditionalGeneration
-    parallel = parallelize(1, config.get_text_config(), device)
-    inner = _unsharded(kind, config, device, torch.float32)
-    prepare(inner, TrainableParts(vision_tower=False, projector=False))
-    model = shard_parameters(LongVideoModel(inner, parallel, RunOptions(compile=False)))
-    prompt = _prompt(model.family, 2048)
-    features = _Features(model.family, prompt, model.feature_width)
-    generator = torch.Generator().manual_seed(4)
-    vocabulary = config.get_text_config().vocab_size
-    group = PromptGroup(prompt, tuple(torch.randint(0, vocabulary, (64,), generator=generator) for _ in range(4)))
-    weights = torch.randn(len(group.responses), 64, generator=generator).to(device)
-
-    plan = SequencePlan([group], model.family, parallel.layout, model.costs)
-    share = plan.rank_plan(0)
-    pixels = tuple(features.clip(prompt.videos[0], part.first, part.end) for part in share.frames)
-    log_probs = model(RankInput(share, pixels).to(device))[0]
-    (log_probs * weights.flatten()[share.supervised_index.to(device)]).sum().backward()
-    ours = {name: each.grad.full_tensor() for name, each in model.named_parameters() if each.grad is not None}
-    prefix = len("model.")
-    found = {"shared row": {name[prefix:]: gradient for name, gradient in ours.items()}}
-    for way, dtype in (("plain", torch.bfloat16), ("float32", torch.float32)):
-        found[way] = _plain_gradients(_unsharded(kind, config, device, dtype), group, features, weights)
-    truth = found.pop("float32")
-    for way, gradients in found.items():
-        errors = {name: float((gradients[name].float() - each).norm() / each.norm()) for name, each in truth.items()}
-        _print(what="gradients", way=way, parameters=len(errors), mean=statistics.mean(errors.values()),
-               largest=max(errors.values()), of=max(errors, key=lambda name: errors[name]))  # fmt: skip
-
-
-def _plain_gradients(inner: Any, group: PromptGroup, features: _Features, weights: Tensor) -> dict[str, Tensor]:
-    """Gradients of the decoder in plain Hugging Face, a sequence at a time."""
-    device = inner.device
-    for name, parameter in inner.named_parameters():
-        parameter.requires_grad_("visual" not in name)
-    prompt = group.prompt
-    clip = prompt.videos[0]
-    values = features.clip(clip, 0, clip.grid.t).to(device, inner.dtype)
-    for ids, weight in zip(group.responses, weights, strict=True):
-        whole = torch.cat([prompt.input_ids, ids]).to(device)
-        positions = torch.cat([prompt.positions, prompt.positions[:, -1:] + torch.arange(1, len(ids) + 1)], dim=1)
-        embeddings = inner.get_input_embeddings()(whole)
-        visual = torch.zeros_like(whole, dtype=torch.bool)
-        visual[: len(prompt.input_ids)] = (prompt.input_ids == inner.config.video_token_id).to(device)
-        embeddings = embeddings.masked_scatter(visual[:, None], values)
-        decoder = inner.model.language_model
-        hidden = decoder(inputs_embeds=embeddings[None], position_ids=positions[:, None].to(device)).last_hidden_state[
-            0
-        ]
-        logits = inner.lm_head(hidden[len(prompt.input_ids) - 1 : -1]).float()
-        log_probs = logits.log_softmax(-1).gather(1, ids[:, None].to(device))[:, 0]
-        (log_probs * weight).sum().backward()
-    return {name: each.grad for name, each in inner.named_parameters() if each.grad is not None}
-
-
 # --- a whole step
 
 
@@ -622,12 +475,12 @@ def _step(arguments: argparse.Namespace) -> None:
     model = _build(arguments, device, _options(arguments))
     optimizer = adamw(model, learning_rate=1e-6)
     for tokens in arguments.prompts:
-        prompt = _prompt(model.family, tokens)
-        features = _Features(model.family, prompt, model.feature_width)
+        prompt = make_prompt(model.family, tokens)
+        features = Features(model.family, prompt, model.feature_width)
         engine = SharedPrefixSampler(model, features.request, (), 1, arguments.prefill)
         took: dict[str, float] = {}
 
-        def step(tokens: int, features: _Features, engine: SharedPrefixSampler, took: dict[str, float]) -> None:
+        def step(tokens: int, features: Features, engine: SharedPrefixSampler, took: dict[str, float]) -> None:
             group = arguments.group[0]
             request = RolloutRequest(prompt, (), 3)  # noqa: B023
             began = time.perf_counter()
@@ -664,7 +517,7 @@ def _step(arguments: argparse.Namespace) -> None:
         for begin, end in spans:
             busy += max(0.0, end - max(begin, reached))
             reached = max(reached, end)
-        _print(
+        print_values(
             what="step",
             prompt=len(prompt.input_ids),
             group=arguments.group[0],
@@ -700,8 +553,8 @@ def _steps_of_lengths(arguments: argparse.Namespace) -> None:
     seconds, flops, shapes = [], [], []
     for _ in range(10):
         tokens, longest = (int(each) for each in torch.randint(8_000, 40_000, (2,), generator=generator))
-        prompt = _prompt(model.family, tokens)
-        features = _Features(model.family, prompt, model.feature_width)
+        prompt = make_prompt(model.family, tokens)
+        features = Features(model.family, prompt, model.feature_width)
         lengths = torch.randint(1, 200 + longest // 50, (arguments.group[0],), generator=generator).tolist()
         group = PromptGroup(prompt, tuple(torch.randint(0, 150_000, (each,), generator=generator) for each in lengths))
         update = _make_update(model, optimizer, features.clip, max(lengths))
@@ -711,7 +564,7 @@ def _steps_of_lengths(arguments: argparse.Namespace) -> None:
         shapes.append((len(prompt.input_ids), sum(lengths)))
     speed = statistics.median(each / second for each, second in zip(flops[1:], seconds[1:], strict=True))
     against = [round(second * speed / each, 3) for each, second in zip(flops, seconds, strict=True)]
-    _print(what="lengths", shapes=shapes, seconds=[round(each, 3) for each in seconds], against_predicted=against)
+    print_values(what="lengths", shapes=shapes, seconds=[round(each, 3) for each in seconds], against_predicted=against)
 
 
 def _read_part(read: Callable[[VideoClip, int, int], Tensor], request: RolloutRequest, part: FrameRange) -> Tensor:
@@ -726,7 +579,7 @@ def _frames_grid(arguments: argparse.Namespace) -> None:
     count, response = arguments.group[0], arguments.response
     settings = SamplingSettings(max_tokens=response)
     for frames in arguments.frames:
-        prompt = _prompt(model.family, frames // 2 * 144 + QUESTION + 2)
+        prompt = make_prompt(model.family, frames // 2 * 144 + QUESTION + 2)
         clip = prompt.videos[0]
         pixels = torch.randint(0, 256, (frames, *FRAME, 3), dtype=torch.uint8).pin_memory()
 
@@ -752,7 +605,7 @@ def _frames_grid(arguments: argparse.Namespace) -> None:
 
         times = 1 if frames >= 512 else 2
         ours, theirs = ([_seconds(way) for _ in range(times)][-1] for way in (shared, alone))
-        _print(
+        print_values(
             what="frames", frames=frames, prompt=len(prompt.input_ids), group=count, response=response,
             seconds=ours, seconds_alone=theirs, times=theirs * count / ours,
         )  # fmt: skip
@@ -813,7 +666,7 @@ def _vllm(arguments: argparse.Namespace) -> None:
         prefill = run(1, group, ids)
         engine.reset_prefix_cache()
         whole = run(arguments.response, group, ids)
-        _print(
+        print_values(
             what="vllm",
             version=version,
             prompt=tokens,
@@ -830,8 +683,6 @@ def _vllm(arguments: argparse.Namespace) -> None:
 COMMANDS = {
     "update": _update,
     "rollout": _rollout,
-    "exact": _exact,
-    "gradients": _gradients,
     "memory": _memory,
     "step": _step,
     "lengths": _steps_of_lengths,

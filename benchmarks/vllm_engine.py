@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration
 
-from benchmarks.rl import _print, _qwen3_config
+from benchmarks.rl import print_values, qwen3_config
 from benchmarks.trainer import _config
 from tests.trainer_plugin.rl.test_vllm_engine import (
     RESPONSES,
@@ -66,7 +66,7 @@ def main() -> None:
 
 def _build(name: str, layers: int, device: torch.device, dtype: torch.dtype) -> LongVideoModel:
     """A frozen model with random weights, the same for every dtype, and logits that spread."""
-    config = _config(layers) if name == "qwen2_5_vl" else _qwen3_config(layers)
+    config = _config(layers) if name == "qwen2_5_vl" else qwen3_config(layers)
     config.vision_config.depth = 1
     for field, value in SPECIAL_IDS.items():
         setattr(config, field, value)
@@ -127,12 +127,12 @@ def _cycle(arguments: argparse.Namespace, device: torch.device) -> None:
     features = Features(model, 0.02)
     began = time.perf_counter()
     engine = _engine(model, features, arguments, max(arguments.prompts) + 512)
-    _print(what="start", seconds=time.perf_counter() - began, **_read_memory())
+    print_values(what="start", seconds=time.perf_counter() - began, **_read_memory())
     for number in range(3):
         wake = _seconds(engine._wake)
         awake = _read_memory()
         sleep = _seconds(engine._sleep)
-        _print(what="cycle", number=number, wake_and_push=wake, sleep=sleep, awake=awake, asleep=_read_memory())
+        print_values(what="cycle", number=number, wake_and_push=wake, sleep=sleep, awake=awake, asleep=_read_memory())
     counts = _count_scheduled(engine)
     for tokens in arguments.prompts:
         clip = make_clip(model, tokens // 24, 500_000)
@@ -145,7 +145,7 @@ def _cycle(arguments: argparse.Namespace, device: torch.device) -> None:
             if name == "prefill":
                 scheduled = sum(counts)
         length = len(request.prompt.input_ids)
-        _print(
+        print_values(
             what="group", prompt=length, group=arguments.group, response=arguments.response, prefill_s=took["prefill"],
             whole_s=took["whole"], prefilled_share=scheduled / length, **_read_memory(),
         )  # fmt: skip
@@ -171,7 +171,9 @@ def _exact(arguments: argparse.Namespace, device: torch.device) -> None:
             "trainer_truth": (trainer - truth).abs().mean(),
             "engine_truth": (sampled - truth).abs().mean(),
         }
-        _print(what="exact", model=name, std=float(trainer.std()), **{key: float(each) for key, each in values.items()})
+        print_values(
+            what="exact", model=name, std=float(trainer.std()), **{key: float(each) for key, each in values.items()}
+        )
 
 
 def _repeat(arguments: argparse.Namespace, device: torch.device) -> None:
@@ -186,7 +188,7 @@ def _repeat(arguments: argparse.Namespace, device: torch.device) -> None:
                 [row] = engine.generate([request], RESPONSES, SETTINGS)
                 sampled = torch.cat([each.log_probs for each in row])
                 difference = (sampled - trainer_log_probs(model, request, row, features)).abs().max()
-                _print(what="repeat", step=step, largest=float(difference), **_read_memory())
+                print_values(what="repeat", step=step, largest=float(difference), **_read_memory())
 
 
 COMMANDS = {"cycle": _cycle, "exact": _exact, "repeat": _repeat}

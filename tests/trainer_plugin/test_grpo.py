@@ -1,6 +1,7 @@
 """Reinforcement-learning runs of a tiny model: what they record, and that ranks, stops and resumes change nothing."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -71,6 +72,13 @@ def run(recipe: GrpoRecipe, stop_after: int | None = None) -> tuple[list[GrpoMet
                 training.save()
                 break
         return found, whole_parameters(training)
+
+
+def test_a_run_logs_at_its_start_which_engine_is_faster(alone, release, tmp_path, caplog):
+    recipe = make_recipe(tmp_path, release, "rollout.engine=shared_prefix")
+    with caplog.at_level(logging.INFO), GrpoTraining(recipe):
+        pass
+    assert f"prompts have up to {recipe.prompt_tokens} tokens" in caplog.text
 
 
 def curve(recipe: GrpoRecipe) -> list[tuple[float, float, float]]:

@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 PREFILL_TOKENS = 32_768
 """Default for the maximum number of tokens of a prompt that run in one pass."""
 
-
 CROSSOVER_TOKENS = 8_192
 """Tokens of a prompt from which `shared_prefix` was faster than vLLM 0.26, in groups of 8 responses of 512 tokens with
 the shapes of Qwen2.5-VL-7B on one H200 (benchmarks/LOG.md, 2026-12-01)."""
